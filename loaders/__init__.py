@@ -1,0 +1,1 @@
+"""Raw files to cases, cases to a store, a store to batches."""

@@ -1,0 +1,1 @@
+"""Networks: one table, one family of architectures a file."""

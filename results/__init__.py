@@ -1,0 +1,1 @@
+"""Tables, statistics, plots and the report; knows neither torch nor Ray."""
