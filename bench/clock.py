@@ -1,0 +1,116 @@
+"""Where the seconds go: set-up, data wait, step, optimizer, evaluation.
+
+On a CPU a mark is a reading of the host's clock. On a GPU it is a CUDA event, read once the device
+has caught up, because a step's launch returns long before the step is done.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+
+T = TypeVar("T")
+Phase = Literal["setup", "train", "data_wait", "eval"]
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+class Clock:
+    """Seconds a phase, and milliseconds a step, of one trial on one device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self.started = perf_counter()
+        self.seconds: dict[Phase, float] = {"setup": 0.0, "train": 0.0, "data_wait": 0.0, "eval": 0.0}
+        self._open: list[tuple[Any, list[tuple[Any, Any]], Any]] = []
+        self._step_ms: list[float] = []
+        self._optimizer_ms: list[float] = []
+
+    @contextmanager
+    def phase(self, name: Phase) -> Iterator[None]:
+        """Charge the host seconds of the block to `name`, the device's work in it included."""
+        start = perf_counter()
+        try:
+            yield
+        finally:
+            self.settle()
+            self.seconds[name] += perf_counter() - start
+
+    def wait(self, batches: Iterator[T]) -> T:
+        """Return the next batch, the host seconds until it is there charged to `data_wait`."""
+        start = perf_counter()
+        batch = next(batches)
+        self.seconds["data_wait"] += perf_counter() - start
+        return batch
+
+    def mark(self) -> Any:
+        """Return the present moment in the stream of device work."""
+        if self._cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            return event
+        return perf_counter()
+
+    def step(self, start: Any, gradients: list[tuple[Any, Any]], end: Any) -> None:
+        """Note one step: its marks, and those around each evaluation of the gradient in it."""
+        self._open.append((start, gradients, end))
+
+    def settle(self) -> None:
+        """Wait for the device and read the marks noted so far."""
+        if self._cuda:
+            torch.cuda.synchronize()
+        for start, gradients, end in self._open:
+            total = self._ms(start, end)
+            self._step_ms.append(total)
+            self._optimizer_ms.append(total - sum(self._ms(a, b) for a, b in gradients))
+        self._open.clear()
+
+    def _ms(self, start: Any, end: Any) -> float:
+        return float(start.elapsed_time(end)) if self._cuda else (end - start) * 1e3
+
+    def wall(self) -> float:
+        """Seconds since the clock was made."""
+        return perf_counter() - self.started
+
+    def percentiles(self) -> dict[str, float | None]:
+        """Median and 95th percentile of a step and of the optimizer's own part, in milliseconds.
+
+        The first step carries one-off work (memory, kernels); with three steps or more it is left
+        out.
+        """
+        self.settle()
+        skip = 1 if len(self._step_ms) > 2 else 0
+        step, own = self._step_ms[skip:], self._optimizer_ms[skip:]
+        if not step:
+            return {"step_ms_p50": None, "step_ms_p95": None, "optimizer_step_ms_p50": None}
+        return {
+            "step_ms_p50": float(np.percentile(step, 50)),
+            "step_ms_p95": float(np.percentile(step, 95)),
+            "optimizer_step_ms_p50": float(np.percentile(own, 50)),
+        }
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start a new peak: `ru_maxrss` never falls, the kernel's own mark can be reset (measured)."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif _CLEAR_REFS.exists():
+        _CLEAR_REFS.write_text("5")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes at the peak since the reset: of the GPU's allocator, or of this process; None if unknown.
+
+    None where the kernel keeps no such mark (macOS, Windows).
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    if not _CLEAR_REFS.exists():
+        return None
+    found = re.search(r"^VmHWM:\s+(\d+) kB", _STATUS.read_text(), re.MULTILINE)
+    return int(found[1]) * 1024 if found else None

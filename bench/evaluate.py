@@ -1,0 +1,282 @@
+"""Score a model on some cases: whole volumes by sliding window, whole images, each case once."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from monai.inferers import sliding_window_inference
+from torch import Tensor, nn
+
+from bench.losses import Loss
+from bench.metrics import METRICS, classification_rows, confusion, segmentation_rows
+from bench.study import Trial
+from loaders.host import gather
+from loaders.sampler import Sampler
+from loaders.store import Store
+
+# Cases whose slices or images a trial leaves for the report.
+EXAMPLES = 3
+# Windows of a volume that go through the network at once. Assumption: fits wherever training does.
+WINDOWS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """The processes that share a trial, and which of them this one is."""
+
+    rank: int = 0
+    size: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One evaluation: mean loss over cases, the primary metric, and the rows behind them."""
+
+    loss: float
+    value: float | None
+    metrics: list[dict[str, Any]]
+    cases: list[dict[str, Any]]
+    examples: dict[str, np.ndarray]
+    infer_sec: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Scored:
+    """One case: its place in the store, loss, seconds, and what its metrics are made of."""
+
+    index: int
+    loss: float
+    infer_sec: float
+    prob: np.ndarray | None
+    regions: list[dict[str, Any]]
+    example: dict[str, np.ndarray]
+
+
+Predict = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluator:
+    """Everything that the evaluations of one trial have in common."""
+
+    trial: Trial
+    store: Store
+    sampler: Sampler
+    model: nn.Module
+    loss: Loss
+    weights: Tensor | None
+    device: torch.device
+    world: World
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a larger value of the primary metric is the better one."""
+        return METRICS[self.trial.primary].higher_is_better
+
+    def score(self, cases: np.ndarray, *, final: bool) -> Score:
+        """Score `cases` (indices into the store); `final` adds distances and examples.
+
+        Each process scores its share and all of them get the whole result.
+        """
+        self.model.eval()
+        own = cases[self.world.rank :: self.world.size]
+        score_share = _SHARES[self.store.meta.task]
+        with torch.inference_mode():
+            done = score_share(self, own, final)
+        if self.world.size > 1:
+            shares: list[list[_Scored]] = [[] for _ in range(self.world.size)]
+            dist.all_gather_object(shares, done)
+            done = sorted((c for share in shares for c in share), key=lambda c: c.index)
+        self.model.train()
+        return self._sum_up(done)
+
+    def _sum_up(self, done: list[_Scored]) -> Score:
+        meta, ids, groups = self.store.meta, self.store.case_ids, self.store.groups
+        if meta.task == "classification":
+            prob = np.stack([c.prob for c in done if c.prob is not None])
+            label = self.store.labels[[c.index for c in done]]
+            metrics = (
+                classification_rows(
+                    prob, label, classes=meta.classes, positive=meta.positive, unit=meta.unit
+                )
+                if np.isfinite(prob).all()
+                else []
+            )
+            rows = [
+                {"region": name, "label": int(self.store.labels[c.index] == k), "prob": float(p[k])}
+                | {"case_id": ids[c.index], "group_id": groups[c.index]}
+                for c, p in zip(done, prob, strict=True)
+                for k, name in enumerate(meta.classes)
+            ]
+        else:
+            rows = [
+                {**region, "case_id": ids[c.index], "group_id": groups[c.index]}
+                for c in done
+                for region in c.regions
+            ]
+            metrics = segmentation_rows(rows, meta.regions)
+        return Score(
+            loss=float(np.mean([c.loss for c in done])),
+            value=_overall(metrics, self.trial.primary),
+            metrics=metrics,
+            cases=rows,
+            examples=_stack([c.example for c in done if c.example][:EXAMPLES]),
+            infer_sec=sum(c.infer_sec for c in done),
+        )
+
+
+def _score_images(self: Evaluator, own: np.ndarray, final: bool) -> list[_Scored]:
+    done = []
+    for at in range(0, len(own), self.trial.batch_size):
+        part = own[at : at + self.trial.batch_size]
+        pixels, target = gather(self.store, self.sampler.centre(part))
+        image, label = _to(pixels, self.device), _to(target, self.device)
+        logits, seconds = _timed(self.model, image, self.device)
+        losses = self.loss.function(logits, label, self.weights).cpu().numpy()
+        prob = torch.softmax(logits.double(), 1).cpu().numpy()
+        for k, index in enumerate(part):
+            example = {}
+            if final and at + k < EXAMPLES:
+                example = {
+                    "image": _middle(pixels[k, 0]),
+                    "label": label[k].cpu().numpy(),
+                    "prob": prob[k],
+                    "case_id": np.array(self.store.case_ids[index]),
+                }
+            done.append(
+                _Scored(
+                    index=int(index),
+                    loss=float(losses[k]),
+                    infer_sec=seconds / len(part),
+                    prob=prob[k],
+                    regions=[],
+                    example=example,
+                )
+            )
+    return done
+
+
+def _score_volumes(self: Evaluator, own: np.ndarray, final: bool) -> list[_Scored]:
+    done = []
+    regions = self.store.meta.regions
+    for place, index in enumerate(own):
+        pixels, inside = _whole(self.store, self.sampler, int(index), self.trial.patch)
+        mask = np.array(self.store.mask(int(index)))
+
+        def predict(image: Tensor) -> Tensor:
+            return sliding_window_inference(  # type: ignore[no-any-return]  # MONAI is untyped
+                image,
+                roi_size=self.trial.patch,
+                sw_batch_size=WINDOWS,
+                predictor=self.model,
+                overlap=self.trial.overlap,
+                mode="gaussian",
+            )
+
+        logits, seconds = _timed(predict, _to(pixels[None], self.device), self.device)
+        logits = logits[(slice(None), slice(None), *inside)]
+        target = _to(mask[None], self.device).long()
+        loss = float(self.loss.function(logits, target, self.weights)[0])
+        found = logits[0].argmax(0).to(torch.uint8).cpu().numpy()
+        example = {}
+        if final and place < EXAMPLES:
+            example = _slice(pixels[(slice(None), *inside)], mask, found)
+            example["case_id"] = np.array(self.store.case_ids[index])
+        done.append(
+            _Scored(
+                index=int(index),
+                loss=loss,
+                infer_sec=seconds,
+                prob=None,
+                regions=confusion(
+                    found, mask, regions, tuple(self.store.spacing[index]), distances=final
+                ),
+                example=example,
+            )
+        )
+    return done
+
+
+_SHARES: dict[str, Callable[[Evaluator, np.ndarray, bool], list[_Scored]]] = {
+    "classification": _score_images,
+    "segmentation": _score_volumes,
+}
+
+
+def _whole(
+    store: Store, sampler: Sampler, index: int, patch: tuple[int, ...]
+) -> tuple[np.ndarray, tuple[slice, ...]]:
+    """Return a normalised image (C, *spatial), no side under the patch's, and where it lies in it."""
+    raw = store.image(index)
+    draws = sampler.centre(np.array([index]))
+    room = [max(p - s, 0) for p, s in zip(patch, raw.shape[1:], strict=True)]
+    before = [r // 2 for r in room]
+    padded = np.pad(
+        raw,
+        [(0, 0), *((b, r - b) for b, r in zip(before, room, strict=True))],
+        constant_values=store.meta.fill,
+    )
+    per_channel = (slice(None), *([None] * len(patch)))
+    pixels = padded * draws.gain[0][per_channel] + draws.offset[0][per_channel]
+    inside = tuple(slice(b, b + s) for b, s in zip(before, raw.shape[1:], strict=True))
+    return pixels.astype(np.float32, copy=False), inside
+
+
+def _to(array: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def _timed(predict: Predict, image: Tensor, device: torch.device) -> tuple[Tensor, float]:
+    start = perf_counter()
+    logits = predict(image)
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return logits, perf_counter() - start
+
+
+def _middle(image: np.ndarray) -> np.ndarray:
+    """Return the middle slice of a volume, or the image itself, as (Y, X)."""
+    return image if image.ndim == 2 else image[len(image) // 2]
+
+
+def _slice(image: np.ndarray, mask: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the slice that holds most of the reference: image of channel 0, reference, prediction."""
+    if mask.ndim == 2:
+        return {"image": image[0], "reference": mask, "prediction": found}
+    z = int((mask > 0).sum(axis=(1, 2)).argmax())
+    return {"image": image[0, z], "reference": mask[z], "prediction": found[z]}
+
+
+def _stack(examples: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Stack example arrays of different sizes, the smaller ones padded with their smallest value."""
+    if not examples:
+        return {}
+    stacked = {}
+    for name in examples[0]:
+        arrays = [e[name] for e in examples]
+        top = np.max([a.shape for a in arrays], axis=0) if arrays[0].ndim else ()
+        stacked[name] = np.stack(
+            [
+                np.pad(
+                    a,
+                    [(0, int(t - s)) for t, s in zip(top, a.shape, strict=True)],
+                    constant_values=a.min(),
+                )
+                if a.ndim
+                else a
+                for a in arrays
+            ]
+        )
+    return stacked
+
+
+def _overall(rows: Sequence[dict[str, Any]], metric: str) -> float | None:
+    """Return the value over all regions by the first convention; None where it is undefined."""
+    for row in rows:
+        if row["metric"] == metric and row["region"] in ("", "mean") and not row["stratum"]:
+            return None if row["value"] is None else float(row["value"])
+    return None

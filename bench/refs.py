@@ -1,0 +1,79 @@
+"""Names in a study: a row of one of our tables, or something of the user's own.
+
+A user's own object is written `path/file.py:name` (relative to the study file) or
+`package.module:name` (installed). A file is loaded under a private module name, so that neither it
+nor the folder it stands in can shadow a package of ours.
+"""
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+
+class StudyError(ValueError):
+    """A study cannot be used as written; the message says where, what, and the choices."""
+
+
+def unknown(what: str, name: str, choices: Iterable[str]) -> str:
+    """Return a sentence on an unknown `name`, with the nearest match and all choices."""
+    choices = sorted(choices)
+    near = difflib.get_close_matches(name, choices, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"unknown {what} {name!r}.{hint} Choices: {', '.join(choices)}."
+
+
+def is_reference(text: str) -> bool:
+    """Whether `text` names an object of the user's own rather than a row of a table."""
+    return ":" in text
+
+
+def load_reference(text: str, base: Path) -> tuple[Any, str]:
+    """Load `path/file.py:name` or `package.module:name`.
+
+    Returns the object and the SHA-256 of the source file it stands in, which is part of the
+    identity of every trial that uses it. Raises StudyError if there is no such file, module or name.
+    """
+    where, _, name = text.rpartition(":")
+    if where.endswith(".py"):
+        path = (base / where).resolve()
+        if not path.is_file():
+            raise StudyError(f"{text!r}: there is no file {where} beside the study file.")
+        module = _load_file(path)
+        source = path.read_bytes()
+    else:
+        try:
+            module = importlib.import_module(where)
+        except ModuleNotFoundError as error:
+            raise StudyError(
+                f"{text!r}: no module {where!r} is installed ({error}). Write path/file.py:name for "
+                f"a file, or install the module."
+            ) from error
+        file = inspect.getsourcefile(module)
+        source = Path(file).read_bytes() if file else where.encode()
+    if not hasattr(module, name):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise StudyError(f"{text!r}: {unknown('name', name, public)}")
+    return getattr(module, name), hashlib.sha256(source).hexdigest()
+
+
+def _load_file(path: Path) -> Any:
+    private = f"_medopt_user_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    if private in sys.modules:
+        return sys.modules[private]
+    spec = importlib.util.spec_from_file_location(private, path)
+    if spec is None or spec.loader is None:
+        raise StudyError(f"{path.name} cannot be loaded as Python source.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[private] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[private]
+        raise StudyError(f"{path.name} failed while it was loaded: {error!r}") from error
+    return module

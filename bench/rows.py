@@ -1,0 +1,113 @@
+"""From a name in a study to the row it stands for: of our tables, or of the user's own making."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor
+
+from bench.losses import LOSSES, Loss
+from bench.optimizers import OPTIMIZERS, Optimizer
+from bench.refs import StudyError, is_reference, load_reference, unknown
+from models import MODELS, Model
+
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part(Generic[Row]):
+    """A row, and what identifies it in a trial's id: its name, or the hash of a user's source."""
+
+    row: Row
+    identity: str
+
+
+TASKS = ("classification", "segmentation")
+
+
+@lru_cache
+def model_row(name: str, base: Path) -> Part[Model]:
+    """Return the row of a model; a reference is called with in_channels, out_channels, dims, patch."""
+    if not is_reference(name):
+        return Part(row=MODELS[name], identity=name)
+    build, source = load_reference(name, base)
+    row = Model(
+        name=name,
+        build=build,
+        tasks=TASKS,
+        dims=(2, 3),
+        divisor=1,
+        min_size=1,
+        summary="of the user's own",
+        source=name,
+    )
+    return Part(row=row, identity=_own(name, source))
+
+
+def optimizer_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Optimizer]:
+    """Return the row of an optimizer, after checking the parameters set for it.
+
+    A reference is called with the parameters and keyword arguments of the study.
+    Raises StudyError on a parameter that the row does not know.
+    """
+    if not is_reference(name):
+        row = OPTIMIZERS[name]
+        for key in params:
+            if key not in row.defaults:
+                raise StudyError(f"optimizers: {unknown(f'{name} parameter', key, row.defaults)}")
+        return Part(row=row, identity=name)
+    build, source = load_reference(name, base)
+    own = Optimizer(
+        name=name,
+        build=build,
+        defaults={},
+        space={},
+        closure=bool(getattr(build, "needs_closure", False)),
+        batch_multiple=1,
+        state_floats=None,
+        summary="of the user's own",
+        source=name,
+    )
+    return Part(row=own, identity=_own(name, source))
+
+
+@lru_cache
+def loss_row(name: str, base: Path) -> Part[Loss]:
+    """Return the row of a loss; a reference is a function (or a class without arguments).
+
+    It takes logits (N, C, *spatial) and targets (N, *spatial) and returns one value a sample (N,)
+    or their mean.
+    """
+    if not is_reference(name):
+        return Part(row=LOSSES[name], identity=name)
+    function, source = load_reference(name, base)
+    if inspect.isclass(function):
+        function = function()
+    row = Loss(
+        name=name,
+        function=_per_sample(function),
+        tasks=TASKS,
+        weighted=False,
+        formula="of the user's own",
+        summary="of the user's own",
+        source=name,
+    )
+    return Part(row=row, identity=_own(name, source))
+
+
+def _own(name: str, source: str) -> str:
+    # The name and the source decide, not where the file stands.
+    return f"{name.rpartition(':')[2]} {source}"
+
+
+def _per_sample(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Spread a loss that returns a mean over its samples: the mean of them is the same number."""
+
+    def loss(logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:  # noqa: ARG001  # a user's loss has no weights
+        value = function(logits, target)
+        return value.expand(len(logits)) if value.dim() == 0 else value
+
+    return loss
