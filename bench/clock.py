@@ -16,6 +16,7 @@ import torch
 
 T = TypeVar("T")
 Phase = Literal["setup", "train", "data_wait", "eval"]
+PHASES: tuple[Phase, ...] = ("setup", "train", "data_wait", "eval")
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 
@@ -26,7 +27,7 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
         self.started = perf_counter()
-        self.seconds: dict[Phase, float] = {"setup": 0.0, "train": 0.0, "data_wait": 0.0, "eval": 0.0}
+        self.seconds: dict[Phase, float] = dict.fromkeys(PHASES, 0.0)
         self._open: list[tuple[Any, list[tuple[Any, Any]], Any]] = []
         self._step_ms: list[float] = []
         self._optimizer_ms: list[float] = []
@@ -104,7 +105,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes at the peak since the reset: of the GPU's allocator, or of this process; None if unknown.
+    """Return the bytes at the peak since the reset: of the GPU's allocator, or of this process.
 
     None where the kernel keeps no such mark (macOS, Windows).
     """

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from monai.inferers import sliding_window_inference
+from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
 from bench.losses import Loss
-from bench.metrics import METRICS, classification_rows, confusion, segmentation_rows
+from bench.metrics import METRICS, classification_rows, confusion, headline, segmentation_rows
 from bench.study import Trial
 from loaders.host import gather
 from loaders.sampler import Sampler
@@ -118,10 +118,10 @@ class Evaluator:
                 for c in done
                 for region in c.regions
             ]
-            metrics = segmentation_rows(rows, meta.regions)
+            metrics = segmentation_rows(rows, tuple(meta.regions))
         return Score(
             loss=float(np.mean([c.loss for c in done])),
-            value=_overall(metrics, self.trial.primary),
+            value=headline(metrics, self.trial.primary) if metrics else None,
             metrics=metrics,
             cases=rows,
             examples=_stack([c.example for c in done if c.example][:EXAMPLES]),
@@ -168,7 +168,7 @@ def _score_volumes(self: Evaluator, own: np.ndarray, final: bool) -> list[_Score
         mask = np.array(self.store.mask(int(index)))
 
         def predict(image: Tensor) -> Tensor:
-            return sliding_window_inference(  # type: ignore[no-any-return]  # MONAI is untyped
+            logits = sliding_window_inference(
                 image,
                 roi_size=self.trial.patch,
                 sw_batch_size=WINDOWS,
@@ -176,6 +176,8 @@ def _score_volumes(self: Evaluator, own: np.ndarray, final: bool) -> list[_Score
                 overlap=self.trial.overlap,
                 mode="gaussian",
             )
+            assert isinstance(logits, Tensor)  # a tuple only where the network returns one
+            return logits
 
         logits, seconds = _timed(predict, _to(pixels[None], self.device), self.device)
         logits = logits[(slice(None), slice(None), *inside)]
@@ -210,7 +212,7 @@ _SHARES: dict[str, Callable[[Evaluator, np.ndarray, bool], list[_Scored]]] = {
 def _whole(
     store: Store, sampler: Sampler, index: int, patch: tuple[int, ...]
 ) -> tuple[np.ndarray, tuple[slice, ...]]:
-    """Return a normalised image (C, *spatial), no side under the patch's, and where it lies in it."""
+    """Return a normalised image, no side under the patch's, and where the image lies in it."""
     raw = store.image(index)
     draws = sampler.centre(np.array([index]))
     room = [max(p - s, 0) for p, s in zip(patch, raw.shape[1:], strict=True)]
@@ -244,7 +246,7 @@ def _middle(image: np.ndarray) -> np.ndarray:
 
 
 def _slice(image: np.ndarray, mask: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the slice that holds most of the reference: image of channel 0, reference, prediction."""
+    """Return the slice that holds most of the reference, of image (channel 0) and both masks."""
     if mask.ndim == 2:
         return {"image": image[0], "reference": mask, "prediction": found}
     z = int((mask > 0).sum(axis=(1, 2)).argmax())
@@ -252,7 +254,7 @@ def _slice(image: np.ndarray, mask: np.ndarray, found: np.ndarray) -> dict[str, 
 
 
 def _stack(examples: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Stack example arrays of different sizes, the smaller ones padded with their smallest value."""
+    """Stack example arrays of different sizes; the smaller are padded with their least value."""
     if not examples:
         return {}
     stacked = {}
@@ -272,11 +274,3 @@ def _stack(examples: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
             ]
         )
     return stacked
-
-
-def _overall(rows: Sequence[dict[str, Any]], metric: str) -> float | None:
-    """Return the value over all regions by the first convention; None where it is undefined."""
-    for row in rows:
-        if row["metric"] == metric and row["region"] in ("", "mean") and not row["stratum"]:
-            return None if row["value"] is None else float(row["value"])
-    return None

@@ -37,7 +37,7 @@ def load_reference(text: str, base: Path) -> tuple[Any, str]:
     """Load `path/file.py:name` or `package.module:name`.
 
     Returns the object and the SHA-256 of the source file it stands in, which is part of the
-    identity of every trial that uses it. Raises StudyError if there is no such file, module or name.
+    identity of every trial that uses it. Raises StudyError if there is no such thing.
     """
     where, _, name = text.rpartition(":")
     if where.endswith(".py"):
@@ -51,8 +51,8 @@ def load_reference(text: str, base: Path) -> tuple[Any, str]:
             module = importlib.import_module(where)
         except ModuleNotFoundError as error:
             raise StudyError(
-                f"{text!r}: no module {where!r} is installed ({error}). Write path/file.py:name for "
-                f"a file, or install the module."
+                f"{text!r}: no module {where!r} is installed ({error}). Write path/file.py:name "
+                f"for a file, or install the module."
             ) from error
         file = inspect.getsourcefile(module)
         source = Path(file).read_bytes() if file else where.encode()

@@ -6,7 +6,7 @@ Asking again resumes it. The axes may grow; a changed protocol, or changed data,
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import yaml
 
 from bench.datasets import DataSet, StoreError, locate, open_once, split_store
 from bench.refs import StudyError
-from bench.study import AXES, Skip, Study, Trial, expand, parse_study
+from bench.study import AXES, DataEntry, Skip, Study, Trial, expand, parse_study
 from loaders import LOADERS
 from loaders.folds import FoldError, Split, check_splits, splits_from_table, splits_table
 
@@ -41,6 +41,13 @@ class Plan:
         """Return a data set by its name in the results."""
         return next(d for d in self.sets if d.name == name)
 
+    def only(self, trial_id: str) -> "Plan":
+        """Return the plan with one trial; raises StudyError if it has no such trial."""
+        chosen = tuple(t for t in self.trials if t.trial_id == trial_id)
+        if not chosen:
+            raise StudyError(f"this study has no trial {trial_id!r}: see `medopt plan --json`.")
+        return replace(self, trials=chosen)
+
 
 def resolve(study: Study, base: Path, run: Path, *, lanes: int, cores: int | None = None) -> Plan:
     """Fix every automatic setting of a study and expand it; writes nothing.
@@ -52,7 +59,8 @@ def resolve(study: Study, base: Path, run: Path, *, lanes: int, cores: int | Non
     before = _earlier(run)
     study = _fix(study, before, lanes, cores or os.cpu_count() or 1)
     saved = _saved_folds(run)
-    entries, sets = [], []
+    entries: list[DataEntry] = []
+    sets: list[DataSet] = []
     for entry in study.data:
         path = locate(entry.store, base, run.parent / "stores")
         try:
@@ -169,14 +177,17 @@ def _fix(study: Study, before: Study | None, lanes: int, cores: int) -> Study:
         "loader": study.loader != "auto",
     }
     fixed = study.model_copy(update={k: v for k, v in automatic.items() if not asked[k]})
-    reason = LOADERS[fixed.loader].available()
-    if reason:
-        raise StudyError(f"loader: {reason}")
+    if not LOADERS[fixed.loader].available():
+        works = ", ".join(name for name, row in LOADERS.items() if row.available())
+        raise StudyError(
+            f"loader: {fixed.loader!r} is not installed here (`medopt doctor` says more). "
+            f"Choices: {works}; they give the same samples."
+        )
     return fixed
 
 
 def _first_loader() -> str:
-    return next(name for name, row in LOADERS.items() if not row.available())
+    return next(name for name, row in LOADERS.items() if row.available())
 
 
 def _same_protocol(study: Study, before: Study) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.losses import LOSSES, Loss
 from bench.optimizers import OPTIMIZERS, Optimizer
-from bench.refs import StudyError, is_reference, load_reference, unknown
+from bench.refs import StudyError, is_reference, load_reference
 from models import MODELS, Model
 
 Row = TypeVar("Row")
@@ -30,7 +30,7 @@ TASKS = ("classification", "segmentation")
 
 @lru_cache
 def model_row(name: str, base: Path) -> Part[Model]:
-    """Return the row of a model; a reference is called with in_channels, out_channels, dims, patch."""
+    """Return the row of a model; a reference is called as `Model.build` is."""
     if not is_reference(name):
         return Part(row=MODELS[name], identity=name)
     build, source = load_reference(name, base)
@@ -50,24 +50,24 @@ def model_row(name: str, base: Path) -> Part[Model]:
 def optimizer_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Optimizer]:
     """Return the row of an optimizer, after checking the parameters set for it.
 
-    A reference is called with the parameters and keyword arguments of the study.
-    Raises StudyError on a parameter that the row does not know.
+    A reference is called as `constructor(params, **parameters)`; an attribute `needs_closure` on it
+    says that its step takes a closure. Raises StudyError on a parameter that the row does not know.
     """
     if not is_reference(name):
         row = OPTIMIZERS[name]
-        for key in params:
-            if key not in row.defaults:
-                raise StudyError(f"optimizers: {unknown(f'{name} parameter', key, row.defaults)}")
+        try:
+            row.settings(params)
+        except ValueError as error:
+            raise StudyError(f"optimizers: {error}") from error
         return Part(row=row, identity=name)
-    build, source = load_reference(name, base)
+    constructor, source = load_reference(name, base)
     own = Optimizer(
         name=name,
-        build=build,
-        defaults={},
+        constructor=constructor,
+        defaults=dict(params),
         space={},
-        closure=bool(getattr(build, "needs_closure", False)),
-        batch_multiple=1,
-        state_floats=None,
+        closure=bool(getattr(constructor, "needs_closure", False)),
+        state_floats=0.0,
         summary="of the user's own",
         source=name,
     )

@@ -22,7 +22,8 @@ from bench.refs import StudyError
 from bench.resolve import Plan
 from bench.study import Trial, skip_columns, trial_columns
 from bench.train import Outcome, run_trial
-from results.store import FINAL_STATUSES, compact, finished, write_trial
+from results.schema import FINAL_STATUSES
+from results.store import compact, finished, write_trial
 
 log = logging.getLogger("medopt.run")
 
@@ -127,7 +128,7 @@ class Queue:
                 held.epoch, held.score = epoch, score
 
     def back(self, lane: str) -> None:
-        """Take back what a lane held when it died: the lane has come anew, or is known to be lost."""
+        """Take back what a lane held when it died: it has come anew, or is known to be lost."""
         held = self._held.pop(lane, None)
         if held is None:
             return
@@ -283,7 +284,8 @@ def opened(plan: Plan, *, shared_device: bool) -> Iterator[Queue]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StudyError(
-                f"another process is running {plan.run.name!r}. Wait for it, or choose another --out."
+                f"another process is running {plan.run.name!r}. "
+                f"Wait for it, or choose another --out."
             ) from error
         about = footer(plan)
         known = finished(plan.run)

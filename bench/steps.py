@@ -119,7 +119,7 @@ def closure_step(
                 group["max_eval"] = min(limit["max_eval"] or _default_evaluations(limit), left)
         begin = clock.mark()
         try:
-            optimizer.step(closure)
+            optimizer.step(closure)  # type: ignore[arg-type]  # torch's stub wants a float, its L-BFGS a tensor
         except _BudgetSpent:
             put(best[1])
         finally:

@@ -90,7 +90,7 @@ Entry = Annotated[Choice, BeforeValidator(_choice)]
 
 
 class Protocol(_Frozen):
-    """What one data set may set for itself; null takes the study's value, then the automatic one."""
+    """What a data set may set for itself; null: the study's value, else the automatic one."""
 
     epochs: int | None = Field(None, ge=1, description="budget, in n_train sample-gradients each")
     batch_size: int | None = Field(None, ge=1, description="samples a step; null: by task and dims")
@@ -114,7 +114,9 @@ def _data_entry(entry: Any) -> Any:
 class Study(_Frozen):
     """One question: which of these combinations is best on these data under this protocol."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="names the run folder")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="names the run folder"
+    )
     data: tuple[Annotated[DataEntry, BeforeValidator(_data_entry)], ...] = Field(min_length=1)
     models: tuple[Entry, ...] = Field(min_length=1)
     optimizers: tuple[Entry, ...] = Field(min_length=1)
@@ -130,9 +132,10 @@ class Study(_Frozen):
     batch_size: int | None = Field(None, ge=1, description="samples a step; null: by task and dims")
     patch: tuple[int, ...] | None = Field(None, description="voxels a side; null: from the shapes")
     augment: Augment = Augment()  # type: ignore[call-arg]  # pydantic fills every default
-    patience: int = Field(10, ge=1, description="epochs without a better inner score before stopping")
+    patience: int = Field(10, ge=1, description="epochs without a better inner score")
     stop_on: Literal["score", "loss"] = Field(
-        "score", description="what inner validation stops on; `loss` as in the papers, not comparable"
+        "score",
+        description="inner validation stops on it; loss: as the papers do",
     )
     overlap: float = Field(0.25, ge=0, lt=1, description="overlap of sliding windows in evaluation")
 
@@ -278,9 +281,7 @@ def _hash(decides: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def expand(
-    study: Study, sets: Sequence[DataSet], base: Path
-) -> tuple[list[Trial], list[Skip]]:
+def expand(study: Study, sets: Sequence[DataSet], base: Path) -> tuple[list[Trial], list[Skip]]:
     """Expand a resolved study into trials with stable ids, and skips with their reason.
 
     Trials come fold by fold, each fold holding every combination, so that a run cut short has
@@ -312,11 +313,13 @@ def expand(
                     identity = {
                         "model": m.identity,
                         "optimizer": o.identity,
-                        "hparams": {**o.row.defaults, **optimizer.params},
+                        "hparams": o.row.settings(optimizer.params),
                         "loss": f.identity,
                         "content": data.store.content_hash,
                     }
-                    reason = _misfit(m.row, f.row, meta.task, meta.dims, patch)
+                    reason = m.row.unfit(task=meta.task, dims=meta.dims, patch=patch)
+                    if not reason and meta.task not in f.row.tasks:
+                        reason = f"loss {loss.label} is not for {meta.task}"
                     if reason:
                         skips.append(
                             Skip(
@@ -349,7 +352,11 @@ def expand(
             folds = split_hash(split, data.store.hashes)
             for seed in study.seeds:
                 for model, optimizer, loss, identity in runnable:
-                    where = {"repeat": split.repeat, "fold": split.fold, "seed": seed}
+                    where: dict[str, Any] = {
+                        "repeat": split.repeat,
+                        "fold": split.fold,
+                        "seed": seed,
+                    }
                     trials.append(
                         Trial(
                             trial_id=_hash({**decides, **identity, **where, "split": folds}),
@@ -369,24 +376,6 @@ def expand(
         reasons = "; ".join(sorted({s.reason for s in skips}))
         raise StudyError(f"no combination of this study can run: {reasons}.")
     return trials, skips
-
-
-def _misfit(model: Any, loss: Any, task: str, dims: int, patch: tuple[int, ...]) -> str | None:
-    """Say why this model and loss cannot run on this data, or None if they can."""
-    checks = (
-        (task in model.tasks, f"model {model.name} is for {' and '.join(model.tasks)}, not {task}"),
-        (dims in model.dims, f"model {model.name} has no {dims}-D form"),
-        (task in loss.tasks, f"loss {loss.name} is for {' and '.join(loss.tasks)}, not {task}"),
-        (
-            all(side % model.divisor == 0 for side in patch),
-            f"model {model.name} needs patch sides that {model.divisor} divides, not {list(patch)}",
-        ),
-        (
-            min(patch) >= model.min_size,
-            f"model {model.name} needs patch sides of {model.min_size} or more, not {list(patch)}",
-        ),
-    )
-    return next((reason for fits, reason in checks if not fits), None)
 
 
 def trial_columns(trial: Trial) -> dict[str, Any]:

@@ -76,12 +76,12 @@ def run_trial(
         store, split = data.store, data.split(trial.repeat, trial.fold)
         optimizer_kind = optimizer_row(trial.optimizer.name, trial.optimizer.params, base).row
         loss_kind = loss_row(trial.loss.name, base).row
-        hparams = {**optimizer_kind.defaults, **trial.optimizer.params}
+        hparams = optimizer_kind.settings(trial.optimizer.params)
         stream_seed, weight_seed, step_seed = (
             int(s)
-            for s in np.random.SeedSequence(
-                [trial.seed, trial.repeat, trial.fold]
-            ).generate_state(3)
+            for s in np.random.SeedSequence([trial.seed, trial.repeat, trial.fold]).generate_state(
+                3
+            )
         )
         mean, std = normalization(store.moments, store.meta.normalize, split.train)
         sampler = Sampler(
@@ -99,7 +99,8 @@ def run_trial(
         torch.manual_seed(step_seed + world.rank)
         net: nn.Module = model
         if world.size > 1:
-            net = DistributedDataParallel(nn.SyncBatchNorm.convert_sync_batchnorm(model))
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # torch's stub lacks it
+            net = DistributedDataParallel(model)
         optimizer = optimizer_kind.build(model.parameters(), **hparams)
         weights = None
         if loss_kind.weighted:
@@ -170,8 +171,12 @@ def run_trial(
             if math.isfinite(train_loss):
                 with clock.phase("eval"):
                     score = evaluator.score(split.inner, final=False)
-                if score.value is None or not math.isfinite(score.loss):
-                    diverged = f"the inner validation is not finite at epoch {epoch}"
+                if not math.isfinite(score.loss):
+                    diverged = f"the loss on inner validation is not finite at epoch {epoch}"
+                elif score.value is None:
+                    raise ValueError(
+                        f"{trial.primary} is undefined on the inner validation of fold {trial.fold}"
+                    )
             else:
                 diverged = f"the training loss is not finite at epoch {epoch}"
             train_sec = clock.seconds["train"] - before[0]["train"]

@@ -1,0 +1,56 @@
+"""What can stand in a study: every table of the project, as plain rows for `medopt list`."""
+
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+from bench.losses import LOSSES
+from bench.metrics import METRICS
+from bench.optimizers import OPTIMIZERS
+from bench.study import STUDIES
+from loaders import KINDS, LOADERS
+from models import MODELS
+
+Rows = list[dict[str, Any]]
+
+
+def _fields(table: dict[str, Any], *names: str) -> Callable[[], Rows]:
+    return lambda: [{name: getattr(row, name) for name in names} for row in table.values()]
+
+
+def _data() -> Rows:
+    return [
+        {
+            "name": kind.name,
+            "summary": kind.summary,
+            "source": kind.source,
+            "options": {
+                name: f"{help_} (default {default})"
+                for name, (default, help_) in kind.options.items()
+            },
+        }
+        for kind in KINDS.values()
+    ]
+
+
+def _studies() -> Rows:
+    rows = []
+    for path in sorted(STUDIES.glob("*.yaml")):
+        text = path.read_text(encoding="utf-8")
+        about = " ".join(line[1:].strip() for line in text.splitlines() if line.startswith("#"))
+        study = yaml.safe_load(text)
+        axes = {axis: len(study[axis]) for axis in ("data", "models", "optimizers", "losses")}
+        rows.append({"name": path.stem, "summary": about, **axes})
+    return rows
+
+
+TABLES: dict[str, Callable[[], Rows]] = {
+    "models": _fields(MODELS, "name", "tasks", "dims", "summary", "source"),
+    "optimizers": _fields(OPTIMIZERS, "name", "defaults", "summary", "source"),
+    "losses": _fields(LOSSES, "name", "tasks", "formula", "summary", "source"),
+    "metrics": _fields(METRICS, "name", "tasks", "unit", "range", "empty_rule", "source"),
+    "data": _data,
+    "loaders": _fields(LOADERS, "name", "summary"),
+    "studies": _studies,
+}

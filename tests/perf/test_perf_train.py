@@ -1,0 +1,63 @@
+"""Speed of training: a step of each model, and run_trial() against a bare loop of the same work.
+
+`make bench` runs this and compares with the last stored run. The ratio of the loops stands in
+`extra_info`, because only a ratio taken in one run means something on a shared machine.
+"""
+
+import statistics
+from time import perf_counter
+
+import pytest
+import torch
+
+from bench.losses import LOSSES
+from bench.train import run_trial
+from loaders import LOADERS
+from models import MODELS
+
+# Model -> what it is timed on: channels, patch, batch.
+SHAPES = {
+    ("classification", 2): (1, (28, 28), 32),
+    ("classification", 3): (1, (16, 32, 32), 8),
+    ("segmentation", 2): (1, (64, 64), 8),
+    ("segmentation", 3): (1, (32, 32, 32), 2),
+}
+CASES = [(m.name, task, dims) for m in MODELS.values() for task in m.tasks for dims in m.dims]
+
+
+@pytest.mark.parametrize(("name", "task", "dims"), CASES)
+def test_training_step(benchmark, name, task, dims):
+    channels, patch, batch = SHAPES[task, dims]
+    model = MODELS[name].build(in_channels=channels, out_channels=3, dims=dims, patch=patch)
+    optimizer = torch.optim.AdamW(model.parameters())
+    image = torch.randn(batch, channels, *patch)
+    shape = (batch,) if task == "classification" else (batch, *patch)
+    target = torch.randint(0, 3, shape)
+    loss = LOSSES["ce"].function
+
+    def step():
+        optimizer.zero_grad(set_to_none=True)
+        loss(model(image), target, None).mean().backward()
+        optimizer.step()
+
+    benchmark.group = f"step {task} {dims}-D, batch {batch}"
+    benchmark.pedantic(step, rounds=7, warmup_rounds=2)
+
+
+@pytest.mark.parametrize("loader", [name for name, row in LOADERS.items() if row.available()])
+@pytest.mark.parametrize("task", ["classification", "segmentation"])
+def test_run_trial_against_a_bare_loop(benchmark, make_trial, bare_loop, task, loader):
+    """The ratio of samples/s, pair by pair: what the suite's loop costs beside the bare one."""
+    trial, data, base = make_trial(task, loader=loader)
+    ratios = []
+
+    def pair():
+        row = run_trial(trial, data, base, device=torch.device("cpu")).trial
+        start = perf_counter()
+        samples = bare_loop(trial, data, base)
+        ratios.append(row["samples_per_sec"] / (samples / (perf_counter() - start)))
+        benchmark.extra_info["data_wait_share"] = row["data_wait_sec"] / row["train_sec"]
+
+    benchmark.group = "run_trial and a bare loop, in turn"
+    benchmark.pedantic(pair, rounds=7, warmup_rounds=1)
+    benchmark.extra_info["samples_per_sec_ratio"] = statistics.median(ratios[1:])
