@@ -1,9 +1,17 @@
 """Fixtures and process settings that every room's tests share."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
+
+from bench.datasets import DataSet, split_store
+from bench.study import Augment, Choice, Trial
+from loaders.cases import Case, Item, Kind, Meta, Survey
+from loaders.store import Store, open_store, write_store
 
 # Once a process, at its start: a second call made a training step many times slower (measured).
 torch.set_num_threads(1)
@@ -15,5 +23,125 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 def shared_data() -> Path:
     """Return the folder of real medical images that stands beside a developer's checkout."""
     if not SHARED.is_dir():
-        pytest.skip(f"real images are not here: no folder {SHARED.parent.name}/data beside the checkout")
+        pytest.skip(f"real images are not here: no folder {'/'.join(SHARED.parts[-2:])}")
     return SHARED
+
+
+# ---- a small data set of each kind, learnable within seconds ----------------------------------
+
+
+def small_meta(task: str, dims: int) -> Meta:
+    """Return the meta of a small data set: blobs that are bright (classes) or outlined (masks)."""
+    segments = task == "segmentation"
+    return Meta(
+        kind="small",
+        name=f"small-{task}",
+        task=task,
+        dims=dims,
+        channels=("a", "b"),
+        classes=("background", "rim", "core") if segments else ("dark", "bright"),
+        regions={"whole": (1, 2), "core": (2,)} if segments else {},
+        positive=None if segments else 1,
+        normalize="train",
+        fill=0.0,
+        unit="volume" if segments else "image",
+        group_source="patient",
+        source="made by a test",
+        licence="none",
+        options={},
+    )
+
+
+def small_cases(meta: Meta, count: int, seed: int = 0) -> Iterator[Case]:
+    """Give cases of two channels, two cases a patient, shapes that differ a little."""
+    rng = np.random.default_rng(seed)
+    for n in range(count):
+        shape = tuple(int(16 + 2 * rng.integers(0, 3)) for _ in range(meta.dims))
+        field = gaussian_filter(rng.normal(size=shape), 2.5)
+        field /= field.std()
+        noise = rng.normal(size=(2, *shape))
+        bright = n % 4 < 2
+        if meta.task == "segmentation":
+            mask = ((field > 0.5).astype(np.uint8) + (field > 1.2)).astype(np.uint8)
+            signal = np.stack([mask, mask == 2])
+        else:
+            mask = None
+            signal = np.full((2, *shape), 0.6 * bright)
+        image = (100 + 40 * (signal + 0.5 * noise)).clip(0, 255).astype(np.uint8)
+        yield Case(
+            key=f"case{n}",
+            group=f"patient{n // 2}",
+            image=image,
+            label=None if meta.task == "segmentation" else int(bright),
+            mask=mask,
+            spacing=(1.0,) * meta.dims,
+        )
+
+
+def read_small(item: Item, meta: Meta) -> Iterator[Case]:
+    yield from small_cases(meta, item.extra["count"])
+
+
+SMALL = Kind(
+    name="small",
+    summary="made by a test",
+    source="none",
+    survey=lambda _source, _options: pytest.fail("not surveyed"),
+    read=read_small,
+    options={},
+)
+
+
+@pytest.fixture(scope="session")
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Store]:
+    """Return a maker of small stores by (task, dims), each made once a session."""
+    folder = tmp_path_factory.mktemp("stores")
+
+    def make(task: str, dims: int) -> Store:
+        out = folder / f"{task}{dims}"
+        if not out.exists():
+            meta = small_meta(task, dims)
+            item = Item(key="all", paths=(), extra={"count": 40})
+            survey = Survey(meta=meta, items=(item,), rejected=())
+            write_store(SMALL, survey, out, key=b"test", workers=1, strict=True)
+        return open_store(out)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_trial(
+    small_store: Callable[[str, int], Store],
+) -> Callable[..., tuple[Trial, DataSet, Path]]:
+    """Return a maker of (trial, data, base) for run_trial; keywords replace fields of the trial."""
+
+    def make(task: str, dims: int = 2, **changes: object) -> tuple[Trial, DataSet, Path]:
+        store = small_store(task, dims)
+        splits = split_store(store, folds=4, repeats=1, seed=0, inner_fraction=0.25)
+        data = DataSet(name=store.meta.name, path=store.path, splits=splits)
+        model = "plain_cnn" if task == "classification" else "unet_small"
+        fields = {
+            "trial_id": "a0",
+            "dataset": data.name,
+            "task": task,
+            "model": Choice(name=model),
+            "optimizer": Choice(name="adam"),
+            "loss": Choice(name="ce"),
+            "repeat": 0,
+            "fold": 0,
+            "seed": 0,
+            "epochs": 3,
+            "batch_size": 4,
+            "patch": (16,) * dims,
+            "augment": Augment(),
+            "patience": 10,
+            "stop_on": "score",
+            "overlap": 0.25,
+            "primary": "auc" if task == "classification" else "dice",
+            "target": None,
+            "loader": "torch",
+            "threads": 1,
+        }
+        return Trial(**{**fields, **changes}), data, store.path.parent
+
+    return make

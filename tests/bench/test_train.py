@@ -1,0 +1,223 @@
+"""run_trial(): the protocol, held by what it leaves."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from bench import evaluate, train
+from bench.losses import LOSSES
+from bench.optimizers import OPTIMIZERS
+from bench.study import Choice
+from bench.train import run_trial
+from loaders import LOADERS
+from results.schema import TABLES
+
+CPU = torch.device("cpu")
+TASKS = ("classification", "segmentation")
+READY_LOADERS = [name for name, row in LOADERS.items() if row.available()]
+
+
+def run(case, **changes):
+    trial, data, base = case
+    return run_trial(replace(trial, **changes), data, base, device=CPU)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_trial_fills_every_column_that_was_measured(make_trial, task, dims):
+    outcome = run(make_trial(task, dims, target=0.0))
+    row = outcome.trial
+    assert row["status"] == "ok"
+    filled_later = {"study", "attempt", "lane", "shared_device"}
+    not_measured = {"reason", "pretrained", "energy_joules"}
+    missing = {c for c in TABLES["trials"].names if row.get(c) is None}
+    assert missing == filled_later | not_measured
+    assert row["sample_gradients"] <= 3 * row["n_train_cases"]
+    assert row["epochs_run"] == 3
+    json.loads(row["hparams"])
+    assert [e["epoch"] for e in outcome.epochs] == [1, 2, 3]
+    for name, rows in (("metrics", outcome.metrics), ("epochs", outcome.epochs)):
+        assert {key for r in rows for key in r} <= set(TABLES[name].names)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_same_trial_gives_the_same_numbers_bit_for_bit(make_trial, task):
+    first, second = run(make_trial(task)), run(make_trial(task))
+    assert first.metrics == second.metrics
+    assert first.cases == second.cases
+    assert [e["train_loss"] for e in first.epochs] == [e["train_loss"] for e in second.epochs]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_loader_gives_the_same_metrics_bit_for_bit(make_trial, task):
+    outcomes = [run(make_trial(task), loader=name) for name in READY_LOADERS]
+    assert len(outcomes) >= 1
+    assert all(o.metrics == outcomes[0].metrics for o in outcomes)
+    assert all(o.cases == outcomes[0].cases for o in outcomes)
+
+
+def test_the_test_fold_is_scored_once_by_the_weights_that_inner_validation_chose(
+    make_trial, monkeypatch
+):
+    trial, data, base = make_trial("segmentation", epochs=4)
+    split = data.split(0, 0)
+    scored = []
+    own_score = evaluate.Evaluator.score
+
+    def score(self, cases, *, final):
+        result = own_score(self, cases, final=final)
+        weights = torch.cat([p.detach().flatten() for p in self.model.parameters()])
+        scored.append((tuple(cases), final, result.value, weights))
+        return result
+
+    monkeypatch.setattr(evaluate.Evaluator, "score", score)
+    row = run_trial(trial, data, base, device=CPU).trial
+    inner, test = tuple(split.inner), tuple(split.test)
+    assert [s[:2] for s in scored] == [(inner, False)] * 4 + [(test, True)]
+    best = max(scored[:-1], key=lambda s: s[2])
+    assert torch.equal(best[3], scored[-1][3])
+    assert row["val_score"] == best[2]
+    assert row["test_score"] == scored[-1][2]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_weights_samples_and_draws_are_the_same_for_every_optimizer_and_loss(
+    make_trial, monkeypatch, task
+):
+    trial, data, base = make_trial(task, epochs=1)
+    seen = {}
+    table = LOADERS["torch"]
+
+    def spy(*args, **kwargs):
+        from contextlib import contextmanager
+
+        @contextmanager
+        def opened():
+            with table.open(*args, **kwargs) as batches:
+
+                def noted():
+                    for batch in batches:
+                        seen[key].append(batch.image.clone())
+                        yield batch
+
+                yield noted()
+
+        return opened()
+
+    monkeypatch.setitem(LOADERS, "torch", replace(table, open=spy))
+    starts = {}
+    build = train.build_model
+
+    def built(*args):
+        model = build(*args)
+        starts.setdefault(key, torch.cat([p.detach().flatten() for p in model.parameters()]))
+        return model
+
+    monkeypatch.setattr(train, "build_model", built)
+    for key in [("sgd", "ce"), ("adam", "focal"), ("lbfgs", "dice_squared")]:
+        seen[key] = []
+        own = replace(trial, optimizer=Choice(name=key[0]), loss=Choice(name=key[1]))
+        run_trial(own, data, base, device=CPU)
+    streams = [torch.cat(images) for images in seen.values()]
+    shortest = min(len(s) for s in streams)
+    assert shortest >= 4
+    assert all(torch.equal(s[:shortest], streams[0][:shortest]) for s in streams)
+    weights = list(starts.values())
+    assert all(torch.equal(w, weights[0]) for w in weights)
+
+
+def test_another_seed_gives_other_weights_and_samples(make_trial):
+    first, second = run(make_trial("segmentation")), run(make_trial("segmentation"), seed=1)
+    assert first.epochs[0]["train_loss"] != second.epochs[0]["train_loss"]
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("task", TASKS)
+def test_every_optimizer_runs_and_pays_for_each_evaluation(make_trial, task, name):
+    row = run(make_trial(task), optimizer=Choice(name=name)).trial
+    assert row["status"] in {"ok", "diverged"}
+    assert row["sample_gradients"] == row["gradient_evaluations"] * row["batch_size"]
+    assert row["sample_gradients"] <= 3 * row["n_train_cases"]
+    assert 3 * row["n_train_cases"] - row["sample_gradients"] < row["batch_size"]
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("task", TASKS)
+def test_every_loss_runs(make_trial, task, name):
+    if task not in LOSSES[name].tasks:
+        pytest.skip(f"{name} is not for {task}")
+    outcome = run(make_trial(task), loss=Choice(name=name))
+    assert outcome.trial["status"] == "ok"
+    assert outcome.epochs[-1]["train_loss"] < outcome.epochs[0]["train_loss"]
+
+
+def test_a_rate_far_too_high_is_an_outcome_and_no_error(make_trial):
+    huge = Choice(name="sgd", params={"lr": 1e20})
+    outcome = run(make_trial("classification"), optimizer=huge)
+    assert outcome.trial["status"] == "diverged"
+    assert "not finite" in outcome.trial["reason"]
+    assert outcome.trial["test_score"] is None
+    assert not outcome.metrics
+    assert not outcome.cases
+
+
+def test_patience_ends_a_trial_and_counts_epochs_of_budget(make_trial):
+    still = Choice(name="sgd", params={"lr": 1e-12})
+    row = run(make_trial("segmentation"), optimizer=still, epochs=9, patience=2).trial
+    assert row["best_epoch"] == 1
+    assert row["epochs_run"] == 3
+
+
+def test_stopping_on_the_loss_chooses_by_the_loss(make_trial):
+    outcome = run(make_trial("classification"), epochs=5, stop_on="loss")
+    lowest = min(outcome.epochs, key=lambda e: e["val_loss"])
+    assert outcome.trial["best_epoch"] == lowest["epoch"]
+
+
+def test_time_to_target_is_that_of_the_first_epoch_that_reached_it(make_trial):
+    outcome = run(make_trial("segmentation"), epochs=5, target=0.3)
+    hit = next(e for e in outcome.epochs if e["val_score"] >= 0.3)
+    assert outcome.trial["sample_gradients_to_target"] == hit["sample_gradients"]
+    assert run(make_trial("segmentation"), target=2.0).trial["sec_to_target"] is None
+
+
+def test_every_test_case_is_scored_once_and_no_other(make_trial):
+    trial, data, base = make_trial("segmentation", dims=3)
+    outcome = run_trial(trial, data, base, device=CPU)
+    expected = {data.store.case_ids[i] for i in data.split(0, 0).test}
+    counted = [c["case_id"] for c in outcome.cases if c["region"] == "whole"]
+    assert sorted(counted) == sorted(expected)
+    shapes = {data.store.case_ids[i]: data.store.shapes[i].prod() for i in data.split(0, 0).test}
+    for case in outcome.cases:
+        assert case["tp"] + case["fp"] + case["fn"] + case["tn"] == shapes[case["case_id"]]
+
+
+def test_statistics_come_from_the_training_part_alone(make_trial, monkeypatch):
+    trial, data, base = make_trial("classification")
+    asked = []
+    own = train.normalization
+    monkeypatch.setattr(
+        train, "normalization", lambda m, kind, cases: asked.append(cases) or own(m, kind, cases)
+    )
+    run_trial(trial, data, base, device=CPU)
+    assert len(asked) == 1
+    assert np.array_equal(asked[0], data.split(0, 0).train)
+
+
+def test_counting_operations_changes_no_result(make_trial):
+    train.flops_per_sample.cache_clear()
+    first = run(make_trial("segmentation"))
+    second = run(make_trial("segmentation"))
+    assert first.metrics == second.metrics
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("task", TASKS)
+def test_a_gpu_runs_the_same_path(make_trial, task):
+    trial, data, base = make_trial(task)
+    outcome = run_trial(trial, data, base, device=torch.device("cuda"))
+    assert outcome.trial["status"] == "ok"
+    assert outcome.trial["peak_memory_bytes"] > 0
