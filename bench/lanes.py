@@ -165,12 +165,11 @@ def run_lanes(
     workers = lanes * gpus_per_trial
     cores = max(workers * group.threads, os.cpu_count() or 1)
     gpus = torch.cuda.device_count() if cuda else 0
-    with opened(plan, shared_device=False) as queue:
+    # Lanes that share a machine's cores do not time a trial alone; each has GPUs of its own.
+    with opened(plan, shared_device=not cuda and lanes > 1) as queue:
         if queue.pending():
             with _connected(address, cores=cores, gpus=gpus) as storage:
-                nodes = _nodes()
-                _check_room(nodes, workers, group)
-                queue.shared_device = not cuda and workers > len(nodes)
+                _check_room(_nodes(), workers, group)
                 _run(plan, queue, lanes, group, storage, changed)
         return queue.progress()
 

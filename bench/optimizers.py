@@ -32,7 +32,7 @@ class Optimizer:
     - `constructor(params, **settings)` returns the torch optimizer; `defaults` names every setting
       that a study may change, `space` those that a search draws.
     - `closure`: `step` takes a closure that evaluates loss and gradients again, on the same batch,
-      and may call it many times. `limit(optimizer, n)` holds the next step to n such evaluations.
+      and may call it many times.
     - `batch_multiple`: the batch is this many times the study's, over the same order of samples.
     - `state_floats`: state kept for each parameter, in float32 numbers.
     """
@@ -42,7 +42,6 @@ class Optimizer:
     defaults: Mapping[str, Setting]
     space: Mapping[str, Space]
     closure: bool = False
-    limit: Callable[[torch.optim.Optimizer, int], None] | None = None
     batch_multiple: int = 1
     state_floats: float
     summary: str
@@ -93,16 +92,6 @@ def _like(default: Setting, value: object, *, where: str) -> Setting:
 
 def _finite(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-
-
-def _limit_lbfgs(optimizer: torch.optim.Optimizer, evaluations: int) -> None:
-    """Hold the next L-BFGS step to `evaluations` closure calls; it cannot do with fewer than 2.
-
-    torch's line search calls the closure once more than `max_eval` allows.
-    """
-    allowed = min(optimizer.defaults["max_eval"], max(evaluations - 1, 1))
-    for group in optimizer.param_groups:
-        group["max_eval"] = allowed
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
@@ -212,7 +201,6 @@ OPTIMIZERS: dict[str, Optimizer] = {
             },
             space={"lr": Space(low=1e-1, high=1.0, log=True)},
             closure=True,
-            limit=_limit_lbfgs,
             # Gradient differences are noise where the batch is small. 8 is an assumption.
             batch_multiple=8,
             # Last direction, last gradient, and `history_size` pairs of step and gradient change.

@@ -24,6 +24,7 @@ from bench.clock import Clock, peak_memory, reset_peak_memory
 from bench.datasets import DataSet, open_once
 from bench.evaluate import Evaluator, Score, World
 from bench.machine import device_name, git_commit, versions
+from bench.optimizers import state_bytes
 from bench.rows import loss_row, model_row, optimizer_row
 from bench.steps import closure_step, plain_step
 from bench.study import Trial, trial_columns
@@ -242,7 +243,7 @@ def run_trial(
         "voxels_per_sec": spent * math.prod(trial.patch) / times["train"],
         **clock.percentiles(),
         "infer_ms_per_case": test.infer_sec * 1e3 / len(split.test) if test else None,
-        "optimizer_state_bytes": _state_bytes(optimizer),
+        "optimizer_state_bytes": state_bytes(optimizer),
         "peak_memory_bytes": peak_memory(device),
         "flops_per_sample": flops,
         "sec_to_target": reached[0] if reached else None,
@@ -313,17 +314,3 @@ def _finite(value: float) -> float | None:
 def _count_groups(groups: list[str], cases: np.ndarray) -> int:
     return len({groups[i] for i in cases})
 
-
-def _state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Count the bytes of every tensor in an optimizer's state, lists of tensors included."""
-
-    def size(value: Any) -> int:
-        if isinstance(value, Tensor):
-            return value.numel() * value.element_size()
-        if isinstance(value, list | tuple):
-            return sum(size(v) for v in value)
-        if isinstance(value, dict):
-            return sum(size(v) for v in value.values())
-        return 0
-
-    return sum(size(state) for state in optimizer.state.values())

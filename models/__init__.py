@@ -1,1 +1,98 @@
-"""Networks: one table, one family of architectures a file."""
+"""Networks: one table, one family of architectures a file.
+
+A row says what a network can be asked for (task, number of spatial dimensions, patch sizes) and
+how to build it. Initial weights are drawn from torch's global generator, so that whoever builds a
+network decides them with `torch.manual_seed`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+from models.cnn import plain_cnn
+from models.resnet import resnet18
+from models.unet import unet, unet_small
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One network of the table.
+
+    `build(in_channels=, out_channels=, dims=, patch=)` returns a module that maps images
+    (N, in_channels, *patch) to logits: (N, out_channels) for classification,
+    (N, out_channels, *patch) for segmentation. A segmentation network also takes any other image
+    whose sides `unfit` accepts.
+    """
+
+    name: str
+    build: Callable[..., nn.Module]
+    tasks: tuple[str, ...]
+    dims: tuple[int, ...]
+    divisor: int  # each side of a patch is a multiple of this
+    min_size: int  # each side of a patch has at least this many pixels or voxels
+    summary: str
+    source: str
+
+    def unfit(self, *, task: str, dims: int, patch: tuple[int, ...]) -> str | None:
+        """Return the sentence that says why this network cannot be used so; None if it can."""
+        if task not in self.tasks:
+            return f"model {self.name} is for {' and '.join(self.tasks)}, not for {task}"
+        if dims not in self.dims:
+            able = " and ".join(f"{d}-D" for d in self.dims)
+            return f"model {self.name} takes {able} images, not {dims}-D ones"
+        if len(patch) != dims:
+            return f"a patch of {dims}-D images has {dims} sides; {patch} has {len(patch)}"
+        if any(side % self.divisor or side < self.min_size for side in patch):
+            return (
+                f"model {self.name} takes patches whose sides are multiples of {self.divisor} and "
+                f"at least {self.min_size}, not {' x '.join(map(str, patch))}"
+            )
+        return None
+
+
+MODELS: dict[str, Model] = {
+    row.name: row
+    for row in (
+        Model(
+            name="plain_cnn",
+            build=plain_cnn,
+            tasks=("classification",),
+            dims=(2, 3),
+            divisor=1,
+            min_size=8,
+            summary="convolution, ReLU, max-pooling, two fully connected layers; no normalisation",
+            source="the unoptimized baseline of Xue, optimization of CNNs for medical images",
+        ),
+        Model(
+            name="resnet18",
+            build=resnet18,
+            tasks=("classification",),
+            dims=(2, 3),
+            divisor=1,
+            min_size=16,
+            summary="residual network of 18 layers; a stem without down-sampling below 64 pixels",
+            source="He et al. 2016, arXiv 1512.03385; torchvision in 2-D, MONAI in 3-D",
+        ),
+        Model(
+            name="unet",
+            build=unet,
+            tasks=("segmentation",),
+            dims=(2, 3),
+            divisor=8,
+            min_size=16,
+            summary="U-Net, 16-32-64-128 channels, instance normalisation",
+            source="Ronneberger et al. 2015, arXiv 1505.04597; MONAI's UNet",
+        ),
+        Model(
+            name="unet_small",
+            build=unet_small,
+            tasks=("segmentation",),
+            dims=(2, 3),
+            divisor=4,
+            min_size=8,
+            summary="U-Net, 8-16-32 channels, instance normalisation: for laptops and the demo",
+            source="Ronneberger et al. 2015, arXiv 1505.04597; MONAI's UNet",
+        ),
+    )
+}
