@@ -12,6 +12,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +34,21 @@ def is_reference(text: str) -> bool:
     return ":" in text
 
 
+@lru_cache
 def load_reference(text: str, base: Path) -> tuple[Any, str]:
     """Load `path/file.py:name` or `package.module:name`.
 
     Returns the object and the SHA-256 of the source file it stands in, which is part of the
-    identity of every trial that uses it. Raises StudyError if there is no such thing.
+    identity of every trial that uses it. Within a process what was loaded first stays, so that a
+    trial is what its id says, whatever becomes of the file meanwhile. Raises StudyError if there is no such thing.
     """
     where, _, name = text.rpartition(":")
     if where.endswith(".py"):
         path = (base / where).resolve()
         if not path.is_file():
             raise StudyError(f"{text!r}: there is no file {where} beside the study file.")
-        module = _load_file(path)
         source = path.read_bytes()
+        module = _load_file(path, source)
     else:
         try:
             module = importlib.import_module(where)
@@ -62,8 +65,8 @@ def load_reference(text: str, base: Path) -> tuple[Any, str]:
     return getattr(module, name), hashlib.sha256(source).hexdigest()
 
 
-def _load_file(path: Path) -> Any:
-    private = f"_medopt_user_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+def _load_file(path: Path, source: bytes) -> Any:
+    private = f"_medopt_user_{hashlib.sha256(str(path).encode() + source).hexdigest()[:16]}"
     if private in sys.modules:
         return sys.modules[private]
     spec = importlib.util.spec_from_file_location(private, path)

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -28,7 +27,6 @@ class Part(Generic[Row]):
 TASKS = ("classification", "segmentation")
 
 
-@lru_cache
 def model_row(name: str, base: Path) -> Part[Model]:
     """Return the row of a model; a reference is called as `Model.build` is."""
     if not is_reference(name):
@@ -74,7 +72,6 @@ def optimizer_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Opti
     return Part(row=own, identity=_own(name, source))
 
 
-@lru_cache
 def loss_row(name: str, base: Path) -> Part[Loss]:
     """Return the row of a loss; a reference is a function (or a class without arguments).
 
