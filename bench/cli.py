@@ -50,6 +50,10 @@ Ray = Annotated[
 ]
 
 
+# What shells say of a command that Ctrl-C ended, and what the parser turns it into.
+INTERRUPTED = 130
+
+
 class Failed(Exception):  # noqa: N818  # an exit status, not an error of its own
     """Ends the command with a status, everything having been said."""
 
@@ -145,8 +149,9 @@ def prepare(
 @app.command()
 def verify(store: Annotated[Path, typer.Argument(help="A store.")]) -> None:
     """Check every array of a store against its checksum."""
-    from loaders.store import verify_store
+    from loaders.store import open_store, verify_store
 
+    open_store(store)  # what is no store at all is bad usage, not a damaged array
     problems = verify_store(store)
     for problem in problems:
         err.print(f"[red]{problem}")
@@ -419,8 +424,7 @@ def main() -> None:
         )
         status = 1
     except (KeyboardInterrupt, typer.Abort):
-        err.print("\nstopped; what was finished is on disk, the same command goes on from there.")
-        status = 130
+        status = INTERRUPTED
     except Exception as error:
         usage = getattr(error, "exit_code", None)
         show = getattr(error, "show", None)
@@ -428,6 +432,8 @@ def main() -> None:
             raise
         show()  # a usage error of the parser, with its own words
         status = usage
+    if status == INTERRUPTED:
+        err.print("stopped; what was finished is on disk, the same command goes on from there.")
     sys.exit(status or 0)
 
 

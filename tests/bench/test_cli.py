@@ -1,0 +1,297 @@
+"""The command as a user meets it: exit status, one clear sentence, and nothing lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from bench import cli
+from results import store as results
+
+STUDY = """
+name: small
+data: [{store}]
+models: [plain_cnn]
+optimizers: [sgd, adam]
+losses: [ce]
+folds: 3
+epochs: 2
+threads: 1
+"""
+
+
+@pytest.fixture
+def medopt(monkeypatch, capsys, tmp_path):
+    """Run a command line in this process; return its exit status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEDOPT_KEY", "test")
+    monkeypatch.setattr(cli, "_set_threads", lambda _threads: None)  # set for all tests already
+    # Wide, so that no sentence is broken.
+    monkeypatch.setattr(cli, "out", cli.Console(width=400, highlight=False))
+    monkeypatch.setattr(cli, "err", cli.Console(width=400, highlight=False, stderr=True))
+
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["medopt", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return ended.value.code, said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def study(small_store, tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(STUDY.format(store=small_store("classification", 2).path))
+    return path
+
+
+def test_a_run_ends_with_a_verdict_and_a_report_and_resumes(medopt, study, tmp_path):
+    status, out, _ = medopt("run", study)
+    assert status == 0
+    run = tmp_path / "runs" / "small"
+    assert (run / "report.html").stat().st_size > 10_000
+    assert "report:" in out
+    assert json.loads((run / "verdict.json").read_text())
+    assert len(results.finished(run)) == 6
+    before = {p: p.stat().st_mtime_ns for p in (run / "trials").iterdir()}
+    status, _, _ = medopt("run", study)
+    assert status == 0
+    assert before == {p: p.stat().st_mtime_ns for p in (run / "trials").iterdir()}
+
+
+def test_plan_counts_and_estimates(medopt, study):
+    status, out, _ = medopt("plan", study, "--json")
+    assert status == 0
+    plan = json.loads(out)
+    assert len(plan["trials"]) == 6
+    assert plan["seconds"] > 0
+
+
+def test_one_trial_by_its_id(medopt, study, tmp_path):
+    trial = json.loads(medopt("plan", study, "--json")[1])["trials"][4]["trial_id"]
+    assert medopt("run", study, "--trial", trial)[0] == 0
+    assert list(results.finished(tmp_path / "runs" / "small")) == [trial]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("adam", "adamm"), "Did you mean 'adam'?"),
+        (("epochs:", "epoch:"), "Did you mean 'epochs'?"),
+        (("folds: 3", "folds: 30"), "fold"),
+        (("plain_cnn", "nets.py:Net"), "no file nets.py"),
+    ],
+)
+def test_a_bad_study_is_exit_2_and_a_sentence(medopt, study, change, said):
+    study.write_text(study.read_text().replace(*change))
+    status, out, err = medopt("run", study)
+    assert (status, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run", "nothing.yaml"], "Ready studies: demo"),
+        (["prepare", "medmnits", "."], "Did you mean 'medmnist'?"),
+        (["prepare", "msd", "nowhere"], "nowhere"),
+        (["prepare", "msd", "."], "no"),
+        (["prepare", "msd", ".", "--set", "labels"], "NAME=VALUE"),
+        (["prepare", "msd", ".", "--set", "colour=red"], "colour"),
+        (["verify", "nowhere"], "nowhere"),
+        (["report", "nowhere"], "nowhere"),
+        (["list", "modles"], "Did you mean 'models'?"),
+        (["run", "demo", "--lanes", "2"], "--ray"),
+    ],
+)
+def test_bad_usage_is_exit_2_and_a_sentence(medopt, words, said):
+    extra = ["--out", "store"] if words[0] == "prepare" else []
+    status, out, err = medopt(*words, *extra)
+    assert (status, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("words", [["frobnicate"], ["run"], ["run", "demo", "--fast"]])
+def test_what_the_parser_does_not_know_is_exit_2(medopt, words):
+    assert medopt(*words)[0] == 2
+
+
+@pytest.mark.parametrize("kind", ["models", "optimizers", "losses", "metrics", "loaders", "data"])
+def test_every_table_is_listed_with_a_name_and_a_source_or_summary(medopt, kind):
+    status, out, _ = medopt("list", kind, "--json")
+    assert status == 0
+    rows = json.loads(out)
+    assert rows
+    for row in rows:
+        assert row["name"]
+        assert row.get("source") or row["summary"]
+    assert medopt("list", kind)[0] == 0
+
+
+def test_help_teaches_every_command(medopt):
+    status, out, _ = medopt("--help")
+    assert status == 0
+    for command in ("demo", "prepare", "verify", "plan", "run", "report", "list", "doctor"):
+        assert command in out
+        assert len(medopt(command, "--help")[1]) > 200
+
+
+def test_doctor_says_what_works(medopt):
+    _, out, _ = medopt("doctor", "--json")
+    findings = {f["what"]: f for f in json.loads(out)}
+    assert {"GPUs", "loaders", "Ray", "disk"} <= set(findings)
+
+
+@pytest.mark.parametrize(
+    ("given", "made"),
+    [
+        (["run", "s.yaml", "--ray"], ["run", "s.yaml", "--ray", "local"]),
+        (["run", "--ray", "s.yaml"], ["run", "--ray", "local", "s.yaml"]),
+        (["run", "s", "--ray", "--lanes", "2"], ["run", "s", "--ray", "local", "--lanes", "2"]),
+        (["run", "s", "--ray", "auto"], ["run", "s", "--ray", "auto"]),
+        (["run", "s", "--ray", "10.0.0.1:6379"], ["run", "s", "--ray", "10.0.0.1:6379"]),
+    ],
+)
+def test_ray_stands_alone_or_with_an_address(given, made):
+    assert cli._arguments(given) == made
+
+
+def test_preparing_rejects_single_cases_and_says_how_many(medopt, tmp_path):
+    import nibabel
+
+    rng = np.random.default_rng(0)
+    for folder in ("imagesTr", "labelsTr"):
+        (tmp_path / "task" / folder).mkdir(parents=True)
+    for n in range(4):
+        image = rng.normal(size=(8, 9, 10)).astype(np.float32)
+        label = (image > 0.5).astype(np.uint8)
+        for folder, array in (("imagesTr", image), ("labelsTr", label)):
+            path = tmp_path / "task" / folder / f"case_{n:03}.nii.gz"
+            nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), path)
+    (tmp_path / "task" / "labelsTr" / "case_001.nii.gz").unlink()
+    whole = tmp_path / "task" / "imagesTr" / "case_002.nii.gz"
+    whole.write_bytes(whole.read_bytes()[:-400])
+    status, out, err = medopt("prepare", "msd", "task", "--out", "store", "--workers", 1)
+    assert status == 0
+    assert "2 cases, 2 rejected" in out
+    assert "case_001" in err
+    reasons = pq.read_table(tmp_path / "store" / "rejected.parquet").column("reason").to_pylist()
+    assert len(reasons) == 2
+    assert not any("case_" in reason for reason in reasons)
+    assert medopt("verify", "store")[0] == 0
+    status, _, err = medopt("prepare", "msd", "task", "--out", "other", "--strict", "--workers", 1)
+    assert status == 2
+    assert "--strict" in err
+    assert not (tmp_path / "other").exists()
+
+
+def test_verify_finds_a_changed_array(medopt, tmp_path, small_store):
+    import shutil
+
+    shutil.copytree(small_store("segmentation", 2).path, tmp_path / "store")
+    array = min((tmp_path / "store" / "arrays").glob("*.npy"))
+    content = bytearray(array.read_bytes())
+    content[-1] ^= 1
+    array.chmod(0o600)
+    array.write_bytes(content)
+    status, _, err = medopt("verify", "store")
+    assert status == 1
+    assert array.name in err
+
+
+def test_a_full_disk_is_exit_1_and_the_run_goes_on_from_there(medopt, study, monkeypatch):
+    import errno
+
+    from bench import run
+
+    own_write = run.write_trial
+    calls = []
+
+    def full(*args, **kwargs):
+        calls.append(1)
+        if len(calls) > 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        own_write(*args, **kwargs)
+
+    monkeypatch.setattr(run, "write_trial", full)
+    status, _, err = medopt("run", study)
+    assert status == 1
+    assert "No space left" in err
+    monkeypatch.setattr(run, "write_trial", own_write)
+    assert medopt("run", study)[0] == 0
+
+
+def lengthen(study):
+    """Make a study of 36 trials, each long enough to be met in the middle."""
+    text = study.read_text().replace("folds: 3", "folds: 3\nseeds: [0, 1, 2, 3, 4, 5]")
+    study.write_text(text.replace("epochs: 2", "epochs: 12"))
+
+
+def start(study, *words):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MEDOPT_KEY": "test"}
+    code = "from bench.cli import main; main()"
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", code, "run", str(study), *words],
+        cwd=study.parent,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for(process, run, count):
+    end = time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        if len(list((run / "trials").glob("*.parquet"))) >= count:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"no {count} trials: {process.stderr.read() if process.poll() else 'too slow'}")
+
+
+def test_ctrl_c_leaves_a_run_that_resumes(medopt, study, tmp_path):
+    lengthen(study)
+    run = tmp_path / "runs" / "small"
+    process = start(study)
+    wait_for(process, run, 2)
+    process.send_signal(signal.SIGINT)
+    assert "goes on from there" in process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    done = set(results.finished(run))
+    assert 2 <= len(done) < 36
+    assert medopt("run", study)[0] == 0
+    assert done < set(results.finished(run))
+
+
+@pytest.mark.slow
+def test_kill_9_ten_times_and_the_metrics_are_those_of_an_uninterrupted_run(
+    medopt, study, tmp_path
+):
+    lengthen(study)
+    assert medopt("run", study, "--out", "whole")[0] == 0
+    run = tmp_path / "cut"
+    rng = np.random.default_rng(0)
+    written: dict[str, int] = {}
+    for _ in range(10):
+        process = start(study, "--out", str(run))
+        wait_for(process, run, min(len(written) + 1, 36))
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        process.wait()
+        times = {p.name: p.stat().st_mtime_ns for p in (run / "trials").glob("*.parquet")}
+        # No finished trial was written a second time.
+        assert all(times[name] == when for name, when in written.items())
+        written = times
+    assert medopt("run", study, "--out", run)[0] == 0
+    assert results.read(run, "metrics").equals(results.read(tmp_path / "whole", "metrics"))
+    assert results.read(run, "cases").equals(results.read(tmp_path / "whole", "cases"))
