@@ -1,1 +1,93 @@
 """Raw files to cases, cases to a store, a store to batches."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from loaders.cases import Kind
+
+if TYPE_CHECKING:
+    from loaders.host import Batch
+
+__all__ = ["KINDS", "LOADERS", "LoaderRow"]
+
+
+class _Kinds(Mapping[str, Kind]):
+    """Name to Kind, each imported when it is asked for: a reader's libraries take long to load."""
+
+    def __init__(self, where: Mapping[str, str]) -> None:
+        self._where = where
+
+    def __getitem__(self, name: str) -> Kind:
+        module, _, attribute = self._where[name].partition(":")
+        kind: Kind = getattr(import_module(module), attribute)
+        return kind
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._where)
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+
+KINDS: Mapping[str, Kind] = _Kinds(
+    {
+        "lidc": "loaders.lidc:LIDC",
+        "brats": "loaders.brats:BRATS",
+        "msd": "loaders.decathlon:MSD",
+        "nnunet": "loaders.decathlon:NNUNET",
+        "medmnist": "loaders.medmnist:MEDMNIST",
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderRow:
+    """A way to turn a store and a sampler into batches on a device.
+
+    `open(store, sampler, *, batch_size, batches, start, shard, threads, device)` is a context
+    manager over an iterator of exactly `batches` batches; every loader gives the same ones.
+    """
+
+    name: str
+    summary: str
+    open: Callable[..., AbstractContextManager[Iterator["Batch"]]]
+    available: Callable[[], bool]
+
+
+def _open_dali(*arguments: Any, **settings: Any) -> AbstractContextManager[Iterator["Batch"]]:
+    from loaders.dali import open_dali
+
+    return open_dali(*arguments, **settings)
+
+
+def _open_torch(*arguments: Any, **settings: Any) -> AbstractContextManager[Iterator["Batch"]]:
+    from loaders.host import open_torch
+
+    return open_torch(*arguments, **settings)
+
+
+def _has_dali() -> bool:
+    return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
+
+
+LOADERS: dict[str, LoaderRow] = {
+    row.name: row
+    for row in (
+        LoaderRow(
+            name="dali",
+            summary="NVIDIA DALI: reads patches and augments in its own threads, or on the GPU",
+            open=_open_dali,
+            available=_has_dali,
+        ),
+        LoaderRow(
+            name="torch",
+            summary="numpy and torch alone: the same batches wherever DALI has no wheel",
+            open=_open_torch,
+            available=lambda: True,
+        ),
+    )
+}

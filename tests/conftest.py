@@ -52,11 +52,11 @@ def small_meta(task: str, dims: int) -> Meta:
     )
 
 
-def small_cases(meta: Meta, count: int, seed: int = 0) -> Iterator[Case]:
-    """Give cases of two channels, two cases a patient, shapes that differ a little."""
-    rng = np.random.default_rng(seed)
+def small_cases(meta: Meta, count: int, side: int) -> Iterator[Case]:
+    """Give cases of two channels, two cases a patient, sides of `side` to `side + 4`."""
+    rng = np.random.default_rng(0)
     for n in range(count):
-        shape = tuple(int(16 + 2 * rng.integers(0, 3)) for _ in range(meta.dims))
+        shape = tuple(int(side + 2 * rng.integers(0, 3)) for _ in range(meta.dims))
         field = gaussian_filter(rng.normal(size=shape), 2.5)
         field /= field.std()
         noise = rng.normal(size=(2, *shape))
@@ -79,7 +79,7 @@ def small_cases(meta: Meta, count: int, seed: int = 0) -> Iterator[Case]:
 
 
 def read_small(item: Item, meta: Meta) -> Iterator[Case]:
-    yield from small_cases(meta, item.extra["count"])
+    yield from small_cases(meta, **item.extra)
 
 
 SMALL = Kind(
@@ -93,15 +93,15 @@ SMALL = Kind(
 
 
 @pytest.fixture(scope="session")
-def small_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Store]:
-    """Return a maker of small stores by (task, dims), each made once a session."""
+def small_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Store]:
+    """Return a maker of small stores by (task, dims, side), each made once a session."""
     folder = tmp_path_factory.mktemp("stores")
 
-    def make(task: str, dims: int) -> Store:
-        out = folder / f"{task}{dims}"
+    def make(task: str, dims: int, side: int = 16) -> Store:
+        out = folder / f"{task}-{dims}-{side}"
         if not out.exists():
             meta = small_meta(task, dims)
-            item = Item(key="all", paths=(), extra={"count": 40})
+            item = Item(key="all", paths=(), extra={"count": 40, "side": side})
             survey = Survey(meta=meta, items=(item,), rejected=())
             write_store(SMALL, survey, out, key=b"test", workers=1, strict=True)
         return open_store(out)
@@ -111,12 +111,14 @@ def small_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int]
 
 @pytest.fixture(scope="session")
 def make_trial(
-    small_store: Callable[[str, int], Store],
+    small_store: Callable[..., Store],
 ) -> Callable[..., tuple[Trial, DataSet, Path]]:
     """Return a maker of (trial, data, base) for run_trial; keywords replace fields of the trial."""
 
-    def make(task: str, dims: int = 2, **changes: object) -> tuple[Trial, DataSet, Path]:
-        store = small_store(task, dims)
+    def make(
+        task: str, dims: int = 2, side: int = 16, **changes: object
+    ) -> tuple[Trial, DataSet, Path]:
+        store = small_store(task, dims, side)
         splits = split_store(store, folds=4, repeats=1, seed=0, inner_fraction=0.25)
         data = DataSet(name=store.meta.name, path=store.path, splits=splits)
         model = "plain_cnn" if task == "classification" else "unet_small"
@@ -132,7 +134,7 @@ def make_trial(
             "seed": 0,
             "epochs": 3,
             "batch_size": 4,
-            "patch": (16,) * dims,
+            "patch": (side,) * dims,
             "augment": Augment(),
             "patience": 10,
             "stop_on": "score",

@@ -1,0 +1,183 @@
+"""BraTS, every release since 2018 under its own names and its own meaning of the labels.
+
+A file is known by its name alone, wherever under the source it lies. The patient is the group where
+the name tells it (2023 and later), since several scans of one patient would else meet in a fold.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loaders.cases import BadCase, BadSource, Item, Kind, Meta, Survey, settings
+from loaders.nifti import read, stem
+
+# Role in the file's name to channel, in the order that the channels are stored in.
+_OLD = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
+_NEW = {"t1n": "t1n", "t1c": "t1c", "t2w": "t2w", "t2f": "t2f"}
+_CORES = ("background", "necrotic or non-enhancing core", "oedema", "enhancing tumour")
+# Nested: whole tumour, tumour core, enhancing tumour.
+_REGIONS = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """How the files of some years are named, and what their labels mean.
+
+    `pattern` matches a file's name without its ending: groups `case`, `patient` and `role`.
+    `label_values[i]` is the number in the files of `classes[i]`.
+    """
+
+    name: str
+    pattern: re.Pattern[str]
+    roles: dict[str, str]
+    label_values: tuple[int, ...]
+    classes: tuple[str, ...] = _CORES
+    regions: dict[str, tuple[int, ...]] = field(default_factory=lambda: dict(_REGIONS))
+    group_source: str
+    source: str
+
+
+RELEASES = (
+    Release(
+        name="BraTS 2018-2021",
+        pattern=re.compile(
+            r"(?P<case>(?P<patient>brats(?:18|19|20|2021)_.+))_(?P<role>t1|t1ce|t2|flair|seg)",
+            re.IGNORECASE,
+        ),
+        roles=_OLD,
+        # 3 was merged into 1 before 2018, and 4 kept its number.
+        label_values=(0, 1, 2, 4),
+        group_source="case",
+        source="Baid et al. 2021, arXiv 2107.02314; Menze et al. 2015, 10.1109/TMI.2014.2377694",
+    ),
+    Release(
+        name="BraTS 2023",
+        pattern=re.compile(
+            r"(?P<case>(?P<patient>BraTS-(?:GLI|SSA)-\d{5})-0\d\d)-(?P<role>t1n|t1c|t2w|t2f|seg)"
+        ),
+        roles=_NEW,
+        label_values=(0, 1, 2, 3),
+        group_source="patient",
+        source="Adewole et al. 2023, arXiv 2305.19369; Baid et al. 2021, arXiv 2107.02314",
+    ),
+    Release(
+        # Scans after treatment are numbered from 100 on, and 4 is what the surgeon took away.
+        name="BraTS 2024 post-treatment",
+        pattern=re.compile(
+            r"(?P<case>(?P<patient>BraTS-GLI-\d{5})-[1-9]\d\d)-(?P<role>t1n|t1c|t2w|t2f|seg)"
+        ),
+        roles=_NEW,
+        label_values=(0, 1, 2, 3, 4),
+        classes=(*_CORES, "resection cavity"),
+        regions={**_REGIONS, "RC": (4,)},
+        group_source="patient",
+        source="de Verdier et al. 2024, arXiv 2405.18368",
+    ),
+)
+# The segmentation of case 355 of 2020 has this name, W39_1998.09.19_Segm.nii, and no other.
+_STRAY_LABEL = re.compile(r"[^_]+_.+_Segm")
+_OTHER_TUMOUR = re.compile(r"BraTS-(?P<tumour>[A-Z-]+?)-\d+-\d+-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Files:
+    """The files of one case by role; a role with two files is a fault."""
+
+    patient: str
+    folder: Path
+    roles: dict[str, list[Path]]
+
+
+def survey(source: Path, options: Mapping[str, Any]) -> Survey:
+    """Find the cases under a folder by the names of their files; raises BadSource."""
+    settings("brats", BRATS.options, options)
+    release, cases = _find(source)
+    items, rejected = [], []
+    for case, files in sorted(cases.items()):
+        reason = _fault(files, release)
+        if reason is not None:
+            where = str(files.folder.relative_to(source) / case)
+            rejected.append(BadCase(reason, where=where, key=case))
+            continue
+        paths = tuple(files.roles[role][0] for role in (*release.roles, "seg"))
+        items.append(Item(key=case, paths=paths, extra={"group": files.patient}))
+    meta = Meta(
+        kind="brats",
+        name=release.name,
+        task="segmentation",
+        dims=3,
+        channels=tuple(release.roles.values()),
+        classes=release.classes,
+        regions=release.regions,
+        positive=None,
+        normalize="case",
+        fill=0.0,
+        unit="volume",
+        group_source=release.group_source,
+        source=release.source,
+        licence="unknown",
+        options={"label_values": release.label_values, "lowest": None},
+    )
+    return Survey(meta=meta, items=tuple(items), rejected=tuple(rejected))
+
+
+def _find(source: Path) -> tuple[Release, dict[str, _Files]]:
+    if not source.is_dir():
+        raise BadSource(f"there is no folder {source}")
+    found: dict[str, dict[str, _Files]] = {}
+    strays: dict[Path, list[Path]] = {}
+    others: set[str] = set()
+    for folder, _, names in os.walk(source):
+        for name in sorted(names):
+            path = Path(folder, name)
+            label = stem(path)
+            if label is None:
+                continue
+            for release in RELEASES:
+                if match := release.pattern.fullmatch(label):
+                    cases = found.setdefault(release.name, {})
+                    new = _Files(patient=match["patient"], folder=path.parent, roles={})
+                    roles = cases.setdefault(match["case"], new).roles
+                    roles.setdefault(match["role"].lower(), []).append(path)
+            if _STRAY_LABEL.fullmatch(label):
+                strays.setdefault(path.parent, []).append(path)
+            if match := _OTHER_TUMOUR.match(label):
+                others.add(match["tumour"])
+    if len(found) > 1:
+        raise BadSource(
+            f"{source} holds {' and '.join(sorted(found))}, whose labels differ: prepare each apart"
+        )
+    if not found:
+        hint = f" (BraTS-{min(others)} is there, whose labels are not known)" if others else ""
+        known = ", ".join(release.name for release in RELEASES)
+        raise BadSource(f"{source} holds no file named as in {known}{hint}")
+    (name, cases), *_ = found.items()
+    for files in cases.values():
+        if "seg" not in files.roles and files.folder in strays:
+            files.roles["seg"] = strays[files.folder]
+    return next(release for release in RELEASES if release.name == name), cases
+
+
+def _fault(files: _Files, release: Release) -> str | None:
+    for role, paths in files.roles.items():
+        if len(paths) > 1:
+            return f"there are {len(paths)} files of {role}"
+    missing = [role for role in release.roles if role not in files.roles]
+    if len(missing) == len(release.roles):
+        return "the label has no image"
+    if missing:
+        return f"channel {missing[0]} is missing"
+    return None if "seg" in files.roles else "the image has no label"
+
+
+BRATS = Kind(
+    name="brats",
+    summary="brain tumours in four-channel MRI, files as in BraTS 2018 to 2024",
+    source="https://www.synapse.org/brats",
+    survey=survey,
+    read=read,
+    options={},
+)

@@ -1,0 +1,199 @@
+"""The words that every reader and the store share: a source's survey, its items, its cases."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+JSON: TypeAlias = "str | int | float | bool | Sequence[JSON] | Mapping[str, JSON] | None"
+Array: TypeAlias = NDArray[Any]
+
+# What an image may be stored as, smallest first.
+IMAGE_TYPES: tuple[np.dtype[Any], ...] = tuple(
+    np.dtype(name) for name in ("uint8", "int16", "uint16", "float32")
+)
+# A mask is uint8, so a data set has at most this many classes.
+MAX_CLASSES = 256
+
+
+class BadCase(ValueError):  # noqa: N818 - it names the case; "error" would suggest that the run broke
+    """One case that cannot be used: the run goes on, and rejected.parquet keeps the reason.
+
+    `reason` is one sentence that names no path and no identity, for it is stored. `where` is the
+    path relative to the source, for the terminal alone. `key` is the real identifier, which is
+    stored as a keyed hash; None: the item's own.
+    """
+
+    def __init__(self, reason: str, *, where: str, key: str | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.where = where
+        self.key = key
+
+    def __reduce__(self) -> tuple[Callable[..., "BadCase"], tuple[str, str, str | None]]:
+        # Exceptions are pickled by their positional arguments alone; this one has named ones.
+        return _bad_case, (self.reason, self.where, self.key)
+
+
+def _bad_case(reason: str, where: str, key: str | None) -> BadCase:
+    return BadCase(reason, where=where, key=key)
+
+
+class BadSource(ValueError):  # noqa: N818 - as BadCase
+    """A whole source that cannot be used: a missing folder, an unknown option, no usable case."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meta:
+    """What holds for every case of a store.
+
+    `classes[i]` is the name of label i; in segmentation 0 is the background. `regions` names the
+    foreground regions that are scored, each a union of labels; empty in classification. `positive`
+    is the class that counts as positive (the disease) in binary classification, else None.
+    `normalize` is "case" (z-score over the case's own non-zero voxels: MRI) or "train" (mean and
+    standard deviation of the training part: CT, 2-D). `fill` is the raw value outside the image.
+    `unit` is what a case is: "image", "lesion", "volume". `group_source` says what the group is:
+    "patient", or "case" where the source has no such column. `options` are the reader's settings
+    that shaped the arrays.
+    """
+
+    kind: str
+    name: str
+    task: Literal["classification", "segmentation"]
+    dims: Literal[2, 3]
+    channels: tuple[str, ...]
+    classes: tuple[str, ...]
+    regions: dict[str, tuple[int, ...]]
+    positive: int | None
+    normalize: Literal["case", "train"]
+    fill: float
+    unit: str
+    group_source: str
+    source: str
+    licence: str
+    options: dict[str, JSON]
+
+    def __post_init__(self) -> None:
+        """Refuse what no store can hold; raises ValueError."""
+        if self.task not in ("classification", "segmentation"):
+            raise ValueError(f"task is {self.task!r}; it is classification or segmentation")
+        if self.dims not in (2, 3):
+            raise ValueError(f"dims is {self.dims!r}; it is 2 or 3")
+        if self.normalize not in ("case", "train"):
+            raise ValueError(f"normalize is {self.normalize!r}; it is case or train")
+        if not self.channels:
+            raise ValueError("channels is empty")
+        if not 2 <= len(self.classes) <= MAX_CLASSES:
+            raise ValueError(f"there are {len(self.classes)} classes; 2 to {MAX_CLASSES} can be")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"two classes share a name: {', '.join(self.classes)}")
+        if bool(self.regions) != (self.task == "segmentation"):
+            raise ValueError("segmentation has regions, classification has none")
+        for name, labels in self.regions.items():
+            if not labels or not all(0 < label < len(self.classes) for label in labels):
+                raise ValueError(f"region {name} unites labels {labels} of {len(self.classes)}")
+        if self.positive is not None and not 0 <= self.positive < len(self.classes) == 2:
+            raise ValueError(f"positive is {self.positive} among {len(self.classes)} classes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One unit of reading work: cheap, picklable, and the source of one case or of several.
+
+    `key` is the real identifier in the source; it is hashed and never stored.
+    """
+
+    key: str
+    paths: tuple[Path, ...]
+    extra: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One image with its answer.
+
+    `key` and `group` are real identifiers, which the store hashes; `group` is `key` where the
+    source has no group column. `image` (C, *spatial) has one of IMAGE_TYPES; `label` is the class
+    (classification), `mask` (*spatial) the uint8 label map (segmentation). Spatial axes run
+    Z, Y, X or Y, X; `spacing` is in mm along each, nan where unknown. `split` is the source's
+    official part, None where it has none.
+    """
+
+    key: str
+    group: str
+    image: Array
+    label: int | None
+    mask: Array | None
+    spacing: tuple[float, ...]
+    split: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What a source holds, found without reading its images."""
+
+    meta: Meta
+    items: tuple[Item, ...]
+    rejected: tuple[BadCase, ...]
+
+
+Read: TypeAlias = Callable[[Item, Meta], Iterator[Case | BadCase]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One row of `loaders.KINDS`: how a kind of source is read.
+
+    `survey(source, options)` lists it and raises BadSource. `read(item, meta)` gives an item's
+    cases: it yields a BadCase for one case that cannot be used and goes on, or raises BadCase to
+    reject the whole item. `options` maps each setting to its default and its meaning.
+    """
+
+    name: str
+    summary: str
+    source: str
+    survey: Callable[[Path, Mapping[str, Any]], Survey]
+    read: Read
+    options: Mapping[str, tuple[JSON, str]]
+
+
+def settings(
+    kind: str, options: Mapping[str, tuple[JSON, str]], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return every option of a kind: the given value in the type of its default, or the default.
+
+    `given` may hold text, as a command line has it. Raises BadSource on an unknown name and on a
+    value that is not of the default's type.
+    """
+    if unknown := sorted(set(given) - set(options)):
+        known = ", ".join(options) or "none"
+        raise BadSource(f"{kind} has no option {unknown[0]!r}; its options are: {known}")
+    return {
+        name: _as_type_of(default, given[name], f"{kind} option {name}")
+        if name in given
+        else default
+        for name, (default, _) in options.items()
+    }
+
+
+def _as_type_of(default: JSON, value: Any, what: str) -> JSON:
+    wanted = type(default).__name__
+    if isinstance(default, bool):
+        known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if str(value).lower() not in known:
+            raise BadSource(f"{what} is {value!r}; it is true or false")
+        return known[str(value).lower()]
+    if isinstance(default, int | float):
+        try:
+            return type(default)(value)
+        except (TypeError, ValueError):
+            raise BadSource(f"{what} is {value!r}, which is no {wanted}") from None
+    if isinstance(default, str) and not isinstance(value, str):
+        raise BadSource(f"{what} is {value!r}, which is no text")
+    if isinstance(value, str) and isinstance(default, Sequence) and not isinstance(default, str):
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        return [_as_type_of(default[0], part, what) for part in parts] if default else parts
+    return value  # type: ignore[no-any-return]  # text, or a list as a script hands it over

@@ -1,0 +1,335 @@
+"""Segmentation folders of the Medical Segmentation Decathlon and of nnU-Net, which took them over.
+
+Both hold `imagesTr`, `labelsTr` and `dataset.json`. The Decathlon (medicaldecathlon.com) keeps the
+channels of a case in one file's last axis, nnU-Net (its documentation/dataset_format.md) in one
+file a channel, `CASE_0000.nii.gz`. The Decathlon's description may be missing here.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loaders.cases import JSON, BadCase, BadSource, Item, Kind, Meta, Survey, settings
+from loaders.nifti import AIR, MAX_LABEL, NiftiError, found_labels, read, read_header, stem
+
+# Assumption: a description that lists ten thousand cases takes a few MiB.
+MAX_DESCRIPTION = 16 << 20
+MODALITIES = ("auto", "ct", "mri")
+_GROUP: dict[str, tuple[JSON, str]] = {
+    "group": ("", "regular expression whose first group is the patient in a case's name"),
+    "modality": ("auto", "ct or mri; auto: what dataset.json says, mri where it says nothing"),
+}
+# Task01 numbers the parts of a brain tumour in its own way; these regions are BraTS's, nested.
+_BRAIN_TUMOUR = ("edema", "non-enhancing tumor", "enhancing tumor")
+_BRAIN_TUMOUR_REGIONS: dict[str, tuple[int, ...]] = {"WT": (1, 2, 3), "TC": (2, 3), "ET": (3,)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Labels:
+    """What the numbers of the label files mean: `values[i]` is that of `classes[i]`."""
+
+    values: tuple[int, ...]
+    classes: tuple[str, ...]
+    regions: dict[str, tuple[int, ...]]
+
+
+def survey_msd(source: Path, options: Mapping[str, Any]) -> Survey:
+    """List a Decathlon folder, or one of CASE_image and CASE_label files; raises BadSource."""
+    chosen = settings("msd", MSD.options, options)
+    about = _description(source)
+    if "channel_names" in about:
+        raise BadSource(f"{source} is an nnU-Net folder: prepare it as `nnunet`")
+    images, labels = _msd_files(source)
+    listed = _listed(about)
+    pairs: dict[str, tuple[Path, Path]] = {}
+    rejected = []
+    for case in sorted({*images, *labels, *listed}):
+        mine, truth = images.get(case, []), labels.get(case, [])
+        reason = _count_fault("image", mine) or _count_fault("label", truth)
+        if reason is None:
+            pairs[case] = (mine[0], truth[0])
+        else:
+            rejected.append(BadCase(reason, where=case, key=case))
+    if not pairs:
+        raise BadSource(f"{source} holds no image with its label{_first(rejected)}")
+    if chosen["labels"]:
+        named = dict(enumerate(name.strip() for name in chosen["labels"].split(",")))
+    elif "labels" in about:
+        named = _msd_labels(about, source)
+    else:
+        numbers = found_labels([label for _, label in pairs.values()])
+        named = {number: f"label_{number}" if number else "background" for number in numbers}
+    meta = _meta("msd", about, chosen, _msd_channels(about, pairs, source), _by_class(named))
+    return _survey(meta, pairs, rejected, chosen["group"])
+
+
+def survey_nnunet(source: Path, options: Mapping[str, Any]) -> Survey:
+    """List a raw nnU-Net data set (version 2, or 1 with `modality`); raises BadSource."""
+    chosen = settings("nnunet", NNUNET.options, options)
+    about = _description(source)
+    names = _dictionary(about, "channel_names" if "channel_names" in about else "modality", source)
+    if about.get("file_ending", ".nii.gz") not in (".nii.gz", ".nii"):
+        raise BadSource(f"{source} holds {about['file_ending']} files; only NIfTI is read")
+    channels = tuple(str(names[number]) for number in sorted(names, key=_number))
+    images, labels = _folder(source, "imagesTr"), _folder(source, "labelsTr")
+    parts: dict[str, dict[int, list[Path]]] = {}
+    for name, paths in images.items():
+        if match := re.fullmatch(r"(.+)_(\d{4})", name):
+            parts.setdefault(match[1], {})[int(match[2])] = paths
+    if not parts:
+        raise BadSource(f"{source}: no file in imagesTr is named CASE_0000.nii.gz")
+    files: dict[str, tuple[Path, ...]] = {}
+    rejected = []
+    for case in sorted({*parts, *labels}):
+        mine = [parts.get(case, {}).get(number, []) for number in range(len(channels))]
+        faults = [
+            _count_fault(f"channel {channel}", paths)
+            for channel, paths in zip(channels, mine, strict=True)
+        ]
+        faults.append(_count_fault("label", labels.get(case, [])))
+        if reason := next((fault for fault in faults if fault), None):
+            rejected.append(BadCase(reason, where=case, key=case))
+        else:
+            files[case] = (*(paths[0] for paths in mine), labels[case][0])
+    if not files:
+        raise BadSource(f"{source} holds no image with its label{_first(rejected)}")
+    meta = _meta("nnunet", about, chosen, channels, _nnunet_labels(about, source))
+    return _survey(meta, files, rejected, chosen["group"])
+
+
+# Files
+
+
+def _folder(source: Path, name: str) -> dict[str, list[Path]]:
+    folder = source / name
+    if not folder.is_dir():
+        raise BadSource(f"{source} has no folder {name}")
+    return _stems(sorted(folder.iterdir()))
+
+
+def _stems(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        if (name := stem(path)) is not None:
+            found.setdefault(name, []).append(path)
+    return found
+
+
+def _msd_files(source: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    if (source / "imagesTr").is_dir():
+        return _folder(source, "imagesTr"), _folder(source, "labelsTr")
+    flat = _stems(sorted(source.iterdir()))
+    images, labels = (
+        {name.removesuffix(end): paths for name, paths in flat.items() if name.endswith(end)}
+        for end in ("_image", "_label")
+    )
+    if not images:
+        raise BadSource(f"{source} has neither a folder imagesTr nor files CASE_image.nii.gz")
+    return images, labels
+
+
+def _count_fault(what: str, paths: Sequence[Path]) -> str | None:
+    if len(paths) == 1:
+        return None
+    missing = "the image has no label" if what == "label" else f"the {what} is missing"
+    return f"there are {len(paths)} files of the {what}" if paths else missing
+
+
+def _first(rejected: Sequence[BadCase]) -> str:
+    return f": {rejected[0].where}: {rejected[0].reason}" if rejected else ""
+
+
+def _survey(
+    meta: Meta, files: Mapping[str, tuple[Path, ...]], rejected: Sequence[BadCase], pattern: str
+) -> Survey:
+    items = tuple(
+        Item(key=case, paths=paths, extra={"group": _patient(case, pattern)})
+        for case, paths in files.items()
+    )
+    return Survey(meta=meta, items=items, rejected=tuple(rejected))
+
+
+def _patient(case: str, pattern: str) -> str:
+    if not pattern:
+        return case
+    try:
+        match = re.search(pattern, case)
+        patient = match[1] if match else None
+    except (re.error, IndexError) as error:
+        raise BadSource(f"option group: {pattern!r} is no pattern with a group ({error})") from None
+    if not patient:
+        raise BadSource(f"option group: {pattern!r} finds no patient in the case {case}")
+    return patient
+
+
+# dataset.json
+
+
+def _description(source: Path) -> dict[str, Any]:
+    """Return what dataset.json says, nothing where there is none; raises BadSource."""
+    if not source.is_dir():
+        raise BadSource(f"there is no folder {source}")
+    path = source / "dataset.json"
+    if not path.is_file():
+        return {}
+    if path.stat().st_size > MAX_DESCRIPTION:
+        raise BadSource(f"{path} is larger than {MAX_DESCRIPTION >> 20} MiB")
+    try:
+        about = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise BadSource(f"{path} is not JSON ({error})") from None
+    if not isinstance(about, dict):
+        raise BadSource(f"{path} is not a JSON object")
+    return about
+
+
+def _dictionary(about: Mapping[str, Any], name: str, source: Path) -> dict[str, Any]:
+    value = about.get(name)
+    if not isinstance(value, dict) or not value:
+        raise BadSource(f"{source / 'dataset.json'} has no {name!r}, or it is no object")
+    return value
+
+
+def _number(text: Any) -> int:
+    """Return a label or channel number of dataset.json, where it stands as text or number."""
+    try:
+        number = int(text)
+    except (TypeError, ValueError):
+        raise BadSource(f"dataset.json: {text!r} is no number of a label or channel") from None
+    if not 0 <= number <= MAX_LABEL:
+        raise BadSource(f"dataset.json: number {number} is outside 0 to {MAX_LABEL}")
+    return number
+
+
+def _listed(about: Mapping[str, Any]) -> set[str]:
+    """Return the cases that dataset.json says are there."""
+    training = about.get("training", [])
+    entries = training if isinstance(training, list) else []
+    names = (entry.get("image") for entry in entries if isinstance(entry, dict))
+    stems = (stem(Path(name)) for name in names if isinstance(name, str))
+    return {name for name in stems if name is not None}
+
+
+def _msd_channels(
+    about: Mapping[str, Any], pairs: Mapping[str, tuple[Path, Path]], source: Path
+) -> tuple[str, ...]:
+    if "modality" in about:
+        names = _dictionary(about, "modality", source)
+        return tuple(str(names[number]) for number in sorted(names, key=_number))
+    for image, _ in pairs.values():
+        try:
+            shape = read_header(image).shape
+        except NiftiError:
+            continue
+        return tuple(f"channel_{number}" for number in range(shape[3] if len(shape) > 3 else 1))
+    raise BadSource(f"{source} holds no image with a valid header")
+
+
+def _msd_labels(about: Mapping[str, Any], source: Path) -> dict[int, str]:
+    labels = _dictionary(about, "labels", source)
+    return {_number(number): str(name) for number, name in labels.items()}
+
+
+def _by_class(named: Mapping[int, str]) -> _Labels:
+    """Make every foreground class a region of its own, and BraTS's regions of BraTS's classes."""
+    values = tuple(sorted(named))
+    if values[:1] != (0,) or len(values) < 2:
+        raise BadSource(f"the labels are {', '.join(map(str, values))}: 0 and one more are needed")
+    classes = tuple(named[value] for value in values)
+    plain = tuple(name.lower().replace("tumour", "tumor") for name in classes[1:])
+    regions: dict[str, tuple[int, ...]] = {
+        name: (index,) for index, name in enumerate(classes) if index
+    }
+    if plain == _BRAIN_TUMOUR:
+        regions = dict(_BRAIN_TUMOUR_REGIONS)
+    return _Labels(values=values, classes=classes, regions=regions)
+
+
+def _nnunet_labels(about: Mapping[str, Any], source: Path) -> _Labels:
+    """Return the labels of nnU-Net, where a name may unite several numbers (regions)."""
+    labels = _dictionary(about, "labels", source)
+    if "ignore" in labels:
+        raise BadSource(f"{source} has an `ignore` label (sparse annotation), which is not read")
+    if all(str(name).isdigit() for name in labels):
+        return _by_class(_msd_labels(about, source))
+    united = {
+        name: tuple(map(_number, value if isinstance(value, list) else [value]))
+        for name, value in labels.items()
+    }
+    if united.get("background") != (0,):
+        raise BadSource(f"{source / 'dataset.json'}: label 'background' is not 0")
+    if all(len(numbers) == 1 for numbers in united.values()):
+        return _by_class({numbers[0]: name for name, numbers in united.items()})
+    values = tuple(sorted({0, *(number for numbers in united.values() for number in numbers)}))
+    single = {numbers[0]: name for name, numbers in united.items() if len(numbers) == 1}
+    regions = {
+        name: tuple(values.index(number) for number in numbers)
+        for name, numbers in united.items()
+        if name != "background"
+    }
+    classes = tuple(single.get(value, f"label_{value}") for value in values)
+    return _Labels(values=values, classes=classes, regions=regions)
+
+
+def _meta(
+    kind: str,
+    about: Mapping[str, Any],
+    chosen: Mapping[str, Any],
+    channels: tuple[str, ...],
+    labels: _Labels,
+) -> Meta:
+    if chosen["modality"] not in MODALITIES:
+        known = ", ".join(MODALITIES)
+        raise BadSource(f"option modality is {chosen['modality']!r}; it is one of {known}")
+    modality = chosen["modality"]
+    if modality == "auto":
+        modality = "ct" if {name.strip().lower() for name in channels} == {"ct"} else "mri"
+    is_ct = modality == "ct"
+    try:
+        return Meta(
+            kind=kind,
+            name=str(about.get("name", kind)),
+            task="segmentation",
+            dims=3,
+            channels=channels,
+            classes=labels.classes,
+            regions=labels.regions,
+            positive=None,
+            normalize="train" if is_ct else "case",
+            fill=AIR if is_ct else 0.0,
+            unit="volume",
+            group_source="patient" if chosen["group"] else "case",
+            source=str(about.get("reference", "unknown")),
+            licence=str(about.get("licence", about.get("license", "unknown"))),
+            options={
+                "label_values": labels.values,
+                "lowest": AIR if is_ct else None,
+                "modality": modality,
+            },
+        )
+    except ValueError as error:
+        raise BadSource(f"dataset.json: {error}") from None
+
+
+MSD = Kind(
+    name="msd",
+    summary="volumes and label maps as in the Medical Segmentation Decathlon",
+    source="Antonelli et al. 2022, 10.1038/s41467-022-30695-9; http://medicaldecathlon.com",
+    survey=survey_msd,
+    read=read,
+    options={
+        **_GROUP,
+        "labels": ("", "names of label 0, 1, ... with commas; empty: dataset.json, or as found"),
+    },
+)
+NNUNET = Kind(
+    name="nnunet",
+    summary="a raw data set of nnU-Net",
+    source="Isensee et al. 2021, 10.1038/s41592-020-01008-z; github.com/MIC-DKFZ/nnUNet",
+    survey=survey_nnunet,
+    read=read,
+    options=_GROUP,
+)

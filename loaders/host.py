@@ -1,0 +1,128 @@
+"""Batches by numpy and torch alone: only the patch is read, and it is flipped while it is copied.
+
+DALI (loaders/dali.py) gives the same batches bit for bit on a CPU.
+"""
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
+from types import EllipsisType
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from loaders.sampler import Draws, Sampler, batch_positions
+from loaders.store import Store
+
+_Index: TypeAlias = "tuple[slice | EllipsisType, ...]"
+_FLIPS = {False: slice(None), True: slice(None, None, -1)}
+
+
+class Batch(NamedTuple):
+    """Samples on the device, the caller's to keep.
+
+    `image` (B, C, *patch) float32. `target`: the class (B,) int64, or the label map (B, *patch)
+    uint8 of a segmentation set, 0 outside the image.
+    """
+
+    image: torch.Tensor
+    target: torch.Tensor
+
+
+def gather(store: Store, draws: Draws) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Return the samples of `draws`: image and target as in Batch, in numpy.
+
+    Reads the patches alone from the memory maps. Raises ValueError where the store's fill is no
+    value of its image type, StoreError where an array cannot be read.
+    """
+    n, channels, patch = len(draws), draws.gain.shape[1], draws.patch
+    columns = (..., *[None] * len(patch))
+    gain, offset = draws.gain[columns], draws.offset[columns]
+    fill = np.float32(fill_of(store))
+    image = np.empty((n, channels, *patch), dtype=np.float32)
+    mask = np.zeros((n, *patch), dtype=np.uint8) if store.meta.task == "segmentation" else None
+    # The part of each patch that lies inside its image.
+    low = np.maximum(draws.origin, 0)
+    high = np.maximum(np.minimum(draws.origin + patch, store.shapes[draws.case]), low)
+    whole = (high - low == patch).all(axis=1)
+    rows = zip(
+        draws.case.tolist(),
+        draws.origin.tolist(),
+        low.tolist(),
+        high.tolist(),
+        draws.flip.tolist(),
+        whole.tolist(),
+        strict=True,
+    )
+    for row, (case, origin, start, stop, flip, inside) in enumerate(rows):
+        source: _Index = (..., *(slice(a, b) for a, b in zip(start, stop, strict=True)))
+        mirror: _Index = (..., *(_FLIPS[turned] for turned in flip))
+        place: _Index = (...,)
+        if not inside:
+            image[row] = fill * gain[row]
+            place = (
+                ...,
+                *(slice(a - o, b - o) for a, b, o in zip(start, stop, origin, strict=True)),
+            )
+        # As plain arrays: slices of a memory map are slow to make.
+        pixels = np.asarray(store.image(case))
+        np.multiply(pixels[source], gain[row], out=image[row][mirror][place])
+        if mask is not None:
+            mask[row][mirror][place] = np.asarray(store.mask(case))[source]
+    image += offset
+    return image, store.labels[draws.case] if mask is None else mask
+
+
+def fill_of(store: Store) -> float:
+    """Return the raw value outside the image; raises ValueError where no voxel could have it."""
+    fill = store.meta.fill
+    kind = store.image_type
+    if kind.kind in "iu" and not (
+        float(fill).is_integer() and np.iinfo(kind).min <= fill <= np.iinfo(kind).max
+    ):
+        raise ValueError(f"store {store.path}: fill is {fill}, which {kind} cannot hold")
+    return fill
+
+
+def open_torch(
+    store: Store,
+    sampler: Sampler,
+    *,
+    batch_size: int,
+    batches: int,
+    start: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    threads: int,
+    device: torch.device,
+) -> AbstractContextManager[Iterator[Batch]]:
+    """Open the stream of `batches` global batches from position `start` on, for one rank.
+
+    `batch_size` is the global one; rank and world in `shard`. `threads` threads prepare batches, at
+    most threads + 1 ahead; what goes wrong in one is raised at its batch. Raises ValueError.
+    """
+    fill_of(store)
+
+    def positions(batch: int) -> NDArray[np.int64]:
+        return batch_positions(batch, batch_size=batch_size, start=start, shard=shard)
+
+    positions(0)  # What is wrong with the arguments is raised here rather than in a thread.
+
+    def prepare(batch: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        return gather(store, sampler.draw(positions(batch)))
+
+    def stream() -> Generator[Batch]:
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
+        try:
+            ahead = deque(pool.submit(prepare, k) for k in range(min(threads + 1, batches)))
+            for batch in range(batches):
+                image, target = ahead.popleft().result()
+                if batch + threads + 1 < batches:
+                    ahead.append(pool.submit(prepare, batch + threads + 1))
+                yield Batch(torch.from_numpy(image).to(device), torch.from_numpy(target).to(device))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    return closing(stream())

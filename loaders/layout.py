@@ -1,0 +1,166 @@
+"""How a store lies on disk: its files, the columns of its tables, and .npy files that grow.
+
+store.json       format, kind, content hash, image type, meta, and every file's SHA-256
+cases.parquet    one row a case, in the order of the content hashes
+rejected.parquet one row a rejected case, with the reason
+arrays/*.npy     C-ordered images and masks: one file a case, or packs of equal 2-D images
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from loaders.cases import Meta
+
+# Raised when the files change, or what a reader makes of the same source: older stores are then
+# refused by name and older unfinished ones are not resumed.
+FORMAT = 1
+PACK_CASES = 4096
+
+CASES = pa.schema(
+    [
+        pa.field("case_id", pa.string(), nullable=False),
+        pa.field("group_id", pa.string(), nullable=False),
+        pa.field("split", pa.string()),
+        pa.field("label", pa.int64(), nullable=False),
+        pa.field("content_hash", pa.string(), nullable=False),
+        pa.field("image_file", pa.string(), nullable=False),
+        pa.field("image_row", pa.int64()),
+        pa.field("mask_file", pa.string()),
+        pa.field("mask_row", pa.int64()),
+        *(
+            pa.field(name, pa.list_(kind), nullable=False)
+            for name, kind in (
+                ("shape", pa.int64()),
+                ("spacing", pa.float64()),
+                ("boxes", pa.int64()),
+                ("class_counts", pa.int64()),
+                ("count", pa.float64()),
+                ("total", pa.float64()),
+                ("squares", pa.float64()),
+                ("low", pa.float64()),
+                ("high", pa.float64()),
+                ("histogram", pa.int32()),
+            )
+        ),
+    ]
+)
+REJECTED = pa.schema(
+    [
+        pa.field("case_id", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+    ]
+)
+
+
+# What of a store's meta, beside its arrays, decides the numbers of a trial.
+_DECISIVE = ("task", "dims", "classes", "regions", "positive", "normalize", "fill")
+
+
+class StoreError(ValueError):
+    """A store that is missing, unfinished, broken or not the one asked for."""
+
+
+def content_hash(meta: Meta, hashes: list[str], groups: list[str]) -> str:
+    """Return the hash of a store's content, whatever its key, its ids and the order of its cases.
+
+    It covers each case's image, answer and spacing, which cases form a group, and the settings of
+    `meta` that decide what a trial does with them.
+    """
+    members: dict[str, list[str]] = {}
+    for group, case in zip(groups, hashes, strict=True):
+        members.setdefault(group, []).append(case)
+    known = meta_to_json(meta)
+    text = json.dumps(
+        [
+            {name: known[name] for name in _DECISIVE},
+            sorted(sorted(cases) for cases in members.values()),
+        ]
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def meta_to_json(meta: Meta) -> dict[str, Any]:
+    """Return a meta as JSON has it: lists for tuples."""
+    known: dict[str, Any] = json.loads(json.dumps(asdict(meta), allow_nan=False))
+    return known
+
+
+def meta_from_json(known: Mapping[str, Any]) -> Meta:
+    """Return the meta that `meta_to_json` wrote; raises ValueError, TypeError or KeyError."""
+    regions = {name: tuple(labels) for name, labels in known["regions"].items()}
+    tuples = {name: tuple(known[name]) for name in ("channels", "classes")}
+    return Meta(**{**known, **tuples, "regions": regions})
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Return what `store.json` of a store says; raises StoreError."""
+    text = path / "store.json"
+    if not text.is_file():
+        state = "is not a store" if path.exists() else "does not exist"
+        if building_folder(path).exists():
+            state = "is unfinished: run the same `medopt prepare` again to go on with it"
+        raise StoreError(f"store {path} {state}")
+    try:
+        known = json.loads(text.read_bytes())
+        found = known["format"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise StoreError(f"store {path}: store.json is damaged") from None
+    if found != FORMAT:
+        raise StoreError(
+            f"store {path} has format {found}, this version reads {FORMAT}: prepare it again"
+        )
+    return dict(known)
+
+
+def building_folder(out: Path) -> Path:
+    """Return the folder where a store grows until it is whole."""
+    return out.with_name(f"{out.name}.building")
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file whole and on the disk; raises OSError."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write a Parquet file through memory, so that a full disk is an OSError with its number."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    write_file(path, sink.getvalue().to_pybytes())
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table:
+    """Return a table of a store, of exactly these columns; raises StoreError."""
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"store {path.parent}: {path.name} cannot be read ({error})") from None
+    if table.schema.names != schema.names or table.schema.types != schema.types:
+        raise StoreError(f"store {path.parent}: {path.name} has other columns than this version's")
+    return table
+
+
+def sync_folder(path: Path) -> None:
+    """Put the names in a folder on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,303 @@
+"""NIfTI volumes to cases: checked before they are read, reoriented to RAS, labels renumbered.
+
+The format: NIfTI-1 (nifti.nimh.nih.gov/nifti-1) and NIfTI-2. A file is believed in nothing: what
+its header declares is compared with the bytes that are there before memory is taken for it.
+"""
+
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from loaders.cases import Array, BadCase, Case, Item, Meta
+
+# Its functions are not annotated.
+nib: Any = nibabel
+
+ENDINGS = (".nii.gz", ".nii")
+# CT, in Hounsfield units: what lies outside the scanner's circle is written as -1024 to -3024.
+AIR = -1000.0
+# Where the magic of a one-file NIfTI stands, and what it is; pairs of .hdr and .img are not read.
+KINDS = ((344, b"n+1\0", nib.Nifti1Header), (4, b"n+2\0", nib.Nifti2Header))
+# Deflate cannot shrink data further (zlib technical notes, zlib.net/zlib_tech.html).
+DEFLATE_LIMIT = 1032
+# Assumption: larger than any clinical volume (a 2000-slice CT in float64 is 4 GiB).
+MAX_BYTES = 8 << 30
+# Bytes that may follow the voxels: padding of some writers.
+MAX_TRAILER = 1 << 20
+CHUNK = 1 << 22
+# Corners of an image and of its label may lie this far apart, in voxels: two writers' rounding of
+# one affine to float32 moves them by 1e-4 at most, a shift that matters by far more.
+AFFINE_TOLERANCE = 0.01
+# Labels larger than this are no label map.
+MAX_LABEL = 65535
+MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a NIfTI file declares, found true of its size.
+
+    `shape` is the file's (X, Y, Z) or (X, Y, Z, C), `affine` (4, 4) maps voxels to mm.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    affine: Array
+    offset: int
+    slope: float
+    intercept: float
+
+
+class NiftiError(ValueError):
+    """What is wrong with one file, in words that name no path."""
+
+
+def stem(path: Path) -> str | None:
+    """Return a file's name without its NIfTI ending; None where it is no NIfTI file.
+
+    Hidden files are none: archives made on a Mac hold `._name.nii.gz` beside each file.
+    """
+    for ending in ENDINGS:
+        if path.name.endswith(ending) and not path.name.startswith("."):
+            return path.name.removesuffix(ending)
+    return None
+
+
+def read_header(path: Path) -> Header:
+    """Read a file's header and hold it against the file's size; raises NiftiError."""
+    with _opened(path) as file:
+        raw = file.read(540)
+    kind = next((kind for place, magic, kind in KINDS if raw[place:].startswith(magic)), None)
+    if kind is None or len(raw) < kind.sizeof_hdr:
+        raise NiftiError("is not a NIfTI file")
+    try:
+        # Unchecked: nibabel would mend some faults and print others; what matters is checked here.
+        header = kind.from_fileobj(io.BytesIO(raw), check=False)
+        shape = tuple(int(length) for length in header.get_data_shape())
+        dtype = header.get_data_dtype()
+        slope, intercept = header.get_slope_inter()
+        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
+        unit = header.get_xyzt_units()[0]
+        offset = int(header["vox_offset"]) or header.single_vox_offset
+    except (nib.spatialimages.HeaderDataError, ValueError, OverflowError, KeyError) as error:
+        raise NiftiError(f"has a header that is not valid NIfTI ({error})") from None
+    if dtype.kind not in "uif" or dtype.itemsize > 8:
+        raise NiftiError(f"holds {dtype}, which is no real number of up to 64 bits")
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    affine[:3] *= MM_PER_UNIT.get(unit, 1.0)
+    if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
+        raise NiftiError("has an affine that is not invertible")
+    _check_size(path, shape, dtype, offset)
+    return Header(
+        shape=shape,
+        dtype=dtype,
+        affine=affine,
+        offset=offset,
+        slope=1.0 if slope is None else float(slope),
+        intercept=0.0 if intercept is None else float(intercept),
+    )
+
+
+def _check_size(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int) -> None:
+    if not shape or min(shape) < 1:
+        raise NiftiError(f"is empty: its shape is {' x '.join(map(str, shape)) or 'missing'}")
+    declared = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if declared > MAX_BYTES:
+        raise NiftiError(f"declares {declared >> 30} GiB of voxels, more than any volume has")
+    on_disk = path.stat().st_size
+    most = on_disk * DEFLATE_LIMIT if path.name.endswith(".gz") else on_disk
+    if offset < 0 or offset + declared > most:
+        raise NiftiError("is truncated: its header declares more voxels than the file can hold")
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedIOBase]:
+    """Open a file, through gzip where compressed; what breaks while reading is a NiftiError."""
+    try:
+        with path.open("rb") as plain:
+            if not path.name.endswith(".gz"):
+                yield plain
+                return
+            with gzip.GzipFile(fileobj=plain) as packed:
+                yield packed
+    except EOFError:
+        raise NiftiError("is truncated") from None
+    except (gzip.BadGzipFile, zlib.error):
+        raise NiftiError("is damaged: it cannot be decompressed") from None
+    except OSError as error:
+        raise NiftiError(f"cannot be read ({error.strerror})") from None
+
+
+def read_voxels(path: Path, header: Header) -> Array:
+    """Return a file's voxels in the header's shape, scaled; raises NiftiError.
+
+    Memory is touched as voxels come, so that a header that lies within a compressed file's
+    possible size still costs only what the file holds. gzip's own checksum is read to the end.
+    """
+    count = int(np.prod(header.shape)) * header.dtype.itemsize
+    buffer = np.empty(count, dtype=np.uint8)
+    view = buffer.data
+    with _opened(path) as file:
+        file.seek(header.offset)
+        filled = 0
+        while filled < count:
+            got = file.readinto(view[filled : filled + CHUNK])
+            if not got:
+                raise NiftiError("is truncated")
+            filled += got
+        trailer = 0
+        while more := len(file.read(CHUNK)):
+            trailer += more
+            if trailer > MAX_TRAILER:
+                raise NiftiError("holds more than its header declares")
+    voxels: Array = buffer.view(header.dtype).reshape(header.shape, order="F")
+    if (header.slope, header.intercept) == (1.0, 0.0):
+        return voxels
+    scaled = voxels.astype(np.float64)
+    scaled *= header.slope
+    scaled += header.intercept
+    return scaled
+
+
+def to_ras(voxels: Array, affine: Array) -> tuple[Array, tuple[float, float, float]]:
+    """Return voxels (X, Y, Z, ...) with axes to the right, anterior and superior, and the spacing.
+
+    Axes are swapped and flipped, never resampled. The spacing is in mm, in the new order.
+    """
+    order = nib.io_orientation(affine)
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = lengths[np.argsort(order[:, 0])]
+    # Rounded, so that the hash of a case does not hang on a machine's last bit.
+    x, y, z = (round(float(length), 6) for length in spacing)
+    return nib.apply_orientation(voxels, order), (x, y, z)
+
+
+def read_case(
+    images: Sequence[Path],
+    label: Path,
+    *,
+    key: str,
+    group: str,
+    label_values: Sequence[int],
+    lowest: float | None = None,
+) -> Case:
+    """Read one segmented volume, its channels from several files or from the fourth axis of one.
+
+    `label_values[i]` is the number in the file of class i. Values below `lowest` are raised to it
+    (CT: what lies outside the scanner's circle, to air). Raises BadCase.
+    """
+    try:
+        headers = [_of("image", read_header, path) for path in images]
+        truth = _of("label", read_header, label)
+        _agree(headers, truth)
+        mask = _to_classes(_of("label", read_voxels, label, truth), label_values)
+        volumes = [
+            to_ras(_of("image", read_voxels, path, header), header.affine)
+            for path, header in zip(images, headers, strict=True)
+        ]
+    except NiftiError as error:
+        raise BadCase(str(error), where=key) from None
+    # (X, Y, Z) to (Z, Y, X), or of one file with channels (X, Y, Z, C) to (C, Z, Y, X)
+    channels = [voxels.T for voxels, _ in volumes]
+    image = channels[0] if channels[0].ndim == 4 else np.stack(channels)
+    if lowest is not None and image.min() < lowest:
+        image = np.maximum(image, image.dtype.type(lowest))
+    return Case(
+        key=key,
+        group=group,
+        image=image,
+        label=None,
+        mask=to_ras(mask, truth.affine)[0].T,
+        spacing=volumes[0][1][::-1],
+    )
+
+
+def read(item: Item, meta: Meta) -> Iterator[Case]:
+    """Read an item whose paths are its channels and, last, its label; `extra` has the group.
+
+    `meta.options` has what `read_case` is to know: label_values, lowest.
+    """
+    *images, label = item.paths
+    known: dict[str, Any] = meta.options
+    yield read_case(
+        images,
+        label,
+        key=item.key,
+        group=item.extra["group"],
+        label_values=known["label_values"],
+        lowest=known["lowest"],
+    )
+
+
+def _of(what: str, step: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return step(*arguments)
+    except NiftiError as error:
+        raise NiftiError(f"the {what} {error}") from None
+
+
+def _agree(images: Sequence[Header], label: Header) -> None:
+    """Hold the shapes and affines of a case's files against each other; raises NiftiError."""
+    for header in images:
+        if len(header.shape) not in ((3, 4) if len(images) == 1 else (3,)):
+            raise NiftiError(f"the image has {len(header.shape)} axes")
+    shape = images[0].shape[:3]
+    for what, header in (*(("channel", header) for header in images[1:]), ("label", label)):
+        if header.shape != shape:
+            sizes = [" x ".join(map(str, size)) for size in (header.shape, shape)]
+            raise NiftiError(f"the {what} is {sizes[0]}, the image {sizes[1]}")
+        corners = np.array(np.meshgrid(*((0, length) for length in shape), [1])).reshape(4, -1)
+        apart = np.linalg.norm((header.affine - images[0].affine) @ corners, axis=0).max()
+        voxel = np.linalg.norm(images[0].affine[:3, :3], axis=0).min()
+        if apart > AFFINE_TOLERANCE * voxel:
+            raise NiftiError(f"the {what}'s affine puts it {apart:.3g} mm away from the image")
+
+
+def _to_classes(voxels: Array, label_values: Sequence[int]) -> Array:
+    """Return class indices as uint8 for the numbers of a label file; raises NiftiError."""
+    numbers = _whole_numbers(voxels)
+    table = np.full(MAX_LABEL + 1, -1, dtype=np.int16)
+    table[list(label_values)] = np.arange(len(label_values))
+    classes = table[numbers]
+    if classes.min() < 0:
+        known = ", ".join(map(str, label_values))
+        strange = numbers[classes < 0].min()
+        raise NiftiError(f"the label holds {strange}, known are {known}")
+    return classes.astype(np.uint8)
+
+
+def _whole_numbers(voxels: Array) -> Array:
+    """Return a label file's voxels as indices 0..MAX_LABEL; raises NiftiError."""
+    if voxels.dtype.kind == "f":
+        if not np.isfinite(voxels).all():
+            raise NiftiError("the label holds NaN or infinity")
+        if not (voxels == np.rint(voxels)).all():
+            raise NiftiError("the label holds numbers that are not whole")
+    low, high = voxels.min(), voxels.max()
+    if low < 0 or high > MAX_LABEL:
+        raise NiftiError(f"the label holds {low if low < 0 else high:.0f}, which is no class")
+    return voxels.astype(np.uint16)
+
+
+def found_labels(labels: Sequence[Path]) -> list[int]:
+    """Return the numbers in use over label files, 0 among them; files that are bad are passed by.
+
+    They are met again, and rejected by name, when their cases are read.
+    """
+    found = {0}
+    for path in labels:
+        try:
+            numbers = _whole_numbers(read_voxels(path, read_header(path)))
+        except NiftiError:
+            continue
+        found |= {int(number) for number in np.flatnonzero(np.bincount(numbers.ravel(order="K")))}
+    return sorted(found)

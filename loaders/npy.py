@@ -1,0 +1,69 @@
+"""Numpy's .npy files, written as a stream: on the disk at the end, however many rows come."""
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from loaders.cases import Array
+
+
+class ArrayFile:
+    """A new .npy file: one array whole, or (`grow`) equal arrays stacked one after the other.
+
+    The number of rows is known at the end alone; numpy's header leaves room for it.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], *, grow: bool):
+        self.path = path
+        self.rows = 0
+        self._dtype = dtype
+        self._shape = shape
+        self._grow = grow
+        self._file = path.open("xb")
+        self._write_header()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def fits(self, array: Array) -> bool:
+        """Tell whether an array is of the file's shape and type."""
+        return array.shape == self._shape and array.dtype == self._dtype
+
+    def append(self, array: Array) -> int | None:
+        """Write one array of the file's shape and type; return its row, None in a whole file."""
+        if array.shape != self._shape or (self.rows and not self._grow):
+            raise ValueError(f"an array of {array.shape} does not fit a file of {self._shape}")
+        # Not tofile(): on a full disk that raises an OSError without its number.
+        self._file.write(np.ascontiguousarray(array, dtype=self._dtype).data)
+        self.rows += 1
+        return self.rows - 1 if self._grow else None
+
+    def close(self) -> None:
+        """Finish the header and put the file on the disk."""
+        if self._file.closed:
+            return
+        with self._file:
+            if self._grow:
+                self._file.seek(0)
+                self._write_header()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def _write_header(self) -> None:
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self._dtype),
+            "fortran_order": False,
+            "shape": (self.rows, *self._shape) if self._grow else self._shape,
+        }
+        np.lib.format.write_array_header_1_0(self._file, header)

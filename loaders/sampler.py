@@ -1,0 +1,232 @@
+"""Which sample stands where in the training stream, and how it is cut, flipped and scaled.
+
+The stream is a pure function of the seed and the position, so every optimizer, loss, loader and
+number of processes at one (fold, seed) sees the same samples, and a run taken up in the middle goes
+on with the samples it would have had.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a sample is cut out of its case and augmented.
+
+    `patch`: voxels along each spatial axis. `flip`: mirror each axis with probability 1/2.
+    `scale`: contrast is multiplied by a factor drawn in 1 ± scale, for each channel. `shift`:
+    brightness is moved by up to ± shift standard deviations, for each channel. `foreground`: share
+    of the patches that are centred on a random point in the box of a foreground region; cases
+    without foreground give random patches. Raises ValueError.
+    """
+
+    patch: tuple[int, ...]
+    flip: bool
+    scale: float
+    shift: float
+    foreground: float
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn."""
+        if not self.patch or min(self.patch) < 1:
+            raise ValueError(f"patch is {self.patch}; each side is at least 1")
+        for name, value, top in (
+            ("scale", self.scale, 1.0),
+            ("shift", self.shift, np.inf),
+            ("foreground", self.foreground, 1.0),
+        ):
+            if not 0 <= value <= top:
+                raise ValueError(f"{name} is {value}; it lies between 0 and {top}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """n samples: from where they are read and what is done to them.
+
+    `patch`: its shape (d). `case` (n,) int64: row in the store. `origin` (n, d) int64: first voxel
+    of the patch, which may lie outside the image, where `meta.fill` stands. `flip` (n, d) bool.
+    `gain`, `offset` (n, C) float32: sample = raw * gain + offset, rounded to float32 twice.
+    """
+
+    patch: tuple[int, ...]
+    case: Indices
+    origin: Indices
+    flip: NDArray[np.bool_]
+    gain: NDArray[np.float32]
+    offset: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.case)
+
+    def __getitem__(self, rows: NDArray[Any] | slice) -> "Draws":
+        return Draws(
+            patch=self.patch,
+            case=self.case[rows],
+            origin=self.origin[rows],
+            flip=self.flip[rows],
+            gain=self.gain[rows],
+            offset=self.offset[rows],
+        )
+
+
+class Sampler:
+    """The stream of training samples of one training part under one seed.
+
+    Position p is sample p % n of epoch p // n, n = len(cases); each epoch is a fresh permutation,
+    and the stream runs on over the end of an epoch, so that every batch is full. What is drawn for
+    a position does not depend on which augmentations the recipe turns on.
+
+    `cases` (n,) int64: rows of the training part. `shapes` (N, d) int64, `boxes`
+    (N, regions, 2, d) int64, `mean` and `std` (N, C): of all N cases of the store. Raises
+    ValueError.
+    """
+
+    def __init__(
+        self,
+        *,
+        cases: NDArray[np.integer[Any]],
+        shapes: NDArray[np.integer[Any]],
+        boxes: NDArray[np.integer[Any]],
+        mean: Floats,
+        std: Floats,
+        recipe: Recipe,
+        seed: int,
+    ) -> None:
+        self.cases: Indices = np.asarray(cases, dtype=np.int64)
+        self.recipe = recipe
+        self.seed = seed
+        self._patch = np.array(recipe.patch, dtype=np.int64)
+        self._shapes: Indices = np.asarray(shapes, dtype=np.int64)
+        self._boxes: Indices = np.asarray(boxes, dtype=np.int64)
+        self._mean = np.asarray(mean, dtype=np.float64)
+        self._std = np.asarray(std, dtype=np.float64)
+        if not len(self.cases):
+            raise ValueError("the training part has no case")
+        if self._shapes.shape[1] != len(recipe.patch):
+            raise ValueError(
+                f"patch {recipe.patch} has {len(recipe.patch)} axes, "
+                f"the images have {self._shapes.shape[1]}"
+            )
+        if not (self._std > 0).all():
+            raise ValueError("std has an entry that is not above 0")
+        # Regions with foreground first, so that the k-th of a case is `_regions[case, k]`.
+        filled = self._boxes[:, :, 0, 0] >= 0
+        self._n_filled: Indices = filled.sum(axis=1)
+        self._regions: Indices = np.argsort(~filled, axis=1, kind="stable")
+        # The last epochs drawn. A tuple that is replaced whole: loaders draw from several threads.
+        self._recent: tuple[tuple[int, Draws], ...] = ()
+
+    def draw(self, positions: NDArray[np.integer[Any]]) -> Draws:
+        """Return the samples at these positions (n,) of the stream."""
+        epochs, index = np.divmod(np.asarray(positions, dtype=np.int64), len(self.cases))
+        first, last = int(epochs.min()), int(epochs.max())
+        if first == last:
+            return self._epoch(first)[index]
+        parts = [self._epoch(int(epoch))[index[epochs == epoch]] for epoch in np.unique(epochs)]
+        # Back from epoch after epoch to the order that was asked for.
+        back = np.argsort(np.argsort(epochs, kind="stable"), kind="stable")
+        return Draws(
+            patch=self.recipe.patch,
+            case=np.concatenate([part.case for part in parts])[back],
+            origin=np.concatenate([part.origin for part in parts])[back],
+            flip=np.concatenate([part.flip for part in parts])[back],
+            gain=np.concatenate([part.gain for part in parts])[back],
+            offset=np.concatenate([part.offset for part in parts])[back],
+        )
+
+    def centre(self, cases: NDArray[np.integer[Any]]) -> Draws:
+        """Return the cases' centred patches as evaluation takes them: normalised, not augmented."""
+        rows: Indices = np.asarray(cases, dtype=np.int64)
+        plain = np.zeros((len(rows), self._mean.shape[1]))
+        gain, offset = self._intensity(rows, plain + 1, plain)
+        return Draws(
+            patch=self.recipe.patch,
+            case=rows,
+            origin=self._centred(self._shapes[rows]),
+            flip=np.zeros((len(rows), len(self._patch)), dtype=bool),
+            gain=gain,
+            offset=offset,
+        )
+
+    def _epoch(self, epoch: int) -> Draws:
+        for known, draws in self._recent:
+            if known == epoch:
+                return draws
+        draws = self._draw_epoch(epoch)
+        # Two: a batch that runs over the end of an epoch needs both.
+        self._recent = ((epoch, draws), *self._recent[:1])
+        return draws
+
+    def _draw_epoch(self, epoch: int) -> Draws:
+        n, d, channels = len(self.cases), len(self._patch), self._mean.shape[1]
+        # Philox is counter-based (Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3):
+        # one independent stream for each key.
+        generator = np.random.Generator(
+            np.random.Philox(np.random.SeedSequence([self.seed, epoch]))
+        )
+        cases = self.cases[generator.permutation(n)]
+        # Always all of them, so that to turn one augmentation off leaves the others as they were.
+        place, flip, scale, shift, region = np.split(
+            generator.random((n, 2 * d + 2 * channels + 2)),
+            np.cumsum([d, d, channels, channels]),
+            axis=1,
+        )
+        gain, offset = self._intensity(
+            cases, 1 + self.recipe.scale * (2 * scale - 1), self.recipe.shift * (2 * shift - 1)
+        )
+        return Draws(
+            patch=self.recipe.patch,
+            case=cases,
+            origin=self._origins(cases, place, region),
+            flip=(flip < 0.5) & self.recipe.flip,
+            gain=gain,
+            offset=offset,
+        )
+
+    def _intensity(
+        self, cases: Indices, scale: Floats, shift: Floats
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return gain and offset of (raw - mean) / std * scale + shift."""
+        gain = scale / self._std[cases]
+        offset = shift - self._mean[cases] * gain
+        return gain.astype(np.float32), offset.astype(np.float32)
+
+    def _centred(self, shapes: Indices) -> Indices:
+        room = shapes - self._patch
+        return np.where(room >= 0, room // 2, -(-room // 2))
+
+    def _origins(self, cases: Indices, place: Floats, region: Floats) -> Indices:
+        """Return where patches begin; `place` (n, d) and `region` (n, 2) are uniform in [0, 1)."""
+        shapes = self._shapes[cases]
+        room = np.maximum(shapes - self._patch, 0)
+        origin = np.floor(place * (room + 1)).astype(np.int64)
+        biased = (region[:, 0] < self.recipe.foreground) & (self._n_filled[cases] > 0)
+        chosen = cases[biased]
+        nth = np.floor(region[biased, 1] * self._n_filled[chosen]).astype(np.int64)
+        low, high = np.moveaxis(self._boxes[chosen, self._regions[chosen, nth]], 1, 0)
+        point = low + np.floor(place[biased] * (high - low)).astype(np.int64)
+        origin[biased] = np.clip(point - self._patch // 2, 0, room[biased])
+        return np.where(shapes < self._patch, self._centred(shapes), origin)
+
+
+def batch_positions(batch: int, *, batch_size: int, start: int, shard: tuple[int, int]) -> Indices:
+    """Return the stream positions of one rank's share of the k-th batch after position `start`.
+
+    Rank r of w takes the slice [b * r // w : b * (r + 1) // w] of every global batch of b samples,
+    so that the ranks together see what one process would. Raises ValueError.
+    """
+    rank, world = shard
+    if not 0 <= rank < world:
+        raise ValueError(f"shard is {shard}; it is (rank, world) with 0 <= rank < world")
+    if start < 0:
+        raise ValueError(f"start is {start}; it is at least 0")
+    first, last = batch_size * rank // world, batch_size * (rank + 1) // world
+    if first == last:
+        raise ValueError(f"a batch of {batch_size} leaves nothing for rank {rank} of {world}")
+    return start + batch * batch_size + np.arange(first, last)

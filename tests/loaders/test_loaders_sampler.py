@@ -1,0 +1,301 @@
+"""The stream of samples: pure, the same for all who ask, and cut where the recipe says."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loaders.sampler import Draws, Recipe, Sampler, batch_positions
+
+QUICK = settings(max_examples=60, deadline=None)
+N = 7
+SHAPES = np.array([[20, 24, 28]] * N) + np.arange(N)[:, None]
+
+
+def a_recipe(**changes: Any) -> Recipe:
+    base = {"patch": (8, 8, 8), "flip": True, "scale": 0.1, "shift": 0.2, "foreground": 0.5}
+    return Recipe(**{**base, **changes})
+
+
+def boxes_of(n: int, *regions: Sequence[Sequence[int]] | None) -> np.ndarray:
+    """Return boxes (n, regions, 2, 3): the same for every case; None: an empty region."""
+    own = [[[-1] * 3, [-1] * 3] if region is None else region for region in regions]
+    return np.array([own] * n).reshape(n, len(own), 2, 3)
+
+
+def a_sampler(*, recipe: Recipe | None = None, **changes: Any) -> Sampler:
+    base = {
+        "cases": np.arange(N),
+        "shapes": SHAPES,
+        "boxes": boxes_of(N, [[10, 10, 10], [13, 13, 13]], None),
+        "mean": np.full((N, 2), 100.0),
+        "std": np.full((N, 2), 50.0),
+        "seed": 3,
+    }
+    return Sampler(recipe=recipe or a_recipe(), **{**base, **changes})
+
+
+def columns(draws: Draws) -> list[np.ndarray]:
+    return [draws.case, draws.origin, draws.flip, draws.gain, draws.offset]
+
+
+def equal(a: Draws, b: Draws) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(columns(a), columns(b), strict=True))
+
+
+# ---- a pure function of seed and position ----
+
+
+@given(seed=st.integers(0, 2**40), positions=st.lists(st.integers(0, 200), min_size=1, max_size=30))
+@QUICK
+def test_a_draw_depends_on_seed_and_position_alone(seed: int, positions: list[int]) -> None:
+    whole = a_sampler(seed=seed).draw(np.arange(201))
+    asked = a_sampler(seed=seed)
+    at = np.array(positions)
+    assert equal(asked.draw(at), whole[at])
+    # Whatever was drawn before, and one by one.
+    assert all(equal(asked.draw(at[k : k + 1]), whole[at[k : k + 1]]) for k in range(len(at)))
+
+
+@given(sizes=st.lists(st.integers(1, 2 * N + 1), min_size=1, max_size=6))
+@QUICK
+def test_the_batch_size_does_not_change_the_sequence(sizes: list[int]) -> None:
+    sampler = a_sampler()
+    ends = np.cumsum(sizes)
+    parts = [
+        sampler.draw(np.arange(end - size, end)) for size, end in zip(sizes, ends, strict=True)
+    ]
+    together = a_sampler().draw(np.arange(ends[-1]))
+    for k, column in enumerate(columns(together)):
+        np.testing.assert_array_equal(np.concatenate([columns(part)[k] for part in parts]), column)
+
+
+def test_every_epoch_is_a_fresh_permutation_of_the_training_part() -> None:
+    cases = np.array([1, 4, 5, 6])
+    drawn = a_sampler(cases=cases).draw(np.arange(4 * 50)).case.reshape(50, 4)
+    assert all(sorted(epoch.tolist()) == [1, 4, 5, 6] for epoch in drawn)
+    # 24 orders: 50 draws of them show nearly all.
+    assert len({tuple(epoch) for epoch in drawn.tolist()}) > 15
+
+
+def test_epochs_and_seeds_draw_differently() -> None:
+    first, second = (a_sampler().draw(np.arange(N) + N * epoch) for epoch in (0, 1))
+    other = a_sampler(seed=4).draw(np.arange(N))
+    for a, b in ((first, second), (first, other)):
+        assert not np.intersect1d(a.gain, b.gain).size
+        assert not np.array_equal(a.flip, b.flip)
+
+
+def test_what_one_augmentation_draws_does_not_depend_on_the_others() -> None:
+    whole = a_sampler().draw(np.arange(50))
+    for change in ({"flip": False}, {"scale": 0.0}, {"shift": 0.0}, {"foreground": 0.0}):
+        draws = a_sampler(recipe=a_recipe(**change)).draw(np.arange(50))
+        np.testing.assert_array_equal(draws.case, whole.case)
+        if "flip" not in change:
+            np.testing.assert_array_equal(draws.flip, whole.flip)
+        if "foreground" not in change:
+            np.testing.assert_array_equal(draws.origin, whole.origin)
+        if "scale" not in change:
+            np.testing.assert_array_equal(draws.gain, whole.gain)
+
+
+# ---- augmentation ----
+
+
+def test_gain_and_offset_are_scale_and_shift_of_the_normalised_image() -> None:
+    mean = np.array([[100.0, -40.0]] * N)
+    std = np.array([[50.0, 8.0]] * N)
+    draws = a_sampler(mean=mean, std=std).draw(np.arange(3000))
+    scale = draws.gain * std[0]
+    shift = draws.offset + mean[0] * draws.gain
+    for values, centre, reach in ((scale, 1.0, 0.1), (shift, 0.0, 0.2)):
+        assert (np.abs(values - centre) <= reach * 1.0001).all()
+        # Uniform: reaches both ends, and its standard deviation is reach / sqrt(3).
+        np.testing.assert_allclose(values.max(axis=0), centre + reach, atol=0.01 * reach)
+        np.testing.assert_allclose(values.min(axis=0), centre - reach, atol=0.01 * reach)
+        np.testing.assert_allclose(values.std(axis=0), reach / np.sqrt(3), rtol=0.05)
+    assert abs(np.corrcoef(scale.T)[0, 1]) < 0.1, "channels are drawn by themselves"
+    assert draws.gain.dtype == draws.offset.dtype == np.float32
+
+
+def test_flips_are_fair_and_independent_and_can_be_turned_off() -> None:
+    flips = a_sampler().draw(np.arange(4000)).flip
+    np.testing.assert_allclose(flips.mean(axis=0), 0.5, atol=0.03)
+    assert np.abs(np.corrcoef(flips.T) - np.eye(3)).max() < 0.05
+    assert not a_sampler(recipe=a_recipe(flip=False)).draw(np.arange(50)).flip.any()
+
+
+# ---- where patches lie ----
+
+
+@given(
+    shape=st.tuples(*[st.integers(1, 12)] * 3),
+    patch=st.tuples(*[st.integers(1, 12)] * 3),
+    foreground=st.sampled_from([0.0, 0.5, 1.0]),
+    corner=st.tuples(*[st.integers(0, 11)] * 3),
+)
+@QUICK
+def test_a_patch_lies_inside_or_is_centred(
+    shape: tuple[int, ...], patch: tuple[int, ...], foreground: float, corner: tuple[int, ...]
+) -> None:
+    low = [min(c, s - 1) for c, s in zip(corner, shape, strict=True)]
+    sampler = a_sampler(
+        shapes=np.array([shape] * N),
+        boxes=boxes_of(N, [low, [v + 1 for v in low]]),
+        recipe=a_recipe(patch=patch, foreground=foreground),
+    )
+    for draws in (sampler.draw(np.arange(40)), sampler.centre(np.arange(N))):
+        end = draws.origin + patch
+        for axis, (size, side) in enumerate(zip(shape, patch, strict=True)):
+            before, after = draws.origin[:, axis], size - end[:, axis]
+            if side <= size:
+                assert (before >= 0).all()
+                assert (after >= 0).all()
+            else:
+                # As much padding on both sides, to one voxel.
+                assert (np.abs(before - after) <= 1).all()
+                assert (before <= 0).all()
+                assert (after <= 0).all()
+
+
+def test_random_patches_reach_every_place_alike() -> None:
+    shapes = np.array([[10, 24, 28]] * N)
+    recipe = a_recipe(patch=(8, 8, 28), foreground=0.0)
+    origin = a_sampler(shapes=shapes, recipe=recipe).draw(np.arange(6000)).origin
+    assert set(origin[:, 2].tolist()) == {0}
+    for axis, places in ((0, 3), (1, 17)):
+        share = np.bincount(origin[:, axis], minlength=places) / len(origin)
+        np.testing.assert_allclose(share, 1 / places, atol=0.02)
+
+
+def test_the_asked_share_of_patches_is_centred_on_foreground() -> None:
+    box = np.array([[10, 10, 10], [13, 13, 13]])
+    for share in (0.0, 0.3, 1.0):
+        draws = a_sampler(recipe=a_recipe(foreground=share)).draw(np.arange(4000))
+        centre = draws.origin + 4
+        on = ((centre >= box[0]) & (centre < box[1])).all(axis=1).mean()
+        # A random patch hits the box by chance: 27 of at least 13 * 17 * 21 places.
+        assert on == pytest.approx(share, abs=0.03)
+        if share == 1.0:
+            for axis in range(3):
+                found = np.bincount(centre[:, axis])[10:13] / len(centre)
+                np.testing.assert_allclose(found, 1 / 3, atol=0.03)
+
+
+def test_each_region_with_foreground_is_taken_as_often() -> None:
+    """A small core beside a large whole; an empty region is never taken."""
+    boxes = boxes_of(N, None, [[8, 8, 8], [9, 9, 9]], None, [[14, 14, 14], [15, 15, 15]])
+    recipe = a_recipe(foreground=1.0)
+    centre = a_sampler(boxes=boxes, recipe=recipe).draw(np.arange(2000)).origin + 4
+    places, counts = np.unique(centre, axis=0, return_counts=True)
+    assert places.tolist() == [[8, 8, 8], [14, 14, 14]]
+    np.testing.assert_allclose(counts / 2000, 0.5, atol=0.05)
+
+
+def test_a_box_at_the_border_keeps_the_patch_inside_and_the_box_in_it() -> None:
+    boxes = boxes_of(N, [[0, 0, 27], [1, 24, 28]])
+    recipe = a_recipe(foreground=1.0)
+    draws = a_sampler(boxes=boxes, shapes=np.array([[20, 24, 28]] * N), recipe=recipe).draw(
+        np.arange(500)
+    )
+    assert set(draws.origin[:, 0].tolist()) == {0}
+    assert set(draws.origin[:, 2].tolist()) == {20}
+    assert draws.origin[:, 1].min() == 0
+    assert draws.origin[:, 1].max() == 16
+
+
+@pytest.mark.parametrize("boxes", [boxes_of(N), boxes_of(N, None, None)])
+def test_without_foreground_patches_are_random(boxes: np.ndarray) -> None:
+    """Classification stores have no region, and healthy cases have empty ones."""
+    biased = a_sampler(boxes=boxes, recipe=a_recipe(foreground=1.0)).draw(np.arange(100))
+    plain = a_sampler(boxes=boxes, recipe=a_recipe(foreground=0.0)).draw(np.arange(100))
+    assert equal(biased, plain)
+
+
+def test_a_case_has_its_own_box_and_statistics() -> None:
+    boxes = np.array([[[[k] * 3, [k + 1] * 3]] for k in range(4, 4 + N)])
+    mean = np.arange(2.0 * N).reshape(N, 2)
+    recipe = a_recipe(foreground=1.0, scale=0.0, shift=0.0)
+    sampler = a_sampler(boxes=boxes, mean=mean, std=mean + 1, recipe=recipe)
+    draws = sampler.draw(np.arange(3 * N))
+    np.testing.assert_array_equal(draws.origin, np.tile(draws.case[:, None], 3))
+    np.testing.assert_array_equal(draws.gain, (1 / (mean + 1))[draws.case].astype(np.float32))
+    np.testing.assert_array_equal(draws.offset, (-mean / (mean + 1))[draws.case].astype(np.float32))
+
+
+def test_evaluation_takes_the_centre_and_changes_nothing() -> None:
+    mean = np.arange(2.0 * N).reshape(N, 2)
+    sampler = a_sampler(mean=mean, std=mean + 1, shapes=np.array([[9, 8, 5]] * N))
+    draws = sampler.centre(np.array([5, 2, 2]))
+    assert draws.case.tolist() == [5, 2, 2]
+    assert draws.origin.tolist() == [[0, 0, -1]] * 3
+    assert not draws.flip.any()
+    np.testing.assert_array_equal(draws.gain, (1 / (mean + 1))[[5, 2, 2]].astype(np.float32))
+    np.testing.assert_array_equal(draws.offset, (-mean / (mean + 1))[[5, 2, 2]].astype(np.float32))
+
+
+# ---- shards ----
+
+
+@given(batch_size=st.integers(1, 40), world=st.integers(1, 9), start=st.integers(0, 99))
+@QUICK
+def test_ranks_share_each_global_batch_in_order(batch_size: int, world: int, start: int) -> None:
+    if batch_size < world:
+        with pytest.raises(ValueError, match="leaves nothing for rank"):
+            [
+                batch_positions(0, batch_size=batch_size, start=0, shard=(rank, world))
+                for rank in range(world)
+            ]
+        return
+    for batch in (0, 3):
+        shares = [
+            batch_positions(batch, batch_size=batch_size, start=start, shard=(rank, world))
+            for rank in range(world)
+        ]
+        whole = np.arange(batch_size) + start + batch * batch_size
+        np.testing.assert_array_equal(np.concatenate(shares), whole)
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"patch": ()}, "patch"),
+        ({"patch": (8, 0, 8)}, "patch"),
+        ({"scale": 1.5}, "scale is 1.5; it lies between 0 and 1"),
+        ({"scale": -0.1}, "scale"),
+        ({"shift": -0.1}, "shift"),
+        ({"shift": float("nan")}, "shift"),
+        ({"foreground": 1.1}, "foreground"),
+    ],
+)
+def test_recipes_that_make_no_sense(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        a_recipe(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"cases": np.array([], dtype=np.int64)}, "no case"),
+        ({"shapes": np.array([[9, 9]] * N)}, "patch .* has 3 axes, the images have 2"),
+        ({"std": np.zeros((N, 2))}, "not above 0"),
+    ],
+)
+def test_samplers_that_cannot_be(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        a_sampler(**change)
+
+
+@pytest.mark.parametrize(
+    "change", [{"shard": (2, 2)}, {"shard": (-1, 2)}, {"start": -1}, {"batch_size": 0}]
+)
+def test_batches_that_cannot_be(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"shard|start|nothing"):
+        batch_positions(0, **{"batch_size": 4, "start": 0, "shard": (0, 1), **change})

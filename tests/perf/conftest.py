@@ -1,0 +1,51 @@
+"""The bare loop that run_trial() is measured against: the same work, and nothing else."""
+
+from time import perf_counter
+
+import pytest
+import torch
+
+from bench.rows import loss_row, optimizer_row
+from bench.train import build_model
+from loaders import LOADERS
+from loaders.folds import normalization
+from loaders.sampler import Recipe, Sampler
+
+
+@pytest.fixture
+def bare_loop():
+    """Return a function of (trial, data, base) -> samples/s of its training steps."""
+
+    def run(trial, data, base) -> float:
+        store, split = data.store, data.split(trial.repeat, trial.fold)
+        mean, std = normalization(store.moments, store.meta.normalize, split.train)
+        sampler = Sampler(
+            cases=split.train,
+            shapes=store.shapes,
+            boxes=store.boxes,
+            mean=mean,
+            std=std,
+            recipe=Recipe(patch=trial.patch, **trial.augment.model_dump()),
+            seed=0,
+        )
+        model = build_model(trial.model.name, base, store.path, trial.patch)
+        optimizer = optimizer_row(trial.optimizer.name, {}, base).row.build(model.parameters())
+        loss = loss_row(trial.loss.name, base).row.function
+        batches = trial.epochs * len(split.train) // trial.batch_size
+        model.train()
+        with LOADERS[trial.loader].open(
+            store,
+            sampler,
+            batch_size=trial.batch_size,
+            batches=batches,
+            threads=trial.threads,
+            device=torch.device("cpu"),
+        ) as stream:
+            start = perf_counter()
+            for image, target in stream:
+                optimizer.zero_grad(set_to_none=True)
+                loss(model(image), target.long(), None).mean().backward()
+                optimizer.step()
+            return batches * trial.batch_size / (perf_counter() - start)
+
+    return run
