@@ -173,9 +173,12 @@ def plan(
     measured here; early stopping only shortens it.
     """
     from bench.estimate import estimate
+    from bench.resolve import resolve
     from bench.show import counting, duration
+    from bench.study import load_study
 
-    made = _resolve(study, out_dir, lanes or 1)
+    asked, base = load_study(study)
+    made = resolve(asked, base, out_dir or Path("runs") / asked.name, lanes=lanes or 1)
     _set_threads(made.study.threads)
     with counting(err, "measuring") as told:
         seconds = estimate(made, told) / (lanes or 1)
@@ -304,14 +307,6 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def _resolve(study: Path, out_dir: Path | None, lanes: int) -> Any:
-    from bench.resolve import resolve
-    from bench.study import load_study
-
-    asked, base = load_study(study)
-    return resolve(asked, base, out_dir or Path("runs") / asked.name, lanes=lanes)
-
-
 def _set_threads(threads: int | None) -> None:
     import torch
 
@@ -327,31 +322,40 @@ def _run(
     gpus_per_trial: int,
     trial: str | None,
 ) -> None:
-    from results.report import write_report
-
+    from bench.lanes import room, run_lanes
     from bench.refs import StudyError
-    from bench.resolve import save
+    from bench.resolve import resolve, save
     from bench.run import opened, run_here
     from bench.show import RunDisplay
+    from bench.study import load_study
+    from results.report import write_report
 
     if ray is None and (lanes is not None or gpus_per_trial > 1):
         raise StudyError("--lanes and --gpus-per-trial need --ray.")
-    made = _resolve(study, out_dir, lanes or 1)
+    address = None if ray in (None, "local") else ray
+    asked, base = load_study(study)
+    run = out_dir or Path("runs") / asked.name
+    if ray is None:
+        made = resolve(asked, base, run)
+    else:
+        space = room(asked, address=address, lanes=lanes, gpus_per_trial=gpus_per_trial)
+        lanes = space.lanes
+        made = resolve(
+            asked, base, run, lanes=space.workers_a_node, cores=space.cores, cuda=space.cuda
+        )
     if trial is not None:
         made = made.only(trial)
     save(made)
     with _logging(made.run / "log.txt"), RunDisplay(err).showing() as display:
-        if ray is None:
+        if lanes is None:
             _set_threads(made.study.threads)
             with opened(made, shared_device=False) as queue:
                 run_here(made, queue, display.changed)
                 state = queue.progress()
         else:
-            from bench.lanes import run_lanes
-
             state = run_lanes(
                 made,
-                address=None if ray == "local" else ray,
+                address=address,
                 lanes=lanes,
                 gpus_per_trial=gpus_per_trial,
                 changed=display.changed,

@@ -52,7 +52,7 @@ class Clock:
     def mark(self) -> Any:
         """Return the present moment in the stream of device work."""
         if self._cuda:
-            event = torch.cuda.Event(enable_timing=True)
+            event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch's stub
             event.record()
             return event
         return perf_counter()

@@ -231,12 +231,8 @@ def _connected(address: str | None, *, cores: int = 0, gpus: int = 0) -> Iterato
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "_temp_dir": scratch,
             }
-        elif address.startswith("ray://"):
-            raise StudyError(
-                f"--ray {address}: Ray's client cannot hold lanes. Run medopt on a machine of the "
-                f"cluster, with `--ray auto`."
-            )
         else:
+            _check_address(address)
             options["address"] = address
         try:
             # A worker's sys.path begins with the driver's working folder, and a user's may have its
@@ -254,6 +250,26 @@ def _connected(address: str | None, *, cores: int = 0, gpus: int = 0) -> Iterato
             yield Path(scratch)
         finally:
             ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Raise StudyError if nothing listens there: Ray itself goes on asking for many minutes."""
+    if address.startswith("ray://"):
+        raise StudyError(
+            f"--ray {address}: Ray's client cannot hold lanes. Run medopt on a machine of the "
+            f"cluster, with `--ray auto`."
+        )
+    where = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    host, _, port = where.rpartition(":")
+    if not host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise StudyError(
+            f"--ray {address}: nothing answers at {where} ({error}). Give host:port of the "
+            f"cluster's head, as `ray start --head` prints it."
+        ) from error
 
 
 def _look(address: str) -> list[Node]:

@@ -40,7 +40,9 @@ def load_reference(text: str, base: Path) -> tuple[Any, str]:
 
     Returns the object and the SHA-256 of the source file it stands in, which is part of the
     identity of every trial that uses it. Within a process what was loaded first stays, so that a
-    trial is what its id says, whatever becomes of the file meanwhile. Raises StudyError if there is no such thing.
+    trial is what its id says, whatever becomes of the file meanwhile.
+
+    Raises StudyError if there is no such thing.
     """
     where, _, name = text.rpartition(":")
     if where.endswith(".py"):

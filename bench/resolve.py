@@ -49,15 +49,24 @@ class Plan:
         return replace(self, trials=chosen)
 
 
-def resolve(study: Study, base: Path, run: Path, *, lanes: int, cores: int | None = None) -> Plan:
+def resolve(
+    study: Study,
+    base: Path,
+    run: Path,
+    *,
+    lanes: int = 1,
+    cores: int | None = None,
+    cuda: bool | None = None,
+) -> Plan:
     """Fix every automatic setting of a study and expand it; writes nothing.
 
-    `lanes` trials are to run at once on this machine's `cores` (None: all of them). A run folder
-    that exists already keeps the settings it was made with. Raises StudyError where the study,
+    `lanes` trials are to run at once on one machine's `cores`, with a GPU each where `cuda`; None
+    is as on this machine. A run folder that exists keeps the settings it was made with. Raises StudyError where the study,
     its data or its folds cannot be used, or where it asks for another protocol than the run's.
     """
     before = _earlier(run)
-    study = _fix(study, before, lanes, cores or os.cpu_count() or 1)
+    gpus = torch.cuda.is_available() if cuda is None else cuda
+    study = _fix(study, before, max((cores or os.cpu_count() or 1) // lanes, 1), cuda=gpus)
     saved = _saved_folds(run)
     entries: list[DataEntry] = []
     sets: list[DataSet] = []
@@ -161,14 +170,13 @@ def _splits(table: pa.Table | None, store: Any, name: str) -> list[Split] | None
     return splits
 
 
-def _fix(study: Study, before: Study | None, lanes: int, cores: int) -> Study:
-    cuda = torch.cuda.is_available()
+def _fix(study: Study, before: Study | None, threads: int, *, cuda: bool) -> Study:
     if study.device == "cuda" and not cuda:
         raise StudyError("device: cuda is asked for and no CUDA GPU is here; see `medopt doctor`.")
     device = study.device if study.device != "auto" else ("cuda" if cuda else "cpu")
     automatic = {
         "device": before.device if before else device,
-        "threads": before.threads if before else max(cores // lanes, 1),
+        "threads": before.threads if before else threads,
         "loader": before.loader if before else _first_loader(),
     }
     asked = {

@@ -1,4 +1,4 @@
-"""From a study to a run: what is fixed, what may grow, what is refused; and the user's own parts."""
+"""From a study to a run: what is fixed, what may grow, what is refused; the user's own parts."""
 
 from dataclasses import replace
 from pathlib import Path
