@@ -61,8 +61,10 @@ def resolve(
     """Fix every automatic setting of a study and expand it; writes nothing.
 
     `lanes` trials are to run at once on one machine's `cores`, with a GPU each where `cuda`; None
-    is as on this machine. A run folder that exists keeps the settings it was made with. Raises StudyError where the study,
-    its data or its folds cannot be used, or where it asks for another protocol than the run's.
+    is as on this machine. A run folder that exists keeps the settings it was made with.
+
+    Raises StudyError where the study, its data or its folds cannot be used, or where it asks for
+    another protocol than the run's.
     """
     before = _earlier(run)
     gpus = torch.cuda.is_available() if cuda is None else cuda

@@ -291,24 +291,6 @@ def test_ranks_together_see_what_one_process_sees(
     assert same(joined, whole)
 
 
-def test_a_long_stream_is_a_chain_of_pipelines(
-    stores: dict[str, Store], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = stores["uint16 volumes"]
-    sampler = a_sampler(store, (8, 8, 8))
-    expected = collect("torch", store, sampler, batches=8)
-    built = []
-
-    def watched(*arguments: Any, **settings: Any) -> Any:
-        built.append(len(arguments[1]))
-        return build_pipeline(*arguments, **settings)
-
-    monkeypatch.setattr("loaders.dali.CHAIN", 14)
-    monkeypatch.setattr("loaders.dali.build_pipeline", watched)
-    assert same(collect("dali", store, sampler, batches=8), expected)
-    assert built == [12, 12, 8]
-
-
 # ---- the caller's to keep ----
 
 
@@ -378,43 +360,32 @@ def test_of_a_large_volume_the_patch_alone_is_read(loader: str, tmp_path: Path) 
 # ---- DALI's own operators ----
 
 
-def operators(pipeline: Any) -> list[str]:
-    """Return the operators of a pipeline's graph: "__Flip_4" is a Flip."""
-    return sorted(re.sub(r"^__|_\d+$", "", op.name) for op in pipeline._ops)
+def a_pipeline(store: Store, patch: tuple[int, ...], **changes: Any) -> Any:
+    def feed(batch: int) -> list[Any]:
+        raise NotImplementedError
 
-
-@pytest.mark.parametrize(
-    ("name", "readers"), [("packed uint8", 1), ("int16 volumes with masks", 2)]
-)
-def test_crop_flip_and_intensity_are_operators_of_dali(
-    name: str, readers: int, stores: dict[str, Store]
-) -> None:
-    store, patch = stores[name], STORES[name][1]
     draws = a_sampler(store, patch).draw(np.arange(4))
-    pipeline = build_pipeline(store, draws, batch_size=2, threads=1, device=CPU)
-    try:
-        found = [op for op in operators(pipeline) if op not in ("ExternalSource", "Reshape")]
-    finally:
-        pipeline.__del__()
-    assert found == ["BrightnessContrast", *["Flip"] * readers, *["Numpy"] * readers]
+    return build_pipeline(store, draws, feed, **{"threads": 1, "device": CPU, **changes})
 
 
-def test_no_flip_is_computed_where_nothing_is_flipped(stores: dict[str, Store]) -> None:
-    store = stores["uint16 volumes"]
-    draws = a_sampler(store, (8, 8, 8), flip=False).draw(np.arange(4))
-    pipeline = build_pipeline(store, draws, batch_size=2, threads=1, device=CPU)
+@pytest.mark.parametrize(("name", "arrays"), [("packed uint8", 1), ("int16 volumes with masks", 2)])
+def test_crop_flip_and_intensity_are_operators_of_dali(
+    name: str, arrays: int, stores: dict[str, Store]
+) -> None:
+    pipeline = a_pipeline(stores[name], STORES[name][1])
     try:
-        assert "Flip" not in operators(pipeline)
+        # "__Flip_4" is a Flip.
+        found = [re.sub(r"^__|_\d+$", "", op.name) for op in pipeline._ops]
     finally:
         pipeline.__del__()
+    work = sorted(op for op in found if op not in ("ExternalSource", "Reshape"))
+    assert work == ["BrightnessContrast", *["Flip"] * arrays, *["Slice"] * arrays]
 
 
 def test_dali_runs_with_the_threads_asked_for_and_two_batches_ahead(
     stores: dict[str, Store],
 ) -> None:
-    store = stores["uint16 volumes"]
-    draws = a_sampler(store, (8, 8, 8)).draw(np.arange(8))
-    pipeline = build_pipeline(store, draws, batch_size=2, threads=2, device=CPU)
+    pipeline = a_pipeline(stores["uint16 volumes"], (8, 8, 8), threads=2)
     try:
         assert pipeline.num_threads == 2
         assert pipeline.prefetch_queue_depth == 2

@@ -1,4 +1,4 @@
-"""Speed of lanes: from nothing to the first trial in hand, paid once a lane and not once a trial."""
+"""Speed of lanes: from nothing to the first trial in hand, paid once a lane."""
 
 from time import perf_counter
 
