@@ -162,12 +162,14 @@ def run_lanes(
     """
     cuda = plan.study.device == "cuda"
     group = _Group(workers=gpus_per_trial, threads=plan.study.threads or 1, cuda=cuda)
-    workers = lanes * gpus_per_trial
-    cores = max(workers * group.threads, os.cpu_count() or 1)
     gpus = torch.cuda.device_count() if cuda else 0
     # Lanes that share a machine's cores do not time a trial alone; each has GPUs of its own.
     with opened(plan, shared_device=not cuda and lanes > 1) as queue:
-        if queue.pending():
+        # A lane without a trial to take would only cost its start.
+        lanes = min(lanes, queue.pending())
+        if lanes:
+            workers = lanes * gpus_per_trial
+            cores = max(workers * group.threads, os.cpu_count() or 1)
             with _connected(address, cores=cores, gpus=gpus) as storage:
                 _check_room(_nodes(), workers, group)
                 _run(plan, queue, lanes, group, storage, changed)
@@ -225,11 +227,14 @@ def _connected(address: str | None, *, cores: int = 0, gpus: int = 0) -> Iterato
         if address is None:
             options |= {
                 "address": "local",
+                # Of its own accord Ray asks a public name server which address it has.
+                "_node_ip_address": "127.0.0.1",
                 "num_cpus": cores,
                 "num_gpus": gpus,
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES,
-                "_temp_dir": scratch,
+                # Ray opens its folder to everyone; the one around it stays ours.
+                "_temp_dir": str(Path(scratch, "ray")),
             }
         else:
             _check_address(address)
@@ -420,7 +425,7 @@ def _until_over(
     except Exception as error:
         # Whatever ended a lane, the others go on; if none is left, the run says why.
         log.debug("%s", lane, exc_info=True)
-        over.put((lane, reason(error)))
+        over.put((lane, f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]))
     else:
         over.put((lane, None))
 

@@ -38,9 +38,9 @@ def gather(store: Store, draws: Draws) -> tuple[NDArray[np.float32], NDArray[Any
     Reads the patches alone from the memory maps. Raises ValueError where the store's fill is no
     value of its image type, StoreError where an array cannot be read.
     """
-    n, channels, patch = len(draws), draws.gain.shape[1], draws.patch
+    n, channels, patch = len(draws), draws.centre.shape[1], draws.patch
     columns = (..., *[None] * len(patch))
-    gain, offset = draws.gain[columns], draws.offset[columns]
+    centre, gain = draws.centre[columns], draws.gain[columns]
     fill = np.float32(fill_of(store))
     image = np.empty((n, channels, *patch), dtype=np.float32)
     mask = np.zeros((n, *patch), dtype=np.uint8) if store.meta.task == "segmentation" else None
@@ -62,17 +62,17 @@ def gather(store: Store, draws: Draws) -> tuple[NDArray[np.float32], NDArray[Any
         mirror: _Index = (..., *(_FLIPS[turned] for turned in flip))
         place: _Index = (...,)
         if not inside:
-            image[row] = fill * gain[row]
+            image[row] = fill - centre[row]
             place = (
                 ...,
                 *(slice(a - o, b - o) for a, b, o in zip(start, stop, origin, strict=True)),
             )
         # As plain arrays: slices of a memory map are slow to make.
         pixels = np.asarray(store.image(case))
-        np.multiply(pixels[source], gain[row], out=image[row][mirror][place])
+        np.subtract(pixels[source], centre[row], out=image[row][mirror][place])
         if mask is not None:
             mask[row][mirror][place] = np.asarray(store.mask(case))[source]
-    image += offset
+    image *= gain
     return image, store.labels[draws.case] if mask is None else mask
 
 

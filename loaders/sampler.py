@@ -21,8 +21,8 @@ class Recipe:
 
     `patch`: voxels along each spatial axis. `flip`: mirror each axis with probability 1/2.
     `scale`: contrast is multiplied by a factor drawn in 1 ± scale, for each channel. `shift`:
-    brightness is moved by up to ± shift standard deviations, for each channel. `foreground`: share
-    of the patches that are centred on a random point in the box of a foreground region; cases
+    brightness is then moved by up to ± shift standard deviations, for each channel. `foreground`:
+    share of the patches that are centred on a random point in the box of a foreground region; cases
     without foreground give random patches. Raises ValueError.
     """
 
@@ -36,13 +36,12 @@ class Recipe:
         """Refuse what cannot be drawn."""
         if not self.patch or min(self.patch) < 1:
             raise ValueError(f"patch is {self.patch}; each side is at least 1")
-        for name, value, top in (
-            ("scale", self.scale, 1.0),
-            ("shift", self.shift, np.inf),
-            ("foreground", self.foreground, 1.0),
-        ):
-            if not 0 <= value <= top:
-                raise ValueError(f"{name} is {value}; it lies between 0 and {top}")
+        if not 0 <= self.scale < 1:
+            raise ValueError(f"scale is {self.scale}; it is at least 0 and less than 1")
+        if not 0 <= self.shift < np.inf:
+            raise ValueError(f"shift is {self.shift}; it is at least 0 and finite")
+        if not 0 <= self.foreground <= 1:
+            raise ValueError(f"foreground is {self.foreground}; it lies between 0 and 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +50,26 @@ class Draws:
 
     `patch`: its shape (d). `case` (n,) int64: row in the store. `origin` (n, d) int64: first voxel
     of the patch, which may lie outside the image, where `meta.fill` stands. `flip` (n, d) bool.
-    `gain`, `offset` (n, C) float32: sample = raw * gain + offset, rounded to float32 twice.
+    `centre`, `spread` (n, C) float32: sample = (raw - centre) * gain, rounded to float32 twice,
+    where gain is 1 / spread.
     """
 
     patch: tuple[int, ...]
     case: Indices
     origin: Indices
     flip: NDArray[np.bool_]
-    gain: NDArray[np.float32]
-    offset: NDArray[np.float32]
+    centre: NDArray[np.float32]
+    spread: NDArray[np.float32]
+
+    @property
+    def gain(self) -> NDArray[np.float32]:
+        """1 / spread (n, C), divided as DALI does: in float64, and rounded to float32 once."""
+        return (1.0 / self.spread.astype(np.float64)).astype(np.float32)
+
+    @property
+    def offset(self) -> NDArray[np.float32]:
+        """What makes raw * gain + offset the same as the sample (n, C), but for the rounding."""
+        return -self.centre * self.gain
 
     def __len__(self) -> int:
         return len(self.case)
@@ -70,8 +80,8 @@ class Draws:
             case=self.case[rows],
             origin=self.origin[rows],
             flip=self.flip[rows],
-            gain=self.gain[rows],
-            offset=self.offset[rows],
+            centre=self.centre[rows],
+            spread=self.spread[rows],
         )
 
 
@@ -136,22 +146,21 @@ class Sampler:
             case=np.concatenate([part.case for part in parts])[back],
             origin=np.concatenate([part.origin for part in parts])[back],
             flip=np.concatenate([part.flip for part in parts])[back],
-            gain=np.concatenate([part.gain for part in parts])[back],
-            offset=np.concatenate([part.offset for part in parts])[back],
+            centre=np.concatenate([part.centre for part in parts])[back],
+            spread=np.concatenate([part.spread for part in parts])[back],
         )
 
     def centre(self, cases: NDArray[np.integer[Any]]) -> Draws:
         """Return the cases' centred patches as evaluation takes them: normalised, not augmented."""
         rows: Indices = np.asarray(cases, dtype=np.int64)
-        plain = np.zeros((len(rows), self._mean.shape[1]))
-        gain, offset = self._intensity(rows, plain + 1, plain)
+        centre, spread = self._intensity(rows, 1.0, 0.0)
         return Draws(
             patch=self.recipe.patch,
             case=rows,
             origin=self._centred(self._shapes[rows]),
             flip=np.zeros((len(rows), len(self._patch)), dtype=bool),
-            gain=gain,
-            offset=offset,
+            centre=centre,
+            spread=spread,
         )
 
     def _epoch(self, epoch: int) -> Draws:
@@ -177,7 +186,7 @@ class Sampler:
             np.cumsum([d, d, channels, channels]),
             axis=1,
         )
-        gain, offset = self._intensity(
+        centre, spread = self._intensity(
             cases, 1 + self.recipe.scale * (2 * scale - 1), self.recipe.shift * (2 * shift - 1)
         )
         return Draws(
@@ -185,17 +194,17 @@ class Sampler:
             case=cases,
             origin=self._origins(cases, place, region),
             flip=(flip < 0.5) & self.recipe.flip,
-            gain=gain,
-            offset=offset,
+            centre=centre,
+            spread=spread,
         )
 
     def _intensity(
-        self, cases: Indices, scale: Floats, shift: Floats
+        self, cases: Indices, scale: Floats | float, shift: Floats | float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return gain and offset of (raw - mean) / std * scale + shift."""
-        gain = scale / self._std[cases]
-        offset = shift - self._mean[cases] * gain
-        return gain.astype(np.float32), offset.astype(np.float32)
+        """Return centre and spread that make (raw - mean) / std * scale + shift of raw."""
+        spread = self._std[cases] / scale
+        centre = self._mean[cases] - shift * spread
+        return centre.astype(np.float32), spread.astype(np.float32)
 
     def _centred(self, shapes: Indices) -> Indices:
         room = shapes - self._patch

@@ -155,9 +155,12 @@ def plainly(store: Store, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
                     mask[place] = store.mask(case)[at]
         axes = [axis for axis, turned in enumerate(draws.flip[k]) if turned]
         columns = (slice(None), *[None] * len(draws.patch))
-        scaled = np.flip(out, [axis + 1 for axis in axes]) * draws.gain[k][columns]
-        assert scaled.dtype == np.float32
-        images.append(scaled + draws.offset[k][columns])
+        gain = (1 / draws.spread[k].astype(np.float64)).astype(np.float32)
+        sample = (np.flip(out, [axis + 1 for axis in axes]) - draws.centre[k][columns]) * gain[
+            columns
+        ]
+        assert sample.dtype == np.float32
+        images.append(sample)
         targets.append(
             np.flip(mask, axes) if store.meta.task == "segmentation" else store.labels[case]
         )
@@ -234,8 +237,8 @@ def test_any_patch_of_any_image(data: st.DataObject) -> None:
         case=np.array([0]),
         origin=np.array([origin]),
         flip=np.array([data.draw(st.tuples(*[st.booleans()] * dims))]),
-        gain=np.array([[0.7, 1.3]], np.float32),
-        offset=np.array([[3.1, -0.2]], np.float32),
+        centre=np.array([[3.1, -0.2]], np.float32),
+        spread=np.array([[0.7, 1.3]], np.float32),
     )
     for found, wanted in zip(gather(store, draws), plainly(store, draws), strict=True):  # type: ignore[arg-type]  # what gather reads of a store
         np.testing.assert_array_equal(found, wanted)
@@ -365,21 +368,24 @@ def a_pipeline(store: Store, patch: tuple[int, ...], **changes: Any) -> Any:
         raise NotImplementedError
 
     draws = a_sampler(store, patch).draw(np.arange(4))
-    return build_pipeline(store, draws, feed, **{"threads": 1, "device": CPU, **changes})
+    settings = {"cut": False, "threads": 1, "device": CPU}
+    return build_pipeline(store, draws, feed, **{**settings, **changes})
 
 
+@pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize(("name", "arrays"), [("packed uint8", 1), ("int16 volumes with masks", 2)])
 def test_crop_flip_and_intensity_are_operators_of_dali(
-    name: str, arrays: int, stores: dict[str, Store]
+    name: str, arrays: int, cut: bool, stores: dict[str, Store]
 ) -> None:
-    pipeline = a_pipeline(stores[name], STORES[name][1])
+    pipeline = a_pipeline(stores[name], STORES[name][1], cut=cut)
     try:
         # "__Flip_4" is a Flip.
         found = [re.sub(r"^__|_\d+$", "", op.name) for op in pipeline._ops]
     finally:
         pipeline.__del__()
-    work = sorted(op for op in found if op not in ("ExternalSource", "Reshape"))
-    assert work == ["BrightnessContrast", *["Flip"] * arrays, *["Slice"] * arrays]
+    work = sorted(op for op in found if op != "ExternalSource")
+    each = ["CropMirrorNormalize", "Flip", *["Slice"] * cut]
+    assert work == sorted(each * arrays)
 
 
 def test_dali_runs_with_the_threads_asked_for_and_two_batches_ahead(

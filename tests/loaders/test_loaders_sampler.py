@@ -39,7 +39,7 @@ def a_sampler(*, recipe: Recipe | None = None, **changes: Any) -> Sampler:
 
 
 def columns(draws: Draws) -> list[np.ndarray]:
-    return [draws.case, draws.origin, draws.flip, draws.gain, draws.offset]
+    return [draws.case, draws.origin, draws.flip, draws.centre, draws.spread]
 
 
 def equal(a: Draws, b: Draws) -> bool:
@@ -85,7 +85,7 @@ def test_epochs_and_seeds_draw_differently() -> None:
     first, second = (a_sampler().draw(np.arange(N) + N * epoch) for epoch in (0, 1))
     other = a_sampler(seed=4).draw(np.arange(N))
     for a, b in ((first, second), (first, other)):
-        assert not np.intersect1d(a.gain, b.gain).size
+        assert not np.intersect1d(a.spread, b.spread).size
         assert not np.array_equal(a.flip, b.flip)
 
 
@@ -99,18 +99,19 @@ def test_what_one_augmentation_draws_does_not_depend_on_the_others() -> None:
         if "foreground" not in change:
             np.testing.assert_array_equal(draws.origin, whole.origin)
         if "scale" not in change:
-            np.testing.assert_array_equal(draws.gain, whole.gain)
+            np.testing.assert_array_equal(draws.spread, whole.spread)
 
 
 # ---- augmentation ----
 
 
-def test_gain_and_offset_are_scale_and_shift_of_the_normalised_image() -> None:
+def test_centre_and_spread_are_scale_and_shift_of_the_normalised_image() -> None:
     mean = np.array([[100.0, -40.0]] * N)
     std = np.array([[50.0, 8.0]] * N)
     draws = a_sampler(mean=mean, std=std).draw(np.arange(3000))
-    scale = draws.gain * std[0]
-    shift = draws.offset + mean[0] * draws.gain
+    # (raw - centre) / spread = (raw - mean) / std * scale + shift.
+    scale = std[0] / draws.spread
+    shift = (mean[0] - draws.centre) / draws.spread
     for values, centre, reach in ((scale, 1.0, 0.1), (shift, 0.0, 0.2)):
         assert (np.abs(values - centre) <= reach * 1.0001).all()
         # Uniform: reaches both ends, and its standard deviation is reach / sqrt(3).
@@ -118,7 +119,16 @@ def test_gain_and_offset_are_scale_and_shift_of_the_normalised_image() -> None:
         np.testing.assert_allclose(values.min(axis=0), centre - reach, atol=0.01 * reach)
         np.testing.assert_allclose(values.std(axis=0), reach / np.sqrt(3), rtol=0.05)
     assert abs(np.corrcoef(scale.T)[0, 1]) < 0.1, "channels are drawn by themselves"
+    assert draws.centre.dtype == draws.spread.dtype == np.float32
+
+
+def test_gain_and_offset_say_the_same() -> None:
+    draws = a_sampler().draw(np.arange(50))
     assert draws.gain.dtype == draws.offset.dtype == np.float32
+    for raw in (-1000.0, 0.0, 4000.0):
+        np.testing.assert_allclose(
+            raw * draws.gain + draws.offset, (raw - draws.centre) / draws.spread, atol=1e-4
+        )
 
 
 def test_flips_are_fair_and_independent_and_can_be_turned_off() -> None:
@@ -222,8 +232,8 @@ def test_a_case_has_its_own_box_and_statistics() -> None:
     sampler = a_sampler(boxes=boxes, mean=mean, std=mean + 1, recipe=recipe)
     draws = sampler.draw(np.arange(3 * N))
     np.testing.assert_array_equal(draws.origin, np.tile(draws.case[:, None], 3))
-    np.testing.assert_array_equal(draws.gain, (1 / (mean + 1))[draws.case].astype(np.float32))
-    np.testing.assert_array_equal(draws.offset, (-mean / (mean + 1))[draws.case].astype(np.float32))
+    np.testing.assert_array_equal(draws.centre, mean[draws.case].astype(np.float32))
+    np.testing.assert_array_equal(draws.spread, (mean + 1)[draws.case].astype(np.float32))
 
 
 def test_evaluation_takes_the_centre_and_changes_nothing() -> None:
@@ -233,8 +243,8 @@ def test_evaluation_takes_the_centre_and_changes_nothing() -> None:
     assert draws.case.tolist() == [5, 2, 2]
     assert draws.origin.tolist() == [[0, 0, -1]] * 3
     assert not draws.flip.any()
-    np.testing.assert_array_equal(draws.gain, (1 / (mean + 1))[[5, 2, 2]].astype(np.float32))
-    np.testing.assert_array_equal(draws.offset, (-mean / (mean + 1))[[5, 2, 2]].astype(np.float32))
+    np.testing.assert_array_equal(draws.centre, mean[[5, 2, 2]].astype(np.float32))
+    np.testing.assert_array_equal(draws.spread, (mean + 1)[[5, 2, 2]].astype(np.float32))
 
 
 # ---- shards ----
@@ -268,7 +278,7 @@ def test_ranks_share_each_global_batch_in_order(batch_size: int, world: int, sta
     [
         ({"patch": ()}, "patch"),
         ({"patch": (8, 0, 8)}, "patch"),
-        ({"scale": 1.5}, "scale is 1.5; it lies between 0 and 1"),
+        ({"scale": 1.0}, "scale is 1.0; it is at least 0 and less than 1"),
         ({"scale": -0.1}, "scale"),
         ({"shift": -0.1}, "shift"),
         ({"shift": float("nan")}, "shift"),
