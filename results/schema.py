@@ -1,0 +1,101 @@
+"""The columns of the four Parquet data sets of a run, and the words their rows use.
+
+The types are fixed here and nowhere else: a column that is null in every row of a file would
+otherwise lose its type, and DuckDB, Polars and pandas each fail in their own way on a directory
+whose files differ. A value that was not measured, or that is undefined, is null.
+"""
+
+import pyarrow as pa
+
+#: Raised when a column is added, removed or changes its meaning.
+SCHEMA_VERSION = 1
+
+#: What became of a trial. `ok`: trained and scored. `diverged`: went non-finite, which is an
+#: outcome. `failed`: broke (an error, a lost machine). `skipped`: cannot be run, for `reason`.
+#: `dropped`: ended early by the study's race.
+STATUSES = ("ok", "diverged", "failed", "skipped", "dropped")
+
+#: Statuses that running the study again does not change. A failed trial is tried again.
+FINAL_STATUSES = frozenset(STATUSES) - {"failed"}
+
+_TIME = pa.timestamp("us", tz="UTC")
+
+
+def _columns(*groups: tuple[pa.DataType, str]) -> pa.Schema:
+    """Return a schema from (type, "name name ...") pairs, in their order."""
+    return pa.schema([pa.field(name, kind) for kind, names in groups for name in names.split()])
+
+
+#: One row a trial. `hparams` and `versions` are JSON objects; seconds, milliseconds and bytes as
+#: the names say; `pretrained` names the weights a model started from (null: none) and `lane` the
+#: worker group; `target` is the score that the `..._to_target` columns wait for.
+TRIALS = _columns(
+    (pa.string(), "study trial_id dataset task model optimizer loss schedule regularizer"),
+    (pa.string(), "pretrained loader precision"),
+    (pa.bool_(), "compiled"),
+    (pa.int64(), "batch_size"),
+    (pa.bool_(), "tuned"),
+    (pa.string(), "hparams"),
+    (pa.int64(), "repeat fold seed"),
+    (pa.string(), "status reason"),
+    (pa.int64(), "attempt"),
+    (pa.int64(), "n_train_cases n_val_cases n_test_cases"),
+    (pa.int64(), "n_train_groups n_val_groups n_test_groups"),
+    (pa.string(), "group_source"),
+    (pa.int64(), "epochs_run best_epoch gradient_evaluations sample_gradients"),
+    (pa.string(), "primary_metric"),
+    (pa.float64(), "val_score test_score test_loss target"),
+    (pa.float64(), "setup_sec train_sec data_wait_sec eval_sec wall_sec"),
+    (pa.float64(), "samples_per_sec voxels_per_sec"),
+    (pa.float64(), "step_ms_p50 step_ms_p95 optimizer_step_ms_p50 infer_ms_per_case"),
+    (pa.int64(), "optimizer_state_bytes peak_memory_bytes"),
+    (pa.float64(), "energy_joules flops_per_sample sec_to_target"),
+    (pa.int64(), "sample_gradients_to_target"),
+    (pa.string(), "device_name"),
+    (pa.int64(), "device_count threads"),
+    (pa.string(), "lane"),
+    (pa.bool_(), "shared_device"),
+    (_TIME, "started_at finished_at"),
+    (pa.string(), "git_commit versions"),
+)
+
+#: Long form: one row a trial x split (inner or test) x metric x region x convention x stratum.
+METRICS = _columns(
+    (pa.string(), "trial_id split metric unit region convention stratum"),
+    (pa.float64(), "value"),
+)
+
+#: One row a trial x epoch.
+EPOCHS = _columns(
+    (pa.string(), "trial_id"),
+    (pa.int64(), "epoch"),
+    (pa.float64(), "train_loss val_loss val_score lr"),
+    (pa.int64(), "sample_gradients gradient_evaluations"),
+    (pa.float64(), "elapsed_sec samples_per_sec data_wait_sec"),
+)
+
+#: One row a trial x case of the test fold x class or region. `case_id` and `group_id` are keyed
+#: hashes. Classification: `region` is a class, `label` 1 where it is the true one, else 0.
+CASES = _columns(
+    (pa.string(), "trial_id case_id group_id region"),
+    (pa.int64(), "label"),
+    (pa.float64(), "prob"),
+    (pa.int64(), "tp fp fn tn n_ref n_pred"),
+    (pa.float64(), "dice hd95_mm"),
+)
+
+#: Folder of a run -> its schema. The order is the order of writing: `trials` is the record that a
+#: trial is finished, so it comes last.
+TABLES: dict[str, pa.Schema] = {
+    "metrics": METRICS,
+    "epochs": EPOCHS,
+    "cases": CASES,
+    "trials": TRIALS,
+}
+
+#: Columns in which NaN is a measurement (a diverged trial's loss) and is kept. Everywhere else
+#: NaN means undefined and is stored as null.
+NAN_COLUMNS = frozenset({"train_loss", "val_loss", "test_loss"})
+
+#: Columns that hold a JSON object as text.
+JSON_COLUMNS = frozenset({"hparams", "versions"})

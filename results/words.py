@@ -1,0 +1,88 @@
+"""How numbers and names are written for people: the same in the page, the terminal and verdicts."""
+
+import math
+from collections.abc import Sequence
+
+# Names that capitals or a word make clearer; any other metric goes by its own name.
+_METRICS = {
+    "auc": "AUC",
+    "dice": "Dice",
+    "iou": "IoU",
+    "hd95": "HD95",
+    "average_precision": "average precision",
+}
+
+#: The state of a verdict as people read it.
+STATES = {
+    "better": "Better",
+    "tie": "Tie",
+    "undecided": "Undecided",
+    "none": "No verdict",
+}
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def metric(name: str) -> str:
+    """Return a metric's name as people write it."""
+    return _METRICS.get(name, name.replace("_", " "))
+
+
+def metric_in(name: str, unit: str | None) -> str:
+    """Return a metric's name with its unit, if it has one: `HD95 (mm)`."""
+    return metric(name) if unit in (None, "1") else f"{metric(name)} ({unit})"
+
+
+def score(value: float | None) -> str:
+    """Return a score: three decimals up to 10, one beyond; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = f"{abs(value):.3f}" if abs(value) < 10 else f"{abs(value):.1f}"
+    return f"{MINUS}{text}" if value < 0 and float(text) else text
+
+
+def signed(value: float | None) -> str:
+    """Return a difference with its sign, a true minus, and no sign on zero."""
+    text = score(value)
+    return f"+{text}" if text[0].isdigit() and float(text) else text
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as people say them: `0.8 s`, `12 s`, `4 min 10 s`, `2 h 5 min`."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    hours, minutes = divmod(round(whole / 60), 60)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{hours} h {minutes} min"
+
+
+def rate(value: float | None) -> str:
+    """Return a count a second with three significant digits, and thousands apart."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value >= 100:
+        return f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    return f"{value:.3g}"
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage without needless decimals."""
+    return f"{100 * share:.4g} %"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return `a`, `a and b`, `a, b and c`."""
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def count(number: int, what: str) -> str:
+    """Return `1 fold`, `5 folds`."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
