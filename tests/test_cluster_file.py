@@ -1,0 +1,62 @@
+"""ray_cluster.yaml is a cluster that Ray accepts, and holds machines only."""
+
+import importlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+CLUSTER = Path(__file__).resolve().parent.parent / "ray_cluster.yaml"
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict[str, Any]:
+    return json.loads((files("ray.autoscaler") / "ray-schema.json").read_text())
+
+
+@pytest.fixture
+def cluster() -> dict[str, Any]:
+    return yaml.safe_load(CLUSTER.read_text())
+
+
+def keys(node: Any) -> set[str]:
+    match node:
+        case dict():
+            return set(node) | {k for v in node.values() for k in keys(v)}
+        case list():
+            return {k for v in node for k in keys(v)}
+    return set()
+
+
+def test_ray_accepts_the_file(schema, cluster):
+    jsonschema.validate(cluster, schema)
+
+
+def test_the_schema_would_refuse_a_hyperparameter(schema, cluster):
+    with pytest.raises(jsonschema.ValidationError, match="learning_rate"):
+        jsonschema.validate(cluster | {"learning_rate": 0.1}, schema)
+
+
+def test_no_setting_of_a_study_stands_in_it(cluster):
+    study = importlib.import_module("bench.study").Study
+    assert not keys(cluster) & set(study.model_fields)
+
+
+def test_every_node_starts_with_the_token(cluster):
+    assert "~/.ray/auth_token" in cluster["file_mounts"]
+    starts = [
+        command
+        for key in ("head_start_ray_commands", "worker_start_ray_commands")
+        for command in cluster[key]
+        if "ray start" in command
+    ]
+    assert len(starts) == 2
+    assert all("RAY_AUTH_MODE=token" in command for command in starts)
+
+
+def test_each_machine_is_counted(cluster):
+    assert cluster["max_workers"] == len(cluster["provider"]["worker_ips"])
