@@ -73,7 +73,7 @@ def demo(
     """Run the whole job in miniature, on data it makes.
 
     Makes chest-CT and brain-MRI phantoms in their true formats (DICOM with radiologists' XML reads;
-    NIfTI), prepares them like real scans, runs six optimizers x five losses x three folds on each,
+    NIfTI), prepares them like real scans, runs six optimizers x four losses x three folds on each,
     and ends with a verdict and report.html. Takes a few minutes on two CPU cores.
     """
     from bench.demo import make_demo

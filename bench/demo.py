@@ -10,7 +10,7 @@ from loaders import KINDS
 from loaders.identity import user_key
 from loaders.store import write_store
 
-# Chosen so that data, 180 trials and report fit in four minutes on two cores (measured, LOG.md).
+# Chosen so that data, 144 trials and report fit in four minutes on two cores (measured, LOG.md).
 PATIENTS = {"lidc": 24, "brats": 18}
 SEED = 2026
 

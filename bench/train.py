@@ -313,4 +313,3 @@ def _finite(value: float) -> float | None:
 
 def _count_groups(groups: list[str], cases: np.ndarray) -> int:
     return len({groups[i] for i in cases})
-

@@ -40,6 +40,10 @@ class Cluster:
         inside = ["ip", "netns", "exec", self.names[which], *map(str, command)]
         return subprocess.Popen(inside, env=self.environment, **options)
 
+    def number(self, which: int) -> int:
+        """Return what a process in the namespace sees in /proc/self/ns/net."""
+        return Path("/run/netns", self.names[which]).stat().st_ino
+
     def kill(self, which: int) -> None:
         found = subprocess.check_output(["ip", "netns", "pids", self.names[which]], text=True)
         for pid in found.split():
@@ -118,35 +122,41 @@ state = run_lanes(
 print(state.statuses)
 """
 
-LOSSES = f"""
+LOSSES = """
+import os
 import time
 from pathlib import Path
 
-import ray
 from torch.nn.functional import cross_entropy
+
+HERE = Path(__file__).parent
+SECOND = (HERE / "second").read_text()
 
 
 def where(logits, target):
     '''Cross-entropy that leaves a note of the machine it ran on.'''
-    Path(__file__).with_name(ray.util.get_node_ip_address()).touch()
+    (HERE / f"ran-{os.stat('/proc/self/ns/net').st_ino}").touch()
     return cross_entropy(logits, target)
 
 
 def hangs(logits, target):
-    '''Cross-entropy that never returns on the second machine.'''
-    if ray.util.get_node_ip_address() == "{WORKER}":
-        Path(__file__).with_name("hangs").touch()
+    '''Cross-entropy that never returns on the second machine; the first waits until it does so.'''
+    if str(os.stat("/proc/self/ns/net").st_ino) == SECOND:
+        (HERE / "hangs").touch()
         time.sleep(600)
+    while not (HERE / "hangs").exists():
+        time.sleep(0.1)
     return cross_entropy(logits, target)
 """
 
 
 @pytest.fixture
-def study(tmp_path, small_store):
+def study(cluster, tmp_path, small_store):
     """Return a maker of study files in a folder of their own."""
 
     def make(name: str, loss: str) -> Path:
         (tmp_path / "losses.py").write_text(LOSSES)
+        (tmp_path / "second").write_text(str(cluster.number(1)))
         (tmp_path / "driver.py").write_text(DRIVER)
         text = {
             "name": name,
@@ -179,7 +189,8 @@ def test_two_machines_give_what_one_process_gives(cluster, study, tmp_path):
     asked = study("both", "where")
     out, err = drive(cluster, asked, tmp_path / "both").communicate(timeout=240)
     assert (out, err) == (b"{'ok': 12}\n", b"")
-    assert {HEAD, WORKER} <= {p.name for p in tmp_path.iterdir()}
+    ran = {p.name for p in tmp_path.glob("ran-*")}
+    assert ran == {f"ran-{cluster.number(which)}" for which in (0, 1)}
 
     alone = resolve(*load_study(asked), tmp_path / "alone", lanes=1, cores=1)
     with opened(alone, shared_device=False) as queue:
