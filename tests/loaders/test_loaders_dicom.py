@@ -364,7 +364,7 @@ def test_listing_reads_no_pixels(tmp_path, monkeypatch):
 def test_no_value_of_a_header_is_told(tmp_path, recwarn):
     """Values that break DICOM's rules make pydicom warn with the value, a name for one."""
     with pydicom.config.disable_value_validation():
-        write_series(tmp_path, stored_values("int16"), PatientID="Doe" * 99, SOPInstanceUID="J.D")
+        write_series(tmp_path, stored_values("int16"), PatientID="Doe" * 99, SOPInstanceUID="Doe.J")
         write_slice(
             tmp_path / "odd.dcm",
             stored_values("int16", (4, 4)),
