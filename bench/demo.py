@@ -4,10 +4,9 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
-from loaders.phantom import make_brats, make_lidc
-
 from loaders import KINDS
 from loaders.identity import user_key
+from loaders.phantom import make_brats, make_lidc
 from loaders.store import write_store
 
 # Chosen so that data, 144 trials and report fit in four minutes on two cores (measured, LOG.md).
