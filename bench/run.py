@@ -138,7 +138,7 @@ class Queue:
             return
         trial = held.lease.trial
         kills = self._kills[trial.trial_id] = self._kills.get(trial.trial_id, 0) + 1
-        log.warning("lane %s died in trial %s (%s)", lane, trial.trial_id, label(trial))
+        log.warning("%s died in trial %s (%s)", lane, trial.trial_id, label(trial))
         if kills < KILLS:
             self._ready.appendleft(trial)
         else:
@@ -151,7 +151,7 @@ class Queue:
         """
         held = self._held.get(lane)
         if held is None or held.lease.trial.trial_id != trial_id:
-            log.warning("lane %s came late with trial %s; it is not counted", lane, trial_id)
+            log.warning("%s came late with trial %s; it is not counted", lane, trial_id)
             return
         self._write(
             held.lease,

@@ -244,7 +244,7 @@ def _unmarked(
     boxes = [(n.origin, np.add(n.origin, n.votes.shape) - 1) for n in scan.nodules]
     for low, high in boxes + [(point, point) for point in scan.points]:
         _clear(free, np.subtract(low, reach), np.add(high, reach), lung.step)
-    digest = hashlib.sha256(volume.array.tobytes()).digest()
+    digest = hashlib.sha256(volume.array.data).digest()
     random = np.random.default_rng(int.from_bytes(digest, "big"))
     for allowed in (lung.dense, lung.lung):
         while count and len(cells := np.flatnonzero(allowed & free)):

@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-# Aerated lung lies near -850 HU and soft tissue near 0; -500 is the usual border (Hu et al., IEEE
-# Trans Med Imaging 20:490 (2001), whose iterative threshold ends near there).
+# Aerated lung lies near -850 HU and soft tissue near 0; a border about midway (assumption).
 TISSUE_HU = -500
 # Lungs are far larger and stomach or bowel gas on a chest CT is mostly smaller (assumption).
 _LUNG_ML = 10.0

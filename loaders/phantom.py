@@ -34,7 +34,7 @@ _INTERCEPT, _PADDING = -1024, -2000
 def make_lidc(out: Path, *, patients: int, seed: int) -> None:
     """Make chest CT series with four readers' XML reads, laid out as TCIA lays them out.
 
-    About three nodules of 4 to 13 mm a patient; every sixth patient has two series. Raises
+    About three nodules of 5 to 15 mm a patient; every sixth patient has two series. Raises
     FileExistsError where `out` is there already.
     """
     _make(out, patients, seed, _chest_patient)
@@ -57,7 +57,8 @@ def _make(
     if out.exists():
         raise FileExistsError(f"{out} is there already")
     building = out.with_name(f"{out.name}.building")
-    shutil.rmtree(building, ignore_errors=True)
+    if building.exists():
+        shutil.rmtree(building)
     building.mkdir(parents=True)
     for number in range(patients):
         patient(building, number, np.random.default_rng([seed, number]))

@@ -1,8 +1,8 @@
 """Four-channel brain MRI of nobody with a nested tumour: oedema, enhancing rim, necrotic core.
 
-Built so that the tumour's regions are learnable and not trivial: contrasts are low, tissues vary,
-coils shade the image, and healthy things look like tumour in one channel (bright vessels after
-contrast agent, white-matter lesions on FLAIR).
+Built so that the tumour's regions are learnable and not trivial: tissues vary from patient to
+patient, coils shade the image, noise is a scanner's, and healthy things look like tumour in one
+channel (bright vessels after contrast agent, white-matter lesions on FLAIR).
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ NECROSIS, OEDEMA, ENHANCING = 1, 2, 3
 SHAPE = (48, 48, 40)
 
 # Brightness in each channel, white matter of T1 being 0.7: the order of tissues that each weighting
-# is known for, drawn together so that noise matters (assumption).
+# is known for (assumption).
 _BRIGHTNESS = {
     #            t1n   t1c   t2w   t2f
     "fluid": (0.30, 0.30, 0.95, 0.30),

@@ -132,7 +132,7 @@ def make_lesions(
 ) -> list[Lesion]:
     """Return lesions placed in the lungs, apart from each other; fewer where no more fit.
 
-    Nodules: diameters of 4 to 13 mm, most of them small, lobulated and partly spiculated; two
+    Nodules: diameters of 5 to 15 mm, most of them small, lobulated and partly spiculated; two
     thirds solid, the rest faint. Scars: as dense as nodules, far longer than wide.
     """
     z, y, x = np.ix_(*body.axes)

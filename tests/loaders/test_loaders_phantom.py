@@ -57,7 +57,6 @@ def test_a_folder_is_there_whole_or_not_at_all(make, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="patients is 0"):
         make(out, patients=0, seed=1)
     with monkeypatch.context() as patch:
-        patch.setattr("shutil.rmtree", lambda *_, **__: None)
         patch.setattr("pathlib.Path.rename", lambda *_: pytest.fail("killed here"))
         with pytest.raises(pytest.fail.Exception):
             make(out, patients=1, seed=1)
