@@ -25,8 +25,9 @@ def make_demo(out: Path, told: Callable[[str], None]) -> Path:
         scans, store = out / "scans" / name, out / "stores" / name
         if store.exists():
             continue
-        told(f"making {PATIENTS[name]} {name} phantom patients in {scans}")
-        make(scans, patients=PATIENTS[name], seed=SEED)
+        if not scans.exists():
+            told(f"making {PATIENTS[name]} {name} phantom patients in {scans}")
+            make(scans, patients=PATIENTS[name], seed=SEED)
         told(f"preparing {store}")
         kind = KINDS[name]
         survey = kind.survey(scans, {})
