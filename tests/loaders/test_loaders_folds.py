@@ -329,37 +329,33 @@ def test_numbers_that_make_no_folds(bad: dict[str, float]) -> None:
         splits_of(Cohort(30), **bad)
 
 
-def test_a_class_missed_by_scikit_learn_is_found_a_place() -> None:
-    """Five groups a class in five folds exist, but its greedy assignment does not find them."""
-    found = 0
-    for seed in range(3000):
-        generator = np.random.default_rng(seed)
-        groups = np.arange(int(generator.integers(5, 9))).repeat(generator.integers(1, 8, 1)[0])
-        labels = generator.choice(3, len(groups), p=[0.6, 0.25, 0.15])
-        if any(len(set(groups[labels == k].tolist())) < 5 for k in range(3)):
-            continue
-        deal = StratifiedGroupKFold(5, shuffle=True, random_state=seed)
-        tests = [rows for _, rows in deal.split(labels, labels, groups)]
-        if all(set(labels[rows].tolist()) == {0, 1, 2} for rows in tests):
-            continue
-        try:
-            splits = make_splits(
-                labels=labels,
-                groups=[f"g{g}" for g in groups],
-                hashes=[f"{i:04d}" for i in range(len(groups))],
-                classes=("a", "b", "c"),
-                folds=5,
-                repeats=1,
-                seed=seed,
-                inner_fraction=0.25,
-            )
-        except FoldError:
-            continue
-        check_splits(splits, [str(g) for g in groups], labels)
-        found += 1
-        if found == 3:
-            return
-    pytest.fail("no case found in which the greedy assignment fails and ours does not")
+@pytest.mark.parametrize(
+    "counts",
+    [
+        [[0, 2], [0, 3], [1, 0], [1, 1], [1, 0]],
+        [[0, 1], [3, 0], [1, 3], [1, 1]],
+        [[4, 0], [3, 2], [0, 5], [4, 5], [0, 2]],
+    ],
+)
+def test_a_class_that_scikit_learn_leaves_out_is_found_a_place(counts: list[list[int]]) -> None:
+    """Cases of each class that each patient has; three folds can have both, if not greedily."""
+    groups = [f"p{p}" for p, own in enumerate(counts) for _ in range(sum(own))]
+    labels = np.concatenate([np.repeat([0, 1], own) for own in counts])
+    for seed in range(20):
+        deal = StratifiedGroupKFold(3, shuffle=True, random_state=seed)
+        tests = [set(labels[rows].tolist()) for _, rows in deal.split(labels, labels, groups)]
+        assert {0, 1} != set.intersection(*tests)
+    splits = splits_of(
+        Cohort(30),
+        labels=labels,
+        groups=groups,
+        hashes=[f"{i:02d}" for i in range(len(groups))],
+        folds=3,
+        classes=CLASSES,
+    )
+    for split in splits:
+        for rows in (split.train, split.inner, split.test):
+            assert set(labels[rows].tolist()) == {0, 1}
 
 
 # ---- splits that come from elsewhere ----
