@@ -66,11 +66,6 @@ class Draws:
         """1 / spread (n, C), divided as DALI does: in float64, and rounded to float32 once."""
         return (1.0 / self.spread.astype(np.float64)).astype(np.float32)
 
-    @property
-    def offset(self) -> NDArray[np.float32]:
-        """What makes raw * gain + offset the same as the sample (n, C), but for the rounding."""
-        return -self.centre * self.gain
-
     def __len__(self) -> int:
         return len(self.case)
 
