@@ -15,10 +15,8 @@ from bench.evaluate import Evaluator, World
 from bench.resolve import Plan
 from bench.rows import loss_row, optimizer_row
 from bench.study import Trial
-from bench.train import build_model
-from loaders.folds import normalization
+from bench.train import build_model, make_sampler
 from loaders.host import gather
-from loaders.sampler import Recipe, Sampler
 
 # Steps timed after one that warms up; the median is taken.
 STEPS = 3
@@ -63,16 +61,7 @@ def measure(trial: Trial, data: DataSet, base: Path, device_kind: str) -> Cost:
     """Time the steps of a trial on its own first batch, and the evaluation of one inner case."""
     device = torch.device(device_kind)
     store, split = data.store, data.split(trial.repeat, trial.fold)
-    mean, std = normalization(store.moments, store.meta.normalize, split.train)
-    sampler = Sampler(
-        cases=split.train,
-        shapes=store.shapes,
-        boxes=store.boxes,
-        mean=mean,
-        std=std,
-        recipe=Recipe(patch=trial.patch, **trial.augment.model_dump()),
-        seed=trial.seed,
-    )
+    sampler = make_sampler(trial, data, trial.seed)
     model = build_model(trial.model.name, base, store.path, trial.patch).to(device)
     row = optimizer_row(trial.optimizer.name, trial.optimizer.params, base).row
     loss = loss_row(trial.loss.name, base).row

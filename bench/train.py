@@ -84,16 +84,7 @@ def run_trial(
                 3
             )
         )
-        mean, std = normalization(store.moments, store.meta.normalize, split.train)
-        sampler = Sampler(
-            cases=split.train,
-            shapes=store.shapes,
-            boxes=store.boxes,
-            mean=mean,
-            std=std,
-            recipe=Recipe(patch=trial.patch, **trial.augment.model_dump()),
-            seed=stream_seed,
-        )
+        sampler = make_sampler(trial, data, stream_seed)
         torch.manual_seed(weight_seed)
         model = build_model(trial.model.name, base, store.path, trial.patch).to(device)
         flops = flops_per_sample(trial.model.name, base, store.path, trial.patch)
@@ -267,6 +258,21 @@ def run_trial(
         epochs=[{**own, **e} for e in epochs],
         cases=[{**own, **c} for c in test.cases] if test else [],
         examples=test.examples if test else {},
+    )
+
+
+def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:
+    """Make the sampler of a trial's training part, normalised by what that part alone says."""
+    store, train = data.store, data.split(trial.repeat, trial.fold).train
+    mean, std = normalization(store.moments, store.meta.normalize, train)
+    return Sampler(
+        cases=train,
+        shapes=store.shapes,
+        boxes=store.boxes,
+        mean=mean,
+        std=std,
+        recipe=Recipe(patch=trial.patch, **trial.augment.model_dump()),
+        seed=seed,
     )
 
 

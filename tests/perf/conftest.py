@@ -6,10 +6,8 @@ import pytest
 import torch
 
 from bench.rows import loss_row, optimizer_row
-from bench.train import build_model
+from bench.train import build_model, make_sampler
 from loaders import LOADERS
-from loaders.folds import normalization
-from loaders.sampler import Recipe, Sampler
 
 
 @pytest.fixture
@@ -17,21 +15,13 @@ def bare_loop():
     """Return a function of (trial, data, base) -> samples/s of its training steps."""
 
     def run(trial, data, base) -> float:
-        store, split = data.store, data.split(trial.repeat, trial.fold)
-        mean, std = normalization(store.moments, store.meta.normalize, split.train)
-        sampler = Sampler(
-            cases=split.train,
-            shapes=store.shapes,
-            boxes=store.boxes,
-            mean=mean,
-            std=std,
-            recipe=Recipe(patch=trial.patch, **trial.augment.model_dump()),
-            seed=0,
-        )
+        store = data.store
+        sampler = make_sampler(trial, data, seed=0)
         model = build_model(trial.model.name, base, store.path, trial.patch)
         optimizer = optimizer_row(trial.optimizer.name, {}, base).row.build(model.parameters())
         loss = loss_row(trial.loss.name, base).row.function
-        batches = trial.epochs * len(split.train) // trial.batch_size
+        n_train = len(data.split(trial.repeat, trial.fold).train)
+        batches = trial.epochs * n_train // trial.batch_size
         model.train()
         with LOADERS[trial.loader].open(
             store,
