@@ -101,7 +101,7 @@ def test_a_bad_study_is_exit_2_and_a_sentence(medopt, study, change, said):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["run", "nothing.yaml"], "Ready studies: demo"),
+        (["run", "nothing.yaml"], "Ready studies: breastmnist, demo"),
         (["prepare", "medmnits", "."], "Did you mean 'medmnist'?"),
         (["prepare", "msd", "nowhere"], "nowhere"),
         (["prepare", "msd", "."], "no"),
