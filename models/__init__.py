@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from models.cnn import plain_cnn
+from models.cnn import plain_cnn, vgg_small
 from models.resnet import resnet18
 from models.unet import unet, unet_small
 
@@ -63,6 +63,16 @@ MODELS: dict[str, Model] = {
             min_size=8,
             summary="convolution, ReLU, max-pooling, two fully connected layers; no normalisation",
             source="the unoptimized baseline of Xue, optimization of CNNs for medical images",
+        ),
+        Model(
+            name="vgg_small",
+            build=vgg_small,
+            tasks=("classification",),
+            dims=(2, 3),
+            divisor=1,
+            min_size=8,
+            summary="pairs of convolutions with batch normalisation, 16-32-64 channels, mean",
+            source="Simonyan and Zisserman 2015, arXiv 1409.1556, made small",
         ),
         Model(
             name="resnet18",
