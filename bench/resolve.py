@@ -123,17 +123,18 @@ def save(plan: Plan) -> None:
     if before:
         study = study.model_copy(update={axis: _union(before, study, axis) for axis in AXES})
     text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    _replace(plan.run / "study.yaml", text.encode())
+    replace_file(plan.run / "study.yaml", text.encode())
     tables = {**_saved_folds(plan.run)}
     for data in plan.sets:
         table = splits_table(data.splits, data.store.case_ids, data.store.groups)
         tables[data.name] = table.append_column("dataset", pa.array([data.name] * len(table)))
     sink = pa.BufferOutputStream()
     pq.write_table(pa.concat_tables(tables.values()), sink)
-    _replace(plan.run / "folds.parquet", sink.getvalue().to_pybytes())
+    replace_file(plan.run / "folds.parquet", sink.getvalue().to_pybytes())
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that it is complete or as it was before; raises OSError on a full disk."""
     scratch = path.with_name(f".{path.name}.new")
     try:
         scratch.write_bytes(content)

@@ -19,7 +19,7 @@ import torch
 from bench.machine import device_name, git_commit, versions
 from bench.metrics import METRICS
 from bench.refs import StudyError
-from bench.resolve import Plan
+from bench.resolve import Plan, replace_file
 from bench.study import Trial, skip_columns, trial_columns
 from bench.train import Outcome, run_trial
 from results.schema import FINAL_STATUSES
@@ -252,12 +252,7 @@ def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]  # numpy's stub mistakes the keywords
-    scratch = path.with_name(f".{path.name}.new")
-    try:
-        scratch.write_bytes(packed.getvalue())
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    replace_file(path, packed.getvalue())
 
 
 def footer(plan: Plan) -> dict[str, Any]:
