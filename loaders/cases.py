@@ -15,6 +15,9 @@ Array: TypeAlias = NDArray[Any]
 IMAGE_TYPES: tuple[np.dtype[Any], ...] = tuple(
     np.dtype(name) for name in ("uint8", "int16", "uint16", "float32")
 )
+# The order of the spatial axes, by their number; the first is the default. A cine loop is a 3-D
+# image whose first axis is time.
+AXES: Mapping[int, tuple[str, ...]] = {2: ("yx",), 3: ("zyx", "tyx")}
 # A mask is uint8, so a data set has at most this many classes.
 MAX_CLASSES = 256
 
@@ -57,7 +60,8 @@ class Meta:
     standard deviation of the training part: CT, 2-D). `fill` is the raw value outside the image.
     `unit` is what a case is: "image", "lesion", "volume". `group_source` says what the group is:
     "patient", or "case" where the source has no such column. `options` are the reader's settings
-    that shaped the arrays.
+    that shaped the arrays. `axes` names the spatial axes in order: "yx" or "zyx", which are the
+    defaults, or "tyx" for cine loops.
     """
 
     kind: str
@@ -75,13 +79,19 @@ class Meta:
     source: str
     licence: str
     options: dict[str, JSON]
+    axes: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what no store can hold; raises ValueError."""
+        """Fill in the default axes and refuse what no store can hold; raises ValueError."""
         if self.task not in ("classification", "segmentation"):
             raise ValueError(f"task is {self.task!r}; it is classification or segmentation")
         if self.dims not in (2, 3):
             raise ValueError(f"dims is {self.dims!r}; it is 2 or 3")
+        # A default follows the dims, so that replace(meta, dims=2) does what it says.
+        if not self.axes or self.axes in (known[0] for known in AXES.values()):
+            object.__setattr__(self, "axes", AXES[self.dims][0])
+        if self.axes not in AXES[self.dims]:
+            raise ValueError(f"axes is {self.axes!r}; it is {' or '.join(AXES[self.dims])}")
         if self.normalize not in ("case", "train"):
             raise ValueError(f"normalize is {self.normalize!r}; it is case or train")
         if not self.channels:
@@ -118,8 +128,8 @@ class Case:
     `key` and `group` are real identifiers, which the store hashes; `group` is `key` where the
     source has no group column. `image` (C, *spatial) has one of IMAGE_TYPES; `label` is the class
     (classification), `mask` (*spatial) the uint8 label map (segmentation). Spatial axes run
-    Z, Y, X or Y, X; `spacing` is in mm along each, nan where unknown. `split` is the source's
-    official part, None where it has none.
+    as the meta's `axes` say; `spacing` is in mm along z, y and x and in seconds along t, nan where
+    unknown. `split` is the source's official part, None where it has none.
     """
 
     key: str

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from loaders.cases import Meta
+from loaders.cases import AXES, Meta
 
 # Raised when the files change, or what a reader makes of the same source: older stores are then
 # refused by name and older unfinished ones are not resumed.
@@ -60,8 +60,9 @@ REJECTED = pa.schema(
 )
 
 
-# What of a store's meta, beside its arrays, decides the numbers of a trial.
-_DECISIVE = ("task", "dims", "classes", "regions", "positive", "normalize", "fill")
+# What of a store's meta, beside its arrays, decides the numbers of a trial; axes stand there only
+# where they are not the default.
+_DECISIVE = ("task", "dims", "classes", "regions", "positive", "normalize", "fill", "axes")
 
 
 class StoreError(ValueError):
@@ -80,7 +81,7 @@ def content_hash(meta: Meta, hashes: list[str], groups: list[str]) -> str:
     known = meta_to_json(meta)
     text = json.dumps(
         [
-            {name: known[name] for name in _DECISIVE},
+            {name: known[name] for name in _DECISIVE if name in known},
             sorted(sorted(cases) for cases in members.values()),
         ]
     )
@@ -88,8 +89,13 @@ def content_hash(meta: Meta, hashes: list[str], groups: list[str]) -> str:
 
 
 def meta_to_json(meta: Meta) -> dict[str, Any]:
-    """Return a meta as JSON has it: lists for tuples."""
+    """Return a meta as JSON has it: lists for tuples, and the axes where they are not the default.
+
+    So the hashes and fingerprints of stores that were made before there were axes still hold.
+    """
     known: dict[str, Any] = json.loads(json.dumps(asdict(meta), allow_nan=False))
+    if meta.axes == AXES[meta.dims][0]:
+        del known["axes"]
     return known
 
 
