@@ -12,6 +12,7 @@ import torch
 
 from bench.datasets import DataSet
 from bench.evaluate import Evaluator, World
+from bench.losses import alone
 from bench.resolve import Plan
 from bench.rows import loss_row, optimizer_row
 from bench.study import Trial
@@ -64,7 +65,8 @@ def measure(trial: Trial, data: DataSet, base: Path, device_kind: str) -> Cost:
     sampler = make_sampler(trial, data, trial.seed)
     model = build_model(trial.model.name, base, store.path, trial.patch).to(device)
     row = optimizer_row(trial.optimizer.name, trial.optimizer.params, base).row
-    loss = loss_row(trial.loss.name, base).row
+    loss = loss_row(trial.loss.name, trial.loss.params, base).row
+    criterion = loss.bind(trial.loss.params)
     batch = min(trial.batch_size * row.batch_multiple, len(split.train))
     pixels, labels = gather(store, sampler.draw(np.arange(batch)))
     image = torch.from_numpy(pixels).to(device)
@@ -74,7 +76,7 @@ def measure(trial: Trial, data: DataSet, base: Path, device_kind: str) -> Cost:
     def step() -> float:
         start = perf_counter()
         model.zero_grad()
-        loss.function(model(image), target, weights).mean().backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
+        criterion(model(image), target, weights, alone).mean().backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
         if device.type == "cuda":
             torch.cuda.synchronize()
         return perf_counter() - start
@@ -86,7 +88,7 @@ def measure(trial: Trial, data: DataSet, base: Path, device_kind: str) -> Cost:
         store=store,
         sampler=sampler,
         model=model,
-        loss=loss,
+        criterion=criterion,
         weights=weights,
         device=device,
         world=World(),

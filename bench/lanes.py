@@ -484,7 +484,7 @@ def fingerprint(plan: Plan) -> dict[str, str]:
     rows: dict[str, Part[Any]] = {
         **{entry.name: model_row(entry.name, base) for entry in study.models},
         **{entry.name: optimizer_row(entry.name, entry.params, base) for entry in study.optimizers},
-        **{entry.name: loss_row(entry.name, base) for entry in study.losses},
+        **{entry.name: loss_row(entry.name, entry.params, base) for entry in study.losses},
     }
     return {
         **{f"version of {name}": found for name, found in versions().items()},

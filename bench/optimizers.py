@@ -8,12 +8,11 @@ et al. 2020, arXiv 1910.05446).
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 import torch
 
-Setting = bool | int | float | str | tuple[float, ...]
+from bench.settings import Setting, merge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +52,7 @@ class Optimizer:
         Raises ValueError for a name that this optimizer does not have and for a value of another
         type (YAML reads 1e-3 as text).
         """
-        merged = dict(self.defaults)
-        for name, value in hparams.items():
-            if name not in self.defaults:
-                raise ValueError(
-                    f"optimizer {self.name} has no setting {name!r}; "
-                    f"its settings are {', '.join(self.defaults)}"
-                )
-            merged[name] = _like(self.defaults[name], value, where=f"{self.name}.{name}")
-        return merged
+        return merge(f"optimizer {self.name}", self.defaults, hparams)
 
     def build(self, params: Iterable[torch.Tensor], **hparams: Any) -> torch.optim.Optimizer:
         """Return the torch optimizer over `params`; what `hparams` leaves out is at its default.
@@ -69,29 +60,6 @@ class Optimizer:
         Raises ValueError as `settings` does.
         """
         return self.constructor(params, **self.settings(hparams))
-
-
-def _like(default: Setting, value: object, *, where: str) -> Setting:
-    """Return `value` in the type of `default`; ValueError where it is of another kind."""
-    match default, value:
-        case (bool(), bool(same)) | (str(), str(same)):
-            return same
-        case (bool() | str(), _) | (_, bool()):
-            pass
-        case int(), int() | float() if float(value).is_integer():
-            return int(value)
-        case float(), int() | float() if _finite(value):
-            return float(value)
-        case tuple(), list() | tuple() if len(value) == len(default) and all(map(_finite, value)):
-            return tuple(map(float, value))
-    raise ValueError(
-        f"optimizer setting {where} must be like {default!r}, not {value!r}"
-        + (" (in YAML, write 1.0e-3 and not 1e-3)" if isinstance(value, str) else "")
-    )
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
-from bench.losses import LOSSES, Loss
+from bench.losses import LOSSES, Loss, Total
 from bench.optimizers import OPTIMIZERS, Optimizer
 from bench.refs import StudyError, is_reference, load_reference
 from models import MODELS, Model
@@ -72,27 +72,34 @@ def optimizer_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Opti
     return Part(row=own, identity=_own(name, source))
 
 
-def loss_row(name: str, base: Path) -> Part[Loss]:
-    """Return the row of a loss; a reference is a function (or a class without arguments).
+def loss_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Loss]:
+    """Return the row of a loss, after checking the parameters set for it.
 
-    It takes logits (N, C, *spatial) and targets (N, *spatial) and returns one value a sample (N,)
-    or their mean.
+    A reference is a function, or a class to be made without arguments. It takes logits
+    (N, C, *spatial), targets (N, *spatial) and the parameters by name, and returns one value a
+    sample (N,) or their mean. Raises StudyError on a parameter that the row does not know.
     """
     if not is_reference(name):
-        return Part(row=LOSSES[name], identity=name)
+        row = LOSSES[name]
+        try:
+            row.settings(params)
+        except ValueError as error:
+            raise StudyError(f"losses: {error}") from error
+        return Part(row=row, identity=name)
     function, source = load_reference(name, base)
     if inspect.isclass(function):
         function = function()
-    row = Loss(
+    own = Loss(
         name=name,
         function=_per_sample(function),
+        defaults=dict(params),
         tasks=TASKS,
         weighted=False,
         formula="of the user's own",
         summary="of the user's own",
         source=name,
     )
-    return Part(row=row, identity=_own(name, source))
+    return Part(row=own, identity=_own(name, source))
 
 
 def _own(name: str, source: str) -> str:
@@ -103,8 +110,15 @@ def _own(name: str, source: str) -> str:
 def _per_sample(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Spread a loss that returns a mean over its samples: the mean of them is the same number."""
 
-    def loss(logits: Tensor, target: Tensor, weights: Tensor | None) -> Tensor:  # noqa: ARG001  # a user's loss has no weights
-        value = function(logits, target)
+    def loss(
+        logits: Tensor,
+        target: Tensor,
+        weights: Tensor | None,
+        total: Total,
+        **params: Any,
+    ) -> Tensor:
+        del weights, total
+        value = function(logits, target, **params)
         return value.expand(len(logits)) if value.dim() == 0 else value
 
     return loss

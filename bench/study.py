@@ -159,7 +159,7 @@ class Study(_Frozen):
             for entry in getattr(self, axis):
                 if not is_reference(entry.name) and entry.name not in table:
                     raise ValueError(f"{axis}: {unknown(what, entry.name, table)}")
-                if entry.params and axis != "optimizers":
+                if entry.params and axis == "models":
                     raise ValueError(f"{axis}: {entry.name!r} takes no parameters here.")
                 if entry.label in labels:
                     raise ValueError(f"{axis}: {entry.label!r} stands there twice.")
@@ -308,13 +308,14 @@ def expand(study: Study, sets: Sequence[DataSet], base: Path) -> tuple[list[Tria
                     m, o, f = (
                         model_row(model.name, base),
                         optimizer_row(optimizer.name, optimizer.params, base),
-                        loss_row(loss.name, base),
+                        loss_row(loss.name, loss.params, base),
                     )
                     identity = {
                         "model": m.identity,
                         "optimizer": o.identity,
                         "hparams": o.row.settings(optimizer.params),
                         "loss": f.identity,
+                        "loss_settings": f.row.settings(loss.params),
                         "content": data.store.content_hash,
                     }
                     reason = m.row.unfit(task=meta.task, dims=meta.dims, patch=patch)

@@ -23,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.clock import Clock, peak_memory, reset_peak_memory
 from bench.datasets import DataSet, open_once
 from bench.evaluate import Evaluator, Score, World
+from bench.losses import alone, over_processes
 from bench.machine import device_name, git_commit, versions
 from bench.optimizers import state_bytes
 from bench.rows import loss_row, model_row, optimizer_row
@@ -76,7 +77,9 @@ def run_trial(
             torch.use_deterministic_algorithms(mode=True, warn_only=True)
         store, split = data.store, data.split(trial.repeat, trial.fold)
         optimizer_kind = optimizer_row(trial.optimizer.name, trial.optimizer.params, base).row
-        loss_kind = loss_row(trial.loss.name, base).row
+        loss_kind = loss_row(trial.loss.name, trial.loss.params, base).row
+        criterion = loss_kind.bind(trial.loss.params)
+        total = over_processes if world.size > 1 else alone
         hparams = optimizer_kind.settings(trial.optimizer.params)
         stream_seed, weight_seed, step_seed = (
             int(s)
@@ -106,7 +109,7 @@ def run_trial(
             store=store,
             sampler=sampler,
             model=model,
-            loss=loss_kind,
+            criterion=criterion,
             weights=weights,
             device=device,
             world=world,
@@ -118,7 +121,7 @@ def run_trial(
             DDP averages gradients over processes, so that the shares add up to the mean over the
             global batch, however unequal they are.
             """
-            values = loss_kind.function(net(image), target.long(), weights)
+            values = criterion(net(image), target.long(), weights, total)
             return values.sum() * (world.size / batch)
 
         make_step = closure_step if optimizer_kind.closure else plain_step

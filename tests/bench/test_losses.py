@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.losses import LOSSES, Loss
+from bench.losses import LOSSES, Loss, alone
 
 # A row that is in no table: the contract below needs no edit to meet it.
 NEWCOMER = replace(
     LOSSES["ce"],
     name="newcomer",
-    function=lambda logits, target, _: (
+    function=lambda logits, target, *_: (
         -logits.softmax(1).gather(1, target[:, None]).flatten(1).mean(1)
     ),
 )
@@ -62,11 +62,11 @@ def test_every_row_is_filed_under_its_name() -> None:
 @pytest.mark.parametrize(("row", "spatial"), USES)
 def test_one_value_a_sample_however_the_batch_is_split(row: Loss, spatial: tuple[int, ...]) -> None:
     logits, target = draw(spatial)
-    whole = row.function(logits, target, weights(row))
+    whole = row.function(logits, target, weights(row), alone)
     assert whole.shape == (6,)
     for cuts in ([3, 3], [1, 5], [2, 1, 3]):
         parts = [
-            row.function(part, truth, weights(row))
+            row.function(part, truth, weights(row), alone)
             for part, truth in zip(logits.split(cuts), target.split(cuts), strict=True)
         ]
         torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-12, atol=1e-12)
@@ -78,7 +78,7 @@ def test_one_value_a_sample_however_the_batch_is_split(row: Loss, spatial: tuple
 def test_gradient(row: Loss, spatial: tuple[int, ...]) -> None:
     logits, target = draw(spatial, n=2)
     assert torch.autograd.gradcheck(
-        lambda x: row.function(x, target, weights(row)), logits.requires_grad_()
+        lambda x: row.function(x, target, weights(row), alone), logits.requires_grad_()
     )
 
 
@@ -87,11 +87,11 @@ def test_the_truth_costs_least(row: Loss, spatial: tuple[int, ...]) -> None:
     logits, target = draw(spatial)
     truth = F.one_hot(target, 3).movedim(-1, 1).double()
     right, unsure, wrong = (
-        row.function(x, target, weights(row)) for x in (8 * truth, 0 * truth, -8 * truth)
+        row.function(x, target, weights(row), alone) for x in (8 * truth, 0 * truth, -8 * truth)
     )
     assert (right < unsure).all()
     assert (unsure < wrong).all()
-    assert (right <= row.function(logits, target, weights(row))).all()
+    assert (right <= row.function(logits, target, weights(row), alone)).all()
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1e4])
@@ -105,7 +105,7 @@ def test_finite_where_classes_are_absent(
     logits = torch.zeros(2, 3, *spatial)
     logits[:, (label + 1) % 3] = confidence
     logits.requires_grad_()
-    values = row.function(logits, target, weights(row))
+    values = row.function(logits, target, weights(row), alone)
     values.sum().backward()
     assert values.isfinite().all()
     assert logits.grad is not None
@@ -115,16 +115,16 @@ def test_finite_where_classes_are_absent(
 @pytest.mark.parametrize(("row", "spatial"), USES)
 def test_float32_agrees_with_float64(row: Loss, spatial: tuple[int, ...]) -> None:
     logits, target = draw(spatial)
-    single = row.function(logits.float(), target, weights(row))
+    single = row.function(logits.float(), target, weights(row), alone)
     assert single.dtype == torch.float32
-    double = row.function(logits, target, weights(row))
+    double = row.function(logits, target, weights(row), alone)
     torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=1e-6)
 
 
 def test_weights_must_be_there_where_they_count() -> None:
     logits, target = draw(())
     with pytest.raises(ValueError, match="needs the class weights of the training part"):
-        LOSSES["weighted_ce"].function(logits, target, None)
+        LOSSES["weighted_ce"].function(logits, target, None, alone)
 
 
 def test_the_table_is_light_to_import() -> None:
@@ -156,7 +156,7 @@ BY_HAND_2X2 = {
 @pytest.mark.parametrize("name", BY_HAND_2X2)
 def test_2x2_mask_by_hand(name: str) -> None:
     class_weights = torch.tensor([0.5, 2.0])
-    value = LOSSES[name].function(IMAGE, MASK, class_weights)
+    value = LOSSES[name].function(IMAGE, MASK, class_weights, alone)
     torch.testing.assert_close(value.item(), BY_HAND_2X2[name], rtol=0, atol=5e-6)
 
 
@@ -174,7 +174,7 @@ BY_HAND_VECTOR = {
 @pytest.mark.parametrize("name", BY_HAND_VECTOR)
 def test_class_vector_by_hand(name: str) -> None:
     logits = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64).log()
-    value = LOSSES[name].function(logits, torch.tensor([1]), torch.tensor([0.5, 2.0, 0.5]))
+    value = LOSSES[name].function(logits, torch.tensor([1]), torch.tensor([0.5, 2.0, 0.5]), alone)
     torch.testing.assert_close(value.item(), BY_HAND_VECTOR[name], rtol=0, atol=5e-6)
 
 
@@ -183,8 +183,8 @@ def test_dice_of_an_absent_class() -> None:
     sure = torch.zeros(1, 2, 4, 4, dtype=torch.float64)
     sure[:, 0] = 40.0  # foreground probability e^-40
     dice = LOSSES["dice_squared"].function
-    assert dice(sure, target, None).item() == pytest.approx(0, abs=1e-9)
-    assert dice(-sure, target, None).item() == pytest.approx(1, abs=1e-5)
+    assert dice(sure, target, None, alone).item() == pytest.approx(0, abs=1e-9)
+    assert dice(-sure, target, None, alone).item() == pytest.approx(1, abs=1e-5)
 
 
 # ---------------------------------------------------------------- formulas and libraries
@@ -199,7 +199,7 @@ def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 @given(seed=st.integers(0, 10**6), classes=st.integers(2, 5), volume=st.booleans())
 def test_squared_dice_is_the_papers_formula(seed: int, classes: int, volume: bool) -> None:
     logits, target = draw((3, 4, 5) if volume else (4, 5), n=2, classes=classes, seed=seed)
-    values = LOSSES["dice_squared"].function(logits, target, None)
+    values = LOSSES["dice_squared"].function(logits, target, None, alone)
     for value, sample, truth in zip(values, logits.numpy(), target.numpy(), strict=True):
         p = softmax(sample)
         each = [
@@ -215,12 +215,12 @@ def test_against_torch(spatial: tuple[int, ...]) -> None:
     logits, target = draw(spatial)
     class_weights = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
     torch.testing.assert_close(
-        LOSSES["ce"].function(logits, target, None).mean(), F.cross_entropy(logits, target)
+        LOSSES["ce"].function(logits, target, None, alone).mean(), F.cross_entropy(logits, target)
     )
     # torch divides by the sum of the weights, this table by the number of voxels
     of_torch = F.cross_entropy(logits, target, weight=class_weights)
     torch.testing.assert_close(
-        LOSSES["weighted_ce"].function(logits, target, class_weights).mean(),
+        LOSSES["weighted_ce"].function(logits, target, class_weights, alone).mean(),
         of_torch * class_weights[target].mean(),
     )
 
@@ -240,4 +240,4 @@ def test_against_monai(spatial: tuple[int, ...]) -> None:
         "focal": 3 * FocalLoss(use_softmax=True, to_onehot_y=True)(logits, target[:, None]),
     }
     for name, value in theirs.items():
-        torch.testing.assert_close(LOSSES[name].function(logits, target, None).mean(), value)
+        torch.testing.assert_close(LOSSES[name].function(logits, target, None, alone).mean(), value)

@@ -5,6 +5,7 @@ from time import perf_counter
 import pytest
 import torch
 
+from bench.losses import alone
 from bench.rows import loss_row, optimizer_row
 from bench.train import build_model, make_sampler
 from loaders import LOADERS
@@ -19,7 +20,7 @@ def bare_loop():
         sampler = make_sampler(trial, data, seed=0)
         model = build_model(trial.model.name, base, store.path, trial.patch)
         optimizer = optimizer_row(trial.optimizer.name, {}, base).row.build(model.parameters())
-        loss = loss_row(trial.loss.name, base).row.function
+        criterion = loss_row(trial.loss.name, {}, base).row.bind({})
         n_train = len(data.split(trial.repeat, trial.fold).train)
         batches = trial.epochs * n_train // trial.batch_size
         model.train()
@@ -34,7 +35,7 @@ def bare_loop():
             start = perf_counter()
             for image, target in stream:
                 optimizer.zero_grad(set_to_none=True)
-                loss(model(image), target.long(), None).mean().backward()
+                criterion(model(image), target.long(), None, alone).mean().backward()
                 optimizer.step()
             return batches * trial.batch_size / (perf_counter() - start)
 
