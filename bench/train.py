@@ -274,7 +274,10 @@ def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:
         boxes=store.boxes,
         mean=mean,
         std=std,
-        recipe=Recipe(patch=trial.patch, **trial.augment.model_dump()),
+        recipe=Recipe(
+            patch=trial.patch,
+            **{**trial.augment.model_dump(), "flip": (trial.augment.flip,) * len(trial.patch)},
+        ),
         seed=seed,
     )
 

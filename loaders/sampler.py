@@ -14,20 +14,24 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
+# Streams of draws of their own, beside that of (seed, epoch).
+_BALANCE = (1,)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a sample is cut out of its case and augmented.
 
-    `patch`: voxels along each spatial axis. `flip`: mirror each axis with probability 1/2.
-    `scale`: contrast is multiplied by a factor drawn in 1 ± scale, for each channel. `shift`:
-    brightness is then moved by up to ± shift standard deviations, for each channel. `foreground`:
-    share of the patches that are centred on a random point in the box of a foreground region; cases
-    without foreground give random patches. Raises ValueError.
+    `patch`: voxels along each spatial axis. `flip`: which axes are mirrored, each with probability
+    1/2; a tuple of one bool an axis. `scale`: contrast is multiplied by a factor drawn in
+    1 ± scale, for each channel. `shift`: brightness is then moved by up to ± shift standard
+    deviations, for each channel. `foreground`: share of the patches that are centred on a random
+    point in the box of a foreground region; cases without foreground give random patches. Raises
+    ValueError.
     """
 
     patch: tuple[int, ...]
-    flip: bool
+    flip: tuple[bool, ...]
     scale: float
     shift: float
     foreground: float
@@ -36,6 +40,10 @@ class Recipe:
         """Refuse what cannot be drawn."""
         if not self.patch or min(self.patch) < 1:
             raise ValueError(f"patch is {self.patch}; each side is at least 1")
+        if not isinstance(self.flip, tuple) or len(self.flip) != len(self.patch):
+            raise ValueError(
+                f"flip is {self.flip}; it is a tuple of {len(self.patch)}: yes or no for each axis"
+            )
         if not 0 <= self.scale < 1:
             raise ValueError(f"scale is {self.scale}; it is at least 0 and less than 1")
         if not 0 <= self.shift < np.inf:
@@ -88,7 +96,10 @@ class Sampler:
     a position does not depend on which augmentations the recipe turns on.
 
     `cases` (n,) int64: rows of the training part. `shapes` (N, d) int64, `boxes`
-    (N, regions, 2, d) int64, `mean` and `std` (N, C): of all N cases of the store. Raises
+    (N, regions, 2, d) int64, `mean` and `std` (N, C): of all N cases of the store. With `balance`,
+    the class (N,) of each, an epoch is no permutation: its n samples are shared out evenly among
+    the classes of the training part (which classes have one more, where n does not divide, is
+    drawn anew each epoch), and each takes one of its class's cases, with replacement. Raises
     ValueError.
     """
 
@@ -102,6 +113,7 @@ class Sampler:
         std: Floats,
         recipe: Recipe,
         seed: int,
+        balance: NDArray[np.integer[Any]] | None = None,
     ) -> None:
         self.cases: Indices = np.asarray(cases, dtype=np.int64)
         self.recipe = recipe
@@ -120,6 +132,15 @@ class Sampler:
             )
         if not (self._std > 0).all():
             raise ValueError("std has an entry that is not above 0")
+        if balance is not None and len(balance) != len(self._shapes):
+            raise ValueError(
+                f"balance has {len(balance)} labels, the store has {len(self._shapes)} cases"
+            )
+        # The training part class by class; None: every case once an epoch.
+        self._classes: list[Indices] | None = None
+        if balance is not None:
+            labels = np.asarray(balance)[self.cases]
+            self._classes = [self.cases[labels == label] for label in np.unique(labels)]
         # Regions with foreground first, so that the k-th of a case is `_regions[case, k]`.
         filled = self._boxes[:, :, 0, 0] >= 0
         self._n_filled: Indices = filled.sum(axis=1)
@@ -174,7 +195,9 @@ class Sampler:
         generator = np.random.Generator(
             np.random.Philox(np.random.SeedSequence([self.seed, epoch]))
         )
-        cases = self.cases[generator.permutation(n)]
+        # Drawn with and without classes: what comes after it must not depend on them.
+        order = generator.permutation(n)
+        cases = self.cases[order] if self._classes is None else self._balanced(epoch)[order]
         # Always all of them, so that to turn one augmentation off leaves the others as they were.
         place, flip, scale, shift, region = np.split(
             generator.random((n, 2 * d + 2 * channels + 2)),
@@ -188,10 +211,24 @@ class Sampler:
             patch=self.recipe.patch,
             case=cases,
             origin=self._origins(cases, place, region),
-            flip=(flip < 0.5) & self.recipe.flip,
+            flip=(flip < 0.5) & np.array(self.recipe.flip),
             centre=centre,
             spread=spread,
         )
+
+    def _balanced(self, epoch: int) -> Indices:
+        """Return the cases (n,) of an epoch with as many of each class, class after class."""
+        classes = self._classes or []
+        generator = np.random.Generator(
+            np.random.Philox(np.random.SeedSequence([self.seed, epoch], spawn_key=_BALANCE))
+        )
+        share, rest = divmod(len(self.cases), len(classes))
+        more = generator.permutation(len(classes)) < rest
+        drawn = [
+            generator.choice(members, share + extra)
+            for members, extra in zip(classes, more.tolist(), strict=True)
+        ]
+        return np.concatenate(drawn)
 
     def _intensity(
         self, cases: Indices, scale: Floats | float, shift: Floats | float

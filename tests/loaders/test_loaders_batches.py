@@ -128,7 +128,13 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Store]:
 def a_sampler(store: Store, patch: tuple[int, ...], *, seed: int = 1, **changes: Any) -> Sampler:
     count, total, squares = store.moments
     mean = total / count
-    recipe = {"patch": patch, "flip": True, "scale": 0.1, "shift": 0.2, "foreground": 0.5}
+    recipe = {
+        "patch": patch,
+        "flip": (True,) * len(patch),
+        "scale": 0.1,
+        "shift": 0.2,
+        "foreground": 0.5,
+    }
     return Sampler(
         cases=np.arange(len(store)),
         shapes=store.shapes,
@@ -250,7 +256,9 @@ def test_without_augmentation_and_with_more_threads(
     loader: str, name: str, stores: dict[str, Store]
 ) -> None:
     store, patch = stores[name], STORES[name][1]
-    sampler = a_sampler(store, patch, flip=False, scale=0.0, shift=0.0, foreground=0.0)
+    sampler = a_sampler(
+        store, patch, flip=(False,) * len(patch), scale=0.0, shift=0.0, foreground=0.0
+    )
     batches = collect(loader, store, sampler, threads=3, batches=5)
     image, target = plainly(store, sampler.draw(np.arange(20)))
     np.testing.assert_array_equal(np.concatenate([b.image for b in batches]), image)
@@ -368,7 +376,7 @@ def test_of_a_large_volume_the_patch_alone_is_read(loader: str, tmp_path: Path) 
         boxes=np.array([[[[1003] * 2 + [503], [1004] * 2 + [504]]]]),
         mean=np.zeros((1, 1)),
         std=np.ones((1, 1)),
-        recipe=Recipe(patch=(8, 8, 8), flip=True, scale=0.0, shift=0.0, foreground=1.0),
+        recipe=Recipe(patch=(8, 8, 8), flip=(True,) * 3, scale=0.0, shift=0.0, foreground=1.0),
         seed=0,
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -396,7 +404,7 @@ def test_a_patch_far_along_a_long_axis_is_found_to_the_voxel(loader: str) -> Non
         boxes=np.zeros((1, 0, 2, 2), dtype=np.int64),
         mean=np.zeros((1, 1)),
         std=np.ones((1, 1)),
-        recipe=Recipe(patch=(2, 3), flip=False, scale=0.0, shift=0.0, foreground=0.0),
+        recipe=Recipe(patch=(2, 3), flip=(False,) * 2, scale=0.0, shift=0.0, foreground=0.0),
         seed=0,
     )
     batches = collect(loader, store, sampler, batch_size=500, batches=4)  # type: ignore[arg-type]  # a store

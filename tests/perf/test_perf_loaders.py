@@ -161,7 +161,13 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 def ours(loader: str, work: Work, store: Store) -> Iterator[Iterator[torch.Tensor]]:
     everything = np.arange(len(store))
     mean, std = normalization(store.moments, store.meta.normalize, everything)
-    recipe = Recipe(patch=work.patch, flip=True, scale=SCALE, shift=SHIFT, foreground=0.0)
+    recipe = Recipe(
+        patch=work.patch,
+        flip=(True,) * len(work.patch),
+        scale=SCALE,
+        shift=SHIFT,
+        foreground=0.0,
+    )
     sampler = Sampler(
         cases=everything,
         shapes=store.shapes,
