@@ -11,6 +11,7 @@ from torch import Tensor
 from bench.losses import LOSSES, Loss, Total
 from bench.optimizers import OPTIMIZERS, Optimizer
 from bench.refs import StudyError, is_reference, load_reference
+from bench.settings import merge
 from models import MODELS, Model
 
 Row = TypeVar("Row")
@@ -27,10 +28,19 @@ class Part(Generic[Row]):
 TASKS = ("classification", "segmentation")
 
 
-def model_row(name: str, base: Path) -> Part[Model]:
-    """Return the row of a model; a reference is called as `Model.build` is."""
+def model_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Model]:
+    """Return the row of a model, after checking the options set for it.
+
+    A reference is called as `Model.build` is, with the options by name. Raises StudyError on an
+    option that the row does not know.
+    """
     if not is_reference(name):
-        return Part(row=MODELS[name], identity=name)
+        own = MODELS[name]
+        try:
+            merge(f"model {name}", own.options, params)
+        except ValueError as error:
+            raise StudyError(f"models: {error}") from error
+        return Part(row=own, identity=name)
     build, source = load_reference(name, base)
     row = Model(
         name=name,
@@ -39,6 +49,7 @@ def model_row(name: str, base: Path) -> Part[Model]:
         dims=(2, 3),
         divisor=1,
         min_size=1,
+        options=dict(params),
         summary="of the user's own",
         source=name,
     )

@@ -5,8 +5,8 @@ how to build it. Initial weights are drawn from torch's global generator, so tha
 network decides them with `torch.manual_seed`.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -15,14 +15,29 @@ from models.resnet import resnet18
 from models.unet import unet, unet_small
 
 
+Option = bool | int | float | str | tuple[float, ...]
+
+
+def children(network: nn.Module) -> tuple[str, ...]:
+    """Return the names of the top-level parts of a network that own parameters, in their order."""
+    return tuple(
+        name for name, part in network.named_children() if any(True for _ in part.parameters())
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """One network of the table.
 
-    `build(in_channels=, out_channels=, dims=, patch=)` returns a module that maps images
+    `build(in_channels=, out_channels=, dims=, patch=, **options)` returns a module that maps images
     (N, in_channels, *patch) to logits: (N, out_channels) for classification,
-    (N, out_channels, *patch) for segmentation. A segmentation network also takes any other image
-    whose sides `unfit` accepts.
+    (N, out_channels, *patch) for segmentation; or to an `Output`, which holds them. A segmentation
+    network also takes any other image whose sides `unfit` accepts. `options` names every option
+    with its default.
+
+    For transfer learning: `stages(network)` gives prefixes of module names from input to output
+    that cover every parameter once, the last the head; `weights` is torchvision's name of ImageNet
+    weights, for 2-D; `first` the name of the first convolution's weight.
     """
 
     name: str
@@ -31,6 +46,10 @@ class Model:
     dims: tuple[int, ...]
     divisor: int  # each side of a patch is a multiple of this
     min_size: int  # each side of a patch has at least this many pixels or voxels
+    options: Mapping[str, Option] = field(default_factory=dict)
+    stages: Callable[[nn.Module], tuple[str, ...]] = children
+    weights: str | None = None
+    first: str | None = None
     summary: str
     source: str
 
