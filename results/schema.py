@@ -7,8 +7,12 @@ whose files differ. A value that was not measured, or that is undefined, is null
 
 import pyarrow as pa
 
-#: Raised when a column is added, removed or changes its meaning.
-SCHEMA_VERSION = 1
+#: Raised when a column is added, removed or changes its meaning. 2 added the columns of `cases`
+#: from `nsd_2mm` on.
+SCHEMA_VERSION = 2
+
+#: Versions whose files are read. What they lack is null: since 1, columns have only been added.
+READABLE = frozenset({1, SCHEMA_VERSION})
 
 #: What became of a trial. `ok`: trained and scored. `diverged`: went non-finite, which is an
 #: outcome. `failed`: broke (an error, a lost machine). `skipped`: cannot be run, for `reason`.
@@ -76,12 +80,18 @@ EPOCHS = _columns(
 
 #: One row a trial x case of the test fold x class or region. `case_id` and `group_id` are keyed
 #: hashes. Classification: `region` is a class, `label` 1 where it is the true one, else 0.
+#: Segmentation: `label` is 1 where the reference holds the region, `prob` how probable the network
+#: finds it that the image does. `nsd_2mm` is 1 where both masks are empty. `ref_mm` and `lesion_mm`
+#: are diameters of the sphere (2-D: disc) as large as the reference, and as each of its lesions;
+#: `lesion_prob` has each lesion's score, null where missed, and `false_prob` those of the false
+#: candidates.
 CASES = _columns(
     (pa.string(), "trial_id case_id group_id region"),
     (pa.int64(), "label"),
     (pa.float64(), "prob"),
     (pa.int64(), "tp fp fn tn n_ref n_pred"),
-    (pa.float64(), "dice hd95_mm"),
+    (pa.float64(), "dice hd95_mm nsd_2mm assd_mm ref_mm"),
+    (pa.list_(pa.float64()), "lesion_mm lesion_prob false_prob"),
 )
 
 #: Folder of a run -> its schema. The order is the order of writing: `trials` is the record that a

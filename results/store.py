@@ -33,6 +33,7 @@ from results.schema import (
     FINAL_STATUSES,
     JSON_COLUMNS,
     NAN_COLUMNS,
+    READABLE,
     SCHEMA_VERSION,
     STATUSES,
     TABLES,
@@ -172,29 +173,35 @@ def footer(run: Path) -> dict[str, Any]:
 def compact(run: Path, at_least: int = 256) -> int:
     """Merge the files of finished trials into one part a data set, where they are `at_least`.
 
-    Returns how many files were merged into parts. Failed trials keep their own file, which
-    running them again replaces. Safe against a crash at any step: a part is complete before what
-    it was made from is removed, and calling `compact` again finishes what was left. Raises
-    OSError where the disk is full; the run then reads as before.
+    Files of an older version of the schema are merged however few they are, so that a run begun
+    under it has the same columns in every file. Returns how many files were merged into parts.
+    Failed trials keep their own file, which running them again replaces. Safe against a crash at
+    any step: a part is complete before what it was made from is removed, and calling `compact`
+    again finishes what was left. Raises OSError where the disk is full; the run then reads as
+    before.
     """
     final = {trial_id for trial_id, status in finished(run).items() if status in FINAL_STATUSES}
+    old = _of_older_schema(run) & final
     merged = 0
     for table in TABLES:
         folder = run / table
         _remove_merged(folder)
         live = _live(folder)
         singles = [f for f in live if not _PART.fullmatch(f.path.name) and f.trial_ids <= final]
-        # A part with rows that a later file replaced shows them to other readers: merge it anew.
+        # A part with rows that a later file replaced shows them to other readers, and a file of
+        # an older schema has fewer columns than its neighbours: merge these anew.
         stale = [
             f
             for f in live
-            if _PART.fullmatch(f.path.name) and f.trial_ids != _trial_ids(run, f.path)
+            if f.trial_ids & old
+            or (_PART.fullmatch(f.path.name) and f.trial_ids != _trial_ids(run, f.path))
         ]
         if len(singles) < at_least and not stale:
             continue
-        _write_part(run, table, [*stale, *singles])
+        whole = list(dict.fromkeys([*stale, *singles]))
+        _write_part(run, table, whole)
         _remove_merged(folder)
-        merged += len(singles) + len(stale)
+        merged += len(whole)
     return merged
 
 
@@ -324,7 +331,7 @@ def _opened(run: Path, path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, A
     try:
         with pq.ParquetFile(path) as file:
             content = json.loads((file.schema_arrow.metadata or {})[_FOOTER_KEY])
-            if content["schema_version"] == SCHEMA_VERSION:
+            if content["schema_version"] in READABLE:
                 yield file, content
                 return
     except FileNotFoundError:
@@ -333,7 +340,7 @@ def _opened(run: Path, path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, A
         raise RunError(f"{where} is damaged or is no result of this program: {error}") from error
     raise RunError(
         f"{where} has schema version {content['schema_version']}; this program reads "
-        f"version {SCHEMA_VERSION}"
+        f"{' and '.join(map(str, sorted(READABLE)))}"
     )
 
 
@@ -402,6 +409,17 @@ def _live(folder: Path) -> list[_Live]:
     return live[::-1]
 
 
+def _of_older_schema(run: Path) -> frozenset[str]:
+    """Return the trials whose files were written by an older version of the schema."""
+    return frozenset().union(
+        *(
+            file.trial_ids
+            for file in _live(run / "trials")
+            if _read_footer(run, file.path)["schema_version"] != SCHEMA_VERSION
+        )
+    )
+
+
 def _remove_merged(folder: Path) -> None:
     """Remove the files that a part holds whole."""
     for path in sorted(_merged_files(*_sources(folder))):
@@ -411,9 +429,16 @@ def _remove_merged(folder: Path) -> None:
 def _read_live(run: Path, file: _Live, done: frozenset[str], columns: Sequence[str]) -> pa.Table:
     """Return the rows of one file that count, without the footer."""
     names = list(dict.fromkeys([*columns, "trial_id"]))
+    schema = TABLES[file.path.parent.name]
     with _opened(run, file.path) as (content, _):
-        table = content.read(columns=names, use_threads=False).select(names)
-    table = table.replace_schema_metadata(None)
+        known = set(content.schema_arrow.names)
+        table = content.read(columns=[n for n in names if n in known], use_threads=False)
+    for name in names:
+        if name not in known:  # a column that came after the file's version of the schema
+            table = table.append_column(
+                schema.field(name), pa.nulls(len(table), schema.field(name).type)
+            )
+    table = table.select(names).replace_schema_metadata(None)
     keep = pa.array(sorted(file.trial_ids & done), pa.string())
     return table.filter(pc.is_in(table.column("trial_id"), value_set=keep))
 
@@ -423,6 +448,7 @@ def _write_part(run: Path, table: str, files: Sequence[_Live]) -> None:
     sources = {file.path.name: _digest(file.path) for file in files}
     content = _merged([_read_footer(run, file.path) for file in files])
     content |= {
+        "schema_version": SCHEMA_VERSION,  # its columns are today's, whatever the files' were
         _SOURCES: sources,
         _MEMBERS: sorted(frozenset().union(*(file.trial_ids for file in files))),
     }

@@ -46,7 +46,10 @@ threads lane shared_device started_at finished_at git_commit versions
 trial_id epoch train_loss val_loss val_score lr sample_gradients gradient_evaluations elapsed_sec
 samples_per_sec data_wait_sec
 """,
-    "cases": "trial_id case_id group_id region label prob tp fp fn tn n_ref n_pred dice hd95_mm",
+    "cases": """
+trial_id case_id group_id region label prob tp fp fn tn n_ref n_pred dice hd95_mm
+nsd_2mm assd_mm ref_mm lesion_mm lesion_prob false_prob
+""",
 }
 
 
@@ -243,6 +246,69 @@ def test_another_schema_version_is_named(tmp_path):
     pq.write_table(table.replace_schema_metadata({b"medoptbench": old}), path)
     with pytest.raises(RunError, match=r"epochs/a\.parquet has schema version 0"):
         read(tmp_path, "epochs")
+
+
+def put_as_version_1(run: Path, name: str) -> None:
+    """Write a trial as the program did before `cases` had lesions and surface distances."""
+    put(run, name)
+    later = ["nsd_2mm", "assd_mm", "ref_mm", "lesion_mm", "lesion_prob", "false_prob"]
+    for table in TABLES:
+        path = run / table / f"{name}.parquet"
+        content = pq.read_table(path, partitioning=None)
+        if table == "cases":
+            content = content.drop_columns(later)
+        known = json.dumps({**FOOTER, "schema_version": 1}).encode()
+        pq.write_table(content.replace_schema_metadata({b"medoptbench": known}), path)
+
+
+def test_a_run_of_the_first_schema_still_reads(tmp_path):
+    put_as_version_1(tmp_path, "a")
+    (row,) = read(tmp_path, "cases").to_pylist()
+    assert (row["tp"], row["dice"]) == (3, 0.9)
+    assert (row["nsd_2mm"], row["lesion_prob"]) == (None, None)
+    assert read(tmp_path, "cases").schema == TABLES["cases"]
+    assert read(tmp_path, "cases", columns=["ref_mm", "tp"]).to_pylist() == [
+        {"ref_mm": None, "tp": 3}
+    ]
+    assert finished(tmp_path) == {"a": "ok"}
+
+
+def test_a_run_gone_on_with_has_the_same_columns_in_every_file(tmp_path):
+    for name in ("a", "b"):
+        put_as_version_1(tmp_path, name)
+    put(tmp_path, "c")
+    before = everything(tmp_path)
+    assert compact(tmp_path) == 12  # the three trials, in four tables: too few for their number
+    assert everything(tmp_path) == before
+    assert footer(tmp_path)["schema_version"] == SCHEMA_VERSION
+    for table, schema in TABLES.items():
+        assert {tuple(pq.read_schema(f).names) for f in (tmp_path / table).iterdir()} == {
+            tuple(schema.names)
+        }
+    assert set(rows_elsewhere(tmp_path, "cases").values()) == {3}
+    assert compact(tmp_path) == 0
+
+
+def test_lists_of_lesions_come_back_in_every_reader(tmp_path):
+    lesions = {"lesion_mm": [4.5, 12.0], "lesion_prob": [None, 0.75], "false_prob": []}
+    write_trial(
+        tmp_path,
+        trial={"trial_id": "a", "status": "ok"},
+        metrics=[],
+        epochs=[],
+        cases=[{"case_id": "c1", **lesions}, {"case_id": "c2"}],
+        footer=FOOTER,
+    )
+    first, second = read(tmp_path, "cases", columns=list(lesions)).to_pylist()
+    assert first == lesions
+    assert second == dict.fromkeys(lesions)
+    folder = tmp_path / "cases"
+    found = duckdb.sql(
+        f"select lesion_prob from read_parquet('{folder}/*.parquet') where case_id = 'c1'"
+    ).fetchall()
+    assert found == [([None, 0.75],)]
+    assert pl.read_parquet(folder)["lesion_mm"].to_list() == [[4.5, 12.0], None]
+    assert list(pd.read_parquet(folder)["lesion_mm"][0]) == [4.5, 12.0]
 
 
 # ---- faults ----------------------------------------------------------------------------------

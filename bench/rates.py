@@ -1,0 +1,183 @@
+"""What the metrics of classification are made of: from counts, from ranks, from confidence.
+
+Functions of counts take `tp fp fn tn`; those of predictions take probabilities (n, C), labels (n,)
+and `positive`, the class that counts as positive, None for the mean over classes, one against the
+rest. None as a value means undefined.
+"""
+
+from collections.abc import Callable, Sequence
+from math import sqrt
+from statistics import fmean
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import matthews_corrcoef, roc_curve
+
+Probabilities: TypeAlias = NDArray[np.float64]
+Labels: TypeAlias = NDArray[np.int64]
+Flags: TypeAlias = NDArray[np.bool_]
+
+Counted: TypeAlias = Callable[[int, int, int, int], float | None]
+# Of the truth of one class, its probability and whether it is called, each (n,).
+OneClass: TypeAlias = Callable[[Flags, Probabilities, Flags], float | None]
+Classified: TypeAlias = Callable[[Probabilities, Labels, int | None], float | None]
+
+# Guo et al. 2017, "On Calibration of Modern Neural Networks", section 5.
+CALIBRATION_BINS = 15
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean, None where a value is None or there is none."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if known and len(known) == len(values) else None
+
+
+def ratio(part: float, whole: float) -> float | None:
+    """Return part / whole, None where there is no whole."""
+    return part / whole if whole else None
+
+
+# ---------------------------------------------------------------- from counts
+
+
+def sensitivity(tp: int, fp: int, fn: int, tn: int) -> float | None:
+    """Return TP / (TP + FN)."""
+    del fp, tn
+    return ratio(tp, tp + fn)
+
+
+def specificity(tp: int, fp: int, fn: int, tn: int) -> float | None:
+    """Return TN / (TN + FP)."""
+    del tp, fn
+    return ratio(tn, tn + fp)
+
+
+def accuracy(tp: int, fp: int, fn: int, tn: int) -> float | None:
+    """Return (TP + TN) / all."""
+    return ratio(tp + tn, tp + fp + fn + tn)
+
+
+def precision(tp: int, fp: int, fn: int, tn: int) -> float | None:
+    """Return TP / (TP + FP); 0 where nothing is called but something is there, as F1 has it."""
+    del tn
+    return ratio(tp, tp + fp) if tp + fp else ratio(0, fn)
+
+
+def f1(tp: int, fp: int, fn: int, tn: int) -> float | None:
+    """Return 2 TP / (2 TP + FP + FN)."""
+    del tn
+    return ratio(2 * tp, 2 * tp + fp + fn)
+
+
+def mcc(tp: int, fp: int, fn: int, tn: int) -> float | None:
+    """Return Matthews' correlation of truth and call; 0 where all calls are one."""
+    if not tp + fn or not tn + fp:
+        return None
+    # The square root of each factor: the product of four counts of voxels may pass 2**64.
+    spread = sqrt(tp + fp) * sqrt(tp + fn) * sqrt(tn + fp) * sqrt(tn + fn)
+    return (tp * tn - fp * fn) / spread if spread else 0.0
+
+
+# ---------------------------------------------------------------- one class against the rest
+
+
+def one_vs_rest(score: OneClass) -> Classified:
+    """Return the metric of predictions that `score` makes, class by class."""
+
+    def metric(prob: Probabilities, label: Labels, positive: int | None) -> float | None:
+        called = prob.argmax(axis=1)
+        wanted = range(prob.shape[1]) if positive is None else (positive,)
+        return mean([score(label == c, prob[:, c], called == c) for c in wanted])
+
+    return metric
+
+
+def from_counts(score: Counted) -> OneClass:
+    """Return the metric of one class that `score` makes of its counts."""
+
+    def counted(truth: Flags, prob: Probabilities, called: Flags) -> float | None:
+        del prob
+        return score(
+            int((truth & called).sum()),
+            int((~truth & called).sum()),
+            int((truth & ~called).sum()),
+            int((~truth & ~called).sum()),
+        )
+
+    return counted
+
+
+def ranked(score: Callable[[Flags, Probabilities], float]) -> OneClass:
+    """Return the metric of one class that `score` makes of its ranks: it needs both kinds."""
+
+    def ordered(truth: Flags, prob: Probabilities, called: Flags) -> float | None:
+        del called
+        return float(score(truth, prob)) if 0 < truth.sum() < len(truth) else None
+
+    return ordered
+
+
+def sensitivity_at(rate: float) -> Callable[[Flags, Probabilities], float]:
+    """Return the metric: the best sensitivity of a threshold whose false-positive rate is <= rate.
+
+    A point that the cases reach, never one interpolated between two: of fewer than 1 / rate
+    negatives none may be called.
+    """
+
+    def best(truth: Flags, prob: Probabilities) -> float:
+        false_positive, true_positive, _ = roc_curve(truth, prob, drop_intermediate=False)
+        return float(true_positive[false_positive <= rate].max())
+
+    return best
+
+
+# ---------------------------------------------------------------- all classes together
+
+
+def case_accuracy(prob: Probabilities, label: Labels, positive: int | None) -> float | None:
+    """Return the share of cases whose class is called."""
+    del positive
+    return ratio(float((prob.argmax(axis=1) == label).sum()), len(label))
+
+
+def balanced_accuracy(prob: Probabilities, label: Labels, positive: int | None) -> float | None:
+    """Return the mean sensitivity over all classes, whichever is the positive one."""
+    del positive
+    return one_vs_rest(from_counts(sensitivity))(prob, label, None)
+
+
+def case_mcc(prob: Probabilities, label: Labels, positive: int | None) -> float | None:
+    """Return Matthews' correlation over all classes (Gorodkin 2004); 0 where all calls are one."""
+    del positive
+    if len(np.unique(label)) < 2:
+        return None
+    return float(matthews_corrcoef(label, prob.argmax(axis=1)))
+
+
+def calibration_error(prob: Probabilities, label: Labels, positive: int | None) -> float | None:
+    """Return the expected calibration error of the called class (Guo et al. 2017, equation 5).
+
+    The gap between the mean confidence and the accuracy of each of 15 equal bins (low, high],
+    weighted by the cases in it.
+    """
+    del positive
+    if not len(label):
+        return None
+    confidence, right = prob.max(axis=1), prob.argmax(axis=1) == label
+    inner_edges = np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1]
+    of_bin = np.searchsorted(inner_edges, confidence)
+    gap = np.bincount(of_bin, confidence - right, CALIBRATION_BINS)
+    return float(np.abs(gap).sum() / len(label))
+
+
+def brier(prob: Probabilities, label: Labels, positive: int | None) -> float | None:
+    """Return half the mean, over cases, of the squared error summed over the classes.
+
+    The half makes 1 the worst, and of two classes the squared error of either.
+    """
+    del positive
+    if not len(label):
+        return None
+    error = prob - np.eye(prob.shape[1])[label]
+    return float((error**2).sum(axis=1).mean() / 2)
