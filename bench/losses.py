@@ -2,29 +2,48 @@
 
 A loss gives one value for each sample, and the loss of a batch is their mean. One that couples the
 samples of a batch does so by sums that it takes over all processes of the trial (`total`), and
-gives the same value to each sample. Value and gradient are then the same however a global batch is
-split between GPUs. Probabilities are softmax probabilities; the number of classes C is at least 2.
+spreads what comes of them over the samples in equal parts. Value and gradient are then the same
+however a global batch is split between GPUs. Probabilities are softmax probabilities; the number of
+classes C is at least 2. Logits of half precision are widened to float32 first.
+
+In the formulas p is the probability and g the reference (0 or 1) of a class in a voxel, y the true
+class. sum: over the voxels of a sample; mean_fg: over the classes but the background (0); mean_c:
+over all classes; mean: over the voxels. In classification an image is one voxel, but where a row
+says that its sums run over the class vector.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import partial, wraps
+from math import inf
 from typing import Any
 
-import torch
-import torch.distributed.nn.functional as distributed
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from bench import compounds, distances, entropies, overlaps
 from bench.settings import Setting, merge
+from bench.sums import Total, alone, over_processes, wide
 
-# Sums a tensor over the processes of a trial, differentiably.
-Total = Callable[[Tensor], Tensor]
+__all__ = ["LOSSES", "Criterion", "Loss", "Total", "alone", "over_processes"]
+
 # A loss with its settings: (logits, target, class weights, total) -> values (N,).
 Criterion = Callable[[Tensor, Tensor, Tensor | None, Total], Tensor]
 
-FOCUS = 2.0  # gamma of the Focal loss: Lin et al. 2017, section 5.1
-SMOOTH = 1e-5  # MONAI's default: an absent class that is not predicted costs 0
+# Least and greatest value of a setting, by its name. Where 0 would divide by 0 the least is what
+# float32 still resolves beside a probability's 1e-7: assumption.
+BOUNDS: Mapping[str, tuple[float, float]] = {
+    "alpha": (0, inf),
+    "balance": (0, 1),
+    "beta": (0, inf),
+    "delta": (0, 1),
+    "exponent": (0, inf),
+    "gamma": (0, inf),
+    "label_smoothing": (0, 1),
+    "q": (1e-3, 1),
+    "share": (0, 1),
+    "smooth": (1e-12, inf),
+    "weight": (0, inf),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,169 +55,346 @@ class Loss:
     int64 in 0..C-1: this process's share of a global batch. It returns the values (N,).
     `class_weights` (C,) is for the rows that are `weighted`; the others take None. `total` sums
     over the processes; rows that do not couple samples ignore it. `defaults` names every setting
-    that a study may change.
+    that a study may change, `bounds` the least and greatest value of those that have one.
     """
 
     name: str
     function: Callable[..., Tensor]
     defaults: Mapping[str, Setting] = field(default_factory=dict)
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=lambda: BOUNDS)
     tasks: tuple[str, ...]
-    weighted: bool
+    weighted: bool = False
     formula: str
     summary: str
     source: str
 
     def settings(self, params: Mapping[str, Any]) -> dict[str, Setting]:
-        """Return every setting, `params` over the defaults; raises ValueError as `merge` does."""
-        return merge(f"loss {self.name}", self.defaults, params)
+        """Return every setting, `params` over the defaults.
+
+        Raises ValueError as `merge` does, and for a value out of bounds.
+        """
+        merged = merge(f"loss {self.name}", self.defaults, params)
+        for name, value in merged.items():
+            least, greatest = self.bounds.get(name, (-inf, inf))
+            if isinstance(value, int | float) and not least <= value <= greatest:
+                raise ValueError(
+                    f"loss setting {self.name}.{name} must lie between {least} and {greatest}, "
+                    f"not {value!r}"
+                )
+        return merged
 
     def bind(self, params: Mapping[str, Any]) -> Criterion:
         """Return the loss with its settings fixed; raises ValueError as `settings` does."""
         return partial(self.function, **self.settings(params))
 
 
-def alone(value: Tensor) -> Tensor:
-    """Return `value`: the sum over the processes where there is one."""
-    return value
+def _each(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Make a row's function of (logits, target, **settings): each sample by itself."""
 
+    @wraps(function)
+    def loss(
+        logits: Tensor,
+        target: Tensor,
+        class_weights: Tensor | None,
+        total: Total,
+        **settings: Setting,
+    ) -> Tensor:
+        del class_weights, total
+        return function(wide(logits), target, **settings)
 
-def over_processes(value: Tensor) -> Tensor:
-    """Return the sum of `value` over all processes; gradients are summed on the way back."""
-    summed: Tensor = distributed.all_reduce(value)
-    return summed
-
-
-def cross_entropy(
-    logits: Tensor, target: Tensor, class_weights: Tensor | None, total: Total
-) -> Tensor:
-    """Return -log p[target] of each sample (N,), the mean over its voxels; no weights."""
-    del class_weights, total
-    return _sample_mean(F.cross_entropy(logits, target, reduction="none"))
-
-
-def weighted_cross_entropy(
-    logits: Tensor, target: Tensor, class_weights: Tensor | None, total: Total
-) -> Tensor:
-    """Return -w[target] log p[target] of each sample (N,), the mean over its voxels.
-
-    The sum is divided by the number of voxels, not by the sum of their weights as torch's
-    `reduction="mean"` would do: that sum differs from batch to batch and from GPU to GPU.
-    Raises ValueError without weights.
-    """
-    del total
-    if class_weights is None:
-        raise ValueError("weighted cross-entropy needs the class weights of the training part")
-    weights = class_weights.to(logits)
-    return _sample_mean(F.cross_entropy(logits, target, weight=weights, reduction="none"))
-
-
-def squared_dice(
-    logits: Tensor, target: Tensor, class_weights: Tensor | None, total: Total
-) -> Tensor:
-    """Return 1 - 2 sum(p g) / (sum(p^2) + sum(g^2)) of each sample (N,).
-
-    Segmentation: sums over voxels, then the mean over the classes but the background (0).
-    Classification: sums over the classes.
-    """
-    del class_weights, total
-    return _dice(torch.softmax(logits, dim=1), target, squared=True)
-
-
-def focal(logits: Tensor, target: Tensor, class_weights: Tensor | None, total: Total) -> Tensor:
-    """Return -(1 - p)^2 log p, p = p[target], of each sample (N,), the mean over its voxels."""
-    del class_weights, total
-    surprise = F.cross_entropy(logits, target, reduction="none")
-    return _sample_mean((-torch.expm1(-surprise)) ** FOCUS * surprise)
-
-
-def dice_cross_entropy(
-    logits: Tensor, target: Tensor, class_weights: Tensor | None, total: Total
-) -> Tensor:
-    """Return linear Dice plus cross-entropy of each sample (N,), in equal parts.
-
-    Linear: 1 - 2 sum(p g) / (sum(p) + sum(g)), over the same sums and classes as the squared form.
-    """
-    del class_weights, total
-    log_p = torch.log_softmax(logits, dim=1)
-    entropy = _sample_mean(F.nll_loss(log_p, target, reduction="none"))
-    return entropy + _dice(log_p.exp(), target, squared=False)
-
-
-def _dice(probability: Tensor, target: Tensor, *, squared: bool) -> Tensor:
-    """Return MONAI's Dice loss of each sample (N,) from probabilities (N, C, ...)."""
-    one_hot = torch.zeros_like(probability).scatter_(1, target.unsqueeze(1), 1.0)
-    if probability.ndim == 2:  # the class vector takes the place of the voxels
-        probability, one_hot = probability.unsqueeze(1), one_hot.unsqueeze(1)
-    else:
-        probability, one_hot = probability[:, 1:], one_hot[:, 1:]
-    return _sample_mean(_monai_dice(squared)(probability, one_hot))
-
-
-@cache
-def _monai_dice(squared: bool) -> nn.Module:
-    # Late: MONAI takes seconds to import, and most commands compute no loss.
-    from monai.losses.dice import DiceLoss
-
-    loss: nn.Module = DiceLoss(
-        squared_pred=squared, reduction="none", smooth_nr=SMOOTH, smooth_dr=SMOOTH
-    )
     return loss
 
 
-def _sample_mean(values: Tensor) -> Tensor:
-    """Return the mean (N,) over all axes of `values` (N, ...) but the first."""
-    return values.reshape(len(values), -1).mean(dim=1)
+def _weighted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Make a row's function of (logits, target, class weights, **settings)."""
+
+    @wraps(function)
+    def loss(
+        logits: Tensor,
+        target: Tensor,
+        class_weights: Tensor | None,
+        total: Total,
+        **settings: Setting,
+    ) -> Tensor:
+        del total
+        if class_weights is None:
+            raise ValueError("this loss needs the class weights of the training part")
+        logits = wide(logits)
+        return function(logits, target, class_weights.to(logits), **settings)
+
+    return loss
+
+
+def _coupled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Make a row's function of (logits, target, total, **settings)."""
+
+    @wraps(function)
+    def loss(
+        logits: Tensor,
+        target: Tensor,
+        class_weights: Tensor | None,
+        total: Total,
+        **settings: Setting,
+    ) -> Tensor:
+        del class_weights
+        return function(wide(logits), target, total, **settings)
+
+    return loss
 
 
 BOTH = ("classification", "segmentation")
+MASKS = ("segmentation",)
+
+# MONAI's and nnU-Net's: an absent class that is not predicted costs 0.
+SMOOTH: Mapping[str, Setting] = {"smooth": 1e-5}
+LABELS: Mapping[str, Setting] = {"label_smoothing": 0.0}
+# Lin et al. 2017, section 5.1
+FOCUS: Mapping[str, Setting] = {"gamma": 2.0}
+# A tenth: TopK10 of nnU-Net
+HARD: Mapping[str, Setting] = {"share": 0.1}
+# The best of Salehi et al. 2017; Abraham and Khan 2019 take it over
+MISSED: Mapping[str, Setting] = {"alpha": 0.3, "beta": 0.7}
+
+DICE = "mean_fg(1 - (2 sum p g + smooth) / (sum p + sum g + smooth))"
+CE = "mean(-log p_y)"
+FOCAL = "mean(-(1 - p_y)^gamma log p_y)"
+HARDEST = "mean of -log p_y over the share of each sample's voxels where it is greatest"
+TVERSKY = "(tp + smooth) / (tp + alpha fp + beta fn + smooth)"
+COUNTS = "tp = sum p g, fp = sum p - tp, fn = sum g - tp"
+SMOOTHED = "g = 1 - label_smoothing + label_smoothing / C for y, label_smoothing / C for the others"
+VECTOR = "classification: sums over the class vector"
+LOG_P = "mean(-sum_c g_c log p_c)"
 
 LOSSES: dict[str, Loss] = {
     row.name: row
     for row in (
+        # ---- each voxel or image by itself ----
         Loss(
             name="ce",
-            function=cross_entropy,
+            function=_each(entropies.cross_entropy),
+            defaults=LABELS,
             tasks=BOTH,
-            weighted=False,
-            formula="-log p_y",
+            formula=f"{CE}; with label_smoothing {LOG_P}, {SMOOTHED}",
             summary="cross-entropy",
             source="torch.nn.functional.cross_entropy",
         ),
         Loss(
             name="weighted_ce",
-            function=weighted_cross_entropy,
+            function=_weighted(entropies.weighted_cross_entropy),
+            defaults=LABELS,
             tasks=BOTH,
             weighted=True,
-            formula="-w_y log p_y",
+            formula="mean(-w_y log p_y); label_smoothing as ce, each class with its own w_c",
             summary="cross-entropy, each class weighted by its inverse share of the training part",
             source="torch.nn.functional.cross_entropy",
         ),
         Loss(
-            name="dice_squared",
-            function=squared_dice,
+            name="ce_smooth",
+            function=_each(entropies.cross_entropy),
+            defaults={"label_smoothing": 0.1},
             tasks=BOTH,
-            weighted=False,
-            formula="1 - (2 sum p g + 1e-5) / (sum p^2 + sum g^2 + 1e-5)",
-            summary="Dice loss with squares in the denominator",
-            source="Milletari et al. 2016, arXiv 1606.04797, section 3; monai.losses.DiceLoss",
+            formula=f"{LOG_P}, {SMOOTHED}",
+            summary="cross-entropy with smoothed labels",
+            source="Szegedy et al. 2016, arXiv 1512.00567, section 7",
         ),
         Loss(
             name="focal",
-            function=focal,
+            function=_each(entropies.focal),
+            defaults=FOCUS,
             tasks=BOTH,
-            weighted=False,
-            formula="-(1 - p_y)^2 log p_y",
+            formula=FOCAL,
             summary="cross-entropy that turns from easy samples or voxels to hard ones",
             source="Lin et al. 2017, arXiv 1708.02002, equation 4",
         ),
         Loss(
-            name="dice_ce",
-            function=dice_cross_entropy,
+            name="weighted_focal",
+            function=_weighted(entropies.weighted_focal),
+            defaults=FOCUS,
             tasks=BOTH,
-            weighted=False,
-            formula="1 - (2 sum p g + 1e-5) / (sum p + sum g + 1e-5) - mean log p_y",
-            summary="linear Dice loss plus cross-entropy",
+            weighted=True,
+            formula="mean(-w_y (1 - p_y)^gamma log p_y)",
+            summary="Focal loss, each class weighted by its inverse share of the training part",
+            source="Lin et al. 2017, arXiv 1708.02002, equation 5",
+        ),
+        Loss(
+            name="gce",
+            function=_each(entropies.generalized_cross_entropy),
+            defaults={"q": 0.7},  # that of the paper's experiments
+            tasks=BOTH,
+            formula="mean((1 - p_y^q) / q)",
+            summary="generalized cross-entropy, which wrong labels pull less",
+            source="Zhang and Sabuncu 2018, arXiv 1805.07836",
+        ),
+        Loss(
+            name="topk_ce",
+            function=_each(entropies.top_k_cross_entropy),
+            defaults={**HARD, **LABELS},
+            tasks=MASKS,
+            formula=f"{HARDEST}; label_smoothing as ce",
+            summary="cross-entropy of each sample's hardest voxels",
+            source="Wu et al. 2016, arXiv 1605.06885; TopKLoss of nnU-Net, there by batch",
+        ),
+        # ---- overlap of each sample ----
+        Loss(
+            name="dice",
+            function=_each(overlaps.dice),
+            defaults=SMOOTH,
+            tasks=BOTH,
+            formula=f"{DICE}; {VECTOR}",
+            summary="Dice loss of each sample, linear",
+            source="monai.losses.DiceLoss",
+        ),
+        Loss(
+            name="dice_squared",
+            function=_each(overlaps.squared_dice),
+            defaults=SMOOTH,
+            tasks=BOTH,
+            formula=f"mean_fg(1 - (2 sum p g + smooth) / (sum p^2 + sum g^2 + smooth)); {VECTOR}",
+            summary="Dice loss of each sample, with squares in the denominator",
+            source="Milletari et al. 2016, arXiv 1606.04797, section 3",
+        ),
+        Loss(
+            name="dice_batch",
+            function=_coupled(overlaps.dice_batch),
+            defaults=SMOOTH,
+            tasks=MASKS,
+            formula=f"{DICE}, sum over the voxels of the whole global batch",
+            summary="linear Dice loss of the batch as if it were one image",
+            source="SoftDiceLoss of nnU-Net with batch_dice",
+        ),
+        Loss(
+            name="generalized_dice",
+            function=_each(overlaps.generalized_dice),
+            defaults=SMOOTH,
+            tasks=MASKS,
+            formula="1 - (2 sum_c w_c tp_c + smooth) / (sum_c w_c (sum p_c + sum g_c) + smooth), "
+            "tp_c = sum p_c g_c, c with the background, w_c = (least present sum g / sum g_c)^2, "
+            "1 where the class is absent",
+            summary="Dice loss with every class in one ratio, small classes weighing more",
+            source="Sudre et al. 2017, arXiv 1707.03237",
+        ),
+        Loss(
+            name="jaccard",
+            function=_each(overlaps.jaccard),
+            defaults=SMOOTH,
+            tasks=BOTH,
+            formula="mean_fg(1 - (2 sum p g + smooth) / (2 (sum p + sum g - sum p g) + smooth)); "
+            + VECTOR,
+            summary="intersection over union of each sample, linear",
+            source="monai.losses.DiceLoss with jaccard",
+        ),
+        Loss(
+            name="lovasz",
+            function=_each(overlaps.lovasz),
+            tasks=MASKS,
+            formula="mean_fg(sum_i e_i (J_i - J_i-1)), e the errors |g - p| from the largest down, "
+            "J_i the Jaccard loss when the first i are wrong and the rest right; no smoothing",
+            summary="convex extension of the Jaccard loss of the hard mask",
+            source="Berman et al. 2018, arXiv 1705.08790, algorithm 1",
+        ),
+        Loss(
+            name="tversky",
+            function=_each(overlaps.tversky),
+            defaults={**MISSED, **SMOOTH},
+            tasks=MASKS,
+            formula=f"mean_fg(1 - {TVERSKY}), {COUNTS}",
+            summary="Dice loss that counts missed voxels more than invented ones",
+            source="Salehi et al. 2017, arXiv 1706.05721; monai.losses.TverskyLoss",
+        ),
+        Loss(
+            name="focal_tversky",
+            function=_each(overlaps.focal_tversky),
+            # 1 / gamma of the paper with its gamma = 4/3
+            defaults={**MISSED, "exponent": 0.75, **SMOOTH},
+            tasks=MASKS,
+            formula=f"mean_fg((1 - {TVERSKY})^exponent), {COUNTS}",
+            summary="Tversky loss to a power, which turns to the classes that overlap least",
+            source="Abraham and Khan 2019, arXiv 1810.07842",
+        ),
+        Loss(
+            name="log_cosh_dice",
+            function=_each(overlaps.log_cosh_dice),
+            defaults=SMOOTH,
+            tasks=MASKS,
+            formula=f"log cosh of {DICE}",
+            summary="linear Dice loss, smoothed by log cosh",
+            source="Jadon 2020, arXiv 2006.14822",
+        ),
+        # ---- overlap and voxels together ----
+        Loss(
+            name="dice_ce",
+            function=_each(compounds.dice_cross_entropy),
+            defaults={**SMOOTH, **LABELS},
+            tasks=BOTH,
+            formula=f"{DICE} + {CE}; label_smoothing as ce; Dice {VECTOR}",
+            summary="linear Dice loss of each sample plus cross-entropy",
             source="Isensee et al. 2021 (nnU-Net), doi 10.1038/s41592-020-01008-z; MONAI",
+        ),
+        Loss(
+            name="dice_ce_batch",
+            function=_coupled(compounds.dice_batch_cross_entropy),
+            defaults={**SMOOTH, **LABELS},
+            tasks=MASKS,
+            formula=f"{DICE}, sum over the voxels of the whole global batch, + {CE}; "
+            "label_smoothing as ce",
+            summary="linear Dice loss of the batch plus cross-entropy: nnU-Net's in 2-D, and in "
+            "3-D beside a low-resolution stage",
+            source="DC_and_CE_loss of nnU-Net with batch_dice",
+        ),
+        Loss(
+            name="dice_focal",
+            function=_each(compounds.dice_focal),
+            defaults={**SMOOTH, **FOCUS},
+            tasks=BOTH,
+            formula=f"{DICE} + {FOCAL}; Dice {VECTOR}",
+            summary="linear Dice loss of each sample plus Focal loss",
+            source="Zhu et al. 2019 (AnatomyNet), arXiv 1808.05238; Dice linear",
+        ),
+        Loss(
+            name="dice_topk",
+            function=_each(compounds.dice_top_k),
+            defaults={**SMOOTH, **HARD, **LABELS},
+            tasks=MASKS,
+            formula=f"{DICE} + {HARDEST}; label_smoothing as ce",
+            summary="linear Dice loss of each sample plus cross-entropy of its hardest voxels",
+            source="Ma et al. 2021 (SegLossOdyssey), doi 10.1016/j.media.2021.102035; nnU-Net",
+        ),
+        Loss(
+            name="unified_focal",
+            function=_each(compounds.unified_focal),
+            # The authors' code: asym_unified_focal_loss, github.com/mlyg/unified-focal-loss
+            defaults={"balance": 0.5, "delta": 0.6, "gamma": 0.5, **SMOOTH},
+            tasks=MASKS,
+            formula="balance mean(y = 0: -(1 - delta) (1 - p_0)^gamma log p_0, else -delta "
+            "log p_y) + (1 - balance) mean_c(T_0, else T_c^(1 - gamma)), T_c = (delta fn + "
+            f"(1 - delta) fp) / (tp + delta fn + (1 - delta) fp + smooth), {COUNTS}",
+            summary="Focal and focal Tversky loss, asymmetric: every foreground class counts as "
+            "rare",
+            source="Yeung et al. 2022, arXiv 2102.04525, asymmetric Unified Focal loss",
+        ),
+        # ---- borders ----
+        Loss(
+            name="hausdorff",
+            function=_each(distances.dice_hausdorff),
+            # alpha: the paper's and MONAI's; an equal part, as of the other sums
+            defaults={"alpha": 2.0, "weight": 1.0, **SMOOTH},
+            tasks=MASKS,
+            formula=f"{DICE} + weight mean_fg(log(1 + mean((p - g)^2 (d_p^alpha + d_g^alpha)))), "
+            "d the distance in voxels to the border of the reference, of the prediction at 1/2",
+            summary="linear Dice loss plus how far off the wrong voxels lie; distances on the CPU",
+            source="Karimi and Salcudean 2019, arXiv 1904.10030; monai.losses.LogHausdorffDTLoss",
+        ),
+        Loss(
+            name="boundary",
+            function=_each(distances.dice_boundary),
+            # the paper's weight in its first epoch
+            defaults={"weight": 0.01, **SMOOTH},
+            tasks=MASKS,
+            formula=f"{DICE} + weight mean_fg(mean(p phi)), phi the distance in voxels to the "
+            "border of the reference, negative inside",
+            summary="linear Dice loss plus the distance of what is predicted from the border; "
+            "distances on the CPU",
+            source="Kervadec et al. 2019, arXiv 1812.07032; monai.losses.BoundaryLoss",
         ),
     )
 }

@@ -1,0 +1,41 @@
+"""What the losses share: sums and means over voxels, over samples and over processes."""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.distributed.nn.functional as distributed
+from torch import Tensor
+
+# Sums a tensor over the processes of a trial, differentiably.
+Total = Callable[[Tensor], Tensor]
+
+# Least base of a power whose exponent may be below 1: there the slope of x^a is unbounded at 0.
+# Below it the loss counts as flat; float32 resolves no smaller step near 1. Assumption.
+LEAST = 1e-7
+
+
+def alone(value: Tensor) -> Tensor:
+    """Return `value`: the sum over the processes where there is one."""
+    return value
+
+
+def over_processes(value: Tensor) -> Tensor:
+    """Return the sum of `value` over all processes; gradients are summed on the way back."""
+    summed: Tensor = distributed.all_reduce(value)  # type: ignore[no-untyped-call]  # torch's stub lacks it
+    return summed
+
+
+def wide(logits: Tensor) -> Tensor:
+    """Return logits in float32, float64 as they are: half precision has no room for sums."""
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def sample_mean(values: Tensor) -> Tensor:
+    """Return the mean (N,) over all axes of `values` (N, ...) but the first."""
+    return values.reshape(len(values), math.prod(values.shape[1:])).mean(dim=1)
+
+
+def one_hot(target: Tensor, probability: Tensor) -> Tensor:
+    """Return the labels `target` (N, ...) as 0 and 1, in shape and type of `probability`."""
+    return torch.zeros_like(probability).scatter_(1, target.unsqueeze(1), 1.0)
