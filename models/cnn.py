@@ -11,24 +11,35 @@ WIDEST = 64
 HIDDEN = 64
 POOL_UNTIL = 4  # sides of the last feature map: pooling goes on while a side is longer
 
+POOLS: dict[str, dict[int, type[nn.Module]]] = {
+    "max": {2: nn.MaxPool2d, 3: nn.MaxPool3d},
+    "average": {2: nn.AvgPool2d, 3: nn.AvgPool3d},
+}
+
 
 def plain_cnn(
-    *, in_channels: int, out_channels: int, dims: int, patch: tuple[int, ...]
+    *,
+    in_channels: int,
+    out_channels: int,
+    dims: int,
+    patch: tuple[int, ...],
+    pool: str,
+    dropout: float,
 ) -> nn.Sequential:
     """Return a network from (N, in_channels, *patch) to logits (N, out_channels).
 
-    Stages of 3-wide convolution, ReLU and max-pooling follow each other until no side of the
-    feature map is longer than `POOL_UNTIL`; a side that is short already is not pooled further, so
-    flat patches (16 x 32 x 32) keep their depth. Channels double from stage to stage.
+    Stages of 3-wide convolution, ReLU and pooling (a key of `POOLS`) follow each other until no
+    side of the feature map is longer than `POOL_UNTIL`; a side that is short already is not pooled
+    further, so flat patches (16 x 32 x 32) keep their depth. Channels double from stage to stage.
     """
     convolution = {2: nn.Conv2d, 3: nn.Conv3d}[dims]
-    max_pool = {2: nn.MaxPool2d, 3: nn.MaxPool3d}[dims]
+    pooling = POOLS[pool][dims]
 
     layers: list[nn.Module] = []
     sides, channels, width = patch, in_channels, FIRST_CHANNELS[dims]
     while max(sides) > POOL_UNTIL:
         window = tuple(2 if side > POOL_UNTIL else 1 for side in sides)
-        layers += [convolution(channels, width, 3, padding=1), nn.ReLU(), max_pool(window)]
+        layers += [convolution(channels, width, 3, padding=1), nn.ReLU(), pooling(window)]
         sides = tuple(side // step for side, step in zip(sides, window, strict=True))
         channels, width = width, min(2 * width, WIDEST)
     return nn.Sequential(
@@ -36,6 +47,7 @@ def plain_cnn(
         nn.Flatten(),
         nn.Linear(channels * prod(sides), HIDDEN),
         nn.ReLU(),
+        nn.Dropout(dropout),
         nn.Linear(HIDDEN, out_channels),
     )
 
@@ -46,7 +58,7 @@ VGG_CHANNELS = (16, 32, 64)
 
 
 def vgg_small(
-    *, in_channels: int, out_channels: int, dims: int, patch: tuple[int, ...]
+    *, in_channels: int, out_channels: int, dims: int, patch: tuple[int, ...], dropout: float
 ) -> nn.Sequential:
     """Return a network from (N, in_channels, *patch) to logits (N, out_channels).
 
@@ -72,4 +84,5 @@ def vgg_small(
                 nn.ReLU(),
             ]
             channels = width
-    return nn.Sequential(*layers, mean(1), nn.Flatten(), nn.Linear(channels, out_channels))
+    head = nn.Linear(channels, out_channels)
+    return nn.Sequential(*layers, mean(1), nn.Flatten(), nn.Dropout(dropout), head)

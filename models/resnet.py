@@ -1,44 +1,53 @@
 """Residual networks: torchvision's in 2-D, MONAI's in 3-D."""
 
+from typing import Any
+
 from torch import nn
 
-# Below this, the ImageNet stem (stride 2, then pooling) would leave a 28 x 28 image 7 x 7 before
-# the first block. MedMNIST's authors use the stem without down-sampling at 28 x 28 for this reason
-# (arXiv 2110.14795); He et al. 2016, section 4.2, do so for CIFAR's 32 x 32.
-SMALL_BELOW = 64
+from models.stem import adapted, is_small
 
 
-def resnet18(
-    *, in_channels: int, out_channels: int, dims: int, patch: tuple[int, ...]
+def resnet(
+    *,
+    in_channels: int,
+    out_channels: int,
+    dims: int,
+    patch: tuple[int, ...],
+    depth: int,
+    dropout: float,
 ) -> nn.Module:
-    """Return ResNet-18 from (N, in_channels, *patch) to logits (N, out_channels).
+    """Return ResNet-18, 34 or 50 (`depth`): (N, in_channels, *patch) to logits (N, out_channels).
 
-    Where no side of the patch reaches `SMALL_BELOW`, the stem is one 3-wide convolution of
-    stride 1 without pooling; else it is 7 wide with stride 2, followed by pooling.
+    Where no side of the patch reaches `models.stem.SMALL_BELOW`, the stem is one 3-wide
+    convolution of stride 1 without pooling; else it is 7 wide with stride 2, followed by pooling.
+    Dropout stands before the last layer.
     """
-    build = {2: _resnet18_2d, 3: _resnet18_3d}[dims]
-    return build(in_channels, out_channels, small=max(patch) < SMALL_BELOW)
+    build = {2: _resnet_2d, 3: _resnet_3d}[dims]
+    network: Any = build(in_channels, out_channels, depth, small=is_small(patch))
+    # Within the pooling, so that every parameter keeps the name that pretrained weights know.
+    network.avgpool = nn.Sequential(network.avgpool, nn.Dropout(dropout))
+    return network  # type: ignore[no-any-return]
 
 
-def _resnet18_2d(in_channels: int, out_channels: int, *, small: bool) -> nn.Module:
-    from torchvision.models import resnet18 as torchvision_resnet18
+def _resnet_2d(in_channels: int, out_channels: int, depth: int, *, small: bool) -> Any:
+    # Late, here and below: torchvision and MONAI take seconds to import, and most commands build
+    # no network.
+    from torchvision import models as torchvision_models
 
-    network: nn.Module = torchvision_resnet18(weights=None, num_classes=out_channels)
+    network = getattr(torchvision_models, f"resnet{depth}")(weights=None, num_classes=out_channels)
     kernel, stride = (3, 1) if small else (7, 2)
-    stem = nn.Conv2d(in_channels, 64, kernel, stride, padding=kernel // 2, bias=False)
+    network.conv1 = adapted(network.conv1, in_channels, kernel=kernel, stride=stride)
     # As torchvision initialises the stem that this one replaces.
-    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
-    network.conv1 = stem
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     if small:
         network.maxpool = nn.Identity()
     return network
 
 
-def _resnet18_3d(in_channels: int, out_channels: int, *, small: bool) -> nn.Module:
-    # Late: MONAI takes seconds to import, and most commands build no network.
-    from monai.networks.nets.resnet import resnet18 as monai_resnet18
+def _resnet_3d(in_channels: int, out_channels: int, depth: int, *, small: bool) -> Any:
+    from monai.networks.nets import resnet as monai_resnet
 
-    network: nn.Module = monai_resnet18(
+    return getattr(monai_resnet, f"resnet{depth}")(
         spatial_dims=3,
         n_input_channels=in_channels,
         num_classes=out_channels,
@@ -46,4 +55,3 @@ def _resnet18_3d(in_channels: int, out_channels: int, *, small: bool) -> nn.Modu
         conv1_t_stride=1 if small else 2,
         no_max_pool=small,
     )
-    return network

@@ -1,0 +1,106 @@
+"""What a row of the table of networks says, and the order of a network's stages."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from math import prod
+
+from torch import nn
+
+Option = bool | int | float | str | tuple[float, ...]
+Stages = Callable[[nn.Module], tuple[str, ...]]
+
+
+def by_children(*opened: str) -> Stages:
+    """Return what lists the children of a network that own parameters, in order.
+
+    In place of a child that is named in `opened` (dotted where it lies deeper) stand its own
+    children.
+    """
+
+    def stages(network: nn.Module) -> tuple[str, ...]:
+        def walk(module: nn.Module, prefix: str) -> list[str]:
+            found = []
+            for name, child in module.named_children():
+                if prefix + name in opened:
+                    found += walk(child, f"{prefix}{name}.")
+                elif any(True for _ in child.parameters()):
+                    found.append(prefix + name)
+            return found
+
+        return tuple(walk(network, ""))
+
+    return stages
+
+
+TOP_LEVEL = by_children()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """One network of the table.
+
+    `build(in_channels=, out_channels=, dims=, patch=)` returns a module that maps images
+    (N, in_channels, *patch) to logits, or to an `Output` of them: (N, out_channels) for
+    classification, (N, out_channels, *patch) for segmentation. `options` are bound to it, so
+    that `dataclasses.replace(row, options=...)` is the same network with other options. Initial
+    weights come from torch's global generator.
+
+    Raises ValueError on an option outside its `choices`, and on a `dropout` outside [0, 1).
+    """
+
+    name: str
+    build: Callable[..., nn.Module]
+    tasks: tuple[str, ...]
+    dims: tuple[int, ...]
+    divisor: int  # each side of a patch is a multiple of this
+    min_size: int  # each side of a patch has at least this many pixels or voxels
+    summary: str
+    source: str
+    options: Mapping[str, Option] = field(default_factory=dict)
+    # Option -> the texts it can be, for those that are one of a few.
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # Network -> module names from input to output that together cover every parameter once. The
+    # last is the head: what depends on out_channels.
+    stages: Stages = TOP_LEVEL
+    weights: str | None = None  # torchvision's, for builds in 2-D
+    first: str | None = None  # the first convolution's weight, whose input channels vary
+    # The rows that the option `encoder` chooses from, of networks that look at single frames.
+    encoders: Mapping[str, "Model"] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for option, allowed in self.choices.items():
+            if self.options[option] not in allowed:
+                raise ValueError(
+                    f"model {self.name} has no {option} {self.options[option]!r}; "
+                    f"choices: {', '.join(allowed)}"
+                )
+        dropout = self.options.get("dropout", 0.0)
+        if not isinstance(dropout, float | int) or not 0 <= dropout < 1:
+            raise ValueError(f"model {self.name}: dropout is from 0 to below 1, not {dropout!r}")
+        object.__setattr__(self, "build", partial(self.build, **self.options))
+
+    def unfit(self, *, task: str, dims: int, patch: tuple[int, ...]) -> str | None:
+        """Return the sentence that says why this network cannot be used so; None if it can."""
+        if task not in self.tasks:
+            return f"model {self.name} is for {' and '.join(self.tasks)}, not for {task}"
+        if dims not in self.dims:
+            able = " and ".join(f"{d}-D" for d in self.dims)
+            return f"model {self.name} takes {able} images, not {dims}-D ones"
+        if len(patch) != dims:
+            return f"a patch of {dims}-D images has {dims} sides; {patch} has {len(patch)}"
+        size = " x ".join(map(str, patch))
+        if any(side % self.divisor or side < self.min_size for side in patch):
+            return (
+                f"model {self.name} takes patches whose sides are multiples of {self.divisor} and "
+                f"at least {self.min_size}, not {size}"
+            )
+        if task == "segmentation" and prod(side // self.divisor for side in patch) == 1:
+            # Normalising over a single voxel gives zero, and torch refuses it.
+            return f"model {self.name} would bring {size} down to one voxel; take a larger patch"
+        if self.encoders:
+            why = self.encoders[str(self.options["encoder"])].unfit(
+                task=task, dims=2, patch=patch[1:]
+            )
+            return why and f"model {self.name} looks at single frames, and {why}"
+        return None
