@@ -3,14 +3,16 @@
 The only file that imports nvidia.dali, and that when it is used. DALI is handed the memory maps of
 whole volumes without a copy, so that only the pages of the patch are ever read, by its threads.
 (fn.readers.numpy can read a region too, but maps its file anew for each sample; that costs 12 to
-30 % more, measured on a CPU.) The code is one for CPU and GPU: with a GPU the patch is cut on the
-host, then flipped and scaled on the device.
+30 % more, measured on a CPU.) With a GPU the patch, or the box that a rotated one is read from, is
+cut on the host and goes over in the type that the store has; the device turns, flips and scales it.
+Noise, contrast and gamma are loaders.intensity's, on the device.
 """
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -18,9 +20,11 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from loaders.host import Batch, fill_of
-from loaders.sampler import Draws, Sampler, batch_positions
+from loaders.host import Batch, fill_of, gather
+from loaders.intensity import alter, altered
+from loaders.sampler import Draws, Recipe, Sampler, batch_positions
 from loaders.store import Store
+from loaders.warp import boxes
 
 LAYOUT = {2: "CHW", 3: "CDHW"}
 # For the last axes, in their order: what fn.flip calls the axis, and what fn.crop_mirror_normalize
@@ -58,7 +62,7 @@ def open_dali(
         return sampler.draw(positions)
 
     draw(0)  # What is wrong with the arguments is raised here rather than at the first batch.
-    return closing(_one_ahead(_stream(store, draw, batches, threads, device)))
+    return closing(_one_ahead(_stream(store, sampler.recipe, draw, batches, threads, device)))
 
 
 def _one_ahead(stream: Generator[Batch]) -> Generator[Batch]:
@@ -79,12 +83,21 @@ def _one_ahead(stream: Generator[Batch]) -> Generator[Batch]:
 
 
 def _stream(
-    store: Store, draw: Callable[[int], Draws], batches: int, threads: int, device: torch.device
+    store: Store,
+    recipe: Recipe,
+    draw: Callable[[int], Draws],
+    batches: int,
+    threads: int,
+    device: torch.device,
 ) -> Generator[Batch]:
+    like, gpu = draw(0), device.type == "cuda"
     # fn.crop_mirror_normalize cuts the patch as well. An operator of its own does it where that one
     # cannot: where it would fill with what is already normalised, and on a GPU, to which the whole
     # volume would have to go.
-    cut = device.type == "cuda" or bool((store.shapes < draw(0).patch).any())
+    cut = gpu or recipe.translate > 0 or bool((store.shapes < like.patch).any())
+    # On a CPU fn.warp_affine takes five times as long as torch (measured), so that there the
+    # rotated samples are written over what DALI made of them.
+    turn = gpu and recipe.warps
     # What DALI has been handed and has not given back: it works on this very memory.
     fed: deque[tuple[Draws, list[Any]]] = deque()
 
@@ -92,31 +105,64 @@ def _stream(
         if batch == batches:
             raise StopIteration
         draws = draw(batch)
-        fed.append((draws, list(pipeline_inputs(store, draws, cut=cut).values())))
+        inputs = pipeline_inputs(store, draws, cut=cut, turn=turn)
+        fed.append((draws, list(inputs.values())))
         return fed[-1][1]
 
-    pipeline = build_pipeline(store, draw(0), feed, cut=cut, threads=threads, device=device)
+    pipeline = build_pipeline(store, like, feed, cut=cut, turn=turn, threads=threads, device=device)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
     try:
         for _ in range(batches):
             # No copy here either: DALI gives its buffers away and does not write to them again.
             image, *mask = (from_dlpack(out.as_tensor()) for out in pipeline.run())
-            case = fed.popleft()[0].case
-            target = mask[0][:, 0] if mask else torch.from_numpy(store.labels[case]).to(device)
+            draws = fed.popleft()[0]
+            target = (
+                mask[0][:, 0] if mask else torch.from_numpy(store.labels[draws.case]).to(device)
+            )
+            if gpu:
+                alter(image, draws, lambda values: torch.from_numpy(values).to(device))
+            else:
+                rest = np.flatnonzero(draws.warped | altered(draws))
+                list(pool.map(partial(_finish, store, draws, image, target), rest.tolist()))
             yield Batch(image, target)
     finally:
+        pool.shutdown(wait=True, cancel_futures=True)
         # What DALI has the garbage collector do, at a known time: its threads end here.
         pipeline.__del__()
 
 
-def pipeline_inputs(store: Store, draws: Draws, *, cut: bool) -> dict[str, Any]:
+def _finish(
+    store: Store, draws: Draws, image: torch.Tensor, target: torch.Tensor, row: int
+) -> None:
+    """Do to a sample on a CPU what DALI does not: by the code of the torch loader."""
+    one = draws[row : row + 1]
+    if draws.warped[row]:
+        pixels, answer = gather(store, one)
+        image[row], target[row] = torch.from_numpy(pixels[0]), torch.as_tensor(answer[0])
+    else:
+        alter(image[row : row + 1].numpy(), one, lambda values: values)
+
+
+def pipeline_inputs(store: Store, draws: Draws, *, cut: bool, turn: bool) -> dict[str, Any]:
     """Return one batch as `build_pipeline` takes it in, by the names that DALI's operators use."""
     axes = AXES[-len(draws.patch) :]
     inputs: dict[str, Any] = {"mean": draws.centre, "std": draws.spread}
-    flips = draws.flip.T.astype(np.int32, order="C")
-    inputs |= {axis[0]: flip for axis, flip in zip(axes, flips, strict=True)}
-    if cut:
-        inputs["start"] = draws.origin.astype(np.int32)
+    if turn:
+        # The flips are in the matrices.
+        where = boxes(draws, store.shapes[draws.case])
+        inputs["start"] = where.low.astype(np.int32)
+        inputs["shape"] = (where.high - where.low).astype(np.int32)
+        # DALI has the last axis first, and the middle of a voxel at one half.
+        linear, offset = where.maps[:, ::-1, -2::-1], where.maps[:, ::-1, -1:]
+        offset = offset + 0.5 - linear.sum(axis=2, keepdims=True) / 2
+        matrix = np.concatenate([linear, offset], axis=2)
+        inputs["matrix"] = matrix.astype(np.float32, order="C")
     else:
+        flips = draws.flip.T.astype(np.int32, order="C")
+        inputs |= {axis[0]: flip for axis, flip in zip(axes, flips, strict=True)}
+    if cut and not turn:
+        inputs["start"] = draws.origin.astype(np.int32)
+    elif not turn:
         # DALI's way to place a crop: the share of the room that lies before it. Rounded to float32
         # it still says which voxel, up to 2**22 of them along an axis.
         room = np.maximum(store.shapes[draws.case] - draws.patch, 1)
@@ -136,19 +182,21 @@ def build_pipeline(
     feed: Callable[[int], list[Any]],
     *,
     cut: bool,
+    turn: bool,
     threads: int,
     device: torch.device,
 ) -> Any:
     """Return the DALI pipeline that turns the `pipeline_inputs` of a batch into the batch.
 
     `feed(k)` gives the values of the k-th batch; `like` are draws of the same batch size and patch.
-    Images come out float32 (B, C, *patch), masks uint8 (B, 1, *patch).
+    With `turn` every sample goes through fn.warp_affine, which leaves those that are not turned bit
+    for bit as they are. Images come out float32 (B, C, *patch), masks uint8 (B, 1, *patch).
     """
     dali = _import_dali()
     fn, types = dali.fn, dali.types
     dims, gpu = len(like.patch), device.type == "cuda"
     axes, layout = AXES[-dims:], LAYOUT[dims]
-    names = list(pipeline_inputs(store, like, cut=cut))
+    names = list(pipeline_inputs(store, like, cut=cut, turn=turn))
     pipeline = dali.pipeline.Pipeline(
         batch_size=len(like),
         num_threads=threads,
@@ -166,37 +214,56 @@ def build_pipeline(
         given = dict(zip(names, nodes, strict=True))
         crop = {size: side for (_, size, _), side in zip(axes, like.patch, strict=True)}
         crop |= {place: given[place] for _, _, place in axes if place in given}
-        upright = {flip: given[flip] for flip, _, _ in axes[:-1]}
+        upright = {flip: given[flip] for flip, _, _ in axes[:-1] if flip in given}
         intensity = {"mean": given["mean"], "std": given["std"]}
         outputs = []
-        for name, dtype, fill, scaling in (
-            ("image", types.FLOAT, fill_of(store), intensity),
-            ("mask", types.UINT8, 0.0, {}),
+        for name, dtype, fill, scaling, interpolation in (
+            ("image", types.FLOAT, fill_of(store), intensity, types.INTERP_LINEAR),
+            ("mask", types.UINT8, 0.0, {}, types.INTERP_NN),
         ):
             if name not in given:
                 continue
             patch = given[name]
-            if cut:
+            if cut or turn:
                 patch = fn.slice(
                     patch,
                     start=given["start"],
-                    shape=like.patch,
+                    shape=given.get("shape", like.patch),
                     axes=tuple(range(1, dims + 1)),
                     out_of_bounds_policy="pad",
                     fill_values=[fill],
                 )
             if gpu:
                 patch = patch.gpu()
+            if turn:
+                if name == "image" and store.image_type == np.uint16:
+                    # The one type that fn.warp_affine does not take.
+                    patch = fn.cast(patch, dtype=types.FLOAT)
+                # It wants the channel last: a sequence, whose frames are the channels, of images of
+                # one channel.
+                patch = fn.expand_dims(patch, axes=[dims + 1], new_axis_names="K")
+                patch = fn.reinterpret(patch, layout=f"F{layout[1:]}C")
+                patch = fn.warp_affine(
+                    patch,
+                    matrix=given["matrix"],
+                    size=like.patch,
+                    fill_value=fill,
+                    interp_type=interpolation,
+                    dtype=dtype,
+                )
+                patch = fn.reinterpret(fn.squeeze(patch, axes=[dims + 1]), layout=layout)
             patch = fn.crop_mirror_normalize(
                 patch,
-                mirror=given["horizontal"],
+                mirror=given.get("horizontal", 0),
                 dtype=dtype,
                 output_layout=layout,
                 **crop,
                 **scaling,
             )
-            # The other axes: fn.crop_mirror_normalize knows the horizontal alone.
-            outputs.append(fn.flip(patch, horizontal=0, **upright))
+            if upright:
+                # The other axes: fn.crop_mirror_normalize knows the horizontal alone.
+                patch = fn.flip(patch, horizontal=0, **upright)
+            outputs.append(patch)
         pipeline.set_outputs(*outputs)
     pipeline.build()
     return pipeline

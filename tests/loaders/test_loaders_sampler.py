@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from loaders.sampler import Draws, Recipe, Sampler, batch_positions
 
@@ -20,6 +22,17 @@ def a_recipe(**changes: Any) -> Recipe:
     base = {"patch": (8, 8, 8), "scale": 0.1, "shift": 0.2, "foreground": 0.5}
     base |= {"flip": (True,) * len(changes.get("patch", base["patch"]))}
     return Recipe(**{**base, **changes})
+
+
+EVERYTHING: dict[str, Any] = {
+    "translate": 0.3,
+    "rotate": (30.0, 20.0, 10.0),
+    "zoom": 0.2,
+    "noise": 0.1,
+    "contrast": 0.25,
+    "gamma": 0.5,
+    "chance": 0.3,
+}
 
 
 def boxes_of(n: int, *regions: Sequence[Sequence[int]] | None) -> np.ndarray:
@@ -41,7 +54,12 @@ def a_sampler(*, recipe: Recipe | None = None, **changes: Any) -> Sampler:
 
 
 def columns(draws: Draws) -> list[np.ndarray]:
-    return [draws.case, draws.origin, draws.flip, draws.centre, draws.spread]
+    return [draws.case, draws.origin, draws.flip, draws.centre, draws.spread, *later(draws)]
+
+
+def later(draws: Draws) -> list[np.ndarray]:
+    """Return what came with the second release."""
+    return [draws.matrix, draws.key, draws.noise, draws.contrast, draws.gamma]
 
 
 def equal(a: Draws, b: Draws) -> bool:
@@ -92,16 +110,18 @@ def test_epochs_and_seeds_draw_differently() -> None:
 
 
 def test_what_one_augmentation_draws_does_not_depend_on_the_others() -> None:
-    whole = a_sampler().draw(np.arange(50))
-    for change in ({"flip": (False,) * 3}, {"scale": 0.0}, {"shift": 0.0}, {"foreground": 0.0}):
-        draws = a_sampler(recipe=a_recipe(**change)).draw(np.arange(50))
-        np.testing.assert_array_equal(draws.case, whole.case)
-        if "flip" not in change:
-            np.testing.assert_array_equal(draws.flip, whole.flip)
-        if "foreground" not in change:
-            np.testing.assert_array_equal(draws.origin, whole.origin)
-        if "scale" not in change:
-            np.testing.assert_array_equal(draws.spread, whole.spread)
+    recipe = a_recipe(**EVERYTHING)
+    whole = a_sampler(recipe=recipe).draw(np.arange(50))
+    # What each turns off, and all that may change with it.
+    moves = {"flip": "flip", "scale": "spread centre", "shift": "centre", "foreground": "origin"}
+    moves |= {"translate": "origin", "rotate": "matrix", "zoom": "matrix"}
+    moves |= {name: name for name in ("noise", "contrast", "gamma")}
+    for name, touched in moves.items():
+        off = {"flip": (False,) * 3, "rotate": ()}.get(name, 0.0)
+        draws = a_sampler(recipe=replace(recipe, **{name: off})).draw(np.arange(50))
+        for field in fields(draws):
+            same = np.array_equal(getattr(draws, field.name), getattr(whole, field.name))
+            assert same == (field.name not in touched.split()), (name, field.name)
 
 
 # ---- class balance ----
@@ -181,9 +201,109 @@ def test_flips_are_fair_and_independent_and_can_be_turned_off() -> None:
 def test_samples_are_those_of_the_first_release() -> None:
     """A study taken up again with a later version goes on with the same samples."""
     digest = hashlib.sha256()
-    for column in columns(a_sampler().draw(np.arange(200))):
+    for column in columns(a_sampler().draw(np.arange(200)))[:5]:
         digest.update(np.ascontiguousarray(column))
     assert digest.hexdigest().startswith("38ccd201b039ad3d")
+
+
+def test_by_default_nothing_is_moved_turned_or_altered() -> None:
+    draws = a_sampler().draw(np.arange(50))
+    assert not draws.warped.any()
+    np.testing.assert_array_equal(draws.matrix, np.tile(np.eye(3), (50, 1, 1)))
+    assert not draws.noise.any()
+    assert (draws.contrast == 1).all()
+    assert (draws.gamma == 1).all()
+
+
+def test_each_augmentation_falls_to_the_share_of_samples_asked_for_by_itself() -> None:
+    draws = a_sampler(recipe=a_recipe(**EVERYTHING)).draw(np.arange(4000))
+    volume = np.linalg.det(draws.matrix)
+    turned = np.abs(draws.matrix / np.cbrt(volume)[:, None, None] - np.eye(3)).max((1, 2)) > 1e-9
+    zoomed = np.abs(volume - 1) > 1e-9
+    fell = np.stack(
+        [turned, zoomed, draws.noise > 0, draws.contrast[:, 0] != 1, draws.gamma[:, 0] != 1]
+    )
+    np.testing.assert_allclose(fell.mean(axis=1), 0.3, atol=0.03)
+    assert np.abs(np.corrcoef(fell) - np.eye(5)).max() < 0.06
+    np.testing.assert_array_equal(draws.warped, turned | zoomed)
+    always = a_sampler(recipe=a_recipe(**{**EVERYTHING, "chance": 1.0})).draw(np.arange(400))
+    assert always.warped.all()
+    assert (
+        not a_sampler(recipe=a_recipe(**{**EVERYTHING, "chance": 0.0}))
+        .draw(np.arange(400))
+        .warped.any()
+    )
+
+
+def test_strengths_fill_their_range() -> None:
+    draws = a_sampler(recipe=a_recipe(**{**EVERYTHING, "chance": 1.0})).draw(np.arange(4000))
+    zoom = 1 / np.cbrt(np.linalg.det(draws.matrix))
+    for values, low, high in (
+        (zoom, 0.8, 1.2),
+        (draws.noise, 0.0, 0.1),
+        (draws.contrast[:, 0], 0.75, 1.25),
+        (np.log(draws.gamma[:, 1]), -np.log(1.5), np.log(1.5)),
+    ):
+        assert values.min() >= low - 1e-6
+        assert values.max() <= high + 1e-6
+        # Uniform, along the logarithm in gamma.
+        np.testing.assert_allclose(values.mean(), (low + high) / 2, atol=0.02 * (high - low))
+        np.testing.assert_allclose(values.std(), (high - low) / np.sqrt(12), rtol=0.05)
+    assert abs(np.corrcoef(draws.gamma.T)[0, 1]) < 0.06, "channels are drawn by themselves"
+
+
+def test_rotations_are_those_of_scipy_about_the_three_axes() -> None:
+    recipe = a_recipe(rotate=(30.0, 20.0, 10.0), chance=1.0)
+    matrix = a_sampler(recipe=recipe).draw(np.arange(2000)).matrix
+    # Rotation's "XYZ": about the first axis, then the turned second, then the turned third.
+    angles = Rotation.from_matrix(matrix).as_euler("XYZ", degrees=True)
+    limits = np.array([30.0, 20.0, 10.0])
+    assert (np.abs(angles) <= limits + 1e-9).all()
+    np.testing.assert_allclose(angles.std(axis=0), limits / np.sqrt(3), rtol=0.05)
+    np.testing.assert_allclose(Rotation.from_euler("XYZ", angles, degrees=True).as_matrix(), matrix)
+
+
+def test_a_rotation_about_one_axis_leaves_that_axis_alone() -> None:
+    recipe = a_recipe(rotate=(90.0, 0.0, 0.0), chance=1.0)
+    matrix = a_sampler(recipe=recipe).draw(np.arange(20)).matrix
+    np.testing.assert_array_equal(matrix[:, 0], [[1, 0, 0]] * 20)
+    np.testing.assert_array_equal(matrix[:, :, 0], [[1, 0, 0]] * 20)
+
+
+def test_voxels_that_are_no_cubes_are_turned_as_the_body_is() -> None:
+    spacing = np.tile([5.0, 0.5, 1.0], (N, 1))
+    spacing[3] = np.nan
+    recipe = a_recipe(rotate=(30.0, 20.0, 10.0), chance=1.0)
+    draws = a_sampler(recipe=recipe, spacing=spacing).draw(np.arange(70))
+    cubes = a_sampler(recipe=recipe).draw(np.arange(70))
+    for case, matrix, rotation in zip(draws.case, draws.matrix, cubes.matrix, strict=True):
+        size = np.ones(3) if case == 3 else spacing[case]
+        # An offset in voxels, in millimetres, turned, is the turned offset in millimetres.
+        offset = np.array([1.0, -2.0, 3.0])
+        np.testing.assert_allclose(size * (matrix @ offset), rotation @ (size * offset))
+
+
+def test_a_translation_is_a_whole_number_of_voxels_up_to_its_share_of_the_side() -> None:
+    recipe = a_recipe(translate=0.5, patch=(8, 6, 9))
+    still = a_sampler(recipe=replace(recipe, translate=0.0)).draw(np.arange(3000))
+    moved = a_sampler(recipe=recipe).draw(np.arange(3000)).origin - still.origin
+    assert np.abs(moved).max(axis=0).tolist() == [4, 3, 4]
+    np.testing.assert_allclose(moved.mean(axis=0), 0, atol=0.15)
+    assert np.abs(np.corrcoef(moved.T) - np.eye(3)).max() < 0.06
+
+
+def test_in_the_plane_there_is_one_angle() -> None:
+    shapes = SHAPES[:, :2]
+    recipe = a_recipe(patch=(8, 8), rotate=(180.0,), zoom=0.3, chance=1.0)
+    draws = a_sampler(shapes=shapes, boxes=np.zeros((N, 0, 2, 2), np.int64), recipe=recipe).draw(
+        np.arange(500)
+    )
+    zoom = 1 / np.sqrt(np.linalg.det(draws.matrix))
+    angle = np.arctan2(draws.matrix[:, 1, 0], draws.matrix[:, 0, 0])
+    wanted = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / zoom
+    np.testing.assert_allclose(draws.matrix, np.moveaxis(wanted, -1, 0), atol=1e-12)
+    assert angle.max() > 3
+    assert angle.min() < -3
 
 
 # ---- where patches lie ----
@@ -331,6 +451,15 @@ def test_ranks_share_each_global_batch_in_order(batch_size: int, world: int, sta
         ({"shift": -0.1}, "shift"),
         ({"shift": float("nan")}, "shift"),
         ({"foreground": 1.1}, "foreground"),
+        ({"chance": -0.1}, "chance is -0.1; it lies between 0 and 1"),
+        ({"zoom": 1.0}, "zoom"),
+        ({"translate": 1.0}, "translate"),
+        ({"contrast": 1.0}, "contrast"),
+        ({"noise": float("inf")}, "noise"),
+        ({"gamma": -0.5}, "gamma"),
+        ({"rotate": 15.0}, "rotate is 15.0; it is a tuple of 3 angles in degrees, or empty"),
+        ({"rotate": (15.0,)}, "rotate"),
+        ({"rotate": (15.0, 0.0, 181.0)}, "between 0 and 180"),
         ({"flip": True}, "flip is True; it is a tuple of 3"),
         ({"flip": (True, False)}, "flip"),
     ],
@@ -346,6 +475,7 @@ def test_recipes_that_make_no_sense(change: dict[str, Any], message: str) -> Non
         ({"cases": np.array([], dtype=np.int64)}, "no case"),
         ({"shapes": np.array([[9, 9]] * N)}, "patch .* has 3 axes, the images have 2"),
         ({"std": np.zeros((N, 2))}, "not above 0"),
+        ({"spacing": np.ones((N, 2))}, r"spacing is \(7, 2\), the shapes are \(7, 3\)"),
         ({"balance": np.zeros(3, np.int64)}, "balance has 3 labels, the store has 7 cases"),
     ],
 )
