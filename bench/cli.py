@@ -187,8 +187,7 @@ def plan(
             data={
                 "run": str(made.run),
                 "trials": [
-                    {"trial_id": t.trial_id, "fold": t.fold, "seed": t.seed}
-                    | dict(zip(("data", "model", "optimizer", "loss"), t.combination, strict=True))
+                    {"trial_id": t.trial_id, **t.combination, "fold": t.fold, "seed": t.seed}
                     for t in made.trials
                 ],
                 "seconds": seconds,

@@ -11,12 +11,16 @@ import numpy as np
 import torch
 
 from bench.datasets import DataSet
-from bench.evaluate import Evaluator, World
+from bench.evaluate import Evaluator
+from bench.heads import supervised
 from bench.losses import alone
+from bench.networks import build_model
+from bench.precision import PRECISIONS
 from bench.resolve import Plan
 from bench.rows import loss_row, optimizer_row
 from bench.study import Trial
-from bench.train import build_model, make_sampler
+from bench.train import make_sampler
+from bench.world import World
 from loaders.host import gather
 
 # Steps timed after one that warms up; the median is taken.
@@ -47,14 +51,14 @@ def estimate(plan: Plan, told: Callable[[int, int], None]) -> float:
     """
     kinds: dict[tuple[str, str], Trial] = {}
     for trial in plan.trials:
-        kinds.setdefault((trial.dataset, trial.model.name), trial)
+        kinds.setdefault((trial.dataset, trial.model.label), trial)
     costs = {}
     for done, (kind, trial) in enumerate(kinds.items()):
         told(done, len(kinds))
         costs[kind] = measure(trial, plan.data(trial.dataset), plan.base, plan.study.device)
     told(len(kinds), len(kinds))
     return math.fsum(
-        costs[t.dataset, t.model.name].trial_sec(t, plan.data(t.dataset)) for t in plan.trials
+        costs[t.dataset, t.model.label].trial_sec(t, plan.data(t.dataset)) for t in plan.trials
     )
 
 
@@ -63,20 +67,26 @@ def measure(trial: Trial, data: DataSet, base: Path, device_kind: str) -> Cost:
     device = torch.device(device_kind)
     store, split = data.store, data.split(trial.repeat, trial.fold)
     sampler = make_sampler(trial, data, trial.seed)
-    model = build_model(trial.model.name, base, store.path, trial.patch).to(device)
+    model = build_model(
+        trial.model.name, trial.settings("model"), base, store.path, trial.patch
+    ).to(device)
     row = optimizer_row(trial.optimizer.name, trial.optimizer.params, base).row
     loss = loss_row(trial.loss.name, trial.loss.params, base).row
-    criterion = loss.bind(trial.loss.params)
+    criterion = loss.bind(trial.settings("loss"))
     batch = min(trial.batch_size * row.batch_multiple, len(split.train))
     pixels, labels = gather(store, sampler.draw(np.arange(batch)))
     image = torch.from_numpy(pixels).to(device)
     target = torch.from_numpy(labels).to(device).long()
     weights = torch.ones(len(store.meta.classes), device=device) if loss.weighted else None
 
+    values_of = supervised(criterion, weights, alone)
+
     def step() -> float:
         start = perf_counter()
         model.zero_grad()
-        criterion(model(image), target, weights, alone).mean().backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
+        with PRECISIONS[trial.precision].autocast(device):
+            given = model(image)
+        values_of(given, target).mean().backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
         if device.type == "cuda":
             torch.cuda.synchronize()
         return perf_counter() - start

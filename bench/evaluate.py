@@ -1,6 +1,6 @@
 """Score a model on some cases: whole volumes by sliding window, whole images, each case once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -11,25 +11,23 @@ import torch.distributed as dist
 from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
+from bench.heads import logits_of
 from bench.losses import Criterion, alone
-from bench.metrics import METRICS, classification_rows, confusion, headline, segmentation_rows
+from bench.metric_rows import classification_rows, headline, segmentation_rows
+from bench.metrics import METRICS
+from bench.precision import PRECISIONS
+from bench.segmented import confusion
 from bench.study import Trial
+from bench.world import World
 from loaders.host import gather
 from loaders.sampler import Sampler
 from loaders.store import Store
+from models.output import Output
 
 # Cases whose slices or images a trial leaves for the report.
 EXAMPLES = 3
 # Windows of a volume that go through the network at once. Assumption: fits wherever training does.
 WINDOWS = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """The processes that share a trial, and which of them this one is."""
-
-    rank: int = 0
-    size: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +70,20 @@ class Evaluator:
     device: torch.device
     world: World
 
+    def network(self, image: Tensor) -> Tensor:
+        """Return the logits of a batch in float32, computed in the precision of the trial."""
+        return self.outputs(image).logits
+
+    def outputs(self, image: Tensor) -> Output:
+        """Return logits in float32, and presence where the network gives it."""
+        with PRECISIONS[self.trial.precision].autocast(self.device):
+            given = self.model(image)
+        presence = given.presence if isinstance(given, Output) else None
+        return Output(
+            logits=logits_of(given).float(),
+            presence=None if presence is None else presence.float(),
+        )
+
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger value of the primary metric is the better one."""
@@ -80,7 +92,8 @@ class Evaluator:
     def score(self, cases: np.ndarray, *, final: bool) -> Score:
         """Score `cases` (indices into the store); `final` adds distances and examples.
 
-        Each process scores its share and all of them get the whole result.
+        Each process scores its share and all of them get the whole result. Leaves the network in
+        evaluation mode.
         """
         self.model.eval()
         own = cases[self.world.rank :: self.world.size]
@@ -91,7 +104,6 @@ class Evaluator:
             shares: list[list[_Scored]] = [[] for _ in range(self.world.size)]
             dist.all_gather_object(shares, done)
             done = sorted((c for share in shares for c in share), key=lambda c: c.index)
-        self.model.train()
         return self._sum_up(done)
 
     def _sum_up(self, done: list[_Scored]) -> Score:
@@ -135,7 +147,7 @@ def _score_images(self: Evaluator, own: np.ndarray, final: bool) -> list[_Scored
         part = own[at : at + self.trial.batch_size]
         pixels, target = gather(self.store, self.sampler.centre(part))
         image, label = _to(pixels, self.device), _to(target, self.device)
-        logits, seconds = _timed(self.model, image, self.device)
+        logits, seconds = _timed(self.network, image, self.device)
         losses = self.criterion(logits, label, self.weights, alone).cpu().numpy()
         prob = torch.softmax(logits.double(), 1).cpu().numpy()
         for k, index in enumerate(part):
@@ -167,12 +179,20 @@ def _score_volumes(self: Evaluator, own: np.ndarray, final: bool) -> list[_Score
         pixels, inside = _whole(self.store, self.sampler, int(index), self.trial.patch)
         mask = np.array(self.store.mask(int(index)))
 
-        def predict(image: Tensor) -> Tensor:
+        windows: list[Tensor] = []
+
+        def predict(image: Tensor, windows: list[Tensor] = windows) -> Tensor:
+            def window(image: Tensor) -> Tensor:
+                given = self.outputs(image)
+                if given.presence is not None:
+                    windows.append(given.presence)
+                return given.logits
+
             logits = sliding_window_inference(
                 image,
                 roi_size=self.trial.patch,
                 sw_batch_size=WINDOWS,
-                predictor=self.model,
+                predictor=window,
                 overlap=self.trial.overlap,
                 mode="gaussian",
             )
@@ -185,6 +205,7 @@ def _score_volumes(self: Evaluator, own: np.ndarray, final: bool) -> list[_Score
         loss = float(self.criterion(logits, target, self.weights, alone)[0])
         # Ten times as fast on a CPU as argmax over the leading axis (measured).
         found = logits[0].max(0).indices.to(torch.uint8).cpu().numpy()
+        holds = _holds(logits[0], windows, regions) if final else dict.fromkeys(regions)
         example = {}
         if final and place < EXAMPLES:
             example = _slice(pixels[(slice(None), *inside)], mask, found)
@@ -195,13 +216,31 @@ def _score_volumes(self: Evaluator, own: np.ndarray, final: bool) -> list[_Score
                 loss=loss,
                 infer_sec=seconds,
                 prob=None,
-                regions=confusion(
-                    found, mask, regions, tuple(self.store.spacing[index]), distances=final
-                ),
+                regions=[
+                    {**row, "prob": holds[row["region"]]}
+                    for row in confusion(
+                        found, mask, regions, tuple(self.store.spacing[index]), distances=final
+                    )
+                ],
                 example=example,
             )
         )
     return done
+
+
+def _holds(
+    logits: Tensor, windows: Sequence[Tensor], regions: Mapping[str, tuple[int, ...]]
+) -> dict[str, float]:
+    """Return the probability that a volume holds each region at all.
+
+    `logits` (C, *spatial). A network that says so itself is believed: of its windows, each (B, C),
+    the highest, and of a region's labels the highest. Of another the most certain voxel counts.
+    """
+    if windows:
+        each = torch.sigmoid(torch.cat(list(windows)).amax(0))
+        return {name: float(each[list(labels)].max()) for name, labels in regions.items()}
+    voxels = torch.softmax(logits, 0)
+    return {name: float(voxels[list(labels)].sum(0).max()) for name, labels in regions.items()}
 
 
 _SHARES: dict[str, Callable[[Evaluator, np.ndarray, bool], list[_Scored]]] = {

@@ -29,7 +29,6 @@ import torch
 
 from bench import ROOT
 from bench.desk import Call, Desk
-from bench.evaluate import World
 from bench.machine import versions
 from bench.refs import StudyError
 from bench.resolve import Plan
@@ -37,6 +36,7 @@ from bench.rows import Part, loss_row, model_row, optimizer_row
 from bench.run import LEASE_SEC, Progress, Queue, opened, reason
 from bench.study import Study, Trial
 from bench.train import Outcome, run_trial
+from bench.world import World
 
 log = logging.getLogger("medopt.lanes")
 
@@ -482,7 +482,7 @@ def fingerprint(plan: Plan) -> dict[str, str]:
     """
     study, base = plan.study, plan.base
     rows: dict[str, Part[Any]] = {
-        **{entry.name: model_row(entry.name, base) for entry in study.models},
+        **{entry.name: model_row(entry.name, entry.params, base) for entry in study.models},
         **{entry.name: optimizer_row(entry.name, entry.params, base) for entry in study.optimizers},
         **{entry.name: loss_row(entry.name, entry.params, base) for entry in study.losses},
     }

@@ -17,8 +17,9 @@ import torch
 import yaml
 
 from bench.datasets import DataSet, StoreError, locate, open_once, split_store
+from bench.expand import expand
 from bench.refs import StudyError
-from bench.study import AXES, DataEntry, Skip, Study, Trial, expand, parse_study
+from bench.study import AXES, DataEntry, Skip, Study, Trial, parse_study
 from loaders import LOADERS
 from loaders.folds import FoldError, Split, check_splits, splits_from_table, splits_table
 

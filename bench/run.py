@@ -32,6 +32,8 @@ LEASE_SEC = 60.0
 # Small files are merged each time so many trials were written: a thousand of them take a report
 # 2.6 s, merged 0.4 s (measured).
 COMPACT_EVERY = 256
+# What a trial's name leaves out: a schedule, regularizer and weights that are the plain ones.
+UNSAID = (None, "constant", "none")
 # A trial that was in hand when a lane died, this often, is written down as failed.
 KILLS = 2
 
@@ -161,6 +163,7 @@ class Queue:
             epochs=outcome.epochs,
             cases=outcome.cases,
             examples=outcome.examples,
+            weights=outcome.weights,
         )
         self._seconds.append(outcome.trial["wall_sec"])
         del self._held[lane]
@@ -220,7 +223,12 @@ class Queue:
         epochs: Sequence[dict[str, Any]] = (),
         cases: Sequence[dict[str, Any]] = (),
         examples: dict[str, np.ndarray] | None = None,
+        weights: bytes | None = None,
     ) -> None:
+        if weights:
+            folder = self.run / "weights"
+            folder.mkdir(exist_ok=True)
+            replace_file(folder / f"{lease.trial.trial_id}.pt", weights)
         if examples:
             _write_arrays(self.run / "examples" / f"{lease.trial.trial_id}.npz", examples)
         row = {**row, "study": self.study, "attempt": lease.attempt, "lane": lane}
@@ -244,7 +252,8 @@ class Queue:
 
 def label(trial: Trial) -> str:
     """Return a trial's name for people: combination, fold and seed."""
-    return f"{' · '.join(trial.combination)} · fold {trial.fold} · seed {trial.seed}"
+    named = [part for part in trial.combination.values() if part not in UNSAID]
+    return f"{' · '.join(map(str, named))} · fold {trial.fold} · seed {trial.seed}"
 
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -1,4 +1,4 @@
-"""Study and Trial: what is asked, frozen and validated, and its expansion into units of work.
+"""Study and Trial: what is asked and one unit of its work, frozen and validated.
 
 A study is one YAML file. Nine lines are enough:
 
@@ -12,9 +12,7 @@ A study is one YAML file. Nine lines are enough:
 Everything else has a documented default, which the field descriptions below state.
 """
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,29 +20,35 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from bench.datasets import DataSet, automatic_patch
 from bench.losses import LOSSES
 from bench.metrics import METRICS, PRIMARY
 from bench.optimizers import OPTIMIZERS
+from bench.precision import PRECISIONS
 from bench.refs import StudyError, is_reference, unknown
-from bench.rows import loss_row, model_row, optimizer_row
+from bench.regularizers import REGULARIZERS
+from bench.schedules import SCHEDULES
+from bench.settings import merge
+from bench.transfer import Start, start_settings
 from loaders import LOADERS
-from loaders.folds import split_hash
-from models import MODELS
+from models import MODELS, Model
 
 # Raised by a developer whenever the same settings would give other numbers than before.
-NUMERICS = 1
+NUMERICS = 2
 
 STUDIES = Path(__file__).parent / "studies"
-AXES = ("data", "models", "optimizers", "losses", "seeds")
+AXES = (
+    "data",
+    "models",
+    "optimizers",
+    "losses",
+    "schedules",
+    "regularizers",
+    "pretrained",
+    "seeds",
+)
 
-# Batch by (task, dims): what an 8 GB GPU and a laptop both hold. Assumption.
-BATCH = {
-    ("classification", 2): 32,
-    ("classification", 3): 8,
-    ("segmentation", 2): 16,
-    ("segmentation", 3): 2,
-}
+# The axes whose entries are a name, or a name with parameters.
+ENTRIES = ("models", "optimizers", "losses", "schedules", "regularizers", "pretrained")
 
 
 class _Frozen(BaseModel):
@@ -54,12 +58,27 @@ class _Frozen(BaseModel):
 class Augment(_Frozen):
     """Augmentation draws: the same for every optimizer and loss at one fold and seed."""
 
-    flip: bool = Field(True, description="flip each spatial axis with probability one half")
+    flip: bool | tuple[bool, ...] = Field(
+        True,
+        description="mirror with probability one half: each spatial axis (of a clip, not its time),"
+        " or those axes that a list of true and false says",
+    )
     scale: float = Field(0.1, ge=0, lt=1, description="multiply intensities by 1 ± this, uniform")
     shift: float = Field(0.1, ge=0, description="add ± this many standard deviations, uniform")
     foreground: float = Field(
         0.5, ge=0, le=1, description="share of segmentation patches placed on foreground"
     )
+
+    def flips(self, axes: str) -> tuple[bool, ...]:
+        """Return which of `axes` (a letter each, such as tyx) are mirrored; raises StudyError."""
+        if isinstance(self.flip, bool):
+            return tuple(self.flip and axis != "t" for axis in axes)
+        if len(self.flip) != len(axes):
+            raise StudyError(
+                f"augment.flip: {list(self.flip)} has {len(self.flip)} entries, "
+                f"the images have the axes {', '.join(axes)}."
+            )
+        return self.flip
 
 
 class Choice(_Frozen):
@@ -71,7 +90,8 @@ class Choice(_Frozen):
     @property
     def label(self) -> str:
         """Return the name that results carry: `sgd`, `sgd(lr=0.05)`, `my_net` for a reference."""
-        short = self.name.rpartition(":")[2]
+        # Of a path its last part alone: folders of the user's are nobody else's business.
+        short = self.name.rpartition(":")[2].rstrip("/").rpartition("/")[2]
         if not self.params:
             return short
         return f"{short}({', '.join(f'{k}={v}' for k, v in sorted(self.params.items()))})"
@@ -87,6 +107,11 @@ def _choice(entry: Any) -> Any:
 
 
 Entry = Annotated[Choice, BeforeValidator(_choice)]
+
+
+def _several(entry: Any) -> Any:
+    """Read one value as a list of one."""
+    return entry if isinstance(entry, list | tuple) else [entry]
 
 
 class Protocol(_Frozen):
@@ -121,6 +146,17 @@ class Study(_Frozen):
     models: tuple[Entry, ...] = Field(min_length=1)
     optimizers: tuple[Entry, ...] = Field(min_length=1)
     losses: tuple[Entry, ...] = Field(min_length=1)
+    schedules: tuple[Entry, ...] = Field(
+        (Choice(name="constant"),), min_length=1, description="of the learning rate"
+    )
+    regularizers: tuple[Entry, ...] = Field(
+        (Choice(name="none"),), min_length=1, description="none: early stopping alone"
+    )
+    pretrained: Annotated[tuple[Entry, ...], BeforeValidator(_several)] = Field(
+        (Choice(name="none"),),
+        min_length=1,
+        description="weights to start from: none, imagenet, a file of weights, or a run's folder",
+    )
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="weights and sample order")
 
     folds: int = Field(5, ge=2, description="cross-validation folds, grouped and stratified")
@@ -147,6 +183,14 @@ class Study(_Frozen):
     loader: str = Field("auto", description="auto, or a row of `medopt list loaders`")
     threads: int | None = Field(None, ge=1, description="CPU threads a trial; null: cores / lanes")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where trials train")
+    precision: str = Field("float32", description="float32, bfloat16 or float16 (by autocast)")
+    channels_last: bool = Field(False, description="channels innermost in memory")
+    compiled: bool = Field(
+        False, description="train through torch.compile, compiled once a lane for each model"
+    )
+    keep_weights: bool = Field(
+        False, description="keep each trial's chosen weights, for `pretrained` of a later study"
+    )
 
     @model_validator(mode="after")
     def _names(self) -> "Study":
@@ -154,16 +198,26 @@ class Study(_Frozen):
             ("models", "model", MODELS),
             ("optimizers", "optimizer", OPTIMIZERS),
             ("losses", "loss", LOSSES),
+            ("schedules", "schedule", SCHEDULES),
+            ("regularizers", "regularizer", REGULARIZERS),
         ):
             labels = set()
             for entry in getattr(self, axis):
-                if not is_reference(entry.name) and entry.name not in table:
+                ours = axis in ("schedules", "regularizers") or not is_reference(entry.name)
+                if ours and entry.name not in table:
                     raise ValueError(f"{axis}: {unknown(what, entry.name, table)}")
-                if entry.params and axis == "models":
-                    raise ValueError(f"{axis}: {entry.name!r} takes no parameters here.")
+                if entry.name in table:
+                    _check_settings(what, axis, table[entry.name], entry.params)
                 if entry.label in labels:
                     raise ValueError(f"{axis}: {entry.label!r} stands there twice.")
                 labels.add(entry.label)
+        for entry in self.pretrained:
+            try:
+                start_settings(entry.params)
+            except ValueError as error:
+                raise ValueError(f"pretrained: {error}.") from error
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision: {unknown('precision', self.precision, PRECISIONS)}")
         for task, metric in self.primary.items():
             if task not in PRIMARY:
                 raise ValueError(f"primary: {unknown('task', task, PRIMARY)}")
@@ -177,13 +231,24 @@ class Study(_Frozen):
         return self
 
 
+def _check_settings(what: str, axis: str, row: Any, params: Mapping[str, Any]) -> None:
+    """Raise ValueError where `params` are no settings of a table's row."""
+    try:
+        if isinstance(row, Model):
+            merge(f"{what} {row.name}", row.options, params)
+        else:
+            row.settings(params)
+    except ValueError as error:
+        raise ValueError(f"{axis}: {error}.") from error
+
+
 def _problem(error: Mapping[str, Any]) -> str:
     loc = [str(part) for part in error["loc"]]
     if error["type"] == "extra_forbidden":
         model: type[BaseModel] = Augment if "augment" in loc[:-1] else Study
         if loc[0] == "data" and "augment" not in loc:
             model = DataEntry
-        if loc[0] in ("models", "optimizers", "losses"):
+        if loc[0] in ENTRIES:
             return (
                 f"{loc[0]}, entry {int(loc[1]) + 1}: write `name` or `name: {{parameter: value}}`."
             )
@@ -242,6 +307,9 @@ class Trial:
     model: Choice
     optimizer: Choice
     loss: Choice
+    schedule: Choice
+    regularizer: Choice
+    start: Start | None
     repeat: int
     fold: int
     seed: int
@@ -254,13 +322,34 @@ class Trial:
     overlap: float
     primary: str
     target: float | None
+    stops: bool
+    mixup: float
+    balance: bool
+    precision: str
+    channels_last: bool
+    compiled: bool
+    keep_weights: bool
     loader: str
     threads: int
 
+    def settings(self, part: Literal["model", "optimizer", "loss"]) -> dict[str, Any]:
+        """Return what is set for a part: by its own entry, and over it by the regularizer."""
+        chosen: Choice = getattr(self, part)
+        row = REGULARIZERS[self.regularizer.name]
+        return {**chosen.params, **row.changes(part, self.regularizer.params)}
+
     @property
-    def combination(self) -> tuple[str, str, str, str]:
-        """Return data set, model, optimizer and loss, as the results name them."""
-        return self.dataset, self.model.label, self.optimizer.label, self.loss.label
+    def combination(self) -> dict[str, str | None]:
+        """Return data set, model, optimizer, loss and so on, as the results name them."""
+        return {
+            "dataset": self.dataset,
+            "model": self.model.label,
+            "optimizer": self.optimizer.label,
+            "loss": self.loss.label,
+            "schedule": self.schedule.label,
+            "regularizer": self.regularizer.label,
+            "pretrained": self.start.label if self.start else None,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,127 +362,21 @@ class Skip:
     model: str
     optimizer: str
     loss: str
+    schedule: str
+    regularizer: str
+    pretrained: str | None
     reason: str
-
-
-def _hash(decides: Mapping[str, Any]) -> str:
-    text = json.dumps(decides, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def expand(study: Study, sets: Sequence[DataSet], base: Path) -> tuple[list[Trial], list[Skip]]:
-    """Expand a resolved study into trials with stable ids, and skips with their reason.
-
-    Trials come fold by fold, each fold holding every combination, so that a run cut short has
-    whole folds to compare. `base` is the folder that references in the study start at.
-    Raises StudyError if a reference cannot be loaded, or nothing is left to run.
-    """
-    trials: list[Trial] = []
-    skips: list[Skip] = []
-    for entry, data in zip(study.data, sets, strict=True):
-        meta = data.store.meta
-        epochs = entry.epochs or study.epochs
-        patch = entry.patch or study.patch or automatic_patch(data.store)
-        batch = entry.batch_size or study.batch_size or BATCH[meta.task, meta.dims]
-        augment = entry.augment or study.augment
-        target = study.target if entry.target is None else entry.target
-        if len(patch) != meta.dims:
-            raise StudyError(
-                f"patch: {list(patch)} has {len(patch)} sides, {data.name!r} has {meta.dims}."
-            )
-        runnable = []
-        for model in study.models:
-            for optimizer in study.optimizers:
-                for loss in study.losses:
-                    m, o, f = (
-                        model_row(model.name, base),
-                        optimizer_row(optimizer.name, optimizer.params, base),
-                        loss_row(loss.name, loss.params, base),
-                    )
-                    identity = {
-                        "model": m.identity,
-                        "optimizer": o.identity,
-                        "hparams": o.row.settings(optimizer.params),
-                        "loss": f.identity,
-                        "loss_settings": f.row.settings(loss.params),
-                        "content": data.store.content_hash,
-                    }
-                    reason = m.row.unfit(task=meta.task, dims=meta.dims, patch=patch)
-                    if not reason and meta.task not in f.row.tasks:
-                        reason = f"loss {loss.label} is not for {meta.task}"
-                    if reason:
-                        skips.append(
-                            Skip(
-                                trial_id=_hash({**identity, "skipped": reason}),
-                                dataset=data.name,
-                                task=meta.task,
-                                model=model.label,
-                                optimizer=optimizer.label,
-                                loss=loss.label,
-                                reason=reason,
-                            )
-                        )
-                    else:
-                        runnable.append((model, optimizer, loss, identity))
-        settings: dict[str, Any] = {
-            "epochs": epochs,
-            "batch_size": batch,
-            "patch": patch,
-            "augment": augment,
-            "patience": study.patience,
-            "stop_on": study.stop_on,
-            "overlap": study.overlap,
-            "primary": study.primary[meta.task],
-            "target": target,
-            "threads": study.threads,
-        }
-        decides = {**settings, "augment": augment.model_dump(), "numerics": NUMERICS}
-        decides["device"] = study.device
-        for split in data.splits:
-            folds = split_hash(split, data.store.hashes)
-            for seed in study.seeds:
-                for model, optimizer, loss, identity in runnable:
-                    where: dict[str, Any] = {
-                        "repeat": split.repeat,
-                        "fold": split.fold,
-                        "seed": seed,
-                    }
-                    trials.append(
-                        Trial(
-                            trial_id=_hash({**decides, **identity, **where, "split": folds}),
-                            dataset=data.name,
-                            task=meta.task,
-                            model=model,
-                            optimizer=optimizer,
-                            loss=loss,
-                            # The loaders give the same samples to the bit (tests hold them to it),
-                            # so which one reads does not decide a result and is not in the id.
-                            loader=study.loader,
-                            **where,
-                            **settings,
-                        )
-                    )
-    if not trials:
-        reasons = "; ".join(sorted({s.reason for s in skips}))
-        raise StudyError(f"no combination of this study can run: {reasons}.")
-    return trials, skips
 
 
 def trial_columns(trial: Trial) -> dict[str, Any]:
     """Return the columns of `trials` that the trial itself decides."""
     return {
         "trial_id": trial.trial_id,
-        "dataset": trial.dataset,
         "task": trial.task,
-        "model": trial.model.label,
-        "optimizer": trial.optimizer.label,
-        "loss": trial.loss.label,
-        "schedule": "constant",
-        "regularizer": "none",
-        "pretrained": None,
+        **trial.combination,
         "loader": trial.loader,
-        "precision": "float32",
-        "compiled": False,
+        "precision": trial.precision,
+        "compiled": trial.compiled,
         "tuned": False,
         "repeat": trial.repeat,
         "fold": trial.fold,

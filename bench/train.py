@@ -4,38 +4,53 @@ Knows no Ray. With `world.size` processes (torch.distributed is up) each takes i
 global batch and of every evaluation; one process is the same code with a world of one.
 """
 
+import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
 
+from bench.averaging import evaluation_weights
 from bench.clock import Clock, peak_memory, reset_peak_memory
-from bench.datasets import DataSet, open_once
-from bench.evaluate import Evaluator, Score, World
+from bench.datasets import DataSet
+from bench.evaluate import Evaluator, Score
+from bench.heads import supervised
 from bench.losses import alone, over_processes
 from bench.machine import device_name, git_commit, versions
+from bench.mixing import Mixing
+from bench.networks import flops_per_sample
+from bench.objective import CHANNELS_LAST, Objective, make_network
 from bench.optimizers import state_bytes
+from bench.precision import PRECISIONS
 from bench.rows import loss_row, model_row, optimizer_row
-from bench.steps import closure_step, plain_step
+from bench.schedules import SCHEDULES
+from bench.settings import Setting
+from bench.steps import STEPS
 from bench.study import Trial, trial_columns
+from bench.transfer import Stages
+from bench.world import World
 from loaders import LOADERS
 from loaders.folds import class_weights, normalization
-from loaders.sampler import Recipe, Sampler
+from loaders.host import gather
+from loaders.sampler import Recipe, Sampler, batch_positions
+from loaders.store import Store
 
 # The loss is read back this often: each reading makes a GPU wait. A trial that went non-finite is
 # noticed at most so many steps late, and its weights are used in neither case. Assumption.
 CHECK_EVERY = 32
+
+# Batches that statistics of batch norm are taken over after weights were averaged: the authors of
+# Schedule-Free advise about 50 (facebookresearch/schedule_free, issue 60).
+REFRESH = 50
 
 SOLO = World()
 Watch = Callable[[int, float | None], None]
@@ -43,13 +58,17 @@ Watch = Callable[[int, float | None], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """All that a trial leaves: rows of the four tables, and example arrays for the report."""
+    """All that a trial leaves: rows of the four tables, example arrays, the weights it chose.
+
+    `weights` is a network's state as torch.save writes it, None where it is not kept.
+    """
 
     trial: dict[str, Any]
     metrics: list[dict[str, Any]]
     epochs: list[dict[str, Any]]
     cases: list[dict[str, Any]]
     examples: dict[str, np.ndarray]
+    weights: bytes | None
 
 
 def run_trial(
@@ -76,11 +95,12 @@ def run_trial(
         if device.type == "cuda":
             torch.use_deterministic_algorithms(mode=True, warn_only=True)
         store, split = data.store, data.split(trial.repeat, trial.fold)
+        model_kind = model_row(trial.model.name, trial.model.params, base).row
         optimizer_kind = optimizer_row(trial.optimizer.name, trial.optimizer.params, base).row
         loss_kind = loss_row(trial.loss.name, trial.loss.params, base).row
-        criterion = loss_kind.bind(trial.loss.params)
-        total = over_processes if world.size > 1 else alone
-        hparams = optimizer_kind.settings(trial.optimizer.params)
+        criterion = loss_kind.bind(trial.settings("loss"))
+        hparams = optimizer_kind.settings(trial.settings("optimizer"))
+        factor = SCHEDULES[trial.schedule.name].bind(trial.schedule.params)
         stream_seed, weight_seed, step_seed = (
             int(s)
             for s in np.random.SeedSequence([trial.seed, trial.repeat, trial.fold]).generate_state(
@@ -88,15 +108,16 @@ def run_trial(
             )
         )
         sampler = make_sampler(trial, data, stream_seed)
-        torch.manual_seed(weight_seed)
-        model = build_model(trial.model.name, base, store.path, trial.patch).to(device)
-        flops = flops_per_sample(trial.model.name, base, store.path, trial.patch)
+        model, forward = make_network(
+            trial, model_kind, base, store.path, device, world, weight_seed
+        )
+        flops = flops_per_sample(
+            trial.model.name, trial.settings("model"), base, store.path, trial.patch
+        )
         torch.manual_seed(step_seed + world.rank)
-        net: nn.Module = model
-        if world.size > 1:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # torch's stub lacks it
-            net = DistributedDataParallel(model)
-        optimizer = optimizer_kind.build(model.parameters(), **hparams)
+        stages = Stages(model, model_kind, trial.start)
+        optimizer = optimizer_kind.build(stages.groups(_base_rate(hparams)), **hparams)
+        rates = [group.get("lr") for group in optimizer.param_groups]
         weights = None
         if loss_kind.weighted:
             weights = torch.from_numpy(class_weights(store.class_counts, split.train))
@@ -114,27 +135,30 @@ def run_trial(
             device=device,
             world=world,
         )
-
-        def loss_of(image: Tensor, target: Tensor) -> Tensor:
-            """Return this process's share of the mean over the global batch, times world.size.
-
-            DDP averages gradients over processes, so that the shares add up to the mean over the
-            global batch, however unequal they are.
-            """
-            values = criterion(net(image), target.long(), weights, total)
-            return values.sum() * (world.size / batch)
-
-        make_step = closure_step if optimizer_kind.closure else plain_step
-        step = make_step(net, optimizer, loss_of, clock, world.size)
+        precision = PRECISIONS[trial.precision]
+        objective = Objective(
+            forward=forward,
+            values_of=supervised(criterion, weights, over_processes if world.size > 1 else alone),
+            precision=precision,
+            device=device,
+            world=world,
+            batch=batch,
+            memory=CHANNELS_LAST[len(trial.patch)] if trial.channels_last else None,
+        )
+        step = STEPS[optimizer_kind.step](
+            model, optimizer, objective, clock, world.size, precision.scaler(device)
+        )
+        mixing = Mixing(alpha=trial.mixup, seed=stream_seed, shard=world.shard)
         stream = LOADERS[trial.loader].open(
             store,
             sampler,
             batch_size=batch,
             batches=budget // batch,
-            shard=(world.rank, world.size),
+            shard=mixing.reads,
             threads=trial.threads,
             device=device,
         )
+        refresh = partial(_first_batches, store, sampler, batch, world, device)
 
     # ---- training: to the end of the budget, of patience, or of finite numbers ----
     epochs: list[dict[str, Any]] = []
@@ -144,7 +168,7 @@ def run_trial(
     reached: tuple[float, int] | None = None
     diverged: str | None = None
     stopped = False
-    model.train()
+    stages.train()
     with stream as batches:
         while budget - spent >= batch and not diverged and not stopped:
             # One epoch: n_train sample-gradients, whatever the optimizer does with them.
@@ -153,8 +177,9 @@ def run_trial(
             before = dict(clock.seconds), spent
             with clock.phase("train"):
                 while spent < goal and budget - spent >= batch:
-                    image, target = clock.wait(batches)
-                    loss, used = step(image, target, (budget - spent) // batch)
+                    image, wanted = mixing.apply(*clock.wait(batches))
+                    _set_rates(optimizer, rates, factor(spent / budget))
+                    loss, used = step(image, wanted, (budget - spent) // batch)
                     losses.append(loss)
                     evaluations += used
                     spent += used * batch
@@ -164,8 +189,12 @@ def run_trial(
             epoch = trial.epochs if budget - spent < batch else spent // n_train
             score = None
             if math.isfinite(train_loss):
-                with clock.phase("eval"):
+                with clock.phase("eval"), evaluation_weights(optimizer, model, refresh):
                     score = evaluator.score(split.inner, final=False)
+                    if _is_best(score, best, trial.stop_on, evaluator.higher_is_better):
+                        best, best_epoch = score, epoch
+                        best_state = deepcopy(model.state_dict())
+                stages.train()
                 if not math.isfinite(score.loss):
                     diverged = f"the loss on inner validation is not finite at epoch {epoch}"
                 elif score.value is None:
@@ -181,7 +210,7 @@ def run_trial(
                     "train_loss": _finite(train_loss),
                     "val_loss": _finite(score.loss) if score else None,
                     "val_score": score.value if score else None,
-                    "lr": float(optimizer.param_groups[0]["lr"]),
+                    "lr": _rate(optimizer),
                     "sample_gradients": spent,
                     "gradient_evaluations": evaluations,
                     "elapsed_sec": clock.seconds["train"],
@@ -193,12 +222,12 @@ def run_trial(
                 watch(epoch, score.value if score else None)
             if diverged or score is None:
                 break
-            if best is None or _better(score, best, trial.stop_on, evaluator.higher_is_better):
-                best, best_epoch = score, epoch
-                best_state = deepcopy(model.state_dict())
             if reached is None and _hit(score.value, trial.target, evaluator.higher_is_better):
                 reached = clock.seconds["train"], spent
-            stopped = epoch - best_epoch >= trial.patience
+            stopped = trial.stops and epoch - best_epoch >= trial.patience
+            if stages.thaw(epoch):
+                objective.share()
+                stages.train()
 
     # ---- test: once, by the weights that inner validation chose ----
     test: Score | None = None
@@ -261,6 +290,7 @@ def run_trial(
         epochs=[{**own, **e} for e in epochs],
         cases=[{**own, **c} for c in test.cases] if test else [],
         examples=test.examples if test else {},
+        weights=_packed(best_state) if trial.keep_weights and test else None,
     )
 
 
@@ -282,27 +312,44 @@ def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:
     )
 
 
-def build_model(name: str, base: Path, store: Path, patch: tuple[int, ...]) -> nn.Module:
-    """Build a model for a store; its weights come from torch's random state."""
-    meta = open_once(store).meta
-    return model_row(name, base).row.build(
-        in_channels=len(meta.channels), out_channels=len(meta.classes), dims=meta.dims, patch=patch
-    )
+def _first_batches(
+    store: Store, sampler: Sampler, batch: int, world: World, device: torch.device
+) -> Iterator[Tensor]:
+    """Give this process's share of the first batches of the training stream, once through."""
+    for place in range(min(REFRESH, len(sampler.cases) // batch)):
+        at = batch_positions(place, batch_size=batch, start=0, shard=world.shard)
+        yield torch.from_numpy(gather(store, sampler.draw(at))[0]).to(device)
 
 
-@lru_cache
-def flops_per_sample(name: str, base: Path, store: Path, patch: tuple[int, ...]) -> float:
-    """Count the floating-point operations of one sample-gradient: forward and backward, once.
+def _base_rate(hparams: Mapping[str, Setting]) -> float | None:
+    rate = hparams.get("lr")
+    return rate if isinstance(rate, float) else None
 
-    Counted on a model of its own, in evaluation mode (batch norm refuses one sample otherwise) and
-    with the random state set back, so that counting changes no result.
-    """
-    with torch.random.fork_rng():
-        model = build_model(name, base, store, patch).eval()
-        image = torch.zeros(1, len(open_once(store).meta.channels), *patch)
-        with FlopCounterMode(display=False) as counter:
-            model(image).sum().backward()
-    return float(counter.get_total_flops())
+
+def _set_rates(
+    optimizer: torch.optim.Optimizer, rates: Sequence[float | None], factor: float
+) -> None:
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        if rate is not None:
+            group["lr"] = rate * factor
+
+
+def _rate(optimizer: torch.optim.Optimizer) -> float | None:
+    """Return the learning rate of the head, None where an optimizer has none."""
+    rate = optimizer.param_groups[-1].get("lr")
+    return None if rate is None else float(rate)
+
+
+def _packed(state: dict[str, Tensor]) -> bytes:
+    packed = io.BytesIO()
+    torch.save({name: value.cpu() for name, value in state.items()}, packed)
+    return packed.getvalue()
+
+
+def _is_best(score: Score, best: Score | None, stop_on: str, higher: bool) -> bool:
+    if not math.isfinite(score.loss) or score.value is None:
+        return False
+    return best is None or _better(score, best, stop_on, higher)
 
 
 def _better(score: Score, best: Score, stop_on: str, higher: bool) -> bool:

@@ -20,6 +20,9 @@ def make_trial(n: int) -> Trial:
         model=Choice(name="plain_cnn"),
         optimizer=Choice(name="adam"),
         loss=Choice(name="ce"),
+        schedule=Choice(name="constant"),
+        regularizer=Choice(name="none"),
+        start=None,
         repeat=0,
         fold=n,
         seed=0,
@@ -32,6 +35,13 @@ def make_trial(n: int) -> Trial:
         overlap=0.25,
         primary="auc",
         target=None,
+        stops=True,
+        mixup=0.0,
+        balance=False,
+        precision="float32",
+        channels_last=False,
+        compiled=False,
+        keep_weights=False,
         loader="torch",
         threads=1,
     )
@@ -39,7 +49,7 @@ def make_trial(n: int) -> Trial:
 
 def make_outcome(trial: Trial, status: str = "ok") -> Outcome:
     row = {"trial_id": trial.trial_id, "status": status, "wall_sec": 1.0, "reason": None}
-    return Outcome(trial=row, metrics=[], epochs=[], cases=[], examples={})
+    return Outcome(trial=row, metrics=[], epochs=[], cases=[], examples={}, weights=None)
 
 
 def make_queue(folder, count: int = 3) -> Queue:

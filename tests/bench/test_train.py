@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import evaluate, train
+from bench import evaluate, networks, objective, train
 from bench.losses import LOSSES
 from bench.optimizers import OPTIMIZERS
 from bench.study import Choice
@@ -109,14 +109,14 @@ def test_weights_samples_and_draws_are_the_same_for_every_optimizer_and_loss(
 
     monkeypatch.setitem(LOADERS, "torch", replace(table, open=spy))
     starts = {}
-    build = train.build_model
+    build = objective.build_model
 
     def built(*args):
         model = build(*args)
         starts.setdefault(key, torch.cat([p.detach().flatten() for p in model.parameters()]))
         return model
 
-    monkeypatch.setattr(train, "build_model", built)
+    monkeypatch.setattr(objective, "build_model", built)
     for key in [("sgd", "ce"), ("adam", "focal"), ("lbfgs", "dice_squared")]:
         seen[key] = []
         own = replace(trial, optimizer=Choice(name=key[0]), loss=Choice(name=key[1]))
@@ -208,7 +208,7 @@ def test_statistics_come_from_the_training_part_alone(make_trial, monkeypatch):
 
 
 def test_counting_operations_changes_no_result(make_trial):
-    train.flops_per_sample.cache_clear()
+    networks._flops.cache_clear()
     first = run(make_trial("segmentation"))
     second = run(make_trial("segmentation"))
     assert first.metrics == second.metrics

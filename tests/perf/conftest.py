@@ -7,7 +7,8 @@ import torch
 
 from bench.losses import alone
 from bench.rows import loss_row, optimizer_row
-from bench.train import build_model, make_sampler
+from bench.networks import build_model
+from bench.train import make_sampler
 from loaders import LOADERS
 
 
@@ -18,7 +19,7 @@ def bare_loop():
     def run(trial, data, base) -> float:
         store = data.store
         sampler = make_sampler(trial, data, seed=0)
-        model = build_model(trial.model.name, base, store.path, trial.patch)
+        model = build_model(trial.model.name, {}, base, store.path, trial.patch)
         optimizer = optimizer_row(trial.optimizer.name, {}, base).row.build(model.parameters())
         criterion = loss_row(trial.loss.name, {}, base).row.bind({})
         n_train = len(data.split(trial.repeat, trial.fold).train)
