@@ -29,6 +29,7 @@ LAYERS = (
         "rates",
         "refs",
         "settings",
+        "sums",
         "world",
     },
     {"entropies", "overlaps"},
