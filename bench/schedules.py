@@ -5,7 +5,6 @@ optimizer that evaluates many times a step goes along the same curve as one that
 It multiplies the rate that the study sets for each group of parameters.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import cos, pi
@@ -69,8 +68,7 @@ def constant(progress: float) -> float:
 
 def step(progress: float, *, at: tuple[float, ...], factor: float) -> float:
     """Return `factor` to the power of how many of the shares `at` are passed."""
-    passed = sum(progress >= share for share in at)
-    return math.pow(factor, passed)
+    return float(factor ** sum(progress >= share for share in at))
 
 
 def cosine(progress: float, *, floor: float) -> float:
@@ -80,7 +78,7 @@ def cosine(progress: float, *, floor: float) -> float:
 
 def polynomial(progress: float, *, power: float) -> float:
     """Return (1 - progress)^power."""
-    return (1 - progress) ** power
+    return float((1 - progress) ** power)
 
 
 def one_cycle(progress: float, *, rise: float, start: float, end: float) -> float:
