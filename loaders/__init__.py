@@ -40,6 +40,8 @@ KINDS: Mapping[str, Kind] = _Kinds(
         "msd": "loaders.decathlon:MSD",
         "nnunet": "loaders.decathlon:NNUNET",
         "medmnist": "loaders.medmnist:MEDMNIST",
+        "images": "loaders.images:IMAGES",
+        "cine": "loaders.cine:CINE",
     }
 )
 
