@@ -10,15 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.losses import LOSSES, Loss, Total, alone
+from bench.sums import wide
 
 # Rows that are in no table: the contract below needs no edit to meet them.
 NEWCOMER = replace(
     LOSSES["ce"],
     name="newcomer",
     function=lambda logits, target, *_: (
-        -logits.float().softmax(1).gather(1, target[:, None]).flatten(1).mean(1)
-        if logits.dtype != torch.float64
-        else -logits.softmax(1).gather(1, target[:, None]).flatten(1).mean(1)
+        -wide(logits).softmax(1).gather(1, target[:, None]).flatten(1).mean(1)
     ),
     defaults={},
 )
@@ -29,7 +28,7 @@ def squared_total(
 ) -> Tensor:
     """Couple a batch: the squared error of all voxels of the batch, to a power."""
     del class_weights
-    p = torch.softmax(logits if logits.dtype == torch.float64 else logits.float(), 1)
+    p = torch.softmax(wide(logits), 1)
     error = (p - F.one_hot(target, p.shape[1]).movedim(-1, 1)) ** 2
     count = torch.full((), error.numel(), dtype=error.dtype)
     share, number = total(torch.stack([error.sum(), count]))
@@ -41,7 +40,10 @@ COUPLED = replace(
 )
 
 ROWS = [*LOSSES.values(), NEWCOMER, COUPLED]
-SPATIAL = {"classification": [()], "segmentation": [(6, 5), (4, 3, 5)]}
+SPATIAL: dict[str, list[tuple[int, ...]]] = {
+    "classification": [()],
+    "segmentation": [(6, 5), (4, 3, 5)],
+}
 USES = [
     pytest.param(row, spatial, id=f"{row.name}-{len(spatial)}d")
     for row in ROWS
@@ -85,17 +87,29 @@ def test_a_batch_costs_the_same_however_it_is_split(row: Loss, spatial: tuple[in
     whole = values(row, logits, target)
     assert whole.shape == (6,)
     for cuts in ([3, 3], [1, 5], [2, 1, 3]):
-        shares = list(zip(logits.split(cuts), target.split(cuts), strict=True))
-        # What each process would give to the others, and then what it gets from them.
-        given: list[list[Tensor]] = [[] for _ in shares]
-        for share, own in zip(shares, given, strict=True):
-            row.bind({})(*share, weights(row), lambda x, own=own: own.append(x) or x)
+        shares = list(zip(torch.split(logits, cuts), torch.split(target, cuts), strict=True))
+        given = [summands(row, *share) for share in shares]
         sums = [torch.stack(each).sum(0) for each in zip(*given, strict=True)]
-        parts = []
-        for share in shares:
-            left = iter(sums)
-            parts.append(row.bind({})(*share, weights(row), lambda _, left=left: next(left)))
+        parts = [row.bind({})(*share, weights(row), answer(sums)) for share in shares]
         torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-12, atol=1e-12)
+
+
+def summands(row: Loss, logits: Tensor, target: Tensor) -> list[Tensor]:
+    """Return what one process hands to `total`, call by call."""
+    given: list[Tensor] = []
+
+    def total(value: Tensor) -> Tensor:
+        given.append(value)
+        return value
+
+    row.bind({})(logits, target, weights(row), total)
+    return given
+
+
+def answer(sums: list[Tensor]) -> Total:
+    """Return a `total` that gives these, call by call."""
+    left = iter(sums)
+    return lambda _: next(left)
 
 
 @every_use
@@ -160,7 +174,7 @@ def test_a_share_without_samples(row: Loss, spatial: tuple[int, ...]) -> None:
     none = logits[:0].requires_grad_()
     costs = values(row, none, target[:0])
     assert costs.shape == (0,)
-    costs.sum().backward()
+    costs.sum().backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
 
 
 @every_use
