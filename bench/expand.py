@@ -269,7 +269,7 @@ def _start(combination: _Combination, data: DataSet, split: Split) -> Start | No
             row=combination.rows[0].row,
             model=combination.model.label,
             dims=data.store.meta.dims,
-            unseen=frozenset(groups[i] for part in (split.inner, split.test) for i in part),
+            unseen=frozenset(groups[i] for i in split.test),
         ),
     )
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.averaging import evaluation_weights
+from bench.averaging import REFRESH_BATCHES, evaluation_weights
 from bench.clock import Clock, peak_memory, reset_peak_memory
 from bench.datasets import DataSet
 from bench.evaluate import Evaluator, Score
@@ -47,10 +47,6 @@ from loaders.store import Store
 # The loss is read back this often: each reading makes a GPU wait. A trial that went non-finite is
 # noticed at most so many steps late, and its weights are used in neither case. Assumption.
 CHECK_EVERY = 32
-
-# Batches that statistics of batch norm are taken over after weights were averaged: the authors of
-# Schedule-Free advise about 50 (facebookresearch/schedule_free, issue 60).
-REFRESH = 50
 
 SOLO = World()
 Watch = Callable[[int, float | None], None]
@@ -316,7 +312,7 @@ def _first_batches(
     store: Store, sampler: Sampler, batch: int, world: World, device: torch.device
 ) -> Iterator[Tensor]:
     """Give this process's share of the first batches of the training stream, once through."""
-    for place in range(min(REFRESH, len(sampler.cases) // batch)):
+    for place in range(min(REFRESH_BATCHES, len(sampler.cases) // batch)):
         at = batch_positions(place, batch_size=batch, start=0, shard=world.shard)
         yield torch.from_numpy(gather(store, sampler.draw(at))[0]).to(device)
 

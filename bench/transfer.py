@@ -86,8 +86,8 @@ def start_settings(params: Mapping[str, Any]) -> dict[str, Setting]:
 class Wanted:
     """What the weights are for: a model and its label, a data set's fold, what must be unseen.
 
-    `unseen` are the group ids of inner validation and test: no trial whose weights are taken may
-    have trained on them.
+    `unseen` are the group ids of the test fold: no trial whose weights are taken may have trained
+    or validated on them.
     """
 
     row: Model
@@ -246,9 +246,8 @@ def read_state(file: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its parsers raise: pickle, zip, EOF, Runtime
-        raise StudyError(
-            f"pretrained: {file.name} cannot be read as weights: {str(error).splitlines()[0]}"
-        ) from error
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise StudyError(f"pretrained: {file.name} cannot be read as weights: {why}") from error
     for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
