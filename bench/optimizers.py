@@ -3,16 +3,30 @@
 Search spaces: every first-order rule gets a learning rate of one decade either side of its default
 on a logarithmic scale. The width is that of AlgoPerf's AdamW baseline (1e-4 to 1e-2); giving every
 rule the same is an assumption, made because the search space alone can decide a comparison (Choi
-et al. 2020, arXiv 1910.05446).
+et al. 2020, arXiv 1910.05446). "library" in a source is pytorch-optimizer, version 4.1.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from bench import footprint, wrapped
+from bench.footprint import Count, Shapes, Widths, numbers, shapes_of
+from bench.refs import unknown
 from bench.settings import Setting, merge
+from bench.wrapped import library
+
+# An optimizer is out of proportion to a model if its state is both larger than this many bytes,
+# half of what an 8 GB GPU has, and more than so many times the weights (Adam's is 2, L-BFGS' 22
+# here). Both are assumptions.
+MOST_STATE_BYTES = 4 * 2**30
+MOST_STATE_TIMES = 8
+# ... or if it decomposes a wider matrix than this. Measured on one CPU core: the QR of 2048 takes
+# 0.4 s and grows with the cube, so this is 3 s for each such side of each weight.
+WIDEST = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,44 +43,117 @@ class Optimizer:
     """One optimizer of the table.
 
     - `constructor(params, **settings)` returns the torch optimizer; `defaults` names every setting
-      that a study may change, `space` those that a search draws.
-    - `closure`: `step` takes a closure that evaluates loss and gradients again, on the same batch,
-      and may call it many times.
+      that a study may change, `space` those that a search draws, `choices` the values that a text
+      may have.
+    - `step`: what the loop must do in a step, a row of `bench.steps.STEPS`.
+    - `averages`: it keeps averaged weights, which `eval()` puts in and `train()` takes out again
+      (`bench.averaging`).
+    - `half`: its gradients may be scaled, as float16 needs.
+    - `limits`: what `unfit` looks at, None where no model is too large for it.
+    - `one_group`: it takes all parameters in one group, so that no layer has a rate of its own.
+    - `one_device`: its step cannot be shared by the devices of one trial.
     - `batch_multiple`: the batch is this many times the study's, over the same order of samples.
-    - `state_floats`: state kept for each parameter, in float32 numbers.
+    - `drives`: which parameters the method itself drives, in words; `driven` counts them.
+    - `state_floats`: the state kept, in float32 numbers: for each parameter, or a function of the
+      parameters' shapes and the settings. None: not known.
+    - `widths`: the square matrices that a step decomposes.
     """
 
     name: str
     constructor: Callable[..., torch.optim.Optimizer]
     defaults: Mapping[str, Setting]
     space: Mapping[str, Space]
-    closure: bool = False
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    step: str = "plain"
+    averages: bool = False
+    half: bool = True
+    one_group: bool = False
+    limits: Callable[[Sequence[tuple[int, ...]]], str | None] | None = None
+    one_device: bool = False
     batch_multiple: int = 1
-    state_floats: float
+    drives: str = "every parameter"
+    driven: Count = footprint.everything
+    state_floats: float | Count | None
+    widths: Widths = footprint.no_widths
     summary: str
     source: str
 
     def settings(self, hparams: Mapping[str, Any]) -> dict[str, Setting]:
         """Return every setting: the defaults with `hparams` over them, each of its default's type.
 
-        Raises ValueError for a name that this optimizer does not have and for a value of another
-        type (YAML reads 1e-3 as text).
+        Raises ValueError for a name that this optimizer does not have, for a value of another type
+        (YAML reads 1e-3 as text) and for a text that is none of its choices.
         """
-        return merge(f"optimizer {self.name}", self.defaults, hparams)
+        merged = merge(f"optimizer {self.name}", self.defaults, hparams)
+        for name, choices in self.choices.items():
+            if merged[name] not in choices:
+                where = f"{self.name}.{name}"
+                raise ValueError(
+                    f"optimizer setting {where}: {unknown(name, str(merged[name]), choices)}"
+                )
+        return merged
 
-    def build(self, params: Iterable[torch.Tensor], **hparams: Any) -> torch.optim.Optimizer:
+    def build(
+        self, params: Iterable[Tensor] | Iterable[dict[str, Any]], **hparams: Any
+    ) -> torch.optim.Optimizer:
         """Return the torch optimizer over `params`; what `hparams` leaves out is at its default.
 
-        Raises ValueError as `settings` does.
+        `params` are parameters, or groups {"params": [...], "lr": own rate}. Raises ValueError as
+        `settings` does, and for several groups where the row takes one.
         """
-        return self.constructor(params, **self.settings(hparams))
+        entries = list(params)
+        if self.one_group and len(entries) > 1 and isinstance(entries[0], dict):
+            raise ValueError(
+                f"optimizer {self.name} takes one group of parameters, not {len(entries)}: "
+                f"no layer can have a rate of its own"
+            )
+        return self.constructor(entries, **self.settings(hparams))
+
+    def state_numbers(self, shapes: Shapes, hparams: Mapping[str, Any]) -> float | None:
+        """Return how many float32 numbers of state it keeps for parameters of these shapes."""
+        claim = self.state_floats
+        if isinstance(claim, int | float):
+            return claim * numbers(shapes)
+        return claim(shapes, self.settings(hparams)) if claim else None
+
+    def coverage(self, params: Iterable[Tensor], **hparams: Any) -> float:
+        """Return the share of all numbers in `params` that the method itself drives, 0 to 1."""
+        shapes = shapes_of(params)
+        return self.driven(shapes, self.settings(hparams)) / numbers(shapes)
+
+    def unfit(self, shapes: Shapes, hparams: Mapping[str, Any], *, devices: int = 1) -> str | None:
+        """Return the sentence that says why it cannot train parameters of these shapes, or None.
+
+        `devices`: how many share a trial.
+        """
+        if self.one_device and devices > 1:
+            return f"optimizer {self.name} trains on one device a trial, not on {devices}"
+        widest = max(self.widths(shapes, self.settings(hparams)), default=0)
+        if widest > WIDEST:
+            return (
+                f"optimizer {self.name} would decompose a matrix of {widest} x {widest} again and "
+                f"again; the widest that is still in proportion is {WIDEST}"
+                + self._hint(("max_precondition_dim", "block_size"))
+            )
+        state = 4 * (self.state_numbers(shapes, hparams) or 0.0)
+        weights = 4 * numbers(shapes)
+        if state > MOST_STATE_BYTES and state > MOST_STATE_TIMES * weights:
+            return (
+                f"optimizer {self.name} would keep {state / 1e9:.1f} GB of state for weights of "
+                f"{weights / 1e9:.2f} GB" + self._hint(("history_size", "max_precondition_dim"))
+            )
+        return None
+
+    def _hint(self, settings: tuple[str, ...]) -> str:
+        found = [name for name in settings if name in self.defaults]
+        return f"; a smaller {found[0]} helps" if found else ""
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
     """Return the bytes of all tensors in the optimizer's state, shared memory counted once."""
     storages = {
         storage.data_ptr(): storage.nbytes()
-        for tensor in _tensors(list(optimizer.state.values()))
+        for tensor in _tensors(optimizer.state_dict()["state"])
         for storage in (tensor.untyped_storage(),)
     }
     return sum(storages.values())
@@ -83,6 +170,22 @@ def _tensors(value: object) -> Iterator[torch.Tensor]:
                 yield from _tensors(item)
 
 
+# What SAM can stand on: rows of one plain gradient, which take a rate and a decay.
+_SAM_BASES = ("sgd", "sgd_nesterov", "rmsprop", "adam", "adamw", "nadam", "radam")
+
+
+def _sam(
+    params: Iterable[Any], *, base: str, rho: float, adaptive: bool, **settings: Any
+) -> torch.optim.Optimizer:
+    row = OPTIMIZERS[base]
+    build = library("SAM", base_optimizer=row.constructor)
+    return build(params, rho=rho, adaptive=adaptive, **row.settings(settings))
+
+
+def _sam_state(shapes: Shapes, settings: Mapping[str, Setting]) -> float:
+    return OPTIMIZERS[str(settings["base"])].state_numbers(shapes, {}) or 0.0
+
+
 OPTIMIZERS: dict[str, Optimizer] = {
     row.name: row
     for row in (
@@ -94,7 +197,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "lr": Space(low=1e-3, high=1e-1, log=True),
                 "momentum": Space(low=0.8, high=0.99, log=False),
             },
-            state_floats=1,
+            state_floats=footprint.sgd_state,
             summary="stochastic gradient descent with momentum",
             # 1e-2 is nnU-Net's rate and 0.9 the momentum of He et al. 2016, section 3.4.
             source="Sutskever et al. 2013, On the importance of initialization and momentum",
@@ -126,7 +229,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "weight_decay": 0.0,
             },
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
-            state_floats=1,
+            state_floats=footprint.rmsprop_state,
             summary="Adagrad with a running mean of squared gradients in place of the sum",
             # 1e-3 and 0.9 are Hinton's, as given by Ruder 2016, arXiv 1609.04747, section 4.5;
             # torch's own are 1e-2 and 0.99.
@@ -168,13 +271,287 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "line_search_fn": "strong_wolfe",
             },
             space={"lr": Space(low=1e-1, high=1.0, log=True)},
-            closure=True,
+            choices={"line_search_fn": ("strong_wolfe",)},
+            step="closure",
+            half=False,  # torch.amp.GradScaler takes no closure
+            one_group=True,
             # Gradient differences are noise where the batch is small. 8 is an assumption.
             batch_multiple=8,
-            # Last direction, last gradient, and `history_size` pairs of step and gradient change.
-            state_floats=2 * 10 + 2,
+            state_floats=footprint.lbfgs_state,
             summary="quasi-Newton with a strong Wolfe line search, for large batches",
             source="Liu and Nocedal 1989; Nocedal and Wright 2006, algorithms 3.5 and 7.5",
+        ),
+        Optimizer(
+            name="sgd_nesterov",
+            constructor=torch.optim.SGD,
+            defaults={"lr": 1e-2, "momentum": 0.99, "nesterov": True, "weight_decay": 3e-5},
+            space={
+                "lr": Space(low=1e-3, high=1e-1, log=True),
+                "momentum": Space(low=0.8, high=0.999, log=False),
+            },
+            state_floats=footprint.sgd_state,
+            summary="SGD with Nesterov momentum as nnU-Net sets it, which lowers the rate to 0",
+            source="Nesterov 1983; Isensee et al. 2021, nnU-Net, Nature Methods 18",
+        ),
+        Optimizer(
+            name="nadam",
+            constructor=torch.optim.NAdam,
+            defaults={
+                "lr": 2e-3,
+                "betas": (0.9, 0.999),
+                "eps": 1e-8,
+                "momentum_decay": 4e-3,
+                "weight_decay": 0.0,
+            },
+            space={"lr": Space(low=2e-4, high=2e-2, log=True)},
+            state_floats=2,
+            summary="Adam with Nesterov momentum",
+            source="Dozat 2016; defaults of torch.optim.NAdam",
+        ),
+        Optimizer(
+            name="radam",
+            constructor=torch.optim.RAdam,
+            defaults={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
+            space={"lr": Space(low=1e-4, high=1e-2, log=True)},
+            state_floats=2,
+            summary="Adam whose first steps are SGD, until its second moment can be trusted",
+            source="Liu et al. 2020, arXiv 1908.03265; defaults of torch.optim.RAdam",
+        ),
+        Optimizer(
+            name="adafactor",
+            constructor=torch.optim.Adafactor,
+            defaults={"lr": 1e-2, "beta2_decay": -0.8, "d": 1.0, "weight_decay": 0.0},
+            space={"lr": Space(low=1e-3, high=1e-1, log=True)},
+            state_floats=footprint.adafactor_state,
+            summary="squared gradients kept as rows and columns, no momentum: the least memory",
+            source="Shazeer and Stern 2018, arXiv 1804.04235; defaults of torch.optim.Adafactor",
+        ),
+        Optimizer(
+            name="muon",
+            constructor=wrapped.Muon,
+            # Rate, decay, betas and eps are AdamW's, as the scaling allows (arXiv 2502.16982,
+            # section 2.2); momentum and steps are torch.optim.Muon's defaults.
+            defaults={
+                "lr": 1e-3,
+                "weight_decay": 1e-2,
+                "momentum": 0.95,
+                "nesterov": True,
+                "ns_steps": 5,
+                "betas": (0.9, 0.999),
+                "eps": 1e-8,
+            },
+            space={
+                "lr": Space(low=1e-4, high=1e-2, log=True),
+                "weight_decay": Space(low=5e-3, high=1.0, log=True),
+            },
+            drives=(
+                "hidden weights, convolutions as matrices (out, in x kernel); AdamW drives the "
+                "first and the last weight, biases and norms"
+            ),
+            driven=footprint.muon_driven,
+            state_floats=footprint.muon_state,
+            summary="momentum made orthogonal, matrix by matrix, by five Newton-Schulz steps",
+            source="Jordan et al. 2024, kellerjordan.github.io/posts/muon; torch.optim.Muon",
+        ),
+        Optimizer(
+            name="lion",
+            constructor=library("Lion"),
+            # A third of AdamW's rate and three times its decay: section 5 of the paper.
+            defaults={"lr": 3e-4, "betas": (0.9, 0.99), "weight_decay": 3e-2},
+            space={
+                "lr": Space(low=3e-5, high=3e-3, log=True),
+                "weight_decay": Space(low=5e-3, high=1.0, log=True),
+            },
+            state_floats=1,
+            summary="the sign of an interpolated momentum, found by program search",
+            source="Chen et al. 2023, arXiv 2302.06675; library",
+        ),
+        Optimizer(
+            name="lamb",
+            constructor=library("Lamb"),
+            # 5e-3 is the paper's rate for ResNet-50 at its smallest batch of 512.
+            defaults={"lr": 5e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 1e-2},
+            space={"lr": Space(low=5e-4, high=5e-2, log=True)},
+            state_floats=2,
+            summary="Adam's step scaled to each layer's weights, for large batches",
+            source="You et al. 2020, arXiv 1904.00962; library",
+        ),
+        Optimizer(
+            name="adan",
+            constructor=library("Adan"),
+            defaults={
+                "lr": 1e-3,
+                "betas": (0.98, 0.92, 0.99),
+                "eps": 1e-8,
+                "weight_decay": 2e-2,
+            },
+            space={"lr": Space(low=1e-4, high=1e-2, log=True)},
+            state_floats=4,
+            summary="Adam with Nesterov momentum from differences of gradients",
+            # The paper's decay; all else the library's.
+            source="Xie et al. 2022, arXiv 2208.06677; library",
+        ),
+        Optimizer(
+            name="ademamix",
+            constructor=wrapped.ademamix,
+            defaults={
+                "lr": 1e-3,
+                "betas": (0.9, 0.999, 0.9999),
+                "alpha": 5.0,
+                "eps": 1e-8,
+                "weight_decay": 1e-2,
+                "warmup_steps": 0,
+            },
+            space={"lr": Space(low=1e-4, high=1e-2, log=True)},
+            state_floats=3,
+            summary="AdamW with a second, slow mean of the gradient",
+            source="Pagliardini et al. 2024, arXiv 2409.03137; library, decay that of adamw here",
+        ),
+        Optimizer(
+            name="prodigy",
+            constructor=library("Prodigy"),
+            defaults={
+                "lr": 1.0,
+                "betas": (0.9, 0.999),
+                "d0": 1e-6,
+                "d_coef": 1.0,
+                # Measured: without it, it leaves a plain network without norms dead.
+                "bias_correction": True,
+                "safeguard_warmup": False,
+                "eps": 1e-8,
+                "weight_decay": 0.0,
+            },
+            # The authors leave the rate at 1 and name 0.5 and 2 for d_coef.
+            space={"d_coef": Space(low=0.5, high=2.0, log=True)},
+            # Its distance and its rate are the first group's.
+            one_group=True,
+            state_floats=4,
+            summary="Adam that finds its own rate from the distance it has come",
+            source="Mishchenko and Defazio 2024, arXiv 2306.06101; library",
+        ),
+        Optimizer(
+            name="soap",
+            constructor=library("SOAP"),
+            defaults={
+                "lr": 3e-3,
+                "betas": (0.95, 0.95),
+                "eps": 1e-8,
+                "weight_decay": 1e-2,
+                "precondition_frequency": 10,
+                "max_precondition_dim": 10000,
+            },
+            space={"lr": Space(low=3e-4, high=3e-2, log=True)},
+            drives="weights of two or more dimensions; on vectors it is Adam",
+            driven=footprint.soap_driven,
+            state_floats=footprint.soap_state,
+            widths=footprint.soap_widths,
+            summary="Adam in the eigenbasis of Shampoo's matrices, one for each side of a weight",
+            source="Vyas et al. 2024, arXiv 2409.11321; library",
+        ),
+        Optimizer(
+            name="shampoo",
+            constructor=wrapped.shampoo,
+            defaults={
+                "lr": 1e-3,
+                "betas": (0.9, 0.999),
+                "weight_decay": 0.0,
+                "graft": "rmsprop",
+                # Assumption; a period of 1000, the library's, is longer than many a trial here.
+                "precondition_frequency": 20,
+                # The library's 512 merges the sides of small convolutions until the state of a
+                # small U-Net is 164 times its weights; 128 makes that 40 (measured).
+                "block_size": 128,
+                "no_preconditioning_for_layers_with_dim_gt": 8192,
+                "matrix_eps": 1e-6,
+            },
+            space={"lr": Space(low=1e-4, high=1e-2, log=True)},
+            choices={"graft": ("sgd", "adagrad", "rmsprop")},
+            drives="weights of more than `block_size` numbers; on others it is its graft",
+            driven=footprint.shampoo_driven,
+            state_floats=footprint.shampoo_state,
+            widths=footprint.shampoo_widths,
+            summary="gradients by inverse roots of their second moments, block by block",
+            source="Gupta et al. 2018, arXiv 1802.09568; Anil et al. 2020, 2002.09018; library",
+        ),
+        Optimizer(
+            name="sophia",
+            constructor=library("SophiaH"),
+            defaults={
+                "lr": 6e-2,
+                "betas": (0.96, 0.99),
+                "p": 1e-2,
+                "update_period": 10,
+                "num_samples": 1,
+                "eps": 1e-12,
+                "weight_decay": 0.0,
+            },
+            space={"lr": Space(low=6e-3, high=6e-1, log=True)},
+            step="create_graph",
+            half=False,  # scaled gradients would have to be unscaled inside their own graph
+            one_device=True,  # DDP averages gradients outside the graph that the Hessian needs
+            # Momentum, the mean of Hutchinson's estimates, and the last of them.
+            state_floats=3,
+            summary="momentum over a diagonal Hessian, each step clipped",
+            source="Liu et al. 2023, arXiv 2305.14342; library",
+        ),
+        Optimizer(
+            name="schedule_free_adamw",
+            constructor=library("ScheduleFreeAdamW"),
+            defaults={
+                "lr": 2.5e-3,
+                "betas": (0.9, 0.999),
+                "eps": 1e-8,
+                "weight_decay": 0.0,
+                "warmup_steps": 0,
+            },
+            space={"lr": Space(low=2.5e-4, high=2.5e-2, log=True)},
+            averages=True,
+            state_floats=2,
+            summary="AdamW over an average of its weights, which takes the place of a schedule",
+            source="Defazio et al. 2024, arXiv 2405.15682; library",
+        ),
+        Optimizer(
+            name="schedule_free_sgd",
+            constructor=library("ScheduleFreeSGD"),
+            defaults={"lr": 1.0, "momentum": 0.9, "weight_decay": 0.0, "warmup_steps": 0},
+            space={"lr": Space(low=1e-1, high=10.0, log=True)},
+            averages=True,
+            state_floats=1,
+            summary="SGD over an average of its weights, which takes the place of a schedule",
+            source="Defazio et al. 2024, arXiv 2405.15682; library",
+        ),
+        Optimizer(
+            name="adopt",
+            constructor=library("ADOPT", weight_decouple=True),
+            defaults={"lr": 1e-3, "betas": (0.9, 0.9999), "eps": 1e-6, "weight_decay": 0.0},
+            space={"lr": Space(low=1e-4, high=1e-2, log=True)},
+            state_floats=2,
+            summary="Adam that converges at any beta2: it divides by the moment of before",
+            source="Taniguchi et al. 2024, arXiv 2411.02853; library",
+        ),
+        Optimizer(
+            name="sam",
+            constructor=_sam,
+            # 0.05 is the paper's rho; the rate and the decay are those of its base, sgd here: for
+            # another base set them too.
+            defaults={
+                "base": "sgd",
+                "lr": 1e-2,
+                "weight_decay": 0.0,
+                "rho": 0.05,
+                "adaptive": False,
+            },
+            space={
+                "lr": Space(low=1e-3, high=1e-1, log=True),
+                # The paper searches 0.01 to 0.5.
+                "rho": Space(low=1e-2, high=5e-1, log=True),
+            },
+            choices={"base": _SAM_BASES},
+            step="two_pass",
+            half=False,  # two gradients a step, of which a scaler unscales one
+            state_floats=_sam_state,
+            summary="sharpness-aware: the gradient at the worst point nearby, on another optimizer",
+            source="Foret et al. 2021, arXiv 2010.01412; library",
         ),
     )
 }

@@ -2,12 +2,13 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor
 
+from bench.borrowed import borrowed, source_of
 from bench.losses import LOSSES, Loss, Total
 from bench.optimizers import OPTIMIZERS, Optimizer
 from bench.refs import StudyError, is_reference, load_reference
@@ -29,18 +30,18 @@ TASKS = ("classification", "segmentation")
 
 
 def model_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Model]:
-    """Return the row of a model, after checking the options set for it.
+    """Return the row of a model with the options set for it: its `build` gets them.
 
     A reference is called as `Model.build` is, with the options by name. Raises StudyError on an
-    option that the row does not know.
+    option that the row does not know, or a value that it does not take.
     """
     if not is_reference(name):
         own = MODELS[name]
         try:
-            merge(f"model {name}", own.options, params)
+            row = replace(own, options=merge(f"model {name}", own.options, params))
         except ValueError as error:
             raise StudyError(f"models: {error}") from error
-        return Part(row=own, identity=name)
+        return Part(row=row, identity=name)
     build, source = load_reference(name, base)
     row = Model(
         name=name,
@@ -59,8 +60,8 @@ def model_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Model]:
 def optimizer_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Optimizer]:
     """Return the row of an optimizer, after checking the parameters set for it.
 
-    A reference is called as `constructor(params, **parameters)`; an attribute `needs_closure` on it
-    says that its step takes a closure. Raises StudyError on a parameter that the row does not know.
+    A reference is called as `constructor(params, **parameters)`: `bench.borrowed.borrowed`. Raises
+    StudyError on a parameter that the row does not know, and on a reference that no loop can drive.
     """
     if not is_reference(name):
         row = OPTIMIZERS[name]
@@ -70,17 +71,9 @@ def optimizer_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Opti
             raise StudyError(f"optimizers: {error}") from error
         return Part(row=row, identity=name)
     constructor, source = load_reference(name, base)
-    own = Optimizer(
-        name=name,
-        constructor=constructor,
-        defaults=dict(params),
-        space={},
-        closure=bool(getattr(constructor, "needs_closure", False)),
-        state_floats=0.0,
-        summary="of the user's own",
-        source=name,
+    return Part(
+        row=borrowed(name, constructor, params), identity=_own(name, source_of(constructor, source))
     )
-    return Part(row=own, identity=_own(name, source))
 
 
 def loss_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Loss]:

@@ -36,6 +36,7 @@ LAYERS = (
     {"compounds", "distances"},
     {"lesions", "losses", "regularizers", "schedules", "surfaces", "wrapped"},
     {"optimizers"},
+    {"borrowed"},
     {"averaging", "datasets", "doctor", "heads", "metrics", "rows", "segmented", "steps"},
     {"metric_rows", "mixing", "networks", "transfer"},
     {"study"},

@@ -1,0 +1,150 @@
+"""What an optimizer keeps and decomposes, computed from the shapes of a network's parameters.
+
+`Shapes` are the shapes of the parameters in the order of `model.parameters()`. Counts of state are
+in float32 numbers; widths are those of the square matrices that a step decomposes.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import product
+from math import prod
+from typing import Any
+
+from torch import Tensor
+
+Shape = tuple[int, ...]
+Shapes = Sequence[Shape]
+Settings = Mapping[str, Any]
+Count = Callable[[Shapes, Settings], float]
+Widths = Callable[[Shapes, Settings], list[int]]
+
+
+def shapes_of(parameters: Iterable[Tensor]) -> list[Shape]:
+    """Return the shapes of parameters, in their order."""
+    return [tuple(p.shape) for p in parameters]
+
+
+def numbers(shapes: Iterable[Shape]) -> int:
+    """Return how many numbers tensors of these shapes hold."""
+    return sum(prod(shape) for shape in shapes)
+
+
+def no_widths(_shapes: Shapes, _settings: Settings) -> list[int]:
+    """Return the widths of an optimizer that decomposes nothing: none."""
+    return []
+
+
+def everything(shapes: Shapes, _settings: Settings) -> float:
+    """Return how many numbers an optimizer drives that drives them all."""
+    return numbers(shapes)
+
+
+# ---- torch.optim ----
+
+
+def sgd_state(shapes: Shapes, settings: Settings) -> float:
+    """One momentum buffer, and none without momentum."""
+    return numbers(shapes) * bool(settings["momentum"])
+
+
+def rmsprop_state(shapes: Shapes, settings: Settings) -> float:
+    """Squared gradients; with `momentum` a buffer more, `centered` the mean gradient too."""
+    return numbers(shapes) * (1 + bool(settings["momentum"]) + bool(settings["centered"]))
+
+
+def adafactor_state(shapes: Shapes, _settings: Settings) -> float:
+    """Rows and columns of the last two dimensions (torch factors those), vectors whole."""
+    return sum(prod(s) if len(s) < 2 else prod(s[:-1]) + prod(s[:-2]) * s[-1] for s in shapes)
+
+
+def lbfgs_state(shapes: Shapes, settings: Settings) -> float:
+    """Last direction, last gradient, and `history_size` pairs of step and gradient change."""
+    return numbers(shapes) * (2 + 2 * int(settings["history_size"]))
+
+
+# ---- Muon ----
+
+
+def muon_matrices(shapes: Shapes) -> list[bool]:
+    """Tell which parameters Muon drives: the hidden weights of two or more dimensions.
+
+    The first and the last such weight are the input layer and the head, which its authors leave to
+    AdamW (Jordan et al. 2024, "Muon: an optimizer for hidden layers"). That the order of the
+    parameters is that from input to output is an assumption; it holds for the networks here.
+    """
+    weights = [i for i, shape in enumerate(shapes) if len(shape) >= 2]
+    hidden = set(weights[1:-1])
+    return [i in hidden for i in range(len(shapes))]
+
+
+def muon_driven(shapes: Shapes, _settings: Settings) -> float:
+    """Return the numbers in the weights that Muon drives itself."""
+    return numbers(s for s, muon in zip(shapes, muon_matrices(shapes), strict=True) if muon)
+
+
+def muon_state(shapes: Shapes, settings: Settings) -> float:
+    """One momentum buffer where Muon drives, AdamW's two elsewhere."""
+    return 2 * numbers(shapes) - muon_driven(shapes, settings)
+
+
+# ---- SOAP: Adam in the eigenbasis of Shampoo's statistics ----
+
+
+def _soap_sides(shape: Shape, settings: Settings) -> list[int]:
+    # pytorch-optimizer's SOAP leaves vectors, and dimensions above the limit, as they are.
+    limit = settings["max_precondition_dim"]
+    return [d for d in shape if len(shape) > 1 and d <= limit]
+
+
+def soap_widths(shapes: Shapes, settings: Settings) -> list[int]:
+    """Return the widths of all matrices whose eigenbasis SOAP keeps."""
+    return [d for shape in shapes for d in _soap_sides(shape, settings)]
+
+
+def soap_state(shapes: Shapes, settings: Settings) -> float:
+    """Adam's two, and for each side its statistics and their eigenbasis."""
+    return 2 * numbers(shapes) + sum(2 * d * d for d in soap_widths(shapes, settings))
+
+
+def soap_driven(shapes: Shapes, settings: Settings) -> float:
+    """Return the numbers in parameters that are rotated on one side at least."""
+    return numbers(s for s in shapes if _soap_sides(s, settings))
+
+
+# ---- Shampoo in blocks ----
+
+
+def _shampoo_blocks(shape: Shape, settings: Settings) -> Iterator[int]:
+    # As pytorch-optimizer's ScalableShampoo: small dimensions are merged up to the block's size,
+    # and a tensor that merges into one is left as it is.
+    block = int(settings["block_size"])
+    if any(d > settings["no_preconditioning_for_layers_with_dim_gt"] for d in shape):
+        return
+    merged, size = [], 1
+    for d in shape:
+        if size * d > block:
+            merged.append(size)
+            size = d
+        else:
+            size *= d
+    merged.append(size)
+    if len(merged) > 1:
+        pieces = [[min(block, d - start) for start in range(0, d, block)] for d in merged]
+        for widths in product(*pieces):
+            yield from widths
+
+
+def shampoo_widths(shapes: Shapes, settings: Settings) -> list[int]:
+    """Return the widths of all matrices whose inverse roots Shampoo takes."""
+    return [d for shape in shapes for d in _shampoo_blocks(shape, settings)]
+
+
+def shampoo_state(shapes: Shapes, settings: Settings) -> float:
+    """Two momenta, the graft's squares, and for each block its statistics and their root."""
+    graft = {"rmsprop": 1, "adagrad": 1, "sgd": 0}[str(settings["graft"])]
+    blocks = sum(2 * d * d for d in shampoo_widths(shapes, settings))
+    return (2 + graft) * numbers(shapes) + blocks
+
+
+def shampoo_driven(shapes: Shapes, settings: Settings) -> float:
+    """Return the numbers in the parameters that are preconditioned by matrices."""
+    return numbers(s for s in shapes if any(True for _ in _shampoo_blocks(s, settings)))
