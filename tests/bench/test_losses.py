@@ -32,7 +32,8 @@ def squared_total(
     error = (p - F.one_hot(target, p.shape[1]).movedim(-1, 1)) ** 2
     count = torch.full((), error.numel(), dtype=error.dtype)
     share, number = total(torch.stack([error.sum(), count]))
-    return ((share / number) ** power).expand(len(logits))
+    value: Tensor = (share / number) ** power
+    return value.expand(len(logits))
 
 
 COUPLED = replace(
