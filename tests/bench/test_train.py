@@ -221,3 +221,99 @@ def test_a_gpu_runs_the_same_path(make_trial, task):
     outcome = run_trial(trial, data, base, device=torch.device("cuda"))
     assert outcome.trial["status"] == "ok"
     assert outcome.trial["peak_memory_bytes"] > 0
+
+
+def rates(outcome) -> list[float]:
+    return [e["lr"] for e in outcome.epochs]
+
+
+def test_the_schedule_sets_the_rate_by_the_share_of_the_budget(make_trial):
+    outcome = run(
+        make_trial("classification", epochs=4),
+        schedule=Choice(name="polynomial", params={"power": 1.0}),
+    )
+    assert outcome.trial["schedule"] == "polynomial(power=1.0)"
+    # The last step of an epoch begins one batch before its end.
+    n, batch = outcome.trial["n_train_cases"], outcome.trial["batch_size"]
+    steps = [int(e["sample_gradients"]) for e in outcome.epochs]
+    expected = [1e-3 * (1 - (spent - batch) / (4 * n)) for spent in steps]
+    assert rates(outcome) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["dropout", "label_smoothing", "mixup"])
+def test_a_regularizer_changes_what_is_trained(make_trial, name):
+    plain = run(make_trial("classification"))
+    other = run(
+        make_trial("classification"), regularizer=Choice(name=name), **OF_TRIAL.get(name, {})
+    )
+    assert other.trial["regularizer"] == name
+    assert other.trial["status"] == "ok"
+    assert [e["train_loss"] for e in other.epochs] != [e["train_loss"] for e in plain.epochs]
+
+
+# What expand() writes into a trial for this row.
+OF_TRIAL = {"mixup": {"mixup": 0.2}}
+
+
+def test_resampling_draws_the_classes_equally_often(make_trial):
+    trial, data, _ = make_trial("classification")
+    split, labels = data.splits[0], data.store.labels
+    rare = [i for i in split.train if labels[i] == 1][:2]
+    train_part = np.array([i for i in split.train if labels[i] == 0] + rare)
+    skewed = replace(data, splits=(replace(split, train=train_part),))
+    for balance, share in ((False, 2 / len(train_part)), (True, 0.5)):
+        sampler = train.make_sampler(replace(trial, balance=balance), skewed, 0)
+        cases = sampler.draw(np.arange(20 * len(train_part))).case
+        assert labels[cases].mean() == pytest.approx(share, abs=0.06)
+
+
+def test_weight_decay_reaches_the_optimizer(make_trial):
+    outcome = run(make_trial("classification"), regularizer=Choice(name="weight_decay"))
+    assert json.loads(outcome.trial["hparams"])["weight_decay"] == 5e-4
+    assert outcome.trial["optimizer"] == "adam"
+
+
+def test_without_stopping_the_whole_budget_is_spent(make_trial):
+    case = make_trial("classification", epochs=6, patience=1, optimizer=Choice(name="sgd"))
+    assert run(case).trial["epochs_run"] < 6
+    assert run(case, stops=False).trial["epochs_run"] == 6
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_trains(make_trial, task, precision):
+    outcome = run(make_trial(task), precision=precision, channels_last=True)
+    full = run(make_trial(task))
+    assert outcome.trial["precision"] == precision
+    losses = [[e["train_loss"] for e in o.epochs] for o in (outcome, full)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_channels_last_changes_the_memory_alone(make_trial):
+    case = make_trial("segmentation")
+    losses = [
+        [e["train_loss"] for e in run(case, channels_last=flag).epochs] for flag in (False, True)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_model_is_compiled_once_for_all_trials_of_a_lane(make_trial, monkeypatch):
+    made = []
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *a, **k: made.append(1) or compile_(*a, **k))
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    case = make_trial("segmentation", compiled=True)
+    outcomes = [run(case)]
+    graphs = counters["stats"]["unique_graphs"]
+    assert graphs >= 1
+    outcomes += [run(case), run(case, optimizer=Choice(name="sgd")), run(case, fold=1)]
+    assert len(made) == 1
+    assert counters["stats"]["unique_graphs"] == graphs
+    plain = run(make_trial("segmentation"))
+    losses = [[e["train_loss"] for e in o.epochs] for o in (*outcomes[:2], plain)]
+    assert losses[0] == losses[1]
+    assert losses[0] == pytest.approx(losses[2], rel=1e-3)
