@@ -85,8 +85,14 @@ def demo(
 @app.command()
 def prepare(
     kind: Annotated[str, typer.Argument(help="What the source is; `medopt list data` shows all.")],
-    source: Annotated[Path, typer.Argument(help="Folder or file as it was downloaded.")],
     store: Annotated[Path, typer.Option("--out", help="The store to make.")],
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder or file as it was downloaded. Left out: the official file is fetched, "
+            "where it is free (medmnist:NAME)."
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A reader's setting; may be repeated."),
@@ -121,6 +127,11 @@ def prepare(
     if part:
         options["name"] = part
     row = KINDS[name]
+    if source is None:
+        if row.fetch is None:
+            raise BadSource(f"{name} needs SOURCE, the folder or file as it was downloaded.")
+        with counting(err, "fetching, KiB") as told:
+            source = row.fetch(options, lambda done, total: told(done // 1024, total // 1024))
     survey = row.survey(source, options)
     try:
         with counting(err, "reading") as told:

@@ -151,6 +151,8 @@ class Survey:
 
 
 Read: TypeAlias = Callable[[Item, Meta], Iterator[Case | BadCase]]
+# (options, told of (bytes there, bytes in all)) -> the source, fetched.
+Fetch: TypeAlias = Callable[[Mapping[str, Any], Callable[[int, int], None]], Path]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +161,8 @@ class Kind:
 
     `survey(source, options)` lists it and raises BadSource. `read(item, meta)` gives an item's
     cases: it yields a BadCase for one case that cannot be used and goes on, or raises BadCase to
-    reject the whole item. `options` maps each setting to its default and its meaning.
+    reject the whole item. `options` maps each setting to its default and its meaning. `fetch` gets
+    the official files where they may be had freely; None where they may not. It raises BadSource.
     """
 
     name: str
@@ -168,6 +171,7 @@ class Kind:
     survey: Callable[[Path, Mapping[str, Any]], Survey]
     read: Read
     options: Mapping[str, tuple[JSON, str]]
+    fetch: Fetch | None = None
 
 
 def settings(

@@ -15,7 +15,7 @@ from loaders.cases import JSON, Array, BadCase, BadSource, Case, Item, Kind, Met
 from loaders.labels import OPTIONS, Answers, Row, read_labels
 from loaders.pictures import SUFFIXES, in_channels, is_grey, read_picture, shrink
 
-COLOURS = ("auto", "grey", "rgb")
+CHANNELS = ("auto", "grey", "rgb")
 # Pictures looked at to tell what the set is (assumption).
 _PROBES = 16
 # Pictures of one unit of work: long enough to be worth handing to a process (assumption).
@@ -62,10 +62,10 @@ def _probe(rows: Sequence[Row]) -> list[Array]:
 
 
 def check_appearance(kind: str, chosen: Mapping[str, Any]) -> None:
-    """Raise BadSource where `colour` or `size` cannot be."""
-    if chosen["colour"] not in COLOURS:
-        known = ", ".join(COLOURS)
-        raise BadSource(f"{kind} option colour is {chosen['colour']!r}; it is one of: {known}")
+    """Raise BadSource where `channels` or `size` cannot be."""
+    if chosen["channels"] not in CHANNELS:
+        known = ", ".join(CHANNELS)
+        raise BadSource(f"{kind} option channels is {chosen['channels']!r}; it is one of: {known}")
     if chosen["size"] < 0:
         raise BadSource(f"{kind} option size is {chosen['size']}; it is 0 or more pixels")
 
@@ -88,8 +88,8 @@ def make_meta(
     `alone` is what the group is called where the table has no column for it; `more` are further
     settings that shaped the arrays.
     """
-    rgb = chosen["colour"] == "rgb" or (
-        chosen["colour"] == "auto" and not all(is_grey(image) for image in found)
+    rgb = chosen["channels"] == "rgb" or (
+        chosen["channels"] == "auto" and not all(is_grey(image) for image in found)
     )
     return Meta(
         kind=kind,
@@ -107,7 +107,7 @@ def make_meta(
         source="the user's own",
         licence="the user's own",
         options={
-            "colour": chosen["colour"],
+            "channels": chosen["channels"],
             "size": chosen["size"],
             "bits": 16 if True in deep else 8,
             **more,
@@ -124,7 +124,7 @@ def fitted(image: Array, meta: Meta, where: str) -> Array:
             "the picture has 8 bits a value and others more, or the other way round: another scale",
             where=where,
         )
-    mix = meta.options["colour"] == "grey"
+    mix = meta.options["channels"] == "grey"
     size = meta.options["size"]
     assert isinstance(size, int)
     return shrink(in_channels(image, len(meta.channels), mix=mix, where=where), size)
@@ -151,7 +151,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
 
 
 APPEARANCE: Mapping[str, tuple[JSON, str]] = {
-    "colour": ("auto", "grey, rgb, or auto: rgb where a picture of the set shows colour"),
+    "channels": ("auto", "grey, rgb, or auto: rgb where a picture of the set shows colour"),
     "size": (0, "longer side in pixels at most, by antialiased bicubic shrinking; 0: as it is"),
 }
 IMAGES = Kind(

@@ -1,21 +1,22 @@
 """MedMNIST: eighteen ready sets of small 2-D and 3-D images, each one .npz file.
 
-What the sets are stands in the table; classes, tasks and licences are those of the official
-package's `INFO`, version 3.0.2 (github.com/MedMNIST/MedMNIST). An image is its own group: the
+What the sets are stands in `loaders.medmnist_sets`. An image is its own group: the
 files name no patient, although several sets hold more than one image of a patient.
 """
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import numpy as np
 
 from loaders.cases import Array, BadCase, BadSource, Case, Item, Kind, Meta, Survey, settings
+from loaders.downloads import Remote, cache_folder
+from loaders.downloads import fetch as fetch_file
+from loaders.medmnist_sets import BASE, INFO, MD5, PAGE, SIZES, Info, file_name
 
 SPLITS = ("train", "val", "test")
 # Deflate cannot shrink data further (zlib technical notes, zlib.net/zlib_tech.html).
@@ -23,195 +24,14 @@ DEFLATE_LIMIT = 1032
 # Assumption: the largest set has 236 386 labels.
 MAX_LABELS = 10_000_000
 
-_ORGANS = (
-    "bladder",
-    "femur-left",
-    "femur-right",
-    "heart",
-    "kidney-left",
-    "kidney-right",
-    "liver",
-    "lung-left",
-    "lung-right",
-    "pancreas",
-    "spleen",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Info:
-    """One set: `task` in MedMNIST's words; `positive` is the class of the disease where two are."""
-
-    dims: Literal[2, 3]
-    channels: int
-    task: str
-    classes: tuple[str, ...]
-    positive: int | None = None
-    licence: str = "CC BY 4.0"
-
-
-INFO: dict[str, Info] = {
-    "pathmnist": Info(
-        dims=2,
-        channels=3,
-        task="multi-class",
-        classes=(
-            "adipose",
-            "background",
-            "debris",
-            "lymphocytes",
-            "mucus",
-            "smooth muscle",
-            "normal colon mucosa",
-            "cancer-associated stroma",
-            "colorectal adenocarcinoma epithelium",
-        ),
-    ),
-    "chestmnist": Info(
-        dims=2,
-        channels=1,
-        task="multi-label, binary-class",
-        classes=(
-            "atelectasis",
-            "cardiomegaly",
-            "effusion",
-            "infiltration",
-            "mass",
-            "nodule",
-            "pneumonia",
-            "pneumothorax",
-            "consolidation",
-            "edema",
-            "emphysema",
-            "fibrosis",
-            "pleural",
-            "hernia",
-        ),
-    ),
-    "dermamnist": Info(
-        dims=2,
-        channels=3,
-        task="multi-class",
-        classes=(
-            "actinic keratoses and intraepithelial carcinoma",
-            "basal cell carcinoma",
-            "benign keratosis-like lesions",
-            "dermatofibroma",
-            "melanoma",
-            "melanocytic nevi",
-            "vascular lesions",
-        ),
-        licence="CC BY-NC 4.0",
-    ),
-    "octmnist": Info(
-        dims=2,
-        channels=1,
-        task="multi-class",
-        classes=("choroidal neovascularization", "diabetic macular edema", "drusen", "normal"),
-    ),
-    "pneumoniamnist": Info(
-        dims=2, channels=1, task="binary-class", classes=("normal", "pneumonia"), positive=1
-    ),
-    "retinamnist": Info(
-        dims=2,
-        channels=3,
-        task="ordinal-regression",
-        classes=("grade 0", "grade 1", "grade 2", "grade 3", "grade 4"),
-    ),
-    # The official package calls class 1 the positive one; the disease is class 0.
-    "breastmnist": Info(
-        dims=2, channels=1, task="binary-class", classes=("malignant", "normal, benign"), positive=0
-    ),
-    "bloodmnist": Info(
-        dims=2,
-        channels=3,
-        task="multi-class",
-        classes=(
-            "basophil",
-            "eosinophil",
-            "erythroblast",
-            "immature granulocytes(myelocytes, metamyelocytes and promyelocytes)",
-            "lymphocyte",
-            "monocyte",
-            "neutrophil",
-            "platelet",
-        ),
-    ),
-    "tissuemnist": Info(
-        dims=2,
-        channels=1,
-        task="multi-class",
-        classes=(
-            "Collecting Duct, Connecting Tubule",
-            "Distal Convoluted Tubule",
-            "Glomerular endothelial cells",
-            "Interstitial endothelial cells",
-            "Leukocytes",
-            "Podocytes",
-            "Proximal Tubule Segments",
-            "Thick Ascending Limb",
-        ),
-    ),
-    "organamnist": Info(dims=2, channels=1, task="multi-class", classes=_ORGANS),
-    "organcmnist": Info(dims=2, channels=1, task="multi-class", classes=_ORGANS),
-    "organsmnist": Info(dims=2, channels=1, task="multi-class", classes=_ORGANS),
-    # The same organs under other numbers.
-    "organmnist3d": Info(
-        dims=3,
-        channels=1,
-        task="multi-class",
-        classes=(
-            "liver",
-            "kidney-right",
-            "kidney-left",
-            "femur-right",
-            "femur-left",
-            "bladder",
-            "heart",
-            "lung-right",
-            "lung-left",
-            "spleen",
-            "pancreas",
-        ),
-    ),
-    "nodulemnist3d": Info(
-        dims=3, channels=1, task="binary-class", classes=("benign", "malignant"), positive=1
-    ),
-    "adrenalmnist3d": Info(
-        dims=3, channels=1, task="binary-class", classes=("normal", "hyperplasia"), positive=1
-    ),
-    "fracturemnist3d": Info(
-        dims=3,
-        channels=1,
-        task="multi-class",
-        classes=(
-            "buckle rib fracture",
-            "nondisplaced rib fracture",
-            "displaced rib fracture",
-        ),
-    ),
-    "vesselmnist3d": Info(
-        dims=3, channels=1, task="binary-class", classes=("vessel", "aneurysm"), positive=1
-    ),
-    # No disease is here: as in the official package, class 1 counts as positive.
-    "synapsemnist3d": Info(
-        dims=3,
-        channels=1,
-        task="binary-class",
-        classes=("inhibitory synapse", "excitatory synapse"),
-        positive=1,
-    ),
-}
 TASKS = ("binary-class", "multi-class", "ordinal-regression")
 
 
 def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     """Look into one .npz file, or into a folder that holds NAME.npz; raises BadSource."""
-    path, name = _locate(source, settings("medmnist", MEDMNIST.options, options)["name"])
+    path, name, size = _locate(source, *_wanted(options))
     info = INFO[name]
-    if info.task not in TASKS:
-        known = ", ".join(TASKS)
-        raise BadSource(f"{name} is a {info.task} task, which is not supported; supported: {known}")
+    _check_task(name)
     items = []
     for split in SPLITS:
         with _member(path, f"{split}_labels") as found:
@@ -224,6 +44,8 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
                 continue
             shape, dtype, _ = found
             _check_images(path, split, shape, dtype, info)
+            if size and shape[1] != size:
+                raise BadSource(f"{path.name} has images of side {shape[1]}, not of size {size}")
             if len(labels) != shape[0]:
                 raise BadSource(
                     f"{path.name} has {shape[0]} {split} images and {len(labels)} labels"
@@ -280,33 +102,75 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
             )
 
 
-def _locate(source: Path, name: str) -> tuple[Path, str]:
-    known = ", ".join(INFO)
-    if name and name not in INFO:
-        raise BadSource(f"there is no MedMNIST set {name!r}; the sets are: {known}")
+def fetch(options: Mapping[str, Any], progress: Callable[[int, int], None]) -> Path:
+    """Return the official file of the set and size that `options` name; raises BadSource."""
+    name, size = _wanted(options)
+    if not name:
+        raise BadSource(f"say which set to fetch, medmnist:NAME; the sets are: {', '.join(INFO)}")
+    size = size or SIZES[0]
+    _check_task(name)
+    remote = Remote(
+        base=BASE,
+        path=f"{file_name(name, size)}?download=1",
+        md5=MD5[name][SIZES.index(size)],
+        page=PAGE,
+    )
+    return fetch_file(remote, cache_folder() / "medmnist", progress=progress)
+
+
+def _wanted(options: Mapping[str, Any]) -> tuple[str, int]:
+    """Return the set and size asked for, "" and 0 where any will do; raises BadSource.
+
+    `breastmnist_64` is breastmnist of size 64, as its file is called.
+    """
+    chosen = settings("medmnist", MEDMNIST.options, options)
+    name, _, suffix = chosen["name"].partition("_")
+    size = chosen["size"] or (int(suffix) if suffix.isdecimal() else 0)
+    if (name and name not in INFO) or (suffix and suffix != str(size)):
+        known = ", ".join(INFO)
+        raise BadSource(f"there is no MedMNIST set {chosen['name']!r}; the sets are: {known}")
+    sizes = SIZES[: len(MD5[name])] if name else SIZES
+    if size and size not in sizes:
+        known = ", ".join(map(str, sizes))
+        raise BadSource(f"{name or 'MedMNIST'} has no size {size}; its sizes are: {known}")
+    return name, size
+
+
+def _check_task(name: str) -> None:
+    if (task := INFO[name].task) not in TASKS:
+        known = ", ".join(TASKS)
+        raise BadSource(f"{name} is a {task} task, which is not supported; supported: {known}")
+
+
+def _locate(source: Path, name: str, size: int) -> tuple[Path, str, int]:
     if source.is_dir():
         fitting = [
             path
             for path in sorted(source.glob("*.npz"))
-            if _set_of(path) in ([name] if name else INFO)
+            if _set_of(path) in ([name] if name else INFO) and size in (0, _size_of(path))
         ]
         if len(fitting) != 1:
             found = ", ".join(path.name for path in fitting) or "none"
             raise BadSource(
-                f"{source} should hold one file {name or 'NAME'}.npz, found: {found}; "
-                "name a set as medmnist:NAME, or give the file itself"
+                f"{source} should hold one file {file_name(name or 'NAME', size or SIZES[0])}, "
+                f"found: {found}; name a set as medmnist:NAME and its size as --set size=64, or "
+                "give the file itself"
             )
-        return fitting[0], _set_of(fitting[0])
+        return fitting[0], _set_of(fitting[0]), size
     if not source.is_file():
         raise BadSource(f"there is no file or folder {source}")
     if not name and _set_of(source) not in INFO:
         raise BadSource(f"{source.name} is not named after a MedMNIST set: say medmnist:NAME")
-    return source, name or _set_of(source)
+    return source, name or _set_of(source), size
 
 
 def _set_of(path: Path) -> str:
-    # Larger images stand in breastmnist_64.npz, _128 and _224.
     return path.stem.partition("_")[0]
+
+
+def _size_of(path: Path) -> int:
+    size = path.stem.partition("_")[2]
+    return int(size) if size.isdecimal() else SIZES[0]
 
 
 def _labels(
@@ -392,5 +256,9 @@ MEDMNIST = Kind(
     source="Yang et al. 2023, 10.1038/s41597-022-01721-8; https://medmnist.com",
     survey=survey,
     read=read,
-    options={"name": ("", "which set; empty: as the file is named")},
+    options={
+        "name": ("", "which set; empty: as the file is named"),
+        "size": (0, "side of the images, 28, 64, 128 or 224; 0: the file's, and 28 where fetched"),
+    },
+    fetch=fetch,
 )

@@ -226,7 +226,7 @@ def in_channels(image: Array, channels: int, *, mix: bool, where: str) -> Array:
     if channels == 3:
         return np.repeat(image, 3, axis=0)
     if not mix and not is_grey(image):
-        raise BadCase("the picture is in colour, others are grey: set colour", where=where)
+        raise BadCase("the picture is in colour, others are grey: set channels", where=where)
     luma: Array = np.tensordot(_LUMA, image.astype(np.int64), axes=1)
     return ((luma + 500) // 1000).astype(image.dtype)[np.newaxis]
 

@@ -1,0 +1,282 @@
+"""Official files from where they are published: into a cache, whole or not at all.
+
+A file grows under another name and gets its own when its checksum is right, so that what is in the
+cache is never a half. A connection that was cut, now or by a kill yesterday, goes on where it
+stopped where the server can (HTTP Range, RFC 9110 section 14).
+"""
+
+import errno
+import fcntl
+import hashlib
+import http.client
+import os
+import re
+import shutil
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from loaders.cases import BadSource
+
+CACHE_VARIABLE = "MEDOPT_CACHE"
+_BLOCK_BYTES = 2**18
+# A server that says nothing for so long is not coming back (assumption).
+_TIMEOUT_SEC = 30.0
+# Pauses before the tries after the first, in seconds (assumption).
+_PAUSES = (1.0, 3.0, 6.0)
+_PARTIAL, _RANGE_REFUSED = 206, 416
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remote:
+    """A published file: its place below `base`, and its MD5 (which is what archives publish).
+
+    MD5 keeps out what broke on the way; that nobody changed it on the way is what https is for.
+    """
+
+    base: str
+    path: str
+    md5: str
+    page: str
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"{self.base.rstrip('/')}/{self.path}"
+
+    @property
+    def name(self) -> str:
+        """What it is called in the cache: the last part of its place."""
+        return self.path.rpartition("/")[2].partition("?")[0]
+
+
+class _Cut(Exception):  # noqa: N818  # a state of a try, which never leaves this file
+    """The connection ended early, or the server is busy: worth another try."""
+
+
+def cache_folder() -> Path:
+    """Return where fetched files are kept: MEDOPT_CACHE, else the platform's place for caches."""
+    if given := os.environ.get(CACHE_VARIABLE):
+        return Path(given)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "medoptbench"
+    # XDG base directory specification: a path that is not absolute is not used.
+    known = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (known if known.is_absolute() else Path.home() / ".cache") / "medoptbench"
+
+
+def fetch(
+    remote: Remote,
+    folder: Path,
+    *,
+    progress: Progress | None = None,
+    schemes: Sequence[str] = ("https",),
+    pauses: Sequence[float] = _PAUSES,
+) -> Path:
+    """Return the file of a cache folder, fetched where it is not there; `progress`: bytes of all.
+
+    Of two processes one fetches and the other waits. Raises BadSource, with what to do instead,
+    where there is no network, no such file, or another file than the published one; OSError where
+    the disk is full, and then what came is kept.
+    """
+    target = folder / remote.name
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(target.with_name(f"{target.name}.lock")):
+        if target.is_file():
+            if _md5(target) == remote.md5:
+                return target
+            raise BadSource(
+                f"{target} is not the published file (its MD5 is not {remote.md5}): remove it"
+            )
+        part = target.with_name(f"{target.name}.part")
+        for again in (True, False):
+            # What was left by another day may be of another file: then once more from the start.
+            resumed = part.exists()
+            _download(remote, part, target, progress, schemes, pauses)
+            if _md5(part) == remote.md5:
+                break
+            part.unlink()
+            if not (again and resumed):
+                raise BadSource(
+                    f"{remote.url} gave another file than the published one (its MD5 is not "
+                    f"{remote.md5}), and it was thrown away. {_instead(remote, target)}"
+                )
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.rename(target)
+        return target
+
+
+def _download(
+    remote: Remote,
+    part: Path,
+    target: Path,
+    progress: Progress | None,
+    schemes: Sequence[str],
+    pauses: Sequence[float],
+) -> None:
+    """Fill `part` up to the server's last byte, in several tries; raises BadSource, OSError."""
+    opener = _opener(schemes)
+    for pause in (*pauses, None):
+        try:
+            _check_scheme(remote.url, schemes)
+            _attempt(opener, remote.url, part, progress)
+        except _Cut as cut:
+            if pause is None:
+                had = part.stat().st_size if part.exists() else 0
+                raise BadSource(
+                    f"{remote.url} cannot be fetched: {cut}. {had} bytes came and are kept: the "
+                    f"same command goes on from there. {_instead(remote, target)}"
+                ) from None
+            time.sleep(pause)
+        except _Refused as refused:
+            raise BadSource(
+                f"{remote.url} cannot be fetched: {refused}. {_instead(remote, target)}"
+            ) from None
+        else:
+            return
+
+
+class _Refused(Exception):  # noqa: N818  # as _Cut
+    """The server, or this side, says no: another try would change nothing."""
+
+
+def _attempt(
+    opener: urllib.request.OpenerDirector, url: str, part: Path, progress: Progress | None
+) -> None:
+    """Ask once for what is missing of `part` and append it; raises _Cut, _Refused, OSError."""
+    had = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(  # noqa: S310  # the opener knows the allowed schemes alone
+        url, headers={"Range": f"bytes={had}-"} if had else {}
+    )
+    with _explained():
+        answer = opener.open(request, timeout=_TIMEOUT_SEC)
+    with answer:
+        if answer.status == _RANGE_REFUSED:
+            # Nothing lies behind the last byte: it is all there, or it is of another file.
+            return
+        mode = "ab"
+        if answer.status != _PARTIAL:
+            mode, had = "wb", 0  # a server without Range begins anew
+        elif not _starts_at(answer.headers, had):
+            raise _Refused("it answers with another part of the file than it was asked for")
+        length = _length(answer.headers)
+        total = None if length is None else had + length
+        with part.open(mode) as file:
+            _copy(answer, file, had, total, progress)
+
+
+def _copy(
+    answer: IO[bytes], file: IO[bytes], had: int, total: int | None, progress: Progress | None
+) -> None:
+    """Write an answer's body, no more of it than it declared; raises _Cut where it ends early."""
+    if total is not None and (free := shutil.disk_usage(Path(file.name).parent).free) < total - had:
+        raise OSError(errno.ENOSPC, f"{free} bytes are free on the disk, {total - had} are needed")
+    while True:
+        with _explained():
+            block = answer.read(_BLOCK_BYTES)
+        if not block:
+            break
+        file.write(block)
+        had += len(block)
+        if progress and total:
+            progress(had, total)
+    if total is not None and had < total:
+        raise _Cut(f"the connection ended at byte {had} of {total}")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what the network raises into _Cut or _Refused; writing to the disk is outside of it."""
+    try:
+        yield
+    except urllib.error.HTTPError as error:
+        error.close()
+        busy = error.code in (408, 429) or error.code >= 500  # RFC 9110 section 15
+        raise (_Cut if busy else _Refused)(f"the server says {error.code} {error.reason}") from None
+    except urllib.error.URLError as error:
+        raise _Cut(f"no way to the server ({error.reason})") from None
+    except (http.client.HTTPException, OSError) as error:
+        raise _Cut(f"the connection broke ({type(error).__name__})") from None
+
+
+def _opener(schemes: Sequence[str]) -> urllib.request.OpenerDirector:
+    """Return what opens these schemes alone, after a redirection too, through the usual proxies."""
+
+    class Checked(urllib.request.HTTPRedirectHandler):
+        def redirect_request(
+            self,
+            req: urllib.request.Request,
+            fp: Any,
+            code: int,
+            msg: str,
+            headers: Any,
+            newurl: str,
+        ) -> urllib.request.Request | None:
+            if newurl.partition(":")[0] not in schemes:
+                raise _Refused(f"it leads on to {newurl.partition('?')[0]}, which is not https")
+            return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+    class Whole(urllib.request.BaseHandler):
+        def http_error_416(self, request: Any, answer: Any, *_: Any) -> Any:
+            del request
+            return answer
+
+    handlers: list[Any] = [Checked(), Whole(), urllib.request.ProxyHandler()]
+    known: Mapping[str, type[urllib.request.BaseHandler]] = {
+        "http": urllib.request.HTTPHandler,
+        "https": urllib.request.HTTPSHandler,
+    }
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        *handlers,
+        *(known[scheme]() for scheme in schemes),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _check_scheme(url: str, schemes: Sequence[str]) -> None:
+    if urllib.parse.urlsplit(url).scheme not in schemes:
+        raise _Refused(f"it leads to {url.partition('?')[0]}, which is not {' or '.join(schemes)}")
+
+
+def _starts_at(headers: Mapping[str, str], wanted: int) -> bool:
+    found = re.match(r"bytes (\d+)-", headers.get("Content-Range", ""))
+    return found is not None and int(found[1]) == wanted
+
+
+def _length(headers: Mapping[str, str]) -> int | None:
+    text = headers.get("Content-Length", "")
+    return int(text) if text.isdigit() else None
+
+
+def _instead(remote: Remote, target: Path) -> str:
+    return (
+        f"Without a network: fetch it elsewhere ({remote.page}), and give the file to medopt "
+        f"prepare as SOURCE, or put it at {target}."
+    )
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
