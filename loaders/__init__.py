@@ -72,6 +72,12 @@ def _open_torch(*arguments: Any, **settings: Any) -> AbstractContextManager[Iter
     return open_torch(*arguments, **settings)
 
 
+def _open_monai(*arguments: Any, **settings: Any) -> AbstractContextManager[Iterator["Batch"]]:
+    from loaders.monai_host import open_monai
+
+    return open_monai(*arguments, **settings)
+
+
 def _has_dali() -> bool:
     return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
 
@@ -90,6 +96,12 @@ LOADERS: dict[str, LoaderRow] = {
             summary="numpy and torch alone: the same batches wherever DALI has no wheel",
             open=_open_torch,
             available=lambda: True,
+        ),
+        LoaderRow(
+            name="monai",
+            summary="MONAI's cache, transforms and DataLoader: whole volumes in memory",
+            open=_open_monai,
+            available=lambda: find_spec("monai") is not None,
         ),
     )
 }

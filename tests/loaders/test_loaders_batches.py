@@ -1,5 +1,6 @@
 """Batches: DALI and the host loader give the same samples, and only read what they give."""
 
+import random
 import re
 import resource
 import threading
@@ -201,14 +202,16 @@ def same(a: list[Batch], b: list[Batch]) -> bool:
     )
 
 
-both = pytest.mark.parametrize("loader", list(LOADERS))
+# MONAI reads whole images, and rounds otherwise where it interpolates.
+lean = pytest.mark.parametrize("loader", [name for name in LOADERS if name != "monai"])
+every_loader = pytest.mark.parametrize("loader", list(LOADERS))
 every_store = pytest.mark.parametrize("name", list(STORES))
 
 
 # ---- the same samples, bit for bit ----
 
 
-@both
+@every_loader
 @every_store
 def test_batches_are_the_draws_bit_for_bit(
     loader: str, name: str, stores: dict[str, Store]
@@ -218,6 +221,7 @@ def test_batches_are_the_draws_bit_for_bit(
     # Over the end of an epoch: 11 cases, 12 positions.
     for number, batch in enumerate(collect(loader, store, sampler)):
         image, target = plainly(store, sampler.draw(np.arange(4) + 4 * number))
+        assert type(batch.image) is type(batch.target) is torch.Tensor
         assert batch.image.dtype == torch.float32
         assert batch.target.dtype == (torch.uint8 if store.meta.regions else torch.int64)
         assert batch.image.shape == image.shape
@@ -226,7 +230,7 @@ def test_batches_are_the_draws_bit_for_bit(
         np.testing.assert_array_equal(batch.target.numpy(), target)
 
 
-@both
+@lean
 @every_store
 def test_batches_with_everything_on_are_the_same_of_every_loader(
     loader: str, name: str, stores: dict[str, Store]
@@ -241,7 +245,24 @@ def test_batches_with_everything_on_are_the_same_of_every_loader(
         np.testing.assert_array_equal(batch.target.numpy(), target)
 
 
-@both
+@every_store
+def test_with_everything_on_monai_is_off_by_rounding_alone(
+    name: str, stores: dict[str, Store]
+) -> None:
+    """Without gamma: an exponent below 1 makes much of what rounding does near the minimum."""
+    store, patch = stores[name], STORES[name][1]
+    sampler = a_sampler(store, patch, **{**everything(patch), "gamma": 0.0})
+    for number, batch in enumerate(collect("monai", store, sampler, threads=2)):
+        draws = sampler.draw(np.arange(4) + 4 * number)
+        image, target = gather(store, draws)
+        still = torch.from_numpy(~draws.warped)
+        assert torch.equal(batch.image[still], torch.from_numpy(image)[still])
+        assert torch.equal(batch.target[still], torch.from_numpy(target)[still])
+        np.testing.assert_allclose(batch.image, image, rtol=0, atol=1e-5 * np.ptp(image))
+        assert (batch.target.numpy() != target).mean() < 1e-3
+
+
+@every_loader
 @every_store
 def test_translated_patches_are_copied_voxel_by_voxel(
     loader: str, name: str, stores: dict[str, Store]
@@ -297,7 +318,7 @@ def test_any_patch_of_any_image(data: st.DataObject) -> None:
         np.testing.assert_array_equal(found, wanted)
 
 
-@both
+@every_loader
 @pytest.mark.parametrize("name", ["packed uint8", "int16 volumes with masks"])
 def test_without_augmentation_and_with_more_threads(
     loader: str, name: str, stores: dict[str, Store]
@@ -315,7 +336,7 @@ def test_without_augmentation_and_with_more_threads(
 # ---- the stream: exact, resumable, shared by ranks ----
 
 
-@both
+@every_loader
 def test_exactly_as_many_batches_as_asked_for(loader: str, stores: dict[str, Store]) -> None:
     store = stores["packed uint8"]
     for batches in (0, 1, 2, 7):
@@ -323,7 +344,7 @@ def test_exactly_as_many_batches_as_asked_for(loader: str, stores: dict[str, Sto
         assert [len(batch.image) for batch in found] == [5] * batches
 
 
-@both
+@every_loader
 def test_nothing_is_drawn_past_the_end(
     loader: str, stores: dict[str, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -344,7 +365,7 @@ def test_nothing_is_drawn_past_the_end(
 recipes = pytest.mark.parametrize("recipe", [{}, everything((8, 8, 8))], ids=["few", "all"])
 
 
-@both
+@every_loader
 @recipes
 def test_a_stream_is_taken_up_in_the_middle(
     loader: str, recipe: dict[str, Any], stores: dict[str, Store]
@@ -355,7 +376,7 @@ def test_a_stream_is_taken_up_in_the_middle(
     assert same(collect(loader, store, later, batches=5, start=12), whole[3:])
 
 
-@both
+@every_loader
 @recipes
 @pytest.mark.parametrize("world", [2, 3])
 def test_ranks_together_see_what_one_process_sees(
@@ -374,10 +395,23 @@ def test_ranks_together_see_what_one_process_sees(
     assert same(joined, whole)
 
 
+@every_loader
+def test_the_random_states_that_training_draws_from_are_left_alone(
+    loader: str, stores: dict[str, Store]
+) -> None:
+    store = stores["int16 volumes with masks"]
+    python, torchs = random.getstate(), torch.get_rng_state()
+    numpys = np.random.get_state()[1].copy()  # noqa: NPY002 - others draw from it
+    collect(loader, store, a_sampler(store, (8, 8, 8), **everything((8, 8, 8))), threads=2)
+    assert random.getstate() == python
+    assert torch.equal(torch.get_rng_state(), torchs)
+    np.testing.assert_array_equal(np.random.get_state()[1], numpys)  # noqa: NPY002
+
+
 # ---- the caller's to keep ----
 
 
-@both
+@every_loader
 def test_batches_are_not_written_to_again(loader: str, stores: dict[str, Store]) -> None:
     store = stores["packed with masks"]
     sampler = a_sampler(store, (8, 8))
@@ -391,7 +425,7 @@ def test_batches_are_not_written_to_again(loader: str, stores: dict[str, Store])
     assert len({b.image.data_ptr() for b in kept} | {b.target.data_ptr() for b in kept}) == 80
 
 
-@both
+@every_loader
 def test_batches_may_be_written_to(loader: str, stores: dict[str, Store]) -> None:
     store = stores["packed with masks"]
     sampler = a_sampler(store, (8, 8))
@@ -407,7 +441,7 @@ def test_batches_may_be_written_to(loader: str, stores: dict[str, Store]) -> Non
 # ---- only the patch is read ----
 
 
-@both
+@lean
 @pytest.mark.parametrize("rotate", [(), (30.0, 30.0, 30.0)])
 def test_of_a_large_volume_the_patch_alone_is_read(
     loader: str, rotate: tuple[float, ...], tmp_path: Path
@@ -419,7 +453,7 @@ def test_of_a_large_volume_the_patch_alone_is_read(
     array.flush()
     store = SimpleNamespace(
         path=tmp_path,
-        meta=SimpleNamespace(task="classification", fill=0.0),
+        meta=SimpleNamespace(task="classification", fill=0.0, channels=("one",)),
         image_type=array.dtype,
         shapes=np.array([shape[1:]]),
         labels=np.array([0]),
@@ -451,13 +485,13 @@ def test_of_a_large_volume_the_patch_alone_is_read(
     assert all((batch.image >= 0).all() and batch.image.max() > 6.9 for batch in batches)
 
 
-@both
+@every_loader
 def test_a_patch_far_along_a_long_axis_is_found_to_the_voxel(loader: str) -> None:
     """DALI places a crop by a fraction in float32."""
     array = np.tile(np.arange(2**22 + 2, dtype=np.float32), (1, 2, 1))
     store = SimpleNamespace(
         path=Path("a store"),
-        meta=SimpleNamespace(task="classification", fill=0.0),
+        meta=SimpleNamespace(task="classification", fill=0.0, channels=("one",)),
         image_type=array.dtype,
         shapes=np.array([array.shape[1:]]),
         labels=np.array([0]),
@@ -577,7 +611,7 @@ def own_threads() -> int:
     return dali + sum(thread.name.startswith("batches") for thread in threading.enumerate())
 
 
-@both
+@every_loader
 @pytest.mark.parametrize("taken", [0, 1, 30])
 def test_no_thread_outlives_the_stream(loader: str, taken: int, stores: dict[str, Store]) -> None:
     store = stores["uint16 volumes"]
@@ -591,7 +625,7 @@ def test_no_thread_outlives_the_stream(loader: str, taken: int, stores: dict[str
     assert len(kept) == taken
 
 
-@both
+@every_loader
 def test_no_thread_outlives_an_error_of_the_consumer(loader: str, stores: dict[str, Store]) -> None:
     store = stores["uint16 volumes"]
     before = own_threads()
@@ -607,7 +641,7 @@ def test_no_thread_outlives_an_error_of_the_consumer(loader: str, stores: dict[s
     assert own_threads() == before
 
 
-@both
+@every_loader
 def test_a_file_that_went_missing_is_named(loader: str, tmp_path: Path) -> None:
     store = a_store(tmp_path / "store", dtype="uint8", shapes=uneven(5, 6, 7))
     sampler = a_sampler(store, (4, 4, 4))
@@ -630,7 +664,7 @@ def test_a_file_that_went_missing_is_named(loader: str, tmp_path: Path) -> None:
     assert error.traceback
 
 
-@both
+@every_loader
 @pytest.mark.parametrize(("dtype", "fill"), [("uint8", -1000.0), ("int16", 0.5)])
 def test_a_fill_that_no_voxel_can_have(
     loader: str, dtype: str, fill: float, stores: dict[str, Store]
@@ -646,7 +680,7 @@ def test_a_fill_that_no_voxel_can_have(
     assert fill_of(store) == fill  # type: ignore[arg-type]  # a store
 
 
-@both
+@every_loader
 @pytest.mark.parametrize(
     "change", [{"shard": (2, 2)}, {"start": -4}, {"batch_size": 2, "shard": (0, 3)}]
 )
@@ -664,7 +698,7 @@ def test_what_cannot_be_streamed_is_said_when_it_is_opened(
 
 @pytest.mark.gpu
 @every_store
-@both
+@every_loader
 def test_a_gpu_gives_the_same_samples(loader: str, name: str, stores: dict[str, Store]) -> None:
     """Covers the lines that no CPU runs.
 
