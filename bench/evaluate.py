@@ -1,6 +1,6 @@
 """Score a model on some cases: whole volumes by sliding window, whole images, each case once."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -90,7 +90,7 @@ class Evaluator:
         return METRICS[self.trial.primary].higher_is_better
 
     def score(self, cases: np.ndarray, *, final: bool) -> Score:
-        """Score `cases` (indices into the store); `final` adds distances and examples.
+        """Score `cases` (indices into the store); `final` adds the costly metrics and examples.
 
         Each process scores its share and all of them get the whole result. Leaves the network in
         evaluation mode.
@@ -113,7 +113,13 @@ class Evaluator:
             label = self.store.labels[[c.index for c in done]]
             metrics = (
                 classification_rows(
-                    prob, label, classes=meta.classes, positive=meta.positive, unit=meta.unit
+                    prob,
+                    label,
+                    classes=meta.classes,
+                    positive=meta.positive,
+                    unit=meta.unit,
+                    groups=[groups[c.index] for c in done],
+                    group_unit=meta.group_source,
                 )
                 if np.isfinite(prob).all()
                 else []
@@ -130,7 +136,7 @@ class Evaluator:
                 for c in done
                 for region in c.regions
             ]
-            metrics = segmentation_rows(rows, tuple(meta.regions))
+            metrics = segmentation_rows(rows, tuple(meta.regions), group=meta.group_source)
         return Score(
             loss=float(np.mean([c.loss for c in done])),
             value=headline(metrics, self.trial.primary) if metrics else None,
@@ -205,7 +211,7 @@ def _score_volumes(self: Evaluator, own: np.ndarray, final: bool) -> list[_Score
         loss = float(self.criterion(logits, target, self.weights, alone)[0])
         # Ten times as fast on a CPU as argmax over the leading axis (measured).
         found = logits[0].max(0).indices.to(torch.uint8).cpu().numpy()
-        holds = _holds(logits[0], windows, regions) if final else dict.fromkeys(regions)
+        costly = final or METRICS[self.trial.primary].costly
         example = {}
         if final and place < EXAMPLES:
             example = _slice(pixels[(slice(None), *inside)], mask, found)
@@ -216,31 +222,30 @@ def _score_volumes(self: Evaluator, own: np.ndarray, final: bool) -> list[_Score
                 loss=loss,
                 infer_sec=seconds,
                 prob=None,
-                regions=[
-                    {**row, "prob": holds[row["region"]]}
-                    for row in confusion(
-                        found, mask, regions, tuple(self.store.spacing[index]), distances=final
-                    )
-                ],
+                regions=confusion(
+                    found,
+                    mask,
+                    regions,
+                    tuple(self.store.spacing[index]),
+                    distances=costly,
+                    prob=torch.softmax(logits[0], 0).cpu().numpy() if costly else None,
+                    presence=_presence(windows),
+                ),
                 example=example,
             )
         )
     return done
 
 
-def _holds(
-    logits: Tensor, windows: Sequence[Tensor], regions: Mapping[str, tuple[int, ...]]
-) -> dict[str, float]:
-    """Return the probability that a volume holds each region at all.
+def _presence(windows: Sequence[Tensor]) -> np.ndarray | None:
+    """Return how probable each label is anywhere (C,), by what the network says of windows (B, C).
 
-    `logits` (C, *spatial). A network that says so itself is believed: of its windows, each (B, C),
-    the highest, and of a region's labels the highest. Of another the most certain voxel counts.
+    The highest probability counts. None for a network that says nothing of it.
     """
-    if windows:
-        each = torch.sigmoid(torch.cat(list(windows)).amax(0))
-        return {name: float(each[list(labels)].max()) for name, labels in regions.items()}
-    voxels = torch.softmax(logits, 0)
-    return {name: float(voxels[list(labels)].sum(0).max()) for name, labels in regions.items()}
+    if not windows:
+        return None
+    each: np.ndarray = torch.sigmoid(torch.cat(list(windows)).amax(0)).cpu().numpy()
+    return each
 
 
 _SHARES: dict[str, Callable[[Evaluator, np.ndarray, bool], list[_Scored]]] = {

@@ -12,11 +12,11 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import matthews_corrcoef, roc_curve
 
 Probabilities: TypeAlias = NDArray[np.float64]
 Labels: TypeAlias = NDArray[np.int64]
 Flags: TypeAlias = NDArray[np.bool_]
+Counts: TypeAlias = NDArray[np.int64]
 
 Counted: TypeAlias = Callable[[int, int, int, int], float | None]
 # Of the truth of one class, its probability and whether it is called, each (n,).
@@ -74,8 +74,8 @@ def mcc(tp: int, fp: int, fn: int, tn: int) -> float | None:
     """Return Matthews' correlation of truth and call; 0 where all calls are one."""
     if not tp + fn or not tn + fp:
         return None
-    # The square root of each factor: the product of four counts of voxels may pass 2**64.
-    spread = sqrt(tp + fp) * sqrt(tp + fn) * sqrt(tn + fp) * sqrt(tn + fn)
+    # Whole numbers of Python: the product of four counts of voxels passes 2**64.
+    spread = sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
     return (tp * tn - fp * fn) / spread if spread else 0.0
 
 
@@ -108,26 +108,46 @@ def from_counts(score: Counted) -> OneClass:
     return counted
 
 
-def ranked(score: Callable[[Flags, Probabilities], float]) -> OneClass:
-    """Return the metric of one class that `score` makes of its ranks: it needs both kinds."""
+def ranked(score: Callable[[Counts, Counts], float]) -> OneClass:
+    """Return the metric of one class that `score` makes of its ranks: it needs both kinds.
+
+    `score` takes the true and the false positives (k,) at each of the k thresholds, the highest
+    first; at the last, all cases are called, so it has the numbers of positives and negatives.
+    """
 
     def ordered(truth: Flags, prob: Probabilities, called: Flags) -> float | None:
         del called
-        return float(score(truth, prob)) if 0 < truth.sum() < len(truth) else None
+        if not 0 < truth.sum() < len(truth):
+            return None
+        falling = np.argsort(-prob, kind="stable")
+        # Cases of one probability pass the threshold together.
+        last = np.append(np.flatnonzero(np.diff(prob[falling])), len(prob) - 1)
+        tp = np.cumsum(truth[falling])[last]
+        return score(tp, last + 1 - tp)
 
     return ordered
 
 
-def sensitivity_at(rate: float) -> Callable[[Flags, Probabilities], float]:
+def auc(tp: Counts, fp: Counts) -> float:
+    """Return the area under the ROC curve, by trapezia from the point (0, 0) on."""
+    widths, heights = np.diff(fp, prepend=0), tp + np.append(0, tp[:-1])
+    return float((widths * heights).sum() / (2 * tp[-1] * fp[-1]))
+
+
+def average_precision(tp: Counts, fp: Counts) -> float:
+    """Return the mean precision over the steps of recall, without interpolation."""
+    return float((np.diff(tp, prepend=0) * tp / (tp + fp)).sum() / tp[-1])
+
+
+def sensitivity_at(rate: float) -> Callable[[Counts, Counts], float]:
     """Return the metric: the best sensitivity of a threshold whose false-positive rate is <= rate.
 
     A point that the cases reach, never one interpolated between two: of fewer than 1 / rate
     negatives none may be called.
     """
 
-    def best(truth: Flags, prob: Probabilities) -> float:
-        false_positive, true_positive, _ = roc_curve(truth, prob, drop_intermediate=False)
-        return float(true_positive[false_positive <= rate].max())
+    def best(tp: Counts, fp: Counts) -> float:
+        return float(tp[fp / fp[-1] <= rate].max(initial=0) / tp[-1])
 
     return best
 
@@ -148,11 +168,20 @@ def balanced_accuracy(prob: Probabilities, label: Labels, positive: int | None) 
 
 
 def case_mcc(prob: Probabilities, label: Labels, positive: int | None) -> float | None:
-    """Return Matthews' correlation over all classes (Gorodkin 2004); 0 where all calls are one."""
+    """Return Matthews' correlation over all classes; 0 where all calls are one.
+
+    Gorodkin 2004, R_K: the covariance of truth and call, summed over the classes, by that of each
+    with itself. For two classes it is the correlation of `mcc`.
+    """
     del positive
-    if len(np.unique(label)) < 2:
+    n, n_classes = prob.shape
+    called = np.bincount(prob.argmax(axis=1), minlength=n_classes)
+    there = np.bincount(label, minlength=n_classes)
+    if (there == n).any():
         return None
-    return float(matthews_corrcoef(label, prob.argmax(axis=1)))
+    right = int((prob.argmax(axis=1) == label).sum())
+    spread = sqrt((n**2 - int(called @ called)) * (n**2 - int(there @ there)))
+    return (right * n - int(called @ there)) / spread if spread else 0.0
 
 
 def calibration_error(prob: Probabilities, label: Labels, positive: int | None) -> float | None:
