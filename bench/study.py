@@ -15,7 +15,7 @@ Everything else has a documented default, which the field descriptions below sta
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -51,6 +51,9 @@ AXES = (
 ENTRIES = ("models", "optimizers", "losses", "schedules", "regularizers", "pretrained")
 
 
+_Entry = TypeVar("_Entry")
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -68,17 +71,50 @@ class Augment(_Frozen):
     foreground: float = Field(
         0.5, ge=0, le=1, description="share of segmentation patches placed on foreground"
     )
+    translate: float = Field(0.0, ge=0, lt=1, description="move by ± this share of the patch")
+    rotate: float | tuple[float, ...] = Field(
+        0.0,
+        description="greatest angle in degrees (of a clip, within its frames); in 3-D a list may"
+        " give one about each axis",
+    )
+    zoom: float = Field(0.0, ge=0, lt=1, description="magnify by 1 ± this, all axes alike")
+    noise: float = Field(0.0, ge=0, description="Gaussian, up to so many standard deviations")
+    contrast: float = Field(0.0, ge=0, lt=1, description="distances from the mean by 1 ± this")
+    gamma: float = Field(0.0, ge=0, description="exponent from 1 / (1 + this) to 1 + this")
+    chance: float = Field(
+        0.2, ge=0, le=1, description="probability of each: rotate, zoom, noise, contrast, gamma"
+    )
 
-    def flips(self, axes: str) -> tuple[bool, ...]:
-        """Return which of `axes` (a letter each, such as tyx) are mirrored; raises StudyError."""
+    def along(self, axes: str) -> dict[str, Any]:
+        """Return every field for images of these axes (a letter each, such as zyx or tyx).
+
+        Raises StudyError where a list does not have one entry for each.
+        """
+        return {**self.model_dump(), "flip": self._flips(axes), "rotate": self._angles(axes)}
+
+    def _flips(self, axes: str) -> tuple[bool, ...]:
         if isinstance(self.flip, bool):
             return tuple(self.flip and axis != "t" for axis in axes)
-        if len(self.flip) != len(axes):
-            raise StudyError(
-                f"augment.flip: {list(self.flip)} has {len(self.flip)} entries, "
-                f"the images have the axes {', '.join(axes)}."
+        return _one_each("flip", self.flip, len(axes))
+
+    def _angles(self, axes: str) -> tuple[float, ...]:
+        if not self.rotate:
+            return ()
+        if isinstance(self.rotate, float):
+            # In 2-D there is one plane; a clip turns about its time alone.
+            return {"yx": (self.rotate,), "tyx": (self.rotate, 0.0, 0.0)}.get(
+                axes, (self.rotate,) * 3
             )
-        return self.flip
+        return _one_each("rotate", self.rotate, 1 if len(axes) == 2 else 3)
+
+
+def _one_each(name: str, values: tuple[_Entry, ...], number: int) -> tuple[_Entry, ...]:
+    if len(values) != number:
+        raise StudyError(
+            f"augment.{name}: {list(values)} has {len(values)} entries, "
+            f"images of this data set take {number}."
+        )
+    return values
 
 
 class Choice(_Frozen):

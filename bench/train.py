@@ -300,10 +300,8 @@ def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:
         boxes=store.boxes,
         mean=mean,
         std=std,
-        recipe=Recipe(
-            patch=trial.patch,
-            **{**trial.augment.model_dump(), "flip": (trial.augment.flip,) * len(trial.patch)},
-        ),
+        recipe=Recipe(patch=trial.patch, **trial.augment.along(store.meta.axes)),
+        balance=store.labels if trial.balance else None,
         seed=seed,
     )
 
