@@ -29,9 +29,9 @@ __all__ = ["LOSSES", "Criterion", "Loss", "Total", "alone", "over_processes"]
 # A loss with its settings: (logits, target, class weights, total) -> values (N,).
 Criterion = Callable[[Tensor, Tensor, Tensor | None, Total], Tensor]
 
-# Least and greatest value of a setting, by its name. Where 0 would divide by 0 the least is what
-# float32 still resolves beside a probability's 1e-7: assumption.
-BOUNDS: Mapping[str, tuple[float, float]] = {
+# Least and greatest value of a setting of our rows, by its name. Where 0 could divide by 0, the
+# least is far below what these rows resolve: assumption.
+BOUNDS: dict[str, tuple[float, float]] = {
     "alpha": (0, inf),
     "balance": (0, 1),
     "beta": (0, inf),
@@ -61,7 +61,7 @@ class Loss:
     name: str
     function: Callable[..., Tensor]
     defaults: Mapping[str, Setting] = field(default_factory=dict)
-    bounds: Mapping[str, tuple[float, float]] = field(default_factory=lambda: BOUNDS)
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=BOUNDS.copy)
     tasks: tuple[str, ...]
     weighted: bool = False
     formula: str

@@ -35,7 +35,7 @@ def jaccard(logits: Tensor, target: Tensor, *, smooth: float) -> Tensor:
 
 
 def log_cosh_dice(logits: Tensor, target: Tensor, *, smooth: float) -> Tensor:
-    """Return log cosh of the linear Dice loss: its square near 0, flatter than it everywhere."""
+    """Return log cosh of the linear Dice loss: half its square near 0."""
     return torch.log(torch.cosh(dice(logits, target, smooth=smooth)))
 
 

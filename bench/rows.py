@@ -13,6 +13,7 @@ from bench.losses import LOSSES, Loss, Total
 from bench.optimizers import OPTIMIZERS, Optimizer
 from bench.refs import StudyError, is_reference, load_reference
 from bench.settings import merge
+from bench.sums import wide
 from models import MODELS, Model
 
 Row = TypeVar("Row")
@@ -80,8 +81,9 @@ def loss_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Loss]:
     """Return the row of a loss, after checking the parameters set for it.
 
     A reference is a function, or a class to be made without arguments. It takes logits
-    (N, C, *spatial), targets (N, *spatial) and the parameters by name, and returns one value a
-    sample (N,) or their mean. Raises StudyError on a parameter that the row does not know.
+    (N, C, *spatial) of float32 or wider, targets (N, *spatial) and the parameters by name, and
+    returns one value a sample (N,) or their mean: over several processes it sees the samples of
+    one. Raises StudyError on a parameter that the row does not know or whose value cannot be.
     """
     if not is_reference(name):
         row = LOSSES[name]
@@ -97,8 +99,8 @@ def loss_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Loss]:
         name=name,
         function=_per_sample(function),
         defaults=dict(params),
+        bounds={},
         tasks=TASKS,
-        weighted=False,
         formula="of the user's own",
         summary="of the user's own",
         source=name,
@@ -122,7 +124,7 @@ def _per_sample(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         **params: Any,
     ) -> Tensor:
         del weights, total
-        value = function(logits, target, **params)
+        value = function(wide(logits), target, **params)
         return value.expand(len(logits)) if value.dim() == 0 else value
 
     return loss

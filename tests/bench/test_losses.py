@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.losses import LOSSES, Loss, Total, alone
+from bench.refs import StudyError
+from bench.rows import loss_row
 from bench.sums import wide
 
 # Rows that are in no table: the contract below needs no edit to meet them.
@@ -178,6 +181,16 @@ def test_a_share_without_samples(row: Loss, spatial: tuple[int, ...]) -> None:
     costs.sum().backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
 
 
+@pytest.mark.parametrize("size", [1, 2])
+@every_use
+def test_levels_of_few_voxels(row: Loss, spatial: tuple[int, ...], size: int) -> None:
+    # Deep supervision goes down to them.
+    logits, target = draw((size,) * len(spatial))
+    (slope,) = torch.autograd.grad(values(row, logits.requires_grad_(), target).sum(), logits)
+    assert slope.isfinite().all()
+    assert slope.abs().max() > 0
+
+
 @every_use
 def test_float32_agrees_with_float64(row: Loss, spatial: tuple[int, ...]) -> None:
     logits, target = draw(spatial)
@@ -246,6 +259,52 @@ def test_weights_must_be_there_where_they_count(row: Loss) -> None:
     logits, target = draw(())
     with pytest.raises(ValueError, match="needs the class weights of the training part"):
         row.bind({})(logits, target, None, alone)
+
+
+OWN = """
+def cost(logits, target, gamma):
+    assert logits.dtype.itemsize >= 4
+    return -gamma * logits.mean()
+"""
+
+
+def test_a_loss_of_the_users_own(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(OWN)
+    row = loss_row("own.py:cost", {"gamma": -1.0}, tmp_path).row
+    logits, target = draw((6, 5))
+    costs = row.bind({"gamma": -2.0})(logits.half(), target, None, alone)
+    assert costs.shape == (6,)
+    torch.testing.assert_close(costs.mean().double(), 2 * logits.half().double().mean())
+    with pytest.raises(ValueError, match=r"has no setting 'beta'; its settings are gamma"):
+        row.bind({"beta": 1.0})
+
+
+@pytest.mark.parametrize("params", [{"share": 2.0}, {"gamma": 2.0}])
+def test_a_study_says_what_a_loss_cannot_be(params: dict[str, float], tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"^losses: loss"):
+        loss_row("topk_ce", params, tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("half", [None, torch.bfloat16, torch.float16])
+@every_use
+def test_a_gpu_gives_the_same(
+    row: Loss, spatial: tuple[int, ...], half: torch.dtype | None
+) -> None:
+    logits, target = draw(spatial)
+    logits = logits.to(half or torch.float32).requires_grad_()
+    far = logits.detach().cuda().requires_grad_()
+    class_weights = weights(row)
+    ours = row.bind({})(logits, target, class_weights, alone)
+    if class_weights is not None:
+        class_weights = class_weights.cuda()
+    with torch.autocast("cuda", dtype=half or torch.float16, enabled=half is not None):
+        theirs = row.bind({})(far, target.cuda(), class_weights, alone)
+    torch.testing.assert_close(theirs.cpu(), ours, rtol=1e-4, atol=1e-5)
+    (near_slope,) = torch.autograd.grad(ours.sum(), logits)
+    (far_slope,) = torch.autograd.grad(theirs.sum(), far)
+    relative, absolute = (1e-4, 1e-5) if half is None else (1e-2, 1e-4)
+    torch.testing.assert_close(far_slope.cpu(), near_slope, rtol=relative, atol=absolute)
 
 
 def test_the_table_is_light_to_import() -> None:

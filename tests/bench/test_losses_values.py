@@ -165,7 +165,8 @@ def test_overlap_of_an_absent_class(name: str) -> None:
 
 def softmax(logits: Array) -> Array:
     powers = np.exp(logits - logits.max(axis=0))
-    return powers / powers.sum(axis=0)
+    shares: Array = powers / powers.sum(axis=0)
+    return shares
 
 
 def squared_dice(p: Array, g: Array) -> float:
@@ -206,7 +207,8 @@ def borders(mask: Array) -> Array:
     if flat.all() or not flat.any():
         return np.zeros(mask.shape)
     far = np.sqrt(((places[:, None] - places[None]) ** 2).sum(2))
-    return np.where(flat[:, None] != flat[None], far, np.inf).min(1).reshape(mask.shape)
+    nearest: Array = np.where(flat[:, None] != flat[None], far, np.inf).min(1)
+    return nearest.reshape(mask.shape)
 
 
 def hausdorff(p: Array, g: Array) -> float:
