@@ -161,9 +161,8 @@ FOCAL = "mean(-(1 - p_y)^gamma log p_y)"
 HARDEST = "mean of -log p_y over the share of each sample's voxels where it is greatest"
 TVERSKY = "(tp + smooth) / (tp + alpha fp + beta fn + smooth)"
 COUNTS = "tp = sum p g, fp = sum p - tp, fn = sum g - tp"
-SMOOTHED = "g = 1 - label_smoothing + label_smoothing / C for y, label_smoothing / C for the others"
 VECTOR = "classification: sums over the class vector"
-LOG_P = "mean(-sum_c g_c log p_c)"
+LOG_P = "mean(-sum_c g_c log p_c), a share label_smoothing of g spread over all classes"
 
 LOSSES: dict[str, Loss] = {
     row.name: row
@@ -174,7 +173,7 @@ LOSSES: dict[str, Loss] = {
             function=_each(entropies.cross_entropy),
             defaults=LABELS,
             tasks=BOTH,
-            formula=f"{CE}; with label_smoothing {LOG_P}, {SMOOTHED}",
+            formula=LOG_P,
             summary="cross-entropy",
             source="torch.nn.functional.cross_entropy",
         ),
@@ -193,7 +192,7 @@ LOSSES: dict[str, Loss] = {
             function=_each(entropies.cross_entropy),
             defaults={"label_smoothing": 0.1},
             tasks=BOTH,
-            formula=f"{LOG_P}, {SMOOTHED}",
+            formula=LOG_P,
             summary="cross-entropy with smoothed labels",
             source="Szegedy et al. 2016, arXiv 1512.00567, section 7",
         ),

@@ -46,7 +46,7 @@ COUPLED = replace(
 ROWS = [*LOSSES.values(), NEWCOMER, COUPLED]
 SPATIAL: dict[str, list[tuple[int, ...]]] = {
     "classification": [()],
-    "segmentation": [(6, 5), (4, 3, 5)],
+    "segmentation": [(5, 4), (3, 2, 4)],
 }
 USES = [
     pytest.param(row, spatial, id=f"{row.name}-{len(spatial)}d")
