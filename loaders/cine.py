@@ -22,7 +22,7 @@ import numpy as np
 from loaders.cases import Array, BadCase, BadSource, Case, Item, Kind, Meta, Survey, settings
 from loaders.images import APPEARANCE, check_appearance, fitted, make_meta
 from loaders.labels import OPTIONS, Row, read_labels
-from loaders.pictures import SUFFIXES, read_picture
+from loaders.pictures import SUFFIXES, present, read_picture
 
 if TYPE_CHECKING:
     import av
@@ -189,7 +189,7 @@ def _open(item: Item, *, stride: int) -> _Loop:
         pictures = (read_picture(path, f"{where}/{path.name}") for path in item.paths[::stride])
         return _Loop(seconds=np.nan, arrays=_at_most(pictures, where))
     (path,) = item.paths
-    with path.open("rb") as file:
+    with present(where), path.open("rb") as file:
         start = file.read(132)
     for form, (fits, opened) in _FORMS.items():
         if fits(start):

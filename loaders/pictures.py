@@ -9,7 +9,8 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,9 +87,10 @@ def read_picture(path: Path, where: str) -> Array:
 
     A DICOM file must hold one frame; see `loaders.dicom_frames` for what is done to its values.
     """
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise BadCase(f"the file has {size} bytes; {MAX_BYTES} are read", where=where)
-    raw = path.read_bytes()
+    with present(where):
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise BadCase(f"the file has {size} bytes; {MAX_BYTES} are read", where=where)
+        raw = path.read_bytes()
     if raw[128:132] == b"DICM":
         from loaders.dicom_frames import open_frames
 
@@ -101,6 +103,17 @@ def read_picture(path: Path, where: str) -> Array:
     return _decode(raw, _form(raw, where), where)
 
 
+@contextmanager
+def present(where: str) -> Iterator[None]:
+    """Turn a file that is gone or locked into a BadCase; a disk that fails stays an OSError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise BadCase("the file is gone", where=where) from None
+    except PermissionError:
+        raise BadCase("the file may not be read by this user", where=where) from None
+
+
 def _form(raw: bytes, where: str) -> str:
     for start, name in _READ.items():
         if raw.startswith(start):
@@ -111,7 +124,7 @@ def _form(raw: bytes, where: str) -> str:
     for start, name in _REFUSED.items():
         if raw.startswith(start):
             raise BadCase(f"the file is {name}; {reads}", where=where)
-    if raw[:512].isascii():
+    if raw[:512].isascii() and b"\0" not in raw:
         raise BadCase(f"the file is text; {reads}", where=where)
     raise BadCase(f"the file is no picture that is known; {reads}", where=where)
 
