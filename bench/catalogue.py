@@ -8,7 +8,11 @@ import yaml
 from bench.losses import LOSSES
 from bench.metrics import METRICS
 from bench.optimizers import OPTIMIZERS
-from bench.study import STUDIES
+from bench.precision import PRECISIONS
+from bench.regularizers import REGULARIZERS
+from bench.rows import TASKS
+from bench.schedules import SCHEDULES
+from bench.study import AXES, STUDIES
 from loaders import KINDS, LOADERS
 from models import MODELS
 
@@ -40,16 +44,25 @@ def _studies() -> Rows:
         text = path.read_text(encoding="utf-8")
         about = " ".join(line[1:].strip() for line in text.splitlines() if line.startswith("#"))
         study = yaml.safe_load(text)
-        axes = {axis: len(study[axis]) for axis in ("data", "models", "optimizers", "losses")}
+        axes = {axis: len(study[axis]) for axis in AXES if isinstance(study.get(axis), list)}
         rows.append({"name": path.stem, "summary": about, **axes})
     return rows
 
 
+def _optimizers() -> Rows:
+    rows = _fields(OPTIMIZERS, "name", "step", "drives", "defaults", "summary", "source")()
+    # A rule for gradients asks nothing of the task.
+    return [{"name": row.pop("name"), "tasks": list(TASKS), **row} for row in rows]
+
+
 TABLES: dict[str, Callable[[], Rows]] = {
-    "models": _fields(MODELS, "name", "tasks", "dims", "summary", "source"),
-    "optimizers": _fields(OPTIMIZERS, "name", "defaults", "summary", "source"),
-    "losses": _fields(LOSSES, "name", "tasks", "formula", "summary", "source"),
+    "models": _fields(MODELS, "name", "tasks", "dims", "options", "weights", "summary", "source"),
+    "optimizers": _optimizers,
+    "losses": _fields(LOSSES, "name", "tasks", "defaults", "formula", "summary", "source"),
     "metrics": _fields(METRICS, "name", "tasks", "unit", "range", "empty_rule", "source"),
+    "schedules": _fields(SCHEDULES, "name", "defaults", "summary", "source"),
+    "regularizers": _fields(REGULARIZERS, "name", "tasks", "defaults", "summary", "source"),
+    "precisions": _fields(PRECISIONS, "name", "summary", "source"),
     "data": _data,
     "loaders": _fields(LOADERS, "name", "summary"),
     "studies": _studies,

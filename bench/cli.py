@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 app = typer.Typer(
@@ -266,7 +267,11 @@ def report(
 @app.command("list")
 def list_(
     kind: Annotated[
-        str, typer.Argument(help="models, optimizers, losses, metrics, data, loaders or studies.")
+        str,
+        typer.Argument(
+            help="models, optimizers, losses, schedules, regularizers, precisions, metrics, data, "
+            "loaders or studies."
+        ),
     ],
     as_json: Json = False,
 ) -> None:
@@ -280,12 +285,15 @@ def list_(
     if as_json:
         out.print_json(data=rows)
         return
-    table = Table(title=kind, title_justify="left")
-    for column in rows[0]:
-        table.add_column(column, overflow="fold")
+    # An entry below another: as columns, what a row holds would be cut to a word a line.
     for row in rows:
-        table.add_row(*(_cell(v) for v in row.values()))
-    out.print(table)
+        out.print(f"[bold]{row['name']}[/]  {row.get('summary', '')}", highlight=False)
+        table = Table.grid(padding=(0, 2, 0, 0))
+        for key, value in row.items():
+            if key not in ("name", "summary") and value not in (None, {}, []):
+                table.add_row(f"    [dim]{key}[/]", escape(_cell(value)))
+        out.print(table)
+    err.print(f"{len(rows)} {kind}", highlight=False)
 
 
 @app.command()
@@ -452,6 +460,4 @@ def main() -> None:
 
 
 def _escape(error: BaseException) -> str:
-    from rich.markup import escape
-
     return escape(str(error))
