@@ -368,7 +368,9 @@ OPTIMIZERS: dict[str, Optimizer] = {
         ),
         Optimizer(
             name="lamb",
-            constructor=library("Lamb"),
+            # As in the paper: decay inside the ratio, and a ratio that no correction of the start
+            # makes longer (the library divides by 1 - beta1^t after it unless told so).
+            constructor=library("Lamb", weight_decouple=False, adam_debias=True),
             # 5e-3 is the paper's rate for ResNet-50 at its smallest batch of 512.
             defaults={"lr": 5e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 1e-2},
             space={"lr": Space(low=5e-4, high=5e-2, log=True)},
@@ -453,7 +455,9 @@ OPTIMIZERS: dict[str, Optimizer] = {
             constructor=wrapped.shampoo,
             defaults={
                 "lr": 1e-3,
-                "betas": (0.9, 0.999),
+                # The library's second is 0.999; the squares are not corrected for their start,
+                # which makes the first steps 1 / sqrt(1 - beta2) times too long.
+                "betas": (0.9, 0.99),
                 "weight_decay": 0.0,
                 "graft": "rmsprop",
                 # Assumption; a period of 1000, the library's, is longer than many a trial here.

@@ -158,7 +158,13 @@ def shampoo(
     - The library's state is objects, which torch.load(weights_only=True) refuses: their tensors
       are saved, and the objects made anew around them.
     """
-    optimizer = library("ScalableShampoo", use_svd=True, decoupled_weight_decay=True)(
+    build = library(
+        "ScalableShampoo",
+        use_svd=True,
+        decoupled_weight_decay=True,
+        moving_average_for_momentum=True,  # else a rate is ten times what it is for Adam
+    )
+    optimizer = build(
         params,
         graft_type=_GRAFTS[graft],
         preconditioning_compute_steps=precondition_frequency,
