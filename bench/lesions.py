@@ -47,10 +47,11 @@ def find(pred: Flags, ref: Flags, prob: NDArray[np.floating], spacing: Sequence[
     candidate, n_candidates = label(pred, neighbours)
     lesion, n_lesions = label(ref, neighbours)
 
-    scores = np.full(n_candidates + 1, -np.inf)  # [0] stands for the background
-    np.maximum.at(scores, candidate[pred], prob[pred])
+    # [0] stands for the background. A voxel of no number (a diverged network) says nothing.
+    scores = np.zeros(n_candidates + 1)
+    np.fmax.at(scores, candidate[pred], prob[pred])
     shared = pred & ref
-    best = np.full(n_lesions + 1, -np.inf)
+    best = np.full(n_lesions + 1, -1.0)
     np.maximum.at(best, lesion[shared], scores[candidate[shared]])
     hits = np.zeros(n_candidates + 1, dtype=bool)
     hits[candidate[shared]] = True
@@ -58,7 +59,7 @@ def find(pred: Flags, ref: Flags, prob: NDArray[np.floating], spacing: Sequence[
     voxels = np.bincount(lesion.ravel(), minlength=n_lesions + 1)[1:]
     return Lesions(
         diameter_mm=[diameter_mm(int(n), spacing) for n in voxels],
-        score=[float(s) if np.isfinite(s) else None for s in best[1:]],
+        score=[float(s) if s >= 0 else None for s in best[1:]],
         false_scores=[float(s) for s in scores[1:][~hits[1:]]],
     )
 

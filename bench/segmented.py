@@ -109,9 +109,10 @@ def _scores(
     of_region = prob[labels[0]] if len(labels) == 1 else sum(prob[label] for label in labels)
     assert isinstance(of_region, np.ndarray)  # a sum of no volumes would be the number 0
     found = lesions.find(pred, ref, of_region[box], spacing)
-    image = of_region.max() if presence is None else presence[list(labels)].max()
+    of_image = of_region if presence is None else presence[list(labels)]
     return {
-        "prob": min(float(image), 1.0),  # probabilities add up to 1 but for rounding
+        # Probabilities add up to 1 but for rounding; what is no number says nothing.
+        "prob": min(float(np.fmax.reduce(of_image, axis=None, initial=0.0)), 1.0),
         "lesion_mm": found.diameter_mm,
         "lesion_prob": found.score,
         "false_prob": found.false_scores,

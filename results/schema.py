@@ -91,7 +91,9 @@ CASES = _columns(
     (pa.float64(), "prob"),
     (pa.int64(), "tp fp fn tn n_ref n_pred"),
     (pa.float64(), "dice hd95_mm nsd_2mm assd_mm ref_mm"),
-    (pa.list_(pa.float64()), "lesion_mm lesion_prob false_prob"),
+    (pa.list_(pa.float64()), "lesion_mm"),
+    # Noise has thousands of candidates a case; probabilities of networks are float32 anyway.
+    (pa.list_(pa.float32()), "lesion_prob false_prob"),
 )
 
 #: Folder of a run -> its schema. The order is the order of writing: `trials` is the record that a

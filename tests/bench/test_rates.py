@@ -49,7 +49,9 @@ def of_scikit_learn(
     n_classes, called = prob.shape[1], prob.argmax(axis=1)
     classes = range(n_classes) if positive is None else (positive,)
     one_hot = np.eye(n_classes, dtype=int)[label]
-    average = {"labels": list(classes), "average": "macro"}
+    precision, recall, f1, _ = sk.precision_recall_fscore_support(
+        label, called, labels=list(classes), average="macro", zero_division=0
+    )
     tables = sk.multilabel_confusion_matrix(label, called, labels=list(classes))
     at = {p: [best_sensitivity(label == c, prob[:, c], p / 100) for c in classes] for p in (5, 10)}
     confidence, edges = prob.max(axis=1), np.linspace(0, 1, 16)
@@ -62,10 +64,10 @@ def of_scikit_learn(
         "auc": np.mean([sk.roc_auc_score(one_hot[:, c], prob[:, c]) for c in classes]),
         "accuracy": sk.accuracy_score(label, called),
         "balanced_accuracy": sk.balanced_accuracy_score(label, called),
-        "sensitivity": sk.recall_score(label, called, **average),
+        "sensitivity": recall,
         "specificity": np.mean([t[0, 0] / t[0].sum() for t in tables]),
-        "precision": sk.precision_score(label, called, **average, zero_division=0),
-        "f1": sk.f1_score(label, called, **average),
+        "precision": precision,
+        "f1": f1,
         "mcc": sk.matthews_corrcoef(label, called),
         "average_precision": np.mean(
             [sk.average_precision_score(one_hot[:, c], prob[:, c]) for c in classes]

@@ -276,6 +276,17 @@ def test_probabilities_that_add_up_to_a_little_more_than_one() -> None:
     assert row["prob"] == 1
 
 
+def test_probabilities_of_a_network_that_diverged() -> None:
+    """They are no reason to stop: the loss says what happened."""
+    prob = np.full((2, 2, 2), np.nan, dtype=np.float32)
+    ones = np.ones((2, 2), dtype=np.uint8)
+    (row,) = confusion(ones, ones, {"r": (1,)}, (1.0, 1.0), distances=True, prob=prob)
+    assert (row["prob"], row["lesion_prob"], row["false_prob"]) == (0, [0], [])
+    prob[1, 0, 0] = 0.5
+    (row,) = confusion(ones, ones * 0, {"r": (1,)}, (1.0, 1.0), distances=True, prob=prob)
+    assert (row["prob"], row["lesion_prob"], row["false_prob"]) == (0.5, [], [0.5])
+
+
 EMPTY = np.zeros((2, 2), np.uint8)
 
 
