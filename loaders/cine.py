@@ -27,6 +27,7 @@ from loaders.pictures import SUFFIXES, present, read_picture
 if TYPE_CHECKING:
     import av
     from av.container import InputContainer
+    from av.video.codeccontext import VideoCodecContext
 
 VIDEO_SUFFIXES = frozenset((".avi", ".mp4", ".m4v", ".mov", ".dcm", ".dicom"))
 FRAME_SUFFIXES = SUFFIXES - {".dcm", ".dicom"}
@@ -202,11 +203,12 @@ def _open(item: Item, *, stride: int) -> _Loop:
 def _at_most(frames: Iterator[Array], where: str) -> Iterator[Array]:
     for number, frame in enumerate(frames):
         if number == MAX_FRAMES:
-            raise BadCase(_ENDLESS, where=where)
+            raise _endless(where)
         yield frame
 
 
-_ENDLESS = f"the loop has more than {MAX_FRAMES} frames: cut it"
+def _endless(where: str) -> BadCase:
+    return BadCase(f"the loop has more than {MAX_FRAMES} frames: cut it", where=where)
 
 
 def _open_dicom(path: Path, form: str, where: str, stride: int) -> _Loop:
@@ -215,7 +217,7 @@ def _open_dicom(path: Path, form: str, where: str, stride: int) -> _Loop:
     del form
     found = open_frames(path, where, stride=stride)
     if found.count > MAX_FRAMES:
-        raise BadCase(_ENDLESS, where=where)
+        raise _endless(where)
     return _Loop(seconds=found.seconds, arrays=found.arrays)
 
 
@@ -237,7 +239,7 @@ def _video(path: Path, form: str, where: str, stride: int) -> Iterator[Array]:
         for packet in container.demux(stream):
             for frame in packet.decode():
                 if count == MAX_FRAMES:
-                    raise BadCase(_ENDLESS, where=where)
+                    raise _endless(where)
                 if packet.is_corrupt or frame.is_corrupt:
                     raise BadCase(f"frame {count} of the video is damaged", where=where)
                 if count % stride == 0:
@@ -276,8 +278,11 @@ def _container(path: Path, form: str, where: str) -> Iterator["InputContainer"]:
 def _check_streams(container: "InputContainer", where: str) -> None:
     if not container.streams.video:
         raise BadCase("the file holds no video", where=where)
-    size = container.streams.video[0].codec_context
-    _check_frame(size.width, size.height, where)
+    # None where FFmpeg knows no decoder, whatever PyAV's annotations say.
+    codec: VideoCodecContext | None = container.streams.video[0].codec_context
+    if codec is None:
+        raise BadCase("the video is in a coding that is not known", where=where)
+    _check_frame(codec.width, codec.height, where)
 
 
 def _check_frame(width: int, height: int, where: str) -> None:
