@@ -213,18 +213,9 @@ def _opener(schemes: Sequence[str]) -> urllib.request.OpenerDirector:
     """Return what opens these schemes alone, after a redirection too, through the usual proxies."""
 
     class Checked(urllib.request.HTTPRedirectHandler):
-        def redirect_request(
-            self,
-            req: urllib.request.Request,
-            fp: Any,
-            code: int,
-            msg: str,
-            headers: Any,
-            newurl: str,
-        ) -> urllib.request.Request | None:
-            if newurl.partition(":")[0] not in schemes:
-                raise _Refused(f"it leads on to {newurl.partition('?')[0]}, which is not https")
-            return super().redirect_request(req, fp, code, msg, headers, newurl)
+        def redirect_request(self, *request_to_url: Any) -> urllib.request.Request | None:
+            _check_scheme(request_to_url[-1], schemes)
+            return super().redirect_request(*request_to_url)
 
     class Whole(urllib.request.BaseHandler):
         def http_error_416(self, request: Any, answer: Any, *_: Any) -> Any:
