@@ -129,7 +129,10 @@ class Case:
     source has no group column. `image` (C, *spatial) has one of IMAGE_TYPES; `label` is the class
     (classification), `mask` (*spatial) the uint8 label map (segmentation). Spatial axes run
     as the meta's `axes` say; `spacing` is in mm along z, y and x and in seconds along t, nan where
-    unknown. `split` is the source's official part, None where it has none.
+    unknown. `split` is the source's official part, None where it has none. `ratings` is what its
+    readers said of it, by the name of a scale: one number a reader, the readers in the same order
+    on every scale; None where nobody rated. They stand in the store beside the answer and decide
+    no trial.
     """
 
     key: str
@@ -139,6 +142,7 @@ class Case:
     mask: Array | None
     spacing: tuple[float, ...]
     split: str | None = None
+    ratings: Mapping[str, Sequence[int]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

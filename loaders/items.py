@@ -77,6 +77,7 @@ class _ItemWriter:
             "case_id": keyed_id(self._key, self._kind, case.key),
             "group_id": keyed_id(self._key, self._kind, case.group),
             "split": case.split,
+            "ratings": case.ratings,
             "label": -1 if self._segmented else case.label,
             "content_hash": facts.content_hash,
             "shape": facts.image.shape[1:],
