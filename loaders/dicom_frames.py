@@ -33,8 +33,8 @@ _CHANNELS: Mapping[str, int] = {
     "YBR_ICT": 3,
     "YBR_RCT": 3,
 }
-# Pixels of a frame: a digitised mammogram has 30 million (assumption). A header may claim more.
-MAX_PIXELS = 2**27
+# Pixels of a frame (assumption): a mammogram has 30 million. A header may claim more.
+MAX_PIXELS = 2**26
 # Bytes of a file: the largest loops of a scanner (assumption). It is read whole.
 MAX_BYTES = 2**30
 
@@ -103,7 +103,10 @@ def _decoded(dataset: Dataset, colours: str, wanted: range, where: str) -> Itera
     for _ in wanted:
         with _quiet():
             try:
-                frame = _shown(np.asarray(next(frames)), dataset, colours)
+                stored = np.asarray(next(frames))
+                # Big-endian files give big-endian arrays.
+                stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+                frame = _shown(stored, dataset, colours)
             except (*_DAMAGE, StopIteration, MemoryError) as error:
                 name = syntax.name if syntax in AllTransferSyntaxes else "unknown"
                 raise BadCase(

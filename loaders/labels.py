@@ -28,7 +28,7 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
     "split": ("", "column of the official part: train, val or test; empty: none"),
 }
 # Assumption: NIH ChestX-ray14's table, of 112 120 images, has 8 MiB.
-MAX_TABLE_BYTES = 256 * 2**20
+MAX_TABLE_BYTES = 64 * 2**20
 # What an empty cell is written as by spreadsheets, R and pandas. "none" may be a class.
 _MISSING = frozenset(("", "na", "n/a", "nan", "null"))
 _PARTS = {
@@ -375,7 +375,9 @@ def _named_once(found: Sequence[tuple[str, Row]]) -> tuple[list[Row], list[BadCa
 
 def _consistent(rows: Sequence[Row]) -> tuple[list[Row], list[BadCase]]:
     """Reject files of the same bytes under different labels; folders are not compared."""
-    suspects = _alike([row for row in rows if row.path.is_file()], lambda row: _size(row.path))
+    # What may not be read is told when it is read.
+    files = [row for row in rows if row.path.is_file() and os.access(row.path, os.R_OK)]
+    suspects = _alike(files, lambda row: _size(row.path))
     suspects = [part for one in suspects for part in _alike(one, lambda row: _end(row.path))]
     suspects = [part for one in suspects for part in _alike(one, lambda row: _whole(row.path))]
     bad = {row.key for same in suspects for row in same}

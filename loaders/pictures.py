@@ -24,10 +24,13 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".dcm", ".dicom"))
 # The libraries' own limit against decompression bombs (PIL.Image.MAX_IMAGE_PIXELS): 1 GiB / 4 / 3.
 MAX_PIXELS = 89_478_485
+# In colour of 16 bits, which passes through two copies of four channels: a quarter of it.
+MAX_DEEP_PIXELS = MAX_PIXELS // 4
 # Assumption: an uncompressed picture of so many pixels in three channels of 16 bits, and more.
 MAX_BYTES = 2**30
 # Lossy coding rounds grey to colours that differ by a level or two in 256 (assumption: 3).
 _GREY_TOLERANCE = 3 / 255
+_STRIP_ROWS = 64
 # ITU-R BT.601, in thousandths: they add up to 1000, so that grey stays what it was.
 _LUMA = (299, 587, 114)
 
@@ -138,6 +141,7 @@ def _decode(raw: bytes, form: str, where: str) -> Array:
             with Image.open(io.BytesIO(raw), formats=(form,)) as image:
                 _refuse(image, where)
                 if _deep_colour(raw, form, image):
+                    _refuse_beyond(image, MAX_DEEP_PIXELS, where)
                     upright = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1), _UPRIGHT[1])
                     return np.ascontiguousarray(upright(_colour_of_16_bits(raw, form, where)))
                 image.load()
@@ -156,16 +160,20 @@ def _decode(raw: bytes, form: str, where: str) -> Array:
 
 def _refuse(image: "Image.Image", where: str) -> None:
     """Raise BadCase where a picture cannot be had without guessing."""
+    _refuse_beyond(image, MAX_PIXELS, where)
     reason = None
-    if image.width * image.height > MAX_PIXELS:
-        reason = f"the picture has more than {MAX_PIXELS} pixels"
-    elif (count := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
+    if (count := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
         # (A camera's MPO is a JPEG with a preview behind it.)
         reason = f"the file holds {count} pictures, and which is meant is not known"
     elif image.mode in ("CMYK", "LAB", "HSV"):
         reason = f"the picture is in {image.mode}, which screens show in many ways: save it as RGB"
     if reason:
         raise BadCase(reason, where=where)
+
+
+def _refuse_beyond(image: "Image.Image", limit: int, where: str) -> None:
+    if image.width * image.height > limit:
+        raise BadCase(f"the picture has more than {limit} pixels", where=where)
 
 
 def _pixels(image: "Image.Image", where: str) -> Array:
@@ -221,12 +229,15 @@ def _colour_of_16_bits(raw: bytes, form: str, where: str) -> Array:
 
 
 def is_grey(image: Array) -> bool:
-    """Tell whether a picture (C, Y, X) shows no colour, whatever it is stored as."""
+    """Tell whether a picture (C, Y, X) of whole numbers shows no colour, however it is stored."""
     if len(image) == 1:
         return True
-    top = np.iinfo(image.dtype).max if image.dtype.kind == "u" else float(image.max())
-    middle = image[1].astype(np.float64)
-    return all(float(np.abs(image[c] - middle).max()) <= _GREY_TOLERANCE * top for c in (0, 2))
+    allowed = _GREY_TOLERANCE * np.iinfo(image.dtype).max
+    return all(
+        int(np.abs(rows[channel] - rows[1]).max()) <= allowed
+        for rows in _in_strips(image)
+        for channel in (0, 2)
+    )
 
 
 def in_channels(image: Array, channels: int, *, mix: bool, where: str) -> Array:
@@ -240,8 +251,17 @@ def in_channels(image: Array, channels: int, *, mix: bool, where: str) -> Array:
         return np.repeat(image, 3, axis=0)
     if not mix and not is_grey(image):
         raise BadCase("the picture is in colour, others are grey: set channels", where=where)
-    luma: Array = np.tensordot(_LUMA, image.astype(np.int64), axes=1)
-    return ((luma + 500) // 1000).astype(image.dtype)[np.newaxis]
+    luma = np.empty_like(image[:1])
+    for strip, rows in enumerate(_in_strips(image)):
+        lines = slice(strip * _STRIP_ROWS, (strip + 1) * _STRIP_ROWS)
+        luma[0, lines] = (np.tensordot(_LUMA, rows, axes=1) + 500) // 1000
+    return luma
+
+
+def _in_strips(image: Array) -> Iterator[Array]:
+    """Give a picture (C, Y, X) in strips of rows as int64, so that no wide copy of it is made."""
+    for top in range(0, image.shape[1], _STRIP_ROWS):
+        yield image[:, top : top + _STRIP_ROWS].astype(np.int64)
 
 
 def shrink(image: Array, size: int) -> Array:

@@ -3,6 +3,7 @@
 import io
 import os
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,12 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import tifffile
 import torch
 from PIL import Image, ImageOps
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    UID,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    generate_uid,
+)
 
 from loaders import KINDS, labels, pictures
 from loaders.cases import BadCase, BadSource, Survey
@@ -63,11 +74,11 @@ def tiff(array: Any, **more: Any) -> bytes:
     return file.getvalue()
 
 
-def dicom(array: Any, **elements: Any) -> bytes:
+def dicom(array: Any, *, syntax: UID = ExplicitVRLittleEndian, **elements: Any) -> bytes:
     """Return a file of one frame (Y, X) or (Y, X, 3), or of several (T, Y, X) by NumberOfFrames."""
     data = Dataset()
     data.file_meta = FileMetaDataset()
-    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.file_meta.TransferSyntaxUID = syntax
     data.SOPClassUID = DigitalXRayImageStorageForPresentation
     data.SOPInstanceUID = generate_uid(entropy_srcs=["one"])
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
@@ -181,6 +192,67 @@ def test_the_orientation_that_a_camera_wrote_is_applied(
     np.testing.assert_array_equal(picture(tmp_path, raw)[0], upright)
 
 
+def test_a_preview_behind_a_jpeg_is_no_second_picture(tmp_path: Path) -> None:
+    photo = np.kron(COLOUR, np.ones((8, 8, 1), np.uint8))
+    preview = Image.fromarray(GREY)
+    raw = encoded(photo, "MPO", save_all=True, append_images=[preview])
+    with Image.open(io.BytesIO(raw)) as image:
+        assert (image.format, getattr(image, "n_frames", 1)) == ("MPO", 2)
+        wanted = np.asarray(image)
+    np.testing.assert_array_equal(picture(tmp_path, raw), np.moveaxis(wanted, -1, 0))
+
+
+def test_a_jpeg_inside_dicom_comes_in_rgb(tmp_path: Path) -> None:
+    photo = encoded(np.kron(COLOUR, np.ones((8, 8, 1), np.uint8)), "JPEG", quality=95)
+    with Image.open(io.BytesIO(photo)) as image:
+        wanted = np.asarray(image).astype(int)
+    raw = dicom(wanted.astype(np.uint8))
+    data = pydicom.dcmread(io.BytesIO(raw))
+    data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    data.PhotometricInterpretation = "YBR_FULL_422"
+    data.PixelData = encapsulate([photo])
+    data["PixelData"].VR = "OB"
+    data.save_as(tmp_path / "x.dcm", enforce_file_format=True)
+    found = np.moveaxis(read_picture(tmp_path / "x.dcm", "x"), 0, -1)
+    # They scale up the halved colours in their own ways.
+    assert np.abs(found - wanted).mean() < 6
+    assert np.abs(found[..., ::-1] - wanted).mean() > 20
+
+
+REAL = sorted(Path(get_testdata_file("CT_small.dcm")).parent.glob("*.dcm"))
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_the_files_that_pydicom_ships_are_read_or_refused(path: Path) -> None:
+    reason = None
+    try:
+        found = read_picture(path, "x")
+    except BadCase as bad:
+        reason = bad.reason
+    if reason is not None:
+        assert len(reason) > 15
+        assert path.stem not in reason
+        return
+    assert found.ndim == 3
+    assert len(found) in (1, 3)
+    assert found.dtype in (np.uint8, np.uint16, np.int16, np.int32, np.uint32, np.float32)
+    data = pydicom.dcmread(path)
+    if data.PhotometricInterpretation == "MONOCHROME2" and data.get("RescaleSlope", 1) == 1:
+        offset = int(data.get("RescaleIntercept") or 0)
+        shown = data.pixel_array.astype(np.int64) + offset
+        kept = data.pixel_array != data.get("PixelPaddingValue")
+        np.testing.assert_array_equal(found[0][kept], shown[kept])
+
+
+def test_padding_in_a_big_endian_file(tmp_path: Path) -> None:
+    stored = DEEP.copy()
+    stored[:3] = 63536  # -2000 as a signed number of 16 bits
+    raw = dicom(stored.view(">i2").byteswap(), syntax=ExplicitVRBigEndian, PixelPaddingValue=-2000)
+    found = picture(tmp_path, raw)[0]
+    np.testing.assert_array_equal(found[3:], stored[3:].view(np.int16))
+    assert (found[:3] == found[3:].min()).all()
+
+
 def test_colour_of_16_bits_is_turned_too(tmp_path: Path) -> None:
     turned = tiff(DEEP_COLOUR, photometric="rgb", extratags=[(274, 3, 1, 6, True)])
     wanted = np.rot90(DEEP_COLOUR, k=-1)
@@ -278,6 +350,10 @@ REFUSED: Mapping[str, tuple[Callable[[], bytes], str]] = {
     ),
     "two pages": (lambda: animated("TIFF"), "the file holds 2 pictures"),
     "animated png": (lambda: animated("PNG"), "the file holds 2 pictures"),
+    "bomb, 16 bits": (
+        lambda: deep_png(np.zeros((4800, 4800, 3), np.uint16)),
+        "the picture has more than 22369621 pixels",
+    ),
     "bomb": (bomb, "the picture has more than 89478485 pixels"),
     "dicom bomb": (
         lambda: dicom(GREY, Rows=65535, Columns=65535),
@@ -358,6 +434,16 @@ def test_grey_stored_as_colour_is_grey() -> None:
     luma = in_channels(np.moveaxis(COLOUR, -1, 0), 1, mix=True, where="")[0]
     wanted = np.asarray(Image.fromarray(COLOUR).convert("L")).astype(int)
     assert np.abs(luma.astype(int) - wanted).max() <= 1
+
+
+def test_no_wide_copy_of_a_large_picture_is_made() -> None:
+    image = np.zeros((3, 3000, 2000), np.uint8)
+    tracemalloc.start()
+    try:
+        assert in_channels(image, 1, mix=False, where="").shape == (1, 3000, 2000)
+        assert tracemalloc.get_traced_memory()[1] < 2 * image.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
