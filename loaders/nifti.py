@@ -78,19 +78,20 @@ def read_header(path: Path) -> Header:
     kind = next((kind for place, magic, kind in KINDS if raw[place:].startswith(magic)), None)
     if kind is None or len(raw) < kind.sizeof_hdr:
         raise NiftiError("is not a NIfTI file")
-    try:
-        # Unchecked: nibabel would mend some faults and print others; what matters is checked here.
-        header = kind.from_fileobj(io.BytesIO(raw), check=False)
-        shape = tuple(int(length) for length in header.get_data_shape())
-        dtype = header.get_data_dtype()
-        slope, intercept = header.get_slope_inter()
-        affine = np.asarray(header.get_best_affine(), dtype=np.float64)
-        unit = header.get_xyzt_units()[0]
-        offset = int(header["vox_offset"]) or header.single_vox_offset
-    except (nib.spatialimages.HeaderDataError, ValueError, OverflowError, KeyError) as error:
-        raise NiftiError(f"has a header that is not valid NIfTI ({error})") from None
+    # Unchecked: nibabel would mend some faults and print others; what matters is checked here.
+    header = kind.from_fileobj(io.BytesIO(raw), check=False)
+    axes, *lengths = header["dim"].tolist()
+    if not 0 <= axes <= len(lengths):
+        raise NiftiError(f"has a header that declares {axes} axes")
+    shape = tuple(lengths[:axes])
+    dtype: np.dtype[Any] = _field("datatype", header.get_data_dtype)
     if dtype.kind not in "uif" or dtype.itemsize > 8:
-        raise NiftiError(f"holds {dtype}, which is no real number of up to 64 bits")
+        name = nib.nifti1.data_type_codes.label[int(header["datatype"])]
+        raise NiftiError(f"holds voxels of type {name}, not real numbers of up to 64 bits")
+    slope, intercept = _field("scl_slope and scl_inter", header.get_slope_inter)
+    affine = _field("affine", lambda: np.asarray(header.get_best_affine(), dtype=np.float64))
+    unit = _field("xyzt_units", lambda: header.get_xyzt_units()[0])
+    offset = _field("vox_offset", lambda: int(header["vox_offset"])) or header.single_vox_offset
     while len(shape) > 3 and shape[-1] == 1:
         shape = shape[:-1]
     affine[:3] *= MM_PER_UNIT.get(unit, 1.0)
@@ -105,6 +106,13 @@ def read_header(path: Path) -> Header:
         slope=1.0 if slope is None else float(slope),
         intercept=0.0 if intercept is None else float(intercept),
     )
+
+
+def _field(name: str, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except (nib.spatialimages.HeaderDataError, ValueError, OverflowError, KeyError):
+        raise NiftiError(f"has a header whose {name} is not valid") from None
 
 
 def _check_size(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int) -> None:
@@ -144,7 +152,11 @@ def read_voxels(path: Path, header: Header) -> Array:
     possible size still costs only what the file holds. gzip's own checksum is read to the end.
     """
     count = int(np.prod(header.shape)) * header.dtype.itemsize
-    buffer = np.empty(count, dtype=np.uint8)
+    try:
+        buffer = np.empty(count, dtype=np.uint8)
+    except MemoryError:
+        size = f"{count >> 20} MiB"
+        raise NiftiError(f"declares {size} of voxels, more memory than there is") from None
     view = buffer.data
     with _opened(path) as file:
         file.seek(header.offset)
