@@ -20,7 +20,7 @@ from scipy.ndimage import generate_binary_structure, label
 from bench.rates import Flags, ratio
 
 # Setio et al. 2017, "Validation, comparison, and combination of algorithms for automatic detection
-# of pulmonary nodules", section 3.3: false positives a scan at which sensitivity is read.
+# of pulmonary nodules" (LUNA16): false positives a scan at which sensitivity is read.
 FROC_RATES = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 
 # A lesion is small below this diameter: RECIST 1.1 calls it measurable in CT from 10 mm on

@@ -5,6 +5,9 @@ over a patient's cases, counts of voxels added up. A patient whose cases differ 
 positive class if any case is; without a positive class no label is the patient's, and the patient
 is left out.
 
+Metrics of images ask whether an image holds the region: its score is the `prob` of `confusion`, and
+it is called positive above 0.5.
+
 The stratum "small" holds what is said of small references alone: cases whose reference of a region
 is smaller than a sphere (2-D: disc) of 10 mm, and for lesions those lesions, with the false
 candidates of all scans. Its rows are there only where there is something small. Stratum "": all.

@@ -234,7 +234,7 @@ METRICS: dict[str, Metric] = {
             classification=rates.calibration_error,
             empty_rule="undefined where there is no case",
             summary="expected gap between confidence and accuracy of the called class, 15 bins",
-            source="Guo et al. 2017, ICML, equation 5 (ECE)",
+            source="Guo et al. 2017, ICML (ECE)",
         ),
         Metric(
             name="brier",
@@ -327,7 +327,7 @@ METRICS: dict[str, Metric] = {
             empty_rule=LESION_RULE,
             summary="mean sensitivity for lesions at 1/8, 1/4, 1/2, 1, 2, 4, 8 false positives a "
             "scan",
-            source="Setio et al. 2017 (LUNA16), section 3.3, with components for marks",
+            source="Setio et al. 2017 (LUNA16), with components for marks",
         ),
     )
 }

@@ -23,7 +23,7 @@ Counted: TypeAlias = Callable[[int, int, int, int], float | None]
 OneClass: TypeAlias = Callable[[Flags, Probabilities, Flags], float | None]
 Classified: TypeAlias = Callable[[Probabilities, Labels, int | None], float | None]
 
-# Guo et al. 2017, "On Calibration of Modern Neural Networks", section 5.
+# Guo et al. 2017, "On Calibration of Modern Neural Networks", table 1.
 CALIBRATION_BINS = 15
 
 
@@ -185,7 +185,7 @@ def case_mcc(prob: Probabilities, label: Labels, positive: int | None) -> float 
 
 
 def calibration_error(prob: Probabilities, label: Labels, positive: int | None) -> float | None:
-    """Return the expected calibration error of the called class (Guo et al. 2017, equation 5).
+    """Return the expected calibration error of the called class (Guo et al. 2017, section 2).
 
     The gap between the mean confidence and the accuracy of each of 15 equal bins (low, high],
     weighted by the cases in it.
