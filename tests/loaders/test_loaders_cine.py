@@ -12,6 +12,8 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
     ExplicitVRLittleEndian,
@@ -235,6 +237,20 @@ def test_loops_in_colour_keep_it(tmp_path: Path, form: str) -> None:
     store, _ = prepare(source_of(tmp_path / "set", loop), tmp_path / "s", frames=0)
     assert store.meta.channels == ("red", "green", "blue")
     np.testing.assert_array_equal(clips_of(store, 0)[0], np.moveaxis(COLOUR, -1, 0))
+
+
+def test_a_real_ultrasound_loop(tmp_path: Path) -> None:
+    """30 frames in colour, run-length coded in YBR_FULL, which pydicom ships."""
+    path = Path(get_testdata_file("examples_ybr_color.dcm"))
+    store, report = prepare(
+        source_of(tmp_path / "set", path.read_bytes()), tmp_path / "s", frames=0
+    )
+    assert len(report.rejected) == 1  # the row that names no file
+    (clip,) = clips_of(store, 0)
+    data = dcmread(path)
+    assert clip.shape == (3, 30, data.Rows, data.Columns)
+    np.testing.assert_array_equal(clip, np.moveaxis(data.pixel_array, -1, 0))
+    assert store.spacing[0, 0] == pytest.approx(float(data.FrameTime) / 1000)
 
 
 def test_16_bits_stay_16(tmp_path: Path) -> None:

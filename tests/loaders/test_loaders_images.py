@@ -222,6 +222,7 @@ def test_a_jpeg_inside_dicom_comes_in_rgb(tmp_path: Path) -> None:
 REAL = sorted(Path(get_testdata_file("CT_small.dcm")).parent.glob("*.dcm"))
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom, about its odd files
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
 def test_the_files_that_pydicom_ships_are_read_or_refused(path: Path) -> None:
     reason = None
