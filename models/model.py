@@ -50,7 +50,7 @@ class Model:
     """
 
     name: str
-    build: Callable[..., nn.Module]
+    build: Callable[..., nn.Module] = field(repr=False)
     tasks: tuple[str, ...]
     dims: tuple[int, ...]
     divisor: int  # each side of a patch is a multiple of this
@@ -66,7 +66,7 @@ class Model:
     weights: str | None = None  # torchvision's, for builds in 2-D
     first: str | None = None  # the first convolution's weight, whose input channels vary
     # The rows that the option `encoder` chooses from, of networks that look at single frames.
-    encoders: Mapping[str, "Model"] = field(default_factory=dict)
+    encoders: Mapping[str, "Model"] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         for option, allowed in self.choices.items():

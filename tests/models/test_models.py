@@ -40,11 +40,8 @@ MANY_LAYERS = MANY_WEIGHTS | {
     "unet_res",
 }
 
-# Of MedMNIST, of the demo and the papers, flat and oblong ones.
-SIZES = {
-    2: [(28, 28), (96, 80), (512, 512)],
-    3: [(12, 24, 24), (24, 24, 24), (16, 32, 32), (8, 64, 96)],
-}
+# Of MedMNIST and of the demo, flat ones, and the papers' largest. The others are drawn below.
+SIZES = {2: [(28, 28), (512, 512)], 3: [(12, 24, 24), (24, 24, 24), (16, 32, 32)]}
 MEMORY = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -191,7 +188,8 @@ def test_what_is_not_unfit_runs(row: Model, task: str, dims: int, data: st.DataO
     patch = data.draw(st.tuples(*[side] * dims))
     reason = row.unfit(task=task, dims=dims, patch=patch)
     if reason is not None:
-        assert " x ".join(map(str, patch)) in reason
+        seen = patch[1:] if row.encoders else patch
+        assert " x ".join(map(str, seen)) in reason
         return
     network = build_shapes(row, patch)
     logits, *_ = as_output(network(torch.empty(2, 2, *patch, device="meta")))
