@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from loaders.intensity import alter
 from loaders.sampler import Draws, Sampler, batch_positions
 from loaders.store import Store
-from loaders.warp import boxes, grid, warp
+from loaders.warp import affine_maps, warp
 
 _Index: TypeAlias = "tuple[slice | EllipsisType, ...]"
 _FLIPS = {False: slice(None), True: slice(None, None, -1)}
@@ -44,6 +44,7 @@ def gather(store: Store, draws: Draws) -> tuple[NDArray[np.float32], NDArray[Any
     columns = (..., *[None] * len(patch))
     centre, gain = draws.centre[columns], draws.gain[columns]
     warped = draws.warped.tolist()
+    maps = affine_maps(draws)
     fill = np.float32(fill_of(store))
     image = np.empty((n, channels, *patch), dtype=np.float32)
     mask = np.zeros((n, *patch), dtype=np.uint8) if store.meta.task == "segmentation" else None
@@ -62,10 +63,13 @@ def gather(store: Store, draws: Draws) -> tuple[NDArray[np.float32], NDArray[Any
     )
     for row, (case, origin, start, stop, flip, inside) in enumerate(rows):
         if warped[row]:
-            pixels, classes = read_warped(store, draws, row)
-            np.subtract(pixels, centre[row], out=image[row])
-            if mask is not None and classes is not None:
-                mask[row] = classes
+            answer = None if mask is None else np.asarray(store.mask(case))
+            pixels, labels = warp(
+                np.asarray(store.image(case)), answer, maps[row], patch, float(fill)
+            )
+            np.subtract(pixels, centre[row] - fill, out=image[row])
+            if mask is not None and labels is not None:
+                mask[row] = labels
             continue
         source: _Index = (..., *(slice(a, b) for a, b in zip(start, stop, strict=True)))
         mirror: _Index = (..., *(_FLIPS[turned] for turned in flip))
@@ -84,30 +88,6 @@ def gather(store: Store, draws: Draws) -> tuple[NDArray[np.float32], NDArray[Any
     image *= gain
     alter(image, draws, lambda values: values)
     return image, store.labels[draws.case] if mask is None else mask
-
-
-def read_warped(
-    store: Store, draws: Draws, row: int
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Return a rotated or zoomed sample: raw values (C, *patch), and labels (*patch) or None.
-
-    Reads the patch's own box alone.
-    """
-    case, fill = int(draws.case[row]), np.float32(fill_of(store))
-    where = boxes(draws[row : row + 1], store.shapes[case : case + 1])
-    source: _Index = (
-        ...,
-        *(slice(a, b) for a, b in zip(where.low[0].tolist(), where.high[0].tolist(), strict=True)),
-    )
-    box = np.asarray(store.image(case))[source]
-    points = grid(where.maps[0], draws.patch, box.shape[1:])
-    # Less the fill, for outside the box is 0.
-    pixels = warp(np.subtract(box, fill, dtype=np.float32), points, mode="bilinear")
-    pixels += fill
-    if store.meta.task != "segmentation":
-        return pixels, None
-    classes = np.asarray(store.mask(case))[source][None].astype(np.float32)
-    return pixels, warp(classes, points, mode="nearest")[0]
 
 
 def fill_of(store: Store) -> float:

@@ -258,7 +258,7 @@ def test_with_everything_on_monai_is_off_by_rounding_alone(
         still = torch.from_numpy(~draws.warped)
         assert torch.equal(batch.image[still], torch.from_numpy(image)[still])
         assert torch.equal(batch.target[still], torch.from_numpy(target)[still])
-        np.testing.assert_allclose(batch.image, image, rtol=0, atol=1e-5 * np.ptp(image))
+        np.testing.assert_allclose(batch.image, image, rtol=0, atol=1e-4 * np.ptp(image))
         assert (batch.target.numpy() != target).mean() < 1e-3
 
 
@@ -541,8 +541,8 @@ def test_crop_flip_and_intensity_are_operators_of_dali(
 
 @every_store
 def test_warp_affine_gives_what_torch_does(name: str, stores: dict[str, Store]) -> None:
-    """What a GPU runs, on a CPU: nothing turned bit-equal, interpolated values to 1e-5 of their
-    range (3e-6 seen), labels but for ties.
+    """What a GPU runs, on a CPU: nothing turned bit-equal, interpolated values to 1e-4 of their
+    range (in patches as small as these), labels but for ties.
     """
     store, patch = stores[name], STORES[name][1]
     moves = {**everything(patch), "noise": 0.0, "contrast": 0.0, "gamma": 0.0}
@@ -560,7 +560,7 @@ def test_warp_affine_gives_what_torch_does(name: str, stores: dict[str, Store]) 
     image, target = gather(store, draws)
     still = ~draws.warped
     np.testing.assert_array_equal(found[0][still], image[still])
-    np.testing.assert_allclose(found[0], image, rtol=0, atol=1e-5 * np.ptp(image))
+    np.testing.assert_allclose(found[0], image, rtol=0, atol=1e-4 * np.ptp(image))
     if store.meta.task == "segmentation":
         np.testing.assert_array_equal(found[1][still, 0], target[still])
         assert (found[1][:, 0] != target).mean() < 1e-3
