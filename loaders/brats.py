@@ -2,6 +2,9 @@
 
 A file is known by its name alone, wherever under the source it lies. The patient is the group where
 the name tells it (2023 and later), since several scans of one patient would else meet in a fold.
+The children's sets of 2023 and 2024 bear the same names and number their labels otherwise, so that
+which of them is meant has to be said. The radiotherapy set (BraTS-MEN-RT: one channel, another
+outline) is not among them.
 """
 
 import os
@@ -40,8 +43,18 @@ class Release:
     source: str
 
 
-RELEASES = (
-    Release(
+def _since_2023(tumours: str, scans: str = r"\d{3}", **changes: Any) -> Release:
+    """Return a release named BraTS-TUMOUR-PATIENT-SCAN-ROLE, with the labels of 2023 or others."""
+    pattern = re.compile(
+        rf"(?P<case>(?P<patient>BraTS-(?:{tumours})-\d{{5}})-{scans})"
+        r"-(?P<role>t1n|t1c|t2w|t2f|seg)"
+    )
+    usual = {"roles": _NEW, "label_values": (0, 1, 2, 3), "group_source": "patient"}
+    return Release(pattern=pattern, **{**usual, **changes})
+
+
+RELEASES = {
+    "2018": Release(
         name="BraTS 2018-2021",
         pattern=re.compile(
             r"(?P<case>(?P<patient>brats(?:18|19|20|2021)_.+))_(?P<role>t1|t1ce|t2|flair|seg)",
@@ -53,30 +66,54 @@ RELEASES = (
         group_source="case",
         source="Baid et al. 2021, arXiv 2107.02314; Menze et al. 2015, 10.1109/TMI.2014.2377694",
     ),
-    Release(
+    "2023": _since_2023(
+        "GLI|SSA",
+        r"0\d\d",
         name="BraTS 2023",
-        pattern=re.compile(
-            r"(?P<case>(?P<patient>BraTS-(?:GLI|SSA)-\d{5})-0\d\d)-(?P<role>t1n|t1c|t2w|t2f|seg)"
-        ),
-        roles=_NEW,
-        label_values=(0, 1, 2, 3),
-        group_source="patient",
         source="Adewole et al. 2023, arXiv 2305.19369; Baid et al. 2021, arXiv 2107.02314",
     ),
-    Release(
-        # Scans after treatment are numbered from 100 on, and 4 is what the surgeon took away.
+    "2023-men": _since_2023(
+        "MEN",
+        name="BraTS 2023 meningioma",
+        source="LaBella et al. 2024, 10.1038/s41597-024-03350-9",
+    ),
+    "2023-met": _since_2023(
+        "MET",
+        name="BraTS 2023 metastases",
+        source="Moawad et al. 2023, arXiv 2306.00838",
+    ),
+    "2023-ped": _since_2023(
+        "PED",
+        name="BraTS 2023 paediatric",
+        source="Kazerooni et al. 2023, arXiv 2305.17033",
+    ),
+    # Scans after treatment are numbered from 100 on, and 4 is what the surgeon took away.
+    "2024": _since_2023(
+        "GLI",
+        r"[1-9]\d\d",
         name="BraTS 2024 post-treatment",
-        pattern=re.compile(
-            r"(?P<case>(?P<patient>BraTS-GLI-\d{5})-[1-9]\d\d)-(?P<role>t1n|t1c|t2w|t2f|seg)"
-        ),
-        roles=_NEW,
         label_values=(0, 1, 2, 3, 4),
         classes=(*_CORES, "resection cavity"),
         regions={**_REGIONS, "RC": (4,)},
-        group_source="patient",
         source="de Verdier et al. 2024, arXiv 2405.18368",
     ),
-)
+    # Numbered anew: 1 is the enhancing tumour (github.com/MIC-DKFZ/nnUNet/issues/3042).
+    "2024-ped": _since_2023(
+        "PED",
+        name="BraTS 2024 paediatric",
+        label_values=(0, 1, 2, 3, 4),
+        classes=("background", "enhancing tumour", "non-enhancing tumour", "cyst", "oedema"),
+        regions={
+            "WT": (1, 2, 3, 4),
+            "TC": (1, 2, 3),
+            "ET": (1,),
+            "NET": (2,),
+            "CC": (3,),
+            "ED": (4,),
+        },
+        source="Kazerooni et al. 2024, arXiv 2404.15009",
+    ),
+}
 # The segmentation of case 355 of 2020 has this name, W39_1998.09.19_Segm.nii, and no other.
 _STRAY_LABEL = re.compile(r"[^_]+_.+_Segm")
 _OTHER_TUMOUR = re.compile(r"BraTS-(?P<tumour>[A-Z-]+?)-\d+-\d+-")
@@ -93,8 +130,11 @@ class _Files:
 
 def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     """Find the cases under a folder by the names of their files; raises BadSource."""
-    settings("brats", BRATS.options, options)
-    release, cases = _find(source)
+    chosen = settings("brats", BRATS.options, options)["release"]
+    if chosen not in ("auto", *RELEASES):
+        known = ", ".join(("auto", *RELEASES))
+        raise BadSource(f"option release is {chosen!r}; it is one of {known}")
+    release, cases = _find(source, chosen)
     items, rejected = [], []
     for case, files in sorted(cases.items()):
         reason = _fault(files, release)
@@ -124,7 +164,8 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     return Survey(meta=meta, items=tuple(items), rejected=tuple(rejected))
 
 
-def _find(source: Path) -> tuple[Release, dict[str, _Files]]:
+def _find(source: Path, chosen: str) -> tuple[Release, dict[str, _Files]]:
+    """Return the release that the files under `source` are of, and its cases; raises BadSource."""
     if not source.is_dir():
         raise BadSource(f"there is no folder {source}")
     found: dict[str, dict[str, _Files]] = {}
@@ -136,9 +177,9 @@ def _find(source: Path) -> tuple[Release, dict[str, _Files]]:
             label = stem(path)
             if label is None:
                 continue
-            for release in RELEASES:
+            for year, release in RELEASES.items():
                 if match := release.pattern.fullmatch(label):
-                    cases = found.setdefault(release.name, {})
+                    cases = found.setdefault(year, {})
                     new = _Files(patient=match["patient"], folder=path.parent, roles={})
                     roles = cases.setdefault(match["case"], new).roles
                     roles.setdefault(match["role"].lower(), []).append(path)
@@ -146,19 +187,30 @@ def _find(source: Path) -> tuple[Release, dict[str, _Files]]:
                 strays.setdefault(path.parent, []).append(path)
             if match := _OTHER_TUMOUR.match(label):
                 others.add(match["tumour"])
-    if len(found) > 1:
-        raise BadSource(
-            f"{source} holds {' and '.join(sorted(found))}, whose labels differ: prepare each apart"
-        )
-    if not found:
-        hint = f" (BraTS-{min(others)} is there, whose labels are not known)" if others else ""
-        known = ", ".join(release.name for release in RELEASES)
-        raise BadSource(f"{source} holds no file named as in {known}{hint}")
-    (name, cases), *_ = found.items()
-    for files in cases.values():
+    year = _release(source, chosen, found, others)
+    for files in found[year].values():
         if "seg" not in files.roles and files.folder in strays:
             files.roles["seg"] = strays[files.folder]
-    return next(release for release in RELEASES if release.name == name), cases
+    return RELEASES[year], found[year]
+
+
+def _release(
+    source: Path, chosen: str, found: Mapping[str, Mapping[str, _Files]], others: set[str]
+) -> str:
+    """Return which of the releases `found` is meant; raises BadSource where that is not known."""
+    if not found or chosen not in ("auto", *found):
+        wanted = RELEASES.values() if chosen == "auto" else (RELEASES[chosen],)
+        hint = f" (files of BraTS-{min(others)} are there)" if others else ""
+        known = ", ".join(release.name for release in wanted)
+        raise BadSource(f"{source} holds no file named as in {known}{hint}")
+    if len({tuple(cases) for cases in found.values()}) > 1:
+        names = " and ".join(RELEASES[year].name for year in found)
+        raise BadSource(f"{source} holds {names}, which are different sets: prepare each apart")
+    if chosen == "auto" and len(found) > 1:
+        names = " and ".join(RELEASES[year].name for year in found)
+        known = " or ".join(f"--set release={year}" for year in found)
+        raise BadSource(f"{names} bear the same names and differ in their labels: give {known}")
+    return next(iter(found)) if chosen == "auto" else chosen
 
 
 def _fault(files: _Files, release: Release) -> str | None:
@@ -179,5 +231,5 @@ BRATS = Kind(
     source="https://www.synapse.org/brats",
     survey=survey,
     read=read,
-    options={},
+    options={"release": ("auto", f"auto: by the files' names; else {', '.join(RELEASES)}")},
 )

@@ -418,43 +418,60 @@ def make_brats(
     save(folder / case / f"{seg or f'{case}{between}seg'}{ending}", a_label(labels))
 
 
-@pytest.mark.parametrize(
-    ("cases", "roles", "between", "labels", "release", "groups"),
-    [
-        (["Brats18_2013_2_1", "Brats18_TCIA01_147_1"], OLD, "_", (0, 1, 2, 4), 0, 2),
-        (["BraTS19_CBICA_AAB_1", "BraTS19_CBICA_AAG_1"], OLD, "_", (0, 1, 2, 4), 0, 2),
-        (["BraTS20_Training_001", "BraTS20_Training_002"], OLD, "_", (0, 1, 2, 4), 0, 2),
-        (["BraTS2021_00000", "BraTS2021_00002"], OLD, "_", (0, 1, 2, 4), 0, 2),
-        (["BraTS-GLI-00008-000", "BraTS-GLI-00008-001"], NEW, "-", (0, 1, 2, 3), 1, 1),
-        (["BraTS-SSA-00002-000", "BraTS-GLI-00002-000"], NEW, "-", (0, 1, 2, 3), 1, 2),
-        (["BraTS-GLI-00005-100", "BraTS-GLI-00005-101"], NEW, "-", (0, 1, 2, 3, 4), 2, 1),
-    ],
-)
-def test_brats_of_every_year(
-    tmp_path: Path,
-    cases: list[str],
-    roles: dict[str, int],
-    between: str,
-    labels: tuple[int, ...],
-    release: int,
-    groups: int,
-) -> None:
+# Cases, the release they are of, and what their labels mean: the numbers that stand in the files.
+USUAL = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
+YEARS = [
+    (["Brats18_2013_2_1", "Brats18_TCIA01_147_1"], "2018", 2),
+    (["BraTS19_CBICA_AAB_1", "BraTS19_CBICA_AAG_1"], "2018", 2),
+    (["BraTS20_Training_001", "BraTS20_Training_002"], "2018", 2),
+    (["BraTS2021_00000", "BraTS2021_00002"], "2018", 2),
+    (["BraTS-GLI-00008-000", "BraTS-GLI-00008-001"], "2023", 1),
+    (["BraTS-GLI-00002-000", "BraTS-SSA-00002-000"], "2023", 2),
+    (["BraTS-MEN-00004-000", "BraTS-MEN-00004-001"], "2023-men", 1),
+    (["BraTS-MET-00002-000", "BraTS-MET-00096-000"], "2023-met", 2),
+    (["BraTS-PED-00002-000", "BraTS-PED-00003-000"], "2023-ped", 2),
+    (["BraTS-GLI-00005-100", "BraTS-GLI-00005-101"], "2024", 1),
+    (["BraTS-PED-00002-000", "BraTS-PED-00003-000"], "2024-ped", 2),
+]
+PARTS: dict[str, dict[str, tuple[int, ...]]] = {
+    "2018": {"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)},
+    "2023": USUAL,
+    "2023-men": USUAL,
+    "2023-met": USUAL,
+    "2023-ped": USUAL,
+    "2024": {**USUAL, "RC": (4,)},
+    "2024-ped": {
+        "WT": (1, 2, 3, 4),
+        "TC": (1, 2, 3),
+        "ET": (1,),
+        "NET": (2,),
+        "CC": (3,),
+        "ED": (4,),
+    },
+}
+
+
+def options_of(year: str) -> dict[str, str]:
+    """Return the option that the children's sets need, and nothing for the others."""
+    return {"release": year} if year.endswith("ped") else {}
+
+
+@pytest.mark.parametrize(("cases", "year", "groups"), YEARS)
+def test_brats_of_every_year(tmp_path: Path, cases: list[str], year: str, groups: int) -> None:
+    roles, between = (OLD, "_") if year == "2018" else (NEW, "-")
+    parts = PARTS[year]
+    labels = sorted({0, *itertools.chain(*parts.values())})
     for case in cases:
         make_brats(tmp_path / "raw" / "HGG", case, roles, labels, between=between)
-    store, survey, rejected = prepare("brats", tmp_path / "raw", tmp_path / "s")
+    store, survey, rejected = prepare("brats", tmp_path / "raw", tmp_path / "s", options_of(year))
     assert rejected == {}
-    assert store.meta.name == RELEASES[release].name
+    assert store.meta.name == RELEASES[year].name
     assert store.meta.channels == ("t1n", "t1c", "t2w", "t2f")
     assert store.meta.normalize == "case"
     assert len(set(store.groups)) == groups
-    assert store.meta.group_source == ("case" if release == 0 else "patient")
+    assert store.meta.group_source == ("case" if year == "2018" else "patient")
     assert [item.key for item in survey.items] == sorted(cases)
     label = a_label(labels)
-    # WT, TC, ET, as in the challenges' papers, from the numbers that stand in the files.
-    enhancing = 4 if release == 0 else 3
-    parts = {"WT": (1, 2, enhancing), "TC": (1, enhancing), "ET": (enhancing,)}
-    if release == 2:
-        parts["RC"] = (4,)
     assert list(store.meta.regions) == list(parts)
     for index in range(2):
         image, mask = store.image(index), store.mask(index)
@@ -463,6 +480,22 @@ def test_brats_of_every_year(
             np.testing.assert_array_equal(
                 np.isin(mask, store.meta.regions[name]), np.isin(label, numbers).transpose(2, 1, 0)
             )
+
+
+def test_brats_of_children_has_to_be_told_by_its_year(tmp_path: Path) -> None:
+    """1 is the core in 2023 and the enhancing tumour in 2024, under the same names."""
+    make_brats(tmp_path / "raw", "BraTS-PED-00002-000", NEW, (0, 1, 2, 3))
+    brats = KINDS["brats"]
+    with pytest.raises(BadSource, match="give --set release=2023-ped or --set release=2024-ped"):
+        brats.survey(tmp_path / "raw", {})
+    with pytest.raises(BadSource, match="option release is '2025'; it is one of auto, 2018, 2023"):
+        brats.survey(tmp_path / "raw", {"release": "2025"})
+    with pytest.raises(BadSource, match=r"no file named as in BraTS 2023 metastases \(files of"):
+        brats.survey(tmp_path / "raw", {"release": "2023-met"})
+    # A label that the year does not have is named, so a wrong year is found where 4 is met.
+    make_brats(tmp_path / "raw", "BraTS-PED-00003-000", NEW, (0, 1, 4))
+    _, _, rejected = prepare("brats", tmp_path / "raw", tmp_path / "s", {"release": "2023-ped"})
+    assert list(rejected.values()) == ["the label holds 4, known are 0, 1, 2, 3"]
 
 
 def test_brats_2020_case_355(tmp_path: Path) -> None:
@@ -521,9 +554,9 @@ def test_brats_says_what_is_wrong_with_a_source(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadSource, match="holds no file named as in BraTS 2018-2021, BraTS 2023"):
         brats.survey(tmp_path / "empty", {})
-    make_brats(tmp_path / "ped", "BraTS-PED-00001-000", NEW, (0, 1))
-    with pytest.raises(BadSource, match=r"\(BraTS-PED is there, whose labels are not known\)"):
-        brats.survey(tmp_path / "ped", {})
+    make_brats(tmp_path / "rt", "BraTS-MEN-RT-00001-000", NEW, (0, 1))
+    with pytest.raises(BadSource, match=r"\(files of BraTS-MEN-RT are there\)"):
+        brats.survey(tmp_path / "rt", {})
     make_brats(tmp_path / "both", "BraTS-GLI-00001-000", NEW, (0, 1))
     make_brats(tmp_path / "both", "BraTS-GLI-00001-100", NEW, (0, 1))
     with pytest.raises(BadSource, match=r"BraTS 2023 and BraTS 2024 .* prepare each apart"):
@@ -776,6 +809,97 @@ def test_brain_tumour(shared_data: Path, tmp_path: Path) -> None:
     assert (whole[0] <= core[0]).all()
     assert (core[0] <= enhancing[0]).all()
     assert (whole[1] >= core[1]).all()
+
+
+# The Decathlon numbers oedema, core and enhancing tumour 1, 2, 3 (its dataset.json). Each year's
+# numbers for them; what a year has besides (cavity, cyst) is not in this volume.
+NUMBERS = {
+    "2018": (2, 1, 4),
+    "2023": (2, 1, 3),
+    "2023-men": (2, 1, 3),
+    "2023-met": (2, 1, 3),
+    "2023-ped": (2, 1, 3),
+    "2024": (2, 1, 3),
+    "2024-ped": (4, 2, 1),
+}
+CASE_OF = {year: cases[0] for cases, year, _ in YEARS}
+ORIENTATIONS = ("RAS", "LPS", "LAS", "RPI", "ASR", "SAL", "PIR", "IRP")
+
+
+@pytest.fixture(scope="module", params=[2, pytest.param(1, marks=pytest.mark.slow)])
+def tumour(shared_data: Path, request: pytest.FixtureRequest) -> tuple[Any, Any]:
+    """Return the real sub-volume, each second voxel or all: image (4, Z, Y, X), label (Z, Y, X)."""
+    step = (slice(None, None, request.param),) * 3
+    folder = shared_data / "msd_braintumour"
+    image, label = (
+        nib.as_closest_canonical(nib.load(folder / f"BRATS_009_crop_{what}.nii.gz"))
+        for what in ("image", "label")
+    )
+    return np.asarray(image.dataobj)[step].T, np.asarray(label.dataobj)[step].T
+
+
+def save_in(path: Path, voxels: Any, orientation: str) -> None:
+    """Write (X, Y, Z) voxels whose axes run right, anterior, superior with theirs as named."""
+    image = nib.Nifti1Image(voxels, np.diag([2.0, 2.0, 2.0, 1.0]))
+    turn = nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(orientation)
+    )
+    turned = image.as_reoriented(turn)
+    assert "".join(nib.aff2axcodes(turned.affine)) == orientation
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(turned, path)
+
+
+@pytest.mark.parametrize("year", list(RELEASES))
+def test_a_real_tumour_is_the_same_in_every_year_and_orientation(
+    tumour: tuple[Any, Any], tmp_path: Path, year: str
+) -> None:
+    """Named, numbered and laid as each year might have it: the same regions voxel for voxel."""
+    image, label = tumour
+    numbers = np.array((0, *NUMBERS[year]), dtype=np.uint8)[label]
+    # The Decathlon's channels are FLAIR, T1w, t1gd, T2w; stored are t1n, t1c, t2w, t2f.
+    channels = dict(zip(("t2f", "t1n", "t1c", "t2w"), image, strict=True))
+    roles, between = (RELEASES[year].roles, "_" if year == "2018" else "-")
+    for number, orientation in enumerate(ORIENTATIONS):
+        case = f"{CASE_OF[year][:-1]}{number}"
+        start = tmp_path / "raw" / case / case
+        for role, channel in roles.items():
+            save_in(Path(f"{start}{between}{role}.nii"), channels[channel].T, orientation)
+        save_in(Path(f"{start}{between}seg.nii"), numbers.T, orientation)
+    store, _, rejected = prepare("brats", tmp_path / "raw", tmp_path / "s", options_of(year))
+    assert rejected == {}
+    assert len(store) == len(ORIENTATIONS)
+    wanted = {"WT": label > 0, "TC": label > 1, "ET": label == 3}
+    assert all(region.any() for region in wanted.values())
+    assert len(set(store.hashes)) == 1
+    for index in range(len(store)):
+        assert store.spacing[index].tolist() == [2.0, 2.0, 2.0]
+        for place, channel in enumerate(store.meta.channels):
+            np.testing.assert_array_equal(store.image(index)[place], channels[channel])
+        for name, region in wanted.items():
+            mine = np.isin(store.mask(index), store.meta.regions[name])
+            np.testing.assert_array_equal(mine, region)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_a_real_tumour_of_the_decathlon_in_every_orientation(
+    tumour: tuple[Any, Any], tmp_path: Path, orientation: str
+) -> None:
+    """Task01 keeps its four channels on the last axis of one file."""
+    image, label = tumour
+    raw = tmp_path / "raw"
+    save_in(raw / "imagesTr" / "BRATS_009.nii", image.T, orientation)
+    save_in(raw / "labelsTr" / "BRATS_009.nii", label.T, orientation)
+    names = {"0": "background", "1": "edema", "2": "non-enhancing tumor", "3": "enhancing tumour"}
+    modality = {"0": "FLAIR", "1": "T1w", "2": "t1gd", "3": "T2w"}
+    about = {"labels": names, "modality": modality}
+    (raw / "dataset.json").write_text(json.dumps(about))
+    store, _, _ = prepare("msd", raw, tmp_path / "s")
+    assert store.meta.channels == ("FLAIR", "T1w", "t1gd", "T2w")
+    np.testing.assert_array_equal(store.image(0), image)
+    for name, region in {"WT": label > 0, "TC": label > 1, "ET": label == 3}.items():
+        mine = np.isin(store.mask(0), store.meta.regions[name])
+        np.testing.assert_array_equal(mine, region)
 
 
 def test_reading_leaves_no_file_open(tmp_path: Path) -> None:
