@@ -9,6 +9,7 @@ time.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pydicom.uid import AllTransferSyntaxes, RLELossless
 
 from loaders.cases import Array, BadCase
 from loaders.dicom import _DAMAGE, _quiet, _read, _text, _value
+from loaders.dicom_bombs import check_coded, check_deflated
 
 # Channels of each PhotometricInterpretation; pydicom turns YBR into RGB.
 _CHANNELS: Mapping[str, int] = {
@@ -56,6 +58,8 @@ def open_frames(path: Path, where: str, *, stride: int = 1) -> Frames:
     if (size := path.stat().st_size) > MAX_BYTES:
         raise BadCase(f"the file has {size} bytes; {MAX_BYTES} are read", where=where)
     with _quiet():
+        with _damage_told(where):
+            check_deflated(path, MAX_BYTES, where)
         dataset = _read(path, where)
         if dataset is None:
             raise BadCase("the file is no DICOM file", where=where)
@@ -69,8 +73,22 @@ def open_frames(path: Path, where: str, *, stride: int = 1) -> Frames:
         missing = _value(dataset, "NumberOfFrames", where) in (None, "")
         count = 1 if missing else _count(dataset, "NumberOfFrames", where)
         seconds = _seconds(dataset, where)
+        with _damage_told(where):
+            check_coded(dataset, count, where)
     wanted = range(0, count, stride)
     return Frames(count=count, seconds=seconds, arrays=_decoded(dataset, colours, wanted, where))
+
+
+@contextmanager
+def _damage_told(where: str) -> Iterator[None]:
+    try:
+        yield
+    except BadCase:
+        raise
+    except _DAMAGE as error:
+        raise BadCase(
+            f"a DICOM file is damaged or cut off: {type(error).__name__}", where=where
+        ) from error
 
 
 def _count(dataset: Dataset, keyword: str, where: str) -> int:

@@ -18,13 +18,16 @@ import torch
 from PIL import Image, ImageOps
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.encaps import encapsulate
+from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     UID,
+    DeflatedExplicitVRLittleEndian,
     DigitalXRayImageStorageForPresentation,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGLSLossless,
     generate_uid,
 )
 
@@ -202,21 +205,62 @@ def test_a_preview_behind_a_jpeg_is_no_second_picture(tmp_path: Path) -> None:
     np.testing.assert_array_equal(picture(tmp_path, raw), np.moveaxis(wanted, -1, 0))
 
 
+def compressed(frame: bytes, syntax: UID, shape: tuple[int, ...], colours: str) -> bytes:
+    """Return a DICOM file around one frame that is compressed already."""
+    file = io.BytesIO()
+    data = pydicom.dcmread(io.BytesIO(dicom(np.zeros(shape, np.uint8))))
+    data.file_meta.TransferSyntaxUID = syntax
+    data.PhotometricInterpretation = colours
+    data.PixelData = encapsulate([frame])
+    data["PixelData"].VR = "OB"
+    data.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
 def test_a_jpeg_inside_dicom_comes_in_rgb(tmp_path: Path) -> None:
     photo = encoded(np.kron(COLOUR, np.ones((8, 8, 1), np.uint8)), "JPEG", quality=95)
     with Image.open(io.BytesIO(photo)) as image:
         wanted = np.asarray(image).astype(int)
-    raw = dicom(wanted.astype(np.uint8))
-    data = pydicom.dcmread(io.BytesIO(raw))
-    data.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
-    data.PhotometricInterpretation = "YBR_FULL_422"
-    data.PixelData = encapsulate([photo])
-    data["PixelData"].VR = "OB"
-    data.save_as(tmp_path / "x.dcm", enforce_file_format=True)
-    found = np.moveaxis(read_picture(tmp_path / "x.dcm", "x"), 0, -1)
+    raw = compressed(photo, JPEGBaseline8Bit, wanted.shape, "YBR_FULL_422")
+    found = np.moveaxis(picture(tmp_path, raw), 0, -1)
     # They scale up the halved colours in their own ways.
     assert np.abs(found - wanted).mean() < 6
     assert np.abs(found[..., ::-1] - wanted).mean() > 20
+
+
+@pytest.mark.parametrize("form", ["jpeg", "jpeg ls", "jpeg 2000"])
+def test_a_frame_larger_than_its_header_says_is_not_decoded(tmp_path: Path, form: str) -> None:
+    """It took a decoder a minute and 10 GB to find out."""
+    grey = np.kron(GREY, np.ones((8, 8), np.uint8))
+    data = pydicom.dcmread(io.BytesIO(dicom(grey)))
+    if form == "jpeg":
+        frame, syntax = encoded(grey, "JPEG"), JPEGBaseline8Bit
+        at, size = frame.index(b"\xff\xc0") + 5, struct.pack(">HH", 60000, 60000)
+    elif form == "jpeg ls":
+        data.compress(JPEGLSLossless)
+        frame, syntax = next(generate_frames(data.PixelData, number_of_frames=1)), JPEGLSLossless
+        at, size = frame.index(b"\xff\xf7") + 5, struct.pack(">HH", 60000, 60000)
+    else:
+        data.compress(JPEG2000Lossless)
+        frame, syntax = next(generate_frames(data.PixelData, number_of_frames=1)), JPEG2000Lossless
+        at, size = frame.index(b"\xff\x4f\xff\x51") + 8, struct.pack(">II", 60000, 60000)
+    whole = compressed(frame, syntax, grey.shape, "MONOCHROME2")
+    found = picture(tmp_path, whole)[0]
+    assert np.abs(found.astype(int) - grey).mean() < 20
+    bomb = frame[:at] + size + frame[at + len(size) :]
+    with pytest.raises(BadCase, match="coded as 60000 x 60000 pixels and the header says 88 x 112"):
+        picture(tmp_path, compressed(bomb, syntax, grey.shape, "MONOCHROME2"))
+
+
+def test_a_deflated_bomb_is_not_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = dicom(np.zeros((2000, 1000), np.uint8), syntax=DeflatedExplicitVRLittleEndian)
+    assert len(raw) < 20_000
+    assert picture(tmp_path, raw).shape == (1, 2000, 1000)
+    monkeypatch.setattr("loaders.dicom_frames.MAX_BYTES", 1_900_000)
+    with pytest.raises(BadCase, match="the deflated file holds more than 1900000 bytes"):
+        picture(tmp_path, raw)
+    with pytest.raises(BadCase, match="damaged or cut off"):
+        picture(tmp_path, raw[: len(raw) * 2 // 3])
 
 
 REAL = sorted(Path(get_testdata_file("CT_small.dcm")).parent.glob("*.dcm"))
