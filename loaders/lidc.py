@@ -5,42 +5,55 @@ name, patients by PatientID (some were scanned twice). A task is a row of TASKS;
 the same nodules, on which the readers' marks are united.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from math import inf, prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
 
 from loaders.cases import JSON, BadCase, BadSource, Case, Item, Kind, Meta, Survey, settings
 from loaders.dicom import Volume, list_series, read_series
-from loaders.lidc_nodules import Nodule, fill, unite
-from loaders.lidc_xml import Point, Session, list_reads, read_sessions
-from loaders.lung import find_lung
+from loaders.lidc_grid import Grid
+from loaders.lidc_nodules import fill, unite
+from loaders.lidc_tasks import TASKS, Place, Scan, Wanted, consensus
+from loaders.lidc_xml import RATINGS, Point, Session, list_reads, read_sessions
 
 _SOURCE = (
     "LIDC-IDRI, doi:10.7937/K9/TCIA.2015.LO9QL9SX; Armato et al., Medical Physics 38:915 (2011)"
 )
 _LICENCE = "CC BY 3.0"
-# What the level of a nodule's consensus is a share of stands in lidc_nodules.Nodule. Half of the
-# readers is the usual one (pylidc's default).
-_CONSENSUS = 0.5
+# Voxels of a patch, which are held in float64 while it is cut (assumption).
+_MAX_PATCH = 2**26
 
 OPTIONS: Mapping[str, tuple[JSON, str]] = {
-    "task": ("detect", "detect: does this patch hold a nodule"),
+    "task": (
+        "detect",
+        "detect: is a nodule here; malignancy: benign or malignant; segment: its voxels",
+    ),
     # The reference standard of LUNA16: Setio et al., Medical Image Analysis 42:1 (2017).
     "readers": (3, "a nodule counts where at least so many readers marked it; 1 to 4"),
-    "negatives": (1, "patches without a nodule, for each with one; a series without any gives one"),
+    "negatives": (
+        1,
+        "detect: patches without a nodule, for each with one; a series without any gives one",
+    ),
+    # Left out in MedMNIST and in most papers on LIDC.
+    "indeterminate": ("exclude", "malignancy: a median score of 3; exclude, benign or malignant"),
+    # Half of the readers is the usual one (pylidc's default).
+    "level": (0.5, "segment: the share of the readers who marked a voxel of the mask; over 0 to 1"),
+    "denominator": (
+        "nodule",
+        "segment: a share of whom; nodule: those who marked this nodule, series: all its readers",
+    ),
     # 32 mm a side at the default spacing, the size of LUNA16 candidates (Dou et al., IEEE Trans
     # Biomed Eng 64:1558 (2017), use 20 to 40 mm).
-    "patch": ([16, 32, 32], "voxels of a patch: z,y,x"),
+    "patch": ([16, 32, 32], "voxels of a patch: z,y,x, or y,x of one slice"),
+    "slices": (1, "with a patch y,x: neighbouring slices as channels, an odd number"),
+    "view": ("patch", "patch: round its nodule; slice: the slice whole, centred in a patch y,x"),
     # Series are 0.6 to 5 mm a slice and 0.5 to 1 mm a pixel: left as they are, the same nodule
     # would fill a patch here and a tenth of it there.
-    "spacing": ([2.0, 1.0, 1.0], "mm between the voxels of a patch: z,y,x"),
+    "spacing": ([2.0, 1.0, 1.0], "mm between the voxels of a patch: z,y,x; 0: the series' own"),
     "window": ([-1000, 400], "HU kept, from,to; what lies outside is clipped"),
 }
 
@@ -51,7 +64,7 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     Rejected: damaged files, series without a read, reads without a series, reads of chest X-rays.
     Series of other modalities are passed over. Raises BadSource.
     """
-    chosen = _check(settings(LIDC.name, OPTIONS, options))
+    chosen = _check(settings(LIDC.name, OPTIONS, options), options)
     if not source.is_dir():
         raise BadSource(f"no folder {source}")
     files = list(_files(source))
@@ -80,18 +93,20 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
         )
     phantom = any(scan.phantom for scan in scans)
     task = TASKS[chosen["task"]]
+    flat = len(chosen["patch"]) == 2
+    half = chosen["slices"] // 2
     meta = Meta(
         kind=LIDC.name,
         name=f"lidc-{chosen['task']}",
-        task="classification",
-        dims=3,
-        channels=("CT",),
+        task=task.task,
+        dims=2 if flat else 3,
+        channels=tuple(f"CT {n:+d}" if n else "CT" for n in range(-half, half + 1)),
         classes=task.classes,
-        regions={},
+        regions={"nodule": (1,)} if task.task == "segmentation" else {},
         positive=task.positive,
         normalize="train",
         fill=float(chosen["window"][0]),
-        unit="lesion",
+        unit="image" if chosen["view"] == "slice" else "lesion",
         group_source="patient",
         source="phantom images in the format of LIDC-IDRI, of no patient" if phantom else _SOURCE,
         licence="none needed: made data" if phantom else _LICENCE,
@@ -101,14 +116,44 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     return Survey(meta=meta, items=tuple(items), rejected=tuple(rejected))
 
 
-def _check(chosen: dict[str, Any]) -> dict[str, Any]:
-    """Return the options if they make sense; raises BadSource, naming the first that does not."""
+def _check(chosen: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the task if they make sense; raises BadSource, naming the first."""
+    patch = chosen["patch"]
     rules: list[tuple[str, Callable[[Any], bool], str]] = [
-        ("task", lambda value: value in TASKS, " or ".join(TASKS)),
+        ("task", lambda value: value in TASKS, ", ".join(TASKS)),
         ("readers", lambda value: 1 <= value <= 4, "1 to 4"),
         ("negatives", lambda value: value >= 1, "1 or more"),
-        ("patch", lambda value: _are(value, 3, int) and min(value) >= 1, "3 whole numbers, z,y,x"),
-        ("spacing", lambda value: _are(value, 3, int | float) and min(value) > 0, "3 lengths, mm"),
+        (
+            "indeterminate",
+            lambda value: value in ("exclude", "benign", "malignant"),
+            "exclude, benign or malignant",
+        ),
+        ("level", lambda value: 0 < value <= 1, "over 0 to 1"),
+        ("denominator", lambda value: value in ("nodule", "series"), "nodule or series"),
+        (
+            "patch",
+            lambda value: (_are(value, 3, int) or _are(value, 2, int)) and min(value) >= 1,
+            "3 whole numbers, z,y,x, or 2, y,x",
+        ),
+        ("slices", lambda value: value >= 1 and value % 2 == 1, "an odd number"),
+        (
+            "patch",
+            lambda value: prod((*value, chosen["slices"])) <= _MAX_PATCH,
+            f"at most {_MAX_PATCH} voxels",
+        ),
+        ("slices", lambda value: value == 1 or len(patch) == 2, "1 where a patch has a z"),
+        ("view", lambda value: value in ("patch", "slice"), "patch or slice"),
+        ("view", lambda value: value == "patch" or len(patch) == 2, "patch where a patch has a z"),
+        (
+            "view",
+            lambda value: value == "patch" or TASKS[chosen["task"]].whole_slices,
+            f"patch in task {chosen['task']}: a slice may hold nodules of both classes",
+        ),
+        (
+            "spacing",
+            lambda value: _are(value, 3, int | float) and all(0 <= mm < inf for mm in value),
+            "3 lengths, mm, or 0",
+        ),
         (
             "window",
             lambda value: _are(value, 2, int) and -32768 <= value[0] < value[1] <= 32767,
@@ -118,6 +163,12 @@ def _check(chosen: dict[str, Any]) -> dict[str, Any]:
     for name, holds, wanted in rules:
         if not holds(chosen[name]):
             raise BadSource(f"lidc option {name} is {chosen[name]!r}; it is {wanted}")
+    for name, task in TASKS.items():
+        for option in task.options:
+            if name != chosen["task"]:
+                if option in given:
+                    raise BadSource(f"lidc option {option} is for task {name} alone")
+                del chosen[option]
     return chosen
 
 
@@ -125,7 +176,7 @@ def _are(values: Any, count: int, type_: Any) -> bool:
     return (
         isinstance(values, Sequence)
         and len(values) == count
-        and all(isinstance(value, type_) for value in values)
+        and all(isinstance(value, type_) and not isinstance(value, bool) for value in values)
     )
 
 
@@ -142,127 +193,94 @@ def _files(source: Path) -> Iterator[Path]:
         yield from (here / name for name in sorted(names) if (here / name).is_file())
 
 
-def read(item: Item, meta: Meta) -> Iterator[Case]:
-    """Give the candidate patches of one series; raises BadCase where it cannot be used."""
+def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
+    """Give the cases of one series; raises BadCase where it cannot be used."""
     where, options = str(item.extra["where"]), meta.options
     # The slices come first, then the reads.
     slice_count = len(item.paths) - int(item.extra["reads"])
     sessions = read_sessions(item.paths[slice_count:], where)
     low, high = _numbers(options["window"])
     volume = read_series(item.paths[:slice_count], window=(int(low), int(high)), where=where)
-    sessions = _of_series(sessions, volume, where)
-    slices = {image: index for index, image in enumerate(volume.images)}
-    nodules = unite(
-        [
-            (reader, fill(outlines, slices))
-            for reader, session in enumerate(sessions)
-            for outlines in session.nodules
-        ]
-    )
-    points = sorted(
-        (slices[point.image], point.y, point.x)
-        for session in sessions
-        for point in session.small + session.non_nodules
-    )
-    scan = _Scan(volume=volume, readers=len(sessions), nodules=nodules, points=points, where=where)
+    scan = _scan(_of_series(sessions, volume, where), volume, where)
+    wanted = _wanted(meta, volume)
     # All are found before the first is given: a series is used whole or not at all.
-    found = list(TASKS[str(options["task"])].find(scan, options))
-    for number, (label, centre) in enumerate(found):
+    found = list(TASKS[str(options["task"])].places(scan, wanted))
+    mask = consensus(scan, wanted) if meta.task == "segmentation" else None
+    for number, place in enumerate(found):
+        if isinstance(place, BadCase):
+            place.key = f"{item.key}/{number}"
+            yield place
+            continue
+        image = wanted.grid.cut(volume.array, place.centre, fill=meta.fill)
+        labels = None
+        if mask is not None:
+            labels = wanted.grid.cut_mask(mask, place.centre)
+            labels = labels[len(labels) // 2] if wanted.flat else labels
+            if not labels.any():
+                yield BadCase(
+                    "a nodule falls between the voxels of its patch: ask for a finer spacing or a "
+                    "larger patch",
+                    where=where,
+                    key=f"{item.key}/{number}",
+                )
+                continue
         yield Case(
             key=f"{item.key}/{number}",
             group=str(item.extra["patient"]),
-            image=_cut(volume, centre, options)[np.newaxis],
-            label=label,
-            mask=None,
-            spacing=_triple(options["spacing"]),
+            image=image if wanted.flat else image[np.newaxis],
+            label=place.label,
+            mask=labels,
+            spacing=wanted.grid.millimetres[3 - meta.dims :],
+            ratings=_by_scale(place),
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Scan:
-    """A series with all that was marked on it; `points` are voxels (z, y, x) without an outline."""
-
-    volume: Volume
-    readers: int
-    nodules: list[Nodule]
-    points: list[tuple[int, int, int]]
-    where: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What is asked of a series: `find` gives each case's class and its centre (z, y, x voxels)."""
-
-    classes: tuple[str, ...]
-    positive: int | None
-    find: Callable[[_Scan, Mapping[str, JSON]], Iterator[tuple[int, NDArray[np.float64]]]]
-
-
-def _detect(scan: _Scan, options: Mapping[str, JSON]) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """Give the nodules that enough readers marked, and as many places that nobody marked.
-
-    Nodules that fewer readers marked are neither: their patches are left out of both classes.
-    """
-    needed, each = (int(_numbers(options[name])[0]) for name in ("readers", "negatives"))
-    if scan.readers < needed:
-        raise BadCase(
-            f"{scan.readers} readers read the series; option readers asks for {needed}",
-            where=scan.where,
-        )
-    count = 0
-    for nodule in scan.nodules:
-        if nodule.readers >= needed:
-            core = nodule.consensus(_CONSENSUS)
-            yield 1, np.add(core.origin, ndimage.center_of_mass(core.mask))
-            count += 1
-    for centre in _unmarked(scan, max(count, 1) * each, options):
-        yield 0, centre
+def _scan(sessions: Sequence[Session], volume: Volume, where: str) -> Scan:
+    """Return a series with its marks as voxels; the order of the readers is of no consequence."""
+    slices = {image: index for index, image in enumerate(volume.images)}
+    annotations = [
+        (reader, annotation)
+        for reader, session in enumerate(sessions)
+        for annotation in session.nodules
+    ]
+    nodules = unite([(reader, fill(one.outlines, slices)) for reader, one in annotations])
+    return Scan(
+        volume=volume,
+        readers=len(sessions),
+        nodules=nodules,
+        ratings=[
+            tuple(sorted(annotations[i][1].ratings for i in nodule.members)) for nodule in nodules
+        ],
+        points=sorted(
+            (slices[point.image], point.y, point.x)
+            for session in sessions
+            for point in session.small + session.non_nodules
+        ),
+        where=where,
+    )
 
 
-TASKS: Mapping[str, Task] = {
-    "detect": Task(classes=("no nodule", "nodule"), positive=1, find=_detect)
-}
+def _wanted(meta: Meta, volume: Volume) -> Wanted:
+    options: Mapping[str, Any] = meta.options
+    shape = [int(n) for n in _numbers(options["patch"])]
+    z, y, x = shape if meta.dims == 3 else (int(options["slices"]), *shape)
+    z_mm, y_mm, x_mm = _numbers(options["spacing"])
+    own = TASKS[str(options["task"])].options
+    return Wanted(
+        readers=int(options["readers"]),
+        flat=meta.dims == 2,
+        whole=options["view"] == "slice",
+        grid=Grid(shape=(z, y, x), spacing=(z_mm, y_mm, x_mm), native=volume.spacing),
+        **{name: options[name] for name in own},
+    )
 
 
-def _unmarked(
-    scan: _Scan, count: int, options: Mapping[str, JSON]
-) -> Iterator[NDArray[np.float64]]:
-    """Draw up to `count` centres whose patches hold nothing that any reader marked.
-
-    They lie on dense tissue inside the lungs, which is what a search for nodules trips over
-    (vessels, wall); where that runs out, anywhere in the lungs. No patch holds the centre of
-    another. Fewer are given where no more fit; raises BadCase where there is no lung. The draw is
-    seeded by the voxels, so it is the same under any name, in any order.
-    """
-    volume = scan.volume
-    lung = find_lung(volume.array, volume.spacing)
-    if not lung.lung.any():
-        raise BadCase("no lung was found: the series is no chest CT", where=scan.where)
-    half = 0.5 * np.multiply(_triple(options["patch"]), _triple(options["spacing"]))
-    reach = half / volume.spacing
-    free = np.ones(lung.lung.shape, bool)
-    boxes = [(n.origin, np.add(n.origin, n.votes.shape) - 1) for n in scan.nodules]
-    for low, high in boxes + [(point, point) for point in scan.points]:
-        _clear(free, np.subtract(low, reach), np.add(high, reach), lung.step)
-    digest = hashlib.sha256(volume.array.data).digest()
-    random = np.random.default_rng(int.from_bytes(digest, "big"))
-    for allowed in (lung.dense, lung.lung):
-        while count and len(cells := np.flatnonzero(allowed & free)):
-            cell = np.unravel_index(cells[random.integers(len(cells))], free.shape)
-            centre = np.array(cell) * lung.step + (np.array(lung.step) - 1) / 2
-            _clear(free, centre - reach, centre + reach, lung.step)
-            count -= 1
-            yield centre
-
-
-def _clear(
-    free: NDArray[np.bool_], low: NDArray[Any], high: NDArray[Any], step: tuple[int, int, int]
-) -> None:
-    """Mark the cells whose centres lie from voxel `low` to voxel `high` as taken."""
-    offset = (np.array(step) - 1) / 2
-    first = np.maximum(np.ceil((low - offset) / step), 0).astype(int)
-    last = np.floor((high - offset) / step).astype(int) + 1
-    free[tuple(slice(a, max(b, 0)) for a, b in zip(first, last, strict=True))] = False
+def _by_scale(place: Place) -> dict[str, list[int]] | None:
+    """Return a nodule's ratings by the name of their scale, each in the order of its readers."""
+    if not place.ratings:
+        return None
+    scales = zip(*place.ratings, strict=True)
+    return {name: list(scores) for name, scores in zip(RATINGS, scales, strict=True)}
 
 
 def _of_series(sessions: Sequence[Session], volume: Volume, where: str) -> list[Session]:
@@ -278,46 +296,18 @@ def _of_series(sessions: Sequence[Session], volume: Volume, where: str) -> list[
         raise BadCase("the read has marks on slices that the series does not have", where=where)
     _, rows, columns = volume.array.shape
     for session in ours:
-        points = [Point(r.image, x, y) for n in session.nodules for r in n for x, y in r.points]
+        points = [
+            Point(r.image, x, y) for n in session.nodules for r in n.outlines for x, y in r.points
+        ]
         for point in (*points, *session.small, *session.non_nodules):
             if not (0 <= point.x < columns and 0 <= point.y < rows):
                 raise BadCase("the read has a mark outside the image", where=where)
     return ours
 
 
-def _cut(
-    volume: Volume, centre: NDArray[np.float64], options: Mapping[str, JSON]
-) -> NDArray[np.int16]:
-    """Sample a patch round `centre` (voxels) by linear interpolation; air outside the volume."""
-    axes = [
-        middle + (np.arange(count) - (count - 1) / 2) * mm / native
-        for middle, count, mm, native in zip(
-            centre,
-            (int(n) for n in _numbers(options["patch"])),
-            _numbers(options["spacing"]),
-            volume.spacing,
-            strict=True,
-        )
-    ]
-    sampled = ndimage.map_coordinates(
-        volume.array,
-        np.meshgrid(*axes, indexing="ij"),
-        output=np.float64,
-        order=1,
-        mode="constant",
-        cval=_numbers(options["window"])[0],
-    )
-    return np.rint(sampled).astype(np.int16)
-
-
 def _numbers(value: JSON) -> list[float]:
     """Return an option that holds one number or several."""
     return [float(number) for number in np.atleast_1d(np.asarray(value))]
-
-
-def _triple(value: JSON) -> tuple[float, float, float]:
-    z, y, x = _numbers(value)
-    return z, y, x
 
 
 LIDC = Kind(

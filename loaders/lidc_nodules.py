@@ -34,22 +34,34 @@ class Region:
 class Nodule:
     """What several readers marked as one: `votes` (z, y, x) counts the readers at each voxel.
 
-    `readers` is how many marked it, which is the denominator of a consensus: a reader who saw no
-    nodule has no opinion on its edge (pylidc does the same; dividing by all four readers of a scan
-    shrinks the nodules that few saw).
+    `members` are the places of its marks, one a reader, in the sequence that was united.
     """
 
-    readers: int
+    members: tuple[int, ...]
     origin: Index
     votes: NDArray[np.uint8]
 
-    def consensus(self, level: float) -> Region:
-        """Return the voxels that at least `level` (0 to 1) of the nodule's readers marked.
+    @property
+    def readers(self) -> int:
+        """How many readers marked it."""
+        return len(self.members)
 
-        Where no voxel has so many, those with the most, so that a nodule always has voxels.
+    def consensus(self, level: float, of: int | None = None) -> Region:
+        """Return the voxels that at least `level` (0 to 1) of `of` readers marked; maybe none.
+
+        `of` is the denominator: by default the nodule's own readers, since one who saw no nodule
+        has no opinion on its edge (pylidc does the same); all readers of the series is the other
+        choice (nnDetection's), which shrinks the nodules that few saw. A voxel that nobody marked
+        is never in it.
         """
-        needed = min(level * self.readers, float(self.votes.max()))
+        needed = level * (self.readers if of is None else of)
         return Region(origin=self.origin, mask=self.votes >= max(needed, 1.0))
+
+    @property
+    def core(self) -> Region:
+        """The voxels that at least half of its readers marked; where there are none, the most."""
+        needed = min(0.5 * self.readers, float(self.votes.max()))
+        return Region(origin=self.origin, mask=self.votes >= needed)
 
 
 def fill(outlines: Sequence[Roi], slices: Mapping[str, int]) -> Region:
@@ -122,7 +134,11 @@ def unite(marks: Sequence[tuple[int, Region]]) -> list[Nodule]:
     nodule takes each reader once: who marked two things there meant two.
     """
     # Sorted by content, so that ties fall the same way whatever the order of the marks.
-    marks = sorted(marks, key=lambda mark: (mark[1].origin, mark[1].end, mark[1].mask.tobytes()))
+    places = sorted(
+        range(len(marks)),
+        key=lambda i: (marks[i][1].origin, marks[i][1].end, marks[i][1].mask.tobytes()),
+    )
+    marks = [marks[i] for i in places]
     pairs = [
         (-agreement, i, j)
         for i, (reader, region) in enumerate(marks)
@@ -136,11 +152,14 @@ def unite(marks: Sequence[tuple[int, Region]]) -> list[Nodule]:
             continue
         first |= second
         groups.remove(second)
-    nodules = [_nodule([marks[k][1] for k in sorted(group)]) for group in groups]
+    nodules = [
+        _nodule(tuple(sorted(places[k] for k in group)), [marks[k][1] for k in group])
+        for group in groups
+    ]
     return sorted(nodules, key=lambda nodule: (nodule.origin, nodule.votes.tobytes()))
 
 
-def _nodule(regions: Sequence[Region]) -> Nodule:
+def _nodule(members: tuple[int, ...], regions: Sequence[Region]) -> Nodule:
     low = np.min([region.origin for region in regions], axis=0)
     high = np.max([region.end for region in regions], axis=0)
     votes = np.zeros(high - low, np.uint8)
@@ -151,7 +170,7 @@ def _nodule(regions: Sequence[Region]) -> Nodule:
         )
         votes[place] += region.mask
     z, y, x = (int(i) for i in low)
-    return Nodule(readers=len(regions), origin=(z, y, x), votes=votes)
+    return Nodule(members=members, origin=(z, y, x), votes=votes)
 
 
 def _agreement(a: Region, b: Region) -> float:

@@ -7,7 +7,7 @@ or an entity is refused: nothing in the collection does, and both are ways to ha
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +23,21 @@ if TYPE_CHECKING:
 
 _NODULES, _FILMS = "LidcReadMessage", "IdriReadMessage"
 _NAMESPACE = "{http://www.nih.gov}"
+# The nine ratings of an outlined nodule, by their names in the XML, and the highest value of each
+# scale, whose lowest is 1: McNitt-Gray et al., Academic Radiology 14:1464 (2007). A small share of
+# the reads has lobulation and spiculation on a scale turned round (TCIA's notes on the collection),
+# which nothing in a file tells.
+RATINGS: Mapping[str, int] = {
+    "subtlety": 5,
+    "internalStructure": 4,
+    "calcification": 6,
+    "sphericity": 5,
+    "margin": 5,
+    "lobulation": 5,
+    "spiculation": 5,
+    "texture": 5,
+    "malignancy": 5,
+}
 # A file in no known text encoding raises LookupError.
 _DAMAGE = (ParseError, ValueError, LookupError)
 
@@ -40,6 +55,17 @@ class Roi:
 
 
 @dataclass(frozen=True, order=True)
+class Annotation:
+    """A nodule of 3 mm or more as one reader saw it: its outlines, sorted, and nine ratings.
+
+    `ratings` are in the order of RATINGS; 0 where the reader gave none, or none on the scale.
+    """
+
+    outlines: tuple[Roi, ...]
+    ratings: tuple[int, ...]
+
+
+@dataclass(frozen=True, order=True)
 class Point:
     """The centre (x, y) of something on one image that its reader did not outline."""
 
@@ -52,19 +78,18 @@ class Point:
 class Session:
     """What one reader marked.
 
-    `nodules`: those of 3 mm and more, one tuple of outlines each. `small`: nodules below 3 mm, a
-    point each. `non_nodules`: other abnormalities of 3 mm and more. All sorted, so that equal
-    sessions of two files are equal.
+    `nodules`: those of 3 mm and more. `small`: nodules below 3 mm, a point each. `non_nodules`:
+    other abnormalities of 3 mm and more. All sorted, so that equal sessions of two files are equal.
     """
 
-    nodules: tuple[tuple[Roi, ...], ...]
+    nodules: tuple[Annotation, ...]
     small: tuple[Point, ...]
     non_nodules: tuple[Point, ...]
 
     @property
     def images(self) -> set[str]:
         """The images (SOP instance UIDs) that carry a mark."""
-        outlined = {roi.image for nodule in self.nodules for roi in nodule}
+        outlined = {roi.image for nodule in self.nodules for roi in nodule.outlines}
         return outlined | {point.image for point in self.small + self.non_nodules}
 
 
@@ -141,7 +166,7 @@ def _sessions(path: Path, where: str) -> list[Session]:
 
 
 def _session(element: "Element", where: str) -> Session:
-    nodules: list[tuple[Roi, ...]] = []
+    nodules: list[Annotation] = []
     small: list[Point] = []
     for marked in element.iter(f"{_NAMESPACE}unblindedReadNodule"):
         rois = sorted(_roi(roi, where) for roi in marked.iter(f"{_NAMESPACE}roi"))
@@ -150,7 +175,7 @@ def _session(element: "Element", where: str) -> Session:
         # An outline of one point is the centre of a small nodule; among true outlines it is a
         # slip of the mouse.
         if outlines := tuple(roi for roi in rois if len(roi.points) > 1):
-            nodules.append(outlines)
+            nodules.append(Annotation(outlines, _ratings(marked, where)))
         else:
             small.extend(Point(roi.image, *roi.points[0]) for roi in rois)
     others = [
@@ -158,6 +183,17 @@ def _session(element: "Element", where: str) -> Session:
         for other in element.iter(f"{_NAMESPACE}nonNodule")
     ]
     return Session(tuple(sorted(nodules)), tuple(sorted(small)), tuple(sorted(others)))
+
+
+def _ratings(element: "Element", where: str) -> tuple[int, ...]:
+    given = element.find(f"{_NAMESPACE}characteristics")
+    ratings = []
+    for name, highest in RATINGS.items():
+        # A reader who left a scale out left the element out, or empty.
+        named = given is not None and (given.findtext(f"{_NAMESPACE}{name}") or "").strip()
+        value = _whole(given, name, where) if given is not None and named else 0
+        ratings.append(value if 1 <= value <= highest else 0)
+    return tuple(ratings)
 
 
 def _roi(element: "Element", where: str) -> Roi:

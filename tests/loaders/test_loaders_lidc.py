@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,11 +18,13 @@ from skimage.draw import polygon
 
 from loaders.cases import BadCase, BadSource, Item
 from loaders.lidc import LIDC
+from loaders.lidc_grid import Grid
 from loaders.lidc_nodules import Region, fill, unite
-from loaders.lidc_xml import Point, Roi, list_reads, read_sessions
+from loaders.lidc_xml import RATINGS, Annotation, Point, Roi, list_reads, read_sessions
 from loaders.lung import find_lung
 from loaders.phantom import make_lidc
 from loaders.phantom_reads import outlines_of
+from loaders.store import open_store, write_store
 
 DIAMOND = ((2, 0), (3, 1), (4, 2), (3, 3), (2, 4), (1, 3), (0, 2), (1, 1), (2, 0))
 
@@ -35,8 +38,15 @@ def message(*sessions, series="1.2.3", name="LidcReadMessage", before=""):
     )
 
 
-def nodule(*rois):
-    return f"<unblindedReadNodule><noduleID>x</noduleID>{''.join(rois)}</unblindedReadNodule>"
+def nodule(*rois, malignancy="", ratings=None):
+    given = (
+        {"malignancy": malignancy} if ratings is None else dict(zip(RATINGS, ratings, strict=False))
+    )
+    inner = "".join(f"<{name}>{value}</{name}>" for name, value in given.items())
+    return (
+        f"<unblindedReadNodule><noduleID>x</noduleID><characteristics>{inner}</characteristics>"
+        f"{''.join(rois)}</unblindedReadNodule>"
+    )
 
 
 def roi(image, points, inclusion="TRUE"):
@@ -78,10 +88,24 @@ def test_a_read_as_it_stands(tmp_path):
         ),
     )
     # The lone point among outlines is a slip and is dropped; alone, it is a small nodule.
-    assert session.nodules == ((Roi("1.1", True, DIAMOND), Roi("1.2", False, DIAMOND[:-1])),)
+    outlines = (Roi("1.1", True, DIAMOND), Roi("1.2", False, DIAMOND[:-1]))
+    assert session.nodules == (Annotation(outlines, (0,) * 9),)
     assert session.small == (Point("1.4", 7, 8),)
     assert session.non_nodules == (Point("1.5", 5, 6),)
     assert session.images == {"1.1", "1.2", "1.4", "1.5"}
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ((5, 1, 6, 5, 4, 1, 2, 5, 3), (5, 1, 6, 5, 4, 1, 2, 5, 3)),
+        # Left out, empty, and beyond their scales (internalStructure ends at 4).
+        ((5, 5, "", 0, -1, 6, 2, 5), (5, 0, 0, 0, 0, 0, 2, 5, 0)),
+    ],
+)
+def test_the_nine_ratings_are_kept_and_what_is_none_is_0(tmp_path, written, kept):
+    (session,) = sessions_of(tmp_path, message(nodule(roi("1.1", DIAMOND), ratings=written)))
+    assert [one.ratings for one in session.nodules] == [kept]
 
 
 def test_copies_of_a_file_are_one_and_equal_readers_of_a_file_are_two(tmp_path):
@@ -120,6 +144,7 @@ def test_entities_and_dtds_are_refused(tmp_path, before):
         (message(nodule(roi("1.1", [(1, "2.5")]))), "yCoord holds no whole number"),
         (message(nodule(roi("1.1", [(1, "")]))), "yCoord is missing"),
         (message("<nonNodule><imageSOP_UID>1</imageSOP_UID></nonNodule>"), "locus is missing"),
+        (message(nodule(roi("1.1", DIAMOND), malignancy="high")), "malignancy holds no whole"),
         (message()[:-9], "the XML is damaged"),
         ("", "the XML is damaged"),
         ("<?xml version='1.0' encoding='klingon'?><a/>", "the XML is damaged"),
@@ -188,7 +213,8 @@ def test_the_real_reads(shared_data):
     assert Counter(len(found) for found in sessions.values()) == {4: 61, 8: 1}
     every = [session for found in sessions.values() for session in found]
     assert sum(len(session.nodules) for session in every) == 414
-    assert sum(len(outlines) for session in every for outlines in session.nodules) == 2170 + 23
+    outlines = [one for session in every for nodule in session.nodules for one in nodule.outlines]
+    assert len(outlines) == 2170 + 23
     # A copy of one read lies under two names.
     assert max(len(paths) for paths in reads.values()) == 2
 
@@ -335,15 +361,18 @@ def test_a_consensus_is_a_share_of_those_who_marked_the_nodule():
     assert three.consensus(0.5).mask[0, 0].tolist() == [False, True, True, True, True, False]
     # Of three readers two are enough for 0.6; of the scan's four they would not be.
     assert three.consensus(0.6).mask[0, 0].sum() == 4
+    assert three.consensus(0.6, of=4).mask[0, 0].sum() == 2
+    assert not three.consensus(1.0, of=4).mask.any()
     assert three.consensus(1.0).mask[0, 0].sum() == 2
-    assert three.consensus(0.0).mask.all()
+    assert three.consensus(0.01).mask.sum() == (three.votes > 0).sum()
 
 
-def test_a_consensus_of_readers_who_share_no_voxel_is_where_most_of_them_are():
+def test_readers_who_share_no_voxel_have_no_consensus_and_the_core_is_where_most_of_them_are():
     thin = (1, 3, 3)
     apart = unite([(0, box(4, 0, 0, thin)), (1, box(5, 0, 0, thin)), (2, box(6, 0, 0, thin))])[0]
     assert apart.readers == 3
-    assert apart.consensus(0.9).mask.sum() == 27
+    assert not apart.consensus(0.9).mask.any()
+    assert apart.core.mask.sum() == 27
 
 
 # ------------------------------------------------------------------------------ series to cases
@@ -364,6 +393,16 @@ def chest(seed=0):
             row, column = random.integers(25, 95), random.integers(10, 40)
             column = 60 + side * column
             volume[:, row : row + 3, column : column + 3] = 40
+    return volume
+
+
+def marked_voxels(volume):
+    """Give what a reader marked the value MARKED, and each slice a corner of its own."""
+    volume[:, 0, 0] = np.arange(SLICES) - 1000
+    for z, y, x in MALIGNANCY:
+        volume[z - 1 : z + 2, circle((y, x), RADIUS)[0]] = MARKED
+    for z, y, x in (SMALL, NON_NODULE):
+        volume[z, y, x] = MARKED
     return volume
 
 
@@ -399,22 +438,24 @@ def circle(centre, radius):
     return mask, points
 
 
-# Three read by all, by two and by one; a small one and a non-nodule that one reader marked.
+# Three read by all, by two and by one; a small one and a non-nodule that one reader marked. The
+# first reader draws the first one tighter than all others.
 AGREED, DOUBTED, LONE = (8, 60, 30), (22, 50, 85), (15, 80, 40)
 SMALL, NON_NODULE = (24, 35, 30), (5, 75, 90)
+RADIUS, TIGHT = 4, 2
+MALIGNANCY = {AGREED: (5, 3, 4, 4), DOUBTED: (2, 4), LONE: (1,)}
 
 
 def marked_chest(root, *, series="1.2.3", patient="LIDC-IDRI-0007", order=(0, 1, 2, 3)):
     """Write a chest whose every marked voxel is MARKED, as nothing else is, and its read."""
-    volume = chest()
+    volume = marked_voxels(chest())
     readers = ["", "", "", ""]
-    for (z, y, x), count in ((AGREED, 4), (DOUBTED, 2), (LONE, 1)):
-        mask, points = circle((y, x), 4)
-        volume[z - 1 : z + 2, mask] = MARKED
-        for reader in range(count):
-            readers[reader] += nodule(*(roi(f"{series}.{i}", points) for i in (z - 1, z, z + 1)))
-    for z, y, x in (SMALL, NON_NODULE):
-        volume[z, y, x] = MARKED
+    for (z, y, x), scores in MALIGNANCY.items():
+        for reader, score in enumerate(scores):
+            tight = (z, y, x) == AGREED and reader == 0
+            _, points = circle((y, x), TIGHT if tight else RADIUS)
+            rois = [roi(f"{series}.{i}", points) for i in (z - 1, z, z + 1)]
+            readers[reader] += nodule(*rois, ratings=(reader + 1, 1, 6, 5, 4, 3, 2, 1, score))
     readers[3] += nodule(roi(f"{series}.{SMALL[0]}", [(SMALL[2], SMALL[1])]))
     readers[2] += other(f"{series}.{NON_NODULE[0]}", NON_NODULE[2], NON_NODULE[1])
     write_ct(root / patient / series, volume, series=series, patient=patient)
@@ -478,13 +519,26 @@ def test_no_negative_holds_anything_that_a_reader_marked(source):
         assert (case.image < -800).mean() > 0.1
 
 
-def test_the_patches_come_from_the_pixels_and_not_from_names(tmp_path, source):
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({}, 2),
+        ({"readers": 1, "patch": [24, 24], "slices": 3}, 6),
+        ({"patch": [120, 120], "view": "slice"}, 2),
+        ({"task": "malignancy", "readers": 1}, 2),
+        ({"task": "segment", "readers": 1, "level": 0.75}, 3),
+    ],
+)
+def test_the_cases_come_from_the_pixels_and_marks_and_not_from_names_or_the_order_of_readers(
+    tmp_path, source, options, count
+):
     marked_chest(tmp_path, series="9.8.7", patient="somebody", order=(2, 0, 3, 1))
-    first, second = cases_of(source), cases_of(tmp_path)
-    assert len(first) == len(second) == 2
+    first, second = cases_of(source, **options), cases_of(tmp_path, **options)
+    assert len(first) == len(second) == count
     for one, two in zip(first, second, strict=True):
         np.testing.assert_array_equal(one.image, two.image)
-        assert one.label == two.label
+        np.testing.assert_array_equal(one.mask, two.mask)
+        assert (one.label, one.ratings) == (two.label, two.ratings)
         assert one.key != two.key
         assert (one.group, two.group) == ("LIDC-IDRI-0007", "somebody")
 
@@ -547,6 +601,215 @@ def test_a_scan_without_lungs_is_a_bad_case(tmp_path):
         cases_of(tmp_path)
 
 
+OWN = {"spacing": [0, 0, 0]}
+
+
+def stored(source):
+    """The source's voxels, by the window; and the voxels of each of its nodules."""
+    volume = np.clip(marked_voxels(chest()), -1000, 400)
+    masks = {}
+    for z, y, x in MALIGNANCY:
+        masks[z, y, x] = np.zeros(volume.shape, np.uint8)
+        masks[z, y, x][z - 1 : z + 2, circle((y, x), RADIUS)[0]] = 1
+    return volume, masks
+
+
+def test_malignancy_is_the_median_of_the_scores(source):
+    """Medians of 4, 3 and 1, of four, two and one readers."""
+    for options, labels in (
+        ({"readers": 1}, [1, 0]),
+        ({"readers": 2}, [1]),
+        ({"readers": 2, "indeterminate": "benign"}, [1, 0]),
+        ({"readers": 1, "indeterminate": "malignant"}, [1, 0, 1]),
+    ):
+        cases = cases_of(source, task="malignancy", **options)
+        # In the order of their slices: AGREED, LONE, DOUBTED.
+        assert [case.label for case in cases] == labels
+    assert LIDC.survey(source, {"task": "malignancy"}).meta.classes == ("benign", "malignant")
+    lone = cases[1]
+    assert lone.ratings == dict(
+        zip(RATINGS, [[n] for n in (1, 1, 6, 5, 4, 3, 2, 1, 1)], strict=True)
+    )
+    agreed = cases[0].ratings
+    # One reader's ratings stand at one place of every list.
+    assert sorted(zip(agreed["subtlety"], agreed["malignancy"], strict=True)) == [
+        (1, 5),
+        (2, 3),
+        (3, 4),
+        (4, 4),
+    ]
+
+
+def test_a_median_between_two_scores_goes_to_its_side(tmp_path):
+    _, points = circle((60, 30), RADIUS)
+    write_ct(tmp_path / "ct", chest())
+    for scores, labels in (((3, 4), [1]), ((2, 3), [0]), ((1, 5), []), ((3, 3), [])):
+        marked = [nodule(roi("1.2.3.8", points), malignancy=score) for score in scores]
+        (tmp_path / "read.xml").write_text(message(*marked))
+        cases = cases_of(tmp_path, task="malignancy", readers=2)
+        assert [case.label for case in cases] == labels
+
+
+def test_a_nodule_that_too_few_rated_is_a_bad_case(tmp_path):
+    _, points = circle((60, 30), RADIUS)
+    write_ct(tmp_path / "ct", chest())
+    marked = [nodule(roi("1.2.3.8", points), malignancy=score) for score in (5, "", 0)]
+    (tmp_path / "read.xml").write_text(message(*marked))
+    (bad,) = cases_of(tmp_path, task="malignancy")
+    assert bad.reason == ("1 of 3 readers rated a nodule's malignancy; option readers asks for 3")
+    assert bad.key == "1.2.3/0"
+    (case,) = cases_of(tmp_path, task="malignancy", readers=1)
+    assert case.label == 1
+    assert case.ratings["malignancy"] == [0, 0, 5]
+
+
+def test_segments_are_the_voxels_of_the_consensus(source):
+    volume, masks = stored(source)
+    cases = cases_of(source, task="segment", readers=1, patch=[7, 21, 21], **OWN)
+    assert len(cases) == 3
+    for case, (z, y, x) in zip(cases, (AGREED, LONE, DOUBTED), strict=True):
+        box = np.s_[z - 3 : z + 4, y - 10 : y + 11, x - 10 : x + 11]
+        np.testing.assert_array_equal(case.image[0], volume[box])
+        np.testing.assert_array_equal(case.mask, masks[z, y, x][box])
+        assert case.mask.dtype == np.uint8
+        assert case.label is None
+        assert case.spacing == (GAP, PIXEL, PIXEL)
+        assert len(case.ratings) == 9
+    meta = LIDC.survey(source, {"task": "segment"}).meta
+    assert (meta.task, meta.regions, meta.positive) == ("segmentation", {"nodule": (1,)}, None)
+
+
+def test_the_level_and_its_denominator(source):
+    """The tight reader's voxels are those of four; two readers are half of the series' four."""
+    tight, wide = (3 * circle((60, 60), radius)[0].sum() for radius in (TIGHT, RADIUS))
+
+    def sizes(**options):
+        cases = cases_of(source, task="segment", patch=[7, 21, 21], **OWN, **options)
+        return [c.reason if isinstance(c, BadCase) else int(c.mask.sum()) for c in cases]
+
+    assert sizes(level=0.75) == [wide]
+    assert sizes(level=1.0) == [tight]
+    assert sizes(level=1.0, readers=2) == [tight, wide]
+    assert sizes(level=0.5, readers=2, denominator="series") == [wide, wide]
+    assert sizes(level=0.75, readers=1, denominator="series") == [
+        wide,
+        "no voxel of a nodule was marked by 0.75 of 4 readers",
+        "no voxel of a nodule was marked by 0.75 of 4 readers",
+    ]
+
+
+def test_a_second_nodule_in_a_patch_is_no_background(source):
+    _, masks = stored(source)
+    (case,) = cases_of(source, task="segment", patch=[59, 239, 239], **OWN)
+    assert case.mask.sum() == masks[AGREED].sum()
+    cases = cases_of(source, task="segment", readers=1, patch=[59, 239, 239], **OWN)
+    assert [case.mask.sum() for case in cases] == 3 * [sum(m.sum() for m in masks.values())]
+    assert (cases[0].image[0][cases[0].mask == 1] == MARKED).all()
+
+
+def test_a_segment_in_slices_is_one_case_for_each(source):
+    volume, masks = stored(source)
+    cases = cases_of(source, task="segment", patch=[21, 21], slices=3, **OWN)
+    z, y, x = AGREED
+    assert len(cases) == 3
+    for case, level in zip(cases, (z - 1, z, z + 1), strict=True):
+        box = np.s_[y - 10 : y + 11, x - 10 : x + 11]
+        np.testing.assert_array_equal(case.image, volume[level - 1 : level + 2][:, *box])
+        np.testing.assert_array_equal(case.mask, masks[AGREED][level][box])
+        assert case.spacing == (PIXEL, PIXEL)
+    meta = LIDC.survey(source, {"task": "segment", "patch": "21,21", "slices": 3}).meta
+    assert (meta.dims, meta.channels, meta.axes) == (2, ("CT -1", "CT", "CT +1"), "yx")
+
+
+def test_channels_are_the_slices_at_the_distance_asked_for(source):
+    """At 3 mm from slices 2 mm apart: half-way between two of them."""
+    volume, _ = stored(source)
+    (case,) = [
+        case
+        for case in cases_of(source, patch=[9, 9], slices=5, spacing=[3, 0, 0])
+        if case.label == 1
+    ]
+    z, y, x = AGREED
+    box = np.s_[y - 4 : y + 5, x - 4 : x + 5]
+    ends = [volume[z + n][box] for n in (-3, 3)]
+    between = [(volume[z + n][box] + volume[z + n + 1][box]) / 2 for n in (-2, 1)]
+    expected = [ends[0], between[0], volume[z][box], between[1], ends[1]]
+    np.testing.assert_allclose(case.image, expected, atol=0.51)
+
+
+def test_whole_slices_are_the_slices_of_the_series(source):
+    volume, masks = stored(source)
+    options = {"view": "slice", "patch": [ROWS, ROWS], "readers": 2, **OWN}
+    cases = cases_of(source, negatives=3, **options)
+    marked = {z + n for z, _, _ in MALIGNANCY for n in (-1, 0, 1)} | {SMALL[0], NON_NODULE[0]}
+    levels = []
+    for case in cases:
+        (level,) = (z for z in range(SLICES) if (volume[z] == case.image[0]).all())
+        levels.append(level)
+        assert case.ratings is None
+    labels = [case.label for case in cases]
+    assert labels == [1, 1, 0, 0, 0, 0, 0, 0]
+    assert levels[:2] == [AGREED[0], DOUBTED[0]]
+    assert len(set(levels)) == 8
+    assert not set(levels[2:]) & marked
+    assert LIDC.survey(source, options).meta.unit == "image"
+    cases = cases_of(source, task="segment", **options)
+    for case, level in zip(cases, (7, 8, 9, 21, 22, 23), strict=True):
+        np.testing.assert_array_equal(case.image[0], volume[level])
+        np.testing.assert_array_equal(case.mask, (masks[AGREED] | masks[DOUBTED])[level])
+
+
+def test_a_nodule_too_small_for_its_patch_is_a_bad_case(source):
+    (bad,) = cases_of(source, task="segment", patch=[2, 2, 2], spacing=[30, 30, 30])
+    assert "falls between the voxels of its patch" in bad.reason
+
+
+@pytest.mark.parametrize("spacing", [(0, 0, 0), (1.0, 0.7, 0.7), (0, 1.3, 0.4)])
+@pytest.mark.parametrize("centre", [(3.0, 4.0, 5.0), (2.4, 4.5, 0.2)])
+def test_a_grid_samples_as_one_voxel_at_a_time(spacing, centre):
+    random = np.random.default_rng(0)
+    volume = random.integers(-900, 300, (7, 9, 11)).astype(np.int16)
+    mask = random.random(volume.shape) < 0.4
+    grid = Grid(shape=(4, 5, 6), spacing=spacing, native=(2.0, 0.8, 0.8))
+    image, labels = grid.cut(volume, np.array(centre), fill=-1000), grid.cut_mask(mask, centre)
+    for index in np.ndindex(4, 5, 6):
+        place = []
+        for i, middle, count, mm, own in zip(
+            index, centre, (4, 5, 6), spacing, (2.0, 0.8, 0.8), strict=True
+        ):
+            if mm:
+                place.append(middle + (i - (count - 1) / 2) * mm / own)
+            else:
+                place.append(round(middle - (count - 1) / 2) + i)
+        inside = all(0 <= p <= n - 1 for p, n in zip(place, volume.shape, strict=True))
+        value = -1000.0
+        if inside:
+            value = 0.0
+            low = [min(int(p), n - 2) for p, n in zip(place, volume.shape, strict=True)]
+            for corner in np.ndindex(2, 2, 2):
+                weight = np.prod(
+                    [1 - abs(p - a - c) for p, a, c in zip(place, low, corner, strict=True)]
+                )
+                value += weight * volume[tuple(np.add(low, corner))]
+        assert image[index] == pytest.approx(value, abs=0.51)
+        nearest = tuple(int(np.floor(p + 0.5)) for p in place)
+        there = all(0 <= p < n for p, n in zip(nearest, volume.shape, strict=True))
+        assert labels[index] == (mask[nearest] if there else 0)
+
+
+def test_ratings_stand_in_the_store_and_older_stores_open_without(source, tmp_path):
+    survey = LIDC.survey(source, {"task": "malignancy", "readers": 1, "patch": [4, 8, 8]})
+    write_store(LIDC, survey, tmp_path / "store", key=b"k", workers=1, strict=True)
+    store = open_store(tmp_path / "store")
+    found = {row["label"]: dict(row["ratings"]) for row in store.table.to_pylist()}
+    assert found[0]["malignancy"] == [1]
+    assert sorted(found[1]["malignancy"]) == [3, 4, 4, 5]
+    assert set(found[1]) == set(RATINGS)
+    older = store.table.drop_columns(["ratings"])
+    pq.write_table(older, tmp_path / "store" / "cases.parquet")
+    assert open_store(tmp_path / "store").table["ratings"].to_pylist() == [None, None]
+
+
 def test_a_survey_counts_and_tells(tmp_path):
     small = np.full((3, 8, 8), 40)
     write_ct(tmp_path / "p1" / "ct", small, series="1.1", patient="p1")
@@ -586,6 +849,8 @@ def test_the_meta_says_what_was_done(source):
         "readers": 2,
         "negatives": 1,
         "patch": [8, 16, 16],
+        "slices": 1,
+        "view": "patch",
         "spacing": [2.0, 1.0, 1.0],
         "window": [-1000, 400],
     }
@@ -595,12 +860,28 @@ def test_the_meta_says_what_was_done(source):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"task": "malignancy"}, "task is 'malignancy'; it is detect"),
+        ({"task": "stage"}, "task is 'stage'; it is detect, malignancy, segment"),
         ({"readers": 5}, "readers is 5; it is 1 to 4"),
         ({"negatives": 0}, "negatives is 0; it is 1 or more"),
-        ({"patch": "16,32"}, r"patch is \[16, 32\]; it is 3 whole numbers"),
+        ({"patch": "16"}, r"patch is \[16\]; it is 3 whole numbers, z,y,x, or 2, y,x"),
         ({"patch": [16, 32, 0]}, "patch"),
-        ({"spacing": "1,1,0"}, "spacing"),
+        ({"patch": "9000,9000"}, "patch .* at most 67108864 voxels"),
+        ({"slices": 2, "patch": "8,8"}, "slices is 2; it is an odd number"),
+        ({"slices": 3}, "slices is 3; it is 1 where a patch has a z"),
+        ({"view": "slice"}, "view is 'slice'; it is patch where a patch has a z"),
+        (
+            {"view": "slice", "patch": "9,9", "task": "malignancy"},
+            "a slice may hold nodules of both classes",
+        ),
+        ({"task": "malignancy", "indeterminate": "maybe"}, "exclude, benign or malignant"),
+        ({"task": "segment", "level": 0}, "level is 0.0; it is over 0 to 1"),
+        ({"task": "segment", "level": "nan"}, "level is nan; it is over 0 to 1"),
+        ({"task": "segment", "denominator": 4}, "denominator is 4, which is no text"),
+        ({"task": "segment", "denominator": "all"}, "nodule or series"),
+        ({"level": 0.5}, "level is for task segment alone"),
+        ({"task": "segment", "negatives": 2}, "negatives is for task detect alone"),
+        ({"spacing": "1,1,-1"}, "spacing"),
+        ({"spacing": "1,1,nan"}, "spacing"),
         ({"window": "400,-1000"}, "window"),
         ({"readers": "many"}, "readers"),
         ({"colour": "red"}, "no option 'colour'"),
@@ -658,7 +939,7 @@ def test_real_outlines_on_a_series_that_is_drawn_to_fit_them(shared_data, tmp_pa
     images = [names.get(i, f"1.2.{i}") for i in range(max(names) + 1)]
     votes = np.zeros((len(images), 512, 512), int)
     for session in sessions:
-        for one in (one for outlines in session.nodules for one in outlines):
+        for one in (one for nodule in session.nodules for one in nodule.outlines):
             columns, rows = np.array(one.points).T
             drawn = np.zeros((512, 512), bool)
             drawn[polygon(rows, columns, (512, 512))] = True

@@ -121,15 +121,15 @@ def test_the_readers_disagree(tmp_path):
         # Slices are numbered by name here: unknown ones need no place.
         order = {image: place for place, image in enumerate(sorted(images))}
         marks = [
-            (reader, fill(outlines, order))
+            (reader, fill(nodule.outlines, order))
             for reader, session in enumerate(sessions)
-            for outlines in session.nodules
+            for nodule in session.nodules
         ]
         shapes += [region.mask.sum() for _, region in marks]
         for session in sessions:
-            for outlines in session.nodules:
-                assert all(one.points[0] == one.points[-1] for one in outlines)
-                for one in outlines:
+            for nodule in session.nodules:
+                assert all(one.points[0] == one.points[-1] for one in nodule.outlines)
+                for one in nodule.outlines:
                     steps = np.abs(np.diff(np.array(one.points), axis=0)).max(axis=1)
                     assert steps.max() == 1
         readers.update(nodule.readers for nodule in unite(marks))
