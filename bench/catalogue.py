@@ -59,7 +59,9 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "models": _fields(MODELS, "name", "tasks", "dims", "options", "weights", "summary", "source"),
     "optimizers": _optimizers,
     "losses": _fields(LOSSES, "name", "tasks", "defaults", "formula", "summary", "source"),
-    "metrics": _fields(METRICS, "name", "tasks", "unit", "range", "empty_rule", "source"),
+    "metrics": _fields(
+        METRICS, "name", "tasks", "levels", "unit", "range", "empty_rule", "summary", "source"
+    ),
     "schedules": _fields(SCHEDULES, "name", "defaults", "summary", "source"),
     "regularizers": _fields(REGULARIZERS, "name", "tasks", "defaults", "summary", "source"),
     "precisions": _fields(PRECISIONS, "name", "summary", "source"),

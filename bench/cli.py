@@ -160,7 +160,11 @@ def prepare(
 
 @app.command()
 def verify(store: Annotated[Path, typer.Argument(help="A store.")]) -> None:
-    """Check every array of a store against its checksum."""
+    """Check every array of a store against its checksum.
+
+    Reads the whole store. Exit status 1, and the arrays that differ, where a disk or a copy has
+    changed anything since `medopt prepare` wrote it: prepare it again.
+    """
     from loaders.store import open_store, verify_store
 
     open_store(store)  # what is no store at all is bad usage, not a damaged array

@@ -193,10 +193,6 @@ def run_trial(
                 stages.train()
                 if not math.isfinite(score.loss):
                     diverged = f"the loss on inner validation is not finite at epoch {epoch}"
-                elif score.value is None:
-                    raise ValueError(
-                        f"{trial.primary} is undefined on the inner validation of fold {trial.fold}"
-                    )
             else:
                 diverged = f"the training loss is not finite at epoch {epoch}"
             train_sec = clock.seconds["train"] - before[0]["train"]
@@ -224,6 +220,12 @@ def run_trial(
             if stages.thaw(epoch):
                 objective.share()
                 stages.train()
+
+    if best is None and not diverged:
+        raise ValueError(
+            f"{trial.primary} is undefined on the inner validation of fold {trial.fold}, "
+            f"after every one of {len(epochs)} epochs"
+        )
 
     # ---- test: once, by the weights that inner validation chose ----
     test: Score | None = None

@@ -26,6 +26,9 @@ _PAPER = {
     ),
 }
 
+# What the paper counts, by task: not the lesions, images and patients that ours are given for too.
+_OTHER_UNITS = {"classification": {"patient"}, "segmentation": {"patient", "image", "lesion"}}
+
 
 def beside_paper(task: str, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return the paper's numbers beside ours where a metric, over all regions, is one of its four.
@@ -38,6 +41,9 @@ def beside_paper(task: str, metrics: Sequence[Mapping[str, Any]]) -> dict[str, A
     lines = [
         {**row, "before": numbers[row["metric"]][0], "after": numbers[row["metric"]][1]}
         for row in metrics
-        if row["metric"] in numbers and row["region"] in ("", "mean") and not row["stratum"]
+        if row["metric"] in numbers
+        and row["region"] in ("", "mean")
+        and row["unit"] not in _OTHER_UNITS[task]
+        and not row["stratum"]
     ]
     return {"dataset": dataset, "lines": lines} if lines else None

@@ -9,7 +9,14 @@ _METRICS = {
     "dice": "Dice",
     "iou": "IoU",
     "hd95": "HD95",
-    "average_precision": "average precision",
+    "nsd": "NSD",
+    "assd": "ASSD",
+    "froc": "FROC",
+    "f1": "F1",
+    "mcc": "MCC",
+    "brier": "Brier score",
+    "sensitivity_at_5_percent_fpr": "sensitivity at 5 % false positives",
+    "sensitivity_at_10_percent_fpr": "sensitivity at 10 % false positives",
 }
 
 #: The state of a verdict as people read it.

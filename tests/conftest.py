@@ -94,14 +94,14 @@ SMALL = Kind(
 
 @pytest.fixture(scope="session")
 def small_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Store]:
-    """Return a maker of small stores by (task, dims, side), each made once a session."""
+    """Return a maker of small stores by (task, dims, side, count), each made once a session."""
     folder = tmp_path_factory.mktemp("stores")
 
-    def make(task: str, dims: int, side: int = 16) -> Store:
-        out = folder / f"{task}-{dims}-{side}"
+    def make(task: str, dims: int, side: int = 16, count: int = 40) -> Store:
+        out = folder / f"{task}-{dims}-{side}-{count}"
         if not out.exists():
             meta = small_meta(task, dims)
-            item = Item(key="all", paths=(), extra={"count": 40, "side": side})
+            item = Item(key="all", paths=(), extra={"count": count, "side": side})
             survey = Survey(meta=meta, items=(item,), rejected=())
             write_store(SMALL, survey, out, key=b"test", workers=1, strict=True)
         return open_store(out)

@@ -1,0 +1,158 @@
+"""Every compatible pair of optimizer, loss, model and precision trains together at least once.
+
+A covering set: each short trial meets as many pairs that were not met before as it can.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.datasets import DataSet, split_store
+from bench.expand import expand
+from bench.losses import LOSSES
+from bench.networks import parameter_shapes
+from bench.optimizers import OPTIMIZERS
+from bench.precision import PRECISIONS
+from bench.study import Skip, Study, Trial
+from bench.train import run_trial
+from models import MODELS
+
+CPU = torch.device("cpu")
+# (task, dims) -> side of the cases: the smallest that every network of the table takes.
+SIDES = {
+    ("classification", 2): 24,
+    ("classification", 3): 12,
+    ("segmentation", 2): 32,
+    ("segmentation", 3): 16,
+}
+# In 3-D, where a step takes longest, the cheap networks that no 2-D set has room for.
+ONLY_3D = {name for name, row in MODELS.items() if 2 not in row.dims}
+
+CASES = 16  # of which half train or validate
+# An encoder that is quick on two cores; the others are met by the tests of the models.
+OPTIONS = {"cnn_lstm": {"encoder": "plain_cnn"}, "frame_cnn": {"encoder": "plain_cnn"}}
+
+Parts = tuple[str, str, str, str]
+
+
+def parts(trial: Trial) -> Parts:
+    return trial.optimizer.name, trial.loss.name, trial.model.name, trial.precision
+
+
+def pairs(found: Parts) -> set[tuple[tuple[int, str], tuple[int, str]]]:
+    return set(combinations(enumerate(found), 2))
+
+
+@pytest.fixture(scope="module")
+def everything(small_store) -> tuple[list[tuple[Trial, DataSet]], list[Skip]]:
+    """Return a trial of every combination that can run, and the skips."""
+    trials: list[tuple[Trial, DataSet]] = []
+    skips: list[Skip] = []
+    for (task, dims), side in SIDES.items():
+        models = [
+            {name: OPTIONS.get(name, {})}
+            for name, row in MODELS.items()
+            if task in row.tasks and dims in row.dims and (dims == 2 or name in ONLY_3D)
+        ]
+        if not models:
+            continue
+        store = small_store(task, dims, side, CASES)
+        splits = split_store(store, folds=2, repeats=1, seed=0, inner_fraction=0.4)
+        data = DataSet(name=store.meta.name, path=store.path, splits=splits[:1])
+        for precision in PRECISIONS:
+            study = Study.model_validate(
+                {
+                    "name": "covering",
+                    "data": [{"store": str(store.path)}],
+                    "models": models,
+                    "optimizers": list(OPTIMIZERS),
+                    "losses": list(LOSSES),
+                    "epochs": 1,
+                    "batch_size": 4,
+                    "patch": [side] * dims,
+                    "overlap": 0.0,
+                    "precision": precision,
+                    "loader": "torch",
+                    "threads": 1,
+                    "device": "cpu",
+                }
+            )
+            found, left = expand(study, [data], Path.cwd())
+            trials += [(trial, data) for trial in found]
+            skips += left
+    return trials, skips
+
+
+def weight(trial: Trial, data: DataSet) -> float:
+    """Return about how long a trial takes: by its parameters, and by what a CPU makes of float16.
+
+    Measured on one core: float16 convolutions take some twenty times as long as float32 ones.
+    """
+    shapes = parameter_shapes(
+        trial.model.name, trial.model.params, Path.cwd(), data.path, trial.patch
+    )
+    size = 1 + sum(map(math.prod, shapes)) / 1e6
+    return size * (20 if trial.precision == "float16" else 1)
+
+
+def covering(trials: list[tuple[Trial, DataSet]]) -> Iterator[tuple[Trial, DataSet]]:
+    """Give trials until every pair that some trial has was met: the most new pairs a second.
+
+    Greedy, over one pair at a time, those first that only long trials have.
+    """
+    seconds: dict[tuple[str, str], float] = {}
+    having: dict[object, list[tuple[Trial, DataSet]]] = {}
+    for entry in trials:
+        kind = entry[0].model.name, entry[0].precision
+        if kind not in seconds:
+            seconds[kind] = weight(*entry)
+        for pair in pairs(parts(entry[0])):
+            having.setdefault(pair, []).append(entry)
+
+    def cost(entry: tuple[Trial, DataSet]) -> float:
+        return seconds[entry[0].model.name, entry[0].precision]
+
+    open_ = set(having)
+    for pair in sorted(having, key=lambda pair: (-min(map(cost, having[pair])), pair)):
+        if pair not in open_:
+            continue
+        best = max(
+            having[pair], key=lambda entry: len(pairs(parts(entry[0])) & open_) / cost(entry)
+        )
+        open_ -= pairs(parts(best[0]))
+        yield best
+
+
+def test_skips_say_why_in_a_sentence(everything):
+    trials, skips = everything
+    assert trials
+    reasons = {skip.reason for skip in skips}
+    assert any("is not for classification" in reason for reason in reasons)
+    assert any("float16" in reason for reason in reasons)
+    assert all(len(reason.split()) > 4 for reason in reasons)
+    # Nothing is skipped altogether.
+    for place, table in enumerate((OPTIMIZERS, LOSSES, MODELS, PRECISIONS)):
+        assert {parts(trial)[place] for trial, _ in trials} == set(table)
+
+
+@pytest.mark.slow
+def test_every_compatible_pair_trains(everything):
+    trials, _ = everything
+    chosen = list(covering(trials))
+    met = {pair for trial, _ in chosen for pair in pairs(parts(trial))}
+    assert met == {pair for trial, _ in trials for pair in pairs(parts(trial))}
+    broken = []
+    for trial, data in chosen:
+        try:
+            outcome = run_trial(replace(trial, patience=1), data, Path.cwd(), device=CPU)
+        except Exception as error:  # noqa: BLE001  # every pair is to be tried: what broke is told together
+            broken.append((*parts(trial), repr(error)[:200]))
+            continue
+        if outcome.trial["status"] != "ok":
+            broken.append((*parts(trial), outcome.trial["reason"]))
+    assert not broken, f"{len(broken)} of {len(chosen)}: {broken}"
