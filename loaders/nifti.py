@@ -73,6 +73,9 @@ def stem(path: Path) -> str | None:
 
 def read_header(path: Path) -> Header:
     """Read a file's header and hold it against the file's size; raises NiftiError."""
+    if path.exists() and not path.is_file():
+        # A pipe would be waited on for ever.
+        raise NiftiError("is no file but a folder, a pipe or a device")
     with _opened(path) as file:
         raw = file.read(540)
     kind = next((kind for place, magic, kind in KINDS if raw[place:].startswith(magic)), None)
@@ -296,7 +299,7 @@ def _whole_numbers(voxels: Array) -> Array:
             raise NiftiError("the label holds numbers that are not whole")
     low, high = voxels.min(), voxels.max()
     if low < 0 or high > MAX_LABEL:
-        raise NiftiError(f"the label holds {low if low < 0 else high:.0f}, which is no class")
+        raise NiftiError(f"the label holds {low if low < 0 else high:.9g}, which is no class")
     return voxels.astype(np.uint16)
 
 
