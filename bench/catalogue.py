@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 
+from bench.degradations import DEGRADATIONS
 from bench.losses import LOSSES
 from bench.metrics import METRICS
 from bench.optimizers import OPTIMIZERS
@@ -64,6 +65,7 @@ TABLES: dict[str, Callable[[], Rows]] = {
     ),
     "schedules": _fields(SCHEDULES, "name", "defaults", "summary", "source"),
     "regularizers": _fields(REGULARIZERS, "name", "tasks", "defaults", "summary", "source"),
+    "degradations": _fields(DEGRADATIONS, "name", "defaults", "summary", "source"),
     "precisions": _fields(PRECISIONS, "name", "summary", "source"),
     "data": _data,
     "loaders": _fields(LOADERS, "name", "summary"),

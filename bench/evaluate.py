@@ -11,13 +11,14 @@ import torch.distributed as dist
 from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
+from bench.degradations import DEGRADATIONS
 from bench.heads import logits_of
 from bench.losses import Criterion, alone
 from bench.metric_rows import classification_rows, headline, segmentation_rows
 from bench.metrics import METRICS
 from bench.precision import PRECISIONS
 from bench.segmented import confusion
-from bench.study import Trial
+from bench.study import Choice, Trial
 from bench.world import World
 from loaders.host import gather
 from loaders.sampler import Sampler
@@ -84,22 +85,30 @@ class Evaluator:
             presence=None if presence is None else presence.float(),
         )
 
+    def worsened(self, image: np.ndarray, index: int, worse: Choice | None) -> np.ndarray:
+        """Return a normalised image (C, *spatial) of a case as `worse` would have it."""
+        if worse is None:
+            return image
+        row = DEGRADATIONS[worse.name]
+        rng = np.random.default_rng(int(self.store.hashes[index][:16], 16))
+        return row.function(image, rng, self.store.meta.axes, **row.settings(worse.params))
+
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger value of the primary metric is the better one."""
         return METRICS[self.trial.primary].higher_is_better
 
-    def score(self, cases: np.ndarray, *, final: bool) -> Score:
+    def score(self, cases: np.ndarray, *, final: bool, worse: Choice | None = None) -> Score:
         """Score `cases` (indices into the store); `final` adds the costly metrics and examples.
 
-        Each process scores its share and all of them get the whole result. Leaves the network in
-        evaluation mode.
+        `worse` names what is done to the images first, a row of DEGRADATIONS. Each process scores
+        its share and all of them get the whole result. Leaves the network in evaluation mode.
         """
         self.model.eval()
         own = cases[self.world.rank :: self.world.size]
         score_share = _SHARES[self.store.meta.task]
         with torch.inference_mode():
-            done = score_share(self, own, final)
+            done = score_share(self, own, final, worse)
         if self.world.size > 1:
             shares: list[list[_Scored]] = [[] for _ in range(self.world.size)]
             dist.all_gather_object(shares, done)
@@ -147,11 +156,15 @@ class Evaluator:
         )
 
 
-def _score_images(self: Evaluator, own: np.ndarray, final: bool) -> list[_Scored]:
+def _score_images(
+    self: Evaluator, own: np.ndarray, final: bool, worse: Choice | None
+) -> list[_Scored]:
     done = []
     for at in range(0, len(own), self.trial.batch_size):
         part = own[at : at + self.trial.batch_size]
         pixels, target = gather(self.store, self.sampler.centre(part))
+        for place, index in enumerate(part):
+            pixels[place] = self.worsened(pixels[place], int(index), worse)
         image, label = _to(pixels, self.device), _to(target, self.device)
         logits, seconds = _timed(self.network, image, self.device)
         losses = self.criterion(logits, label, self.weights, alone).cpu().numpy()
@@ -178,11 +191,14 @@ def _score_images(self: Evaluator, own: np.ndarray, final: bool) -> list[_Scored
     return done
 
 
-def _score_volumes(self: Evaluator, own: np.ndarray, final: bool) -> list[_Scored]:
+def _score_volumes(
+    self: Evaluator, own: np.ndarray, final: bool, worse: Choice | None
+) -> list[_Scored]:
     done = []
     regions = self.store.meta.regions
     for place, index in enumerate(own):
         pixels, inside = _whole(self.store, self.sampler, int(index), self.trial.patch)
+        pixels = self.worsened(pixels, int(index), worse)
         mask = np.array(self.store.mask(int(index)))
 
         windows: list[Tensor] = []
@@ -248,7 +264,7 @@ def _presence(windows: Sequence[Tensor]) -> np.ndarray | None:
     return each
 
 
-_SHARES: dict[str, Callable[[Evaluator, np.ndarray, bool], list[_Scored]]] = {
+_SHARES: dict[str, Callable[[Evaluator, np.ndarray, bool, Choice | None], list[_Scored]]] = {
     "classification": _score_images,
     "segmentation": _score_volumes,
 }

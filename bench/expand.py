@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.datasets import DataSet, automatic_patch
+from bench.degradations import DEGRADATIONS
 from bench.networks import parameter_shapes
 from bench.optimizers import Optimizer
 from bench.refs import StudyError, is_reference
@@ -171,6 +172,7 @@ def _settings(study: Study, entry: DataEntry, data: DataSet) -> dict[str, Any]:
         "precision": study.precision,
         "channels_last": study.channels_last,
         "compiled": study.compiled,
+        "degrade": study.degrade,
         "threads": study.threads,
     }
 
@@ -297,6 +299,9 @@ def _trial(
         **combination.identity,
         **where,
         "augment": augment.model_dump(),
+        "degrade": [
+            (worse.name, DEGRADATIONS[worse.name].settings(worse.params)) for worse in study.degrade
+        ],
         "start": start.identity if start else None,
         "content": data.store.content_hash,
         "split": split_hash(split, data.store.hashes),

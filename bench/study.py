@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from bench.degradations import DEGRADATIONS
 from bench.losses import LOSSES
 from bench.metrics import METRICS, PRIMARY
 from bench.optimizers import OPTIMIZERS
@@ -48,8 +49,19 @@ AXES = (
 )
 
 # The axes whose entries are a name, or a name with parameters.
-ENTRIES = ("models", "optimizers", "losses", "schedules", "regularizers", "pretrained")
+ENTRIES = (
+    "models",
+    "optimizers",
+    "losses",
+    "schedules",
+    "regularizers",
+    "pretrained",
+    "degrade",
+)
 
+
+# Those of them whose entries are rows of our tables alone, never a reference.
+OURS = ("schedules", "regularizers", "degrade")
 
 _Entry = TypeVar("_Entry")
 
@@ -211,6 +223,10 @@ class Study(_Frozen):
     )
     overlap: float = Field(0.25, ge=0, lt=1, description="overlap of sliding windows in evaluation")
 
+    degrade: tuple[Entry, ...] = Field(
+        (), description="done to test images, for how much worse the scores get: noise, blur, ..."
+    )
+
     primary: dict[str, str] = Field(dict(PRIMARY), description="primary metric by task")
     margin: float = Field(0.01, ge=0, description="difference that does not matter in practice")
     alpha: float = Field(0.05, gt=0, lt=0.5, description="error rate of the simultaneous intervals")
@@ -236,10 +252,11 @@ class Study(_Frozen):
             ("losses", "loss", LOSSES),
             ("schedules", "schedule", SCHEDULES),
             ("regularizers", "regularizer", REGULARIZERS),
+            ("degrade", "degradation", DEGRADATIONS),
         ):
             labels = set()
             for entry in getattr(self, axis):
-                ours = axis in ("schedules", "regularizers") or not is_reference(entry.name)
+                ours = axis in OURS or not is_reference(entry.name)
                 if ours and entry.name not in table:
                     raise ValueError(f"{axis}: {unknown(what, entry.name, table)}")
                 if entry.name in table:
@@ -365,6 +382,7 @@ class Trial:
     channels_last: bool
     compiled: bool
     keep_weights: bool
+    degrade: tuple[Choice, ...]
     loader: str
     threads: int
 

@@ -229,10 +229,14 @@ def run_trial(
 
     # ---- test: once, by the weights that inner validation chose ----
     test: Score | None = None
+    degraded: list[dict[str, Any]] = []
     if best is not None and not diverged:
         with clock.phase("eval"):
             model.load_state_dict(best_state)
             test = evaluator.score(split.test, final=True)
+            for worse in trial.degrade:
+                found = evaluator.score(split.test, final=True, worse=worse).metrics
+                degraded += [{**m, "stratum": worse.label} for m in found if not m["stratum"]]
 
     times = clock.seconds
     row = {
@@ -284,7 +288,8 @@ def run_trial(
             for name, score in (("inner", best), ("test", test))
             if score and not diverged
             for metric in score.metrics
-        ],
+        ]
+        + [{**own, "split": "test", **metric} for metric in degraded],
         epochs=[{**own, **e} for e in epochs],
         cases=[{**own, **c} for c in test.cases] if test else [],
         examples=test.examples if test else {},

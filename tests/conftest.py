@@ -151,6 +151,7 @@ def make_trial(
             "channels_last": False,
             "compiled": False,
             "keep_weights": False,
+            "degrade": (),
             "loader": "torch",
             "threads": 1,
         }

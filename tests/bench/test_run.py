@@ -42,6 +42,7 @@ def make_trial(n: int) -> Trial:
         channels_last=False,
         compiled=False,
         keep_weights=False,
+        degrade=(),
         loader="torch",
         threads=1,
     )

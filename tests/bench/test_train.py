@@ -317,3 +317,25 @@ def test_a_model_is_compiled_once_for_all_trials_of_a_lane(make_trial, monkeypat
     losses = [[e["train_loss"] for e in o.epochs] for o in (*outcomes[:2], plain)]
     assert losses[0] == losses[1]
     assert losses[0] == pytest.approx(losses[2], rel=1e-3)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_degraded_images_are_scored_beside_the_others_and_change_nothing_else(make_trial, task):
+    worse = (Choice(name="noise", params={"deviation": 3.0}), Choice(name="blur"))
+    plain, outcome = run(make_trial(task)), run(make_trial(task), degrade=worse)
+    labels = {"noise(deviation=3.0)", "blur"}
+    own = [m for m in outcome.metrics if m["stratum"] not in labels]
+    assert own == plain.metrics
+    assert outcome.cases == plain.cases
+    # Not the AUC, which is 1 on these images either way.
+    watched = "brier" if task == "classification" else "dice"
+
+    def values(stratum: str) -> list[float]:
+        return [
+            m["value"]
+            for m in outcome.metrics
+            if (m["split"], m["metric"], m["stratum"]) == ("test", watched, stratum)
+        ]
+
+    assert len(values("")) == len(values("blur")) > 0
+    assert values("noise(deviation=3.0)") != values("")
