@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bench.optimizers import Optimizer
+from bench.optimizer import Optimizer
 from bench.refs import StudyError
 from bench.settings import Setting, merge
 

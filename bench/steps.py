@@ -6,6 +6,7 @@ which is what the budget is charged.
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -167,11 +168,12 @@ def create_graph_step(
     `optimizer.step()` draws `num_samples` vectors and multiplies each by the Hessian. Such a step
     is charged 1 evaluation and HESSIAN_EVALUATIONS for each vector, the others 1. A Hessian that
     the budget no longer allows ends the trial: what is left is charged and no update is made.
+    cuDNN's recurrent layers have no second derivative: such a step runs them without cuDNN.
     """
     _unscaled(scaler, "the graph of its gradient")
     if size > 1:
         raise ValueError("DDP averages gradients outside the graph that a Hessian needs")
-    del net
+    recurrent = any(isinstance(m, nn.RNNBase) for m in net.modules())
     period, samples = (int(getattr(optimizer, n, 1)) for n in ("update_period", "num_samples"))
     cost = 1 + HESSIAN_EVALUATIONS * samples
 
@@ -179,7 +181,8 @@ def create_graph_step(
         # The library counts in its groups, so that a loaded optimizer keeps its rhythm.
         due = optimizer.param_groups[0].get("step", 0) % period == 0
         start = clock.mark()
-        loss = loss_of(image, target)
+        with torch.backends.cudnn.flags(enabled=False) if due and recurrent else nullcontext():
+            loss = loss_of(image, target)
         if due and left < cost:
             clock.step(start, [(start, clock.mark())], clock.mark())
             return _mean(loss, size), left

@@ -18,14 +18,8 @@ from torch.nn import functional as F
 from bench.averaging import evaluation_weights
 from bench.clock import Clock
 from bench.footprint import shapes_of
-from bench.optimizers import (
-    MOST_STATE_BYTES,
-    OPTIMIZERS,
-    WIDEST,
-    Optimizer,
-    Space,
-    state_bytes,
-)
+from bench.optimizer import MOST_STATE_BYTES, WIDEST, Optimizer, Space, state_bytes
+from bench.optimizers import OPTIMIZERS
 from bench.steps import STEPS, Step
 
 # A row that is in no table: the contract below needs no edit to meet it.

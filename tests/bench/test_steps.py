@@ -294,6 +294,28 @@ def test_no_graph_outlives_its_step():
     assert all(p.grad is None for p in net.parameters())
 
 
+class Recurrent(nn.Module):
+    """An LSTM over the 10 features as a sequence; notes whether cuDNN may run it."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head, self.seen = nn.LSTM(1, 4, batch_first=True), nn.Linear(4, 2), []
+
+    def forward(self, x):
+        self.seen.append(torch.backends.cudnn.enabled)
+        return self.head(self.lstm(x[..., None])[0][:, -1])
+
+
+def test_a_hessian_goes_through_a_recurrent_network_without_cudnn():
+    _, x, y = convex()
+    net = Recurrent()
+    _, step = make("sophia", net, mean_loss(net), update_period=2)
+    losses = [float(step(x, y, 100)[0]) for _ in range(6)]
+    assert net.seen == [False, True] * 3
+    assert losses[-1] < losses[0]
+    assert torch.backends.cudnn.enabled
+
+
 def test_sophia_is_not_shared_between_processes():
     net, _, _ = convex()
     optimizer = OPTIMIZERS["sophia"].build(net.parameters())
