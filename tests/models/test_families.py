@@ -53,16 +53,15 @@ PUBLISHED = [
     # Szegedy et al. 2016 "less than 25 million"; 27.161 of torchvision less its auxiliary head,
     # 128 * 768 + 2 * 128 + 25 * 128 * 768 + 2 * 768 + 769 * 1000
     ("inception_v3", 2, (299,) * 2, 3, 1000, 23.835),
-    # MedNeXt's repository, README, S with kernel 3; the paper's, Table 1, of nnU-Net on the same
-    # four channels and 128 x 128 x 128
+    # MedNeXt's repository, README: S with kernel 3
     ("mednext_s", 3, (128,) * 3, 1, 14, 5.6),
-    ("dynunet", 3, (128,) * 3, 4, 4, 31.2),
     # segmentation_models_pytorch, Unet("resnet18"): 14,328,209; the presence head adds 513
     ("unet_resnet_both", 2, (224,) * 2, 3, 1, 14.3287),
-    # MedicalNet, ResNet-18, 34 and 50 in 3-D (github.com/Tencent/MedicalNet): the encoders alone
-    ("resnet18", 3, (96,) * 3, 1, 1, 33.16),
-    ("resnet34", 3, (96,) * 3, 1, 1, 63.47),
-    ("resnet50", 3, (96,) * 3, 1, 1, 46.16),
+    # MedicalNet's repository, README, 3D-ResNet18, 34 and 50; its first two have shortcuts without
+    # weights, 0.17 million here
+    ("resnet18", 3, (96,) * 3, 1, 2, 32.99),
+    ("resnet34", 3, (96,) * 3, 1, 2, 63.31),
+    ("resnet50", 3, (96,) * 3, 1, 2, 46.21),
 ]
 
 
@@ -398,6 +397,21 @@ def test_late_fusion_lets_each_channel_down_on_its_own() -> None:
 )
 def test_the_plan_of_nnunet(patch, kernels, strides) -> None:
     assert plan(patch) == (kernels, strides)
+
+
+def test_dynunet_by_hand() -> None:
+    # nnU-Net's widths for six levels of a cube of 128; no bias but the heads', two affine norms a
+    # level, transposed convolutions of 2 x 2 x 2.
+    widths = (32, 64, 128, 256, 320, 320)
+
+    def level(into: int, width: int) -> int:
+        return 27 * (into * width + width * width) + 4 * width
+
+    encoder = sum(level(into, width) for into, width in pairwise((4, *widths)))
+    decoder = sum(8 * below * own + level(2 * own, own) for own, below in pairwise(widths))
+    heads = sum(4 * width + 4 for width in widths[:4])
+    network = shapes("dynunet", dims=3, patch=(128,) * 3, channels=4, classes=4)
+    assert count(network) == encoder + decoder + heads
 
 
 # MONAI follows nnU-Net's first version, whose decoder takes the kernels of the level below; the

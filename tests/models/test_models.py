@@ -304,6 +304,22 @@ def test_one_image_in_each_precision_and_order_of_memory(row: Model, task: str, 
     assert (logits() - exact).abs().max() < 1e-4 * scale
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("row", "task", "dims"), uses())
+def test_compiled_it_is_the_same_network(row: Model, task: str, dims: int) -> None:
+    # As one graph, but for the LSTM, which torch leaves out of its graphs. "eager" runs the graph
+    # by the same kernels.
+    patch = smallest(row, task, dims)
+    network = build(row, task, patch).eval()
+    image = torch.randn(2, 2, *patch)
+    recurrent = any(isinstance(module, nn.LSTM) for module in network.modules())
+    torch.compiler.reset()
+    compiled = torch.compile(network, backend="eager", dynamic=False, fullgraph=not recurrent)
+    with torch.inference_mode():
+        assert torch.equal(as_output(compiled(image)).logits, as_output(network(image)).logits)
+    assert type(compiled.train()(image)) is type(network.train()(image))
+
+
 @pytest.mark.parametrize(
     ("row", "task", "dims"),
     [u for u in uses(slow=MANY_WEIGHTS) if "dropout" in u.values[0].options],
