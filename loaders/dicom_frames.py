@@ -9,7 +9,6 @@ time.
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import AllTransferSyntaxes, RLELossless
 
 from loaders.cases import Array, BadCase
-from loaders.dicom import _DAMAGE, _quiet, _read, _text, _value
-from loaders.dicom_bombs import check_coded, check_deflated
+from loaders.dicom_bombs import check_coded
+from loaders.dicom_file import DAMAGE, damage_told, open_file, quiet, text, value
 
 # Channels of each PhotometricInterpretation; pydicom turns YBR into RGB.
 _CHANNELS: Mapping[str, int] = {
@@ -57,43 +56,31 @@ def open_frames(path: Path, where: str, *, stride: int = 1) -> Frames:
     """
     if (size := path.stat().st_size) > MAX_BYTES:
         raise BadCase(f"the file has {size} bytes; {MAX_BYTES} are read", where=where)
-    with _quiet():
-        with _damage_told(where):
-            check_deflated(path, MAX_BYTES, where)
-        dataset = _read(path, where)
+    with quiet():
+        dataset = open_file(path, where, limit=MAX_BYTES)
         if dataset is None:
             raise BadCase("the file is no DICOM file", where=where)
-        colours = _text(dataset, "PhotometricInterpretation", where)
+        if "PixelData" not in dataset:
+            raise BadCase("the DICOM file holds no pixels: no image, or cut off", where=where)
+        colours = text(dataset, "PhotometricInterpretation", where)
         if colours not in _CHANNELS:
             known = ", ".join(_CHANNELS)
             raise BadCase(f"PhotometricInterpretation is none of: {known}", where=where)
         rows, columns = (_count(dataset, side, where) for side in ("Rows", "Columns"))
         if rows * columns > MAX_PIXELS:
             raise BadCase(f"the header claims {rows} x {columns} pixels: no image", where=where)
-        missing = _value(dataset, "NumberOfFrames", where) in (None, "")
+        missing = value(dataset, "NumberOfFrames", where) in (None, "")
         count = 1 if missing else _count(dataset, "NumberOfFrames", where)
         seconds = _seconds(dataset, where)
-        with _damage_told(where):
+        with damage_told(where):
             check_coded(dataset, count, where)
     wanted = range(0, count, stride)
     return Frames(count=count, seconds=seconds, arrays=_decoded(dataset, colours, wanted, where))
 
 
-@contextmanager
-def _damage_told(where: str) -> Iterator[None]:
-    try:
-        yield
-    except BadCase:
-        raise
-    except _DAMAGE as error:
-        raise BadCase(
-            f"a DICOM file is damaged or cut off: {type(error).__name__}", where=where
-        ) from error
-
-
 def _count(dataset: Dataset, keyword: str, where: str) -> int:
     try:
-        number = int(_text(dataset, keyword, where))
+        number = int(text(dataset, keyword, where))
     except ValueError:
         raise BadCase(f"{keyword} is no whole number", where=where) from None
     if number < 1:
@@ -105,7 +92,7 @@ def _seconds(dataset: Dataset, where: str) -> float:
     """Return the time between frames: FrameTime (ms), else the inverse of CineRate (1/s)."""
     for keyword in ("FrameTime", "CineRate"):
         try:
-            value = float(str(_value(dataset, keyword, where)))
+            value = float(str(value(dataset, keyword, where)))
         except ValueError:
             continue
         if np.isfinite(value) and value > 0:
@@ -114,18 +101,18 @@ def _seconds(dataset: Dataset, where: str) -> float:
 
 
 def _decoded(dataset: Dataset, colours: str, wanted: range, where: str) -> Iterator[Array]:
-    syntax = _value(dataset.file_meta, "TransferSyntaxUID", where)
+    syntax = value(dataset.file_meta, "TransferSyntaxUID", where)
     # The other decoder of it ends the process on a damaged file: a panic in Rust.
     plugin = "pydicom" if syntax == RLELossless else ""
     frames = iter(iter_pixels(dataset, indices=wanted, decoding_plugin=plugin))
     for _ in wanted:
-        with _quiet():
+        with quiet():
             try:
                 stored = np.asarray(next(frames))
                 # Big-endian files give big-endian arrays.
                 stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
                 frame = _shown(stored, dataset, colours)
-            except (*_DAMAGE, StopIteration, MemoryError) as error:
+            except (*DAMAGE, StopIteration, MemoryError) as error:
                 name = syntax.name if syntax in AllTransferSyntaxes else "unknown"
                 raise BadCase(
                     f"a frame (transfer syntax {name}) cannot be decoded: {type(error).__name__}",

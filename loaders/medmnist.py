@@ -218,6 +218,8 @@ def _member(
                 yield None
                 return
             entry = archive.getinfo(f"{name}.npy")
+            if entry.flag_bits & 1:
+                raise BadSource(f"{path.name}: {name} is locked by a password")
             with archive.open(entry) as file:
                 shape, dtype = _npy_header(file, path, name)
                 declared = int(np.prod(shape, dtype=object)) * dtype.itemsize
@@ -235,8 +237,8 @@ def _npy_header(file: IO[bytes], path: Path, name: str) -> tuple[tuple[int, ...]
     }
     try:
         shape, fortran, dtype = readers[np.lib.format.read_magic(file)](file)
-    except (ValueError, KeyError) as error:
-        raise BadSource(f"{path.name}: {name} is no .npy array ({error})") from None
+    except (ValueError, KeyError):
+        raise BadSource(f"{path.name}: {name} is no .npy array of plain numbers") from None
     if dtype.hasobject or dtype.kind not in "uif" or (fortran and len(shape) > 1):
         order = ", column by column" if fortran else ""
         raise BadSource(f"{path.name}: {name} holds {dtype}{order}, not plain numbers row by row")
