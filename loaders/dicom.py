@@ -2,27 +2,24 @@
 
 Slices are ordered along the normal of their plane, never by instance number or file name, and the
 distance between them comes from their positions, never from SliceThickness (which may overlap or
-leave gaps). What is no regular volume is refused: a missing slice, two slices at one position,
-slices of different size or orientation.
+leave gaps). A slice that is there twice, with the same position and values, counts once. What is
+no regular volume is refused: a missing slice, two different slices at one position, slices of
+different size, orientation, study or frame of reference. Nothing is interpolated to mend a series.
+
+A file is a slice, or an enhanced multi-frame object whose frames are the slices: there the place
+and rescale of each are in the functional groups (PS3.3 C.7.6.16).
 """
 
-import logging
-import struct
-import warnings
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
-from pydicom.errors import BytesLengthException, InvalidDicomError
-from pydicom.uid import AllTransferSyntaxes, RLELossless
 
 from loaders.cases import BadCase
+from loaders.dicom_file import open_file, quiet, text, value
+from loaders.dicom_slices import MAX_VOXELS, Slice, read_slices
 
 # Media Storage Directory (PS3.4 annex B): a DICOMDIR lists other files and holds no image.
 _DIRECTORY = "1.2.840.10008.1.3.10"
@@ -33,30 +30,15 @@ _LISTED = {
     "PatientID": True,
     "Modality": True,
     "QualityControlImage": False,
+    # A series is of one study and in one frame of reference (PS3.3 A.1.2).
+    "StudyInstanceUID": False,
+    "FrameOfReferenceUID": False,
 }
-# What pydicom and its decoders raise on a file that is cut off or damaged; found by cutting and
-# overwriting files at every place (tests/loaders/test_loaders_dicom.py). OSError is not among
-# them: a disk that fails is no fault of the case.
-_DAMAGE = (
-    BytesLengthException,
-    InvalidDicomError,
-    AttributeError,
-    EOFError,
-    IndexError,
-    KeyError,
-    NotImplementedError,
-    OverflowError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
 # Positions are written rounded to 0.01 mm, which moves a gap of 0.5 mm by 2 %; a changed spacing
 # moves it by far more (assumption).
 _GAP_TOLERANCE = 0.05
-# No scanner makes larger slices (assumption); a header may claim 65535 x 65535 in a small file.
-_MAX_SIDE = 8192
+# Positions nearer than this are one: they are written rounded to 0.01 mm or finer (assumption).
+_SAME_MM = 0.01
 # Direction cosines are written with six decimals (assumption: three are enough).
 _COSINE_TOLERANCE = 1e-3
 
@@ -79,26 +61,13 @@ class Series:
 class Volume:
     """A series as one array (Z, Y, X): int16 Hounsfield units, z along the normal of the slices.
 
-    `spacing` is in mm along Z, Y, X; `images` are the SOP instance UIDs, slice by slice.
+    `spacing` is in mm along Z, Y, X; `slices` gives the place of a slice by its SOP instance UID. A
+    frame of a converted multi-frame file goes by the UID of the slice that it was made of.
     """
 
     array: NDArray[np.int16]
     spacing: tuple[float, float, float]
-    images: tuple[str, ...]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep pydicom silent: its warnings and log lines hold values of headers and paths."""
-    logger = logging.getLogger("pydicom")
-    was = logger.disabled
-    with pydicom.config.disable_value_validation(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logger.disabled = True
-        try:
-            yield
-        finally:
-            logger.disabled = was
+    slices: Mapping[str, int]
 
 
 def list_series(files: Iterable[Path], root: Path) -> tuple[list[Series], list[BadCase]]:
@@ -133,22 +102,22 @@ def list_series(files: Iterable[Path], root: Path) -> tuple[list[Series], list[B
 
 def _header(path: Path, where: str) -> dict[str, str] | None:
     """Return the listed elements of a file; None where it is no DICOM file or a DICOMDIR."""
-    with _quiet():
-        dataset = _read(path, where, stop_before_pixels=True, specific_tags=list(_LISTED))
+    with quiet():
+        dataset = open_file(path, where, stop_before_pixels=True, specific_tags=list(_LISTED))
         if dataset is None:
             return None
-        if _value(dataset.file_meta, "MediaStorageSOPClassUID", where) == _DIRECTORY:
+        if value(dataset.file_meta, "MediaStorageSOPClassUID", where) == _DIRECTORY:
             return None
         return {
-            keyword: _text(dataset, keyword, where)
+            keyword: text(dataset, keyword, where)
             if needed
-            else str(_value(dataset, keyword, where) or "")
+            else str(value(dataset, keyword, where) or "")
             for keyword, needed in _LISTED.items()
         }
 
 
 def _series(uid: str, images: Sequence[tuple[dict[str, str], Path]], where: str) -> Series:
-    for keyword in ("PatientID", "Modality"):
+    for keyword in ("PatientID", "Modality", "StudyInstanceUID", "FrameOfReferenceUID"):
         if (count := len({header[keyword] for header, _ in images})) > 1:
             raise BadCase(f"the slices of one series have {count} {keyword}s", where=where)
     first, _ = images[0]
@@ -162,18 +131,22 @@ def _series(uid: str, images: Sequence[tuple[dict[str, str], Path]], where: str)
 
 
 def read_series(paths: Sequence[Path], *, window: tuple[int, int], where: str) -> Volume:
-    """Read the slices of one series (one file each) into one volume, clipped to `window` (HU).
+    """Read the slices of one series into one volume, clipped to `window` (HU).
 
-    Padding (PixelPaddingValue, PixelPaddingRangeLimit) is found in the stored values and becomes
-    the window's lower bound: rescaled first, it would be a density that no tissue has. Stored
-    values become HU by the slope and intercept of their own slice. MONOCHROME1 asks a viewer to
-    show low values white (PS3.3 C.7.6.3.1.2): it changes no HU, so nothing is inverted.
-    Raises BadCase, which names `where`.
+    How values become HU stands in `dicom_slices.read_slices`. Raises BadCase, which names `where`.
     """
-    slices = [_slice(path, window, where) for path in paths]
+    slices: list[Slice] = []
+    voxels = 0
+    for path in paths:
+        for one in read_slices(path, window, where):
+            voxels += one.pixels.size
+            if voxels > MAX_VOXELS:
+                raise BadCase(f"the series has more than {MAX_VOXELS} voxels", where=where)
+            slices.append(one)
     first = slices[0]
     for field in ("shape", "orientation", "pixel_spacing"):
-        if any(not np.allclose(getattr(s, field), getattr(first, field)) for s in slices):
+        values = [getattr(one, field) for one in slices]
+        if any(not np.allclose(value, values[0]) for value in values):
             raise BadCase(
                 f"the slices of the series differ in {field.replace('_', ' ')}", where=where
             )
@@ -182,20 +155,50 @@ def read_series(paths: Sequence[Path], *, window: tuple[int, int], where: str) -
     if not np.allclose(axes @ axes.T, np.eye(3), atol=_COSINE_TOLERANCE):
         raise BadCase("ImageOrientationPatient is no pair of orthogonal unit vectors", where=where)
     # Each row: the slice's position along the normal, down the columns and along the rows, mm.
-    positions = np.stack([s.position for s in slices]) @ axes.T
+    positions = np.stack([one.position for one in slices]) @ axes.T
     order = np.argsort(positions[:, 0], kind="stable")
-    positions = positions[order]
-    drift = np.abs(positions[:, 1:] - positions[0, 1:])
+    drift = np.abs(positions[:, 1:] - positions[order[0], 1:])
     if (drift > 0.5 * np.asarray(first.pixel_spacing)).any():
         raise BadCase(
             "the slices are shifted within their plane (tilted gantry or mixed reconstructions)",
             where=where,
         )
+    kept, places = _once(slices, positions[:, 0], order)
     return Volume(
-        array=np.stack([slices[i].pixels for i in order]),
-        spacing=(_slice_spacing(positions[:, 0], where), *first.pixel_spacing),
-        images=tuple(slices[i].image for i in order),
+        array=_stack(slices, kept),
+        spacing=(_slice_spacing(positions[kept, 0], where), *first.pixel_spacing),
+        slices=places,
     )
+
+
+def _stack(slices: list[Slice], kept: Sequence[int]) -> NDArray[np.int16]:
+    """Return the slices to keep as one array, of which they become views: none is held twice."""
+    array = np.empty((len(kept), *slices[0].shape), np.int16)
+    for place, i in enumerate(kept):
+        array[place] = slices[i].pixels
+        slices[i] = replace(slices[i], pixels=array[place])
+    return array
+
+
+def _once(
+    slices: Sequence[Slice], heights: NDArray[np.float64], order: NDArray[np.intp]
+) -> tuple[list[int], dict[str, int]]:
+    """Return which slices to keep, sorted, and the place of each by its UID.
+
+    A slice with the position and the values of the one before is that one again.
+    """
+    kept: list[int] = []
+    places: dict[str, int] = {}
+    for i in order:
+        again = (
+            kept
+            and heights[i] - heights[kept[-1]] < _SAME_MM
+            and np.array_equal(slices[i].pixels, slices[kept[-1]].pixels)
+        )
+        if not again:
+            kept.append(int(i))
+        places[slices[i].image] = len(kept) - 1
+    return kept, places
 
 
 def _slice_spacing(positions: NDArray[np.float64], where: str) -> float:
@@ -217,125 +220,3 @@ def _slice_spacing(positions: NDArray[np.float64], where: str) -> float:
             f"the slices are {gaps.min():.2f} to {gaps.max():.2f} mm apart: uneven", where=where
         )
     return spacing
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Slice:
-    image: str
-    pixels: NDArray[np.int16]
-    position: NDArray[np.float64]
-    orientation: NDArray[np.float64]
-    pixel_spacing: tuple[float, float]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.pixels.shape
-
-
-def _slice(path: Path, window: tuple[int, int], where: str) -> _Slice:
-    with _quiet():
-        dataset = _read(path, where)
-        if dataset is None:
-            raise BadCase("a file of the series is no DICOM file any more", where=where)
-        if _value(dataset, "NumberOfFrames", where) not in (None, "", 1):
-            raise BadCase("a file holds several frames; one slice a file is read", where=where)
-        colours = _text(dataset, "PhotometricInterpretation", where)
-        if colours not in ("MONOCHROME1", "MONOCHROME2"):
-            raise BadCase(
-                "PhotometricInterpretation is neither MONOCHROME1 nor MONOCHROME2", where=where
-            )
-        pixel_spacing = _numbers(dataset, "PixelSpacing", 2, where)
-        if (pixel_spacing <= 0).any():
-            raise BadCase("PixelSpacing is not positive", where=where)
-        return _Slice(
-            image=_text(dataset, "SOPInstanceUID", where),
-            pixels=_hounsfield(dataset, window, where),
-            position=_numbers(dataset, "ImagePositionPatient", 3, where),
-            orientation=_numbers(dataset, "ImageOrientationPatient", 6, where),
-            pixel_spacing=(float(pixel_spacing[0]), float(pixel_spacing[1])),
-        )
-
-
-def _hounsfield(dataset: pydicom.Dataset, window: tuple[int, int], where: str) -> NDArray[np.int16]:
-    slope = _numbers(dataset, "RescaleSlope", 1, where)[0]
-    intercept = _numbers(dataset, "RescaleIntercept", 1, where)[0]
-    rows, columns = (_numbers(dataset, side, 1, where)[0] for side in ("Rows", "Columns"))
-    if max(rows, columns) > _MAX_SIDE:
-        raise BadCase(f"Rows and Columns are {rows:.0f} and {columns:.0f}: no slice", where=where)
-    syntax = _value(dataset.file_meta, "TransferSyntaxUID", where)
-    if syntax == RLELossless:
-        # The other decoder of it ends the process on a damaged file: a panic in Rust.
-        dataset.pixel_array_options(decoding_plugin="pydicom")
-    try:
-        stored = dataset.pixel_array
-    except _DAMAGE as error:
-        name = syntax.name if syntax in AllTransferSyntaxes else "unknown"
-        raise BadCase(
-            f"the pixels of a slice (transfer syntax {name}) cannot be decoded: "
-            f"{type(error).__name__}",
-            where=where,
-        ) from error
-    if stored.ndim != 2:
-        raise BadCase(f"a slice has {stored.ndim} axes; rows and columns are read", where=where)
-    units: NDArray[np.int16] = np.clip(np.rint(stored * slope + intercept), *window).astype("i2")
-    units[_padding(dataset, stored, where)] = window[0]
-    return units
-
-
-def _padding(dataset: pydicom.Dataset, stored: NDArray[Any], where: str) -> NDArray[np.bool_]:
-    """Return which stored values are padding; PixelPaddingRangeLimit makes it a range."""
-    if _value(dataset, "PixelPaddingValue", where) is None:
-        return np.zeros(stored.shape, bool)
-    bits = 8 * stored.dtype.itemsize
-    ends = []
-    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
-        if _value(dataset, keyword, where) is None:
-            continue
-        # Written unsigned in files of signed pixels and the other way round (63536 for -2000):
-        # only the bits count.
-        bits_alone = int(_numbers(dataset, keyword, 1, where)[0]) % 2**bits
-        ends.append(np.array([bits_alone], f"uint{bits}").view(stored.dtype)[0])
-    inside: NDArray[np.bool_] = (stored >= min(ends)) & (stored <= max(ends))
-    return inside
-
-
-def _read(path: Path, where: str, **options: Any) -> pydicom.Dataset | None:
-    """Return a file's data set, or None where it is no DICOM file and does not claim to be."""
-    with path.open("rb") as file:
-        start = file.read(132)
-    if start[128:] != b"DICM":
-        if path.suffix.lower() == ".dcm":
-            raise BadCase("the file's name ends in .dcm and it is no DICOM file", where=where)
-        return None
-    try:
-        return pydicom.dcmread(path, **options)
-    except _DAMAGE as error:
-        raise BadCase(
-            f"a DICOM file is damaged or cut off: {type(error).__name__}", where=where
-        ) from error
-
-
-def _value(dataset: pydicom.Dataset, keyword: str, where: str) -> Any:
-    """Return an element's value, None where there is none; its bytes are parsed only now."""
-    try:
-        return dataset.get(keyword)
-    except _DAMAGE as error:
-        raise BadCase(f"{keyword} is damaged: {type(error).__name__}", where=where) from error
-
-
-def _text(dataset: pydicom.Dataset, keyword: str, where: str) -> str:
-    if text := str(_value(dataset, keyword, where) or "").strip():
-        return text
-    raise BadCase(f"{keyword} is missing", where=where)
-
-
-def _numbers(dataset: pydicom.Dataset, keyword: str, count: int, where: str) -> NDArray[np.float64]:
-    if (value := _value(dataset, keyword, where)) is None:
-        raise BadCase(f"{keyword} is missing", where=where)
-    try:
-        numbers = np.array(value, np.float64).reshape(-1)
-    except (TypeError, ValueError) as error:
-        raise BadCase(f"{keyword} holds no number", where=where) from error
-    if len(numbers) != count or not np.isfinite(numbers).all():
-        raise BadCase(f"{keyword} does not hold {count} finite numbers", where=where)
-    return numbers

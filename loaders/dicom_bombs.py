@@ -1,44 +1,23 @@
 """What a small DICOM file may claim and its decoders would believe: looked at before they run.
 
 A JPEG of 60000 x 60000 pixels inside a frame of 88 x 112 took one of them a minute and 10 GB before
-it gave up (measured); a deflated file may grow a thousandfold.
+it gave up (measured). What a deflated file unpacks to is bounded by `loaders.dicom_file`.
 """
 
 import struct
-import zlib
-from pathlib import Path
 
 from pydicom import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.filereader import read_file_meta_info
-from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
+from pydicom.uid import RLELossless
 
 from loaders.cases import BadCase
 
-# The preamble, DICM, and the element that tells how long the rest of the group is (PS3.10, 7.1).
-_BEFORE_GROUP = 128 + 4 + 12
-_BLOCK_BYTES = 2**20
 # Start of frame of every JPEG and of JPEG-LS (ITU-T T.81 table B.1, T.87 C.1.1); those left out of
 # the row are other markers.
 _STARTS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN = 0xDA
 # A JPEG 2000 codestream, with or without boxes around it (ITU-T T.800 A.5.1).
 _J2K = b"\xff\x4f\xff\x51"
-
-
-def check_deflated(path: Path, limit: int, where: str) -> None:
-    """Raise BadCase where a deflated file holds more than `limit` bytes; others are not read."""
-    meta = read_file_meta_info(path)
-    if meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
-        return
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    size = 0
-    with path.open("rb") as file:
-        file.seek(_BEFORE_GROUP + int(meta.FileMetaInformationGroupLength))
-        while block := inflater.unconsumed_tail or file.read(_BLOCK_BYTES):
-            size += len(inflater.decompress(block, _BLOCK_BYTES))
-            if size > limit:
-                raise BadCase(f"the deflated file holds more than {limit} bytes", where=where)
 
 
 def check_coded(dataset: Dataset, count: int, where: str) -> None:

@@ -92,11 +92,11 @@ def _seconds(dataset: Dataset, where: str) -> float:
     """Return the time between frames: FrameTime (ms), else the inverse of CineRate (1/s)."""
     for keyword in ("FrameTime", "CineRate"):
         try:
-            value = float(str(value(dataset, keyword, where)))
+            found = float(str(value(dataset, keyword, where)))
         except ValueError:
             continue
-        if np.isfinite(value) and value > 0:
-            return value / 1000 if keyword == "FrameTime" else 1 / value
+        if np.isfinite(found) and found > 0:
+            return found / 1000 if keyword == "FrameTime" else 1 / found
     return np.nan
 
 

@@ -237,7 +237,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
 
 def _scan(sessions: Sequence[Session], volume: Volume, where: str) -> Scan:
     """Return a series with its marks as voxels; the order of the readers is of no consequence."""
-    slices = {image: index for index, image in enumerate(volume.images)}
+    slices = volume.slices
     annotations = [
         (reader, annotation)
         for reader, session in enumerate(sessions)
@@ -288,7 +288,7 @@ def _of_series(sessions: Sequence[Session], volume: Volume, where: str) -> list[
 
     Raises BadCase where marks lie on slices that are not there.
     """
-    known = set(volume.images)
+    known = set(volume.slices)
     ours = [one for one in sessions if not one.images or one.images & known]
     lost = set().union(*(one.images for one in ours)) - known
     marked = [one for one in sessions if one.images]

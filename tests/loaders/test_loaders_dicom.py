@@ -122,7 +122,7 @@ def test_slices_are_ordered_by_position_whatever_their_names_and_numbers(tmp_pat
     volume = read(sorted(tmp_path.iterdir()))
     np.testing.assert_array_equal(volume.array, np.clip(stored.astype(int) - 1024, *WINDOW))
     assert volume.spacing == pytest.approx((1.25, 0.7, 0.8))
-    assert len(set(volume.images)) == 6
+    assert sorted(volume.slices.values()) == list(range(6))
 
 
 def test_the_order_follows_the_normal_of_the_slices_and_not_z(tmp_path):

@@ -1,0 +1,150 @@
+"""One DICOM file, opened with suspicion: quietly, with a bound on what it unpacks to.
+
+What damages a file is told as BadCase, by the name of an element and never by its value, which may
+be a person's.
+"""
+
+import logging
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.filebase import DicomBytesIO
+from pydicom.filereader import read_dataset, read_file_meta_info
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
+
+from loaders.cases import BadCase
+
+# What pydicom and its decoders raise on a file that is cut off or damaged; found by cutting and
+# overwriting files at every place (tests/loaders/test_loaders_dicom.py). OSError is not among
+# them: a disk that fails is no fault of the case.
+DAMAGE = (
+    BytesLengthException,
+    InvalidDicomError,
+    AttributeError,
+    EOFError,
+    IndexError,
+    KeyError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+# Bytes of a file, and of what a deflated one unpacks to, which may be a thousand times more: 1000
+# slices of 512 x 512 in 16 bits (assumption).
+MAX_BYTES = 2**29
+_PREAMBLE = 128
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom silent: its warnings and log lines hold values of headers and paths."""
+    logger = logging.getLogger("pydicom")
+    was = logger.disabled
+    with pydicom.config.disable_value_validation(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.disabled = True
+        try:
+            yield
+        finally:
+            logger.disabled = was
+
+
+@contextmanager
+def damage_told(where: str) -> Iterator[None]:
+    """Turn what pydicom raises on a damaged file into a BadCase."""
+    try:
+        yield
+    except BadCase:
+        raise
+    except DAMAGE as error:
+        raise BadCase(
+            f"a DICOM file is damaged or cut off: {type(error).__name__}", where=where
+        ) from error
+
+
+def open_file(path: Path, where: str, *, limit: int = MAX_BYTES, **options: Any) -> Dataset | None:
+    """Return a file's data set, or None where it is no DICOM file and does not claim to be.
+
+    A deflated file is unpacked up to `limit` bytes and given as if it had been written plainly.
+    `options` go to pydicom's `dcmread`. Raises BadCase.
+    """
+    with path.open("rb") as file:
+        start = file.read(_PREAMBLE + 4)
+    if start[_PREAMBLE:] != b"DICM":
+        if path.suffix.lower() == ".dcm":
+            raise BadCase("the file's name ends in .dcm and it is no DICOM file", where=where)
+        return None
+    with damage_told(where):
+        meta = read_file_meta_info(path)
+        plain: Path | BytesIO = path
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            plain = _inflated(path, limit, where)
+        return pydicom.dcmread(plain, **options)
+
+
+def _inflated(path: Path, limit: int, where: str) -> BytesIO:
+    """Return a deflated file as an explicit little endian one; raises BadCase and DAMAGE.
+
+    pydicom inflates without a bound. So it is done here, from where the file meta ends (wherever
+    its group length may claim that to be), and what pydicom parses is what was bounded.
+    """
+    with path.open("rb") as file:
+        file.seek(_PREAMBLE + 4)
+        meta = FileMetaDataset(
+            read_dataset(file, False, True, stop_when=lambda tag, *_: tag.group != 2)
+        )
+        packed = file.read()
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    content = inflater.decompress(packed, limit + 1)
+    if len(content) > limit:
+        raise BadCase(f"the deflated file holds more than {limit} bytes", where=where)
+    if not inflater.eof:
+        raise EOFError
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    head = DicomBytesIO()
+    head.write(bytes(_PREAMBLE) + b"DICM")
+    write_file_meta_info(head, meta, enforce_standard=False)
+    return BytesIO(head.getvalue() + content)
+
+
+def value(dataset: Dataset, keyword: str, where: str) -> Any:
+    """Return an element's value, None where there is none; its bytes are parsed only now."""
+    try:
+        return dataset.get(keyword)
+    except DAMAGE as error:
+        raise BadCase(f"{keyword} is damaged: {type(error).__name__}", where=where) from error
+
+
+def text(dataset: Dataset, keyword: str, where: str) -> str:
+    """Return an element as text; raises BadCase where it is missing or empty."""
+    if found := str(value(dataset, keyword, where) or "").strip():
+        return found
+    raise BadCase(f"{keyword} is missing", where=where)
+
+
+def numbers(dataset: Dataset, keyword: str, count: int, where: str) -> NDArray[np.float64]:
+    """Return the `count` finite numbers of an element; raises BadCase."""
+    if (found := value(dataset, keyword, where)) is None:
+        raise BadCase(f"{keyword} is missing", where=where)
+    try:
+        parsed = np.array(found, np.float64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise BadCase(f"{keyword} holds no number", where=where) from error
+    if len(parsed) != count or not np.isfinite(parsed).all():
+        raise BadCase(f"{keyword} does not hold {count} finite numbers", where=where)
+    return parsed

@@ -1,0 +1,239 @@
+"""A CT file to its slices in Hounsfield units: one, or the frames of an enhanced multi-frame file.
+
+In an enhanced file what belongs to a frame stands in the functional groups, a frame's own or those
+that all share (PS3.3 C.7.6.16); in a plain one it stands in the data set.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import tee
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import AllTransferSyntaxes, RLELossless
+
+from loaders.cases import BadCase
+from loaders.dicom_bombs import check_coded
+from loaders.dicom_file import (
+    DAMAGE,
+    MAX_BYTES,
+    damage_told,
+    numbers,
+    open_file,
+    quiet,
+    text,
+    value,
+)
+
+# No scanner makes larger slices (assumption); a header may claim 65535 x 65535 in a small file.
+_MAX_SIDE = 8192
+# Voxels of a series: 1000 slices of 512 x 512 are half of it (assumption). Headers may claim more.
+MAX_VOXELS = 2**29
+# Where the functional groups keep what a plain file has in its data set.
+_GROUPS = {
+    "ImagePositionPatient": "PlanePositionSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "PixelSpacing": "PixelMeasuresSequence",
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """One slice: `pixels` (Y, X) in Hounsfield units, where it lies (mm), and its SOP instance UID.
+
+    `pixel_spacing` is in mm along Y, X; `orientation` holds the directions of the rows and of the
+    columns. A frame goes by the UID of the slice that it was converted from, else by its file's UID
+    and its number.
+    """
+
+    image: str
+    pixels: NDArray[np.int16]
+    position: NDArray[np.float64]
+    orientation: NDArray[np.float64]
+    pixel_spacing: tuple[float, float]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns."""
+        return self.pixels.shape
+
+
+def read_slices(path: Path, window: tuple[int, int], where: str) -> list[Slice]:
+    """Return the slices of one file, clipped to `window` (HU); raises BadCase, which names `where`.
+
+    Padding (PixelPaddingValue, PixelPaddingRangeLimit) is found in the stored values and becomes
+    the window's lower bound: rescaled first, it would be a density that no tissue has. Stored
+    values become HU by the slope and intercept of their own slice. MONOCHROME1 asks a viewer to
+    show low values white (PS3.3 C.7.6.3.1.2): it changes no HU, so nothing is inverted.
+    """
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise BadCase(f"a file has {size} bytes; {MAX_BYTES} are read", where=where)
+    with quiet():
+        dataset = open_file(path, where)
+        if dataset is None:
+            raise BadCase("a file of the series is no DICOM file any more", where=where)
+        colours = text(dataset, "PhotometricInterpretation", where)
+        if colours not in ("MONOCHROME1", "MONOCHROME2"):
+            raise BadCase(
+                "PhotometricInterpretation is neither MONOCHROME1 nor MONOCHROME2", where=where
+            )
+        count = _count(dataset, where)
+        headers = [_Frame(dataset, number, count, where) for number in range(count)]
+        stored = _decoded(dataset, count, where, unused_bits=False)
+        if _has_unused_bits(dataset, where):
+            raw = _decoded(dataset, count, where, unused_bits=True)
+        else:
+            stored, raw = tee(stored)
+        slices = [
+            Slice(
+                image=header.image,
+                pixels=header.hounsfield(values, written, window),
+                position=header.numbers("ImagePositionPatient", 3),
+                orientation=header.numbers("ImageOrientationPatient", 6),
+                pixel_spacing=header.pixel_spacing,
+            )
+            for header, values, written in zip(headers, stored, raw, strict=False)
+        ]
+        if len(slices) != count:
+            raise BadCase(f"{count} frames are claimed and {len(slices)} are there", where=where)
+    return slices
+
+
+def _count(dataset: Dataset, where: str) -> int:
+    """Return the number of frames, if the header's claims are those of slices."""
+    rows, columns = (numbers(dataset, side, 1, where)[0] for side in ("Rows", "Columns"))
+    if max(rows, columns) > _MAX_SIDE:
+        raise BadCase(f"Rows and Columns are {rows:.0f} and {columns:.0f}: no slice", where=where)
+    if value(dataset, "NumberOfFrames", where) in (None, ""):
+        return 1
+    count = int(numbers(dataset, "NumberOfFrames", 1, where)[0])
+    if count < 1 or count * rows * columns > MAX_VOXELS:
+        raise BadCase(
+            f"the header claims {count} frames of {rows:.0f} x {columns:.0f}", where=where
+        )
+    if count > 1 and not value(dataset, "PerFrameFunctionalGroupsSequence", where):
+        raise BadCase(
+            "a file holds several frames without functional groups, which say where each lies",
+            where=where,
+        )
+    return count
+
+
+class _Frame:
+    """What the header says of one frame, wherever it says so."""
+
+    def __init__(self, dataset: Dataset, number: int, count: int, where: str) -> None:
+        self._where = where
+        self._dataset = dataset
+        self._groups = []
+        own = value(dataset, "PerFrameFunctionalGroupsSequence", where)
+        if own is not None:
+            if len(own) != count:
+                raise BadCase(
+                    f"the header claims {count} frames and describes {len(own)}", where=where
+                )
+            self._groups = [own[number], *(self._items(dataset, "SharedFunctionalGroupsSequence"))]
+        self.image = text(dataset, "SOPInstanceUID", where)
+        if self._groups:
+            self.image = self._source() or (f"{self.image}#{number}" if count > 1 else self.image)
+
+    def numbers(self, keyword: str, count: int) -> NDArray[np.float64]:
+        """Return an element's numbers, of the frame or of all; raises BadCase."""
+        for group in self._groups:
+            for item in self._items(group, _GROUPS.get(keyword, "")):
+                if value(item, keyword, self._where) is not None:
+                    return numbers(item, keyword, count, self._where)
+        return numbers(self._dataset, keyword, count, self._where)
+
+    @property
+    def pixel_spacing(self) -> tuple[float, float]:
+        """Distance of rows and of columns, mm."""
+        spacing = self.numbers("PixelSpacing", 2)
+        if (spacing <= 0).any():
+            raise BadCase("PixelSpacing is not positive", where=self._where)
+        return float(spacing[0]), float(spacing[1])
+
+    def hounsfield(
+        self, stored: NDArray[Any], raw: NDArray[Any], window: tuple[int, int]
+    ) -> NDArray[np.int16]:
+        """Return stored values as HU in the window; `raw` are the same with their unused bits."""
+        if stored.ndim != 2:
+            raise BadCase(
+                f"a slice has {stored.ndim} axes; rows and columns are read", where=self._where
+            )
+        slope, intercept = (
+            self.numbers(keyword, 1)[0] for keyword in ("RescaleSlope", "RescaleIntercept")
+        )
+        units: NDArray[np.int16]
+        units = np.clip(np.rint(stored * slope + intercept), *window).astype(np.int16)
+        units[self._padding(stored, raw)] = window[0]
+        return units
+
+    def _padding(self, stored: NDArray[Any], raw: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return which values are padding; PixelPaddingRangeLimit makes it a range."""
+        if value(self._dataset, "PixelPaddingValue", self._where) is None:
+            return np.zeros(stored.shape, bool)
+        allocated = 8 * stored.dtype.itemsize
+        ends = []
+        for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+            if value(self._dataset, keyword, self._where) is None:
+                continue
+            # Written unsigned in files of signed pixels and the other way round (63536 for -2000):
+            # only the bits count.
+            bits = int(numbers(self._dataset, keyword, 1, self._where)[0]) % 2**allocated
+            ends.append(np.array([bits], f"uint{allocated}").view(stored.dtype)[0])
+        inside: NDArray[np.bool_] = (raw >= min(ends)) & (raw <= max(ends))
+        used = int(numbers(self._dataset, "BitsStored", 1, self._where)[0])
+        low, high = (
+            (-(2 ** (used - 1)), 2 ** (used - 1)) if stored.dtype.kind == "i" else (0, 2**used)
+        )
+        if all(low <= end < high for end in ends):
+            inside |= (stored >= min(ends)) & (stored <= max(ends))
+        return inside
+
+    def _source(self) -> str:
+        """Return the UID of the slice that a converted frame was (PS3.3 C.8.16.3); else nothing."""
+        for group in self._groups[:1]:
+            for item in self._items(group, "ConversionSourceAttributesSequence"):
+                return str(value(item, "ReferencedSOPInstanceUID", self._where) or "").strip()
+        return ""
+
+    def _items(self, dataset: Dataset, keyword: str) -> list[Dataset]:
+        with damage_told(self._where):
+            return list(dataset.get(keyword) or ())
+
+
+def _has_unused_bits(dataset: Dataset, where: str) -> bool:
+    """Return whether pixels have bits that are not theirs, where padding may lie beyond them.
+
+    Some scanners write 16 bits of padding (63536 for -2000) among values of 12.
+    """
+    padded = value(dataset, "PixelPaddingValue", where) is not None
+    return padded and value(dataset, "BitsStored", where) != value(dataset, "BitsAllocated", where)
+
+
+def _decoded(
+    dataset: Dataset, count: int, where: str, *, unused_bits: bool
+) -> Iterator[NDArray[Any]]:
+    """Give the stored values (Y, X) of each frame, with the unused bits or not; raises BadCase."""
+    syntax = value(dataset.file_meta, "TransferSyntaxUID", where)
+    # The other decoder of it ends the process on a damaged file: a panic in Rust.
+    plugin = "pydicom" if syntax == RLELossless else ""
+    try:
+        check_coded(dataset, count, where)
+        yield from iter_pixels(dataset, decoding_plugin=plugin, correct_unused_bits=not unused_bits)
+    except BadCase:
+        raise
+    except (*DAMAGE, MemoryError) as error:
+        name = syntax.name if syntax in AllTransferSyntaxes else "unknown"
+        raise BadCase(
+            f"the pixels of a slice (transfer syntax {name}) cannot be decoded: "
+            f"{type(error).__name__}",
+            where=where,
+        ) from error
