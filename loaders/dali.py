@@ -95,7 +95,7 @@ def _stream(
     # cannot: where it would fill with what is already normalised, and on a GPU, to which the whole
     # volume would have to go.
     cut = gpu or recipe.translate > 0 or bool((store.shapes < like.patch).any())
-    # On a CPU fn.warp_affine takes eight times as long as loaders.warp (measured): there there the
+    # On a CPU fn.warp_affine takes eight times as long as loaders.warp (measured): there the
     # rotated samples are written over what DALI made of them.
     turn = gpu and recipe.warps
     # What DALI has been handed and has not given back: it works on this very memory.

@@ -359,6 +359,12 @@ def batchgenerators(work: Work, store: Store, task: str, workers: int) -> Any:
     return torch_loader(make, work, store, workers)
 
 
+def brighten(image: torch.Tensor) -> torch.Tensor:
+    """Scale and shift; TorchIO's worker processes pickle it, as a part of a subject's history."""
+    scale, shift = torch.rand(2).tolist()
+    return image * (1 + SCALE * (2 * scale - 1)) + SHIFT * (2 * shift - 1)
+
+
 @contextmanager
 def torchio(work: Work, store: Store, task: str, workers: int) -> Iterator[Iterator[torch.Tensor]]:
     tio = pytest.importorskip("torchio", reason="pip install medoptbench[perf]")
@@ -376,12 +382,6 @@ def torchio(work: Work, store: Store, task: str, workers: int) -> Iterator[Itera
         for case in range(len(store))
     ]
     turn = tio.RandomAffine(scales=ZOOM, degrees=DEGREES, isotropic=True)
-    generator = np.random.default_rng(0)
-
-    def brighten(image: torch.Tensor) -> torch.Tensor:
-        scale, shift = generator.uniform(-1, 1, 2)
-        return image * (1 + SCALE * scale) + SHIFT * shift
-
     steps = [
         *([turn] if task == "affine" else []),
         tio.RandomFlip(axes=tuple(range(len(work.patch)))),
