@@ -285,7 +285,8 @@ def content(text: str, random: Random) -> str:
     start = pick(places, random)
     end = text.index("<", start)
     if random.random() < 0.1:
-        return text[: start - 1] + f' x="{"y" * 9999}"' * 2 + text[start - 1 :]
+        length = 10 ** int(random.integers(0, 7))
+        return text[: start - 1] + f' x="{"y" * length}"' + text[start - 1 :]
     return text[:start] + pick(_TEXTS, random) + text[end:]
 
 
