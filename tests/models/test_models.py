@@ -24,7 +24,15 @@ NEWCOMER = replace(MODELS["unet_small"], name="newcomer", dims=(2,), divisor=8, 
 ROWS = [*MODELS.values(), NEWCOMER]
 
 # Seconds to build, or to train: their turn comes with the slow tests.
-MANY_WEIGHTS = {"vgg16", "resnet34", "resnet50", "inception_v3"}
+MANY_WEIGHTS = {
+    "vgg16",
+    "resnet34",
+    "resnet50",
+    "inception_v3",
+    "resnet18-3d",
+    "densenet121-3d",
+    "unet_resnet_both-3d",
+}
 MANY_LAYERS = MANY_WEIGHTS | {
     "densenet121",
     "mobilenet_v3_small",
@@ -52,7 +60,7 @@ def uses(*, slow: set[str] = frozenset()) -> list:
             task,
             dims,
             id=f"{row.name}-{task}-{dims}d",
-            marks=pytest.mark.slow if row.name in slow else (),
+            marks=pytest.mark.slow if {row.name, f"{row.name}-{dims}d"} & slow else (),
         )
         for row in ROWS
         for task in row.tasks
