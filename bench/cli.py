@@ -363,7 +363,13 @@ def _run(
         space = room(asked, address=address, lanes=lanes, gpus_per_trial=gpus_per_trial)
         lanes = space.lanes
         made = resolve(
-            asked, base, run, lanes=space.workers_a_node, cores=space.cores, cuda=space.cuda
+            asked,
+            base,
+            run,
+            lanes=space.workers_a_node,
+            cores=space.cores,
+            cuda=space.cuda,
+            devices=gpus_per_trial,
         )
     if trial is not None:
         made = made.only(trial)

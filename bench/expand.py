@@ -95,11 +95,14 @@ def _hash(decides: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def expand(study: Study, sets: Sequence[DataSet], base: Path) -> tuple[list[Trial], list[Skip]]:
+def expand(
+    study: Study, sets: Sequence[DataSet], base: Path, *, devices: int = 1
+) -> tuple[list[Trial], list[Skip]]:
     """Expand a resolved study into trials with stable ids, and skips with their reason.
 
     Trials come fold by fold, each fold holding every combination, so that a run cut short has
-    whole folds to compare. `base` is the folder that references in the study start at.
+    whole folds to compare. `base` is the folder that references in the study start at; `devices`
+    share each trial.
     Raises StudyError if a reference or weights cannot be loaded, or nothing is left to run.
     """
     trials: list[Trial] = []
@@ -108,14 +111,15 @@ def expand(study: Study, sets: Sequence[DataSet], base: Path) -> tuple[list[Tria
         settings = _settings(study, entry, data)
         runnable: list[_Combination] = []
         for combination in _combinations(study, base):
-            reason = _unfit(combination, study, data, settings["patch"])
+            reason = _unfit(combination, study, data, settings["patch"], devices)
             if reason is None:
                 runnable.append(combination)
                 continue
-            decides = {**combination.identity, "content": data.store.content_hash}
+            rows = [part.identity for part in combination.rows]
+            decides = {"rows": rows, "content": data.store.content_hash, "skipped": reason}
             skips.append(
                 Skip(
-                    trial_id=_hash({**decides, **combination.labels, "skipped": reason}),
+                    trial_id=_hash({**decides, **combination.labels}),
                     dataset=data.name,
                     task=data.store.meta.task,
                     reason=reason,
@@ -125,10 +129,27 @@ def expand(study: Study, sets: Sequence[DataSet], base: Path) -> tuple[list[Tria
         for split in data.splits:
             for seed in study.seeds:
                 trials += [_trial(c, study, data, split, seed, settings) for c in runnable]
+        _check_distinct(trials)
     if not trials:
         reasons = "; ".join(sorted({s.reason for s in skips}))
         raise StudyError(f"no combination of this study can run: {reasons}.")
     return trials, skips
+
+
+def _check_distinct(trials: Sequence[Trial]) -> None:
+    """Raise StudyError where two entries of an axis come to the same settings."""
+    seen: dict[str, Trial] = {}
+    for trial in trials:
+        other = seen.setdefault(trial.trial_id, trial)
+        if other is not trial:
+            raise StudyError(
+                f"two combinations are the same in all that decides: "
+                f"{_name(other)} and {_name(trial)}. Leave one of them out."
+            )
+
+
+def _name(trial: Trial) -> str:
+    return " + ".join(str(part) for part in list(trial.combination.values())[1:] if part)
 
 
 def _combinations(study: Study, base: Path) -> Iterator[_Combination]:
@@ -181,7 +202,11 @@ def _settings(study: Study, entry: DataEntry, data: DataSet) -> dict[str, Any]:
 
 
 def _unfit(
-    combination: _Combination, study: Study, data: DataSet, patch: tuple[int, ...]
+    combination: _Combination,
+    study: Study,
+    data: DataSet,
+    patch: tuple[int, ...],
+    devices: int,
 ) -> str | None:
     """Say why a combination cannot run on a data set, or None."""
     meta = data.store.meta
@@ -192,7 +217,7 @@ def _unfit(
         or _unfit_regularizer(combination, meta.task)
         or _unfit_precision(optimizer, study)
         or _unfit_start(combination, optimizer, data)
-        or _unfit_size(combination, optimizer, data, patch)
+        or _unfit_size(combination, optimizer, data, patch, devices)
     )
 
 
@@ -232,12 +257,16 @@ def _unfit_start(combination: _Combination, optimizer: Optimizer, data: DataSet)
 
 
 def _unfit_size(
-    combination: _Combination, optimizer: Optimizer, data: DataSet, patch: tuple[int, ...]
+    combination: _Combination,
+    optimizer: Optimizer,
+    data: DataSet,
+    patch: tuple[int, ...],
+    devices: int,
 ) -> str | None:
     if is_reference(combination.model.name):
         return None  # what a user's own constructor does is not for us to try without weights
     shapes = _shapes(combination, data.path, patch)
-    return optimizer.unfit(shapes, combination.settings("optimizer"))
+    return optimizer.unfit(shapes, combination.settings("optimizer"), devices=devices)
 
 
 @lru_cache

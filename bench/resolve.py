@@ -58,11 +58,13 @@ def resolve(
     lanes: int = 1,
     cores: int | None = None,
     cuda: bool | None = None,
+    devices: int = 1,
 ) -> Plan:
     """Fix every automatic setting of a study and expand it; writes nothing.
 
     `lanes` trials are to run at once on one machine's `cores`, with a GPU each where `cuda`; None
-    is as on this machine. A run folder that exists keeps the settings it was made with.
+    is as on this machine. `devices` share each trial. A run folder that exists keeps the settings
+    it was made with.
 
     Raises StudyError where the study, its data or its folds cannot be used, or where it asks for
     another protocol than the run's.
@@ -102,7 +104,7 @@ def resolve(
     study = study.model_copy(update={"data": tuple(entries)})
     if before:
         _same_protocol(study, before)
-    trials, skips = expand(study, sets, base)
+    trials, skips = expand(study, sets, base, devices=devices)
     return Plan(
         run=run,
         study=study,
