@@ -453,7 +453,7 @@ def test_of_a_large_volume_the_patch_alone_is_read(
     array.flush()
     store = SimpleNamespace(
         path=tmp_path,
-        meta=SimpleNamespace(task="classification", fill=0.0, channels=("one",)),
+        meta=SimpleNamespace(task="classification", fill=0.0),
         image_type=array.dtype,
         shapes=np.array([shape[1:]]),
         labels=np.array([0]),
@@ -485,13 +485,13 @@ def test_of_a_large_volume_the_patch_alone_is_read(
     assert all((batch.image >= 0).all() and batch.image.max() > 6.9 for batch in batches)
 
 
-@every_loader
+@lean
 def test_a_patch_far_along_a_long_axis_is_found_to_the_voxel(loader: str) -> None:
     """DALI places a crop by a fraction in float32."""
     array = np.tile(np.arange(2**22 + 2, dtype=np.float32), (1, 2, 1))
     store = SimpleNamespace(
         path=Path("a store"),
-        meta=SimpleNamespace(task="classification", fill=0.0, channels=("one",)),
+        meta=SimpleNamespace(task="classification", fill=0.0),
         image_type=array.dtype,
         shapes=np.array([array.shape[1:]]),
         labels=np.array([0]),
@@ -699,19 +699,27 @@ def test_what_cannot_be_streamed_is_said_when_it_is_opened(
 @pytest.mark.gpu
 @every_store
 @every_loader
-def test_a_gpu_gives_the_same_samples(loader: str, name: str, stores: dict[str, Store]) -> None:
+@pytest.mark.parametrize("extra", [False, True])
+def test_a_gpu_gives_the_same_samples(
+    loader: str, extra: bool, name: str, stores: dict[str, Store]
+) -> None:
     """Covers the lines that no CPU runs.
 
-    In loaders/dali.py: `patch.gpu()`, `device_id=device.index`, the labels' `.to(device)` (the cut
-    on the host is run by CPUs too, where patches are padded); in loaders/host.py the two
-    `.to(device)`. A GPU may fuse difference and product, which rounds once where the CPU rounds
-    twice.
+    In loaders/dali.py: `patch.gpu()`, `device_id=device.index`, the labels' `.to(device)`, `turn`
+    in a stream and `alter` on the device (the cut on the host and fn.warp_affine are run by CPUs
+    too); in the other loaders the two `.to(device)`. A GPU may fuse difference and product, which
+    rounds once where the CPU rounds twice, and it interpolates and takes powers otherwise.
     """
     store, patch = stores[name], STORES[name][1]
-    sampler = a_sampler(store, patch)
+    sampler = a_sampler(store, patch, **(everything(patch) if extra else {}))
     on_gpu = collect(loader, store, sampler, device=torch.device("cuda", 0))
     for batch, wanted in zip(on_gpu, collect("torch", store, sampler), strict=True):
         assert batch.image.is_cuda
         assert batch.target.is_cuda
-        torch.testing.assert_close(batch.image.cpu(), wanted.image, rtol=1e-6, atol=1e-5)
-        assert torch.equal(batch.target.cpu(), wanted.target)
+        found, image = batch.image.cpu(), wanted.image
+        if extra:
+            np.testing.assert_allclose(found, image, rtol=0, atol=1e-3 * np.ptp(image.numpy()))
+            assert (batch.target.cpu() != wanted.target).float().mean() < 1e-3
+        else:
+            torch.testing.assert_close(found, image, rtol=1e-6, atol=1e-5)
+            assert torch.equal(batch.target.cpu(), wanted.target)
