@@ -206,7 +206,8 @@ def _slice_spacing(positions: NDArray[np.float64], where: str) -> float:
     if len(positions) < 2:
         raise BadCase("the series has one slice alone: no volume", where=where)
     gaps = np.diff(positions)
-    spacing = float(np.median(gaps))
+    # The lower of two middle ones: of two gaps, one holds the slice that is missing.
+    spacing = float(np.quantile(gaps, 0.5, method="lower"))
     if (doubled := int((gaps <= _GAP_TOLERANCE * spacing).sum())) or spacing <= 0:
         raise BadCase(
             f"{max(doubled, 1)} slices lie where another one does: two acquisitions in one series",

@@ -27,8 +27,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from loaders.cases import BadCase
 
 # What pydicom and its decoders raise on a file that is cut off or damaged; found by cutting and
-# overwriting files at every place (tests/loaders/test_loaders_dicom.py). OSError is not among
-# them: a disk that fails is no fault of the case.
+# overwriting files at every place (tests/loaders/test_loaders_dicom.py). An OSError with a number
+# is not among them: a disk that fails is no fault of the case. pydicom raises some without one.
 DAMAGE = (
     BytesLengthException,
     InvalidDicomError,
@@ -65,16 +65,16 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def damage_told(where: str) -> Iterator[None]:
-    """Turn what pydicom raises on a damaged file into a BadCase."""
+def damage_told(where: str, what: str = "a DICOM file is damaged or cut off") -> Iterator[None]:
+    """Turn what pydicom raises on a damaged file into a BadCase, which begins with `what`."""
     try:
         yield
     except BadCase:
         raise
-    except DAMAGE as error:
-        raise BadCase(
-            f"a DICOM file is damaged or cut off: {type(error).__name__}", where=where
-        ) from error
+    except (*DAMAGE, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise BadCase(f"{what}: {type(error).__name__}", where=where) from error
 
 
 def open_file(path: Path, where: str, *, limit: int = MAX_BYTES, **options: Any) -> Dataset | None:
@@ -124,10 +124,8 @@ def _inflated(path: Path, limit: int, where: str) -> BytesIO:
 
 def value(dataset: Dataset, keyword: str, where: str) -> Any:
     """Return an element's value, None where there is none; its bytes are parsed only now."""
-    try:
+    with damage_told(where, f"{keyword} is damaged"):
         return dataset.get(keyword)
-    except DAMAGE as error:
-        raise BadCase(f"{keyword} is damaged: {type(error).__name__}", where=where) from error
 
 
 def text(dataset: Dataset, keyword: str, where: str) -> str:

@@ -19,7 +19,6 @@ from pydicom.uid import AllTransferSyntaxes, RLELossless
 from loaders.cases import BadCase
 from loaders.dicom_bombs import check_coded
 from loaders.dicom_file import (
-    DAMAGE,
     MAX_BYTES,
     damage_told,
     numbers,
@@ -225,15 +224,7 @@ def _decoded(
     syntax = value(dataset.file_meta, "TransferSyntaxUID", where)
     # The other decoder of it ends the process on a damaged file: a panic in Rust.
     plugin = "pydicom" if syntax == RLELossless else ""
-    try:
+    name = syntax.name if syntax in AllTransferSyntaxes else "unknown"
+    with damage_told(where, f"the pixels of a slice (transfer syntax {name}) cannot be decoded"):
         check_coded(dataset, count, where)
         yield from iter_pixels(dataset, decoding_plugin=plugin, correct_unused_bits=not unused_bits)
-    except BadCase:
-        raise
-    except (*DAMAGE, MemoryError) as error:
-        name = syntax.name if syntax in AllTransferSyntaxes else "unknown"
-        raise BadCase(
-            f"the pixels of a slice (transfer syntax {name}) cannot be decoded: "
-            f"{type(error).__name__}",
-            where=where,
-        ) from error

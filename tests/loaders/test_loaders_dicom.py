@@ -1,6 +1,7 @@
 """DICOM series to volumes: order, spacing, values in every transfer syntax, and what is refused."""
 
 import random
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -14,28 +15,78 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_modality_lut
 from pydicom.uid import (
+    JPEG2000,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
+    EnhancedCTImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGLossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
+    JPEGLSNearLossless,
     RLELossless,
 )
 
 from loaders.cases import BadCase
 from loaders.dicom import list_series, read_series
+from loaders.dicom_file import open_file
 
 WINDOW = (-1000, 400)
 COMPRESSED = (RLELossless, JPEGLSLossless, JPEG2000Lossless)
+# A lossless stream is allowed in a lossy transfer syntax.
+LOSSLESS_WITHIN = {JPEG2000: JPEG2000Lossless, JPEGLSNearLossless: JPEGLSLossless}
+# Selection values of the predictor (ITU-T T.81 table H.1).
+LOSSLESS_JPEG = {JPEGLosslessSV1: 1, JPEGLossless: 7}
 SYNTAXES = (
     ImplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     DeflatedExplicitVRLittleEndian,
     *COMPRESSED,
+    *LOSSLESS_WITHIN,
+    *LOSSLESS_JPEG,
 )
+
+
+def lossless_jpeg(stored, selection):
+    """Code 16-bit pixels as a lossless JPEG (ITU-T T.81 annex H), from the standard's words alone.
+
+    Every category of difference gets a code of five bits.
+    """
+    values = stored.astype(np.int64) % 2**16
+    left, above = np.roll(values, 1, axis=1), np.roll(values, 1, axis=0)
+    guess = left if selection == 1 else (left + above) >> 1
+    guess[0], guess[:, 0] = left[0], above[:, 0]
+    guess[0, 0] = 2**15
+    difference = (values - guess + 2**15 - 1) % 2**16 - (2**15 - 1)
+    category = np.where(difference, np.floor(np.log2(np.abs(difference) + 0.5)) + 1, 0).astype(int)
+    extra = np.where(difference < 0, difference + 2**category - 1, difference)
+    # A difference of 2^15 has a category of its own and no bits behind it.
+    extra_bits = np.where(category == 16, 0, category).ravel()
+    lengths = 5 + extra_bits
+    words = (category.ravel() << extra_bits) | np.where(extra_bits, extra.ravel(), 0)
+    ends = lengths.cumsum()
+    place = np.arange(ends[-1]) - np.repeat(ends - lengths, lengths)
+    shift = np.repeat(lengths, lengths) - 1 - place
+    bits = (np.repeat(words, lengths) >> shift) & 1
+    scan = np.packbits(np.concatenate([bits, np.ones(-len(bits) % 8, int)]).astype(np.uint8))
+    rows, columns = stored.shape
+    frame_header = struct.pack(">HBHHBBBB", 11, 16, rows, columns, 1, 1, 0x11, 0)
+    table = struct.pack(">HB", 2 + 1 + 16 + 17, 0) + bytes([0, 0, 0, 0, 17, *[0] * 11, *range(17)])
+    scan_header = struct.pack(">HBBBBBB", 8, 1, 1, 0, selection, 0, 0)
+    return (
+        b"\xff\xd8\xff\xc3"
+        + frame_header
+        + b"\xff\xc4"
+        + table
+        + b"\xff\xda"
+        + scan_header
+        + scan.tobytes().replace(b"\xff", b"\xff\x00")
+        + b"\xff\xd9"
+    )
 
 
 def write_slice(path, stored, *, z=0.0, syntax=ExplicitVRLittleEndian, **fields):
@@ -54,8 +105,8 @@ def write_slice(path, stored, *, z=0.0, syntax=ExplicitVRLittleEndian, **fields)
         "ImagePositionPatient": [-10.0, -20.0, z],
         "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
         "PixelSpacing": [0.7, 0.8],
-        "Rows": stored.shape[0],
-        "Columns": stored.shape[1],
+        "Rows": stored.shape[-2],
+        "Columns": stored.shape[-1],
         "SamplesPerPixel": 1,
         "PhotometricInterpretation": "MONOCHROME2",
         "BitsAllocated": 16,
@@ -71,13 +122,20 @@ def write_slice(path, stored, *, z=0.0, syntax=ExplicitVRLittleEndian, **fields)
     data.file_meta = FileMetaDataset()
     data.file_meta.MediaStorageSOPClassUID = CTImageStorage
     data.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
-    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian if syntax in COMPRESSED else syntax
+    coded = {**LOSSLESS_WITHIN, **{one: one for one in COMPRESSED}}
+    packed = syntax in coded or syntax in LOSSLESS_JPEG
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian if packed else syntax
     for name, value in elements.items():
         if value is not None:
             setattr(data, name, value)
     data["PixelData"].VR = "OW"
-    if syntax in COMPRESSED:
-        data.compress(syntax, generate_instance_uid=False)
+    if syntax in coded:
+        data.compress(coded[syntax], generate_instance_uid=False)
+    if syntax in LOSSLESS_JPEG:
+        frames = stored if stored.ndim == 3 else [stored]
+        data.PixelData = encapsulate([lossless_jpeg(f, LOSSLESS_JPEG[syntax]) for f in frames])
+        data["PixelData"].VR = "OB"
+    data.file_meta.TransferSyntaxUID = syntax
     data.save_as(path, enforce_file_format=True)
     return path
 
@@ -182,6 +240,28 @@ def test_a_series_scanned_twice_over_is_found(tmp_path):
         paths.append(write_slice(tmp_path / f"b{i}.dcm", pixels, z=z, SOPInstanceUID=uid))
     with pytest.raises(BadCase, match="lie where another one does"):
         read(paths)
+
+
+def test_a_slice_that_is_there_twice_counts_once_and_goes_by_both_names(tmp_path):
+    stored = stored_values("int16", (5, 4, 4))
+    paths = write_series(tmp_path / "a", stored)
+    paths.insert(1, write_slice(tmp_path / "again.dcm", stored[1], z=-47.5, SOPInstanceUID="9.9"))
+    volume = read(paths)
+    np.testing.assert_array_equal(volume.array, np.clip(stored.astype(int) - 1024, *WINDOW))
+    assert volume.spacing[0] == 2.5
+    assert len(volume.slices) == 6
+    uid = str(pydicom.dcmread(paths[2]).SOPInstanceUID)
+    assert volume.slices["9.9"] == volume.slices[uid] == 1
+
+
+def test_a_series_written_twice_is_the_series(tmp_path):
+    stored = stored_values("int16", (5, 4, 4))
+    once = write_series(tmp_path / "a", stored)
+    again = [
+        write_slice(tmp_path / f"{i}.dcm", pixels, z=-50 + 2.5 * i, SOPInstanceUID=f"9.{i}")
+        for i, pixels in enumerate(stored)
+    ]
+    np.testing.assert_array_equal(read(once + again).array, read(once).array)
 
 
 def test_uneven_and_lone_slices_are_refused(tmp_path):
@@ -327,6 +407,8 @@ def test_a_file_that_lies_there_twice_counts_once(tmp_path):
     [
         ({"PatientID": "someone else"}, "have 2 PatientIDs"),
         ({"Modality": "MR"}, "have 2 Modalitys"),
+        ({"StudyInstanceUID": "1.7"}, "have 2 StudyInstanceUIDs"),
+        ({"FrameOfReferenceUID": "1.7"}, "have 2 FrameOfReferenceUIDs"),
     ],
 )
 def test_a_series_of_two_patients_is_refused(tmp_path, fields, reason):
@@ -427,6 +509,287 @@ def test_run_lengths_beyond_the_image_do_not_end_the_process(tmp_path):
         data.PixelData = encapsulate([frame])
         data.save_as(path)
     assert (read(paths, window=(0, 2000)).array == 0x0707 - 1024).all()
+
+
+# ---------------------------------------------------------------------- bits that are not used
+
+
+@pytest.mark.parametrize("garbage", [0, 0xA000])
+def test_bits_above_those_stored_mean_nothing(tmp_path, garbage):
+    """Signed numbers of 12 bits whose sign was not extended, or with overlays in the others."""
+    values = np.random.default_rng(0).integers(-2048, 2048, (3, 8, 8))
+    written = ((values & 0xFFF) | garbage).astype(np.uint16).view(np.int16)
+    paths = write_series(tmp_path, written, BitsStored=12, HighBit=11)
+    volume = read(paths, window=(-4000, 4000))
+    np.testing.assert_array_equal(volume.array, values - 1024)
+
+
+def test_padding_beyond_the_bits_stored_is_padding_and_no_tissue(tmp_path):
+    """63536 in a series of 12 bits, of which the lower ones are 2096: bone, if nobody looks."""
+    written = np.full((3, 8, 8), 1024, np.uint16)
+    written[:, 0] = 63536
+    written[:, 1] = 2096
+    paths = write_series(tmp_path, written, BitsStored=12, HighBit=11, PixelPaddingValue=63536)
+    volume = read(paths, window=(-1000, 3000))
+    np.testing.assert_array_equal(volume.array[0, :3, 0], [-1000, 1072, 0])
+
+
+# ------------------------------------------------------------------------ enhanced multi-frame CT
+
+
+def group(**items):
+    """Return functional groups: one item for each sequence, of these elements."""
+    found = Dataset()
+    for name, elements in items.items():
+        item = Dataset()
+        for keyword, content in elements.items():
+            setattr(item, keyword, content)
+        setattr(found, name, [item])
+    return found
+
+
+def enhanced(path, stored, order, *, per_frame=None, shared=None, sources=None, **fields):
+    """Write slices as one multi-frame file, in any order of its frames."""
+    frames = []
+    for place in order:
+        items = {"PlanePositionSequence": {"ImagePositionPatient": [-10, -20, -50 + 2.5 * place]}}
+        if sources:
+            uids = {"ReferencedSOPInstanceUID": sources[place], "ReferencedSOPClassUID": "1.2"}
+            items["ConversionSourceAttributesSequence"] = uids
+        frames.append(group(**items, **(per_frame(place) if per_frame else {})))
+    common = {
+        "PlaneOrientationSequence": {"ImageOrientationPatient": [1, 0, 0, 0, 1, 0]},
+        "PixelMeasuresSequence": {"PixelSpacing": [0.7, 0.8], "SliceThickness": 5.0},
+        "PixelValueTransformationSequence": {"RescaleSlope": 1, "RescaleIntercept": -1024},
+    }
+    common.update(shared or {})
+    fields = {
+        "SOPClassUID": EnhancedCTImageStorage,
+        "NumberOfFrames": len(order),
+        "PerFrameFunctionalGroupsSequence": frames,
+        "SharedFunctionalGroupsSequence": [group(**{k: v for k, v in common.items() if v})],
+        **fields,
+    }
+    plain = (
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "RescaleSlope",
+        "RescaleIntercept",
+    )
+    return write_slice(path, stored[list(order)], **dict.fromkeys(plain), **fields)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.keyword)
+def test_an_enhanced_file_is_the_series_that_it_was_made_of(tmp_path, syntax):
+    stored = stored_values("int16", (5, 32, 40))
+    single = write_series(tmp_path / "single", stored)
+    uids = [str(pydicom.dcmread(path).SOPInstanceUID) for path in single]
+    path = enhanced(tmp_path / "e.dcm", stored, (3, 0, 4, 1, 2), sources=uids, syntax=syntax)
+    (series,), rejected = list_series([path], tmp_path)
+    assert (rejected, series.paths) == ([], (path,))
+    volume, plain = read([path]), read(single)
+    np.testing.assert_array_equal(volume.array, plain.array)
+    assert volume.spacing == plain.spacing
+    assert volume.slices == plain.slices
+
+
+def test_frames_of_no_known_slice_go_by_their_number(tmp_path):
+    path = enhanced(tmp_path / "e.dcm", stored_values("int16", (3, 8, 8)), (2, 0, 1))
+    uid = str(pydicom.dcmread(path).SOPInstanceUID)
+    assert read([path]).slices == {f"{uid}#1": 0, f"{uid}#2": 1, f"{uid}#0": 2}
+
+
+def test_a_frame_has_its_own_rescale_and_a_series_may_be_several_files(tmp_path):
+    stored = np.full((4, 8, 8), 1000, np.uint16)
+    transform = "PixelValueTransformationSequence"
+
+    def own(place):
+        return {transform: {"RescaleSlope": 1 + place, "RescaleIntercept": -1000 - 500 * place}}
+
+    first = enhanced(tmp_path / "a.dcm", stored, (2, 0), per_frame=own, shared={transform: None})
+    second = enhanced(tmp_path / "b.dcm", stored, (1, 3), per_frame=own, shared={transform: None})
+    volume = read([first, second], window=(-1000, 4000))
+    assert volume.array[:, 0, 0].tolist() == [0, 500, 1000, 1500]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"NumberOfFrames": 4}, "claims 4 frames and describes 3"),
+        ({"NumberOfFrames": 0}, "claims 0 frames"),
+        ({"NumberOfFrames": 2**31 - 1}, "claims 2147483647 frames of 8 x 8"),
+        ({"PerFrameFunctionalGroupsSequence": None}, "without functional groups"),
+        ({"shared": {"PixelMeasuresSequence": None}}, "PixelSpacing is missing"),
+        ({"shared": {"PixelMeasuresSequence": {"PixelSpacing": [0, 1]}}}, "is not positive"),
+        ({"shared": {"PlaneOrientationSequence": None}}, "ImageOrientationPatient is missing"),
+        ({"PixelData": bytes(8 * 8 * 2 * 2)}, "cannot be decoded"),
+    ],
+)
+def test_an_enhanced_file_that_says_too_little_is_refused(tmp_path, fields, reason):
+    path = enhanced(tmp_path / "e.dcm", stored_values("int16", (3, 8, 8)), (0, 1, 2), **fields)
+    with pytest.raises(BadCase, match=reason):
+        read([path])
+
+
+def test_a_frame_that_is_missing_is_found(tmp_path):
+    path = enhanced(tmp_path / "e.dcm", stored_values("int16", (5, 8, 8)), (0, 1, 3, 4))
+    with pytest.raises(BadCase, match="1 slices are missing"):
+        read([path])
+
+
+def test_an_enhanced_file_cut_off_anywhere_is_a_bad_case(tmp_path):
+    """pydicom raises OSError where a sequence ends too early, as if a disk had failed."""
+    path = enhanced(tmp_path / "e.dcm", stored_values("int16", (2, 4, 4)), (0, 1))
+    content = path.read_bytes()
+    reasons = set()
+    for end in range(132, len(content), 3):
+        path.write_bytes(content[:end])
+        list_series([path], tmp_path)
+        with pytest.raises(BadCase) as error:
+            read([path])
+        reasons.add(error.value.reason)
+    assert len(reasons) > 5
+
+
+# ------------------------------------------------------------------------ files that would explode
+
+
+@pytest.mark.parametrize("group_length", [None, 20, 10**6])
+def test_a_deflated_file_is_unpacked_to_a_limit(tmp_path, monkeypatch, group_length):
+    """Whatever the group length claims: pydicom itself would inflate all of it."""
+    path = write_slice(
+        tmp_path / "a.dcm",
+        np.zeros((1000, 1000), np.int16),
+        syntax=DeflatedExplicitVRLittleEndian,
+    )
+    content = bytearray(path.read_bytes())
+    assert len(content) < 20_000
+    if group_length:
+        content[140:144] = struct.pack("<L", group_length)
+        path.write_bytes(bytes(content))
+    other = write_slice(tmp_path / "b.dcm", np.zeros((1000, 1000), np.int16), z=1.0)
+    assert read([path, other]).array.shape == (2, 1000, 1000)
+    monkeypatch.setattr("loaders.dicom_file.zlib.decompress", lambda *_: pytest.fail("all of it"))
+    monkeypatch.setattr(open_file, "__kwdefaults__", {"limit": 1_900_000})
+    with pytest.raises(BadCase, match="the deflated file holds more than 1900000 bytes"):
+        read([path, other])
+    series, rejected = list_series([path], tmp_path)
+    assert series == []
+    assert "more than 1900000 bytes" in rejected[0].reason
+
+
+def test_a_series_and_a_file_have_a_limit(tmp_path, monkeypatch):
+    paths = write_series(tmp_path, stored_values("int16", (4, 8, 8)))
+    monkeypatch.setattr("loaders.dicom.MAX_VOXELS", 3 * 64)
+    with pytest.raises(BadCase, match="more than 192 voxels"):
+        read(paths)
+    monkeypatch.setattr("loaders.dicom_slices.MAX_BYTES", 100)
+    with pytest.raises(BadCase, match="bytes; 100 are read"):
+        read(paths)
+
+
+def test_a_coded_slice_larger_than_its_header_is_not_decoded(tmp_path):
+    path = write_slice(tmp_path / "a.dcm", stored_values("int16", (64, 64)), syntax=JPEGLosslessSV1)
+    content = path.read_bytes()
+    size = struct.pack(">HH", 64, 64)
+    at = content.index(b"\xff\xc3") + 5
+    assert content[at : at + 4] == size
+    path.write_bytes(content[:at] + struct.pack(">HH", 60000, 60000) + content[at + 4 :])
+    with pytest.raises(BadCase, match="coded as 60000 x 60000 pixels and the header says 64 x 64"):
+        read([path])
+
+
+# --------------------------------------------------------------------- real reads, drawn to fit
+
+# Two real reads whose marks lie on four slices 2.5 mm apart, and within 12 slices 2.5 mm apart.
+NEAR, OTHER = "188_023.xml", "188_032.xml"
+
+
+def drawn(path):
+    """Return a real read's series UID, and UID and z of slices that hold all of its marks."""
+    text = path.read_text()
+    series = re.search("<SeriesInstanceUid>(.+?)<", text)[1].strip()
+    pairs = re.findall(r"<imageZposition>(.+?)</.+?>\s*<imageSOP_UID>(.+?)</", text)
+    known = {round(float(z), 3): uid.strip() for z, uid in pairs}
+    low, high = min(known), max(known)
+    heights = [round(low + 2.5 * i, 3) for i in range(round((high - low) / 2.5) + 1)]
+    assert set(known) <= set(heights)
+    return series, [(known.get(z, f"1.2.840.{i}"), z) for i, z in enumerate(heights)]
+
+
+def write_drawn(folder, series, slices, stored, syntax=ExplicitVRLittleEndian):
+    folder.mkdir(parents=True)
+    return [
+        write_slice(
+            folder / f"{number}.dcm",
+            pixels,
+            z=z,
+            syntax=syntax,
+            SeriesInstanceUID=series,
+            SOPInstanceUID=uid,
+        )
+        for number, (pixels, (uid, z)) in enumerate(zip(stored, slices, strict=True))
+    ]
+
+
+def anatomy(count, seed=0):
+    """Noise over smooth shapes, in the range of a CT, 512 x 512."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:512, :512] - 255.5
+    body = np.where(np.hypot(x / 1.3, y) < 180, 1064.0, 200.0)
+    body[np.hypot((np.abs(x) - 100) / 60, y / 120) < 1] = 164
+    return (body + random.normal(0, 30, (count, 512, 512))).round().astype(np.int16)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.keyword)
+def test_a_series_that_fits_a_real_read_comes_back_bit_by_bit(shared_data, tmp_path, syntax):
+    series, slices = drawn(shared_data / "lidc_idri" / "xml" / NEAR)
+    stored = anatomy(len(slices))
+    paths = write_drawn(tmp_path / "ct", series, slices, stored, syntax)
+    (found,), rejected = list_series(paths[::-1], tmp_path)
+    assert (found.uid, rejected) == (series, [])
+    volume = read(found.paths, window=(-1024, 3071))
+    np.testing.assert_array_equal(volume.array, stored - 1024)
+    assert volume.slices == {uid: place for place, (uid, _) in enumerate(slices)}
+    assert volume.spacing == (2.5, 0.7, 0.8)
+
+
+def test_a_real_reads_series_with_a_slice_lost_doubled_or_of_another_series(shared_data, tmp_path):
+    xml = shared_data / "lidc_idri" / "xml"
+    series, slices = drawn(xml / NEAR)
+    other, other_slices = drawn(xml / OTHER)
+    stored = anatomy(len(slices))
+    paths = write_drawn(tmp_path / "ct", series, slices, stored)
+    whole = read(paths)
+    with pytest.raises(BadCase, match="1 slices are missing"):
+        read(paths[:1] + paths[2:])
+    # The same file again, under another name: one instance.
+    (tmp_path / "ct" / "copy.dcm").write_bytes(paths[1].read_bytes())
+    (found,), _ = list_series(sorted((tmp_path / "ct").iterdir()), tmp_path)
+    np.testing.assert_array_equal(read(found.paths).array, whole.array)
+    # Another image at the same place: refused.
+    _, z = slices[1]
+    (double,) = write_drawn(tmp_path / "double", series, [("1.2.9", z)], anatomy(1, seed=1))
+    with pytest.raises(BadCase, match="1 slices lie where another one does"):
+        read([*paths, double])
+    # A slice of another series among them: told apart by its header, and both are whole.
+    strange = write_drawn(tmp_path / "ct" / "b", other, other_slices[:3], anatomy(3, seed=2))
+    files = [path for path in (tmp_path / "ct").rglob("*") if path.is_file()]
+    found, rejected = list_series(files, tmp_path)
+    assert {one.uid: len(one.paths) for one in found} == {series: len(slices), other: 3}
+    assert rejected == []
+    # Read as one in spite of that, they are no volume.
+    with pytest.raises(BadCase, match="slices are missing"):
+        read(paths + strange)
+
+
+def test_every_transfer_syntax_that_pydicom_can_decode_has_a_decoder_here():
+    from pydicom.pixels.decoders.base import _PIXEL_DATA_DECODERS
+
+    decoders = [decoder for decoder, _ in _PIXEL_DATA_DECODERS.values()]
+    assert len(decoders) >= 16
+    assert [d.UID.name for d in decoders if not d.is_available] == []
 
 
 def test_a_disk_that_fails_is_no_fault_of_the_case(tmp_path):
