@@ -54,8 +54,9 @@ def borrowed(name: str, constructor: Constructor, params: Mapping[str, Any]) -> 
     return row
 
 
+@lru_cache
 def source_of(constructor: Constructor, module: str) -> str:
-    """Return the SHA-256 of the file that `constructor` stands in.
+    """Return the SHA-256 of the file that `constructor` stands in, as it first was.
 
     `module`, that of the module it was named through, is returned where it has no file: a library
     names its classes in one file and writes them in others, which a trial's id must follow.

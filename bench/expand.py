@@ -55,6 +55,7 @@ class _Combination:
 
     @property
     def rows(self) -> tuple[Part[Any], Part[Any], Part[Any]]:
+        """Return what model, optimizer and loss stand for; raises StudyError."""
         return (
             model_row(self.model.name, self.model.params, self.base),
             optimizer_row(self.optimizer.name, self.optimizer.params, self.base),
@@ -226,11 +227,18 @@ def _unfit_regularizer(combination: _Combination, task: str) -> str | None:
     regularize = combination.regularize
     if task not in regularize.tasks:
         return f"regularizer {regularize.name} is not for {task}"
-    return (
+    reason = (
         regularize.unfit("model", combination.model.label, model.options)
         or regularize.unfit("optimizer", combination.optimizer.label, optimizer.defaults)
         or regularize.unfit("loss", combination.loss.label, loss.defaults)
     )
+    if reason is None:
+        # What the regularizer sets may be out of range there: that is the study's mistake.
+        base, settings = combination.base, combination.settings
+        model_row(combination.model.name, settings("model"), base)
+        optimizer_row(combination.optimizer.name, settings("optimizer"), base)
+        loss_row(combination.loss.name, settings("loss"), base)
+    return reason
 
 
 def _unfit_precision(optimizer: Optimizer, study: Study) -> str | None:

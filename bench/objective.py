@@ -39,7 +39,7 @@ def make_network(
         load(model, row, trial.start)
     model = model.to(device)
     if trial.channels_last:
-        model = model.to(memory_format=CHANNELS_LAST[len(trial.patch)])
+        _channels_last(model)
     if world.size > 1:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # torch's stub lacks it
     if not trial.compiled:
@@ -47,6 +47,18 @@ def make_network(
     # All that the compiled code depends on and does not look at again.
     settings = trial.precision, trial.channels_last, device, world.size
     return compiled_once(model, key=(str(asked), settings))
+
+
+def _channels_last(model: nn.Module) -> None:
+    """Put the weights of convolutions with their channels innermost, by their own rank.
+
+    `Module.to` refuses networks whose convolutions are of other dimensions than their images, as
+    those for clips.
+    """
+    for parameter in model.parameters():
+        if parameter.dim() - 2 in CHANNELS_LAST:
+            memory = CHANNELS_LAST[parameter.dim() - 2]
+            parameter.data = parameter.data.contiguous(memory_format=memory)
 
 
 @dataclass

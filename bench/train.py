@@ -29,7 +29,7 @@ from bench.machine import device_name, git_commit, versions
 from bench.mixing import Mixing
 from bench.networks import flops_per_sample
 from bench.objective import CHANNELS_LAST, Objective, make_network
-from bench.optimizers import state_bytes
+from bench.optimizer import state_bytes
 from bench.precision import PRECISIONS
 from bench.rows import loss_row, model_row, optimizer_row
 from bench.schedules import SCHEDULES

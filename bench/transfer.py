@@ -6,6 +6,7 @@ downloaded here and nothing that a file contains is executed (`weights_only=True
 
 import hashlib
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -39,6 +40,9 @@ DEFAULTS: Mapping[str, Setting] = {
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network_weights")
 # Prefixes that wrappers (DataParallel, DistributedDataParallel, torch.compile) put before names.
 PREFIXES = ("module.", "_orig_mod.")
+
+# torchvision published DenseNet under names that its own loader mends: `norm.1.` is `norm1.` now.
+OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +262,7 @@ def read_state(file: Path) -> dict[str, Tensor]:
             f"or one under {', '.join(WRAPPERS)}."
         )
     state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+    state = {OLD_DENSENET.sub(r"\1\2", name): value for name, value in state.items()}
     for prefix in PREFIXES:
         if all(name.startswith(prefix) for name in state):
             state = {name.removeprefix(prefix): value for name, value in state.items()}

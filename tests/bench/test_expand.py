@@ -149,6 +149,14 @@ def test_two_names_of_the_same_are_refused(expanded, keys):
         expanded(**keys)
 
 
+@pytest.mark.parametrize(
+    "entry", [{"dropout": {"rate": 1.5}}, {"label_smoothing": {"amount": 2.0}}]
+)
+def test_a_regularizer_out_of_range_is_the_studys_mistake(expanded, entry):
+    with pytest.raises(StudyError, match=r"(dropout|label_smoothing)"):
+        expanded(regularizers=["none", entry])
+
+
 def test_nothing_left_is_an_error_with_the_reasons(expanded):
     with pytest.raises(StudyError, match="no combination of this study can run: model unet is for"):
         expanded(models=["unet"])

@@ -90,6 +90,18 @@ def test_states_inside_checkpoints_and_wrappers_are_found(tmp_path: Path, saved:
         assert read_state(file).keys() == state.keys()
 
 
+def test_names_that_torchvision_gave_up_are_found(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    net = MODELS["densenet121"].build(in_channels=3, out_channels=2, dims=2, patch=(64, 64))
+    old = {
+        name.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): value
+        for name, value in net.state_dict().items()
+    }
+    assert old.keys() != net.state_dict().keys()
+    torch.save(old, tmp_path / "old.pt")
+    assert read_state(tmp_path / "old.pt").keys() == net.state_dict().keys()
+
+
 class Malice:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return Path.touch, (Path("executed"),)  # type: ignore[return-value]

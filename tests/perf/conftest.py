@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from bench.losses import alone
-from bench.rows import loss_row, optimizer_row
 from bench.networks import build_model
+from bench.rows import loss_row, optimizer_row
 from bench.train import make_sampler
 from loaders import LOADERS
 
