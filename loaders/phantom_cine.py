@@ -25,8 +25,8 @@ CLASSES = ("fast contraction", "fast relaxation")
 # Frames a second of a scanner (assumption; echocardiography shows 25 to 60).
 RATE = 25
 # All lengths are shares of the side (assumptions: what a short-axis view looks like).
-_RADIUS = (0.10, 0.42)  # of the ring at the end of the contraction and of the relaxation
-_WALL = 0.06
+_RADIUS = (0.12, 0.38)  # of the ring at the end of the contraction and of the relaxation
+_WALL = 0.12
 _SHIFT = 0.02
 # Share of a beat that the fast movement takes: exaggerated, a heart's systole takes a third.
 _FAST = 0.1
