@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from bench.machine import device_name, versions
-from loaders import LOADERS
+from loaders import LOADERS, fastest_loader
 
 # A store of BraTS 2021 (1,251 cases, four channels of int16 and a mask) takes about 90 GB; below
 # this, even small studies run out. Assumption.
@@ -66,10 +66,11 @@ def _gpus() -> Finding:
 def _loaders() -> Finding:
     works = [name for name, row in LOADERS.items() if row.available()]
     missing = [name for name in LOADERS if name not in works]
+    auto = fastest_loader("cuda" if torch.cuda.is_available() else "cpu")
     return Finding(
         what="loaders",
         state="note" if missing else "ok",
-        detail=f"{', '.join(works)} can be used; `loader: auto` takes {works[0]}",
+        detail=f"{', '.join(works)} can be used; `loader: auto` takes {auto}",
         advice=f"not installed: {', '.join(missing)}; the others give the same samples"
         if missing
         else "",

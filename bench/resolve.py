@@ -20,7 +20,7 @@ from bench.datasets import DataSet, StoreError, locate, open_once, split_store
 from bench.expand import expand
 from bench.refs import StudyError
 from bench.study import AXES, DataEntry, Skip, Study, Trial, parse_study
-from loaders import LOADERS
+from loaders import LOADERS, fastest_loader
 from loaders.folds import FoldError, Split, check_splits, splits_from_table, splits_table
 
 
@@ -183,7 +183,7 @@ def _fix(study: Study, before: Study | None, threads: int, *, cuda: bool) -> Stu
     automatic = {
         "device": before.device if before else device,
         "threads": before.threads if before else threads,
-        "loader": before.loader if before else _first_loader(),
+        "loader": before.loader if before else fastest_loader(device),
     }
     asked = {
         "device": study.device != "auto",
@@ -198,10 +198,6 @@ def _fix(study: Study, before: Study | None, threads: int, *, cuda: bool) -> Stu
             f"Choices: {works}; they give the same samples."
         )
     return fixed
-
-
-def _first_loader() -> str:
-    return next(name for name, row in LOADERS.items() if row.available())
 
 
 def _same_protocol(study: Study, before: Study) -> None:

@@ -83,13 +83,17 @@ class Augment(_Frozen):
     foreground: float = Field(
         0.5, ge=0, le=1, description="share of segmentation patches placed on foreground"
     )
-    translate: float = Field(0.0, ge=0, lt=1, description="move by ± this share of the patch")
+    translate: float = Field(
+        0.0, ge=0, lt=1, description="move by ± this share of the patch, along every axis"
+    )
     rotate: float | tuple[float, ...] = Field(
         0.0,
         description="greatest angle in degrees (of a clip, within its frames); in 3-D a list may"
         " give one about each axis",
     )
-    zoom: float = Field(0.0, ge=0, lt=1, description="magnify by 1 ± this, all axes alike")
+    zoom: float = Field(
+        0.0, ge=0, lt=1, description="magnify by 1 ± this, all axes alike (of a clip, its time too)"
+    )
     noise: float = Field(0.0, ge=0, description="Gaussian, up to so many standard deviations")
     contrast: float = Field(0.0, ge=0, lt=1, description="distances from the mean by 1 ± this")
     gamma: float = Field(0.0, ge=0, description="exponent from 1 / (1 + this) to 1 + this")

@@ -309,6 +309,8 @@ def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:
         std=std,
         recipe=Recipe(patch=trial.patch, **trial.augment.along(store.meta.axes)),
         balance=store.labels if trial.balance else None,
+        # Rotations are in millimetres; a clip turns within its frames, whose pixels are square.
+        spacing=None if "t" in store.meta.axes else store.spacing,
         seed=seed,
     )
 
