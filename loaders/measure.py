@@ -43,7 +43,7 @@ def measure(case: Case, meta: Meta) -> Facts:
     segmented = meta.task == "segmentation" and case.mask is not None
     mask = np.ascontiguousarray(case.mask) if segmented else None
     nonzero = meta.normalize == "case"
-    sums = [_channel(channel[channel != 0] if nonzero else channel.ravel()) for channel in image]
+    sums = [_channel(channel, nonzero=nonzero) for channel in image]
     count, total, squares, low, high, histogram = (
         np.array(column) for column in zip(*sums, strict=True)
     )
@@ -121,26 +121,32 @@ def _integral(image: Array) -> bool:
     return all(bool((part == np.rint(part)).all()) for part in (image[..., :1, :], image))
 
 
-def _channel(values: Array) -> tuple[float, float, float, float, float, Array]:
+def _channel(channel: Array, *, nonzero: bool) -> tuple[float, float, float, float, float, Array]:
     """Return count, total, total of squares, lowest, highest and histogram of one channel."""
-    if values.size == 0:
-        return 0.0, 0.0, 0.0, np.nan, np.nan, np.zeros(BINS, dtype=np.int64)
-    low, high = float(values.min()), float(values.max())
-    if values.dtype.kind in "ui":
-        # Through the count of each level: exact, and many times faster than a sum of squares.
-        shifted = values.astype(np.int64)
-        shifted -= int(low)
-        weight = np.bincount(shifted)
-        level = np.arange(int(low), int(high) + 1)
+    if channel.dtype.kind in "ui":
+        # Through the count of each level: exact, and many times faster than a sum of squares. The
+        # levels of signed types stand behind the others, as their bits do.
+        bits = channel.view(f"u{channel.dtype.itemsize}").ravel()
+        weight = np.bincount(bits, minlength=2 ** (8 * channel.dtype.itemsize))
+        if nonzero:
+            weight[0] = 0
+        found = np.flatnonzero(weight)
+        weight = weight[found]
+        level = found.astype(bits.dtype).view(channel.dtype).astype(np.int64)
         total, squares = float(weight @ level), float(weight @ (level * level))
+        size = int(weight.sum())
     else:
         weight = None
-        level = values.astype(np.float64)
+        level = (channel[channel != 0] if nonzero else channel.ravel()).astype(np.float64)
         total, squares = float(level.sum()), float(level @ level)
+        size = level.size
+    if size == 0:
+        return 0.0, 0.0, 0.0, np.nan, np.nan, np.zeros(BINS, dtype=np.int64)
+    low, high = float(level.min()), float(level.max())
     scale = BINS / (high - low) if high > low else 0.0
     position = np.minimum(((level - low) * scale).astype(np.int64), BINS - 1)
     histogram = np.bincount(position, weights=weight, minlength=BINS).astype(np.int64)
-    return float(values.size), total, squares, low, high, histogram
+    return float(size), total, squares, low, high, histogram
 
 
 def _boxes(mask: Array | None, meta: Meta) -> Array:
@@ -148,16 +154,14 @@ def _boxes(mask: Array | None, meta: Meta) -> Array:
     boxes = np.full((len(meta.regions), 2, meta.dims), -1, dtype=np.int64)
     if mask is None:
         return boxes
+    from scipy.ndimage import find_objects
+
     # A union of labels has the union of their boxes, so each label is looked for once.
-    of_label: dict[int, Array] = {}
-    for label in np.flatnonzero(np.bincount(mask.ravel())):
-        if label == 0:
-            continue
-        inside = mask == label
-        axes = range(mask.ndim)
-        lines = [inside.any(axis=tuple(other for other in axes if other != axis)) for axis in axes]
-        spans = [np.flatnonzero(line)[[0, -1]] + (0, 1) for line in lines]
-        of_label[int(label)] = np.array(spans).T
+    of_label = {
+        label: np.array([(side.start, side.stop) for side in sides]).T
+        for label, sides in enumerate(find_objects(mask), start=1)
+        if sides is not None
+    }
     for row, labels in enumerate(meta.regions.values()):
         found = [of_label[label] for label in labels if label in of_label]
         if found:
