@@ -133,7 +133,7 @@ def _check(chosen: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         (
             "patch",
             lambda value: (_are(value, 3, int) or _are(value, 2, int)) and min(value) >= 1,
-            "3 whole numbers, z,y,x, or 2, y,x",
+            "3 whole numbers of 1 or more, z,y,x, or 2, y,x",
         ),
         ("slices", lambda value: value >= 1 and value % 2 == 1, "an odd number"),
         (

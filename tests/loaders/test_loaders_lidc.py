@@ -863,7 +863,7 @@ def test_the_meta_says_what_was_done(source):
         ({"task": "stage"}, "task is 'stage'; it is detect, malignancy, segment"),
         ({"readers": 5}, "readers is 5; it is 1 to 4"),
         ({"negatives": 0}, "negatives is 0; it is 1 or more"),
-        ({"patch": "16"}, r"patch is \[16\]; it is 3 whole numbers, z,y,x, or 2, y,x"),
+        ({"patch": "16"}, r"patch is \[16\]; it is 3 whole numbers of 1 or more"),
         ({"patch": [16, 32, 0]}, "patch"),
         ({"patch": "9000,9000"}, "patch .* at most 67108864 voxels"),
         ({"slices": 2, "patch": "8,8"}, "slices is 2; it is an odd number"),

@@ -15,6 +15,7 @@ from loaders import KINDS
 from loaders.phantom import make_brats, make_lidc
 from loaders.phantom_reads import outlines_of
 from loaders.random_fields import centred_axes, smooth_field, soft_step
+from loaders.store import open_store, write_store
 
 
 def digests(root):
@@ -247,6 +248,39 @@ def test_fields_have_unit_variance_at_every_point_and_vary_over_their_length():
 def test_a_soft_step_is_one_inside_and_half_on_the_edge():
     distance = np.array([-3.0, -0.5, 0.0, 0.25, 0.5, 9.0])
     np.testing.assert_allclose(soft_step(distance, 1.0), [1, 1, 0.5, 0.25, 0, 0])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"task": "malignancy", "indeterminate": "benign"},
+        {"task": "segment"},
+        {"task": "segment", "patch": [48, 48], "slices": 3},
+        {"task": "segment", "patch": [120, 120], "view": "slice", "spacing": [0, 0, 0]},
+        {"task": "detect", "patch": [32, 32]},
+        {"task": "detect", "patch": [120, 120], "view": "slice", "spacing": [0, 0, 0]},
+    ],
+    ids=lambda options: (
+        f"{options['task']}-{options.get('view', len(options.get('patch', 'zyx')))}"
+    ),
+)
+def test_every_task_has_cases_of_every_patient(lidc, tmp_path, options):
+    kind = KINDS["lidc"]
+    survey = kind.survey(lidc, {"readers": 2, **options})
+    write_store(kind, survey, tmp_path / "store", key=b"k", workers=1, strict=True)
+    store = open_store(tmp_path / "store")
+    assert len(set(store.groups)) == 4
+    if survey.meta.task == "classification":
+        assert set(store.labels) == {0, 1}
+        return
+    middle = len(survey.meta.channels) // 2
+    brighter = []
+    for image, mask in ((store.image(n), store.mask(n)) for n in range(len(store))):
+        nodule = image[middle][mask == 1]
+        ring = image[middle][ndimage.binary_dilation(mask, iterations=2) & (mask == 0)]
+        brighter.append(nodule.mean() > ring.mean())
+    # All but faint ones beside a vessel or the wall.
+    assert np.mean(brighter) > 0.8
 
 
 # The demo's data are learnable within seconds and leave room between optimizers.
