@@ -216,6 +216,9 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
         if mask is not None:
             labels = wanted.grid.cut_mask(mask, place.centre)
             labels = labels[len(labels) // 2] if wanted.flat else labels
+            if wanted.flat and not labels.any():
+                # The tip of a nodule, a voxel or two that the grid steps over: no slice of it.
+                continue
             if not labels.any():
                 yield BadCase(
                     "a nodule falls between the voxels of its patch: ask for a finer spacing or a "

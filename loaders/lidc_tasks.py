@@ -128,7 +128,10 @@ def _malignancy(scan: Scan, wanted: Wanted) -> Iterator[Place | BadCase]:
 
 
 def _segment(scan: Scan, wanted: Wanted) -> Iterator[Place | BadCase]:
-    """Give each nodule, or each slice of it, that has a voxel in the consensus."""
+    """Give each nodule, or each slice of it, that has a voxel in the consensus.
+
+    (And on the grid of its patch, which may step over the tip of a nodule: `loaders.lidc`.)
+    """
     if wanted.whole:
         for level in np.flatnonzero(consensus(scan, wanted).any(axis=(1, 2))):
             yield Place(centre=_slice_centre(scan, int(level)))
