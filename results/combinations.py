@@ -245,7 +245,9 @@ def label(entry: Any) -> str:
     """Return how results name an entry of an axis in study.yaml: `adam`, `sgd(lr=0.05)`."""
     if not isinstance(entry, Mapping):
         return str(entry)
-    name, params = str(entry["name"]).rpartition(":")[2], entry.get("params") or {}
+    # Of a reference or a path the last part alone.
+    name = str(entry["name"]).rpartition(":")[2].rstrip("/").rpartition("/")[2]
+    params = entry.get("params") or {}
     if not params:
         return name
     return f"{name}({', '.join(f'{k}={v}' for k, v in sorted(params.items()))})"

@@ -12,6 +12,7 @@ from results.combinations import Combination, Contest, Fold, fold_of
 from results.examples import examples
 from results.published import beside_paper
 from results.recorded import Recorded
+from results.worse import worse
 
 
 def page(run: Recorded) -> dict[str, Any]:
@@ -66,11 +67,18 @@ def _section(run: Recorded, number: int, contest: Contest, found: dict[str, Any]
         "curves": figures.learning_curves(run, key, found, by_name, short),
         "price": figures.price_and_score(key, found),
         "seconds": figures.where_seconds_went(found, short),
+        "worse": worse(run, contest.metric, _in_ranking(rows, by_name), short),
         "metrics": metrics,
         "metrics_of": first,
         "paper": beside_paper(contest.task, metrics),
         "examples": examples(run, shown, by_name),
     }
+
+
+def _in_ranking(
+    rows: Sequence[Mapping[str, Any]], by_name: Mapping[str, Combination]
+) -> list[Combination]:
+    return [by_name[row["name"]] for row in rows if row["state"] == "judged"]
 
 
 def _skips(

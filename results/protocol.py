@@ -37,8 +37,17 @@ _SETTINGS = {
     "loader": "Loader",
     "threads": "CPU threads a trial",
     "device": "Device",
+    "precision": "Precision",
+    "channels_last": "Channels innermost in memory",
+    "compiled": "Compiled",
+    "keep_weights": "Weights kept",
+    "degrade": "Degraded test images",
 }
-_AXES = ("name", "data", "models", "optimizers", "losses")
+# Settings that are lists of entries, as an axis is.
+_ENTRIES = ("degrade",)
+# The axes of a study; the later ones are shown where a study has more than the plain entry.
+_AXES = ("data", "models", "optimizers", "losses", "schedules", "regularizers", "pretrained")
+_PLAIN = (["constant"], ["none"])
 
 
 def asked(study: Mapping[str, Any], axis: str) -> list[str]:
@@ -50,8 +59,8 @@ def axes(study: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return each axis with its values."""
     return [
         {"name": axis, "values": asked(study, axis)}
-        for axis in ("data", "models", "optimizers", "losses")
-        if study.get(axis)
+        for axis in _AXES
+        if study.get(axis) and asked(study, axis) not in _PLAIN
     ]
 
 
@@ -60,13 +69,13 @@ def settings(study: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "name": _SETTINGS.get(key, key.replace("_", " ")),
-            "value": _plain(value),
+            "value": ", ".join(asked(study, key)) or "–" if key in _ENTRIES else _plain(value),
             "default": _plain(_DEFAULTS[key])
             if key in _DEFAULTS and value != _DEFAULTS[key]
             else None,
         }
         for key, value in study.items()
-        if key not in _AXES
+        if key not in ("name", *_AXES)
     ]
 
 
