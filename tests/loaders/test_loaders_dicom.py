@@ -4,6 +4,7 @@ import random
 import re
 import struct
 import zlib
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from pydicom.uid import (
 from loaders.cases import BadCase
 from loaders.dicom import list_series, read_series
 from loaders.dicom_file import open_file
+from loaders.dicom_slices import _rescaled
 
 WINDOW = (-1000, 400)
 COMPRESSED = (RLELossless, JPEGLSLossless, JPEG2000Lossless)
@@ -353,6 +355,18 @@ def test_each_slice_has_its_own_rescale_and_values_are_rounded(tmp_path):
     volume = read(sorted(tmp_path.iterdir()))
     # 0.5 * 1001 - 500 = 0.5, rounded to even.
     assert [int(level[0, 0]) for level in volume.array] == [-23, 0, 2]
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int16", "uint16", "int32"])
+@pytest.mark.parametrize("slope", [1.0, 2.0, -3.0, 16383.0, 16384.0, 0.5])
+def test_whole_rescales_are_those_of_exact_arithmetic(dtype, slope):
+    limits = np.iinfo(dtype)
+    stored = np.random.default_rng(0).integers(limits.min, limits.max, 500, endpoint=True)
+    stored[:2] = limits.min, limits.max
+    for intercept in (-1024.0, 0.0, 2.0**29 - 1, 2.0**29, 0.25):
+        found = _rescaled(stored.astype(dtype), slope, intercept, (-1000, 400))
+        exact = [round(Fraction(int(n)) * Fraction(slope) + Fraction(intercept)) for n in stored]
+        assert found.tolist() == np.clip(exact, -1000, 400).tolist()
 
 
 def test_monochrome1_changes_how_an_image_is_shown_and_no_density(tmp_path):
