@@ -60,6 +60,7 @@ class MadeUp:
     broken: dict[tuple[str, str, str, int], str] = field(default_factory=dict)
     missing: set[tuple[str, str, str, int]] = field(default_factory=set)
     skips: dict[tuple[str, str, str, str], str] = field(default_factory=dict)
+    degraded: dict[str, float] = field(default_factory=dict)
     columns: dict[str, Any] = field(default_factory=dict)
     study: dict[str, Any] = field(default_factory=dict)
     with_study: bool = True
@@ -269,7 +270,7 @@ class _Trial:
                 trial[column] = None
         return {
             "trial": trial,
-            "metrics": self._metrics() if ok else [],
+            "metrics": self._metrics() + self._degraded() if ok else [],
             "epochs": self._epochs(primary) if self.status != "failed" else [],
             "cases": self._cases() if ok else [],
         }
@@ -303,6 +304,14 @@ class _Trial:
             )
             for convention in conventions
             for region, shift in (("mean", 0), ("WT", 0.03), ("TC", 0.0), ("ET", -0.03))
+        ]
+
+    def _degraded(self) -> list[dict[str, Any]]:
+        return [
+            {**row, "stratum": label, "value": row["value"] - step}
+            for label, step in self.made.degraded.items()
+            for row in self._metrics()
+            if row["split"] == "test"
         ]
 
     def _epochs(self, final: float) -> list[dict[str, Any]]:
