@@ -36,7 +36,7 @@ def _scores(
     for row in run.rows("metrics", trials):
         # The first row over all regions is what stands for a metric.
         if (row["split"], row["metric"]) == ("test", metric) and row["region"] in ("", "mean"):
-            first.setdefault((row["trial_id"], row["stratum"]), row["value"])
+            first.setdefault((row["trial_id"], row["stratum"] or ""), row["value"])
     means: list[float | None] = []
     for stratum in strata:
         by_fold: dict[Any, list[float]] = {}
