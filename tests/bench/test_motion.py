@@ -1,4 +1,4 @@
-"""The CNN + LSTM learns what no single frame shows: motion in made cine loops, through the suite."""
+"""The CNN + LSTM learns what no single frame shows: motion in cine loops, through the suite."""
 
 from dataclasses import replace
 from pathlib import Path
