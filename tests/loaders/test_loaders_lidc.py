@@ -601,6 +601,24 @@ def test_a_scan_without_lungs_is_a_bad_case(tmp_path):
         cases_of(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"patch": [16, 16]},
+        {"patch": [16, 16], "slices": 5},
+        {"patch": [16, 16], "spacing": [0.1, 1, 1]},
+        {"patch": [20, 20], "slices": 3, "spacing": [0, 0, 0]},
+    ],
+)
+def test_no_negative_slice_holds_anything_that_a_reader_marked(source, options):
+    cases = cases_of(source, negatives=20, readers=1, **options)
+    assert Counter(case.label for case in cases)[1] == 3
+    negatives = [case for case in cases if case.label == 0]
+    assert len(negatives) > 40
+    assert max(case.image.max() for case in negatives) <= 100
+    assert min(case.image[len(case.image) // 2].max() for case in cases[:3]) > 300
+
+
 OWN = {"spacing": [0, 0, 0]}
 
 

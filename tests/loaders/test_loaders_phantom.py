@@ -5,6 +5,7 @@ from collections import Counter
 
 import nibabel
 import numpy as np
+import pyarrow.parquet as pq
 import pydicom
 import pytest
 import torch
@@ -281,6 +282,41 @@ def test_every_task_has_cases_of_every_patient(lidc, tmp_path, options):
         brighter.append(nodule.mean() > ring.mean())
     # All but faint ones beside a vessel or the wall.
     assert np.mean(brighter) > 0.8
+
+
+@pytest.mark.slow
+def test_a_study_trains_on_the_store_of_each_task(lidc, tmp_path, monkeypatch):
+    """As a user would, by the command: two trials on each of three stores."""
+    from bench.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    lines = ["name: tasks", "models: [plain_cnn, unet_small]", "optimizers: [adam]", "data:"]
+    for name, settings in {
+        "detect": ("patch=32,32", "slices=3"),
+        "malignancy": ("indeterminate=benign", "readers=2"),
+        "segment": ("patch=8,32,32",),
+    }.items():
+        given = [part for setting in (f"task={name}", *settings) for part in ("--set", setting)]
+        out = f"stores/{name}"
+        argv = ["medopt", "prepare", "lidc", str(lidc), "--out", out, *given, "--workers", "1"]
+        monkeypatch.setattr("sys.argv", argv)
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert not ended.value.code
+        lines.append(f"  - {out}")
+    lines += ["losses: [ce]", "epochs: 1", "folds: 2", "threads: 1"]
+    (tmp_path / "tasks.yaml").write_text("\n".join(lines))
+    monkeypatch.setattr("sys.argv", ["medopt", "run", "tasks.yaml", "--out", "runs"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code
+    trials = pq.read_table(tmp_path / "runs" / "trials").to_pylist()
+    done = Counter((trial["dataset"], trial["status"]) for trial in trials)
+    assert {name: done[name, "ok"] for name, _ in done} == {
+        "lidc-detect": 2,
+        "lidc-malignancy": 2,
+        "lidc-segment": 2,
+    }
 
 
 # The demo's data are learnable within seconds and leave room between optimizers.
