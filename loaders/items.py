@@ -2,14 +2,16 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from loaders.cases import Array, BadCase, Case, Item, Meta, Read
-from loaders.identity import keyed_id
+from loaders.identity import keyed_hash, keyed_id
 from loaders.layout import CASES, PACK_CASES, file_hash, sync_folder, write_table
 from loaders.measure import Facts, measure
 from loaders.npy import ArrayFile
@@ -36,7 +38,7 @@ def build_item(
     rejected: list[BadCase] = []
     draft.mkdir()
     try:
-        with closing(_ItemWriter(draft, kind, meta, key)) as writer:
+        with closing(_ItemWriter(draft, kind, meta, key, item.paths)) as writer:
             for case in read(item, meta):
                 try:
                     if isinstance(case, BadCase):
@@ -61,12 +63,13 @@ def build_item(
 class _ItemWriter:
     """The arrays and rows of one item: a file a volume, and equal 2-D images stacked."""
 
-    def __init__(self, folder: Path, kind: str, meta: Meta, key: bytes):
+    def __init__(self, folder: Path, kind: str, meta: Meta, key: bytes, sources: Sequence[Path]):
         self._folder = folder
         self._kind = kind
         self._stack = meta.dims == 2
         self._segmented = meta.task == "segmentation"
         self._key = key
+        self._sources = sources
         self._open: dict[str, ArrayFile] = {}
         self._n_files = 0
         self._rows: list[dict[str, Any]] = []
@@ -80,6 +83,7 @@ class _ItemWriter:
             "ratings": case.ratings,
             "label": -1 if self._segmented else case.label,
             "content_hash": facts.content_hash,
+            "source_hash": self._source_hash,
             "shape": facts.image.shape[1:],
             "spacing": case.spacing,
             "image_type": facts.image.dtype.name,
@@ -92,6 +96,11 @@ class _ItemWriter:
         self._rows.append(row)
         if len(self._rows) == PACK_CASES:
             self._flush()
+
+    @cached_property
+    def _source_hash(self) -> str | None:
+        # Only for an item that has a case: what is broken may be no file, or endless.
+        return keyed_hash(self._key, self._sources) if self._sources else None
 
     def finish(self) -> None:
         """Put all of it on the disk."""

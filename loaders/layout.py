@@ -21,7 +21,7 @@ from loaders.cases import AXES, Meta
 
 # Raised when the files change, or what a reader makes of the same source: older stores are then
 # refused by name and older unfinished ones are not resumed.
-FORMAT = 1
+FORMAT = 2
 PACK_CASES = 4096
 
 CASES = pa.schema(
@@ -31,6 +31,7 @@ CASES = pa.schema(
         pa.field("split", pa.string()),
         pa.field("label", pa.int64(), nullable=False),
         pa.field("content_hash", pa.string(), nullable=False),
+        pa.field("source_hash", pa.string()),
         pa.field("image_file", pa.string(), nullable=False),
         pa.field("image_row", pa.int64()),
         pa.field("mask_file", pa.string()),

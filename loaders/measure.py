@@ -10,6 +10,9 @@ from loaders.cases import IMAGE_TYPES, Array, BadCase, Case, Meta
 # Bins of each channel's histogram, between the channel's own extremes: enough for the percentiles
 # that a report or a clipping rule asks for, small enough for a quarter of a million images.
 BINS = 64
+# numpy counts levels over a copy in 64 bits, which for so many voxels stays in a core's cache: half
+# the time of a whole CT at once (measured).
+_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +130,10 @@ def _channel(channel: Array, *, nonzero: bool) -> tuple[float, float, float, flo
         # Through the count of each level: exact, and many times faster than a sum of squares. The
         # levels of signed types stand behind the others, as their bits do.
         bits = channel.view(f"u{channel.dtype.itemsize}").ravel()
-        weight = np.bincount(bits, minlength=2 ** (8 * channel.dtype.itemsize))
+        weight = np.zeros(2 ** (8 * channel.dtype.itemsize), dtype=np.int64)
+        for start in range(0, bits.size, _BLOCK):
+            part = np.bincount(bits[start : start + _BLOCK])
+            weight[: part.size] += part
         if nonzero:
             weight[0] = 0
         found = np.flatnonzero(weight)

@@ -1,6 +1,8 @@
 """The store: what it keeps of each case, what never reaches it, and what survives a broken run."""
 
 import errno
+import hashlib
+import hmac
 import json
 import os
 import pickle
@@ -418,6 +420,30 @@ def test_no_name_reaches_a_stored_file(tmp_path: Path) -> None:
     # The search would have found them.
     assert "is too dark" in written
     assert keyed_id(KEY, "fake", "Erika Mustermann") in written
+
+
+def test_the_files_of_a_case_are_known_by_a_keyed_hash(tmp_path: Path) -> None:
+    """The same files give the same hash under one key, and say nothing without it."""
+    cases = [a_volume(number) for number in range(4)]
+    survey = a_survey(a_meta(), *([case] for case in cases))
+    contents: list[bytes | None] = [b"one", b"two", b"one", None]
+    items = []
+    for number, (item, content) in enumerate(zip(survey.items, contents, strict=True)):
+        path = tmp_path / str(number)
+        path.write_bytes(content or b"")
+        items.append(replace(item, paths=() if content is None else (path,)))
+    found = {}
+    for key in (KEY, b"another"):
+        out = tmp_path / key.decode()
+        write(replace(survey, items=tuple(items)), out, key=key)
+        store = open_store(out)
+        hashes = dict(zip(store.case_ids, store.table["source_hash"].to_pylist(), strict=True))
+        found[key] = [hashes[keyed_id(key, "fake", case.key)] for case in cases]
+    one, two, again, none = found[KEY]
+    assert one == again == hmac.digest(KEY, hashlib.sha256(b"one").digest(), "sha256").hex()
+    assert two not in (one, None)
+    assert none is None
+    assert not {one, two} & set(found[b"another"])
 
 
 def test_the_order_of_rows_does_not_tell_the_order_of_names(tmp_path: Path) -> None:
@@ -931,8 +957,8 @@ def test_an_array_of_another_shape_or_type_is_refused(store_path: Path) -> None:
     [
         ("{", "store.json is damaged"),
         ("[]", "store.json is damaged"),
-        ('{"format": 0}', "has format 0, this version reads 1: prepare it again"),
-        ('{"format": 1}', "store.json is damaged"),
+        ('{"format": 0}', "has format 0, this version reads 2: prepare it again"),
+        ('{"format": 2}', "store.json is damaged"),
     ],
 )
 def test_a_broken_description_is_named(store_path: Path, text: str, message: str) -> None:
