@@ -188,7 +188,7 @@ def plan(
     The time comes from one real step and one real evaluation of each model on each data set,
     measured here; early stopping only shortens it.
     """
-    from bench.estimate import estimate
+    from bench.estimate import estimate, fits
     from bench.resolve import resolve
     from bench.show import counting, duration
     from bench.study import load_study
@@ -229,6 +229,8 @@ def plan(
                 "x".join(map(str, own[0].patch)),
             )
     out.print(table)
+    for line in fits(made):
+        out.print(line, highlight=False)
     for reason in sorted({(s.dataset, s.model, s.reason) for s in made.skips}):
         out.print(f"skipped on {reason[0]}: {reason[2]}")
     out.print(

@@ -2,13 +2,14 @@
 
 import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import torch
+from torch import nn
 
 from bench.datasets import DataSet
 from bench.evaluate import Evaluator
@@ -17,9 +18,10 @@ from bench.losses import alone
 from bench.networks import build_model
 from bench.precision import PRECISIONS
 from bench.resolve import Plan
-from bench.rows import loss_row, optimizer_row
+from bench.rows import loss_row, model_row, optimizer_row
 from bench.study import Trial
 from bench.train import make_sampler
+from bench.transfer import load
 from bench.world import World
 from loaders.host import gather
 
@@ -29,41 +31,52 @@ STEPS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Seconds of one gradient step of `batch` samples, and of evaluating one case."""
+    """Seconds of one gradient of `batch` samples, of evaluating one case, of one update.
+
+    `update_sec` is by optimizer; one whose updates lie within its gradients (L-BFGS, SAM) has none.
+    """
 
     batch: int
     step_sec: float
     case_sec: float
+    update_sec: Mapping[str, float]
 
     def trial_sec(self, trial: Trial, data: DataSet) -> float:
         """Return the seconds of a trial that spends its whole budget."""
         split = data.split(trial.repeat, trial.fold)
-        steps = trial.epochs * len(split.train) / self.batch
+        samples = trial.epochs * len(split.train)
         scored = trial.epochs * len(split.inner) + len(split.test)
-        return steps * self.step_sec + scored * self.case_sec
+        update = self.update_sec.get(trial.optimizer.label, 0.0)
+        gradients = samples / self.batch * self.step_sec
+        return gradients + samples / trial.batch_size * update + scored * self.case_sec
 
 
 def estimate(plan: Plan, told: Callable[[int, int], None]) -> float:
     """Return the seconds that all trials of a plan take one after the other, at the longest.
 
-    Measures each data set x model once, with the first optimizer and loss it is run with: the
-    network's forward and backward are most of a step. Early stopping only shortens.
+    Measures each data set x model once, with the first loss it is run with, and the update of each
+    optimizer on it. Early stopping only shortens.
     """
-    kinds: dict[tuple[str, str], Trial] = {}
+    kinds: dict[tuple[str, str], dict[str, Trial]] = {}
     for trial in plan.trials:
-        kinds.setdefault((trial.dataset, trial.model.label), trial)
+        of_kind = kinds.setdefault((trial.dataset, trial.model.label), {})
+        of_kind.setdefault(trial.optimizer.label, trial)
     costs = {}
-    for done, (kind, trial) in enumerate(kinds.items()):
+    for done, (kind, trials) in enumerate(kinds.items()):
         told(done, len(kinds))
-        costs[kind] = measure(trial, plan.data(trial.dataset), plan.base, plan.study.device)
+        costs[kind] = measure(trials, plan.data(kind[0]), plan.base, plan.study.device)
     told(len(kinds), len(kinds))
     return math.fsum(
         costs[t.dataset, t.model.label].trial_sec(t, plan.data(t.dataset)) for t in plan.trials
     )
 
 
-def measure(trial: Trial, data: DataSet, base: Path, device_kind: str) -> Cost:
-    """Time the steps of a trial on its own first batch, and the evaluation of one inner case."""
+def measure(trials: Mapping[str, Trial], data: DataSet, base: Path, device_kind: str) -> Cost:
+    """Time the gradient of a trial on its own first batch, and the evaluation of one inner case.
+
+    `trials` are of one model, a trial an optimizer: its update is timed on that gradient.
+    """
+    trial = next(iter(trials.values()))
     device = torch.device(device_kind)
     store, split = data.store, data.split(trial.repeat, trial.fold)
     sampler = make_sampler(trial, data, trial.seed)
@@ -93,6 +106,11 @@ def measure(trial: Trial, data: DataSet, base: Path, device_kind: str) -> Cost:
 
     step()
     step_sec = statistics.median(step() for _ in range(STEPS))
+    update_sec = {
+        label: _update_sec(own, model, base, device)
+        for label, own in trials.items()
+        if optimizer_row(own.optimizer.name, own.optimizer.params, base).row.step == "plain"
+    }
     evaluator = Evaluator(
         trial=trial,
         store=store,
@@ -105,4 +123,33 @@ def measure(trial: Trial, data: DataSet, base: Path, device_kind: str) -> Cost:
     )
     start = perf_counter()
     evaluator.score(split.inner[:1], final=False)
-    return Cost(batch=batch, step_sec=step_sec, case_sec=perf_counter() - start)
+    case_sec = perf_counter() - start
+    return Cost(batch=batch, step_sec=step_sec, case_sec=case_sec, update_sec=update_sec)
+
+
+def _update_sec(trial: Trial, model: nn.Module, base: Path, device: torch.device) -> float:
+    """Time the second update of an optimizer: the first one makes its state."""
+    row = optimizer_row(trial.optimizer.name, trial.optimizer.params, base).row
+    optimizer = row.build(model.parameters(), **row.settings(trial.settings("optimizer")))
+    optimizer.step()
+    start = perf_counter()
+    optimizer.step()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return perf_counter() - start
+
+
+def fits(plan: Plan) -> Iterator[str]:
+    """Say of each model and its pretrained weights what of them it takes; raises StudyError."""
+    seen: set[tuple[str, str]] = set()
+    for trial in plan.trials:
+        if trial.start is None or (trial.model.label, trial.start.label) in seen:
+            continue
+        seen.add((trial.model.label, trial.start.label))
+        row = model_row(trial.model.name, trial.model.params, plan.base).row
+        store = plan.data(trial.dataset).path
+        model = build_model(
+            trial.model.name, trial.settings("model"), plan.base, store, trial.patch
+        )
+        match = load(model, row, trial.start)
+        yield f"{trial.model.label} starts from {trial.start.label}: {match}"

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bench import transfer
+from bench.estimate import fits
 from bench.networks import build_model
 from bench.refs import StudyError
 from bench.resolve import resolve, save
@@ -325,6 +326,10 @@ def test_a_run_gives_the_weights_of_a_trial_that_has_not_seen_the_test_patients(
         if trial.start:
             assert trial.start.file.stem == of_fold[trial.fold]
     assert len({t.trial_id for t in second.trials}) == len(second.trials)
+    said = list(fits(second))
+    assert len(said) == 2
+    assert said[0].startswith("plain_cnn starts from first: ")
+    assert "2 new" in said[0]
     run(second)
 
 
