@@ -990,6 +990,15 @@ def test_real_outlines_on_a_series_that_is_drawn_to_fit_them(shared_data, tmp_pa
     assert core.sum() > 100
     assert (found[core] > 300).mean() > 0.99
     assert (found[~ndimage.binary_dilation(expected, np.ones((3, 3, 3)))] <= 40).all()
+    options = {"task": "segment", "readers": 4, "spacing": [0, 0, 0], "patch": [7, 96, 96]}
+    survey = LIDC.survey(tmp_path, options)
+    (case,) = LIDC.read(survey.items[0], survey.meta)
+    first = [round(c - (n - 1) / 2) for c, n in zip(centre, (7, 96, 96), strict=True)]
+    box = tuple(slice(i, i + n) for i, n in zip(first, (7, 96, 96), strict=True))
+    np.testing.assert_array_equal(case.mask, ((parts == agreed) & (votes >= 2))[box])
+    np.testing.assert_array_equal(case.image[0], volume[box])
+    assert case.mask.sum() > 1000
+    assert case.ratings["malignancy"] == [5, 5, 5, 4]
 
 
 def test_a_phantom_is_read_like_the_real_thing(tmp_path):
