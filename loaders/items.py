@@ -1,5 +1,6 @@
 """One item of a source to a folder of arrays and rows, in whichever process reads it."""
 
+import errno
 import os
 import shutil
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ def build_item(
 ) -> list[BadCase]:
     """Read one item into `folder`, which appears when it is whole; return the rejected cases.
 
-    Raises OSError where the disk is full, and whatever a broken reader raises.
+    Raises OSError where the disk or the memory is full, and whatever a broken reader raises.
     """
     draft = folder.with_name(f"{folder.name}.{os.getpid()}")
     rejected: list[BadCase] = []
@@ -53,6 +54,12 @@ def build_item(
         draft.rename(folder)
     except BadCase as all_of_it:
         rejected = [all_of_it]
+    except MemoryError:
+        raise OSError(
+            errno.ENOMEM,
+            "a case does not fit into the memory that is left: run again with fewer workers, what "
+            "is finished is kept",
+        ) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     for one in rejected:

@@ -619,6 +619,23 @@ def test_a_full_disk_keeps_what_is_finished(
     assert everything_written(tmp_path / "s") == everything_written(tmp_path / "clean")
 
 
+def test_want_of_memory_ends_the_run_and_keeps_what_is_finished(tmp_path: Path) -> None:
+    """The machine's fault, not the case's: nothing is rejected for it."""
+    survey = a_survey(a_meta(), [a_volume(0)], [a_volume(1)])
+
+    def hungry(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
+        if item.key == "item 1":
+            raise MemoryError
+        yield from give(item, meta)
+
+    kind = a_kind(read=hungry)
+    with pytest.raises(OSError, match="does not fit into the memory .* fewer workers") as raised:
+        write_store(kind, survey, tmp_path / "s", key=KEY, workers=1, strict=False)
+    assert raised.value.errno == errno.ENOMEM
+    assert write(survey, tmp_path / "s").resumed == 1
+    assert len(open_store(tmp_path / "s")) == 2
+
+
 def test_a_run_cut_off_before_the_last_rename_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
