@@ -24,6 +24,9 @@ _SOURCE = (
     "LIDC-IDRI, doi:10.7937/K9/TCIA.2015.LO9QL9SX; Armato et al., Medical Physics 38:915 (2011)"
 )
 _LICENCE = "CC BY 3.0"
+# Four read every series (Armato 2011). A file that holds the sessions of two series may hold empty
+# ones, of which nobody can tell whose they are.
+_READERS = 4
 # Voxels of a patch, which are held in float64 while it is cut (assumption).
 _MAX_PATCH = 2**26
 
@@ -121,7 +124,7 @@ def _check(chosen: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     patch = chosen["patch"]
     rules: list[tuple[str, Callable[[Any], bool], str]] = [
         ("task", lambda value: value in TASKS, ", ".join(TASKS)),
-        ("readers", lambda value: 1 <= value <= 4, "1 to 4"),
+        ("readers", lambda value: 1 <= value <= _READERS, f"1 to {_READERS}"),
         ("negatives", lambda value: value >= 1, "1 or more"),
         (
             "indeterminate",
@@ -249,7 +252,7 @@ def _scan(sessions: Sequence[Session], volume: Volume, where: str) -> Scan:
     nodules = unite([(reader, fill(one.outlines, slices)) for reader, one in annotations])
     return Scan(
         volume=volume,
-        readers=len(sessions),
+        readers=min(len(sessions), _READERS),
         nodules=nodules,
         ratings=[
             tuple(sorted(annotations[i][1].ratings for i in nodule.members)) for nodule in nodules

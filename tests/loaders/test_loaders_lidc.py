@@ -592,6 +592,11 @@ def test_sessions_that_read_another_series_are_left_out(tmp_path):
     text = path.read_text().replace("</LidcReadMessage>", 4 * foreign + "</LidcReadMessage>")
     path.write_text(text)
     np.testing.assert_array_equal([case.image for case in cases_of(tmp_path)], plain)
+    # One of them marked nothing: it is no fifth reader of this series.
+    path.write_text(text.replace("</LidcReadMessage>", "<readingSession/></LidcReadMessage>"))
+    options = {"task": "segment", "denominator": "series", "level": 1.0, **OWN}
+    (case,) = cases_of(tmp_path, **options)
+    assert case.mask.sum() == 3 * circle((60, 60), TIGHT)[0].sum()
 
 
 def test_a_scan_without_lungs_is_a_bad_case(tmp_path):
