@@ -54,8 +54,6 @@ CASES = pa.schema(
         pa.field("ratings", pa.map_(pa.string(), pa.list_(pa.int64()))),
     ]
 )
-# Columns that stores made before there were any lack; nothing stands in them there.
-_LATER = ("ratings",)
 REJECTED = pa.schema(
     [
         pa.field("case_id", pa.string(), nullable=False),
@@ -151,19 +149,11 @@ def write_table(table: pa.Table, path: Path) -> None:
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """Return a table of a store, of exactly these columns; raises StoreError.
-
-    A column of _LATER that an older store lacks is there, without values.
-    """
+    """Return a table of a store, of exactly these columns; raises StoreError."""
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"store {path.parent}: {path.name} cannot be read ({error})") from None
-    for name in _LATER:
-        if name in schema.names and name not in table.schema.names:
-            table = table.append_column(
-                schema.field(name), pa.nulls(len(table), schema.field(name).type)
-            )
     if table.schema.names != schema.names or table.schema.types != schema.types:
         raise StoreError(f"store {path.parent}: {path.name} has other columns than this version's")
     return table

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -820,7 +819,7 @@ def test_a_grid_samples_as_one_voxel_at_a_time(spacing, centre):
         assert labels[index] == (mask[nearest] if there else 0)
 
 
-def test_ratings_stand_in_the_store_and_older_stores_open_without(source, tmp_path):
+def test_ratings_stand_in_the_store(source, tmp_path):
     survey = LIDC.survey(source, {"task": "malignancy", "readers": 1, "patch": [4, 8, 8]})
     write_store(LIDC, survey, tmp_path / "store", key=b"k", workers=1, strict=True)
     store = open_store(tmp_path / "store")
@@ -828,9 +827,6 @@ def test_ratings_stand_in_the_store_and_older_stores_open_without(source, tmp_pa
     assert found[0]["malignancy"] == [1]
     assert sorted(found[1]["malignancy"]) == [3, 4, 4, 5]
     assert set(found[1]) == set(RATINGS)
-    older = store.table.drop_columns(["ratings"])
-    pq.write_table(older, tmp_path / "store" / "cases.parquet")
-    assert open_store(tmp_path / "store").table["ratings"].to_pylist() == [None, None]
 
 
 def test_a_survey_counts_and_tells(tmp_path):
