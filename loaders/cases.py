@@ -142,6 +142,7 @@ class Case:
     mask: Array | None
     spacing: tuple[float, ...]
     split: str | None = None
+    files: tuple[Path, ...] | None = None
     ratings: Mapping[str, Sequence[int]] | None = None
 
 

@@ -147,6 +147,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
             mask=None,
             spacing=(np.nan, np.nan),
             split=split,
+            files=(path,),
         )
 
 

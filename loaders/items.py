@@ -3,9 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Sequence
 from contextlib import closing
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +68,15 @@ def build_item(
 class _ItemWriter:
     """The arrays and rows of one item: a file a volume, and equal 2-D images stacked."""
 
-    def __init__(self, folder: Path, kind: str, meta: Meta, key: bytes, sources: Sequence[Path]):
+    def __init__(self, folder: Path, kind: str, meta: Meta, key: bytes, files: tuple[Path, ...]):
         self._folder = folder
         self._kind = kind
         self._stack = meta.dims == 2
         self._segmented = meta.task == "segmentation"
         self._key = key
-        self._sources = sources
+        self._files = files
+        # The last files' hash: an item's cases often come from the same ones.
+        self._hashed: tuple[tuple[Path, ...], str | None] = ((), None)
         self._open: dict[str, ArrayFile] = {}
         self._n_files = 0
         self._rows: list[dict[str, Any]] = []
@@ -90,7 +90,7 @@ class _ItemWriter:
             "ratings": case.ratings,
             "label": -1 if self._segmented else case.label,
             "content_hash": facts.content_hash,
-            "source_hash": self._source_hash,
+            "source_hash": self._source_hash(self._files if case.files is None else case.files),
             "shape": facts.image.shape[1:],
             "spacing": case.spacing,
             "image_type": facts.image.dtype.name,
@@ -104,10 +104,10 @@ class _ItemWriter:
         if len(self._rows) == PACK_CASES:
             self._flush()
 
-    @cached_property
-    def _source_hash(self) -> str | None:
-        # Only for an item that has a case: what is broken may be no file, or endless.
-        return keyed_hash(self._key, self._sources) if self._sources else None
+    def _source_hash(self, files: tuple[Path, ...]) -> str | None:
+        if files != self._hashed[0]:
+            self._hashed = (files, keyed_hash(self._key, files))
+        return self._hashed[1]
 
     def finish(self) -> None:
         """Put all of it on the disk."""

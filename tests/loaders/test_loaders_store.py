@@ -425,13 +425,16 @@ def test_no_name_reaches_a_stored_file(tmp_path: Path) -> None:
 def test_the_files_of_a_case_are_known_by_a_keyed_hash(tmp_path: Path) -> None:
     """The same files give the same hash under one key, and say nothing without it."""
     cases = [a_volume(number) for number in range(4)]
+    # One of the two files of its item.
+    cases[2] = replace(cases[2], files=(tmp_path / "2",))
     survey = a_survey(a_meta(), *([case] for case in cases))
-    contents: list[bytes | None] = [b"one", b"two", b"one", None]
+    contents = (b"one", b"two", b"one", b"")
     items = []
     for number, (item, content) in enumerate(zip(survey.items, contents, strict=True)):
         path = tmp_path / str(number)
-        path.write_bytes(content or b"")
-        items.append(replace(item, paths=() if content is None else (path,)))
+        path.write_bytes(content)
+        paths = {0: (path,), 1: (path,), 2: (tmp_path / "1", path), 3: ()}[number]
+        items.append(replace(item, paths=paths))
     found = {}
     for key in (KEY, b"another"):
         out = tmp_path / key.decode()
@@ -629,7 +632,7 @@ def test_want_of_memory_ends_the_run_and_keeps_what_is_finished(tmp_path: Path) 
         yield from give(item, meta)
 
     kind = a_kind(read=hungry)
-    with pytest.raises(OSError, match="does not fit into the memory .* fewer workers") as raised:
+    with pytest.raises(OSError, match=r"does not fit into the memory .* fewer workers") as raised:
         write_store(kind, survey, tmp_path / "s", key=KEY, workers=1, strict=False)
     assert raised.value.errno == errno.ENOMEM
     assert write(survey, tmp_path / "s").resumed == 1
