@@ -266,6 +266,23 @@ def test_what_is_no_nifti_is_named(tmp_path: Path) -> None:
         read_header(tmp_path / "none.nii")
 
 
+def test_gzip_in_several_members_is_read(tmp_path: Path) -> None:
+    """As pigz, bgzip and a plain concatenation leave it, with or without zeros behind a member."""
+    path = save(tmp_path / "a.nii", a_brain())
+    raw = path.read_bytes()
+    packed = tmp_path / "a.nii.gz"
+    parts = [gzip.compress(raw[start : start + 100]) for start in range(0, len(raw), 100)]
+    for content in (b"".join(parts), bytes(9).join(parts), b"".join(parts) + bytes(500)):
+        packed.write_bytes(content)
+        np.testing.assert_array_equal(read_voxels(packed, read_header(packed)), a_brain())
+    packed.write_bytes(b"".join(parts) + b"garbage")
+    with pytest.raises(NiftiError, match="is damaged"):
+        read_voxels(packed, read_header(packed))
+    packed.write_bytes(b"".join(parts)[:-3])
+    with pytest.raises(NiftiError, match="is truncated"):
+        read_voxels(packed, read_header(packed))
+
+
 def test_a_file_with_more_than_it_declares_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "a.nii.gz", a_brain())
     raw = gzip.decompress(path.read_bytes())
