@@ -346,6 +346,7 @@ def _run(
     gpus_per_trial: int,
     trial: str | None,
 ) -> None:
+    from bench.estimate import fits
     from bench.lanes import room, run_lanes
     from bench.refs import StudyError
     from bench.resolve import resolve, save
@@ -375,8 +376,11 @@ def _run(
         )
     if trial is not None:
         made = made.only(trial)
+    fitting = list(fits(made))  # before anything runs: what does not fit would fail every trial
     save(made)
     with _logging(made.run / "log.txt"), RunDisplay(err).showing() as display:
+        for line in fitting:
+            logging.getLogger("medopt.transfer").info(line)
         if lanes is None:
             _set_threads(made.study.threads)
             with opened(made, shared_device=False) as queue:

@@ -21,7 +21,7 @@ from bench.resolve import Plan
 from bench.rows import loss_row, model_row, optimizer_row
 from bench.study import Trial
 from bench.train import make_sampler
-from bench.transfer import load
+from bench.transfer import Stages, load
 from bench.world import World
 from loaders.host import gather
 
@@ -140,7 +140,10 @@ def _update_sec(trial: Trial, model: nn.Module, base: Path, device: torch.device
 
 
 def fits(plan: Plan) -> Iterator[str]:
-    """Say of each model and its pretrained weights what of them it takes; raises StudyError."""
+    """Say of each model and its pretrained weights what of them it takes.
+
+    Raises StudyError where they do not fit, or a stage that is to be frozen is none.
+    """
     seen: set[tuple[str, str]] = set()
     for trial in plan.trials:
         if trial.start is None or (trial.model.label, trial.start.label) in seen:
@@ -152,4 +155,5 @@ def fits(plan: Plan) -> Iterator[str]:
             trial.model.name, trial.settings("model"), plan.base, store, trial.patch
         )
         match = load(model, row, trial.start)
+        Stages(model, row, trial.start)
         yield f"{trial.model.label} starts from {trial.start.label}: {match}"

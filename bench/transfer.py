@@ -5,7 +5,6 @@ downloaded here and nothing that a file contains is executed (`weights_only=True
 """
 
 import hashlib
-import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +21,6 @@ from bench.refs import StudyError
 from bench.settings import Setting, merge
 from models import Model
 from results.store import read
-
-log = logging.getLogger("medopt.transfer")
 
 DEFAULTS: Mapping[str, Setting] = {
     # The first stage that trains from the start; those before it are frozen. "": none is frozen.
@@ -250,8 +247,12 @@ def read_state(file: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises what its parsers raise: pickle, zip, EOF, Runtime
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise StudyError(f"pretrained: {file.name} cannot be read as weights: {why}") from error
+        # Torch's own message advises to read the file unsafely; that is not repeated.
+        raise StudyError(
+            f"pretrained: {file.name} cannot be read as weights. It must be what torch.save writes "
+            f"of a network's state: tensors alone, whole, and no Python objects, which are not "
+            f"loaded ({type(error).__name__})."
+        ) from error
     for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -307,7 +308,6 @@ def load(network: nn.Module, row: Model, start: Start) -> Match:
             f"in the same dimensions, are needed."
         )
     network.load_state_dict(new, strict=False)
-    log.info("weights of %s: %s", start.label, match)
     return match
 
 
