@@ -244,6 +244,9 @@ def _unfit_regularizer(combination: _Combination, task: str) -> str | None:
 def _unfit_precision(optimizer: Optimizer, study: Study) -> str | None:
     if study.precision == "float16" and not optimizer.half:
         return f"optimizer {optimizer.name} cannot work on scaled gradients, as float16 needs"
+    if study.precision == "float16" and study.device == "cpu":
+        # Measured with ResNet-18 and larger, LOG.md.
+        return "float16 on a CPU takes twenty times as long as float32: take bfloat16, or a GPU"
     if study.compiled and optimizer.step == "create_graph":
         return f"optimizer {optimizer.name} takes second derivatives, which torch.compile has not"
     return None

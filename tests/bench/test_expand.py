@@ -110,7 +110,7 @@ def test_what_decides_nothing_is_not(expanded, same):
         ("segmentation", {"regularizers": ["none", "resampling"]}, "not for segmentation"),
         (
             "classification",
-            {"optimizers": ["adam", "lbfgs"], "precision": "float16"},
+            {"optimizers": ["adam", "lbfgs"], "precision": "float16", "device": "cuda"},
             "lbfgs cannot work on scaled gradients",
         ),
         (
@@ -155,6 +155,11 @@ def test_two_names_of_the_same_are_refused(expanded, keys):
 def test_a_regularizer_out_of_range_is_the_studys_mistake(expanded, entry):
     with pytest.raises(StudyError, match=r"(dropout|label_smoothing)"):
         expanded(regularizers=["none", entry])
+
+
+def test_float16_on_a_cpu_is_refused_with_what_to_take(expanded):
+    with pytest.raises(StudyError, match="take bfloat16, or a GPU"):
+        expanded(precision="float16")
 
 
 def test_nothing_left_is_an_error_with_the_reasons(expanded):
