@@ -142,16 +142,20 @@ def test_every_compatible_pair_trains(everything):
     chosen = list(covering(trials))
     met = {pair for trial, _ in chosen for pair in pairs(parts(trial))}
     assert met == {pair for trial, _ in trials for pair in pairs(parts(trial))}
-    broken = []
+    broken, diverged = [], []
     for trial, data in chosen:
         try:
             outcome = run_trial(replace(trial, patience=1), data, Path.cwd(), device=CPU)
         except Exception as error:  # noqa: BLE001  # every pair is to be tried: what broke is told together
             broken.append((*parts(trial), repr(error)[:200]))
             continue
-        if outcome.trial["status"] != "ok":
-            broken.append((*parts(trial), outcome.trial["reason"]))
+        if outcome.trial["status"] == "diverged":
+            diverged.append((*parts(trial), outcome.trial["reason"]))
+        else:
+            assert outcome.trial["status"] == "ok"
     assert not broken, f"{len(broken)} of {len(chosen)}: {broken}"
+    # An outcome, not a fault: SGD with a momentum of 0.99 on a deep network, for one. But rare.
+    assert len(diverged) < len(chosen) / 50, diverged
 
 
 HALF = [("adam", name) for name in LOSSES] + [
