@@ -70,8 +70,10 @@ def low_resolution(image: Image, rng: np.random.Generator, axes: str, *, factor:
     ]
     # scikit-image's choice for down-sampling: (factor - 1) / 2.
     smooth = blur(image, rng, axes, width=max((factor - 1) / 2, 1e-6))
-    small = zoom(smooth, [1, *(c / s for c, s in zip(coarse, sides, strict=True))], order=1)
-    back: Image = zoom(small, [1, *(s / c for c, s in zip(coarse, sides, strict=True))], order=1)
+    finer = [s / c for c, s in zip(coarse, sides, strict=True)]
+    # "nearest": a last voxel whose place rounds to just outside is not nothing.
+    small = zoom(smooth, [1, *(1 / f for f in finer)], order=1, mode="nearest")
+    back: Image = zoom(small, [1, *finer], order=1, mode="nearest")
     return back
 
 

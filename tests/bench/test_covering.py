@@ -136,14 +136,24 @@ def test_skips_say_why_in_a_sentence(everything):
         assert {parts(trial)[place] for trial, _ in trials} == set(table)
 
 
+@pytest.fixture(scope="module")
+def chosen(everything) -> list[tuple[Trial, DataSet]]:
+    return list(covering(everything[0]))
+
+
 @pytest.mark.slow
-def test_every_compatible_pair_trains(everything):
-    trials, _ = everything
-    chosen = list(covering(trials))
+def test_every_compatible_pair_is_met(everything, chosen):
     met = {pair for trial, _ in chosen for pair in pairs(parts(trial))}
-    assert met == {pair for trial, _ in trials for pair in pairs(parts(trial))}
+    assert met == {pair for trial, _ in everything[0] for pair in pairs(parts(trial))}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_compatible_pair_trains(chosen, optimizer):
     broken, diverged = [], []
-    for trial, data in chosen:
+    own = [entry for entry in chosen if entry[0].optimizer.name == optimizer]
+    for trial, data in own:
         try:
             outcome = run_trial(replace(trial, patience=1), data, Path.cwd(), device=CPU)
         except Exception as error:  # noqa: BLE001  # every pair is to be tried: what broke is told together
@@ -153,9 +163,9 @@ def test_every_compatible_pair_trains(everything):
             diverged.append((*parts(trial), outcome.trial["reason"]))
         else:
             assert outcome.trial["status"] == "ok"
-    assert not broken, f"{len(broken)} of {len(chosen)}: {broken}"
+    assert not broken, f"{len(broken)} of {len(own)}: {broken}"
     # An outcome, not a fault: SGD with a momentum of 0.99 on a deep network, for one. But rare.
-    assert len(diverged) < len(chosen) / 50, diverged
+    assert len(diverged) <= 1, diverged
 
 
 HALF = [("adam", name) for name in LOSSES] + [

@@ -90,7 +90,8 @@ def counter(tmp_path, make_trial):
 
 def outcome(trial_id: str) -> dict[str, object]:
     row = {"trial_id": trial_id, "status": "ok", "wall_sec": 1.0, "reason": None}
-    return {"trial": row, "metrics": [], "epochs": [], "cases": [], "examples": {}}
+    tables = {"metrics": [], "epochs": [], "cases": []}
+    return {"trial": row, **tables, "examples": {}, "weights": None}
 
 
 def test_a_result_is_on_disk_before_its_lane_is_answered(counter, tmp_path):

@@ -59,11 +59,12 @@ class Answers(http.server.BaseHTTPRequestHandler):
         if state.statuses:
             self.send_error(state.statuses.pop(0))
             return
-        if state.redirect:
+        # Taken before it is answered: the test may say where the next one leads as soon as it is.
+        target, state.redirect = state.redirect, ""
+        if target:
             self.send_response(302)
-            self.send_header("Location", state.redirect)
+            self.send_header("Location", target)
             self.end_headers()
-            state.redirect = ""
             return
         start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and state.ranges else 0
         if start >= len(state.content):
