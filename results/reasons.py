@@ -13,7 +13,7 @@ class Finding:
 
     `lead`: the best mean over the next; `reach`: the furthest that the simultaneous intervals of
     the tied group go from zero. `seconds`: of the recommended, a trial; `alike`: how many of the
-    tied group, itself included, cost the same within noise.
+    tied group cost as little as the cheapest of it within noise; the recommended is one of them.
     """
 
     state: str
@@ -82,13 +82,13 @@ def _choice(f: Finding) -> str:
     cost = f"{words.duration(f.seconds)} of training a trial"
     if len(f.tied) == 1:
         return f"Its price: {cost}."
-    text = f"{f.recommended} is recommended as the cheapest of them ({cost})"
     if f.alike == len(f.tied):
-        text += ", although all of them cost the same within noise"
+        why = "all of them cost the same within noise, and it scores best"
     elif f.alike > 1:
-        others = "one other costs" if f.alike == 2 else f"{f.alike - 1} others cost"
-        text += f", although {others} the same within noise"
-    return f"{text}: a choice, not a finding."
+        why = f"{f.alike} of them are the cheapest within noise, and of these it scores best"
+    else:
+        why = "it is the cheapest of them"
+    return f"{f.recommended} is recommended ({cost}), since {why}: a choice, not a finding."
 
 
 def no_verdict(states: Sequence[str], expected: int) -> str:

@@ -12,7 +12,8 @@ it is. Its keys:
       reason           the verdict in words
       tied_group       names of all combinations that cannot be told from the best
       price            null, or seconds (mean train seconds a trial of the recommended),
-                       alike (members of the tied group that cost the same within noise)
+                       alike (members of the tied group that cost the same as the cheapest of
+                       it within noise: the recommended is the one of them that scores best)
       selected_by_validation   null, or name, val_score, test_score, low, high, in_tied_group, and
                        nested {test_score, low, high}: choosing anew in each fold
       folds, seeds, expected (trials of a combination), test_train_ratio,
@@ -98,8 +99,7 @@ def _judge(
         compared = stats.hsu_mcb(scores, test_train_ratio=contest.ratio, alpha=alpha)
     tied = [c for c, may in zip(judged, compared.candidate, strict=True) if may] if compared else []
     state = _state(compared, margin)
-    recommended = _cheapest(tied, contest.sign)
-    price = _price(contest, tied, recommended, alpha) if recommended else None
+    recommended, price = _recommended(contest, tied, alpha)
     return {
         "dataset": contest.dataset,
         "task": contest.task,
@@ -160,31 +160,38 @@ def _reason(
     ).in_words()
 
 
-def _cheapest(tied: Sequence[Combination], sign: float) -> Combination | None:
-    """Return the member of the tied group with the lowest price; by score where none is known."""
+def _recommended(
+    contest: Contest, tied: Sequence[Combination], alpha: float
+) -> tuple[Combination | None, dict[str, Any] | None]:
+    """Return the cheapest of the tied group, with its price; by score where no price is known.
+
+    Of those that cost the same as the cheapest within noise it is the one with the best score.
+    """
+
+    def score(combination: Combination) -> float:
+        return contest.sign * (combination.mean("test_score") or 0.0)
+
     priced = [c for c in tied if c.mean("train_sec") is not None]
-    if priced:
-        return min(priced, key=lambda c: c.mean("train_sec") or 0.0)
-    return max(tied, key=lambda c: sign * (c.mean("test_score") or 0.0), default=None)
+    if not priced:
+        return max(tied, key=score, default=None), None
+    cheapest = min(priced, key=lambda c: c.mean("train_sec") or 0.0)
+    alike = _alike(contest, tied, cheapest, alpha)
+    chosen = max((c for c in tied if c.name in alike), key=score)
+    return chosen, {"seconds": chosen.mean("train_sec"), "alike": alike}
 
 
-def _price(
-    contest: Contest, tied: Sequence[Combination], recommended: Combination, alpha: float
-) -> dict[str, Any] | None:
-    seconds = recommended.mean("train_sec")
-    if seconds is None:
-        return None
+def _alike(
+    contest: Contest, tied: Sequence[Combination], cheapest: Combination, alpha: float
+) -> list[str]:
+    """Return the names of those whose price cannot be told from the cheapest's, itself included."""
     columns = [c.by_fold("train_sec") for c in tied]
     known = [i for i, c in enumerate(columns) if len(c) == len(contest.folds) and min(c.values())]
-    own = tied.index(recommended)
+    own = tied.index(cheapest)
     if own not in known:
-        return {"seconds": seconds, "alike": [recommended.name]}
+        return [cheapest.name]
     table = [[columns[i][fold] for fold in contest.folds] for i in known]
-    alike = stats.same_price(table, known.index(own), alpha=alpha)
-    return {
-        "seconds": seconds,
-        "alike": [tied[i].name for i, same in zip(known, alike, strict=True) if same],
-    }
+    same = stats.same_price(table, known.index(own), alpha=alpha)
+    return [tied[i].name for i, alike in zip(known, same, strict=True) if alike]
 
 
 def _by_validation(
