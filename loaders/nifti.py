@@ -37,6 +37,8 @@ CHUNK = 1 << 22
 AFFINE_TOLERANCE = 0.01
 # Labels larger than this are no label map.
 MAX_LABEL = 65535
+# No voxel is a kilometre long; the squares of what is far beyond overflow. Assumption.
+LARGEST_MM = 1e6
 MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
 
 
@@ -100,6 +102,9 @@ def read_header(path: Path) -> Header:
     affine[:3] *= MM_PER_UNIT.get(unit, 1.0)
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
         raise NiftiError("has an affine that is not invertible")
+    sides = np.abs(affine[:3, :3]).max(axis=0)
+    if sides.max() > LARGEST_MM or np.isnan(nib.io_orientation(affine)).any():
+        raise NiftiError("has an affine that no scanner writes: its axes lead nowhere")
     _check_size(path, shape, dtype, offset)
     return Header(
         shape=shape,

@@ -230,6 +230,7 @@ def test_no_header_breaks_the_reader(
         ("scl_inter", np.inf, "has a header whose scl_slope and scl_inter is not valid"),
         ("srow_x", [0, 0, 0, 0], "affine that is not invertible"),
         ("srow_x", [np.nan, 0, 0, 0], "affine that is not invertible"),
+        ("srow_x", [5e6, 0, 0, 0], "affine that no scanner writes"),
     ],
 )
 def test_a_lying_header_is_named(tmp_path: Path, field: str, value: Any, message: str) -> None:
