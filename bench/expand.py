@@ -4,10 +4,10 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bench.datasets import DataSet, automatic_patch
 from bench.degradations import DEGRADATIONS
@@ -17,7 +17,16 @@ from bench.refs import StudyError, is_reference
 from bench.regularizers import REGULARIZERS, Regularizer
 from bench.rows import Part, loss_row, model_row, optimizer_row
 from bench.schedules import SCHEDULES
-from bench.study import NUMERICS, Augment, Choice, DataEntry, Skip, Study, Trial
+from bench.study import (
+    NUMERICS,
+    Augment,
+    Choice,
+    DataEntry,
+    Skip,
+    Study,
+    Trial,
+    settings_of,
+)
 from bench.transfer import Start, Wanted, find, start_settings
 from loaders.folds import Split, split_hash
 
@@ -48,12 +57,11 @@ class _Combination:
     def regularize(self) -> Regularizer:
         return REGULARIZERS[self.regularizer.name]
 
-    def settings(self, part: str) -> dict[str, Any]:
+    def settings(self, part: Literal["model", "optimizer", "loss"]) -> dict[str, Any]:
         """Return what is set for a part, by its own entry and by the regularizer."""
-        chosen: Choice = getattr(self, part)
-        return {**chosen.params, **self.regularize.changes(part, self.regularizer.params)}
+        return settings_of(getattr(self, part), part, self.regularizer)
 
-    @property
+    @cached_property
     def rows(self) -> tuple[Part[Any], Part[Any], Part[Any]]:
         """Return what model, optimizer and loss stand for; raises StudyError."""
         return (
@@ -62,7 +70,7 @@ class _Combination:
             loss_row(self.loss.name, self.loss.params, self.base),
         )
 
-    @property
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """Return what of the combination decides a trial's result, but the weights it starts at."""
         model, optimizer, loss = self.rows
@@ -110,9 +118,10 @@ def expand(
     skips: list[Skip] = []
     for entry, data in zip(study.data, sets, strict=True):
         settings = _settings(study, entry, data)
+        starts = _Starts(data)
         runnable: list[_Combination] = []
         for combination in _combinations(study, base):
-            reason = _unfit(combination, study, data, settings["patch"], devices)
+            reason = _unfit(combination, study, data, settings["patch"], starts, devices)
             if reason is None:
                 runnable.append(combination)
                 continue
@@ -128,9 +137,13 @@ def expand(
                 )
             )
         for split in data.splits:
+            folds = split_hash(split, data.store.hashes)
+            # Where weights are found does not depend on the seed.
+            ready = [(c, starts.of(c, split)) for c in runnable]
             for seed in study.seeds:
-                trials += [_trial(c, study, data, split, seed, settings) for c in runnable]
-        _check_distinct(trials)
+                where = {"repeat": split.repeat, "fold": split.fold, "seed": seed}
+                trials += [_trial(c, s, study, data, folds, where, settings) for c, s in ready]
+    _check_distinct(trials)
     if not trials:
         reasons = "; ".join(sorted({s.reason for s in skips}))
         raise StudyError(f"no combination of this study can run: {reasons}.")
@@ -207,6 +220,7 @@ def _unfit(
     study: Study,
     data: DataSet,
     patch: tuple[int, ...],
+    starts: "_Starts",
     devices: int,
 ) -> str | None:
     """Say why a combination cannot run on a data set, or None."""
@@ -217,7 +231,7 @@ def _unfit(
         or (None if meta.task in loss.tasks else f"loss {loss.name} is not for {meta.task}")
         or _unfit_regularizer(combination, meta.task)
         or _unfit_precision(optimizer, study)
-        or _unfit_start(combination, optimizer, data)
+        or _unfit_start(combination, optimizer, data.splits[0], starts)
         or _unfit_size(combination, optimizer, data, patch, devices)
     )
 
@@ -252,7 +266,9 @@ def _unfit_precision(optimizer: Optimizer, study: Study) -> str | None:
     return None
 
 
-def _unfit_start(combination: _Combination, optimizer: Optimizer, data: DataSet) -> str | None:
+def _unfit_start(
+    combination: _Combination, optimizer: Optimizer, split: Split, starts: "_Starts"
+) -> str | None:
     pretrained = combination.pretrained
     if pretrained.name == SCRATCH:
         return None
@@ -261,7 +277,7 @@ def _unfit_start(combination: _Combination, optimizer: Optimizer, data: DataSet)
     ):
         return f"optimizer {optimizer.name} has one learning rate for all layers, not lower ones"
     try:
-        _start(combination, data, data.splits[0])
+        starts.of(combination, split)
     except LookupError as error:
         return str(error.args[0])
     return None
@@ -297,31 +313,46 @@ def _shapes(
 # ---- trials --------------------------------------------------------------------------------
 
 
-def _start(combination: _Combination, data: DataSet, split: Split) -> Start | None:
-    pretrained = combination.pretrained
-    if pretrained.name == SCRATCH:
-        return None
-    groups = data.store.groups
-    return find(
-        pretrained.name,
-        pretrained.params,
-        pretrained.label,
-        combination.base,
-        Wanted(
-            row=combination.rows[0].row,
-            model=combination.model.label,
-            dims=data.store.meta.dims,
-            unseen=frozenset(groups[i] for i in split.test),
-        ),
-    )
+class _Starts:
+    """The weights that combinations of one data set start from, each looked up once.
+
+    Only the model, the entry of `pretrained` and the split decide them.
+    """
+
+    def __init__(self, data: DataSet) -> None:
+        self._data = data
+        self._found: dict[tuple[str, str, int, int], Start] = {}
+
+    def of(self, combination: _Combination, split: Split) -> Start | None:
+        """Return the weights, None for those drawn anew; raises what `find` does."""
+        pretrained, model = combination.pretrained, combination.model
+        if pretrained.name == SCRATCH:
+            return None
+        key = model.label, pretrained.label, split.repeat, split.fold
+        if key not in self._found:
+            store = self._data.store
+            self._found[key] = find(
+                pretrained.name,
+                pretrained.params,
+                pretrained.label,
+                combination.base,
+                Wanted(
+                    row=combination.rows[0].row,
+                    model=model.label,
+                    dims=store.meta.dims,
+                    unseen=frozenset(store.groups[i] for i in split.test),
+                ),
+            )
+        return self._found[key]
 
 
 def _trial(
     combination: _Combination,
+    start: Start | None,
     study: Study,
     data: DataSet,
-    split: Split,
-    seed: int,
+    folds: str,
+    where: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> Trial:
     regularize, params = combination.regularize, combination.regularizer.params
@@ -332,8 +363,6 @@ def _trial(
         "balance": False,
         **regularize.changes("trial", params),
     }
-    start = _start(combination, data, split)
-    where: dict[str, Any] = {"repeat": split.repeat, "fold": split.fold, "seed": seed}
     decides = {
         **settings,
         **combination.identity,
@@ -344,7 +373,7 @@ def _trial(
         ],
         "start": start.identity if start else None,
         "content": data.store.content_hash,
-        "split": split_hash(split, data.store.hashes),
+        "split": folds,
         "device": study.device,
         "numerics": NUMERICS,
     }

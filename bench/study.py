@@ -348,6 +348,12 @@ def load_study(path: Path) -> tuple[Study, Path]:
     )
 
 
+def settings_of(chosen: Choice, part: str, regularizer: Choice) -> dict[str, Any]:
+    """Return what is set for a part of a combination: its own entry, the regularizer over it."""
+    row = REGULARIZERS[regularizer.name]
+    return {**chosen.params, **row.changes(part, regularizer.params)}
+
+
 # ---- trials ---------------------------------------------------------------------------------
 
 
@@ -392,9 +398,7 @@ class Trial:
 
     def settings(self, part: Literal["model", "optimizer", "loss"]) -> dict[str, Any]:
         """Return what is set for a part: by its own entry, and over it by the regularizer."""
-        chosen: Choice = getattr(self, part)
-        row = REGULARIZERS[self.regularizer.name]
-        return {**chosen.params, **row.changes(part, self.regularizer.params)}
+        return settings_of(getattr(self, part), part, self.regularizer)
 
     @property
     def combination(self) -> dict[str, str | None]:
