@@ -130,7 +130,7 @@ def _rehearse(name: str, constructor: Constructor, step: str, settings: str) -> 
                 for p, gradient in zip(own, gradients, strict=True):
                     p.grad = gradient
                 optimizer.step()
-        except Exception as error:
+        except Exception as error:  # a stranger's code may raise anything; it is told, not hidden
             raise StudyError(
                 f"optimizers: {name} cannot be driven by the training loop: on a small network it "
                 f"fails with {type(error).__name__}: {error}"

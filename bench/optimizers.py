@@ -13,11 +13,11 @@ import torch
 
 from bench import footprint, wrapped
 from bench.footprint import Shapes
-from bench.optimizer import Optimizer, Space, state_bytes
+from bench.optimizer import Optimizer, Space
 from bench.settings import Setting
 from bench.wrapped import library
 
-__all__ = ["OPTIMIZERS", "Optimizer", "state_bytes"]
+__all__ = ["OPTIMIZERS", "Optimizer"]
 
 # What SAM can stand on: rows of one plain gradient, which take a rate and a decay.
 _SAM_BASES = ("sgd", "sgd_nesterov", "rmsprop", "adam", "adamw", "nadam", "radam")

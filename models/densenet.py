@@ -33,7 +33,7 @@ def densenet121(
     network.features.conv0 = stem
     if small:
         network.features.pool0 = nn.Identity()
-    return network  # type: ignore[no-any-return]
+    return network  # type: ignore[no-any-return]  # torchvision has no types
 
 
 def _densenet121_2d(in_channels: int, out_channels: int, dropout: float) -> Any:

@@ -38,4 +38,4 @@ def inception_v3(
     network.Conv2d_1a_3x3.conv = stem
     if small:
         network.maxpool1 = nn.Identity()
-    return network  # type: ignore[no-any-return]
+    return network  # type: ignore[no-any-return]  # torchvision has no types

@@ -52,4 +52,4 @@ def _inverted(
     network.features[0][0] = stem
     if is_small(patch):
         keep_resolution(network.features, halvings=2)
-    return network  # type: ignore[no-any-return]
+    return network  # type: ignore[no-any-return]  # torchvision has no types

@@ -26,7 +26,7 @@ def resnet(
     network: Any = build(in_channels, out_channels, depth, small=is_small(patch))
     # Within the pooling, so that every parameter keeps the name that pretrained weights know.
     network.avgpool = nn.Sequential(network.avgpool, nn.Dropout(dropout))
-    return network  # type: ignore[no-any-return]
+    return network  # type: ignore[no-any-return]  # torchvision has no types
 
 
 def _resnet_2d(in_channels: int, out_channels: int, depth: int, *, small: bool) -> Any:

@@ -29,8 +29,8 @@ def adapted(
         in_channels,
         old.out_channels,
         size if kernel is None else kernel,  # type: ignore[arg-type]  # a pair, typed as any tuple
-        step if stride is None else stride,  # type: ignore[arg-type]
-        padding=pad if kernel is None else kernel // 2,  # type: ignore[arg-type]
+        step if stride is None else stride,  # type: ignore[arg-type]  # as above
+        padding=pad if kernel is None else kernel // 2,  # type: ignore[arg-type]  # as above
         bias=old.bias is not None,
     )
 

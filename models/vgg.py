@@ -34,4 +34,4 @@ def vgg16(
         for layer in network.features:
             if isinstance(layer, nn.MaxPool2d):
                 layer.ceil_mode = True
-    return network  # type: ignore[no-any-return]
+    return network  # type: ignore[no-any-return]  # torchvision has no types
