@@ -93,7 +93,10 @@ class Store:
 
     @cached_property
     def spacing(self) -> Array:
-        """Distance of neighbours along each axis in mm (n, d) float64, nan where unknown."""
+        """Distance of neighbours along each axis (n, d) float64, nan where unknown.
+
+        In mm along z, y and x, in seconds along t.
+        """
         return self._numbers("spacing", self.meta.dims)
 
     @cached_property
