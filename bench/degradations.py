@@ -1,7 +1,8 @@
 """What is done to test images so that robustness to worse scans is measured: one row each.
 
-A degradation works on a normalised image (its values are in standard deviations of the data) and
-leaves the reference as it is. Nothing is trained or chosen on degraded images.
+A degradation works on a normalised image (its values are in standard deviations of the data, or in
+shares of their range where the study says `normalize: range`) and leaves the reference as it is.
+Nothing is trained or chosen on degraded images.
 """
 
 from collections.abc import Callable, Mapping
@@ -45,7 +46,7 @@ class Degradation:
 
 
 def noise(image: Image, rng: np.random.Generator, axes: str, *, deviation: float) -> Image:
-    """Return the image with independent Gaussian noise of this standard deviation."""
+    """Return the image with independent Gaussian noise of this deviation, in normalised units."""
     del axes
     return image + np.float32(deviation) * rng.standard_normal(image.shape, dtype=np.float32)
 
@@ -84,7 +85,8 @@ DEGRADATIONS: dict[str, Degradation] = {
             name="noise",
             function=noise,
             defaults={"deviation": 0.5},
-            summary="Gaussian noise of half a standard deviation of the data",
+            summary="Gaussian noise of half a standard deviation of the data, or under `normalize:"
+            " range` of half their range",
             source="Hendrycks and Dietterich 2019, arXiv 1903.12261: Gaussian noise",
         ),
         Degradation(

@@ -199,6 +199,7 @@ def _settings(study: Study, entry: DataEntry, data: DataSet) -> dict[str, Any]:
         "batch_size": entry.batch_size or study.batch_size or BATCH[meta.task, meta.dims],
         "patch": patch,
         "augment": entry.augment or study.augment,
+        "normalize": entry.normalize or study.normalize,
         "patience": study.patience,
         "stop_on": study.stop_on,
         "overlap": study.overlap,

@@ -108,7 +108,8 @@ REGULARIZERS: dict[str, Regularizer] = {
                 f"augment.{name}": name for name in ("rotate", "zoom", "noise", "contrast", "gamma")
             },
             # nnU-Net's ranges: 30 degrees, 0.7 to 1.4, a variance up to 0.1, 0.75 to 1.25 and 0.7
-            # to 1.5, brought to symmetric ones; each with the probability that the study gives.
+            # to 1.5, brought to symmetric ones; each with the probability that the study gives. The
+            # noise is that of images in standard deviations.
             defaults={"rotate": 30.0, "zoom": 0.3, "noise": 0.3, "contrast": 0.25, "gamma": 0.5},
             summary="rotation, zoom, noise, contrast and gamma on top of flips and crops",
             source="Isensee et al. 2021 (nnU-Net), supplementary note 4",

@@ -79,7 +79,9 @@ class Augment(_Frozen):
         " or those axes that a list of true and false says",
     )
     scale: float = Field(0.1, ge=0, lt=1, description="multiply intensities by 1 ± this, uniform")
-    shift: float = Field(0.1, ge=0, description="add ± this many standard deviations, uniform")
+    shift: float = Field(
+        0.1, ge=0, description="add ± this in normalised units (see `normalize`), uniform"
+    )
     foreground: float = Field(
         0.5, ge=0, le=1, description="share of segmentation patches placed on foreground"
     )
@@ -94,7 +96,9 @@ class Augment(_Frozen):
     zoom: float = Field(
         0.0, ge=0, lt=1, description="magnify by 1 ± this, all axes alike (of a clip, its time too)"
     )
-    noise: float = Field(0.0, ge=0, description="Gaussian, up to so many standard deviations")
+    noise: float = Field(
+        0.0, ge=0, description="Gaussian, its standard deviation up to this in normalised units"
+    )
     contrast: float = Field(0.0, ge=0, lt=1, description="distances from the mean by 1 ± this")
     gamma: float = Field(0.0, ge=0, description="exponent from 1 / (1 + this) to 1 + this")
     chance: float = Field(
@@ -166,6 +170,10 @@ def _several(entry: Any) -> Any:
     return entry if isinstance(entry, list | tuple) else [entry]
 
 
+# How intensities are brought to units that a network can take.
+Normalize = Literal["z-score", "range"]
+
+
 class Protocol(_Frozen):
     """What a data set may set for itself; null: the study's value, else the automatic one."""
 
@@ -173,6 +181,7 @@ class Protocol(_Frozen):
     batch_size: int | None = Field(None, ge=1, description="samples a step; null: by task and dims")
     patch: tuple[int, ...] | None = Field(None, description="voxels a side; null: from the shapes")
     augment: Augment | None = None
+    normalize: Normalize | None = Field(None, description="z-score, or range: 0 to 1")
     target: float | None = Field(None, description="score that time-to-target counts to")
 
 
@@ -220,6 +229,12 @@ class Study(_Frozen):
     batch_size: int | None = Field(None, ge=1, description="samples a step; null: by task and dims")
     patch: tuple[int, ...] | None = Field(None, description="voxels a side; null: from the shapes")
     augment: Augment = Augment()  # type: ignore[call-arg]  # pydantic fills every default
+    normalize: Normalize = Field(
+        "z-score",
+        description="intensities as standard deviations from the mean; range: lowest to highest as"
+        " 0 to 1. In MRI those of a case's own brain (range: of its whole image), else of the"
+        " training part",
+    )
     patience: int = Field(10, ge=1, description="epochs without a better inner score")
     stop_on: Literal["score", "loss"] = Field(
         "score",
@@ -380,6 +395,7 @@ class Trial:
     batch_size: int
     patch: tuple[int, ...]
     augment: Augment
+    normalize: Normalize
     patience: int
     stop_on: str
     overlap: float

@@ -39,7 +39,7 @@ from bench.study import Trial, trial_columns
 from bench.transfer import Stages
 from bench.world import World
 from loaders import LOADERS
-from loaders.folds import class_weights, normalization
+from loaders.folds import class_weights, normalization, value_range
 from loaders.host import gather
 from loaders.sampler import Recipe, Sampler, batch_positions
 from loaders.store import Store
@@ -300,13 +300,17 @@ def run_trial(
 def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:
     """Make the sampler of a trial's training part, normalised by what that part alone says."""
     store, train = data.store, data.split(trial.repeat, trial.fold).train
-    mean, std = normalization(store.moments, store.meta.normalize, train)
+    if trial.normalize == "range":
+        zeros = store.moments[0] < store.shapes.prod(axis=1, keepdims=True)
+        offset, unit = value_range(store.extremes, zeros, store.meta.normalize, train)
+    else:
+        offset, unit = normalization(store.moments, store.meta.normalize, train)
     return Sampler(
         cases=train,
         shapes=store.shapes,
         boxes=store.boxes,
-        mean=mean,
-        std=std,
+        mean=offset,
+        std=unit,
         recipe=Recipe(patch=trial.patch, **trial.augment.along(store.meta.axes)),
         balance=store.labels if trial.balance else None,
         # Rotations are in millimetres; a clip turns within its frames, whose pixels are square.

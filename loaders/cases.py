@@ -56,12 +56,12 @@ class Meta:
     `classes[i]` is the name of label i; in segmentation 0 is the background. `regions` names the
     foreground regions that are scored, each a union of labels; empty in classification. `positive`
     is the class that counts as positive (the disease) in binary classification, else None.
-    `normalize` is "case" (z-score over the case's own non-zero voxels: MRI) or "train" (mean and
-    standard deviation of the training part: CT, 2-D). `fill` is the raw value outside the image.
-    `unit` is what a case is: "image", "lesion", "volume". `group_source` says what the group is:
-    "patient", or "case" where the source has no such column. `options` are the reader's settings
-    that shaped the arrays. `axes` names the spatial axes in order: "yx" or "zyx", which are the
-    defaults, or "tyx" for cine loops.
+    `normalize` is the scope of what intensities are normalised by: "case" (each case's own: MRI, in
+    a z-score over its non-zero voxels) or "train" (that of the training part: CT, 2-D). `fill` is
+    the raw value outside the image. `unit` is what a case is: "image", "lesion", "volume".
+    `group_source` says what the group is: "patient", or "case" where the source has no such column.
+    `options` are the reader's settings that shaped the arrays. `axes` names the spatial axes in
+    order: "yx" or "zyx", which are the defaults, or "tyx" for cine loops.
     """
 
     kind: str

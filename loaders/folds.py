@@ -26,6 +26,7 @@ __all__ = [
     "split_hash",
     "splits_from_table",
     "splits_table",
+    "value_range",
 ]
 
 Indices = NDArray[np.int64]
@@ -225,11 +226,9 @@ def normalization(
     voxels or without spread gets standard deviation 1, so that it stays what it is: constant.
     """
     sums = [np.asarray(moment, dtype=np.float64) for moment in moments]
-    if normalize == "train":
+    if _pooled(normalize):
         pooled = (moment[train].sum(axis=0, keepdims=True) for moment in sums)
         sums = [np.broadcast_to(moment, sums[0].shape) for moment in pooled]
-    elif normalize != "case":
-        raise ValueError(f"normalize is {normalize!r}; it is case or train")
     count, total, squares = sums
     voxels = np.maximum(count, 1)
     mean = total / voxels
@@ -238,6 +237,35 @@ def normalization(
     # the spacing of float64, for sums of many terms.
     flat = variance <= 1e-12 * squares / voxels
     return mean, np.sqrt(np.where(flat, 1.0, variance))
+
+
+def value_range(
+    extremes: tuple[NDArray[Any], NDArray[Any]],
+    zeros: NDArray[np.bool_],
+    normalize: str,
+    train: Indices,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return lowest value and range, each (n_cases, C) float64, for every case of a store.
+
+    `extremes`: lowest and highest, each (n_cases, C), nan where no voxel was looked at; `zeros`
+    (n_cases, C) tells where voxels of 0 were left out of them, which count here. "train" takes the
+    extremes of the cases of `train` alone for all cases, so that others may lie outside of 0 to 1;
+    "case" takes each case's own. A channel of one value gets range 1, as it gets deviation 1.
+    """
+    low, high = (np.asarray(extreme, dtype=np.float64) for extreme in extremes)
+    low = np.where(zeros, np.fmin(low, 0.0), low)
+    high = np.where(zeros, np.fmax(high, 0.0), high)
+    if _pooled(normalize):
+        low = np.broadcast_to(low[train].min(axis=0, keepdims=True), low.shape)
+        high = np.broadcast_to(high[train].max(axis=0, keepdims=True), high.shape)
+    return low, np.where(high > low, high - low, 1.0)
+
+
+def _pooled(normalize: str) -> bool:
+    """Tell whether a store's intensities are taken over the training part, not case by case."""
+    if normalize not in ("case", "train"):
+        raise ValueError(f"normalize is {normalize!r}; it is case or train")
+    return normalize == "train"
 
 
 def class_weights(class_counts: NDArray[Any], train: Indices) -> NDArray[np.float64]:

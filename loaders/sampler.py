@@ -29,16 +29,17 @@ class Recipe:
 
     `patch`: voxels along each spatial axis. `flip`: which axes are mirrored, each with probability
     1/2; a tuple of one bool an axis. `scale`: contrast is multiplied by a factor drawn in
-    1 ± scale, for each channel. `shift`: brightness is then moved by up to ± shift standard
-    deviations, for each channel. `foreground`: share of the patches that are centred on a random
-    point in the box of a foreground region; cases without foreground give random patches.
+    1 ± scale, for each channel. `shift`: brightness is then moved by up to ± shift in normalised
+    units, which are multiples of the sampler's `std`, for each channel. `foreground`: share of the
+    patches that are centred on a random point in the box of a foreground region; cases without
+    foreground give random patches.
 
     The others are off by default. `translate`: the patch is moved by up to ± this share of its
     side, in whole voxels, so that nothing is interpolated. `rotate`: greatest angle in degrees,
     about the patch's centre; one number in 2-D, in 3-D one each about the first, the second and the
     third axis, composed as R1 R2 R3. `zoom`: magnified by a factor in 1 ± zoom, one for all axes.
-    `noise`: Gaussian, its standard deviation uniform in 0 to noise, in standard deviations of the
-    data. `contrast`: distances from the patch's mean are multiplied by a factor in 1 ± contrast,
+    `noise`: Gaussian, its standard deviation uniform in 0 to noise, in normalised units.
+    `contrast`: distances from the patch's mean are multiplied by a factor in 1 ± contrast,
     within the patch's range, for each channel. `gamma`: the patch, brought to 0..1, is raised to an
     exponent drawn log-uniformly between 1 / (1 + gamma) and 1 + gamma, and brought back, for each
     channel. `chance`: the probability of each of rotate, zoom, noise, contrast and gamma, drawn
@@ -147,12 +148,13 @@ class Sampler:
     a position does not depend on which augmentations the recipe turns on.
 
     `cases` (n,) int64: rows of the training part. `shapes` (N, d) int64, `boxes`
-    (N, regions, 2, d) int64, `mean` and `std` (N, C): of all N cases of the store. With `balance`,
-    the class (N,) of each, an epoch is no permutation: its n samples are shared out evenly among
-    the classes of the training part (which classes have one more, where n does not divide, is
-    drawn anew each epoch), and each takes one of its class's cases, with replacement. `spacing`
-    (N, d): size of a voxel; with it rotations are rotations of the body where voxels are not cubes;
-    a case with an entry that is no positive number is taken to have cubes. Raises ValueError.
+    (N, regions, 2, d) int64, `mean` and `std` (N, C), what is taken from intensities and what they
+    are then divided by: of all N cases of the store. With `balance`, the class (N,) of each, an
+    epoch is no permutation: its n samples are shared out evenly among the classes of the training
+    part (which classes have one more, where n does not divide, is drawn anew each epoch), and each
+    takes one of its class's cases, with replacement. `spacing` (N, d): size of a voxel; with it
+    rotations are rotations of the body where voxels are not cubes; a case with an entry that is no
+    positive number is taken to have cubes. Raises ValueError.
     """
 
     def __init__(

@@ -14,6 +14,7 @@ _DEFAULTS: dict[str, Any] = {
     "inner_fraction": 0.2,
     "patience": 10,
     "stop_on": "score",
+    "normalize": "z-score",
     "margin": 0.01,
     "alpha": 0.05,
 }
@@ -27,6 +28,7 @@ _SETTINGS = {
     "batch_size": "Batch size",
     "patch": "Patch, voxels a side",
     "augment": "Augmentation",
+    "normalize": "Intensities",
     "patience": "Patience, epochs without a better inner score",
     "stop_on": "Inner validation stops on",
     "overlap": "Overlap of sliding windows in evaluation",

@@ -145,6 +145,7 @@ def make_trial(
             "batch_size": 4,
             "patch": (side,) * dims,
             "augment": Augment(),
+            "normalize": "z-score",
             "patience": 10,
             "stop_on": "score",
             "overlap": 0.25,

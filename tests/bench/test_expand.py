@@ -70,6 +70,7 @@ def test_the_axes_are_multiplied_and_every_id_is_another(expanded):
         {"compiled": True},
         {"epochs": 3},
         {"augment": {"rotate": 10.0}},
+        {"normalize": "range"},
         {"degrade": ["blur"]},
     ],
 )
@@ -84,6 +85,7 @@ def test_whatever_decides_a_result_is_in_the_id(expanded, change):
         {"optimizers": [{"adam": {"lr": 1.0e-3}}]},  # the default, said aloud
         {"schedules": [{"constant": {"warmup": 0.0}}]},
         {"keep_weights": True},
+        {"normalize": "z-score"},
         {"losses": ["ce", "focal"]},
     ],
 )
@@ -155,6 +157,19 @@ def test_two_names_of_the_same_are_refused(expanded, keys):
 def test_a_regularizer_out_of_range_is_the_studys_mistake(expanded, entry):
     with pytest.raises(StudyError, match=r"(dropout|label_smoothing)"):
         expanded(regularizers=["none", entry])
+
+
+def test_a_data_set_says_for_itself_how_it_is_normalised(expanded):
+    own = [{"store": "s", "normalize": "range"}]
+    assert {t.normalize for t in expanded()[0]} == {"z-score"}
+    assert {t.normalize for t in expanded(data=own)[0]} == {"range"}
+    other = [{"store": "s", "normalize": "z-score"}]
+    assert {t.normalize for t in expanded(data=other, normalize="range")[0]} == {"z-score"}
+    ids = [
+        {t.trial_id for t in expanded(**keys)[0]}
+        for keys in ({"data": own}, {"normalize": "range"})
+    ]
+    assert ids[0] == ids[1]
 
 
 def test_float16_on_a_cpu_is_refused_with_what_to_take(expanded):

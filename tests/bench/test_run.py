@@ -30,6 +30,7 @@ def make_trial(n: int) -> Trial:
         batch_size=4,
         patch=(8, 8),
         augment=Augment(),
+        normalize="z-score",
         patience=2,
         stop_on="score",
         overlap=0.25,

@@ -48,6 +48,7 @@ def test_nine_lines_are_a_study_and_the_rest_has_defaults():
         (("epochs: 25", "regularizers: [{none: {a: 1}}]"), ["'a'", "it has none"]),
         (("epochs: 25", "pretrained: {imagenet: {freeze: 3}}"), ["'freeze'", "freeze_until"]),
         (("epochs: 25", "pretrained: {imagenet: {lower_rate: 0.0}}"), ["lower_rate is above 0"]),
+        (("epochs: 25", "normalize: minmax"), ["normalize", "'z-score' or 'range'", "minmax"]),
         (("epochs: 25", "precision: half"), ["precision 'half'", "bfloat16"]),
     ],
 )

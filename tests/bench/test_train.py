@@ -1,6 +1,7 @@
 """run_trial(): the protocol, held by what it leaves."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from bench import evaluate, networks, objective, train
 from bench.losses import LOSSES
 from bench.optimizers import OPTIMIZERS
-from bench.study import Choice
+from bench.study import Augment, Choice
 from bench.train import run_trial
 from loaders import LOADERS
 from results.schema import TABLES
@@ -83,32 +84,34 @@ def test_the_test_fold_is_scored_once_by_the_weights_that_inner_validation_chose
     assert row["test_score"] == scored[-1][2]
 
 
+def images_seen_by(trial, data, base, monkeypatch) -> np.ndarray:
+    """Return the samples (N, C, *patch) that a trial trains on, in their order."""
+    batches = []
+    table = LOADERS["torch"]
+
+    @contextmanager
+    def watched(*args, **kwargs):
+        with table.open(*args, **kwargs) as stream:
+
+            def noted():
+                for batch in stream:
+                    batches.append(batch.image.numpy().copy())
+                    yield batch
+
+            yield noted()
+
+    with monkeypatch.context() as patch:
+        patch.setitem(LOADERS, "torch", replace(table, open=watched))
+        assert run_trial(trial, data, base, device=CPU).trial["status"] == "ok"
+    return np.concatenate(batches)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_weights_samples_and_draws_are_the_same_for_every_optimizer_and_loss(
     make_trial, monkeypatch, task
 ):
     trial, data, base = make_trial(task, epochs=1)
-    seen = {}
-    table = LOADERS["torch"]
-
-    def spy(*args, **kwargs):
-        from contextlib import contextmanager
-
-        @contextmanager
-        def opened():
-            with table.open(*args, **kwargs) as batches:
-
-                def noted():
-                    for batch in batches:
-                        seen[key].append(batch.image.clone())
-                        yield batch
-
-                yield noted()
-
-        return opened()
-
-    monkeypatch.setitem(LOADERS, "torch", replace(table, open=spy))
-    starts = {}
+    starts, streams = {}, []
     build = objective.build_model
 
     def built(*args):
@@ -118,13 +121,11 @@ def test_weights_samples_and_draws_are_the_same_for_every_optimizer_and_loss(
 
     monkeypatch.setattr(objective, "build_model", built)
     for key in [("sgd", "ce"), ("adam", "focal"), ("lbfgs", "dice_squared")]:
-        seen[key] = []
         own = replace(trial, optimizer=Choice(name=key[0]), loss=Choice(name=key[1]))
-        run_trial(own, data, base, device=CPU)
-    streams = [torch.cat(images) for images in seen.values()]
+        streams.append(images_seen_by(own, data, base, monkeypatch))
     shortest = min(len(s) for s in streams)
     assert shortest >= 4
-    assert all(torch.equal(s[:shortest], streams[0][:shortest]) for s in streams)
+    assert all(np.array_equal(s[:shortest], streams[0][:shortest]) for s in streams)
     weights = list(starts.values())
     assert all(torch.equal(w, weights[0]) for w in weights)
 
@@ -205,6 +206,75 @@ def test_statistics_come_from_the_training_part_alone(make_trial, monkeypatch):
     run_trial(trial, data, base, device=CPU)
     assert len(asked) == 1
     assert np.array_equal(asked[0], data.split(0, 0).train)
+
+
+# No draw changes an intensity, so what a batch holds is what normalising made of it.
+AS_IT_IS = Augment(scale=0.0, shift=0.0)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_trial_in_the_range_sees_0_to_1(make_trial, monkeypatch, task):
+    # Patches as large as the smallest image: nothing is filled in.
+    case = make_trial(task, normalize="range", augment=AS_IT_IS)
+    voxels = images_seen_by(*case, monkeypatch)
+    trial, data, _ = case
+    assert voxels.min() == 0
+    # Rounded twice to float32.
+    assert voxels.max() == pytest.approx(1, abs=2e-7)
+    raw = [data.store.image(i).reshape(2, -1) for i in data.split(0, 0).train]
+    low, high = (f(np.concatenate(raw, axis=1), axis=1) for f in (np.min, np.max))
+    draws = train.make_sampler(trial, data, 0).centre(np.arange(len(data.store)))
+    np.testing.assert_array_equal(draws.centre, np.tile(low, (len(data.store), 1)))
+    np.testing.assert_array_equal(draws.spread, np.tile(high - low, (len(data.store), 1)))
+
+
+def test_augmentation_is_in_units_of_the_range(make_trial, monkeypatch):
+    shifted = Augment(scale=0.0, shift=0.5)
+    case = make_trial("classification", normalize="range", augment=shifted)
+    voxels = images_seen_by(*case, monkeypatch)
+    assert -0.5 <= voxels.min() < -0.1
+    assert 1.1 < voxels.max() <= 1.5 + 1e-6
+
+
+class Changed:
+    """Another object that says otherwise in some respects."""
+
+    def __init__(self, other, **changes):
+        self.__dict__.update(changes)
+        self._other = other
+
+    def __getattr__(self, name):
+        return getattr(self._other, name)
+
+
+def test_what_lies_outside_the_training_part_moves_no_range(make_trial):
+    trial, data, _ = make_trial("classification", normalize="range")
+    split, store = data.split(0, 0), data.store
+    low, high = store.extremes
+    before = train.make_sampler(trial, data, 0).centre(split.test)
+    for rows, same in ((split.inner, True), (split.test, True), (split.train, False)):
+        far = np.where(np.isin(np.arange(len(store)), rows), 1000, 0)[:, None]
+        other = Changed(data, store=Changed(store, extremes=(low - far, high + far)))
+        after = train.make_sampler(trial, other, 0).centre(split.test)
+        assert np.array_equal(before.centre, after.centre) is same
+        assert np.array_equal(before.spread, after.spread) is same
+
+
+def test_mri_is_brought_to_each_case_s_own_range(make_trial):
+    trial, data, _ = make_trial("segmentation", normalize="range")
+    store = data.store
+    low, high = store.extremes
+    # Of every other case some voxels were zero and left out, as those around a brain are.
+    count, zeros = store.moments[0], np.arange(len(store))[:, None] % 2
+    mri = Changed(
+        store,
+        meta=replace(store.meta, normalize="case"),
+        moments=(count - zeros, *store.moments[1:]),
+    )
+    draws = train.make_sampler(trial, Changed(data, store=mri), 0).centre(np.arange(len(store)))
+    assert (low > 0).all()
+    np.testing.assert_array_equal(draws.centre, np.where(zeros, 0, low))
+    np.testing.assert_array_equal(draws.spread, np.where(zeros, high, high - low))
 
 
 def test_counting_operations_changes_no_result(make_trial):

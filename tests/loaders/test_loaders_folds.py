@@ -1,8 +1,9 @@
 """Folds: no patient on both sides, every class everywhere, nothing that depends on ids or order."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedGroupKFold
 
+from loaders.cases import Case, Item, Kind, Meta, Survey
 from loaders.deal import MAX_SINGLES, bundled
 from loaders.folds import (
     FoldError,
@@ -23,7 +25,9 @@ from loaders.folds import (
     split_hash,
     splits_from_table,
     splits_table,
+    value_range,
 )
+from loaders.store import open_store, write_store
 
 CLASSES = ("benign", "malignant")
 QUICK = settings(max_examples=40, deadline=None)
@@ -508,6 +512,102 @@ def test_a_constant_or_empty_channel_is_not_divided_by_zero(level: float) -> Non
 def test_an_unknown_way_to_normalise() -> None:
     with pytest.raises(ValueError, match="it is case or train"):
         normalization(moments_of([np.zeros((1, 2, 2))]), "all", np.array([0]))
+    with pytest.raises(ValueError, match="it is case or train"):
+        value_range((np.zeros((1, 1)), np.ones((1, 1))), np.array([[False]]), "all", np.array([0]))
+
+
+# Lowest and highest of four cases of two channels, by hand; the third has no voxel but 0.
+LOW = np.array([[2.0, -7.0], [5.0, 1.0], [np.nan, np.nan], [3.0, 9.0]])
+HIGH = np.array([[8.0, -1.0], [6.0, 4.0], [np.nan, np.nan], [3.0, 9.0]])
+ZEROS = np.array([[True, True], [False, True], [True, True], [False, True]])
+
+
+def test_the_range_of_each_case_counts_its_zeros() -> None:
+    low, size = value_range((LOW, HIGH), ZEROS, "case", np.array([0]))
+    assert low.tolist() == [[0, -7], [5, 0], [0, 0], [3, 0]]
+    # 3 to 3 and 0 to 0 are constant: nothing to divide by.
+    assert size.tolist() == [[8, 7], [1, 4], [1, 1], [1, 9]]
+
+
+def test_the_range_of_the_training_part_alone() -> None:
+    low, high, none = LOW[[0, 1, 3]], HIGH[[0, 1, 3]], np.zeros((3, 2), bool)
+    found, size = value_range((low, high), none, "train", np.array([1, 2]))
+    assert found.tolist() == [[3, 1]] * 3
+    assert size.tolist() == [[3, 8]] * 3
+    low[0], high[0] = -1e6, 1e6
+    again = value_range((low, high), none, "train", np.array([1, 2]))
+    np.testing.assert_array_equal(again, (found, size))
+    flat = value_range((low, high), none, "train", np.array([2]))
+    assert [part.tolist() for part in flat] == [[[3, 9]] * 3, [[1, 1]] * 3]
+
+
+def some_channel(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Return voxels of some kind: of both signs, above zero, with a background, of one value."""
+    values = generator.normal(0, 50, shape).round(int(generator.integers(0, 3)))
+    return (
+        lambda: values,
+        lambda: np.abs(values) + 1,
+        lambda: np.where(generator.random(shape) < 0.4, 0.0, np.abs(values) + 1),
+        lambda: np.full(shape, values.flat[0]),
+        lambda: np.zeros(shape),
+    )[generator.integers(5)]()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), scope=st.sampled_from(["case", "train"]))
+def test_the_range_of_a_store_is_that_of_its_voxels(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, scope: Literal["case", "train"]
+) -> None:
+    generator = np.random.default_rng(seed)
+    meta = Meta(
+        kind="made",
+        name="made",
+        task="classification",
+        dims=2,
+        channels=("a", "b"),
+        classes=CLASSES,
+        regions={},
+        positive=1,
+        normalize=scope,
+        fill=0.0,
+        unit="image",
+        group_source="case",
+        source="made by a test",
+        licence="none",
+        options={},
+    )
+
+    def read(_item: Item, _meta: Meta) -> Iterator[Case]:
+        for number in range(6):
+            shape = tuple(generator.integers(1, 7, 2).tolist())
+            image = np.stack([some_channel(generator, shape) for _ in range(2)])
+            key = str(number)
+            image = image.astype(np.float32)
+            nan = (np.nan,) * 2
+            yield Case(key=key, group=key, image=image, label=0, mask=None, spacing=nan)
+
+    kind = Kind(
+        name="made",
+        summary="",
+        source="",
+        survey=lambda *_: pytest.fail("not surveyed"),
+        read=read,
+        options={},
+    )
+    survey = Survey(meta=meta, items=(Item(key="all", paths=(), extra={}),), rejected=())
+    out = tmp_path_factory.mktemp("made") / "store"
+    write_store(kind, survey, out, key=b"test", workers=1, strict=True)
+    store = open_store(out)
+    train = np.flatnonzero(generator.random(len(store)) < 0.6)
+    assume(len(train))
+    zeros = store.moments[0] < store.shapes.prod(axis=1, keepdims=True)
+    low, size = value_range(store.extremes, zeros, scope, train)
+    flat = [store.image(index).reshape(2, -1).astype(np.float64) for index in range(len(store))]
+    for index, own in enumerate(flat):
+        voxels = own if scope == "case" else np.concatenate([flat[i] for i in train], axis=1)
+        np.testing.assert_array_equal(low[index], voxels.min(axis=1))
+        spread = voxels.max(axis=1) - voxels.min(axis=1)
+        np.testing.assert_array_equal(size[index], np.where(spread > 0, spread, 1))
 
 
 def test_class_weights_are_inverse_frequencies_of_mean_one() -> None:
