@@ -2,12 +2,14 @@
 
 What the sets are stands in `loaders.medmnist_sets`. An image is its own group: the
 files name no patient, although several sets hold more than one image of a patient.
+ChestMNIST tells of each image which of fourteen findings it shows; one of them is asked for.
 """
 
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,18 +26,21 @@ DEFLATE_LIMIT = 1032
 # Assumption: the largest set has 236 386 labels.
 MAX_LABELS = 10_000_000
 
-TASKS = ("binary-class", "multi-class", "ordinal-regression")
+# The task of a set whose `classes` are findings that an image shows or not, in MedMNIST's words.
+FINDINGS = "multi-label, binary-class"
+ANY = "any"
 
 
 def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     """Look into one .npz file, or into a folder that holds NAME.npz; raises BadSource."""
-    path, name, size = _locate(source, *_wanted(options))
-    info = INFO[name]
-    _check_task(name)
+    chosen = settings("medmnist", MEDMNIST.options, options)
+    path, name, size = _locate(source, *_wanted(chosen))
+    info, finding = INFO[name], chosen["finding"]
+    _check_finding(name, finding)
     items = []
     for split in SPLITS:
         with _member(path, f"{split}_labels") as found:
-            labels = None if found is None else _labels(path, split, *found)
+            labels = None if found is None else _labels(path, split, *found, info, finding)
         with _member(path, f"{split}_images") as found:
             if (found is None) != (labels is None):
                 part = "labels" if labels is None else "images"
@@ -53,9 +58,12 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
         items.append(Item(key=split, paths=(path,), extra={"labels": labels}))
     if not items:
         raise BadSource(f"{path.name} holds none of the parts {', '.join(SPLITS)}")
+    if finding:
+        shown = "finding" if finding == ANY else finding
+        info = replace(info, classes=(f"no {shown}", shown), positive=1)
     meta = Meta(
         kind="medmnist",
-        name=name,
+        name=f"{name}-{finding}" if finding else name,
         task="classification",
         dims=info.dims,
         channels=("red", "green", "blue") if info.channels == 3 else ("intensity",),
@@ -68,7 +76,7 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
         group_source="case",
         source="Yang et al. 2023, MedMNIST v2, 10.1038/s41597-022-01721-8",
         licence=info.licence,
-        options={"name": name},
+        options={"name": name, **({"finding": finding} if finding else {})},
     )
     return Survey(meta=meta, items=tuple(items), rejected=())
 
@@ -104,11 +112,12 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
 
 def fetch(options: Mapping[str, Any], progress: Callable[[int, int], None]) -> Path:
     """Return the official file of the set and size that `options` name; raises BadSource."""
-    name, size = _wanted(options)
+    chosen = settings("medmnist", MEDMNIST.options, options)
+    name, size = _wanted(chosen)
     if not name:
         raise BadSource(f"say which set to fetch, medmnist:NAME; the sets are: {', '.join(INFO)}")
     size = size or SIZES[0]
-    _check_task(name)
+    _check_finding(name, chosen["finding"])
     remote = Remote(
         base=BASE,
         path=f"{file_name(name, size)}?download=1",
@@ -118,12 +127,11 @@ def fetch(options: Mapping[str, Any], progress: Callable[[int, int], None]) -> P
     return fetch_file(remote, cache_folder() / "medmnist", progress=progress)
 
 
-def _wanted(options: Mapping[str, Any]) -> tuple[str, int]:
+def _wanted(chosen: Mapping[str, Any]) -> tuple[str, int]:
     """Return the set and size asked for, "" and 0 where any will do; raises BadSource.
 
     `breastmnist_64` is breastmnist of size 64, as its file is called.
     """
-    chosen = settings("medmnist", MEDMNIST.options, options)
     name, _, suffix = chosen["name"].partition("_")
     size = chosen["size"] or (int(suffix) if suffix.isdecimal() else 0)
     if (name and name not in INFO) or (suffix and suffix != str(size)):
@@ -136,10 +144,21 @@ def _wanted(options: Mapping[str, Any]) -> tuple[str, int]:
     return name, size
 
 
-def _check_task(name: str) -> None:
-    if (task := INFO[name].task) not in TASKS:
-        known = ", ".join(TASKS)
-        raise BadSource(f"{name} is a {task} task, which is not supported; supported: {known}")
+def _check_finding(name: str, finding: str) -> None:
+    if INFO[name].task != FINDINGS:
+        if finding:
+            several = ", ".join(known for known, info in INFO.items() if info.task == FINDINGS)
+            raise BadSource(f"{name} has one label an image: option finding is for {several}")
+        return
+    choices = (*INFO[name].classes, ANY)
+    if finding not in choices:
+        fault = (
+            f"there is no finding {finding!r}"
+            if finding
+            else f"each image of {name} has {len(choices) - 1} answers"
+        )
+        known = ", ".join(choices)
+        raise BadSource(f"{fault}: say --set finding=NAME; the findings are: {known}")
 
 
 def _locate(source: Path, name: str, size: int) -> tuple[Path, str, int]:
@@ -174,21 +193,39 @@ def _size_of(path: Path) -> int:
 
 
 def _labels(
-    path: Path, split: str, shape: tuple[int, ...], dtype: np.dtype[Any], file: IO[bytes]
+    path: Path,
+    split: str,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    file: IO[bytes],
+    info: Info,
+    finding: str,
 ) -> Array:
-    if len(shape) == 2 and shape[1] == 1:
-        shape = shape[:1]
-    if len(shape) != 1 or dtype.kind not in "uif":
+    """Return one label an image (N,): its class, or whether it shows the finding."""
+    columns = len(info.classes) if finding else 1
+    # Where an image has one label, files have either shape.
+    fitting = ((columns,),) if finding else ((), (1,))
+    if not shape or shape[1:] not in fitting or dtype.kind not in "uif":
+        wanted = f"{columns} numbers" if finding else "one number"
+        shapes = f"(N, {columns})" if finding else "(N,) or (N, 1)"
         raise BadSource(
-            f"{path.name}: {split}_labels is {dtype} {shape}, not one number an image, "
-            "(N,) or (N, 1)"
+            f"{path.name}: {split}_labels is {dtype} {shape}, not {wanted} an image, {shapes}"
         )
     if shape[0] > MAX_LABELS:
         raise BadSource(f"{path.name}: {split}_labels declares {shape[0]} labels")
-    labels = np.frombuffer(_exactly(file, shape[0] * dtype.itemsize, path), dtype)
+    labels = np.frombuffer(_exactly(file, shape[0] * columns * dtype.itemsize, path), dtype)
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
         raise BadSource(f"{path.name}: {split}_labels holds NaN or infinity")
-    return labels
+    if not finding:
+        return labels
+    strange = labels[(labels != 0) & (labels != 1)]
+    if strange.size:
+        raise BadSource(f"{path.name}: {split}_labels holds {strange[0]}; a finding is 0 or 1")
+    shown = labels.reshape(-1, columns) == 1
+    if finding != ANY:
+        shown = shown[:, [info.classes.index(finding)]]
+    answers: Array = shown.any(axis=1).astype(np.uint8)
+    return answers
 
 
 def _check_images(
@@ -261,6 +298,10 @@ MEDMNIST = Kind(
     options={
         "name": ("", "which set; empty: as the file is named"),
         "size": (0, "side of the images, 28, 64, 128 or 224; 0: the file's, and 28 where fetched"),
+        "finding": (
+            "",
+            f"for chestmnist, and needed there: {', '.join(INFO['chestmnist'].classes)}, or {ANY}",
+        ),
     },
     fetch=fetch,
 )

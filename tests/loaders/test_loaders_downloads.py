@@ -303,7 +303,8 @@ def npz_of(folder: Path, name: str, side: int) -> Path:
     for seed, split in enumerate(("train", "val", "test")):
         random = np.random.default_rng(seed)
         arrays[f"{split}_images"] = random.integers(0, 256, (6, side, side)).astype(np.uint8)
-        arrays[f"{split}_labels"] = np.arange(6, dtype=np.uint8)[:, None] % 2
+        columns = len(INFO[name].classes) if name == "chestmnist" else 1
+        arrays[f"{split}_labels"] = np.arange(6 * columns, dtype=np.uint8).reshape(6, -1) % 2
     path = folder / file_name(name, side)
     np.savez_compressed(path, **arrays)
     return path
@@ -335,6 +336,7 @@ def published(
         ({"name": "breastmnist"}, 28),
         ({"name": "breastmnist", "size": "64"}, 64),
         ({"name": "breastmnist_64"}, 64),
+        ({"name": "chestmnist", "finding": "edema"}, 28),
     ],
 )
 def test_a_set_is_fetched_by_name_and_size(
@@ -344,12 +346,14 @@ def test_a_set_is_fetched_by_name_and_size(
     given: dict[str, str],
     size: int,
 ) -> None:
-    published("breastmnist", size)
+    name = given["name"].partition("_")[0]
+    published(name, size)
     kind = KINDS["medmnist"]
     assert kind.fetch is not None
     path = kind.fetch(given, lambda *_: None)
-    assert path == tmp_path / "cache" / "medmnist" / file_name("breastmnist", size)
-    assert kind.survey(path, given).meta.name == "breastmnist"
+    assert path == tmp_path / "cache" / "medmnist" / file_name(name, size)
+    wanted = "chestmnist-edema" if "finding" in given else "breastmnist"
+    assert kind.survey(path, given).meta.name == wanted
 
 
 @pytest.mark.parametrize(
@@ -361,7 +365,9 @@ def test_a_set_is_fetched_by_name_and_size(
         ({"name": "breastmnist_64", "size": 28}, "there is no MedMNIST set 'breastmnist_64'"),
         ({"name": "breastmnist", "size": 32}, "has no size 32; its sizes are: 28, 64, 128, 224"),
         ({"name": "nodulemnist3d", "size": 224}, "has no size 224; its sizes are: 28, 64"),
-        ({"name": "chestmnist"}, "multi-label, binary-class task, which is not supported"),
+        ({"name": "chestmnist"}, "say --set finding=NAME; the findings are: atelectasis"),
+        ({"name": "chestmnist", "finding": "cancer"}, "there is no finding 'cancer'"),
+        ({"name": "breastmnist", "finding": "any"}, "option finding is for chestmnist"),
     ],
 )
 def test_nothing_is_fetched_where_the_name_is_wrong(

@@ -166,10 +166,74 @@ def test_a_label_outside_the_set_rejects_its_image_alone(tmp_path: Path) -> None
     }
 
 
-def test_several_labels_an_image_are_refused(tmp_path: Path) -> None:
-    path = make(tmp_path, "chestmnist", column=False)
-    with pytest.raises(BadSource, match="multi-label, binary-class task, which is not supported"):
-        KINDS["medmnist"].survey(path, {})
+def make_chest(folder: Path, **changes: Any) -> tuple[Path, dict[str, np.ndarray]]:
+    """Write a ChestMNIST of few images; return it and its answers (N, 14), a tenth of them yes."""
+    answers = {
+        split: (np.random.default_rng(count).random((count, 14)) < 0.1).astype(np.uint8)
+        for split, count in COUNTS.items()
+    }
+    labels = {f"{split}_labels": rows for split, rows in answers.items()}
+    return make(folder, "chestmnist", column=True, changes={**labels, **changes}), answers
+
+
+@pytest.mark.parametrize("finding", [*INFO["chestmnist"].classes, "any"])
+def test_one_finding_of_several_is_a_binary_question(tmp_path: Path, finding: str) -> None:
+    path, answers = make_chest(tmp_path)
+    store, report = prepare(path, tmp_path / "s", finding=finding)
+    assert (report.n_cases, len(report.rejected)) == (sum(COUNTS.values()), 0)
+    shown = "finding" if finding == "any" else finding
+    assert store.meta.name == f"chestmnist-{finding}"
+    assert store.meta.classes == (f"no {shown}", shown)
+    assert store.meta.positive == 1
+    asked = [name in (finding, shown) or finding == "any" for name in INFO["chestmnist"].classes]
+    for seed, (split, count) in enumerate(COUNTS.items()):
+        for number in range(count):
+            index = index_of(store, split, number)
+            wanted = some_images("chestmnist", count, seed)[number]
+            np.testing.assert_array_equal(store.image(index)[0], wanted)
+            assert store.labels[index] == any(answers[split][number][asked])
+
+
+def test_stores_of_two_findings_are_told_apart(tmp_path: Path) -> None:
+    path, answers = make_chest(tmp_path)
+    stores = [prepare(path, tmp_path / f, finding=f)[0] for f in ("hernia", "any")]
+    assert stores[0].content_hash != stores[1].content_hash
+    assert stores[0].labels.sum() < stores[1].labels.sum() < len(stores[1])
+    assert sum(rows[:, -1].sum() for rows in answers.values()) == stores[0].labels.sum()
+
+
+@pytest.mark.parametrize("finding", ["", "pneumonia ", "cancer"])
+def test_a_finding_is_one_of_those_of_the_set(tmp_path: Path, finding: str) -> None:
+    path, _ = make_chest(tmp_path)
+    given = {"finding": finding} if finding else {}
+    fault = f"there is no finding '{finding}'" if finding else "each image of chestmnist has 14"
+    with pytest.raises(BadSource, match=f"{fault}.*: atelectasis, cardiomegaly, .*hernia, any$"):
+        KINDS["medmnist"].survey(path, given)
+
+
+def test_other_sets_have_no_finding(tmp_path: Path) -> None:
+    path = make(tmp_path, "pneumoniamnist", column=True)
+    with pytest.raises(BadSource, match="one label an image: option finding is for chestmnist"):
+        KINDS["medmnist"].survey(path, {"finding": "pneumonia"})
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.zeros((2, 13), np.uint8), "is uint8 (2, 13), not 14 numbers an image, (N, 14)"),
+        (np.zeros(2, np.uint8), "is uint8 (2,), not 14 numbers an image, (N, 14)"),
+        (np.zeros((2, 14, 1), np.uint8), "is uint8 (2, 14, 1), not 14 numbers"),
+        (np.zeros((3, 14), np.uint8), "has 2 val images and 3 labels"),
+        (np.full((2, 14), 2, np.uint8), "val_labels holds 2; a finding is 0 or 1"),
+        (np.full((2, 14), -1, np.int8), "val_labels holds -1; a finding is 0 or 1"),
+        (np.full((2, 14), 0.5), "val_labels holds 0.5; a finding is 0 or 1"),
+        (np.full((2, 14), np.nan), "val_labels holds NaN"),
+    ],
+)
+def test_answers_that_are_none(tmp_path: Path, labels: np.ndarray, message: str) -> None:
+    path, _ = make_chest(tmp_path, val_labels=labels)
+    with pytest.raises(BadSource, match=re.escape(message)):
+        KINDS["medmnist"].survey(path, {"finding": "hernia"})
 
 
 class Trap:
