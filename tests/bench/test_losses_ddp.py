@@ -1,15 +1,10 @@
 """One global batch costs the same, and moves a network the same way, on one process and on N.
 
-This file is also the program of the processes: `python test_losses_ddp.py FOLDER`.
+The processes are started by gloo.py.
 """
 
-import multiprocessing
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench.losses import LOSSES, Loss, Total, alone, over_processes
 
-ROOT = Path(__file__).resolve().parents[2]
 # The samples of each process; one may be left without.
 SHARES = ((5, 2), (4, 2, 1), (6, 1, 0))
 # By shares and process: {case: (loss, gradient)}.
@@ -99,15 +93,8 @@ def gradient(net: nn.Module) -> Tensor:
     return torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
 
 
-def work(rank: int, shares: tuple[int, ...], folder: Path) -> None:
+def work(rank: int, shares: tuple[int, ...]) -> dict[str, tuple[Tensor, Tensor]]:
     """Be one process of a set: all losses, one after another."""
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder / f'meeting{shares}'}",
-        rank=rank,
-        world_size=len(shares),
-        timeout=timedelta(seconds=60),
-    )
     own = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
     done = {}
     for name, (row, task, shape) in CASES.items():
@@ -116,47 +103,13 @@ def work(rank: int, shares: tuple[int, ...], folder: Path) -> None:
         loss = cost(row, model, image[own], target[own], over_processes, len(shares))
         dist.all_reduce(loss)  # DDP averages the gradients, the trial its losses
         done[name] = loss / len(shares), gradient(model)
-    torch.save(done, folder / f"{shares}-{rank}.pt")
-    dist.destroy_process_group()
-
-
-def main(folder: Path) -> None:
-    """Run one set of processes after the other."""
-    import monai.losses  # noqa: F401  # once, and not in every process: it takes seconds
-
-    fork = multiprocessing.get_context("fork")
-    for shares in SHARES:
-        processes = [
-            fork.Process(target=work, args=(k, shares, folder)) for k in range(len(shares))
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        if any(process.exitcode for process in processes):
-            sys.exit(f"shares {shares}: a process failed")
+    return done
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+def found(on_gloo: Callable[..., Found]) -> Found:
     """Return what each process of each set found."""
-    folder = tmp_path_factory.mktemp("ddp")
-    # Everything stays on this machine.
-    own = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, __file__, str(folder)],
-        env=os.environ | own,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return {
-        shares: [torch.load(folder / f"{shares}-{rank}.pt") for rank in range(len(shares))]
-        for shares in SHARES
-    }
+    return on_gloo("monai.losses")
 
 
 @pytest.mark.parametrize("shares", SHARES, ids=str)
@@ -175,7 +128,3 @@ def test_value_and_gradient_of_one_process(
         else:
             torch.testing.assert_close(theirs, value, rtol=1e-9, atol=1e-12)
             torch.testing.assert_close(slope, gradient(net), rtol=1e-9, atol=1e-12)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

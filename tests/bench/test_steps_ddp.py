@@ -1,18 +1,10 @@
 """The steps of every optimizer on two processes with unequal shares: one network, in two copies.
 
-This file is also the program of the processes: `python test_steps_ddp.py FOLDER`.
+The processes are started by gloo.py.
 """
-
-import multiprocessing
-import os
-import subprocess
-import sys
-from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -20,15 +12,16 @@ from bench.clock import Clock
 from bench.optimizers import OPTIMIZERS
 from bench.steps import STEPS
 
-ROOT = Path(__file__).resolve().parents[2]
-SHARES = (5, 3)
+# The samples of each process, of the one set that there is.
+SHARES = ((5, 3),)
 NAMES = sorted(name for name, row in OPTIMIZERS.items() if not row.one_device)
 # L-BFGS with the loss of each process alone in its line search, which must be seen.
 ASTRAY = "astray"
 
 
-def run(name, rank, world):
+def run(name, rank, shares):
     """Make 20 steps on one batch; return the first loss and the weights after each step."""
+    world = len(shares)
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1),
@@ -42,7 +35,7 @@ def run(name, rank, world):
     model, own = net, slice(None)
     if world > 1:
         model = DistributedDataParallel(net)
-        own = slice(sum(SHARES[:rank]), sum(SHARES[: rank + 1]))
+        own = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
     row = OPTIMIZERS["lbfgs" if name == ASTRAY else name]
     # Few iterations a step, that 20 steps do not end where nothing moves.
     optimizer = row.build(net.parameters(), **({"max_iter": 2} if row.name == "lbfgs" else {}))
@@ -64,51 +57,16 @@ def run(name, rank, world):
     return losses[0], torch.stack(weights)
 
 
-def work(rank, folder):
+def work(rank, shares):
     """Be one process: all optimizers, one after another."""
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder / 'meeting'}",
-        rank=rank,
-        world_size=len(SHARES),
-        timeout=timedelta(seconds=60),
-    )
-    found = {name: run(name, rank, len(SHARES)) for name in (*NAMES, ASTRAY)}
-    torch.save(found, folder / f"{rank}.pt")
-    dist.destroy_process_group()
-
-
-def main(folder):
-    """Run the processes side by side."""
-    import pytorch_optimizer  # noqa: F401  # once, and not in every process
-
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=work, args=(rank, folder)) for rank in range(len(SHARES))]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    if any(process.exitcode for process in processes):
-        sys.exit("a process failed")
+    return {name: run(name, rank, shares) for name in (*NAMES, ASTRAY)}
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def found(on_gloo):
     """Return what each process found: {optimizer: (first loss, weights after each step)}."""
-    folder = tmp_path_factory.mktemp("ddp")
-    # Everything stays on this machine.
-    own = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, __file__, str(folder)],
-        env=os.environ | own,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return [torch.load(folder / f"{rank}.pt") for rank in range(len(SHARES))]
+    (processes,) = on_gloo("pytorch_optimizer").values()
+    return processes
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -121,7 +79,7 @@ def test_all_processes_hold_equal_weights_after_every_step(found, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_first_steps_are_those_of_one_process(found, name):
-    loss, weights = run(name, 0, 1)
+    loss, weights = run(name, 0, (8,))
     near = {"muon": 1e-3, "prodigy": 1e-6}.get(name, 1e-9)  # bfloat16 and float32 inside
     # Rounding grows in L-BFGS' history. It decides SOAP's bases: most of the first gradient's
     # eigenvalues are zero, so any rotation of their vectors is as good. SOAP's first step is none.
@@ -134,7 +92,3 @@ def test_the_first_steps_are_those_of_one_process(found, name):
 def test_a_local_loss_in_the_line_search_drives_the_copies_apart(found):
     first, second = (process[ASTRAY][1] for process in found)
     assert not torch.equal(first, second)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
