@@ -52,9 +52,11 @@ def test_the_same_trial_gives_the_same_numbers_bit_for_bit(make_trial, task):
     assert [e["train_loss"] for e in first.epochs] == [e["train_loss"] for e in second.epochs]
 
 
+@pytest.mark.parametrize("normalize", ["z-score", "range"])
 @pytest.mark.parametrize("task", TASKS)
-def test_every_loader_gives_the_same_metrics_bit_for_bit(make_trial, task):
-    outcomes = [run(make_trial(task), loader=name) for name in READY_LOADERS]
+def test_every_loader_gives_the_same_metrics_bit_for_bit(make_trial, task, normalize):
+    case = make_trial(task, normalize=normalize)
+    outcomes = [run(case, loader=name) for name in READY_LOADERS]
     assert len(outcomes) >= 1
     assert all(o.metrics == outcomes[0].metrics for o in outcomes)
     assert all(o.cases == outcomes[0].cases for o in outcomes)
