@@ -267,6 +267,20 @@ def test_what_is_no_nifti_is_named(tmp_path: Path) -> None:
         read_header(tmp_path / "none.nii")
 
 
+def test_more_labels_than_a_mask_holds_are_refused(tmp_path: Path) -> None:
+    label = save(tmp_path / "label.nii.gz", np.arange(24, dtype="uint16").reshape(2, 3, 4))
+    image = save(tmp_path / "image.nii.gz", np.zeros((2, 3, 4), "int16"))
+    for count in (255, 256):
+        values = range(count)
+        if count == 255:
+            case = read_case([image], label, key="a", group="a", label_values=values)
+            assert case.mask is not None
+            assert sorted(case.mask.ravel().tolist()) == list(range(24))
+        else:
+            with pytest.raises(BadCase, match="the set has 256 labels, up to 255 are read"):
+                read_case([image], label, key="a", group="a", label_values=values)
+
+
 def test_gzip_in_several_members_is_read(tmp_path: Path) -> None:
     """As pigz, bgzip and a plain concatenation leave it, with or without zeros behind a member."""
     path = save(tmp_path / "a.nii", a_brain())
