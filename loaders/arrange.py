@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from loaders.cases import IMAGE_TYPES, BadSource, Meta
+from loaders.checksum import file_hash
 from loaders.items import BUILT, ROLES
 from loaders.layout import (
     CASES,
@@ -17,7 +18,6 @@ from loaders.layout import (
     PACK_CASES,
     REJECTED,
     content_hash,
-    file_hash,
     meta_to_json,
     sync_folder,
     write_file,
@@ -99,7 +99,7 @@ def _place_arrays(
 ) -> pa.Table:
     """Bring one role's arrays under their final names; return the table with the places.
 
-    `files` gains the SHA-256 of each file by its name in the store.
+    `files` gains the checksum of each file by its name in the store.
     """
     load = lru_cache(maxsize=64)(lambda path: np.load(path, mmap_mode="r", allow_pickle=False))
     columns = [table[name].to_pylist() for name in ("item", f"{role}_file", f"{role}_row")]

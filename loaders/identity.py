@@ -1,11 +1,12 @@
 """Keyed ids: what stands in a store instead of a patient's or a case's real name."""
 
-import hashlib
 import hmac
 import os
 import secrets
 from collections.abc import Iterable
 from pathlib import Path
+
+from loaders.checksum import file_hash
 
 KEY_VARIABLE = "MEDOPT_KEY"
 # 64 bits: among a million cases two ids meet with a chance of 3e-8.
@@ -18,15 +19,13 @@ def keyed_id(key: bytes, kind: str, real: str) -> str:
 
 
 def keyed_hash(key: bytes, paths: Iterable[Path]) -> str:
-    """Return HMAC-SHA256 of files' contents, in their order; raises OSError.
+    """Return HMAC-SHA256 of the hashes of files' contents, in their order; raises OSError.
 
     Keyed, since a plain one would tell everyone who has the files whose they are.
     """
     digest = hmac.new(key, digestmod="sha256")
     for path in paths:
-        with path.open("rb") as file:
-            inner = hashlib.file_digest(file, "sha256")
-        digest.update(inner.digest())
+        digest.update(file_hash(path).encode())
     return digest.hexdigest()
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from loaders.cases import Array, BadCase, Case, Item, Meta, Read
 from loaders.identity import keyed_hash, keyed_id
-from loaders.layout import CASES, PACK_CASES, file_hash, sync_folder, write_table
+from loaders.layout import CASES, PACK_CASES, sync_folder, write_table
 from loaders.measure import Facts, measure
 from loaders.npy import ArrayFile
 
@@ -97,9 +97,12 @@ class _ItemWriter:
         }
         names = "boxes class_counts count total squares low high histogram"
         row |= {name: getattr(facts, name).ravel().tolist() for name in names.split()}
-        for role, array in zip(ROLES, (facts.image, facts.mask), strict=True):
-            placed = (None, None, None) if array is None else self._place(role, array)
-            row |= dict(zip((f"{role}_file", f"{role}_row", f"{role}_sum"), placed, strict=True))
+        arrays = (facts.image, facts.image_hash), (facts.mask, facts.mask_hash)
+        for role, (array, digest) in zip(ROLES, arrays, strict=True):
+            file, place = (None, None) if array is None else self._place(role, array)
+            # Of a stack, which is not whole yet, the sum is taken when the store is arranged.
+            row |= {f"{role}_file": file, f"{role}_row": place}
+            row[f"{role}_sum"] = None if self._stack else digest
         self._rows.append(row)
         if len(self._rows) == PACK_CASES:
             self._flush()
@@ -121,7 +124,7 @@ class _ItemWriter:
             file.close()
         self._open.clear()
 
-    def _place(self, role: str, array: Array) -> tuple[str, int | None, str | None]:
+    def _place(self, role: str, array: Array) -> tuple[str, int | None]:
         file = self._open.get(role)
         if file is None or file.rows == PACK_CASES or not file.fits(array):
             if file is not None:
@@ -132,10 +135,10 @@ class _ItemWriter:
             self._n_files += 1
         row = file.append(array)
         if self._stack:
-            return file.path.name, row, None
+            return file.path.name, row
         file.close()
         del self._open[role]
-        return file.path.name, None, file_hash(file.path)
+        return file.path.name, None
 
     def _flush(self) -> None:
         self._tables.append(pa.Table.from_pylist(self._rows, schema=BUILT))

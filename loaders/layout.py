@@ -1,6 +1,6 @@
 """How a store lies on disk: its files, the columns of its tables, and .npy files that grow.
 
-store.json       format, kind, content hash, image type, meta, and every file's SHA-256
+store.json       format, kind, content hash, image type, meta, and every file's checksum
 cases.parquet    one row a case, in the order of the content hashes
 rejected.parquet one row a rejected case, with the reason
 arrays/*.npy     C-ordered images and masks: one file a case, or packs of equal 2-D images
@@ -21,7 +21,7 @@ from loaders.cases import AXES, Meta
 
 # Raised when the files change, or what a reader makes of the same source: older stores are then
 # refused by name and older unfinished ones are not resumed.
-FORMAT = 2
+FORMAT = 3
 PACK_CASES = 4096
 
 CASES = pa.schema(
@@ -166,9 +166,3 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

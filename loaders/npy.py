@@ -1,6 +1,8 @@
 """Numpy's .npy files, written as a stream: on the disk at the end, however many rows come."""
 
 import os
+from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -8,6 +10,21 @@ from typing import Any, Self
 import numpy as np
 
 from loaders.cases import Array
+
+
+@lru_cache(maxsize=256)
+def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
+    """Return what stands before the numbers in the file of an array in C order."""
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header,
+        {
+            "descr": np.lib.format.dtype_to_descr(dtype),
+            "fortran_order": False,
+            "shape": shape,
+        },
+    )
+    return header.getvalue()
 
 
 class ArrayFile:
@@ -61,9 +78,5 @@ class ArrayFile:
             os.fsync(self._file.fileno())
 
     def _write_header(self) -> None:
-        header = {
-            "descr": np.lib.format.dtype_to_descr(self._dtype),
-            "fortran_order": False,
-            "shape": (self.rows, *self._shape) if self._grow else self._shape,
-        }
-        np.lib.format.write_array_header_1_0(self._file, header)
+        shape = (self.rows, *self._shape) if self._grow else self._shape
+        self._file.write(npy_header(self._dtype, shape))

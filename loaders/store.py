@@ -9,12 +9,12 @@ import pyarrow as pa
 
 from loaders.build import Report, write_store
 from loaders.cases import Array, Meta
+from loaders.checksum import file_hash
 from loaders.identity import user_key
 from loaders.layout import (
     CASES,
     StoreError,
     content_hash,
-    file_hash,
     meta_from_json,
     read_description,
     read_table,
@@ -78,7 +78,7 @@ class Store:
 
     @cached_property
     def hashes(self) -> list[str]:
-        """SHA-256 of each case's image, answer and spacing."""
+        """Hash of each case's image, answer and spacing."""
         return list(self.table["content_hash"].to_pylist())
 
     @cached_property
@@ -210,7 +210,7 @@ def open_store(path: Path) -> Store:
 
 
 def verify_store(path: Path) -> list[str]:
-    """Check every file of a store against its SHA-256; return the problems, none if it is whole."""
+    """Check every file of a store against its checksum; return the problems, none if whole."""
     try:
         store = Store(path)
     except StoreError as error:
