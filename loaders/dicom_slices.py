@@ -6,7 +6,6 @@ that all share (PS3.3 C.7.6.16); in a plain one it stands in the data set.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from loaders.dicom_file import (
     text,
     value,
 )
+from loaders.dicom_meaning import Meaning
 
 # No scanner makes larger slices (assumption); a header may claim 65535 x 65535 in a small file.
 _MAX_SIDE = 8192
@@ -84,20 +84,15 @@ def read_slices(path: Path, window: tuple[int, int], where: str) -> list[Slice]:
             )
         count = _count(dataset, where)
         headers = [_Frame(dataset, number, count, where) for number in range(count)]
-        stored = _decoded(dataset, count, where, unused_bits=False)
-        if _has_unused_bits(dataset, where):
-            raw = _decoded(dataset, count, where, unused_bits=True)
-        else:
-            stored, raw = tee(stored)
         slices = [
             Slice(
                 image=header.image,
-                pixels=header.hounsfield(values, written, window),
+                pixels=header.hounsfield(raw, window),
                 position=header.numbers("ImagePositionPatient", 3),
                 orientation=header.numbers("ImageOrientationPatient", 6),
                 pixel_spacing=header.pixel_spacing,
             )
-            for header, values, written in zip(headers, stored, raw, strict=False)
+            for header, raw in zip(headers, _decoded(dataset, count, where), strict=False)
         ]
         if len(slices) != count:
             raise BadCase(f"{count} frames are claimed and {len(slices)} are there", where=where)
@@ -158,42 +153,30 @@ class _Frame:
             raise BadCase("PixelSpacing is not positive", where=self._where)
         return float(spacing[0]), float(spacing[1])
 
-    def hounsfield(
-        self, stored: NDArray[Any], raw: NDArray[Any], window: tuple[int, int]
-    ) -> NDArray[np.int16]:
-        """Return stored values as HU in the window; `raw` are the same with their unused bits."""
-        if stored.ndim != 2:
+    def hounsfield(self, raw: NDArray[Any], window: tuple[int, int]) -> NDArray[np.int16]:
+        """Return HU in the window for pixels as they are written, with their unused bits."""
+        if raw.ndim != 2:
             raise BadCase(
-                f"a slice has {stored.ndim} axes; rows and columns are read", where=self._where
+                f"a slice has {raw.ndim} axes; rows and columns are read", where=self._where
             )
         slope, intercept = (
-            self.numbers(keyword, 1)[0] for keyword in ("RescaleSlope", "RescaleIntercept")
+            float(self.numbers(keyword, 1)[0]) for keyword in ("RescaleSlope", "RescaleIntercept")
         )
-        units = _rescaled(stored, float(slope), float(intercept), window)
-        units[self._padding(stored, raw)] = window[0]
-        return units
-
-    def _padding(self, stored: NDArray[Any], raw: NDArray[Any]) -> NDArray[np.bool_]:
-        """Return which values are padding; PixelPaddingRangeLimit makes it a range."""
-        if value(self._dataset, "PixelPaddingValue", self._where) is None:
-            return np.zeros(stored.shape, bool)
-        allocated = 8 * stored.dtype.itemsize
-        ends = []
-        for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
-            if value(self._dataset, keyword, self._where) is None:
-                continue
-            # Written unsigned in files of signed pixels and the other way round (63536 for -2000):
-            # only the bits count.
-            bits = int(numbers(self._dataset, keyword, 1, self._where)[0]) % 2**allocated
-            ends.append(np.array([bits], f"uint{allocated}").view(stored.dtype)[0])
-        inside: NDArray[np.bool_] = (raw >= min(ends)) & (raw <= max(ends))
         used = int(numbers(self._dataset, "BitsStored", 1, self._where)[0])
-        low, high = (
-            (-(2 ** (used - 1)), 2 ** (used - 1)) if stored.dtype.kind == "i" else (0, 2**used)
+        meaning = Meaning(
+            raw.dtype.newbyteorder("="), used, slope, intercept, self._padding(), window
         )
-        if all(low <= end < high for end in ends):
-            inside |= (stored >= min(ends)) & (stored <= max(ends))
-        return inside
+        return meaning.hounsfield(raw)
+
+    def _padding(self) -> tuple[int, ...]:
+        """Return the value, or both ends of the range, that padding has; empty: there is none."""
+        if value(self._dataset, "PixelPaddingValue", self._where) is None:
+            return ()
+        return tuple(
+            int(numbers(self._dataset, keyword, 1, self._where)[0])
+            for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")
+            if value(self._dataset, keyword, self._where) is not None
+        )
 
     def _source(self) -> str:
         """Return the UID of the slice that a converted frame was (PS3.3 C.8.16.3); else nothing."""
@@ -207,38 +190,14 @@ class _Frame:
             return list(dataset.get(keyword) or ())
 
 
-def _rescaled(
-    stored: NDArray[Any], slope: float, intercept: float, window: tuple[int, int]
-) -> NDArray[np.int16]:
-    """Return stored * slope + intercept, rounded to even and clipped to the window."""
-    small = stored.dtype.itemsize <= 2 and abs(slope) < 2**14 and abs(intercept) < 2**29
-    if small and slope == int(slope) and intercept == int(intercept):
-        # Whole numbers, as in nearly all CT: 32 bits hold them, at a third of the time (measured).
-        whole = stored.astype(np.int32)
-        whole *= int(slope)
-        whole += int(intercept)
-        return np.clip(whole, *window, out=whole).astype(np.int16)
-    rounded: NDArray[np.float64] = np.rint(stored * slope + intercept)
-    return np.clip(rounded, *window).astype(np.int16)
-
-
-def _has_unused_bits(dataset: Dataset, where: str) -> bool:
-    """Return whether pixels have bits that are not theirs, where padding may lie beyond them.
-
-    Some scanners write 16 bits of padding (63536 for -2000) among values of 12.
-    """
-    padded = value(dataset, "PixelPaddingValue", where) is not None
-    return padded and value(dataset, "BitsStored", where) != value(dataset, "BitsAllocated", where)
-
-
-def _decoded(
-    dataset: Dataset, count: int, where: str, *, unused_bits: bool
-) -> Iterator[NDArray[Any]]:
-    """Give the stored values (Y, X) of each frame, with the unused bits or not; raises BadCase."""
+def _decoded(dataset: Dataset, count: int, where: str) -> Iterator[NDArray[Any]]:
+    """Give the pixels (Y, X) of each frame as they are written; raises BadCase."""
     syntax = value(dataset.file_meta, "TransferSyntaxUID", where)
     # The other decoder of it ends the process on a damaged file: a panic in Rust.
     plugin = "pydicom" if syntax == RLELossless else ""
     name = syntax.name if syntax in AllTransferSyntaxes else "unknown"
     with damage_told(where, f"the pixels of a slice (transfer syntax {name}) cannot be decoded"):
         check_coded(dataset, count, where)
-        yield from iter_pixels(dataset, decoding_plugin=plugin, correct_unused_bits=not unused_bits)
+        yield from iter_pixels(
+            dataset, decoding_plugin=plugin, correct_unused_bits=False, view_only=True
+        )

@@ -34,7 +34,7 @@ from pydicom.uid import (
 from loaders.cases import BadCase
 from loaders.dicom import list_series, read_series
 from loaders.dicom_file import open_file
-from loaders.dicom_slices import _rescaled
+from loaders.dicom_meaning import Meaning
 
 WINDOW = (-1000, 400)
 COMPRESSED = (RLELossless, JPEGLSLossless, JPEG2000Lossless)
@@ -364,9 +364,23 @@ def test_whole_rescales_are_those_of_exact_arithmetic(dtype, slope):
     stored = np.random.default_rng(0).integers(limits.min, limits.max, 500, endpoint=True)
     stored[:2] = limits.min, limits.max
     for intercept in (-1024.0, 0.0, 2.0**29 - 1, 2.0**29, 0.25):
-        found = _rescaled(stored.astype(dtype), slope, intercept, (-1000, 400))
+        meaning = Meaning(
+            np.dtype(dtype), 8 * np.dtype(dtype).itemsize, slope, intercept, (), (-1000, 400)
+        )
+        found = meaning.hounsfield(stored.astype(dtype))
         exact = [round(Fraction(int(n)) * Fraction(slope) + Fraction(intercept)) for n in stored]
         assert found.tolist() == np.clip(exact, -1000, 400).tolist()
+
+
+@pytest.mark.parametrize("bits", [1, 8, 12, 15, 16])
+@pytest.mark.parametrize("dtype", ["int16", "uint16"])
+def test_every_number_with_any_bits_unused_is_what_pydicom_takes_it_for(tmp_path, dtype, bits):
+    every = np.arange(2**16, dtype="uint16").view(dtype).reshape(1, 256, 256)
+    written = np.concatenate([every, every])
+    paths = write_series(tmp_path, written, BitsStored=bits, HighBit=bits - 1)
+    volume = read(paths, window=(-(2**15), 2**15 - 1))
+    taken = pydicom.dcmread(paths[0]).pixel_array.astype(int) - 1024
+    np.testing.assert_array_equal(volume.array[0], np.clip(taken, -(2**15), 2**15 - 1))
 
 
 def test_monochrome1_changes_how_an_image_is_shown_and_no_density(tmp_path):

@@ -1,0 +1,76 @@
+"""From the numbers that stand in a CT file to Hounsfield units."""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Numbers looked up at once.
+_BLOCK = 1 << 16
+
+
+class Meaning(NamedTuple):
+    """What written numbers mean; the same for all slices of most series.
+
+    `dtype` is of this machine's byte order. `bits`: how many of it are used, the lower ones.
+    `padding`: none, a value, or both ends of a range; it becomes the window's lower bound.
+    """
+
+    dtype: np.dtype[Any]
+    bits: int
+    slope: float
+    intercept: float
+    padding: tuple[int, ...]
+    window: tuple[int, int]
+
+    def hounsfield(self, raw: NDArray[Any]) -> NDArray[np.int16]:
+        """Return HU (Y, X), rounded to even and clipped to the window."""
+        if self.dtype.itemsize > 2:
+            return self.computed(raw)
+        bits = np.ascontiguousarray(raw, self.dtype).reshape(-1).view(f"u{self.dtype.itemsize}")
+        units = np.empty(raw.shape, np.int16)
+        flat = units.reshape(-1)
+        # Looked up, in a third of the time that it takes to compute them (measured). np.take makes
+        # 64-bit numbers first, which stay in a core's cache if they are few. All are in the table.
+        for start in range(0, bits.size, _BLOCK):
+            block = slice(start, start + _BLOCK)
+            np.take(_table(self), bits[block], out=flat[block], mode="clip")
+        return units
+
+    def computed(self, raw: NDArray[Any]) -> NDArray[np.int16]:
+        """Return what `hounsfield` looks up."""
+        unused = max(8 * self.dtype.itemsize - self.bits, 0)
+        # As pydicom does: the sign comes from the highest bit that is used.
+        stored = (raw << unused) >> unused
+        units = np.rint(stored * self.slope + self.intercept)
+        clipped: NDArray[np.int16] = np.clip(units, *self.window).astype(np.int16)
+        clipped[self._padded(stored, raw)] = self.window[0]
+        return clipped
+
+    def _padded(self, stored: NDArray[Any], raw: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return which values are padding; PixelPaddingRangeLimit makes it a range."""
+        if not self.padding:
+            return np.zeros(raw.shape, bool)
+        # Written unsigned in files of signed pixels and the other way round (63536 for -2000):
+        # only the bits count.
+        allocated = 8 * self.dtype.itemsize
+        bits = np.array([end % 2**allocated for end in self.padding], f"u{self.dtype.itemsize}")
+        ends = bits.view(self.dtype)
+        # Some scanners write 16 bits of padding among values of 12.
+        inside: NDArray[np.bool_] = (raw >= ends.min()) & (raw <= ends.max())
+        half = 2 ** (self.bits - 1)
+        low, high = (-half, half) if self.dtype.kind == "i" else (0, 2 * half)
+        if all(low <= end < high for end in ends.tolist()):
+            inside |= (stored >= ends.min()) & (stored <= ends.max())
+        return inside
+
+
+@lru_cache(maxsize=64)
+def _table(meaning: Meaning) -> NDArray[np.int16]:
+    """Return the HU of every number of 8 or 16 bits, in the order of the bits."""
+    size = meaning.dtype.itemsize
+    every = np.arange(2 ** (8 * size), dtype=f"u{size}").view(meaning.dtype)
+    table = meaning.computed(every)
+    table.setflags(write=False)
+    return table
