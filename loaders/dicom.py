@@ -10,8 +10,9 @@ A file is a slice, or an enhanced multi-frame object whose frames are the slices
 and rescale of each are in the functional groups (PS3.3 C.7.6.16).
 """
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +140,7 @@ def read_series(paths: Sequence[Path], *, window: tuple[int, int], where: str) -
     voxels = 0
     for path in paths:
         for one in read_slices(path, window, where):
-            voxels += one.pixels.size
+            voxels += one.written.size
             if voxels > MAX_VOXELS:
                 raise BadCase(f"the series has more than {MAX_VOXELS} voxels", where=where)
             slices.append(one)
@@ -164,20 +165,14 @@ def read_series(paths: Sequence[Path], *, window: tuple[int, int], where: str) -
             where=where,
         )
     kept, places = _once(slices, positions[:, 0], order)
-    return Volume(
-        array=_stack(slices, kept),
-        spacing=(_slice_spacing(positions[kept, 0], where), *first.pixel_spacing),
-        slices=places,
-    )
-
-
-def _stack(slices: list[Slice], kept: Sequence[int]) -> NDArray[np.int16]:
-    """Return the slices to keep as one array, of which they become views: none is held twice."""
-    array = np.empty((len(kept), *slices[0].shape), np.int16)
-    for place, i in enumerate(kept):
-        array[place] = slices[i].pixels
-        slices[i] = replace(slices[i], pixels=array[place])
-    return array
+    spacing = (_slice_spacing(positions[kept, 0], where), *first.pixel_spacing)
+    array = np.empty((len(kept), *first.shape), np.int16)
+    # Each slice is let go when it is in its place.
+    waiting = deque(slices[i] for i in kept)
+    del slices
+    for pixels in array:
+        waiting.popleft().hounsfield(pixels)
+    return Volume(array=array, spacing=spacing, slices=places)
 
 
 def _once(
@@ -193,7 +188,7 @@ def _once(
         again = (
             kept
             and heights[i] - heights[kept[-1]] < _SAME_MM
-            and np.array_equal(slices[i].pixels, slices[kept[-1]].pixels)
+            and np.array_equal(slices[i].hounsfield(), slices[kept[-1]].hounsfield())
         )
         if not again:
             kept.append(int(i))

@@ -24,19 +24,19 @@ class Meaning(NamedTuple):
     padding: tuple[int, ...]
     window: tuple[int, int]
 
-    def hounsfield(self, raw: NDArray[Any]) -> NDArray[np.int16]:
-        """Return HU (Y, X), rounded to even and clipped to the window."""
+    def hounsfield(self, raw: NDArray[Any], out: NDArray[np.int16]) -> None:
+        """Fill `out` with HU, rounded to even and clipped to the window; both C-contiguous."""
         if self.dtype.itemsize > 2:
-            return self.computed(raw)
+            out[...] = self.computed(raw)
+            return
         bits = np.ascontiguousarray(raw, self.dtype).reshape(-1).view(f"u{self.dtype.itemsize}")
-        units = np.empty(raw.shape, np.int16)
-        flat = units.reshape(-1)
+        flat = out.reshape(-1)
+        table = _table(self)
         # Looked up, in a third of the time that it takes to compute them (measured). np.take makes
         # 64-bit numbers first, which stay in a core's cache if they are few. All are in the table.
         for start in range(0, bits.size, _BLOCK):
             block = slice(start, start + _BLOCK)
-            np.take(_table(self), bits[block], out=flat[block], mode="clip")
-        return units
+            np.take(table, bits[block], out=flat[block], mode="clip")
 
     def computed(self, raw: NDArray[Any]) -> NDArray[np.int16]:
         """Return what `hounsfield` looks up."""

@@ -44,7 +44,7 @@ _GROUPS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """One slice: `pixels` (Y, X) in Hounsfield units, where it lies (mm), and its SOP instance UID.
+    """One slice: what is written (Y, X), what that means, where it lies (mm), its SOP instance UID.
 
     `pixel_spacing` is in mm along Y, X; `orientation` holds the directions of the rows and of the
     columns. A frame goes by the UID of the slice that it was converted from, else by its file's UID
@@ -52,7 +52,8 @@ class Slice:
     """
 
     image: str
-    pixels: NDArray[np.int16]
+    written: NDArray[Any]
+    meaning: Meaning
     position: NDArray[np.float64]
     orientation: NDArray[np.float64]
     pixel_spacing: tuple[float, float]
@@ -60,7 +61,13 @@ class Slice:
     @property
     def shape(self) -> tuple[int, ...]:
         """Rows and columns."""
-        return self.pixels.shape
+        return self.written.shape
+
+    def hounsfield(self, out: NDArray[np.int16] | None = None) -> NDArray[np.int16]:
+        """Return Hounsfield units (Y, X), in `out` where it is given."""
+        out = np.empty(self.shape, np.int16) if out is None else out
+        self.meaning.hounsfield(self.written, out)
+        return out
 
 
 def read_slices(path: Path, window: tuple[int, int], where: str) -> list[Slice]:
@@ -87,12 +94,13 @@ def read_slices(path: Path, window: tuple[int, int], where: str) -> list[Slice]:
         slices = [
             Slice(
                 image=header.image,
-                pixels=header.hounsfield(raw, window),
+                written=written,
+                meaning=header.meaning(written, window),
                 position=header.numbers("ImagePositionPatient", 3),
                 orientation=header.numbers("ImageOrientationPatient", 6),
                 pixel_spacing=header.pixel_spacing,
             )
-            for header, raw in zip(headers, _decoded(dataset, count, where), strict=False)
+            for header, written in zip(headers, _decoded(dataset, count, where), strict=False)
         ]
         if len(slices) != count:
             raise BadCase(f"{count} frames are claimed and {len(slices)} are there", where=where)
@@ -153,20 +161,18 @@ class _Frame:
             raise BadCase("PixelSpacing is not positive", where=self._where)
         return float(spacing[0]), float(spacing[1])
 
-    def hounsfield(self, raw: NDArray[Any], window: tuple[int, int]) -> NDArray[np.int16]:
-        """Return HU in the window for pixels as they are written, with their unused bits."""
-        if raw.ndim != 2:
+    def meaning(self, written: NDArray[Any], window: tuple[int, int]) -> Meaning:
+        """Return what the written numbers mean, their unused bits among them; raises BadCase."""
+        if written.ndim != 2:
             raise BadCase(
-                f"a slice has {raw.ndim} axes; rows and columns are read", where=self._where
+                f"a slice has {written.ndim} axes; rows and columns are read", where=self._where
             )
         slope, intercept = (
             float(self.numbers(keyword, 1)[0]) for keyword in ("RescaleSlope", "RescaleIntercept")
         )
-        used = int(numbers(self._dataset, "BitsStored", 1, self._where)[0])
-        meaning = Meaning(
-            raw.dtype.newbyteorder("="), used, slope, intercept, self._padding(), window
-        )
-        return meaning.hounsfield(raw)
+        bits = int(numbers(self._dataset, "BitsStored", 1, self._where)[0])
+        own_order = written.dtype.newbyteorder("=")
+        return Meaning(own_order, bits, slope, intercept, self._padding(), window)
 
     def _padding(self) -> tuple[int, ...]:
         """Return the value, or both ends of the range, that padding has; empty: there is none."""

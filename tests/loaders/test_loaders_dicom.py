@@ -367,7 +367,8 @@ def test_whole_rescales_are_those_of_exact_arithmetic(dtype, slope):
         meaning = Meaning(
             np.dtype(dtype), 8 * np.dtype(dtype).itemsize, slope, intercept, (), (-1000, 400)
         )
-        found = meaning.hounsfield(stored.astype(dtype))
+        found = np.empty(stored.shape, np.int16)
+        meaning.hounsfield(stored.astype(dtype), found)
         exact = [round(Fraction(int(n)) * Fraction(slope) + Fraction(intercept)) for n in stored]
         assert found.tolist() == np.clip(exact, -1000, 400).tolist()
 

@@ -22,6 +22,7 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.pixels.processing import apply_rescale
+from pydicom.uid import generate_uid
 from pytest_benchmark.fixture import BenchmarkFixture
 from scipy.ndimage import gaussian_filter
 
@@ -63,19 +64,29 @@ def save(path: Path, voxels: Any, dtype: str) -> None:
 
 @pytest.fixture(scope="module")
 def chests(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, ...]]:
-    """Return the slices of two CT series, of 512 x 512 pixels as scanners make them."""
+    """Return the slices of two CT series, as many and as large as those of LIDC-IDRI often are."""
     root = tmp_path_factory.mktemp("chests") / "scans"
     make_lidc(root, patients=1, seed=0)
     series = []
     for _, paths in itertools.groupby(sorted(root.rglob("*.dcm")), key=lambda p: p.parent):
-        for path in (slices := tuple(paths)):
-            dataset = pydicom.dcmread(path)
+        slices: list[Path] = []
+        datasets = {path: pydicom.dcmread(path) for path in paths}
+        heights = sorted(float(one.ImagePositionPatient[2]) for one in datasets.values())
+        height = heights[-1] - heights[0] + heights[1] - heights[0]
+        for path, dataset in datasets.items():
             pixels = dataset.pixel_array
             tiled = np.pad(pixels, [(0, 512 - side) for side in pixels.shape], mode="wrap")
             dataset.Rows = dataset.Columns = 512
             dataset.PixelData = tiled.tobytes()
-            dataset.save_as(path)
-        series.append(slices)
+            uid, (x, y, z) = dataset.SOPInstanceUID, dataset.ImagePositionPatient
+            for copy in range(4):
+                dataset.SOPInstanceUID = generate_uid(entropy_srcs=[uid, str(copy)])
+                dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+                dataset.ImagePositionPatient = [x, y, z + copy * height]
+                slices.append(path.with_name(f"{path.stem}-{copy}.dcm"))
+                dataset.save_as(slices[-1])
+            path.unlink()
+        series.append(tuple(slices))
     return series
 
 
