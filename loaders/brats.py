@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from loaders.cases import BadCase, BadSource, Item, Kind, Meta, Survey, settings
-from loaders.nifti import read, stem
+from loaders.nifti import stem
+from loaders.resample import SPACING, chosen_spacing, read
 
 # Role in the file's name to channel, in the order that the channels are stored in.
 _OLD = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
@@ -130,11 +131,12 @@ class _Files:
 
 def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     """Find the cases under a folder by the names of their files; raises BadSource."""
-    chosen = settings("brats", BRATS.options, options)["release"]
-    if chosen not in ("auto", *RELEASES):
+    chosen = settings("brats", BRATS.options, options)
+    if chosen["release"] not in ("auto", *RELEASES):
         known = ", ".join(("auto", *RELEASES))
-        raise BadSource(f"option release is {chosen!r}; it is one of {known}")
-    release, cases = _find(source, chosen)
+        raise BadSource(f"option release is {chosen['release']!r}; it is one of {known}")
+    spacing = chosen_spacing("brats", chosen)
+    release, cases = _find(source, chosen["release"])
     items, rejected = [], []
     for case, files in sorted(cases.items()):
         reason = _fault(files, release)
@@ -159,7 +161,7 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
         group_source=release.group_source,
         source=release.source,
         licence="unknown",
-        options={"label_values": release.label_values, "lowest": None},
+        options={"label_values": release.label_values, "lowest": None, **spacing},
     )
     return Survey(meta=meta, items=tuple(items), rejected=tuple(rejected))
 
@@ -231,5 +233,8 @@ BRATS = Kind(
     source="https://www.synapse.org/brats",
     survey=survey,
     read=read,
-    options={"release": ("auto", f"auto: by the files' names; else {', '.join(RELEASES)}")},
+    options={
+        "release": ("auto", f"auto: by the files' names; else {', '.join(RELEASES)}"),
+        **SPACING,
+    },
 )

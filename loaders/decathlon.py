@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from loaders.cases import JSON, BadCase, BadSource, Item, Kind, Meta, Survey, settings
-from loaders.nifti import AIR, MAX_LABEL, NiftiError, found_labels, read, read_header, stem
+from loaders.nifti import AIR, MAX_LABEL, NiftiError, found_labels, read_header, stem
+from loaders.resample import SPACING, chosen_spacing, read
 
 # Assumption: a description that lists ten thousand cases takes a few MiB.
 MAX_DESCRIPTION = 16 << 20
@@ -21,6 +22,7 @@ MODALITIES = ("auto", "ct", "mri")
 _GROUP: dict[str, tuple[JSON, str]] = {
     "group": ("", "regular expression whose first group is the patient in a case's name"),
     "modality": ("auto", "ct or mri; auto: what dataset.json says, mri where it says nothing"),
+    **SPACING,
 }
 # Task01 numbers the parts of a brain tumour in its own way; these regions are BraTS's, nested.
 _BRAIN_TUMOUR = ("edema", "non-enhancing tumor", "enhancing tumor")
@@ -308,6 +310,7 @@ def _meta(
                 "label_values": labels.values,
                 "lowest": AIR if is_ct else None,
                 "modality": modality,
+                **chosen_spacing(kind, chosen),
             },
         )
     except ValueError as error:
