@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from loaders.cases import JSON, BadCase, BadSource, Item, Kind, Meta, Survey, settings
+from loaders.groups import patient_in
 from loaders.nifti import AIR, MAX_LABEL, NiftiError, found_labels, read_header, stem
 from loaders.resample import SPACING, chosen_spacing, read
 
@@ -148,23 +149,14 @@ def _survey(
     meta: Meta, files: Mapping[str, tuple[Path, ...]], rejected: Sequence[BadCase], pattern: str
 ) -> Survey:
     items = tuple(
-        Item(key=case, paths=paths, extra={"group": _patient(case, pattern)})
+        Item(
+            key=case,
+            paths=paths,
+            extra={"group": patient_in(case, pattern, "group") if pattern else case},
+        )
         for case, paths in files.items()
     )
     return Survey(meta=meta, items=items, rejected=tuple(rejected))
-
-
-def _patient(case: str, pattern: str) -> str:
-    if not pattern:
-        return case
-    try:
-        match = re.search(pattern, case)
-        patient = match[1] if match else None
-    except (re.error, IndexError) as error:
-        raise BadSource(f"option group: {pattern!r} is no pattern with a group ({error})") from None
-    if not patient:
-        raise BadSource(f"option group: {pattern!r} finds no patient in the case {case}")
-    return patient
 
 
 # dataset.json

@@ -91,9 +91,11 @@ def make_meta(
     rgb = chosen["channels"] == "rgb" or (
         chosen["channels"] == "auto" and not all(is_grey(image) for image in found)
     )
+    finding = chosen["finding"]
+    asked = {"finding": finding, "uncertain": chosen["uncertain"]} if finding else {}
     return Meta(
         kind=kind,
-        name=chosen["name"] or kind,
+        name=chosen["name"] or (f"{kind}-{finding}" if finding else kind),
         task="classification",
         dims=dims,
         channels=("red", "green", "blue") if rgb else ("intensity",),
@@ -110,6 +112,7 @@ def make_meta(
             "channels": chosen["channels"],
             "size": chosen["size"],
             "bits": 16 if True in deep else 8,
+            **asked,
             **more,
         },
         axes=axes,

@@ -3,20 +3,30 @@
 Every row is held against the files that really lie under the source. A path that leads out of it,
 a value that is missing, a file that is not there or is named twice is a rejected case with its
 line; a table that cannot be read at all, or a column that is not there, is a bad source.
+
+A table of several findings an image is asked for one of them. It is a word of the label's cell
+(`Effusion|Mass`, as NIH's ChestX-ray14 has it) or has a column of its own with 1, 0, -1 and blanks
+(CheXpert, MIMIC-CXR). There -1 is "uncertain": as `uncertain` chooses, such images are left out, or
+taken as negative or positive (U-Ignore, U-Zeroes and U-Ones of Irvin et al. 2019, CheXpert, arXiv
+1901.07031). A blank is a finding that the report does not mention; it is taken as absent, as is
+usual, though not known to be.
 """
 
-import csv
 import hashlib
-import io
 import os
 import re
+import sys
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from loaders.cases import JSON, MAX_CLASSES, BadCase, BadSource
+from loaders.groups import patient_in
+from loaders.named_files import Files
+from loaders.tables import Table, open_table, table_under
 
 OPTIONS: Mapping[str, tuple[JSON, str]] = {
     "name": ("", "what the set is called in studies and reports; empty: as its kind"),
@@ -24,11 +34,15 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
     "image": ("", "column that names the files; empty: the first"),
     "label": ("label", "column of the class"),
     "group": ("", "column of the patient or lesion, kept on one side of every split; empty: none"),
+    "group_pattern": ("", "instead: regular expression whose first group is the patient in a path"),
     "positive": ("", "of two classes the disease; empty: 1 of 0 and 1"),
+    "finding": (
+        "",
+        "of several findings the one asked for: in label's A|B, or a column of its own",
+    ),
+    "uncertain": ("exclude", "what -1 in a finding's own column is: exclude, negative or positive"),
     "split": ("", "column of the official part: train, val or test; empty: none"),
 }
-# Assumption: NIH ChestX-ray14's table, of 112 120 images, has 8 MiB.
-MAX_TABLE_BYTES = 64 * 2**20
 # What an empty cell is written as by spreadsheets, R and pandas. "none" may be a class.
 _MISSING = frozenset(("", "na", "n/a", "nan", "null"))
 _PARTS = {
@@ -40,7 +54,11 @@ _PARTS = {
     "test": "test",
     "testing": "test",
 }
-_WHOLE = re.compile(r"([+-]?[0-9]+)(\.0*)?")
+_UNCERTAIN = {"exclude": "", "negative": "0", "positive": "1"}
+# Up to 18 digits, as 64 bits hold; what has more is text.
+_WHOLE = re.compile(r"([+-]?[0-9]{1,18})(\.0*)?")
+# A class is named in tables and plots (assumption).
+_LONGEST = 100
 # Of files of one size the ends are compared first: the bytes of two pictures differ there too.
 _END_BYTES = 4096
 
@@ -58,7 +76,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """A whole table. `grouped`: it has a column for the group; else each file is its own."""
+    """A whole table. `grouped`: it tells the patient; else each file is a group of its own."""
 
     rows: tuple[Row, ...]
     rejected: tuple[BadCase, ...]
@@ -67,10 +85,14 @@ class Answers:
     grouped: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Line:
-    where: str
-    cells: Mapping[str, str]
+class _Line(NamedTuple):
+    """A line of the table: what stands in the columns that are used, and no more (memory)."""
+
+    number: int
+    image: str
+    label: str
+    group: str | None
+    split: str | None
 
 
 def read_labels(
@@ -90,21 +112,31 @@ def read_labels(
     """
     if not source.is_dir():
         raise BadSource(f"there is no folder {source}")
-    table = _table_of(source, chosen["csv"])
-    columns, lines, rejected = _parse(table)
-    column = _columns(table.name, columns, chosen)
-    used: list[tuple[_Line, dict[str, str]]] = []
+    if chosen["uncertain"] not in _UNCERTAIN:
+        known = ", ".join(_UNCERTAIN)
+        raise BadSource(f"option uncertain is {chosen['uncertain']!r}; it is one of: {known}")
+    if chosen["uncertain"] != OPTIONS["uncertain"][0] and not chosen["finding"]:
+        raise BadSource("option uncertain is for a finding: say --set finding=NAME")
+    if chosen["group"] and chosen["group_pattern"]:
+        raise BadSource("options group and group_pattern both name the patient: leave one out")
+    table = open_table(_table_of(source, chosen["csv"]))
+    column = _columns(table, chosen)
+    rejected: list[BadCase] = []
+    classes: tuple[str, ...]
+    positive: int | None
+    if chosen["finding"]:
+        lines, classes, positive = _finding(table, column, chosen, rejected)
+        numbers = {"0": 0, "1": 1}
+    else:
+        lines = _lines(table, column, rejected)
+        classes, numbers = _classes(table.name, column["label"], {line.label for line in lines})
+        positive = _positive(classes, chosen["positive"], column["label"])
+    _check_groups(table.name, column, lines)
+    files = Files(source, suffixes, frames)
+    found: list[tuple[int, Row]] = []
     for line in lines:
         try:
-            used.append((line, _values(line, column)))
-        except BadCase as bad:
-            rejected.append(bad)
-    classes, numbers = _classes(table.name, column["label"], [cell["label"] for _, cell in used])
-    files = _Files(source, suffixes, frames)
-    found: list[tuple[str, Row]] = []
-    for line, cell in used:
-        try:
-            path = files.find(cell["image"], line.where)
+            path = files.find(line.image, table, line.number)
         except BadCase as bad:
             rejected.append(bad)
             continue
@@ -112,20 +144,26 @@ def read_labels(
         row = Row(
             path=path,
             key=key,
-            group=cell.get("group", key),
-            label=numbers[_canonical(cell["label"])],
-            split=_part(table.name, column["split"], cell["split"]) if "split" in cell else None,
+            group=_group(line, key, chosen["group_pattern"]),
+            label=numbers[line.label],
+            split=None if line.split is None else _part(table.name, column["split"], line.split),
         )
-        found.append((line.where, row))
-    rows, twice = _named_once(found)
+        found.append((line.number, row))
+    rows, twice = _named_once(table, found)
     rows, contradicted = _consistent(rows)
     return Answers(
         rows=tuple(rows),
         rejected=(*rejected, *twice, *contradicted),
         classes=classes,
-        positive=_positive(classes, chosen["positive"], column["label"]),
-        grouped="group" in column,
+        positive=positive,
+        grouped="group" in column or bool(chosen["group_pattern"]),
     )
+
+
+def _group(line: _Line, key: str, pattern: str) -> str:
+    if line.group is not None:
+        return line.group
+    return _canonical(patient_in(key, pattern, "group_pattern")) if pattern else key
 
 
 # ---- the table --------------------------------------------------------------------------------
@@ -133,12 +171,7 @@ def read_labels(
 
 def _table_of(source: Path, name: str) -> Path:
     if name:
-        if _leads_out(name):
-            raise BadSource(f"csv is {name!r}: give its path under {source}")
-        path = source / name
-        if not path.is_file() or not path.resolve().is_relative_to(source.resolve()):
-            raise BadSource(f"there is no file {name} under {source}")
-        return path
+        return table_under(source, name, "csv")
     tables = sorted(p for p in source.iterdir() if p.suffix.lower() in (".csv", ".tsv"))
     if len(tables) != 1:
         found = ", ".join(path.name for path in tables) or "none"
@@ -146,80 +179,81 @@ def _table_of(source: Path, name: str) -> Path:
             f"{source} should hold one table .csv or .tsv, found: {found}; "
             "say which with --set csv=NAME"
         )
-    return _table_of(source, tables[0].name)
+    return table_under(source, tables[0].name, "csv")
 
 
-def _parse(table: Path) -> tuple[list[str], list[_Line], list[BadCase]]:
-    """Return the columns of a table, its lines, and those that do not fit the columns."""
-    text = _text(table)
-    first = text.partition("\n")[0]
-    separator = max(",;\t", key=lambda mark: len(next(csv.reader([first], delimiter=mark), [])))
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    lines, rejected = [], []
-    try:
-        columns = [name.strip() for name in next(reader, [])]
-        if len(columns) < 2 or not all(columns) or len(set(columns)) < len(columns):
-            shown = ", ".join(columns) or "none"
-            raise BadSource(
-                f"{table.name}: its first line should name two columns or more, each once, "
-                f"separated by comma, semicolon or tab; found: {shown}"
-            )
-        for cells in reader:
-            where = f"{table.name} line {reader.line_num}"
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) != len(columns):
-                reason = f"the line has {len(cells)} cells and the table {len(columns)} columns"
-                rejected.append(BadCase(reason, where=where))
-                continue
-            values = {name: cell.strip() for name, cell in zip(columns, cells, strict=True)}
-            lines.append(_Line(where=where, cells=values))
-    except csv.Error as error:
-        raise BadSource(f"{table.name} line {reader.line_num} is no CSV ({error})") from None
-    return columns, lines, rejected
-
-
-def _text(table: Path) -> str:
-    if (size := table.stat().st_size) > MAX_TABLE_BYTES:
-        raise BadSource(f"{table.name} has {size} bytes; a table has at most {MAX_TABLE_BYTES}")
-    raw = table.read_bytes()
-    # Spreadsheets save "Unicode text" with this mark; UTF-8 may have its own, which goes too.
-    wide = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
-    try:
-        text = raw.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise BadSource(
-            f"{table.name} is no UTF-8 text (byte {error.start}): save it as CSV UTF-8"
-        ) from None
-    if "\0" in text:
-        raise BadSource(f"{table.name} holds zero bytes: it is no text")
-    if not text.strip():
-        raise BadSource(f"{table.name} is empty")
-    return text
-
-
-def _columns(table: str, columns: Sequence[str], chosen: Mapping[str, Any]) -> dict[str, str]:
+def _columns(table: Table, chosen: Mapping[str, Any]) -> dict[str, str]:
     """Return the column of each role that is asked for."""
     column = {role: chosen[role] for role in ("image", "label", "group", "split") if chosen[role]}
-    column.setdefault("image", columns[0])
+    column.setdefault("image", table.columns[0])
     column.setdefault("label", "label")
-    for role, name in column.items():
-        if name not in columns:
+    if chosen["finding"] in table.columns:
+        if chosen["label"] in table.columns and chosen["label"] != OPTIONS["label"][0]:
             raise BadSource(
-                f"{table} has no column {name!r} for the {role}: say --set {role}=COLUMN; "
-                f"its columns are: {', '.join(columns)}"
+                f"{table.name} has a column {chosen['finding']!r}: for what it says leave out "
+                "--set label"
+            )
+        column["label"] = chosen["finding"]
+    for role, name in column.items():
+        if name not in table.columns:
+            shown = ", ".join(table.columns[:40])
+            raise BadSource(
+                f"{table.name} has no column {name!r} for the {role}: say --set {role}=COLUMN; "
+                f"its columns are: {shown}"
             )
     if column["label"] == column["image"]:
-        raise BadSource(f"{table}: column {column['image']!r} cannot be both image and label")
+        raise BadSource(f"{table.name}: column {column['image']!r} cannot be both image and label")
     return column
 
 
-def _values(line: _Line, column: Mapping[str, str]) -> dict[str, str]:
-    cell = {role: line.cells[name] for role, name in column.items()}
-    for role, text in cell.items():
-        if text.lower() in _MISSING:
-            raise BadCase(f"column {column[role]} has no value", where=line.where)
-    return cell
+def _lines(
+    table: Table, column: Mapping[str, str], rejected: list[BadCase], *, holes: bool = False
+) -> list[_Line]:
+    """Return the lines of a table that have a value in each column that is used.
+
+    The others are added to `rejected`; where `holes`, the label may have none.
+    """
+    place = {role: table.columns.index(name) for role, name in column.items()}
+    lines = []
+    for number, cells in table.lines(rejected):
+        cell = {role: cells[at] for role, at in place.items()}
+        needed = [role for role in cell if role != "label" or not holes]
+        reason = None
+        if empty := [role for role in needed if cell[role].lower() in _MISSING]:
+            reason = f"column {column[empty[0]]} has no value"
+        elif len(cell["label"]) > _LONGEST and "|" not in cell["label"]:
+            reason = f"column {column['label']} has a value of {len(cell['label'])} characters"
+        if reason:
+            rejected.append(BadCase(reason, where=table.where(number)))
+            continue
+        # Interned, for they come again and again.
+        label, group, split = (
+            sys.intern(_canonical(cell[role])) if role in cell else None
+            for role in ("label", "group", "split")
+        )
+        assert label is not None
+        lines.append(_Line(number, cell["image"], label, group, split))
+    return lines
+
+
+def _check_groups(table: str, column: Mapping[str, str], lines: Sequence[_Line]) -> None:
+    """Raise BadSource where two groups look like one patient written in two ways.
+
+    Taken for two, the patient could stand on both sides of a split; taken for one, two patients
+    could be thrown together unasked.
+    """
+    written: dict[str, tuple[str, int]] = {}
+    for line in lines:
+        if line.group is None:
+            return
+        plain = "".join(unicodedata.normalize("NFKC", line.group).casefold().split())
+        group, number = written.setdefault(plain, (line.group, line.number))
+        if group != line.group:
+            raise BadSource(
+                f"{table}: lines {number} and {line.number} have groups in column "
+                f"{column['group']} that differ in upper and lower case or blanks alone: write "
+                "them in one way"
+            )
 
 
 # ---- labels -----------------------------------------------------------------------------------
@@ -231,11 +265,80 @@ def _canonical(label: str) -> str:
     return str(int(whole[1])) if whole else label
 
 
+def _finding(
+    table: Table, column: Mapping[str, str], chosen: Mapping[str, Any], rejected: list[BadCase]
+) -> tuple[list[_Line], tuple[str, str], int]:
+    """Return the lines with 1 for a label where the finding is there and 0 where not.
+
+    And the classes and the positive one. Lines that do not tell are added to `rejected`.
+    """
+    finding = chosen["finding"]
+    if chosen["positive"] not in ("", finding):
+        raise BadSource(
+            f"positive is {chosen['positive']!r}: of a finding it is always the finding"
+        )
+    own = column["label"] == finding
+    asked = _own_column if own else _among_words
+    lines = asked(table, column, chosen, rejected)
+    if len({line.label for line in lines}) < 2:
+        shown = "all" if lines and lines[0].label == "1" else "none"
+        raise BadSource(f"{table.name}: of {len(lines)} lines {shown} have the finding {finding!r}")
+    return lines, (f"no {finding}", finding), 1
+
+
+def _own_column(
+    table: Table, column: Mapping[str, str], chosen: Mapping[str, Any], rejected: list[BadCase]
+) -> list[_Line]:
+    """Read a column of 1, 0, -1 and blanks."""
+    name, lines = chosen["finding"], []
+    answers = {"1": "1", "0": "0", **dict.fromkeys(_MISSING, "0")}
+    if chosen["uncertain"] != "exclude":
+        answers["-1"] = _UNCERTAIN[chosen["uncertain"]]
+    for line in _lines(table, column, rejected, holes=True):
+        if (label := answers.get(line.label.lower())) is None:
+            strange = "is uncertain (-1)" if line.label == "-1" else "is none of 1, 0, -1 and blank"
+            reason = f"column {name} {strange}"
+            rejected.append(BadCase(reason, where=table.where(line.number)))
+            continue
+        lines.append(line._replace(label=label))
+    return lines
+
+
+def _among_words(
+    table: Table, column: Mapping[str, str], chosen: Mapping[str, Any], rejected: list[BadCase]
+) -> list[_Line]:
+    """Read a column of findings with a bar between them."""
+    finding = chosen["finding"]
+    if chosen["uncertain"] != OPTIONS["uncertain"][0]:
+        raise BadSource(f"uncertain is for a finding's own column; {table.name} has no {finding!r}")
+    lines, known = [], set()
+    for line in _lines(table, column, rejected):
+        words = _words(line.label)
+        known |= words
+        lines.append(line._replace(label="1" if finding in words else "0"))
+    if finding not in known:
+        shown = ", ".join(sorted(known)[:40])
+        raise BadSource(
+            f"{table.name}: there is no finding {finding!r}: say --set finding=NAME; column "
+            f"{column['label']} has: {shown[:1000]}"
+        )
+    return lines
+
+
+def _words(label: str) -> set[str]:
+    return {word.strip() for word in label.split("|")} - {""}
+
+
 def _classes(
-    table: str, column: str, labels: Sequence[str]
+    table: str, column: str, names: Collection[str]
 ) -> tuple[tuple[str, ...], dict[str, int]]:
     """Return the classes, numbers by size and text by the alphabet, and the number of each."""
-    names = {_canonical(label) for label in labels}
+    findings = Counter(word for name in names for word in _words(name))
+    if any("|" in name and max(findings[word] for word in _words(name)) > 1 for name in names):
+        raise BadSource(
+            f"{table}: column {column} has several findings an image: say which is asked for, "
+            f"--set finding={max(findings, key=lambda word: (findings[word], word))}"
+        )
     if all(_WHOLE.fullmatch(name) for name in names):
         ordered = sorted(names, key=int)
     else:
@@ -284,78 +387,11 @@ def _part(table: str, column: str, text: str) -> str:
 # ---- files ------------------------------------------------------------------------------------
 
 
-def _leads_out(name: str) -> bool:
-    """Tell whether a name is a path that may lead out of a folder, on any system."""
-    windows = PureWindowsPath(name)  # takes / and \ alike
-    return bool(windows.drive or windows.root or ".." in windows.parts or "\0" in name)
-
-
-class _Files:
-    """The files under a source, by the names that a table may give them; links are not walked."""
-
-    def __init__(self, source: Path, suffixes: Collection[str], frames: Collection[str]) -> None:
-        self._source = source
-        self._root = source.resolve()
-        self._linked = 0
-        self._exact: set[str] = set()
-        self._by_name: dict[str, list[str]] = defaultdict(list)
-        for key, is_folder in self._walk(frames):
-            self._exact.add(key)
-            path = PurePosixPath(key)
-            self._by_name[path.name].append(key)
-            if not is_folder and path.suffix.lower() in suffixes:
-                self._by_name[path.stem].append(key)
-
-    def _walk(self, frames: Collection[str]) -> Iterator[tuple[str, bool]]:
-        for folder, inner, names in os.walk(self._source):
-            inner.sort()
-            self._linked += sum(Path(folder, name).is_symlink() for name in inner)
-            place = Path(folder).relative_to(self._source)
-            if any(Path(name).suffix.lower() in frames for name in names):
-                yield place.as_posix(), True
-            for name in sorted(names):
-                yield (place / name).as_posix(), False
-
-    def find(self, name: str, where: str) -> Path:
-        """Return the one file that a table means by `name`; raises BadCase."""
-        where = f"{where} ({name})"
-        if _leads_out(name):
-            raise BadCase("the table names a path outside the source", where=where)
-        text = PureWindowsPath(name).as_posix()
-        fitting = [text]
-        if text not in self._exact:
-            *folders, last = PurePosixPath(text).parts or [""]
-            fitting = [key for key in self._by_name[last] if _lies_in(key, folders)]
-        if not fitting:
-            hint = "; folders that are links are not followed" if self._linked else ""
-            raise BadCase(f"the source has no file of that name{hint}", where=where)
-        if len(fitting) > 1:
-            raise BadCase(
-                f"{len(fitting)} files bear that name: the table should give the path", where=where
-            )
-        path = self._source / fitting[0]
-        try:
-            inside = path.resolve(strict=True).is_relative_to(self._root)
-        except (OSError, RuntimeError):
-            raise BadCase("the file is a link that leads nowhere", where=where) from None
-        if not inside:
-            raise BadCase("the file is a link that leads out of the source", where=where)
-        if not path.is_file() and not path.is_dir():
-            raise BadCase("the file is a device or a pipe", where=where)
-        return path
-
-
-def _lies_in(key: str, folders: Sequence[str]) -> bool:
-    """Tell whether a file's own folders end with these."""
-    own = PurePosixPath(key).parts[:-1]
-    return len(own) >= len(folders) and list(own[len(own) - len(folders) :]) == list(folders)
-
-
-def _named_once(found: Sequence[tuple[str, Row]]) -> tuple[list[Row], list[BadCase]]:
+def _named_once(table: Table, found: Sequence[tuple[int, Row]]) -> tuple[list[Row], list[BadCase]]:
     """Reject the lines that name a file once more, and all of them where they disagree."""
-    lines: dict[str, list[tuple[str, Row]]] = defaultdict(list)
-    for where, row in found:
-        lines[row.key].append((where, row))
+    lines: dict[str, list[tuple[int, Row]]] = defaultdict(list)
+    for line, row in found:
+        lines[row.key].append((line, row))
     rows, rejected = [], []
     for same in lines.values():
         agree = len({row for _, row in same}) == 1
@@ -367,8 +403,8 @@ def _named_once(found: Sequence[tuple[str, Row]]) -> tuple[list[Row], list[BadCa
             else f"the table names this file {len(same)} times, with other answers"
         )
         rejected += [
-            BadCase(reason, where=f"{where} ({row.key})", key=row.key)
-            for where, row in same[1 if agree else 0 :]
+            BadCase(reason, where=f"{table.where(line)} ({row.key})", key=row.key)
+            for line, row in same[1 if agree else 0 :]
         ]
     return rows, rejected
 

@@ -31,7 +31,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from loaders import KINDS, labels, pictures
+from loaders import KINDS, pictures, tables
 from loaders.cases import BadCase, BadSource, Survey
 from loaders.deal import merged_groups
 from loaders.dicom_frames import open_frames
@@ -754,6 +754,138 @@ def test_labels_are_text_or_numbers(
     assert found == (numbers or [1, 0, 1, 1, 1, 1])
 
 
+def labels_of(survey: Survey) -> list[int]:
+    return [row[2] for item in survey.items for row in item.extra["rows"]]
+
+
+NIH = rows("Effusion|Mass No|Finding Effusion Mass|Effusion Hernia No|Finding").replace(
+    "No|Finding", "No Finding"
+)
+
+
+def test_of_several_findings_one_is_asked_for(tmp_path: Path) -> None:
+    """As in NIH's Data_Entry_2017.csv: Finding Labels, a bar between them."""
+    table = NIH.replace("image,label", "Image Index,Finding Labels")
+    source = folder_of(tmp_path / "set", table=table)
+    asked = {"positive": "", "label": "Finding Labels", "finding": "Effusion"}
+    survey = survey_of(source, **asked)
+    assert labels_of(survey) == [1, 0, 1, 1, 0, 0]
+    meta = survey.meta
+    assert (meta.classes, meta.positive) == (("no Effusion", "Effusion"), 1)
+    assert (meta.name, meta.options["finding"]) == ("images-Effusion", "Effusion")
+    assert survey_of(source, **asked, name="chest").meta.name == "chest"
+    assert labels_of(survey_of(source, **{**asked, "finding": "Hernia"})) == [0, 0, 0, 0, 1, 0]
+    assert labels_of(survey_of(source, **{**asked, "finding": "No Finding"})) == [0, 1, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("uncertain", "wanted"),
+    [("exclude", [1, 0, 0, 0]), ("negative", [1, 0, 0, 0, 0]), ("positive", [1, 0, 0, 1, 0])],
+)
+def test_a_finding_has_a_column_of_its_own(
+    tmp_path: Path, uncertain: str, wanted: list[int]
+) -> None:
+    """As in CheXpert's train.csv: 1.0, 0.0, -1.0 and blanks; 2 is none of them."""
+    states = ("1.0", "0.0", "", "-1.0", "nan", "2")
+    table = "Path,Sex,Edema,Pleural Effusion\n" + "".join(
+        f"Mustermann_{n}.png,Male,1.0,{state}\n" for n, state in enumerate(states)
+    )
+    source = folder_of(tmp_path / "set", table=table)
+    survey = survey_of(source, positive="", finding="Pleural Effusion", uncertain=uncertain)
+    assert labels_of(survey) == wanted
+    reasons = [
+        ("labels.csv line 5", "column Pleural Effusion is uncertain (-1)"),
+        ("labels.csv line 7", "column Pleural Effusion is none of 1, 0, -1 and blank"),
+    ]
+    found = [(bad.where, bad.reason) for bad in survey.rejected]
+    assert found == reasons[0 if uncertain == "exclude" else 1 :]
+    assert survey.meta.classes == ("no Pleural Effusion", "Pleural Effusion")
+    assert survey.meta.options["uncertain"] == uncertain
+    with pytest.raises(BadSource, match=r"of 6 lines all have the finding 'Edema'"):
+        survey_of(source, positive="", finding="Edema")
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "sentence"),
+    [
+        (NIH, {"positive": ""}, "several findings an image: say .* --set finding=Effusion"),
+        (NIH, {"finding": "effusion", "positive": ""}, "no finding 'effusion': say .* has: Eff"),
+        (NIH, {"finding": "Mass"}, "positive is 'b': of a finding it is always the finding"),
+        (
+            NIH,
+            {"finding": "Mass", "positive": "", "uncertain": "negative"},
+            "uncertain is for a finding's own column",
+        ),
+        (NIH, {"finding": "Mass", "uncertain": "maybe"}, "it is one of: exclude, negative, pos"),
+        (rows("a b a b a b"), {"uncertain": "negative"}, "say --set finding=NAME"),
+        (
+            "image,dx,Mass\nMustermann_0,a,1\n",
+            {"finding": "Mass", "label": "dx", "positive": ""},
+            "has a column 'Mass': for what it says leave out --set label",
+        ),
+    ],
+)
+def test_a_finding_that_cannot_be_asked_for(
+    tmp_path: Path, table: str, options: dict[str, str], sentence: str
+) -> None:
+    with pytest.raises(BadSource, match=sentence):
+        survey_of(folder_of(tmp_path / "set", table=table), **options)
+
+
+def test_a_bar_in_a_class_is_no_list_of_findings(tmp_path: Path) -> None:
+    survey = survey_of(folder_of(tmp_path / "set", table=rows("a|x b a|x b a|x b")))
+    assert survey.meta.classes == ("a|x", "b")
+
+
+def patients(*written: str) -> str:
+    return "image,label,patient\n" + "".join(
+        f"Mustermann_{n},{'ab'[n % 2]},{patient}\n" for n, patient in enumerate(written)
+    )
+
+
+def test_a_patient_is_one_however_the_number_is_written(tmp_path: Path) -> None:
+    table = patients("12", "12.0", "012", "13", "12a", "12.5")
+    survey = survey_of(folder_of(tmp_path / "set", table=table), group="patient")
+    found = [row[1] for item in survey.items for row in item.extra["rows"]]
+    assert found == ["12", "12", "12", "13", "12a", "12.5"]
+
+
+def test_the_patient_may_stand_in_the_path(tmp_path: Path) -> None:
+    """As in CheXpert and MURA: patient00001/study1/view1.jpg, and no column."""
+    source = folder_of(tmp_path / "set", table="image,label\np1/a.png,a\np1/b.png,b\np2/a.png,b\n")
+    for number, name in enumerate(("p1/a", "p1/b", "p2/a")):
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / f"{name}.png").write_bytes(encoded(GREY + np.uint8(number)))
+    survey = survey_of(source, group_pattern=r"p(\d+)/")
+    assert [row[1] for item in survey.items for row in item.extra["rows"]] == ["1", "1", "2"]
+    assert survey.meta.group_source == "patient"
+    with pytest.raises(BadSource, match=r"option group_pattern: 'q\(.\)' finds no patient in p1/a"):
+        survey_of(source, group_pattern="q(.)")
+    with pytest.raises(BadSource, match="group and group_pattern both name the patient"):
+        survey_of(source, group_pattern="q(.)", group="label")
+
+
+@pytest.mark.parametrize("other", ["p7 x", "P7X", "\uff307 X", "P7  X"])
+def test_patients_that_may_be_one_are_not_guessed_at(tmp_path: Path, other: str) -> None:
+    """Nor are they named: a patient's number is nobody's business on a terminal."""
+    table = patients("P7 X", "P8", other, "P9", "P9", "P9")
+    with pytest.raises(BadSource, match="lines 2 and 4 have groups in column patient that differ"):
+        survey_of(folder_of(tmp_path / "set", table=table), group="patient")
+
+
+def test_a_table_of_lines_that_end_as_on_an_old_mac(tmp_path: Path) -> None:
+    table = rows("0 1 0 1 0 1").replace("\n", "\r")
+    assert labels_of(survey_of(folder_of(tmp_path / "set", table=table), positive="")) == [0, 1] * 3
+
+
+def test_a_label_too_long_for_a_name_is_a_rejected_line(tmp_path: Path) -> None:
+    for label in ("9" * 5000, "a" * 101):
+        table = rows(f"0 1 0 1 0 {label}")
+        survey = survey_of(folder_of(tmp_path / f"set{label[0]}", table=table), positive="")
+        (bad,) = survey.rejected
+        assert bad.reason == f"column label has a value of {len(label)} characters"
+
+
 @pytest.mark.parametrize(
     ("table", "options", "sentence"),
     [
@@ -782,6 +914,8 @@ def test_labels_are_text_or_numbers(
         (b"image,label\n\0,1\n", {}, "holds zero bytes"),
         ('image,label\n"x,1\n', {}, "is no CSV"),
         ("image,label\nx," + "1" * 200_000, {}, "is no CSV"),
+        ("image,label" + "1" * 200_000 + "\nx,1\n", {}, "labels.csv line 1 is no CSV"),
+        ("a,b\n" + "x,1\n" * 500_000, {"label": "b"}, "has more than 500000 lines"),
     ],
 )
 def test_a_table_that_cannot_be_used_says_why(
@@ -800,7 +934,7 @@ def test_the_table_must_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (source / "linked.csv").symlink_to("/etc/hostname")
     with pytest.raises(BadSource, match=r"no file linked\.csv under"):
         survey_of(source, csv="linked.csv")
-    monkeypatch.setattr(labels, "MAX_TABLE_BYTES", 10)
+    monkeypatch.setattr(tables, "MAX_TABLE_BYTES", 10)
     with pytest.raises(BadSource, match="a table has at most 10"):
         survey_of(source, csv="labels.csv")
     with pytest.raises(BadSource, match="there is no folder"):

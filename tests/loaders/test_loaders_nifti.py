@@ -710,7 +710,7 @@ def test_msd_with_a_broken_description(tmp_path: Path, about: str, message: str)
         ({"modality": "pet"}, "option modality is 'pet'; it is one of auto, ct, mri"),
         ({"group": "("}, "is no pattern with a group"),
         ({"group": "case"}, "is no pattern with a group"),
-        ({"group": "x(.)"}, "finds no patient in the case case_0"),
+        ({"group": "x(.)"}, "finds no patient in case_0"),
         ({"labels": "background"}, "0 and one more are needed"),
     ],
 )
