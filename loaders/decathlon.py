@@ -5,7 +5,6 @@ channels of a case in one file's last axis, nnU-Net (its documentation/dataset_f
 file a channel, `CASE_0000.nii.gz`. The Decathlon's description may be missing here.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,21 +12,44 @@ from pathlib import Path
 from typing import Any
 
 from loaders.cases import JSON, BadCase, BadSource, Item, Kind, Meta, Survey, settings
+from loaders.dataset_json import (
+    by_number,
+    channels_of,
+    dictionary,
+    name_of,
+    number_of,
+    read_description,
+)
 from loaders.groups import patient_in
-from loaders.nifti import AIR, MAX_LABEL, NiftiError, found_labels, read_header, stem
+from loaders.nifti import (
+    AIR,
+    NiftiError,
+    found_labels,
+    read_header,
+    read_voxels,
+    stem,
+)
 from loaders.resample import SPACING, chosen_spacing, read
 
-# Assumption: a description that lists ten thousand cases takes a few MiB.
-MAX_DESCRIPTION = 16 << 20
 MODALITIES = ("auto", "ct", "mri")
+# Words for CT in the name of a channel: with contrast, without, of the vessels, by a cone beam.
+CT_WORDS = {"ct", "cta", "cect", "ncct", "cbct"}
+# Only CT goes so low, in air and lung (assumption: no MRI or PET is stored with such numbers).
+CT_BELOW = -500
 _GROUP: dict[str, tuple[JSON, str]] = {
     "group": ("", "regular expression whose first group is the patient in a case's name"),
-    "modality": ("auto", "ct or mri; auto: what dataset.json says, mri where it says nothing"),
+    "modality": (
+        "auto",
+        "ct or mri; auto: as dataset.json names the channels, mri where it has none",
+    ),
     **SPACING,
 }
 # Task01 numbers the parts of a brain tumour in its own way; these regions are BraTS's, nested.
 _BRAIN_TUMOUR = ("edema", "non-enhancing tumor", "enhancing tumor")
 _BRAIN_TUMOUR_REGIONS: dict[str, tuple[int, ...]] = {"WT": (1, 2, 3), "TC": (2, 3), "ET": (3,)}
+
+
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +64,7 @@ class _Labels:
 def survey_msd(source: Path, options: Mapping[str, Any]) -> Survey:
     """List a Decathlon folder, or one of CASE_image and CASE_label files; raises BadSource."""
     chosen = settings("msd", MSD.options, options)
-    about = _description(source)
+    about = read_description(source)
     if "channel_names" in about:
         raise BadSource(f"{source} is an nnU-Net folder: prepare it as `nnunet`")
     images, labels = _msd_files(source)
@@ -57,6 +79,11 @@ def survey_msd(source: Path, options: Mapping[str, Any]) -> Survey:
         else:
             rejected.append(BadCase(reason, where=case, key=case))
     if not pairs:
+        if any((part := _CHANNEL.fullmatch(name)) and part[1] in labels for name in images):
+            raise BadSource(
+                f"{source} has images named CASE_0000, a file a channel, as nnU-Net has them: "
+                "prepare it as `nnunet`"
+            )
         raise BadSource(f"{source} holds no image with its label{_first(rejected)}")
     if chosen["labels"]:
         named = dict(enumerate(name.strip() for name in chosen["labels"].split(",")))
@@ -65,22 +92,27 @@ def survey_msd(source: Path, options: Mapping[str, Any]) -> Survey:
     else:
         numbers = found_labels([label for _, label in pairs.values()])
         named = {number: f"label_{number}" if number else "background" for number in numbers}
-    meta = _meta("msd", about, chosen, _msd_channels(about, pairs, source), _by_class(named))
+    channels = _msd_channels(about, pairs, source)
+    unnamed = () if "modality" in about else tuple(image for image, _ in pairs.values())
+    modality = _modality(chosen["modality"], channels, unnamed)
+    meta = _meta("msd", about, chosen, channels, modality, _by_class(named))
     return _survey(meta, pairs, rejected, chosen["group"])
 
 
 def survey_nnunet(source: Path, options: Mapping[str, Any]) -> Survey:
     """List a raw nnU-Net data set (version 2, or 1 with `modality`); raises BadSource."""
     chosen = settings("nnunet", NNUNET.options, options)
-    about = _description(source)
-    names = _dictionary(about, "channel_names" if "channel_names" in about else "modality", source)
+    about = read_description(source)
+    names = dictionary(about, "channel_names" if "channel_names" in about else "modality", source)
     if about.get("file_ending", ".nii.gz") not in (".nii.gz", ".nii"):
         raise BadSource(f"{source} holds {about['file_ending']} files; only NIfTI is read")
-    channels = tuple(str(names[number]) for number in sorted(names, key=_number))
+    channels = channels_of(names)
+    if sorted(map(number_of, names)) != list(range(len(names))):
+        raise BadSource(f"dataset.json: channels are numbered {', '.join(names)}, not from 0 on")
     images, labels = _folder(source, "imagesTr"), _folder(source, "labelsTr")
     parts: dict[str, dict[int, list[Path]]] = {}
     for name, paths in images.items():
-        if match := re.fullmatch(r"(.+)_(\d{4})", name):
+        if match := _CHANNEL.fullmatch(name):
             parts.setdefault(match[1], {})[int(match[2])] = paths
     if not parts:
         raise BadSource(f"{source}: no file in imagesTr is named CASE_0000.nii.gz")
@@ -99,7 +131,8 @@ def survey_nnunet(source: Path, options: Mapping[str, Any]) -> Survey:
             files[case] = (*(paths[0] for paths in mine), labels[case][0])
     if not files:
         raise BadSource(f"{source} holds no image with its label{_first(rejected)}")
-    meta = _meta("nnunet", about, chosen, channels, _nnunet_labels(about, source))
+    modality = _modality(chosen["modality"], channels)
+    meta = _meta("nnunet", about, chosen, channels, modality, _nnunet_labels(about, source))
     return _survey(meta, files, rejected, chosen["group"])
 
 
@@ -162,42 +195,6 @@ def _survey(
 # dataset.json
 
 
-def _description(source: Path) -> dict[str, Any]:
-    """Return what dataset.json says, nothing where there is none; raises BadSource."""
-    if not source.is_dir():
-        raise BadSource(f"there is no folder {source}")
-    path = source / "dataset.json"
-    if not path.is_file():
-        return {}
-    if path.stat().st_size > MAX_DESCRIPTION:
-        raise BadSource(f"{path} is larger than {MAX_DESCRIPTION >> 20} MiB")
-    try:
-        about = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise BadSource(f"{path} is not JSON ({error})") from None
-    if not isinstance(about, dict):
-        raise BadSource(f"{path} is not a JSON object")
-    return about
-
-
-def _dictionary(about: Mapping[str, Any], name: str, source: Path) -> dict[str, Any]:
-    value = about.get(name)
-    if not isinstance(value, dict) or not value:
-        raise BadSource(f"{source / 'dataset.json'} has no {name!r}, or it is no object")
-    return value
-
-
-def _number(text: Any) -> int:
-    """Return a label or channel number of dataset.json, where it stands as text or number."""
-    try:
-        number = int(text)
-    except (TypeError, ValueError):
-        raise BadSource(f"dataset.json: {text!r} is no number of a label or channel") from None
-    if not 0 <= number <= MAX_LABEL:
-        raise BadSource(f"dataset.json: number {number} is outside 0 to {MAX_LABEL}")
-    return number
-
-
 def _listed(about: Mapping[str, Any]) -> set[str]:
     """Return the cases that dataset.json says are there."""
     training = about.get("training", [])
@@ -211,8 +208,7 @@ def _msd_channels(
     about: Mapping[str, Any], pairs: Mapping[str, tuple[Path, Path]], source: Path
 ) -> tuple[str, ...]:
     if "modality" in about:
-        names = _dictionary(about, "modality", source)
-        return tuple(str(names[number]) for number in sorted(names, key=_number))
+        return channels_of(dictionary(about, "modality", source))
     for image, _ in pairs.values():
         try:
             shape = read_header(image).shape
@@ -223,8 +219,7 @@ def _msd_channels(
 
 
 def _msd_labels(about: Mapping[str, Any], source: Path) -> dict[int, str]:
-    labels = _dictionary(about, "labels", source)
-    return {_number(number): str(name) for number, name in labels.items()}
+    return by_number(dictionary(about, "labels", source))
 
 
 def _by_class(named: Mapping[int, str]) -> _Labels:
@@ -244,15 +239,18 @@ def _by_class(named: Mapping[int, str]) -> _Labels:
 
 def _nnunet_labels(about: Mapping[str, Any], source: Path) -> _Labels:
     """Return the labels of nnU-Net, where a name may unite several numbers (regions)."""
-    labels = _dictionary(about, "labels", source)
+    labels = dictionary(about, "labels", source)
     if "ignore" in labels:
         raise BadSource(f"{source} has an `ignore` label (sparse annotation), which is not read")
     if all(str(name).isdigit() for name in labels):
         return _by_class(_msd_labels(about, source))
-    united = {
-        name: tuple(map(_number, value if isinstance(value, list) else [value]))
-        for name, value in labels.items()
-    }
+    united: dict[str, tuple[int, ...]] = {}
+    for name, value in labels.items():
+        numbers = tuple(map(number_of, value if isinstance(value, list) else [value]))
+        if set(numbers) in map(set, united.values()):
+            shown = ", ".join(map(str, numbers[:10]))
+            raise BadSource(f"dataset.json: two names are of the same label {shown}")
+        united[name_of(name)] = numbers
     if united.get("background") != (0,):
         raise BadSource(f"{source / 'dataset.json'}: label 'background' is not 0")
     if all(len(numbers) == 1 for numbers in united.values()):
@@ -268,19 +266,47 @@ def _nnunet_labels(about: Mapping[str, Any], source: Path) -> _Labels:
     return _Labels(values=values, classes=classes, regions=regions)
 
 
+def _modality(chosen: str, channels: Sequence[str], unnamed: Sequence[Path] = ()) -> str:
+    """Return ct or mri, as asked for or as the channels are named; raises BadSource.
+
+    Of images whose channels nobody named one is looked into.
+    """
+    if chosen not in MODALITIES:
+        known = ", ".join(MODALITIES)
+        raise BadSource(f"option modality is {chosen!r}; it is one of {known}")
+    if chosen != "auto":
+        return chosen
+    are_ct = {bool(CT_WORDS & set(re.findall("[a-z]+", name.lower()))) for name in channels}
+    if are_ct == {True}:
+        return "ct"
+    how = (
+        "say --set modality=ct (one scale for all cases, from the training part) or "
+        "--set modality=mri (each case has its own)"
+    )
+    if True in are_ct:
+        raise BadSource(f"the channels {', '.join(channels)} are CT and others: {how}")
+    for path in unnamed:
+        try:
+            lowest = read_voxels(path, read_header(path)).min()
+        except NiftiError:
+            continue  # it is told when it is read
+        if lowest < CT_BELOW:
+            raise BadSource(
+                f"{path.name} goes down to {lowest:g}, as CT does, and no dataset.json says what "
+                f"it is: {how}"
+            )
+        break
+    return "mri"
+
+
 def _meta(
     kind: str,
     about: Mapping[str, Any],
     chosen: Mapping[str, Any],
     channels: tuple[str, ...],
+    modality: str,
     labels: _Labels,
 ) -> Meta:
-    if chosen["modality"] not in MODALITIES:
-        known = ", ".join(MODALITIES)
-        raise BadSource(f"option modality is {chosen['modality']!r}; it is one of {known}")
-    modality = chosen["modality"]
-    if modality == "auto":
-        modality = "ct" if {name.strip().lower() for name in channels} == {"ct"} else "mri"
     is_ct = modality == "ct"
     try:
         return Meta(

@@ -311,6 +311,12 @@ def no_descriptions(folder: Path) -> list[Source]:
         "nan": '{"labels": {"NaN": "a", "0": "b"}}',
         "bytes": b"\xff\xfe\x00",
         "enormous": '{"labels": {"0": "a", "4294967296": "b"}}',
+        "fraction": '{"labels": {"0": "a", "1.7": "b"}}',
+        "infinite": '{"labels": {"0": "a", "1": Infinity}}',
+        "twice": '{"labels": {"0": "a", "1": "b", "1": "c"}}',
+        "two_names": '{"labels": {"0": "a", "1": "b", "01": "c"}}',
+        "no_name": '{"labels": {"0": "a", "1": ""}}',
+        "half": r'{"labels": {"0": "a", "1": "\ud800"}}',
     }
     sources = []
     for name, text in texts.items():
@@ -400,6 +406,10 @@ def no_tables(folder: Path) -> list[Source]:
         "twice": b"file,label,label\ngood0.png,0,1\n",
         "one_class": b"file,label\ngood0.png,0\ngood1.png,0\n",
         "none": b"file,other\ngood0.png,0\n",
+        "long_header": b"file,label" + b"a" * 200_000 + b"\ngood0.png,0\n",
+        "digits": b"file,label\ngood0.png,%b\ngood1.png,1\n" % (b"9" * 5000),
+        "findings": b"file,label\ngood0.png,A|B\ngood1.png,A\n",
+        "old_mac": b"file,label\rgood0.png,0\rgood1.png\r",
         "formula": b"file,label\n\"=cmd|'/C calc'!A0\",0\n",
         "sheet": _zip({"xl/workbook.xml": b"<x/>"}),
     }

@@ -693,6 +693,17 @@ def test_msd_brain_tumour_has_the_regions_of_brats(tmp_path: Path) -> None:
         ('{"labels": {"zero": "a"}}', "'zero' is no number of a label"),
         ('{"labels": {"0": "a", "99999999999": "b"}}', "99999999999 is outside 0 to 65535"),
         ('{"labels": [1]}', "has no 'labels', or it is no object"),
+        ('{"labels": {"0": "a", "1.7": "b"}}', "'1.7' is no number of a label"),
+        ('{"labels": {"0": "a", "1_0": "b"}}', "'1_0' is no number of a label"),
+        ('{"labels": {"0": "a", "1": "b", "01": "c"}}', "number 1 has two names"),
+        ('{"labels": {"0": "a", "1": "b", "1": "c"}}', "is not JSON .'1' stands there twice"),
+        ('{"labels": {"0": "a", "1": " "}}', "' ' is no name of a label"),
+        ('{"labels": {"0": "a", "1": ["b"]}}', r"\['b'\] is no name of a label"),
+        ('{"labels": {"0": "a", "1": true}}', "True is no name of a label"),
+        ('{"labels": {"0": "a", "1": "%s"}}' % ("b" * 201), "b' is no name|bbb is no name"),
+        (r'{"labels": {"0": "a", "1": "\ud800"}}', "half of a character"),
+        (r'{"name": "\ud800", "labels": {"0": "a", "1": "b"}}', "half of a character"),
+        ('{"modality": {"0": ""}, "labels": {"0": "a", "1": "b"}}', "'' is no name"),
         ('{"labels": {"0": "a", "1": "a"}}', "two classes share a name"),
         ('{"channel_names": {"0": "CT"}}', "is an nnU-Net folder: prepare it as `nnunet`"),
     ],
@@ -701,6 +712,64 @@ def test_msd_with_a_broken_description(tmp_path: Path, about: str, message: str)
     make_msd(tmp_path, [0, 1])
     (tmp_path / "dataset.json").write_text(about)
     with pytest.raises(BadSource, match=message):
+        KINDS["msd"].survey(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("channels", "modality"),
+    [
+        (["CT"], "ct"),
+        ([" ct "], "ct"),
+        (["CT arterial", "CTA"], "ct"),
+        (["non-contrast CT"], "ct"),
+        (["T1", "T2 tract", "PET"], "mri"),
+        (["CT", "PET"], None),
+        (["MR", "CBCT"], None),
+    ],
+)
+def test_the_modality_is_as_the_channels_are_named(
+    tmp_path: Path, channels: list[str], modality: str | None
+) -> None:
+    make_msd(
+        tmp_path, [0, 1], modality=dict(enumerate(channels)), labels={"0": "background", "1": "x"}
+    )
+    msd = KINDS["msd"]
+    if modality is None:
+        with pytest.raises(BadSource, match=f"{channels[0]}, {channels[1]} are CT and others: say"):
+            msd.survey(tmp_path, {})
+        modality = "ct"
+        survey = msd.survey(tmp_path, {"modality": "ct"})
+    else:
+        survey = msd.survey(tmp_path, {})
+    assert survey.meta.options["modality"] == modality
+
+
+def test_ct_that_nobody_named_is_not_taken_for_mri(tmp_path: Path) -> None:
+    make_msd(tmp_path, [0, 1])
+    (tmp_path / "imagesTr" / "case_0.nii.gz").write_bytes(b"broken")
+    assert KINDS["msd"].survey(tmp_path, {}).meta.normalize == "case"
+    save(tmp_path / "imagesTr" / "case_1.nii.gz", a_brain() - np.int16(1024))
+    with pytest.raises(BadSource, match=r"case_1.nii.gz goes down to -1\d{3}, as CT does, .*: say"):
+        KINDS["msd"].survey(tmp_path, {})
+    assert KINDS["msd"].survey(tmp_path, {"modality": "ct"}).meta.normalize == "train"
+    assert KINDS["msd"].survey(tmp_path, {"modality": "mri"}).meta.normalize == "case"
+    # Who says what the channels are is believed.
+    about = {"labels": {"0": "background", "1": "x"}, "modality": {"0": "MRI"}}
+    (tmp_path / "dataset.json").write_text(json.dumps(about))
+    assert KINDS["msd"].survey(tmp_path, {}).meta.normalize == "case"
+
+
+@pytest.mark.parametrize("version", ["modality", None])
+def test_msd_on_a_folder_of_nnunet_says_so(tmp_path: Path, version: str | None) -> None:
+    """Version 1 has the Decathlon's words in dataset.json; and it may be missing."""
+    make_nnunet(tmp_path, {"0": "background", "1": "core"}, [0, 1])
+    about = json.loads((tmp_path / "dataset.json").read_text())
+    if version is None:
+        (tmp_path / "dataset.json").unlink()
+    else:
+        about[version] = about.pop("channel_names")
+        (tmp_path / "dataset.json").write_text(json.dumps(about))
+    with pytest.raises(BadSource, match=r"named CASE_0000, .* prepare it as `nnunet`"):
         KINDS["msd"].survey(tmp_path, {})
 
 
@@ -788,6 +857,15 @@ def test_nnunet_of_version_1(tmp_path: Path) -> None:
         ({"labels": {"background": 1, "a": 0}}, "label 'background' is not 0"),
         ({"file_ending": ".png"}, "holds .png files; only NIfTI is read"),
         ({"channel_names": {}}, "has no 'channel_names'"),
+        ({"channel_names": {"0": "T1", "2": "T2"}}, "channels are numbered 0, 2, not from 0 on"),
+        ({"labels": {"background": 0, "a": float("inf")}}, "inf is no number of a label"),
+        ({"labels": {"background": 0, "a": float("nan")}}, "nan is no number of a label"),
+        ({"labels": {"background": 0, "a": 1.7}}, "1.7 is no number of a label"),
+        ({"labels": {"background": 0, "a": True}}, "True is no number of a label"),
+        ({"labels": {"background": 0, "a": None}}, "None is no number of a label"),
+        ({"labels": {"background": 0, "a": 1, "b": 1}}, "two names are of the same label 1"),
+        ({"labels": {"background": 0, "a": [1, 2], "b": [2, 1]}}, "of the same label 2, 1"),
+        ({"labels": {"background": 0, "": 1}}, "'' is no name of a label"),
     ],
 )
 def test_nnunet_that_is_not_read(tmp_path: Path, about: dict[str, Any], message: str) -> None:
