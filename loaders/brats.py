@@ -2,21 +2,27 @@
 
 A file is known by its name alone, wherever under the source it lies. The patient is the group where
 the name tells it (2023 and later), since several scans of one patient would else meet in a fold.
-The children's sets of 2023 and 2024 bear the same names and number their labels otherwise, so that
+From 2018 to 2021 each year holds the cases of the years before under new names; which are one
+patient stands in the official name_mapping.csv alone. The children's sets of 2023 and 2024 bear the
+same names and number their labels otherwise, and metastases have one label more since 2025, so that
 which of them is meant has to be said. The radiotherapy set (BraTS-MEN-RT: one channel, another
 outline) is not among them.
 """
 
+import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from loaders.brats_names import patients_of
 from loaders.cases import BadCase, BadSource, Item, Kind, Meta, Survey, settings
-from loaders.nifti import stem
+from loaders.nifti import found_labels, stem
 from loaders.resample import SPACING, chosen_spacing, read
+
+log = logging.getLogger(__name__)
 
 # Role in the file's name to channel, in the order that the channels are stored in.
 _OLD = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
@@ -44,10 +50,10 @@ class Release:
     source: str
 
 
-def _since_2023(tumours: str, scans: str = r"\d{3}", **changes: Any) -> Release:
+def _since_2023(tumours: str, scans: str = r"-\d{3}", **changes: Any) -> Release:
     """Return a release named BraTS-TUMOUR-PATIENT-SCAN-ROLE, with the labels of 2023 or others."""
     pattern = re.compile(
-        rf"(?P<case>(?P<patient>BraTS-(?:{tumours})-\d{{5}})-{scans})"
+        rf"(?P<case>(?P<patient>BraTS-(?:{tumours})-\d{{5}}){scans})"
         r"-(?P<role>t1n|t1c|t2w|t2f|seg)"
     )
     usual = {"roles": _NEW, "label_values": (0, 1, 2, 3), "group_source": "patient"}
@@ -69,7 +75,7 @@ RELEASES = {
     ),
     "2023": _since_2023(
         "GLI|SSA",
-        r"0\d\d",
+        r"-0\d\d",
         name="BraTS 2023",
         source="Adewole et al. 2023, arXiv 2305.19369; Baid et al. 2021, arXiv 2107.02314",
     ),
@@ -91,7 +97,7 @@ RELEASES = {
     # Scans after treatment are numbered from 100 on, and 4 is what the surgeon took away.
     "2024": _since_2023(
         "GLI",
-        r"[1-9]\d\d",
+        r"-[1-9]\d\d",
         name="BraTS 2024 post-treatment",
         label_values=(0, 1, 2, 3, 4),
         classes=(*_CORES, "resection cavity"),
@@ -114,10 +120,30 @@ RELEASES = {
         },
         source="Kazerooni et al. 2024, arXiv 2404.15009",
     ),
+    # Cases of the sets of 2023 under new names, which tell neither the patient nor the scan; the
+    # labels are those of 2023 (so all conversions of it take them: its pages are behind a login).
+    "2024-goat": _since_2023(
+        "GoAT",
+        "",
+        name="BraTS 2024 generalizability across tumours",
+        group_source="case",
+        source="https://www.synapse.org/Synapse:syn60084146",
+    ),
+    # Before and after treatment; 4 is what the surgeon took away.
+    "2025-met": _since_2023(
+        "MET",
+        name="BraTS 2025 metastases",
+        label_values=(0, 1, 2, 3, 4),
+        classes=(*_CORES, "resection cavity"),
+        regions={**_REGIONS, "RC": (4,)},
+        source="Maleki et al. 2025, arXiv 2504.12527",
+    ),
 }
+# The years whose names are of one form; each but the first holds cases of the others again.
+_YEAR = re.compile(r"brats(18|19|20|2021)_", re.IGNORECASE)
 # The segmentation of case 355 of 2020 has this name, W39_1998.09.19_Segm.nii, and no other.
 _STRAY_LABEL = re.compile(r"[^_]+_.+_Segm")
-_OTHER_TUMOUR = re.compile(r"BraTS-(?P<tumour>[A-Z-]+?)-\d+-\d+-")
+_TUMOUR = re.compile(r"BraTS-(?P<tumour>[A-Za-z-]+?)-\d+(-\d+)?(-|$)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,19 +162,27 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
         known = ", ".join(("auto", *RELEASES))
         raise BadSource(f"option release is {chosen['release']!r}; it is one of {known}")
     spacing = chosen_spacing("brats", chosen)
-    release, cases = _find(source, chosen["release"])
+    release, cases, alone = _find(source, chosen["release"])
+    patients = _patients(source, release, cases, chosen["mapping"])
     items, rejected = [], []
     for case, files in sorted(cases.items()):
         reason = _fault(files, release)
+        if reason is None and patients and case.casefold() not in patients:
+            reason = "the mapping does not name the case, so its patient is not known"
         if reason is not None:
             where = str(files.folder.relative_to(source) / case)
             rejected.append(BadCase(reason, where=where, key=case))
             continue
         paths = tuple(files.roles[role][0] for role in (*release.roles, "seg"))
-        items.append(Item(key=case, paths=paths, extra={"group": files.patient}))
+        group = patients.get(case.casefold(), files.patient)
+        items.append(Item(key=case, paths=paths, extra={"group": group}))
+    if not alone:
+        _warn_of_labels(release, items)
+    # More than one tumour in a set of 2023: its name says so, wherever the set is named.
+    tumours = sorted({match["tumour"] for case in cases if (match := _TUMOUR.match(case))})
     meta = Meta(
         kind="brats",
-        name=release.name,
+        name=f"{release.name} ({' and '.join(tumours)})" if len(tumours) > 1 else release.name,
         task="segmentation",
         dims=3,
         channels=tuple(release.roles.values()),
@@ -158,7 +192,7 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
         normalize="case",
         fill=0.0,
         unit="volume",
-        group_source=release.group_source,
+        group_source="patient" if patients else release.group_source,
         source=release.source,
         licence="unknown",
         options={"label_values": release.label_values, "lowest": None, **spacing},
@@ -166,8 +200,55 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     return Survey(meta=meta, items=tuple(items), rejected=tuple(rejected))
 
 
-def _find(source: Path, chosen: str) -> tuple[Release, dict[str, _Files]]:
-    """Return the release that the files under `source` are of, and its cases; raises BadSource."""
+def _patients(
+    source: Path, release: Release, cases: Mapping[str, _Files], mapping: str
+) -> dict[str, str]:
+    """Return the patient of each name that the mapping has; nothing where there is none.
+
+    Raises BadSource where the cases are of several years and no mapping says which are one patient.
+    """
+    if mapping:
+        if release.group_source != "case":
+            raise BadSource(f"option mapping is not for {release.name}: its names tell the patient")
+        return patients_of(source, mapping)
+    years = sorted({match[1][-2:] for case in cases if (match := _YEAR.match(case))})
+    if len(years) > 1:
+        held = " and ".join(f"20{year}" for year in years)
+        raise BadSource(
+            f"{source} holds cases of {held}: each year has the patients of earlier ones again, "
+            "under new names. Prepare one year, or say which are one patient: --set "
+            "mapping=name_mapping.csv (the official file's path under the source)"
+        )
+    return {}
+
+
+def _warn_of_labels(release: Release, items: Sequence[Item]) -> None:
+    """Warn where no case uses a label, so that names shared by two releases may mislead."""
+    unused = set(release.label_values)
+    for item in items:
+        unused -= set(found_labels([item.paths[-1]]))
+        if not unused:
+            return
+    if items:
+        names = " and ".join(
+            f"{value} ({name})"
+            for value, name in zip(release.label_values, release.classes, strict=True)
+            if value in unused
+        )
+        log.warning(
+            "None of %d cases has the label %s of %s. Another release bears the same file names "
+            "and means other things by its labels: is this the right one?",
+            len(items),
+            names,
+            release.name,
+        )
+
+
+def _find(source: Path, chosen: str) -> tuple[Release, dict[str, _Files], bool]:
+    """Return the release that the files under `source` are of, and its cases; raises BadSource.
+
+    And whether their names are that release's alone.
+    """
     if not source.is_dir():
         raise BadSource(f"there is no folder {source}")
     found: dict[str, dict[str, _Files]] = {}
@@ -187,13 +268,13 @@ def _find(source: Path, chosen: str) -> tuple[Release, dict[str, _Files]]:
                     roles.setdefault(match["role"].lower(), []).append(path)
             if _STRAY_LABEL.fullmatch(label):
                 strays.setdefault(path.parent, []).append(path)
-            if match := _OTHER_TUMOUR.match(label):
+            if match := _TUMOUR.match(label):
                 others.add(match["tumour"])
     year = _release(source, chosen, found, others)
     for files in found[year].values():
         if "seg" not in files.roles and files.folder in strays:
             files.roles["seg"] = strays[files.folder]
-    return RELEASES[year], found[year]
+    return RELEASES[year], found[year], len(found) == 1
 
 
 def _release(
@@ -229,12 +310,13 @@ def _fault(files: _Files, release: Release) -> str | None:
 
 BRATS = Kind(
     name="brats",
-    summary="brain tumours in four-channel MRI, files as in BraTS 2018 to 2024",
+    summary="brain tumours in four-channel MRI, files as in BraTS 2018 to 2025",
     source="https://www.synapse.org/brats",
     survey=survey,
     read=read,
     options={
         "release": ("auto", f"auto: by the files' names; else {', '.join(RELEASES)}"),
+        "mapping": ("", "of 2018 to 2021: name_mapping.csv, its path under the source; or several"),
         **SPACING,
     },
 )

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from loaders.cases import JSON, MAX_CLASSES, BadCase, BadSource
 from loaders.groups import patient_in
 from loaders.named_files import Files
-from loaders.tables import Table, open_table, table_under
+from loaders.tables import MISSING, Table, open_table, table_under
 
 OPTIONS: Mapping[str, tuple[JSON, str]] = {
     "name": ("", "what the set is called in studies and reports; empty: as its kind"),
@@ -43,8 +43,6 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
     "uncertain": ("exclude", "what -1 in a finding's own column is: exclude, negative or positive"),
     "split": ("", "column of the official part: train, val or test; empty: none"),
 }
-# What an empty cell is written as by spreadsheets, R and pandas. "none" may be a class.
-_MISSING = frozenset(("", "na", "n/a", "nan", "null"))
 _PARTS = {
     "train": "train",
     "training": "train",
@@ -219,7 +217,7 @@ def _lines(
         cell = {role: cells[at] for role, at in place.items()}
         needed = [role for role in cell if role != "label" or not holes]
         reason = None
-        if empty := [role for role in needed if cell[role].lower() in _MISSING]:
+        if empty := [role for role in needed if cell[role].lower() in MISSING]:
             reason = f"column {column[empty[0]]} has no value"
         elif len(cell["label"]) > _LONGEST and "|" not in cell["label"]:
             reason = f"column {column['label']} has a value of {len(cell['label'])} characters"
@@ -291,7 +289,7 @@ def _own_column(
 ) -> list[_Line]:
     """Read a column of 1, 0, -1 and blanks."""
     name, lines = chosen["finding"], []
-    answers = {"1": "1", "0": "0", **dict.fromkeys(_MISSING, "0")}
+    answers = {"1": "1", "0": "0", **dict.fromkeys(MISSING, "0")}
     if chosen["uncertain"] != "exclude":
         answers["-1"] = _UNCERTAIN[chosen["uncertain"]]
     for line in _lines(table, column, rejected, holes=True):

@@ -472,6 +472,8 @@ YEARS = [
     (["BraTS-GLI-00002-000", "BraTS-SSA-00002-000"], "2023", 2),
     (["BraTS-MEN-00004-000", "BraTS-MEN-00004-001"], "2023-men", 1),
     (["BraTS-MET-00002-000", "BraTS-MET-00096-000"], "2023-met", 2),
+    (["BraTS-MET-00002-000", "BraTS-MET-00002-001"], "2025-met", 1),
+    (["BraTS-GoAT-00002", "BraTS-GoAT-00096"], "2024-goat", 2),
     (["BraTS-PED-00002-000", "BraTS-PED-00003-000"], "2023-ped", 2),
     (["BraTS-GLI-00005-100", "BraTS-GLI-00005-101"], "2024", 1),
     (["BraTS-PED-00002-000", "BraTS-PED-00003-000"], "2024-ped", 2),
@@ -483,6 +485,8 @@ PARTS: dict[str, dict[str, tuple[int, ...]]] = {
     "2023-met": USUAL,
     "2023-ped": USUAL,
     "2024": {**USUAL, "RC": (4,)},
+    "2024-goat": USUAL,
+    "2025-met": {**USUAL, "RC": (4,)},
     "2024-ped": {
         "WT": (1, 2, 3, 4),
         "TC": (1, 2, 3),
@@ -495,8 +499,8 @@ PARTS: dict[str, dict[str, tuple[int, ...]]] = {
 
 
 def options_of(year: str) -> dict[str, str]:
-    """Return the option that the children's sets need, and nothing for the others."""
-    return {"release": year} if year.endswith("ped") else {}
+    """Return the option that two releases of the same names need, and nothing for the others."""
+    return {"release": year} if year.endswith(("ped", "met")) else {}
 
 
 @pytest.mark.parametrize(("cases", "year", "groups"), YEARS)
@@ -508,11 +512,12 @@ def test_brats_of_every_year(tmp_path: Path, cases: list[str], year: str, groups
         make_brats(tmp_path / "raw" / "HGG", case, roles, labels, between=between)
     store, survey, rejected = prepare("brats", tmp_path / "raw", tmp_path / "s", options_of(year))
     assert rejected == {}
-    assert store.meta.name == RELEASES[year].name
+    both = " (GLI and SSA)" if any("SSA" in case for case in cases) else ""
+    assert store.meta.name == RELEASES[year].name + both
     assert store.meta.channels == ("t1n", "t1c", "t2w", "t2f")
     assert store.meta.normalize == "case"
     assert len(set(store.groups)) == groups
-    assert store.meta.group_source == ("case" if year == "2018" else "patient")
+    assert store.meta.group_source == ("case" if year in ("2018", "2024-goat") else "patient")
     assert [item.key for item in survey.items] == sorted(cases)
     label = a_label(labels)
     assert list(store.meta.regions) == list(parts)
@@ -539,6 +544,106 @@ def test_brats_of_children_has_to_be_told_by_its_year(tmp_path: Path) -> None:
     make_brats(tmp_path / "raw", "BraTS-PED-00003-000", NEW, (0, 1, 4))
     _, _, rejected = prepare("brats", tmp_path / "raw", tmp_path / "s", {"release": "2023-ped"})
     assert list(rejected.values()) == ["the label holds 4, known are 0, 1, 2, 3"]
+
+
+def test_metastases_after_treatment_have_to_be_told_by_their_year(tmp_path: Path) -> None:
+    make_brats(tmp_path / "raw", "BraTS-MET-00002-000", NEW, (0, 1, 2, 3, 4))
+    with pytest.raises(BadSource, match="give --set release=2023-met or --set release=2025-met"):
+        KINDS["brats"].survey(tmp_path / "raw", {})
+    store, _, _ = prepare("brats", tmp_path / "raw", tmp_path / "s", {"release": "2025-met"})
+    assert store.meta.regions["RC"] == (4,)
+    assert store.meta.regions["WT"] == (1, 2, 3)
+
+
+def test_a_label_of_the_release_that_no_case_has_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """1, 2 and 3 are labels of the children's sets of both years, and mean other parts."""
+    for number in (2, 3):
+        make_brats(tmp_path, f"BraTS-PED-{number:05d}-000", NEW, (0, 1, 2, 3))
+    KINDS["brats"].survey(tmp_path, {"release": "2023-ped"})
+    assert caplog.messages == []
+    KINDS["brats"].survey(tmp_path, {"release": "2024-ped"})
+    (said,) = caplog.messages
+    assert said.startswith("None of 2 cases has the label 4 (oedema) of BraTS 2024 paediatric.")
+    make_brats(tmp_path, "BraTS-PED-00004-000", NEW, (0, 4))
+    KINDS["brats"].survey(tmp_path, {"release": "2024-ped"})
+    assert len(caplog.messages) == 1
+
+
+MAPPING = """Grade,BraTS_2017_subject_ID,BraTS_2018_subject_ID,TCGA_TCIA_subject_ID,\
+BraTS_2019_subject_ID,BraTS_2020_subject_ID
+HGG,Brats17_CBICA_AAB_1,Brats18_CBICA_AAB_1,NA,BraTS19_CBICA_AAB_1,BraTS20_Training_001
+LGG,NA,NA,TCGA-DU-1,BraTS19_TMC_1_1,BraTS20_Training_002
+LGG,NA,NA,TCGA-DU-1,NA,BraTS20_Training_003
+HGG,NA,NA,NA,NA,BraTS20_Training_004
+"""
+
+
+def make_years(folder: Path, *cases: str) -> None:
+    for case in cases:
+        make_brats(folder, case, OLD, (0, 1, 2, 4), between="_")
+
+
+def test_names_of_several_years_are_one_patient_by_the_mapping(tmp_path: Path) -> None:
+    cases = (
+        "BraTS19_CBICA_AAB_1",
+        "Brats18_CBICA_AAB_1",
+        "BraTS19_TMC_1_1",
+        *(f"BraTS20_Training_{number:03d}" for number in range(1, 6)),
+    )
+    make_years(tmp_path / "raw", *cases)
+    brats = KINDS["brats"]
+    with pytest.raises(BadSource, match=r"cases of 2018 and 2019 and 2020: each year .* --set map"):
+        brats.survey(tmp_path / "raw", {})
+    (tmp_path / "raw" / "name_mapping.csv").write_text(MAPPING)
+    options = {"mapping": "name_mapping.csv"}
+    store, survey, rejected = prepare("brats", tmp_path / "raw", tmp_path / "s", options)
+    assert store.meta.group_source == "patient"
+    found: dict[str, list[str]] = {}
+    for item in survey.items:
+        found.setdefault(item.extra["group"], []).append(item.key)
+    assert sorted(sorted(names) for names in found.values()) == [
+        # 002 and 003 have a patient of TCGA in common.
+        ["BraTS19_CBICA_AAB_1", "BraTS20_Training_001", "Brats18_CBICA_AAB_1"],
+        ["BraTS19_TMC_1_1", "BraTS20_Training_002", "BraTS20_Training_003"],
+        ["BraTS20_Training_004"],
+    ]
+    assert list(rejected.values()) == [
+        "the mapping does not name the case, so its patient is not known"
+    ]
+    # Two tables, as for the training and the validation part.
+    (tmp_path / "raw" / "more.csv").write_text(
+        "BraTS_2019_subject_ID,BraTS_2020_subject_ID\nNA,BraTS20_Training_005\n"
+    )
+    survey = brats.survey(tmp_path / "raw", {"mapping": "name_mapping.csv, more.csv"})
+    assert survey.rejected == ()
+    assert len({item.extra["group"] for item in survey.items}) == 4
+
+
+@pytest.mark.parametrize(
+    ("mapping", "text", "message"),
+    [
+        ("none.csv", "", "there is no file none.csv under"),
+        ("../m.csv", "", "mapping is '../m.csv': give its path under"),
+        ("m.csv", "Grade,name\nHGG,x\n", "no column of names as BraTS_2020_subject_ID; its col"),
+        ("m.csv", "BraTS_2019,BraTS_2020\na,b,c\n", "m.csv line 2: the line has 3 cells"),
+        ("m.csv", "", "m.csv is empty"),
+    ],
+)
+def test_a_mapping_that_cannot_be_used(
+    tmp_path: Path, mapping: str, text: str, message: str
+) -> None:
+    make_years(tmp_path, "BraTS20_Training_001")
+    (tmp_path / "m.csv").write_text(text)
+    with pytest.raises(BadSource, match=message):
+        KINDS["brats"].survey(tmp_path, {"mapping": mapping})
+
+
+def test_a_mapping_is_for_names_that_tell_no_patient(tmp_path: Path) -> None:
+    make_brats(tmp_path, "BraTS-GLI-00002-000", NEW, (0, 1, 2, 3))
+    with pytest.raises(BadSource, match="mapping is not for BraTS 2023: its names tell"):
+        KINDS["brats"].survey(tmp_path, {"mapping": "m.csv"})
 
 
 def test_brats_2020_case_355(tmp_path: Path) -> None:
@@ -942,6 +1047,8 @@ NUMBERS = {
     "2023-ped": (2, 1, 3),
     "2024": (2, 1, 3),
     "2024-ped": (4, 2, 1),
+    "2024-goat": (2, 1, 3),
+    "2025-met": (2, 1, 3),
 }
 CASE_OF = {year: cases[0] for cases, year, _ in YEARS}
 ORIENTATIONS = ("RAS", "LPS", "LAS", "RPI", "ASR", "SAL", "PIR", "IRP")
