@@ -114,6 +114,7 @@ def prepare(
     from loaders import KINDS
     from loaders.cases import BadCase, BadSource
     from loaders.identity import user_key
+    from loaders.memory import keep_freed_memory
     from loaders.store import write_store
 
     name, _, part = kind.partition(":")
@@ -133,6 +134,7 @@ def prepare(
             raise BadSource(f"{name} needs SOURCE, the folder or file as it was downloaded.")
         with counting(err, "fetching, KiB") as told:
             source = row.fetch(options, lambda done, total: told(done // 1024, total // 1024))
+    keep_freed_memory()
     survey = row.survey(source, options)
     try:
         with counting(err, "reading") as told:
@@ -189,13 +191,14 @@ def plan(
     measured here; early stopping only shortens it.
     """
     from bench.estimate import estimate, fits
+    from bench.process import begin
     from bench.resolve import resolve
     from bench.show import counting, duration
     from bench.study import load_study
 
     asked, base = load_study(study)
     made = resolve(asked, base, out_dir or Path("runs") / asked.name, lanes=lanes or 1)
-    _set_threads(made.study.threads)
+    begin(made.study.threads)
     with counting(err, "measuring") as told:
         seconds = estimate(made, told) / (lanes or 1)
     if as_json:
@@ -331,12 +334,6 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def _set_threads(threads: int | None) -> None:
-    import torch
-
-    torch.set_num_threads(threads or 1)  # once a process: a second call slows steps (measured)
-
-
 def _run(
     study: Path,
     out_dir: Path | None,
@@ -348,6 +345,7 @@ def _run(
 ) -> None:
     from bench.estimate import fits
     from bench.lanes import room, run_lanes
+    from bench.process import begin
     from bench.refs import StudyError
     from bench.resolve import resolve, save
     from bench.run import opened, run_here
@@ -382,7 +380,7 @@ def _run(
         for line in fitting:
             logging.getLogger("medopt.transfer").info(line)
         if lanes is None:
-            _set_threads(made.study.threads)
+            begin(made.study.threads)
             with opened(made, shared_device=False) as queue:
                 run_here(made, queue, display.changed)
                 state = queue.progress()

@@ -30,6 +30,7 @@ import torch
 from bench import ROOT
 from bench.desk import Call, Desk
 from bench.machine import versions
+from bench.process import begin
 from bench.refs import StudyError
 from bench.resolve import Plan
 from bench.rows import Part, loss_row, model_row, optimizer_row
@@ -513,7 +514,7 @@ def _work(desk: Any, lane: str, plan: Plan, expected: dict[str, str]) -> None:
     from ray.train.collective import barrier, broadcast_from_rank_zero
     from ray.train.torch import get_device
 
-    torch.set_num_threads(plan.study.threads or 1)  # once a process: a second call slows steps
+    begin(plan.study.threads)
     context = get_context()
     world = World(rank=context.get_world_rank(), size=context.get_world_size())
     alone = world.size == 1

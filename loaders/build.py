@@ -31,6 +31,7 @@ from loaders.layout import (
     read_table,
     sync_folder,
 )
+from loaders.memory import keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +225,7 @@ def _outcomes(tasks: list[_Task], workers: int) -> Generator[list[BadCase], None
     pool = ProcessPoolExecutor(
         min(workers, len(tasks)),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_end_with_parent,
+        initializer=_begin_worker,
     )
     try:
         for future in [pool.submit(build_item, *task) for task in tasks]:
@@ -237,6 +238,11 @@ def _outcomes(tasks: list[_Task], workers: int) -> Generator[list[BadCase], None
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    keep_freed_memory()
+    _end_with_parent()
 
 
 def _end_with_parent() -> None:

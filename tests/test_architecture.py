@@ -26,6 +26,7 @@ LAYERS = (
         "footprint",
         "machine",
         "precision",
+        "process",
         "rates",
         "refs",
         "settings",
