@@ -7,6 +7,9 @@ and does not come out as false patterns: the rule of Pillow and of torch's inter
 `antialias=True`. A mean never goes beyond what it is a mean of, as splines do: air stays -1000 HU,
 and the zeros round a brain, by which MRI is normalised, stay zeros.
 
+Along a coarse axis too: nnU-Net takes the nearest slice where voxels are more than three times as
+long as wide, for which there is no need without splines.
+
 A label goes to the class that has the largest share of the new voxel, its share being the same
 mean of its mask. So nnU-Net does it (resize_segmentation of batchgenerators, order 1), since the
 nearest old voxel alone leaves ragged edges where voxels get smaller and drops thin structures by
@@ -81,12 +84,16 @@ def resampled(case: Case, spacing: Sequence[float]) -> Case:
         _taps(axis, count, mm / own)
         for axis, count, mm, own in zip(grid.axes(centre), old, (z, y, x), native, strict=True)
     ]
-    return replace(
-        case,
-        image=np.stack([_image(channel, taps) for channel in case.image]),
-        mask=_labels(case.mask, taps),
-        spacing=(z, y, x),
-    )
+    small = case.image.dtype.kind in "ui" and case.image.dtype.itemsize <= 2
+    # Of wider types float32 is what a store would hold.
+    image = np.empty((len(case.image), *shape), case.image.dtype if small else np.float32)
+    for new, channel in zip(image, case.image, strict=True):
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused later
+            field = _mean(channel, taps)
+        if channel.dtype.kind != "f":
+            np.rint(field, out=field)
+        new[...] = field
+    return replace(case, image=image, mask=_labels(case.mask, taps), spacing=(z, y, x))
 
 
 class _Taps(NamedTuple):
@@ -118,17 +125,6 @@ def _taps(places: NDArray[np.float64], count: int, ratio: float) -> _Taps:
     weight /= weight.sum(axis=1, keepdims=True)
     used = (weight > 0).any(axis=0)
     return _Taps(np.clip(at, 0, count - 1)[:, used], weight[:, used].astype(np.float32))
-
-
-def _image(volume: Array, taps: Sequence[_Taps]) -> Array:
-    """Return one channel on the new grid (Z', Y', X'), whole numbers where it has them."""
-    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused later
-        field = _mean(volume, taps)
-    if volume.dtype.kind == "f":
-        return field
-    np.rint(field, out=field)
-    # Of wider types float32 is what a store would hold.
-    return field.astype(volume.dtype) if volume.dtype.itemsize <= 2 else field
 
 
 def _mean(volume: Array, taps: Sequence[_Taps]) -> NDArray[np.float32]:
