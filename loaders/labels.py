@@ -13,6 +13,7 @@ usual, though not known to be.
 """
 
 import hashlib
+import logging
 import os
 import re
 import sys
@@ -27,6 +28,8 @@ from loaders.cases import JSON, MAX_CLASSES, BadCase, BadSource
 from loaders.groups import patient_in
 from loaders.named_files import Files
 from loaders.tables import MISSING, Table, open_table, table_under
+
+log = logging.getLogger(__name__)
 
 OPTIONS: Mapping[str, tuple[JSON, str]] = {
     "name": ("", "what the set is called in studies and reports; empty: as its kind"),
@@ -288,17 +291,26 @@ def _own_column(
     table: Table, column: Mapping[str, str], chosen: Mapping[str, Any], rejected: list[BadCase]
 ) -> list[_Line]:
     """Read a column of 1, 0, -1 and blanks."""
-    name, lines = chosen["finding"], []
+    finding, lines, left = chosen["finding"], [], 0
     answers = {"1": "1", "0": "0", **dict.fromkeys(MISSING, "0")}
-    if chosen["uncertain"] != "exclude":
-        answers["-1"] = _UNCERTAIN[chosen["uncertain"]]
+    answers["-1"] = _UNCERTAIN[chosen["uncertain"]]
     for line in _lines(table, column, rejected, holes=True):
-        if (label := answers.get(line.label.lower())) is None:
-            strange = "is uncertain (-1)" if line.label == "-1" else "is none of 1, 0, -1 and blank"
-            reason = f"column {name} {strange}"
+        label = answers.get(line.label.lower())
+        if label is None:
+            reason = f"column {finding} is none of 1, 0, -1 and blank"
             rejected.append(BadCase(reason, where=table.where(line.number)))
-            continue
-        lines.append(line._replace(label=label))
+        elif label:
+            lines.append(line._replace(label=label))
+        else:
+            # As was chosen: no fault of the line's, which --strict would stop at.
+            left += 1
+    if left:
+        log.warning(
+            "%d images are left out, since %s is uncertain (-1) in them; --set uncertain=negative "
+            "or positive would keep them.",
+            left,
+            finding,
+        )
     return lines
 
 
