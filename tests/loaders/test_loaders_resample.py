@@ -137,8 +137,10 @@ def test_a_blob_stays_at_its_place_in_the_patient(
         assert sizes[1] == pytest.approx(sizes[0], rel=0.2)
 
 
-def test_labels_are_the_largest_share_of_their_one_hots() -> None:
-    native, wanted = MIXED
+@pytest.mark.parametrize("wanted", [MIXED[1], (7.0, 1.7, 0.9), (3.0, 2.9, 0.3)])
+def test_labels_are_the_largest_of_their_masks(wanted: tuple[float, ...]) -> None:
+    """One mask a class, interpolated by scipy at the new voxels' centres."""
+    native = MIXED[0]
     mask = ndimage.zoom(RANDOM.integers(0, 4, (4, 5, 6)), 3, order=0).astype(np.uint8)
     new = resampled(a_case(mask[None].astype(np.int16), mask, native), wanted)
     at = [
@@ -159,13 +161,44 @@ def test_labels_are_the_largest_share_of_their_one_hots() -> None:
     assert set(np.unique(new.mask)) == {0, 1, 2, 3}
 
 
-def test_of_two_equal_shares_the_lower_number_is_taken() -> None:
-    for pair, wanted in (((0, 2), 0), ((2, 0), 0), ((3, 2), 2), ((2, 3), 2)):
-        mask = np.array([[pair]], np.uint8)
-        # One new voxel, half of each.
+@pytest.mark.parametrize("size", [(16, 20, 24), (16, 10, 24), (24, 30, 4)])
+def test_labels_are_as_nnunet_makes_them(size: tuple[int, int, int]) -> None:
+    """On grids that fit the extent, as its do, and with one class: it asks for a half of the voxel.
+
+    Not where two shares are alike: there it goes by its rounding.
+    """
+    module = pytest.importorskip(
+        "batchgenerators.augmentations.utils", reason="needs batchgenerators (pip install .[perf])"
+    )
+    mask = (ndimage.gaussian_filter(RANDOM.normal(size=(8, 10, 12)), 1) > 0).astype(np.uint8)
+    spacing = [old / new for old, new in zip(mask.shape, size, strict=True)]
+    new = resampled(a_case(mask[None], mask), spacing)
+    known = module.resize_segmentation(mask.astype(int), size, order=1)
+    np.testing.assert_array_equal(new.mask, known)
+
+
+def test_of_two_equal_shares_each_is_taken_in_turn() -> None:
+    for pair in ((0, 2), (2, 0), (3, 2), (2, 3)):
+        mask = np.tile(np.array(pair, np.uint8), (1, 3, 2))
+        # Each new voxel is half of one and half of the other.
         new = resampled(a_case(mask[None], mask), (0, 0, 2))
         assert new.mask is not None
-        assert new.mask.tolist() == [[[wanted]]]
+        low, high = sorted(pair)
+        assert new.mask.tolist() == [[[high, low], [low, high], [high, low]]]
+
+
+@pytest.mark.parametrize("wanted", [(2, 1, 1), (1, 2, 2), (2, 2, 2), (1.5, 1.5, 1.5), (3, 1, 1)])
+def test_what_is_round_keeps_its_volume(wanted: tuple[float, ...]) -> None:
+    """A ball of two halves, as a lesion and its rim: larger voxels neither eat nor feed it."""
+    case = a_case(np.zeros((1, 30, 30, 30), np.float32))
+    z, y, x = places(case)
+    ball = z**2 + y**2 + x**2 < 9.0**2
+    mask = (ball * (1 + (x > 0))).astype(np.uint8)
+    new = resampled(a_case(case.image, mask), wanted)
+    assert new.mask is not None
+    for label in (1, 2):
+        volume = (new.mask == label).sum() * np.prod(wanted)
+        assert volume == pytest.approx((mask == label).sum(), rel=0.08)
 
 
 def test_nothing_is_made_up() -> None:
