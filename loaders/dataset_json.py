@@ -13,6 +13,8 @@ from loaders.nifti import MAX_LABEL
 MAX_DESCRIPTION = 16 << 20
 # Assumption: a label or channel is named in a few words.
 LONGEST_NAME = 200
+# And a set by a citation or two.
+LONGEST_TEXT = 2000
 
 
 def read_description(source: Path) -> dict[str, Any]:
@@ -53,6 +55,12 @@ def dictionary(about: Mapping[str, Any], name: str, source: Path) -> dict[str, A
     if not isinstance(value, dict) or not value:
         raise BadSource(f"{source / 'dataset.json'} has no {name!r}, or it is no object")
     return value
+
+
+def text_of(about: Mapping[str, Any], name: str) -> str:
+    """Return what the description says of the whole set, empty where that is no text; cut short."""
+    value = about.get(name)
+    return value.strip()[:LONGEST_TEXT] if isinstance(value, str) else ""
 
 
 def number_of(value: Any) -> int:

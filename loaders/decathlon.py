@@ -13,12 +13,14 @@ from typing import Any
 
 from loaders.cases import JSON, BadCase, BadSource, Item, Kind, Meta, Survey, settings
 from loaders.dataset_json import (
+    LONGEST_NAME,
     by_number,
     channels_of,
     dictionary,
     name_of,
     number_of,
     read_description,
+    text_of,
 )
 from loaders.groups import patient_in
 from loaders.nifti import (
@@ -105,7 +107,8 @@ def survey_nnunet(source: Path, options: Mapping[str, Any]) -> Survey:
     about = read_description(source)
     names = dictionary(about, "channel_names" if "channel_names" in about else "modality", source)
     if about.get("file_ending", ".nii.gz") not in (".nii.gz", ".nii"):
-        raise BadSource(f"{source} holds {about['file_ending']} files; only NIfTI is read")
+        ending = str(about["file_ending"])[:LONGEST_NAME]
+        raise BadSource(f"{source} holds {ending} files; only NIfTI is read")
     channels = channels_of(names)
     if sorted(map(number_of, names)) != list(range(len(names))):
         raise BadSource(f"dataset.json: channels are numbered {', '.join(names)}, not from 0 on")
@@ -311,7 +314,7 @@ def _meta(
     try:
         return Meta(
             kind=kind,
-            name=str(about.get("name", kind)),
+            name=text_of(about, "name") or kind,
             task="segmentation",
             dims=3,
             channels=channels,
@@ -322,8 +325,8 @@ def _meta(
             fill=AIR if is_ct else 0.0,
             unit="volume",
             group_source="patient" if chosen["group"] else "case",
-            source=str(about.get("reference", "unknown")),
-            licence=str(about.get("licence", about.get("license", "unknown"))),
+            source=text_of(about, "reference") or "unknown",
+            licence=text_of(about, "licence") or text_of(about, "license") or "unknown",
             options={
                 "label_values": labels.values,
                 "lowest": AIR if is_ct else None,

@@ -60,6 +60,8 @@ _UNCERTAIN = {"exclude": "", "negative": "0", "positive": "1"}
 _WHOLE = re.compile(r"([+-]?[0-9]{1,18})(\.0*)?")
 # A class is named in tables and plots (assumption).
 _LONGEST = 100
+# Characters of a list of columns or findings that a message shows: CheXpert's fourteen fit.
+_SHOWN = 300
 # Of files of one size the ends are compared first: the bytes of two pictures differ there too.
 _END_BYTES = 4096
 
@@ -197,10 +199,10 @@ def _columns(table: Table, chosen: Mapping[str, Any]) -> dict[str, str]:
         column["label"] = chosen["finding"]
     for role, name in column.items():
         if name not in table.columns:
-            shown = ", ".join(table.columns[:40])
+            shown = ", ".join(table.columns)
             raise BadSource(
                 f"{table.name} has no column {name!r} for the {role}: say --set {role}=COLUMN; "
-                f"its columns are: {shown}"
+                f"its columns are: {shown[:_SHOWN]}"
             )
     if column["label"] == column["image"]:
         raise BadSource(f"{table.name}: column {column['image']!r} cannot be both image and label")
@@ -327,10 +329,10 @@ def _among_words(
         known |= words
         lines.append(line._replace(label="1" if finding in words else "0"))
     if finding not in known:
-        shown = ", ".join(sorted(known)[:40])
+        shown = ", ".join(sorted(known))
         raise BadSource(
             f"{table.name}: there is no finding {finding!r}: say --set finding=NAME; column "
-            f"{column['label']} has: {shown[:1000]}"
+            f"{column['label']} has: {shown[:_SHOWN]}"
         )
     return lines
 

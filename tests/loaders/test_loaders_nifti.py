@@ -751,6 +751,14 @@ def test_msd_with_its_description(tmp_path: Path) -> None:
         np.testing.assert_array_equal(store.mask(index), mask)
 
 
+@pytest.mark.parametrize("name", [None, 7, "", " ", ["x"], {"a": 1}])
+def test_a_description_whose_name_is_none(tmp_path: Path, name: Any) -> None:
+    labels = {"0": "background", "1": "x"}
+    make_msd(tmp_path, [0, 1], labels=labels, name=name, reference=name, license="CC0")
+    meta = KINDS["msd"].survey(tmp_path, {}).meta
+    assert (meta.name, meta.source, meta.licence) == ("msd", "unknown", "CC0")
+
+
 def test_msd_without_description_takes_the_labels_it_finds(tmp_path: Path) -> None:
     make_msd(tmp_path / "raw", [0, 2, 5])
     store, _, _ = prepare("msd", tmp_path / "raw", tmp_path / "s")
