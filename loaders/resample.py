@@ -142,6 +142,8 @@ def _mean(volume: Array, taps: Sequence[_Taps]) -> NDArray[np.float32]:
     planes = np.empty((len(volume), len(y.at), len(x.at)), np.float32)
     for place, old in enumerate(volume):
         planes[place] = _along(_along(old.astype(np.float32), y, axis=0), x, axis=1)
+    if z.at.shape == (len(planes), 1):
+        return planes
     new = np.zeros((len(z.at), *planes.shape[1:]), np.float32)
     for number in range(len(new)):
         for at, weight in zip(z.at[number], z.weight[number], strict=True):
@@ -164,8 +166,6 @@ def _labels(mask: Array, taps: Sequence[_Taps]) -> NDArray[np.uint8]:
     labels = np.zeros(shape, np.uint8)
     largest = np.zeros(shape, np.float32)
     background = np.ones(shape, np.float32)
-    z, y, x = np.ogrid[tuple(map(slice, shape))]
-    in_turn = np.where((z + y + x) % 2, _ALIKE, -_ALIKE)
     # Class by class, each in its own box: a set may have a hundred of them.
     found = ((label, box) for label, box in enumerate(find_objects(mask), start=1) if box)
     for label, box in found:
@@ -173,8 +173,16 @@ def _labels(mask: Array, taps: Sequence[_Taps]) -> NDArray[np.uint8]:
         there = tuple(touched for touched, _ in parts)
         share = _mean(mask[box] == label, [part for _, part in parts])
         background[there] -= share
-        more = (share > 0) & (share > largest[there] + in_turn[there])
+        more = (share > 0) & (share > largest[there] + _in_turn(there))
         labels[there][more] = label
         largest[there][more] = share[more]
-    labels[background > largest - in_turn] = 0
+    for place in range(len(labels)):
+        plane = (slice(place, place + 1), slice(0, shape[1]), slice(0, shape[2]))
+        labels[plane][background[plane] > largest[plane] - _in_turn(plane)] = 0
     return labels
+
+
+def _in_turn(part: Sequence[slice]) -> NDArray[np.float32]:
+    """Return how far a share may lie below another and win, over a part of the new grid."""
+    z, y, x = np.ix_(*((np.arange(side.start, side.stop) % 2).astype(np.uint8) for side in part))
+    return np.where(z ^ y ^ x, _ALIKE, -_ALIKE)

@@ -187,6 +187,15 @@ def test_of_two_equal_shares_each_is_taken_in_turn() -> None:
         assert new.mask.tolist() == [[[high, low], [low, high], [high, low]]]
 
 
+def test_a_long_axis_is_as_a_short_one() -> None:
+    """More than 256 voxels, and a label at the far end alone."""
+    mask = np.zeros((2, 2, 700), np.uint8)
+    mask[..., 680:690] = 1
+    new = resampled(a_case(mask[None], mask), (0, 0, 2))
+    assert new.mask is not None
+    assert np.flatnonzero(new.mask.all(axis=(0, 1))).tolist() == [340, 341, 342, 343, 344]
+
+
 @pytest.mark.parametrize("wanted", [(2, 1, 1), (1, 2, 2), (2, 2, 2), (1.5, 1.5, 1.5), (3, 1, 1)])
 def test_what_is_round_keeps_its_volume(wanted: tuple[float, ...]) -> None:
     """A ball of two halves, as a lesion and its rim: larger voxels neither eat nor feed it."""
