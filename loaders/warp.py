@@ -126,7 +126,9 @@ def _box(whole: Array, low: Indices, high: Indices, fill: float, dtype: type[np.
     whole_inside = source.shape[1:] == tuple(high - low)
     box = (np.empty if whole_inside else np.zeros)((len(whole), *(high - low)), dtype=dtype)
     place = (slice(None), *map(slice, inside[0] - low, inside[1] - low))
-    np.subtract(source, dtype(fill), out=box[place], dtype=dtype, casting="unsafe")
+    box[place] = source
+    if fill:
+        box[place] -= dtype(fill)
     return box
 
 

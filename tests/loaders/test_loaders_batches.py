@@ -453,7 +453,7 @@ def test_of_a_large_volume_the_patch_alone_is_read(
     array.flush()
     store = SimpleNamespace(
         path=tmp_path,
-        meta=SimpleNamespace(task="classification", fill=0.0),
+        meta=SimpleNamespace(task="classification", fill=0.0, channels=("a",)),
         image_type=array.dtype,
         shapes=np.array([shape[1:]]),
         labels=np.array([0]),
@@ -491,7 +491,7 @@ def test_a_patch_far_along_a_long_axis_is_found_to_the_voxel(loader: str) -> Non
     array = np.tile(np.arange(2**22 + 2, dtype=np.float32), (1, 2, 1))
     store = SimpleNamespace(
         path=Path("a store"),
-        meta=SimpleNamespace(task="classification", fill=0.0),
+        meta=SimpleNamespace(task="classification", fill=0.0, channels=("a",)),
         image_type=array.dtype,
         shapes=np.array([array.shape[1:]]),
         labels=np.array([0]),
