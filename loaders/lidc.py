@@ -15,7 +15,7 @@ import numpy as np
 
 from loaders.cases import JSON, BadCase, BadSource, Case, Item, Kind, Meta, Survey, settings
 from loaders.dicom import Volume, list_series, read_series
-from loaders.lidc_grid import Grid
+from loaders.grid import Grid
 from loaders.lidc_nodules import fill, unite
 from loaders.lidc_tasks import TASKS, Place, Scan, Wanted, consensus
 from loaders.lidc_xml import RATINGS, Point, Session, list_reads, read_sessions

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from loaders.cases import BadCase
 from loaders.dicom import Volume
-from loaders.lidc_grid import Grid
+from loaders.grid import Grid
 from loaders.lidc_nodules import Nodule
 from loaders.lidc_xml import RATINGS
 from loaders.lung import Lung, find_lung

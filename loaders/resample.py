@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
 from loaders.cases import JSON, Array, BadCase, BadSource, Case, Item, Meta
-from loaders.lidc_grid import Grid, Triple
+from loaders.grid import Grid, Triple
 from loaders.nifti import LARGEST_MM, MAX_BYTES
 from loaders.nifti import read as read_native
 

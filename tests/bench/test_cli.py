@@ -31,7 +31,7 @@ def medopt(monkeypatch, capsys, tmp_path):
     """Run a command line in this process; return its exit status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MEDOPT_KEY", "test")
-    monkeypatch.setattr(cli, "_set_threads", lambda _threads: None)  # set for all tests already
+    monkeypatch.setattr("bench.process.begin", lambda _threads: None)  # begun for all tests already
     # Wide, so that no sentence is broken.
     monkeypatch.setattr(cli, "out", cli.Console(width=400, highlight=False))
     monkeypatch.setattr(cli, "err", cli.Console(width=400, highlight=False, stderr=True))

@@ -16,8 +16,8 @@ from scipy.spatial import ConvexHull
 from skimage.draw import polygon
 
 from loaders.cases import BadCase, BadSource, Item
+from loaders.grid import Grid
 from loaders.lidc import LIDC
-from loaders.lidc_grid import Grid
 from loaders.lidc_nodules import Region, fill, unite
 from loaders.lidc_xml import RATINGS, Annotation, Point, Roi, list_reads, read_sessions
 from loaders.lung import find_lung

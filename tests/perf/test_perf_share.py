@@ -1,0 +1,163 @@
+"""What loading adds to training: the steps of a 3-D U-Net with the loader, and without.
+
+On two cores, in a process of its own with two threads for torch, as `medopt run` has it: the U-Net
+of 16 to 128 channels, four channels of 64^3 out of volumes of 96^3 in int16, batch 2, every
+augmentation of a study on. The same steps are taken on batches from the loader, which works beside
+them, and on the first of these batches, held in memory, in turn; `added` is the median of the
+ratios, less one. `chance` is the probability with which each of rotation, zoom, noise, contrast and
+gamma is drawn for a sample: a study's own, and always.
+
+    pytest tests/perf/test_perf_share.py --benchmark-only
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from bench.losses import LOSSES, alone
+from bench.optimizers import OPTIMIZERS
+from bench.process import begin
+from bench.study import Augment
+from loaders import LOADERS, fastest_loader
+from loaders.cases import Case, Item, Kind, Meta, Survey
+from loaders.folds import normalization
+from loaders.sampler import Recipe, Sampler
+from loaders.store import Store, open_store, write_store
+from models import MODELS
+
+ROOT = Path(__file__).parents[2]
+PATCH, BATCH, STEPS, ROUNDS = (64, 64, 64), 2, 8, 9
+EVERYTHING = Augment(
+    flip=True,
+    scale=0.1,
+    shift=0.1,
+    foreground=0.5,
+    translate=0.1,
+    rotate=15.0,
+    zoom=0.1,
+    noise=0.1,
+    contrast=0.25,
+    gamma=0.3,
+    chance=0.2,
+)
+META = Meta(
+    kind="made",
+    name="made",
+    task="segmentation",
+    dims=3,
+    channels=("a", "b", "c", "d"),
+    classes=("background", "one", "two", "three"),
+    regions={"one": (1,), "two": (2,), "three": (3,)},
+    positive=None,
+    normalize="case",
+    fill=0.0,
+    unit="volume",
+    group_source="case",
+    source="made here",
+    licence="none",
+    options={},
+)
+
+
+def volumes(_item: Item, _meta: Meta) -> Iterator[Case]:
+    for number in range(16):
+        random = np.random.default_rng(number)
+        mask = np.zeros((96, 96, 96), np.uint8)
+        mask[30:60, 20:70, 40:80] = random.integers(0, 4, (30, 50, 40))
+        yield Case(
+            key=str(number),
+            group=str(number),
+            image=random.integers(0, 3000, (4, 96, 96, 96)).astype(np.int16),
+            label=None,
+            mask=mask,
+            spacing=(1.0, 1.0, 1.0),
+        )
+
+
+def store_at(out: Path) -> Store:
+    kind = Kind(
+        name="made",
+        summary="",
+        source="",
+        survey=lambda *_: None,
+        read=volumes,
+        options={},  # type: ignore[arg-type,return-value]  # nothing is surveyed
+    )
+    survey = Survey(meta=META, items=(Item(key="all", paths=(), extra={}),), rejected=())
+    write_store(kind, survey, out, key=b"key", workers=1, strict=True)
+    return open_store(out)
+
+
+def ratios(loader: str, chance: float) -> list[float]:
+    """Return the time of steps with the loader over that of steps without, of each round."""
+    begin(2)
+    torch.manual_seed(0)
+    network = MODELS["unet"].build(in_channels=4, out_channels=4, dims=3, patch=PATCH)
+    optimizer = OPTIMIZERS["adam"].build(network.parameters())
+    loss = LOSSES["dice_ce"].bind({})
+
+    def steps(batches: Iterator[Any]) -> float:
+        start = time.perf_counter()
+        for _ in range(STEPS):
+            image, target = next(batches)
+            optimizer.zero_grad(set_to_none=True)
+            loss(network(image), target.long(), None, alone).mean().backward()
+            optimizer.step()
+        return time.perf_counter() - start
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = store_at(Path(folder) / "store")
+        everyone = np.arange(len(store))
+        mean, std = normalization(store.moments, META.normalize, everyone)
+        augment = EVERYTHING.model_copy(update={"chance": chance})
+        sampler = Sampler(
+            cases=everyone,
+            shapes=store.shapes,
+            boxes=store.boxes,
+            mean=mean,
+            std=std,
+            recipe=Recipe(patch=PATCH, **augment.along(META.axes)),
+            seed=0,
+            spacing=store.spacing,
+        )
+        with LOADERS[loader].open(
+            store,
+            sampler,
+            batch_size=BATCH,
+            batches=(ROUNDS + 2) * STEPS,
+            threads=2,
+            device=torch.device("cpu"),
+        ) as stream:
+            held = [next(stream) for _ in range(STEPS)]
+            steps(iter(held))
+            return [steps(stream) / steps(iter(held)) for _ in range(ROUNDS)]
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+@pytest.mark.parametrize("chance", [0.2, 1.0])
+@pytest.mark.parametrize("loader", [name for name, row in LOADERS.items() if row.available()])
+def test_what_loading_adds(benchmark: BenchmarkFixture, loader: str, chance: float) -> None:
+    def measure() -> None:
+        command = [sys.executable, __file__, loader, str(chance)]
+        told = subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+        benchmark.extra_info["added"] = round(statistics.median(json.loads(told.stdout)) - 1, 3)
+
+    benchmark.extra_info["auto"] = loader == fastest_loader(torch.device("cpu"))
+    pedantic: Any = benchmark.pedantic
+    pedantic(measure, rounds=1)
+
+
+if __name__ == "__main__":
+    print(json.dumps(ratios(sys.argv[1], float(sys.argv[2]))))
