@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 
+from loaders.memory import give_back_freed_memory
+
 T = TypeVar("T")
 Phase = Literal["setup", "train", "data_wait", "eval"]
 PHASES: tuple[Phase, ...] = ("setup", "train", "data_wait", "eval")
@@ -97,10 +99,14 @@ class Clock:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new peak: `ru_maxrss` never falls, the kernel's own mark can be reset (measured)."""
+    """Start a new peak: `ru_maxrss` never falls, the kernel's own mark can be reset (measured).
+
+    What a process keeps of memory that is freed (loaders.memory) is not the next one's.
+    """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif _CLEAR_REFS.exists():
+        give_back_freed_memory()
         _CLEAR_REFS.write_text("5")
 
 

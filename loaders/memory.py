@@ -17,9 +17,8 @@ def keep_freed_memory() -> None:
     store 10 % less, in the same memory (measured). One arena for all threads: what one frees
     another takes up. Where there is no glibc nothing is done.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if (libc := _glibc()) is None:
         return
-    libc = ctypes.CDLL(None)
     # Blocks of up to 1 GiB come from the heap (of 32 MiB, where glibc is older than 2.35 and takes
     # no more), of which up to 2 GiB stay at its end, the most that an int says.
     for parameter, value in (
@@ -29,3 +28,13 @@ def keep_freed_memory() -> None:
         (_ARENA_MAX, 1),
     ):
         libc.mallopt(parameter, value)
+
+
+def give_back_freed_memory() -> None:
+    """Give the kernel what is free all the same: before a peak is measured, say."""
+    if (libc := _glibc()) is not None:
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None

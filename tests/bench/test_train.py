@@ -152,7 +152,7 @@ def test_every_optimizer_runs_and_pays_for_each_evaluation(make_trial, task, nam
 def test_every_loss_runs(make_trial, task, name):
     if task not in LOSSES[name].tasks:
         pytest.skip(f"{name} is not for {task}")
-    outcome = run(make_trial(task), loss=Choice(name=name))
+    outcome = run(make_trial(task), loss=Choice(name=name), epochs=6)
     assert outcome.trial["status"] == "ok"
     assert outcome.epochs[-1]["train_loss"] < outcome.epochs[0]["train_loss"]
 
