@@ -22,10 +22,10 @@ from loaders.store import Store
 from loaders.warp import affine_maps, warp
 
 _Index: TypeAlias = "tuple[slice | EllipsisType, ...]"
-# Batches that a CPU makes at once, for each thread: so many that none waits for another's last for
-# long, and no more than so many bytes, a small network's memory (assumption).
+# Batches that a CPU makes at once, for each thread: so many that none waits long for another's last;
+# and no more than so many bytes, since what leaves a core's cache is slower to use (measured).
 _AHEAD = 8
-_AHEAD_BYTES = 1 << 27
+_AHEAD_BYTES = 1 << 25
 _FLIPS = {False: slice(None), True: slice(None, None, -1)}
 
 
@@ -135,6 +135,10 @@ def open_torch(
     # What is wrong with the arguments is raised here rather than in a thread.
     size = 4 * len(positions(0)) * len(store.meta.channels) * math.prod(sampler.recipe.patch)
 
+    # One thread alone gains nothing by more than one.
+    most = max(threads, _AHEAD_BYTES // size)
+    at_once = min(most, _AHEAD * threads) if threads > 1 else 1
+
     def prepare(batch: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
         return gather(store, sampler.draw(positions(batch)))
 
@@ -147,8 +151,7 @@ def open_torch(
                 if device.type != "cpu":
                     ahead.extend(islice(tasks, threads + 1 - len(ahead)))
                 elif not ahead:
-                    most = max(threads, _AHEAD_BYTES // size)
-                    ahead.extend(islice(tasks, min(most, _AHEAD * threads)))
+                    ahead.extend(islice(tasks, at_once))
                     wait(ahead)
                 image, target = ahead.popleft().result()
                 yield Batch(torch.from_numpy(image).to(device), torch.from_numpy(target).to(device))
