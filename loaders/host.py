@@ -22,7 +22,7 @@ from loaders.store import Store
 from loaders.warp import affine_maps, warp
 
 _Index: TypeAlias = "tuple[slice | EllipsisType, ...]"
-# Batches that a CPU makes at once, for each thread: so many that none waits long for another's last;
+# Batches that a CPU makes at once, for each thread: so that none waits long for another;
 # and no more than so many bytes, since what leaves a core's cache is slower to use (measured).
 _AHEAD = 8
 _AHEAD_BYTES = 1 << 25
