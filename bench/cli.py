@@ -157,7 +157,8 @@ def prepare(
         )
     else:
         state = "is up to date" if report.reused else "is ready"
-        out.print(f"{store} {state}: {report.n_cases} cases, {len(report.rejected)} rejected")
+        cases = "1 case" if report.n_cases == 1 else f"{report.n_cases} cases"
+        out.print(f"{store} {state}: {cases}, {len(report.rejected)} rejected")
 
 
 @app.command()

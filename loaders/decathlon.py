@@ -311,6 +311,7 @@ def _meta(
     labels: _Labels,
 ) -> Meta:
     is_ct = modality == "ct"
+    spacing = chosen_spacing(kind, chosen)
     try:
         return Meta(
             kind=kind,
@@ -331,7 +332,7 @@ def _meta(
                 "label_values": labels.values,
                 "lowest": AIR if is_ct else None,
                 "modality": modality,
-                **chosen_spacing(kind, chosen),
+                **spacing,
             },
         )
     except ValueError as error:
