@@ -4,6 +4,7 @@ DALI (loaders/dali.py) gives the same batches bit for bit on a CPU.
 """
 
 import math
+import os
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -22,7 +23,7 @@ from loaders.store import Store
 from loaders.warp import affine_maps, warp
 
 _Index: TypeAlias = "tuple[slice | EllipsisType, ...]"
-# Batches that a CPU makes at once, for each thread: so that none waits long for another;
+# Batches made at once, for each thread: so that none waits long for another;
 # and no more than so many bytes, since what leaves a core's cache is slower to use (measured).
 _AHEAD = 8
 _AHEAD_BYTES = 1 << 25
@@ -121,11 +122,11 @@ def open_torch(
     """Open the stream of `batches` global batches from position `start` on, for one rank.
 
     `batch_size` is the global one; rank and world in `shard`. `threads` threads prepare batches:
-    for a GPU while it works, at most threads + 1 ahead; for a CPU several at once when they have
-    run out, while nothing else goes on. There a step has all cores, each waits for the slowest, and
-    a thread beside them stops them all: 13 ms of loading, in CPU time, added 20 ms to each step on
-    two cores, and adds 8 ms between the steps (measured). What goes wrong in a batch is raised at
-    that batch. Raises ValueError.
+    where a GPU or cores are left to others, while steps go on, at most threads + 1 ahead; where a
+    step has every core, several at once when they have run out, while nothing else goes on. There
+    each core waits for the slowest, and a thread beside them stops them all: 13 ms of loading, in
+    CPU time, added 20 ms to each step on two cores, and adds 8 ms between the steps (measured).
+    What goes wrong in a batch is raised at that batch. Raises ValueError.
     """
     fill_of(store)
 
@@ -135,6 +136,7 @@ def open_torch(
     # What is wrong with the arguments is raised here rather than in a thread.
     size = 4 * len(positions(0)) * len(store.meta.channels) * math.prod(sampler.recipe.patch)
 
+    beside = device.type != "cpu" or threads < _cores()
     # One thread alone gains nothing by more than one.
     most = max(threads, _AHEAD_BYTES // size)
     at_once = min(most, _AHEAD * threads) if threads > 1 else 1
@@ -148,7 +150,7 @@ def open_torch(
         ahead: deque[Future[tuple[NDArray[np.float32], NDArray[Any]]]] = deque()
         try:
             for _ in range(batches):
-                if device.type != "cpu":
+                if beside:
                     ahead.extend(islice(tasks, threads + 1 - len(ahead)))
                 elif not ahead:
                     ahead.extend(islice(tasks, at_once))
@@ -159,3 +161,10 @@ def open_torch(
             pool.shutdown(wait=True, cancel_futures=True)
 
     return closing(stream())
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
