@@ -211,6 +211,21 @@ every_store = pytest.mark.parametrize("name", list(STORES))
 # ---- the same samples, bit for bit ----
 
 
+@pytest.mark.parametrize("batches", [1, 5, 40])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_batches_made_between_steps_are_those_made_beside_them(
+    stores: dict[str, Store], monkeypatch: pytest.MonkeyPatch, threads: int, batches: int
+) -> None:
+    store = stores["uint16 volumes"]
+    sampler = a_sampler(store, (8, 8, 8), **everything((8, 8, 8)))
+    made = []
+    for cores in (1, 64):
+        monkeypatch.setattr("loaders.host._cores", lambda cores=cores: cores)
+        made.append(collect("torch", store, sampler, threads=threads, batches=batches))
+    assert len(made[0]) == batches
+    assert same(*made)
+
+
 @every_loader
 @every_store
 def test_batches_are_the_draws_bit_for_bit(
