@@ -260,8 +260,8 @@ def build_pipeline(
                 **scaling,
             )
             if flips:
-                # fn.crop_mirror_normalize knows the horizontal alone, and is slower with it than
-                # fn.flip with one axis more (measured).
+                # All axes in one pass, for which fn.crop_mirror_normalize knows too few: that its
+                # mirror takes one of them saves nothing (measured).
                 patch = fn.flip(patch, **{"horizontal": 0, **flips})
             outputs.append(patch)
         pipeline.set_outputs(*outputs)
