@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.cases import BadCase
-from loaders.dicom_file import open_file, quiet, text, value
+from loaders.dicom_file import open_header, quiet, text, value
 from loaders.dicom_slices import MAX_VOXELS, Slice, read_slices
 
 # Media Storage Directory (PS3.4 annex B): a DICOMDIR lists other files and holds no image.
@@ -104,7 +104,7 @@ def list_series(files: Iterable[Path], root: Path) -> tuple[list[Series], list[B
 def _header(path: Path, where: str) -> dict[str, str] | None:
     """Return the listed elements of a file; None where it is no DICOM file or a DICOMDIR."""
     with quiet():
-        dataset = open_file(path, where, stop_before_pixels=True, specific_tags=list(_LISTED))
+        dataset = open_header(path, where, list(_LISTED))
         if dataset is None:
             return None
         if value(dataset.file_meta, "MediaStorageSOPClassUID", where) == _DIRECTORY:

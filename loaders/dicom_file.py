@@ -8,7 +8,7 @@ import logging
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.dataelem import RawDataElement
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filebase import DicomBytesIO
-from pydicom.filereader import read_dataset, read_file_meta_info
+from pydicom.filereader import read_dataset, read_file_meta_info, read_partial
 from pydicom.filewriter import write_file_meta_info
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
 from loaders.cases import BadCase
@@ -50,6 +52,15 @@ DAMAGE = (
 # slices of 512 x 512 in 16 bits (assumption).
 MAX_BYTES = 2**29
 _PREAMBLE = 128
+# Value representations that mean the same in every character set (PS3.5 6.2).
+_CONSTANT = ("CS", "DS", "IS", "UI", "US")
+# Only a file in which this stands can be one that pydicom would inflate.
+_DEFLATED = DeflatedExplicitVRLittleEndian.encode()
+# Bytes of a file that are searched for it, and read at once: headers have 2 to 20 kB (seen in
+# LIDC-IDRI and pydicom's test files).
+_HEAD = 2**15
+# Pixel Data, Double Float Pixel Data, Float Pixel Data.
+_PIXELS = (0x7FE00010, 0x7FE00009, 0x7FE00008)
 
 
 @contextmanager
@@ -79,24 +90,79 @@ def damage_told(where: str, what: str = "a DICOM file is damaged or cut off") ->
         raise BadCase(f"{what}: {type(error).__name__}", where=where) from error
 
 
-def open_file(path: Path, where: str, *, limit: int = MAX_BYTES, **options: Any) -> Dataset | None:
+def open_file(path: Path, where: str, *, limit: int = MAX_BYTES) -> Dataset | None:
     """Return a file's data set, or None where it is no DICOM file and does not claim to be.
 
     A deflated file is unpacked up to `limit` bytes and given as if it had been written plainly.
-    `options` go to pydicom's `dcmread`. Raises BadCase.
+    Raises BadCase.
     """
     with path.open("rb") as file:
-        start = file.read(_PREAMBLE + 4)
-    if start[_PREAMBLE:] != b"DICM":
-        if path.suffix.lower() == ".dcm":
-            raise BadCase("the file's name ends in .dcm and it is no DICOM file", where=where)
+        head = file.read(_HEAD)
+        if not _begins(head, path, where):
+            return None
+        with damage_told(where):
+            if found := _before_pixels(head):
+                dataset, end = found
+                file.seek(end)
+                dataset.update(read_dataset(file, *dataset.original_encoding))
+                return dataset
+            return pydicom.dcmread(_plain(path, limit, where))
+
+
+def open_header(path: Path, where: str, keywords: Sequence[str]) -> Dataset | None:
+    """Return a data set that has those elements which stand before its pixels; as `open_file`.
+
+    Of most files no more than the beginning is read.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if not _begins(head, path, where):
         return None
+    if found := _before_pixels(head):
+        return found[0]
     with damage_told(where):
-        meta = read_file_meta_info(path)
-        plain: Path | BytesIO = path
-        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            plain = _inflated(path, limit, where)
-        return pydicom.dcmread(plain, **options)
+        plain = _plain(path, MAX_BYTES, where)
+        return pydicom.dcmread(plain, stop_before_pixels=True, specific_tags=list(keywords))
+
+
+def _begins(content: bytes, path: Path, where: str) -> bool:
+    """Tell whether this is a DICOM file; raises BadCase where its name alone says so."""
+    if content[_PREAMBLE : _PREAMBLE + 4] == b"DICM":
+        return True
+    if path.suffix.lower() == ".dcm":
+        raise BadCase("the file's name ends in .dcm and it is no DICOM file", where=where)
+    return False
+
+
+def _before_pixels(head: bytes) -> tuple[Dataset, int] | None:
+    """Return what stands before a file's pixels, and where they are, if that is in its beginning.
+
+    What follows is most of the file, and is not asked for in a survey; and pydicom would have to
+    read the file meta twice, the first time to see whether the file is deflated.
+    """
+    if _DEFLATED in head:
+        return None
+    stream = BytesIO(head)
+    reached = False
+
+    def at_pixels(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+        nonlocal reached
+        reached = tag in _PIXELS
+        return reached
+
+    try:
+        dataset = read_partial(stream, stop_when=at_pixels)
+    except (*DAMAGE, OSError):
+        # Cut here, the file may yet be whole: it is read again, all of it, and that tells.
+        return None
+    return (dataset, stream.tell()) if reached else None
+
+
+def _plain(path: Path, limit: int, where: str) -> Path | BytesIO:
+    """Return what pydicom may read: a file, or what a deflated one holds; raises BadCase."""
+    if read_file_meta_info(path).get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        return path
+    return _inflated(path, limit, where)
 
 
 def _inflated(path: Path, limit: int, where: str) -> BytesIO:
@@ -127,7 +193,19 @@ def _inflated(path: Path, limit: int, where: str) -> BytesIO:
 def value(dataset: Dataset, keyword: str, where: str) -> Any:
     """Return an element's value, None where there is none; its bytes are parsed only now."""
     with damage_told(where, f"{keyword} is damaged"):
-        return dataset.get(keyword)
+        tag = Tag(keyword)
+        element: Any = dataset.get_item(tag) if tag in dataset else None
+        if isinstance(element, RawDataElement):
+            if (element.VR or dictionary_VR(tag)) in _CONSTANT and len(element.value or b"") <= 64:
+                return _converted(element._replace(value_tell=0))
+            return dataset.get(keyword)
+        return None if element is None else element.value
+
+
+@lru_cache(maxsize=1024)
+def _converted(element: RawDataElement) -> Any:
+    """Return what pydicom makes of an element; most slices of a series say the same."""
+    return convert_raw_data_element(element).value
 
 
 def text(dataset: Dataset, keyword: str, where: str) -> str:

@@ -29,14 +29,32 @@ class Meaning(NamedTuple):
         if self.dtype.itemsize > 2:
             out[...] = self.computed(raw)
             return
-        bits = np.ascontiguousarray(raw, self.dtype).reshape(-1).view(f"u{self.dtype.itemsize}")
+        written = np.ascontiguousarray(raw, self.dtype).reshape(-1)
         flat = out.reshape(-1)
-        table = _table(self)
-        # Looked up, in a third of the time that it takes to compute them (measured). np.take makes
-        # 64-bit numbers first, which stay in a core's cache if they are few. All are in the table.
-        for start in range(0, bits.size, _BLOCK):
+        low, high = _shifted_alone(self)
+        for start in range(0, written.size, _BLOCK):
             block = slice(start, start + _BLOCK)
-            np.take(table, bits[block], out=flat[block], mode="clip")
+            part = written[block]
+            if low <= int(part.min()) and int(part.max()) <= high:
+                self.shifted(part, flat[block])
+            else:
+                # In a third of the time that it takes to compute them (measured). np.take makes
+                # 64-bit numbers first, which stay in a core's cache if they are few.
+                bits = part.view(f"u{self.dtype.itemsize}")
+                np.take(_table(self), bits, out=flat[block], mode="clip")
+
+    def shifted(self, raw: NDArray[Any], out: NDArray[np.int16]) -> None:
+        """Fill `out` with numbers of 16 bits plus a whole intercept, clipped to the window.
+
+        That is all there is to most CTs, and takes a fifth of the time of a table (measured).
+        """
+        ends = np.iinfo(self.dtype)
+        bottom, top = (
+            min(max(end - int(self.intercept), ends.min), ends.max) for end in self.window
+        )
+        np.clip(raw, bottom, top, out=out.view(self.dtype))
+        # What wraps around here is in the window again, as it was before it was stored.
+        out += np.array(int(self.intercept) % 2**16, np.uint16).view(np.int16)
 
     def computed(self, raw: NDArray[Any]) -> NDArray[np.int16]:
         """Return what `hounsfield` looks up."""
@@ -64,6 +82,24 @@ class Meaning(NamedTuple):
         if all(low <= end < high for end in ends.tolist()):
             inside |= (stored >= ends.min()) & (stored <= ends.max())
         return inside
+
+
+@lru_cache(maxsize=64)
+def _shifted_alone(meaning: Meaning) -> tuple[int, int]:
+    """Return the ends of the longest range of numbers whose HU `shifted` gives; 0, -1 for none.
+
+    In it no padding looks like tissue, and no unused bit is set.
+    """
+    if (meaning.dtype.itemsize, meaning.slope, meaning.intercept % 1) != (2, 1, 0):
+        return 0, -1
+    every = np.arange(np.iinfo(meaning.dtype).min, np.iinfo(meaning.dtype).max + 1)
+    written = every.astype(meaning.dtype)
+    units = np.empty(every.size, np.int16)
+    meaning.shifted(written, units)
+    others = np.flatnonzero(_table(meaning)[written.view(np.uint16)] != units)
+    ends = np.concatenate([[-1], others, [every.size]])
+    longest = int(np.diff(ends).argmax())
+    return int(every[0] + ends[longest] + 1), int(every[0] + ends[longest + 1] - 1)
 
 
 @lru_cache(maxsize=64)

@@ -4,6 +4,7 @@ In an enhanced file what belongs to a frame stands in the functional groups, a f
 that all share (PS3.3 C.7.6.16); in a plain one it stands in the data set.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import iter_pixels
-from pydicom.uid import AllTransferSyntaxes, RLELossless
+from pydicom.uid import (
+    AllTransferSyntaxes,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 
 from loaders.cases import BadCase
 from loaders.dicom_bombs import check_coded
@@ -32,6 +38,8 @@ from loaders.dicom_meaning import Meaning
 _MAX_SIDE = 8192
 # Voxels of a series: 1000 slices of 512 x 512 are half of it (assumption). Headers may claim more.
 MAX_VOXELS = 2**29
+# Numbers lie in the file as they are in memory.
+_PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 # Where the functional groups keep what a plain file has in its data set.
 _GROUPS = {
     "ImagePositionPatient": "PlanePositionSequence",
@@ -171,6 +179,11 @@ class _Frame:
             float(self.numbers(keyword, 1)[0]) for keyword in ("RescaleSlope", "RescaleIntercept")
         )
         bits = int(numbers(self._dataset, "BitsStored", 1, self._where)[0])
+        if not 1 <= bits <= 8 * written.dtype.itemsize:
+            raise BadCase(
+                f"BitsStored is {bits}, of pixels of {8 * written.dtype.itemsize} bits",
+                where=self._where,
+            )
         own_order = written.dtype.newbyteorder("=")
         return Meaning(own_order, bits, slope, intercept, self._padding(), window)
 
@@ -203,7 +216,26 @@ def _decoded(dataset: Dataset, count: int, where: str) -> Iterator[NDArray[Any]]
     plugin = "pydicom" if syntax == RLELossless else ""
     name = syntax.name if syntax in AllTransferSyntaxes else "unknown"
     with damage_told(where, f"the pixels of a slice (transfer syntax {name}) cannot be decoded"):
+        if syntax in _PLAIN and (frames := _as_they_lie(dataset, count, where)) is not None:
+            yield from frames
+            return
         check_coded(dataset, count, where)
         yield from iter_pixels(
             dataset, decoding_plugin=plugin, correct_unused_bits=False, view_only=True
         )
+
+
+def _as_they_lie(dataset: Dataset, count: int, where: str) -> NDArray[Any] | None:
+    """Return frames (count, Y, X) of 16 bits as the file has them; None: look more closely.
+
+    Most slices are of this form, and pydicom's way takes them five times as long (measured).
+    """
+    form = ("SamplesPerPixel", "BitsAllocated", "PixelRepresentation")
+    samples, bits, signed = (value(dataset, keyword, where) for keyword in form)
+    if (samples, bits) != (1, 16) or signed not in (0, 1) or "PixelData" not in dataset:
+        return None
+    shape = (count, dataset.Rows, dataset.Columns)
+    pixels = dataset.get_item("PixelData").value or b""
+    if len(pixels) < 2 * math.prod(shape):
+        return None
+    return np.frombuffer(pixels, "<i2" if signed else "<u2", math.prod(shape)).reshape(shape)

@@ -12,6 +12,7 @@ import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_modality_lut
@@ -33,10 +34,16 @@ from pydicom.uid import (
 
 from loaders.cases import BadCase
 from loaders.dicom import list_series, read_series
-from loaders.dicom_file import open_file
+from loaders.dicom_file import open_file, open_header, quiet
 from loaders.dicom_meaning import Meaning
 
 WINDOW = (-1000, 400)
+# pydicom's own test files, but for those that do not say that they are DICOM.
+REAL = [
+    path
+    for path in sorted(Path(get_testdata_file("CT_small.dcm")).parent.glob("*.dcm"))
+    if path.read_bytes()[128:132] == b"DICM"
+]
 COMPRESSED = (RLELossless, JPEGLSLossless, JPEG2000Lossless)
 # A lossless stream is allowed in a lossy transfer syntax.
 LOSSLESS_WITHIN = {JPEG2000: JPEG2000Lossless, JPEGLSNearLossless: JPEGLSLossless}
@@ -384,6 +391,60 @@ def test_every_number_with_any_bits_unused_is_what_pydicom_takes_it_for(tmp_path
     np.testing.assert_array_equal(volume.array[0], np.clip(taken, -(2**15), 2**15 - 1))
 
 
+@given(
+    dtype=st.sampled_from(["int16", "uint16"]),
+    bits=st.integers(1, 16),
+    intercept=st.integers(-70_000, 70_000),
+    slope=st.sampled_from([1.0, 1.0, 1.0, 2.0, 0.5]),
+    padding=st.lists(st.integers(-(2**15), 2**16 - 1), max_size=2),
+    ends=st.lists(st.integers(0, 2**16 - 1), min_size=2, max_size=2),
+    window=st.lists(st.integers(-(2**15), 2**15 - 1), min_size=2, max_size=2),
+)
+def test_the_short_way_to_units_gives_what_the_long_one_does(
+    dtype, bits, intercept, slope, padding, ends, window
+):
+    """Whatever the range of the written numbers, which decides between the ways."""
+    meaning = Meaning(
+        np.dtype(dtype), bits, slope, float(intercept), tuple(padding), tuple(sorted(window))
+    )
+    written = np.arange(min(ends), max(ends) + 1, dtype="uint16").view(dtype)
+    found = np.empty(written.size, np.int16)
+    meaning.hounsfield(written, found)
+    np.testing.assert_array_equal(found, meaning.computed(written))
+
+
+def test_more_bits_than_there_are_is_no_image(tmp_path):
+    paths = write_series(tmp_path, stored_values("int16"), BitsStored=17)
+    with pytest.raises(BadCase, match="BitsStored is 17, of pixels of 16 bits"):
+        read(paths)
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_a_file_opened_in_parts_is_the_file(path):
+    with quiet():
+        opened, whole = open_file(path, "here"), pydicom.dcmread(path)
+        header = open_header(path, "here", ["PatientID", "Modality"])
+    assert opened == whole
+    if whole.file_meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+        assert opened.file_meta == whole.file_meta
+    assert opened.get("PixelData") == whole.get("PixelData")
+    for keyword in ("PatientID", "Modality"):
+        assert header.get(keyword) == whole.get(keyword)
+
+
+@pytest.mark.parametrize("length", [10, 30_000, 2**15 - 400, 2**15, 100_000])
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, ImplicitVRLittleEndian])
+def test_a_long_header_is_read_whole(tmp_path, syntax, length):
+    stored = stored_values("int16", (2, 40, 40))
+    plain = write_series(tmp_path / "plain", stored, syntax=syntax)
+    with quiet():
+        long = write_series(tmp_path / "long", stored, syntax=syntax, ImageComments="x" * length)
+    np.testing.assert_array_equal(read(long).array, read(plain).array)
+    (series,), rejected = list_series(long, tmp_path)
+    assert series.patient == "someone"
+    assert rejected == []
+
+
 def test_monochrome1_changes_how_an_image_is_shown_and_no_density(tmp_path):
     stored = stored_values("int16")
     shown = read(write_series(tmp_path / "1", stored, PhotometricInterpretation="MONOCHROME1"))
@@ -701,6 +762,7 @@ def test_a_deflated_file_is_unpacked_to_a_limit(tmp_path, monkeypatch, group_len
     assert read([path, other]).array.shape == (2, 1000, 1000)
     monkeypatch.setattr("loaders.dicom_file.zlib.decompress", lambda *_: pytest.fail("all of it"))
     monkeypatch.setattr(open_file, "__kwdefaults__", {"limit": 1_900_000})
+    monkeypatch.setattr("loaders.dicom_file.MAX_BYTES", 1_900_000)
     with pytest.raises(BadCase, match="the deflated file holds more than 1900000 bytes"):
         read([path, other])
     series, rejected = list_series([path], tmp_path)

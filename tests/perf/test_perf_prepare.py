@@ -2,7 +2,8 @@
 
 Per core: every side has one thread and a process of its own, as its user would have, and CPU time
 is compared (`ratio_*` in the extra information, the medians of the rounds, ours over theirs), since
-a store is also waited for until it lies on the disk. What others leave undone is in ours: units or
+a store is also waited for until it lies on the disk. Both sides of DICOM look at all headers first:
+ours to list the series, SimpleITK's to sort a folder. What others leave undone is in ours: units or
 classes, the checks, sums, histograms and boxes of every case, checksums of what is read and what is
 written, the writing. nibabel as its quickest users read, by `np.asarray(image.dataobj)`;
 `get_fdata()` makes float64 of it. SimpleITK is in the extra `perf`.
@@ -34,7 +35,7 @@ from scipy.ndimage import gaussian_filter
 
 from loaders import KINDS
 from loaders.cases import Case, Item, Kind, Meta, Survey
-from loaders.dicom import read_series
+from loaders.dicom import list_series, read_series
 from loaders.memory import keep_freed_memory
 from loaders.phantom import make_lidc
 from loaders.store import write_store
@@ -46,6 +47,7 @@ ROUNDS = 5
 SHAPE = (240, 240, 155)
 RADII = (0.58, 0.72, 0.85)
 CASES = 2
+SLICES = 128
 
 
 @pytest.fixture(scope="module")
@@ -78,26 +80,46 @@ def save(path: Path, voxels: Any, dtype: str) -> None:
 
 @pytest.fixture(scope="module")
 def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder of two CT series, as many and as large as those of LIDC-IDRI often are."""
-    root = tmp_path_factory.mktemp("chests") / "scans"
-    make_lidc(root, patients=1, seed=0)
-    for paths in series_of(root):
-        datasets = {path: pydicom.dcmread(path) for path in paths}
-        heights = sorted(float(one.ImagePositionPatient[2]) for one in datasets.values())
-        height = heights[-1] - heights[0] + heights[1] - heights[0]
-        for path, dataset in datasets.items():
-            pixels = dataset.pixel_array
-            tiled = np.pad(pixels, [(0, 512 - side) for side in pixels.shape], mode="wrap")
-            dataset.Rows = dataset.Columns = 512
-            dataset.PixelData = tiled.tobytes()
-            uid, (x, y, z) = dataset.SOPInstanceUID, dataset.ImagePositionPatient
-            for copy in range(4):
-                dataset.SOPInstanceUID = generate_uid(entropy_srcs=[uid, str(copy)])
-                dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-                dataset.ImagePositionPatient = [x, y, z + copy * height]
-                dataset.save_as(path.with_name(f"{path.stem}-{copy}.dcm"))
-            path.unlink()
+    """Return a folder of two CT series of phantoms, with no more in their headers than is needed.
+
+    As many and as large slices as those of LIDC-IDRI often are.
+    """
+    made = tmp_path_factory.mktemp("phantoms")
+    make_lidc(made, patients=1, seed=0)
+    root = tmp_path_factory.mktemp("chests")
+    for name, paths in zip("ab", series_of(made), strict=True):
+        write_series(root / name, [pydicom.dcmread(path) for path in paths])
     return root
+
+
+@pytest.fixture(scope="module")
+def real_chests(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Path:
+    """Return a folder of two CT series with the pixels and the header of a real slice: 89 elements.
+
+    The scanner's own, so that all who read them have to pass them.
+    """
+    (path,) = (shared_data / "lidc_idri" / "dicom").glob("*.dcm")
+    root = tmp_path_factory.mktemp("real_chests")
+    for name in "ab":
+        write_series(root / name, [pydicom.dcmread(path)])
+    return root
+
+
+def write_series(folder: Path, datasets: list[Any]) -> None:
+    """Write SLICES slices of 512 x 512 of one series: the given ones in turn, shifted a little."""
+    folder.mkdir()
+    series = generate_uid(entropy_srcs=[folder.name])
+    given = [(dataset, dataset.pixel_array) for dataset in datasets]
+    for number in range(SLICES):
+        dataset, pixels = given[number % len(given)]
+        tiled = np.pad(pixels, [(0, 512 - side) for side in pixels.shape], mode="wrap")
+        dataset.Rows = dataset.Columns = 512
+        dataset.PixelData = np.roll(tiled, number, axis=1).tobytes()
+        dataset.SeriesInstanceUID = series
+        dataset.SOPInstanceUID = generate_uid(entropy_srcs=[series, str(number)])
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset.ImagePositionPatient = [-180, -180, 2.5 * number]
+        dataset.save_as(folder / f"{number:04d}.dcm")
 
 
 def series_of(root: Path) -> list[tuple[Path, ...]]:
@@ -119,7 +141,9 @@ def whole_series(item: Item, meta: Meta) -> Iterator[Case]:
     )
 
 
-def ct_survey(series: list[tuple[Path, ...]]) -> tuple[Kind, Survey]:
+def ct_survey(folder: Path) -> tuple[Kind, Survey]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    series, rejected = list_series(files, folder)
     meta = Meta(
         kind="ct",
         name="ct",
@@ -137,9 +161,9 @@ def ct_survey(series: list[tuple[Path, ...]]) -> tuple[Kind, Survey]:
         licence="none",
         options={},
     )
-    items = tuple(Item(key=str(n), paths=paths, extra={}) for n, paths in enumerate(series))
+    items = tuple(Item(key=one.uid, paths=one.paths, extra={}) for one in series)
     kind = replace(KINDS["lidc"], name="ct", read=whole_series)
-    return kind, Survey(meta=meta, items=items, rejected=())
+    return kind, Survey(meta=meta, items=items, rejected=tuple(rejected))
 
 
 # What each side does with a folder; each is run by this file as a script.
@@ -151,7 +175,7 @@ def store_of_brains(folder: Path, out: Path) -> None:
 
 
 def store_of_chests(folder: Path, out: Path) -> None:
-    kind, survey = ct_survey(series_of(folder))
+    kind, survey = ct_survey(folder)
     write_store(kind, survey, out, key=b"key", workers=1, strict=True)
 
 
@@ -244,9 +268,13 @@ def test_nifti_to_store(benchmark: BenchmarkFixture, brains: Path, tmp_path: Pat
     compare(benchmark, brains, tmp_path, "store_of_brains", *others)
 
 
-def test_dicom_to_store(benchmark: BenchmarkFixture, chests: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("series", ["chests", "real_chests"])
+def test_dicom_to_store(
+    benchmark: BenchmarkFixture, request: pytest.FixtureRequest, series: str, tmp_path: Path
+) -> None:
     others = ("simpleitk_reads_series", "pydicom_reads_series")
-    compare(benchmark, chests, tmp_path, "store_of_chests", *others)
+    folder: Path = request.getfixturevalue(series)
+    compare(benchmark, folder, tmp_path, "store_of_chests", *others)
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
