@@ -10,6 +10,7 @@ A file is a slice, or an enhanced multi-frame object whose frames are the slices
 and rescale of each are in the functional groups (PS3.3 C.7.6.16).
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -140,7 +141,7 @@ def read_series(paths: Sequence[Path], *, window: tuple[int, int], where: str) -
     voxels = 0
     for path in paths:
         for one in read_slices(path, window, where):
-            voxels += one.written.size
+            voxels += math.prod(one.shape)
             if voxels > MAX_VOXELS:
                 raise BadCase(f"the series has more than {MAX_VOXELS} voxels", where=where)
             slices.append(one)

@@ -4,42 +4,32 @@ In an enhanced file what belongs to a frame stands in the functional groups, a f
 that all share (PS3.3 C.7.6.16); in a plain one it stands in the data set.
 """
 
-import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels.utils import iter_pixels
-from pydicom.uid import (
-    AllTransferSyntaxes,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    RLELossless,
-)
 
 from loaders.cases import BadCase
-from loaders.dicom_bombs import check_coded
 from loaders.dicom_file import (
     MAX_BYTES,
     damage_told,
     numbers,
     open_file,
+    open_start,
     quiet,
     text,
     value,
+    with_pixels,
 )
 from loaders.dicom_meaning import Meaning
+from loaders.dicom_pixels import Pixels, decoded_pixels, lying_pixels
 
 # No scanner makes larger slices (assumption); a header may claim 65535 x 65535 in a small file.
 _MAX_SIDE = 8192
 # Voxels of a series: 1000 slices of 512 x 512 are half of it (assumption). Headers may claim more.
 MAX_VOXELS = 2**29
-# Numbers lie in the file as they are in memory.
-_PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 # Where the functional groups keep what a plain file has in its data set.
 _GROUPS = {
     "ImagePositionPatient": "PlanePositionSequence",
@@ -52,7 +42,7 @@ _GROUPS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """One slice: what is written (Y, X), what that means, where it lies (mm), its SOP instance UID.
+    """One slice: its pixels (Y, X), what they mean, where it lies (mm), its SOP instance UID.
 
     `pixel_spacing` is in mm along Y, X; `orientation` holds the directions of the rows and of the
     columns. A frame goes by the UID of the slice that it was converted from, else by its file's UID
@@ -60,7 +50,7 @@ class Slice:
     """
 
     image: str
-    written: NDArray[Any]
+    pixels: Pixels
     meaning: Meaning
     position: NDArray[np.float64]
     orientation: NDArray[np.float64]
@@ -69,12 +59,12 @@ class Slice:
     @property
     def shape(self) -> tuple[int, ...]:
         """Rows and columns."""
-        return self.written.shape
+        return self.pixels.shape
 
     def hounsfield(self, out: NDArray[np.int16] | None = None) -> NDArray[np.int16]:
-        """Return Hounsfield units (Y, X), in `out` where it is given."""
+        """Return Hounsfield units (Y, X), in `out` where it is given; raises BadCase."""
         out = np.empty(self.shape, np.int16) if out is None else out
-        self.meaning.hounsfield(self.written, out)
+        self.meaning.hounsfield(self.pixels.read(), out)
         return out
 
 
@@ -89,7 +79,8 @@ def read_slices(path: Path, window: tuple[int, int], where: str) -> list[Slice]:
     if (size := path.stat().st_size) > MAX_BYTES:
         raise BadCase(f"a file has {size} bytes; {MAX_BYTES} are read", where=where)
     with quiet():
-        dataset = open_file(path, where)
+        start = open_start(path, where)
+        dataset = open_file(path, where) if start is None else start.dataset
         if dataset is None:
             raise BadCase("a file of the series is no DICOM file any more", where=where)
         colours = text(dataset, "PhotometricInterpretation", where)
@@ -99,20 +90,23 @@ def read_slices(path: Path, window: tuple[int, int], where: str) -> list[Slice]:
             )
         count = _count(dataset, where)
         headers = [_Frame(dataset, number, count, where) for number in range(count)]
-        slices = [
+        pixels = None if start is None else lying_pixels(start, count, path, where)
+        if pixels is None:
+            whole = dataset if start is None else with_pixels(start, path, where)
+            pixels = decoded_pixels(whole, count, where)
+        if len(pixels) != count:
+            raise BadCase(f"{count} frames are claimed and {len(pixels)} are there", where=where)
+        return [
             Slice(
                 image=header.image,
-                written=written,
-                meaning=header.meaning(written, window),
+                pixels=of_frame,
+                meaning=header.meaning(of_frame, window),
                 position=header.numbers("ImagePositionPatient", 3),
                 orientation=header.numbers("ImageOrientationPatient", 6),
                 pixel_spacing=header.pixel_spacing,
             )
-            for header, written in zip(headers, _decoded(dataset, count, where), strict=False)
+            for header, of_frame in zip(headers, pixels, strict=True)
         ]
-        if len(slices) != count:
-            raise BadCase(f"{count} frames are claimed and {len(slices)} are there", where=where)
-    return slices
 
 
 def _count(dataset: Dataset, where: str) -> int:
@@ -169,23 +163,21 @@ class _Frame:
             raise BadCase("PixelSpacing is not positive", where=self._where)
         return float(spacing[0]), float(spacing[1])
 
-    def meaning(self, written: NDArray[Any], window: tuple[int, int]) -> Meaning:
+    def meaning(self, pixels: Pixels, window: tuple[int, int]) -> Meaning:
         """Return what the written numbers mean, their unused bits among them; raises BadCase."""
-        if written.ndim != 2:
+        if len(pixels.shape) != 2:
             raise BadCase(
-                f"a slice has {written.ndim} axes; rows and columns are read", where=self._where
+                f"a slice has {len(pixels.shape)} axes; rows and columns are read",
+                where=self._where,
             )
         slope, intercept = (
             float(self.numbers(keyword, 1)[0]) for keyword in ("RescaleSlope", "RescaleIntercept")
         )
         bits = int(numbers(self._dataset, "BitsStored", 1, self._where)[0])
-        if not 1 <= bits <= 8 * written.dtype.itemsize:
-            raise BadCase(
-                f"BitsStored is {bits}, of pixels of {8 * written.dtype.itemsize} bits",
-                where=self._where,
-            )
-        own_order = written.dtype.newbyteorder("=")
-        return Meaning(own_order, bits, slope, intercept, self._padding(), window)
+        allocated = 8 * pixels.dtype.itemsize
+        if not 1 <= bits <= allocated:
+            raise BadCase(f"BitsStored is {bits}, of {allocated} bits a pixel", where=self._where)
+        return Meaning(pixels.dtype, bits, slope, intercept, self._padding(), window)
 
     def _padding(self) -> tuple[int, ...]:
         """Return the value, or both ends of the range, that padding has; empty: there is none."""
@@ -207,35 +199,3 @@ class _Frame:
     def _items(self, dataset: Dataset, keyword: str) -> list[Dataset]:
         with damage_told(self._where):
             return list(dataset.get(keyword) or ())
-
-
-def _decoded(dataset: Dataset, count: int, where: str) -> Iterator[NDArray[Any]]:
-    """Give the pixels (Y, X) of each frame as they are written; raises BadCase."""
-    syntax = value(dataset.file_meta, "TransferSyntaxUID", where)
-    # The other decoder of it ends the process on a damaged file: a panic in Rust.
-    plugin = "pydicom" if syntax == RLELossless else ""
-    name = syntax.name if syntax in AllTransferSyntaxes else "unknown"
-    with damage_told(where, f"the pixels of a slice (transfer syntax {name}) cannot be decoded"):
-        if syntax in _PLAIN and (frames := _as_they_lie(dataset, count, where)) is not None:
-            yield from frames
-            return
-        check_coded(dataset, count, where)
-        yield from iter_pixels(
-            dataset, decoding_plugin=plugin, correct_unused_bits=False, view_only=True
-        )
-
-
-def _as_they_lie(dataset: Dataset, count: int, where: str) -> NDArray[Any] | None:
-    """Return frames (count, Y, X) of 16 bits as the file has them; None: look more closely.
-
-    Most slices are of this form, and pydicom's way takes them five times as long (measured).
-    """
-    form = ("SamplesPerPixel", "BitsAllocated", "PixelRepresentation")
-    samples, bits, signed = (value(dataset, keyword, where) for keyword in form)
-    if (samples, bits) != (1, 16) or signed not in (0, 1) or "PixelData" not in dataset:
-        return None
-    shape = (count, dataset.Rows, dataset.Columns)
-    pixels = dataset.get_item("PixelData").value or b""
-    if len(pixels) < 2 * math.prod(shape):
-        return None
-    return np.frombuffer(pixels, "<i2" if signed else "<u2", math.prod(shape)).reshape(shape)

@@ -415,7 +415,7 @@ def test_the_short_way_to_units_gives_what_the_long_one_does(
 
 def test_more_bits_than_there_are_is_no_image(tmp_path):
     paths = write_series(tmp_path, stored_values("int16"), BitsStored=17)
-    with pytest.raises(BadCase, match="BitsStored is 17, of pixels of 16 bits"):
+    with pytest.raises(BadCase, match="BitsStored is 17, of 16 bits a pixel"):
         read(paths)
 
 
