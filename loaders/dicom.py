@@ -147,8 +147,8 @@ def read_series(paths: Sequence[Path], *, window: tuple[int, int], where: str) -
             slices.append(one)
     first = slices[0]
     for field in ("shape", "orientation", "pixel_spacing"):
-        values = [getattr(one, field) for one in slices]
-        if any(not np.allclose(value, values[0]) for value in values):
+        values = np.array([getattr(one, field) for one in slices])
+        if not np.allclose(values, values[0]):
             raise BadCase(
                 f"the slices of the series differ in {field.replace('_', ' ')}", where=where
             )

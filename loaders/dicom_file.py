@@ -5,6 +5,7 @@ be a person's.
 """
 
 import logging
+import os
 import struct
 import warnings
 import zlib
@@ -25,7 +26,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filebase import DicomBytesIO
 from pydicom.filereader import read_dataset, read_file_meta_info
 from pydicom.filewriter import write_file_meta_info
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     AllTransferSyntaxes,
     DeflatedExplicitVRLittleEndian,
@@ -67,6 +68,8 @@ _HEAD = 2**15
 _GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 # Pixel Data (7FE0,0010).
 _PIXELS = b"\xe0\x7f\x10\x00"
+# The VRs that it may have where they are explicit, with what follows them.
+_WORDS_OR_BYTES = (b"OW\0\0", b"OB\0\0")
 # Transfer syntaxes whose elements are not written little endian, or not plainly.
 _OTHERWISE = (DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
 
@@ -99,13 +102,17 @@ def damage_told(where: str, what: str = "a DICOM file is damaged or cut off") ->
 
 
 class Start(NamedTuple):
-    """What stands before a file's pixels, and the byte at which the element of the pixels begins.
+    """What stands before a file's pixels, and where these lie, in bytes.
 
-    The file is of a transfer syntax whose headers are little endian; `implicit` tells of its VRs.
+    `end` is where their element begins, `first` and `length` are their own as the element says,
+    `size` is the file's. The file is written little endian; `implicit` tells of its VRs.
     """
 
     dataset: Dataset
     end: int
+    first: int
+    length: int
+    size: int
     implicit: bool
 
 
@@ -116,10 +123,11 @@ def open_start(path: Path, where: str) -> Start | None:
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
+        size = os.fstat(file.fileno()).st_size
     if not _begins(head, path, where):
         return None
     try:
-        return _before_pixels(head)
+        return _before_pixels(head, size)
     except (*DAMAGE, OSError):
         # Cut here, it may yet be whole in the file: what reads it in the other way will tell.
         return None
@@ -166,7 +174,7 @@ def _begins(content: bytes, path: Path, where: str) -> bool:
     return False
 
 
-def _before_pixels(head: bytes) -> Start | None:
+def _before_pixels(head: bytes, size: int) -> Start | None:
     """Parse what stands before a file's pixels; None where it is not certain that this is all.
 
     In half of the time that `dcmread` takes for it (measured), which asks at each element whether
@@ -176,11 +184,11 @@ def _before_pixels(head: bytes) -> Start | None:
     if len(head) < begin + 12 or head[begin : begin + 8] != _GROUP_LENGTH:
         return None
     data = begin + 12 + int.from_bytes(head[begin + 8 : begin + 12], "little")
-    end = head.find(_PIXELS, data)
+    end = head.find(_PIXELS, data, _HEAD - 12)
     meta = _elements(head[begin:data])
     if end < 0 or meta is None or {tag >> 16 for tag in _tags(meta)} != {2}:
         return None
-    syntax = meta.get("TransferSyntaxUID")
+    syntax = value(meta, "TransferSyntaxUID", "")
     if syntax not in AllTransferSyntaxes or syntax in _OTHERWISE:
         return None
     implicit = syntax == ImplicitVRLittleEndian
@@ -188,7 +196,12 @@ def _before_pixels(head: bytes) -> Start | None:
     if dataset is None or _tags(dataset)[0] >> 16 <= 2:
         return None
     dataset.file_meta = FileMetaDataset(meta)
-    return Start(dataset, end, implicit)
+    # Tag, VR, two bytes of nothing and the length where VRs are explicit, else tag and length.
+    if not implicit and head[end + 4 : end + 8] not in _WORDS_OR_BYTES:
+        return None
+    first = end + (8 if implicit else 12)
+    length = int.from_bytes(head[first - 4 : first], "little")
+    return Start(dataset, end, first, length, size, implicit)
 
 
 def _elements(content: bytes, *, implicit: bool = False) -> Dataset | None:
@@ -239,20 +252,27 @@ def _inflated(path: Path, limit: int, where: str) -> BytesIO:
 
 def value(dataset: Dataset, keyword: str, where: str) -> Any:
     """Return an element's value, None where there is none; its bytes are parsed only now."""
-    with damage_told(where, f"{keyword} is damaged"):
-        tag = Tag(keyword)
-        element: Any = dataset.get_item(tag) if tag in dataset else None
-        if isinstance(element, RawDataElement):
-            if (element.VR or dictionary_VR(tag)) in _CONSTANT and len(element.value or b"") <= 64:
-                return _converted(element._replace(value_tell=0))
-            return dataset.get(keyword)
+    element: Any = dataset.get_item(_tag(keyword))
+    if not isinstance(element, RawDataElement):
         return None if element is None else element.value
+    with damage_told(where, f"{keyword} is damaged"):
+        if (element.VR or dictionary_VR(element.tag)) in _CONSTANT:
+            return _converted(element.tag, element.VR, element.value, element.is_little_endian)
+        return dataset.get(keyword)
+
+
+@lru_cache
+def _tag(keyword: str) -> BaseTag:
+    return Tag(keyword)
 
 
 @lru_cache(maxsize=1024)
-def _converted(element: RawDataElement) -> Any:
+def _converted(tag: BaseTag, vr: str | None, written: bytes | None, little_endian: bool) -> Any:
     """Return what pydicom makes of an element; most slices of a series say the same."""
-    return convert_raw_data_element(element).value
+    length = len(written or b"")
+    return convert_raw_data_element(
+        RawDataElement(tag, vr, length, written, 0, vr is None, little_endian)
+    ).value
 
 
 def text(dataset: Dataset, keyword: str, where: str) -> str:
@@ -264,7 +284,7 @@ def text(dataset: Dataset, keyword: str, where: str) -> str:
 
 def numbers(dataset: Dataset, keyword: str, count: int, where: str) -> NDArray[np.float64]:
     """Return the `count` finite numbers of an element; raises BadCase."""
-    element: Any = dataset.get_item(keyword)
+    element: Any = dataset.get_item(_tag(keyword))
     if isinstance(element, RawDataElement) and element.VR == "DS" and element.value is not None:
         # As pydicom reads them, whose own numbers carry their text along: five times as slow
         # (measured), and most slices of a series say the same.

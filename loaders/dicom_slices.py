@@ -90,9 +90,10 @@ def read_slices(path: Path, window: tuple[int, int], where: str) -> list[Slice]:
             )
         count = _count(dataset, where)
         headers = [_Frame(dataset, number, count, where) for number in range(count)]
-        pixels = None if start is None else lying_pixels(start, count, path, where)
-        if pixels is None:
-            whole = dataset if start is None else with_pixels(start, path, where)
+        if start and count == 1 and (lying := lying_pixels(start, path, where)):
+            pixels = [lying]
+        else:
+            whole = with_pixels(start, path, where) if start else dataset
             pixels = decoded_pixels(whole, count, where)
         if len(pixels) != count:
             raise BadCase(f"{count} frames are claimed and {len(pixels)} are there", where=where)

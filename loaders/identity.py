@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
-from loaders.checksum import file_hash
+from loaders.checksum import source_hash
 
 KEY_VARIABLE = "MEDOPT_KEY"
 # 64 bits: among a million cases two ids meet with a chance of 3e-8.
@@ -25,7 +25,7 @@ def keyed_hash(key: bytes, paths: Iterable[Path]) -> str:
     """
     digest = hmac.new(key, digestmod="sha256")
     for path in paths:
-        digest.update(file_hash(path).encode())
+        digest.update(source_hash(path).encode())
     return digest.hexdigest()
 
 
