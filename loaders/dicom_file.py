@@ -207,7 +207,7 @@ def _before_pixels(head: bytes, size: int) -> Start | None:
 def _elements(content: bytes, *, implicit: bool = False) -> Dataset | None:
     """Return elements, if they are whole and end where the bytes do."""
     dataset = read_dataset(BytesIO(content), implicit, True)
-    last: Any = dataset.get_item(_tags(dataset)[-1]) if len(dataset) else None
+    last: Any = dataset.get_item(_tags(dataset)[-1], keep_deferred=True) if len(dataset) else None
     if isinstance(last, RawDataElement) and last.value_tell + last.length == len(content):
         return dataset
     return None
@@ -252,7 +252,7 @@ def _inflated(path: Path, limit: int, where: str) -> BytesIO:
 
 def value(dataset: Dataset, keyword: str, where: str) -> Any:
     """Return an element's value, None where there is none; its bytes are parsed only now."""
-    element: Any = dataset.get_item(_tag(keyword))
+    element: Any = dataset.get_item(_tag(keyword), keep_deferred=True)
     if not isinstance(element, RawDataElement):
         return None if element is None else element.value
     with damage_told(where, f"{keyword} is damaged"):
@@ -284,7 +284,7 @@ def text(dataset: Dataset, keyword: str, where: str) -> str:
 
 def numbers(dataset: Dataset, keyword: str, count: int, where: str) -> NDArray[np.float64]:
     """Return the `count` finite numbers of an element; raises BadCase."""
-    element: Any = dataset.get_item(_tag(keyword))
+    element: Any = dataset.get_item(_tag(keyword), keep_deferred=True)
     if isinstance(element, RawDataElement) and element.VR == "DS" and element.value is not None:
         # As pydicom reads them, whose own numbers carry their text along: five times as slow
         # (measured), and most slices of a series say the same.
