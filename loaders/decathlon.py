@@ -2,7 +2,8 @@
 
 Both hold `imagesTr`, `labelsTr` and `dataset.json`. The Decathlon (medicaldecathlon.com) keeps the
 channels of a case in one file's last axis, nnU-Net (its documentation/dataset_format.md) in one
-file a channel, `CASE_0000.nii.gz`. The Decathlon's description may be missing here.
+file a channel, `CASE_0000.nii.gz`. The description may be missing here: channels are numbered then,
+and labels are those that are found, if they are not named by an option.
 """
 
 import re
@@ -38,12 +39,13 @@ MODALITIES = ("auto", "ct", "mri")
 CT_WORDS = {"ct", "cta", "cect", "ncct", "cbct"}
 # Only CT goes so low, in air and lung (assumption: no MRI or PET is stored with such numbers).
 CT_BELOW = -500
-_GROUP: dict[str, tuple[JSON, str]] = {
+_OPTIONS: dict[str, tuple[JSON, str]] = {
     "group": ("", "regular expression whose first group is the patient in a case's name"),
     "modality": (
         "auto",
         "ct or mri; auto: as dataset.json names the channels, mri where it has none",
     ),
+    "labels": ("", "names of label 0, 1, ... with commas; empty: dataset.json, or as found"),
     **SPACING,
 }
 # Task01 numbers the parts of a brain tumour in its own way; these regions are BraTS's, nested.
@@ -87,16 +89,12 @@ def survey_msd(source: Path, options: Mapping[str, Any]) -> Survey:
                 "prepare it as `nnunet`"
             )
         raise BadSource(f"{source} holds no image with its label{_first(rejected)}")
-    if chosen["labels"]:
-        named = dict(enumerate(name.strip() for name in chosen["labels"].split(",")))
-    elif "labels" in about:
+    if "labels" in about and not chosen["labels"]:
         named = _msd_labels(about, source)
     else:
-        numbers = found_labels([label for _, label in pairs.values()])
-        named = {number: f"label_{number}" if number else "background" for number in numbers}
+        named = _named(chosen["labels"], pairs)
     channels = _msd_channels(about, pairs, source)
-    unnamed = () if "modality" in about else tuple(image for image, _ in pairs.values())
-    modality = _modality(chosen["modality"], channels, unnamed)
+    modality = _modality(chosen["modality"], channels, {} if "modality" in about else pairs)
     meta = _meta("msd", about, chosen, channels, modality, _by_class(named))
     return _survey(meta, pairs, rejected, chosen["group"])
 
@@ -105,13 +103,7 @@ def survey_nnunet(source: Path, options: Mapping[str, Any]) -> Survey:
     """List a raw nnU-Net data set (version 2, or 1 with `modality`); raises BadSource."""
     chosen = settings("nnunet", NNUNET.options, options)
     about = read_description(source)
-    names = dictionary(about, "channel_names" if "channel_names" in about else "modality", source)
-    if about.get("file_ending", ".nii.gz") not in (".nii.gz", ".nii"):
-        ending = str(about["file_ending"])[:LONGEST_NAME]
-        raise BadSource(f"{source} holds {ending} files; only NIfTI is read")
-    channels = channels_of(names)
-    if sorted(map(number_of, names)) != list(range(len(names))):
-        raise BadSource(f"dataset.json: channels are numbered {', '.join(names)}, not from 0 on")
+    channels = _nnunet_channels(about, source) if about else ()
     images, labels = _folder(source, "imagesTr"), _folder(source, "labelsTr")
     parts: dict[str, dict[int, list[Path]]] = {}
     for name, paths in images.items():
@@ -119,6 +111,9 @@ def survey_nnunet(source: Path, options: Mapping[str, Any]) -> Survey:
             parts.setdefault(match[1], {})[int(match[2])] = paths
     if not parts:
         raise BadSource(f"{source}: no file in imagesTr is named CASE_0000.nii.gz")
+    if not channels:
+        count = 1 + max(number for mine in parts.values() for number in mine)
+        channels = tuple(f"channel_{number}" for number in range(count))
     files: dict[str, tuple[Path, ...]] = {}
     rejected = []
     for case in sorted({*parts, *labels}):
@@ -134,8 +129,12 @@ def survey_nnunet(source: Path, options: Mapping[str, Any]) -> Survey:
             files[case] = (*(paths[0] for paths in mine), labels[case][0])
     if not files:
         raise BadSource(f"{source} holds no image with its label{_first(rejected)}")
-    modality = _modality(chosen["modality"], channels)
-    meta = _meta("nnunet", about, chosen, channels, modality, _nnunet_labels(about, source))
+    modality = _modality(chosen["modality"], channels, {} if about else files)
+    if about and not chosen["labels"]:
+        meanings = _nnunet_labels(about, source)
+    else:
+        meanings = _by_class(_named(chosen["labels"], files))
+    meta = _meta("nnunet", about, chosen, channels, modality, meanings)
     return _survey(meta, files, rejected, chosen["group"])
 
 
@@ -221,6 +220,25 @@ def _msd_channels(
     raise BadSource(f"{source} holds no image with a valid header")
 
 
+def _nnunet_channels(about: Mapping[str, Any], source: Path) -> tuple[str, ...]:
+    names = dictionary(about, "channel_names" if "channel_names" in about else "modality", source)
+    if about.get("file_ending", ".nii.gz") not in (".nii.gz", ".nii"):
+        ending = str(about["file_ending"])[:LONGEST_NAME]
+        raise BadSource(f"{source} holds {ending} files; only NIfTI is read")
+    channels = channels_of(names)
+    if sorted(map(number_of, names)) != list(range(len(names))):
+        raise BadSource(f"dataset.json: channels are numbered {', '.join(names)}, not from 0 on")
+    return channels
+
+
+def _named(names: str, files: Mapping[str, tuple[Path, ...]]) -> dict[int, str]:
+    """Return the names of label numbers as the user gives them, else those that are found."""
+    if names:
+        return dict(enumerate(name.strip() for name in names.split(",")))
+    numbers = found_labels([label for *_, label in files.values()])
+    return {number: f"label_{number}" if number else "background" for number in numbers}
+
+
 def _msd_labels(about: Mapping[str, Any], source: Path) -> dict[int, str]:
     return by_number(dictionary(about, "labels", source))
 
@@ -269,10 +287,10 @@ def _nnunet_labels(about: Mapping[str, Any], source: Path) -> _Labels:
     return _Labels(values=values, classes=classes, regions=regions)
 
 
-def _modality(chosen: str, channels: Sequence[str], unnamed: Sequence[Path] = ()) -> str:
+def _modality(chosen: str, channels: Sequence[str], unnamed: Mapping[str, tuple[Path, ...]]) -> str:
     """Return ct or mri, as asked for or as the channels are named; raises BadSource.
 
-    Of images whose channels nobody named one is looked into.
+    Of `unnamed` cases (images and, last, the label), whose channels nobody named, one is looked at.
     """
     if chosen not in MODALITIES:
         known = ", ".join(MODALITIES)
@@ -288,15 +306,15 @@ def _modality(chosen: str, channels: Sequence[str], unnamed: Sequence[Path] = ()
     )
     if True in are_ct:
         raise BadSource(f"the channels {', '.join(channels)} are CT and others: {how}")
-    for path in unnamed:
+    for *images, _ in unnamed.values():
         try:
-            lowest = read_voxels(path, read_header(path)).min()
+            lowest = {path.name: read_voxels(path, read_header(path)).min() for path in images}
         except NiftiError:
             continue  # it is told when it is read
-        if lowest < CT_BELOW:
+        if below := [name for name, level in lowest.items() if level < CT_BELOW]:
             raise BadSource(
-                f"{path.name} goes down to {lowest:g}, as CT does, and no dataset.json says what "
-                f"it is: {how}"
+                f"{below[0]} goes down to {lowest[below[0]]:g}, as CT does, and no dataset.json "
+                f"says what it is: {how}"
             )
         break
     return "mri"
@@ -345,10 +363,7 @@ MSD = Kind(
     source="Antonelli et al. 2022, 10.1038/s41467-022-30695-9; http://medicaldecathlon.com",
     survey=survey_msd,
     read=read,
-    options={
-        **_GROUP,
-        "labels": ("", "names of label 0, 1, ... with commas; empty: dataset.json, or as found"),
-    },
+    options=_OPTIONS,
 )
 NNUNET = Kind(
     name="nnunet",
@@ -356,5 +371,5 @@ NNUNET = Kind(
     source="Isensee et al. 2021, 10.1038/s41592-020-01008-z; github.com/MIC-DKFZ/nnUNet",
     survey=survey_nnunet,
     read=read,
-    options=_GROUP,
+    options=_OPTIONS,
 )

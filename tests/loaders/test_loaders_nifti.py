@@ -963,6 +963,34 @@ def test_nnunet_of_version_1(tmp_path: Path) -> None:
     assert (store.meta.classes, store.meta.channels) == (("background", "core"), ("T1", "T2"))
 
 
+def test_nnunet_without_a_description(tmp_path: Path) -> None:
+    """What is there tells channels and labels; names may be given for the labels."""
+    raw = tmp_path / "raw"
+    make_nnunet(raw, {"background": 0, "edge": 2, "core": 1}, [0, 1, 2])
+    told, _, _ = prepare("nnunet", raw, tmp_path / "told")
+    (raw / "dataset.json").unlink()
+    (raw / "imagesTr" / "case_2_0001.nii.gz").unlink()
+    store, _, rejected = prepare("nnunet", raw, tmp_path / "s")
+    assert rejected == {"case_2": "the channel channel_1 is missing"}
+    assert store.meta.channels == ("channel_0", "channel_1")
+    assert store.meta.classes == ("background", "label_1", "label_2")
+    for case in ("case_0", "case_1"):
+        image, mask = (read(index_of(store, case)) for read in (store.image, store.mask))
+        np.testing.assert_array_equal(image, told.image(index_of(told, case)))
+        np.testing.assert_array_equal(mask, told.mask(index_of(told, case)))
+    survey = KINDS["nnunet"].survey(raw, {"labels": "background,core,edge"})
+    assert survey.meta.classes == ("background", "core", "edge")
+
+
+def test_ct_in_any_channel_that_nobody_named_is_asked_about(tmp_path: Path) -> None:
+    make_nnunet(tmp_path, {"background": 0, "a": 1}, [0, 1])
+    (tmp_path / "dataset.json").unlink()
+    save(tmp_path / "imagesTr" / "case_0_0001.nii.gz", a_brain() - np.int16(1024))
+    with pytest.raises(BadSource, match=r"case_0_0001.nii.gz goes down to -1\d{3}, as CT does"):
+        KINDS["nnunet"].survey(tmp_path, {})
+    assert KINDS["nnunet"].survey(tmp_path, {"modality": "ct"}).meta.normalize == "train"
+
+
 @pytest.mark.parametrize(
     ("about", "message"),
     [
