@@ -177,8 +177,8 @@ def _begins(content: bytes, path: Path, where: str) -> bool:
 def _before_pixels(head: bytes, size: int) -> Start | None:
     """Parse what stands before a file's pixels; None where it is not certain that this is all.
 
-    In half of the time that `dcmread` takes for it (measured), which asks at each element whether
-    to stop; and to see whether a file is deflated its file meta would be read twice.
+    In 0.4 to 0.6 of the time that `dcmread` takes for it (measured), which asks at each element
+    whether to stop; and to see whether a file is deflated its file meta would be read twice.
     """
     begin = _PREAMBLE + 4
     if len(head) < begin + 12 or head[begin : begin + 8] != _GROUP_LENGTH:

@@ -2,7 +2,7 @@
 
 Most files hold one frame, as memory does. They are read one by one, each when its place in the
 volume is known: no series lies in memory twice, and a frame is still in a core's cache when it
-becomes Hounsfield units, which takes a quarter less time (measured). All other files are decoded.
+becomes Hounsfield units. All other files are decoded.
 """
 
 import math

@@ -484,6 +484,14 @@ def test_series_are_found_by_their_headers_in_any_layout(tmp_path):
     assert second[0] in {path for one in series for path in one.paths}
 
 
+def test_a_patient_is_read_in_the_files_own_characters(tmp_path):
+    paths = write_series(
+        tmp_path, stored_values("int16"), SpecificCharacterSet="ISO_IR 144", PatientID="Пациент"
+    )
+    (series,), _ = list_series(paths, tmp_path)
+    assert series.patient == "Пациент"
+
+
 def test_a_file_that_lies_there_twice_counts_once(tmp_path):
     paths = write_series(tmp_path, stored_values("int16"))
     (tmp_path / "copy.dcm").write_bytes(paths[0].read_bytes())
