@@ -51,6 +51,9 @@ def lying_pixels(start: Start, path: Path, where: str) -> Pixels | None:
     if (samples, bits) != (1, 16) or signed not in (0, 1) or syntax not in _PLAIN:
         return None
     shape = (value(dataset, "Rows", where), value(dataset, "Columns", where))
+    # A header may write them as text, or as several.
+    if not all(isinstance(side, int) for side in shape):
+        return None
     if start.length < 2 * math.prod(shape) or start.first + start.length > start.size:
         return None
     dtype = np.dtype("<i2" if signed else "<u2")

@@ -113,7 +113,7 @@ def read_slices(path: Path, window: tuple[int, int], where: str) -> list[Slice]:
 def _count(dataset: Dataset, where: str) -> int:
     """Return the number of frames, if the header's claims are those of slices."""
     rows, columns = (numbers(dataset, side, 1, where)[0] for side in ("Rows", "Columns"))
-    if max(rows, columns) > _MAX_SIDE:
+    if not 1 <= min(rows, columns) <= max(rows, columns) <= _MAX_SIDE:
         raise BadCase(f"Rows and Columns are {rows:.0f} and {columns:.0f}: no slice", where=where)
     if value(dataset, "NumberOfFrames", where) in (None, ""):
         return 1

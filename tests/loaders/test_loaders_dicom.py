@@ -413,6 +413,28 @@ def test_the_short_way_to_units_gives_what_the_long_one_does(
     np.testing.assert_array_equal(found, meaning.computed(written))
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(0, 8), (8, 0), (9000, 1)])
+def test_a_slice_has_rows_and_columns(tmp_path, rows, columns):
+    paths = write_series(tmp_path, np.zeros((2, 8, 8), np.int16), Rows=rows, Columns=columns)
+    with pytest.raises(BadCase, match=f"Rows and Columns are {rows} and {columns}: no slice"):
+        read(paths)
+
+
+@pytest.mark.parametrize("written", [b"DS\2\0" + b"8 ", b"DS\4\0" + b"8.5 ", b"DS\4\0" + b"8\\8 "])
+def test_rows_of_another_representation_do_not_end_the_process(tmp_path, written):
+    paths = write_series(tmp_path, stored_values("int16", (2, 8, 8)))
+    for path in paths:
+        content = path.read_bytes()
+        assert content.count(b"\x28\0\x10\0US\2\0") == 1
+        at = content.index(b"\x28\0\x10\0US\2\0")
+        path.write_bytes(content[: at + 4] + written + content[at + 10 :])
+    try:
+        found = read(paths)
+    except BadCase:
+        return
+    assert found.array.shape == (2, 8, 8)
+
+
 def test_more_bits_than_there_are_is_no_image(tmp_path):
     paths = write_series(tmp_path, stored_values("int16"), BitsStored=17)
     with pytest.raises(BadCase, match="BitsStored is 17, of 16 bits a pixel"):
