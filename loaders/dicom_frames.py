@@ -17,7 +17,7 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import iter_pixels
-from pydicom.uid import AllTransferSyntaxes, RLELossless
+from pydicom.uid import UID, AllTransferSyntaxes, RLELossless
 
 from loaders.cases import Array, BadCase
 from loaders.dicom_bombs import check_coded
@@ -113,7 +113,7 @@ def _decoded(dataset: Dataset, colours: str, wanted: range, where: str) -> Itera
                 stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
                 frame = _shown(stored, dataset, colours)
             except (*DAMAGE, StopIteration, MemoryError) as error:
-                name = syntax.name if syntax in AllTransferSyntaxes else "unknown"
+                name = UID(syntax).name if syntax in AllTransferSyntaxes else "unknown"
                 raise BadCase(
                     f"a frame (transfer syntax {name}) cannot be decoded: {type(error).__name__}",
                     where=where,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import (
+    UID,
     AllTransferSyntaxes,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
@@ -83,7 +84,7 @@ def _decoded(dataset: Dataset, count: int, where: str) -> Iterator[NDArray[Any]]
     syntax = value(dataset.file_meta, "TransferSyntaxUID", where)
     # The other decoder of it ends the process on a damaged file: a panic in Rust.
     plugin = "pydicom" if syntax == RLELossless else ""
-    name = syntax.name if syntax in AllTransferSyntaxes else "unknown"
+    name = UID(syntax).name if syntax in AllTransferSyntaxes else "unknown"
     with damage_told(where, f"the pixels of a slice (transfer syntax {name}) cannot be decoded"):
         check_coded(dataset, count, where)
         yield from iter_pixels(

@@ -35,6 +35,7 @@ from pydicom.uid import (
 from loaders.cases import BadCase
 from loaders.dicom import list_series, read_series
 from loaders.dicom_file import open_file, open_header, quiet
+from loaders.dicom_frames import open_frames
 from loaders.dicom_meaning import Meaning
 
 WINDOW = (-1000, 400)
@@ -433,6 +434,25 @@ def test_rows_of_another_representation_do_not_end_the_process(tmp_path, written
     except BadCase:
         return
     assert found.array.shape == (2, 8, 8)
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, RLELossless, ExplicitVRBigEndian])
+def test_a_transfer_syntax_that_is_plain_text_does_not_end_the_process(tmp_path, syntax):
+    """Found by changing headers at random: pydicom gives text then, and no UID."""
+    stored = stored_values("int16", (2, 8, 8))
+    paths = write_series(tmp_path, stored, syntax=syntax)
+    plain = read(paths)
+    for path in paths:
+        content = path.read_bytes()
+        assert b"\x02\0\x10\0UI" in content
+        path.write_bytes(content.replace(b"\x02\0\x10\0UI", b"\x02\0\x10\0CS"))
+    if syntax == ExplicitVRLittleEndian:
+        np.testing.assert_array_equal(read(paths).array, plain.array)
+    else:
+        with pytest.raises(BadCase, match="cannot be decoded"):
+            read(paths)
+    with pytest.raises(BadCase, match="is damaged"):
+        open_frames(paths[0], "here")
 
 
 def test_more_bits_than_there_are_is_no_image(tmp_path):
