@@ -8,9 +8,10 @@ import struct
 
 from pydicom import Dataset
 from pydicom.encaps import generate_frames
-from pydicom.uid import RLELossless
+from pydicom.uid import UID, AllTransferSyntaxes, RLELossless
 
 from loaders.cases import BadCase
+from loaders.dicom_file import value
 
 # Start of frame of every JPEG and of JPEG-LS (ITU-T T.81 table B.1, T.87 C.1.1); those left out of
 # the row are other markers.
@@ -34,6 +35,17 @@ def check_coded(dataset: Dataset, count: int, where: str) -> None:
                 f"{columns}",
                 where=where,
             )
+
+
+def decoder_of(dataset: Dataset, where: str) -> tuple[str, str]:
+    """Return the plug-in that has to decode a file's pixels, empty for any, and its syntax's name.
+
+    The other decoder of run lengths ends the process on a damaged file: a panic in Rust.
+    """
+    syntax = value(dataset.file_meta, "TransferSyntaxUID", where)
+    # Of another VR than UI, pydicom gives plain text.
+    name = UID(syntax).name if syntax in AllTransferSyntaxes else "unknown"
+    return "pydicom" if syntax == RLELossless else "", name
 
 
 def _coded_size(frame: bytes) -> tuple[int, int] | None:

@@ -133,20 +133,24 @@ def open_start(path: Path, where: str) -> Start | None:
         return None
 
 
-def open_file(path: Path, where: str, *, limit: int = MAX_BYTES) -> Dataset | None:
+def open_file(path: Path, where: str, *, limit: int = MAX_BYTES, **options: Any) -> Dataset | None:
     """Return a file's data set, or None where it is no DICOM file and does not claim to be.
 
     A deflated file is unpacked up to `limit` bytes and given as if it had been written plainly.
-    Raises BadCase.
+    `options` go to pydicom's `dcmread`. Raises BadCase.
     """
-    return _opened(path, where, limit)
+    with path.open("rb") as file:
+        if not _begins(file.read(_PREAMBLE + 4), path, where):
+            return None
+    with damage_told(where):
+        return pydicom.dcmread(_plain(path, limit, where), **options)
 
 
 def open_header(path: Path, where: str, keywords: Sequence[str]) -> Dataset | None:
     """Return a data set that has those elements which stand before its pixels; as `open_file`."""
     if (start := open_start(path, where)) is not None:
         return start.dataset
-    return _opened(path, where, MAX_BYTES, stop_before_pixels=True, specific_tags=list(keywords))
+    return open_file(path, where, stop_before_pixels=True, specific_tags=list(keywords))
 
 
 def with_pixels(start: Start, path: Path, where: str) -> Dataset:
@@ -155,14 +159,6 @@ def with_pixels(start: Start, path: Path, where: str) -> Dataset:
         file.seek(start.end)
         start.dataset.update(read_dataset(file, start.implicit, True))
     return start.dataset
-
-
-def _opened(path: Path, where: str, limit: int, **options: Any) -> Dataset | None:
-    with path.open("rb") as file:
-        if not _begins(file.read(_PREAMBLE + 4), path, where):
-            return None
-    with damage_told(where):
-        return pydicom.dcmread(_plain(path, limit, where), **options)
 
 
 def _begins(content: bytes, path: Path, where: str) -> bool:
@@ -256,8 +252,9 @@ def value(dataset: Dataset, keyword: str, where: str) -> Any:
     if not isinstance(element, RawDataElement):
         return None if element is None else element.value
     with damage_told(where, f"{keyword} is damaged"):
-        if (element.VR or dictionary_VR(element.tag)) in _CONSTANT:
-            return _converted(element.tag, element.VR, element.value, element.is_little_endian)
+        vr = element.VR or dictionary_VR(element.tag)
+        if vr in _CONSTANT:
+            return _converted(element.tag, vr, element.value, element.is_little_endian)
         return dataset.get(keyword)
 
 
@@ -267,12 +264,26 @@ def _tag(keyword: str) -> BaseTag:
 
 
 @lru_cache(maxsize=1024)
-def _converted(tag: BaseTag, vr: str | None, written: bytes | None, little_endian: bool) -> Any:
-    """Return what pydicom makes of an element; most slices of a series say the same."""
+def _converted(tag: BaseTag, vr: str, written: bytes | None, little_endian: bool) -> Any:
+    """Return what pydicom makes of an element; most slices of a series say the same.
+
+    Decimals are plain floats: pydicom's own carry their text along, which takes five times as long
+    (measured).
+    """
+    if vr == "DS" and written and (decimals := _decimals(written)):
+        return decimals[0] if len(decimals) == 1 else decimals
     length = len(written or b"")
     return convert_raw_data_element(
-        RawDataElement(tag, vr, length, written, 0, vr is None, little_endian)
+        RawDataElement(tag, vr, length, written, 0, False, little_endian)
     ).value
+
+
+def _decimals(written: bytes) -> tuple[float, ...] | None:
+    """Return the numbers of a decimal string (PS3.5 6.2); None where it is not one."""
+    try:
+        return tuple(map(float, written.decode("ascii").rstrip(" \0").split("\\")))
+    except ValueError:
+        return None
 
 
 def text(dataset: Dataset, keyword: str, where: str) -> str:
@@ -284,14 +295,7 @@ def text(dataset: Dataset, keyword: str, where: str) -> str:
 
 def numbers(dataset: Dataset, keyword: str, count: int, where: str) -> NDArray[np.float64]:
     """Return the `count` finite numbers of an element; raises BadCase."""
-    element: Any = dataset.get_item(_tag(keyword), keep_deferred=True)
-    if isinstance(element, RawDataElement) and element.VR == "DS" and element.value is not None:
-        # As pydicom reads them, whose own numbers carry their text along: five times as slow
-        # (measured), and most slices of a series say the same.
-        found: Any = _decimals(element.value)
-    else:
-        found = None
-    if found is None and (found := value(dataset, keyword, where)) is None:
+    if (found := value(dataset, keyword, where)) is None:
         raise BadCase(f"{keyword} is missing", where=where)
     try:
         parsed = np.array(found, np.float64).reshape(-1)
@@ -300,12 +304,3 @@ def numbers(dataset: Dataset, keyword: str, count: int, where: str) -> NDArray[n
     if len(parsed) != count or not np.isfinite(parsed).all():
         raise BadCase(f"{keyword} does not hold {count} finite numbers", where=where)
     return parsed
-
-
-@lru_cache(maxsize=1024)
-def _decimals(written: bytes) -> tuple[float, ...] | None:
-    """Return the numbers of a decimal string (PS3.5 6.2); None where it is not one."""
-    try:
-        return tuple(map(float, written.decode("ascii").rstrip(" \0").split("\\")))
-    except ValueError:
-        return None

@@ -17,10 +17,9 @@ import numpy as np
 from pydicom import Dataset
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import iter_pixels
-from pydicom.uid import UID, AllTransferSyntaxes, RLELossless
 
 from loaders.cases import Array, BadCase
-from loaders.dicom_bombs import check_coded
+from loaders.dicom_bombs import check_coded, decoder_of
 from loaders.dicom_file import DAMAGE, damage_told, open_file, quiet, text, value
 
 # Channels of each PhotometricInterpretation; pydicom turns YBR into RGB.
@@ -101,9 +100,7 @@ def _seconds(dataset: Dataset, where: str) -> float:
 
 
 def _decoded(dataset: Dataset, colours: str, wanted: range, where: str) -> Iterator[Array]:
-    syntax = value(dataset.file_meta, "TransferSyntaxUID", where)
-    # The other decoder of it ends the process on a damaged file: a panic in Rust.
-    plugin = "pydicom" if syntax == RLELossless else ""
+    plugin, name = decoder_of(dataset, where)
     frames = iter(iter_pixels(dataset, indices=wanted, decoding_plugin=plugin))
     for _ in wanted:
         with quiet():
@@ -113,7 +110,6 @@ def _decoded(dataset: Dataset, colours: str, wanted: range, where: str) -> Itera
                 stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
                 frame = _shown(stored, dataset, colours)
             except (*DAMAGE, StopIteration, MemoryError) as error:
-                name = UID(syntax).name if syntax in AllTransferSyntaxes else "unknown"
                 raise BadCase(
                     f"a frame (transfer syntax {name}) cannot be decoded: {type(error).__name__}",
                     where=where,

@@ -15,17 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import iter_pixels
-from pydicom.uid import (
-    UID,
-    AllTransferSyntaxes,
-    ExplicitVRLittleEndian,
-    ImplicitVRLittleEndian,
-    RLELossless,
-)
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from loaders.cases import BadCase
 from loaders.checksum import read_hashed
-from loaders.dicom_bombs import check_coded
+from loaders.dicom_bombs import check_coded, decoder_of
 from loaders.dicom_file import Start, damage_told, value
 
 # Numbers lie in the file as they are in memory.
@@ -81,10 +75,7 @@ def decoded_pixels(dataset: Dataset, count: int, where: str) -> list[Pixels]:
 
 
 def _decoded(dataset: Dataset, count: int, where: str) -> Iterator[NDArray[Any]]:
-    syntax = value(dataset.file_meta, "TransferSyntaxUID", where)
-    # The other decoder of it ends the process on a damaged file: a panic in Rust.
-    plugin = "pydicom" if syntax == RLELossless else ""
-    name = UID(syntax).name if syntax in AllTransferSyntaxes else "unknown"
+    plugin, name = decoder_of(dataset, where)
     with damage_told(where, f"the pixels of a slice (transfer syntax {name}) cannot be decoded"):
         check_coded(dataset, count, where)
         yield from iter_pixels(
