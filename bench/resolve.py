@@ -19,9 +19,12 @@ import yaml
 from bench.datasets import DataSet, StoreError, locate, open_once, split_store
 from bench.expand import expand
 from bench.refs import StudyError
-from bench.study import AXES, DataEntry, Skip, Study, Trial, parse_study
+from bench.study import AXES, NUMERICS, DataEntry, Skip, Study, Trial, parse_study, trial_columns
 from loaders import LOADERS, fastest_loader
 from loaders.folds import FoldError, Split, check_splits, splits_from_table, splits_table
+from results.combinations import AXES as COMBINATION
+from results.schema import FINAL_STATUSES
+from results.store import footer, read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +69,8 @@ def resolve(
     is as on this machine. `devices` share each trial. A run folder that exists keeps the settings
     it was made with.
 
-    Raises StudyError where the study, its data or its folds cannot be used, or where it asks for
-    another protocol than the run's.
+    Raises StudyError where the study, its data or its folds cannot be used, where it asks for
+    another protocol than the run's, or where the run's trials have ids of an older version.
     """
     before = _earlier(run)
     gpus = torch.cuda.is_available() if cuda is None else cuda
@@ -105,6 +108,7 @@ def resolve(
     if before:
         _same_protocol(study, before)
     trials, skips = expand(study, sets, base, devices=devices)
+    _same_ids(run, trials)
     return Plan(
         run=run,
         study=study,
@@ -222,6 +226,41 @@ def _same_protocol(study: Study, before: Study) -> None:
                 f"data: {data.name!r} has other settings than when this run was made. "
                 f"Choose another --out, or give it another `name`."
             )
+
+
+# What names a trial within a run; its id says besides how it is computed.
+_CELL = ("dataset", *COMBINATION, "repeat", "fold", "seed")
+
+
+def _same_ids(run: Path, trials: Sequence[Trial]) -> None:
+    """Raise StudyError where the run has finished these trials under other ids.
+
+    The protocol being the same, another version of the numerics or of the ids made them. An edit of
+    the user's own code, or other weights to start from, are other trials by right.
+    """
+    finished = {
+        tuple(row[name] for name in _CELL): row["trial_id"]
+        for row in read(run, "trials", columns=[*_CELL, "trial_id", "status"]).to_pylist()
+        if row["status"] in FINAL_STATUSES
+    }
+    if not finished:
+        return
+    made_by = footer(run).get("numerics")
+    other = [
+        trial
+        for trial in trials
+        if (made_by != NUMERICS or not trial.has_own)
+        and finished.get(tuple(trial_columns(trial)[name] for name in _CELL), trial.trial_id)
+        != trial.trial_id
+    ]
+    if other:
+        before = f"version {made_by}" if made_by else "an older version"
+        raise StudyError(
+            f"{len(other)} trial(s) that this run has finished have another id now: they were made "
+            f"by {before} of the numerics, this is version {NUMERICS}, whose numbers may differ. "
+            f"They would all be trained again. Choose another --out for that; `medopt report` "
+            f"shows the run as it is."
+        )
 
 
 def _union(before: Study, study: Study, axis: str) -> Sequence[Any]:

@@ -20,7 +20,7 @@ from bench.machine import device_name, git_commit, versions
 from bench.metrics import METRICS
 from bench.refs import StudyError
 from bench.resolve import Plan, replace_file
-from bench.study import Trial, skip_columns, trial_columns
+from bench.study import NUMERICS, Trial, skip_columns, trial_columns
 from bench.train import Outcome, run_trial
 from results.schema import FINAL_STATUSES
 from results.store import compact, finished, write_trial
@@ -279,6 +279,7 @@ def footer(plan: Plan) -> dict[str, Any]:
             for m in METRICS.values()
         },
         "protocol": plan.study.model_dump(mode="json"),
+        "numerics": NUMERICS,
     }
 
 

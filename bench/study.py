@@ -12,13 +12,22 @@ A study is one YAML file. Nine lines are enough:
 Everything else has a documented default, which the field descriptions below state.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from bench.degradations import DEGRADATIONS
 from bench.losses import LOSSES
@@ -137,11 +146,27 @@ def _one_each(name: str, values: tuple[_Entry, ...], number: int) -> tuple[_Entr
     return values
 
 
+def _check_json(params: dict[str, Any]) -> dict[str, Any]:
+    """Return `params`; raises ValueError that names the one that JSON cannot hold."""
+    for name, value in params.items():
+        try:
+            json.dumps(value)
+        except TypeError as error:
+            raise ValueError(
+                f"setting {name} is {value!r}; settings are numbers, text, true, false, and lists "
+                f"and mappings of these."
+            ) from error
+    return params
+
+
 class Choice(_Frozen):
-    """One entry of an axis: a row of a table or a reference, and the parameters set for it."""
+    """One entry of an axis: a row of a table or a reference, and the parameters set for it.
+
+    They are what JSON can hold, since a trial's id is the hash of their JSON.
+    """
 
     name: str
-    params: dict[str, Any] = {}
+    params: Annotated[dict[str, Any], AfterValidator(_check_json)] = {}
 
     @property
     def label(self) -> str:
@@ -328,7 +353,9 @@ def _problem(error: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{'.'.join(loc)}: this key is required and missing."
     if error["type"] == "value_error":
-        return str(error["ctx"]["error"])
+        # One of an entry does not know its place in the study, one of the whole study says it.
+        place = f"{loc[0]}, entry {int(loc[1]) + 1}: " if len(loc) > 1 else ""
+        return f"{place}{error['ctx']['error']}"
     return f"{'.'.join(loc)}: {error['msg'].lower()} (got {error['input']!r})."
 
 
@@ -343,7 +370,12 @@ def parse_study(text: str, where: str) -> Study:
     try:
         return Study.model_validate(raw)
     except ValidationError as error:
-        problems = [_problem(e) for e in error.errors()]
+        # An axis that lost its one entry to another problem is not also said to be empty.
+        found = error.errors()
+        axes = {e["loc"][0] for e in found if len(e["loc"]) > 1}
+        problems = [
+            _problem(e) for e in found if e["type"] != "too_short" or e["loc"][0] not in axes
+        ]
         raise StudyError("\n".join(f"{where}: {p}" for p in problems)) from error
 
 
@@ -415,6 +447,12 @@ class Trial:
     def settings(self, part: Literal["model", "optimizer", "loss"]) -> dict[str, Any]:
         """Return what is set for a part: by its own entry, and over it by the regularizer."""
         return settings_of(getattr(self, part), part, self.regularizer)
+
+    @property
+    def has_own(self) -> bool:
+        """Whether code of the user's own, or weights from elsewhere, decide its result too."""
+        names = (self.model.name, self.optimizer.name, self.loss.name)
+        return self.start is not None or any(map(is_reference, names))
 
     @property
     def combination(self) -> dict[str, str | None]:

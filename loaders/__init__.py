@@ -11,6 +11,7 @@ from loaders.cases import Kind
 
 if TYPE_CHECKING:
     from loaders.host import Batch
+    from loaders.sampler import Recipe
 
 __all__ = ["KINDS", "LOADERS", "LoaderRow", "fastest_loader"]
 
@@ -51,13 +52,15 @@ class LoaderRow:
     """A way to turn a store and a sampler into batches on a device.
 
     `open(store, sampler, *, batch_size, batches, start, shard, threads, device)` is a context
-    manager over an iterator of exactly `batches` batches; every loader gives the same ones.
+    manager over an iterator of exactly `batches` batches; every loader gives the same ones, to the
+    bit but where `rounds(recipe, device)` says so of a kind of device, cpu or cuda.
     """
 
     name: str
     summary: str
     open: Callable[..., AbstractContextManager[Iterator["Batch"]]]
     available: Callable[[], bool]
+    rounds: Callable[["Recipe", str], bool]
 
 
 def _open_dali(*arguments: Any, **settings: Any) -> AbstractContextManager[Iterator["Batch"]]:
@@ -90,18 +93,23 @@ LOADERS: dict[str, LoaderRow] = {
             summary="NVIDIA DALI: reads patches and augments in its own threads, or on the GPU",
             open=_open_dali,
             available=_has_dali,
+            # On a GPU it rounds once where a CPU rounds twice, and warps by its own operator.
+            rounds=lambda _recipe, device: device == "cuda",
         ),
         LoaderRow(
             name="torch",
             summary="numpy and torch alone: the same batches wherever DALI has no wheel",
             open=_open_torch,
             available=lambda: True,
+            rounds=lambda _recipe, _device: False,
         ),
         LoaderRow(
             name="monai",
             summary="MONAI's cache, transforms and DataLoader: whole volumes in memory",
             open=_open_monai,
             available=lambda: find_spec("monai") is not None,
+            # It interpolates by its own operator.
+            rounds=lambda recipe, _device: recipe.warps,
         ),
     )
 }

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bench import expand as expand_module
 from bench.refs import StudyError, load_reference
 from bench.resolve import resolve, save
 from bench.run import opened, run_here
@@ -55,6 +56,27 @@ def test_trial_ids_are_stable_and_differ_where_the_result_may(plan_of):
         "batch_size": "3",
     }.items():
         assert not set(first) & {t.trial_id for t in plan_of(**{key: value}).trials}, key
+
+
+def test_the_loader_is_in_the_id_where_it_may_change_the_bits(plan_of):
+    def ids(**changes):
+        return {t.trial_id for t in plan_of(**changes).trials}
+
+    assert ids() == ids(loader="monai")
+    turned = {"augment": "{rotate: 10}"}
+    assert ids(**turned) == ids(**turned, loader="dali")  # on a CPU it warps as ours does
+    assert not ids(**turned) & ids(**turned, loader="monai")
+
+
+def test_a_run_of_older_ids_is_told_before_anything_is_trained_again(plan_of, monkeypatch):
+    plan = plan_of()
+    save(plan)
+    with opened(plan, shared_device=False) as queue:
+        run_here(plan, queue, lambda _state: None)
+    assert {t.trial_id for t in plan_of().trials} == set(results.finished(plan.run))
+    monkeypatch.setattr(expand_module, "NUMERICS", 99)
+    with pytest.raises(StudyError, match=r"6 trial.*would all be trained again.*--out"):
+        plan_of()
 
 
 def test_what_does_not_decide_a_result_is_not_in_the_id(plan_of):

@@ -50,6 +50,8 @@ def test_nine_lines_are_a_study_and_the_rest_has_defaults():
         (("epochs: 25", "pretrained: {imagenet: {lower_rate: 0.0}}"), ["lower_rate is above 0"]),
         (("epochs: 25", "normalize: minmax"), ["normalize", "'z-score' or 'range'", "minmax"]),
         (("epochs: 25", "precision: half"), ["precision 'half'", "bfloat16"]),
+        (("[plain_cnn]", "[{a.py:Net: {when: 2026-01-01}}]"), ["models, entry 1", "setting when"]),
+        (("[ce, focal]", "[ce, {a.py:f: {x: [1, !!set {a}]}}]"), ["losses, entry 2", "setting x"]),
     ],
 )
 def test_what_is_wrong_is_said_with_the_file_the_field_and_the_choices(change, said):

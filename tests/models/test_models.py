@@ -277,15 +277,20 @@ def test_every_parameter_takes_part_and_a_step_repeats(row: Model, task: str, di
         value.backward()
         return {name: parameter.grad for name, parameter in twin.named_parameters()}
 
-    first, second, half = (gradients(bfloat16=b) for b in (False, False, True))
+    first, second = (gradients(bfloat16=False) for _ in range(2))
     for name, gradient in first.items():
-        again, rounded = second[name], half[name]
+        again = second[name]
         assert gradient is not None, name
         assert again is not None
-        assert rounded is not None
         assert gradient.isfinite().all(), name
         assert torch.equal(gradient, again), name
-        assert rounded.isfinite().all(), name
+    # oneDNN's weight gradient of small 3-D convolutions reads memory that nobody wrote, on some
+    # processors (LOG.md, 27 November 2026): now and then it is not finite. A network that overflows
+    # does so each time.
+    assert any(
+        all(g is not None and g.isfinite().all() for g in gradients(bfloat16=True).values())
+        for _ in range(8)
+    )
 
 
 @pytest.mark.parametrize(("row", "task", "dims"), uses(slow=MANY_WEIGHTS))
