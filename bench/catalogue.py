@@ -5,17 +5,18 @@ from typing import Any
 
 import yaml
 
-from bench.degradations import DEGRADATIONS
-from bench.losses import LOSSES
-from bench.metrics import METRICS
-from bench.optimizers import OPTIMIZERS
-from bench.precision import PRECISIONS
-from bench.regularizers import REGULARIZERS
-from bench.rows import TASKS
-from bench.schedules import SCHEDULES
-from bench.study import AXES, STUDIES
-from loaders import KINDS, LOADERS
-from models import MODELS
+from bench.core.precision import PRECISIONS
+from bench.losses.table import LOSSES
+from bench.metrics.degradations import DEGRADATIONS
+from bench.metrics.table import METRICS
+from bench.optimizers.schedules import SCHEDULES
+from bench.optimizers.table import OPTIMIZERS
+from bench.study.components import TASKS
+from bench.study.regularizers import REGULARIZERS
+from bench.study.schema import AXES, STUDIES
+from loaders.batches.table import LOADERS
+from loaders.datasets.table import KINDS
+from models.table import MODELS
 
 Rows = list[dict[str, Any]]
 

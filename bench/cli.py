@@ -109,13 +109,13 @@ def prepare(
     A case that cannot be used goes to rejected.parquet with its reason, and the rest goes on.
     A stopped preparation resumes when asked again.
     """
-    from bench.refs import unknown
-    from bench.show import counting
-    from loaders import KINDS
+    from bench.core.references import unknown
+    from bench.display import counting
     from loaders.cases import BadCase, BadSource
-    from loaders.identity import user_key
+    from loaders.datasets.table import KINDS
     from loaders.memory import keep_freed_memory
-    from loaders.store import write_store
+    from loaders.store.pseudonyms import user_key
+    from loaders.store.read import write_store
 
     name, _, part = kind.partition(":")
     if name not in KINDS:
@@ -168,7 +168,7 @@ def verify(store: Annotated[Path, typer.Argument(help="A store.")]) -> None:
     Reads the whole store. Exit status 1, and the arrays that differ, where a disk or a copy has
     changed anything since `medopt prepare` wrote it: prepare it again.
     """
-    from loaders.store import open_store, verify_store
+    from loaders.store.read import open_store, verify_store
 
     open_store(store)  # what is no store at all is bad usage, not a damaged array
     problems = verify_store(store)
@@ -191,11 +191,11 @@ def plan(
     The time comes from one real step and one real evaluation of each model on each data set,
     measured here; early stopping only shortens it.
     """
-    from bench.estimate import estimate, fits
-    from bench.process import begin
-    from bench.resolve import resolve
-    from bench.show import counting, duration
-    from bench.study import load_study
+    from bench.core.startup import begin
+    from bench.display import counting, duration
+    from bench.planning.estimate import estimate, fits
+    from bench.planning.plan import resolve
+    from bench.study.schema import load_study
 
     asked, base = load_study(study)
     made = resolve(asked, base, out_dir or Path("runs") / asked.name, lanes=lanes or 1)
@@ -267,7 +267,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write report.html and verdict.json of finished or unfinished runs, and print the verdict."""
-    from results.report import write_report
+    from results.report.write import write_report
 
     for folder in runs:
         page = write_report(folder)
@@ -287,7 +287,7 @@ def list_(
 ) -> None:
     """Show a table of the project: what can stand in a study, and where it comes from."""
     from bench.catalogue import TABLES
-    from bench.refs import StudyError, unknown
+    from bench.core.references import StudyError, unknown
 
     if kind not in TABLES:
         raise StudyError(unknown("kind", kind, TABLES))
@@ -344,15 +344,15 @@ def _run(
     gpus_per_trial: int,
     trial: str | None,
 ) -> None:
-    from bench.estimate import fits
-    from bench.lanes import room, run_lanes
-    from bench.process import begin
-    from bench.refs import StudyError
-    from bench.resolve import resolve, save
-    from bench.run import opened, run_here
-    from bench.show import RunDisplay
-    from bench.study import load_study
-    from results.report import write_report
+    from bench.core.references import StudyError
+    from bench.core.startup import begin
+    from bench.display import RunDisplay
+    from bench.execution.lanes import room, run_lanes
+    from bench.execution.trial_queue import opened, run_here
+    from bench.planning.estimate import fits
+    from bench.planning.plan import resolve, save
+    from bench.study.schema import load_study
+    from results.report.write import write_report
 
     if ray is None and (lanes is not None or gpus_per_trial > 1):
         raise StudyError("--lanes and --gpus-per-trial need --ray.")
@@ -401,7 +401,7 @@ def _run(
 
 
 def _show_verdict(folder: Path, page: Path, *, as_json: bool) -> None:
-    from results.report import leaderboard
+    from results.report.write import leaderboard
 
     verdict = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
     if as_json:
@@ -441,10 +441,13 @@ def _arguments(given: Sequence[str]) -> list[str]:
 
 def main() -> None:
     """Run the command line; turn what can go wrong into one sentence and an exit status."""
-    from bench.refs import StudyError
+    from bench.core.packages import check_packages
+
+    check_packages()
+    from bench.core.references import StudyError
     from loaders.cases import BadSource
-    from loaders.store import StoreError
-    from results.store import RunError
+    from loaders.store.read import StoreError
+    from results.tables.store import RunError
 
     try:
         status = app(_arguments(sys.argv[1:]), standalone_mode=False)

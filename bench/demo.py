@@ -4,10 +4,10 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
-from loaders import KINDS
-from loaders.identity import user_key
-from loaders.phantom import make_brats, make_lidc
-from loaders.store import write_store
+from loaders.datasets.table import KINDS
+from loaders.phantoms.make import make_brats, make_lidc
+from loaders.store.pseudonyms import user_key
+from loaders.store.read import write_store
 
 # Chosen so that data, 144 trials and report fit in four minutes on two cores (measured, LOG.md).
 PATIENTS = {"lidc": 24, "brats": 18}
@@ -34,6 +34,7 @@ def make_demo(out: Path, told: Callable[[str], None]) -> Path:
         write_store(kind, survey, store, key=user_key(), workers=1, strict=True)
     study = out / "demo.yaml"
     study.write_text(
-        (files("bench") / "studies" / "demo.yaml").read_text(encoding="utf-8"), encoding="utf-8"
+        (files("bench") / "ready_studies" / "demo.yaml").read_text(encoding="utf-8"),
+        encoding="utf-8",
     )
     return study

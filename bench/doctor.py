@@ -12,8 +12,8 @@ from typing import Literal
 import psutil
 import torch
 
-from bench.machine import device_name, versions
-from loaders import LOADERS, fastest_loader
+from bench.core.environment import device_name, versions
+from loaders.batches.table import LOADERS, fastest_loader
 
 # A store of BraTS 2021 (1,251 cases, four channels of int16 and a mask) takes about 90 GB; below
 # this, even small studies run out. Assumption.

@@ -1,1 +1,1 @@
-"""Tables, statistics, plots and the report; knows neither torch nor Ray."""
+"""What a run leaves: tables, verdict and report. Imports neither torch, Ray nor DALI."""

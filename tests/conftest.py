@@ -9,10 +9,10 @@ import torch
 from hypothesis import settings
 from scipy.ndimage import gaussian_filter
 
-from bench.datasets import DataSet, split_store
-from bench.study import Augment, Choice, Trial
+from bench.study.dataset import DataSet, split_store
+from bench.study.schema import Augment, Choice, Trial
 from loaders.cases import Case, Item, Kind, Meta, Survey
-from loaders.store import Store, open_store, write_store
+from loaders.store.read import Store, open_store, write_store
 
 # Once a process, at its start: a second call made a training step many times slower (measured).
 torch.set_num_threads(1)

@@ -1,12 +1,13 @@
-"""Who may import whom: read from the source, late imports inside functions included.
+"""Who may import whom, and how the tree may look: read from the source, late imports included.
 
-The checker takes sources as text, so the second half of this file plants each kind of violation and
-sees it caught.
+A unit is a folder of a room, with what is below it, or a file directly in a room. The checkers take
+sources as text, so the second half of this file plants each kind of violation and sees it caught.
 """
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,60 +16,46 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = ("bench", "models", "loaders", "results")
 
-# bench/ in layers, lowest first: a module imports from lower layers only, so two of one layer never
-# meet.
-LAYERS = (
-    {
-        "boxes",
-        "clock",
-        "demo",
-        "desk",
-        "footprint",
-        "machine",
-        "precision",
-        "process",
-        "rates",
-        "refs",
-        "settings",
-        "sums",
-        "world",
-    },
-    {"entropies", "overlaps"},
-    {"compounds", "distances"},
-    {
-        "degradations",
-        "lesions",
-        "losses",
-        "optimizer",
-        "regularizers",
-        "schedules",
-        "surfaces",
-        "wrapped",
-    },
-    {"optimizers"},
-    {"borrowed"},
-    {"averaging", "datasets", "doctor", "heads", "metrics", "rows", "segmented", "steps"},
-    {"metric_rows", "mixing", "networks", "transfer"},
-    {"study"},
-    {"catalogue", "evaluate", "expand", "objective"},
-    {"resolve"},
-    {"train"},
-    {"estimate", "run"},
-    {"lanes", "show", "tune"},
-    {"cli"},
-)
-LEVELS = {f"bench.{name}": level for level, names in enumerate(LAYERS) for name in names}
+# The units of each room in layers, lowest first: a unit imports from lower layers of its room only,
+# so two of one layer never meet.
+LAYERS: dict[str, tuple[set[str], ...]] = {
+    "bench": (
+        {"core"},
+        {"optimizers", "losses", "metrics"},
+        {"study"},
+        {"training"},
+        {"planning"},
+        {"execution"},
+        {"display", "catalogue", "doctor", "demo"},
+        {"api"},
+        {"cli"},
+    ),
+    "loaders": (
+        {"cases", "memory"},
+        {"formats", "sampling", "phantoms"},
+        {"datasets", "store"},
+        {"batches"},
+    ),
+    "models": ({"output", "spec", "stem"}, {"classification"}, {"segmentation"}, {"table"}),
+    "results": ({"tables", "text"}, {"verdict"}, {"run_folder"}, {"report", "export"}),
+}
 
-# package: the modules that alone may import it
+# package: the unit or module that alone may import it
 ONLY = {
-    "ray": {"bench.lanes", "bench.tune"},
-    "ray.train": {"bench.lanes"},
-    "ray.tune": {"bench.tune"},
-    "nvidia.dali": {"loaders.dali"},
+    "ray": "bench.execution",
+    "ray.train": "bench.execution.lanes",
+    "ray.tune": "bench.execution.ray_tune",
+    "nvidia.dali": "loaders.batches.dali_loader",
 }
 
 # A report is made where none of these is installed.
 RESULTS_NEVER = ("torch", "torchvision", "monai", "ray", "nvidia")
+
+# The actor that lanes ask has a process of its own, which these would fill (torch: 300 MB).
+MAILBOX_NEVER = ("torch", "ray", "numpy")
+
+# What a newcomer takes in at a glance; an `__init__.py` counts.
+MOST_FILES = 12
 
 
 def imported(module: str, source: str, *, is_package: bool = False) -> Iterator[tuple[int, str]]:
@@ -115,40 +102,105 @@ def known(name: str, modules: Mapping[str, str]) -> str | None:
     return name or None
 
 
+def is_package(module: str, modules: Mapping[str, str]) -> bool:
+    """Whether a module is an `__init__.py`: others lie below it, or it is a room."""
+    return module in ROOMS or any(name.startswith(f"{module}.") for name in modules)
+
+
+def unit(module: str) -> str:
+    """Return the unit of a module: `bench.core` for `bench.core.settings`."""
+    return ".".join(module.split(".")[:2])
+
+
+def level(module: str) -> int | None:
+    """Return the layer of a module within its room, None for a room itself or a stranger."""
+    room, _, name = unit(module).partition(".")
+    for number, names in enumerate(LAYERS.get(room, ())):
+        if name in names:
+            return number
+    return None
+
+
 def broken(module: str, name: str, modules: Mapping[str, str]) -> str | None:
     """Return why `module` may not import `name`, or None."""
     room = module.partition(".")[0]
-    target = known(name, modules)
-    for package, users in ONLY.items():
-        if inside(name, package) and module not in users:
-            return f"only {', '.join(sorted(users))} may import {package}"
+    for package, user in ONLY.items():
+        if inside(name, package) and not inside(module, user):
+            return f"only {user} may import {package}"
     if room == "results" and name.partition(".")[0] in RESULTS_NEVER:
         return "results imports none of torch, Ray and DALI"
     if name.partition(".")[0] == "tests":
         return "the project does not import its tests"
-    if target is None or (target == "bench" and room == "bench"):
+    target = known(name, modules)
+    if target is None or target == module or target in ROOMS:
         return None
-    if room != "bench" and target.partition(".")[0] != room:
-        return f"{room} imports neither bench nor another room"
-    if inside(target, "bench") and LEVELS[target] >= LEVELS.get(module, -1) and target != module:
-        return "cli -> lanes, tune -> run -> train -> study -> the tables"
+    if target.partition(".")[0] != room:
+        return None if room == "bench" else f"{room} imports neither bench nor another room"
+    if unit(target) == unit(module):
+        return None
+    above, below = level(module), level(target)
+    if above is None or below is None or below >= above:
+        return f"against the directions: {unit(module)} -> {unit(target)}"
     return None
+
+
+def arrows(modules: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return module -> modules of the project that it imports; an `__init__.py` imports nothing."""
+    found: dict[str, set[str]] = {}
+    for module, source in modules.items():
+        names = imported(module, source, is_package=is_package(module, modules))
+        targets = {known(name, modules) for _, name in names}
+        found[module] = {t for t in targets if t and t != module and not is_package(t, modules)}
+    return found
+
+
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Return one circle of a graph, first node repeated at its end; empty if there is none."""
+    done: set[str] = set()
+
+    def walk(node: str, path: list[str]) -> list[str]:
+        if node in path:
+            return [*path[path.index(node) :], node]
+        if node in done:
+            return []
+        for target in sorted(graph.get(node, ())):
+            if found := walk(target, [*path, node]):
+                return found
+        done.add(node)
+        return []
+
+    return next((found for node in sorted(graph) if (found := walk(node, []))), [])
 
 
 def violations(modules: Mapping[str, str]) -> list[str]:
     """Check sources by dotted module name (a package's own name: its __init__)."""
-    found = [
-        f"{module}: has no place in LAYERS of {Path(__file__).name}"
-        for module in modules
-        if inside(module, "bench") and module != "bench" and module not in LEVELS
-    ]
-    if found:
-        return found
+    found = []
     for module, source in modules.items():
-        for line, name in imported(module, source, is_package=module in ROOMS):
+        if is_package(module, modules):
+            statements = ast.parse(source).body
+            if len(statements) != 1 or ast.get_docstring(ast.parse(source)) is None:
+                found.append(f"{module}: an __init__.py is a docstring and nothing else")
+        elif level(module) is None:
+            found.append(f"{module}: has no place in LAYERS of {Path(__file__).name}")
+        for line, name in imported(module, source, is_package=is_package(module, modules)):
             if why := broken(module, name, modules):
                 found.append(f"{module}:{line} imports {name}: {why}")
+    graph = arrows(modules)
+    units: dict[str, set[str]] = {}
+    for module, targets in graph.items():
+        units.setdefault(unit(module), set()).update(
+            unit(target) for target in targets if unit(target) != unit(module)
+        )
+    for what, drawn in (("units", units), ("modules", graph)):
+        if found_circle := circle(drawn):
+            found.append(f"a circle of {what}: {' -> '.join(found_circle)}")
     return found
+
+
+def crowded(files: list[str]) -> list[str]:
+    """Return the folders that hold more Python files than MOST_FILES."""
+    counts = Counter(str(Path(file).parent) for file in files if file.endswith(".py"))
+    return [f"{folder} holds {n} files" for folder, n in counts.items() if n > MOST_FILES]
 
 
 def project() -> dict[str, str]:
@@ -166,74 +218,118 @@ def test_the_project_keeps_its_rules():
     assert violations(modules) == []
 
 
+def test_every_folder_can_be_taken_in():
+    files = [
+        str(path.relative_to(ROOT))
+        for room in (*ROOMS, "tests")
+        for path in (ROOT / room).rglob("*.py")
+    ]
+    assert len(files) > 200
+    assert crowded(files) == []
+
+
 def test_results_load_without_torch_ray_and_dali():
     """The libraries that results imports do not bring them in either."""
     names = [name for name in project() if inside(name, "results")]
+    assert loaded(names, RESULTS_NEVER) == []
+
+
+def test_the_mailbox_loads_neither_torch_nor_ray_nor_numpy():
+    assert loaded(["bench.execution.mailbox"], MAILBOX_NEVER) == []
+
+
+def loaded(names: list[str], never: tuple[str, ...]) -> list[str]:
+    """Return which of `never` are loaded in a process that imports `names`."""
     code = (
         f"import sys, importlib\n[importlib.import_module(n) for n in {names}]\n"
-        f"print(*{{m.partition('.')[0] for m in sys.modules}} & set({RESULTS_NEVER}))"
+        f"print(*{{m.partition('.')[0] for m in sys.modules}} & set({never}))"
     )
-    loaded = subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT)
-    assert loaded.split() == []
+    return subprocess.check_output([sys.executable, "-c", code], text=True, cwd=ROOT).split()
 
 
+DOC = '"""What stands here."""\n'
 CLEAN = {
-    "bench": "",
-    "bench.cli": "def main():\n    from bench import lanes, run\n",
-    "bench.lanes": "import ray\nimport ray.train.torch\nfrom bench import run\n",
-    "bench.tune": "from ray import tune\nfrom bench.run import f\n",
-    "bench.run": "from bench import train\nimport loaders.store\nimport results.store",
-    "bench.train": "import torch\nfrom bench.study import Study\nfrom models import MODELS\n",
-    "bench.study": "from bench.losses import LOSSES\n",
-    "bench.losses": "import torch\n",
-    "loaders": "from loaders import store\n",
-    "loaders.store": "from . import cases\nimport numpy\n",
+    "bench": DOC,
+    "bench.cli": "def main():\n    from bench.execution import lanes, trial_queue\n",
+    "bench.core": DOC,
+    "bench.core.settings": "",
+    "bench.execution": DOC,
+    "bench.execution.lanes": "import ray.train.torch\nfrom bench.execution import trial_queue\n",
+    "bench.execution.ray_tune": "from ray import tune\n",
+    "bench.execution.cluster": "import ray\n",
+    "bench.execution.trial_queue": "from bench.training import train\nimport results.tables.store",
+    "bench.losses": DOC,
+    "bench.losses.table": "import torch\nfrom bench.core.settings import merge\n",
+    "bench.metrics": DOC,
+    "bench.metrics.table": "",
+    "bench.study": DOC,
+    "bench.study.schema": "from bench.losses.table import LOSSES\n",
+    "bench.training": DOC,
+    "bench.training.train": "from bench.study.schema import Study\nfrom models.table import MODELS",
+    "loaders": DOC,
     "loaders.cases": "",
-    "loaders.dali": "from nvidia.dali import fn\n",
-    "models": "import torch\n",
-    "results": "",
-    "results.store": "import pyarrow\nfrom results import schema\n",
-    "results.schema": "",
+    "loaders.formats": DOC,
+    "loaders.formats.npy": "from .. import cases\nimport numpy\n",
+    "loaders.formats.dicom": DOC,
+    "loaders.formats.dicom.file": "from loaders.formats.npy import load\n",
+    "loaders.formats.pictures": "from loaders.formats.dicom import file\n",
+    "loaders.store": DOC,
+    "loaders.store.read": "from loaders.formats import npy\n",
+    "loaders.batches": DOC,
+    "loaders.batches.dali_loader": "from nvidia.dali import fn\nfrom loaders.store import read\n",
+    "models": DOC,
+    "models.spec": "import torch\n",
+    "models.table": "from models.spec import Model\n",
+    "results": DOC,
+    "results.tables": DOC,
+    "results.tables.schema": "",
+    "results.tables.store": "import pyarrow\nfrom results.tables import schema\n",
 }
 
+RAY = "only bench.execution may import ray"
 PLANTED = [
-    ("bench.run", "import ray", "only bench.lanes, bench.tune may import ray"),
+    ("bench.training.train", "def f():\n    import ray", RAY),
+    ("bench.cli", "from ray import train", RAY),
+    ("bench.execution.cluster", "from ray.train import report", "only bench.execution.lanes may"),
+    ("bench.execution.cluster", "import ray\nray.train.report()", "only bench.execution.lanes may"),
+    ("bench.execution.cluster", "import ray as r\nr.train.report()", "only bench.execution.lanes"),
+    ("bench.execution.lanes", "from ray import tune", "only bench.execution.ray_tune may import"),
+    ("loaders.batches.torch_loader", "from nvidia import dali", "only loaders.batches.dali_loader"),
     (
-        "bench.train",
-        "def f():\n    import ray.train",
-        "only bench.lanes, bench.tune may import ray",
-    ),
-    ("bench.tune", "from ray.train import report", "only bench.lanes may import ray.train"),
-    ("bench.tune", "import ray\nray.train.report()", "only bench.lanes may import ray.train"),
-    ("bench.tune", "import ray as r\nr.train.report()", "only bench.lanes may import ray.train"),
-    ("bench.lanes", "from ray import tune", "only bench.tune may import ray.tune"),
-    ("bench.cli", "from ray import train", "only bench.lanes, bench.tune may import ray"),
-    ("loaders.host", "from nvidia import dali", "only loaders.dali may import nvidia.dali"),
-    (
-        "bench.run",
+        "bench.training.train",
         "if 1:\n  import nvidia.dali.fn as f",
-        "only loaders.dali may import nvidia.dali",
+        "only loaders.batches.dali_loader may import nvidia.dali",
     ),
     (
-        "loaders.host",
+        "loaders.store.read",
         "import importlib\nimportlib.import_module('nvidia.dali')",
-        "only loaders.dali may import nvidia.dali",
+        "only loaders.batches.dali_loader may import nvidia.dali",
     ),
-    ("results.store", "def f():\n    import torch", "results imports none of torch"),
-    ("results.plots", "from monai.metrics import dice", "results imports none of torch"),
-    ("results.store", "import bench.run", "results imports neither bench nor another room"),
-    ("results.store", "from models import MODELS", "results imports neither bench nor another"),
-    ("loaders.store", "from results import schema", "loaders imports neither bench nor another"),
-    ("models", "from bench import check_packages", "models imports neither bench nor another room"),
-    ("loaders.store", "from ..bench import run", "loaders imports neither bench nor another room"),
-    ("bench.run", "from bench import lanes", "cli -> lanes, tune -> run"),
-    ("bench.lanes", "import bench.tune", "cli -> lanes, tune -> run"),
-    ("bench.train", "def f():\n    from .run import Queue", "cli -> lanes, tune -> run"),
-    ("bench.losses", "from bench.study import Study", "cli -> lanes, tune -> run"),
-    ("bench.losses", "from bench import metrics", "cli -> lanes, tune -> run"),
-    ("bench", "from bench import cli", "cli -> lanes, tune -> run"),
+    ("results.tables.store", "def f():\n    import torch", "results imports none of torch"),
+    ("results.report.plots", "from monai.metrics import dice", "results imports none of torch"),
+    ("results.tables.store", "import bench.study.schema", "imports neither bench nor another room"),
+    (
+        "results.tables.store",
+        "from models.table import MODELS",
+        "imports neither bench nor another",
+    ),
+    (
+        "loaders.store.read",
+        "from results.tables import schema",
+        "imports neither bench nor another",
+    ),
+    ("models.table", "from bench.core import settings", "imports neither bench nor another room"),
+    ("loaders.store.read", "from ...bench.cli import main", "imports neither bench nor another"),
+    ("bench.training.train", "from bench.execution import lanes", "bench.training -> bench.exec"),
+    ("bench.losses.table", "from bench.study.schema import Study", "bench.losses -> bench.study"),
+    ("bench.losses.table", "from bench.metrics import table", "bench.losses -> bench.metrics"),
+    ("bench.core.settings", "def f():\n    from bench.cli import main", "bench.core -> bench.cli"),
+    ("loaders.formats.npy", "from loaders.store import read", "loaders.formats -> loaders.store"),
+    ("models.spec", "from models.table import MODELS", "models.spec -> models.table"),
     ("bench.helpers", "", "has no place in LAYERS"),
-    ("bench.run", "from tests import conftest", "does not import its tests"),
+    ("bench.core", f"{DOC}from bench.core.settings import merge\n", "a docstring and nothing else"),
+    ("bench.core", "", "a docstring and nothing else"),
+    ("bench.training.train", "from tests import conftest", "does not import its tests"),
 ]
 
 
@@ -243,7 +339,27 @@ def test_the_checker_passes_what_is_allowed():
 
 @pytest.mark.parametrize(("module", "source", "why"), PLANTED)
 def test_the_checker_catches(module, source, why):
-    planted = {"bench.metrics": ""} | CLEAN | {module: source}
-    found = violations(planted)
-    assert found
-    assert all(f.startswith(module) and why in f for f in found)
+    found = violations(CLEAN | {module: source})
+    assert [f for f in found if f.startswith(module) and why in f]
+
+
+def test_a_circle_of_modules_within_a_unit_is_caught():
+    planted = {"results.tables.schema": "from results.tables import store\n"}
+    (found,) = violations(CLEAN | planted)
+    assert found.startswith("a circle of modules: ")
+    assert "results.tables.schema -> results.tables.store" in found
+
+
+def test_a_circle_of_units_is_caught():
+    planted = {"bench.core.settings": "from bench.study.schema import Study\n"}
+    circles = [f for f in violations(CLEAN | planted) if f.startswith("a circle of units: ")]
+    assert circles
+    assert "bench.core -> bench.study" in circles[0]
+
+
+def test_a_crowded_folder_is_caught():
+    files = [f"bench/core/m{n}.py" for n in range(MOST_FILES)]
+    assert crowded(files) == []
+    assert crowded([*files, "bench/core/__init__.py", "bench/py.typed"]) == [
+        f"bench/core holds {MOST_FILES + 1} files"
+    ]

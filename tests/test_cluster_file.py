@@ -42,7 +42,7 @@ def test_the_schema_would_refuse_a_hyperparameter(schema, cluster):
 
 
 def test_no_setting_of_a_study_stands_in_it(cluster):
-    study = importlib.import_module("bench.study").Study
+    study = importlib.import_module("bench.study.schema").Study
     assert not keys(cluster) & set(study.model_fields)
 
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench import cli
-from results import store as results
+from results.tables import store as results
 
 STUDY = """
 name: small
@@ -31,7 +31,9 @@ def medopt(monkeypatch, capsys, tmp_path):
     """Run a command line in this process; return its exit status, stdout and stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MEDOPT_KEY", "test")
-    monkeypatch.setattr("bench.process.begin", lambda _threads: None)  # begun for all tests already
+    monkeypatch.setattr(
+        "bench.core.startup.begin", lambda _threads: None
+    )  # begun for all tests already
     # Wide, so that no sentence is broken.
     monkeypatch.setattr(cli, "out", cli.Console(width=400, highlight=False))
     monkeypatch.setattr(cli, "err", cli.Console(width=400, highlight=False, stderr=True))
@@ -212,7 +214,7 @@ def test_verify_finds_a_changed_array(medopt, tmp_path, small_store):
 def test_a_full_disk_is_exit_1_and_the_run_goes_on_from_there(medopt, study, monkeypatch):
     import errno
 
-    from bench import run
+    from bench.execution import trial_queue as run
 
     own_write = run.write_trial
     calls = []

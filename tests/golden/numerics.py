@@ -13,15 +13,15 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+sys.path.insert(0, str(ROOT))
 
-import made  # noqa: E402  # found only now
 import numpy as np  # noqa: E402  # after the path, as all that follows
 import torch  # noqa: E402
 
-from bench.resolve import resolve  # noqa: E402
-from bench.study import parse_study  # noqa: E402
-from bench.train import Outcome, run_trial  # noqa: E402
+from bench.planning.plan import resolve  # noqa: E402
+from bench.study.schema import parse_study  # noqa: E402
+from bench.training.train import Outcome, run_trial  # noqa: E402
+from tests.golden import made  # noqa: E402
 
 MODELS = {"images": "plain_cnn", "volumes": "unet_small"}
 # A row for each kind of step, and one that averages its weights.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from results.report import leaderboard, write_report
+from results.report.write import leaderboard, write_report
 
 HERE = Path(__file__).parent
 

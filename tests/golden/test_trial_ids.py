@@ -1,19 +1,19 @@
 """Trial ids are promises: one renamed key in their hash would orphan every run there is.
 
 The values in trial_ids.json stand for ever, or a commit of its own says which change and why (then:
-`python tests/golden/test_trial_ids.py`, after reading what it would change).
+`python -m tests.golden.test_trial_ids`, after reading what it would change).
 """
 
 import hashlib
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from bench.resolve import Plan, resolve
-from bench.study import STUDIES, load_study, parse_study
+from bench.planning.plan import Plan, resolve
+from bench.study.schema import STUDIES, load_study, parse_study
+from tests.golden.made import make_store
 
 HERE = Path(__file__).parent
 KEPT = HERE / "trial_ids.json"
@@ -92,7 +92,7 @@ def ids(plan: Plan) -> dict[str, str]:
     return {**dict(shown), f"all {len(found)}": digest}
 
 
-def plan_of(name: str, folder: Path, make_store) -> Plan:
+def plan_of(name: str, folder: Path) -> Plan:
     """Return the plan of a ready study, or of EVERYTHING, on the golden stores."""
     for store in ("images", "volumes"):
         make_store(store, folder / "stores")
@@ -123,16 +123,13 @@ def test_every_ready_study_is_kept():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_ids_stand_as_they_are_kept(name, tmp_path, golden):
-    assert ids(plan_of(name, tmp_path, golden.make_store)) == json.loads(KEPT.read_text())[name]
+def test_ids_stand_as_they_are_kept(name, tmp_path):
+    assert ids(plan_of(name, tmp_path)) == json.loads(KEPT.read_text())[name]
 
 
 if __name__ == "__main__":
     import tempfile
 
-    sys.path.insert(0, str(HERE))
-    import made
-
     with tempfile.TemporaryDirectory() as scratch:
-        kept = {name: ids(plan_of(name, Path(scratch), made.make_store)) for name in NAMES}
+        kept = {name: ids(plan_of(name, Path(scratch))) for name in NAMES}
     KEPT.write_text(json.dumps(kept, indent=0) + "\n")

@@ -10,9 +10,10 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models import MODELS, Model
-from models.dynunet import plan
 from models.output import Output
+from models.segmentation.dynunet import plan
+from models.spec import Model
+from models.table import MODELS
 
 
 def count(network: nn.Module) -> int:

@@ -5,11 +5,11 @@ from time import perf_counter
 import pytest
 import torch
 
-from bench.losses import alone
-from bench.networks import build_model
-from bench.rows import loss_row, optimizer_row
-from bench.train import make_sampler
-from loaders import LOADERS
+from bench.losses.table import alone
+from bench.study.components import loss_row, optimizer_row
+from bench.training.networks import build_model
+from bench.training.train import make_sampler
+from loaders.batches.table import LOADERS
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ from time import perf_counter
 import pytest
 import yaml
 
-from bench.lanes import run_lanes
-from bench.resolve import resolve
-from bench.study import load_study
+from bench.execution.lanes import run_lanes
+from bench.planning.plan import resolve
+from bench.study.schema import load_study
 
 
 @pytest.mark.ray

@@ -40,12 +40,12 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from torch.nn.functional import affine_grid, grid_sample
 from torch.utils.data import Dataset, RandomSampler
 
-from loaders import LOADERS
+from loaders.batches.table import LOADERS
 from loaders.cases import Case, Item, Kind, Meta, Survey
-from loaders.folds import normalization
 from loaders.memory import keep_freed_memory
-from loaders.sampler import Recipe, Sampler
-from loaders.store import Store, open_store, write_store
+from loaders.sampling.folds import normalization
+from loaders.sampling.sampler import Recipe, Sampler
+from loaders.store.read import Store, open_store, write_store
 
 ENDLESS = 10**6
 SCALE = SHIFT = ZOOM = 0.1

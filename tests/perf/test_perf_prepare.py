@@ -33,12 +33,12 @@ from pydicom.uid import generate_uid
 from pytest_benchmark.fixture import BenchmarkFixture
 from scipy.ndimage import gaussian_filter
 
-from loaders import KINDS
 from loaders.cases import Case, Item, Kind, Meta, Survey
-from loaders.dicom import list_series, read_series
+from loaders.datasets.table import KINDS
+from loaders.formats.dicom.series import list_series, read_series
 from loaders.memory import keep_freed_memory
-from loaders.phantom import make_lidc
-from loaders.store import write_store
+from loaders.phantoms.make import make_lidc
+from loaders.store.read import write_store
 
 nib: Any = nibabel
 ROOT = Path(__file__).parents[2]

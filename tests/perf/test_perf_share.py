@@ -31,16 +31,16 @@ import torch
 import yaml
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from bench.losses import LOSSES, alone
-from bench.optimizers import OPTIMIZERS
-from bench.process import begin
-from bench.study import Augment
-from loaders import LOADERS
+from bench.core.startup import begin
+from bench.losses.table import LOSSES, alone
+from bench.optimizers.table import OPTIMIZERS
+from bench.study.schema import Augment
+from loaders.batches.table import LOADERS
 from loaders.cases import Case, Item, Kind, Meta, Survey
-from loaders.folds import normalization
-from loaders.sampler import Recipe, Sampler
-from loaders.store import Store, open_store, write_store
-from models import MODELS
+from loaders.sampling.folds import normalization
+from loaders.sampling.sampler import Recipe, Sampler
+from loaders.store.read import Store, open_store, write_store
+from models.table import MODELS
 
 ROOT = Path(__file__).parents[2]
 MODEL, PATCH, BATCH, STEPS, ROUNDS = "unet_res", (64, 64, 64), 2, 16, 7

@@ -9,11 +9,11 @@ import statistics
 import pytest
 import torch
 
-from bench.heads import supervised
-from bench.losses import LOSSES, alone
-from bench.train import run_trial
-from loaders import LOADERS
-from models import MODELS
+from bench.losses.supervision import supervised
+from bench.losses.table import LOSSES, alone
+from bench.training.train import run_trial
+from loaders.batches.table import LOADERS
+from models.table import MODELS
 
 # Model -> what it is timed on: channels, patch, batch.
 SHAPES = {

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import yaml
 
-from results.schema import TRIALS
-from results.store import write_trial
+from results.tables.schema import TRIALS
+from results.tables.store import write_trial
 
 METRICS = {
     "auc": {"direction": "max", "range": [0, 1], "unit": "1"},
@@ -72,7 +72,7 @@ class MadeUp:
 def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Return a function that writes a made-up run (see MadeUp) and returns its folder."""
     # Whether files outlive a power cut is not what these runs are for, and waiting for it is slow.
-    monkeypatch.setattr("results.store.os.fsync", lambda _: None)
+    monkeypatch.setattr("results.tables.store.os.fsync", lambda _: None)
 
     def make(folder: str = "run", **options: Any) -> Path:
         return write(tmp_path / folder, MadeUp(**options))

@@ -1,0 +1,1 @@
+"""What the rest of bench stands on: settings, references, processes, timing, the machine."""

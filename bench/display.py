@@ -1,0 +1,104 @@
+"""What a person sees while a run goes on: progress on stderr, nothing on stdout."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+
+from bench.execution.trial_queue import Progress as RunProgress
+
+# Where nobody watches (a log file, CI) a line is printed this often instead of a moving display.
+PLAIN_EVERY_SEC = 20.0
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as people say them: `3 s`, `4 min 10 s`, `2 h 5 min`; `?` for None."""
+    if seconds is None:
+        return "?"
+    whole = timedelta(seconds=round(seconds))
+    hours, rest = divmod(whole.seconds + whole.days * 86400, 3600)
+    minutes, secs = divmod(rest, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {secs} s" if minutes else f"{secs} s"
+
+
+class RunDisplay:
+    """Shows a run: a bar, the time to go, and what each lane is at."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("[bold]trials"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+        )
+        self._task = self._bar.add_task("trials", total=None, note="")
+        self._live: Live | None = None
+        self._printed = time.monotonic()
+
+    @contextmanager
+    def showing(self) -> Iterator["RunDisplay"]:
+        """Show the display for the length of the block."""
+        if not self._console.is_terminal:
+            yield self
+            return
+        with Live(self._bar, console=self._console, refresh_per_second=4) as live:
+            self._live = live
+            try:
+                yield self
+            finally:
+                self._live = None
+
+    def changed(self, state: RunProgress) -> None:
+        """Take note of how far the run is."""
+        counts = ", ".join(f"{n} {status}" for status, n in sorted(state.statuses.items()))
+        note = f"{duration(state.seconds)} gone, about {duration(state.seconds_left)} to go"
+        note = f"{note}  ({counts})" if counts else note
+        if self._live is None:
+            now = time.monotonic()
+            if now - self._printed >= PLAIN_EVERY_SEC or state.done == state.total:
+                self._printed = now
+                self._console.print(f"{state.done}/{state.total} trials, {note}", highlight=False)
+            return
+        self._bar.update(self._task, total=state.total, completed=state.done, note=note)
+        lanes = Table.grid(padding=(0, 2))
+        for lane in state.running:
+            score = "" if lane.score is None else f"{lane.score:.3f}"
+            lanes.add_row(
+                f"[dim]{lane.lane}", lane.label, f"epoch {lane.epoch}/{lane.epochs}", score
+            )
+        self._live.update(Group(self._bar, lanes))
+
+
+@contextmanager
+def counting(console: Console, what: str) -> Iterator["Counter"]:
+    """Show a bar for a known number of things, told by calling the counter."""
+    bar = Progress(
+        TextColumn(f"[bold]{what}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        yield Counter(bar)
+
+
+class Counter:
+    """Called with (done, total) as work goes on."""
+
+    def __init__(self, bar: Progress) -> None:
+        self._bar = bar
+        self._task = bar.add_task("work", total=None)
+
+    def __call__(self, done: int, total: int) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=done, total=total)

@@ -1,0 +1,350 @@
+"""The queue of trials with leases, and the runner in this process. Knows no Ray."""
+
+import fcntl
+import io
+import logging
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.core.environment import device_name, git_commit, versions
+from bench.core.references import StudyError
+from bench.metrics.table import METRICS
+from bench.planning.plan import Plan, replace_file
+from bench.study.schema import NUMERICS, Trial, skip_columns, trial_columns
+from bench.training.train import Outcome, run_trial
+from results.tables.schema import FINAL_STATUSES
+from results.tables.store import compact, finished, write_trial
+
+log = logging.getLogger("medopt.run")
+
+# A lane that has not been heard of for so long is taken for lost. Lanes renew every few seconds.
+LEASE_SEC = 60.0
+# Small files are merged each time so many trials were written: a thousand of them take a report
+# 2.6 s, merged 0.4 s (measured).
+COMPACT_EVERY = 256
+# What a trial's name leaves out: a schedule, regularizer and weights that are the plain ones.
+UNSAID = (None, "constant", "none")
+# A trial that was in hand when a lane died, this often, is written down as failed.
+KILLS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """A trial in the hands of a lane."""
+
+    trial: Trial
+    attempt: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """What a lane is at."""
+
+    lane: str
+    label: str
+    epoch: int
+    epochs: int
+    score: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a run is; `seconds_left` is None until a trial has been finished."""
+
+    total: int
+    done: int
+    reused: int
+    statuses: dict[str, int]
+    running: tuple[Running, ...]
+    seconds: float
+    seconds_left: float | None
+
+
+@dataclass
+class _Held:
+    lease: Lease
+    until: float
+    epoch: int = 0
+    score: float | None = None
+
+
+@dataclass
+class Queue:
+    """Hands out trials under leases and puts what comes back on disk before anything else.
+
+    `footer` goes into every Parquet file; `shared_device` says that other trials run on the same
+    device at the same time, so that times are not those of a trial alone.
+    """
+
+    run: Path
+    study: str
+    trials: Sequence[Trial]
+    footer: dict[str, Any]
+    shared_device: bool
+    _ready: deque[Trial] = field(init=False)
+    _held: dict[str, _Held] = field(init=False, default_factory=dict)
+    _attempts: dict[str, int] = field(init=False, default_factory=dict)
+    _kills: dict[str, int] = field(init=False, default_factory=dict)
+    _statuses: dict[str, str] = field(init=False, default_factory=dict)
+    _seconds: list[float] = field(init=False, default_factory=list)
+    _most_lanes: int = field(init=False, default=1)
+    _written: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        """Look up what is finished already; a failed trial is tried again."""
+        done = {i: s for i, s in finished(self.run).items() if s in FINAL_STATUSES}
+        self._statuses = {t.trial_id: done[t.trial_id] for t in self.trials if t.trial_id in done}
+        self.reused = len(self._statuses)
+        self._ready = deque(t for t in self.trials if t.trial_id not in done)
+        self._started = time.monotonic()
+
+    def take(self, lane: str) -> Lease | None:
+        """Hand out a trial, or None where none is left to hand out now (see `pending`)."""
+        self._reclaim()
+        if not self._ready:
+            return None
+        trial = self._ready.popleft()
+        attempt = self._attempts[trial.trial_id] = self._attempts.get(trial.trial_id, 0) + 1
+        lease = Lease(trial=trial, attempt=attempt)
+        self._held[lane] = _Held(lease, time.monotonic() + LEASE_SEC)
+        self._most_lanes = max(self._most_lanes, len(self._held))
+        return lease
+
+    def pending(self) -> int:
+        """Return how many trials are not finished: in hand or waiting."""
+        self._reclaim()
+        return len(self._ready) + len(self._held)
+
+    def renew(self, lane: str, epoch: int | None = None, score: float | None = None) -> None:
+        """Note that a lane lives, and how far its trial is."""
+        held = self._held.get(lane)
+        if held:
+            held.until = time.monotonic() + LEASE_SEC
+            if epoch is not None:
+                held.epoch, held.score = epoch, score
+
+    def back(self, lane: str) -> None:
+        """Take back what a lane held when it died: it has come anew, or is known to be lost."""
+        held = self._held.pop(lane, None)
+        if held is None:
+            return
+        trial = held.lease.trial
+        kills = self._kills[trial.trial_id] = self._kills.get(trial.trial_id, 0) + 1
+        log.warning("%s died in trial %s (%s)", lane, trial.trial_id, label(trial))
+        if kills < KILLS:
+            self._ready.appendleft(trial)
+        else:
+            self._write_failed(held.lease, lane, f"the lane died in it {kills} times")
+
+    def finish(self, lane: str, trial_id: str, outcome: Outcome) -> None:
+        """Put a finished trial on disk; one that another lane was handed meanwhile is let go.
+
+        Raises OSError where the disk is full: the trial stays unfinished, what is written stands.
+        """
+        held = self._held.get(lane)
+        if held is None or held.lease.trial.trial_id != trial_id:
+            log.warning("%s came late with trial %s; it is not counted", lane, trial_id)
+            return
+        self._write(
+            held.lease,
+            lane,
+            outcome.trial,
+            metrics=outcome.metrics,
+            epochs=outcome.epochs,
+            cases=outcome.cases,
+            examples=outcome.examples,
+            weights=outcome.weights,
+        )
+        self._seconds.append(outcome.trial["wall_sec"])
+        del self._held[lane]
+
+    def fail(self, lane: str, trial_id: str, reason: str) -> None:
+        """Write down a trial that broke. Its combination is incomplete and will not be judged."""
+        held = self._held.get(lane)
+        if held and held.lease.trial.trial_id == trial_id:
+            self._write_failed(held.lease, lane, reason)
+            del self._held[lane]
+
+    def progress(self) -> Progress:
+        """Return how far the run is."""
+        statuses: dict[str, int] = {}
+        for status in self._statuses.values():
+            statuses[status] = statuses.get(status, 0) + 1
+        left = None
+        if self._seconds:
+            left = statistics.fmean(self._seconds) * self.pending() / self._most_lanes
+        return Progress(
+            total=len(self.trials),
+            done=len(self._statuses),
+            reused=self.reused,
+            statuses=statuses,
+            running=tuple(
+                Running(
+                    lane=lane,
+                    label=label(held.lease.trial),
+                    epoch=held.epoch,
+                    epochs=held.lease.trial.epochs,
+                    score=held.score,
+                )
+                for lane, held in sorted(self._held.items())
+            ),
+            seconds=time.monotonic() - self._started,
+            seconds_left=left,
+        )
+
+    def _reclaim(self) -> None:
+        now = time.monotonic()
+        for lane in [lane for lane, held in self._held.items() if held.until < now]:
+            self.back(lane)
+
+    def _write_failed(self, lease: Lease, lane: str, reason: str) -> None:
+        now = datetime.now(UTC)
+        row = {**trial_columns(lease.trial), "status": "failed", "reason": reason}
+        row |= {"batch_size": lease.trial.batch_size, "finished_at": now}
+        self._write(lease, lane, row)
+
+    def _write(
+        self,
+        lease: Lease,
+        lane: str,
+        row: dict[str, Any],
+        *,
+        metrics: Sequence[dict[str, Any]] = (),
+        epochs: Sequence[dict[str, Any]] = (),
+        cases: Sequence[dict[str, Any]] = (),
+        examples: dict[str, np.ndarray] | None = None,
+        weights: bytes | None = None,
+    ) -> None:
+        if weights:
+            folder = self.run / "weights"
+            folder.mkdir(exist_ok=True)
+            replace_file(folder / f"{lease.trial.trial_id}.pt", weights)
+        if examples:
+            _write_arrays(self.run / "examples" / f"{lease.trial.trial_id}.npz", examples)
+        row = {**row, "study": self.study, "attempt": lease.attempt, "lane": lane}
+        row["shared_device"] = self.shared_device
+        write_trial(
+            self.run, trial=row, metrics=metrics, epochs=epochs, cases=cases, footer=self.footer
+        )
+        self._statuses[lease.trial.trial_id] = row["status"]
+        self._written += 1
+        if self._written % COMPACT_EVERY == 0:
+            compact(self.run)
+        log.info(
+            "%s %s %s: %s %s",
+            row["status"],
+            lease.trial.trial_id,
+            label(lease.trial),
+            "" if row.get("test_score") is None else f"{row['test_score']:.4f}",
+            row["reason"] or "",
+        )
+
+
+def label(trial: Trial) -> str:
+    """Return a trial's name for people: combination, fold and seed."""
+    named = [part for part in trial.combination.values() if part not in UNSAID]
+    return f"{' · '.join(map(str, named))} · fold {trial.fold} · seed {trial.seed}"
+
+
+def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write an .npz that is complete or not there at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]  # numpy's stub mistakes the keywords
+    replace_file(path, packed.getvalue())
+
+
+def footer(plan: Plan) -> dict[str, Any]:
+    """Return what the footer of every results file says of the run."""
+    return {
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "device": device_name(torch.device(plan.study.device)),
+        "metrics": {
+            m.name: {
+                "direction": "max" if m.higher_is_better else "min",
+                "range": list(m.range),
+                "unit": m.unit,
+            }
+            for m in METRICS.values()
+        },
+        "protocol": plan.study.model_dump(mode="json"),
+        "numerics": NUMERICS,
+    }
+
+
+@contextmanager
+def opened(plan: Plan, *, shared_device: bool) -> Iterator[Queue]:
+    """Open a run for one writer: lock its folder, write down the skips, and give its queue.
+
+    Compacts finished trials at the end where they are many. Raises StudyError if another process
+    is running it.
+    """
+    plan.run.mkdir(parents=True, exist_ok=True)
+    with (plan.run / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StudyError(
+                f"another process is running {plan.run.name!r}. "
+                f"Wait for it, or choose another --out."
+            ) from error
+        about = footer(plan)
+        known = finished(plan.run)
+        for skip in plan.skips:
+            if skip.trial_id not in known:
+                row = {**skip_columns(skip), "study": plan.study.name}
+                write_trial(plan.run, trial=row, metrics=[], epochs=[], cases=[], footer=about)
+        yield Queue(
+            run=plan.run,
+            study=plan.study.name,
+            trials=plan.trials,
+            footer=about,
+            shared_device=shared_device,
+        )
+        compact(plan.run)
+
+
+def run_here(plan: Plan, queue: Queue, changed: Callable[[Progress], None]) -> None:
+    """Run every trial of the queue in this process; `changed` hears of each step.
+
+    A trial that breaks is written down as failed and the run goes on. Raises OSError where
+    results cannot be written, and KeyboardInterrupt; what is finished is on disk in both cases.
+    """
+    lane = "process"
+    device = torch.device(plan.study.device)
+    while lease := queue.take(lane):
+        trial = lease.trial
+        changed(queue.progress())
+
+        def watch(epoch: int, score: float | None) -> None:
+            queue.renew(lane, epoch, score)
+            changed(queue.progress())
+
+        try:
+            outcome = run_trial(
+                trial, plan.data(trial.dataset), plan.base, device=device, watch=watch
+            )
+        except Exception as error:
+            # One broken trial is a row in the results, whatever broke it; the others go on.
+            log.exception("trial %s (%s) failed", trial.trial_id, label(trial))
+            queue.fail(lane, trial.trial_id, reason(error))
+        else:
+            queue.finish(lane, trial.trial_id, outcome)
+        changed(queue.progress())
+
+
+def reason(error: BaseException) -> str:
+    """Return one line on an error, for a row of the results."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'without a message'}"[:500]

@@ -1,0 +1,66 @@
+"""Losses that add one of overlaps to one of single voxels, in equal parts where no share is set.
+
+All take logits (N, C, ...) of float32 or float64 and target (N, ...) int64 and return one value a
+sample (N,).
+"""
+
+import torch
+from torch import Tensor
+
+from bench.losses.cross_entropy import cross_entropy, focal, top_k_cross_entropy
+from bench.losses.overlap import dice, dice_batch
+from bench.losses.reductions import LEAST, Total, one_hot
+
+
+def dice_cross_entropy(
+    logits: Tensor, target: Tensor, *, smooth: float, label_smoothing: float
+) -> Tensor:
+    """Return linear Dice + cross-entropy; labels are smoothed in the latter."""
+    return dice(logits, target, smooth=smooth) + cross_entropy(
+        logits, target, label_smoothing=label_smoothing
+    )
+
+
+def dice_batch_cross_entropy(
+    logits: Tensor, target: Tensor, total: Total, *, smooth: float, label_smoothing: float
+) -> Tensor:
+    """Return linear Dice of the global batch + cross-entropy of each sample; segmentation."""
+    return dice_batch(logits, target, total, smooth=smooth) + cross_entropy(
+        logits, target, label_smoothing=label_smoothing
+    )
+
+
+def dice_focal(logits: Tensor, target: Tensor, *, smooth: float, gamma: float) -> Tensor:
+    """Return linear Dice + Focal loss, both of the softmax probabilities."""
+    return dice(logits, target, smooth=smooth) + focal(logits, target, gamma=gamma)
+
+
+def dice_top_k(
+    logits: Tensor, target: Tensor, *, smooth: float, share: float, label_smoothing: float
+) -> Tensor:
+    """Return linear Dice + cross-entropy of the `share` of voxels that cost most; segmentation."""
+    return dice(logits, target, smooth=smooth) + top_k_cross_entropy(
+        logits, target, share=share, label_smoothing=label_smoothing
+    )
+
+
+def unified_focal(
+    logits: Tensor, target: Tensor, *, balance: float, delta: float, gamma: float, smooth: float
+) -> Tensor:
+    """Return balance x asymmetric Focal + (1 - balance) x asymmetric focal Tversky; segmentation.
+
+    The paper's rare class is every class but the background (0). Focal: a voxel of a rare class
+    costs -delta log p, one of the background -(1 - delta) (1 - p)^gamma log p; the mean over the
+    voxels. Tversky: T = (delta fn + (1 - delta) fp) / (tp + delta fn + (1 - delta) fp) of each
+    class, to the power 1 - gamma for the rare ones; the mean over the classes.
+    """
+    log_p = torch.log_softmax(logits, dim=1).flatten(2)
+    p = log_p.exp()
+    g = one_hot(target.flatten(1), p)
+    easy = (-torch.expm1(log_p[:, 0])).clamp_min(LEAST) ** gamma
+    voxels = delta * (log_p * g)[:, 1:].sum(1) + (1 - delta) * easy * (log_p * g)[:, 0]
+    overlap, missed, invented = ((p * g).sum(2), ((1 - p) * g).sum(2), (p * (1 - g)).sum(2))
+    wrong = delta * missed + (1 - delta) * invented
+    each = wrong / (overlap + wrong + smooth)  # (N, C)
+    each = torch.cat([each[:, :1], each[:, 1:].clamp_min(LEAST) ** (1 - gamma)], dim=1)
+    return -balance * voxels.mean(1) + (1 - balance) * each.mean(1)

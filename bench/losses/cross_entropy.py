@@ -1,0 +1,66 @@
+"""Losses of each voxel, or of each classified image, on its own: the cross-entropy family.
+
+All take logits (N, C, ...) of float32 or float64 and target (N, ...) int64, and return the mean of
+each sample (N,). The background is a class like any other.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.losses.reductions import LEAST, sample_mean
+
+
+def cross_entropy(logits: Tensor, target: Tensor, *, label_smoothing: float) -> Tensor:
+    """Return -log p[target], a share `label_smoothing` of the reference spread over all classes."""
+    return sample_mean(
+        F.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
+    )
+
+
+def weighted_cross_entropy(
+    logits: Tensor, target: Tensor, weights: Tensor, *, label_smoothing: float
+) -> Tensor:
+    """Return -w[target] log p[target], with weights (C,).
+
+    The sum is divided by the number of voxels, not by the sum of their weights as torch's
+    `reduction="mean"` would do: that sum differs from batch to batch and from GPU to GPU.
+    """
+    return sample_mean(
+        F.cross_entropy(
+            logits, target, weight=weights, reduction="none", label_smoothing=label_smoothing
+        )
+    )
+
+
+def focal(logits: Tensor, target: Tensor, *, gamma: float) -> Tensor:
+    """Return -(1 - p)^gamma log p, p = p[target]."""
+    return sample_mean(_focal(logits, target, gamma))
+
+
+def weighted_focal(logits: Tensor, target: Tensor, weights: Tensor, *, gamma: float) -> Tensor:
+    """Return -w[target] (1 - p)^gamma log p, p = p[target], with weights (C,)."""
+    return sample_mean(weights[target] * _focal(logits, target, gamma))
+
+
+def _focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
+    surprise = F.cross_entropy(logits, target, reduction="none")
+    return (-torch.expm1(-surprise)).clamp_min(LEAST) ** gamma * surprise
+
+
+def generalized_cross_entropy(logits: Tensor, target: Tensor, *, q: float) -> Tensor:
+    """Return (1 - p^q) / q, p = p[target]: cross-entropy for q to 0, 1 - p for q = 1."""
+    surprise = F.cross_entropy(logits, target, reduction="none")
+    return sample_mean(-torch.expm1(-q * surprise) / q)
+
+
+def top_k_cross_entropy(
+    logits: Tensor, target: Tensor, *, share: float, label_smoothing: float
+) -> Tensor:
+    """Return the mean of -log p[target] over the `share` of each sample's voxels that cost most.
+
+    At least one voxel. nnU-Net takes the share from the voxels of the whole batch.
+    """
+    each = F.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
+    each = each.flatten(1)
+    return each.topk(max(1, round(share * each.shape[1])), dim=1).values.mean(dim=1)

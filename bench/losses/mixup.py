@@ -1,0 +1,62 @@
+"""Mixup: samples mixed in pairs, and the losses of their two targets with them."""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.losses.supervision import Supervised
+from models.output import Output
+
+# Sets the shares' random stream apart from those of the samples, which have the same seed.
+STREAM = 1
+
+
+class Goal(NamedTuple):
+    """What a batch is to be: its targets, and those of the samples mixed into it."""
+
+    target: Tensor
+    partner: Tensor | None = None
+    share: float = 1.0  # of the sample itself; the partner has the rest
+
+    def values(self, values_of: Supervised, given: Tensor | Output) -> Tensor:
+        """Return the loss of each sample (N,)."""
+        own = values_of(given, self.target)
+        if self.partner is None:
+            return own
+        return self.share * own + (1 - self.share) * values_of(given, self.partner)
+
+
+@dataclass
+class Mixing:
+    """Mixes each batch with itself moved on by one sample: Zhang et al. 2018, arXiv 1710.09412.
+
+    One share a batch is drawn from Beta(alpha, alpha); 0 mixes nothing. `shard` is (rank, world).
+    Pairs are those of the global batch, so that the number of processes changes nothing: each
+    reads the whole batch and keeps its part.
+    """
+
+    alpha: float
+    seed: int
+    shard: tuple[int, int]
+    _batch: int = field(init=False, default=0)
+
+    @property
+    def reads(self) -> tuple[int, int]:
+        """Return the shard that a loader is to read for this process."""
+        return (0, 1) if self.alpha else self.shard
+
+    def apply(self, image: Tensor, target: Tensor) -> tuple[Tensor, Goal]:
+        """Return what `reads` gave as this process's samples, with what they are to be."""
+        if not self.alpha:
+            return image, Goal(target=target.long())
+        draw = np.random.default_rng([self.seed, STREAM, self._batch])
+        share = float(draw.beta(self.alpha, self.alpha))
+        self._batch += 1
+        mixed = torch.lerp(image.roll(-1, 0), image, share)
+        rank, world = self.shard
+        own = slice(len(image) * rank // world, len(image) * (rank + 1) // world)
+        goal = Goal(target[own].long(), target.roll(-1, 0)[own].long(), share)
+        return mixed[own], goal

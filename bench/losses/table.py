@@ -1,0 +1,400 @@
+"""The losses: one row each.
+
+A loss gives one value for each sample, and the loss of a batch is their mean. One that couples the
+samples of a batch does so by sums that it takes over all processes of the trial (`total`), and
+spreads what comes of them over the samples in equal parts. Value and gradient are then the same
+however a global batch is split between GPUs. Probabilities are softmax probabilities; the number of
+classes C is at least 2. Logits of half precision are widened to float32 first.
+
+In the formulas p is the probability and g the reference (0 or 1) of a class in a voxel, y the true
+class. sum: over the voxels of a sample; mean_fg: over the classes but the background (0); mean_c:
+over all classes; mean: over the voxels. In classification an image is one voxel, but where a row
+says that its sums run over the class vector.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial, wraps
+from math import inf
+from typing import Any
+
+from torch import Tensor
+
+from bench.core.settings import Setting, merge
+from bench.losses import boundary, compound, cross_entropy, overlap
+from bench.losses.reductions import Total, alone, over_processes, wide
+
+__all__ = ["LOSSES", "Criterion", "Loss", "Total", "alone", "over_processes"]
+
+# A loss with its settings: (logits, target, class weights, total) -> values (N,).
+Criterion = Callable[[Tensor, Tensor, Tensor | None, Total], Tensor]
+
+# Least and greatest value of a setting of our rows, by its name. Where 0 could divide by 0, the
+# least is far below what these rows resolve: assumption.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "alpha": (0, inf),
+    "balance": (0, 1),
+    "beta": (0, inf),
+    "delta": (0, 1),
+    "exponent": (0, inf),
+    "gamma": (0, inf),
+    "label_smoothing": (0, 1),
+    "q": (1e-3, 1),
+    "share": (0, 1),
+    "smooth": (1e-12, inf),
+    "weight": (0, inf),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """One loss of the table.
+
+    `function(logits, target, class_weights, total, **settings)` takes logits (N, C) and target (N,)
+    for classification, logits (N, C, *spatial) and target (N, *spatial) for segmentation, target
+    int64 in 0..C-1: this process's share of a global batch. It returns the values (N,).
+    `class_weights` (C,) is for the rows that are `weighted`; the others take None. `total` sums
+    over the processes; rows that do not couple samples ignore it. `defaults` names every setting
+    that a study may change, `bounds` the least and greatest value of those that have one.
+    """
+
+    name: str
+    function: Callable[..., Tensor]
+    defaults: Mapping[str, Setting] = field(default_factory=dict)
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=BOUNDS.copy)
+    tasks: tuple[str, ...]
+    weighted: bool = False
+    formula: str
+    summary: str
+    source: str
+
+    def settings(self, params: Mapping[str, Any]) -> dict[str, Setting]:
+        """Return every setting, `params` over the defaults.
+
+        Raises ValueError as `merge` does, and for a value out of bounds.
+        """
+        merged = merge(f"loss {self.name}", self.defaults, params)
+        for name, value in merged.items():
+            least, greatest = self.bounds.get(name, (-inf, inf))
+            if isinstance(value, int | float) and not least <= value <= greatest:
+                raise ValueError(
+                    f"loss setting {self.name}.{name} must lie between {least} and {greatest}, "
+                    f"not {value!r}"
+                )
+        return merged
+
+    def bind(self, params: Mapping[str, Any]) -> Criterion:
+        """Return the loss with its settings fixed; raises ValueError as `settings` does."""
+        return partial(self.function, **self.settings(params))
+
+
+def _each(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Make a row's function of (logits, target, **settings): each sample by itself."""
+
+    @wraps(function)
+    def loss(
+        logits: Tensor,
+        target: Tensor,
+        class_weights: Tensor | None,
+        total: Total,
+        **settings: Setting,
+    ) -> Tensor:
+        del class_weights, total
+        return function(wide(logits), target, **settings)
+
+    return loss
+
+
+def _weighted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Make a row's function of (logits, target, class weights, **settings)."""
+
+    @wraps(function)
+    def loss(
+        logits: Tensor,
+        target: Tensor,
+        class_weights: Tensor | None,
+        total: Total,
+        **settings: Setting,
+    ) -> Tensor:
+        del total
+        if class_weights is None:
+            raise ValueError("this loss needs the class weights of the training part")
+        logits = wide(logits)
+        return function(logits, target, class_weights.to(logits), **settings)
+
+    return loss
+
+
+def _coupled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Make a row's function of (logits, target, total, **settings)."""
+
+    @wraps(function)
+    def loss(
+        logits: Tensor,
+        target: Tensor,
+        class_weights: Tensor | None,
+        total: Total,
+        **settings: Setting,
+    ) -> Tensor:
+        del class_weights
+        return function(wide(logits), target, total, **settings)
+
+    return loss
+
+
+BOTH = ("classification", "segmentation")
+MASKS = ("segmentation",)
+
+# MONAI's and nnU-Net's: an absent class that is not predicted costs 0.
+SMOOTH: Mapping[str, Setting] = {"smooth": 1e-5}
+LABELS: Mapping[str, Setting] = {"label_smoothing": 0.0}
+# Lin et al. 2017, section 5.1
+FOCUS: Mapping[str, Setting] = {"gamma": 2.0}
+# A tenth: TopK10 of nnU-Net
+HARD: Mapping[str, Setting] = {"share": 0.1}
+# The best of Salehi et al. 2017; Abraham and Khan 2019 take it over
+MISSED: Mapping[str, Setting] = {"alpha": 0.3, "beta": 0.7}
+
+DICE = "mean_fg(1 - (2 sum p g + smooth) / (sum p + sum g + smooth))"
+CE = "mean(-log p_y)"
+FOCAL = "mean(-(1 - p_y)^gamma log p_y)"
+HARDEST = "mean of -log p_y over the share of each sample's voxels where it is greatest"
+TVERSKY = "(tp + smooth) / (tp + alpha fp + beta fn + smooth)"
+COUNTS = "tp = sum p g, fp = sum p - tp, fn = sum g - tp"
+VECTOR = "in classification sum runs over the class vector"
+LOG_P = "mean(-sum_c g_c log p_c), a share label_smoothing of g spread over all classes"
+
+LOSSES: dict[str, Loss] = {
+    row.name: row
+    for row in (
+        # ---- each voxel or image by itself ----
+        Loss(
+            name="ce",
+            function=_each(cross_entropy.cross_entropy),
+            defaults=LABELS,
+            tasks=BOTH,
+            formula=LOG_P,
+            summary="cross-entropy",
+            source="torch.nn.functional.cross_entropy",
+        ),
+        Loss(
+            name="weighted_ce",
+            function=_weighted(cross_entropy.weighted_cross_entropy),
+            defaults=LABELS,
+            tasks=BOTH,
+            weighted=True,
+            formula="mean(-w_y log p_y); label_smoothing as ce, each class with its own w_c",
+            summary="cross-entropy, each class weighted by its inverse share of the training part",
+            source="torch.nn.functional.cross_entropy",
+        ),
+        Loss(
+            name="ce_smooth",
+            function=_each(cross_entropy.cross_entropy),
+            defaults={"label_smoothing": 0.1},
+            tasks=BOTH,
+            formula=LOG_P,
+            summary="cross-entropy with smoothed labels",
+            source="Szegedy et al. 2016, arXiv 1512.00567, section 7",
+        ),
+        Loss(
+            name="focal",
+            function=_each(cross_entropy.focal),
+            defaults=FOCUS,
+            tasks=BOTH,
+            formula=FOCAL,
+            summary="cross-entropy that turns from easy samples or voxels to hard ones",
+            source="Lin et al. 2017, arXiv 1708.02002, equation 4",
+        ),
+        Loss(
+            name="weighted_focal",
+            function=_weighted(cross_entropy.weighted_focal),
+            defaults=FOCUS,
+            tasks=BOTH,
+            weighted=True,
+            formula="mean(-w_y (1 - p_y)^gamma log p_y)",
+            summary="Focal loss, each class weighted by its inverse share of the training part",
+            source="Lin et al. 2017, arXiv 1708.02002, equation 5",
+        ),
+        Loss(
+            name="gce",
+            function=_each(cross_entropy.generalized_cross_entropy),
+            defaults={"q": 0.7},  # that of the paper's experiments
+            tasks=BOTH,
+            formula="mean((1 - p_y^q) / q)",
+            summary="generalized cross-entropy, which wrong labels pull less",
+            source="Zhang and Sabuncu 2018, arXiv 1805.07836",
+        ),
+        Loss(
+            name="topk_ce",
+            function=_each(cross_entropy.top_k_cross_entropy),
+            defaults={**HARD, **LABELS},
+            tasks=MASKS,
+            formula=f"{HARDEST}; label_smoothing as ce",
+            summary="cross-entropy of each sample's hardest voxels",
+            source="Wu et al. 2016, arXiv 1605.06885; TopKLoss of nnU-Net, there by batch",
+        ),
+        # ---- overlap of each sample ----
+        Loss(
+            name="dice",
+            function=_each(overlap.dice),
+            defaults=SMOOTH,
+            tasks=BOTH,
+            formula=f"{DICE}; {VECTOR}",
+            summary="Dice loss of each sample, linear",
+            source="monai.losses.DiceLoss",
+        ),
+        Loss(
+            name="dice_squared",
+            function=_each(overlap.squared_dice),
+            defaults=SMOOTH,
+            tasks=BOTH,
+            formula=f"mean_fg(1 - (2 sum p g + smooth) / (sum p^2 + sum g^2 + smooth)); {VECTOR}",
+            summary="Dice loss of each sample, with squares in the denominator",
+            source="Milletari et al. 2016, arXiv 1606.04797, section 3",
+        ),
+        Loss(
+            name="dice_batch",
+            function=_coupled(overlap.dice_batch),
+            defaults=SMOOTH,
+            tasks=MASKS,
+            formula=f"{DICE}, sum over the voxels of the whole global batch",
+            summary="linear Dice loss of the batch as if it were one image",
+            source="SoftDiceLoss of nnU-Net with batch_dice",
+        ),
+        Loss(
+            name="generalized_dice",
+            function=_each(overlap.generalized_dice),
+            defaults=SMOOTH,
+            tasks=MASKS,
+            formula="1 - (2 sum_c w_c tp_c + smooth) / (sum_c w_c (sum p_c + sum g_c) + smooth), "
+            "tp_c = sum p_c g_c, c with the background, w_c = (least present sum g / sum g_c)^2, "
+            "1 where the class is absent",
+            summary="Dice loss with every class in one ratio, small classes weighing more",
+            source="Sudre et al. 2017, arXiv 1707.03237",
+        ),
+        Loss(
+            name="jaccard",
+            function=_each(overlap.jaccard),
+            defaults=SMOOTH,
+            tasks=BOTH,
+            formula="mean_fg(1 - (2 sum p g + smooth) / (2 (sum p + sum g - sum p g) + smooth)); "
+            + VECTOR,
+            summary="intersection over union of each sample, linear",
+            source="monai.losses.DiceLoss with jaccard",
+        ),
+        Loss(
+            name="lovasz",
+            function=_each(overlap.lovasz),
+            tasks=MASKS,
+            formula="mean_fg(sum_i e_i (J_i - J_i-1)), e the errors |g - p| from the largest down, "
+            "J_i the Jaccard loss when the first i are wrong and the rest right; no smoothing",
+            summary="convex extension of the Jaccard loss of the hard mask",
+            source="Berman et al. 2018, arXiv 1705.08790, algorithm 1",
+        ),
+        Loss(
+            name="tversky",
+            function=_each(overlap.tversky),
+            defaults={**MISSED, **SMOOTH},
+            tasks=MASKS,
+            formula=f"mean_fg(1 - {TVERSKY}), {COUNTS}",
+            summary="Dice loss that counts missed voxels more than invented ones",
+            source="Salehi et al. 2017, arXiv 1706.05721; monai.losses.TverskyLoss",
+        ),
+        Loss(
+            name="focal_tversky",
+            function=_each(overlap.focal_tversky),
+            # 1 / gamma of the paper with its gamma = 4/3
+            defaults={**MISSED, "exponent": 0.75, **SMOOTH},
+            tasks=MASKS,
+            formula=f"mean_fg((1 - {TVERSKY})^exponent), {COUNTS}",
+            summary="Tversky loss to a power, which turns to the classes that overlap least",
+            source="Abraham and Khan 2019, arXiv 1810.07842",
+        ),
+        Loss(
+            name="log_cosh_dice",
+            function=_each(overlap.log_cosh_dice),
+            defaults=SMOOTH,
+            tasks=MASKS,
+            formula=f"log cosh of {DICE}",
+            summary="linear Dice loss, smoothed by log cosh",
+            source="Jadon 2020, arXiv 2006.14822",
+        ),
+        # ---- overlap and voxels together ----
+        Loss(
+            name="dice_ce",
+            function=_each(compound.dice_cross_entropy),
+            defaults={**SMOOTH, **LABELS},
+            tasks=BOTH,
+            formula=f"{DICE} + {CE}; label_smoothing as ce; {VECTOR}",
+            summary="linear Dice loss of each sample plus cross-entropy",
+            source="Isensee et al. 2021 (nnU-Net), doi 10.1038/s41592-020-01008-z; MONAI",
+        ),
+        Loss(
+            name="dice_ce_batch",
+            function=_coupled(compound.dice_batch_cross_entropy),
+            defaults={**SMOOTH, **LABELS},
+            tasks=MASKS,
+            formula=f"{DICE}, sum over the voxels of the whole global batch, + {CE}; "
+            "label_smoothing as ce",
+            summary="linear Dice loss of the batch plus cross-entropy: nnU-Net's in 2-D, and in "
+            "3-D beside a low-resolution stage",
+            source="DC_and_CE_loss of nnU-Net with batch_dice",
+        ),
+        Loss(
+            name="dice_focal",
+            function=_each(compound.dice_focal),
+            defaults={**SMOOTH, **FOCUS},
+            tasks=BOTH,
+            formula=f"{DICE} + {FOCAL}; {VECTOR}",
+            summary="linear Dice loss of each sample plus Focal loss",
+            source="Zhu et al. 2019 (AnatomyNet), arXiv 1808.05238; Dice linear",
+        ),
+        Loss(
+            name="dice_topk",
+            function=_each(compound.dice_top_k),
+            defaults={**SMOOTH, **HARD, **LABELS},
+            tasks=MASKS,
+            formula=f"{DICE} + {HARDEST}; label_smoothing as ce",
+            summary="linear Dice loss of each sample plus cross-entropy of its hardest voxels",
+            source="Ma et al. 2021 (SegLossOdyssey), doi 10.1016/j.media.2021.102035; nnU-Net",
+        ),
+        Loss(
+            name="unified_focal",
+            function=_each(compound.unified_focal),
+            # The authors' code: asym_unified_focal_loss, github.com/mlyg/unified-focal-loss
+            defaults={"balance": 0.5, "delta": 0.6, "gamma": 0.5, **SMOOTH},
+            tasks=MASKS,
+            formula="balance mean(y = 0: -(1 - delta) (1 - p_0)^gamma log p_0, else -delta "
+            "log p_y) + (1 - balance) mean_c(T_0, else T_c^(1 - gamma)), T_c = (delta fn + "
+            f"(1 - delta) fp) / (tp + delta fn + (1 - delta) fp + smooth), {COUNTS}",
+            summary="Focal and focal Tversky loss, asymmetric: every foreground class counts as "
+            "rare",
+            source="Yeung et al. 2022, arXiv 2102.04525, asymmetric Unified Focal loss",
+        ),
+        # ---- borders ----
+        Loss(
+            name="hausdorff",
+            function=_each(boundary.dice_hausdorff),
+            # alpha: the paper's and MONAI's; an equal part, as of the other sums
+            defaults={"alpha": 2.0, "weight": 1.0, **SMOOTH},
+            tasks=MASKS,
+            formula=f"{DICE} + weight mean_fg(log(1 + mean((p - g)^2 (d_p^alpha + d_g^alpha)))), "
+            "d the distance in voxels to the border of the reference, of the prediction at 1/2",
+            summary="linear Dice loss plus how far off the wrong voxels lie; distances on "
+            "the CPU, 0.2 s a class at 512 x 512 or 64^3 voxels",
+            source="Karimi and Salcudean 2019, arXiv 1904.10030; monai.losses.LogHausdorffDTLoss",
+        ),
+        Loss(
+            name="boundary",
+            function=_each(boundary.dice_boundary),
+            # the paper's weight in its first epoch
+            defaults={"weight": 0.01, **SMOOTH},
+            tasks=MASKS,
+            formula=f"{DICE} + weight mean_fg(mean(p phi)), phi the distance in voxels to the "
+            "border of the reference, negative inside",
+            summary="linear Dice loss plus the distance of what is predicted from the border; on "
+            "the CPU, 0.1 s a class at 512 x 512 or 64^3 voxels",
+            source="Kervadec et al. 2019, arXiv 1812.07032; monai.losses.BoundaryLoss",
+        ),
+    )
+}

@@ -1,0 +1,1 @@
+"""The metrics, one row each, and what they are computed from."""

@@ -1,0 +1,250 @@
+"""The rows of the table `metrics`: what each metric makes of the cases of a fold.
+
+Where patients have several cases, metrics are also given by patient: probabilities are averaged
+over a patient's cases, counts of voxels added up. A patient whose cases differ in label is of the
+positive class if any case is; without a positive class no label is the patient's, and the patient
+is left out.
+
+Metrics of images ask whether an image holds the region: its score is the `prob` of `confusion`, and
+it is called positive above 0.5.
+
+The stratum "small" holds what is said of small references alone: cases whose reference of a region
+is smaller than a sphere (2-D: disc) of 10 mm, and for lesions those lesions, with the false
+candidates of all scans. Its rows are there only where there is something small. Stratum "": all.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from bench.metrics.lesions import SMALL_MM
+from bench.metrics.rates import Labels, Probabilities, mean
+from bench.metrics.table import METRICS, Metric
+
+Row = dict[str, Any]
+Cases = Sequence[Mapping[str, Any]]
+# {convention: value}, empty where the metric has no such form or nothing was measured.
+Values = Mapping[str, float | None]
+
+SMALL = "small"
+_COUNTS = ("tp", "fp", "fn", "tn", "n_ref", "n_pred")
+
+
+def classification_rows(
+    prob: Probabilities,
+    label: Labels,
+    *,
+    classes: Sequence[str],
+    positive: int | None,
+    unit: str,
+    groups: Sequence[str] = (),
+    group_unit: str = "patient",
+) -> list[Row]:
+    """Return a row (metric unit region convention stratum value) for each classification metric.
+
+    `prob` (n, C) are probabilities and `label` (n,) true classes of the same n cases; `positive`
+    is the class whose detection is scored, None for the mean over the classes, one against the
+    rest; `unit` says what a case is. The class called is the one of highest probability. `groups`
+    (n,) says whose each case is; where anyone has several, rows of unit `group_unit` follow.
+    Raises ValueError where shapes, labels or probabilities do not fit.
+    """
+    n_classes = len(classes)
+    if prob.shape != (len(label), n_classes) or label.ndim != 1:
+        raise ValueError(
+            f"{n_classes} classes need prob (n, {n_classes}) and label (n,), "
+            f"not {prob.shape} and {label.shape}"
+        )
+    if not np.isfinite(prob).all():
+        raise ValueError("prob holds values that are not finite")
+    if len(label) and not 0 <= label.min() <= label.max() < n_classes:
+        raise ValueError(f"labels must be in 0..{n_classes - 1}, not {label.min()}..{label.max()}")
+    if groups and len(groups) != len(label):
+        raise ValueError(f"{len(groups)} groups do not fit {len(label)} cases")
+    levels = [(unit, prob, label)]
+    if len(set(groups)) < len(groups):
+        levels.append((group_unit, *_by_group(prob, label, groups, positive)))
+    return [
+        _row(name, unit=level, value=function(p, y, positive))
+        for level, p, y in levels
+        for name, metric in METRICS.items()
+        if (function := metric.classification)
+    ]
+
+
+def segmentation_rows(
+    cases: Cases, regions: Sequence[str], *, group: str | None = None
+) -> list[Row]:
+    """Return the rows (metric unit region convention stratum value) of each segmentation metric.
+
+    `cases` are rows of `confusion`, one for each case and region. For each metric there is the row
+    of each region and that of the region "mean", the mean over the regions in which it is defined.
+    With `group`, what a group is, cases have a `group_id`, and where any group has several cases
+    rows of that unit follow.
+    """
+    of_region = {name: [case for case in cases if case["region"] == name] for name in regions}
+    forms: list[tuple[str, str, Callable[[Metric, Cases], Values]]] = [
+        ("case", "", _by_case),
+        ("voxel", "", _by_voxel),
+        ("image", "", _by_image),
+        ("lesion", "", _by_lesion),
+        ("case", SMALL, partial(_small_cases, _by_case)),
+        ("voxel", SMALL, partial(_small_cases, _by_voxel)),
+        ("lesion", SMALL, _small_lesions),
+    ]
+    several = group and any(
+        len({case["group_id"] for case in found}) < len(found) for found in of_region.values()
+    )
+    if group and several:
+        forms.append((group, "", _by_patient))
+    return [
+        row
+        for name, metric in METRICS.items()
+        for unit, stratum, form in forms
+        for row in _region_rows(
+            {region: form(metric, found) for region, found in of_region.items()},
+            partial(_row, name, unit=unit, stratum=stratum),
+        )
+    ]
+
+
+def headline(rows: Sequence[Row], metric: str) -> float | None:
+    """Return the one value that stands for `metric`: over all regions and sizes, its first row.
+
+    Raises ValueError where there is none.
+    """
+    for row in rows:
+        if row["metric"] == metric and row["region"] in ("", "mean") and not row["stratum"]:
+            value: float | None = row["value"]
+            return value
+    named = ", ".join(dict.fromkeys(row["metric"] for row in rows))
+    raise ValueError(f"no metric {metric!r} here; there are {named}")
+
+
+# ---------------------------------------------------------------- patients
+
+
+def _by_group(
+    prob: Probabilities, label: Labels, groups: Sequence[str], positive: int | None
+) -> tuple[Probabilities, Labels]:
+    """Return mean probabilities and label of each group, without those that have no one label."""
+    of_group: dict[str, list[int]] = {}
+    for at, group in enumerate(groups):
+        of_group.setdefault(group, []).append(at)
+    probs, labels = [], []
+    for members in of_group.values():
+        found = set(label[members].tolist())
+        if len(found) == 1 or positive in found:
+            probs.append(prob[members].mean(axis=0))
+            labels.append(found.pop() if len(found) == 1 else positive)
+    return np.array(probs).reshape(-1, prob.shape[1]), np.array(labels, dtype=np.int64)
+
+
+def _by_patient(metric: Metric, cases: Cases) -> Values:
+    if not (metric.per_patient and metric.per_case):
+        return {}
+    of_group: dict[str, dict[str, int]] = {}
+    for case in cases:
+        counts = of_group.setdefault(case["group_id"], dict.fromkeys(_COUNTS, 0))
+        for name in _COUNTS:
+            counts[name] += case[name]
+    return _averaged(metric.per_case, list(of_group.values()))
+
+
+# ---------------------------------------------------------------- forms of a segmentation metric
+
+
+def _by_case(metric: Metric, cases: Cases) -> Values:
+    return _averaged(metric.per_case, cases) if metric.per_case else {}
+
+
+def _by_voxel(metric: Metric, cases: Cases) -> Values:
+    if not metric.pooled:
+        return {}
+    tp, fp, fn, tn = (sum(case[count] for case in cases) for count in ("tp", "fp", "fn", "tn"))
+    return {"": metric.pooled(tp, fp, fn, tn)}
+
+
+def _by_image(metric: Metric, cases: Cases) -> Values:
+    if not (metric.presence and metric.classification and _measured(cases, "prob")):
+        return {}
+    there = np.array([case["prob"] for case in cases], dtype=np.float64)
+    label = np.array([case["label"] for case in cases], dtype=np.int64)
+    return {"": metric.classification(np.stack([1 - there, there], axis=1), label, 1)}
+
+
+def _by_lesion(metric: Metric, cases: Cases) -> Values:
+    if not (metric.lesions and _measured(cases, "lesion_prob")):
+        return {}
+    scores = [score for case in cases for score in case["lesion_prob"]]
+    false_scores = [score for case in cases for score in case["false_prob"]]
+    return {"": metric.lesions(scores, false_scores, len(cases))}
+
+
+def _small_cases(form: Callable[[Metric, Cases], Values], metric: Metric, cases: Cases) -> Values:
+    small = [case for case in cases if _is_small(case["ref_mm"])]
+    return form(metric, small) if small and metric.by_size else {}
+
+
+def _small_lesions(metric: Metric, cases: Cases) -> Values:
+    if not (metric.by_size and _measured(cases, "lesion_prob")):
+        return {}
+    small = [[_is_small(mm) for mm in case["lesion_mm"]] for case in cases]
+    if not any(map(any, small)):
+        return {}
+    kept = [
+        {
+            **case,
+            "lesion_prob": [p for p, keep in zip(case["lesion_prob"], flags, strict=True) if keep],
+        }
+        for case, flags in zip(cases, small, strict=True)
+    ]
+    return _by_lesion(metric, kept)
+
+
+def _measured(cases: Cases, column: str) -> bool:
+    """Return whether a column was measured: in the final scoring it is, for all cases alike."""
+    return bool(cases) and all(case[column] is not None for case in cases)
+
+
+def _is_small(diameter_mm: float | None) -> bool:
+    return diameter_mm is not None and diameter_mm < SMALL_MM
+
+
+def _averaged(per_case: Callable[[Mapping[str, Any]], Values], cases: Cases) -> Values:
+    """Return the mean over the cases in which it is defined, for each convention."""
+    found = [per_case(case) for case in cases]
+    conventions = dict.fromkeys(name for values in found for name in values)
+    return {c: mean([v[c] for v in found if v[c] is not None]) for c in conventions}
+
+
+# ---------------------------------------------------------------- rows
+
+
+def _region_rows(by_region: Mapping[str, Values], row: Callable[..., Row]) -> Iterator[Row]:
+    """Yield the rows of one form of a metric, with the mean over the regions."""
+    for c in dict.fromkeys(convention for found in by_region.values() for convention in found):
+        values = {region: found[c] for region, found in by_region.items() if c in found}
+        over_all = mean([value for value in values.values() if value is not None])
+        for region, value in {**values, "mean": over_all}.items():
+            yield row(region=region, convention=c, value=value)
+
+
+def _row(
+    name: str,
+    *,
+    unit: str,
+    value: float | None,
+    region: str = "",
+    convention: str = "",
+    stratum: str = "",
+) -> Row:
+    return {
+        "metric": name,
+        "unit": unit,
+        "region": region,
+        "convention": convention,
+        "stratum": stratum,
+        "value": value,
+    }

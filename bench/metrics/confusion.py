@@ -1,0 +1,139 @@
+"""What is counted and measured of one segmented case: a row for each region."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.metrics import lesions
+from bench.metrics.boxes import bounding_box
+from bench.metrics.rates import ratio
+from bench.metrics.surfaces import TOLERANCE_MM, surfaces
+
+Masks = NDArray[np.uint8]
+Row = dict[str, Any]
+
+
+def confusion(
+    pred: Masks,
+    ref: Masks,
+    regions: Mapping[str, tuple[int, ...]],
+    spacing: Sequence[float],
+    *,
+    distances: bool,
+    prob: NDArray[np.float32] | None = None,
+    presence: NDArray[np.floating] | None = None,
+) -> list[Row]:
+    """Return one row a region, of the columns of the table `cases` that segmentation fills.
+
+    `pred` and `ref` are label maps (*spatial) of one case, 0 its background; a region unites the
+    labels given for it. `spacing` is in mm for each axis, nan where unknown.
+
+    - `tp fp fn tn n_ref n_pred`: voxels. `dice` is None where both masks are empty.
+    - `ref_mm`: diameter of the sphere (2-D: disc) as large as the reference; None where it is
+      empty or the spacing unknown.
+    - `label`: 1 where the reference holds the region, else 0.
+    - with `distances`, where the spacing is known: `hd95_mm` and `assd_mm`, None where either mask
+      is empty; `nsd_2mm`, 0 where one alone is empty, 1 where both are.
+    - with `prob` (C, *spatial), the probabilities of the labels: the table's lists of lesions (see
+      `lesions.find`), and as `prob` of the case the highest probability of the region at any voxel,
+      or with `presence` (C,), a network's own probabilities that the image holds each label, the
+      highest of the region's labels.
+
+    What is not measured is None. Raises ValueError where shapes or types do not fit.
+    """
+    _check(pred, ref, regions, spacing, prob)
+    # All that is counted and measured lies in the box around what either map labels.
+    box = bounding_box(pred | ref)
+    whole, pred, ref = pred.size, pred[box], ref[box]
+    # pairs[i, j]: voxels of reference label i and predicted label j
+    pairs = np.bincount((ref.astype(np.uint16) * 256 + pred).ravel(), minlength=256 * 256)
+    pairs = pairs.reshape(256, 256)
+    pairs[0, 0] += whole - pred.size
+
+    rows: list[Row] = []
+    for name, labels in regions.items():
+        inside = np.zeros(256, dtype=bool)
+        inside[list(labels)] = True
+        tp = int(pairs[inside][:, inside].sum())
+        fp = int(pairs[~inside][:, inside].sum())
+        fn = int(pairs[inside][:, ~inside].sum())
+        row: Row = {
+            "region": name,
+            "tp": tp,
+            "fp": fp,
+            "fn": fn,
+            "tn": int(pairs[~inside][:, ~inside].sum()),
+            "n_ref": tp + fn,
+            "n_pred": tp + fp,
+            "dice": ratio(2 * tp, 2 * tp + fp + fn),
+            "ref_mm": lesions.diameter_mm(tp + fn, spacing) if tp + fn else None,
+            "label": int(tp + fn > 0),
+        }
+        masks = inside[pred], inside[ref]
+        row |= _distances(*masks, spacing if distances else [np.nan])
+        row |= _scores(*masks, spacing, labels, box, prob, presence)
+        rows.append(row)
+    return rows
+
+
+def _distances(
+    pred: NDArray[np.bool_], ref: NDArray[np.bool_], spacing: Sequence[float]
+) -> dict[str, float | None]:
+    if not np.isfinite(spacing).all():
+        return {"hd95_mm": None, "assd_mm": None, "nsd_2mm": None}
+    found = surfaces(pred, ref, spacing)
+    if found is None:
+        return {"hd95_mm": None, "assd_mm": None, "nsd_2mm": float(pred.any() == ref.any())}
+    return {
+        "hd95_mm": found.hd95(),
+        "assd_mm": found.assd(),
+        "nsd_2mm": found.surface_dice(TOLERANCE_MM),
+    }
+
+
+def _scores(
+    pred: NDArray[np.bool_],
+    ref: NDArray[np.bool_],
+    spacing: Sequence[float],
+    labels: tuple[int, ...],
+    box: tuple[slice, ...],
+    prob: NDArray[np.float32] | None,
+    presence: NDArray[np.floating] | None,
+) -> dict[str, Any]:
+    """Return what the probabilities say of a region; the masks (*box) are cut out of the image."""
+    if prob is None:
+        return dict.fromkeys(("prob", "lesion_mm", "lesion_prob", "false_prob"))
+    # Adding up one after another: fancy indexing would copy the volumes first.
+    of_region = prob[labels[0]] if len(labels) == 1 else sum(prob[label] for label in labels)
+    assert isinstance(of_region, np.ndarray)  # a sum of no volumes would be the number 0
+    found = lesions.find(pred, ref, of_region[box], spacing)
+    of_image = of_region if presence is None else presence[list(labels)]
+    return {
+        # Probabilities add up to 1 but for rounding; what is no number says nothing.
+        "prob": min(float(np.fmax.reduce(of_image, axis=None, initial=0.0)), 1.0),
+        "lesion_mm": found.diameter_mm,
+        "lesion_prob": found.score,
+        "false_prob": found.false_scores,
+    }
+
+
+def _check(
+    pred: Masks,
+    ref: Masks,
+    regions: Mapping[str, tuple[int, ...]],
+    spacing: Sequence[float],
+    prob: NDArray[np.float32] | None,
+) -> None:
+    if pred.shape != ref.shape or pred.ndim != len(spacing):
+        raise ValueError(
+            f"a prediction {pred.shape}, a reference {ref.shape} and a spacing of "
+            f"{len(spacing)} axes do not belong together"
+        )
+    if prob is not None and prob.shape[1:] != pred.shape:
+        raise ValueError(f"probabilities {prob.shape} do not fit a prediction {pred.shape}")
+    if pred.dtype != np.uint8 or ref.dtype != np.uint8:
+        raise ValueError(f"label maps must be uint8, not {pred.dtype} and {ref.dtype}")
+    if with_background := [name for name, labels in regions.items() if 0 in labels]:
+        raise ValueError(f"regions must not hold the background, label 0: {with_background}")

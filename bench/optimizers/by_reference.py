@@ -1,0 +1,137 @@
+"""Optimizers that a study names by reference: of an installed library, or of the user's own."""
+
+import hashlib
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from bench.core.references import StudyError
+from bench.core.settings import Setting, merge
+from bench.optimizers.spec import Optimizer
+
+Constructor = Callable[..., torch.optim.Optimizer]
+
+# Arguments that say how an optimizer computes (or which way it goes), not which one it is.
+_HOW = {"foreach", "fused", "capturable", "differentiable", "maximize"}
+
+
+def borrowed(name: str, constructor: Constructor, params: Mapping[str, Any]) -> Optimizer:
+    """Return the row of an optimizer that is called as `constructor(parameters, **settings)`.
+
+    Its settings are those of the constructor's signature, with their defaults. What the loop must
+    do for it is read from it: an attribute `needs_closure` says that its step takes a closure, an
+    argument `hessian` of its step that it differentiates the gradient again, methods `train` and
+    `eval` that it averages weights.
+
+    Raises StudyError on a setting that it does not have or of another type, on one that it needs
+    and that `params` leaves out, and where two steps on a small network raise an error: such an
+    optimizer needs something that the loop does not give.
+    """
+    closure = bool(getattr(constructor, "needs_closure", False))
+    graph = "hessian" in _arguments(getattr(constructor, "step", None))
+    row = Optimizer(
+        name=name,
+        constructor=constructor,
+        defaults=_defaults(name, constructor, params),
+        space={},
+        step="closure" if closure else "create_graph" if graph else "plain",
+        averages=hasattr(constructor, "train") and hasattr(constructor, "eval"),
+        half=not (closure or graph),
+        one_device=graph,
+        state_floats=None,
+        summary="of the user's own",
+        source=name,
+    )
+    if not closure:
+        _rehearse(name, constructor, row.step, json.dumps(dict(row.defaults), sort_keys=True))
+    return row
+
+
+@lru_cache
+def source_of(constructor: Constructor, module: str) -> str:
+    """Return the SHA-256 of the file that `constructor` stands in, as it first was.
+
+    `module`, that of the module it was named through, is returned where it has no file: a library
+    names its classes in one file and writes them in others, which a trial's id must follow.
+    """
+    try:
+        file = inspect.getsourcefile(constructor)
+    except TypeError:
+        file = None
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else module
+
+
+def _arguments(function: Any) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(function).parameters if callable(function) else {}
+
+
+def _defaults(name: str, constructor: Constructor, params: Mapping[str, Any]) -> dict[str, Setting]:
+    """Return what `constructor` takes by name, `params` over its defaults."""
+    arguments = list(_arguments(constructor).values())[1:]
+    named = {
+        a.name: a.default for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)
+    }
+    # pytorch-optimizer's constructors swallow any name, so that a slip would go unseen.
+    swallows = getattr(constructor, "__module__", "").startswith("pytorch_optimizer.")
+    more = any(a.kind == a.VAR_KEYWORD for a in arguments) and not swallows
+    missing = [n for n, d in named.items() if d is inspect.Parameter.empty and n not in params]
+    if missing:
+        raise StudyError(
+            f"optimizers: {name} needs {', '.join(missing)}; write it as a parameter if it is a "
+            f"number or a text, else this optimizer cannot be named in a study"
+        )
+    settings = {n: d for n, d in named.items() if _is_setting(d) and n not in _HOW}
+    # No type to hold it to: the default is None or there is none.
+    free = {
+        n: tuple(v) if isinstance(v, list) else v
+        for n, v in params.items()
+        if n not in settings and (more or n in named) and _is_setting(v)
+    }
+    try:
+        return merge(f"optimizer {name}", {**settings, **free}, params)
+    except ValueError as error:
+        raise StudyError(f"optimizers: {error}") from error
+
+
+def _is_setting(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(isinstance(v, int | float) for v in value)
+    return isinstance(value, bool | int | float | str)
+
+
+@lru_cache
+def _rehearse(name: str, constructor: Constructor, step: str, settings: str) -> None:
+    """Make two steps on a small network with convolution, norm and linear layer."""
+    given = {n: tuple(v) if isinstance(v, list) else v for n, v in json.loads(settings).items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(1, 4, 3),
+            nn.InstanceNorm2d(4, affine=True),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(64, 2),
+        )
+        image, label = torch.randn(4, 1, 6, 6), torch.tensor([0, 1, 0, 1])
+        try:
+            optimizer = constructor(list(network.parameters()), **given)
+            for _ in range(2):
+                optimizer.zero_grad()
+                loss = F.cross_entropy(network(image), label)
+                own = list(network.parameters())
+                gradients = torch.autograd.grad(loss, own, create_graph=step == "create_graph")
+                for p, gradient in zip(own, gradients, strict=True):
+                    p.grad = gradient
+                optimizer.step()
+        except Exception as error:  # a stranger's code may raise anything; it is told, not hidden
+            raise StudyError(
+                f"optimizers: {name} cannot be driven by the training loop: on a small network it "
+                f"fails with {type(error).__name__}: {error}"
+            ) from error

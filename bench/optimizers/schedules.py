@@ -1,0 +1,148 @@
+"""The schedules of the learning rate: one row each.
+
+A schedule is a function of how much of the budget of sample-gradients is spent, so that an
+optimizer that evaluates many times a step goes along the same curve as one that evaluates once.
+It multiplies the rate that the study sets for each group of parameters.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import cos, pi
+from typing import Any
+
+from bench.core.settings import Setting, merge
+
+# Share of the budget spent, in 0 to 1 -> factor of the learning rate.
+Factor = Callable[[float], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """One schedule of the table.
+
+    `shape(progress, **settings)` gives the factor at `progress` in 0 to 1 of what follows the
+    warm-up. The setting `warmup` is the share of the budget in which the factor first rises in a
+    line from 0. `defaults` names every setting that a study may change.
+    """
+
+    name: str
+    shape: Callable[..., float]
+    defaults: Mapping[str, Setting]
+    summary: str
+    source: str
+
+    def settings(self, params: Mapping[str, Any]) -> dict[str, Setting]:
+        """Return every setting, `params` over the defaults; raises ValueError.
+
+        Shares are at least 0, and less than 1 together.
+        """
+        found = merge(f"schedule {self.name}", self.defaults, params)
+        warmup = found["warmup"]
+        assert isinstance(warmup, float)
+        if not 0 <= warmup < 1:
+            raise ValueError(
+                f"schedule setting {self.name}.warmup is a share of the budget, 0 to 1, "
+                f"not {warmup:g}"
+            )
+        return found
+
+    def bind(self, params: Mapping[str, Any]) -> Factor:
+        """Return the factor as a function of the share of the budget that is spent."""
+        settings = self.settings(params)
+        warmup = settings.pop("warmup")
+        assert isinstance(warmup, float)
+
+        def factor(spent: float) -> float:
+            if spent < warmup:
+                return spent / warmup
+            return self.shape((spent - warmup) / (1 - warmup), **settings)
+
+        return factor
+
+
+def constant(progress: float) -> float:
+    """Return 1."""
+    del progress
+    return 1.0
+
+
+def step(progress: float, *, at: tuple[float, ...], factor: float) -> float:
+    """Return `factor` to the power of how many of the shares `at` are passed."""
+    return float(factor ** sum(progress >= share for share in at))
+
+
+def cosine(progress: float, *, floor: float) -> float:
+    """Return half a cosine from 1 to `floor`."""
+    return floor + (1 - floor) * (1 + cos(pi * progress)) / 2
+
+
+def polynomial(progress: float, *, power: float) -> float:
+    """Return (1 - progress)^power."""
+    return float((1 - progress) ** power)
+
+
+def one_cycle(progress: float, *, rise: float, start: float, end: float) -> float:
+    """Return half a cosine from `start` up to 1 over the share `rise`, and one down to `end`."""
+    if progress < rise:
+        return 1 + (start - 1) * (1 + cos(pi * progress / rise)) / 2
+    return end + (1 - end) * (1 + cos(pi * (progress - rise) / (1 - rise))) / 2
+
+
+SCHEDULES: dict[str, Schedule] = {
+    row.name: row
+    for row in (
+        Schedule(
+            name="constant",
+            shape=constant,
+            defaults={"warmup": 0.0},
+            summary="the rate as it is set",
+            source="both papers: Adam at a fixed 1e-3",
+        ),
+        Schedule(
+            name="warmup",
+            shape=constant,
+            # 5 of 90 epochs, as there.
+            defaults={"warmup": 0.05},
+            summary="a linear rise over the first part of the budget, then constant",
+            source="Goyal et al. 2017, arXiv 1706.02677, section 2.2",
+        ),
+        Schedule(
+            name="step",
+            shape=step,
+            # A tenth at a half and at three quarters of the budget: 32k and 48k of 64k iterations.
+            defaults={"at": (0.5, 0.75), "factor": 0.1, "warmup": 0.0},
+            summary="a tenth of the rate from one half of the budget on, and again from 3/4 on",
+            source="He et al. 2016, arXiv 1512.03385, section 4.2",
+        ),
+        Schedule(
+            name="cosine",
+            shape=cosine,
+            defaults={"floor": 0.0, "warmup": 0.0},
+            summary="half a cosine down to nothing",
+            source="Loshchilov and Hutter 2017, arXiv 1608.03983, equation 5, without restarts",
+        ),
+        Schedule(
+            name="warmup_cosine",
+            shape=cosine,
+            # AlgoPerf's NadamW baseline warms up for 5 % of the steps.
+            defaults={"floor": 0.0, "warmup": 0.05},
+            summary="a linear rise, then half a cosine down to nothing",
+            source="Dahl et al. 2023 (AlgoPerf), arXiv 2306.07179",
+        ),
+        Schedule(
+            name="one_cycle",
+            shape=one_cycle,
+            # torch.optim.lr_scheduler.OneCycleLR: 1/25, up over 30 %, down to 1/25 * 1e-4.
+            defaults={"rise": 0.3, "start": 0.04, "end": 4e-6, "warmup": 0.0},
+            summary="up to the rate over three tenths of the budget and down to nothing",
+            source="Smith and Topin 2018, arXiv 1708.07120; torch's OneCycleLR, momentum untouched",
+        ),
+        Schedule(
+            name="polynomial",
+            shape=polynomial,
+            defaults={"power": 0.9, "warmup": 0.0},
+            summary="(1 - share of the budget spent)^0.9: nnU-Net's",
+            source="Isensee et al. 2021 (nnU-Net), doi 10.1038/s41592-020-01008-z",
+        ),
+    )
+}

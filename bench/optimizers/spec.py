@@ -1,0 +1,162 @@
+"""What a row of the table of optimizers says, and what is asked of it."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.core.references import unknown
+from bench.core.settings import Setting, merge
+from bench.optimizers import state_size
+from bench.optimizers.state_size import Count, Shapes, Widths, numbers, shapes_of
+
+# An optimizer is out of proportion to a model if its state is both larger than this many bytes,
+# half of what an 8 GB GPU has, and more than so many times the weights (Adam's is 2, L-BFGS' 22
+# here). Both are assumptions.
+MOST_STATE_BYTES = 4 * 2**30
+MOST_STATE_TIMES = 8
+# ... or if it decomposes a wider matrix than this. Measured on one CPU core: the QR of 2048 takes
+# 0.4 s and grows with the cube, so this is 3 s for each such side of each weight.
+WIDEST = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """The range a setting is searched in: uniform from `low` to `high`, or in the logarithm."""
+
+    low: float
+    high: float
+    log: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """One optimizer of the table.
+
+    - `constructor(params, **settings)` returns the torch optimizer; `defaults` names every setting
+      that a study may change, `space` those that a search draws, `choices` the values that a text
+      may have.
+    - `step`: what the loop must do in a step, a row of `bench.optimizers.steps.STEPS`.
+    - `averages`: it keeps averaged weights, which `eval()` puts in and `train()` takes out again
+      (`bench.optimizers.averaging`).
+    - `half`: its gradients may be scaled, as float16 needs.
+    - `one_group`: it takes all parameters in one group, so that no layer has a rate of its own.
+    - `one_device`: its step cannot be shared by the devices of one trial.
+    - `batch_multiple`: the batch is this many times the study's, over the same order of samples.
+    - `drives`: which parameters the method itself drives, in words; `driven` counts them.
+    - `state_floats`: the state kept, in float32 numbers: for each parameter, or a function of the
+      parameters' shapes and the settings. None: not known.
+    - `widths`: the square matrices that a step decomposes.
+    """
+
+    name: str
+    constructor: Callable[..., torch.optim.Optimizer]
+    defaults: Mapping[str, Setting]
+    space: Mapping[str, Space]
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    step: str = "plain"
+    averages: bool = False
+    half: bool = True
+    one_group: bool = False
+    one_device: bool = False
+    batch_multiple: int = 1
+    drives: str = "every parameter"
+    driven: Count = state_size.everything
+    state_floats: float | Count | None
+    widths: Widths = state_size.no_widths
+    summary: str
+    source: str
+
+    def settings(self, hparams: Mapping[str, Any]) -> dict[str, Setting]:
+        """Return every setting: the defaults with `hparams` over them, each of its default's type.
+
+        Raises ValueError for a name that this optimizer does not have, for a value of another type
+        (YAML reads 1e-3 as text) and for a text that is none of its choices.
+        """
+        merged = merge(f"optimizer {self.name}", self.defaults, hparams)
+        for name, choices in self.choices.items():
+            if merged[name] not in choices:
+                where = f"{self.name}.{name}"
+                raise ValueError(
+                    f"optimizer setting {where}: {unknown(name, str(merged[name]), choices)}"
+                )
+        return merged
+
+    def build(
+        self, params: Iterable[Tensor] | Iterable[dict[str, Any]], **hparams: Any
+    ) -> torch.optim.Optimizer:
+        """Return the torch optimizer over `params`; what `hparams` leaves out is at its default.
+
+        `params` are parameters, or groups {"params": [...], "lr": own rate}. Raises ValueError as
+        `settings` does, and for several groups where the row takes one.
+        """
+        entries = list(params)
+        if self.one_group and len(entries) > 1 and isinstance(entries[0], dict):
+            raise ValueError(
+                f"optimizer {self.name} takes one group of parameters, not {len(entries)}: "
+                f"no layer can have a rate of its own"
+            )
+        return self.constructor(entries, **self.settings(hparams))
+
+    def state_numbers(self, shapes: Shapes, hparams: Mapping[str, Any]) -> float | None:
+        """Return how many float32 numbers of state it keeps for parameters of these shapes."""
+        claim = self.state_floats
+        if isinstance(claim, int | float):
+            return claim * numbers(shapes)
+        return claim(shapes, self.settings(hparams)) if claim else None
+
+    def coverage(self, params: Iterable[Tensor], **hparams: Any) -> float:
+        """Return the share of all numbers in `params` that the method itself drives, 0 to 1."""
+        shapes = shapes_of(params)
+        return self.driven(shapes, self.settings(hparams)) / numbers(shapes)
+
+    def unfit(self, shapes: Shapes, hparams: Mapping[str, Any], *, devices: int = 1) -> str | None:
+        """Return the sentence that says why it cannot train parameters of these shapes, or None.
+
+        `devices`: how many share a trial.
+        """
+        if self.one_device and devices > 1:
+            return f"optimizer {self.name} trains on one device a trial, not on {devices}"
+        widest = max(self.widths(shapes, self.settings(hparams)), default=0)
+        if widest > WIDEST:
+            return (
+                f"optimizer {self.name} would decompose a matrix of {widest} x {widest} again and "
+                f"again; the widest that is still in proportion is {WIDEST}"
+                + self._hint(("max_precondition_dim", "block_size"))
+            )
+        state = 4 * (self.state_numbers(shapes, hparams) or 0.0)
+        weights = 4 * numbers(shapes)
+        if state > MOST_STATE_BYTES and state > MOST_STATE_TIMES * weights:
+            return (
+                f"optimizer {self.name} would keep {state / 1e9:.1f} GB of state for weights of "
+                f"{weights / 1e9:.2f} GB" + self._hint(("history_size", "max_precondition_dim"))
+            )
+        return None
+
+    def _hint(self, settings: tuple[str, ...]) -> str:
+        found = [name for name in settings if name in self.defaults]
+        return f"; a smaller {found[0]} helps" if found else ""
+
+
+def state_bytes(optimizer: torch.optim.Optimizer) -> int:
+    """Return the bytes of all tensors in the optimizer's state, shared memory counted once."""
+    storages = {
+        storage.data_ptr(): storage.nbytes()
+        for tensor in _tensors(optimizer.state_dict()["state"])
+        for storage in (tensor.untyped_storage(),)
+    }
+    return sum(storages.values())
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    match value:
+        case Tensor():
+            yield value
+        case dict():
+            yield from _tensors(list(value.values()))
+        case list() | tuple() | deque():
+            for item in value:
+                yield from _tensors(item)

@@ -1,0 +1,309 @@
+"""One optimizer step on one batch: what the loop must do for each kind of optimizer.
+
+A step returns the loss before the update, unscaled, and how many times it evaluated the gradient,
+which is what the budget is charged.
+"""
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bench.core.timing import Clock
+
+LossOf = Callable[[Tensor, Any], Tensor]
+# (image, target, gradient evaluations the budget still allows) -> (loss, evaluations made)
+Step = Callable[[Tensor, Any, int], tuple[Tensor, int]]
+# (network, optimizer, loss of a batch, clock, processes of the trial, scaler) -> step
+Make = Callable[[nn.Module, torch.optim.Optimizer, LossOf, Clock, int, torch.amp.GradScaler], Step]
+
+# A closure optimizer may start anew from the last finite weights this often in a row; after that
+# its loss is handed on as it is and the trial counts as diverged. Assumption.
+RESTARTS = 3
+# What one product of the Hessian with a vector costs, in evaluations of the gradient: differentiate
+# a graph of forward and backward. Measured: 1.98 by operations, 2.1 by time on one core.
+HESSIAN_EVALUATIONS = 2
+
+
+class _BudgetSpent(Exception):  # noqa: N818  # leaves a line search, is no error
+    """Raised inside a closure when the budget allows no further evaluation."""
+
+
+def _mean(value: Tensor, size: int) -> Tensor:
+    """Return the mean of `value` over the processes of a trial."""
+    value = value.detach().clone()
+    if size > 1:
+        dist.all_reduce(value)
+        value /= size
+    return value
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+class _SameFunction:
+    """Makes further evaluations of one batch evaluations of one function.
+
+    `first` notes the random state; `again` sets it back, so that dropout draws the same masks, and
+    keeps batch norms from counting the batch once more, until `done`.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        self._norms = [
+            m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats
+        ]
+        self._cpu = torch.empty(0)
+        self._gpu: Tensor | None = None
+
+    def first(self, image: Tensor) -> None:
+        self._cpu = torch.get_rng_state()
+        self._gpu = torch.cuda.get_rng_state() if image.is_cuda else None
+
+    def again(self) -> None:
+        torch.set_rng_state(self._cpu)
+        if self._gpu is not None:
+            torch.cuda.set_rng_state(self._gpu)
+        for norm in self._norms:
+            norm.track_running_stats = False
+
+    def done(self) -> None:
+        for norm in self._norms:
+            norm.track_running_stats = True
+
+
+def plain_step(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: LossOf,
+    clock: Clock,
+    size: int,
+    scaler: torch.amp.GradScaler,
+) -> Step:
+    """Make the step of an optimizer that needs one gradient: forward, backward, update.
+
+    Where the scaler finds a gradient that is not finite, there is no update and a smaller scale.
+    """
+    del net
+
+    def step(image: Tensor, target: Any, _left: int) -> tuple[Tensor, int]:
+        start = clock.mark()
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(image, target)
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
+        scaler.unscale_(optimizer)
+        ready = clock.mark()
+        scaler.step(optimizer)
+        scaler.update()
+        clock.step(start, [(start, ready)], clock.mark())
+        return _mean(loss, size), 1
+
+    return step
+
+
+def two_pass_step(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: LossOf,
+    clock: Clock,
+    size: int,
+    scaler: torch.amp.GradScaler,
+) -> Step:
+    """Make the step of an optimizer that needs a second gradient at other weights, such as SAM.
+
+    `optimizer.first_step()` moves the weights, `second_step()` moves them back and updates them by
+    the gradient found there. Both passes see one batch and the same dropout masks; the first alone
+    updates batch-norm statistics (Foret et al. 2021 leave it open; pytorch-optimizer's examples do
+    so). Two evaluations are charged.
+
+    Where the budget has one evaluation left, that step is one of `optimizer.base_optimizer`.
+    With several processes the first gradient is that of the global batch, as on one device.
+    """
+    _unscaled(scaler, "two gradients")
+    two_pass: Any = optimizer
+    same = _SameFunction(net)
+
+    def step(image: Tensor, target: Any, left: int) -> tuple[Tensor, int]:
+        start = clock.mark()
+        same.first(image)
+        optimizer.zero_grad(set_to_none=True)
+        loss = loss_of(image, target)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
+        ready = clock.mark()
+        if left < 2:
+            two_pass.base_optimizer.step()
+            clock.step(start, [(start, ready)], clock.mark())
+            return _mean(loss, size), 1
+        two_pass.first_step(zero_grad=True)
+        moved = clock.mark()
+        same.again()
+        try:
+            loss_of(image, target).backward()  # type: ignore[no-untyped-call]  # torch's stub
+        finally:
+            same.done()
+        second = clock.mark()
+        two_pass.second_step()
+        clock.step(start, [(start, ready), (moved, second)], clock.mark())
+        return _mean(loss, size), 2
+
+    return step
+
+
+def create_graph_step(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: LossOf,
+    clock: Clock,
+    size: int,
+    scaler: torch.amp.GradScaler,
+) -> Step:
+    """Make the step of an optimizer that differentiates the gradient again, such as Sophia.
+
+    Every `optimizer.update_period` steps, from the first on, the gradient keeps its graph, and
+    `optimizer.step()` draws `num_samples` vectors and multiplies each by the Hessian. Such a step
+    is charged 1 evaluation and HESSIAN_EVALUATIONS for each vector, the others 1. A Hessian that
+    the budget no longer allows ends the trial: what is left is charged and no update is made.
+    cuDNN's recurrent layers have no second derivative: such a step runs them without cuDNN.
+    """
+    _unscaled(scaler, "the graph of its gradient")
+    if size > 1:
+        raise ValueError("DDP averages gradients outside the graph that a Hessian needs")
+    recurrent = any(isinstance(m, nn.RNNBase) for m in net.modules())
+    period, samples = (int(getattr(optimizer, n, 1)) for n in ("update_period", "num_samples"))
+    cost = 1 + HESSIAN_EVALUATIONS * samples
+
+    def step(image: Tensor, target: Any, left: int) -> tuple[Tensor, int]:
+        # The library counts in its groups, so that a loaded optimizer keeps its rhythm.
+        due = optimizer.param_groups[0].get("step", 0) % period == 0
+        start = clock.mark()
+        with torch.backends.cudnn.flags(enabled=False) if due and recurrent else nullcontext():
+            loss = loss_of(image, target)
+        if due and left < cost:
+            clock.step(start, [(start, clock.mark())], clock.mark())
+            return _mean(loss, size), left
+        parameters = [p for p in _parameters(optimizer) if p.requires_grad]
+        # autograd.grad: backward(create_graph=True) warns of a cycle, which set_to_none breaks.
+        gradients = torch.autograd.grad(loss, parameters, create_graph=due, allow_unused=True)
+        for p, gradient in zip(parameters, gradients, strict=True):
+            p.grad = gradient
+        ready = clock.mark()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        clock.step(start, [(start, ready)], clock.mark())
+        return _mean(loss, size), cost if due else 1
+
+    return step
+
+
+def closure_step(
+    net: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss_of: LossOf,
+    clock: Clock,
+    size: int,
+    scaler: torch.amp.GradScaler,
+) -> Step:
+    """Make the step of an optimizer that evaluates as often as it likes, such as L-BFGS.
+
+    Within a step every evaluation is of one function: the same batch, the same dropout masks (the
+    random state is set back), and batch-norm statistics updated by the first evaluation alone.
+    The loss that the closure returns is the mean over all processes: with a local loss the
+    line searches of two processes part ways and their weights with them.
+
+    A budget that runs out inside a line search ends the step at the best point it has seen.
+    A step that ends non-finite is undone, and the optimizer starts anew without its history; the
+    loss before such a step stands, unless it is one restart too many.
+    """
+    _unscaled(scaler, "a line search")
+    parameters = _parameters(optimizer)
+    same = _SameFunction(net)
+    limits = [dict(group) for group in optimizer.param_groups]
+    restarts = 0
+
+    def copy() -> list[Tensor]:
+        return [p.detach().clone() for p in parameters]
+
+    def put(values: list[Tensor]) -> None:
+        with torch.no_grad():
+            for p, value in zip(parameters, values, strict=True):
+                p.copy_(value)
+
+    def step(image: Tensor, target: Any, left: int) -> tuple[Tensor, int]:
+        nonlocal restarts
+        before = copy()
+        same.first(image)
+        losses: list[Tensor] = []
+        marks: list[tuple[Any, Any]] = []
+        best: tuple[float, list[Tensor]] = (math.inf, before)
+        # A line search may go past max_eval; near the end of the budget remember its best point.
+        tight = left < _most_evaluations(limits[0])
+
+        def closure() -> Tensor:
+            nonlocal best
+            if len(losses) == left:
+                raise _BudgetSpent
+            start = clock.mark()
+            if losses:
+                same.again()
+            optimizer.zero_grad(set_to_none=True)
+            loss = loss_of(image, target)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
+            value = _mean(loss, size)
+            losses.append(value)
+            if tight and float(value) < best[0]:
+                best = (float(value), copy())
+            marks.append((start, clock.mark()))
+            return value
+
+        for group, limit in zip(optimizer.param_groups, limits, strict=True):
+            if "max_eval" in limit:
+                group["max_eval"] = min(limit["max_eval"] or _default_evaluations(limit), left)
+        begin = clock.mark()
+        try:
+            optimizer.step(closure)  # type: ignore[arg-type]  # torch's stub wants a float, its L-BFGS a tensor
+        except _BudgetSpent:
+            put(best[1])
+        finally:
+            same.done()
+        clock.step(begin, marks, clock.mark())
+
+        finite = all(bool(torch.isfinite(p).all()) for p in parameters)
+        if finite and bool(torch.isfinite(losses[0])):
+            restarts = 0
+            return losses[0], len(losses)
+        restarts += 1
+        put(before)
+        optimizer.state.clear()
+        return losses[0] if restarts <= RESTARTS else losses[0] * math.nan, len(losses)
+
+    return step
+
+
+def _unscaled(scaler: torch.amp.GradScaler, why: str) -> None:
+    if scaler.is_enabled():
+        raise ValueError(f"{why} cannot be scaled: this optimizer does not train in float16")
+
+
+def _default_evaluations(limit: dict[str, Any]) -> int:
+    # torch.optim.LBFGS: max_eval defaults to max_iter * 1.25.
+    return int(limit["max_iter"] * 5 // 4)
+
+
+def _most_evaluations(limit: dict[str, Any]) -> int:
+    # torch's strong-Wolfe search makes up to 25 evaluations (its max_ls) past max_eval.
+    if "max_iter" not in limit:
+        return 10**9
+    return (limit.get("max_eval") or _default_evaluations(limit)) + 25
+
+
+STEPS: dict[str, Make] = {
+    "plain": plain_step,
+    "closure": closure_step,
+    "two_pass": two_pass_step,
+    "create_graph": create_graph_step,
+}

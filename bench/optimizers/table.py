@@ -1,0 +1,411 @@
+"""The table of optimizers: one row each, with what the training loop must do for it.
+
+Search spaces: every first-order rule gets a learning rate of one decade either side of its default
+on a logarithmic scale. The width is that of AlgoPerf's AdamW baseline (1e-4 to 1e-2); giving every
+rule the same is an assumption, made because the search space alone can decide a comparison (Choi
+et al. 2020, arXiv 1910.05446). "library" in a source is pytorch-optimizer, version 4.1.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from bench.core.settings import Setting
+from bench.optimizers import state_size
+from bench.optimizers.library import Muon, ademamix, library, shampoo
+from bench.optimizers.spec import Optimizer, Space
+from bench.optimizers.state_size import Shapes
+
+__all__ = ["OPTIMIZERS", "Optimizer"]
+
+# What SAM can stand on: rows of one plain gradient, which take a rate and a decay.
+_SAM_BASES = ("sgd", "sgd_nesterov", "rmsprop", "adam", "adamw", "nadam", "radam")
+
+
+def _sam(
+    params: Iterable[Any], *, base: str, rho: float, adaptive: bool, **settings: Any
+) -> torch.optim.Optimizer:
+    row = OPTIMIZERS[base]
+    build = library("SAM", base_optimizer=row.constructor)
+    return build(params, rho=rho, adaptive=adaptive, **row.settings(settings))
+
+
+def _sam_state(shapes: Shapes, settings: Mapping[str, Setting]) -> float:
+    return OPTIMIZERS[str(settings["base"])].state_numbers(shapes, {}) or 0.0
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    row.name: row
+    for row in (
+        Optimizer(
+            name="sgd",
+            constructor=torch.optim.SGD,
+            defaults={"lr": 1e-2, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0},
+            space={
+                "lr": Space(low=1e-3, high=1e-1, log=True),
+                "momentum": Space(low=0.8, high=0.99, log=False),
+            },
+            state_floats=state_size.sgd_state,
+            summary="stochastic gradient descent with momentum",
+            # 1e-2 is nnU-Net's rate and 0.9 the momentum of He et al. 2016, section 3.4.
+            source="Sutskever et al. 2013, On the importance of initialization and momentum",
+        ),
+        Optimizer(
+            name="adagrad",
+            constructor=torch.optim.Adagrad,
+            defaults={
+                "lr": 1e-2,
+                "lr_decay": 0.0,
+                "initial_accumulator_value": 0.0,
+                "eps": 1e-10,
+                "weight_decay": 0.0,
+            },
+            space={"lr": Space(low=1e-3, high=1e-1, log=True)},
+            state_floats=1,
+            summary="a rate for each parameter that falls with the sum of its squared gradients",
+            source="Duchi et al. 2011, JMLR 12; defaults of torch.optim.Adagrad",
+        ),
+        Optimizer(
+            name="rmsprop",
+            constructor=torch.optim.RMSprop,
+            defaults={
+                "lr": 1e-3,
+                "alpha": 0.9,
+                "eps": 1e-8,
+                "momentum": 0.0,
+                "centered": False,
+                "weight_decay": 0.0,
+            },
+            space={"lr": Space(low=1e-4, high=1e-2, log=True)},
+            state_floats=state_size.rmsprop_state,
+            summary="Adagrad with a running mean of squared gradients in place of the sum",
+            # 1e-3 and 0.9 are Hinton's, as given by Ruder 2016, arXiv 1609.04747, section 4.5;
+            # torch's own are 1e-2 and 0.99.
+            source="Tieleman and Hinton 2012, Coursera lecture 6.5",
+        ),
+        Optimizer(
+            name="adam",
+            constructor=torch.optim.Adam,
+            defaults={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
+            space={"lr": Space(low=1e-4, high=1e-2, log=True)},
+            state_floats=2,
+            summary="running means of gradient and squared gradient, corrected for their start",
+            source="Kingma and Ba 2015, arXiv 1412.6980, algorithm 1",
+        ),
+        Optimizer(
+            name="adamw",
+            constructor=torch.optim.AdamW,
+            defaults={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2},
+            space={
+                "lr": Space(low=1e-4, high=1e-2, log=True),
+                # AlgoPerf's baseline searches 5e-3 to 1.
+                "weight_decay": Space(low=5e-3, high=1.0, log=True),
+            },
+            state_floats=2,
+            summary="Adam with weight decay apart from the gradient",
+            source="Loshchilov and Hutter 2019, arXiv 1711.05101; defaults of torch.optim.AdamW",
+        ),
+        Optimizer(
+            name="lbfgs",
+            constructor=torch.optim.LBFGS,
+            defaults={
+                "lr": 1.0,
+                "max_iter": 20,
+                "max_eval": 25,
+                # torch's default of 100 would keep 202 numbers for each parameter.
+                "history_size": 10,
+                "tolerance_grad": 1e-7,
+                "tolerance_change": 1e-9,
+                "line_search_fn": "strong_wolfe",
+            },
+            space={"lr": Space(low=1e-1, high=1.0, log=True)},
+            choices={"line_search_fn": ("strong_wolfe",)},
+            step="closure",
+            half=False,  # torch.amp.GradScaler takes no closure
+            one_group=True,
+            # Gradient differences are noise where the batch is small. 8 is an assumption.
+            batch_multiple=8,
+            state_floats=state_size.lbfgs_state,
+            summary="quasi-Newton with a strong Wolfe line search, for large batches",
+            source="Liu and Nocedal 1989; Nocedal and Wright 2006, algorithms 3.5 and 7.5",
+        ),
+        Optimizer(
+            name="sgd_nesterov",
+            constructor=torch.optim.SGD,
+            defaults={"lr": 1e-2, "momentum": 0.99, "nesterov": True, "weight_decay": 3e-5},
+            space={
+                "lr": Space(low=1e-3, high=1e-1, log=True),
+                "momentum": Space(low=0.8, high=0.999, log=False),
+            },
+            state_floats=state_size.sgd_state,
+            summary="SGD with Nesterov momentum as nnU-Net sets it, which lowers the rate to 0",
+            source="Nesterov 1983; Isensee et al. 2021, nnU-Net, Nature Methods 18",
+        ),
+        Optimizer(
+            name="nadam",
+            constructor=torch.optim.NAdam,
+            defaults={
+                "lr": 2e-3,
+                "betas": (0.9, 0.999),
+                "eps": 1e-8,
+                "momentum_decay": 4e-3,
+                "weight_decay": 0.0,
+            },
+            space={"lr": Space(low=2e-4, high=2e-2, log=True)},
+            state_floats=2,
+            summary="Adam with Nesterov momentum",
+            source="Dozat 2016; defaults of torch.optim.NAdam",
+        ),
+        Optimizer(
+            name="radam",
+            constructor=torch.optim.RAdam,
+            defaults={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
+            space={"lr": Space(low=1e-4, high=1e-2, log=True)},
+            state_floats=2,
+            summary="Adam whose first steps are SGD, until its second moment can be trusted",
+            source="Liu et al. 2020, arXiv 1908.03265; defaults of torch.optim.RAdam",
+        ),
+        Optimizer(
+            name="adafactor",
+            constructor=torch.optim.Adafactor,
+            defaults={"lr": 1e-2, "beta2_decay": -0.8, "d": 1.0, "weight_decay": 0.0},
+            space={"lr": Space(low=1e-3, high=1e-1, log=True)},
+            state_floats=state_size.adafactor_state,
+            summary="squared gradients kept as rows and columns, no momentum: the least memory",
+            source="Shazeer and Stern 2018, arXiv 1804.04235; defaults of torch.optim.Adafactor",
+        ),
+        Optimizer(
+            name="muon",
+            constructor=Muon,
+            # Rate, decay, betas and eps are AdamW's, as the scaling allows (arXiv 2502.16982,
+            # section 2.2); momentum and steps are torch.optim.Muon's defaults.
+            defaults={
+                "lr": 1e-3,
+                "weight_decay": 1e-2,
+                "momentum": 0.95,
+                "nesterov": True,
+                "ns_steps": 5,
+                "betas": (0.9, 0.999),
+                "eps": 1e-8,
+            },
+            space={
+                "lr": Space(low=1e-4, high=1e-2, log=True),
+                "weight_decay": Space(low=5e-3, high=1.0, log=True),
+            },
+            drives=(
+                "hidden weights, convolutions as matrices (out, in x kernel); AdamW drives the "
+                "first and the last weight, biases and norms"
+            ),
+            driven=state_size.muon_driven,
+            state_floats=state_size.muon_state,
+            summary="momentum made orthogonal, matrix by matrix, by five Newton-Schulz steps",
+            source="Jordan et al. 2024, kellerjordan.github.io/posts/muon; torch.optim.Muon",
+        ),
+        Optimizer(
+            name="lion",
+            constructor=library("Lion"),
+            # A third of AdamW's rate and three times its decay: section 5 of the paper.
+            defaults={"lr": 3e-4, "betas": (0.9, 0.99), "weight_decay": 3e-2},
+            space={
+                "lr": Space(low=3e-5, high=3e-3, log=True),
+                "weight_decay": Space(low=5e-3, high=1.0, log=True),
+            },
+            state_floats=1,
+            summary="the sign of an interpolated momentum, found by program search",
+            source="Chen et al. 2023, arXiv 2302.06675; library",
+        ),
+        Optimizer(
+            name="lamb",
+            # As in the paper: decay inside the ratio, and a ratio that no correction of the start
+            # makes longer (the library divides by 1 - beta1^t after it unless told so).
+            constructor=library("Lamb", weight_decouple=False, adam_debias=True),
+            # 5e-3 is the paper's rate for ResNet-50 at its smallest batch of 512.
+            defaults={"lr": 5e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 1e-2},
+            space={"lr": Space(low=5e-4, high=5e-2, log=True)},
+            state_floats=2,
+            summary="Adam's step scaled to each layer's weights, for large batches",
+            source="You et al. 2020, arXiv 1904.00962; library",
+        ),
+        Optimizer(
+            name="adan",
+            constructor=library("Adan"),
+            defaults={
+                "lr": 1e-3,
+                "betas": (0.98, 0.92, 0.99),
+                "eps": 1e-8,
+                "weight_decay": 2e-2,
+            },
+            space={"lr": Space(low=1e-4, high=1e-2, log=True)},
+            state_floats=4,
+            summary="Adam with Nesterov momentum from differences of gradients",
+            # The paper's decay; all else the library's.
+            source="Xie et al. 2022, arXiv 2208.06677; library",
+        ),
+        Optimizer(
+            name="ademamix",
+            constructor=ademamix,
+            defaults={
+                "lr": 1e-3,
+                "betas": (0.9, 0.999, 0.9999),
+                "alpha": 5.0,
+                "eps": 1e-8,
+                "weight_decay": 1e-2,
+                "warmup_steps": 0,
+            },
+            space={"lr": Space(low=1e-4, high=1e-2, log=True)},
+            state_floats=3,
+            summary="AdamW with a second, slow mean of the gradient",
+            source="Pagliardini et al. 2024, arXiv 2409.03137; library, decay that of adamw here",
+        ),
+        Optimizer(
+            name="prodigy",
+            constructor=library("Prodigy"),
+            defaults={
+                "lr": 1.0,
+                "betas": (0.9, 0.999),
+                "d0": 1e-6,
+                "d_coef": 1.0,
+                # Measured: without it, it leaves a plain network without norms dead.
+                "bias_correction": True,
+                "safeguard_warmup": False,
+                "eps": 1e-8,
+                "weight_decay": 0.0,
+            },
+            # The authors leave the rate at 1 and name 0.5 and 2 for d_coef.
+            space={"d_coef": Space(low=0.5, high=2.0, log=True)},
+            # Its distance and its rate are the first group's.
+            one_group=True,
+            state_floats=4,
+            summary="Adam that finds its own rate from the distance it has come",
+            source="Mishchenko and Defazio 2024, arXiv 2306.06101; library",
+        ),
+        Optimizer(
+            name="soap",
+            constructor=library("SOAP"),
+            defaults={
+                "lr": 3e-3,
+                "betas": (0.95, 0.95),
+                "eps": 1e-8,
+                "weight_decay": 1e-2,
+                "precondition_frequency": 10,
+                "max_precondition_dim": 10000,
+            },
+            space={"lr": Space(low=3e-4, high=3e-2, log=True)},
+            drives="weights of two or more dimensions; on vectors it is Adam",
+            driven=state_size.soap_driven,
+            state_floats=state_size.soap_state,
+            widths=state_size.soap_widths,
+            summary="Adam in the eigenbasis of Shampoo's matrices, one for each side of a weight",
+            source="Vyas et al. 2024, arXiv 2409.11321; library",
+        ),
+        Optimizer(
+            name="shampoo",
+            constructor=shampoo,
+            defaults={
+                "lr": 1e-3,
+                # The library's second is 0.999; the squares are not corrected for their start,
+                # which makes the first steps 1 / sqrt(1 - beta2) times too long.
+                "betas": (0.9, 0.99),
+                "weight_decay": 0.0,
+                "graft": "rmsprop",
+                # Assumption; a period of 1000, the library's, is longer than many a trial here.
+                "precondition_frequency": 20,
+                # The library's 512 merges the sides of small convolutions until the state of a
+                # small U-Net is 164 times its weights; 128 makes that 40 (measured).
+                "block_size": 128,
+                "no_preconditioning_for_layers_with_dim_gt": 8192,
+                "matrix_eps": 1e-6,
+            },
+            space={"lr": Space(low=1e-4, high=1e-2, log=True)},
+            choices={"graft": ("sgd", "adagrad", "rmsprop")},
+            drives="weights of more than `block_size` numbers; on others it is its graft",
+            driven=state_size.shampoo_driven,
+            state_floats=state_size.shampoo_state,
+            widths=state_size.shampoo_widths,
+            summary="gradients by inverse roots of their second moments, block by block",
+            source="Gupta et al. 2018, arXiv 1802.09568; Anil et al. 2020, 2002.09018; library",
+        ),
+        Optimizer(
+            name="sophia",
+            constructor=library("SophiaH"),
+            defaults={
+                "lr": 6e-2,
+                "betas": (0.96, 0.99),
+                "p": 1e-2,
+                "update_period": 10,
+                "num_samples": 1,
+                "eps": 1e-12,
+                "weight_decay": 0.0,
+            },
+            space={"lr": Space(low=6e-3, high=6e-1, log=True)},
+            step="create_graph",
+            half=False,  # scaled gradients would have to be unscaled inside their own graph
+            one_device=True,  # DDP averages gradients outside the graph that the Hessian needs
+            # Momentum, the mean of Hutchinson's estimates, and the last of them.
+            state_floats=3,
+            summary="momentum over a diagonal Hessian, each step clipped",
+            source="Liu et al. 2023, arXiv 2305.14342; library",
+        ),
+        Optimizer(
+            name="schedule_free_adamw",
+            constructor=library("ScheduleFreeAdamW"),
+            defaults={
+                "lr": 2.5e-3,
+                "betas": (0.9, 0.999),
+                "eps": 1e-8,
+                "weight_decay": 0.0,
+                "warmup_steps": 0,
+            },
+            space={"lr": Space(low=2.5e-4, high=2.5e-2, log=True)},
+            averages=True,
+            state_floats=2,
+            summary="AdamW over an average of its weights, which takes the place of a schedule",
+            source="Defazio et al. 2024, arXiv 2405.15682; library",
+        ),
+        Optimizer(
+            name="schedule_free_sgd",
+            constructor=library("ScheduleFreeSGD"),
+            # Ten times sgd's rate: the README of schedule_free names 10 to 50 times.
+            defaults={"lr": 1e-1, "momentum": 0.9, "weight_decay": 0.0, "warmup_steps": 0},
+            space={"lr": Space(low=1e-2, high=1.0, log=True)},
+            averages=True,
+            state_floats=1,
+            summary="SGD over an average of its weights, which takes the place of a schedule",
+            source="Defazio et al. 2024, arXiv 2405.15682; library",
+        ),
+        Optimizer(
+            name="adopt",
+            constructor=library("ADOPT", weight_decouple=True),
+            defaults={"lr": 1e-3, "betas": (0.9, 0.9999), "eps": 1e-6, "weight_decay": 0.0},
+            space={"lr": Space(low=1e-4, high=1e-2, log=True)},
+            state_floats=2,
+            summary="Adam that converges at any beta2: it divides by the moment of before",
+            source="Taniguchi et al. 2024, arXiv 2411.02853; library",
+        ),
+        Optimizer(
+            name="sam",
+            constructor=_sam,
+            # 0.05 is the paper's rho; the rate and the decay are those of its base, sgd here: for
+            # another base set them too.
+            defaults={
+                "base": "sgd",
+                "lr": 1e-2,
+                "weight_decay": 0.0,
+                "rho": 0.05,
+                "adaptive": False,
+            },
+            space={
+                "lr": Space(low=1e-3, high=1e-1, log=True),
+                # The paper searches 0.01 to 0.5.
+                "rho": Space(low=1e-2, high=5e-1, log=True),
+            },
+            choices={"base": _SAM_BASES},
+            step="two_pass",
+            half=False,  # two gradients a step, of which a scaler unscales one
+            state_floats=_sam_state,
+            summary="sharpness-aware: the gradient at the worst point nearby, on another optimizer",
+            source="Foret et al. 2021, arXiv 2010.01412; library",
+        ),
+    )
+}

@@ -1,0 +1,1 @@
+"""A study becomes trials: axes expanded, misfits skipped, time estimated."""

@@ -1,0 +1,280 @@
+"""From a study as it was asked to a run as it will be: every automatic setting fixed.
+
+What decides a result is fixed into the run's `study.yaml` and `folds.parquet` when it first runs.
+Asking again resumes it. The axes may grow; a changed protocol, or changed data, is another run.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+import yaml
+
+from bench.core.references import StudyError
+from bench.planning.expand import expand
+from bench.study.dataset import DataSet, StoreError, locate, open_once, split_store
+from bench.study.schema import (
+    AXES,
+    NUMERICS,
+    DataEntry,
+    Skip,
+    Study,
+    Trial,
+    parse_study,
+    trial_columns,
+)
+from loaders.batches.table import LOADERS, fastest_loader
+from loaders.sampling.folds import FoldError, Split, check_splits, splits_from_table, splits_table
+from results.tables.schema import FINAL_STATUSES
+from results.tables.store import footer, read
+from results.verdict.combinations import AXES as COMBINATION
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A study ready to run: where its results go, its data, its trials and its skips.
+
+    `base` is the folder that paths and references in the study start at.
+    """
+
+    run: Path
+    study: Study
+    base: Path
+    sets: tuple[DataSet, ...]
+    trials: tuple[Trial, ...]
+    skips: tuple[Skip, ...]
+
+    def data(self, name: str) -> DataSet:
+        """Return a data set by its name in the results."""
+        return next(d for d in self.sets if d.name == name)
+
+    def only(self, trial_id: str) -> "Plan":
+        """Return the plan with one trial; raises StudyError if it has no such trial."""
+        chosen = tuple(t for t in self.trials if t.trial_id == trial_id)
+        if not chosen:
+            raise StudyError(f"this study has no trial {trial_id!r}: see `medopt plan --json`.")
+        return replace(self, trials=chosen)
+
+
+def resolve(
+    study: Study,
+    base: Path,
+    run: Path,
+    *,
+    lanes: int = 1,
+    cores: int | None = None,
+    cuda: bool | None = None,
+    devices: int = 1,
+) -> Plan:
+    """Fix every automatic setting of a study and expand it; writes nothing.
+
+    `lanes` trials are to run at once on one machine's `cores`, with a GPU each where `cuda`; None
+    is as on this machine. `devices` share each trial. A run folder that exists keeps the settings
+    it was made with.
+
+    Raises StudyError where the study, its data or its folds cannot be used, where it asks for
+    another protocol than the run's, or where the run's trials have ids of an older version.
+    """
+    before = _earlier(run)
+    gpus = torch.cuda.is_available() if cuda is None else cuda
+    study = _fix(study, before, max((cores or os.cpu_count() or 1) // lanes, 1), cuda=gpus)
+    saved = _saved_folds(run)
+    entries: list[DataEntry] = []
+    sets: list[DataSet] = []
+    for entry in study.data:
+        path = locate(entry.store, base, run.parent / "stores")
+        try:
+            store = open_once(path)
+        except StoreError as error:
+            raise StudyError(f"data {entry.store!r}: {error}") from error
+        name = entry.name or store.meta.name
+        if name in {d.name for d in sets}:
+            raise StudyError(f"data: two sets are called {name!r}; give one of them a `name`.")
+        splits = _splits(saved.get(name), store, name) or split_store(
+            store,
+            folds=study.folds,
+            repeats=study.repeats,
+            seed=study.split_seed,
+            inner_fraction=study.inner_fraction,
+        )
+        entries.append(
+            entry.model_copy(
+                update={
+                    "store": os.path.relpath(path, run),
+                    "name": name,
+                    "content": store.content_hash,
+                }
+            )
+        )
+        sets.append(DataSet(name=name, path=path, splits=tuple(splits)))
+    study = study.model_copy(update={"data": tuple(entries)})
+    if before:
+        _same_protocol(study, before)
+    trials, skips = expand(study, sets, base, devices=devices)
+    _same_ids(run, trials)
+    return Plan(
+        run=run,
+        study=study,
+        base=base,
+        sets=tuple(sets),
+        trials=tuple(trials),
+        skips=tuple(skips),
+    )
+
+
+def save(plan: Plan) -> None:
+    """Write `study.yaml` and `folds.parquet` of a run, each complete or not at all.
+
+    An axis that grew keeps what an earlier call asked for, since those results stand there too.
+    """
+    plan.run.mkdir(parents=True, exist_ok=True)
+    study = plan.study
+    before = _earlier(plan.run)
+    if before:
+        study = study.model_copy(update={axis: _union(before, study, axis) for axis in AXES})
+    text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    replace_file(plan.run / "study.yaml", text.encode())
+    tables = {**_saved_folds(plan.run)}
+    for data in plan.sets:
+        table = splits_table(data.splits, data.store.case_ids, data.store.groups)
+        tables[data.name] = table.append_column("dataset", pa.array([data.name] * len(table)))
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.concat_tables(tables.values()), sink)
+    replace_file(plan.run / "folds.parquet", sink.getvalue().to_pybytes())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file so that it is complete or as it was before; raises OSError on a full disk."""
+    scratch = path.with_name(f".{path.name}.new")
+    try:
+        scratch.write_bytes(content)
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _earlier(run: Path) -> Study | None:
+    path = run / "study.yaml"
+    return parse_study(path.read_text(encoding="utf-8"), path.name) if path.exists() else None
+
+
+def _saved_folds(run: Path) -> dict[str, pa.Table]:
+    path = run / "folds.parquet"
+    if not path.exists():
+        return {}
+    table = pq.read_table(path)
+    names = table.column("dataset").unique().to_pylist()
+    return {n: table.filter(pc.equal(table.column("dataset"), n)) for n in names}
+
+
+def _splits(table: pa.Table | None, store: Any, name: str) -> list[Split] | None:
+    """Return the folds that an earlier call saved, checked against the store as it is now."""
+    if table is None:
+        return None
+    try:
+        splits = splits_from_table(table.drop_columns("dataset"), store.case_ids)
+        labels = store.labels if store.meta.task == "classification" else None
+        check_splits(splits, store.groups, labels)
+    except FoldError as error:
+        raise StudyError(
+            f"folds.parquet does not fit the store of {name!r} any more: {error} "
+            f"Choose another --out, or bring the store back."
+        ) from error
+    return splits
+
+
+def _fix(study: Study, before: Study | None, threads: int, *, cuda: bool) -> Study:
+    if study.device == "cuda" and not cuda:
+        raise StudyError("device: cuda is asked for and no CUDA GPU is here; see `medopt doctor`.")
+    device = study.device if study.device != "auto" else ("cuda" if cuda else "cpu")
+    automatic = {
+        "device": before.device if before else device,
+        "threads": before.threads if before else threads,
+        "loader": before.loader if before else fastest_loader(device),
+    }
+    asked = {
+        "device": study.device != "auto",
+        "threads": study.threads is not None,
+        "loader": study.loader != "auto",
+    }
+    fixed = study.model_copy(update={k: v for k, v in automatic.items() if not asked[k]})
+    if not LOADERS[fixed.loader].available():
+        works = ", ".join(name for name, row in LOADERS.items() if row.available())
+        raise StudyError(
+            f"loader: {fixed.loader!r} is not installed here (`medopt doctor` says more). "
+            f"Choices: {works}; they give the same samples."
+        )
+    return fixed
+
+
+def _same_protocol(study: Study, before: Study) -> None:
+    """Raise StudyError if anything but the length of the axes differs from the run as it stands."""
+    for key in Study.model_fields:
+        if key not in AXES and getattr(study, key) != getattr(before, key):
+            raise StudyError(
+                f"{key}: this run was made with {getattr(before, key)!r}, the study now says "
+                f"{getattr(study, key)!r}. Choose another --out, or a new name in the study."
+            )
+    known = {d.name: d for d in before.data}
+    for data in study.data:
+        if data.name in known and known[data.name].content != data.content:
+            raise StudyError(
+                f"data: the store of {data.name!r} has other content than when this run was made. "
+                f"Choose another --out, or bring the store back."
+            )
+        if data.name in known and known[data.name] != data.model_copy(
+            update={"store": known[data.name].store}
+        ):
+            raise StudyError(
+                f"data: {data.name!r} has other settings than when this run was made. "
+                f"Choose another --out, or give it another `name`."
+            )
+
+
+# What names a trial within a run; its id says besides how it is computed.
+_CELL = ("dataset", *COMBINATION, "repeat", "fold", "seed")
+
+
+def _same_ids(run: Path, trials: Sequence[Trial]) -> None:
+    """Raise StudyError where the run has finished these trials under other ids.
+
+    The protocol being the same, another version of the numerics or of the ids made them. An edit of
+    the user's own code, or other weights to start from, are other trials by right.
+    """
+    finished = {
+        tuple(row[name] for name in _CELL): row["trial_id"]
+        for row in read(run, "trials", columns=[*_CELL, "trial_id", "status"]).to_pylist()
+        if row["status"] in FINAL_STATUSES
+    }
+    if not finished:
+        return
+    made_by = footer(run).get("numerics")
+    other = [
+        trial
+        for trial in trials
+        if (made_by != NUMERICS or not trial.has_own)
+        and finished.get(tuple(trial_columns(trial)[name] for name in _CELL), trial.trial_id)
+        != trial.trial_id
+    ]
+    if other:
+        before = f"version {made_by}" if made_by else "an older version"
+        raise StudyError(
+            f"{len(other)} trial(s) that this run has finished have another id now: they were made "
+            f"by {before} of the numerics, this is version {NUMERICS}, whose numbers may differ. "
+            f"They would all be trained again. Choose another --out for that; `medopt report` "
+            f"shows the run as it is."
+        )
+
+
+def _union(before: Study, study: Study, axis: str) -> Sequence[Any]:
+    def key(item: Any) -> Any:
+        return item.name if axis == "data" else item
+
+    now = {str(key(item)): item for item in getattr(study, axis)}
+    return tuple({**{str(key(i)): i for i in getattr(before, axis)}, **now}.values())

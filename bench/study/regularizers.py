@@ -1,0 +1,126 @@
+"""The regularizers: one row each, written as what it sets in the other parts of a combination.
+
+Early stopping on inner validation stands in the protocol and is always on, so `none` is early
+stopping alone; `no_stopping` trains to the end of the budget (the weights are still those that
+inner validation chooses).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bench.core.settings import Setting, merge
+
+# What a regularizer can set: a setting of the model, optimizer or loss, a draw of the
+# augmentation, or a field of the trial itself.
+PARTS = ("model", "optimizer", "loss", "augment", "trial")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regularizer:
+    """One regularizer of the table.
+
+    `sets` maps `part.field` to the setting that goes there; `defaults` names every setting that a
+    study may change.
+    """
+
+    name: str
+    sets: Mapping[str, str]
+    defaults: Mapping[str, Setting]
+    tasks: tuple[str, ...] = ("classification", "segmentation")
+    summary: str
+    source: str
+
+    def settings(self, params: Mapping[str, Any]) -> dict[str, Setting]:
+        """Return every setting, `params` over the defaults; raises ValueError as `merge` does."""
+        return merge(f"regularizer {self.name}", self.defaults, params)
+
+    def changes(self, part: str, params: Mapping[str, Any]) -> dict[str, Setting]:
+        """Return field -> value of what is set in one of PARTS."""
+        found = self.settings(params)
+        return {
+            target.partition(".")[2]: found[setting]
+            for target, setting in self.sets.items()
+            if target.partition(".")[0] == part
+        }
+
+    def unfit(self, part: str, name: str, fields: Mapping[str, Any]) -> str | None:
+        """Say why the row `name`, which has the settings `fields`, cannot take this; or None."""
+        for field in self.changes(part, {}):
+            if field not in fields:
+                known = ", ".join(fields) or "none"
+                return (
+                    f"regularizer {self.name} sets {field} of the {part}, and {name} has no such "
+                    f"setting (it has: {known})"
+                )
+        return None
+
+
+REGULARIZERS: dict[str, Regularizer] = {
+    row.name: row
+    for row in (
+        Regularizer(
+            name="none",
+            sets={},
+            defaults={},
+            summary="early stopping alone",
+            source="paper A: 10 epochs without a better inner validation",
+        ),
+        Regularizer(
+            name="no_stopping",
+            sets={"trial.stops": "stops"},
+            defaults={"stops": False},
+            summary="the whole budget, without early stopping",
+            source="nnU-Net's protocol: a fixed number of epochs",
+        ),
+        Regularizer(
+            name="weight_decay",
+            sets={"optimizer.weight_decay": "rate"},
+            # Krizhevsky et al. 2012 and He et al. 2016 take 5e-4 and 1e-4.
+            defaults={"rate": 5e-4},
+            summary="the optimizer's own weight decay: coupled in Adam, decoupled in AdamW",
+            source="Krogh and Hertz 1992; Krizhevsky et al. 2012, section 5",
+        ),
+        Regularizer(
+            name="dropout",
+            sets={"model.dropout": "rate"},
+            defaults={"rate": 0.3},  # assumption; the paper has 0.5 for fully connected layers
+            summary="units left out at random while training, where the network has a place for it",
+            source="Srivastava et al. 2014, JMLR 15",
+        ),
+        Regularizer(
+            name="label_smoothing",
+            sets={"loss.label_smoothing": "amount"},
+            defaults={"amount": 0.1},
+            summary="targets of 1 - 0.1 for the true class, the rest spread evenly",
+            source="Szegedy et al. 2016, arXiv 1512.00567, section 7",
+        ),
+        Regularizer(
+            name="mixup",
+            sets={"trial.mixup": "alpha"},
+            defaults={"alpha": 0.2},
+            summary="samples mixed in pairs, and their losses with them; share from Beta(0.2, 0.2)",
+            source="Zhang et al. 2018, arXiv 1710.09412; alpha of its ImageNet runs",
+        ),
+        Regularizer(
+            name="strong_augmentation",
+            sets={
+                f"augment.{name}": name for name in ("rotate", "zoom", "noise", "contrast", "gamma")
+            },
+            # nnU-Net's ranges: 30 degrees, 0.7 to 1.4, a variance up to 0.1, 0.75 to 1.25 and 0.7
+            # to 1.5, brought to symmetric ones; each with the probability that the study gives. The
+            # noise is that of images in standard deviations.
+            defaults={"rotate": 30.0, "zoom": 0.3, "noise": 0.3, "contrast": 0.25, "gamma": 0.5},
+            summary="rotation, zoom, noise, contrast and gamma on top of flips and crops",
+            source="Isensee et al. 2021 (nnU-Net), supplementary note 4",
+        ),
+        Regularizer(
+            name="resampling",
+            sets={"trial.balance": "balance"},
+            defaults={"balance": True},
+            tasks=("classification",),  # the voxels of a segmentation set have foreground patches
+            summary="classes drawn equally often, the rarer ones repeated",
+            source="Buda et al. 2018, arXiv 1710.05381: over-sampling to full balance",
+        ),
+    )
+}

@@ -1,0 +1,1 @@
+"""One trial, from its first weight to its last test case."""

@@ -1,0 +1,1 @@
+"""The same batches by torch, DALI or MONAI."""

@@ -1,0 +1,280 @@
+"""Batches by NVIDIA DALI: its operators cut the patch, flip it and scale its intensity.
+
+The only file that imports nvidia.dali, and that when it is used. DALI is handed the memory maps of
+whole volumes without a copy, so that only the pages of the patch are ever read, by its threads.
+(fn.readers.numpy can read a region too, but maps its file anew for each sample; that costs 12 to
+30 % more, measured on a CPU.) With a GPU the patch, or the box that a rotated one is read from, is
+cut on the host and goes over in the type that the store has; the device turns, flips and scales it.
+Noise, contrast and gamma are loaders.sampling.intensity's, on the device.
+"""
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.dlpack import from_dlpack
+
+from loaders.batches.torch_loader import Batch, fill_of, gather
+from loaders.sampling.affine import boxes
+from loaders.sampling.intensity import alter, altered
+from loaders.sampling.sampler import Draws, Recipe, Sampler, batch_positions
+from loaders.store.read import Store
+
+LAYOUT = {2: "CHW", 3: "CDHW"}
+# For the last axes, in their order: what fn.flip calls the axis, and what fn.crop_mirror_normalize
+# calls the size and the place of the crop along it.
+AXES = (
+    ("depthwise", "crop_d", "crop_pos_z"),
+    ("vertical", "crop_h", "crop_pos_y"),
+    ("horizontal", "crop_w", "crop_pos_x"),
+)
+
+
+def open_dali(
+    store: Store,
+    sampler: Sampler,
+    *,
+    batch_size: int,
+    batches: int,
+    start: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    threads: int,
+    device: torch.device,
+) -> AbstractContextManager[Iterator[Batch]]:
+    """Open the stream of `batches` global batches from position `start` on, for one rank.
+
+    `batch_size` is the global one; rank and world in `shard`. DALI works in `threads` threads and
+    is at most two batches ahead. On a CPU the batches are those of `open_torch`, bit for bit; a GPU
+    may round once where the CPU rounds twice. Raises ValueError; ImportError where there is no
+    DALI.
+    """
+    _import_dali()
+    fill_of(store)
+
+    def draw(batch: int) -> Draws:
+        positions = batch_positions(batch, batch_size=batch_size, start=start, shard=shard)
+        return sampler.draw(positions)
+
+    draw(0)  # What is wrong with the arguments is raised here rather than at the first batch.
+    return closing(_one_ahead(_stream(store, sampler.recipe, draw, batches, threads, device)))
+
+
+def _one_ahead(stream: Generator[Batch]) -> Generator[Batch]:
+    """Take the next batch in a thread of its own while the caller works with this one.
+
+    DALI reads and augments in its threads, but a pipeline's own work in Python, about a millisecond
+    a batch, is done by whoever calls it (measured: a tenth of a small network's step).
+    """
+    pool = ThreadPoolExecutor(1, thread_name_prefix="dali")
+    try:
+        following = pool.submit(next, stream, None)
+        while (batch := following.result()) is not None:
+            following = pool.submit(next, stream, None)
+            yield batch
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        stream.close()
+
+
+def _stream(
+    store: Store,
+    recipe: Recipe,
+    draw: Callable[[int], Draws],
+    batches: int,
+    threads: int,
+    device: torch.device,
+) -> Generator[Batch]:
+    like, gpu = draw(0), device.type == "cuda"
+    # fn.crop_mirror_normalize cuts the patch as well. An operator of its own does it where that one
+    # cannot: where it would fill with what is already normalised, and on a GPU, to which the whole
+    # volume would have to go.
+    cut = gpu or recipe.translate > 0 or bool((store.shapes < like.patch).any())
+    # On a CPU fn.warp_affine takes eight times as long as loaders.sampling.affine (measured): there
+    # the rotated samples are written over what DALI made of them.
+    turn = gpu and recipe.warps
+    # What DALI has been handed and has not given back: it works on this very memory.
+    fed: deque[tuple[Draws, list[Any]]] = deque()
+
+    def feed(batch: int) -> list[Any]:
+        if batch == batches:
+            raise StopIteration
+        draws = draw(batch)
+        inputs = pipeline_inputs(store, draws, cut=cut, turn=turn)
+        fed.append((draws, list(inputs.values())))
+        return fed[-1][1]
+
+    pipeline = build_pipeline(store, like, feed, cut=cut, turn=turn, threads=threads, device=device)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
+    try:
+        for _ in range(batches):
+            # No copy here either: DALI gives its buffers away and does not write to them again.
+            image, *mask = (from_dlpack(out.as_tensor()) for out in pipeline.run())
+            draws = fed.popleft()[0]
+            target = (
+                mask[0][:, 0] if mask else torch.from_numpy(store.labels[draws.case]).to(device)
+            )
+            if gpu:
+                alter(image, draws, lambda values: torch.from_numpy(values).to(device))
+            else:
+                rest = np.flatnonzero(draws.warped | altered(draws))
+                list(pool.map(partial(_finish, store, draws, image, target), rest.tolist()))
+            yield Batch(image, target)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        # What DALI has the garbage collector do, at a known time: its threads end here.
+        pipeline.__del__()
+
+
+def _finish(
+    store: Store, draws: Draws, image: torch.Tensor, target: torch.Tensor, row: int
+) -> None:
+    """Do to a sample on a CPU what DALI does not: by the code of the torch loader."""
+    one = draws[row : row + 1]
+    if draws.warped[row]:
+        pixels, answer = gather(store, one)
+        image[row], target[row] = torch.from_numpy(pixels[0]), torch.as_tensor(answer[0])
+    else:
+        alter(image[row : row + 1].numpy(), one, lambda values: values)
+
+
+def pipeline_inputs(store: Store, draws: Draws, *, cut: bool, turn: bool) -> dict[str, Any]:
+    """Return one batch as `build_pipeline` takes it in, by the names that DALI's operators use."""
+    axes = AXES[-len(draws.patch) :]
+    inputs: dict[str, Any] = {"mean": draws.centre, "std": draws.spread}
+    if turn:
+        # The flips are in the matrices.
+        where = boxes(draws, store.shapes[draws.case])
+        inputs["start"] = where.low.astype(np.int32)
+        inputs["shape"] = (where.high - where.low).astype(np.int32)
+        # DALI has the last axis first, and the middle of a voxel at one half.
+        linear, offset = where.maps[:, ::-1, -2::-1], where.maps[:, ::-1, -1:]
+        offset = offset + 0.5 - linear.sum(axis=2, keepdims=True) / 2
+        matrix = np.concatenate([linear, offset], axis=2)
+        inputs["matrix"] = matrix.astype(np.float32, order="C")
+    else:
+        flips = draws.flip.T.astype(np.int32, order="C")
+        inputs |= {axis[0]: flip for axis, flip in zip(axes, flips, strict=True)}
+    if cut and not turn:
+        inputs["start"] = draws.origin.astype(np.int32)
+    elif not turn:
+        # DALI's way to place a crop: the share of the room that lies before it. Rounded to float32
+        # it still says which voxel, up to 2**22 of them along an axis.
+        room = np.maximum(store.shapes[draws.case] - draws.patch, 1)
+        places = (draws.origin / room).T.astype(np.float32, order="C")
+        inputs |= {axis[2]: place for axis, place in zip(axes, places, strict=True)}
+    cases = draws.case.tolist()
+    # Whole arrays (C, *spatial) and (1, *spatial), each of its own size.
+    inputs["image"] = [np.asarray(store.image(case)) for case in cases]
+    if store.meta.task == "segmentation":
+        inputs["mask"] = [np.asarray(store.mask(case))[None] for case in cases]
+    return inputs
+
+
+def build_pipeline(
+    store: Store,
+    like: Draws,
+    feed: Callable[[int], list[Any]],
+    *,
+    cut: bool,
+    turn: bool,
+    threads: int,
+    device: torch.device,
+) -> Any:
+    """Return the DALI pipeline that turns the `pipeline_inputs` of a batch into the batch.
+
+    `feed(k)` gives the values of the k-th batch; `like` are draws of the same batch size and patch.
+    With `turn` every sample goes through fn.warp_affine, which leaves those that are not turned bit
+    for bit as they are. Images come out float32 (B, C, *patch), masks uint8 (B, 1, *patch).
+    """
+    dali = _import_dali()
+    fn, types = dali.fn, dali.types
+    dims, gpu = len(like.patch), device.type == "cuda"
+    axes, layout = AXES[-dims:], LAYOUT[dims]
+    names = list(pipeline_inputs(store, like, cut=cut, turn=turn))
+    pipeline = dali.pipeline.Pipeline(
+        batch_size=len(like),
+        num_threads=threads,
+        device_id=device.index if gpu else None,
+        prefetch_queue_depth=2,
+    )
+    with pipeline:
+        nodes = fn.external_source(
+            source=feed,
+            num_outputs=len(names),
+            batch=True,
+            no_copy=True,
+            layout=[layout if name in ("image", "mask") else "" for name in names],
+        )
+        given = dict(zip(names, nodes, strict=True))
+        crop = {size: side for (_, size, _), side in zip(axes, like.patch, strict=True)}
+        crop |= {place: given[place] for _, _, place in axes if place in given}
+        flips = {flip: given[flip] for flip, _, _ in axes if flip in given}
+        intensity = {"mean": given["mean"], "std": given["std"]}
+        outputs = []
+        for name, dtype, fill, scaling, interpolation in (
+            ("image", types.FLOAT, fill_of(store), intensity, types.INTERP_LINEAR),
+            ("mask", types.UINT8, 0.0, {}, types.INTERP_NN),
+        ):
+            if name not in given:
+                continue
+            patch = given[name]
+            if cut or turn:
+                patch = fn.slice(
+                    patch,
+                    start=given["start"],
+                    shape=given.get("shape", like.patch),
+                    axes=tuple(range(1, dims + 1)),
+                    out_of_bounds_policy="pad",
+                    fill_values=[fill],
+                )
+            if gpu:
+                patch = patch.gpu()
+            if turn:
+                if name == "image" and store.image_type == np.uint16:
+                    # The one type that fn.warp_affine does not take.
+                    patch = fn.cast(patch, dtype=types.FLOAT)
+                # It wants the channel last: a sequence, whose frames are the channels, of images of
+                # one channel.
+                patch = fn.expand_dims(patch, axes=[dims + 1], new_axis_names="K")
+                patch = fn.reinterpret(patch, layout=f"F{layout[1:]}C")
+                patch = fn.warp_affine(
+                    patch,
+                    matrix=given["matrix"],
+                    size=like.patch,
+                    fill_value=fill,
+                    interp_type=interpolation,
+                    dtype=dtype,
+                )
+                patch = fn.reinterpret(fn.squeeze(patch, axes=[dims + 1]), layout=layout)
+            patch = fn.crop_mirror_normalize(
+                patch,
+                dtype=dtype,
+                output_layout=layout,
+                **crop,
+                **scaling,
+            )
+            if flips:
+                # All axes in one pass, for which fn.crop_mirror_normalize knows too few: that its
+                # mirror takes one of them saves nothing (measured).
+                patch = fn.flip(patch, **{"horizontal": 0, **flips})
+            outputs.append(patch)
+        pipeline.set_outputs(*outputs)
+    pipeline.build()
+    return pipeline
+
+
+def _import_dali() -> ModuleType:
+    try:
+        from nvidia import dali
+    except ImportError as error:
+        raise ImportError(
+            f"NVIDIA DALI cannot be imported ({error}): set `loader: torch` in the study, which "
+            "gives the same batches, or install nvidia-dali-cuda130 (Linux alone has it)"
+        ) from error
+    return dali

@@ -1,0 +1,195 @@
+"""Batches by MONAI: its cache, its transforms and its DataLoader, given the same draws.
+
+Volumes are kept whole in memory as float32 tensors, as MONAI's users keep them. The samples are
+those of `open_torch` bit for bit where nothing is interpolated; rotated ones differ by rounding.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data.dataloader import DataLoader
+from monai.data.dataset import CacheDataset
+from monai.transforms.compose import Compose
+from monai.transforms.croppad.array import BorderPad, SpatialCrop
+from monai.transforms.spatial.array import Affine, Flip
+from monai.transforms.utility.array import EnsureType, Lambda
+from monai.utils.type_conversion import convert_to_tensor
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from loaders.batches.torch_loader import Batch, fill_of
+from loaders.sampling.intensity import alter
+from loaders.sampling.sampler import Draws, Indices, Sampler, batch_positions
+from loaders.store.read import Store
+
+# What CacheDataset may hold; the cases beyond are read anew each time. An assumption: enough for
+# the stores of the ready studies, and little beside the memory of a machine that trains.
+CACHE_BYTES = 4 * 2**30
+
+
+def open_monai(
+    store: Store,
+    sampler: Sampler,
+    *,
+    batch_size: int,
+    batches: int,
+    start: int = 0,
+    shard: tuple[int, int] = (0, 1),
+    threads: int,
+    device: torch.device,
+) -> AbstractContextManager[Iterator[Batch]]:
+    """Open the stream of `batches` global batches from position `start` on, for one rank.
+
+    `batch_size` is the global one; rank and world in `shard`. Each of `threads` threads has a
+    DataLoader of its own, which makes every threads-th batch. Raises ValueError.
+    """
+    fill_of(store)
+
+    def positions(batch: int) -> Indices:
+        return batch_positions(batch, batch_size=batch_size, start=start, shard=shard)
+
+    positions(0)  # What is wrong with the arguments is raised here rather than in a thread.
+    return closing(_stream(store, sampler, positions, batches, threads, device))
+
+
+def _stream(
+    store: Store,
+    sampler: Sampler,
+    positions: Callable[[int], Indices],
+    batches: int,
+    threads: int,
+    device: torch.device,
+) -> Generator[Batch]:
+    # Not ThreadDataLoader: where a sample raises, its thread dies and the stream ends as if that
+    # were all; and its thread workers reseed torch's generator, which the training draws from.
+    dataset = _Samples(store, sampler, threads)
+    loaders = [
+        iter(
+            DataLoader(
+                dataset,
+                batch_sampler=_Batches(positions, range(first, batches, threads)),
+                num_workers=0,
+                # Else it draws from torch's own, which the training draws from.
+                generator=torch.Generator().manual_seed(0),
+            )
+        )
+        for first in range(threads)
+    ]
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
+    try:
+        # One batch of each loader ahead, and never two jobs of one.
+        ahead = [pool.submit(next, loader, None) for loader in loaders]
+        for nth in islice(cycle(range(threads)), batches):
+            batch: Any = ahead[nth].result()
+            ahead[nth] = pool.submit(next, loaders[nth], None)
+            yield Batch(batch["image"].to(device), batch["target"].to(device))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _Batches:
+    """The positions of some batches, as a DataLoader's batch sampler."""
+
+    def __init__(self, positions: Callable[[int], Indices], batches: Iterable[int]) -> None:
+        self.positions, self.batches = positions, batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (self.positions(batch).tolist() for batch in self.batches)
+
+
+class _Cases(Sequence[dict[str, Any]]):
+    """The training part's whole images, as CacheDataset reads them."""
+
+    def __init__(self, store: Store, cases: Indices) -> None:
+        self.store, self.cases = store, cases
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: Any) -> Any:
+        case = int(self.cases[index])
+        masked = self.store.meta.task == "segmentation"
+        return {
+            "image": np.array(self.store.image(case), dtype=np.float32),
+            "mask": np.array(self.store.mask(case))[None] if masked else None,
+        }
+
+
+class _Samples(Dataset[dict[str, Any]]):
+    """Sample by position in the stream, as torch's DataLoader asks for them: a batch at once."""
+
+    def __init__(self, store: Store, sampler: Sampler, threads: int) -> None:
+        self.store, self.sampler, self.fill = store, sampler, fill_of(store)
+        cases = np.unique(sampler.cases)
+        self.place = {case: place for place, case in enumerate(cases.tolist())}
+        # Of float32 images and uint8 masks.
+        voxels = store.shapes[cases].prod(axis=1)
+        sizes = voxels * (4 * len(store.meta.channels) + (store.meta.task == "segmentation"))
+        tensors = EnsureType(track_meta=False)
+        self.whole = CacheDataset(
+            _Cases(store, cases),
+            Compose(
+                [Lambda(lambda case: {k: v if v is None else tensors(v) for k, v in case.items()})]
+            ),
+            cache_num=int((sizes.cumsum() <= CACHE_BYTES).sum()),
+            num_workers=threads,
+            progress=False,
+        )
+
+    def __getitems__(self, positions: list[int]) -> list[dict[str, Any]]:
+        draws = self.sampler.draw(np.array(positions))
+        return [self._sample(draws, row) for row in range(len(draws))]
+
+    def _sample(self, draws: Draws, row: int) -> dict[str, Any]:
+        case = int(draws.case[row])
+        whole = self.whole[self.place[case]]
+        image = _cut(whole["image"], draws, row, self.fill, "bilinear")
+        columns = (..., *[None] * len(draws.patch))
+        centre, gain = torch.from_numpy(draws.centre[row]), torch.from_numpy(draws.gain[row])
+        image = (image - centre[columns]) * gain[columns]
+        alter(image[None].numpy(), draws[row : row + 1], lambda values: values)
+        if whole["mask"] is None:
+            return {"image": image, "target": torch.as_tensor(self.store.labels[case])}
+        mask = _cut(whole["mask"], draws, row, 0.0, "nearest")
+        return {"image": image, "target": mask[0].to(torch.uint8)}
+
+
+def _cut(whole: Tensor, draws: Draws, row: int, fill: float, mode: str) -> Tensor:
+    """Return a patch (C, *patch) of a whole image, flipped; for MONAI 0 is what lies outside."""
+    patch, shape = np.array(draws.patch), np.array(whole.shape[1:])
+    origin = draws.origin[row]
+    low = np.clip(origin, 0, shape)
+    high = np.clip(origin + patch, low, shape)
+    if draws.warped[row]:
+        # From the middle of the patch to the middle of the image.
+        affine = np.eye(len(patch) + 1)
+        affine[:-1, :-1] = draws.matrix[row]
+        affine[:-1, -1] = origin + (patch - 1) / 2 - (shape - 1) / 2
+        turn = Affine(
+            affine=affine,
+            spatial_size=draws.patch,
+            mode=mode,
+            padding_mode="zeros",
+            image_only=True,
+        )
+        cut: Any = turn(whole - fill)
+        cut += fill
+    elif (low == high).any():
+        # Nothing of the image: an empty crop is one voxel wide to MONAI.
+        cut = torch.full((len(whole), *draws.patch), fill, dtype=whole.dtype)
+    else:
+        cut = SpatialCrop(roi_start=low, roi_end=high)(whole)
+        if (high - low < patch).any():
+            border = np.stack([low - origin, origin + patch - high], axis=1).ravel().tolist()
+            cut = BorderPad(border, mode="constant", value=fill)(cut)
+    axes = np.flatnonzero(draws.flip[row]).tolist()
+    if axes:
+        cut = Flip(spatial_axis=axes)(cut)
+    # Transforms make MetaTensors, which would cost at every operation from here on.
+    plain: Tensor = convert_to_tensor(cut, track_meta=False)
+    return plain

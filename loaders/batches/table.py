@@ -1,0 +1,89 @@
+"""The loaders, which turn a store and a sampler into batches: one row each."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from loaders.batches.torch_loader import Batch
+    from loaders.sampling.sampler import Recipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoaderRow:
+    """A way to turn a store and a sampler into batches on a device.
+
+    `open(store, sampler, *, batch_size, batches, start, shard, threads, device)` is a context
+    manager over an iterator of exactly `batches` batches; every loader gives the same ones, to the
+    bit but where `rounds(recipe, device)` says so of a kind of device, cpu or cuda.
+    """
+
+    name: str
+    summary: str
+    open: Callable[..., AbstractContextManager[Iterator["Batch"]]]
+    available: Callable[[], bool]
+    rounds: Callable[["Recipe", str], bool]
+
+
+def _open_dali(*arguments: Any, **settings: Any) -> AbstractContextManager[Iterator["Batch"]]:
+    from loaders.batches.dali_loader import open_dali
+
+    return open_dali(*arguments, **settings)
+
+
+def _open_torch(*arguments: Any, **settings: Any) -> AbstractContextManager[Iterator["Batch"]]:
+    from loaders.batches.torch_loader import open_torch
+
+    return open_torch(*arguments, **settings)
+
+
+def _open_monai(*arguments: Any, **settings: Any) -> AbstractContextManager[Iterator["Batch"]]:
+    from loaders.batches.monai_loader import open_monai
+
+    return open_monai(*arguments, **settings)
+
+
+def _has_dali() -> bool:
+    return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
+
+
+LOADERS: dict[str, LoaderRow] = {
+    row.name: row
+    for row in (
+        LoaderRow(
+            name="dali",
+            summary="NVIDIA DALI: reads patches and augments in its own threads, or on the GPU",
+            open=_open_dali,
+            available=_has_dali,
+            # On a GPU it rounds once where a CPU rounds twice, and warps by its own operator.
+            rounds=lambda _recipe, device: device == "cuda",
+        ),
+        LoaderRow(
+            name="torch",
+            summary="numpy and torch alone: the same batches wherever DALI has no wheel",
+            open=_open_torch,
+            available=lambda: True,
+            rounds=lambda _recipe, _device: False,
+        ),
+        LoaderRow(
+            name="monai",
+            summary="MONAI's cache, transforms and DataLoader: whole volumes in memory",
+            open=_open_monai,
+            available=lambda: find_spec("monai") is not None,
+            # It interpolates by its own operator.
+            rounds=lambda recipe, _device: recipe.warps,
+        ),
+    )
+}
+
+# By device, the fastest first. On CPU cores ours by torch alone takes two thirds of DALI's time or
+# less in every case (measured, LOG.md); on a GPU DALI augments on the device (an assumption: nobody
+# has measured it here).
+FASTEST = {"cpu": ("torch", "dali", "monai"), "cuda": ("dali", "torch", "monai")}
+
+
+def fastest_loader(device: str) -> str:
+    """Return the loader that `loader: auto` takes on a kind of device, cpu or cuda."""
+    return next(name for name in FASTEST[device] if LOADERS[name].available())

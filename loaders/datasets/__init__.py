@@ -1,0 +1,1 @@
+"""The kinds of data, a folder each, and what they share."""

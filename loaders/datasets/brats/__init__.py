@@ -1,0 +1,1 @@
+"""BraTS: brain MRI of every release."""

@@ -1,0 +1,322 @@
+"""BraTS, every release since 2018 under its own names and its own meaning of the labels.
+
+A file is known by its name alone, wherever under the source it lies. The patient is the group where
+the name tells it (2023 and later), since several scans of one patient would else meet in a fold.
+From 2018 to 2021 each year holds the cases of the years before under new names; which are one
+patient stands in the official name_mapping.csv alone. The children's sets of 2023 and 2024 bear the
+same names and number their labels otherwise, and metastases have one label more since 2025, so that
+which of them is meant has to be said. The radiotherapy set (BraTS-MEN-RT: one channel, another
+outline) is not among them.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loaders.cases import BadCase, BadSource, Item, Kind, Meta, Survey, settings
+from loaders.datasets.brats.name_mapping import patients_of
+from loaders.datasets.resample import SPACING, chosen_spacing, read
+from loaders.formats.nifti import found_labels, stem
+
+log = logging.getLogger(__name__)
+
+# Role in the file's name to channel, in the order that the channels are stored in.
+_OLD = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
+_NEW = {"t1n": "t1n", "t1c": "t1c", "t2w": "t2w", "t2f": "t2f"}
+_CORES = ("background", "necrotic or non-enhancing core", "oedema", "enhancing tumour")
+# Nested: whole tumour, tumour core, enhancing tumour.
+_REGIONS = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """How the files of some years are named, and what their labels mean.
+
+    `pattern` matches a file's name without its ending: groups `case`, `patient` and `role`.
+    `label_values[i]` is the number in the files of `classes[i]`.
+    """
+
+    name: str
+    pattern: re.Pattern[str]
+    roles: dict[str, str]
+    label_values: tuple[int, ...]
+    classes: tuple[str, ...] = _CORES
+    regions: dict[str, tuple[int, ...]] = field(default_factory=lambda: dict(_REGIONS))
+    group_source: str
+    source: str
+
+
+def _since_2023(tumours: str, scans: str = r"-\d{3}", **changes: Any) -> Release:
+    """Return a release named BraTS-TUMOUR-PATIENT-SCAN-ROLE, with the labels of 2023 or others."""
+    pattern = re.compile(
+        rf"(?P<case>(?P<patient>BraTS-(?:{tumours})-\d{{5}}){scans})"
+        r"-(?P<role>t1n|t1c|t2w|t2f|seg)"
+    )
+    usual = {"roles": _NEW, "label_values": (0, 1, 2, 3), "group_source": "patient"}
+    return Release(pattern=pattern, **{**usual, **changes})
+
+
+RELEASES = {
+    "2018": Release(
+        name="BraTS 2018-2021",
+        pattern=re.compile(
+            r"(?P<case>(?P<patient>brats(?:18|19|20|2021)_.+))_(?P<role>t1|t1ce|t2|flair|seg)",
+            re.IGNORECASE,
+        ),
+        roles=_OLD,
+        # 3 was merged into 1 before 2018, and 4 kept its number.
+        label_values=(0, 1, 2, 4),
+        group_source="case",
+        source="Baid et al. 2021, arXiv 2107.02314; Menze et al. 2015, 10.1109/TMI.2014.2377694",
+    ),
+    "2023": _since_2023(
+        "GLI|SSA",
+        r"-0\d\d",
+        name="BraTS 2023",
+        source="Adewole et al. 2023, arXiv 2305.19369; Baid et al. 2021, arXiv 2107.02314",
+    ),
+    "2023-men": _since_2023(
+        "MEN",
+        name="BraTS 2023 meningioma",
+        source="LaBella et al. 2024, 10.1038/s41597-024-03350-9",
+    ),
+    "2023-met": _since_2023(
+        "MET",
+        name="BraTS 2023 metastases",
+        source="Moawad et al. 2023, arXiv 2306.00838",
+    ),
+    "2023-ped": _since_2023(
+        "PED",
+        name="BraTS 2023 paediatric",
+        source="Kazerooni et al. 2023, arXiv 2305.17033",
+    ),
+    # Scans after treatment are numbered from 100 on, and 4 is what the surgeon took away.
+    "2024": _since_2023(
+        "GLI",
+        r"-[1-9]\d\d",
+        name="BraTS 2024 post-treatment",
+        label_values=(0, 1, 2, 3, 4),
+        classes=(*_CORES, "resection cavity"),
+        regions={**_REGIONS, "RC": (4,)},
+        source="de Verdier et al. 2024, arXiv 2405.18368",
+    ),
+    # Numbered anew: 1 is the enhancing tumour (github.com/MIC-DKFZ/nnUNet/issues/3042).
+    "2024-ped": _since_2023(
+        "PED",
+        name="BraTS 2024 paediatric",
+        label_values=(0, 1, 2, 3, 4),
+        classes=("background", "enhancing tumour", "non-enhancing tumour", "cyst", "oedema"),
+        regions={
+            "WT": (1, 2, 3, 4),
+            "TC": (1, 2, 3),
+            "ET": (1,),
+            "NET": (2,),
+            "CC": (3,),
+            "ED": (4,),
+        },
+        source="Kazerooni et al. 2024, arXiv 2404.15009",
+    ),
+    # Cases of the sets of 2023 under new names, which tell neither the patient nor the scan; the
+    # labels are those of 2023 (so all conversions of it take them: its pages are behind a login).
+    "2024-goat": _since_2023(
+        "GoAT",
+        "",
+        name="BraTS 2024 generalizability across tumours",
+        group_source="case",
+        source="https://www.synapse.org/Synapse:syn60084146",
+    ),
+    # Before and after treatment; 4 is what the surgeon took away.
+    "2025-met": _since_2023(
+        "MET",
+        name="BraTS 2025 metastases",
+        label_values=(0, 1, 2, 3, 4),
+        classes=(*_CORES, "resection cavity"),
+        regions={**_REGIONS, "RC": (4,)},
+        source="Maleki et al. 2025, arXiv 2504.12527",
+    ),
+}
+# The years whose names are of one form; each but the first holds cases of the others again.
+_YEAR = re.compile(r"brats(18|19|20|2021)_", re.IGNORECASE)
+# The segmentation of case 355 of 2020 has this name, W39_1998.09.19_Segm.nii, and no other.
+_STRAY_LABEL = re.compile(r"[^_]+_.+_Segm")
+_TUMOUR = re.compile(r"BraTS-(?P<tumour>[A-Za-z-]+?)-\d+(-\d+)?(-|$)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Files:
+    """The files of one case by role; a role with two files is a fault."""
+
+    patient: str
+    folder: Path
+    roles: dict[str, list[Path]]
+
+
+def survey(source: Path, options: Mapping[str, Any]) -> Survey:
+    """Find the cases under a folder by the names of their files; raises BadSource."""
+    chosen = settings("brats", BRATS.options, options)
+    if chosen["release"] not in ("auto", *RELEASES):
+        known = ", ".join(("auto", *RELEASES))
+        raise BadSource(f"option release is {chosen['release']!r}; it is one of {known}")
+    spacing = chosen_spacing("brats", chosen)
+    release, cases, alone = _find(source, chosen["release"])
+    patients = _patients(source, release, cases, chosen["mapping"])
+    items, rejected = [], []
+    for case, files in sorted(cases.items()):
+        reason = _fault(files, release)
+        if reason is None and patients and case.casefold() not in patients:
+            reason = "the mapping does not name the case, so its patient is not known"
+        if reason is not None:
+            where = str(files.folder.relative_to(source) / case)
+            rejected.append(BadCase(reason, where=where, key=case))
+            continue
+        paths = tuple(files.roles[role][0] for role in (*release.roles, "seg"))
+        group = patients.get(case.casefold(), files.patient)
+        items.append(Item(key=case, paths=paths, extra={"group": group}))
+    if not alone:
+        _warn_of_labels(release, items)
+    # More than one tumour in a set of 2023: its name says so, wherever the set is named.
+    tumours = sorted({match["tumour"] for case in cases if (match := _TUMOUR.match(case))})
+    meta = Meta(
+        kind="brats",
+        name=f"{release.name} ({' and '.join(tumours)})" if len(tumours) > 1 else release.name,
+        task="segmentation",
+        dims=3,
+        channels=tuple(release.roles.values()),
+        classes=release.classes,
+        regions=release.regions,
+        positive=None,
+        normalize="case",
+        fill=0.0,
+        unit="volume",
+        group_source="patient" if patients else release.group_source,
+        source=release.source,
+        licence="unknown",
+        options={"label_values": release.label_values, "lowest": None, **spacing},
+    )
+    return Survey(meta=meta, items=tuple(items), rejected=tuple(rejected))
+
+
+def _patients(
+    source: Path, release: Release, cases: Mapping[str, _Files], mapping: str
+) -> dict[str, str]:
+    """Return the patient of each name that the mapping has; nothing where there is none.
+
+    Raises BadSource where the cases are of several years and no mapping says which are one patient.
+    """
+    if mapping:
+        if release.group_source != "case":
+            raise BadSource(f"option mapping is not for {release.name}: its names tell the patient")
+        return patients_of(source, mapping)
+    years = sorted({match[1][-2:] for case in cases if (match := _YEAR.match(case))})
+    if len(years) > 1:
+        held = " and ".join(f"20{year}" for year in years)
+        raise BadSource(
+            f"{source} holds cases of {held}: each year has the patients of earlier ones again, "
+            "under new names. Prepare one year, or say which are one patient: --set "
+            "mapping=name_mapping.csv (the official file's path under the source)"
+        )
+    return {}
+
+
+def _warn_of_labels(release: Release, items: Sequence[Item]) -> None:
+    """Warn where no case uses a label, so that names shared by two releases may mislead."""
+    unused = set(release.label_values)
+    for item in items:
+        unused -= set(found_labels([item.paths[-1]]))
+        if not unused:
+            return
+    if items:
+        names = " and ".join(
+            f"{value} ({name})"
+            for value, name in zip(release.label_values, release.classes, strict=True)
+            if value in unused
+        )
+        log.warning(
+            "None of %d cases has the label %s of %s. Another release bears the same file names "
+            "and means other things by its labels: is this the right one?",
+            len(items),
+            names,
+            release.name,
+        )
+
+
+def _find(source: Path, chosen: str) -> tuple[Release, dict[str, _Files], bool]:
+    """Return the release that the files under `source` are of, and its cases; raises BadSource.
+
+    And whether their names are that release's alone.
+    """
+    if not source.is_dir():
+        raise BadSource(f"there is no folder {source}")
+    found: dict[str, dict[str, _Files]] = {}
+    strays: dict[Path, list[Path]] = {}
+    others: set[str] = set()
+    for folder, _, names in os.walk(source):
+        for name in sorted(names):
+            path = Path(folder, name)
+            label = stem(path)
+            if label is None:
+                continue
+            for year, release in RELEASES.items():
+                if match := release.pattern.fullmatch(label):
+                    cases = found.setdefault(year, {})
+                    new = _Files(patient=match["patient"], folder=path.parent, roles={})
+                    roles = cases.setdefault(match["case"], new).roles
+                    roles.setdefault(match["role"].lower(), []).append(path)
+            if _STRAY_LABEL.fullmatch(label):
+                strays.setdefault(path.parent, []).append(path)
+            if match := _TUMOUR.match(label):
+                others.add(match["tumour"])
+    year = _release(source, chosen, found, others)
+    for files in found[year].values():
+        if "seg" not in files.roles and files.folder in strays:
+            files.roles["seg"] = strays[files.folder]
+    return RELEASES[year], found[year], len(found) == 1
+
+
+def _release(
+    source: Path, chosen: str, found: Mapping[str, Mapping[str, _Files]], others: set[str]
+) -> str:
+    """Return which of the releases `found` is meant; raises BadSource where that is not known."""
+    if not found or chosen not in ("auto", *found):
+        wanted = RELEASES.values() if chosen == "auto" else (RELEASES[chosen],)
+        hint = f" (files of BraTS-{min(others)} are there)" if others else ""
+        known = ", ".join(release.name for release in wanted)
+        raise BadSource(f"{source} holds no file named as in {known}{hint}")
+    if len({tuple(cases) for cases in found.values()}) > 1:
+        names = " and ".join(RELEASES[year].name for year in found)
+        raise BadSource(f"{source} holds {names}, which are different sets: prepare each apart")
+    if chosen == "auto" and len(found) > 1:
+        names = " and ".join(RELEASES[year].name for year in found)
+        known = " or ".join(f"--set release={year}" for year in found)
+        raise BadSource(f"{names} bear the same names and differ in their labels: give {known}")
+    return next(iter(found)) if chosen == "auto" else chosen
+
+
+def _fault(files: _Files, release: Release) -> str | None:
+    for role, paths in files.roles.items():
+        if len(paths) > 1:
+            return f"there are {len(paths)} files of {role}"
+    missing = [role for role in release.roles if role not in files.roles]
+    if len(missing) == len(release.roles):
+        return "the label has no image"
+    if missing:
+        return f"channel {missing[0]} is missing"
+    return None if "seg" in files.roles else "the image has no label"
+
+
+BRATS = Kind(
+    name="brats",
+    summary="brain tumours in four-channel MRI, files as in BraTS 2018 to 2025",
+    source="https://www.synapse.org/brats",
+    survey=survey,
+    read=read,
+    options={
+        "release": ("auto", f"auto: by the files' names; else {', '.join(RELEASES)}"),
+        "mapping": ("", "of 2018 to 2021: name_mapping.csv, its path under the source; or several"),
+        **SPACING,
+    },
+)

@@ -1,0 +1,54 @@
+"""name_mapping.csv, by which BraTS tells which names of its years are one patient.
+
+It lies beside the cases (in 2020: columns Grade, BraTS_2017_subject_ID, BraTS_2018_subject_ID,
+TCGA_TCIA_subject_ID, BraTS_2019_subject_ID and BraTS_2020_subject_ID), for the validation part as
+name_mapping_validation_data.csv. A line is a patient, "NA" a year without; columns of other years
+are read too if they are named alike.
+"""
+
+import re
+from pathlib import Path
+
+from loaders.cases import BadCase, BadSource
+from loaders.formats.csv_table import MISSING, open_table, table_under
+
+_NAMES = re.compile(r"(brats|tcga)", re.IGNORECASE)
+
+
+def patients_of(source: Path, names: str) -> dict[str, str]:
+    """Return, for each name in the tables `names` (with commas), one of its patient's names.
+
+    Names are in lower case. Lines that share a name are one patient. Raises BadSource.
+    """
+    parent: dict[str, str] = {}
+    for name in names.split(","):
+        table = open_table(table_under(source, name.strip(), "mapping"))
+        places = [at for at, column in enumerate(table.columns) if _NAMES.match(column)]
+        if not any(table.columns[at].lower().startswith("brats") for at in places):
+            shown = ", ".join(table.columns[:10])
+            raise BadSource(
+                f"{table.name} has no column of names as BraTS_2020_subject_ID; its columns are: "
+                f"{shown}"
+            )
+        rejected: list[BadCase] = []
+        for _, cells in table.lines(rejected):
+            same = [cells[at].casefold() for at in places if cells[at].lower() not in MISSING]
+            for one in same:
+                _unite(parent, same[0], one)
+        if rejected:
+            # What it would have said is lost, and with it who is whose.
+            raise BadSource(f"{rejected[0].where}: {rejected[0].reason}")
+    return {name: _first(parent, name) for name in parent}
+
+
+def _unite(parent: dict[str, str], one: str, other: str) -> None:
+    first, last = sorted((_first(parent, one), _first(parent, other)))
+    parent[last] = first
+
+
+def _first(parent: dict[str, str], name: str) -> str:
+    """Return the first, by the alphabet, of the names that are one with `name`."""
+    while (above := parent.setdefault(name, name)) != name:
+        parent[name] = parent[above]
+        name = above
+    return name

@@ -1,0 +1,100 @@
+"""dataset.json, by which the Decathlon and nnU-Net describe a set: believed in nothing."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from loaders.cases import BadSource
+from loaders.formats.nifti import MAX_LABEL
+
+# Assumption: a description that lists ten thousand cases takes a few MiB.
+MAX_DESCRIPTION = 16 << 20
+# Assumption: a label or channel is named in a few words.
+LONGEST_NAME = 200
+# And a set by a citation or two.
+LONGEST_TEXT = 2000
+
+
+def read_description(source: Path) -> dict[str, Any]:
+    """Return what dataset.json says, nothing where there is none; raises BadSource."""
+    if not source.is_dir():
+        raise BadSource(f"there is no folder {source}")
+    path = source / "dataset.json"
+    if not path.is_file():
+        return {}
+    if path.stat().st_size > MAX_DESCRIPTION:
+        raise BadSource(f"{path} is larger than {MAX_DESCRIPTION >> 20} MiB")
+    try:
+        about = json.loads(path.read_bytes(), object_pairs_hook=_once)
+        # "\\ud800" alone is JSON, and no text that a file could hold.
+        json.dumps(about, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BadSource(f"{path} holds half of a character (a lone surrogate)") from None
+    except (ValueError, RecursionError) as error:
+        raise BadSource(f"{path} is not JSON ({error})") from None
+    if not isinstance(about, dict):
+        raise BadSource(f"{path} is not a JSON object")
+    return about
+
+
+def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON, whose names may stand there once (RFC 8259, 4, warns of others)."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name[:LONGEST_NAME]!r} stands there twice")
+        found[name] = value
+    return found
+
+
+def dictionary(about: Mapping[str, Any], name: str, source: Path) -> dict[str, Any]:
+    """Return an object that the description must have, with something in it; raises BadSource."""
+    value = about.get(name)
+    if not isinstance(value, dict) or not value:
+        raise BadSource(f"{source / 'dataset.json'} has no {name!r}, or it is no object")
+    return value
+
+
+def text_of(about: Mapping[str, Any], name: str) -> str:
+    """Return what the description says of the whole set, empty where that is no text; cut short."""
+    value = about.get(name)
+    return value.strip()[:LONGEST_TEXT] if isinstance(value, str) else ""
+
+
+def number_of(value: Any) -> int:
+    """Return a label or channel number of dataset.json, where it stands as text or number."""
+    # 1.0 is written by some for 1; true is a number to Python.
+    whole = isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
+    if not whole and not (isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,18}\s*", value)):
+        shown = repr(value)[:LONGEST_NAME]
+        raise BadSource(f"dataset.json: {shown} is no number of a label or channel")
+    number = int(value)
+    if not 0 <= number <= MAX_LABEL:
+        raise BadSource(f"dataset.json: number {number} is outside 0 to {MAX_LABEL}")
+    return number
+
+
+def name_of(value: Any) -> str:
+    """Return a label's or channel's name of dataset.json; raises BadSource."""
+    plain = isinstance(value, str | int) and not isinstance(value, bool)
+    if not plain or not 0 < len(name := str(value).strip()) <= LONGEST_NAME:
+        shown = repr(value)[:LONGEST_NAME]
+        raise BadSource(f"dataset.json: {shown} is no name of a label or channel")
+    return name
+
+
+def channels_of(names: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the channels in the order of their numbers; raises BadSource."""
+    return tuple(name for _, name in sorted(by_number(names).items()))
+
+
+def by_number(names: Mapping[str, Any]) -> dict[int, str]:
+    """Return names by their number; raises BadSource where one has two."""
+    found: dict[int, str] = {}
+    for text, name in names.items():
+        if (number := number_of(text)) in found:
+            raise BadSource(f"dataset.json: number {number} has two names")
+        found[number] = name_of(name)
+    return found

@@ -1,0 +1,375 @@
+"""Segmentation folders of the Medical Segmentation Decathlon and of nnU-Net, which took them over.
+
+Both hold `imagesTr`, `labelsTr` and `dataset.json`. The Decathlon (medicaldecathlon.com) keeps the
+channels of a case in one file's last axis, nnU-Net (its documentation/dataset_format.md) in one
+file a channel, `CASE_0000.nii.gz`. The description may be missing here: channels are numbered then,
+and labels are those that are found, if they are not named by an option.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loaders.cases import JSON, BadCase, BadSource, Item, Kind, Meta, Survey, settings
+from loaders.datasets.decathlon.dataset_json import (
+    LONGEST_NAME,
+    by_number,
+    channels_of,
+    dictionary,
+    name_of,
+    number_of,
+    read_description,
+    text_of,
+)
+from loaders.datasets.patient_pattern import patient_in
+from loaders.datasets.resample import SPACING, chosen_spacing, read
+from loaders.formats.nifti import (
+    AIR,
+    NiftiError,
+    found_labels,
+    read_header,
+    read_voxels,
+    stem,
+)
+
+MODALITIES = ("auto", "ct", "mri")
+# Words for CT in the name of a channel: with contrast, without, of the vessels, by a cone beam.
+CT_WORDS = {"ct", "cta", "cect", "ncct", "cbct"}
+# Only CT goes so low, in air and lung (assumption: no MRI or PET is stored with such numbers).
+CT_BELOW = -500
+_OPTIONS: dict[str, tuple[JSON, str]] = {
+    "group": ("", "regular expression whose first group is the patient in a case's name"),
+    "modality": (
+        "auto",
+        "ct or mri; auto: as dataset.json names the channels, mri where it has none",
+    ),
+    "labels": ("", "names of label 0, 1, ... with commas; empty: dataset.json, or as found"),
+    **SPACING,
+}
+# Task01 numbers the parts of a brain tumour in its own way; these regions are BraTS's, nested.
+_BRAIN_TUMOUR = ("edema", "non-enhancing tumor", "enhancing tumor")
+_BRAIN_TUMOUR_REGIONS: dict[str, tuple[int, ...]] = {"WT": (1, 2, 3), "TC": (2, 3), "ET": (3,)}
+
+
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Labels:
+    """What the numbers of the label files mean: `values[i]` is that of `classes[i]`."""
+
+    values: tuple[int, ...]
+    classes: tuple[str, ...]
+    regions: dict[str, tuple[int, ...]]
+
+
+def survey_msd(source: Path, options: Mapping[str, Any]) -> Survey:
+    """List a Decathlon folder, or one of CASE_image and CASE_label files; raises BadSource."""
+    chosen = settings("msd", MSD.options, options)
+    about = read_description(source)
+    if "channel_names" in about:
+        raise BadSource(f"{source} is an nnU-Net folder: prepare it as `nnunet`")
+    images, labels = _msd_files(source)
+    listed = _listed(about)
+    pairs: dict[str, tuple[Path, Path]] = {}
+    rejected = []
+    for case in sorted({*images, *labels, *listed}):
+        mine, truth = images.get(case, []), labels.get(case, [])
+        reason = _count_fault("image", mine) or _count_fault("label", truth)
+        if reason is None:
+            pairs[case] = (mine[0], truth[0])
+        else:
+            rejected.append(BadCase(reason, where=case, key=case))
+    if not pairs:
+        if any((part := _CHANNEL.fullmatch(name)) and part[1] in labels for name in images):
+            raise BadSource(
+                f"{source} has images named CASE_0000, a file a channel, as nnU-Net has them: "
+                "prepare it as `nnunet`"
+            )
+        raise BadSource(f"{source} holds no image with its label{_first(rejected)}")
+    if "labels" in about and not chosen["labels"]:
+        named = _msd_labels(about, source)
+    else:
+        named = _named(chosen["labels"], pairs)
+    channels = _msd_channels(about, pairs, source)
+    modality = _modality(chosen["modality"], channels, {} if "modality" in about else pairs)
+    meta = _meta("msd", about, chosen, channels, modality, _by_class(named))
+    return _survey(meta, pairs, rejected, chosen["group"])
+
+
+def survey_nnunet(source: Path, options: Mapping[str, Any]) -> Survey:
+    """List a raw nnU-Net data set (version 2, or 1 with `modality`); raises BadSource."""
+    chosen = settings("nnunet", NNUNET.options, options)
+    about = read_description(source)
+    channels = _nnunet_channels(about, source) if about else ()
+    images, labels = _folder(source, "imagesTr"), _folder(source, "labelsTr")
+    parts: dict[str, dict[int, list[Path]]] = {}
+    for name, paths in images.items():
+        if match := _CHANNEL.fullmatch(name):
+            parts.setdefault(match[1], {})[int(match[2])] = paths
+    if not parts:
+        raise BadSource(f"{source}: no file in imagesTr is named CASE_0000.nii.gz")
+    if not channels:
+        count = 1 + max(number for mine in parts.values() for number in mine)
+        channels = tuple(f"channel_{number}" for number in range(count))
+    files: dict[str, tuple[Path, ...]] = {}
+    rejected = []
+    for case in sorted({*parts, *labels}):
+        mine = [parts.get(case, {}).get(number, []) for number in range(len(channels))]
+        faults = [
+            _count_fault(f"channel {channel}", paths)
+            for channel, paths in zip(channels, mine, strict=True)
+        ]
+        faults.append(_count_fault("label", labels.get(case, [])))
+        if reason := next((fault for fault in faults if fault), None):
+            rejected.append(BadCase(reason, where=case, key=case))
+        else:
+            files[case] = (*(paths[0] for paths in mine), labels[case][0])
+    if not files:
+        raise BadSource(f"{source} holds no image with its label{_first(rejected)}")
+    modality = _modality(chosen["modality"], channels, {} if about else files)
+    if about and not chosen["labels"]:
+        meanings = _nnunet_labels(about, source)
+    else:
+        meanings = _by_class(_named(chosen["labels"], files))
+    meta = _meta("nnunet", about, chosen, channels, modality, meanings)
+    return _survey(meta, files, rejected, chosen["group"])
+
+
+# Files
+
+
+def _folder(source: Path, name: str) -> dict[str, list[Path]]:
+    folder = source / name
+    if not folder.is_dir():
+        raise BadSource(f"{source} has no folder {name}")
+    return _stems(sorted(folder.iterdir()))
+
+
+def _stems(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = {}
+    for path in paths:
+        if (name := stem(path)) is not None:
+            found.setdefault(name, []).append(path)
+    return found
+
+
+def _msd_files(source: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    if (source / "imagesTr").is_dir():
+        return _folder(source, "imagesTr"), _folder(source, "labelsTr")
+    flat = _stems(sorted(source.iterdir()))
+    images, labels = (
+        {name.removesuffix(end): paths for name, paths in flat.items() if name.endswith(end)}
+        for end in ("_image", "_label")
+    )
+    if not images:
+        raise BadSource(f"{source} has neither a folder imagesTr nor files CASE_image.nii.gz")
+    return images, labels
+
+
+def _count_fault(what: str, paths: Sequence[Path]) -> str | None:
+    if len(paths) == 1:
+        return None
+    missing = "the image has no label" if what == "label" else f"the {what} is missing"
+    return f"there are {len(paths)} files of the {what}" if paths else missing
+
+
+def _first(rejected: Sequence[BadCase]) -> str:
+    return f": {rejected[0].where}: {rejected[0].reason}" if rejected else ""
+
+
+def _survey(
+    meta: Meta, files: Mapping[str, tuple[Path, ...]], rejected: Sequence[BadCase], pattern: str
+) -> Survey:
+    items = tuple(
+        Item(
+            key=case,
+            paths=paths,
+            extra={"group": patient_in(case, pattern, "group") if pattern else case},
+        )
+        for case, paths in files.items()
+    )
+    return Survey(meta=meta, items=items, rejected=tuple(rejected))
+
+
+# dataset.json
+
+
+def _listed(about: Mapping[str, Any]) -> set[str]:
+    """Return the cases that dataset.json says are there."""
+    training = about.get("training", [])
+    entries = training if isinstance(training, list) else []
+    names = (entry.get("image") for entry in entries if isinstance(entry, dict))
+    stems = (stem(Path(name)) for name in names if isinstance(name, str))
+    return {name for name in stems if name is not None}
+
+
+def _msd_channels(
+    about: Mapping[str, Any], pairs: Mapping[str, tuple[Path, Path]], source: Path
+) -> tuple[str, ...]:
+    if "modality" in about:
+        return channels_of(dictionary(about, "modality", source))
+    for image, _ in pairs.values():
+        try:
+            shape = read_header(image).shape
+        except NiftiError:
+            continue
+        return tuple(f"channel_{number}" for number in range(shape[3] if len(shape) > 3 else 1))
+    raise BadSource(f"{source} holds no image with a valid header")
+
+
+def _nnunet_channels(about: Mapping[str, Any], source: Path) -> tuple[str, ...]:
+    names = dictionary(about, "channel_names" if "channel_names" in about else "modality", source)
+    if about.get("file_ending", ".nii.gz") not in (".nii.gz", ".nii"):
+        ending = str(about["file_ending"])[:LONGEST_NAME]
+        raise BadSource(f"{source} holds {ending} files; only NIfTI is read")
+    channels = channels_of(names)
+    if sorted(map(number_of, names)) != list(range(len(names))):
+        raise BadSource(f"dataset.json: channels are numbered {', '.join(names)}, not from 0 on")
+    return channels
+
+
+def _named(names: str, files: Mapping[str, tuple[Path, ...]]) -> dict[int, str]:
+    """Return the names of label numbers as the user gives them, else those that are found."""
+    if names:
+        return dict(enumerate(name.strip() for name in names.split(",")))
+    numbers = found_labels([label for *_, label in files.values()])
+    return {number: f"label_{number}" if number else "background" for number in numbers}
+
+
+def _msd_labels(about: Mapping[str, Any], source: Path) -> dict[int, str]:
+    return by_number(dictionary(about, "labels", source))
+
+
+def _by_class(named: Mapping[int, str]) -> _Labels:
+    """Make every foreground class a region of its own, and BraTS's regions of BraTS's classes."""
+    values = tuple(sorted(named))
+    if values[:1] != (0,) or len(values) < 2:
+        raise BadSource(f"the labels are {', '.join(map(str, values))}: 0 and one more are needed")
+    classes = tuple(named[value] for value in values)
+    plain = tuple(name.lower().replace("tumour", "tumor") for name in classes[1:])
+    regions: dict[str, tuple[int, ...]] = {
+        name: (index,) for index, name in enumerate(classes) if index
+    }
+    if plain == _BRAIN_TUMOUR:
+        regions = dict(_BRAIN_TUMOUR_REGIONS)
+    return _Labels(values=values, classes=classes, regions=regions)
+
+
+def _nnunet_labels(about: Mapping[str, Any], source: Path) -> _Labels:
+    """Return the labels of nnU-Net, where a name may unite several numbers (regions)."""
+    labels = dictionary(about, "labels", source)
+    if "ignore" in labels:
+        raise BadSource(f"{source} has an `ignore` label (sparse annotation), which is not read")
+    if all(str(name).isdigit() for name in labels):
+        return _by_class(_msd_labels(about, source))
+    united: dict[str, tuple[int, ...]] = {}
+    for name, value in labels.items():
+        numbers = tuple(map(number_of, value if isinstance(value, list) else [value]))
+        if set(numbers) in map(set, united.values()):
+            shown = ", ".join(map(str, numbers[:10]))
+            raise BadSource(f"dataset.json: two names are of the same label {shown}")
+        united[name_of(name)] = numbers
+    if united.get("background") != (0,):
+        raise BadSource(f"{source / 'dataset.json'}: label 'background' is not 0")
+    if all(len(numbers) == 1 for numbers in united.values()):
+        return _by_class({numbers[0]: name for name, numbers in united.items()})
+    values = tuple(sorted({0, *(number for numbers in united.values() for number in numbers)}))
+    single = {numbers[0]: name for name, numbers in united.items() if len(numbers) == 1}
+    regions = {
+        name: tuple(values.index(number) for number in numbers)
+        for name, numbers in united.items()
+        if name != "background"
+    }
+    classes = tuple(single.get(value, f"label_{value}") for value in values)
+    return _Labels(values=values, classes=classes, regions=regions)
+
+
+def _modality(chosen: str, channels: Sequence[str], unnamed: Mapping[str, tuple[Path, ...]]) -> str:
+    """Return ct or mri, as asked for or as the channels are named; raises BadSource.
+
+    Of `unnamed` cases (images and, last, the label), whose channels nobody named, one is looked at.
+    """
+    if chosen not in MODALITIES:
+        known = ", ".join(MODALITIES)
+        raise BadSource(f"option modality is {chosen!r}; it is one of {known}")
+    if chosen != "auto":
+        return chosen
+    are_ct = {bool(CT_WORDS & set(re.findall("[a-z]+", name.lower()))) for name in channels}
+    if are_ct == {True}:
+        return "ct"
+    how = (
+        "say --set modality=ct (one scale for all cases, from the training part) or "
+        "--set modality=mri (each case has its own)"
+    )
+    if True in are_ct:
+        raise BadSource(f"the channels {', '.join(channels)} are CT and others: {how}")
+    for *images, _ in unnamed.values():
+        try:
+            lowest = {path.name: read_voxels(path, read_header(path)).min() for path in images}
+        except NiftiError:
+            continue  # it is told when it is read
+        if below := [name for name, level in lowest.items() if level < CT_BELOW]:
+            raise BadSource(
+                f"{below[0]} goes down to {lowest[below[0]]:g}, as CT does, and no dataset.json "
+                f"says what it is: {how}"
+            )
+        break
+    return "mri"
+
+
+def _meta(
+    kind: str,
+    about: Mapping[str, Any],
+    chosen: Mapping[str, Any],
+    channels: tuple[str, ...],
+    modality: str,
+    labels: _Labels,
+) -> Meta:
+    is_ct = modality == "ct"
+    spacing = chosen_spacing(kind, chosen)
+    try:
+        return Meta(
+            kind=kind,
+            name=text_of(about, "name") or kind,
+            task="segmentation",
+            dims=3,
+            channels=channels,
+            classes=labels.classes,
+            regions=labels.regions,
+            positive=None,
+            normalize="train" if is_ct else "case",
+            fill=AIR if is_ct else 0.0,
+            unit="volume",
+            group_source="patient" if chosen["group"] else "case",
+            source=text_of(about, "reference") or "unknown",
+            licence=text_of(about, "licence") or text_of(about, "license") or "unknown",
+            options={
+                "label_values": labels.values,
+                "lowest": AIR if is_ct else None,
+                "modality": modality,
+                **spacing,
+            },
+        )
+    except ValueError as error:
+        raise BadSource(f"dataset.json: {error}") from None
+
+
+MSD = Kind(
+    name="msd",
+    summary="volumes and label maps as in the Medical Segmentation Decathlon",
+    source="Antonelli et al. 2022, 10.1038/s41467-022-30695-9; http://medicaldecathlon.com",
+    survey=survey_msd,
+    read=read,
+    options=_OPTIONS,
+)
+NNUNET = Kind(
+    name="nnunet",
+    summary="a raw data set of nnU-Net",
+    source="Isensee et al. 2021, 10.1038/s41592-020-01008-z; github.com/MIC-DKFZ/nnUNet",
+    survey=survey_nnunet,
+    read=read,
+    options=_OPTIONS,
+)

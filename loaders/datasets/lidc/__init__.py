@@ -1,0 +1,1 @@
+"""LIDC-IDRI: chest CT and its radiologists' reads."""

@@ -1,0 +1,1 @@
+"""MedMNIST: its catalogue, its files and their download."""

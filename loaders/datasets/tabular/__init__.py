@@ -1,0 +1,1 @@
+"""Images and cine loops that a table labels."""

@@ -1,0 +1,169 @@
+"""A folder of pictures and a table of their classes: chest X-ray, skin, fundus.
+
+What the table may say stands in `loaders.datasets.tabular.labels`, what a picture may be in
+`loaders.formats.pictures`. Whether the set is grey or in colour, and of 8 or 16 bits, is told by a
+few pictures spread over it; one that does not fit is a rejected case, so that no image is silently
+on another scale.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loaders.cases import JSON, Array, BadCase, BadSource, Case, Item, Kind, Meta, Survey, settings
+from loaders.datasets.tabular.labels import OPTIONS, Answers, Row, read_labels
+from loaders.formats.pictures import SUFFIXES, in_channels, is_grey, read_picture, shrink
+
+CHANNELS = ("auto", "grey", "rgb")
+# Pictures looked at to tell what the set is (assumption).
+_PROBES = 16
+# Pictures of one unit of work: long enough to be worth handing to a process (assumption).
+_TOGETHER = 64
+
+
+def survey(source: Path, options: Mapping[str, Any]) -> Survey:
+    """List a folder by its table, and look at a few pictures; raises BadSource."""
+    chosen = settings("images", IMAGES.options, options)
+    check_appearance("images", chosen)
+    answers = read_labels(source, chosen, suffixes=SUFFIXES)
+    found = _probe(answers.rows)
+    deep = {image.dtype.itemsize > 1 for image in found}
+    if len(deep) > 1:
+        raise BadSource("some pictures are of 8 bits and some of more: bring them to one scale")
+    rows = answers.rows
+    return Survey(
+        meta=make_meta("images", chosen, answers, found, unit="image", dims=2, deep=deep),
+        items=tuple(
+            Item(
+                key=rows[at].key,
+                paths=tuple(row.path for row in rows[at : at + _TOGETHER]),
+                extra={"rows": [_facts(row) for row in rows[at : at + _TOGETHER]]},
+            )
+            for at in range(0, len(rows), _TOGETHER)
+        ),
+        rejected=answers.rejected,
+    )
+
+
+def _facts(row: Row) -> tuple[str, str, int, str | None]:
+    return row.key, row.group, row.label, row.split
+
+
+def _probe(rows: Sequence[Row]) -> list[Array]:
+    """Return the pictures that can be read of a few spread over the set."""
+    found = []
+    for at in np.unique(np.linspace(0, len(rows) - 1, _PROBES).astype(int)) if rows else ():
+        try:
+            found.append(read_picture(rows[at].path, rows[at].key))
+        except BadCase:
+            continue  # it is told when it is read
+    return found
+
+
+def check_appearance(kind: str, chosen: Mapping[str, Any]) -> None:
+    """Raise BadSource where `channels` or `size` cannot be."""
+    if chosen["channels"] not in CHANNELS:
+        known = ", ".join(CHANNELS)
+        raise BadSource(f"{kind} option channels is {chosen['channels']!r}; it is one of: {known}")
+    if chosen["size"] < 0:
+        raise BadSource(f"{kind} option size is {chosen['size']}; it is 0 or more pixels")
+
+
+def make_meta(
+    kind: str,
+    chosen: Mapping[str, Any],
+    answers: Answers,
+    found: Sequence[Array],
+    *,
+    unit: str,
+    dims: Any,
+    deep: set[bool],
+    axes: str = "",
+    alone: str = "case",
+    **more: Any,
+) -> Meta:
+    """Return the meta of a set with a table; `found` are the pictures (C, Y, X) looked at.
+
+    `alone` is what the group is called where the table has no column for it; `more` are further
+    settings that shaped the arrays.
+    """
+    rgb = chosen["channels"] == "rgb" or (
+        chosen["channels"] == "auto" and not all(is_grey(image) for image in found)
+    )
+    finding = chosen["finding"]
+    asked = {"finding": finding, "uncertain": chosen["uncertain"]} if finding else {}
+    return Meta(
+        kind=kind,
+        name=chosen["name"] or (f"{kind}-{finding}" if finding else kind),
+        task="classification",
+        dims=dims,
+        channels=("red", "green", "blue") if rgb else ("intensity",),
+        classes=answers.classes,
+        regions={},
+        positive=answers.positive,
+        normalize="train",
+        fill=0.0,
+        unit=unit,
+        group_source="patient" if answers.grouped else alone,
+        source="the user's own",
+        licence="the user's own",
+        options={
+            "channels": chosen["channels"],
+            "size": chosen["size"],
+            "bits": 16 if True in deep else 8,
+            **asked,
+            **more,
+        },
+        axes=axes,
+    )
+
+
+def fitted(image: Array, meta: Meta, where: str) -> Array:
+    """Return a picture (C, Y, X) in the channels and size of a set; raises BadCase."""
+    bits = 16 if image.dtype.itemsize > 1 else 8
+    if bits != meta.options["bits"]:
+        raise BadCase(
+            "the picture has 8 bits a value and others more, or the other way round: another scale",
+            where=where,
+        )
+    mix = meta.options["channels"] == "grey"
+    size = meta.options["size"]
+    assert isinstance(size, int)
+    return shrink(in_channels(image, len(meta.channels), mix=mix, where=where), size)
+
+
+def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
+    """Give the images of an item, one in memory at a time."""
+    for path, (key, group, label, split) in zip(item.paths, item.extra["rows"], strict=True):
+        try:
+            image = fitted(read_picture(path, key), meta, key)
+        except BadCase as bad:
+            bad.key = key
+            yield bad
+            continue
+        yield Case(
+            key=key,
+            group=group,
+            image=image,
+            label=label,
+            mask=None,
+            spacing=(np.nan, np.nan),
+            split=split,
+            files=(path,),
+        )
+
+
+APPEARANCE: Mapping[str, tuple[JSON, str]] = {
+    "channels": ("auto", "grey, rgb, or auto: rgb where a picture of the set shows colour"),
+    "size": (0, "longer side in pixels at most, by antialiased bicubic shrinking; 0: as it is"),
+}
+IMAGES = Kind(
+    name="images",
+    summary="a folder of PNG, JPEG, TIFF or DICOM images, with their classes in a CSV",
+    source="the user's own: chest X-ray, skin, fundus, histology",
+    survey=survey,
+    read=read,
+    options={**OPTIONS, **APPEARANCE},
+)

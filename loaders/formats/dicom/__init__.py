@@ -1,0 +1,1 @@
+"""DICOM: headers, slices, pixels, units, series."""

@@ -1,0 +1,83 @@
+"""The pixels of a CT file's frames as they are written: read when they are asked for, or decoded.
+
+Most files hold one frame, as memory does. They are read one by one, each when its place in the
+volume is known: no series lies in memory twice, and a frame is still in a core's cache when it
+becomes Hounsfield units. All other files are decoded.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+from pydicom.pixels.utils import iter_pixels
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+from loaders.cases import BadCase
+from loaders.formats.checksum import read_hashed
+from loaders.formats.dicom.file import Start, damage_told, value
+from loaders.formats.dicom.limits import check_coded, decoder_of
+
+# Numbers lie in the file as they are in memory.
+_PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+
+
+class Pixels(NamedTuple):
+    """The pixels of one frame: their type in this machine's byte order, their axes, the reading.
+
+    `read` gives an array of `shape` and of the type in any byte order; raises BadCase.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    read: Callable[[], NDArray[Any]]
+
+
+def lying_pixels(start: Start, path: Path, where: str) -> Pixels | None:
+    """Return the pixels of 16 bits of a file's one frame, if they lie there; None: look closer."""
+    dataset = start.dataset
+    form = ("SamplesPerPixel", "BitsAllocated", "PixelRepresentation")
+    samples, bits, signed = (value(dataset, keyword, where) for keyword in form)
+    syntax = value(dataset.file_meta, "TransferSyntaxUID", where)
+    if (samples, bits) != (1, 16) or signed not in (0, 1) or syntax not in _PLAIN:
+        return None
+    shape = (value(dataset, "Rows", where), value(dataset, "Columns", where))
+    # A header may write them as text, or as several.
+    if not all(isinstance(side, int) for side in shape):
+        return None
+    if start.length < 2 * math.prod(shape) or start.first + start.length > start.size:
+        return None
+    dtype = np.dtype("<i2" if signed else "<u2")
+    read = partial(_read, path, dtype, shape, start.first, where)
+    return Pixels(dtype.newbyteorder("="), shape, read)
+
+
+def _read(
+    path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], first: int, where: str
+) -> NDArray[Any]:
+    content = read_hashed(path)
+    count = math.prod(shape)
+    if len(content) < first + 2 * count:
+        raise BadCase("a file of the series was cut off while it was read", where=where)
+    return np.frombuffer(content, dtype, count, first).reshape(shape)
+
+
+def decoded_pixels(dataset: Dataset, count: int, where: str) -> list[Pixels]:
+    """Return each frame of a whole file, decoded; raises BadCase."""
+    return [
+        Pixels(array.dtype.newbyteorder("="), array.shape, partial(np.asarray, array))
+        for array in _decoded(dataset, count, where)
+    ]
+
+
+def _decoded(dataset: Dataset, count: int, where: str) -> Iterator[NDArray[Any]]:
+    plugin, name = decoder_of(dataset, where)
+    with damage_told(where, f"the pixels of a slice (transfer syntax {name}) cannot be decoded"):
+        check_coded(dataset, count, where)
+        yield from iter_pixels(
+            dataset, decoding_plugin=plugin, correct_unused_bits=False, view_only=True
+        )

@@ -1,0 +1,219 @@
+"""A DICOM series of slices as one volume of Hounsfield units, in the order of the patient's body.
+
+Slices are ordered along the normal of their plane, never by instance number or file name, and the
+distance between them comes from their positions, never from SliceThickness (which may overlap or
+leave gaps). A slice that is there twice, with the same position and values, counts once. What is
+no regular volume is refused: a missing slice, two different slices at one position, slices of
+different size, orientation, study or frame of reference. Nothing is interpolated to mend a series.
+
+A file is a slice, or an enhanced multi-frame object whose frames are the slices: there the place
+and rescale of each are in the functional groups (PS3.3 C.7.6.16).
+"""
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.cases import BadCase
+from loaders.formats.dicom.file import open_header, quiet, text, value
+from loaders.formats.dicom.slices import MAX_VOXELS, Slice, read_slices
+
+# Media Storage Directory (PS3.4 annex B): a DICOMDIR lists other files and holds no image.
+_DIRECTORY = "1.2.840.10008.1.3.10"
+# What is read of each file in a survey, and whether a file has to have it.
+_LISTED = {
+    "SeriesInstanceUID": True,
+    "SOPInstanceUID": True,
+    "PatientID": True,
+    "Modality": True,
+    "QualityControlImage": False,
+    # A series is of one study and in one frame of reference (PS3.3 A.1.2).
+    "StudyInstanceUID": False,
+    "FrameOfReferenceUID": False,
+}
+# Positions are written rounded to 0.01 mm, which moves a gap of 0.5 mm by 2 %; a changed spacing
+# moves it by far more (assumption).
+_GAP_TOLERANCE = 0.05
+# Positions nearer than this are one: they are written rounded to 0.01 mm or finer (assumption).
+_SAME_MM = 0.01
+# Direction cosines are written with six decimals (assumption: three are enough).
+_COSINE_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """The files of one series, and what its headers say of it.
+
+    `phantom` is what Quality Control Image (0028,0300) says: made by a phantom, of no patient.
+    """
+
+    uid: str
+    patient: str
+    modality: str
+    phantom: bool
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Volume:
+    """A series as one array (Z, Y, X): int16 Hounsfield units, z along the normal of the slices.
+
+    `spacing` is in mm along Z, Y, X; `slices` gives the place of a slice by its SOP instance UID. A
+    frame of a converted multi-frame file goes by the UID of the slice that it was made of.
+    """
+
+    array: NDArray[np.int16]
+    spacing: tuple[float, float, float]
+    slices: Mapping[str, int]
+
+
+def list_series(files: Iterable[Path], root: Path) -> tuple[list[Series], list[BadCase]]:
+    """Group DICOM files into series by their headers; no pixel is read.
+
+    Files that are no DICOM are passed over, unless their name ends in .dcm. A file that lies twice
+    in the tree (one SOP instance UID) counts once.
+    """
+    found: dict[str, dict[str, tuple[dict[str, str], Path]]] = {}
+    rejected = []
+    for path in sorted(files):
+        where = str(path.relative_to(root))
+        try:
+            header = _header(path, where)
+        except BadCase as error:
+            error.key = where
+            rejected.append(error)
+        else:
+            if header is not None:
+                images = found.setdefault(header["SeriesInstanceUID"], {})
+                images.setdefault(header["SOPInstanceUID"], (header, path))
+    series = []
+    for uid, images in found.items():
+        where = str(next(iter(images.values()))[1].parent.relative_to(root))
+        try:
+            series.append(_series(uid, list(images.values()), where))
+        except BadCase as error:
+            error.key = uid
+            rejected.append(error)
+    return series, rejected
+
+
+def _header(path: Path, where: str) -> dict[str, str] | None:
+    """Return the listed elements of a file; None where it is no DICOM file or a DICOMDIR."""
+    with quiet():
+        dataset = open_header(path, where, list(_LISTED))
+        if dataset is None:
+            return None
+        if value(dataset.file_meta, "MediaStorageSOPClassUID", where) == _DIRECTORY:
+            return None
+        return {
+            keyword: text(dataset, keyword, where)
+            if needed
+            else str(value(dataset, keyword, where) or "")
+            for keyword, needed in _LISTED.items()
+        }
+
+
+def _series(uid: str, images: Sequence[tuple[dict[str, str], Path]], where: str) -> Series:
+    for keyword in ("PatientID", "Modality", "StudyInstanceUID", "FrameOfReferenceUID"):
+        if (count := len({header[keyword] for header, _ in images})) > 1:
+            raise BadCase(f"the slices of one series have {count} {keyword}s", where=where)
+    first, _ = images[0]
+    return Series(
+        uid=uid,
+        patient=first["PatientID"],
+        modality=first["Modality"],
+        phantom=any(header["QualityControlImage"] == "YES" for header, _ in images),
+        paths=tuple(path for _, path in images),
+    )
+
+
+def read_series(paths: Sequence[Path], *, window: tuple[int, int], where: str) -> Volume:
+    """Read the slices of one series into one volume, clipped to `window` (HU).
+
+    How values become HU stands in `dicom_slices.read_slices`. Raises BadCase, which names `where`.
+    """
+    slices: list[Slice] = []
+    voxels = 0
+    for path in paths:
+        for one in read_slices(path, window, where):
+            voxels += math.prod(one.shape)
+            if voxels > MAX_VOXELS:
+                raise BadCase(f"the series has more than {MAX_VOXELS} voxels", where=where)
+            slices.append(one)
+    first = slices[0]
+    for field in ("shape", "orientation", "pixel_spacing"):
+        values = np.array([getattr(one, field) for one in slices])
+        if not np.allclose(values, values[0]):
+            raise BadCase(
+                f"the slices of the series differ in {field.replace('_', ' ')}", where=where
+            )
+    across, down = first.orientation[:3], first.orientation[3:]
+    axes = np.stack([np.cross(across, down), down, across])
+    if not np.allclose(axes @ axes.T, np.eye(3), atol=_COSINE_TOLERANCE):
+        raise BadCase("ImageOrientationPatient is no pair of orthogonal unit vectors", where=where)
+    # Each row: the slice's position along the normal, down the columns and along the rows, mm.
+    positions = np.stack([one.position for one in slices]) @ axes.T
+    order = np.argsort(positions[:, 0], kind="stable")
+    drift = np.abs(positions[:, 1:] - positions[order[0], 1:])
+    if (drift > 0.5 * np.asarray(first.pixel_spacing)).any():
+        raise BadCase(
+            "the slices are shifted within their plane (tilted gantry or mixed reconstructions)",
+            where=where,
+        )
+    kept, places = _once(slices, positions[:, 0], order)
+    spacing = (_slice_spacing(positions[kept, 0], where), *first.pixel_spacing)
+    array = np.empty((len(kept), *first.shape), np.int16)
+    # Each slice is let go when it is in its place.
+    waiting = deque(slices[i] for i in kept)
+    del slices
+    for pixels in array:
+        waiting.popleft().hounsfield(pixels)
+    return Volume(array=array, spacing=spacing, slices=places)
+
+
+def _once(
+    slices: Sequence[Slice], heights: NDArray[np.float64], order: NDArray[np.intp]
+) -> tuple[list[int], dict[str, int]]:
+    """Return which slices to keep, sorted, and the place of each by its UID.
+
+    A slice with the position and the values of the one before is that one again.
+    """
+    kept: list[int] = []
+    places: dict[str, int] = {}
+    for i in order:
+        again = (
+            kept
+            and heights[i] - heights[kept[-1]] < _SAME_MM
+            and np.array_equal(slices[i].hounsfield(), slices[kept[-1]].hounsfield())
+        )
+        if not again:
+            kept.append(int(i))
+        places[slices[i].image] = len(kept) - 1
+    return kept, places
+
+
+def _slice_spacing(positions: NDArray[np.float64], where: str) -> float:
+    """Return the distance of the sorted slice positions (mm), which must be one."""
+    if len(positions) < 2:
+        raise BadCase("the series has one slice alone: no volume", where=where)
+    gaps = np.diff(positions)
+    # The lower of two middle ones: of two gaps, one holds the slice that is missing.
+    spacing = float(np.quantile(gaps, 0.5, method="lower"))
+    if (doubled := int((gaps <= _GAP_TOLERANCE * spacing).sum())) or spacing <= 0:
+        raise BadCase(
+            f"{max(doubled, 1)} slices lie where another one does: two acquisitions in one series",
+            where=where,
+        )
+    if (gaps > 1.5 * spacing).any():
+        lost = int((np.rint(gaps / spacing) - 1).sum())
+        raise BadCase(f"{lost} slices are missing: the series has gaps", where=where)
+    if (np.abs(gaps / spacing - 1) > _GAP_TOLERANCE).any():
+        raise BadCase(
+            f"the slices are {gaps.min():.2f} to {gaps.max():.2f} mm apart: uneven", where=where
+        )
+    return spacing

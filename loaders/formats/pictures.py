@@ -1,0 +1,291 @@
+"""One picture file to an array: PNG, JPEG, TIFF or DICOM, told by content and never by name.
+
+Pixels come as they are stored: 8 bits stay 8 and 16 stay 16, colour profiles and gamma are left
+alone, a palette is looked up, and the orientation that a camera wrote down is applied. What cannot
+be had without guessing is refused: transparent pixels, CMYK, several pictures in one file.
+"""
+
+import io
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from loaders.cases import Array, BadCase
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".dcm", ".dicom"))
+# The libraries' own limit against decompression bombs (PIL.Image.MAX_IMAGE_PIXELS): 1 GiB / 4 / 3.
+MAX_PIXELS = 89_478_485
+# In colour of 16 bits, which passes through two copies of four channels: a quarter of it.
+MAX_DEEP_PIXELS = MAX_PIXELS // 4
+# Assumption: an uncompressed picture of so many pixels in three channels of 16 bits, and more.
+MAX_BYTES = 2**30
+# Lossy coding rounds grey to colours that differ by a level or two in 256 (assumption: 3).
+_GREY_TOLERANCE = 3 / 255
+_STRIP_ROWS = 64
+# ITU-R BT.601, in thousandths: they add up to 1000, so that grey stays what it was.
+_LUMA = (299, 587, 114)
+
+# The first bytes of what is read, and of what is told by its name when it is refused.
+_READ = {
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+    b"II+\0": "TIFF",
+    b"MM\0+": "TIFF",
+}
+_REFUSED = {
+    b"GIF8": "a GIF",
+    b"BM": "a BMP",
+    b"\x93NUMPY": "a NumPy array",
+    b"\x80\x04": "a Python pickle",
+    b"PK\x03\x04": "a ZIP archive",
+    b"RIFF": "a WebP picture or a video",
+    b"%PDF": "a PDF",
+    b"\0\0\0\x0cjP  ": "a JPEG 2000 picture",
+    b"\x1f\x8b": "gzip data",
+    b"<": "text",
+}
+# What Pillow and its codecs raise on damaged bytes that lie in memory: no disk is involved.
+_DAMAGE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    RuntimeError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+)
+# EXIF orientation (tag 274): how stored (..., Y, X) becomes upright; EXIF 2.32, 4.6.4.
+_UPRIGHT: Mapping[int, Callable[[Array], Array]] = {
+    1: lambda a: a,
+    2: lambda a: a[..., ::-1],
+    3: lambda a: a[..., ::-1, ::-1],
+    4: lambda a: a[..., ::-1, :],
+    5: lambda a: a.swapaxes(-1, -2),
+    6: lambda a: a.swapaxes(-1, -2)[..., ::-1],
+    7: lambda a: a.swapaxes(-1, -2)[..., ::-1, ::-1],
+    8: lambda a: a.swapaxes(-1, -2)[..., ::-1, :],
+}
+_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262
+_WHITE_IS_ZERO = 0
+
+
+def read_picture(path: Path, where: str) -> Array:
+    """Return a picture as (C, Y, X), C 1 or 3, of 8 or 16 bits, int32 or float32; raises BadCase.
+
+    A DICOM file must hold one frame; see `loaders.formats.dicom.frames` for what is done to its
+    values.
+    """
+    with present(where):
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise BadCase(f"the file has {size} bytes; {MAX_BYTES} are read", where=where)
+        raw = path.read_bytes()
+    if raw[128:132] == b"DICM":
+        from loaders.formats.dicom.frames import open_frames
+
+        frames = open_frames(path, where)
+        if frames.count > 1:
+            raise BadCase(
+                f"the file holds {frames.count} frames: prepare it as kind cine", where=where
+            )
+        return next(frames.arrays)
+    return _decode(raw, _form(raw, where), where)
+
+
+@contextmanager
+def present(where: str) -> Iterator[None]:
+    """Turn a file that is gone or locked into a BadCase; a disk that fails stays an OSError."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise BadCase("the file is gone", where=where) from None
+    except PermissionError:
+        raise BadCase("the file may not be read by this user", where=where) from None
+
+
+def _form(raw: bytes, where: str) -> str:
+    for start, name in _READ.items():
+        if raw.startswith(start):
+            return name
+    reads = "PNG, JPEG, TIFF and DICOM are read"
+    if not raw:
+        raise BadCase("the file is empty", where=where)
+    for start, name in _REFUSED.items():
+        if raw.startswith(start):
+            raise BadCase(f"the file is {name}; {reads}", where=where)
+    if raw[:512].isascii() and b"\0" not in raw:
+        raise BadCase(f"the file is text; {reads}", where=where)
+    raise BadCase(f"the file is no picture that is known; {reads}", where=where)
+
+
+def _decode(raw: bytes, form: str, where: str) -> Array:
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # damaged metadata; bombs are refused below
+            with Image.open(io.BytesIO(raw), formats=(form,)) as image:
+                _refuse(image, where)
+                if _deep_colour(raw, form, image):
+                    _refuse_beyond(image, MAX_DEEP_PIXELS, where)
+                    upright = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1), _UPRIGHT[1])
+                    return np.ascontiguousarray(upright(_colour_of_16_bits(raw, form, where)))
+                image.load()
+                # Asked for after load(), which has turned a TIFF already.
+                upright = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1), _UPRIGHT[1])
+                return np.ascontiguousarray(upright(_pixels(image, where)))
+    except BadCase:
+        raise
+    except Image.DecompressionBombError:
+        raise BadCase(f"the picture has more than {MAX_PIXELS} pixels", where=where) from None
+    except _DAMAGE as error:
+        raise BadCase(
+            f"the {form} file is damaged or cut off: {type(error).__name__}", where=where
+        ) from error
+
+
+def _refuse(image: "Image.Image", where: str) -> None:
+    """Raise BadCase where a picture cannot be had without guessing."""
+    _refuse_beyond(image, MAX_PIXELS, where)
+    reason = None
+    if (count := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
+        # (A camera's MPO is a JPEG with a preview behind it.)
+        reason = f"the file holds {count} pictures, and which is meant is not known"
+    elif image.mode in ("CMYK", "LAB", "HSV"):
+        reason = f"the picture is in {image.mode}, which screens show in many ways: save it as RGB"
+    if reason:
+        raise BadCase(reason, where=where)
+
+
+def _refuse_beyond(image: "Image.Image", limit: int, where: str) -> None:
+    if image.width * image.height > limit:
+        raise BadCase(f"the picture has more than {limit} pixels", where=where)
+
+
+def _pixels(image: "Image.Image", where: str) -> Array:
+    """Return a loaded picture as (C, Y, X)."""
+    if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema() != (255, 255):
+            raise BadCase(_TRANSPARENT, where=where)
+        image = image.convert("RGB")
+    elif image.mode in ("P", "YCbCr"):
+        image = image.convert("RGB")
+    elif image.mode == "1":
+        image = image.convert("L")
+    array = np.asarray(image)
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("="))
+    if array.ndim == 2:
+        tags = getattr(image, "tag_v2", {})
+        if array.dtype == np.uint16 and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
+            array = np.iinfo(np.uint16).max - array  # of 8 bits the library does it
+        return array[np.newaxis]
+    return np.moveaxis(array, -1, 0)
+
+
+_TRANSPARENT = "the picture has transparent pixels: save it without its alpha channel"
+
+
+def _deep_colour(raw: bytes, form: str, image: "Image.Image") -> bool:
+    """Tell whether a picture has several channels of 16 bits, which Pillow would squeeze to 8."""
+    if form == "PNG":
+        bits, kind = struct.unpack_from("BB", raw, 24)  # of the header chunk; PNG 11.2.2
+        return bool(bits == 16 and kind != 0)
+    if form == "TIFF":
+        depth = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))
+        return len(depth) > 1 and max(depth) > 8
+    return False
+
+
+def _colour_of_16_bits(raw: bytes, form: str, where: str) -> Array:
+    """Return a PNG or TIFF of 16 bits in 2 to 4 channels as (3, Y, X) uint16, by FFmpeg."""
+    import av
+
+    with av.open(io.BytesIO(raw), mode="r", format=f"{form.lower()}_pipe") as container:
+        frame = next(container.decode(video=0))
+        channels = len(frame.format.components)
+        wide = frame.to_ndarray(format="rgba64le")
+    if channels in (2, 4) and wide[..., 3].min() < np.iinfo(np.uint16).max:
+        raise BadCase(_TRANSPARENT, where=where)
+    return np.moveaxis(wide[..., :3], -1, 0).astype(np.uint16)
+
+
+# ---- channels and size ------------------------------------------------------------------------
+
+
+def is_grey(image: Array) -> bool:
+    """Tell whether a picture (C, Y, X) of whole numbers shows no colour, however it is stored."""
+    if len(image) == 1:
+        return True
+    allowed = _GREY_TOLERANCE * np.iinfo(image.dtype).max
+    return all(
+        int(np.abs(rows[channel] - rows[1]).max()) <= allowed
+        for rows in _in_strips(image)
+        for channel in (0, 2)
+    )
+
+
+def in_channels(image: Array, channels: int, *, mix: bool, where: str) -> Array:
+    """Return a picture (C, Y, X) in 1 or 3 channels; grey becomes three equal ones.
+
+    Colour becomes its luma (ITU-R BT.601) where `mix`, and is refused otherwise: raises BadCase.
+    """
+    if len(image) == channels:
+        return image
+    if channels == 3:
+        return np.repeat(image, 3, axis=0)
+    if not mix and not is_grey(image):
+        raise BadCase("the picture is in colour, others are grey: set channels", where=where)
+    luma = np.empty_like(image[:1])
+    for strip, rows in enumerate(_in_strips(image)):
+        lines = slice(strip * _STRIP_ROWS, (strip + 1) * _STRIP_ROWS)
+        luma[0, lines] = (np.tensordot(_LUMA, rows, axes=1) + 500) // 1000
+    return luma
+
+
+def _in_strips(image: Array) -> Iterator[Array]:
+    """Give a picture (C, Y, X) in strips of rows as int64, so that no wide copy of it is made."""
+    for top in range(0, image.shape[1], _STRIP_ROWS):
+        yield image[:, top : top + _STRIP_ROWS].astype(np.int64)
+
+
+def shrink(image: Array, size: int) -> Array:
+    """Return a picture (C, Y, X) whose longer side is at most `size`; 0 changes nothing.
+
+    Never enlarges. Bicubic (a = -0.5) with the kernel widened by the factor, which is what keeps
+    fine texture from aliasing (Pillow's `resize`); rounded and clipped to the type.
+    """
+    from PIL import Image
+
+    height, width = image.shape[-2:]
+    if not size or max(height, width) <= size:
+        return image
+    scale = size / max(height, width)
+    shape = (max(1, round(width * scale)), max(1, round(height * scale)))
+    planes = [
+        np.asarray(
+            Image.fromarray(plane.astype(np.float32)).resize(shape, Image.Resampling.BICUBIC)
+        )
+        for plane in image
+    ]
+    small: Array = np.stack(planes)
+    if image.dtype.kind in "ui":
+        limits = np.iinfo(image.dtype)
+        small = np.clip(np.rint(small), limits.min, limits.max)
+    return small.astype(image.dtype)

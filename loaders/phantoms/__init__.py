@@ -1,0 +1,1 @@
+"""Made data in true formats."""

@@ -1,0 +1,1 @@
+"""Folds, normalization and the draws of samples: pure and seeded."""

@@ -1,0 +1,285 @@
+"""Grouped, stratified folds, and the statistics of a training part: pure and seeded.
+
+Nothing here depends on keyed ids or on the order of rows: cases are taken in the order of their
+content hashes, and a group is named by the first of them.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from loaders.sampling.assign import Cohort, FoldError, deal, in_order, merged_groups
+
+__all__ = [
+    "FoldError",
+    "Split",
+    "check_splits",
+    "class_weights",
+    "make_splits",
+    "normalization",
+    "split_hash",
+    "splits_from_table",
+    "splits_table",
+    "value_range",
+]
+
+Indices = NDArray[np.int64]
+Labels = NDArray[np.integer[Any]]
+
+PARTS = ("train", "inner", "test")
+
+TABLE = pa.schema(
+    [
+        pa.field("repeat", pa.int32(), nullable=False),
+        pa.field("fold", pa.int32(), nullable=False),
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("case_id", pa.string(), nullable=False),
+        pa.field("group_id", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """One fold of one repeat: sorted int64 rows of the store, each case in exactly one part.
+
+    The model learns from `train`; `inner` stops the training and chooses the weights; `test` is
+    scored once.
+    """
+
+    repeat: int
+    fold: int
+    train: Indices
+    inner: Indices
+    test: Indices
+
+
+def make_splits(
+    *,
+    labels: Labels | None,
+    groups: Sequence[str],
+    hashes: Sequence[str],
+    classes: Sequence[str],
+    folds: int,
+    repeats: int,
+    seed: int,
+    inner_fraction: float,
+) -> list[Split]:
+    """Deal n cases out to `folds` test folds, `repeats` times anew; return repeats * folds splits.
+
+    `labels` (n,) are indices into `classes`, None: nothing to stratify by (segmentation).
+    `groups` (n,): cases of one group stay together, and so do groups that share an identical case
+    (one content hash), for that is one patient under two names. `inner_fraction` of the groups that
+    are not tested become inner validation. Every class is in every part of every split, and no two
+    repeats are the same; raises FoldError where that cannot be had.
+    """
+    if folds < 2 or repeats < 1 or not 0 < inner_fraction < 1:
+        raise FoldError(
+            f"folds is {folds}, repeats is {repeats}, inner_fraction is {inner_fraction}: "
+            "at least 2 folds, 1 repeat, and a fraction between 0 and 1"
+        )
+    y = np.zeros(len(groups), dtype=np.int64) if labels is None else np.asarray(labels, np.int64)
+    if labels is not None and not ((y >= 0) & (y < len(classes))).all():
+        raise FoldError(f"labels run from {y.min()} to {y.max()}; there are {len(classes)} classes")
+    order = np.lexsort((y, np.asarray(hashes)))
+    cohort = Cohort(
+        y=y[order],
+        group=in_order(merged_groups(groups, hashes)[order]),
+        names=() if labels is None else tuple(classes),
+    )
+    splits: list[Split] = []
+    seen: set[bytes] = set()
+    for repeat in range(repeats):
+        fold_of, inner = deal(
+            cohort, folds=folds, inner_fraction=inner_fraction, seed=(seed, repeat), seen=seen
+        )
+        for fold in range(folds):
+            test = fold_of == fold
+            splits.append(
+                Split(
+                    repeat=repeat,
+                    fold=fold,
+                    train=np.sort(order[~test & ~inner[fold]]),
+                    inner=np.sort(order[inner[fold]]),
+                    test=np.sort(order[test]),
+                )
+            )
+    check_splits(splits, groups, labels, classes)
+    return splits
+
+
+def check_splits(
+    splits: Sequence[Split],
+    groups: Sequence[str],
+    labels: Labels | None,
+    classes: Sequence[str] | None = None,
+) -> None:
+    """Raise FoldError unless the splits keep every promise, whoever made them.
+
+    In each split every case is in exactly one part, no part is empty, no group is in two parts, and
+    every class that occurs is in every part. In each repeat every case is tested exactly once.
+    """
+    n = len(groups)
+    group_number = np.unique(np.asarray(groups), return_inverse=True)[1]
+    present = [] if labels is None else np.unique(labels).tolist()
+    for split in splits:
+        where = f"repeat {split.repeat} fold {split.fold}"
+        parts = {part: np.asarray(getattr(split, part)) for part in PARTS}
+        for part, rows in parts.items():
+            if not len(rows):
+                raise FoldError(f"{where}: the {part} part is empty; use fewer folds")
+        together = np.sort(np.concatenate(list(parts.values())))
+        if not np.array_equal(together, np.arange(n)):
+            raise FoldError(f"{where}: its parts do not hold each of the {n} cases exactly once")
+        for a, b in combinations(PARTS, 2):
+            shared = np.intersect1d(group_number[parts[a]], group_number[parts[b]])
+            if len(shared):
+                raise FoldError(
+                    f"{where}: {len(shared)} groups have cases in {a} and in {b}; "
+                    "a patient must not be on both sides"
+                )
+        for part, rows in parts.items():
+            for label in present:
+                if labels is not None and not (labels[rows] == label).any():
+                    name = str(label if classes is None else classes[label])
+                    raise FoldError(
+                        f"{where}: class {name!r} has 0 cases in the {part} part and "
+                        f"{int((np.asarray(labels) == label).sum())} in all; use fewer folds, "
+                        "or merge the class with another"
+                    )
+    for repeat in sorted({split.repeat for split in splits}):
+        tested = np.sort(np.concatenate([s.test for s in splits if s.repeat == repeat]))
+        if not np.array_equal(tested, np.arange(n)):
+            raise FoldError(f"repeat {repeat}: its folds do not test each case exactly once")
+
+
+def splits_table(
+    splits: Sequence[Split], case_ids: Sequence[str], groups: Sequence[str]
+) -> pa.Table:
+    """Return the splits as a table: repeat, fold, part, case_id, group_id; a row a case."""
+    ids, group_ids = np.asarray(case_ids), np.asarray(groups)
+    parts = [
+        pa.table(
+            [
+                np.full(len(rows), split.repeat, np.int32),
+                np.full(len(rows), split.fold, np.int32),
+                pa.array([part] * len(rows), pa.string()),
+                pa.array(ids[rows].tolist(), pa.string()),
+                pa.array(group_ids[rows].tolist(), pa.string()),
+            ],
+            schema=TABLE,
+        )
+        for split in splits
+        for part in PARTS
+        for rows in (getattr(split, part),)
+    ]
+    return pa.concat_tables(parts) if parts else TABLE.empty_table()
+
+
+def splits_from_table(table: pa.Table, case_ids: Sequence[str]) -> list[Split]:
+    """Return the splits that `splits_table` wrote, for the store with these case ids.
+
+    Raises FoldError where the table is of other cases. `check_splits` checks the rest.
+    """
+    row_of = {case: row for row, case in enumerate(case_ids)}
+    columns = [table[name].to_pylist() for name in TABLE.names[:4]]
+    found: dict[tuple[int, int], dict[str, list[int]]] = {}
+    for repeat, fold, part, case in zip(*columns, strict=True):
+        if case not in row_of:
+            raise FoldError("the saved folds name a case that the store does not have")
+        if part not in PARTS:
+            raise FoldError(f"the saved folds name a part {part!r}; parts are {', '.join(PARTS)}")
+        found.setdefault((repeat, fold), {name: [] for name in PARTS})[part].append(row_of[case])
+    return [
+        Split(
+            repeat=repeat,
+            fold=fold,
+            **{part: np.sort(np.array(rows, dtype=np.int64)) for part, rows in parts.items()},
+        )
+        for (repeat, fold), parts in sorted(found.items())
+    ]
+
+
+def split_hash(split: Split, hashes: Sequence[str]) -> str:
+    """Return a hash of which content is in which part; ids, keys and row order do not enter."""
+    text = "\n".join(
+        f"{part}:{','.join(sorted(hashes[row] for row in getattr(split, part)))}" for part in PARTS
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def normalization(
+    moments: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
+    normalize: str,
+    train: Indices,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and standard deviation, each (n_cases, C) float64, for every case of a store.
+
+    `moments`: count, total and total of squares, each (n_cases, C). "train" pools the cases of
+    `train` alone and gives all cases the same; "case" takes each case's own. A channel without
+    voxels or without spread gets standard deviation 1, so that it stays what it is: constant.
+    """
+    sums = [np.asarray(moment, dtype=np.float64) for moment in moments]
+    if _pooled(normalize):
+        pooled = (moment[train].sum(axis=0, keepdims=True) for moment in sums)
+        sums = [np.broadcast_to(moment, sums[0].shape) for moment in pooled]
+    count, total, squares = sums
+    voxels = np.maximum(count, 1)
+    mean = total / voxels
+    variance = squares / voxels - mean**2
+    # What is below the rounding error of that difference is no spread. 1e-12: a thousand times
+    # the spacing of float64, for sums of many terms.
+    flat = variance <= 1e-12 * squares / voxels
+    return mean, np.sqrt(np.where(flat, 1.0, variance))
+
+
+def value_range(
+    extremes: tuple[NDArray[Any], NDArray[Any]],
+    zeros: NDArray[np.bool_],
+    normalize: str,
+    train: Indices,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return lowest value and range, each (n_cases, C) float64, for every case of a store.
+
+    `extremes`: lowest and highest, each (n_cases, C), nan where no voxel was looked at; `zeros`
+    (n_cases, C) tells where voxels of 0 were left out of them, which count here. "train" takes the
+    extremes of the cases of `train` alone for all cases, so that others may lie outside of 0 to 1;
+    "case" takes each case's own. A channel of one value gets range 1, as it gets deviation 1.
+    """
+    low, high = (np.asarray(extreme, dtype=np.float64) for extreme in extremes)
+    low = np.where(zeros, np.fmin(low, 0.0), low)
+    high = np.where(zeros, np.fmax(high, 0.0), high)
+    if _pooled(normalize):
+        low = np.broadcast_to(low[train].min(axis=0, keepdims=True), low.shape)
+        high = np.broadcast_to(high[train].max(axis=0, keepdims=True), high.shape)
+    return low, np.where(high > low, high - low, 1.0)
+
+
+def _pooled(normalize: str) -> bool:
+    """Tell whether a store's intensities are taken over the training part, not case by case."""
+    if normalize not in ("case", "train"):
+        raise ValueError(f"normalize is {normalize!r}; it is case or train")
+    return normalize == "train"
+
+
+def class_weights(class_counts: NDArray[Any], train: Indices) -> NDArray[np.float64]:
+    """Return a weight a class (n_classes,), inverse to its frequency in the training part alone.
+
+    `class_counts` (n_cases, n_classes): cases or voxels. Weights are N / (K * N_c), so the mean
+    weight over the N training cases or voxels is 1. Raises FoldError where a class is absent.
+    """
+    counts = np.asarray(class_counts, dtype=np.float64)[train].sum(axis=0)
+    if not counts.all():
+        raise FoldError(
+            f"class {int(np.argmin(counts))} does not occur in the training part (counts are "
+            f"{counts.astype(np.int64).tolist()}): inverse frequency gives it no weight; "
+            "use a loss without class weights, fewer folds, or merge the class with another"
+        )
+    weights: NDArray[np.float64] = counts.sum() / (len(counts) * counts)
+    return weights

@@ -1,0 +1,371 @@
+"""Which sample stands where in the training stream, and how it is cut, flipped and scaled.
+
+The stream is a pure function of the seed and the position, so every optimizer, loss, loader and
+number of processes at one (fold, seed) sees the same samples, and a run taken up in the middle goes
+on with the samples it would have had.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
+
+# Streams of draws of their own, beside that of (seed, epoch).
+_BALANCE, _LATER = (1,), (2,)
+# The planes that are turned, by the number of spatial axes: in 3-D about the first axis, the second
+# and the third.
+_PLANES = {2: ((0, 1),), 3: ((1, 2), (2, 0), (0, 1))}
+# What is done to a sample with probability `chance`, in the order of the draws.
+_BY_CHANCE = ("rotate", "zoom", "noise", "contrast", "gamma")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a sample is cut out of its case and augmented.
+
+    `patch`: voxels along each spatial axis. `flip`: which axes are mirrored, each with probability
+    1/2; a tuple of one bool an axis. `scale`: contrast is multiplied by a factor drawn in
+    1 ± scale, for each channel. `shift`: brightness is then moved by up to ± shift in normalised
+    units, which are multiples of the sampler's `std`, for each channel. `foreground`: share of the
+    patches that are centred on a random point in the box of a foreground region; cases without
+    foreground give random patches.
+
+    The others are off by default. `translate`: the patch is moved by up to ± this share of its
+    side, in whole voxels, so that nothing is interpolated. `rotate`: greatest angle in degrees,
+    about the patch's centre; one number in 2-D, in 3-D one each about the first, the second and the
+    third axis, composed as R1 R2 R3. `zoom`: magnified by a factor in 1 ± zoom, one for all axes.
+    `noise`: Gaussian, its standard deviation uniform in 0 to noise, in normalised units.
+    `contrast`: distances from the patch's mean are multiplied by a factor in 1 ± contrast,
+    within the patch's range, for each channel. `gamma`: the patch, brought to 0..1, is raised to an
+    exponent drawn log-uniformly between 1 / (1 + gamma) and 1 + gamma, and brought back, for each
+    channel. `chance`: the probability of each of rotate, zoom, noise, contrast and gamma, drawn
+    each by itself. 0.2 is that of rotation and of scaling in nnU-Net, whose others are 0.1 to 0.3
+    (Isensee et al. 2021, 10.1038/s41592-020-01008-z, supplementary note 4). Raises ValueError.
+    """
+
+    patch: tuple[int, ...]
+    flip: tuple[bool, ...]
+    scale: float
+    shift: float
+    foreground: float
+    translate: float = 0.0
+    rotate: tuple[float, ...] = ()
+    zoom: float = 0.0
+    noise: float = 0.0
+    contrast: float = 0.0
+    gamma: float = 0.0
+    chance: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn."""
+        if not self.patch or min(self.patch) < 1:
+            raise ValueError(f"patch is {self.patch}; each side is at least 1")
+        if not isinstance(self.flip, tuple) or len(self.flip) != len(self.patch):
+            raise ValueError(
+                f"flip is {self.flip}; it is a tuple of {len(self.patch)}: yes or no for each axis"
+            )
+        angles = len(_PLANES.get(len(self.patch), ()))
+        if not isinstance(self.rotate, tuple) or len(self.rotate) not in (0, angles):
+            raise ValueError(
+                f"rotate is {self.rotate}; it is a tuple of {angles} angles in degrees, or empty"
+            )
+        if not all(0 <= angle <= 180 for angle in self.rotate):
+            raise ValueError(f"rotate is {self.rotate}; each angle lies between 0 and 180 degrees")
+        for name in ("scale", "translate", "zoom", "contrast"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it is at least 0 and less than 1"
+                )
+        for name in ("shift", "noise", "gamma"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is at least 0 and finite")
+        for name in ("foreground", "chance"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it lies between 0 and 1")
+
+    @property
+    def warps(self) -> bool:
+        """Whether some samples are rotated or zoomed, and so interpolated."""
+        return self.chance > 0 and (self.zoom > 0 or any(self.rotate))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """n samples: from where they are read and what is done to them.
+
+    `patch`: its shape (d). `case` (n,) int64: row in the store. `origin` (n, d) int64: first voxel
+    of the patch, which may lie outside the image, where `meta.fill` stands. `matrix` (n, d, d)
+    float64 leads from a voxel's offset to the patch's centre, (patch - 1) / 2, to the offset that
+    it is read from; where it is not the identity the sample is interpolated. `flip` (n, d) bool
+    mirrors what was read. `centre`, `spread` (n, C) float32: sample = (raw - centre) * gain,
+    rounded to float32 twice, where gain is 1 / spread. Then comes what loaders.sampling.intensity
+    does: `noise` (n,) float32, the standard deviation, with numbers that `key` (n, 2) int64, seed
+    and position, decides; `contrast` (n, C) float32; `gamma` (n, C) float32. 0, 1 and 1: none.
+    """
+
+    patch: tuple[int, ...]
+    case: Indices
+    origin: Indices
+    matrix: Floats
+    flip: NDArray[np.bool_]
+    centre: NDArray[np.float32]
+    spread: NDArray[np.float32]
+    key: Indices
+    noise: NDArray[np.float32]
+    contrast: NDArray[np.float32]
+    gamma: NDArray[np.float32]
+
+    @property
+    def gain(self) -> NDArray[np.float32]:
+        """1 / spread (n, C), divided as DALI does: in float64, and rounded to float32 once."""
+        return (1.0 / self.spread.astype(np.float64)).astype(np.float32)
+
+    @property
+    def warped(self) -> NDArray[np.bool_]:
+        """Which samples (n,) are rotated or zoomed."""
+        moved: NDArray[np.bool_] = (self.matrix != np.eye(len(self.patch))).any(axis=(1, 2))
+        return moved
+
+    def __len__(self) -> int:
+        return len(self.case)
+
+    def __getitem__(self, rows: NDArray[Any] | slice) -> "Draws":
+        return replace(self, **{name: getattr(self, name)[rows] for name in _COLUMNS})
+
+
+_COLUMNS = tuple(field.name for field in fields(Draws) if field.name != "patch")
+
+
+class Sampler:
+    """The stream of training samples of one training part under one seed.
+
+    Position p is sample p % n of epoch p // n, n = len(cases); each epoch is a fresh permutation,
+    and the stream runs on over the end of an epoch, so that every batch is full. What is drawn for
+    a position does not depend on which augmentations the recipe turns on.
+
+    `cases` (n,) int64: rows of the training part. `shapes` (N, d) int64, `boxes`
+    (N, regions, 2, d) int64, `mean` and `std` (N, C), what is taken from intensities and what they
+    are then divided by: of all N cases of the store. With `balance`, the class (N,) of each, an
+    epoch is no permutation: its n samples are shared out evenly among the classes of the training
+    part (which classes have one more, where n does not divide, is drawn anew each epoch), and each
+    takes one of its class's cases, with replacement. `spacing` (N, d): size of a voxel; with it
+    rotations are rotations of the body where voxels are not cubes; a case with an entry that is no
+    positive number is taken to have cubes. Raises ValueError.
+    """
+
+    def __init__(
+        self,
+        *,
+        cases: NDArray[np.integer[Any]],
+        shapes: NDArray[np.integer[Any]],
+        boxes: NDArray[np.integer[Any]],
+        mean: Floats,
+        std: Floats,
+        recipe: Recipe,
+        seed: int,
+        balance: NDArray[np.integer[Any]] | None = None,
+        spacing: Floats | None = None,
+    ) -> None:
+        self.cases: Indices = np.asarray(cases, dtype=np.int64)
+        self.recipe = recipe
+        self.seed = seed
+        self._patch = np.array(recipe.patch, dtype=np.int64)
+        self._shapes: Indices = np.asarray(shapes, dtype=np.int64)
+        self._boxes: Indices = np.asarray(boxes, dtype=np.int64)
+        self._mean = np.asarray(mean, dtype=np.float64)
+        self._std = np.asarray(std, dtype=np.float64)
+        if not len(self.cases):
+            raise ValueError("the training part has no case")
+        if self._shapes.shape[1] != len(recipe.patch):
+            raise ValueError(
+                f"patch {recipe.patch} has {len(recipe.patch)} axes, "
+                f"the images have {self._shapes.shape[1]}"
+            )
+        if not (self._std > 0).all():
+            raise ValueError("std has an entry that is not above 0")
+        if balance is not None and len(balance) != len(self._shapes):
+            raise ValueError(
+                f"balance has {len(balance)} labels, the store has {len(self._shapes)} cases"
+            )
+        sides = np.ones(self._shapes.shape) if spacing is None else np.asarray(spacing, np.float64)
+        if sides.shape != self._shapes.shape:
+            raise ValueError(f"spacing is {sides.shape}, the shapes are {self._shapes.shape}")
+        known = (np.isfinite(sides) & (sides > 0)).all(axis=1, keepdims=True)
+        self._spacing: Floats = np.where(known, sides, 1.0)
+        # The training part class by class; None: every case once an epoch.
+        self._classes: list[Indices] | None = None
+        if balance is not None:
+            labels = np.asarray(balance)[self.cases]
+            self._classes = [self.cases[labels == label] for label in np.unique(labels)]
+        # Regions with foreground first, so that the k-th of a case is `_regions[case, k]`.
+        filled = self._boxes[:, :, 0, 0] >= 0
+        self._n_filled: Indices = filled.sum(axis=1)
+        self._regions: Indices = np.argsort(~filled, axis=1, kind="stable")
+        # The last epochs drawn. A tuple that is replaced whole: loaders draw from several threads.
+        self._recent: tuple[tuple[int, Draws], ...] = ()
+
+    def draw(self, positions: NDArray[np.integer[Any]]) -> Draws:
+        """Return the samples at these positions (n,) of the stream."""
+        epochs, index = np.divmod(np.asarray(positions, dtype=np.int64), len(self.cases))
+        first, last = int(epochs.min()), int(epochs.max())
+        if first == last:
+            return self._epoch(first)[index]
+        parts = [self._epoch(int(epoch))[index[epochs == epoch]] for epoch in np.unique(epochs)]
+        # Back from epoch after epoch to the order that was asked for.
+        back = np.argsort(np.argsort(epochs, kind="stable"), kind="stable")
+        joined: dict[str, Any] = {
+            name: np.concatenate([getattr(part, name) for part in parts])[back] for name in _COLUMNS
+        }
+        return replace(parts[0], **joined)
+
+    def centre(self, cases: NDArray[np.integer[Any]]) -> Draws:
+        """Return the cases' centred patches as evaluation takes them: normalised, not augmented."""
+        rows: Indices = np.asarray(cases, dtype=np.int64)
+        n, d = len(rows), len(self._patch)
+        centre, spread = self._intensity(rows, 1.0, 0.0)
+        return Draws(
+            patch=self.recipe.patch,
+            case=rows,
+            origin=self._centred(self._shapes[rows]),
+            matrix=np.tile(np.eye(d), (n, 1, 1)),
+            flip=np.zeros((n, d), dtype=bool),
+            centre=centre,
+            spread=spread,
+            key=np.zeros((n, 2), dtype=np.int64),
+            noise=np.zeros(n, dtype=np.float32),
+            contrast=np.ones(centre.shape, dtype=np.float32),
+            gamma=np.ones(centre.shape, dtype=np.float32),
+        )
+
+    def _epoch(self, epoch: int) -> Draws:
+        for known, draws in self._recent:
+            if known == epoch:
+                return draws
+        draws = self._draw_epoch(epoch)
+        # Two: a batch that runs over the end of an epoch needs both.
+        self._recent = ((epoch, draws), *self._recent[:1])
+        return draws
+
+    def _draw_epoch(self, epoch: int) -> Draws:
+        n, d, channels = len(self.cases), len(self._patch), self._mean.shape[1]
+        # Philox is counter-based (Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3):
+        # one independent stream for each key.
+        generator = np.random.Generator(
+            np.random.Philox(np.random.SeedSequence([self.seed, epoch]))
+        )
+        # Drawn with and without classes: what comes after it must not depend on them.
+        order = generator.permutation(n)
+        cases = self.cases[order] if self._classes is None else self._balanced(epoch)[order]
+        # Always all of them, so that to turn one augmentation off leaves the others as they were.
+        place, flip, scale, shift, region = np.split(
+            generator.random((n, 2 * d + 2 * channels + 2)),
+            np.cumsum([d, d, channels, channels]),
+            axis=1,
+        )
+        centre, spread = self._intensity(
+            cases, 1 + self.recipe.scale * (2 * scale - 1), self.recipe.shift * (2 * shift - 1)
+        )
+        recipe, turns = self.recipe, len(_PLANES[d])
+        # A generator of their own leaves the draws above as they were before there were these.
+        later = np.random.Generator(
+            np.random.Philox(np.random.SeedSequence([self.seed, epoch], spawn_key=_LATER))
+        )
+        chance, move, angle, zoom, noise, contrast, gamma = np.split(
+            later.random((n, len(_BY_CHANCE) + d + turns + 2 + 2 * channels)),
+            np.cumsum([len(_BY_CHANCE), d, turns, 1, 1, channels]),
+            axis=1,
+        )
+        on = dict(zip(_BY_CHANCE, (chance < recipe.chance).T[:, :, None], strict=True))
+        moved = np.rint(recipe.translate * (2 * move - 1) * self._patch).astype(np.int64)
+        factor = np.where(on["zoom"], 1 + recipe.zoom * (2 * zoom - 1), 1.0)
+        angles = np.where(on["rotate"], (2 * angle - 1) * (recipe.rotate or 0.0), 0.0)
+        exponent = (2 * gamma - 1) * np.log1p(recipe.gamma)
+        return Draws(
+            patch=recipe.patch,
+            case=cases,
+            origin=self._origins(cases, place, region) + moved,
+            matrix=self._matrices(cases, np.deg2rad(angles)) / factor[:, :, None],
+            flip=(flip < 0.5) & np.array(recipe.flip),
+            centre=centre,
+            spread=spread,
+            key=np.stack([np.full(n, self.seed), n * epoch + np.arange(n)], axis=1),
+            noise=np.where(on["noise"], recipe.noise * noise, 0.0)[:, 0].astype(np.float32),
+            contrast=np.where(on["contrast"], 1 + recipe.contrast * (2 * contrast - 1), 1.0).astype(
+                np.float32
+            ),
+            gamma=np.where(on["gamma"], np.exp(exponent), 1.0).astype(np.float32),
+        )
+
+    def _matrices(self, cases: Indices, angles: Floats) -> Floats:
+        """Return rotations (n, d, d) by `angles` (n, 1 or 3), in radians, in units of voxels."""
+        d = len(self._patch)
+        whole = np.tile(np.eye(d), (len(cases), 1, 1))
+        for nth, angle in enumerate(angles.T):
+            first, second = _PLANES[d][nth]
+            turn = np.tile(np.eye(d), (len(cases), 1, 1))
+            turn[:, first, first] = turn[:, second, second] = np.cos(angle)
+            turn[:, second, first] = np.sin(angle)
+            turn[:, first, second] = -turn[:, second, first]
+            whole = whole @ turn
+        spacing = self._spacing[cases]
+        return whole * spacing[:, None, :] / spacing[:, :, None]
+
+    def _balanced(self, epoch: int) -> Indices:
+        """Return the cases (n,) of an epoch with as many of each class, class after class."""
+        classes = self._classes or []
+        generator = np.random.Generator(
+            np.random.Philox(np.random.SeedSequence([self.seed, epoch], spawn_key=_BALANCE))
+        )
+        share, rest = divmod(len(self.cases), len(classes))
+        more = generator.permutation(len(classes)) < rest
+        drawn = [
+            generator.choice(members, share + extra)
+            for members, extra in zip(classes, more.tolist(), strict=True)
+        ]
+        return np.concatenate(drawn)
+
+    def _intensity(
+        self, cases: Indices, scale: Floats | float, shift: Floats | float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return centre and spread that make (raw - mean) / std * scale + shift of raw."""
+        spread = self._std[cases] / scale
+        centre = self._mean[cases] - shift * spread
+        return centre.astype(np.float32), spread.astype(np.float32)
+
+    def _centred(self, shapes: Indices) -> Indices:
+        room = shapes - self._patch
+        return np.where(room >= 0, room // 2, -(-room // 2))
+
+    def _origins(self, cases: Indices, place: Floats, region: Floats) -> Indices:
+        """Return where patches begin; `place` (n, d) and `region` (n, 2) are uniform in [0, 1)."""
+        shapes = self._shapes[cases]
+        room = np.maximum(shapes - self._patch, 0)
+        origin = np.floor(place * (room + 1)).astype(np.int64)
+        biased = (region[:, 0] < self.recipe.foreground) & (self._n_filled[cases] > 0)
+        chosen = cases[biased]
+        nth = np.floor(region[biased, 1] * self._n_filled[chosen]).astype(np.int64)
+        low, high = np.moveaxis(self._boxes[chosen, self._regions[chosen, nth]], 1, 0)
+        point = low + np.floor(place[biased] * (high - low)).astype(np.int64)
+        origin[biased] = np.clip(point - self._patch // 2, 0, room[biased])
+        return np.where(shapes < self._patch, self._centred(shapes), origin)
+
+
+def batch_positions(batch: int, *, batch_size: int, start: int, shard: tuple[int, int]) -> Indices:
+    """Return the stream positions of one rank's share of the k-th batch after position `start`.
+
+    Rank r of w takes the slice [b * r // w : b * (r + 1) // w] of every global batch of b samples,
+    so that the ranks together see what one process would. Raises ValueError.
+    """
+    rank, world = shard
+    if not 0 <= rank < world:
+        raise ValueError(f"shard is {shard}; it is (rank, world) with 0 <= rank < world")
+    if start < 0:
+        raise ValueError(f"start is {start}; it is at least 0")
+    first, last = batch_size * rank // world, batch_size * (rank + 1) // world
+    if first == last:
+        raise ValueError(f"a batch of {batch_size} leaves nothing for rank {rank} of {world}")
+    return start + batch * batch_size + np.arange(first, last)

@@ -1,0 +1,1 @@
+"""Cases to memory-mapped arrays on disk, and back."""

@@ -1,0 +1,147 @@
+"""From finished items to a store: one order, one image type, final places, checksums."""
+
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from loaders.cases import IMAGE_TYPES, BadSource, Meta
+from loaders.formats.checksum import file_hash
+from loaders.formats.npy import ArrayFile
+from loaders.store.item_writer import BUILT, ROLES
+from loaders.store.layout import (
+    CASES,
+    FORMAT,
+    PACK_CASES,
+    REJECTED,
+    content_hash,
+    meta_to_json,
+    sync_folder,
+    write_file,
+    write_table,
+)
+
+
+def arrange(building: Path, meta: Meta, fingerprint: str, rejected: list[tuple[str, str]]) -> int:
+    """Give the cases of `building/items` their order, their places and one image type.
+
+    `rejected` are (case id, reason). Returns the number of cases; 0: nothing was written. Raises
+    BadSource where two cases have one identifier, OSError where the disk is full.
+    """
+    found = []
+    for folder in (building / "items").iterdir():
+        table = pq.read_table(folder / "cases.parquet", schema=BUILT)
+        name = pa.array([folder.name] * len(table), pa.string())
+        found.append(table.append_column("item", name))
+    if not sum(map(len, found)):
+        return 0
+    table = pa.concat_tables(found).sort_by(
+        [("content_hash", "ascending"), ("case_id", "ascending")]
+    )
+    if len(table["case_id"].unique()) < len(table):
+        raise BadSource("two cases of the source have the same identifier")
+    image_type = _common_type(set(table["image_type"].to_pylist()))
+    (building / "arrays").mkdir()
+    files: dict[str, str] = {}
+    for role in ROLES[: 2 if meta.task == "segmentation" else 1]:
+        kind = image_type if role == "image" else np.dtype(np.uint8)
+        table = _place_arrays(building, table, role, kind, files, packed=_packed(table, meta))
+    table = table.select(CASES.names)
+    refused = sorted(rejected)
+    columns = [pa.array([row[i] for row in refused], pa.string()) for i in (0, 1)]
+    for name, rows in (
+        ("cases.parquet", table),
+        ("rejected.parquet", pa.table(columns, schema=REJECTED)),
+    ):
+        write_table(rows, building / name)
+        files[name] = file_hash(building / name)
+    groups = table["group_id"].to_pylist()
+    description = {
+        "format": FORMAT,
+        "content_hash": content_hash(meta, table["content_hash"].to_pylist(), groups),
+        "fingerprint": fingerprint,
+        "image_type": image_type.name,
+        "n_cases": len(table),
+        "n_groups": len(set(groups)),
+        "n_rejected": len(rejected),
+        "meta": meta_to_json(meta),
+        "files": files,
+    }
+    sync_folder(building / "arrays")
+    draft = building / "store.json.draft"
+    write_file(draft, (json.dumps(description, indent=1) + "\n").encode())
+    draft.rename(building / "store.json")
+    sync_folder(building)
+    return len(table)
+
+
+def _common_type(names: set[str]) -> np.dtype[Any]:
+    # One type a store: DALI refuses a batch of several (its numpy reader asserts it).
+    return next(kind for kind in IMAGE_TYPES if all(np.can_cast(name, kind) for name in names))
+
+
+def _packed(table: pa.Table, meta: Meta) -> bool:
+    return meta.dims == 2 and len({tuple(shape) for shape in table["shape"].to_pylist()}) == 1
+
+
+def _place_arrays(
+    building: Path,
+    table: pa.Table,
+    role: str,
+    kind: np.dtype[Any],
+    files: dict[str, str],
+    *,
+    packed: bool,
+) -> pa.Table:
+    """Bring one role's arrays under their final names; return the table with the places.
+
+    `files` gains the checksum of each file by its name in the store.
+    """
+    load = lru_cache(maxsize=64)(lambda path: np.load(path, mmap_mode="r", allow_pickle=False))
+    columns = [table[name].to_pylist() for name in ("item", f"{role}_file", f"{role}_row")]
+    sums = table[f"{role}_sum"].to_pylist()
+    names: list[str] = []
+    rows: list[int | None] = []
+    pack: ArrayFile | None = None
+    for case, (item, file, row) in enumerate(zip(*columns, strict=True)):
+        source = building / "items" / item / file
+        array = load(source) if row is None else load(source)[row]
+        if packed:
+            if pack is None or pack.rows == PACK_CASES:
+                if pack is not None:
+                    pack.close()
+                path = building / "arrays" / f"{role}s_{case // PACK_CASES:05d}.npy"
+                pack = ArrayFile(path, kind, array.shape, grow=True)
+            rows.append(pack.append(array))
+            names.append(f"arrays/{pack.path.name}")
+            continue
+        target = building / "arrays" / f"{case:06d}_{role}.npy"
+        rows.append(None)
+        names.append(f"arrays/{target.name}")
+        if row is None and array.dtype == kind:
+            _link(source, target)
+            files[names[-1]] = sums[case]
+        else:
+            with ArrayFile(target, kind, array.shape, grow=False) as whole:
+                whole.append(array)
+            files[names[-1]] = file_hash(target)
+    if pack is not None:
+        pack.close()
+        files |= {name: file_hash(building / name) for name in sorted(set(names))}
+    for name, column, type_ in (("file", names, pa.string()), ("row", rows, pa.int64())):
+        at = table.schema.get_field_index(f"{role}_{name}")
+        table = table.set_column(at, CASES.field(f"{role}_{name}"), pa.array(column, type_))
+    return table
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a finished file its final name, and keep the first until the store is whole."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        # A file system without hard links.
+        write_file(target, source.read_bytes())

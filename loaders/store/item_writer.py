@@ -1,0 +1,145 @@
+"""One item of a source to a folder of arrays and rows, in whichever process reads it."""
+
+import errno
+import os
+import shutil
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from loaders.cases import Array, BadCase, Case, Item, Meta, Read
+from loaders.formats.npy import ArrayFile
+from loaders.store.layout import CASES, PACK_CASES, sync_folder, write_table
+from loaders.store.pseudonyms import keyed_hash, keyed_id
+from loaders.store.statistics import Facts, measure
+
+ROLES = ("image", "mask")
+# A finished item's rows: those of the store, and what is needed to place their arrays there.
+BUILT = pa.schema(
+    [
+        *CASES,
+        pa.field("image_type", pa.string(), nullable=False),
+        *(pa.field(f"{role}_sum", pa.string()) for role in ROLES),
+    ]
+)
+
+
+def build_item(
+    kind: str, read: Read, item: Item, meta: Meta, folder: Path, key: bytes
+) -> list[BadCase]:
+    """Read one item into `folder`, which appears when it is whole; return the rejected cases.
+
+    Raises OSError where the disk or the memory is full, and whatever a broken reader raises.
+    """
+    draft = folder.with_name(f"{folder.name}.{os.getpid()}")
+    rejected: list[BadCase] = []
+    draft.mkdir()
+    try:
+        with closing(_ItemWriter(draft, kind, meta, key, item.paths)) as writer:
+            for case in read(item, meta):
+                try:
+                    if isinstance(case, BadCase):
+                        raise case
+                    writer.add(case, measure(case, meta))
+                except BadCase as bad:
+                    rejected.append(bad)
+            writer.finish()
+        if rejected:
+            (draft / "rejected").touch()
+        sync_folder(draft)
+        draft.rename(folder)
+    except BadCase as all_of_it:
+        rejected = [all_of_it]
+    except MemoryError:
+        raise OSError(
+            errno.ENOMEM,
+            "a case does not fit into the memory that is left: run again with fewer workers, what "
+            "is finished is kept",
+        ) from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    for one in rejected:
+        one.key = one.key or item.key
+    return rejected
+
+
+class _ItemWriter:
+    """The arrays and rows of one item: a file a volume, and equal 2-D images stacked."""
+
+    def __init__(self, folder: Path, kind: str, meta: Meta, key: bytes, files: tuple[Path, ...]):
+        self._folder = folder
+        self._kind = kind
+        self._stack = meta.dims == 2
+        self._segmented = meta.task == "segmentation"
+        self._key = key
+        self._files = files
+        # The last files' hash: an item's cases often come from the same ones.
+        self._hashed: tuple[tuple[Path, ...], str | None] = ((), None)
+        self._open: dict[str, ArrayFile] = {}
+        self._n_files = 0
+        self._rows: list[dict[str, Any]] = []
+        self._tables: list[pa.Table] = []
+
+    def add(self, case: Case, facts: Facts) -> None:
+        row: dict[str, Any] = {
+            "case_id": keyed_id(self._key, self._kind, case.key),
+            "group_id": keyed_id(self._key, self._kind, case.group),
+            "split": case.split,
+            "ratings": case.ratings,
+            "label": -1 if self._segmented else case.label,
+            "content_hash": facts.content_hash,
+            "source_hash": self._source_hash(self._files if case.files is None else case.files),
+            "shape": facts.image.shape[1:],
+            "spacing": case.spacing,
+            "image_type": facts.image.dtype.name,
+        }
+        names = "boxes class_counts count total squares low high histogram"
+        row |= {name: getattr(facts, name).ravel().tolist() for name in names.split()}
+        arrays = (facts.image, facts.image_hash), (facts.mask, facts.mask_hash)
+        for role, (array, digest) in zip(ROLES, arrays, strict=True):
+            file, place = (None, None) if array is None else self._place(role, array)
+            # Of a stack, which is not whole yet, the sum is taken when the store is arranged.
+            row |= {f"{role}_file": file, f"{role}_row": place}
+            row[f"{role}_sum"] = None if self._stack else digest
+        self._rows.append(row)
+        if len(self._rows) == PACK_CASES:
+            self._flush()
+
+    def _source_hash(self, files: tuple[Path, ...]) -> str | None:
+        if files != self._hashed[0]:
+            self._hashed = (files, keyed_hash(self._key, files))
+        return self._hashed[1]
+
+    def finish(self) -> None:
+        """Put all of it on the disk."""
+        self.close()
+        self._flush()
+        table = pa.concat_tables(self._tables)
+        write_table(table, self._folder / "cases.parquet")
+
+    def close(self) -> None:
+        for file in self._open.values():
+            file.close()
+        self._open.clear()
+
+    def _place(self, role: str, array: Array) -> tuple[str, int | None]:
+        file = self._open.get(role)
+        if file is None or file.rows == PACK_CASES or not file.fits(array):
+            if file is not None:
+                file.close()
+            path = self._folder / f"{self._n_files}.npy"
+            file = ArrayFile(path, array.dtype, array.shape, grow=self._stack)
+            self._open[role] = file
+            self._n_files += 1
+        row = file.append(array)
+        if self._stack:
+            return file.path.name, row
+        file.close()
+        del self._open[role]
+        return file.path.name, None
+
+    def _flush(self) -> None:
+        self._tables.append(pa.Table.from_pylist(self._rows, schema=BUILT))
+        self._rows.clear()

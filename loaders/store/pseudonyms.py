@@ -1,0 +1,65 @@
+"""Keyed ids: what stands in a store instead of a patient's or a case's real name."""
+
+import hmac
+import os
+import secrets
+from collections.abc import Iterable
+from pathlib import Path
+
+from loaders.formats.checksum import source_hash
+
+KEY_VARIABLE = "MEDOPT_KEY"
+# 64 bits: among a million cases two ids meet with a chance of 3e-8.
+ID_LENGTH = 16
+
+
+def keyed_id(key: bytes, kind: str, real: str) -> str:
+    """Return HMAC-SHA256 of a real identifier as 16 hex digits; without the key it says nothing."""
+    return hmac.digest(key, f"{kind}\0{real}".encode(), "sha256").hex()[:ID_LENGTH]
+
+
+def keyed_hash(key: bytes, paths: Iterable[Path]) -> str:
+    """Return HMAC-SHA256 of the hashes of files' contents, in their order; raises OSError.
+
+    Keyed, since a plain one would tell everyone who has the files whose they are.
+    """
+    digest = hmac.new(key, digestmod="sha256")
+    for path in paths:
+        digest.update(source_hash(path).encode())
+    return digest.hexdigest()
+
+
+def user_key() -> bytes:
+    """Return the user's key: the text in MEDOPT_KEY, else that of ~/.config/medoptbench/key.
+
+    The file is made at the first use, readable by its owner alone. Who loses it can still use
+    every store, but cannot tell which patient an id stands for. Raises ValueError on an empty key.
+    """
+    if KEY_VARIABLE in os.environ:
+        return _filled(os.environ[KEY_VARIABLE], f"the environment variable {KEY_VARIABLE}")
+    path = Path.home() / ".config" / "medoptbench" / "key"
+    if not path.exists():
+        _make_key_file(path)
+    return _filled(path.read_text(encoding="ascii"), f"the key file {path}")
+
+
+def _filled(text: str, what: str) -> bytes:
+    if not text.strip():
+        raise ValueError(f"{what} is empty: set it to any secret text, or remove it")
+    return text.strip().encode()
+
+
+def _make_key_file(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f"key.{os.getpid()}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32))
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        # A link, unlike a rename, leaves the key of a process that was faster.
+        path.hardlink_to(draft)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()

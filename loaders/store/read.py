@@ -1,0 +1,232 @@
+"""A prepared store, opened: the table of its cases, and its arrays as memory maps."""
+
+import re
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from loaders.cases import Array, Meta
+from loaders.formats.checksum import file_hash
+from loaders.store.layout import (
+    CASES,
+    StoreError,
+    content_hash,
+    meta_from_json,
+    read_description,
+    read_table,
+)
+from loaders.store.pseudonyms import user_key
+from loaders.store.statistics import BINS
+from loaders.store.write import Report, write_store
+
+__all__ = [
+    "Report",
+    "Store",
+    "StoreError",
+    "open_store",
+    "user_key",
+    "verify_store",
+    "write_store",
+]
+
+_ARRAY_NAME = re.compile(r"arrays/[0-9a-z_]+\.npy")
+
+
+class Store:
+    """A store of n cases; raises StoreError where it is not whole.
+
+    `table` is cases.parquet. Rows, ids and arrays are in one order, which follows the content
+    alone. `content_hash` does not depend on the key, nor on the order that cases were read in.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        known = read_description(path)
+        try:
+            self.meta: Meta = meta_from_json(known["meta"])
+            self.content_hash: str = known["content_hash"]
+            self.files: dict[str, str] = known["files"]
+            self.image_type = np.dtype(known["image_type"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreError(f"store {path}: store.json is damaged ({error})") from None
+        self.table: pa.Table = read_table(path / "cases.parquet", CASES)
+        self._load = lru_cache(maxsize=256)(self._open_array)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __reduce__(self) -> tuple[type["Store"], tuple[Path]]:
+        # Memory maps would be pickled as their content.
+        return Store, (self.path,)
+
+    @cached_property
+    def case_ids(self) -> list[str]:
+        """Keyed hash of each case's real identifier."""
+        return list(self.table["case_id"].to_pylist())
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """Keyed hash of each case's group (the patient, see `meta.group_source`)."""
+        return list(self.table["group_id"].to_pylist())
+
+    @cached_property
+    def splits(self) -> list[str | None]:
+        """Each case's part in the source's official split, None where it has none."""
+        return list(self.table["split"].to_pylist())
+
+    @cached_property
+    def hashes(self) -> list[str]:
+        """Hash of each case's image, answer and spacing."""
+        return list(self.table["content_hash"].to_pylist())
+
+    @cached_property
+    def labels(self) -> Array:
+        """Class of each case (n,) int64; -1 in segmentation."""
+        return np.asarray(self.table["label"].to_numpy())
+
+    @cached_property
+    def shapes(self) -> Array:
+        """Spatial shape of each case (n, d) int64."""
+        return self._numbers("shape", self.meta.dims)
+
+    @cached_property
+    def spacing(self) -> Array:
+        """Distance of neighbours along each axis (n, d) float64, nan where unknown.
+
+        In mm along z, y and x, in seconds along t.
+        """
+        return self._numbers("spacing", self.meta.dims)
+
+    @cached_property
+    def boxes(self) -> Array:
+        """Half-open foreground box (n, n_regions, 2, d) int64; -1 where the region is empty."""
+        return self._numbers("boxes", len(self.meta.regions), 2, self.meta.dims)
+
+    @cached_property
+    def class_counts(self) -> Array:
+        """Voxels of each class (n, n_classes) int64; one-hot in classification."""
+        return self._numbers("class_counts", len(self.meta.classes))
+
+    @cached_property
+    def moments(self) -> tuple[Array, Array, Array]:
+        """Count, total and total of squares, each (n, C) float64.
+
+        Over non-zero voxels where `meta.normalize` is "case", else over all.
+        """
+        channels = len(self.meta.channels)
+        count, total, squares = (
+            self._numbers(name, channels) for name in ("count", "total", "squares")
+        )
+        return count, total, squares
+
+    @cached_property
+    def extremes(self) -> tuple[Array, Array]:
+        """Lowest and highest value, each (n, C) float64, over the voxels of `moments`."""
+        channels = len(self.meta.channels)
+        return self._numbers("low", channels), self._numbers("high", channels)
+
+    @cached_property
+    def histograms(self) -> Array:
+        """Voxels in each of 64 equal bins between the extremes, (n, C, 64) int32."""
+        return self._numbers("histogram", len(self.meta.channels), BINS)
+
+    def image_file(self, index: int) -> tuple[Path, int | None]:
+        """Return the file of a case's image, and its row there; None: the file is the image."""
+        name, row = self._place("image", index)
+        return self.path / name, row
+
+    def mask_file(self, index: int) -> tuple[Path, int | None]:
+        """Return the file of a case's mask, and its row there; None: the file is the mask."""
+        name, row = self._place("mask", index)
+        return self.path / name, row
+
+    def image(self, index: int) -> Array:
+        """Return a case's image (C, *spatial), a read-only memory map; raises StoreError."""
+        return self._array("image", index, (len(self.meta.channels), *self._sizes[index]))
+
+    def mask(self, index: int) -> Array:
+        """Return a case's label map (*spatial) uint8, a read-only memory map; raises StoreError."""
+        return self._array("mask", index, self._sizes[index])
+
+    @cached_property
+    def _sizes(self) -> list[tuple[int, ...]]:
+        return [tuple(shape) for shape in self.shapes.tolist()]
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[list[str | None], list[int | None]]]:
+        return {
+            role: (self.table[f"{role}_file"].to_pylist(), self.table[f"{role}_row"].to_pylist())
+            for role in ("image", "mask")
+        }
+
+    def _place(self, role: str, index: int) -> tuple[str, int | None]:
+        names, rows = self._places[role]
+        name = names[index]
+        if name is None:
+            raise StoreError(f"store {self.path}: a case of a {self.meta.task} set has no {role}")
+        if not _ARRAY_NAME.fullmatch(name):
+            raise StoreError(f"store {self.path}: cases.parquet names a file outside arrays/")
+        return name, rows[index]
+
+    def _array(self, role: str, index: int, shape: tuple[int, ...]) -> Array:
+        name, row = self._place(role, index)
+        whole = self._load(name)
+        kind = self.image_type if role == "image" else np.dtype(np.uint8)
+        found = whole.shape if row is None else whole.shape[1:]
+        if found != shape or whole.dtype != kind or not -1 < (row or 0) < len(whole):
+            raise StoreError(
+                f"store {self.path}: {name} is {whole.dtype} {whole.shape}, "
+                f"the table says {kind} {shape} at row {row}: run `medopt verify`"
+            )
+        return whole if row is None else whole[row]
+
+    def _open_array(self, name: str) -> Array:
+        try:
+            array: Array = np.load(self.path / name, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise StoreError(
+                f"store {self.path}: {name} cannot be read ({error}): run `medopt verify`"
+            ) from None
+        return array
+
+    def _numbers(self, name: str, *shape: int) -> Array:
+        values = self.table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        try:
+            numbers = values.reshape(len(self), *shape)
+        except ValueError:
+            raise StoreError(
+                f"store {self.path}: column {name} of cases.parquet has {values.size} numbers, "
+                f"not {len(self)} x {shape}"
+            ) from None
+        numbers.setflags(write=False)
+        return np.asarray(numbers)
+
+
+def open_store(path: Path) -> Store:
+    """Open a store; raises StoreError with what is wrong and what to do."""
+    return Store(path)
+
+
+def verify_store(path: Path) -> list[str]:
+    """Check every file of a store against its checksum; return the problems, none if whole."""
+    try:
+        store = Store(path)
+    except StoreError as error:
+        return [str(error)]
+    problems = []
+    for name, known in store.files.items():
+        file = path / name
+        if not file.is_file():
+            problems.append(f"{name} is missing")
+        elif file_hash(file) != known:
+            problems.append(f"{name} has changed since it was written")
+    named = {name for role in ("image", "mask") for name in store.table[f"{role}_file"].to_pylist()}
+    problems += [
+        f"{name} is used by a case and has no checksum"
+        for name in sorted(named - {None} - set(store.files))
+    ]
+    if content_hash(store.meta, store.hashes, store.groups) != store.content_hash:
+        problems.append("store.json's content hash is not that of cases.parquet")
+    return problems

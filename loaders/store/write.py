@@ -1,0 +1,259 @@
+"""Source to store: a pool of readers, resumable after a kill at any moment, whole or not there."""
+
+import errno
+import fcntl
+import hmac
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from loaders.cases import BadCase, BadSource, Item, Kind, Meta, Read, Survey
+from loaders.memory import keep_freed_memory
+from loaders.store.finalize import arrange
+from loaders.store.item_writer import build_item
+from loaders.store.layout import (
+    FORMAT,
+    REJECTED,
+    StoreError,
+    building_folder,
+    meta_to_json,
+    read_description,
+    read_table,
+    sync_folder,
+)
+from loaders.store.pseudonyms import keyed_id
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What became of a source.
+
+    `resumed` items were there from an earlier run that was cut off. `reused`: the whole store was
+    there, of the same source and settings, and nothing was done.
+    """
+
+    n_cases: int
+    rejected: tuple[BadCase, ...]
+    reused: bool
+    resumed: int
+
+
+def write_store(
+    kind: Kind,
+    survey: Survey,
+    out: Path,
+    *,
+    key: bytes,
+    workers: int,
+    strict: bool,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Read every item of a survey and write the store `out`; `progress` is told (done, all).
+
+    The store grows in `<out>.building` and is renamed when it is whole and on the disk; a run
+    that was cut off is taken up where it stopped, and a second process waits for the first.
+    Raises BadSource where no case is usable, the first BadCase where `strict`, StoreError where
+    `out` holds something else, and OSError where the disk is full (what is finished is kept).
+    """
+    if strict and survey.rejected:
+        raise survey.rejected[0]
+    plan = {_item_print(item, survey.meta, key): item for item in survey.items}
+    if len(plan) < len(survey.items):
+        raise BadSource("two items of the source have the same identifier and the same files")
+    whole = _survey_print(plan, survey, key)
+    if out.exists() or out.is_symlink():
+        return _reuse(out, survey.meta, whole)
+    with _locked(out) as building:
+        if out.exists():
+            shutil.rmtree(building)
+            return _reuse(out, survey.meta, whole)
+        if _described(building) == whole:
+            # Killed between the last file and the rename.
+            _reveal(building, out)
+            return _reuse(out, survey.meta, whole)
+        kept = _clear(building, plan)
+        rejected = list(survey.rejected)
+        tasks = [
+            (kind.name, kind.read, item, survey.meta, building / "items" / name, key)
+            for name, item in plan.items()
+            if name not in kept
+        ]
+        if progress:
+            progress(len(kept), len(plan))
+        with closing(_outcomes(tasks, workers)) as outcomes:
+            for n_done, bad_cases in enumerate(outcomes, start=len(kept) + 1):
+                if strict and bad_cases:
+                    raise bad_cases[0]
+                rejected += bad_cases
+                if progress:
+                    progress(n_done, len(plan))
+        ids = [(keyed_id(key, kind.name, bad.key or bad.where), bad.reason) for bad in rejected]
+        n_cases = arrange(building, survey.meta, whole, ids)
+        if n_cases == 0:
+            shutil.rmtree(building)
+            raise BadSource(_nothing(rejected))
+        _reveal(building, out)
+    return Report(n_cases=n_cases, rejected=tuple(rejected), reused=False, resumed=len(kept))
+
+
+def _nothing(rejected: list[BadCase]) -> str:
+    if not rejected:
+        return "the source holds no case"
+    first = f"the first, {rejected[0].where}: {rejected[0].reason}"
+    return f"no case of the source is usable; {len(rejected)} rejected, {first}"
+
+
+# Fingerprints: keyed, since they cover names, and taken from what a look at the files tells.
+
+
+def _item_print(item: Item, meta: Meta, key: bytes) -> str:
+    files = [(path.name, *_size_and_date(path)) for path in item.paths]
+    text = json.dumps([FORMAT, meta_to_json(meta), item.key, files, repr(item.extra)])
+    return hmac.digest(key, text.encode(), "sha256").hex()[:32]
+
+
+def _size_and_date(path: Path) -> tuple[int, int]:
+    try:
+        state = path.stat()
+    except OSError:
+        # The reader will say what is wrong with it.
+        return -1, -1
+    return state.st_size, state.st_mtime_ns
+
+
+def _survey_print(plan: dict[str, Item], survey: Survey, key: bytes) -> str:
+    rejected = sorted((bad.where, bad.reason) for bad in survey.rejected)
+    text = json.dumps([FORMAT, meta_to_json(survey.meta), sorted(plan), rejected])
+    return hmac.digest(key, text.encode(), "sha256").hex()
+
+
+def _reuse(out: Path, meta: Meta, whole: str) -> Report:
+    known = read_description(out)
+    if known["fingerprint"] != whole:
+        now = meta_to_json(meta)
+        changed = [name for name in now if now[name] != known["meta"].get(name)]
+        what = f"other settings ({', '.join(changed)})" if changed else "other files or another key"
+        raise StoreError(f"{out} was made from {what}: remove it or choose another --out")
+    table = read_table(out / "rejected.parquet", REJECTED).to_pylist()
+    rejected = tuple(BadCase(row["reason"], where=f"case {row['case_id']}") for row in table)
+    return Report(n_cases=known["n_cases"], rejected=rejected, reused=True, resumed=0)
+
+
+# The building folder: one process at a time, and nothing in it that was not finished.
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[Path]:
+    building = building_folder(out)
+    while True:
+        building.mkdir(parents=True, exist_ok=True)
+        lock = building / "lock"
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("another process is making store %s: waiting for it", out.name)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        # While this process waited, the folder may have become the store, or been removed.
+        if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
+            break
+        os.close(descriptor)
+    try:
+        yield building
+    finally:
+        os.close(descriptor)
+
+
+def _described(building: Path) -> str | None:
+    # store.json is written last, so where it stands all else is whole.
+    try:
+        return str(read_description(building)["fingerprint"])
+    except StoreError:
+        return None
+
+
+def _clear(building: Path, plan: dict[str, Item]) -> set[str]:
+    """Remove all but the finished items of this plan; return their names."""
+    (building / "store.json").unlink(missing_ok=True)
+    shutil.rmtree(building / "arrays", ignore_errors=True)
+    items = building / "items"
+    items.mkdir(exist_ok=True)
+    kept = set()
+    for folder in items.iterdir():
+        # An item with a rejected case is read again, to tell the terminal once more which it is.
+        if folder.name in plan and not (folder / "rejected").exists():
+            kept.add(folder.name)
+        else:
+            shutil.rmtree(folder)
+    return kept
+
+
+def _reveal(building: Path, out: Path) -> None:
+    building.rename(out)
+    sync_folder(out.parent)
+    shutil.rmtree(out / "items", ignore_errors=True)
+    (out / "lock").unlink(missing_ok=True)
+
+
+# Reading, in one process or in many.
+
+# The arguments of build_item.
+_Task = tuple[str, Read, Item, Meta, Path, bytes]
+
+
+def _outcomes(tasks: list[_Task], workers: int) -> Generator[list[BadCase], None, None]:
+    """Read every item; yield the rejected cases of each, in order."""
+    if min(workers, len(tasks)) <= 1:
+        for task in tasks:
+            yield build_item(*task)
+        return
+    pool = ProcessPoolExecutor(
+        min(workers, len(tasks)),
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_begin_worker,
+    )
+    try:
+        for future in [pool.submit(build_item, *task) for task in tasks]:
+            yield future.result()
+    except BrokenProcessPool:
+        raise OSError(
+            errno.ENOMEM,
+            "a reading process was killed, most likely for want of memory: run again with fewer "
+            "workers, what is finished is kept",
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    keep_freed_memory()
+    _end_with_parent()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the process that started it is killed; a pool's would wait for ever."""
+    # Ctrl-C reaches every process of a terminal: the parent alone acts on it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,298 @@
+"""Networks: one table, one family of architectures a file.
+
+A row says what a network can be asked for (task, number of spatial dimensions, patch sizes) and
+how to build it. Initial weights are drawn from torch's global generator, so that whoever builds a
+network decides them with `torch.manual_seed`.
+"""
+
+from functools import partial
+
+from models.classification.cnn import POOLS, plain_cnn, vgg_small
+from models.classification.densenet import densenet121
+from models.classification.inception import inception_v3
+from models.classification.mobile import efficientnet_b0, mobilenet_v3
+from models.classification.resnet import resnet
+from models.classification.vgg import vgg16
+from models.classification.video import clip_stages, cnn_lstm, frame_cnn
+from models.segmentation.dynunet import DynUNet
+from models.segmentation.late_fusion import late_stages, unet_late
+from models.segmentation.mednext import mednext_s, mednext_stages
+from models.segmentation.resnet_unet import ResNetUNet
+from models.segmentation.segresnet import segresnet, segresnet_stages
+from models.segmentation.unet import (
+    CHANNELS,
+    SMALL_CHANNELS,
+    attention_stages,
+    attention_unet,
+    unet,
+    unet_stages,
+)
+from models.spec import Model, Option, by_children
+
+__all__ = ["MODELS", "Model", "Option", "by_children"]
+
+_RESNETS = tuple(
+    Model(
+        name=f"resnet{depth}",
+        build=partial(resnet, depth=depth),
+        tasks=("classification",),
+        dims=(2, 3),
+        divisor=1,
+        min_size=8,
+        options={"dropout": 0.0},
+        weights=f"ResNet{depth}_Weights.IMAGENET1K_V1",
+        first="conv1.weight",
+        summary=f"residual network of {depth} layers; no down-sampling stem below 64 pixels",
+        source="He et al. 2016, arXiv 1512.03385; torchvision in 2-D, MONAI in 3-D",
+    )
+    for depth in (18, 34, 50)
+)
+
+_MOBILENETS = tuple(
+    Model(
+        name=f"mobilenet_v3_{size}",
+        build=partial(mobilenet_v3, size=size),
+        tasks=("classification",),
+        dims=(2,),
+        divisor=1,
+        min_size=8,
+        options={"dropout": 0.2},
+        stages=by_children("features", "classifier"),
+        weights=f"MobileNet_V3_{size.title()}_Weights.IMAGENET1K_V1",
+        first="features.0.0.weight",
+        summary=f"the {size} MobileNet-V3, for real-time use; down-samples later below 64 pixels",
+        source="Howard et al. 2019, arXiv 1905.02244; torchvision",
+    )
+    for size in ("small", "large")
+)
+
+_CLASSIFIERS = (
+    Model(
+        name="plain_cnn",
+        build=plain_cnn,
+        tasks=("classification",),
+        dims=(2, 3),
+        divisor=1,
+        min_size=8,
+        options={"pool": "max", "dropout": 0.0},
+        choices={"pool": tuple(POOLS)},
+        summary="convolution, ReLU, pooling, two fully connected layers; no normalisation",
+        source="the unoptimized baseline of Xue, optimization of CNNs for medical images",
+    ),
+    Model(
+        name="vgg_small",
+        build=vgg_small,
+        tasks=("classification",),
+        dims=(2, 3),
+        divisor=1,
+        min_size=8,
+        options={"dropout": 0.0},
+        summary="pairs of convolutions with batch normalisation, 16-32-64 channels, mean",
+        source="Simonyan and Zisserman 2015, arXiv 1409.1556, made small",
+    ),
+    *_RESNETS,
+    Model(
+        name="densenet121",
+        build=densenet121,
+        tasks=("classification",),
+        dims=(2, 3),
+        divisor=1,
+        min_size=8,
+        options={"dropout": 0.0},
+        stages=by_children("features", "class_layers"),
+        weights="DenseNet121_Weights.IMAGENET1K_V1",
+        first="features.conv0.weight",
+        summary="every layer sees all before it; no down-sampling stem below 64 pixels",
+        source="Huang et al. 2017, arXiv 1608.06993; torchvision in 2-D, MONAI in 3-D",
+    ),
+    Model(
+        name="vgg16",
+        build=vgg16,
+        tasks=("classification",),
+        dims=(2,),
+        divisor=1,
+        min_size=8,
+        options={"dropout": 0.5},
+        stages=by_children("features", "classifier"),
+        weights="VGG16_BN_Weights.IMAGENET1K_V1",
+        first="features.0.weight",
+        summary="VGG-16 with batch normalisation, 138 million parameters",
+        source="Simonyan and Zisserman 2015, arXiv 1409.1556; torchvision's vgg16_bn",
+    ),
+    Model(
+        name="inception_v3",
+        build=inception_v3,
+        tasks=("classification",),
+        dims=(2,),
+        divisor=1,
+        min_size=21,
+        options={"dropout": 0.5},
+        weights="Inception_V3_Weights.IMAGENET1K_V1",
+        first="Conv2d_1a_3x3.conv.weight",
+        summary="Inception-v3 without auxiliary logits; down-samples later below 75 pixels",
+        source="Szegedy et al. 2016, arXiv 1512.00567; torchvision",
+    ),
+    *_MOBILENETS,
+    Model(
+        name="efficientnet_b0",
+        build=efficientnet_b0,
+        tasks=("classification",),
+        dims=(2,),
+        divisor=1,
+        min_size=8,
+        options={"dropout": 0.2},
+        stages=by_children("features", "classifier"),
+        weights="EfficientNet_B0_Weights.IMAGENET1K_V1",
+        first="features.0.0.weight",
+        summary="inverted residuals, scaled evenly; down-samples later below 64 pixels",
+        source="Tan and Le 2019, arXiv 1905.11946; torchvision",
+    ),
+)
+
+_SEGMENTERS = (
+    Model(
+        name="unet",
+        build=partial(unet, channels=CHANNELS, residual_units=0),
+        tasks=("segmentation",),
+        dims=(2, 3),
+        divisor=8,
+        min_size=16,
+        options={"dropout": 0.0},
+        stages=unet_stages,
+        summary="U-Net, 16-32-64-128 channels, instance normalisation; early fusion of channels",
+        source="Ronneberger et al. 2015, arXiv 1505.04597; MONAI's UNet",
+    ),
+    Model(
+        name="unet_small",
+        build=partial(unet, channels=SMALL_CHANNELS, residual_units=0),
+        tasks=("segmentation",),
+        dims=(2, 3),
+        divisor=4,
+        min_size=8,
+        options={"dropout": 0.0},
+        stages=unet_stages,
+        summary="U-Net, 8-16-32 channels, instance normalisation: for laptops and the demo",
+        source="Ronneberger et al. 2015, arXiv 1505.04597; MONAI's UNet",
+    ),
+    Model(
+        name="unet_res",
+        build=partial(unet, channels=CHANNELS, residual_units=2),
+        tasks=("segmentation",),
+        dims=(2, 3),
+        divisor=8,
+        min_size=16,
+        options={"dropout": 0.0},
+        stages=unet_stages,
+        summary="the unet with residual units of two convolutions at each level",
+        source="Kerfoot et al. 2019, doi 10.1007/978-3-030-12029-0_40; MONAI's UNet",
+    ),
+    Model(
+        name="unet_late",
+        build=unet_late,
+        tasks=("segmentation",),
+        dims=(2, 3),
+        divisor=8,
+        min_size=16,
+        options={"dropout": 0.0},
+        stages=late_stages,
+        summary="the unet with an encoder for each channel, fused at every level",
+        source="layer-level fusion in Zhou et al. 2019, arXiv 2004.10664, section 3.2",
+    ),
+    Model(
+        name="attention_unet",
+        build=attention_unet,
+        tasks=("segmentation",),
+        dims=(2, 3),
+        divisor=8,
+        min_size=16,
+        options={"dropout": 0.0},
+        stages=attention_stages,
+        summary="U-Net whose skips are gated by what comes from below, 16-32-64-128 channels",
+        source="Oktay et al. 2018, arXiv 1804.03999; MONAI's AttentionUnet",
+    ),
+    Model(
+        name="segresnet",
+        build=segresnet,
+        tasks=("segmentation",),
+        dims=(2, 3),
+        divisor=8,
+        min_size=16,
+        options={"dropout": 0.2},
+        stages=segresnet_stages,
+        summary="residual encoder, light decoder, group normalisation, 16 to 128 channels",
+        source="Myronenko 2018, arXiv 1810.11654, without the VAE branch; MONAI's SegResNet",
+    ),
+    Model(
+        name="dynunet",
+        build=DynUNet,
+        tasks=("segmentation",),
+        dims=(2, 3),
+        divisor=4,
+        min_size=8,
+        options={"dropout": 0.0},
+        stages=by_children("encoder", "decoder"),
+        summary="nnU-Net's U-Net: planned from the patch, 32 to 320 or 512 channels, supervised"
+        " at every level",
+        source="Isensee et al. 2021, doi 10.1038/s41592-020-01008-z; blocks of MONAI's DynUNet",
+    ),
+    Model(
+        name="mednext_s",
+        build=mednext_s,
+        tasks=("segmentation",),
+        dims=(2, 3),
+        divisor=16,
+        min_size=16,
+        stages=mednext_stages,
+        summary="ConvNeXt blocks in a U-Net, kernel 3, supervised at every level",
+        source="Roy et al. 2023, arXiv 2303.09975, MedNeXt-S; blocks of MONAI's MedNeXt",
+    ),
+    Model(
+        name="unet_resnet_both",
+        build=ResNetUNet,
+        tasks=("segmentation",),
+        dims=(2, 3),
+        divisor=1,
+        min_size=8,
+        options={"dropout": 0.0},
+        weights="ResNet18_Weights.IMAGENET1K_V1",
+        first="conv1.weight",
+        summary="U-Net on a ResNet-18 that segments and says which classes a patch holds",
+        source="Mehta et al. 2018, arXiv 1806.01313 (Y-Net): a decoder and a classifier on one"
+        " encoder",
+    ),
+)
+
+_ENCODERS = {row.name: row for row in _CLASSIFIERS if 2 in row.dims}
+
+_CLIPS = tuple(
+    Model(
+        name=name,
+        build=partial(build, encoders=_ENCODERS),
+        tasks=("classification",),
+        dims=(3,),
+        divisor=1,
+        min_size=1,
+        options={"encoder": "resnet18", "dropout": 0.0},
+        choices={"encoder": tuple(_ENCODERS)},
+        encoders=_ENCODERS,
+        stages=clip_stages,
+        summary=summary,
+        source=source,
+    )
+    for name, build, summary, source in (
+        (
+            "cnn_lstm",
+            cnn_lstm,
+            "cine loops: a 2-D network on every frame, an LSTM over the frames",
+            "Donahue et al. 2015, arXiv 1411.4389; the hybrid of Skalozub et al. for ultrasound",
+        ),
+        (
+            "frame_cnn",
+            frame_cnn,
+            "cine loops: a 2-D network on every frame, the mean of their logits; blind to order",
+            "what cnn_lstm is compared with: mean pooling in Donahue et al. 2015, section 4.1",
+        ),
+    )
+)
+
+MODELS: dict[str, Model] = {row.name: row for row in (*_CLASSIFIERS, *_SEGMENTERS, *_CLIPS)}

@@ -1,0 +1,166 @@
+"""What the page of a run says: a plain dictionary for the template."""
+
+import math
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from results import text
+from results.report import figures, plots, protocol
+from results.report.examples import examples
+from results.report.published import beside_paper
+from results.report.robustness import worse
+from results.run_folder import Recorded
+from results.verdict.combinations import Combination, Contest, Fold, fold_of
+
+
+def page(run: Recorded) -> dict[str, Any]:
+    """Return all that `templates/report.html` shows of a run."""
+    sections = [
+        _section(run, number, contest, found)
+        for number, (contest, found) in enumerate(
+            zip(run.contests, run.verdict["datasets"], strict=True), 1
+        )
+    ]
+    rows = [row for contest in run.contests for row in contest.rows]
+    started = [row["started_at"] for row in rows if row["started_at"]]
+    finished = [row["finished_at"] for row in rows if row["finished_at"]]
+    return {
+        "verdict": run.verdict,
+        "sections": sections,
+        "counts": [f"{n} {status}" for status, n in run.verdict["statuses"].items()],
+        "began": min(started, default=None),
+        "ended": max(finished, default=None),
+        "seconds": sum(row["wall_sec"] or 0 for row in rows),
+        "axes": protocol.axes(run.study),
+        "settings": protocol.settings(run.study),
+        "data_settings": protocol.data_settings(run.study),
+        "devices": protocol.devices(rows),
+        "versions": run.footer.get("versions", {}),
+        "commit": run.footer.get("git_commit"),
+        "program": run.footer.get("versions", {}).get("medoptbench") or version("medoptbench"),
+        "colours": {"reference": plots.REFERENCE, "prediction": plots.PREDICTION},
+    }
+
+
+def _section(run: Recorded, number: int, contest: Contest, found: dict[str, Any]) -> dict[str, Any]:
+    """Return what the template shows of one data set."""
+    key = f"d{number}"
+    rows = found["combinations"]
+    by_name = {combination.name: combination for combination in contest.combinations}
+    short = _shortener(rows)
+    shown = _shown(found)
+    first = next(iter(shown), None)
+    metrics = _metrics(run, by_name[first]) if first else []
+    return {
+        "key": key,
+        "found": found,
+        "state": text.STATES[found["state"]],
+        "better_is": "higher" if found["direction"] == "max" else "lower",
+        "short": short,
+        "recommended": next((r for r in rows if r["name"] == found["recommended"]), None),
+        "ranking": _ranking([row for row in rows if row["state"] == "judged"]),
+        "others": [row for row in rows if row["state"] not in ("judged", "skipped")],
+        "skips": _skips(rows, short),
+        "heat": figures.heat_maps(run.study, found),
+        "curves": figures.learning_curves(run, key, found, by_name, short),
+        "price": figures.price_and_score(key, found),
+        "seconds": figures.where_seconds_went(found, short),
+        "worse": worse(run, contest.metric, _in_ranking(rows, by_name), short),
+        "metrics": metrics,
+        "metrics_of": first,
+        "paper": beside_paper(contest.task, metrics),
+        "examples": examples(run, shown, by_name),
+    }
+
+
+def _in_ranking(
+    rows: Sequence[Mapping[str, Any]], by_name: Mapping[str, Combination]
+) -> list[Combination]:
+    return [by_name[row["name"]] for row in rows if row["state"] == "judged"]
+
+
+def _skips(
+    rows: Sequence[Mapping[str, Any]], short: Mapping[str, str]
+) -> list[tuple[str, list[str]]]:
+    """Return each reason for a skip, and the combinations it holds for."""
+    skips: dict[str, list[str]] = {}
+    for row in rows:
+        if row["state"] == "skipped":
+            skips.setdefault(row["note"], []).append(short[row["name"]])
+    return list(skips.items())
+
+
+def _shown(found: Mapping[str, Any]) -> dict[str, str]:
+    """Return the combinations whose details are shown -> why: the first, and for contrast the last.
+
+    The first is the recommended one, or where there is none the best so far.
+    """
+    scored = [row for row in found["combinations"] if row["test_score"] is not None]
+    judged = [row["name"] for row in scored if row["state"] == "judged"]
+    shown = {}
+    if found["recommended"]:
+        shown[found["recommended"]] = "recommended"
+    elif scored:
+        shown[scored[0]["name"]] = "best so far"
+    if judged and judged[-1] not in shown:
+        shown[judged[-1]] = "last in the ranking"
+    return shown
+
+
+def _shortener(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return name -> label: without the model where only one is not skipped throughout."""
+    models = {row["model"] for row in rows if row["state"] != "skipped"}
+    alone = f"{models.pop()} + " if len(models) == 1 else ""
+    return {row["name"]: row["name"].removeprefix(alone) for row in rows}
+
+
+def _ranking(judged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the judged with their interval as percentages of a common scale, best first.
+
+    An unsteady combination may have an interval many times as wide as the others': the scale
+    ends at three times the typical reach, and what goes past it is cut.
+    """
+    compared = [row for row in judged if row["advantage"]]
+    lows = [-row["advantage"]["low"] for row in compared]
+    highs = [row["advantage"]["high"] for row in compared]
+    left = min(max(lows, default=0), 3 * float(np.median(lows or [0])) or math.inf)
+    span = (left + max(highs, default=0)) or 1.0
+
+    def at(value: float) -> float:
+        return round(100 * min(max((value + left) / span, 0.0), 1.0), 2)
+
+    ranked = []
+    for rank, row in enumerate(judged, 1):
+        advantage = row["advantage"]
+        bar = None
+        if advantage:
+            low, high = at(advantage["low"]), at(advantage["high"])
+            bar = {
+                "low": low,
+                "width": round(high - low, 2),
+                "point": at(advantage["estimate"]),
+                "zero": at(0.0),
+                "cut": advantage["low"] < -left,
+            }
+        ranked.append({**row, "rank": rank, "bar": bar})
+    return ranked
+
+
+def _metrics(run: Recorded, combination: Combination) -> list[dict[str, Any]]:
+    """Return every test metric of a combination: mean, lowest and highest over folds."""
+    trials = {row["trial_id"]: fold_of(row) for row in combination.scored}
+    columns = ("metric", "region", "convention", "stratum", "unit")
+    found: dict[tuple[str, ...], dict[Fold, list[float]]] = {}
+    for row in run.rows("metrics", trials):
+        if row["split"] == "test" and row["value"] is not None:
+            key = tuple(row[column] or "" for column in columns)
+            found.setdefault(key, {}).setdefault(trials[row["trial_id"]], []).append(row["value"])
+    lines = []
+    for key, by_fold in found.items():
+        folds = [float(np.mean(seeds)) for seeds in by_fold.values()]
+        line: dict[str, Any] = dict(zip(columns, key, strict=True))
+        lines.append(line | {"mean": float(np.mean(folds)), "low": min(folds), "high": max(folds)})
+    return lines

@@ -1,0 +1,49 @@
+"""How much worse scores get on degraded test images, where a study asks for it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from results.report.protocol import asked
+from results.run_folder import Recorded
+from results.verdict.combinations import Combination, fold_of
+
+
+def worse(
+    run: Recorded, metric: str, judged: Sequence[Combination], short: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """Return the score of each judged combination on test images as they are and degraded.
+
+    Means over folds, seeds averaged within: {"names": degradations, "lines": [{"name", "plain",
+    "scores"}]}, in the order of `judged`. None where nothing was degraded.
+    """
+    names = asked(run.study, "degrade")
+    if not names or not judged:
+        return None
+    lines = []
+    for combination in judged:
+        plain, *scores = _scores(run, metric, combination, ["", *names])
+        lines.append({"name": short[combination.name], "plain": plain, "scores": scores})
+    return {"names": names, "lines": lines}
+
+
+def _scores(
+    run: Recorded, metric: str, combination: Combination, strata: Sequence[str]
+) -> list[float | None]:
+    trials = {row["trial_id"]: fold_of(row) for row in combination.scored}
+    first: dict[tuple[str, str], float | None] = {}
+    for row in run.rows("metrics", trials):
+        # The first row over all regions is what stands for a metric.
+        if (row["split"], row["metric"]) == ("test", metric) and row["region"] in ("", "mean"):
+            first.setdefault((row["trial_id"], row["stratum"] or ""), row["value"])
+    means: list[float | None] = []
+    for stratum in strata:
+        by_fold: dict[Any, list[float]] = {}
+        for trial, fold in trials.items():
+            value = first.get((trial, stratum))
+            if value is not None:
+                by_fold.setdefault(fold, []).append(value)
+        folds = [float(np.mean(seeds)) for seeds in by_fold.values()]
+        means.append(float(np.mean(folds)) if folds else None)
+    return means

@@ -1,0 +1,99 @@
+"""A verdict as the terminal shows it: what was found, how sure it is, what it costs."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from results import text
+
+# Rows of the table; report.html has them all.
+_ROWS = 12
+
+_STYLES = {
+    "better": "bold green",
+    "tie": "bold cyan",
+    "undecided": "bold yellow",
+}
+
+
+def leaderboard(verdict: Mapping[str, Any]) -> RenderableType:
+    """Return a verdict (the content of verdict.json) to print; names in it are never markup."""
+    return Group(*_terminal(verdict))
+
+
+def _terminal(verdict: Mapping[str, Any]) -> Iterator[RenderableType]:
+    for found in verdict["datasets"]:
+        yield Text("")
+        yield Text.assemble(
+            (found["dataset"], "bold"),
+            f"  {found['task']}, {text.metric(found['metric'])} "
+            f"({'higher' if found['direction'] == 'max' else 'lower'} is better), "
+            f"{text.count(found['folds'], 'fold')}, {text.count(found['seeds'], 'seed')}",
+        )
+        state = text.STATES[found["state"]]
+        lead = () if found["state"] == "none" else ((state, _STYLES[found["state"]]), ": ")
+        yield Text.assemble(*lead, found["reason"])
+        judged = [row for row in found["combinations"] if row["state"] == "judged"]
+        if judged:
+            yield Padding(_table(found, judged, verdict["alpha"]), (0, 0, 0, 2))
+        chosen = found["selected_by_validation"]
+        if chosen:
+            yield Text(
+                f"Chosen by inner validation alone: {chosen['name']}, test "
+                f"{text.score(chosen['test_score'])} ({text.score(chosen['low'])} to "
+                f"{text.score(chosen['high'])})."
+            )
+        yield from _not_judged(found["combinations"])
+        for warning in found["warnings"]:
+            yield Text.assemble(("warning: ", "yellow"), warning)
+    if verdict["across"]:
+        yield Text("")
+        yield Text(verdict["across"]["reason"])
+
+
+def _not_judged(rows: Sequence[Mapping[str, Any]]) -> Iterator[Text]:
+    """Say what became of the others, those of one fate together."""
+    fates: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["state"] != "judged":
+            fates.setdefault((row["state"], row["note"]), []).append(row["name"])
+    for (state, note), names in fates.items():
+        who = text.listed(names) if len(names) < 3 else text.count(len(names), "combination")
+        what = "skipped" if state == "skipped" else "not judged"
+        yield Text(f"{what}: {who} ({note})", style="dim")
+
+
+def _table(found: Mapping[str, Any], judged: Sequence[Mapping[str, Any]], alpha: float) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for title, side in (
+        ("", "left"),
+        ("combination", "left"),
+        ("test", "right"),
+        (f"against the best ({text.percent(1 - alpha)})", "right"),
+        ("time a trial", "right"),
+    ):
+        table.add_column(title, justify="left" if side == "left" else "right")
+    for row in judged[:_ROWS]:
+        advantage = row["advantage"]
+        table.add_row(
+            Text("●" if row["in_tied_group"] else " "),
+            Text(row["name"], style="bold" if row["name"] == found["recommended"] else ""),
+            Text(text.score(row["test_score"])),
+            Text(
+                f"{text.signed(advantage['estimate'])} ({text.signed(advantage['low'])} to "
+                f"{text.signed(advantage['high'])})"
+                if advantage
+                else "–"
+            ),
+            Text(text.duration(row["train_sec"])),
+        )
+    if len(judged) > _ROWS:
+        table.add_row("", Text(f"and {len(judged) - _ROWS} more in report.html", style="dim"))
+    if found["tied_group"]:
+        table.caption = "● cannot be told from the best; bold: recommended"
+        table.caption_justify = "left"
+    return table

@@ -1,0 +1,65 @@
+"""The report of a run: `report.html`, one file that needs no network, and `verdict.json`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from results import text as words
+from results.report.page import page
+from results.report.terminal import leaderboard
+from results.run_folder import Recorded
+
+__all__ = ["leaderboard", "load_verdicts", "write_report"]
+
+
+def write_report(run: Path) -> Path:
+    """Write `verdict.json` and `report.html` of a run, finished or not; return the page's path.
+
+    Raises RunError where the folder holds no run or a damaged one, OSError where it cannot be
+    written; a file is replaced whole or not at all.
+    """
+    content = Recorded(run)
+    text = json.dumps(content.verdict, indent=2, ensure_ascii=False, allow_nan=False)
+    _replace(run / "verdict.json", text + "\n")
+    html = _environment().get_template("report.html").render(page(content))
+    _replace(run / "report.html", html)
+    return run / "report.html"
+
+
+def load_verdicts(run: Path) -> dict[str, Any]:
+    """Return the verdict of a run as `verdict.json` has it, from its rows; writes nothing.
+
+    The keys stand in `results.verdict.verdict`. Raises RunError where the folder holds no run.
+    """
+    return Recorded(run).verdict
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("results.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "score": words.score,
+        "signed": words.signed,
+        "duration": words.duration,
+        "rate": words.rate,
+        "metric": words.metric,
+        "percent": words.percent,
+    }
+    return environment
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file that is complete or not changed at all."""
+    scratch = path.with_name(f".{path.name}.new")
+    try:
+        scratch.write_text(text, encoding="utf-8")
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)

@@ -1,0 +1,464 @@
+"""The Parquet data sets of a run: write one trial, read them all, compact the many small files.
+
+    runs/<study>/trials/*.parquet   metrics/   epochs/   cases/   .writing/
+
+Each of the four folders is a data set that DuckDB, Polars and pandas read as a directory. So
+nothing but finished Parquet files may ever stand in them: files are written in the sibling folder
+`.writing` and renamed in. A trial's row in `trials/` comes last and is the record that it is
+finished; rows of the other tables without it do not count.
+
+Small files are slow to read (10,000 one-row files take DuckDB 14 s, measured), so `compact` merges
+finished trials into parts. A part's footer names the files it was made from with their checksums.
+They are removed after the part stands, and whatever a crash left of them is known by that list:
+at no moment is a row lost, and `read` never counts one twice.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from results.tables.schema import (
+    FINAL_STATUSES,
+    JSON_COLUMNS,
+    NAN_COLUMNS,
+    READABLE,
+    SCHEMA_VERSION,
+    STATUSES,
+    TABLES,
+)
+
+_FOOTER_KEY = b"medoptbench"
+# What a part's footer says besides: file name -> checksum of what it was made from, and its trials.
+_SOURCES = "compacted_from"
+_MEMBERS = "trial_ids"
+_TRIAL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+_PART = re.compile(r"part\.(\d{6})\.[0-9a-f]{16}\.parquet")
+# A compaction may remove a file between our listing and our reading; a second look finds the
+# part. Assumption: no reader meets so many compactions in a row.
+_LOOKS = 5
+
+# A row of `trials` is read three times as fast when its columns are plain (measured: 0.9 ms
+# against 2.9), and no larger. From how many rows on packing pays is an assumption.
+_WORTH_PACKING = 64
+
+_Result = TypeVar("_Result")
+
+
+class RowError(ValueError):
+    """A row does not fit its table; the message names the table, the column and the choices."""
+
+
+class RunError(ValueError):
+    """A run folder cannot be read; the message names the file inside the run and what is wrong."""
+
+
+class _Live(NamedTuple):
+    """A file that counts, and the trials whose rows in it count."""
+
+    path: Path
+    trial_ids: frozenset[str]
+
+
+def write_trial(
+    run: Path,
+    *,
+    trial: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+    epochs: Sequence[Mapping[str, Any]],
+    cases: Sequence[Mapping[str, Any]],
+    footer: Mapping[str, Any],
+) -> None:
+    """Write one trial: one file in each of the four data sets, `trials/` last.
+
+    Columns left out of a row are null; NaN is stored as null except in the loss columns; rows may
+    leave `trial_id` out, which is the trial's. Writing a trial again replaces it. All four files
+    are complete and on the disk before the first is renamed in.
+
+    Raises RowError for a column that the table does not have, a value of another type, a `trial_id`
+    that cannot be a file name or an unknown status; OSError where the disk is full or the folder
+    is not writable, and then the run is as it was before.
+    """
+    trial_id = _check_trial(trial)
+    rows: dict[str, Sequence[Mapping[str, Any]]] = {
+        "metrics": metrics,
+        "epochs": epochs,
+        "cases": cases,
+        "trials": [trial],
+    }
+    metadata = {_FOOTER_KEY: _to_json({"schema_version": SCHEMA_VERSION, **footer})}
+    tables = {
+        name: _table(name, trial_id, rows[name]).replace_schema_metadata(metadata)
+        for name in TABLES
+    }
+    name = f"{trial_id}.parquet"
+    with _scratch(run) as scratch:
+        for table, content in tables.items():
+            _write(content, scratch / table)
+        new = [t for t in TABLES if not (run / t / name).exists()]
+        try:
+            for table in TABLES:
+                _move_in(scratch / table, run / table / name)
+        except OSError:
+            # Rows of a trial that is not finished: `read` passes them by, other readers would not.
+            for table in new:
+                (run / table / name).unlink(missing_ok=True)
+            raise
+
+
+def finished(run: Path) -> dict[str, str]:
+    """Return trial_id -> status of every trial in `trials/`; empty where there is none yet."""
+    table = read(run, "trials", columns=("trial_id", "status"))
+    return dict(
+        zip(table.column("trial_id").to_pylist(), table.column("status").to_pylist(), strict=True)
+    )
+
+
+def read(
+    run: Path,
+    table: str,
+    *,
+    columns: Sequence[str] | None = None,
+    trials: Collection[str] | None = None,
+) -> pa.Table:
+    """Return one data set of a run in its fixed schema, sorted by trial_id; empty if not there.
+
+    Each trial counts once, by the file written last, and only if `trials/` has it. `columns`
+    picks columns (in that order), `trials` the trials of these ids, and files without any of them
+    are not opened. Raises RunError for a file that is damaged or was written by another version of
+    the schema, KeyError for an unknown table or column.
+    """
+    schema = TABLES[table]
+    wanted = list(columns) if columns is not None else schema.names
+    empty = pa.schema([schema.field(name) for name in {**dict.fromkeys(wanted), "trial_id": 0}])
+
+    def look() -> pa.Table:
+        live = _live(run / table)
+        done: frozenset[str] = frozenset().union(
+            *(file.trial_ids for file in (live if table == "trials" else _live(run / "trials")))
+        )
+        if trials is not None:
+            done &= frozenset(trials)
+        parts = [_read_live(run, file, done, wanted) for file in live if file.trial_ids & done]
+        merged = pa.concat_tables([empty.empty_table(), *parts])
+        order = pc.sort_indices(merged, sort_keys=[("trial_id", "ascending")])  # a stable sort
+        return merged.take(order).select(wanted)
+
+    return _look_again(look)
+
+
+def footer(run: Path) -> dict[str, Any]:
+    """Return what the footers of `trials/` say, later files over earlier; {} where none is.
+
+    `metrics` is the union over all files, so that a run of several tasks describes each metric.
+    """
+
+    def look() -> dict[str, Any]:
+        return _merged([_read_footer(run, file.path) for file in _live(run / "trials")])
+
+    return _look_again(look)
+
+
+def compact(run: Path, at_least: int = 256) -> int:
+    """Merge the files of finished trials into one part a data set, where they are `at_least`.
+
+    Files of an older version of the schema are merged however few they are, so that a run begun
+    under it has the same columns in every file. Returns how many files were merged into parts.
+    Failed trials keep their own file, which running them again replaces. Safe against a crash at
+    any step: a part is complete before what it was made from is removed, and calling `compact`
+    again finishes what was left. Raises OSError where the disk is full; the run then reads as
+    before.
+    """
+    final = {trial_id for trial_id, status in finished(run).items() if status in FINAL_STATUSES}
+    old = _of_older_schema(run) & final
+    merged = 0
+    for table in TABLES:
+        folder = run / table
+        _remove_merged(folder)
+        live = _live(folder)
+        singles = [f for f in live if not _PART.fullmatch(f.path.name) and f.trial_ids <= final]
+        # A part with rows that a later file replaced shows them to other readers, and a file of
+        # an older schema has fewer columns than its neighbours: merge these anew.
+        stale = [
+            f
+            for f in live
+            if f.trial_ids & old
+            or (_PART.fullmatch(f.path.name) and f.trial_ids != _trial_ids(run, f.path))
+        ]
+        if len(singles) < at_least and not stale:
+            continue
+        whole = list(dict.fromkeys([*stale, *singles]))
+        _write_part(run, table, whole)
+        _remove_merged(folder)
+        merged += len(whole)
+    return merged
+
+
+# ---- rows ------------------------------------------------------------------------------------
+
+
+def _check_trial(trial: Mapping[str, Any]) -> str:
+    """Return the trial's id after checking what every trial must have."""
+    trial_id, status = trial.get("trial_id"), trial.get("status")
+    if not isinstance(trial_id, str) or not _TRIAL_ID.fullmatch(trial_id):
+        raise RowError(
+            f"trials.trial_id is {trial_id!r}; it names files, so it must be 1 to 128 letters, "
+            "digits, '-' or '_', the first a letter or digit"
+        )
+    if status not in STATUSES:
+        raise RowError(f"trials.status is {status!r}; the choices are {', '.join(STATUSES)}")
+    for column in sorted(JSON_COLUMNS):
+        text = trial.get(column)
+        if text is None:
+            continue
+        try:
+            json.loads(text)
+        except (TypeError, ValueError) as error:
+            raise RowError(f"trials.{column} must be a JSON text: {error}") from error
+    return trial_id
+
+
+def _table(name: str, trial_id: str, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Return rows as a table of the fixed schema; raise RowError with the column at fault."""
+    schema = TABLES[name]
+    for row in rows:
+        unknown = sorted(set(row) - set(schema.names))
+        if unknown:
+            raise RowError(
+                f"{name} has no column {', '.join(unknown)}; its columns are "
+                f"{', '.join(schema.names)}"
+            )
+        if row.get("trial_id", trial_id) != trial_id:
+            raise RowError(f"{name}.trial_id is {row['trial_id']!r} in a row of trial {trial_id!r}")
+    columns = []
+    for field in schema:
+        values = [row.get(field.name) for row in rows]
+        if field.name == "trial_id":
+            values = [trial_id] * len(rows)
+        if pa.types.is_floating(field.type) and field.name not in NAN_COLUMNS:
+            values = [None if _is_nan(value) else value for value in values]
+        try:
+            columns.append(pa.array(values, field.type))
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise RowError(f"{name}.{field.name} must be {field.type}: {error}") from error
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float | np.floating) and bool(np.isnan(value))
+
+
+# ---- files -----------------------------------------------------------------------------------
+
+
+@contextmanager
+def _scratch(run: Path) -> Iterator[Path]:
+    """Give a fresh folder under `.writing`, removed at the end, and see that the tables' stand."""
+    writing = run / ".writing"
+    writing.mkdir(parents=True, exist_ok=True)
+    for table in TABLES:
+        (run / table).mkdir(exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=writing))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    """Write one Parquet file and see it on the disk."""
+    packed = table.num_rows >= _WORTH_PACKING
+    with path.open("wb") as file:
+        pq.write_table(table, file, compression="zstd" if packed else "none", use_dictionary=packed)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _move_in(source: Path, target: Path) -> None:
+    """Rename a finished file into its data set and see the name on the disk."""
+    source.replace(target)
+    if hasattr(os, "O_DIRECTORY"):  # POSIX: elsewhere a directory cannot be opened or synced
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_gone_or(path: Path, digest: str) -> bool:
+    """Return whether a file has this SHA-256 or was removed since it was listed."""
+    try:
+        return _digest(path) == digest
+    except FileNotFoundError:
+        return True
+
+
+def _to_json(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _look_again(look: Callable[[], _Result]) -> _Result:
+    """Return look(), once more where a compaction removed a file meanwhile."""
+    for _ in range(_LOOKS - 1):
+        try:
+            return look()
+        except FileNotFoundError:
+            continue
+    return look()
+
+
+@contextmanager
+def _opened(run: Path, path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
+    """Give a file and its footer; raise RunError where it is damaged or of another version."""
+    where = path.relative_to(run)
+    try:
+        with pq.ParquetFile(path) as file:
+            content = json.loads((file.schema_arrow.metadata or {})[_FOOTER_KEY])
+            if content["schema_version"] in READABLE:
+                yield file, content
+                return
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
+        raise RunError(f"{where} is damaged or is no result of this program: {error}") from error
+    raise RunError(
+        f"{where} has schema version {content['schema_version']}; this program reads "
+        f"{' and '.join(map(str, sorted(READABLE)))}"
+    )
+
+
+def _read_footer(run: Path, path: Path) -> dict[str, Any]:
+    with _opened(run, path) as (_, content):
+        return content
+
+
+def _merged(footers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Merge footers, later over earlier; `metrics` by union; what describes a part is left out."""
+    merged: dict[str, Any] = {}
+    for content in footers:
+        known = {**merged.get("metrics", {}), **content.get("metrics", {})}
+        merged |= {**content, "metrics": known}
+    return {key: value for key, value in merged.items() if key not in (_SOURCES, _MEMBERS)}
+
+
+def _trial_ids(run: Path, path: Path) -> frozenset[str]:
+    """Return the trials of one file: its name, or for a part those it lists."""
+    if not _PART.fullmatch(path.name):
+        return frozenset({path.stem})
+    return frozenset(_read_footer(run, path)[_MEMBERS])
+
+
+def _listing(folder: Path) -> list[Path]:
+    """Return the files of a data set as they stood at one moment; empty where it does not exist.
+
+    While a directory is read, a part may come where the reading has passed and the files it was
+    made from go where it has not. Two readings alike rule that out.
+    """
+    files, before = sorted(folder.glob("*.parquet")), None
+    while files != before:
+        files, before = sorted(folder.glob("*.parquet")), files
+    return files
+
+
+def _sources(folder: Path) -> tuple[list[Path], dict[Path, dict[str, str]]]:
+    """Return the files of a data set, parts first in their order, and each part's sources."""
+    files = _listing(folder)
+    parts = [path for path in files if _PART.fullmatch(path.name)]
+    singles = [path for path in files if not _PART.fullmatch(path.name)]
+    listed = {part: dict(_read_footer(folder.parent, part)[_SOURCES]) for part in parts}
+    return [*parts, *singles], listed
+
+
+def _merged_files(files: Sequence[Path], listed: Mapping[Path, Mapping[str, str]]) -> set[Path]:
+    """Return the files that a part holds whole: a crash came before they were removed."""
+    return {
+        path
+        for path in files
+        for part, sources in listed.items()
+        if part != path and path.name in sources and _is_gone_or(path, sources[path.name])
+    }
+
+
+def _live(folder: Path) -> list[_Live]:
+    """Return the files that count, with the trials that count in each: the last file wins."""
+    files, listed = _sources(folder)
+    gone = _merged_files(files, listed)
+    taken: set[str] = set()
+    live = []
+    for path in reversed([path for path in files if path not in gone]):
+        mine = _trial_ids(folder.parent, path) - taken
+        taken |= mine
+        live.append(_Live(path, mine))
+    return live[::-1]
+
+
+def _of_older_schema(run: Path) -> frozenset[str]:
+    """Return the trials whose files were written by an older version of the schema."""
+    return frozenset().union(
+        *(
+            file.trial_ids
+            for file in _live(run / "trials")
+            if _read_footer(run, file.path)["schema_version"] != SCHEMA_VERSION
+        )
+    )
+
+
+def _remove_merged(folder: Path) -> None:
+    """Remove the files that a part holds whole."""
+    for path in sorted(_merged_files(*_sources(folder))):
+        path.unlink(missing_ok=True)
+
+
+def _read_live(run: Path, file: _Live, done: frozenset[str], columns: Sequence[str]) -> pa.Table:
+    """Return the rows of one file that count, without the footer."""
+    names = list(dict.fromkeys([*columns, "trial_id"]))
+    schema = TABLES[file.path.parent.name]
+    with _opened(run, file.path) as (content, _):
+        known = set(content.schema_arrow.names)
+        table = content.read(columns=[n for n in names if n in known], use_threads=False)
+    for name in names:
+        if name not in known:  # a column that came after the file's version of the schema
+            table = table.append_column(
+                schema.field(name), pa.nulls(len(table), schema.field(name).type)
+            )
+    table = table.select(names).replace_schema_metadata(None)
+    keep = pa.array(sorted(file.trial_ids & done), pa.string())
+    return table.filter(pc.is_in(table.column("trial_id"), value_set=keep))
+
+
+def _write_part(run: Path, table: str, files: Sequence[_Live]) -> None:
+    """Write the rows that count in `files` as one new part."""
+    sources = {file.path.name: _digest(file.path) for file in files}
+    content = _merged([_read_footer(run, file.path) for file in files])
+    content |= {
+        "schema_version": SCHEMA_VERSION,  # its columns are today's, whatever the files' were
+        _SOURCES: sources,
+        _MEMBERS: sorted(frozenset().union(*(file.trial_ids for file in files))),
+    }
+    rows = pa.concat_tables(
+        [_read_live(run, file, file.trial_ids, TABLES[table].names) for file in files]
+    )
+    numbers = [int(match[1]) for p in (run / table).iterdir() if (match := _PART.match(p.name))]
+    # The checksum keeps two compactions at once from taking the same name.
+    tag = hashlib.sha256(_to_json(sources)).hexdigest()[:16]
+    name = f"part.{max(numbers, default=0) + 1:06d}.{tag}.parquet"
+    with _scratch(run) as scratch:
+        _write(rows.replace_schema_metadata({_FOOTER_KEY: _to_json(content)}), scratch / table)
+        _move_in(scratch / table, run / table / name)

@@ -1,0 +1,1 @@
+"""From the rows of a run to what can be said of it."""

@@ -1,0 +1,77 @@
+"""What several data sets say together: mean ranks, and a claim where their number allows one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from results import text
+from results.verdict import statistics
+from results.verdict.combinations import Contest
+
+# Two-sided Wilcoxon on n data sets has p >= 2^(1 - n), 0.0625 with five.
+FEWEST_DATASETS = 6
+
+
+def across(every: Sequence[Contest], alpha: float) -> dict[str, Any]:
+    """Rank recipes (all axes but the model) over data sets, and claim a best one if n allows it.
+
+    A recipe's score on a data set is its mean over models, where it was judged with every model
+    that anything was judged with. Recipes that lack a data set are not ranked. Returns the value
+    of `across` in a verdict.
+    """
+    tables = [_recipes(contest) for contest in every]
+    names = [name for name in tables[0] if all(name in table for table in tables)]
+    base = {"datasets": [contest.dataset for contest in every], "claim": False, "best": None}
+    if len(names) < 2:
+        reason = (
+            "Fewer than two pairs of optimizer and loss were complete on every data set, so there "
+            "is nothing to rank across them."
+        )
+        return {**base, "reason": reason, "ranks": []}
+    scores = np.array([[table[name] for table in tables] for name in names])
+    ranks = statistics.mean_ranks(scores)
+    best, p = statistics.best_across(scores)
+    enough = len(every) >= FEWEST_DATASETS
+    claim = enough and bool((np.delete(p, best) < alpha).all())
+    return {
+        **base,
+        "claim": claim,
+        "best": names[best],
+        "reason": _reason(names[best], len(every), claim=claim, enough=enough, alpha=alpha),
+        "ranks": [
+            {
+                "name": names[i],
+                "mean_rank": float(ranks[i]),
+                "p_value": float(p[i]) if enough and i != best else None,
+            }
+            for i in ranks.argsort(kind="stable")
+        ],
+    }
+
+
+def _recipes(contest: Contest) -> dict[str, float]:
+    """Return recipe -> mean score over models, larger is better."""
+    models = {c.key[0] for c in contest.judged}
+    found: dict[str, list[float]] = {}
+    for combination in contest.judged:
+        score = combination.mean("test_score")
+        assert score is not None, "a judged combination has a score on every fold"
+        found.setdefault(combination.recipe, []).append(contest.sign * score)
+    return {name: float(np.mean(s)) for name, s in found.items() if len(s) == len(models)}
+
+
+def _reason(best: str, n: int, *, claim: bool, enough: bool, alpha: float) -> str:
+    rule = f"two-sided Wilcoxon, Holm, level {text.percent(alpha)}"
+    if not enough:
+        return (
+            f"No claim across data sets: with {n} of them no difference can be told from chance, "
+            f"whatever the scores ({rule}); {FEWEST_DATASETS} are the fewest that allow one. The "
+            "ranks describe these data sets and no others."
+        )
+    if claim:
+        return f"{best} is better than every other over these {n} data sets ({rule})."
+    return (
+        f"No claim across data sets: {best} has the best mean rank, but over {n} data sets it is "
+        f"not better than every other ({rule})."
+    )

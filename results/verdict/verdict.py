@@ -1,0 +1,338 @@
+"""The verdict of a run: one for each data set, and one across them.
+
+The rule stands in the study before it runs; `results.verdict.statistics` has the formulas, and
+`results.verdict.combinations` says what is judged. What `verdict` returns is written to
+`verdict.json` as it is. Its keys:
+
+    version, study, alpha, margin, n_trials, statuses {status: count}
+    datasets: one a data set
+      dataset, task, metric, direction (max | min), unit
+      state            better | tie | undecided | none
+      recommended      name of a combination, or null
+      reason           the verdict in words
+      tied_group       names of all combinations that cannot be told from the best
+      price            null, or seconds (mean train seconds a trial of the recommended),
+                       alike (members of the tied group that cost the same as the cheapest of
+                       it within noise: the recommended is the one of them that scores best)
+      selected_by_validation   null, or name, val_score, test_score, low, high, in_tied_group, and
+                       nested {test_score, low, high}: choosing anew in each fold
+      folds, seeds, expected (trials of a combination), test_train_ratio,
+      critical_value, degrees_of_freedom (null without a comparison)
+      warnings         sentences
+      combinations: the judged, best first, then the others
+        name, model, optimizer, loss, schedule, regularizer, pretrained
+        state          judged | diverged | dropped | incomplete | skipped
+        note           why it is not judged, or null
+        reasons        what its failed and diverged trials said, each once
+        trials         {status: count}
+        val_score, test_score, test_low, test_high (of its own, not simultaneous), fold_scores
+        advantage      null, or estimate, low, high: over the best of the others, simultaneous;
+                       positive is better, whatever the metric's direction
+        error_sd       standard deviation of one fold in that comparison, or null
+        in_tied_group
+        train_sec, wall_sec, samples_per_sec, optimizer_step_ms, peak_memory_bytes, epochs_run
+        seconds        null, or setup, data_wait, gradients, optimizer, evaluation of a trial
+    across: null with one data set, else
+      datasets, claim, best, reason, ranks: [ {name, mean_rank, p_value} ]
+
+A score that is null was not measured. Names are `model + optimizer + loss`, with schedule,
+regularizer and pretrained weights where a study has them (null: constant, none, from scratch).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from results import text
+from results.verdict import statistics
+from results.verdict.across_datasets import across
+from results.verdict.combinations import AXES, Combination, Contest
+from results.verdict.sentences import Finding, no_verdict
+
+#: Raised when a key of the verdict changes its meaning.
+VERDICT_VERSION = 1
+
+# Used where neither study.yaml nor the footer has them: the protocol's defaults.
+ALPHA, MARGIN = 0.05, 0.01
+
+_MEANS = {
+    "train_sec": "train_sec",
+    "wall_sec": "wall_sec",
+    "samples_per_sec": "samples_per_sec",
+    "optimizer_step_ms": "optimizer_step_ms_p50",
+    "peak_memory_bytes": "peak_memory_bytes",
+    "epochs_run": "epochs_run",
+}
+
+
+def verdict(every: Sequence[Contest], study: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the verdict of a run (its keys: see the module) from its contests.
+
+    `study` is the content of study.yaml, {} where there is none; its `alpha` and `margin` rule.
+    """
+    rows = [row for contest in every for row in contest.rows]
+    alpha, margin = float(study.get("alpha", ALPHA)), float(study.get("margin", MARGIN))
+    return {
+        "version": VERDICT_VERSION,
+        "study": study.get("name") or next((r["study"] for r in rows if r["study"]), None),
+        "alpha": alpha,
+        "margin": margin,
+        "n_trials": len(rows),
+        "statuses": dict(sorted(Counter(row["status"] for row in rows).items())),
+        "datasets": [_judge(contest, study, alpha, margin) for contest in every],
+        "across": across(every, alpha) if len(every) > 1 else None,
+    }
+
+
+# ---- one data set ----------------------------------------------------------------------------
+
+
+def _judge(
+    contest: Contest, study: Mapping[str, Any], alpha: float, margin: float
+) -> dict[str, Any]:
+    judged = contest.judged
+    scores = contest.sign * contest.matrix("test_score")
+    compared = None
+    if len(judged) > 1 and scores.shape[1] > 1:
+        compared = statistics.hsu_mcb(scores, test_train_ratio=contest.ratio, alpha=alpha)
+    tied = [c for c, may in zip(judged, compared.candidate, strict=True) if may] if compared else []
+    state = _state(compared, margin)
+    recommended, price = _recommended(contest, tied, alpha)
+    return {
+        "dataset": contest.dataset,
+        "task": contest.task,
+        "metric": contest.metric,
+        "direction": "max" if contest.sign > 0 else "min",
+        "unit": contest.unit,
+        "state": state,
+        "recommended": recommended.name if recommended else None,
+        "reason": _reason(contest, compared, tied, recommended, price, alpha, margin),
+        "tied_group": [c.name for c in tied],
+        "price": price,
+        "selected_by_validation": _by_validation(contest, tied, alpha) if compared else None,
+        "folds": len(contest.folds),
+        "seeds": len({row["seed"] for row in contest.rows if row["seed"] is not None}),
+        "expected": contest.expected,
+        "test_train_ratio": contest.ratio,
+        "critical_value": compared.critical_value if compared else None,
+        "degrees_of_freedom": compared.degrees_of_freedom if compared else None,
+        "warnings": _warnings(contest, study),
+        "combinations": _described(contest, compared, alpha),
+    }
+
+
+def _state(compared: statistics.Comparison | None, margin: float) -> str:
+    if compared is None:
+        return "none"
+    group = compared.candidate
+    if group.sum() == 1:
+        return "better"
+    inside = (compared.low[group] >= -margin) & (compared.high[group] <= margin)
+    return "tie" if inside.all() else "undecided"
+
+
+def _reason(
+    contest: Contest,
+    compared: statistics.Comparison | None,
+    tied: Sequence[Combination],
+    recommended: Combination | None,
+    price: Mapping[str, Any] | None,
+    alpha: float,
+    margin: float,
+) -> str:
+    if compared is None or recommended is None:
+        return no_verdict([c.state for c in contest.combinations], contest.expected)
+    group = compared.candidate
+    return Finding(
+        state=_state(compared, margin),
+        metric=contest.metric,
+        judged=len(contest.judged),
+        tied=[c.name for c in tied],
+        recommended=recommended.name,
+        lead=float(compared.estimate.max()),
+        reach=float(max(-compared.low[group].min(), compared.high[group].max())),
+        seconds=price["seconds"] if price else None,
+        alike=len(price["alike"]) if price else 0,
+        alpha=alpha,
+        margin=margin,
+    ).in_words()
+
+
+def _recommended(
+    contest: Contest, tied: Sequence[Combination], alpha: float
+) -> tuple[Combination | None, dict[str, Any] | None]:
+    """Return the cheapest of the tied group, with its price; by score where no price is known.
+
+    Of those that cost the same as the cheapest within noise it is the one with the best score.
+    """
+
+    def score(combination: Combination) -> float:
+        return contest.sign * (combination.mean("test_score") or 0.0)
+
+    priced = [c for c in tied if c.mean("train_sec") is not None]
+    if not priced:
+        return max(tied, key=score, default=None), None
+    cheapest = min(priced, key=lambda c: c.mean("train_sec") or 0.0)
+    alike = _alike(contest, tied, cheapest, alpha)
+    chosen = max((c for c in tied if c.name in alike), key=score)
+    return chosen, {"seconds": chosen.mean("train_sec"), "alike": alike}
+
+
+def _alike(
+    contest: Contest, tied: Sequence[Combination], cheapest: Combination, alpha: float
+) -> list[str]:
+    """Return the names of those whose price cannot be told from the cheapest's, itself included."""
+    columns = [c.by_fold("train_sec") for c in tied]
+    known = [i for i, c in enumerate(columns) if len(c) == len(contest.folds) and min(c.values())]
+    own = tied.index(cheapest)
+    if own not in known:
+        return [cheapest.name]
+    table = [[columns[i][fold] for fold in contest.folds] for i in known]
+    same = statistics.same_price(table, known.index(own), alpha=alpha)
+    return [tied[i].name for i, alike in zip(known, same, strict=True) if alike]
+
+
+def _by_validation(
+    contest: Contest, tied: Sequence[Combination], alpha: float
+) -> dict[str, Any] | None:
+    """Return what inner validation alone would have chosen, and the honest estimate of its score.
+
+    The test folds had no part in the choice, so its test score is not the luckiest of many. One
+    doubt stays: a case of one test fold was in the inner validation of others. `nested` has not
+    even that: it chooses in each fold by that fold's inner validation.
+    """
+    judged, folds = contest.judged, contest.folds
+    inner, test = contest.matrix("val_score"), contest.matrix("test_score")
+    if not np.isfinite(inner).all():
+        return None
+    best = int((contest.sign * inner).mean(axis=1).argmax())
+    anew = (contest.sign * inner).argmax(axis=0)
+    mean, low, high = _interval(contest, test[best], alpha)
+    nested = _interval(contest, test[anew, np.arange(len(folds))], alpha)
+    return {
+        "name": judged[best].name,
+        "val_score": float(inner[best].mean()),
+        "test_score": mean,
+        "low": low,
+        "high": high,
+        "in_tied_group": judged[best] in tied,
+        "nested": dict(zip(("test_score", "low", "high"), nested, strict=True)),
+    }
+
+
+def _interval(
+    contest: Contest, scores: Sequence[float] | np.ndarray, alpha: float
+) -> tuple[float, float, float]:
+    """Return (mean, low, high) of fold scores; no end lies where the metric has no values."""
+    mean, low, high = statistics.corrected_interval(
+        scores, test_train_ratio=contest.ratio, alpha=alpha
+    )
+    return mean, max(low, contest.bounds[0]), min(high, contest.bounds[1])
+
+
+def _described(
+    contest: Contest, compared: statistics.Comparison | None, alpha: float
+) -> list[dict[str, Any]]:
+    """Return one row a combination: the judged, best first, then the others by state and name."""
+    judged = contest.judged
+    rows = []
+    for combination in contest.combinations:
+        folds = combination.by_fold("test_score")
+        row: dict[str, Any] = {
+            "name": combination.name,
+            **{axis: value or None for axis, value in zip(AXES, combination.key, strict=True)},
+            "state": combination.state,
+            "note": combination.note,
+            "reasons": _reasons(combination),
+            "trials": dict(sorted(Counter(r["status"] for r in combination.trials).items())),
+            "val_score": combination.mean("val_score"),
+            "test_score": combination.mean("test_score"),
+            "test_low": None,
+            "test_high": None,
+            "fold_scores": list(folds.values()),
+            "advantage": None,
+            "error_sd": None,
+            "in_tied_group": False,
+            **{key: combination.mean(column) for key, column in _MEANS.items()},
+            "seconds": _seconds(combination),
+        }
+        if len(folds) > 1:
+            _, row["test_low"], row["test_high"] = _interval(contest, list(folds.values()), alpha)
+        if compared and combination in judged:
+            i = judged.index(combination)
+            row["in_tied_group"] = bool(compared.candidate[i])
+            row["error_sd"] = float(compared.error_sd[i])
+            row["advantage"] = {
+                "estimate": float(compared.estimate[i]),
+                "low": float(compared.low[i]),
+                "high": float(compared.high[i]),
+            }
+        rows.append(row)
+    return sorted(rows, key=lambda row: _place(row, contest.sign))
+
+
+def _place(row: Mapping[str, Any], sign: float) -> tuple[Any, ...]:
+    order = ("judged", "diverged", "dropped", "incomplete", "skipped")
+    score = row["test_score"]
+    return order.index(row["state"]), math.inf if score is None else -sign * score, row["name"]
+
+
+def _reasons(combination: Combination) -> list[str]:
+    broken = [r for r in combination.trials if r["status"] in ("failed", "diverged", "dropped")]
+    return list(dict.fromkeys(r["reason"] for r in broken if r["reason"]))
+
+
+def _seconds(combination: Combination) -> dict[str, float] | None:
+    """Return where the seconds of a trial went, means over folds; None where not all was measured.
+
+    `train_sec` holds the wait for data; the optimizer's share of the rest is that of the median
+    optimizer step in the median step.
+    """
+    names = ("setup_sec", "train_sec", "data_wait_sec", "eval_sec", "step_ms_p50")
+    setup, train, wait, evaluation, step = (combination.mean(name) for name in names)
+    optimizer = combination.mean("optimizer_step_ms_p50")
+    if setup is None or train is None or wait is None or evaluation is None:
+        return None
+    if optimizer is None or not step:
+        return None
+    share = min(optimizer / step, 1.0)
+    return {
+        "setup": setup,
+        "data_wait": wait,
+        "gradients": (train - wait) * (1 - share),
+        "optimizer": (train - wait) * share,
+        "evaluation": evaluation,
+    }
+
+
+def _warnings(contest: Contest, study: Mapping[str, Any]) -> list[str]:
+    """Return what a reader must know before believing the verdict of one data set."""
+    runs = [row for row in contest.rows if row["status"] != "skipped"]
+    seen = {
+        column: sorted({row[column] for row in runs} - {None})
+        for column in ("group_source", "device_name", "precision", "shared_device")
+    }
+    found = []
+    if "case" in seen["group_source"]:
+        found.append(
+            "The source names no patients, so every case is its own group. If a patient has "
+            "several cases, they stand on both sides of a split and all scores are too good."
+        )
+    if True in seen["shared_device"]:
+        found.append("Trials shared a device, so their seconds are not those of a trial alone.")
+    if len(seen["device_name"]) > 1:
+        found.append(
+            f"Trials ran on different devices ({text.listed(seen['device_name'])}), so their "
+            "seconds cannot be compared."
+        )
+    if len(seen["precision"]) > 1:
+        found.append(f"Trials ran in different precisions ({text.listed(seen['precision'])}).")
+    if study.get("stop_on") == "loss":
+        found.append(
+            "Training stopped on the inner loss, as in the papers. Losses of different kinds are "
+            "not comparable, so combinations stop at different points."
+        )
+    return found

@@ -1,0 +1,1 @@
+"""The tests: the same folders as the project, and what they share."""

@@ -1,0 +1,189 @@
+"""expand(): the axes multiplied, ids that tell what decides, and skips with their reason."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.core.references import StudyError
+from bench.planning.expand import expand
+from bench.study.dataset import DataSet, split_store
+from bench.study.schema import Study
+
+
+@pytest.fixture
+def expanded(small_store):
+    """Return a function of a study's keys -> (trials, skips) on a small set."""
+
+    def make(task: str = "classification", devices: int = 1, **keys: object):
+        store = small_store(task, 2)
+        splits = split_store(store, folds=2, repeats=1, seed=0, inner_fraction=0.4)
+        data = DataSet(name=store.meta.name, path=store.path, splits=splits)
+        study = Study.model_validate(
+            {
+                "name": "s",
+                "data": [{"store": str(store.path)}],
+                "models": ["vgg_small" if task == "classification" else "unet_small"],
+                "optimizers": ["adam"],
+                "losses": ["ce"],
+                "patch": [16, 16],
+                "loader": "torch",
+                "threads": 1,
+                "device": "cpu",
+                **keys,
+            }
+        )
+        return expand(study, [data], Path.cwd(), devices=devices)
+
+    return make
+
+
+AXES = {
+    "models": ["vgg_small", {"plain_cnn": {"pool": "average"}}],
+    "optimizers": ["adam", {"adam": {"lr": 0.01}}],
+    "losses": ["ce", {"focal": {"gamma": 3.0}}],
+    "schedules": ["constant", {"cosine": {"warmup": 0.1}}],
+    "regularizers": ["none", {"dropout": {"rate": 0.5}}, "mixup"],
+    "seeds": [0, 1],
+}
+
+
+def test_the_axes_are_multiplied_and_every_id_is_another(expanded):
+    trials, skips = expanded(**AXES)
+    assert not skips
+    assert len(trials) == 2 * 2 * 2 * 2 * 2 * 3 * 2  # the last: folds
+    assert len({t.trial_id for t in trials}) == len(trials)
+    # Fold by fold, so that a run cut short has whole folds to compare.
+    assert [t.fold for t in trials] == sorted(t.fold for t in trials)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizers": [{"adam": {"lr": 0.5}}]},
+        {"models": [{"vgg_small": {"dropout": 0.5}}]},
+        {"losses": [{"ce": {"label_smoothing": 0.3}}]},
+        {"schedules": ["cosine"]},
+        {"regularizers": ["mixup"]},
+        {"regularizers": ["strong_augmentation"]},
+        {"precision": "bfloat16"},
+        {"channels_last": True},
+        {"compiled": True},
+        {"epochs": 3},
+        {"augment": {"rotate": 10.0}},
+        {"normalize": "range"},
+        {"degrade": ["blur"]},
+    ],
+)
+def test_whatever_decides_a_result_is_in_the_id(expanded, change):
+    before, after = (expanded(**keys)[0][0].trial_id for keys in ({}, change))
+    assert before != after
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        {"optimizers": [{"adam": {"lr": 1.0e-3}}]},  # the default, said aloud
+        {"schedules": [{"constant": {"warmup": 0.0}}]},
+        {"keep_weights": True},
+        {"normalize": "z-score"},
+        {"losses": ["ce", "focal"]},
+    ],
+)
+def test_what_decides_nothing_is_not(expanded, same):
+    before, after = (expanded(**keys)[0][0].trial_id for keys in ({}, same))
+    assert before == after
+
+
+@pytest.mark.parametrize(
+    ("task", "keys", "said"),
+    [
+        ("classification", {"models": ["vgg_small", "unet"]}, "model unet is for segmentation"),
+        ("classification", {"losses": ["ce", "tversky"]}, "loss tversky is not for classification"),
+        (
+            "classification",
+            {"optimizers": ["adam", "lbfgs"], "regularizers": ["none", "weight_decay"]},
+            "lbfgs has no such setting",
+        ),
+        (
+            "classification",
+            {"losses": ["ce", "focal"], "regularizers": ["label_smoothing"]},
+            "sets label_smoothing of the loss",
+        ),
+        ("segmentation", {"regularizers": ["none", "resampling"]}, "not for segmentation"),
+        (
+            "classification",
+            {"optimizers": ["adam", "lbfgs"], "precision": "float16", "device": "cuda"},
+            "lbfgs cannot work on scaled gradients",
+        ),
+        (
+            "classification",
+            {"optimizers": ["adam", "sophia"], "compiled": True},
+            "second derivatives, which torch.compile has not",
+        ),
+        (
+            "classification",
+            {"optimizers": ["adam", "sophia"], "devices": 2},
+            "sophia trains on one device",
+        ),
+        (
+            "classification",
+            {"models": ["vgg_small", "vgg16"], "optimizers": ["lbfgs", "adam"]},
+            "GB of state for weights of",
+        ),
+    ],
+)
+def test_what_cannot_go_together_is_skipped_with_its_reason(expanded, task, keys, said):
+    trials, skips = expanded(task, **keys)
+    assert trials
+    assert skips
+    assert any(said in skip.reason for skip in skips), {s.reason for s in skips}
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"optimizers": ["adam", {"adam": {"lr": 1.0e-3}}]},
+        {"regularizers": ["none", {"dropout": {"rate": 0.0}}]},
+    ],
+)
+def test_two_names_of_the_same_are_refused(expanded, keys):
+    with pytest.raises(StudyError, match="the same in all that decides: "):
+        expanded(**keys)
+
+
+@pytest.mark.parametrize(
+    "entry", [{"dropout": {"rate": 1.5}}, {"label_smoothing": {"amount": 2.0}}]
+)
+def test_a_regularizer_out_of_range_is_the_studys_mistake(expanded, entry):
+    with pytest.raises(StudyError, match=r"(dropout|label_smoothing)"):
+        expanded(regularizers=["none", entry])
+
+
+def test_a_data_set_says_for_itself_how_it_is_normalised(expanded):
+    own = [{"store": "s", "normalize": "range"}]
+    assert {t.normalize for t in expanded()[0]} == {"z-score"}
+    assert {t.normalize for t in expanded(data=own)[0]} == {"range"}
+    other = [{"store": "s", "normalize": "z-score"}]
+    assert {t.normalize for t in expanded(data=other, normalize="range")[0]} == {"z-score"}
+    ids = [
+        {t.trial_id for t in expanded(**keys)[0]}
+        for keys in ({"data": own}, {"normalize": "range"})
+    ]
+    assert ids[0] == ids[1]
+
+
+def test_float16_on_a_cpu_is_refused_with_what_to_take(expanded):
+    with pytest.raises(StudyError, match="take bfloat16, or a GPU"):
+        expanded(precision="float16")
+
+
+def test_nothing_left_is_an_error_with_the_reasons(expanded):
+    with pytest.raises(StudyError, match="no combination of this study can run: model unet is for"):
+        expanded(models=["unet"])
+
+
+def test_imagenet_weights_that_a_model_has_not_are_a_skip(expanded):
+    trials, skips = expanded(pretrained=["none", "imagenet"])
+    assert {t.start for t in trials} == {None}
+    assert {s.pretrained for s in skips} == {"imagenet"}
+    assert "no ImageNet weights for model vgg_small in 2-D" in skips[0].reason

@@ -1,0 +1,251 @@
+"""From a study to a run: what is fixed, what may grow, what is refused; the user's own parts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench.core.references import StudyError, load_reference
+from bench.execution.trial_queue import opened, run_here
+from bench.planning import expand as expand_module
+from bench.planning.plan import resolve, save
+from bench.study.schema import parse_study
+from results.tables import store as results
+
+
+def study_text(store: Path, **changes: str) -> str:
+    lines = {
+        "name": "small",
+        "data": f"[{store}]",
+        "models": "[plain_cnn]",
+        "optimizers": "[sgd, adam]",
+        "losses": "[ce]",
+        "folds": "3",
+        "epochs": "1",
+        "threads": "1",
+        "loader": "torch",
+        **changes,
+    }
+    return "\n".join(f"{key}: {value}" for key, value in lines.items())
+
+
+@pytest.fixture
+def plan_of(small_store, tmp_path):
+    path = small_store("classification", 2).path
+
+    def make(run: str = "run", lanes: int = 1, cores: int | None = None, **changes: str):
+        study = parse_study(study_text(path, **changes), "study.yaml")
+        return resolve(study, tmp_path, tmp_path / run, lanes=lanes, cores=cores)
+
+    return make
+
+
+def test_trial_ids_are_stable_and_differ_where_the_result_may(plan_of):
+    first = {t.trial_id: t for t in plan_of().trials}
+    assert len(first) == 2 * 3
+    assert set(first) == {t.trial_id for t in plan_of(run="elsewhere").trials}
+    for key, value in {
+        "epochs": "2",
+        "threads": "2",
+        "seeds": "[1]",
+        "folds": "4",
+        "augment": "{flip: false}",
+        "patience": "3",
+        "stop_on": "loss",
+        "batch_size": "3",
+    }.items():
+        assert not set(first) & {t.trial_id for t in plan_of(**{key: value}).trials}, key
+
+
+def test_the_loader_is_in_the_id_where_it_may_change_the_bits(plan_of):
+    def ids(**changes):
+        return {t.trial_id for t in plan_of(**changes).trials}
+
+    assert ids() == ids(loader="monai")
+    turned = {"augment": "{rotate: 10}"}
+    assert ids(**turned) == ids(**turned, loader="dali")  # on a CPU it warps as ours does
+    assert not ids(**turned) & ids(**turned, loader="monai")
+
+
+def test_a_run_of_older_ids_is_told_before_anything_is_trained_again(plan_of, monkeypatch):
+    plan = plan_of()
+    save(plan)
+    with opened(plan, shared_device=False) as queue:
+        run_here(plan, queue, lambda _state: None)
+    assert {t.trial_id for t in plan_of().trials} == set(results.finished(plan.run))
+    monkeypatch.setattr(expand_module, "NUMERICS", 99)
+    with pytest.raises(StudyError, match=r"6 trial.*would all be trained again.*--out"):
+        plan_of()
+
+
+def test_what_does_not_decide_a_result_is_not_in_the_id(plan_of):
+    ids = {t.trial_id for t in plan_of().trials}
+    assert ids == {t.trial_id for t in plan_of(name="other", margin="0.2").trials}
+    assert ids < {t.trial_id for t in plan_of(losses="[ce, focal]").trials}
+
+
+def test_a_misfit_is_a_skip_with_its_reason(plan_of):
+    plan = plan_of(models="[plain_cnn, unet]")
+    assert {s.model for s in plan.skips} == {"unet"}
+    assert "segmentation" in plan.skips[0].reason
+    assert {t.model.label for t in plan.trials} == {"plain_cnn"}
+    with pytest.raises(StudyError, match="no combination"):
+        plan_of(models="[unet]")
+
+
+def test_automatic_settings_are_fixed_at_the_first_run(plan_of):
+    first = plan_of(threads="null", lanes=2, cores=8)
+    assert first.study.threads == 4
+    save(first)
+    again = plan_of(threads="null", lanes=1, cores=2)
+    assert again.study.threads == 4
+    assert {t.trial_id for t in again.trials} == {t.trial_id for t in first.trials}
+
+
+def test_the_axes_may_grow_and_the_record_keeps_both(plan_of):
+    save(plan_of())
+    save(plan_of(optimizers="[adamw]"))
+    text = (plan_of().run / "study.yaml").read_text()
+    assert [o.name for o in parse_study(text, "study.yaml").optimizers] == ["sgd", "adam", "adamw"]
+
+
+@pytest.mark.parametrize("change", [{"epochs": "2"}, {"margin": "0.5"}, {"threads": "2"}])
+def test_another_protocol_in_the_same_folder_is_refused(plan_of, change):
+    save(plan_of())
+    with pytest.raises(StudyError, match=next(iter(change))):
+        plan_of(**change)
+
+
+def test_folds_are_read_back_from_the_run(plan_of):
+    first = plan_of()
+    save(first)
+    again = plan_of()
+    for a, b in zip(first.sets[0].splits, again.sets[0].splits, strict=True):
+        assert (a.train == b.train).all()
+        assert (a.test == b.test).all()
+
+
+def test_a_missing_store_is_said_with_what_to_do(plan_of):
+    with pytest.raises(StudyError, match="medopt prepare"):
+        plan_of(data="[no/such/store]")
+
+
+OWN = """
+import torch
+from torch import nn
+from loaders.cases import Case, Meta
+import numpy as np
+
+class Net(nn.Module):
+    def __init__(self, in_channels, out_channels, dims, patch):
+        super().__init__()
+        self.last = nn.Linear(in_channels, out_channels)
+    def forward(self, x):
+        return self.last(x.flatten(2).mean(2))
+
+def loss(logits, target):
+    return nn.functional.cross_entropy(logits, target)
+
+class Slow(torch.optim.SGD):
+    pass
+
+def data():
+    meta = Meta(kind="own", name="mine", task="classification", dims=2, channels=("x",),
+                classes=("a", "b"), regions={}, positive=1, normalize="train", fill=0.0,
+                unit="image", group_source="case", source="me", licence="mine", options={})
+    rng = np.random.default_rng(0)
+    def cases():
+        for n in range(24):
+            image = rng.integers(0, 200, (1, 9, 9)).astype(np.uint8) + np.uint8(40 * (n % 2))
+            yield Case(key=str(n), group=str(n), image=image, label=n % 2, mask=None,
+                       spacing=(1.0, 1.0))
+    return meta, cases()
+"""
+
+
+@pytest.fixture
+def own_plan(tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "own.py").write_text(OWN)
+    # Names of ours in the user's folder must neither be imported nor be in the way.
+    for name in ("models", "results", "loaders", "bench"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('the wrong package')")
+
+    def make():
+        study = parse_study(
+            study_text(
+                "code/own.py:data",
+                models="['code/own.py:Net']",
+                optimizers="[adam, {'code/own.py:Slow': {lr: 0.1}}]",
+                losses="[ce, 'code/own.py:loss']",
+            ),
+            "study.yaml",
+        )
+        return resolve(study, tmp_path, tmp_path / "runs" / "own", lanes=1)
+
+    return make
+
+
+def test_parts_of_the_users_own_run_beside_folders_named_like_ours(own_plan, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    plan = own_plan()
+    save(plan)
+    labels = {tuple(t.combination.values())[:4] for t in plan.trials}
+    assert ("mine", "Net", "Slow(lr=0.1)", "loss") in labels
+    with opened(plan, shared_device=False) as queue:
+        run_here(plan, queue, lambda _state: None)
+    assert set(results.finished(plan.run).values()) == {"ok"}
+
+
+def test_an_edit_of_the_users_source_is_another_trial(own_plan, tmp_path):
+    before = {t.trial_id for t in own_plan().trials}
+    source = tmp_path / "code" / "own.py"
+    source.write_text(OWN.replace("mean(2)", "amax(2)"))
+    # Within a process what was loaded first stays, so that a trial is what its id says it is.
+    assert before == {t.trial_id for t in own_plan().trials}
+    load_reference.cache_clear()
+    assert not before & {t.trial_id for t in own_plan().trials}
+
+
+def test_a_part_that_is_not_there_is_said_with_the_choices(own_plan, tmp_path):
+    (tmp_path / "code" / "own.py").write_text(OWN.replace("class Net", "class Nett"))
+    with pytest.raises(StudyError, match="Did you mean 'Nett'"):
+        own_plan()
+
+
+def test_a_trial_that_breaks_is_a_row_and_the_others_go_on(plan_of, monkeypatch):
+    plan = plan_of()
+    broken = plan.trials[0].trial_id
+    own_run = run_here.__globals__["run_trial"]
+
+    def run_trial(trial, *args, **kwargs):
+        if trial.trial_id == broken:
+            raise RuntimeError("planted")
+        return own_run(trial, *args, **kwargs)
+
+    monkeypatch.setitem(run_here.__globals__, "run_trial", run_trial)
+    save(plan)
+    with opened(plan, shared_device=False) as queue:
+        run_here(plan, queue, lambda _state: None)
+    statuses = results.finished(plan.run)
+    assert statuses[broken] == "failed"
+    assert list(statuses.values()).count("ok") == len(plan.trials) - 1
+    rows = results.read(plan.run, "trials").to_pylist()
+    row = next(r for r in rows if r["trial_id"] == broken)
+    assert row["reason"] == "RuntimeError: planted"
+
+
+def test_one_trial_of_a_plan_can_be_chosen(plan_of):
+    plan = plan_of()
+    assert plan.only(plan.trials[3].trial_id).trials == (plan.trials[3],)
+    with pytest.raises(StudyError, match="no trial 'x'"):
+        replace(plan).only("x")
+
+
+def test_a_gpu_that_is_not_there_is_said(plan_of):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(StudyError, match="medopt doctor"):
+        plan_of(device="cuda")

@@ -1,0 +1,413 @@
+"""run_trial(): the protocol, held by what it leaves."""
+
+import json
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from bench.losses.table import LOSSES
+from bench.optimizers.table import OPTIMIZERS
+from bench.study.schema import Augment, Choice
+from bench.training import evaluate, networks, objective, train
+from bench.training.train import run_trial
+from loaders.batches.table import LOADERS
+from results.tables.schema import TABLES
+
+CPU = torch.device("cpu")
+TASKS = ("classification", "segmentation")
+READY_LOADERS = [name for name, row in LOADERS.items() if row.available()]
+
+
+def run(case, **changes):
+    trial, data, base = case
+    return run_trial(replace(trial, **changes), data, base, device=CPU)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_trial_fills_every_column_that_was_measured(make_trial, task, dims):
+    outcome = run(make_trial(task, dims, target=0.0))
+    row = outcome.trial
+    assert row["status"] == "ok"
+    filled_later = {"study", "attempt", "lane", "shared_device"}
+    not_measured = {"reason", "pretrained", "energy_joules"}
+    missing = {c for c in TABLES["trials"].names if row.get(c) is None}
+    assert missing == filled_later | not_measured
+    assert row["sample_gradients"] <= 3 * row["n_train_cases"]
+    assert row["epochs_run"] == 3
+    json.loads(row["hparams"])
+    assert [e["epoch"] for e in outcome.epochs] == [1, 2, 3]
+    for name, rows in (("metrics", outcome.metrics), ("epochs", outcome.epochs)):
+        assert {key for r in rows for key in r} <= set(TABLES[name].names)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_same_trial_gives_the_same_numbers_bit_for_bit(make_trial, task):
+    first, second = run(make_trial(task)), run(make_trial(task))
+    assert first.metrics == second.metrics
+    assert first.cases == second.cases
+    assert [e["train_loss"] for e in first.epochs] == [e["train_loss"] for e in second.epochs]
+
+
+@pytest.mark.parametrize("normalize", ["z-score", "range"])
+@pytest.mark.parametrize("task", TASKS)
+def test_every_loader_gives_the_same_metrics_bit_for_bit(make_trial, task, normalize):
+    case = make_trial(task, normalize=normalize)
+    outcomes = [run(case, loader=name) for name in READY_LOADERS]
+    assert len(outcomes) >= 1
+    assert all(o.metrics == outcomes[0].metrics for o in outcomes)
+    assert all(o.cases == outcomes[0].cases for o in outcomes)
+
+
+def test_the_test_fold_is_scored_once_by_the_weights_that_inner_validation_chose(
+    make_trial, monkeypatch
+):
+    trial, data, base = make_trial("segmentation", epochs=4)
+    split = data.split(0, 0)
+    scored = []
+    own_score = evaluate.Evaluator.score
+
+    def score(self, cases, *, final):
+        result = own_score(self, cases, final=final)
+        weights = torch.cat([p.detach().flatten() for p in self.model.parameters()])
+        scored.append((tuple(cases), final, result.value, weights))
+        return result
+
+    monkeypatch.setattr(evaluate.Evaluator, "score", score)
+    row = run_trial(trial, data, base, device=CPU).trial
+    inner, test = tuple(split.inner), tuple(split.test)
+    assert [s[:2] for s in scored] == [(inner, False)] * 4 + [(test, True)]
+    best = max(scored[:-1], key=lambda s: s[2])
+    assert torch.equal(best[3], scored[-1][3])
+    assert row["val_score"] == best[2]
+    assert row["test_score"] == scored[-1][2]
+
+
+def images_seen_by(trial, data, base, monkeypatch) -> np.ndarray:
+    """Return the samples (N, C, *patch) that a trial trains on, in their order."""
+    batches = []
+    table = LOADERS["torch"]
+
+    @contextmanager
+    def watched(*args, **kwargs):
+        with table.open(*args, **kwargs) as stream:
+
+            def noted():
+                for batch in stream:
+                    batches.append(batch.image.numpy().copy())
+                    yield batch
+
+            yield noted()
+
+    with monkeypatch.context() as patch:
+        patch.setitem(LOADERS, "torch", replace(table, open=watched))
+        assert run_trial(trial, data, base, device=CPU).trial["status"] == "ok"
+    return np.concatenate(batches)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_weights_samples_and_draws_are_the_same_for_every_optimizer_and_loss(
+    make_trial, monkeypatch, task
+):
+    trial, data, base = make_trial(task, epochs=1)
+    starts, streams = {}, []
+    build = objective.build_model
+
+    def built(*args):
+        model = build(*args)
+        starts.setdefault(key, torch.cat([p.detach().flatten() for p in model.parameters()]))
+        return model
+
+    monkeypatch.setattr(objective, "build_model", built)
+    for key in [("sgd", "ce"), ("adam", "focal"), ("lbfgs", "dice_squared")]:
+        own = replace(trial, optimizer=Choice(name=key[0]), loss=Choice(name=key[1]))
+        streams.append(images_seen_by(own, data, base, monkeypatch))
+    shortest = min(len(s) for s in streams)
+    assert shortest >= 4
+    assert all(np.array_equal(s[:shortest], streams[0][:shortest]) for s in streams)
+    weights = list(starts.values())
+    assert all(torch.equal(w, weights[0]) for w in weights)
+
+
+def test_another_seed_gives_other_weights_and_samples(make_trial):
+    first, second = run(make_trial("segmentation")), run(make_trial("segmentation"), seed=1)
+    assert first.epochs[0]["train_loss"] != second.epochs[0]["train_loss"]
+
+
+@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("task", TASKS)
+def test_every_optimizer_runs_and_pays_for_each_evaluation(make_trial, task, name):
+    row = run(make_trial(task), optimizer=Choice(name=name)).trial
+    assert row["status"] in {"ok", "diverged"}
+    assert row["sample_gradients"] == row["gradient_evaluations"] * row["batch_size"]
+    assert row["sample_gradients"] <= 3 * row["n_train_cases"]
+    assert 3 * row["n_train_cases"] - row["sample_gradients"] < row["batch_size"]
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+@pytest.mark.parametrize("task", TASKS)
+def test_every_loss_runs(make_trial, task, name):
+    if task not in LOSSES[name].tasks:
+        pytest.skip(f"{name} is not for {task}")
+    outcome = run(make_trial(task), loss=Choice(name=name), epochs=6)
+    assert outcome.trial["status"] == "ok"
+    assert outcome.epochs[-1]["train_loss"] < outcome.epochs[0]["train_loss"]
+
+
+def test_a_rate_far_too_high_is_an_outcome_and_no_error(make_trial):
+    huge = Choice(name="sgd", params={"lr": 1e20})
+    outcome = run(make_trial("classification"), optimizer=huge)
+    assert outcome.trial["status"] == "diverged"
+    assert "not finite" in outcome.trial["reason"]
+    assert outcome.trial["test_score"] is None
+    assert not outcome.metrics
+    assert not outcome.cases
+
+
+def test_patience_ends_a_trial_and_counts_epochs_of_budget(make_trial):
+    still = Choice(name="sgd", params={"lr": 1e-12})
+    row = run(make_trial("segmentation"), optimizer=still, epochs=9, patience=2).trial
+    assert row["best_epoch"] == 1
+    assert row["epochs_run"] == 3
+
+
+def test_stopping_on_the_loss_chooses_by_the_loss(make_trial):
+    outcome = run(make_trial("classification"), epochs=5, stop_on="loss")
+    lowest = min(outcome.epochs, key=lambda e: e["val_loss"])
+    assert outcome.trial["best_epoch"] == lowest["epoch"]
+
+
+def test_time_to_target_is_that_of_the_first_epoch_that_reached_it(make_trial):
+    outcome = run(make_trial("segmentation"), epochs=5, target=0.3)
+    hit = next(e for e in outcome.epochs if e["val_score"] >= 0.3)
+    assert outcome.trial["sample_gradients_to_target"] == hit["sample_gradients"]
+    assert run(make_trial("segmentation"), target=2.0).trial["sec_to_target"] is None
+
+
+def test_every_test_case_is_scored_once_and_no_other(make_trial):
+    trial, data, base = make_trial("segmentation", dims=3)
+    outcome = run_trial(trial, data, base, device=CPU)
+    expected = {data.store.case_ids[i] for i in data.split(0, 0).test}
+    counted = [c["case_id"] for c in outcome.cases if c["region"] == "whole"]
+    assert sorted(counted) == sorted(expected)
+    shapes = {data.store.case_ids[i]: data.store.shapes[i].prod() for i in data.split(0, 0).test}
+    for case in outcome.cases:
+        assert case["tp"] + case["fp"] + case["fn"] + case["tn"] == shapes[case["case_id"]]
+
+
+def test_statistics_come_from_the_training_part_alone(make_trial, monkeypatch):
+    trial, data, base = make_trial("classification")
+    asked = []
+    own = train.normalization
+    monkeypatch.setattr(
+        train, "normalization", lambda m, kind, cases: asked.append(cases) or own(m, kind, cases)
+    )
+    run_trial(trial, data, base, device=CPU)
+    assert len(asked) == 1
+    assert np.array_equal(asked[0], data.split(0, 0).train)
+
+
+# No draw changes an intensity, so what a batch holds is what normalising made of it.
+AS_IT_IS = Augment(scale=0.0, shift=0.0)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_trial_in_the_range_sees_0_to_1(make_trial, monkeypatch, task):
+    # Patches as large as the smallest image: nothing is filled in.
+    case = make_trial(task, normalize="range", augment=AS_IT_IS)
+    voxels = images_seen_by(*case, monkeypatch)
+    trial, data, _ = case
+    assert voxels.min() == 0
+    # Rounded twice to float32.
+    assert voxels.max() == pytest.approx(1, abs=2e-7)
+    raw = [data.store.image(i).reshape(2, -1) for i in data.split(0, 0).train]
+    low, high = (f(np.concatenate(raw, axis=1), axis=1) for f in (np.min, np.max))
+    draws = train.make_sampler(trial, data, 0).centre(np.arange(len(data.store)))
+    np.testing.assert_array_equal(draws.centre, np.tile(low, (len(data.store), 1)))
+    np.testing.assert_array_equal(draws.spread, np.tile(high - low, (len(data.store), 1)))
+
+
+def test_augmentation_is_in_units_of_the_range(make_trial, monkeypatch):
+    shifted = Augment(scale=0.0, shift=0.5)
+    case = make_trial("classification", normalize="range", augment=shifted)
+    voxels = images_seen_by(*case, monkeypatch)
+    assert -0.5 <= voxels.min() < -0.1
+    assert 1.1 < voxels.max() <= 1.5 + 1e-6
+
+
+class Changed:
+    """Another object that says otherwise in some respects."""
+
+    def __init__(self, other, **changes):
+        self.__dict__.update(changes)
+        self._other = other
+
+    def __getattr__(self, name):
+        return getattr(self._other, name)
+
+
+def test_what_lies_outside_the_training_part_moves_no_range(make_trial):
+    trial, data, _ = make_trial("classification", normalize="range")
+    split, store = data.split(0, 0), data.store
+    low, high = store.extremes
+    before = train.make_sampler(trial, data, 0).centre(split.test)
+    for rows, same in ((split.inner, True), (split.test, True), (split.train, False)):
+        far = np.where(np.isin(np.arange(len(store)), rows), 1000, 0)[:, None]
+        other = Changed(data, store=Changed(store, extremes=(low - far, high + far)))
+        after = train.make_sampler(trial, other, 0).centre(split.test)
+        assert np.array_equal(before.centre, after.centre) is same
+        assert np.array_equal(before.spread, after.spread) is same
+
+
+def test_mri_is_brought_to_each_case_s_own_range(make_trial):
+    trial, data, _ = make_trial("segmentation", normalize="range")
+    store = data.store
+    low, high = store.extremes
+    # Of every other case some voxels were zero and left out, as those around a brain are.
+    count, zeros = store.moments[0], np.arange(len(store))[:, None] % 2
+    mri = Changed(
+        store,
+        meta=replace(store.meta, normalize="case"),
+        moments=(count - zeros, *store.moments[1:]),
+    )
+    draws = train.make_sampler(trial, Changed(data, store=mri), 0).centre(np.arange(len(store)))
+    assert (low > 0).all()
+    np.testing.assert_array_equal(draws.centre, np.where(zeros, 0, low))
+    np.testing.assert_array_equal(draws.spread, np.where(zeros, high, high - low))
+
+
+def test_counting_operations_changes_no_result(make_trial):
+    networks._flops.cache_clear()
+    first = run(make_trial("segmentation"))
+    second = run(make_trial("segmentation"))
+    assert first.metrics == second.metrics
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("task", TASKS)
+def test_a_gpu_runs_the_same_path(make_trial, task):
+    trial, data, base = make_trial(task)
+    outcome = run_trial(trial, data, base, device=torch.device("cuda"))
+    assert outcome.trial["status"] == "ok"
+    assert outcome.trial["peak_memory_bytes"] > 0
+
+
+def rates(outcome) -> list[float]:
+    return [e["lr"] for e in outcome.epochs]
+
+
+def test_the_schedule_sets_the_rate_by_the_share_of_the_budget(make_trial):
+    outcome = run(
+        make_trial("classification", epochs=4),
+        schedule=Choice(name="polynomial", params={"power": 1.0}),
+    )
+    assert outcome.trial["schedule"] == "polynomial(power=1.0)"
+    # The last step of an epoch begins one batch before its end.
+    n, batch = outcome.trial["n_train_cases"], outcome.trial["batch_size"]
+    steps = [int(e["sample_gradients"]) for e in outcome.epochs]
+    expected = [1e-3 * (1 - (spent - batch) / (4 * n)) for spent in steps]
+    assert rates(outcome) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["dropout", "label_smoothing", "mixup"])
+def test_a_regularizer_changes_what_is_trained(make_trial, name):
+    plain = run(make_trial("classification"))
+    other = run(
+        make_trial("classification"), regularizer=Choice(name=name), **OF_TRIAL.get(name, {})
+    )
+    assert other.trial["regularizer"] == name
+    assert other.trial["status"] == "ok"
+    assert [e["train_loss"] for e in other.epochs] != [e["train_loss"] for e in plain.epochs]
+
+
+# What expand() writes into a trial for this row.
+OF_TRIAL = {"mixup": {"mixup": 0.2}}
+
+
+def test_resampling_draws_the_classes_equally_often(make_trial):
+    trial, data, _ = make_trial("classification")
+    split, labels = data.splits[0], data.store.labels
+    rare = [i for i in split.train if labels[i] == 1][:2]
+    train_part = np.array([i for i in split.train if labels[i] == 0] + rare)
+    skewed = replace(data, splits=(replace(split, train=train_part),))
+    for balance, share in ((False, 2 / len(train_part)), (True, 0.5)):
+        sampler = train.make_sampler(replace(trial, balance=balance), skewed, 0)
+        cases = sampler.draw(np.arange(20 * len(train_part))).case
+        assert labels[cases].mean() == pytest.approx(share, abs=0.06)
+
+
+def test_weight_decay_reaches_the_optimizer(make_trial):
+    outcome = run(make_trial("classification"), regularizer=Choice(name="weight_decay"))
+    assert json.loads(outcome.trial["hparams"])["weight_decay"] == 5e-4
+    assert outcome.trial["optimizer"] == "adam"
+
+
+def test_without_stopping_the_whole_budget_is_spent(make_trial):
+    case = make_trial("classification", epochs=6, patience=1, optimizer=Choice(name="sgd"))
+    assert run(case).trial["epochs_run"] < 6
+    assert run(case, stops=False).trial["epochs_run"] == 6
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_trains(make_trial, task, precision):
+    outcome = run(make_trial(task), precision=precision, channels_last=True)
+    full = run(make_trial(task))
+    assert outcome.trial["precision"] == precision
+    losses = [[e["train_loss"] for e in o.epochs] for o in (outcome, full)]
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+def test_channels_last_changes_the_memory_alone(make_trial):
+    case = make_trial("segmentation")
+    losses = [
+        [e["train_loss"] for e in run(case, channels_last=flag).epochs] for flag in (False, True)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_model_is_compiled_once_for_all_trials_of_a_lane(make_trial, monkeypatch):
+    made = []
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda *a, **k: made.append(1) or compile_(*a, **k))
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    case = make_trial("segmentation", compiled=True)
+    outcomes = [run(case)]
+    graphs = counters["stats"]["unique_graphs"]
+    assert graphs >= 1
+    outcomes += [run(case), run(case, optimizer=Choice(name="sgd")), run(case, fold=1)]
+    assert len(made) == 1
+    assert counters["stats"]["unique_graphs"] == graphs
+    plain = run(make_trial("segmentation"))
+    losses = [[e["train_loss"] for e in o.epochs] for o in (*outcomes[:2], plain)]
+    assert losses[0] == losses[1]
+    assert losses[0] == pytest.approx(losses[2], rel=1e-3)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_degraded_images_are_scored_beside_the_others_and_change_nothing_else(make_trial, task):
+    worse = (Choice(name="noise", params={"deviation": 3.0}), Choice(name="blur"))
+    plain, outcome = run(make_trial(task)), run(make_trial(task), degrade=worse)
+    labels = {"noise(deviation=3.0)", "blur"}
+    own = [m for m in outcome.metrics if m["stratum"] not in labels]
+    assert own == plain.metrics
+    assert outcome.cases == plain.cases
+    # Not the AUC, which is 1 on these images either way.
+    watched = "brier" if task == "classification" else "dice"
+
+    def values(stratum: str) -> list[float]:
+        return [
+            m["value"]
+            for m in outcome.metrics
+            if (m["split"], m["metric"], m["stratum"]) == ("test", watched, stratum)
+        ]
+
+    assert len(values("")) == len(values("blur")) > 0
+    assert values("noise(deviation=3.0)") != values("")

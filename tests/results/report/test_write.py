@@ -1,0 +1,453 @@
+"""The page of a run: one file, safe, legible to all, whole whatever the run lacks."""
+
+import base64
+import errno
+import io
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib import image
+from rich.console import Console
+
+from results import text as words
+from results.report import plots
+from results.report.write import leaderboard, load_verdicts, write_report
+from results.tables.store import RunError
+
+CLASSES = (("lung-nodules", "classification"),)
+VOLUMES = (("brain-tumours", "segmentation"),)
+SMALL = {"optimizers": ("adamw", "sgd"), "losses": ("ce", "focal"), "folds": 3}
+EVIL = "<script>alert('x')</script> $x_1$ {{ 7*7 }} [bold red] &amp; \"q\" " + 30 * "verylong"
+VOID = {"meta", "br", "img", "link", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """What a browser would find: tags in balance, attributes, text."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.unbalanced: list[str] = []
+        self.text = ""
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.unbalanced += self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.unbalanced.append(tag)
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text += f" {data}"
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+
+def page(run: Path) -> Page:
+    return Page(write_report(run))
+
+
+def assert_sound(found: Page) -> None:
+    """One file that asks nothing of a network, runs nothing, and says what its pictures show."""
+    assert found.unbalanced == []
+    assert found.all("script") == []
+    for _, attributes in found.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name in ("src", "href", "xlink:href"):
+                assert value is not None
+                assert value.startswith(("#", "data:image/png;base64,"))
+            if name == "style":
+                assert "url(" not in (value or "").replace("url(#", "")
+    (style,) = re.findall(r"<style>(.*?)</style>", found.source, re.DOTALL)
+    assert "url(" not in style
+    assert "@import" not in style
+    ids = [a["id"] for _, a in found.tags if "id" in a]
+    assert len(ids) == len(set(ids))
+    targets = [a["href"] for a in found.all("a")] + [a["xlink:href"] for a in found.all("use")]
+    assert {target[1:] for target in targets if target} <= set(ids)
+    assert all(image["alt"] for image in found.all("img"))
+    for svg in found.all("svg"):
+        assert svg["role"] == "img"
+        assert svg["aria-label"]
+
+
+def test_the_page_of_a_whole_run(make_run):
+    run = make_run(
+        lead=0.02,
+        broken={
+            ("lung-nodules", "lbfgs", "focal", 2): "diverged",
+            ("brain-tumours", "sgd", "dice_ce", 1): "failed",
+        },
+        skips={("brain-tumours", "resnet18", "adamw", "focal"): "focal is not for volumes"},
+        columns={"group_source": "case"},
+    )
+    found = page(run)
+    assert_sound(found)
+    content = load_verdicts(run)
+    assert json.loads((run / "verdict.json").read_text(encoding="utf-8")) == content
+    for dataset in content["datasets"]:
+        assert dataset["reason"] in found.words
+        assert dataset["recommended"] in found.words
+        scores = [row["test_score"] for row in dataset["combinations"]]
+        assert all(words.score(score) in found.words for score in scores if score is not None)
+    for said in (
+        "The source names no patients",
+        "diverged in 1 of 5 folds",
+        "the training loss is not finite at epoch 3",
+        "RuntimeError: CUDA out of memory",
+        "focal is not for volumes",
+        "NVIDIA H100 80GB HBM3: 85 trials",
+        "0123456789abcdef",
+        "How to cite",
+        "No claim across data sets",
+    ):
+        assert said in found.words
+    assert len(found.all("svg")) == 4
+    assert len(found.all("img")) == 12
+    first_verdict = found.words.index(content["datasets"][0]["reason"])
+    assert first_verdict < found.words.index("Ranking")
+    assert str(run) not in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_published_numbers_stand_beside_ours_and_are_marked_as_other_data(make_run):
+    found = page(make_run(**SMALL)).words
+    assert re.search(r"accuracy 0\.\d{3} 0\.896 0\.952", found)
+    assert re.search(r"sensitivity 0\.\d{3} 0\.857 0\.935", found)
+    assert re.search(r"specificity 0\.\d{3} 0\.910 0\.968", found)
+    assert re.search(r"Dice \(skip empty\) 0\.\d{3} 0\.768 0\.885", found)
+    assert "The published numbers are of other data" in found
+
+
+def test_what_departs_from_the_usual_protocol_is_marked(make_run):
+    found = page(make_run(datasets=CLASSES, **SMALL, study={"patience": 10, "stop_on": "loss"}))
+    assert "Folds, grouped and stratified 3 default: 5" in found.words
+    assert "Inner validation stops on loss default: score" in found.words
+    assert "Patience, epochs without a better inner score 10 Inner" in found.words
+
+
+@pytest.mark.parametrize("datasets", [CLASSES, VOLUMES])
+def test_one_task_alone(make_run, datasets):
+    found = page(make_run(datasets=datasets, **SMALL))
+    assert_sound(found)
+    assert "Across data sets" not in found.words
+    caption = "predicted benign (0.80)" if datasets is CLASSES else "Dice of this slice 0."
+    assert caption in found.words
+
+
+def test_a_partial_run_shows_what_there_is(make_run):
+    missing = {("lung-nodules", o, f, 2) for o in ("adamw", "sgd") for f in ("ce", "focal")}
+    found = page(make_run(datasets=CLASSES, **SMALL, missing=missing))
+    assert_sound(found)
+    assert "No verdict is possible" in found.words
+    assert "1 of 3 trials are not finished" in found.words
+    assert len(found.all("svg")) == 1
+
+
+def test_a_run_without_a_finished_trial(make_run):
+    everything = {
+        ("lung-nodules", o, f, k)
+        for o in ("adamw", "sgd")
+        for f in ("ce", "focal")
+        for k in range(3)
+    }
+    found = page(make_run(datasets=CLASSES, **SMALL, missing=everything))
+    assert_sound(found)
+    assert "No trial has finished yet." in found.words
+
+
+@pytest.mark.parametrize("status", ["failed", "diverged"])
+def test_a_run_in_which_everything_broke(make_run, status):
+    broken = {
+        ("lung-nodules", o, f, k): status
+        for o in ("adamw", "sgd")
+        for f in ("ce", "focal")
+        for k in range(3)
+    }
+    found = page(make_run(datasets=CLASSES, **SMALL, broken=broken))
+    assert_sound(found)
+    assert "No verdict is possible" in found.words
+
+
+def test_a_model_for_another_task_is_one_line_and_no_map(make_run):
+    skips = {("lung-nodules", "unet", o, f): "unet is for volumes" for o in "ab" for f in "xy"}
+    options = {"models": ("unet", "cnn"), "optimizers": "ab", "losses": "xy", "folds": 2}
+    found = page(make_run(datasets=CLASSES, skips=skips, **options))
+    assert_sound(found)
+    assert [a["aria-label"] for a in found.all("table") if a.get("class") == "heat"] == [
+        "Mean test AUC by optimizer and loss, cnn"
+    ]
+    assert found.words.count("unet is for volumes") == 1
+    assert "unet + a + x, unet + a + y, unet + b + x, unet + b + y" in found.words
+
+
+def test_one_fold_and_one_combination(make_run):
+    found = page(
+        make_run(datasets=VOLUMES, folds=1, optimizers=("adam",), losses=("ce",), with_study=False)
+    )
+    assert_sound(found)
+    assert "its settings are not known here" in found.words
+
+
+def test_many_combinations(make_run):
+    options = {"models": ("a", "b"), "optimizers": [f"o{i}" for i in range(9)], "folds": 2}
+    run = make_run(datasets=CLASSES, losses=("x", "y"), examples=False, **options)
+    found = page(run)
+    assert_sound(found)
+    assert "the best 6 of 36" in found.words
+    assert len([a for a in found.all("table") if a.get("class") == "heat"]) == 2
+    printed = printed_leaderboard(run, 140)
+    assert "and 24 more in report.html" in printed
+
+
+def test_names_and_texts_are_never_markup(make_run):
+    run = make_run(
+        name="x",
+        datasets=((EVIL, "classification"), (EVIL + "2", "segmentation")),
+        models=(EVIL,),
+        optimizers=(EVIL, "adam"),
+        losses=("ce", EVIL),
+        folds=2,
+        study={"name": EVIL, "note": EVIL, EVIL: EVIL},
+        broken={(EVIL, "adam", "ce", 0): "failed"},
+        columns={"device_name": EVIL, "reason": EVIL},
+    )
+    found = page(run)
+    assert_sound(found)
+    assert " ".join(EVIL.split()) in found.words
+    assert "[bold red]" in printed_leaderboard(run, 2000)
+
+
+def printed_leaderboard(run: Path, width: int) -> str:
+    console = Console(width=width, record=True, file=None, force_terminal=False)
+    with console.capture() as capture:
+        console.print(leaderboard(load_verdicts(run)))
+    return capture.get()
+
+
+def test_the_terminal_says_how_sure_it_is(make_run):
+    run = make_run(
+        datasets=CLASSES,
+        broken={("lung-nodules", "sgd", "ce", 0): "failed"},
+        skips={("lung-nodules", "resnet18", "lbfgs", "ce"): "too large"},
+        columns={"group_source": "case"},
+    )
+    printed = " ".join(printed_leaderboard(run, 140).split())
+    content = load_verdicts(run)["datasets"][0]
+    assert f"{words.STATES[content['state']]}: {content['reason']}" in printed
+    top = content["combinations"][0]
+    assert f"● {top['name']} {words.score(top['test_score'])}" in printed
+    assert words.signed(top["advantage"]["low"]) in printed
+    assert "not judged: resnet18 + sgd + ce (1 of 5 trials failed)" in printed
+    assert "skipped: resnet18 + lbfgs + ce (too large)" in printed
+    assert "warning: The source names no patients" in printed
+    assert "Chosen by inner validation alone:" in printed
+
+
+def test_examples_that_cannot_be_read_are_said_so(make_run):
+    run = make_run(datasets=VOLUMES, **SMALL)
+    for path in (run / "examples").iterdir():
+        path.write_bytes(b"not an archive")
+    found = page(run)
+    assert_sound(found)
+    assert "The examples of this trial cannot be shown" in found.words
+
+
+def test_examples_are_never_unpickled(make_run, tmp_path):
+    run = make_run(datasets=VOLUMES, **SMALL)
+    for path in (run / "examples").iterdir():
+        np.savez(path, image=np.array([{"a": 1}], dtype=object), prediction=np.zeros(1))
+    assert "cannot be shown" in page(run).words
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("a: [", "study.yaml is not valid YAML"), ("- 1", "must be a mapping")],
+)
+def test_a_damaged_study_is_named(make_run, text, says):
+    run = make_run(datasets=CLASSES, **SMALL)
+    (run / "study.yaml").write_text(text)
+    with pytest.raises(RunError, match=says):
+        write_report(run)
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path):
+    with pytest.raises(RunError, match="holds no run"):
+        write_report(tmp_path)
+
+
+def test_the_same_run_gives_the_same_page(make_run):
+    run = make_run(datasets=CLASSES, **SMALL)
+    first = write_report(run).read_bytes()
+    assert write_report(run).read_bytes() == first
+    assert not [p for p in run.iterdir() if p.name.endswith(".new")]
+
+
+def test_a_full_disk_leaves_the_page_there_was(make_run, monkeypatch):
+    run = make_run(datasets=CLASSES, **SMALL)
+    before = write_report(run).read_bytes()
+    real = Path.write_text
+
+    def full(path, text, **options):
+        if "report.html" in path.name:
+            real(path, text[:100], **options)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(run)
+    assert (run / "report.html").read_bytes() == before
+    assert not [p for p in run.iterdir() if p.name.endswith(".new")]
+
+
+def test_a_report_needs_neither_pandas_nor_a_window_system():
+    code = (
+        "import sys, results.report.write\n"
+        "print(*{'pandas', 'matplotlib.pyplot', 'tkinter'} & set(sys.modules))"
+    )
+    loaded = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert loaded.split() == []
+
+
+# ---- drawings --------------------------------------------------------------------------------
+
+
+def decoded(uri: str) -> np.ndarray:
+    head, _, content = uri.partition(",")
+    assert head == "data:image/png;base64"
+    pixels = image.imread(io.BytesIO(base64.b64decode(content)), format="png")
+    return (pixels[:, :, :3] * 255).round().astype(np.uint8)
+
+
+def test_outlines_run_along_the_borders_of_the_masks():
+    grey = np.zeros((32, 32), np.float32)
+    reference = np.zeros((32, 32), np.uint8)
+    reference[8:16, 8:16] = 1
+    prediction = np.zeros((32, 32), np.uint8)
+    prediction[20:30, 20:30] = 2
+    pixels = decoded(plots.picture(grey, reference, prediction))
+    times = pixels.shape[0] // 32
+    for mask, colour in ((reference, plots.REFERENCE), (prediction, plots.PREDICTION)):
+        drawn = (pixels == colour).all(axis=2)
+        assert drawn.any()
+        large = mask.repeat(times, axis=0).repeat(times, axis=1) > 0
+        assert not (drawn & ~large).any()  # the outline is the mask's own rim
+        rows, columns = np.nonzero(large)
+        assert drawn[rows.min(), columns.min()]
+        assert drawn[rows.max(), columns.max()]
+        assert not drawn[(rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2]
+
+
+def test_a_picture_of_one_value_or_none_is_drawn():
+    assert decoded(plots.picture(np.full((8, 20), 3.0))).shape[:2] == (112, 280)
+    assert decoded(plots.picture(np.full((8, 8), np.nan))).max() == 0
+
+
+@given(
+    points=st.lists(st.tuples(st.floats(0.1, 1e4), st.floats(0, 1)), min_size=1, max_size=12),
+    higher=st.booleans(),
+)
+def test_nothing_beats_the_front_in_both(points, higher):
+    seconds, scores = [p[0] for p in points], [p[1] for p in points]
+    front = plots.pareto(seconds, scores, higher=higher)
+    sign = 1 if higher else -1
+
+    def beats(i: int, j: int) -> bool:
+        no_worse = seconds[i] <= seconds[j] and sign * scores[i] >= sign * scores[j]
+        return no_worse and (seconds[i], scores[i]) != (seconds[j], scores[j])
+
+    for j in range(len(points)):
+        beaten = any(beats(i, j) for i in range(len(points)))
+        twin = any((seconds[i], scores[i]) == (seconds[j], scores[j]) for i in front)
+        assert twin != beaten
+    assert [seconds[i] for i in front] == sorted(seconds[i] for i in front)
+
+
+def contrast(background: str, ink: str) -> float:
+    """WCAG 2.2: (lighter + 0.05) / (darker + 0.05) in relative luminance."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(background), luminance(ink)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("share", [-1, 0, 0.25, 0.5, 0.75, 1, 2])
+def test_heat_map_cells_can_be_read(share):
+    assert contrast(plots.shade(share), plots.INK) > 4.5
+
+
+def test_text_in_figures_is_never_mathematics_or_markup():
+    x = np.arange(3.0)
+    line = plots.Curve(colour="#000000", x=x, mean=x, low=x - 1, high=x + 1)
+    svg = plots.curves([line], name="n", x_label="$x_1$ <b>", y_label="\\alpha", alt='"<&>')
+    assert ">$x_1$ &lt;b&gt;</text>" in svg
+    assert ">\\alpha</text>" in svg
+    assert 'aria-label="&quot;&lt;&amp;&gt;"' in svg
+    assert "<style" not in svg
+    assert "http" not in svg.replace("http://www.w3.org/1999/xlink", "")
+
+
+# ---- words -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (words.score(0.91234), "0.912"),
+        (words.score(-0.0004), "0.000"),
+        (words.score(-12.34), "−12.3"),
+        (words.score(12.34), "12.3"),
+        (words.score(None), "–"),
+        (words.score(float("inf")), "–"),
+        (words.signed(0.0123), "+0.012"),
+        (words.signed(-0.0123), "−0.012"),
+        (words.signed(-0.0001), "0.000"),
+        (words.duration(0.84), "0.8 s"),
+        (words.duration(12.4), "12 s"),
+        (words.duration(59.7), "1 min 0 s"),
+        (words.duration(250), "4 min 10 s"),
+        (words.duration(3599.6), "1 h 0 min"),
+        (words.duration(7500), "2 h 5 min"),
+        (words.duration(None), "–"),
+        (words.rate(12345.6), "12\u202f346"),
+        (words.rate(99.96), "100"),
+        (words.rate(0.01234), "0.0123"),
+        (words.percent(0.95), "95 %"),
+        (words.percent(0.995), "99.5 %"),
+        (words.listed(["a"]), "a"),
+        (words.listed(["a", "b", "c"]), "a, b and c"),
+        (words.count(1, "fold"), "1 fold"),
+        (words.metric("balanced_accuracy"), "balanced accuracy"),
+        (words.metric("auc"), "AUC"),
+    ],
+)
+def test_numbers_as_people_write_them(written, expected):
+    assert written == expected

@@ -1,0 +1,418 @@
+"""From rows of trials to a verdict: who competes, what is found, what it costs, what is said."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from results.report.write import load_verdicts
+from results.tables.store import RunError
+from results.verdict import statistics
+from results.verdict.combinations import contests
+from results.verdict.verdict import verdict
+
+ONE = (("lung-nodules", "classification"),)
+NAMES = {
+    f"resnet18 + {o} + {f}" for o in ("adamw", "sgd", "lbfgs") for f in ("ce", "focal", "dice_ce")
+}
+
+
+def by_name(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in found["combinations"]}
+
+
+METRICS = {
+    "auc": {"direction": "max", "range": [0, 1]},
+    "dice": {"direction": "max"},
+    "hd95": {"direction": "min", "range": [0, None]},
+}
+
+
+def judge(made) -> dict[str, Any]:
+    """Return the verdict of (rows, study)."""
+    rows, study = made
+    return verdict(contests(rows, study, METRICS), study)
+
+
+def only(made) -> dict[str, Any]:
+    (found,) = judge(made)["datasets"]
+    return found
+
+
+# ---- what is found ---------------------------------------------------------------------------
+
+
+def test_one_that_is_ahead_of_all_is_better(make_rows):
+    found = only(make_rows(datasets=ONE, lead=0.08))
+    assert found["state"] == "better"
+    assert found["recommended"] == "resnet18 + adamw + ce"
+    assert found["tied_group"] == ["resnet18 + adamw + ce"]
+    row = by_name(found)["resnet18 + adamw + ce"]
+    assert row["advantage"]["low"] == 0
+    assert 0.05 < row["advantage"]["estimate"] < row["advantage"]["high"]
+    assert found["price"]["seconds"] == pytest.approx(row["train_sec"])
+    assert found["reason"].startswith(
+        "resnet18 + adamw + ce is better than each of the other 8 at level 5 %"
+    )
+    assert "Its price: 12 s of training a trial." in found["reason"]
+
+
+def test_a_lead_inside_the_margin_is_said_to_be_small(make_rows):
+    found = only(make_rows(datasets=ONE, lead=0.03, noise=0.001, study={"margin": 0.1}))
+    assert found["state"] == "better"
+    assert "inside the margin of 0.100" in found["reason"]
+
+
+def best_of_the_cheapest(found):
+    """Return the best score among those that cost as little as the cheapest of the tied group."""
+    rows = by_name(found)
+    cheapest = min(found["tied_group"], key=lambda name: rows[name]["train_sec"])
+    assert cheapest in found["price"]["alike"]
+    assert set(found["price"]["alike"]) <= set(found["tied_group"])
+    return max(found["price"]["alike"], key=lambda name: rows[name]["test_score"])
+
+
+def test_differences_too_small_to_matter_are_a_tie_and_the_cheapest_is_taken(make_rows):
+    found = only(make_rows(datasets=ONE, spread=0, noise=0.001))
+    assert found["state"] == "tie"
+    assert set(found["tied_group"]) == NAMES
+    assert found["recommended"] == best_of_the_cheapest(found)
+    assert "does not matter which is taken" in found["reason"]
+    assert "a choice, not a finding" in found["reason"]
+
+
+def test_noise_leaves_it_undecided(make_rows):
+    found = only(make_rows(datasets=ONE, spread=0, noise=0.04))
+    assert found["state"] == "undecided"
+    assert found["recommended"] == best_of_the_cheapest(found)
+    assert "More seeds, repeats or data would narrow this." in found["reason"]
+
+
+def test_prices_that_differ_by_noise_are_said_to_be_alike(make_rows):
+    found = only(
+        make_rows(datasets=ONE, optimizers=("adam", "adamw"), losses=("ce", "focal"), noise=0.04)
+    )
+    assert len(found["tied_group"]) == 4
+    assert set(found["price"]["alike"]) == set(found["tied_group"])
+    assert "all of them cost the same within noise, and it scores best" in found["reason"]
+    rows = by_name(found)
+    assert found["recommended"] == max(rows, key=lambda name: rows[name]["test_score"])
+    assert found["price"]["seconds"] == rows[found["recommended"]]["train_sec"]
+
+
+def test_without_times_the_choice_goes_by_score_and_says_so(make_rows):
+    found = only(make_rows(datasets=ONE, spread=0, noise=0.04, columns={"train_sec": None}))
+    assert found["price"] is None
+    best = max(found["combinations"], key=lambda row: row["test_score"])
+    assert found["recommended"] == best["name"]
+    assert "Training times were not measured" in found["reason"]
+
+
+def test_seeds_are_averaged_inside_a_fold(make_rows):
+    """Five seeds of one fold are one number: the degrees of freedom stay those of the folds."""
+    rows, study = make_rows(datasets=ONE, seeds=(0, 1, 2, 3, 4), noise=0.02)
+    found = only((rows, study))
+    scores: dict[str, dict[int, list[float]]] = {}
+    for row in rows:
+        name = f"{row['model']} + {row['optimizer']} + {row['loss']}"
+        scores.setdefault(name, {}).setdefault(row["fold"], []).append(row["test_score"])
+    names = sorted(scores)
+    table = [[np.mean(scores[name][fold]) for fold in range(5)] for name in names]
+    expected = statistics.hsu_mcb(table, test_train_ratio=100 / 320, alpha=0.05)
+    assert found["degrees_of_freedom"] == 8 * 4 == expected.degrees_of_freedom
+    assert found["critical_value"] == pytest.approx(expected.critical_value)
+    assert found["folds"] == 5
+    assert found["seeds"] == 5
+    for i, name in enumerate(names):
+        row = by_name(found)[name]
+        assert row["test_score"] == pytest.approx(expected.mean[i])
+        assert row["advantage"]["low"] == pytest.approx(expected.low[i])
+        assert row["advantage"]["high"] == pytest.approx(expected.high[i])
+        assert row["in_tied_group"] == expected.candidate[i]
+
+
+def test_repeats_that_split_anew_are_folds_of_their_own(make_rows):
+    rows, study = make_rows(datasets=ONE, folds=3, study={"repeats": 2})
+    found = only(([*rows, *({**row, "repeat": 1} for row in rows)], study))
+    assert found["folds"] == 6
+    assert found["expected"] == 6
+    assert found["degrees_of_freedom"] == 8 * 5
+
+
+def test_a_smaller_value_may_be_the_better_one(make_rows):
+    found = only(
+        make_rows(datasets=(("brain", "segmentation"),), metric={"segmentation": "hd95"}, lead=0.08)
+    )
+    assert found["direction"] == "min"
+    assert found["state"] == "better"
+    assert found["recommended"] == "resnet18 + adamw + ce"
+    rows = found["combinations"]
+    assert rows[0]["name"] == "resnet18 + adamw + ce"
+    assert rows[0]["test_score"] == min(row["test_score"] for row in rows)
+    assert rows[0]["advantage"]["estimate"] > 0 > rows[1]["advantage"]["estimate"]
+    inner = [row["val_score"] for row in rows]
+    assert found["selected_by_validation"]["val_score"] == pytest.approx(min(inner))
+
+
+def test_what_inner_validation_would_have_chosen(make_rows):
+    rows, study = make_rows(datasets=ONE, noise=0.03)
+    found = only((rows, study))
+    inner = {(r["optimizer"], r["loss"], r["fold"]): r["val_score"] for r in rows}
+    test = {(r["optimizer"], r["loss"], r["fold"]): r["test_score"] for r in rows}
+    pairs = {key[:2] for key in inner}
+    mean = {pair: np.mean([inner[*pair, fold] for fold in range(5)]) for pair in pairs}
+    best = max(mean, key=mean.__getitem__)
+    chosen = found["selected_by_validation"]
+    assert chosen["name"] == f"resnet18 + {best[0]} + {best[1]}"
+    expected = statistics.corrected_interval(
+        [test[*best, fold] for fold in range(5)], test_train_ratio=100 / 320, alpha=0.05
+    )
+    assert (chosen["test_score"], chosen["low"], chosen["high"]) == pytest.approx(expected)
+    nested = [
+        test[*max(pairs, key=lambda pair, fold=fold: inner[*pair, fold]), fold] for fold in range(5)
+    ]
+    assert chosen["nested"]["test_score"] == pytest.approx(np.mean(nested))
+
+
+def test_no_interval_of_a_score_leaves_the_range_of_its_metric(make_rows):
+    found = only(make_rows(datasets=ONE, noise=0.2, lead=0.1))
+    chosen = found["selected_by_validation"]
+    highs = [row["test_high"] for row in found["combinations"]] + [chosen["high"]]
+    assert max(highs) == 1.0
+    assert all(row["test_low"] < row["test_score"] for row in found["combinations"])
+    found = only(make_rows(datasets=ONE, metric={"classification": "hd95"}, noise=0.2))
+    assert min(row["test_low"] for row in found["combinations"]) == 0.0
+
+
+# ---- who competes ----------------------------------------------------------------------------
+
+
+def test_the_broken_are_listed_and_never_judged(make_rows):
+    """Even where the one that broke is by far the best on its other folds."""
+    run = make_rows(
+        datasets=ONE,
+        lead=0.1,
+        broken={
+            ("lung-nodules", "adamw", "ce", 2): "diverged",
+            ("lung-nodules", "sgd", "ce", 0): "failed",
+            ("lung-nodules", "sgd", "focal", 3): "dropped",
+        },
+        missing={("lung-nodules", "lbfgs", "focal", 4)},
+        skips={("lung-nodules", "resnet18", "lbfgs", "dice_ce"): "dice_ce is for segmentation"},
+    )
+    found = only(run)
+    rows = by_name(found)
+    out = {
+        "resnet18 + adamw + ce": ("diverged", "diverged in 1 of 5 folds"),
+        "resnet18 + sgd + ce": ("incomplete", "1 of 5 trials failed"),
+        "resnet18 + sgd + focal": ("dropped", "dropped in 1 of 5 folds"),
+        "resnet18 + lbfgs + focal": ("incomplete", "1 of 5 trials are not finished"),
+        "resnet18 + lbfgs + dice_ce": ("skipped", "dice_ce is for segmentation"),
+    }
+    for name, expected in out.items():
+        assert (rows[name]["state"], rows[name]["note"]) == expected
+        assert rows[name]["advantage"] is None
+        assert name not in found["tied_group"]
+    judged = [row["name"] for row in found["combinations"] if row["state"] == "judged"]
+    assert set(judged) == NAMES - set(out)
+    assert [row["name"] for row in found["combinations"]][: len(judged)] == judged
+    assert rows["resnet18 + adamw + ce"]["test_score"] > rows[judged[0]]["test_score"]
+    assert rows["resnet18 + sgd + ce"]["reasons"] == ["RuntimeError: CUDA out of memory"]
+    assert rows["resnet18 + adamw + ce"]["trials"] == {"diverged": 1, "ok": 4}
+    assert found["recommended"] in judged
+
+
+def test_combinations_that_have_not_begun_are_listed(make_rows):
+    missing = {("lung-nodules", "sgd", "ce", fold) for fold in range(5)}
+    row = by_name(only(make_rows(datasets=ONE, missing=missing)))["resnet18 + sgd + ce"]
+    assert row["state"] == "incomplete"
+    assert row["note"] == "5 of 5 trials are not finished"
+    assert row["test_score"] is None
+
+
+@pytest.mark.parametrize("score", [None, float("inf")])
+def test_a_trial_without_a_score_leaves_its_combination_incomplete(make_rows, score):
+    rows, study = make_rows(datasets=ONE)
+    rows[0]["test_score"] = score
+    found = by_name(only((rows, study)))["resnet18 + adamw + ce"]
+    assert found["state"] == "incomplete"
+    assert found["note"] == "1 of 5 trials have no score"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_trials_of_one_cell_the_later_counts(make_rows, order):
+    rows, study = make_rows(datasets=ONE)
+    later = datetime(2027, 1, 1, tzinfo=UTC)
+    again = rows[0] | {"trial_id": "again", "test_score": 0.5, "finished_at": later}
+    after = by_name(only(([*rows, again][::order], study)))["resnet18 + adamw + ce"]
+    assert after["state"] == "judged"
+    assert after["fold_scores"] == [0.5, *(row["test_score"] for row in rows[1:5])]
+
+
+def test_a_partial_run_has_no_verdict(make_rows):
+    missing = {
+        ("lung-nodules", o, f, 4)
+        for o in ("adamw", "sgd", "lbfgs")
+        for f in ("ce", "focal", "dice_ce")
+    }
+    found = only(make_rows(datasets=ONE, missing=missing))
+    assert found["state"] == "none"
+    assert found["recommended"] is None
+    assert found["tied_group"] == []
+    assert found["reason"] == (
+        "No verdict is possible: no combination has all of its 5 trials finished and scored "
+        "(9 incomplete)."
+    )
+    assert all(row["test_score"] is not None for row in found["combinations"])
+
+
+def test_one_combination_has_no_verdict(make_rows):
+    found = only(make_rows(datasets=ONE, optimizers=("adam",), losses=("ce",)))
+    assert found["state"] == "none"
+    assert "only one combination is complete" in found["reason"]
+    assert found["combinations"][0]["test_low"] < found["combinations"][0]["test_score"]
+
+
+def test_a_single_fold_has_no_verdict(make_rows):
+    found = only(make_rows(datasets=ONE, folds=1))
+    assert found["state"] == "none"
+    assert "with a single fold" in found["reason"]
+    assert found["combinations"][0]["test_low"] is None
+
+
+def test_a_run_without_its_study_is_judged_by_what_it_holds(make_rows):
+    content = judge(make_rows(datasets=ONE, with_study=False, lead=0.08))
+    assert content["datasets"][0]["state"] == "better"
+    assert content["study"] == "made-up"
+    assert (content["alpha"], content["margin"]) == (0.05, 0.01)
+
+
+def test_the_direction_of_a_metric_is_never_guessed(make_run):
+    run = make_run(datasets=ONE, folds=1, columns={"primary_metric": "mystery"})
+    with pytest.raises(RunError, match="whether a larger 'mystery' is better"):
+        load_verdicts(run)
+
+
+def test_schedules_and_regularizers_make_combinations_and_show_in_names(make_rows):
+    rows, study = make_rows(datasets=ONE, optimizers=("adam",), losses=("ce",))
+    found = only(([*rows, *({**row, "schedule": "cosine"} for row in rows)], study))
+    assert set(by_name(found)) == {"resnet18 + adam + ce", "resnet18 + adam + ce + cosine"}
+
+
+# ---- what a reader must know -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"columns": {"group_source": "case"}}, "The source names no patients"),
+        ({"columns": {"shared_device": True}}, "Trials shared a device"),
+        ({"study": {"stop_on": "loss"}}, "stopped on the inner loss"),
+    ],
+)
+def test_warnings(make_rows, options, says):
+    (warning,) = only(make_rows(datasets=ONE, **options))["warnings"]
+    assert says in warning
+
+
+def test_different_devices_and_precisions_are_warned_of(make_rows):
+    rows, study = make_rows(datasets=ONE)
+    rows[0] |= {"device_name": "A100", "precision": "bfloat16"}
+    warnings = only((rows, study))["warnings"]
+    assert any("A100 and NVIDIA H100" in warning for warning in warnings)
+    assert any("bfloat16 and float32" in warning for warning in warnings)
+
+
+def test_a_clean_run_has_no_warnings(make_rows):
+    assert only(make_rows(datasets=ONE))["warnings"] == []
+
+
+# ---- across data sets ------------------------------------------------------------------------
+
+
+def test_few_data_sets_allow_ranks_and_no_claim(make_rows):
+    content = judge(make_rows(lead=0.1))["across"]
+    assert content["claim"] is False
+    assert content["best"] == "adamw + ce"
+    assert content["ranks"][0] == {"name": "adamw + ce", "mean_rank": 1.0, "p_value": None}
+    assert "with 2 of them no difference can be told from chance" in content["reason"]
+
+
+def test_seven_data_sets_allow_a_claim(make_rows):
+    datasets = [(f"set{i}", "classification") for i in range(7)]
+    options = {"optimizers": ("adam", "sgd"), "losses": ("ce",), "folds": 2, "examples": False}
+    content = judge(make_rows(datasets=datasets, lead=0.1, **options))["across"]
+    assert content["claim"] is True
+    assert content["best"] == "adam + ce"
+    assert content["ranks"][1]["p_value"] == pytest.approx(2**-6)
+    content = judge(make_rows(datasets=datasets, spread=0, noise=0.05, **options))
+    assert content["across"]["claim"] is False
+    assert "not better than every other" in content["across"]["reason"]
+
+
+def test_one_data_set_has_nothing_across(make_rows):
+    assert judge(make_rows(datasets=ONE))["across"] is None
+
+
+def test_recipes_that_lack_a_data_set_are_not_ranked(make_rows):
+    broken = {("brain-tumours", "sgd", "ce", 0): "failed"}
+    ranks = judge(make_rows(broken=broken))["across"]["ranks"]
+    assert "sgd + ce" not in {row["name"] for row in ranks}
+    assert len(ranks) == 8
+
+
+# ---- the file --------------------------------------------------------------------------------
+
+KEYS = {
+    "dataset", "task", "metric", "direction", "unit", "state", "recommended", "reason",
+    "tied_group", "price", "selected_by_validation", "folds", "seeds", "expected",
+    "test_train_ratio", "critical_value", "degrees_of_freedom", "warnings", "combinations",
+}  # fmt: skip
+COMBINATION_KEYS = {
+    "name", "model", "optimizer", "loss", "schedule", "regularizer", "pretrained", "state", "note",
+    "reasons", "trials", "val_score", "test_score", "test_low", "test_high", "fold_scores",
+    "advantage", "error_sd", "in_tied_group", "train_sec", "wall_sec", "samples_per_sec",
+    "optimizer_step_ms", "peak_memory_bytes", "epochs_run", "seconds",
+}  # fmt: skip
+
+
+def test_the_keys_are_a_promise(make_rows):
+    content = judge(make_rows(broken={("lung-nodules", "sgd", "ce", 0): "failed"}))
+    assert set(content) == {
+        "version", "study", "alpha", "margin", "n_trials", "statuses", "datasets", "across",
+    }  # fmt: skip
+    for found in content["datasets"]:
+        assert set(found) == KEYS
+        assert all(set(row) == COMBINATION_KEYS for row in found["combinations"])
+    assert content["statuses"] == {"failed": 1, "ok": 89}
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+
+
+def test_the_seconds_of_a_trial_add_up(make_rows):
+    row = only(make_rows(datasets=ONE))["combinations"][0]
+    seconds = row["seconds"]
+    assert sum(seconds.values()) == pytest.approx(0.6 + row["train_sec"] + 2.5)
+    optimizer = {"adamw": 1.1, "sgd": 0.4, "lbfgs": 5.0}[row["optimizer"]]
+    assert seconds["optimizer"] / (seconds["optimizer"] + seconds["gradients"]) == pytest.approx(
+        optimizer / 12
+    )
+
+
+def test_a_damaged_table_is_named(make_run):
+    run = make_run(datasets=ONE, folds=1, losses=("ce",))
+    path = run / "trials" / "t00001.parquet"
+    table = pq.read_table(path).replace_schema_metadata(None)
+    pq.write_table(table, path)
+    with pytest.raises(RunError, match=r"trials/t00001\.parquet"):
+        load_verdicts(run)
+
+
+def test_a_run_on_disk_is_judged_alike(make_run, make_rows):
+    options = {"optimizers": ("adam", "sgd"), "losses": ("ce",), "examples": False}
+    assert (
+        load_verdicts(make_run(**options))["datasets"][1]["combinations"]
+        == (judge(make_rows(**options))["datasets"][1]["combinations"])
+    )
