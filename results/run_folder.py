@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from results.tables.axes import axes_of
 from results.tables.store import RunError, footer, read
 from results.verdict.combinations import contests
 from results.verdict.verdict import verdict
@@ -27,7 +28,8 @@ class Recorded:
         self.footer = footer(path)
         self.study = study or self.footer.get("protocol", {})
         try:
-            self.contests = contests(rows, self.study, self.footer.get("metrics", {}))
+            self.axes = axes_of(self.footer)
+            self.contests = contests(rows, self.study, self.footer.get("metrics", {}), self.axes)
         except KeyError as error:
             raise RunError(f"the footers of trials/ are incomplete: {error.args[0]}") from error
 

@@ -8,12 +8,15 @@ is left out.
 Metrics of images ask whether an image holds the region: its score is the `prob` of `confusion`, and
 it is called positive above 0.5.
 
+One row of each metric is its headline, the value that stands for it: over all cases and regions, in
+the first form that it has (by case, voxel, image, lesion) and by the first convention.
+
 The stratum "small" holds what is said of small references alone: cases whose reference of a region
 is smaller than a sphere (2-D: disc) of 10 mm, and for lesions those lesions, with the false
 candidates of all scans. Its rows are there only where there is something small. Stratum "": all.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -42,7 +45,7 @@ def classification_rows(
     groups: Sequence[str] = (),
     group_unit: str = "patient",
 ) -> list[Row]:
-    """Return a row (metric unit region convention stratum value) for each classification metric.
+    """Return rows (see the table `metrics`) for each classification metric.
 
     `prob` (n, C) are probabilities and `label` (n,) true classes of the same n cases; `positive`
     is the class whose detection is scored, None for the mean over the classes, one against the
@@ -65,18 +68,18 @@ def classification_rows(
     levels = [(unit, prob, label)]
     if len(set(groups)) < len(groups):
         levels.append((group_unit, *_by_group(prob, label, groups, positive)))
-    return [
+    return _with_headlines(
         _row(name, unit=level, value=function(p, y, positive))
         for level, p, y in levels
         for name, metric in METRICS.items()
         if (function := metric.classification)
-    ]
+    )
 
 
 def segmentation_rows(
     cases: Cases, regions: Sequence[str], *, group: str | None = None
 ) -> list[Row]:
-    """Return the rows (metric unit region convention stratum value) of each segmentation metric.
+    """Return the rows (see the table `metrics`) of each segmentation metric.
 
     `cases` are rows of `confusion`, one for each case and region. For each metric there is the row
     of each region and that of the region "mean", the mean over the regions in which it is defined.
@@ -98,7 +101,7 @@ def segmentation_rows(
     )
     if group and several:
         forms.append((group, "", _by_patient))
-    return [
+    return _with_headlines(
         row
         for name, metric in METRICS.items()
         for unit, stratum, form in forms
@@ -106,16 +109,13 @@ def segmentation_rows(
             {region: form(metric, found) for region, found in of_region.items()},
             partial(_row, name, unit=unit, stratum=stratum),
         )
-    ]
+    )
 
 
 def headline(rows: Sequence[Row], metric: str) -> float | None:
-    """Return the one value that stands for `metric`: over all regions and sizes, its first row.
-
-    Raises ValueError where there is none.
-    """
+    """Return the one value that stands for `metric`; raises ValueError where there is none."""
     for row in rows:
-        if row["metric"] == metric and row["region"] in ("", "mean") and not row["stratum"]:
+        if row["metric"] == metric and row["headline"]:
             value: float | None = row["value"]
             return value
     named = ", ".join(dict.fromkeys(row["metric"] for row in rows))
@@ -222,6 +222,18 @@ def _averaged(per_case: Callable[[Mapping[str, Any]], Values], cases: Cases) -> 
 # ---------------------------------------------------------------- rows
 
 
+def _with_headlines(rows: Iterable[Row]) -> list[Row]:
+    """Mark the headline of each metric: the first of its rows that is over all there is."""
+    marked = list(rows)
+    seen: set[str] = set()
+    for row in marked:
+        overall = row["region"] in ("", "mean") and not row["stratum"]
+        row["headline"] = overall and row["metric"] not in seen
+        if overall:
+            seen.add(row["metric"])
+    return marked
+
+
 def _region_rows(by_region: Mapping[str, Values], row: Callable[..., Row]) -> Iterator[Row]:
     """Yield the rows of one form of a metric, with the mean over the regions."""
     for c in dict.fromkeys(convention for found in by_region.values() for convention in found):
@@ -246,5 +258,6 @@ def _row(
         "region": region,
         "convention": convention,
         "stratum": stratum,
+        "degradation": "",
         "value": value,
     }

@@ -31,9 +31,9 @@ from bench.study.schema import (
 )
 from loaders.batches.table import LOADERS, fastest_loader
 from loaders.sampling.folds import FoldError, Split, check_splits, splits_from_table, splits_table
+from results.tables.axes import COLUMNS
 from results.tables.schema import FINAL_STATUSES
 from results.tables.store import footer, read
-from results.verdict.combinations import AXES as COMBINATION
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +238,7 @@ def _same_protocol(study: Study, before: Study) -> None:
 
 
 # What names a trial within a run; its id says besides how it is computed.
-_CELL = ("dataset", *COMBINATION, "repeat", "fold", "seed")
+_CELL = ("dataset", *COLUMNS, "repeat", "fold", "seed")
 
 
 def _same_ids(run: Path, trials: Sequence[Trial]) -> None:

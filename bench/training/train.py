@@ -236,7 +236,7 @@ def run_trial(
             test = evaluator.score(split.test, final=True)
             for worse in trial.degrade:
                 found = evaluator.score(split.test, final=True, worse=worse).metrics
-                degraded += [{**m, "stratum": worse.label} for m in found if not m["stratum"]]
+                degraded += [{**m, "degradation": worse.label} for m in found if not m["stratum"]]
 
     times = clock.seconds
     row = {

@@ -9,6 +9,7 @@ import numpy as np
 
 from results.report import plots
 from results.run_folder import Recorded
+from results.tables.tasks import TASKS
 from results.verdict.combinations import Combination
 
 
@@ -50,8 +51,9 @@ def _pictures(run: Recorded, trial: Mapping[str, Any]) -> dict[str, Any]:
     path = run.path / "examples" / f"{trial['trial_id']}.npz"
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            content = {name: arrays[name] for name in arrays.files}
-        draw = _outlined if "prediction" in content else _classified
+            task = TASKS[trial["task"]]
+            content = {name: arrays[name] for name in task.arrays}
+        draw = _outlined if task.outlined else _classified
         return {"pictures": list(draw(run, trial, content)), "problem": None}
     except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
         return {"pictures": [], "problem": f"The examples of this trial cannot be shown: {error}"}

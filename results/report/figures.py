@@ -10,6 +10,7 @@ from results import text
 from results.report import plots
 from results.report.protocol import asked
 from results.run_folder import Recorded
+from results.tables.axes import Axis, name_of
 from results.verdict.combinations import Combination, Fold, fold_of
 
 # Learning curves that one figure shows: more are not told apart.
@@ -32,8 +33,10 @@ def _in_order(values: Sequence[str], order: Sequence[str]) -> list[str]:
     return [v for v in order if v in values] + sorted(set(values) - set(order))
 
 
-def heat_maps(study: Mapping[str, Any], found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return one optimizer x loss map a model (and schedule, regularizer, weights).
+def heat_maps(
+    study: Mapping[str, Any], axes: Sequence[Axis], found: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return one optimizer x loss map for each point of the other axes.
 
     What is skipped throughout (a model that is for another task) has no map, row or column.
     """
@@ -46,13 +49,14 @@ def heat_maps(study: Mapping[str, Any], found: Mapping[str, Any]) -> list[dict[s
     sign = 1 if found["direction"] == "max" else -1
     scores = [sign * row["test_score"] for row in rows if row["state"] == "judged"]
     low, high = (min(scores), max(scores)) if scores else (0.0, 0.0)
+    others = [axis.column for axis in axes if axis.column not in ("optimizer", "loss")]
     maps: dict[tuple[str, ...], dict[tuple[str, str], Mapping[str, Any]]] = {}
     for row in rows:
-        key = tuple(row[axis] or "" for axis in ("model", "schedule", "regularizer", "pretrained"))
+        key = tuple(row[column] or "" for column in others)
         maps.setdefault(key, {})[row["optimizer"], row["loss"]] = row
     return [
         {
-            "title": " + ".join(part for part in key if part),
+            "title": name_of(key),
             "losses": losses,
             "lines": [
                 (o, [_cell(cells.get((o, loss)), sign, low, high) for loss in losses])

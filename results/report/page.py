@@ -13,6 +13,7 @@ from results.report.examples import examples
 from results.report.published import beside_paper
 from results.report.robustness import worse
 from results.run_folder import Recorded
+from results.tables.tasks import TASKS
 from results.verdict.combinations import Combination, Contest, Fold, fold_of
 
 
@@ -34,8 +35,8 @@ def page(run: Recorded) -> dict[str, Any]:
         "began": min(started, default=None),
         "ended": max(finished, default=None),
         "seconds": sum(row["wall_sec"] or 0 for row in rows),
-        "axes": protocol.axes(run.study),
-        "settings": protocol.settings(run.study),
+        "axes": protocol.compared(run.study, run.axes),
+        "settings": protocol.settings(run.study, run.axes),
         "data_settings": protocol.data_settings(run.study),
         "devices": protocol.devices(rows),
         "versions": run.footer.get("versions", {}),
@@ -64,7 +65,7 @@ def _section(run: Recorded, number: int, contest: Contest, found: dict[str, Any]
         "ranking": _ranking([row for row in rows if row["state"] == "judged"]),
         "others": [row for row in rows if row["state"] not in ("judged", "skipped")],
         "skips": _skips(rows, short),
-        "heat": figures.heat_maps(run.study, found),
+        "heat": figures.heat_maps(run.study, run.axes, found),
         "curves": figures.learning_curves(run, key, found, by_name, short),
         "price": figures.price_and_score(key, found),
         "seconds": figures.where_seconds_went(found, short),
@@ -73,6 +74,7 @@ def _section(run: Recorded, number: int, contest: Contest, found: dict[str, Any]
         "metrics_of": first,
         "paper": beside_paper(contest.task, metrics),
         "examples": examples(run, shown, by_name),
+        "outlined": contest.task in TASKS and TASKS[contest.task].outlined,
     }
 
 
@@ -152,7 +154,7 @@ def _ranking(judged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _metrics(run: Recorded, combination: Combination) -> list[dict[str, Any]]:
     """Return every test metric of a combination: mean, lowest and highest over folds."""
     trials = {row["trial_id"]: fold_of(row) for row in combination.scored}
-    columns = ("metric", "region", "convention", "stratum", "unit")
+    columns = ("metric", "region", "convention", "stratum", "degradation", "unit")
     found: dict[tuple[str, ...], dict[Fold, list[float]]] = {}
     for row in run.rows("metrics", trials):
         if row["split"] == "test" and row["value"] is not None:

@@ -5,19 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from results import text
-from results.verdict.combinations import label
+from results.tables.axes import Axis, label
+from results.tables.protocol import DEFAULTS
 
-# What the protocol is unless a study changes it (DESIGN: "Protocol"); the page marks the rest.
-_DEFAULTS: dict[str, Any] = {
-    "folds": 5,
-    "repeats": 1,
-    "inner_fraction": 0.2,
-    "patience": 10,
-    "stop_on": "score",
-    "normalize": "z-score",
-    "margin": 0.01,
-    "alpha": 0.05,
-}
 _SETTINGS = {
     "folds": "Folds, grouped and stratified",
     "repeats": "Repeats, each split anew",
@@ -47,37 +37,34 @@ _SETTINGS = {
 }
 # Settings that are lists of entries, as an axis is.
 _ENTRIES = ("degrade",)
-# The axes of a study; the later ones are shown where a study has more than the plain entry.
-_AXES = ("data", "models", "optimizers", "losses", "schedules", "regularizers", "pretrained")
-_PLAIN = (["constant"], ["none"])
 
 
-def asked(study: Mapping[str, Any], axis: str) -> list[str]:
-    """Return the names on an axis of a study, in its order."""
-    return [label(entry) for entry in study.get(axis, ())]
+def asked(study: Mapping[str, Any], key: str) -> list[str]:
+    """Return the labels of a list of entries of a study, in its order."""
+    return [label(entry) for entry in study.get(key, ())]
 
 
-def axes(study: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return each axis with its values."""
-    return [
-        {"name": axis, "values": asked(study, axis)}
-        for axis in _AXES
-        if study.get(axis) and asked(study, axis) not in _PLAIN
-    ]
+def compared(study: Mapping[str, Any], axes: Sequence[Axis]) -> list[dict[str, Any]]:
+    """Return the data and each axis with its values, but those with the plain entry alone."""
+    found = [{"name": "data", "values": asked(study, "data")}]
+    found += [{"name": axis.key, "values": axis.asked(study)} for axis in axes if study]
+    plain = [[axis.plain] for axis in axes if axis.plain]
+    return [axis for axis in found if axis["values"] and axis["values"] not in plain]
 
 
-def settings(study: Mapping[str, Any]) -> list[dict[str, Any]]:
+def settings(study: Mapping[str, Any], axes: Sequence[Axis]) -> list[dict[str, Any]]:
     """Return the protocol as it was run; `default` where the study departs from it."""
+    other = {"name", "data", *(axis.key for axis in axes)}
     return [
         {
             "name": _SETTINGS.get(key, key.replace("_", " ")),
             "value": ", ".join(asked(study, key)) or "–" if key in _ENTRIES else _plain(value),
-            "default": _plain(_DEFAULTS[key])
-            if key in _DEFAULTS and value != _DEFAULTS[key]
+            "default": _plain(DEFAULTS[key])
+            if key in DEFAULTS and value != DEFAULTS[key]
             else None,
         }
         for key, value in study.items()
-        if key not in ("name", *_AXES)
+        if key not in other
     ]
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from results.tables.tasks import TASKS
+
 # Xue, "Optimization of convolutional neural networks for medical images" (paper A): metric ->
 # (before, after) its optimization, as fractions, on its data set for that task.
 _PAPER = {
@@ -26,9 +28,6 @@ _PAPER = {
     ),
 }
 
-# What the paper counts, by task: not the lesions, images and patients that ours are given for too.
-_OTHER_UNITS = {"classification": {"patient"}, "segmentation": {"patient", "image", "lesion"}}
-
 
 def beside_paper(task: str, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return the paper's numbers beside ours where a metric, over all regions, is one of its four.
@@ -43,7 +42,7 @@ def beside_paper(task: str, metrics: Sequence[Mapping[str, Any]]) -> dict[str, A
         for row in metrics
         if row["metric"] in numbers
         and row["region"] in ("", "mean")
-        and row["unit"] not in _OTHER_UNITS[task]
-        and not row["stratum"]
+        and row["unit"] not in TASKS[task].also_by
+        and not (row["stratum"] or row["degradation"])
     ]
     return {"dataset": dataset, "lines": lines} if lines else None

@@ -29,19 +29,19 @@ def worse(
 
 
 def _scores(
-    run: Recorded, metric: str, combination: Combination, strata: Sequence[str]
+    run: Recorded, metric: str, combination: Combination, degradations: Sequence[str]
 ) -> list[float | None]:
     trials = {row["trial_id"]: fold_of(row) for row in combination.scored}
-    first: dict[tuple[str, str], float | None] = {}
-    for row in run.rows("metrics", trials):
-        # The first row over all regions is what stands for a metric.
-        if (row["split"], row["metric"]) == ("test", metric) and row["region"] in ("", "mean"):
-            first.setdefault((row["trial_id"], row["stratum"] or ""), row["value"])
+    headlines = {
+        (row["trial_id"], row["degradation"] or ""): row["value"]
+        for row in run.rows("metrics", trials)
+        if (row["split"], row["metric"]) == ("test", metric) and row["headline"]
+    }
     means: list[float | None] = []
-    for stratum in strata:
+    for degradation in degradations:
         by_fold: dict[Any, list[float]] = {}
         for trial, fold in trials.items():
-            value = first.get((trial, stratum))
+            value = headlines.get((trial, degradation))
             if value is not None:
                 by_fold.setdefault(fold, []).append(value)
         folds = [float(np.mean(seeds)) for seeds in by_fold.values()]

@@ -7,12 +7,15 @@ whose files differ. A value that was not measured, or that is undefined, is null
 
 import pyarrow as pa
 
-#: Raised when a column is added, removed or changes its meaning. 2 added the columns of `cases`
-#: from `nsd_2mm` on.
-SCHEMA_VERSION = 2
+from results.tables.axes import COLUMNS
 
-#: Versions whose files are read. What they lack is null: since 1, columns have only been added.
-READABLE = frozenset({1, SCHEMA_VERSION})
+#: Raised when a column is added, removed or changes its meaning; an axis of its own accord adds its
+#: column. 2 added the columns of `cases` from `nsd_2mm` on. 3 added `degradation` and `headline` to
+#: `metrics`; `stratum` held the degradation too before (results.tables.upgrade).
+SCHEMA_VERSION = 3
+
+#: Versions whose files are read. What they lack is null, or made of what they have.
+READABLE = frozenset({1, 2, SCHEMA_VERSION})
 
 #: What became of a trial. `ok`: trained and scored. `diverged`: went non-finite, which is an
 #: outcome. `failed`: broke (an error, a lost machine). `skipped`: cannot be run, for `reason`.
@@ -34,8 +37,9 @@ def _columns(*groups: tuple[pa.DataType, str]) -> pa.Schema:
 #: the names say; `pretrained` names the weights a model started from (null: none) and `lane` the
 #: worker group; `target` is the score that the `..._to_target` columns wait for.
 TRIALS = _columns(
-    (pa.string(), "study trial_id dataset task model optimizer loss schedule regularizer"),
-    (pa.string(), "pretrained loader precision"),
+    (pa.string(), "study trial_id dataset task"),
+    (pa.string(), " ".join(COLUMNS)),
+    (pa.string(), "loader precision"),
     (pa.bool_(), "compiled"),
     (pa.int64(), "batch_size"),
     (pa.bool_(), "tuned"),
@@ -63,9 +67,13 @@ TRIALS = _columns(
     (pa.string(), "git_commit versions"),
 )
 
-#: Long form: one row a trial x split (inner or test) x metric x region x convention x stratum.
+#: Long form: one row a trial x split (inner or test) x metric x unit x region x convention x
+#: stratum (small: of small references and lesions alone; empty: of all) x degradation of the test
+#: images (empty: as they are). `headline`: the one value of its split and degradation that stands
+#: for the metric.
 METRICS = _columns(
-    (pa.string(), "trial_id split metric unit region convention stratum"),
+    (pa.string(), "trial_id split metric unit region convention stratum degradation"),
+    (pa.bool_(), "headline"),
     (pa.float64(), "value"),
 )
 

@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from results.tables.axes import AXES, axes_of, described
 from results.tables.schema import (
     FINAL_STATUSES,
     JSON_COLUMNS,
@@ -38,6 +39,7 @@ from results.tables.schema import (
     STATUSES,
     TABLES,
 )
+from results.tables.upgrade import upgrade
 
 _FOOTER_KEY = b"medoptbench"
 # What a part's footer says besides: file name -> checksum of what it was made from, and its trials.
@@ -97,7 +99,8 @@ def write_trial(
         "cases": cases,
         "trials": [trial],
     }
-    metadata = {_FOOTER_KEY: _to_json({"schema_version": SCHEMA_VERSION, **footer})}
+    about = {"schema_version": SCHEMA_VERSION, "axes": described(), **footer}
+    metadata = {_FOOTER_KEY: _to_json(about)}
     tables = {
         name: _table(name, trial_id, rows[name]).replace_schema_metadata(metadata)
         for name in TABLES
@@ -415,9 +418,14 @@ def _of_older_schema(run: Path) -> frozenset[str]:
         *(
             file.trial_ids
             for file in _live(run / "trials")
-            if _read_footer(run, file.path)["schema_version"] != SCHEMA_VERSION
+            if _is_older(_read_footer(run, file.path))
         )
     )
+
+
+def _is_older(about: Mapping[str, Any]) -> bool:
+    """Return whether a file's columns may be others than today's, by its footer."""
+    return about["schema_version"] != SCHEMA_VERSION or axes_of(about) != AXES
 
 
 def _remove_merged(folder: Path) -> None:
@@ -427,18 +435,21 @@ def _remove_merged(folder: Path) -> None:
 
 
 def _read_live(run: Path, file: _Live, done: frozenset[str], columns: Sequence[str]) -> pa.Table:
-    """Return the rows of one file that count, without the footer."""
+    """Return the rows of one file that count, in today's columns, without the footer."""
     names = list(dict.fromkeys([*columns, "trial_id"]))
-    schema = TABLES[file.path.parent.name]
-    with _opened(run, file.path) as (content, _):
+    name, schema = file.path.parent.name, TABLES[file.path.parent.name]
+    with _opened(run, file.path) as (content, about):
+        version = about["schema_version"]
+        # What an older file lacks may have to be made of any of its columns.
+        needed = names if version == SCHEMA_VERSION else schema.names
         known = set(content.schema_arrow.names)
-        table = content.read(columns=[n for n in names if n in known], use_threads=False)
-    for name in names:
-        if name not in known:  # a column that came after the file's version of the schema
-            table = table.append_column(
-                schema.field(name), pa.nulls(len(table), schema.field(name).type)
-            )
-    table = table.select(names).replace_schema_metadata(None)
+        table = content.read(columns=[n for n in needed if n in known], use_threads=False)
+    for column in needed:
+        if column not in known:
+            field = schema.field(column)
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    table = table.select(needed).replace_schema_metadata(None)
+    table = upgrade(name, table, version).select(names)
     keep = pa.array(sorted(file.trial_ids & done), pa.string())
     return table.filter(pc.is_in(table.column("trial_id"), value_set=keep))
 
@@ -449,6 +460,7 @@ def _write_part(run: Path, table: str, files: Sequence[_Live]) -> None:
     content = _merged([_read_footer(run, file.path) for file in files])
     content |= {
         "schema_version": SCHEMA_VERSION,  # its columns are today's, whatever the files' were
+        "axes": described(),
         _SOURCES: sources,
         _MEMBERS: sorted(frozenset().union(*(file.trial_ids for file in files))),
     }

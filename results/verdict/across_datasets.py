@@ -52,7 +52,7 @@ def across(every: Sequence[Contest], alpha: float) -> dict[str, Any]:
 
 def _recipes(contest: Contest) -> dict[str, float]:
     """Return recipe -> mean score over models, larger is better."""
-    models = {c.key[0] for c in contest.judged}
+    models = {c.entries["model"] for c in contest.judged}
     found: dict[str, list[float]] = {}
     for combination in contest.judged:
         score = combination.mean("test_score")

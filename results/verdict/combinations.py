@@ -9,25 +9,21 @@ may blow up is no recommendation, however well its other folds went. Of two tria
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
 
-Row = Mapping[str, Any]
-Key = tuple[str, ...]
-Fold = tuple[int, int]
+from results.tables.axes import AXES, Axis, Key, key_of, label, name_of, planned
 
-#: The columns of `trials` that make a combination on a data set. A schedule that is constant and a
-#: regularizer that is none are empty in a key, and do not stand in a name.
-AXES = ("model", "optimizer", "loss", "schedule", "regularizer", "pretrained")
-_SAYS_NOTHING = (None, "none", "constant")
+Row = Mapping[str, Any]
+Fold = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Combination:
-    """One combination on one data set: its values on AXES, its trials, and why it was skipped."""
+    """One combination on one data set: its entry on each axis, its trials, why it was skipped."""
 
+    axes: tuple[Axis, ...]
     key: Key
     trials: tuple[Row, ...]
     expected: int
@@ -36,12 +32,17 @@ class Combination:
     @property
     def name(self) -> str:
         """Return the name that results carry: `resnet18 + adamw + focal`."""
-        return " + ".join(part for part in self.key if part)
+        return name_of(self.key)
+
+    @property
+    def entries(self) -> dict[str, str]:
+        """Return column -> entry, empty for the plain one."""
+        return dict(zip((axis.column for axis in self.axes), self.key, strict=True))
 
     @property
     def recipe(self) -> str:
         """Return the name without the model: `adamw + focal`."""
-        return " + ".join(part for part in self.key[1:] if part)
+        return name_of(part for column, part in self.entries.items() if column != "model")
 
     @property
     def scored(self) -> list[Row]:
@@ -143,17 +144,21 @@ def fold_of(row: Row) -> Fold:
 
 
 def contests(
-    rows: Sequence[Row], study: Mapping[str, Any], metrics: Mapping[str, Mapping[str, Any]]
+    rows: Sequence[Row],
+    study: Mapping[str, Any],
+    metrics: Mapping[str, Mapping[str, Any]],
+    axes: tuple[Axis, ...] = AXES,
 ) -> list[Contest]:
     """Group the rows of `trials` by data set and combination.
 
-    `study` is the content of study.yaml ({} where there is none), `metrics` the footer's
-    description of each metric. Raises KeyError where that does not say which direction of a
-    primary metric is better: nothing is guessed.
+    `study` is the content of study.yaml ({} where there is none), `metrics` and `axes` are the
+    footer's description of each metric and axis. Raises KeyError where that does not say which
+    direction of a primary metric is better: nothing is guessed.
     """
     names = dict.fromkeys(row["dataset"] for row in rows)
     return [
-        _contest(name, [r for r in rows if r["dataset"] == name], study, metrics) for name in names
+        _contest(name, [r for r in rows if r["dataset"] == name], study, metrics, axes)
+        for name in names
     ]
 
 
@@ -162,6 +167,7 @@ def _contest(
     rows: Sequence[Row],
     study: Mapping[str, Any],
     metrics: Mapping[str, Mapping[str, Any]],
+    axes: tuple[Axis, ...],
 ) -> Contest:
     runs = [row for row in rows if row["status"] != "skipped"]
     task = next((row["task"] for row in rows if row["task"]), "")
@@ -192,7 +198,7 @@ def _contest(
         ratio=float(np.mean(ratios)) if ratios else 1 / max(folds - 1, 1),
         expected=expected,
         rows=tuple(rows),
-        combinations=_combinations(rows, _planned(study, dataset), expected),
+        combinations=_combinations(rows, _planned(study, dataset, axes), expected, axes),
     )
 
 
@@ -206,24 +212,23 @@ def _cell(row: Row) -> tuple[int, int, int]:
 
 
 def _combinations(
-    rows: Iterable[Row], planned: Iterable[Key], expected: int
+    rows: Iterable[Row], asked: Iterable[Key], expected: int, axes: tuple[Axis, ...]
 ) -> tuple[Combination, ...]:
-    """Group rows by combination; those that are planned and have no row yet have no trials."""
+    """Group rows by combination; one that is asked for and has no row has no trials."""
     cells: dict[Key, dict[tuple[int, int, int], Row]] = {}
     skipped: dict[Key, str] = {}
     for row in sorted(rows, key=lambda r: r["finished_at"].timestamp() if r["finished_at"] else 0):
-        key = tuple("" if row[axis] in _SAYS_NOTHING else row[axis] for axis in AXES)
+        key = key_of(row, axes)
         mine = cells.setdefault(key, {})
         if row["status"] == "skipped":
             skipped[key] = row["reason"] or "no reason given"
         else:
             mine[_cell(row)] = row
-    seen = {key[:3] for key in cells}
-    for key in planned:
-        if key not in seen:
-            cells[(*key, "", "", "")] = {}
+    for key in asked:
+        cells.setdefault(key, {})
     return tuple(
         Combination(
+            axes=axes,
             key=key,
             trials=tuple(by_cell[cell] for cell in sorted(by_cell)),
             expected=expected,
@@ -233,21 +238,8 @@ def _combinations(
     )
 
 
-def _planned(study: Mapping[str, Any], dataset: str) -> list[Key]:
-    """Return (model, optimizer, loss) of each combination a study asks for on a data set."""
+def _planned(study: Mapping[str, Any], dataset: str, axes: tuple[Axis, ...]) -> list[Key]:
+    """Return the key of each combination that a study asks for on a data set."""
     if dataset not in [label(entry) for entry in study.get("data", ())]:
         return []
-    axes = [study.get(axis, ()) for axis in ("models", "optimizers", "losses")]
-    return list(product(*([label(entry) for entry in axis] for axis in axes)))
-
-
-def label(entry: Any) -> str:
-    """Return how results name an entry of an axis in study.yaml: `adam`, `sgd(lr=0.05)`."""
-    if not isinstance(entry, Mapping):
-        return str(entry)
-    # Of a reference or a path the last part alone.
-    name = str(entry["name"]).rpartition(":")[2].rstrip("/").rpartition("/")[2]
-    params = entry.get("params") or {}
-    if not params:
-        return name
-    return f"{name}({', '.join(f'{k}={v}' for k, v in sorted(params.items()))})"
+    return planned(study, axes)

@@ -47,16 +47,14 @@ from typing import Any
 import numpy as np
 
 from results import text
+from results.tables.protocol import DEFAULTS
 from results.verdict import statistics
 from results.verdict.across_datasets import across
-from results.verdict.combinations import AXES, Combination, Contest
+from results.verdict.combinations import Combination, Contest
 from results.verdict.sentences import Finding, no_verdict
 
 #: Raised when a key of the verdict changes its meaning.
 VERDICT_VERSION = 1
-
-# Used where neither study.yaml nor the footer has them: the protocol's defaults.
-ALPHA, MARGIN = 0.05, 0.01
 
 _MEANS = {
     "train_sec": "train_sec",
@@ -74,7 +72,7 @@ def verdict(every: Sequence[Contest], study: Mapping[str, Any]) -> dict[str, Any
     `study` is the content of study.yaml, {} where there is none; its `alpha` and `margin` rule.
     """
     rows = [row for contest in every for row in contest.rows]
-    alpha, margin = float(study.get("alpha", ALPHA)), float(study.get("margin", MARGIN))
+    alpha, margin = (float(study.get(key, DEFAULTS[key])) for key in ("alpha", "margin"))
     return {
         "version": VERDICT_VERSION,
         "study": study.get("name") or next((r["study"] for r in rows if r["study"]), None),
@@ -243,7 +241,7 @@ def _described(
         folds = combination.by_fold("test_score")
         row: dict[str, Any] = {
             "name": combination.name,
-            **{axis: value or None for axis, value in zip(AXES, combination.key, strict=True)},
+            **{column: entry or None for column, entry in combination.entries.items()},
             "state": combination.state,
             "note": combination.note,
             "reasons": _reasons(combination),

@@ -286,6 +286,7 @@ class _Trial:
             }
             return [
                 {"split": split, "metric": m, "unit": "image", "region": "", "value": v}
+                | {"headline": True}
                 for split in ("inner", "test")
                 for m, v in found.items()
             ]
@@ -296,6 +297,7 @@ class _Trial:
                 "unit": "voxel" if m == "dice" else "volume",
                 "region": region,
                 "convention": convention,
+                "headline": region == "mean" and convention in ("skip_empty", None),
                 "value": v + shift,
             }
             for m, v, conventions in (
@@ -308,7 +310,7 @@ class _Trial:
 
     def _degraded(self) -> list[dict[str, Any]]:
         return [
-            {**row, "stratum": label, "value": row["value"] - step}
+            {**row, "degradation": label, "value": row["value"] - step}
             for label, step in self.made.degraded.items()
             for row in self._metrics()
             if row["split"] == "test"

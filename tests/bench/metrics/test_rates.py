@@ -15,7 +15,10 @@ from sklearn.calibration import calibration_curve
 from bench.metrics import rates
 from bench.metrics.aggregate import classification_rows, headline
 
-ROW_KEYS = ["metric", "unit", "region", "convention", "stratum", "value"]
+ROW_KEYS = [
+    *("metric", "unit", "region", "convention", "stratum", "degradation"),
+    *("value", "headline"),
+]
 
 Predictions = tuple[NDArray[np.float64], NDArray[np.int64]]
 

@@ -14,7 +14,10 @@ from bench.metrics.aggregate import classification_rows, headline, segmentation_
 from bench.metrics.confusion import confusion
 from bench.metrics.table import METRICS, PRIMARY, Metric
 
-ROW_KEYS = ["metric", "unit", "region", "convention", "stratum", "value"]
+ROW_KEYS = [
+    *("metric", "unit", "region", "convention", "stratum", "degradation"),
+    *("value", "headline"),
+]
 # What counts what, as the user reads it in the column `unit`.
 LEVELS = {"case", "voxel", "lesion", "image", "patient"}
 

@@ -17,7 +17,10 @@ from models.output import Output
 from results.tables.schema import CASES
 from results.tables.store import read, write_trial
 
-ROW_KEYS = ("metric", "unit", "region", "convention", "stratum", "value")
+ROW_KEYS = [
+    *("metric", "unit", "region", "convention", "stratum", "degradation"),
+    *("value", "headline"),
+]
 
 
 def run(case, **changes):

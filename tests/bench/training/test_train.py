@@ -396,17 +396,19 @@ def test_degraded_images_are_scored_beside_the_others_and_change_nothing_else(ma
     worse = (Choice(name="noise", params={"deviation": 3.0}), Choice(name="blur"))
     plain, outcome = run(make_trial(task)), run(make_trial(task), degrade=worse)
     labels = {"noise(deviation=3.0)", "blur"}
-    own = [m for m in outcome.metrics if m["stratum"] not in labels]
+    own = [m for m in outcome.metrics if not m["degradation"]]
     assert own == plain.metrics
+    assert {m["degradation"] for m in outcome.metrics} == {"", *labels}
     assert outcome.cases == plain.cases
     # Not the AUC, which is 1 on these images either way.
     watched = "brier" if task == "classification" else "dice"
 
-    def values(stratum: str) -> list[float]:
+    def values(degradation: str) -> list[float]:
         return [
             m["value"]
             for m in outcome.metrics
-            if (m["split"], m["metric"], m["stratum"]) == ("test", watched, stratum)
+            if (m["split"], m["metric"], m["degradation"]) == ("test", watched, degradation)
+            and not m["stratum"]
         ]
 
     assert len(values("")) == len(values("blur")) > 0

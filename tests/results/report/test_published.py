@@ -8,7 +8,14 @@ from results.report.published import beside_paper
 
 
 def line(metric: str, unit: str, **more: str) -> dict[str, Any]:
-    return {"metric": metric, "unit": unit, "region": "mean", "stratum": "", "mean": 0.5} | more
+    return {
+        "metric": metric,
+        "unit": unit,
+        "region": "mean",
+        "stratum": "",
+        "degradation": "",
+        "mean": 0.5,
+    } | more
 
 
 @pytest.mark.parametrize(

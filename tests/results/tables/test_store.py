@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from results.tables import store
+from results.tables.axes import described
 from results.tables.schema import SCHEMA_VERSION, STATUSES, TABLES
 from results.tables.store import RowError, RunError, compact, finished, footer, read, write_trial
 
@@ -41,7 +42,7 @@ step_ms_p95 optimizer_step_ms_p50 infer_ms_per_case optimizer_state_bytes peak_m
 energy_joules flops_per_sample sec_to_target sample_gradients_to_target device_name device_count
 threads lane shared_device started_at finished_at git_commit versions
 """,
-    "metrics": "trial_id split metric unit region convention stratum value",
+    "metrics": "trial_id split metric unit region convention stratum degradation headline value",
     "epochs": """
 trial_id epoch train_loss val_loss val_score lr sample_gradients gradient_evaluations elapsed_sec
 samples_per_sec data_wait_sec
@@ -110,7 +111,10 @@ def test_what_is_written_is_read(tmp_path):
     assert row["started_at"] == datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
     assert read(tmp_path, "cases").to_pylist()[1]["dice"] == 0.5
     assert finished(tmp_path) == {"a": "ok", "b": "ok"}
-    assert footer(tmp_path) == FOOTER | {"schema_version": SCHEMA_VERSION}
+    assert footer(tmp_path) == FOOTER | {
+        "schema_version": SCHEMA_VERSION,
+        "axes": described(),
+    }
 
 
 def test_a_run_that_has_not_begun_is_empty(tmp_path):
@@ -415,7 +419,10 @@ def test_compaction_keeps_every_row_and_leaves_failed_trials_alone(tmp_path):
         assert len(names) == 2
         assert names[0] == "broken.parquet"
         assert set(rows_elsewhere(tmp_path, table).values()) == {len(before[table])}
-    assert footer(tmp_path) == FOOTER | {"schema_version": SCHEMA_VERSION}
+    assert footer(tmp_path) == FOOTER | {
+        "schema_version": SCHEMA_VERSION,
+        "axes": described(),
+    }
     assert compact(tmp_path, at_least=1) == 0
 
 
