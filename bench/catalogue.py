@@ -11,9 +11,9 @@ from bench.metrics.degradations import DEGRADATIONS
 from bench.metrics.table import METRICS
 from bench.optimizers.schedules import SCHEDULES
 from bench.optimizers.table import OPTIMIZERS
-from bench.study.components import TASKS
 from bench.study.regularizers import REGULARIZERS
-from bench.study.schema import AXES, STUDIES
+from bench.study.schema import GROWING, STUDIES
+from bench.study.tasks import TASKS
 from loaders.batches.table import LOADERS
 from loaders.datasets.table import KINDS
 from models.table import MODELS
@@ -46,7 +46,7 @@ def _studies() -> Rows:
         text = path.read_text(encoding="utf-8")
         about = " ".join(line[1:].strip() for line in text.splitlines() if line.startswith("#"))
         study = yaml.safe_load(text)
-        axes = {axis: len(study[axis]) for axis in AXES if isinstance(study.get(axis), list)}
+        axes = {axis: len(study[axis]) for axis in GROWING if isinstance(study.get(axis), list)}
         rows.append({"name": path.stem, "summary": about, **axes})
     return rows
 

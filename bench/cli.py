@@ -193,9 +193,11 @@ def plan(
     """
     from bench.core.startup import begin
     from bench.display import counting, duration
-    from bench.planning.estimate import estimate, fits
+    from bench.planning.estimate import estimate
     from bench.planning.plan import resolve
+    from bench.planning.preflight import fits
     from bench.study.schema import load_study
+    from bench.study.trial import skip_columns
 
     asked, base = load_study(study)
     made = resolve(asked, base, out_dir or Path("runs") / asked.name, lanes=lanes or 1)
@@ -212,7 +214,7 @@ def plan(
                 ],
                 "seconds": seconds,
                 "lanes": lanes or 1,
-                "skips": [asdict(s) for s in made.skips],
+                "skips": [skip_columns(s) for s in made.skips],
                 "study": made.study.model_dump(mode="json"),
             }
         )
@@ -235,8 +237,9 @@ def plan(
     out.print(table)
     for line in fits(made):
         out.print(line, highlight=False)
-    for reason in sorted({(s.dataset, s.model, s.reason) for s in made.skips}):
-        out.print(f"skipped on {reason[0]}: {reason[2]}")
+    skipped = {(s.combination["dataset"], s.combination["model"], s.reason) for s in made.skips}
+    for dataset, _, reason in sorted(skipped):
+        out.print(f"skipped on {dataset}: {reason}")
     out.print(
         f"about {duration(seconds)} at most, on {lanes or 1} lane(s) with "
         f"{made.study.threads} thread(s) each on {made.study.device}"
@@ -349,8 +352,8 @@ def _run(
     from bench.display import RunDisplay
     from bench.execution.lanes import room, run_lanes
     from bench.execution.trial_queue import opened, run_here
-    from bench.planning.estimate import fits
     from bench.planning.plan import resolve, save
+    from bench.planning.preflight import fits
     from bench.study.schema import load_study
     from results.report.write import write_report
 

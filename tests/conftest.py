@@ -9,10 +9,13 @@ import torch
 from hypothesis import settings
 from scipy.ndimage import gaussian_filter
 
+from bench.study.choice import Choice
 from bench.study.dataset import DataSet, split_store
-from bench.study.schema import Augment, Choice, Trial
+from bench.study.schema import Augment
+from bench.study.trial import Trial
 from loaders.cases import Case, Item, Kind, Meta, Survey
 from loaders.store.read import Store, open_store, write_store
+from tests.trials import PLAIN, changed
 
 # Once a process, at its start: a second call made a training step many times slower (measured).
 torch.set_num_threads(1)
@@ -132,11 +135,12 @@ def make_trial(
             "trial_id": "a0",
             "dataset": data.name,
             "task": task,
-            "model": Choice(name=model),
-            "optimizer": Choice(name="adam"),
-            "loss": Choice(name="ce"),
-            "schedule": Choice(name="constant"),
-            "regularizer": Choice(name="none"),
+            "choices": {
+                **PLAIN,
+                "model": Choice(name=model),
+                "optimizer": Choice(name="adam"),
+                "loss": Choice(name="ce"),
+            },
             "start": None,
             "repeat": 0,
             "fold": 0,
@@ -162,6 +166,6 @@ def make_trial(
             "loader": "torch",
             "threads": 1,
         }
-        return Trial(**{**fields, **changes}), data, store.path.parent
+        return changed(Trial(**fields), **changes), data, store.path.parent
 
     return make

@@ -36,7 +36,8 @@ from bench.execution.mailbox import Call, Desk
 from bench.execution.trial_queue import LEASE_SEC, Progress, Queue, opened, reason
 from bench.planning.plan import Plan
 from bench.study.components import Part, loss_row, model_row, optimizer_row
-from bench.study.schema import Study, Trial
+from bench.study.schema import Study
+from bench.study.trial import Trial
 from bench.training.train import Outcome, run_trial
 
 log = logging.getLogger("medopt.lanes")

@@ -20,8 +20,9 @@ from bench.core.environment import device_name, git_commit, versions
 from bench.core.references import StudyError
 from bench.metrics.table import METRICS
 from bench.planning.plan import Plan, replace_file
-from bench.study.schema import NUMERICS, Trial, skip_columns, trial_columns
+from bench.study.trial import NUMERICS, Trial, skip_columns, trial_columns
 from bench.training.train import Outcome, run_trial
+from results.tables.axes import key_of
 from results.tables.schema import FINAL_STATUSES
 from results.tables.store import compact, finished, write_trial
 
@@ -32,8 +33,6 @@ LEASE_SEC = 60.0
 # Small files are merged each time so many trials were written: a thousand of them take a report
 # 2.6 s, merged 0.4 s (measured).
 COMPACT_EVERY = 256
-# What a trial's name leaves out: a schedule, regularizer and weights that are the plain ones.
-UNSAID = (None, "constant", "none")
 # A trial that was in hand when a lane died, this often, is written down as failed.
 KILLS = 2
 
@@ -252,8 +251,8 @@ class Queue:
 
 def label(trial: Trial) -> str:
     """Return a trial's name for people: combination, fold and seed."""
-    named = [part for part in trial.combination.values() if part not in UNSAID]
-    return f"{' · '.join(map(str, named))} · fold {trial.fold} · seed {trial.seed}"
+    said = " · ".join(part for part in (trial.dataset, *key_of(trial.combination)) if part)
+    return f"{said} · fold {trial.fold} · seed {trial.seed}"
 
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

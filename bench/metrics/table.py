@@ -331,5 +331,3 @@ METRICS: dict[str, Metric] = {
         ),
     )
 }
-
-PRIMARY = {"classification": "auc", "segmentation": "dice"}

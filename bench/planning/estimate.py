@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -15,11 +15,11 @@ from bench.core.precision import PRECISIONS
 from bench.core.processes import World
 from bench.losses.supervision import supervised
 from bench.losses.table import alone
+from bench.optimizers.table import Optimizer
 from bench.planning.plan import Plan
-from bench.study.components import loss_row, model_row, optimizer_row
+from bench.study.components import Combination, Component
 from bench.study.dataset import DataSet
-from bench.study.pretrained import Stages, load
-from bench.study.schema import Trial
+from bench.study.trial import Trial
 from bench.training.evaluate import Evaluator
 from bench.training.networks import build_model
 from bench.training.train import make_sampler
@@ -46,7 +46,7 @@ class Cost:
         split = data.split(trial.repeat, trial.fold)
         samples = trial.epochs * len(split.train)
         scored = trial.epochs * len(split.inner) + len(split.test)
-        update = self.update_sec.get(trial.optimizer.label, 0.0)
+        update = self.update_sec.get(trial.choices["optimizer"].label, 0.0)
         gradients = samples / self.batch * self.step_sec
         return gradients + samples / trial.batch_size * update + scored * self.case_sec
 
@@ -59,15 +59,18 @@ def estimate(plan: Plan, told: Callable[[int, int], None]) -> float:
     """
     kinds: dict[tuple[str, str], dict[str, Trial]] = {}
     for trial in plan.trials:
-        of_kind = kinds.setdefault((trial.dataset, trial.model.label), {})
-        of_kind.setdefault(trial.optimizer.label, trial)
+        of_kind = kinds.setdefault((trial.dataset, trial.choices["model"].label), {})
+        of_kind.setdefault(trial.choices["optimizer"].label, trial)
     costs = {}
     for done, (kind, trials) in enumerate(kinds.items()):
         told(done, len(kinds))
         costs[kind] = measure(trials, plan.data(kind[0]), plan.base, plan.study.device)
     told(len(kinds), len(kinds))
     return math.fsum(
-        costs[t.dataset, t.model.label].trial_sec(t, plan.data(t.dataset)) for t in plan.trials
+        costs[trial.dataset, trial.choices["model"].label].trial_sec(
+            trial, plan.data(trial.dataset)
+        )
+        for trial in plan.trials
     )
 
 
@@ -80,12 +83,11 @@ def measure(trials: Mapping[str, Trial], data: DataSet, base: Path, device_kind:
     device = torch.device(device_kind)
     store, split = data.store, data.split(trial.repeat, trial.fold)
     sampler = make_sampler(trial, data, trial.seed)
-    model = build_model(
-        trial.model.name, trial.settings("model"), base, store.path, trial.patch
-    ).to(device)
-    row = optimizer_row(trial.optimizer.name, trial.optimizer.params, base).row
-    loss = loss_row(trial.loss.name, trial.loss.params, base).row
-    criterion = loss.bind(trial.settings("loss"))
+    parts = {label: Combination(choices=t.choices, base=base) for label, t in trials.items()}
+    first = next(iter(parts.values()))
+    model = build_model(first.model, store.path, trial.patch).to(device)
+    row, loss = first.optimizer.row, first.loss.row
+    criterion = loss.bind(first.loss.settings)
     batch = min(trial.batch_size * row.batch_multiple, len(split.train))
     pixels, labels = gather(store, sampler.draw(np.arange(batch)))
     image = torch.from_numpy(pixels).to(device)
@@ -107,9 +109,9 @@ def measure(trials: Mapping[str, Trial], data: DataSet, base: Path, device_kind:
     step()
     step_sec = statistics.median(step() for _ in range(STEPS))
     update_sec = {
-        label: _update_sec(own, model, base, device)
-        for label, own in trials.items()
-        if optimizer_row(own.optimizer.name, own.optimizer.params, base).row.step == "plain"
+        label: _update_sec(own.optimizer, model, device)
+        for label, own in parts.items()
+        if own.optimizer.row.step == "plain"
     }
     evaluator = Evaluator(
         trial=trial,
@@ -127,33 +129,12 @@ def measure(trials: Mapping[str, Trial], data: DataSet, base: Path, device_kind:
     return Cost(batch=batch, step_sec=step_sec, case_sec=case_sec, update_sec=update_sec)
 
 
-def _update_sec(trial: Trial, model: nn.Module, base: Path, device: torch.device) -> float:
+def _update_sec(kind: Component[Optimizer], model: nn.Module, device: torch.device) -> float:
     """Time the second update of an optimizer: the first one makes its state."""
-    row = optimizer_row(trial.optimizer.name, trial.optimizer.params, base).row
-    optimizer = row.build(model.parameters(), **row.settings(trial.settings("optimizer")))
+    optimizer = kind.row.build(model.parameters(), **kind.settings)
     optimizer.step()
     start = perf_counter()
     optimizer.step()
     if device.type == "cuda":
         torch.cuda.synchronize()
     return perf_counter() - start
-
-
-def fits(plan: Plan) -> Iterator[str]:
-    """Say of each model and its pretrained weights what of them it takes.
-
-    Raises StudyError where they do not fit, or a stage that is to be frozen is none.
-    """
-    seen: set[tuple[str, str]] = set()
-    for trial in plan.trials:
-        if trial.start is None or (trial.model.label, trial.start.label) in seen:
-            continue
-        seen.add((trial.model.label, trial.start.label))
-        row = model_row(trial.model.name, trial.model.params, plan.base).row
-        store = plan.data(trial.dataset).path
-        model = build_model(
-            trial.model.name, trial.settings("model"), plan.base, store, trial.patch
-        )
-        match = load(model, row, trial.start)
-        Stages(model, row, trial.start)
-        yield f"{trial.model.label} starts from {trial.start.label}: {match}"

@@ -18,19 +18,19 @@ import yaml
 
 from bench.core.references import StudyError
 from bench.planning.expand import expand
-from bench.study.dataset import DataSet, StoreError, locate, open_once, split_store
-from bench.study.schema import (
-    AXES,
-    NUMERICS,
-    DataEntry,
-    Skip,
-    Study,
-    Trial,
-    parse_study,
-    trial_columns,
+from bench.study.dataset import (
+    DataSet,
+    StoreError,
+    labels_to_stratify,
+    locate,
+    open_once,
+    split_store,
 )
+from bench.study.schema import GROWING, DataEntry, Study, parse_study
+from bench.study.trial import NUMERICS, Skip, Trial, trial_columns
 from loaders.batches.table import LOADERS, fastest_loader
 from loaders.sampling.folds import FoldError, Split, check_splits, splits_from_table, splits_table
+from loaders.store.read import Store
 from results.tables.axes import COLUMNS
 from results.tables.schema import FINAL_STATUSES
 from results.tables.store import footer, read
@@ -137,7 +137,7 @@ def save(plan: Plan) -> None:
     study = plan.study
     before = _earlier(plan.run)
     if before:
-        study = study.model_copy(update={axis: _union(before, study, axis) for axis in AXES})
+        study = study.model_copy(update={axis: _union(before, study, axis) for axis in GROWING})
     text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     replace_file(plan.run / "study.yaml", text.encode())
     tables = {**_saved_folds(plan.run)}
@@ -173,14 +173,13 @@ def _saved_folds(run: Path) -> dict[str, pa.Table]:
     return {n: table.filter(pc.equal(table.column("dataset"), n)) for n in names}
 
 
-def _splits(table: pa.Table | None, store: Any, name: str) -> list[Split] | None:
+def _splits(table: pa.Table | None, store: Store, name: str) -> list[Split] | None:
     """Return the folds that an earlier call saved, checked against the store as it is now."""
     if table is None:
         return None
     try:
         splits = splits_from_table(table.drop_columns("dataset"), store.case_ids)
-        labels = store.labels if store.meta.task == "classification" else None
-        check_splits(splits, store.groups, labels)
+        check_splits(splits, store.groups, labels_to_stratify(store))
     except FoldError as error:
         raise StudyError(
             f"folds.parquet does not fit the store of {name!r} any more: {error} "
@@ -203,7 +202,7 @@ def _fix(study: Study, before: Study | None, threads: int, *, cuda: bool) -> Stu
         "threads": study.threads is not None,
         "loader": study.loader != "auto",
     }
-    fixed = study.model_copy(update={k: v for k, v in automatic.items() if not asked[k]})
+    fixed: Study = study.model_copy(update={k: v for k, v in automatic.items() if not asked[k]})
     if not LOADERS[fixed.loader].available():
         works = ", ".join(name for name, row in LOADERS.items() if row.available())
         raise StudyError(
@@ -216,7 +215,7 @@ def _fix(study: Study, before: Study | None, threads: int, *, cuda: bool) -> Stu
 def _same_protocol(study: Study, before: Study) -> None:
     """Raise StudyError if anything but the length of the axes differs from the run as it stands."""
     for key in Study.model_fields:
-        if key not in AXES and getattr(study, key) != getattr(before, key):
+        if key not in GROWING and getattr(study, key) != getattr(before, key):
             raise StudyError(
                 f"{key}: this run was made with {getattr(before, key)!r}, the study now says "
                 f"{getattr(study, key)!r}. Choose another --out, or a new name in the study."

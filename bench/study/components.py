@@ -1,8 +1,12 @@
-"""From a name in a study to the row it stands for: of our tables, or of the user's own making."""
+"""What a combination's entries stand for: rows of our tables or of the user's own making.
+
+Each is looked up once for a combination, with its settings, and carried from there.
+"""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -13,9 +17,15 @@ from bench.core.settings import merge
 from bench.losses.reductions import wide
 from bench.losses.table import LOSSES, Loss, Total
 from bench.optimizers.by_reference import borrowed, source_of
+from bench.optimizers.schedules import SCHEDULES, Schedule
 from bench.optimizers.table import OPTIMIZERS, Optimizer
+from bench.study.axes import STUDY_AXES
+from bench.study.choice import Choice
+from bench.study.regularizers import Regularizer
+from bench.study.tasks import TASKS
 from models.spec import Model
 from models.table import MODELS
+from results.tables.axes import AXES
 
 Row = TypeVar("Row")
 
@@ -28,7 +38,94 @@ class Part(Generic[Row]):
     identity: str
 
 
-TASKS = ("classification", "segmentation")
+@dataclass(frozen=True, kw_only=True)
+class Component(Generic[Row]):
+    """A part of a trial: its row, its identity as above, and every setting made for it.
+
+    What other axes set stands over what its own entry sets.
+    """
+
+    row: Row
+    identity: str
+    settings: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Combination:
+    """One point of the axes, with what its entries stand for.
+
+    `choices` maps the column of each axis to its entry; `base` is the folder that references in the
+    study start at. Properties raise StudyError on a setting that a row does not know or take.
+    """
+
+    choices: Mapping[str, Choice]
+    base: Path
+
+    @cached_property
+    def own_model(self) -> Part[Model]:
+        """The model as its own entry has it, whatever other axes set."""
+        return model_row(*self._own("model"), self.base)
+
+    @cached_property
+    def own_optimizer(self) -> Part[Optimizer]:
+        """The optimizer as its own entry has it."""
+        return optimizer_row(*self._own("optimizer"), self.base)
+
+    @cached_property
+    def own_loss(self) -> Part[Loss]:
+        """The loss as its own entry has it."""
+        return loss_row(*self._own("loss"), self.base)
+
+    @cached_property
+    def model(self) -> Component[Model]:
+        """The model, with all that is set for it."""
+        own = self.own_model
+        settings = {**own.row.options, **self.given("model")}
+        return Component(row=own.row, identity=own.identity, settings=settings)
+
+    @cached_property
+    def optimizer(self) -> Component[Optimizer]:
+        """The optimizer, with all that is set for it."""
+        own = self.own_optimizer
+        settings = own.row.settings(self.given("optimizer"))
+        return Component(row=own.row, identity=own.identity, settings=settings)
+
+    @cached_property
+    def loss(self) -> Component[Loss]:
+        """The loss, with all that is set for it."""
+        own = self.own_loss
+        settings = own.row.settings(self.given("loss"))
+        return Component(row=own.row, identity=own.identity, settings=settings)
+
+    @cached_property
+    def schedule(self) -> Component[Schedule]:
+        """The schedule, with all that is set for it."""
+        chosen = self.choices["schedule"]
+        row = SCHEDULES[chosen.name]
+        return Component(row=row, identity=chosen.name, settings=row.settings(chosen.params))
+
+    @property
+    def setters(self) -> Iterator[tuple[Regularizer, Choice]]:
+        """Give the chosen rows that set something in other parts, in the order of axes."""
+        for axis in AXES:
+            table, chosen = STUDY_AXES[axis.key].changes, self.choices[axis.column]
+            if table is not None:
+                yield table[chosen.name], chosen
+
+    def changes(self, part: str) -> dict[str, Any]:
+        """Return field -> value of what other axes set in a part: model, augment, trial, ..."""
+        return {
+            field: value
+            for row, chosen in self.setters
+            for field, value in row.changes(part, chosen.params).items()
+        }
+
+    def given(self, part: str) -> dict[str, Any]:
+        """Return what is set for a part: by its own entry, and over it by other axes."""
+        return {**self.choices[part].params, **self.changes(part)}
+
+    def _own(self, part: str) -> tuple[str, dict[str, Any]]:
+        return self.choices[part].name, self.choices[part].params
 
 
 def model_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Model]:
@@ -48,7 +145,7 @@ def model_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Model]:
     row = Model(
         name=name,
         build=build,
-        tasks=TASKS,
+        tasks=tuple(TASKS),
         dims=(2, 3),
         divisor=1,
         min_size=1,
@@ -102,7 +199,7 @@ def loss_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Loss]:
         function=_per_sample(function),
         defaults=dict(params),
         bounds={},
-        tasks=TASKS,
+        tasks=tuple(TASKS),
         formula="of the user's own",
         summary="of the user's own",
         source=name,

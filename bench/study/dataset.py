@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.core.references import StudyError, load_reference
+from bench.study.tasks import TASKS
 from loaders.cases import Case, Item, Kind, Meta, Survey
 from loaders.sampling.folds import FoldError, Split, make_splits
 from loaders.store.read import Store, StoreError, open_store, user_key, write_store
@@ -16,8 +17,6 @@ from loaders.store.read import Store, StoreError, open_store, user_key, write_st
 # Largest automatic patch side by dims, in voxels: common practice is 512 and 96 to 128; lowered to
 # what a laptop trains on. Assumption.
 PATCH_CAP = {2: 256, 3: 64}
-# Automatic segmentation patches are multiples of this, which four levels of pooling divide.
-PATCH_STEP = 16
 
 open_once = lru_cache(maxsize=None)(open_store)
 
@@ -93,7 +92,7 @@ def split_store(
     try:
         return tuple(
             make_splits(
-                labels=store.labels if store.meta.task == "classification" else None,
+                labels=labels_to_stratify(store),
                 groups=store.groups,
                 hashes=store.hashes,
                 classes=store.meta.classes,
@@ -107,16 +106,19 @@ def split_store(
         raise StudyError(f"data {store.meta.name!r}: {error}") from error
 
 
-def automatic_patch(store: Store) -> tuple[int, ...]:
-    """Return a patch for a store: a classifier sees whole images, a segmenter the median shape.
+def labels_to_stratify(store: Store) -> np.ndarray | None:
+    """Return the labels (n,) that folds are stratified by, None where the task has none."""
+    return store.labels if TASKS[store.meta.task].stratified else None
 
-    Sides are capped (PATCH_CAP), and for segmentation brought up to a multiple of PATCH_STEP.
+
+def automatic_patch(store: Store) -> tuple[int, ...]:
+    """Return a patch for a store: the median shape, brought up to the multiple that its task asks.
+
+    Sides are capped (PATCH_CAP).
     """
     median = np.median(store.shapes, axis=0).astype(int)
-    cap = PATCH_CAP[store.meta.dims]
-    if store.meta.task == "classification":
-        return tuple(int(min(side, cap)) for side in median)
-    return tuple(int(min(-(-side // PATCH_STEP) * PATCH_STEP, cap)) for side in median)
+    cap, step = PATCH_CAP[store.meta.dims], TASKS[store.meta.task].patch_multiple
+    return tuple(int(min(-(-side // step) * step, cap)) for side in median)
 
 
 __all__ = ["DataSet", "StoreError", "automatic_patch", "locate", "open_once", "split_store"]

@@ -21,9 +21,10 @@ class Regularizer:
     """One regularizer of the table.
 
     `sets` maps `part.field` to the setting that goes there; `defaults` names every setting that a
-    study may change.
+    study may change. `what` is what such a row is called: other axes may have rows of this kind.
     """
 
+    what: str = "regularizer"
     name: str
     sets: Mapping[str, str]
     defaults: Mapping[str, Setting]
@@ -33,7 +34,7 @@ class Regularizer:
 
     def settings(self, params: Mapping[str, Any]) -> dict[str, Setting]:
         """Return every setting, `params` over the defaults; raises ValueError as `merge` does."""
-        return merge(f"regularizer {self.name}", self.defaults, params)
+        return merge(f"{self.what} {self.name}", self.defaults, params)
 
     def changes(self, part: str, params: Mapping[str, Any]) -> dict[str, Setting]:
         """Return field -> value of what is set in one of PARTS."""
@@ -50,7 +51,7 @@ class Regularizer:
             if field not in fields:
                 known = ", ".join(fields) or "none"
                 return (
-                    f"regularizer {self.name} sets {field} of the {part}, and {name} has no such "
+                    f"{self.what} {self.name} sets {field} of the {part}, and {name} has no such "
                     f"setting (it has: {known})"
                 )
         return None

@@ -1,4 +1,4 @@
-"""Study and Trial: what is asked and one unit of its work, frozen and validated.
+"""Study: what is asked, frozen and validated.
 
 A study is one YAML file. Nine lines are enough:
 
@@ -12,66 +12,39 @@ A study is one YAML file. Nine lines are enough:
 Everything else has a documented default, which the field descriptions below state.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
+    create_model,
     model_validator,
 )
 
 from bench.core.precision import PRECISIONS
-from bench.core.references import StudyError, is_reference, unknown
-from bench.core.settings import merge
-from bench.losses.table import LOSSES
+from bench.core.references import StudyError, unknown
 from bench.metrics.degradations import DEGRADATIONS
-from bench.metrics.table import METRICS, PRIMARY
-from bench.optimizers.schedules import SCHEDULES
-from bench.optimizers.table import OPTIMIZERS
-from bench.study.pretrained import Start, start_settings
-from bench.study.regularizers import REGULARIZERS
+from bench.metrics.table import METRICS
+from bench.study.axes import STUDY_AXES
+from bench.study.choice import Choice, Entry, check_entries
+from bench.study.tasks import TASKS
 from loaders.batches.table import LOADERS
-from models.spec import Model
-from models.table import MODELS
-
-# Raised by a developer whenever the same settings would give other numbers than before.
-NUMERICS = 3
+from results.tables.axes import AXES, Axis
+from results.tables.protocol import DEFAULTS
 
 STUDIES = Path(__file__).parents[1] / "ready_studies"
-AXES = (
-    "data",
-    "models",
-    "optimizers",
-    "losses",
-    "schedules",
-    "regularizers",
-    "pretrained",
-    "seeds",
-)
+# What may grow while a run is made: the axes, the data, the seeds.
+GROWING = ("data", *(axis.key for axis in AXES), "seeds")
+# Keys whose entries are a name, or a name with settings.
+ENTRIES = (*(axis.key for axis in AXES), "degrade")
 
-# The axes whose entries are a name, or a name with parameters.
-ENTRIES = (
-    "models",
-    "optimizers",
-    "losses",
-    "schedules",
-    "regularizers",
-    "pretrained",
-    "degrade",
-)
-
-
-# Those of them whose entries are rows of our tables alone, never a reference.
-OURS = ("schedules", "regularizers", "degrade")
+StopOn = Literal["score", "loss"]
 
 _Entry = TypeVar("_Entry")
 
@@ -147,50 +120,6 @@ def _one_each(name: str, values: tuple[_Entry, ...], number: int) -> tuple[_Entr
     return values
 
 
-def _check_json(params: dict[str, Any]) -> dict[str, Any]:
-    """Return `params`; raises ValueError that names the one that JSON cannot hold."""
-    for name, value in params.items():
-        try:
-            json.dumps(value)
-        except TypeError as error:
-            raise ValueError(
-                f"setting {name} is {value!r}; settings are numbers, text, true, false, and lists "
-                f"and mappings of these."
-            ) from error
-    return params
-
-
-class Choice(_Frozen):
-    """One entry of an axis: a row of a table or a reference, and the parameters set for it.
-
-    They are what JSON can hold, since a trial's id is the hash of their JSON.
-    """
-
-    name: str
-    params: Annotated[dict[str, Any], AfterValidator(_check_json)] = {}
-
-    @property
-    def label(self) -> str:
-        """Return the name that results carry: `sgd`, `sgd(lr=0.05)`, `my_net` for a reference."""
-        # Of a path its last part alone: folders of the user's are nobody else's business.
-        short = self.name.rpartition(":")[2].rstrip("/").rpartition("/")[2]
-        if not self.params:
-            return short
-        return f"{short}({', '.join(f'{k}={v}' for k, v in sorted(self.params.items()))})"
-
-
-def _choice(entry: Any) -> Any:
-    if isinstance(entry, str):
-        return {"name": entry}
-    if isinstance(entry, dict) and len(entry) == 1 and "name" not in entry:
-        ((name, params),) = entry.items()
-        return {"name": name, "params": params or {}}
-    return entry
-
-
-Entry = Annotated[Choice, BeforeValidator(_choice)]
-
-
 def _several(entry: Any) -> Any:
     """Read one value as a list of one."""
     return entry if isinstance(entry, list | tuple) else [entry]
@@ -223,47 +152,55 @@ def _data_entry(entry: Any) -> Any:
     return {"store": entry} if isinstance(entry, str) else entry
 
 
-class Study(_Frozen):
-    """One question: which of these combinations is best on these data under this protocol."""
-
+class _Asked(_Frozen):
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="names the run folder"
     )
     data: tuple[Annotated[DataEntry, BeforeValidator(_data_entry)], ...] = Field(min_length=1)
-    models: tuple[Entry, ...] = Field(min_length=1)
-    optimizers: tuple[Entry, ...] = Field(min_length=1)
-    losses: tuple[Entry, ...] = Field(min_length=1)
-    schedules: tuple[Entry, ...] = Field(
-        (Choice(name="constant"),), min_length=1, description="of the learning rate"
-    )
-    regularizers: tuple[Entry, ...] = Field(
-        (Choice(name="none"),), min_length=1, description="none: early stopping alone"
-    )
-    pretrained: Annotated[tuple[Entry, ...], BeforeValidator(_several)] = Field(
-        (Choice(name="none"),),
-        min_length=1,
-        description="weights to start from: none, imagenet, a file of weights, or a run's folder",
-    )
+
+
+def _axis_field(axis: Axis) -> tuple[Any, Any]:
+    """Return the field of an axis: a list of entries, the plain one where it is left out."""
+    kind: Any = tuple[Entry, ...]
+    if STUDY_AXES[axis.key].single:
+        kind = Annotated[kind, BeforeValidator(_several)]
+    default: Any = (Choice(name=axis.plain),) if axis.plain else ...
+    return kind, Field(default, min_length=1, description=STUDY_AXES[axis.key].about)
+
+
+_fields: dict[str, Any] = {axis.key: _axis_field(axis) for axis in AXES}
+_WithAxes = create_model("_WithAxes", __base__=_Asked, **_fields)
+
+
+class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: made of a table
+    """One question: which of these combinations is best on these data under this protocol."""
+
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="weights and sample order")
 
-    folds: int = Field(5, ge=2, description="cross-validation folds, grouped and stratified")
-    repeats: int = Field(1, ge=1, description="times the data are split anew")
+    folds: int = Field(
+        DEFAULTS["folds"], ge=2, description="cross-validation folds, grouped and stratified"
+    )
+    repeats: int = Field(DEFAULTS["repeats"], ge=1, description="times the data are split anew")
     split_seed: int = Field(0, ge=0, description="seed of the splits")
-    inner_fraction: float = Field(0.2, gt=0, lt=0.9, description="of a training part, validation")
+    inner_fraction: float = Field(
+        DEFAULTS["inner_fraction"], gt=0, lt=0.9, description="of a training part, validation"
+    )
 
     epochs: int = Field(20, ge=1, description="budget, in n_train sample-gradients each")
     batch_size: int | None = Field(None, ge=1, description="samples a step; null: by task and dims")
     patch: tuple[int, ...] | None = Field(None, description="voxels a side; null: from the shapes")
     augment: Augment = Augment()  # type: ignore[call-arg]  # pydantic fills every default
     normalize: Normalize = Field(
-        "z-score",
+        DEFAULTS["normalize"],
         description="intensities as standard deviations from the mean; range: lowest to highest as"
         " 0 to 1. In MRI those of a case's own brain (range: of its whole image), else of the"
         " training part",
     )
-    patience: int = Field(10, ge=1, description="epochs without a better inner score")
-    stop_on: Literal["score", "loss"] = Field(
-        "score",
+    patience: int = Field(
+        DEFAULTS["patience"], ge=1, description="epochs without a better inner score"
+    )
+    stop_on: StopOn = Field(
+        DEFAULTS["stop_on"],
         description="inner validation stops on it; loss: as the papers do",
     )
     overlap: float = Field(0.25, ge=0, lt=1, description="overlap of sliding windows in evaluation")
@@ -272,9 +209,15 @@ class Study(_Frozen):
         (), description="done to test images, for how much worse the scores get: noise, blur, ..."
     )
 
-    primary: dict[str, str] = Field(dict(PRIMARY), description="primary metric by task")
-    margin: float = Field(0.01, ge=0, description="difference that does not matter in practice")
-    alpha: float = Field(0.05, gt=0, lt=0.5, description="error rate of the simultaneous intervals")
+    primary: dict[str, str] = Field(
+        {row.name: row.primary for row in TASKS.values()}, description="primary metric by task"
+    )
+    margin: float = Field(
+        DEFAULTS["margin"], ge=0, description="difference that does not matter in practice"
+    )
+    alpha: float = Field(
+        DEFAULTS["alpha"], gt=0, lt=0.5, description="error rate of the simultaneous intervals"
+    )
     target: float | None = Field(None, description="score that time-to-target counts to")
 
     loader: str = Field("auto", description="auto, or a row of `medopt list loaders`")
@@ -289,55 +232,29 @@ class Study(_Frozen):
         False, description="keep each trial's chosen weights, for `pretrained` of a later study"
     )
 
+    def entries(self, key: str) -> tuple[Choice, ...]:
+        """Return the entries of an axis, by its key."""
+        found: tuple[Choice, ...] = getattr(self, key)
+        return found
+
     @model_validator(mode="after")
     def _names(self) -> "Study":
-        for axis, what, table in (
-            ("models", "model", MODELS),
-            ("optimizers", "optimizer", OPTIMIZERS),
-            ("losses", "loss", LOSSES),
-            ("schedules", "schedule", SCHEDULES),
-            ("regularizers", "regularizer", REGULARIZERS),
-            ("degrade", "degradation", DEGRADATIONS),
-        ):
-            labels = set()
-            for entry in getattr(self, axis):
-                ours = axis in OURS or not is_reference(entry.name)
-                if ours and entry.name not in table:
-                    raise ValueError(f"{axis}: {unknown(what, entry.name, table)}")
-                if entry.name in table:
-                    _check_settings(what, axis, table[entry.name], entry.params)
-                if entry.label in labels:
-                    raise ValueError(f"{axis}: {entry.label!r} stands there twice.")
-                labels.add(entry.label)
-        for entry in self.pretrained:
-            try:
-                start_settings(entry.params)
-            except ValueError as error:
-                raise ValueError(f"pretrained: {error}.") from error
+        for axis in AXES:
+            STUDY_AXES[axis.key].check(axis.key, self.entries(axis.key))
+        check_entries("degrade", "degradation", self.degrade, DEGRADATIONS)
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision: {unknown('precision', self.precision, PRECISIONS)}")
         for task, metric in self.primary.items():
-            if task not in PRIMARY:
-                raise ValueError(f"primary: {unknown('task', task, PRIMARY)}")
+            if task not in TASKS:
+                raise ValueError(f"primary: {unknown('task', task, TASKS)}")
             allowed = [m.name for m in METRICS.values() if task in m.tasks]
             if metric not in allowed:
                 raise ValueError(f"primary: {unknown(f'{task} metric', metric, allowed)}")
         if self.loader != "auto" and self.loader not in LOADERS:
             raise ValueError(f"loader: {unknown('loader', self.loader, ['auto', *LOADERS])}")
         if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds: a seed stands there twice.")
+            raise ValueError("seeds: a seed is listed twice.")
         return self
-
-
-def _check_settings(what: str, axis: str, row: Any, params: Mapping[str, Any]) -> None:
-    """Raise ValueError where `params` are no settings of a table's row."""
-    try:
-        if isinstance(row, Model):
-            merge(f"{what} {row.name}", row.options, params)
-        else:
-            row.settings(params)
-    except ValueError as error:
-        raise ValueError(f"{axis}: {error}.") from error
 
 
 def _problem(error: Mapping[str, Any]) -> str:
@@ -369,7 +286,7 @@ def parse_study(text: str, where: str) -> Study:
     if not isinstance(raw, dict):
         raise StudyError(f"{where}: a study is a mapping of keys to values, this is not one.")
     try:
-        return Study.model_validate(raw)
+        study: Study = Study.model_validate(raw)
     except ValidationError as error:
         # An axis that lost its one entry to another problem is not also said to be empty.
         found = error.errors()
@@ -378,6 +295,7 @@ def parse_study(text: str, where: str) -> Study:
             _problem(e) for e in found if e["type"] != "too_short" or e["loc"][0] not in axes
         ]
         raise StudyError("\n".join(f"{where}: {p}" for p in problems)) from error
+    return study
 
 
 def load_study(path: Path) -> tuple[Study, Path]:
@@ -394,116 +312,3 @@ def load_study(path: Path) -> tuple[Study, Path]:
         f"there is no study file {str(path)!r}, and no ready study of that name. "
         f"Ready studies: {', '.join(ready)}."
     )
-
-
-def settings_of(chosen: Choice, part: str, regularizer: Choice) -> dict[str, Any]:
-    """Return what is set for a part of a combination: its own entry, the regularizer over it."""
-    row = REGULARIZERS[regularizer.name]
-    return {**chosen.params, **row.changes(part, regularizer.params)}
-
-
-# ---- trials ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One combination on one fold with one seed and one set of hyperparameters: a unit of work.
-
-    Holds all that decides its result but the data themselves, which `dataset` names.
-    """
-
-    trial_id: str
-    dataset: str
-    task: str
-    model: Choice
-    optimizer: Choice
-    loss: Choice
-    schedule: Choice
-    regularizer: Choice
-    start: Start | None
-    repeat: int
-    fold: int
-    seed: int
-    epochs: int
-    batch_size: int
-    patch: tuple[int, ...]
-    augment: Augment
-    normalize: Normalize
-    patience: int
-    stop_on: str
-    overlap: float
-    primary: str
-    target: float | None
-    stops: bool
-    mixup: float
-    balance: bool
-    precision: str
-    channels_last: bool
-    compiled: bool
-    keep_weights: bool
-    degrade: tuple[Choice, ...]
-    loader: str
-    threads: int
-
-    def settings(self, part: Literal["model", "optimizer", "loss"]) -> dict[str, Any]:
-        """Return what is set for a part: by its own entry, and over it by the regularizer."""
-        return settings_of(getattr(self, part), part, self.regularizer)
-
-    @property
-    def has_own(self) -> bool:
-        """Whether code of the user's own, or weights from elsewhere, decide its result too."""
-        names = (self.model.name, self.optimizer.name, self.loss.name)
-        return self.start is not None or any(map(is_reference, names))
-
-    @property
-    def combination(self) -> dict[str, str | None]:
-        """Return data set, model, optimizer, loss and so on, as the results name them."""
-        return {
-            "dataset": self.dataset,
-            "model": self.model.label,
-            "optimizer": self.optimizer.label,
-            "loss": self.loss.label,
-            "schedule": self.schedule.label,
-            "regularizer": self.regularizer.label,
-            "pretrained": self.start.label if self.start else None,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Skip:
-    """A combination that is not run, and why."""
-
-    trial_id: str
-    dataset: str
-    task: str
-    model: str
-    optimizer: str
-    loss: str
-    schedule: str
-    regularizer: str
-    pretrained: str | None
-    reason: str
-
-
-def trial_columns(trial: Trial) -> dict[str, Any]:
-    """Return the columns of `trials` that the trial itself decides."""
-    return {
-        "trial_id": trial.trial_id,
-        "task": trial.task,
-        **trial.combination,
-        "loader": trial.loader,
-        "precision": trial.precision,
-        "compiled": trial.compiled,
-        "tuned": False,
-        "repeat": trial.repeat,
-        "fold": trial.fold,
-        "seed": trial.seed,
-        "primary_metric": trial.primary,
-        "target": trial.target,
-        "threads": trial.threads,
-    }
-
-
-def skip_columns(skip: Skip) -> dict[str, Any]:
-    """Return the columns of `trials` that a skipped combination fills."""
-    return {**asdict(skip), "status": "skipped"}

@@ -1,6 +1,6 @@
 """Score a model on some cases: whole volumes by sliding window, whole images, each case once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -15,18 +15,19 @@ from bench.core.precision import PRECISIONS
 from bench.core.processes import World
 from bench.losses.supervision import logits_of
 from bench.losses.table import Criterion, alone
-from bench.metrics.aggregate import classification_rows, headline, segmentation_rows
-from bench.metrics.confusion import confusion
+from bench.metrics.aggregate import headline
 from bench.metrics.degradations import DEGRADATIONS
+from bench.metrics.scoring import Seen
 from bench.metrics.table import METRICS
-from bench.study.schema import Choice, Trial
+from bench.study.choice import Choice
+from bench.study.tasks import TASKS
+from bench.study.trial import Trial
+from bench.training.examples import EXAMPLES, stacked
 from loaders.batches.torch_loader import gather
 from loaders.sampling.sampler import Sampler
 from loaders.store.read import Store
 from models.output import Output
 
-# Cases whose slices or images a trial leaves for the report.
-EXAMPLES = 3
 # Windows of a volume that go through the network at once. Assumption: fits wherever training does.
 WINDOWS = 4
 
@@ -45,17 +46,13 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class _Scored:
-    """One case: its place in the store, loss, seconds, and what its metrics are made of."""
+    """One case: its place in the store, loss, seconds, what its rows are made of, an example."""
 
     index: int
     loss: float
     infer_sec: float
-    prob: np.ndarray | None
-    regions: list[dict[str, Any]]
+    score: Any
     example: dict[str, np.ndarray]
-
-
-Predict = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,151 +103,106 @@ class Evaluator:
         """
         self.model.eval()
         own = cases[self.world.rank :: self.world.size]
-        score_share = _SHARES[self.store.meta.task]
+        task = TASKS[self.trial.task]
+        costly = final or METRICS[self.trial.primary].costly
+        done: list[_Scored] = []
         with torch.inference_mode():
-            done = score_share(self, own, final, worse)
+            passes = self._windows if task.windows else self._batches
+            for seen, losses, seconds in passes(own, worse, costly=costly):
+                for place, score in enumerate(task.score(seen)):
+                    example: dict[str, np.ndarray] = {}
+                    if final and len(done) < EXAMPLES:
+                        example = task.example(seen, place, score)
+                        example["case_id"] = np.array(seen.ids[place]["case_id"])
+                    done.append(
+                        _Scored(
+                            index=int(seen.cases[place]),
+                            loss=float(losses[place]),
+                            infer_sec=seconds / len(seen.cases),
+                            score=score,
+                            example=example,
+                        )
+                    )
         if self.world.size > 1:
             shares: list[list[_Scored]] = [[] for _ in range(self.world.size)]
             dist.all_gather_object(shares, done)
             done = sorted((c for share in shares for c in share), key=lambda c: c.index)
-        return self._sum_up(done)
-
-    def _sum_up(self, done: list[_Scored]) -> Score:
-        meta, ids, groups = self.store.meta, self.store.case_ids, self.store.groups
-        if meta.task == "classification":
-            prob = np.stack([c.prob for c in done if c.prob is not None])
-            label = self.store.labels[[c.index for c in done]]
-            metrics = (
-                classification_rows(
-                    prob,
-                    label,
-                    classes=meta.classes,
-                    positive=meta.positive,
-                    unit=meta.unit,
-                    groups=[groups[c.index] for c in done],
-                    group_unit=meta.group_source,
-                )
-                if np.isfinite(prob).all()
-                else []
-            )
-            rows = [
-                {"region": name, "label": int(self.store.labels[c.index] == k), "prob": float(p[k])}
-                | {"case_id": ids[c.index], "group_id": groups[c.index]}
-                for c, p in zip(done, prob, strict=True)
-                for k, name in enumerate(meta.classes)
-            ]
-        else:
-            rows = [
-                {**region, "case_id": ids[c.index], "group_id": groups[c.index]}
-                for c in done
-                for region in c.regions
-            ]
-            metrics = segmentation_rows(rows, tuple(meta.regions), group=meta.group_source)
+        indices = np.array([c.index for c in done])
+        metrics, rows = task.rows(self.store, indices, [c.score for c in done])
         return Score(
             loss=float(np.mean([c.loss for c in done])),
             value=headline(metrics, self.trial.primary) if metrics else None,
             metrics=metrics,
             cases=rows,
-            examples=_stack([c.example for c in done if c.example][:EXAMPLES]),
+            examples=stacked([c.example for c in done if c.example][:EXAMPLES]),
             infer_sec=sum(c.infer_sec for c in done),
         )
 
-
-def _score_images(
-    self: Evaluator, own: np.ndarray, final: bool, worse: Choice | None
-) -> list[_Scored]:
-    done = []
-    for at in range(0, len(own), self.trial.batch_size):
-        part = own[at : at + self.trial.batch_size]
-        pixels, target = gather(self.store, self.sampler.centre(part))
-        for place, index in enumerate(part):
-            pixels[place] = self.worsened(pixels[place], int(index), worse)
-        image, label = _to(pixels, self.device), _to(target, self.device)
-        logits, seconds = _timed(self.network, image, self.device)
-        losses = self.criterion(logits, label, self.weights, alone).cpu().numpy()
-        prob = torch.softmax(logits.double(), 1).cpu().numpy()
-        for k, index in enumerate(part):
-            example = {}
-            if final and at + k < EXAMPLES:
-                example = {
-                    "image": _middle(pixels[k, 0]),
-                    "label": label[k].cpu().numpy(),
-                    "prob": prob[k],
-                    "case_id": np.array(self.store.case_ids[index]),
-                }
-            done.append(
-                _Scored(
-                    index=int(index),
-                    loss=float(losses[k]),
-                    infer_sec=seconds / len(part),
-                    prob=prob[k],
-                    regions=[],
-                    example=example,
-                )
+    def _batches(
+        self, own: np.ndarray, worse: Choice | None, *, costly: bool
+    ) -> Iterator[tuple[Seen, np.ndarray, float]]:
+        """Give cases in batches, each as the patch in its middle, with losses (n,) and seconds."""
+        for at in range(0, len(own), self.trial.batch_size):
+            part = own[at : at + self.trial.batch_size]
+            pixels, target = gather(self.store, self.sampler.centre(part))
+            for place, index in enumerate(part):
+                pixels[place] = self.worsened(pixels[place], int(index), worse)
+            logits, seconds = _timed(self.network, _to(pixels, self.device), self.device)
+            losses = self.criterion(logits, _to(target, self.device), self.weights, alone)
+            seen = Seen(
+                store=self.store,
+                cases=part,
+                pixels=pixels,
+                logits=logits,
+                target=target,
+                presence=None,
+                costly=costly,
             )
-    return done
+            yield seen, losses.cpu().numpy(), seconds
 
+    def _windows(
+        self, own: np.ndarray, worse: Choice | None, *, costly: bool
+    ) -> Iterator[tuple[Seen, np.ndarray, float]]:
+        """Give whole cases one at a time, by sliding windows, with losses (1,) and seconds."""
+        for index in own:
+            pixels, inside = _whole(self.store, self.sampler, int(index), self.trial.patch)
+            pixels = self.worsened(pixels, int(index), worse)
+            mask = np.array(self.store.mask(int(index)))
+            found: list[Tensor] = []
 
-def _score_volumes(
-    self: Evaluator, own: np.ndarray, final: bool, worse: Choice | None
-) -> list[_Scored]:
-    done = []
-    regions = self.store.meta.regions
-    for place, index in enumerate(own):
-        pixels, inside = _whole(self.store, self.sampler, int(index), self.trial.patch)
-        pixels = self.worsened(pixels, int(index), worse)
-        mask = np.array(self.store.mask(int(index)))
-
-        windows: list[Tensor] = []
-
-        def predict(image: Tensor, windows: list[Tensor] = windows) -> Tensor:
-            def window(image: Tensor) -> Tensor:
+            def window(image: Tensor, found: list[Tensor] = found) -> Tensor:
                 given = self.outputs(image)
                 if given.presence is not None:
-                    windows.append(given.presence)
+                    found.append(given.presence)
                 return given.logits
 
-            logits = sliding_window_inference(
-                image,
-                roi_size=self.trial.patch,
-                sw_batch_size=WINDOWS,
-                predictor=window,
-                overlap=self.trial.overlap,
-                mode="gaussian",
-            )
-            assert isinstance(logits, Tensor)  # a tuple only where the network returns one
-            return logits
+            def predict(image: Tensor, window: Callable[[Tensor], Tensor] = window) -> Tensor:
+                logits = sliding_window_inference(
+                    image,
+                    roi_size=self.trial.patch,
+                    sw_batch_size=WINDOWS,
+                    predictor=window,
+                    overlap=self.trial.overlap,
+                    mode="gaussian",
+                )
+                assert isinstance(logits, Tensor)  # a tuple only where the network returns one
+                return logits
 
-        logits, seconds = _timed(predict, _to(pixels[None], self.device), self.device)
-        logits = logits[(slice(None), slice(None), *inside)]
-        target = _to(mask[None], self.device).long()
-        loss = float(self.criterion(logits, target, self.weights, alone)[0])
-        # Ten times as fast on a CPU as argmax over the leading axis (measured).
-        found = logits[0].max(0).indices.to(torch.uint8).cpu().numpy()
-        costly = final or METRICS[self.trial.primary].costly
-        example = {}
-        if final and place < EXAMPLES:
-            example = _slice(pixels[(slice(None), *inside)], mask, found)
-            example["case_id"] = np.array(self.store.case_ids[index])
-        done.append(
-            _Scored(
-                index=int(index),
-                loss=loss,
-                infer_sec=seconds,
-                prob=None,
-                regions=confusion(
-                    found,
-                    mask,
-                    regions,
-                    tuple(self.store.spacing[index]),
-                    distances=costly,
-                    prob=torch.softmax(logits[0], 0).cpu().numpy() if costly else None,
-                    presence=_presence(windows),
-                ),
-                example=example,
+            logits, seconds = _timed(predict, _to(pixels[None], self.device), self.device)
+            within = (slice(None), slice(None), *inside)
+            logits = logits[within]
+            target = _to(mask[None], self.device).long()
+            losses = self.criterion(logits, target, self.weights, alone)
+            seen = Seen(
+                store=self.store,
+                cases=np.array([index]),
+                pixels=pixels[None][within],
+                logits=logits,
+                target=mask[None],
+                presence=_presence(found),
+                costly=costly,
             )
-        )
-    return done
+            yield seen, losses.cpu().numpy(), seconds
 
 
 def _presence(windows: Sequence[Tensor]) -> np.ndarray | None:
@@ -262,12 +214,6 @@ def _presence(windows: Sequence[Tensor]) -> np.ndarray | None:
         return None
     each: np.ndarray = torch.sigmoid(torch.cat(list(windows)).amax(0)).cpu().numpy()
     return each
-
-
-_SHARES: dict[str, Callable[[Evaluator, np.ndarray, bool, Choice | None], list[_Scored]]] = {
-    "classification": _score_images,
-    "segmentation": _score_volumes,
-}
 
 
 def _whole(
@@ -293,45 +239,11 @@ def _to(array: np.ndarray, device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
 
-def _timed(predict: Predict, image: Tensor, device: torch.device) -> tuple[Tensor, float]:
+def _timed(
+    predict: Callable[[Tensor], Tensor], image: Tensor, device: torch.device
+) -> tuple[Tensor, float]:
     start = perf_counter()
     logits = predict(image)
     if device.type == "cuda":
         torch.cuda.synchronize()
     return logits, perf_counter() - start
-
-
-def _middle(image: np.ndarray) -> np.ndarray:
-    """Return the middle slice of a volume, or the image itself, as (Y, X)."""
-    return image if image.ndim == 2 else image[len(image) // 2]
-
-
-def _slice(image: np.ndarray, mask: np.ndarray, found: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the slice that holds most of the reference, of image (channel 0) and both masks."""
-    if mask.ndim == 2:
-        return {"image": image[0], "reference": mask, "prediction": found}
-    z = int((mask > 0).sum(axis=(1, 2)).argmax())
-    return {"image": image[0, z], "reference": mask[z], "prediction": found[z]}
-
-
-def _stack(examples: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Stack example arrays of different sizes; the smaller are padded with their least value."""
-    if not examples:
-        return {}
-    stacked = {}
-    for name in examples[0]:
-        arrays = [e[name] for e in examples]
-        top = np.max([a.shape for a in arrays], axis=0) if arrays[0].ndim else ()
-        stacked[name] = np.stack(
-            [
-                np.pad(
-                    a,
-                    [(0, int(t - s)) for t, s in zip(top, a.shape, strict=True)],
-                    constant_values=a.min(),
-                )
-                if a.ndim
-                else a
-                for a in arrays
-            ]
-        )
-    return stacked

@@ -1,64 +1,62 @@
 """The networks of trials: built for a store, counted, compiled once a process for each model."""
 
-from collections.abc import Hashable, Mapping
-from functools import lru_cache
+from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.losses.supervision import logits_of
-from bench.study.components import model_row
+from bench.study.components import Component
 from bench.study.dataset import open_once
+from models.spec import Model
 
-Options = tuple[tuple[str, Any], ...]
 
-
-def build_model(
-    name: str, options: Mapping[str, Any], base: Path, store: Path, patch: tuple[int, ...]
-) -> nn.Module:
+def build_model(model: Component[Model], store: Path, patch: tuple[int, ...]) -> nn.Module:
     """Build a model for a store; its weights come from torch's random state."""
     meta = open_once(store).meta
-    row = model_row(name, options, base).row
-    return row.build(
+    return model.row.build(
         in_channels=len(meta.channels),
         out_channels=len(meta.classes),
         dims=meta.dims,
         patch=patch,
-        **{**row.options, **options},
+        **model.settings,
     )
 
 
 def parameter_shapes(
-    name: str, options: Mapping[str, Any], base: Path, store: Path, patch: tuple[int, ...]
+    model: Component[Model], store: Path, patch: tuple[int, ...]
 ) -> tuple[tuple[int, ...], ...]:
     """Return the shapes of a model's parameters, without making them."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        model = build_model(name, options, base, store, patch)
-    return tuple(tuple(p.shape) for p in model.parameters())
+        network = build_model(model, store, patch)
+    return tuple(tuple(p.shape) for p in network.parameters())
 
 
-def flops_per_sample(
-    name: str, options: Mapping[str, Any], base: Path, store: Path, patch: tuple[int, ...]
-) -> float:
+_flops: dict[Hashable, float] = {}
+
+
+def flops_per_sample(model: Component[Model], store: Path, patch: tuple[int, ...]) -> float:
     """Count the floating-point operations of one sample-gradient: forward and backward, once.
 
-    Counted on a model of its own, in evaluation mode (batch norm refuses one sample otherwise) and
-    with the random state set back, so that counting changes no result.
+    Counted once a process for a model, on a network of its own, in evaluation mode (batch norm
+    refuses one sample otherwise) and with the random state set back: counting changes no result.
     """
-    return _flops(name, tuple(sorted(options.items())), base, store, patch)
+    key = identity_of(model, store, patch)
+    if key not in _flops:
+        with torch.random.fork_rng():
+            network = build_model(model, store, patch).eval()
+            image = torch.zeros(1, len(open_once(store).meta.channels), *patch)
+            with FlopCounterMode(display=False) as counter:
+                logits_of(network(image)).sum().backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
+        _flops[key] = float(counter.get_total_flops())
+    return _flops[key]
 
 
-@lru_cache
-def _flops(name: str, options: Options, base: Path, store: Path, patch: tuple[int, ...]) -> float:
-    with torch.random.fork_rng():
-        model = build_model(name, dict(options), base, store, patch).eval()
-        image = torch.zeros(1, len(open_once(store).meta.channels), *patch)
-        with FlopCounterMode(display=False) as counter:
-            logits_of(model(image)).sum().backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
-    return float(counter.get_total_flops())
+def identity_of(model: Component[Model], store: Path, patch: tuple[int, ...]) -> Hashable:
+    """Return what decides the network that `build_model` makes, but for its weights."""
+    return model.identity, str(sorted(model.settings.items())), store, patch
 
 
 # ---- compiled --------------------------------------------------------------------------------

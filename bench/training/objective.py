@@ -11,9 +11,10 @@ from bench.core.precision import Precision
 from bench.core.processes import World
 from bench.losses.mixup import Goal
 from bench.losses.supervision import Supervised
+from bench.study.components import Component
 from bench.study.pretrained import load
-from bench.study.schema import Trial
-from bench.training.networks import build_model, compiled_once
+from bench.study.trial import Trial
+from bench.training.networks import build_model, compiled_once, identity_of
 from models.spec import Model
 
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -21,8 +22,7 @@ CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
 def make_network(
     trial: Trial,
-    row: Model,
-    base: Path,
+    kind: Component[Model],
     store: Path,
     device: torch.device,
     world: World,
@@ -32,11 +32,10 @@ def make_network(
 
     The weights are those that `seed` draws, and over them those that the trial starts from.
     """
-    asked = trial.model.name, trial.settings("model"), base, store, trial.patch
     torch.manual_seed(seed)
-    model = build_model(*asked)
+    model = build_model(kind, store, trial.patch)
     if trial.start:
-        load(model, row, trial.start)
+        load(model, kind.row, trial.start)
     model = model.to(device)
     if trial.channels_last:
         _channels_last(model)
@@ -46,7 +45,7 @@ def make_network(
         return model, model
     # All that the compiled code depends on and does not look at again.
     settings = trial.precision, trial.channels_last, device, world.size
-    return compiled_once(model, key=(str(asked), settings))
+    return compiled_once(model, key=(identity_of(kind, store, trial.patch), settings))
 
 
 def _channels_last(model: nn.Module) -> None:

@@ -28,13 +28,12 @@ from bench.losses.mixup import Mixing
 from bench.losses.supervision import supervised
 from bench.losses.table import alone, over_processes
 from bench.optimizers.averaging import REFRESH_BATCHES, evaluation_weights
-from bench.optimizers.schedules import SCHEDULES
 from bench.optimizers.spec import state_bytes
 from bench.optimizers.steps import STEPS
-from bench.study.components import loss_row, model_row, optimizer_row
+from bench.study.components import Combination
 from bench.study.dataset import DataSet
 from bench.study.pretrained import Stages
-from bench.study.schema import Trial, trial_columns
+from bench.study.trial import Trial, trial_columns
 from bench.training.evaluate import Evaluator, Score
 from bench.training.networks import flops_per_sample
 from bench.training.objective import CHANNELS_LAST, Objective, make_network
@@ -91,12 +90,11 @@ def run_trial(
         if device.type == "cuda":
             torch.use_deterministic_algorithms(mode=True, warn_only=True)
         store, split = data.store, data.split(trial.repeat, trial.fold)
-        model_kind = model_row(trial.model.name, trial.model.params, base).row
-        optimizer_kind = optimizer_row(trial.optimizer.name, trial.optimizer.params, base).row
-        loss_kind = loss_row(trial.loss.name, trial.loss.params, base).row
-        criterion = loss_kind.bind(trial.settings("loss"))
-        hparams = optimizer_kind.settings(trial.settings("optimizer"))
-        factor = SCHEDULES[trial.schedule.name].bind(trial.schedule.params)
+        parts = Combination(choices=trial.choices, base=base)
+        model_kind, optimizer_kind, loss_kind = parts.model.row, parts.optimizer.row, parts.loss.row
+        criterion = loss_kind.bind(parts.loss.settings)
+        hparams = parts.optimizer.settings
+        factor = parts.schedule.row.bind(parts.schedule.settings)
         stream_seed, weight_seed, step_seed = (
             int(s)
             for s in np.random.SeedSequence([trial.seed, trial.repeat, trial.fold]).generate_state(
@@ -104,12 +102,8 @@ def run_trial(
             )
         )
         sampler = make_sampler(trial, data, stream_seed)
-        model, forward = make_network(
-            trial, model_kind, base, store.path, device, world, weight_seed
-        )
-        flops = flops_per_sample(
-            trial.model.name, trial.settings("model"), base, store.path, trial.patch
-        )
+        model, forward = make_network(trial, parts.model, store.path, device, world, weight_seed)
+        flops = flops_per_sample(parts.model, store.path, trial.patch)
         torch.manual_seed(step_seed + world.rank)
         stages = Stages(model, model_kind, trial.start)
         optimizer = optimizer_kind.build(stages.groups(_base_rate(hparams)), **hparams)

@@ -83,8 +83,7 @@ def ids(plan: Plan) -> dict[str, str]:
         parts = [p for p in trial.combination.values() if p]
         found[f"{' + '.join(parts)}, {trial.repeat}.{trial.fold}.{trial.seed}"] = trial.trial_id
     for skip in plan.skips:
-        parts = [skip.dataset, skip.model, skip.optimizer, skip.loss, skip.schedule]
-        parts += [skip.regularizer, skip.pretrained or "from scratch"]
+        parts = [part or "from scratch" for part in skip.combination.values()]
         found[f"skip {' + '.join(parts)}"] = skip.trial_id
     assert len(found) == len(plan.trials) + len(plan.skips)
     digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()

@@ -572,23 +572,18 @@ def _step_alone(ctx, plan):
     from bench.core.precision import PRECISIONS
     from bench.losses.supervision import supervised
     from bench.losses.table import alone
-    from bench.study.components import loss_row, optimizer_row
+    from bench.study.components import Combination, optimizer_row
     from bench.training.networks import build_model
 
     device, trial = ctx.device, plan.trials[0]
+    parts = Combination(choices=trial.choices, base=plan.base)
     store = plan.data(trial.dataset).store
     gpu = device.type == "cuda"
     found = {}
 
     def rate(channels_last=False, graph=False):
         torch.manual_seed(0)
-        model = (
-            build_model(
-                trial.model.name, trial.settings("model"), plan.base, store.path, trial.patch
-            )
-            .to(device)
-            .train()
-        )
+        model = build_model(parts.model, store.path, trial.patch).to(device).train()
         shape = (trial.batch_size, len(store.meta.channels), *trial.patch)
         image = torch.randn(shape, device=device)
         if channels_last:
@@ -606,7 +601,7 @@ def _step_alone(ctx, plan):
             if graph
             else optimizer_row("adamw", {}, plan.base).row.build(model.parameters())
         )
-        values = supervised(loss_row(trial.loss.name, {}, plan.base).row.bind({}), None, alone)
+        values = supervised(parts.loss.row.bind({}), None, alone)
         kind = PRECISIONS[trial.precision]
         scaler = kind.scaler(device)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench.losses.table import alone
-from bench.study.components import loss_row, optimizer_row
+from bench.study.components import Combination
 from bench.training.networks import build_model
 from bench.training.train import make_sampler
 from loaders.batches.table import LOADERS
@@ -19,9 +19,10 @@ def bare_loop():
     def run(trial, data, base) -> float:
         store = data.store
         sampler = make_sampler(trial, data, seed=0)
-        model = build_model(trial.model.name, {}, base, store.path, trial.patch)
-        optimizer = optimizer_row(trial.optimizer.name, {}, base).row.build(model.parameters())
-        criterion = loss_row(trial.loss.name, {}, base).row.bind({})
+        parts = Combination(choices=trial.choices, base=base)
+        model = build_model(parts.model, store.path, trial.patch)
+        optimizer = parts.optimizer.row.build(model.parameters(), **parts.optimizer.settings)
+        criterion = parts.loss.row.bind(parts.loss.settings)
         n_train = len(data.split(trial.repeat, trial.fold).train)
         batches = trial.epochs * n_train // trial.batch_size
         model.train()

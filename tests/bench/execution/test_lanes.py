@@ -317,7 +317,8 @@ def test_two_lanes_give_what_the_process_gives_and_outlive_what_kills_them(
         trials=tuple(
             t
             for t in wild.trials
-            if t.loss.label in ("ce", "own") or (t.optimizer.label == "sgd" and t.fold == 0)
+            if t.choices["loss"].label in ("ce", "own")
+            or (t.choices["optimizer"].label == "sgd" and t.fold == 0)
         ),
     )
     monkeypatch.chdir(folder)

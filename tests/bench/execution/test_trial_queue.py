@@ -7,9 +7,12 @@ import pytest
 from bench.core.references import StudyError
 from bench.execution import trial_queue as run_module
 from bench.execution.trial_queue import KILLS, LEASE_SEC, Queue
-from bench.study.schema import Augment, Choice, Trial
+from bench.study.choice import Choice
+from bench.study.schema import Augment
+from bench.study.trial import Trial
 from bench.training.train import Outcome
 from results.tables import store
+from tests.trials import PLAIN
 
 
 def make_trial(n: int) -> Trial:
@@ -17,11 +20,12 @@ def make_trial(n: int) -> Trial:
         trial_id=f"trial{n}",
         dataset="d",
         task="classification",
-        model=Choice(name="plain_cnn"),
-        optimizer=Choice(name="adam"),
-        loss=Choice(name="ce"),
-        schedule=Choice(name="constant"),
-        regularizer=Choice(name="none"),
+        choices={
+            **PLAIN,
+            "model": Choice(name="plain_cnn"),
+            "optimizer": Choice(name="adam"),
+            "loss": Choice(name="ce"),
+        },
         start=None,
         repeat=0,
         fold=n,

@@ -185,5 +185,5 @@ def test_nothing_left_is_an_error_with_the_reasons(expanded):
 def test_imagenet_weights_that_a_model_has_not_are_a_skip(expanded):
     trials, skips = expanded(pretrained=["none", "imagenet"])
     assert {t.start for t in trials} == {None}
-    assert {s.pretrained for s in skips} == {"imagenet"}
+    assert {s.combination["pretrained"] for s in skips} == {"imagenet"}
     assert "no ImageNet weights for model vgg_small in 2-D" in skips[0].reason

@@ -87,9 +87,9 @@ def test_what_does_not_decide_a_result_is_not_in_the_id(plan_of):
 
 def test_a_misfit_is_a_skip_with_its_reason(plan_of):
     plan = plan_of(models="[plain_cnn, unet]")
-    assert {s.model for s in plan.skips} == {"unet"}
+    assert {s.combination["model"] for s in plan.skips} == {"unet"}
     assert "segmentation" in plan.skips[0].reason
-    assert {t.model.label for t in plan.trials} == {"plain_cnn"}
+    assert {t.choices["model"].label for t in plan.trials} == {"plain_cnn"}
     with pytest.raises(StudyError, match="no combination"):
         plan_of(models="[unet]")
 

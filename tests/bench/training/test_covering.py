@@ -15,8 +15,11 @@ import torch
 from bench.losses.table import LOSSES
 from bench.optimizers.table import OPTIMIZERS
 from bench.planning.expand import expand
+from bench.study.choice import Choice
+from bench.study.components import Combination
 from bench.study.dataset import DataSet, split_store
-from bench.study.schema import Choice, Skip, Study, Trial
+from bench.study.schema import Study
+from bench.study.trial import Skip, Trial
 from bench.training.networks import parameter_shapes
 from bench.training.train import run_trial
 from models.table import MODELS
@@ -42,7 +45,8 @@ Parts = tuple[str, str, str, str]
 
 
 def parts(trial: Trial) -> Parts:
-    return trial.optimizer.name, trial.loss.name, trial.model.name, trial.precision
+    names = (trial.choices[part].name for part in ("optimizer", "loss", "model"))
+    return *names, trial.precision
 
 
 def pairs(found: Parts) -> set[tuple[tuple[int, str], tuple[int, str]]]:
@@ -91,9 +95,8 @@ def everything(small_store) -> tuple[list[tuple[Trial, DataSet]], list[Skip]]:
 
 def weight(trial: Trial, data: DataSet) -> float:
     """Return about how long a trial takes, by its parameters."""
-    shapes = parameter_shapes(
-        trial.model.name, trial.model.params, Path.cwd(), data.path, trial.patch
-    )
+    model = Combination(choices=trial.choices, base=Path.cwd()).model
+    shapes = parameter_shapes(model, data.path, trial.patch)
     return 1 + sum(map(math.prod, shapes)) / 1e6
 
 
@@ -105,14 +108,14 @@ def covering(trials: list[tuple[Trial, DataSet]]) -> Iterator[tuple[Trial, DataS
     seconds: dict[tuple[str, str], float] = {}
     having: dict[object, list[tuple[Trial, DataSet]]] = {}
     for entry in trials:
-        kind = entry[0].model.name, entry[0].precision
+        kind = entry[0].choices["model"].name, entry[0].precision
         if kind not in seconds:
             seconds[kind] = weight(*entry)
         for pair in pairs(parts(entry[0])):
             having.setdefault(pair, []).append(entry)
 
     def cost(entry: tuple[Trial, DataSet]) -> float:
-        return seconds[entry[0].model.name, entry[0].precision]
+        return seconds[entry[0].choices["model"].name, entry[0].precision]
 
     open_ = set(having)
     for pair in sorted(having, key=lambda pair: (-min(map(cost, having[pair])), pair)):
@@ -152,7 +155,7 @@ def test_every_compatible_pair_is_met(everything, chosen):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_every_compatible_pair_trains(chosen, optimizer):
     broken, diverged = [], []
-    own = [entry for entry in chosen if entry[0].optimizer.name == optimizer]
+    own = [entry for entry in chosen if entry[0].choices["optimizer"].name == optimizer]
     for trial, data in own:
         try:
             outcome = run_trial(replace(trial, patience=1), data, Path.cwd(), device=CPU)

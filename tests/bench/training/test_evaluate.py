@@ -1,7 +1,5 @@
 """What a trial's evaluation hands to the metrics, held by the rows that it leaves."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -16,6 +14,7 @@ from bench.training.train import make_sampler, run_trial
 from models.output import Output
 from results.tables.schema import CASES
 from results.tables.store import read, write_trial
+from tests.trials import changed
 
 ROW_KEYS = [
     *("metric", "unit", "region", "convention", "stratum", "degradation"),
@@ -25,7 +24,7 @@ ROW_KEYS = [
 
 def run(case, **changes):
     trial, data, base = case
-    return run_trial(replace(trial, **changes), data, base, device=torch.device("cpu")), data
+    return run_trial(changed(trial, **changes), data, base, device=torch.device("cpu")), data
 
 
 def rows_of(outcome, split):

@@ -1,6 +1,5 @@
 """The CNN + LSTM learns what no single frame shows: motion in cine loops, through the suite."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +7,13 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
+from bench.study.choice import Choice
 from bench.study.dataset import DataSet, split_store
-from bench.study.schema import Choice
 from bench.training.train import run_trial
 from loaders.datasets.table import KINDS
 from loaders.store.read import open_store, write_store
 from tests.loaders.phantoms.cine_loops import make_cine
+from tests.trials import changed
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +47,7 @@ def auc(loops, make_trial):
     def scored(model: str, folds: tuple[int, ...], epochs: int) -> float:
         label, prob = [], []
         for fold in folds:
-            trial = replace(
+            trial = changed(
                 base,
                 dataset="cine",
                 model=Choice(name=model, params={"encoder": "vgg_small"}),

@@ -10,11 +10,13 @@ import torch
 
 from bench.losses.table import LOSSES
 from bench.optimizers.table import OPTIMIZERS
-from bench.study.schema import Augment, Choice
+from bench.study.choice import Choice
+from bench.study.schema import Augment
 from bench.training import evaluate, networks, objective, train
 from bench.training.train import run_trial
 from loaders.batches.table import LOADERS
 from results.tables.schema import TABLES
+from tests.trials import changed
 
 CPU = torch.device("cpu")
 TASKS = ("classification", "segmentation")
@@ -23,7 +25,7 @@ READY_LOADERS = [name for name, row in LOADERS.items() if row.available()]
 
 def run(case, **changes):
     trial, data, base = case
-    return run_trial(replace(trial, **changes), data, base, device=CPU)
+    return run_trial(changed(trial, **changes), data, base, device=CPU)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -123,7 +125,7 @@ def test_weights_samples_and_draws_are_the_same_for_every_optimizer_and_loss(
 
     monkeypatch.setattr(objective, "build_model", built)
     for key in [("sgd", "ce"), ("adam", "focal"), ("lbfgs", "dice_squared")]:
-        own = replace(trial, optimizer=Choice(name=key[0]), loss=Choice(name=key[1]))
+        own = changed(trial, optimizer=Choice(name=key[0]), loss=Choice(name=key[1]))
         streams.append(images_seen_by(own, data, base, monkeypatch))
     shortest = min(len(s) for s in streams)
     assert shortest >= 4
@@ -280,7 +282,7 @@ def test_mri_is_brought_to_each_case_s_own_range(make_trial):
 
 
 def test_counting_operations_changes_no_result(make_trial):
-    networks._flops.cache_clear()
+    networks._flops.clear()
     first = run(make_trial("segmentation"))
     second = run(make_trial("segmentation"))
     assert first.metrics == second.metrics

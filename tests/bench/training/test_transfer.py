@@ -10,14 +10,17 @@ from torch import nn
 
 from bench.core.references import StudyError
 from bench.execution.trial_queue import opened, run_here
-from bench.planning.estimate import fits
 from bench.planning.plan import resolve, save
+from bench.planning.preflight import fits
 from bench.study import pretrained
+from bench.study.choice import Choice
+from bench.study.components import Combination
 from bench.study.pretrained import Stages, Start, Wanted, find, load, read_state, start_settings
 from bench.study.schema import parse_study
 from bench.training.networks import build_model
 from bench.training.train import run_trial
 from models.table import MODELS
+from tests.trials import changed
 
 CPU = torch.device("cpu")
 
@@ -240,17 +243,24 @@ def start_of(make_trial, tmp_path):
     def make(**settings: object):
         trial, data, base = make_trial("classification", model=make_trial_model())
         torch.manual_seed(5)
-        net = build_model(trial.model.name, {}, base, data.store.path, trial.patch)
+        net = network_of(trial, data, base)
         file = tmp_path / "own.pt"
         torch.save(net.state_dict(), file)
-        return replace(trial, start=start(file, **settings), keep_weights=True), data, base
+        weights = start(file, **settings)
+        trial = changed(
+            trial, start=weights, pretrained=Choice(name=weights.label), keep_weights=True
+        )
+        return trial, data, base
 
     return make
 
 
-def make_trial_model():
-    from bench.study.schema import Choice
+def network_of(trial, data, base):
+    model = Combination(choices=trial.choices, base=base).model
+    return build_model(model, data.store.path, trial.patch)
 
+
+def make_trial_model():
     return Choice(name="vgg_small")
 
 
@@ -264,7 +274,7 @@ def test_what_is_frozen_stays_as_it_came_to_the_bit(start_of):
     trial, data, base = start_of(freeze_until="head")
     outcome = run_trial(trial, data, base, device=CPU)
     before, after = torch.load(trial.start.file, weights_only=True), kept(outcome)
-    net = build_model(trial.model.name, {}, base, data.store.path, trial.patch)
+    net = network_of(trial, data, base)
     head = MODELS["vgg_small"].stages(net)[-1]
     changed = {n for n in after if not torch.equal(before[n], after[n])}
     assert changed == {f"{head}.weight", f"{head}.bias"}

@@ -1,0 +1,123 @@
+"""What cannot be combined on a data set, each with the sentence that says why."""
+
+from collections.abc import Hashable
+from pathlib import Path
+
+from bench.core.references import is_reference
+from bench.optimizers.table import Optimizer
+from bench.planning.starts import SCRATCH, Starts
+from bench.study.components import Combination, loss_row, model_row, optimizer_row
+from bench.study.dataset import DataSet
+from bench.study.pretrained import start_settings
+from bench.study.regularizers import Regularizer
+from bench.study.schema import Study
+from bench.study.tasks import TASKS
+from bench.training.networks import identity_of, parameter_shapes
+from loaders.sampling.folds import Split
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+def misfit(
+    combination: Combination,
+    study: Study,
+    data: DataSet,
+    patch: tuple[int, ...],
+    starts: Starts,
+    devices: int,
+) -> str | None:
+    """Return why a combination cannot run on a data set, None if it can.
+
+    `devices` share each trial. Raises StudyError for settings that no data set could take.
+    """
+    meta, task = data.store.meta, TASKS[data.store.meta.task]
+    model, optimizer, loss = (
+        combination.own_model.row,
+        combination.own_optimizer.row,
+        combination.own_loss.row,
+    )
+    served = None if task.served_by in loss.tasks else f"loss {loss.name} is not for {meta.task}"
+    return (
+        model.unfit(task=task.served_by, dims=meta.dims, patch=patch)
+        or served
+        or _of_setters(combination, task.served_by)
+        or _of_precision(optimizer, study)
+        or _of_start(combination, optimizer, data.splits[0], starts)
+        or _of_size(combination, optimizer, data, patch, devices)
+    )
+
+
+def _of_setters(combination: Combination, task: str) -> str | None:
+    reasons = (_of_setter(combination, row, task) for row, _ in combination.setters)
+    return next((reason for reason in reasons if reason), None)
+
+
+def _of_setter(combination: Combination, row: Regularizer, task: str) -> str | None:
+    """Return why what another axis sets cannot be set here, None if it can."""
+    if task not in row.tasks:
+        return f"{row.what} {row.name} is not for {task}"
+    names = {part: combination.choices[part].label for part in ("model", "optimizer", "loss")}
+    reason = (
+        row.unfit("model", names["model"], combination.own_model.row.options)
+        or row.unfit("optimizer", names["optimizer"], combination.own_optimizer.row.defaults)
+        or row.unfit("loss", names["loss"], combination.own_loss.row.defaults)
+    )
+    if reason is None:
+        # What it sets may be out of range there: that is the study's mistake.
+        for part, look_up in _LOOK_UP.items():
+            look_up(combination.choices[part].name, combination.given(part), combination.base)
+    return reason
+
+
+_LOOK_UP = {"model": model_row, "optimizer": optimizer_row, "loss": loss_row}
+
+
+def _of_precision(optimizer: Optimizer, study: Study) -> str | None:
+    if study.precision == "float16" and not optimizer.half:
+        return f"optimizer {optimizer.name} cannot work on scaled gradients, as float16 needs"
+    if study.precision == "float16" and study.device == "cpu":
+        # Measured with ResNet-18 and larger, LOG.md.
+        return "float16 on a CPU takes twenty times as long as float32: take bfloat16, or a GPU"
+    if study.compiled and optimizer.step == "create_graph":
+        return f"optimizer {optimizer.name} takes second derivatives, which torch.compile has not"
+    return None
+
+
+def _of_start(
+    combination: Combination, optimizer: Optimizer, split: Split, starts: Starts
+) -> str | None:
+    pretrained = combination.choices["pretrained"]
+    if pretrained.name == SCRATCH:
+        return None
+    if start_settings(pretrained.params)["lower_rate"] != 1 and (
+        optimizer.one_group or "lr" not in optimizer.defaults
+    ):
+        return f"optimizer {optimizer.name} has one learning rate for all layers, not lower ones"
+    try:
+        starts.of(combination, split)
+    except LookupError as error:
+        return str(error.args[0])
+    return None
+
+
+def _of_size(
+    combination: Combination,
+    optimizer: Optimizer,
+    data: DataSet,
+    patch: tuple[int, ...],
+    devices: int,
+) -> str | None:
+    if is_reference(combination.choices["model"].name):
+        return None  # what a user's own constructor does is not for us to try without weights
+    shapes = _shapes(combination, data.path, patch)
+    return optimizer.unfit(shapes, combination.given("optimizer"), devices=devices)
+
+
+_known_shapes: dict[Hashable, Shapes] = {}
+
+
+def _shapes(combination: Combination, store: Path, patch: tuple[int, ...]) -> Shapes:
+    key = identity_of(combination.model, store, patch)
+    if key not in _known_shapes:
+        _known_shapes[key] = parameter_shapes(combination.model, store, patch)
+    return _known_shapes[key]

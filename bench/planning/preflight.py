@@ -1,0 +1,26 @@
+"""What would fail every trial of a combination, tried before anything runs."""
+
+from collections.abc import Iterator
+
+from bench.planning.plan import Plan
+from bench.study.components import Combination
+from bench.study.pretrained import Stages, load
+from bench.training.networks import build_model
+
+
+def fits(plan: Plan) -> Iterator[str]:
+    """Say of each model and its pretrained weights what of them it takes.
+
+    Raises StudyError where they do not fit, or a stage that is to be frozen is none.
+    """
+    seen: set[tuple[str, str]] = set()
+    for trial in plan.trials:
+        name = trial.choices["model"].label
+        if trial.start is None or (name, trial.start.label) in seen:
+            continue
+        seen.add((name, trial.start.label))
+        model = Combination(choices=trial.choices, base=plan.base).model
+        network = build_model(model, plan.data(trial.dataset).path, trial.patch)
+        match = load(network, model.row, trial.start)
+        Stages(network, model.row, trial.start)
+        yield f"{name} starts from {trial.start.label}: {match}"

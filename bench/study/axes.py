@@ -1,0 +1,93 @@
+"""What each axis of a study offers: a table of entries, and what they do. One row each.
+
+The names, columns and plain entries stand in `results.tables.axes` under the same keys. An entry
+of an axis whose rows have `changes` sets something in other parts of a combination (a setting of
+the model, optimizer or loss, the augmentation, a field of the trial), as a regularizer does: a new
+axis of that kind needs a row there, one here and the file of its table.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bench.core.settings import Setting, merge
+from bench.losses.table import LOSSES
+from bench.optimizers.schedules import SCHEDULES
+from bench.optimizers.table import OPTIMIZERS
+from bench.study.choice import Choice, check_entries
+from bench.study.pretrained import start_settings
+from bench.study.regularizers import REGULARIZERS, Regularizer
+from models.table import MODELS
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyAxis:
+    """What an axis is to a study.
+
+    - `what`: what one entry is called in messages; `about`: a few words for those who write one.
+    - `check(key, entries)` raises ValueError where an entry cannot be.
+    - `changes`: the rows that set something in other parts; None where they are parts themselves.
+    - `single`: one entry may stand without a list.
+    """
+
+    what: str
+    about: str | None = None
+    check: Callable[[str, tuple[Choice, ...]], None]
+    changes: Mapping[str, Regularizer] | None = None
+    single: bool = False
+
+
+@dataclass(frozen=True)
+class _Options:
+    """A model as `check_entries` asks for it: models know no settings of ours."""
+
+    name: str
+    options: Mapping[str, Setting]
+
+    def settings(self, params: Mapping[str, Any]) -> dict[str, Setting]:
+        return merge(f"model {self.name}", self.options, params)
+
+
+_MODELS = {name: _Options(name, row.options) for name, row in MODELS.items()}
+
+
+def _rows(
+    what: str, table: Mapping[str, Any], *, references: bool = False
+) -> Callable[[str, tuple[Choice, ...]], None]:
+    def check(key: str, entries: tuple[Choice, ...]) -> None:
+        check_entries(key, what, entries, table, references=references)
+
+    return check
+
+
+def _places(key: str, entries: tuple[Choice, ...]) -> None:
+    """Check what is set for weights; whether they are there is seen when a study is resolved."""
+    for entry in entries:
+        try:
+            start_settings(entry.params)
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}.") from error
+
+
+STUDY_AXES: dict[str, StudyAxis] = {
+    "models": StudyAxis(what="model", check=_rows("model", _MODELS, references=True)),
+    "optimizers": StudyAxis(
+        what="optimizer", check=_rows("optimizer", OPTIMIZERS, references=True)
+    ),
+    "losses": StudyAxis(what="loss", check=_rows("loss", LOSSES, references=True)),
+    "schedules": StudyAxis(
+        what="schedule", about="of the learning rate", check=_rows("schedule", SCHEDULES)
+    ),
+    "regularizers": StudyAxis(
+        what="regularizer",
+        about="none: early stopping alone",
+        check=_rows("regularizer", REGULARIZERS),
+        changes=REGULARIZERS,
+    ),
+    "pretrained": StudyAxis(
+        what="pretrained weights",
+        about="weights to start from: none, imagenet, a file of weights, or a run's folder",
+        check=_places,
+        single=True,
+    ),
+}

@@ -1,0 +1,103 @@
+"""Trial: one unit of a study's work, frozen; and the combinations that are skipped."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bench.core.references import is_reference
+from bench.study.choice import Choice
+from bench.study.pretrained import Start
+from bench.study.schema import Augment, Normalize, StopOn
+from results.tables.axes import AXES
+
+# Raised by a developer whenever the same settings would give other numbers than before; each
+# version has a line in docs/numerics.md.
+NUMERICS = 3
+
+
+def labels(choices: Mapping[str, Choice]) -> dict[str, str | None]:
+    """Return column -> what results call the choice on each axis."""
+    return {axis.column: axis.column_value(choices[axis.column].label) for axis in AXES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One combination on one fold with one seed and one set of hyperparameters: a unit of work.
+
+    Holds all that decides its result but the data themselves, which `dataset` names. `choices` maps
+    the column of each axis to the entry chosen on it.
+    """
+
+    trial_id: str
+    dataset: str
+    task: str
+    choices: Mapping[str, Choice]
+    start: Start | None
+    repeat: int
+    fold: int
+    seed: int
+    epochs: int
+    batch_size: int
+    patch: tuple[int, ...]
+    augment: Augment
+    normalize: Normalize
+    patience: int
+    stop_on: StopOn
+    overlap: float
+    primary: str
+    target: float | None
+    stops: bool
+    mixup: float
+    balance: bool
+    precision: str
+    channels_last: bool
+    compiled: bool
+    keep_weights: bool
+    degrade: tuple[Choice, ...]
+    loader: str
+    threads: int
+
+    @property
+    def has_own(self) -> bool:
+        """Whether code of the user's own, or weights from elsewhere, decide its result too."""
+        return self.start is not None or any(is_reference(c.name) for c in self.choices.values())
+
+    @property
+    def combination(self) -> dict[str, str | None]:
+        """Return data set, model, optimizer, loss and so on, as the results name them."""
+        return {"dataset": self.dataset, **labels(self.choices)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skip:
+    """A combination that is not run, and why; `combination` is as that of a trial."""
+
+    trial_id: str
+    task: str
+    combination: Mapping[str, str | None]
+    reason: str
+
+
+def trial_columns(trial: Trial) -> dict[str, Any]:
+    """Return the columns of `trials` that the trial itself decides."""
+    return {
+        "trial_id": trial.trial_id,
+        "task": trial.task,
+        **trial.combination,
+        "loader": trial.loader,
+        "precision": trial.precision,
+        "compiled": trial.compiled,
+        "tuned": False,
+        "repeat": trial.repeat,
+        "fold": trial.fold,
+        "seed": trial.seed,
+        "primary_metric": trial.primary,
+        "target": trial.target,
+        "threads": trial.threads,
+    }
+
+
+def skip_columns(skip: Skip) -> dict[str, Any]:
+    """Return the columns of `trials` that a skipped combination fills."""
+    about = {"trial_id": skip.trial_id, "task": skip.task, "reason": skip.reason}
+    return {**about, **skip.combination, "status": "skipped"}

@@ -1,0 +1,56 @@
+"""Every task has its row in each room, and what one room leaves is what the other shows."""
+
+import numpy as np
+import pytest
+import torch
+
+from bench.metrics.scoring import Seen
+from bench.metrics.table import METRICS
+from bench.study.tasks import TASKS
+from bench.training.evaluate import EXAMPLES
+from bench.training.train import run_trial
+from results.tables.tasks import TASKS as SHOWN
+
+
+def test_every_task_has_a_row_in_each_room():
+    assert set(TASKS) == set(SHOWN)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_decides_by_a_metric_that_it_has(name):
+    assert TASKS[name].served_by in TASKS
+    assert TASKS[name].served_by in METRICS[TASKS[name].primary].tasks
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_examples_hold_what_the_report_shows(make_trial, name):
+    trial, data, base = make_trial(name, epochs=1)
+    examples = run_trial(trial, data, base, device=torch.device("cpu")).examples
+    assert set(examples) == set(SHOWN[name].arrays)
+    assert {len(array) for array in examples.values()} == {EXAMPLES}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_right_answer_scores_best(small_store, name):
+    """Logits that say the answer give the best value of the primary metric."""
+    store, task = small_store(name, 2), TASKS[name]
+    scores = []
+    cases = np.arange(len(store))
+    for index in cases:
+        answer = store.mask(int(index)) if task.windows else store.labels[index]
+        target = torch.from_numpy(np.array(answer)).long()
+        logits = torch.nn.functional.one_hot(target, len(store.meta.classes)).movedim(-1, 0)
+        seen = Seen(
+            store=store,
+            cases=np.array([index]),
+            pixels=np.array(store.image(int(index)))[None],
+            logits=20.0 * logits[None].float(),
+            target=np.array(answer)[None],
+            presence=None,
+            costly=True,
+        )
+        scores += task.score(seen)
+    metrics, rows = task.rows(store, cases, scores)
+    (value,) = (m["value"] for m in metrics if m["metric"] == task.primary and m["headline"])
+    assert value == 1.0
+    assert {row["case_id"] for row in rows} == set(store.case_ids)
