@@ -18,11 +18,11 @@ from bench.losses.table import alone
 from bench.planning.plan import Plan
 from bench.study.components import loss_row, model_row, optimizer_row
 from bench.study.dataset import DataSet
-from bench.study.pretrained import Stages, load
 from bench.study.schema import Trial
 from bench.training.evaluate import Evaluator
 from bench.training.networks import build_model
 from bench.training.train import make_sampler
+from bench.training.transfer import LayerGroups, load_weights
 from loaders.batches.torch_loader import gather
 
 # Steps timed after one that warms up; the median is taken.
@@ -154,6 +154,6 @@ def fits(plan: Plan) -> Iterator[str]:
         model = build_model(
             trial.model.name, trial.settings("model"), plan.base, store, trial.patch
         )
-        match = load(model, row, trial.start)
-        Stages(model, row, trial.start)
+        match = load_weights(model, row, trial.start)
+        LayerGroups(model, row, trial.start)
         yield f"{trial.model.label} starts from {trial.start.label}: {match}"

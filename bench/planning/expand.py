@@ -15,7 +15,7 @@ from bench.optimizers.schedules import SCHEDULES
 from bench.optimizers.table import Optimizer
 from bench.study.components import Part, loss_row, model_row, optimizer_row
 from bench.study.dataset import DataSet, automatic_patch
-from bench.study.pretrained import Start, Wanted, find, start_settings
+from bench.study.pretrained import InitialWeights, WeightsNeeded, find, start_settings
 from bench.study.regularizers import REGULARIZERS, Regularizer
 from bench.study.schema import (
     NUMERICS,
@@ -328,9 +328,9 @@ class _Starts:
 
     def __init__(self, data: DataSet) -> None:
         self._data = data
-        self._found: dict[tuple[str, str, int, int], Start] = {}
+        self._found: dict[tuple[str, str, int, int], InitialWeights] = {}
 
-    def of(self, combination: _Combination, split: Split) -> Start | None:
+    def of(self, combination: _Combination, split: Split) -> InitialWeights | None:
         """Return the weights, None for those drawn anew; raises what `find` does."""
         pretrained, model = combination.pretrained, combination.model
         if pretrained.name == SCRATCH:
@@ -343,7 +343,7 @@ class _Starts:
                 pretrained.params,
                 pretrained.label,
                 combination.base,
-                Wanted(
+                WeightsNeeded(
                     row=combination.rows[0].row,
                     model=model.label,
                     dims=store.meta.dims,
@@ -355,7 +355,7 @@ class _Starts:
 
 def _trial(
     combination: _Combination,
-    start: Start | None,
+    start: InitialWeights | None,
     study: Study,
     data: DataSet,
     folds: str,

@@ -37,7 +37,7 @@ from bench.metrics.degradations import DEGRADATIONS
 from bench.metrics.table import METRICS, PRIMARY
 from bench.optimizers.schedules import SCHEDULES
 from bench.optimizers.table import OPTIMIZERS
-from bench.study.pretrained import Start, start_settings
+from bench.study.pretrained import InitialWeights, start_settings
 from bench.study.regularizers import REGULARIZERS
 from loaders.batches.table import LOADERS
 from models.spec import Model
@@ -420,7 +420,7 @@ class Trial:
     loss: Choice
     schedule: Choice
     regularizer: Choice
-    start: Start | None
+    start: InitialWeights | None
     repeat: int
     fold: int
     seed: int

@@ -11,9 +11,9 @@ from bench.core.precision import Precision
 from bench.core.processes import World
 from bench.losses.mixup import Goal
 from bench.losses.supervision import Supervised
-from bench.study.pretrained import load
 from bench.study.schema import Trial
 from bench.training.networks import build_model, compiled_once
+from bench.training.transfer import load_weights
 from models.spec import Model
 
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -36,7 +36,7 @@ def make_network(
     torch.manual_seed(seed)
     model = build_model(*asked)
     if trial.start:
-        load(model, row, trial.start)
+        load_weights(model, row, trial.start)
     model = model.to(device)
     if trial.channels_last:
         _channels_last(model)

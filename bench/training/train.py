@@ -33,11 +33,11 @@ from bench.optimizers.spec import state_bytes
 from bench.optimizers.steps import STEPS
 from bench.study.components import loss_row, model_row, optimizer_row
 from bench.study.dataset import DataSet
-from bench.study.pretrained import Stages
 from bench.study.schema import Trial, trial_columns
 from bench.training.evaluate import Evaluator, Score
 from bench.training.networks import flops_per_sample
 from bench.training.objective import CHANNELS_LAST, Objective, make_network
+from bench.training.transfer import LayerGroups
 from loaders.batches.table import LOADERS
 from loaders.batches.torch_loader import gather
 from loaders.sampling.folds import class_weights, normalization, value_range
@@ -111,8 +111,8 @@ def run_trial(
             trial.model.name, trial.settings("model"), base, store.path, trial.patch
         )
         torch.manual_seed(step_seed + world.rank)
-        stages = Stages(model, model_kind, trial.start)
-        optimizer = optimizer_kind.build(stages.groups(_base_rate(hparams)), **hparams)
+        layers = LayerGroups(model, model_kind, trial.start)
+        optimizer = optimizer_kind.build(layers.groups(_base_rate(hparams)), **hparams)
         rates = [group.get("lr") for group in optimizer.param_groups]
         weights = None
         if loss_kind.weighted:
@@ -164,7 +164,7 @@ def run_trial(
     reached: tuple[float, int] | None = None
     diverged: str | None = None
     stopped = False
-    stages.train()
+    layers.train()
     with stream as batches:
         while budget - spent >= batch and not diverged and not stopped:
             # One epoch: n_train sample-gradients, whatever the optimizer does with them.
@@ -190,7 +190,7 @@ def run_trial(
                     if _is_best(score, best, trial.stop_on, evaluator.higher_is_better):
                         best, best_epoch = score, epoch
                         best_state = deepcopy(model.state_dict())
-                stages.train()
+                layers.train()
                 if not math.isfinite(score.loss):
                     diverged = f"the loss on inner validation is not finite at epoch {epoch}"
             else:
@@ -217,9 +217,9 @@ def run_trial(
             if reached is None and _hit(score.value, trial.target, evaluator.higher_is_better):
                 reached = clock.seconds["train"], spent
             stopped = trial.stops and epoch - best_epoch >= trial.patience
-            if stages.thaw(epoch):
+            if layers.thaw(epoch):
                 objective.share()
-                stages.train()
+                layers.train()
 
     if best is None and not diverged:
         raise ValueError(
