@@ -13,7 +13,9 @@ import torch
 
 from bench.core.settings import Setting
 from bench.optimizers import state_size
-from bench.optimizers.library import Muon, ademamix, library, shampoo
+from bench.optimizers.library import ademamix, library
+from bench.optimizers.muon import Muon
+from bench.optimizers.shampoo import shampoo
 from bench.optimizers.spec import Optimizer, Space
 from bench.optimizers.state_size import Shapes
 

@@ -213,7 +213,7 @@ def test_every_setting_reaches_the_optimizer(row: Optimizer) -> None:
         assert all(group["lr"] == seen[-1]["lr"] for group in optimizer.param_groups)
 
 
-# What bench.optimizers.library takes under another name than the class that it builds.
+# Settings that have another name here than in the class that they reach.
 RENAMED = {
     "ademamix": {"warmup_steps"},
     "shampoo": {"graft", "precondition_frequency"},
