@@ -124,7 +124,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             space={"lr": Space(low=1e-1, high=1.0, log=True)},
             choices={"line_search_fn": ("strong_wolfe",)},
             step="closure",
-            half=False,  # torch.amp.GradScaler takes no closure
+            scalable=False,  # torch.amp.GradScaler takes no closure
             one_group=True,
             # Gradient differences are noise where the batch is small. 8 is an assumption.
             batch_multiple=8,
@@ -342,7 +342,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             },
             space={"lr": Space(low=6e-3, high=6e-1, log=True)},
             step="create_graph",
-            half=False,  # scaled gradients would have to be unscaled inside their own graph
+            scalable=False,  # scaled gradients would have to be unscaled inside their own graph
             one_device=True,  # DDP averages gradients outside the graph that the Hessian needs
             # Momentum, the mean of Hutchinson's estimates, and the last of them.
             state_floats=3,
@@ -404,7 +404,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             },
             choices={"base": _SAM_BASES},
             step="two_pass",
-            half=False,  # two gradients a step, of which a scaler unscales one
+            scalable=False,  # two gradients a step, of which a scaler unscales one
             state_floats=_sam_state,
             summary="sharpness-aware: the gradient at the worst point nearby, on another optimizer",
             source="Foret et al. 2021, arXiv 2010.01412; library",

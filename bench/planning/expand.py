@@ -263,7 +263,7 @@ def _unfit_regularizer(combination: _Combination, task: str) -> str | None:
 
 
 def _unfit_precision(optimizer: Optimizer, study: Study) -> str | None:
-    if study.precision == "float16" and not optimizer.half:
+    if study.precision == "float16" and not optimizer.scalable:
         return f"optimizer {optimizer.name} cannot work on scaled gradients, as float16 needs"
     if study.precision == "float16" and study.device == "cpu":
         # Measured with ResNet-18 and larger, LOG.md.

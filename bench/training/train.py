@@ -30,7 +30,7 @@ from bench.losses.table import alone, over_processes
 from bench.optimizers.averaging import REFRESH_BATCHES, evaluation_weights
 from bench.optimizers.schedules import SCHEDULES
 from bench.optimizers.spec import state_bytes
-from bench.optimizers.steps import STEPS
+from bench.optimizers.steps import STEPS, StepParts
 from bench.study.components import loss_row, model_row, optimizer_row
 from bench.study.dataset import DataSet
 from bench.study.schema import Trial, trial_columns
@@ -141,9 +141,15 @@ def run_trial(
             batch=batch,
             memory=CHANNELS_LAST[len(trial.patch)] if trial.channels_last else None,
         )
-        step = STEPS[optimizer_kind.step](
-            model, optimizer, objective, clock, world.size, precision.scaler(device)
+        parts = StepParts(
+            network=model,
+            optimizer=optimizer,
+            loss_of=objective,
+            clock=clock,
+            processes=world.size,
+            scaler=precision.scaler(device),
         )
+        step = STEPS[optimizer_kind.step](parts)
         mixing = Mixing(alpha=trial.mixup, seed=stream_seed, shard=world.shard)
         stream = LOADERS[trial.loader].open(
             store,
