@@ -1,7 +1,7 @@
 """Where the seconds go: set-up, data wait, step, optimizer, evaluation.
 
-On a CPU a mark is a reading of the host's clock. On a GPU it is a CUDA event, read once the device
-has caught up, because a step's launch returns long before the step is done.
+On a CPU a mark is a reading of the host's clock. On a GPU it is a CUDA event that is read once the
+device has caught up, because a step's launch returns long before the step is done.
 """
 
 import re
@@ -33,6 +33,8 @@ class Clock:
         self._open: list[tuple[Any, list[tuple[Any, Any]], Any]] = []
         self._step_ms: list[float] = []
         self._optimizer_ms: list[float] = []
+        # Steps that carry one-off work (memory, kernels): the first one since each start.
+        self._cold: set[int] = {0}
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
@@ -60,7 +62,7 @@ class Clock:
         return perf_counter()
 
     def step(self, start: Any, gradients: list[tuple[Any, Any]], end: Any) -> None:
-        """Note one step: its marks, and those around each evaluation of the gradient in it."""
+        """Note one step: its marks, and the pair of marks around each gradient in it."""
         self._open.append((start, gradients, end))
 
     def settle(self) -> None:
@@ -77,18 +79,42 @@ class Clock:
         return float(start.elapsed_time(end)) if self._cuda else (end - start) * 1e3
 
     def wall(self) -> float:
-        """Seconds since the clock was made."""
+        """Return the seconds since the clock was made, and those of the clock it goes on from."""
         return perf_counter() - self.started
 
-    def percentiles(self) -> dict[str, float | None]:
-        """Median and 95th percentile of a step and of the optimizer's own part, in milliseconds.
+    def state(self) -> dict[str, Any]:
+        """Return what `load` goes on from: plain values and tensors. Not for use in a phase."""
+        self.settle()
+        return {
+            "wall": self.wall(),
+            "seconds": dict(self.seconds),
+            "step_ms": torch.tensor(self._step_ms, dtype=torch.float64),
+            "optimizer_ms": torch.tensor(self._optimizer_ms, dtype=torch.float64),
+            "cold": sorted(self._cold),
+        }
 
-        The first step carries one-off work (memory, kernels); with three steps or more it is left
-        out.
+    def load(self, state: dict[str, Any]) -> None:
+        """Add the times of an earlier clock, whose `state` this is, to this one's own."""
+        self.settle()
+        before = state["step_ms"].tolist()
+        self._cold = {*state["cold"], *(len(before) + own for own in self._cold)}
+        self._step_ms = before + self._step_ms
+        self._optimizer_ms = state["optimizer_ms"].tolist() + self._optimizer_ms
+        for phase in PHASES:
+            self.seconds[phase] += state["seconds"][phase]
+        self.started -= state["wall"]
+
+    def percentiles(self) -> dict[str, float | None]:
+        """Return percentiles of the milliseconds of a step and of the optimizer's own part of it.
+
+        With three steps or more, those that carry one-off work are left out, unless all do.
         """
         self.settle()
-        skip = 1 if len(self._step_ms) > 2 else 0
-        step, own = self._step_ms[skip:], self._optimizer_ms[skip:]
+        places = range(len(self._step_ms))
+        warm = [i for i in places if i not in self._cold] if len(places) > 2 else []
+        step, own = (
+            [times[i] for i in warm or places] for times in (self._step_ms, self._optimizer_ms)
+        )
         if not step:
             return {"step_ms_p50": None, "step_ms_p95": None, "optimizer_step_ms_p50": None}
         return {
@@ -99,9 +125,9 @@ class Clock:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new peak: `ru_maxrss` never falls, the kernel's own mark can be reset (measured).
+    """Start a new peak. The kernel's own mark can be reset; `ru_maxrss` never falls (measured).
 
-    What a process keeps of memory that is freed (loaders.memory) is not the next one's.
+    Freed memory that the process has kept (loaders.memory) is given back first.
     """
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -111,9 +137,9 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Return the bytes at the peak since the reset: of the GPU's allocator, or of this process.
+    """Return the peak since the reset in bytes, of the GPU's allocator or of this process.
 
-    None where the kernel keeps no such mark (macOS, Windows).
+    None if the kernel keeps no such mark (macOS, Windows).
     """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))

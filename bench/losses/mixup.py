@@ -1,6 +1,6 @@
 """Mixup: samples mixed in pairs, and the losses of their two targets with them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ STREAM = 1
 
 
 class Goal(NamedTuple):
-    """What a batch is to be: its targets, and those of the samples mixed into it."""
+    """What a batch is trained towards: its targets, and those of the samples mixed into it."""
 
     target: Tensor
     partner: Tensor | None = None
@@ -29,32 +29,31 @@ class Goal(NamedTuple):
         return self.share * own + (1 - self.share) * values_of(given, self.partner)
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class Mixing:
     """Mixes each batch with itself moved on by one sample: Zhang et al. 2018, arXiv 1710.09412.
 
-    One share a batch is drawn from Beta(alpha, alpha); 0 mixes nothing. `shard` is (rank, world).
-    Pairs are those of the global batch, so that the number of processes changes nothing: each
-    reads the whole batch and keeps its part.
+    One share a batch is drawn from Beta(alpha, alpha); with alpha 0 nothing is mixed. The share is
+    a function of the seed and the number of the batch, so that a trial can go on anywhere. `shard`
+    is (rank, world). Pairs are those of the global batch, so that the number of processes changes
+    nothing: each reads the whole batch and keeps its part.
     """
 
     alpha: float
     seed: int
     shard: tuple[int, int]
-    _batch: int = field(init=False, default=0)
 
     @property
     def reads(self) -> tuple[int, int]:
         """Return the shard that a loader is to read for this process."""
         return (0, 1) if self.alpha else self.shard
 
-    def apply(self, image: Tensor, target: Tensor) -> tuple[Tensor, Goal]:
-        """Return what `reads` gave as this process's samples, with what they are to be."""
+    def apply(self, image: Tensor, target: Tensor, batch: int) -> tuple[Tensor, Goal]:
+        """Return this process's samples of what `reads` gave as the k-th batch, and their goal."""
         if not self.alpha:
             return image, Goal(target=target.long())
-        draw = np.random.default_rng([self.seed, STREAM, self._batch])
+        draw = np.random.default_rng([self.seed, STREAM, batch])
         share = float(draw.beta(self.alpha, self.alpha))
-        self._batch += 1
         mixed = torch.lerp(image.roll(-1, 0), image, share)
         rank, world = self.shard
         own = slice(len(image) * rank // world, len(image) * (rank + 1) // world)

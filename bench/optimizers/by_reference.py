@@ -43,7 +43,7 @@ def borrowed(name: str, constructor: Constructor, params: Mapping[str, Any]) -> 
         space={},
         step="closure" if closure else "create_graph" if graph else "plain",
         averages=hasattr(constructor, "train") and hasattr(constructor, "eval"),
-        half=not (closure or graph),
+        scalable=not (closure or graph),
         one_device=graph,
         state_floats=None,
         summary="of the user's own",

@@ -42,7 +42,7 @@ class Optimizer:
     - `step`: what the loop must do in a step, a row of `bench.optimizers.steps.STEPS`.
     - `averages`: it keeps averaged weights, which `eval()` puts in and `train()` takes out again
       (`bench.optimizers.averaging`).
-    - `half`: its gradients may be scaled, as float16 needs.
+    - `scalable`: its gradients may be scaled by torch.amp.GradScaler, as float16 needs.
     - `one_group`: it takes all parameters in one group, so that no layer has a rate of its own.
     - `one_device`: its step cannot be shared by the devices of one trial.
     - `batch_multiple`: the batch is this many times the study's, over the same order of samples.
@@ -59,7 +59,7 @@ class Optimizer:
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     step: str = "plain"
     averages: bool = False
-    half: bool = True
+    scalable: bool = True
     one_group: bool = False
     one_device: bool = False
     batch_multiple: int = 1

@@ -7,6 +7,7 @@ which is what the budget is charged.
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,39 +20,79 @@ from bench.core.timing import Clock
 LossOf = Callable[[Tensor, Any], Tensor]
 # (image, target, gradient evaluations the budget still allows) -> (loss, evaluations made)
 Step = Callable[[Tensor, Any, int], tuple[Tensor, int]]
-# (network, optimizer, loss of a batch, clock, processes of the trial, scaler) -> step
-Make = Callable[[nn.Module, torch.optim.Optimizer, LossOf, Clock, int, torch.amp.GradScaler], Step]
 
 # A closure optimizer may start anew from the last finite weights this often in a row; after that
-# its loss is handed on as it is and the trial counts as diverged. Assumption.
+# its loss is NaN, which ends the trial as diverged. Assumption.
 RESTARTS = 3
-# What one product of the Hessian with a vector costs, in evaluations of the gradient: differentiate
-# a graph of forward and backward. Measured: 1.98 by operations, 2.1 by time on one core.
+# What one product of the Hessian with a vector costs, in evaluations of the gradient: it
+# differentiates a graph of forward and backward. Measured: 1.98 by operations, 2.1 by time on one
+# core.
 HESSIAN_EVALUATIONS = 2
+
+
+@dataclass(kw_only=True)
+class StepMemory:
+    """What one step leaves for the next, beside the network, the optimizer and the scaler.
+
+    `restarts`: how many steps in a row up to now ended non-finite and were undone.
+    """
+
+    restarts: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepParts:
+    """What a step is made of.
+
+    `loss_of(image, target)` is the loss of a batch, `processes` how many share the trial.
+    """
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss_of: LossOf
+    clock: Clock
+    processes: int
+    scaler: torch.amp.GradScaler
+    memory: StepMemory = field(default_factory=StepMemory)
+
+    def mean(self, loss: Tensor) -> Tensor:
+        """Return the mean of a loss over the processes of the trial."""
+        loss = loss.detach().clone()
+        if self.processes > 1:
+            dist.all_reduce(loss)
+            loss /= self.processes
+        return loss
+
+    def refuse_scaling(self, why: str) -> None:
+        """Raise ValueError if gradients are scaled; `why` is what cannot be."""
+        if self.scaler.is_enabled():
+            raise ValueError(f"{why} cannot be scaled: this optimizer does not train in float16")
+
+
+Make = Callable[[StepParts], Step]
 
 
 class _BudgetSpent(Exception):  # noqa: N818  # leaves a line search, is no error
     """Raised inside a closure when the budget allows no further evaluation."""
 
 
-def _mean(value: Tensor, size: int) -> Tensor:
-    """Return the mean of `value` over the processes of a trial."""
-    value = value.detach().clone()
-    if size > 1:
-        dist.all_reduce(value)
-        value /= size
-    return value
-
-
 def _parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-class _SameFunction:
-    """Makes further evaluations of one batch evaluations of one function.
+@dataclass(frozen=True, kw_only=True)
+class _Point:
+    """The weights at one evaluation of a line search, and the loss there."""
 
-    `first` notes the random state; `again` sets it back, so that dropout draws the same masks, and
-    keeps batch norms from counting the batch once more, until `done`.
+    loss: float
+    weights: list[Tensor]
+
+
+class _SameFunction:
+    """Makes all evaluations of one batch evaluations of the same function.
+
+    `first` notes the random state. `again` sets it back, so that dropout draws the same masks, and
+    keeps batch norms from counting the batch again, until `done`.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -77,43 +118,29 @@ class _SameFunction:
             norm.track_running_stats = True
 
 
-def plain_step(
-    net: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss_of: LossOf,
-    clock: Clock,
-    size: int,
-    scaler: torch.amp.GradScaler,
-) -> Step:
+def plain_step(parts: StepParts) -> Step:
     """Make the step of an optimizer that needs one gradient: forward, backward, update.
 
-    Where the scaler finds a gradient that is not finite, there is no update and a smaller scale.
+    If the scaler finds a gradient that is not finite, it makes no update and lowers its scale.
     """
-    del net
+    optimizer, clock, scaler = parts.optimizer, parts.clock, parts.scaler
 
     def step(image: Tensor, target: Any, _left: int) -> tuple[Tensor, int]:
         start = clock.mark()
         optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(image, target)
+        loss = parts.loss_of(image, target)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
         scaler.unscale_(optimizer)
         ready = clock.mark()
         scaler.step(optimizer)
         scaler.update()
         clock.step(start, [(start, ready)], clock.mark())
-        return _mean(loss, size), 1
+        return parts.mean(loss), 1
 
     return step
 
 
-def two_pass_step(
-    net: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss_of: LossOf,
-    clock: Clock,
-    size: int,
-    scaler: torch.amp.GradScaler,
-) -> Step:
+def two_pass_step(parts: StepParts) -> Step:
     """Make the step of an optimizer that needs a second gradient at other weights, such as SAM.
 
     `optimizer.first_step()` moves the weights, `second_step()` moves them back and updates them by
@@ -121,12 +148,13 @@ def two_pass_step(
     updates batch-norm statistics (Foret et al. 2021 leave it open; pytorch-optimizer's examples do
     so). Two evaluations are charged.
 
-    Where the budget has one evaluation left, that step is one of `optimizer.base_optimizer`.
-    With several processes the first gradient is that of the global batch, as on one device.
+    If the budget has only one evaluation left, `optimizer.base_optimizer` makes that step. With
+    several processes the first gradient is that of the global batch, as on one device.
     """
-    _unscaled(scaler, "two gradients")
-    two_pass: Any = optimizer
-    same = _SameFunction(net)
+    parts.refuse_scaling("two gradients")
+    optimizer: Any = parts.optimizer  # the two halves of a step are in no class of torch
+    clock, loss_of = parts.clock, parts.loss_of
+    same = _SameFunction(parts.network)
 
     def step(image: Tensor, target: Any, left: int) -> tuple[Tensor, int]:
         start = clock.mark()
@@ -136,10 +164,10 @@ def two_pass_step(
         loss.backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
         ready = clock.mark()
         if left < 2:
-            two_pass.base_optimizer.step()
+            optimizer.base_optimizer.step()
             clock.step(start, [(start, ready)], clock.mark())
-            return _mean(loss, size), 1
-        two_pass.first_step(zero_grad=True)
+            return parts.mean(loss), 1
+        optimizer.first_step(zero_grad=True)
         moved = clock.mark()
         same.again()
         try:
@@ -147,33 +175,27 @@ def two_pass_step(
         finally:
             same.done()
         second = clock.mark()
-        two_pass.second_step()
+        optimizer.second_step()
         clock.step(start, [(start, ready), (moved, second)], clock.mark())
-        return _mean(loss, size), 2
+        return parts.mean(loss), 2
 
     return step
 
 
-def create_graph_step(
-    net: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss_of: LossOf,
-    clock: Clock,
-    size: int,
-    scaler: torch.amp.GradScaler,
-) -> Step:
+def create_graph_step(parts: StepParts) -> Step:
     """Make the step of an optimizer that differentiates the gradient again, such as Sophia.
 
     Every `optimizer.update_period` steps, from the first on, the gradient keeps its graph, and
     `optimizer.step()` draws `num_samples` vectors and multiplies each by the Hessian. Such a step
-    is charged 1 evaluation and HESSIAN_EVALUATIONS for each vector, the others 1. A Hessian that
-    the budget no longer allows ends the trial: what is left is charged and no update is made.
+    is charged 1 evaluation and HESSIAN_EVALUATIONS for each vector, the others 1. If the budget no
+    longer allows a Hessian, the trial ends: what is left is charged and no update is made.
     cuDNN's recurrent layers have no second derivative: such a step runs them without cuDNN.
     """
-    _unscaled(scaler, "the graph of its gradient")
-    if size > 1:
+    parts.refuse_scaling("the graph of its gradient")
+    if parts.processes > 1:
         raise ValueError("DDP averages gradients outside the graph that a Hessian needs")
-    recurrent = any(isinstance(m, nn.RNNBase) for m in net.modules())
+    optimizer, clock = parts.optimizer, parts.clock
+    recurrent = any(isinstance(m, nn.RNNBase) for m in parts.network.modules())
     period, samples = (int(getattr(optimizer, n, 1)) for n in ("update_period", "num_samples"))
     cost = 1 + HESSIAN_EVALUATIONS * samples
 
@@ -182,10 +204,10 @@ def create_graph_step(
         due = optimizer.param_groups[0].get("step", 0) % period == 0
         start = clock.mark()
         with torch.backends.cudnn.flags(enabled=False) if due and recurrent else nullcontext():
-            loss = loss_of(image, target)
+            loss = parts.loss_of(image, target)
         if due and left < cost:
             clock.step(start, [(start, clock.mark())], clock.mark())
-            return _mean(loss, size), left
+            return parts.mean(loss), left
         parameters = [p for p in _parameters(optimizer) if p.requires_grad]
         # autograd.grad: backward(create_graph=True) warns of a cycle, which set_to_none breaks.
         gradients = torch.autograd.grad(loss, parameters, create_graph=due, allow_unused=True)
@@ -195,35 +217,28 @@ def create_graph_step(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         clock.step(start, [(start, ready)], clock.mark())
-        return _mean(loss, size), cost if due else 1
+        return parts.mean(loss), cost if due else 1
 
     return step
 
 
-def closure_step(
-    net: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss_of: LossOf,
-    clock: Clock,
-    size: int,
-    scaler: torch.amp.GradScaler,
-) -> Step:
+def closure_step(parts: StepParts) -> Step:
     """Make the step of an optimizer that evaluates as often as it likes, such as L-BFGS.
 
     Within a step every evaluation is of one function: the same batch, the same dropout masks (the
     random state is set back), and batch-norm statistics updated by the first evaluation alone.
-    The loss that the closure returns is the mean over all processes: with a local loss the
-    line searches of two processes part ways and their weights with them.
+    The loss that the closure returns is the mean over all processes: with a local loss, the line
+    searches of two processes would part ways, and their weights with them.
 
-    A budget that runs out inside a line search ends the step at the best point it has seen.
-    A step that ends non-finite is undone, and the optimizer starts anew without its history; the
-    loss before such a step stands, unless it is one restart too many.
+    If the budget runs out inside a line search, the step ends at the best point of that search.
+    A step that ends non-finite is undone, and the optimizer starts anew without its history. Such
+    a step returns the loss before it, or NaN if there were more than RESTARTS of them in a row.
     """
-    _unscaled(scaler, "a line search")
+    parts.refuse_scaling("a line search")
+    optimizer, clock, memory = parts.optimizer, parts.clock, parts.memory
     parameters = _parameters(optimizer)
-    same = _SameFunction(net)
+    same = _SameFunction(parts.network)
     limits = [dict(group) for group in optimizer.param_groups]
-    restarts = 0
 
     def copy() -> list[Tensor]:
         return [p.detach().clone() for p in parameters]
@@ -234,13 +249,12 @@ def closure_step(
                 p.copy_(value)
 
     def step(image: Tensor, target: Any, left: int) -> tuple[Tensor, int]:
-        nonlocal restarts
         before = copy()
         same.first(image)
         losses: list[Tensor] = []
         marks: list[tuple[Any, Any]] = []
-        best: tuple[float, list[Tensor]] = (math.inf, before)
-        # A line search may go past max_eval; near the end of the budget remember its best point.
+        best = _Point(loss=math.inf, weights=before)
+        # A line search may go past max_eval; near the end of the budget its best point is kept.
         tight = left < _most_evaluations(limits[0])
 
         def closure() -> Tensor:
@@ -251,12 +265,12 @@ def closure_step(
             if losses:
                 same.again()
             optimizer.zero_grad(set_to_none=True)
-            loss = loss_of(image, target)
+            loss = parts.loss_of(image, target)
             loss.backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
-            value = _mean(loss, size)
+            value = parts.mean(loss)
             losses.append(value)
-            if tight and float(value) < best[0]:
-                best = (float(value), copy())
+            if tight and float(value) < best.loss:
+                best = _Point(loss=float(value), weights=copy())
             marks.append((start, clock.mark()))
             return value
 
@@ -267,26 +281,21 @@ def closure_step(
         try:
             optimizer.step(closure)  # type: ignore[arg-type]  # torch's stub wants a float, its L-BFGS a tensor
         except _BudgetSpent:
-            put(best[1])
+            put(best.weights)
         finally:
             same.done()
         clock.step(begin, marks, clock.mark())
 
         finite = all(bool(torch.isfinite(p).all()) for p in parameters)
         if finite and bool(torch.isfinite(losses[0])):
-            restarts = 0
+            memory.restarts = 0
             return losses[0], len(losses)
-        restarts += 1
+        memory.restarts += 1
         put(before)
         optimizer.state.clear()
-        return losses[0] if restarts <= RESTARTS else losses[0] * math.nan, len(losses)
+        return losses[0] if memory.restarts <= RESTARTS else losses[0] * math.nan, len(losses)
 
     return step
-
-
-def _unscaled(scaler: torch.amp.GradScaler, why: str) -> None:
-    if scaler.is_enabled():
-        raise ValueError(f"{why} cannot be scaled: this optimizer does not train in float16")
 
 
 def _default_evaluations(limit: dict[str, Any]) -> int:

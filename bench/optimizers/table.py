@@ -13,7 +13,9 @@ import torch
 
 from bench.core.settings import Setting
 from bench.optimizers import state_size
-from bench.optimizers.library import Muon, ademamix, library, shampoo
+from bench.optimizers.library import ademamix, library
+from bench.optimizers.muon import Muon
+from bench.optimizers.shampoo import shampoo
 from bench.optimizers.spec import Optimizer, Space
 from bench.optimizers.state_size import Shapes
 
@@ -122,7 +124,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             space={"lr": Space(low=1e-1, high=1.0, log=True)},
             choices={"line_search_fn": ("strong_wolfe",)},
             step="closure",
-            half=False,  # torch.amp.GradScaler takes no closure
+            scalable=False,  # torch.amp.GradScaler takes no closure
             one_group=True,
             # Gradient differences are noise where the batch is small. 8 is an assumption.
             batch_multiple=8,
@@ -340,7 +342,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             },
             space={"lr": Space(low=6e-3, high=6e-1, log=True)},
             step="create_graph",
-            half=False,  # scaled gradients would have to be unscaled inside their own graph
+            scalable=False,  # scaled gradients would have to be unscaled inside their own graph
             one_device=True,  # DDP averages gradients outside the graph that the Hessian needs
             # Momentum, the mean of Hutchinson's estimates, and the last of them.
             state_floats=3,
@@ -402,7 +404,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             },
             choices={"base": _SAM_BASES},
             step="two_pass",
-            half=False,  # two gradients a step, of which a scaler unscales one
+            scalable=False,  # two gradients a step, of which a scaler unscales one
             state_floats=_sam_state,
             summary="sharpness-aware: the gradient at the worst point nearby, on another optimizer",
             source="Foret et al. 2021, arXiv 2010.01412; library",

@@ -73,7 +73,7 @@ _LOOK_UP = {"model": model_row, "optimizer": optimizer_row, "loss": loss_row}
 
 
 def _of_precision(optimizer: Optimizer, study: Study) -> str | None:
-    if study.precision == "float16" and not optimizer.half:
+    if study.precision == "float16" and not optimizer.scalable:
         return f"optimizer {optimizer.name} cannot work on scaled gradients, as float16 needs"
     if study.precision == "float16" and study.device == "cpu":
         # Measured with ResNet-18 and larger, LOG.md.

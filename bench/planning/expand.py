@@ -13,7 +13,7 @@ from bench.planning.compatibility import misfit
 from bench.planning.starts import Starts
 from bench.study.components import Combination
 from bench.study.dataset import DataSet, automatic_patch
-from bench.study.pretrained import Start
+from bench.study.pretrained import InitialWeights
 from bench.study.schema import Augment, DataEntry, Study
 from bench.study.tasks import TASKS
 from bench.study.trial import NUMERICS, Skip, Trial, labels
@@ -162,7 +162,7 @@ def _skip(combination: Combination, data: DataSet, reason: str) -> Skip:
 def _trial(
     combination: Combination,
     identity: Mapping[str, Any],
-    start: Start | None,
+    start: InitialWeights | None,
     study: Study,
     data: DataSet,
     folds: str,

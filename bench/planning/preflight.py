@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from bench.planning.plan import Plan
 from bench.study.components import Combination
-from bench.study.pretrained import Stages, load
 from bench.training.networks import build_model
+from bench.training.transfer import LayerGroups, load_weights
 
 
 def fits(plan: Plan) -> Iterator[str]:
@@ -21,6 +21,6 @@ def fits(plan: Plan) -> Iterator[str]:
         seen.add((name, trial.start.label))
         model = Combination(choices=trial.choices, base=plan.base).model
         network = build_model(model, plan.data(trial.dataset).path, trial.patch)
-        match = load(network, model.row, trial.start)
-        Stages(network, model.row, trial.start)
+        match = load_weights(network, model.row, trial.start)
+        LayerGroups(network, model.row, trial.start)
         yield f"{name} starts from {trial.start.label}: {match}"

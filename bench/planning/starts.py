@@ -2,7 +2,7 @@
 
 from bench.study.components import Combination
 from bench.study.dataset import DataSet
-from bench.study.pretrained import Start, Wanted, find
+from bench.study.pretrained import InitialWeights, WeightsNeeded, find
 from loaders.sampling.folds import Split
 from results.tables.axes import AXES
 
@@ -18,9 +18,9 @@ class Starts:
 
     def __init__(self, data: DataSet) -> None:
         self._data = data
-        self._found: dict[tuple[str, str, int, int], Start] = {}
+        self._found: dict[tuple[str, str, int, int], InitialWeights] = {}
 
-    def of(self, combination: Combination, split: Split) -> Start | None:
+    def of(self, combination: Combination, split: Split) -> InitialWeights | None:
         """Return the weights, None for those drawn anew; raises what `find` does."""
         pretrained, model = combination.choices["pretrained"], combination.choices["model"]
         if pretrained.name == SCRATCH:
@@ -33,7 +33,7 @@ class Starts:
                 pretrained.params,
                 pretrained.label,
                 combination.base,
-                Wanted(
+                WeightsNeeded(
                     row=combination.own_model.row,
                     model=model.label,
                     dims=store.meta.dims,

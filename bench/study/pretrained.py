@@ -1,12 +1,11 @@
-"""Transfer learning: weights to start from, what of them fits, and which layers they keep still.
+"""Which weights a trial starts from, and where they are found.
 
 Weights come from torchvision (ImageNet), from a file, or from a trial of an earlier run. Nothing is
-downloaded here and nothing that a file contains is executed (`weights_only=True`).
+downloaded. What is done with them is in bench/training/transfer.py.
 """
 
 import hashlib
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import torch
-from torch import Tensor, nn
 
 from bench.core.references import StudyError
 from bench.core.settings import Setting, merge
@@ -23,30 +21,23 @@ from models.spec import Model
 from results.tables.store import read
 
 DEFAULTS: Mapping[str, Setting] = {
-    # The first stage that trains from the start; those before it are frozen. "": none is frozen.
+    # The lowest stage that trains from the start; those below it are frozen. "": none is frozen.
     "freeze_until": "",
-    # Every so many epochs one more frozen stage thaws, from the head down; 0: they stay frozen.
+    # One more stage thaws after every so many epochs, from the head down; 0: they stay frozen.
     "unfreeze_every": 0,
-    # A stage's learning rate is that of the stage above it times this.
+    # A stage's learning rate is this times that of the stage above it.
     "lower_rate": 1.0,
-    # Which data set of the earlier run, where it has several.
+    # Which data set of the earlier run, if it has several.
     "dataset": "",
 }
 
-# Keys under which training scripts put a network's state beside other things.
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network_weights")
-# Prefixes that wrappers (DataParallel, DistributedDataParallel, torch.compile) put before names.
-PREFIXES = ("module.", "_orig_mod.")
-
-# torchvision published DenseNet under names that its own loader mends: `norm.1.` is `norm1.` now.
-OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
-
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
-    """The weights that a trial starts from, and what is kept still while it trains.
+class InitialWeights:
+    """The weights that a trial starts from, and which layers stay frozen while it trains.
 
-    `file` holds the state of a network, `digest` is the SHA-256 of it, `label` what results say.
+    `file` holds the state of a network, `digest` is its SHA-256, and `label` is the name that the
+    results show. The other three are settings of DEFAULTS.
     """
 
     label: str
@@ -58,7 +49,7 @@ class Start:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return what of this decides a trial's result."""
+        """Return the part of this that decides a trial's result."""
         return {
             "weights": self.digest,
             "freeze_until": self.freeze_until,
@@ -68,7 +59,7 @@ class Start:
 
 
 def start_settings(params: Mapping[str, Any]) -> dict[str, Setting]:
-    """Return every setting of pretrained weights; raises ValueError on a wrong one."""
+    """Return every setting of pretrained weights; raises ValueError if one is wrong."""
     found = merge("pretrained weights", DEFAULTS, params)
     rate, every = found["lower_rate"], found["unfreeze_every"]
     if not isinstance(rate, float) or not 0 < rate <= 1:
@@ -80,15 +71,15 @@ def start_settings(params: Mapping[str, Any]) -> dict[str, Setting]:
     return found
 
 
-# ---- where weights are ---------------------------------------------------------------------
+# ---- where they are found ------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What the weights are for: a model and its label, a data set's fold, what must be unseen.
+class WeightsNeeded:
+    """What the weights are needed for: a model in 2 or 3 dimensions, and one fold of a data set.
 
-    `unseen` are the group ids of the test fold: no trial whose weights are taken may have trained
-    or validated on them.
+    `model` is its label in the results. `unseen` are the group ids of the test fold: a trial whose
+    weights are taken must not have trained or validated on any of them.
     """
 
     row: Model
@@ -97,11 +88,13 @@ class Wanted:
     unseen: frozenset[str]
 
 
-def find(name: str, params: Mapping[str, Any], label: str, base: Path, wanted: Wanted) -> Start:
+def find(
+    name: str, params: Mapping[str, Any], label: str, base: Path, wanted: WeightsNeeded
+) -> InitialWeights:
     """Find the weights that an entry of `pretrained` names: imagenet, a file, or a run's folder.
 
-    Raises StudyError where they are not there, or where every trial of the run has trained on
-    patients that this fold tests on; LookupError where this model has no such weights.
+    Raises StudyError if they are missing, or if every trial of the run has trained on patients that
+    this fold tests on; LookupError if there are none for this model.
     """
     settings = start_settings(params)
     if name == "imagenet":
@@ -117,7 +110,7 @@ def find(name: str, params: Mapping[str, Any], label: str, base: Path, wanted: W
                 f"pretrained: there is no file or run {name!r} (looked for {path}). "
                 f"Choices: none, imagenet, a file of weights, the folder of a run."
             )
-    return Start(
+    return InitialWeights(
         label=label,
         file=file,
         digest=_digest(file),
@@ -133,7 +126,7 @@ def _digest(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _imagenet(wanted: Wanted) -> Path:
+def _imagenet(wanted: WeightsNeeded) -> Path:
     if wanted.row.weights is None or wanted.dims != 2:
         raise LookupError(
             f"there are no ImageNet weights for model {wanted.row.name} in {wanted.dims}-D"
@@ -160,7 +153,7 @@ def _imagenet(wanted: Wanted) -> Path:
     return file
 
 
-def _of_run(run: Path, dataset: str, wanted: Wanted) -> Path:
+def _of_run(run: Path, dataset: str, wanted: WeightsNeeded) -> Path:
     """Return the weights of the run's best trial of this model by inner validation.
 
     Trials that trained on any of the `unseen` groups are left out.
@@ -209,179 +202,3 @@ def _training_groups(run: Path) -> dict[tuple[str, int, int], set[str]]:
             key = row["dataset"], row["repeat"], row["fold"]
             seen.setdefault(key, set()).add(row["group_id"])
     return seen
-
-
-# ---- what of them fits ---------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Match:
-    """What became of a network's parameters and buffers, by name.
-
-    `taken` are as in the file, `adapted` its first convolution with other input channels, `left`
-    new (the head, and what the file lacks or has in another shape), `unused` the file's rest.
-    """
-
-    taken: tuple[str, ...]
-    adapted: tuple[str, ...]
-    left: tuple[str, ...]
-    unused: tuple[str, ...]
-
-    def __str__(self) -> str:
-        """Return the counts as a sentence for the log."""
-        text = f"{len(self.taken)} tensors taken, {len(self.adapted)} adapted"
-        text += f", {len(self.left)} new ({_some(self.left)})" if self.left else ""
-        return text + (f", {len(self.unused)} unused ({_some(self.unused)})" if self.unused else "")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-
-
-def read_state(file: Path) -> dict[str, Tensor]:
-    """Read a network's state from a file; raises StudyError where it holds none.
-
-    Nothing in the file is executed. A state that stands in a checkpoint under one of WRAPPERS, or
-    with one of PREFIXES before its names, is found.
-    """
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what its parsers raise: pickle, zip, EOF, Runtime
-        # Torch's own message advises to read the file unsafely; that is not repeated.
-        raise StudyError(
-            f"pretrained: {file.name} cannot be read as weights. It must be what torch.save writes "
-            f"of a network's state: tensors alone, whole, and no Python objects, which are not "
-            f"loaded ({type(error).__name__})."
-        ) from error
-    for key in WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):
-        raise StudyError(
-            f"pretrained: {file.name} holds no state of a network: a mapping of names to tensors, "
-            f"or one under {', '.join(WRAPPERS)}."
-        )
-    state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-    state = {OLD_DENSENET.sub(r"\1\2", name): value for name, value in state.items()}
-    for prefix in PREFIXES:
-        if all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): value for name, value in state.items()}
-    return state
-
-
-def load(network: nn.Module, row: Model, start: Start) -> Match:
-    """Put the weights of `start` into a network built by `row`, as far as they fit.
-
-    A first convolution of three input channels fits any number C of them: the mean over the three
-    is repeated C times and multiplied by 3 / C, so that an image of C equal channels gives what a
-    grey image in three channels gave. The head is always new: the classes are others.
-    Raises StudyError where less than half of the parameters below the head find their values.
-    """
-    state, own = read_state(start.file), network.state_dict()
-    head = row.stages(network)[-1]
-    new: dict[str, Tensor] = {}
-    adapted: list[str] = []
-    for name, value in own.items():
-        given = state.get(name)
-        if given is None or _under(name, head):
-            continue
-        if given.shape == value.shape:
-            new[name] = given
-        elif name == row.first and _differ_in_channels(given, value):
-            channels = value.shape[1]
-            new[name] = given.mean(1, keepdim=True).expand_as(value) * (3 / channels)
-            adapted.append(name)
-    body = [p for p, _ in network.named_parameters() if not _under(p, head)]
-    found = sum(own[p].numel() for p in body if p in new)
-    whole = sum(own[p].numel() for p in body)
-    match = Match(
-        taken=tuple(n for n in new if n not in adapted),
-        adapted=tuple(adapted),
-        left=tuple(n for n in own if n not in new),
-        unused=tuple(n for n in state if n not in new),
-    )
-    if 2 * found < whole:
-        raise StudyError(
-            f"pretrained: {start.file.name} does not fit model {row.name}: {found} of {whole} "
-            f"parameters below the head find their values ({match}). Weights of the same model, "
-            f"in the same dimensions, are needed."
-        )
-    network.load_state_dict(new, strict=False)
-    return match
-
-
-def _differ_in_channels(given: Tensor, value: Tensor) -> bool:
-    """Whether `given` is a convolution of three input channels, like `value` but for those."""
-    return given.shape[1] == 3 and given.shape[2:] == value.shape[2:] and len(given) == len(value)
-
-
-def _under(name: str, stage: str) -> bool:
-    return name == stage or name.startswith(f"{stage}.")
-
-
-# ---- what is kept still --------------------------------------------------------------------
-
-
-class Stages:
-    """The stages of a network, from input to head: frozen, thawed, each with its own rate.
-
-    Raises StudyError where `start.freeze_until` is none of them.
-    """
-
-    def __init__(self, network: nn.Module, row: Model, start: Start | None) -> None:
-        self._network = network
-        self._names = row.stages(network)
-        self._start = start
-        self.frozen = 0
-        if start and start.freeze_until:
-            if start.freeze_until not in (*self._names, "head"):
-                raise StudyError(
-                    f"pretrained: freeze_until is {start.freeze_until!r}; the stages of "
-                    f"{row.name} are: {', '.join(self._names)}, or head for the last."
-                )
-            last = len(self._names) - 1
-            wanted = start.freeze_until
-            self.frozen = last if wanted == "head" else self._names.index(wanted)
-        self._freeze()
-
-    def groups(self, lr: float | None) -> list[dict[str, Any]] | list[nn.Parameter]:
-        """Return the parameters for an optimizer: one list, or groups, each with a rate `lr`.
-
-        `lr` is the head's rate. The last group is the head.
-        """
-        if self._start is None or self._start.lower_rate == 1 or lr is None:
-            return list(self._network.parameters())
-        top = len(self._names) - 1
-        return [
-            {"params": parameters, "lr": lr * self._start.lower_rate ** (top - place)}
-            for place, name in enumerate(self._names)
-            if (parameters := list(self._parameters(name)))
-        ]
-
-    def thaw(self, epoch: int) -> bool:
-        """Thaw what is due after `epoch` epochs; return whether anything was."""
-        start = self._start
-        if start is None or not start.unfreeze_every or not self.frozen:
-            return False
-        if epoch % start.unfreeze_every:
-            return False
-        self.frozen -= 1
-        self._freeze()
-        return True
-
-    def train(self) -> None:
-        """Put the network in training mode; frozen stages keep their batch-norm statistics."""
-        self._network.train()
-        for name in self._names[: self.frozen]:
-            self._network.get_submodule(name).eval()
-
-    def _freeze(self) -> None:
-        for place, name in enumerate(self._names):
-            for parameter in self._parameters(name):
-                parameter.requires_grad_(place >= self.frozen)
-
-    def _parameters(self, stage: str) -> Iterator[nn.Parameter]:
-        for name, parameter in self._network.named_parameters():
-            if _under(name, stage):
-                yield parameter

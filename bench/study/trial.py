@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.core.references import is_reference
 from bench.study.choice import Choice
-from bench.study.pretrained import Start
+from bench.study.pretrained import InitialWeights
 from bench.study.schema import Augment, Normalize, StopOn
 from results.tables.axes import AXES
 
@@ -32,7 +32,7 @@ class Trial:
     dataset: str
     task: str
     choices: Mapping[str, Choice]
-    start: Start | None
+    start: InitialWeights | None
     repeat: int
     fold: int
     seed: int

@@ -12,9 +12,9 @@ from bench.core.processes import World
 from bench.losses.mixup import Goal
 from bench.losses.supervision import Supervised
 from bench.study.components import Component
-from bench.study.pretrained import load
 from bench.study.trial import Trial
 from bench.training.networks import build_model, compiled_once, identity_of
+from bench.training.transfer import load_weights
 from models.spec import Model
 
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
@@ -35,7 +35,7 @@ def make_network(
     torch.manual_seed(seed)
     model = build_model(kind, store, trial.patch)
     if trial.start:
-        load(model, kind.row, trial.start)
+        load_weights(model, kind.row, trial.start)
     model = model.to(device)
     if trial.channels_last:
         _channels_last(model)

@@ -1,7 +1,7 @@
 """run_trial(): one trial from its first weight to its last test case, read top to bottom.
 
-Knows no Ray. With `world.size` processes (torch.distributed is up) each takes its slice of every
-global batch and of every evaluation; one process is the same code with a world of one.
+It knows nothing of Ray. With `world.size` processes (torch.distributed is up) each takes its slice
+of every global batch and of every evaluation; one process is the same code with a world of one.
 """
 
 import io
@@ -17,34 +17,35 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.core.environment import device_name, git_commit, versions
 from bench.core.precision import PRECISIONS
 from bench.core.processes import World
 from bench.core.settings import Setting
-from bench.core.timing import Clock, peak_memory, reset_peak_memory
+from bench.core.timing import Clock, reset_peak_memory
 from bench.losses.mixup import Mixing
 from bench.losses.supervision import supervised
 from bench.losses.table import alone, over_processes
 from bench.optimizers.averaging import REFRESH_BATCHES, evaluation_weights
 from bench.optimizers.spec import state_bytes
-from bench.optimizers.steps import STEPS
+from bench.optimizers.steps import STEPS, StepParts
 from bench.study.components import Combination
 from bench.study.dataset import DataSet
-from bench.study.pretrained import Stages
 from bench.study.trial import Trial, trial_columns
 from bench.training.evaluate import Evaluator, Score
 from bench.training.networks import flops_per_sample
 from bench.training.objective import CHANNELS_LAST, Objective, make_network
+from bench.training.state import BestEpoch, Checkpoint, TargetReached, TrainingState
+from bench.training.transfer import LayerGroups
 from loaders.batches.table import LOADERS
 from loaders.batches.torch_loader import gather
 from loaders.sampling.folds import class_weights, normalization, value_range
 from loaders.sampling.sampler import Recipe, Sampler, batch_positions
 from loaders.store.read import Store
 
-# The loss is read back this often: each reading makes a GPU wait. A trial that went non-finite is
-# noticed at most so many steps late, and its weights are used in neither case. Assumption.
+# The loss is read back once in so many steps, since each reading makes a GPU wait. A trial that is
+# not finite is noticed at most so many steps late; its weights are not used anyway. Assumption.
 CHECK_EVERY = 32
 
 SOLO = World()
@@ -55,7 +56,7 @@ Watch = Callable[[int, float | None], None]
 class Outcome:
     """All that a trial leaves: rows of the four tables, example arrays, the weights it chose.
 
-    `weights` is a network's state as torch.save writes it, None where it is not kept.
+    `weights` is the network's state as torch.save writes it, None if the trial does not keep it.
     """
 
     trial: dict[str, Any]
@@ -74,12 +75,21 @@ def run_trial(
     device: torch.device,
     world: World = SOLO,
     watch: Watch | None = None,
+    resume: bytes | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Outcome:
     """Train and score one trial.
 
-    `base` is the folder that references in the study start at; `watch(epoch, score)` is told of
-    every evaluation. Returns rows with status `ok` or `diverged`; anything else that goes wrong is
-    raised, and is the runner's to write down.
+    `base` is the folder that references in the study start at. `watch(epoch, score)` is told of
+    every evaluation.
+
+    `checkpoint(state)` is called after every epoch, the last included. `state.to_bytes()`, called
+    before it returns, gives what `resume` takes: the trial goes on after that epoch as if it had
+    not stopped, with the same samples, draws and bits. Its times are those of both parts together,
+    without the pause between them; `started_at` is that of the first.
+
+    Returns rows with status `ok` or `diverged`; anything else that goes wrong is raised, and is the
+    runner's to write down. Raises ValueError if `resume` is not the state of this trial.
     """
     started_at = datetime.now(UTC)
     clock = Clock(device)
@@ -90,11 +100,11 @@ def run_trial(
         if device.type == "cuda":
             torch.use_deterministic_algorithms(mode=True, warn_only=True)
         store, split = data.store, data.split(trial.repeat, trial.fold)
-        parts = Combination(choices=trial.choices, base=base)
-        model_kind, optimizer_kind, loss_kind = parts.model.row, parts.optimizer.row, parts.loss.row
-        criterion = loss_kind.bind(parts.loss.settings)
-        hparams = parts.optimizer.settings
-        factor = parts.schedule.row.bind(parts.schedule.settings)
+        combination = Combination(choices=trial.choices, base=base)
+        model_kind, optimizer_kind = combination.model.row, combination.optimizer.row
+        criterion = combination.loss.row.bind(combination.loss.settings)
+        hparams = combination.optimizer.settings
+        factor = combination.schedule.row.bind(combination.schedule.settings)
         stream_seed, weight_seed, step_seed = (
             int(s)
             for s in np.random.SeedSequence([trial.seed, trial.repeat, trial.fold]).generate_state(
@@ -102,14 +112,16 @@ def run_trial(
             )
         )
         sampler = make_sampler(trial, data, stream_seed)
-        model, forward = make_network(trial, parts.model, store.path, device, world, weight_seed)
-        flops = flops_per_sample(parts.model, store.path, trial.patch)
+        model, forward = make_network(
+            trial, combination.model, store.path, device, world, weight_seed
+        )
+        flops = flops_per_sample(combination.model, store.path, trial.patch)
         torch.manual_seed(step_seed + world.rank)
-        stages = Stages(model, model_kind, trial.start)
-        optimizer = optimizer_kind.build(stages.groups(_base_rate(hparams)), **hparams)
+        layers = LayerGroups(model, model_kind, trial.start)
+        optimizer = optimizer_kind.build(layers.groups(_base_rate(hparams)), **hparams)
         rates = [group.get("lr") for group in optimizer.param_groups]
         weights = None
-        if loss_kind.weighted:
+        if combination.loss.row.weighted:
             weights = torch.from_numpy(class_weights(store.class_counts, split.train))
             weights = weights.to(device, torch.float32)
         n_train = len(split.train)
@@ -125,6 +137,7 @@ def run_trial(
             device=device,
             world=world,
         )
+        higher = evaluator.higher_is_better
         precision = PRECISIONS[trial.precision]
         objective = Objective(
             forward=forward,
@@ -135,90 +148,101 @@ def run_trial(
             batch=batch,
             memory=CHANNELS_LAST[len(trial.patch)] if trial.channels_last else None,
         )
-        step = STEPS[optimizer_kind.step](
-            model, optimizer, objective, clock, world.size, precision.scaler(device)
+        parts = StepParts(
+            network=model,
+            optimizer=optimizer,
+            loss_of=objective,
+            clock=clock,
+            processes=world.size,
+            scaler=precision.scaler(device),
         )
+        step = STEPS[optimizer_kind.step](parts)
         mixing = Mixing(alpha=trial.mixup, seed=stream_seed, shard=world.shard)
+        refresh = partial(_first_batches, store, sampler, batch, world, device)
+        state = TrainingState(
+            trial_id=trial.trial_id,
+            world=world,
+            device=device,
+            started_at=started_at,
+            parts=parts,
+            layers=layers,
+        )
+        if resume is not None:
+            state.load(resume)
+            objective.share()
         stream = LOADERS[trial.loader].open(
             store,
             sampler,
             batch_size=batch,
-            batches=budget // batch,
+            batches=budget // batch - state.batches,
+            start=state.batches * batch,
             shard=mixing.reads,
             threads=trial.threads,
             device=device,
         )
-        refresh = partial(_first_batches, store, sampler, batch, world, device)
 
     # ---- training: to the end of the budget, of patience, or of finite numbers ----
-    epochs: list[dict[str, Any]] = []
-    spent = evaluations = best_epoch = 0
-    best: Score | None = None
-    best_state: dict[str, Tensor] = {}
-    reached: tuple[float, int] | None = None
-    diverged: str | None = None
-    stopped = False
-    stages.train()
+    layers.train()
     with stream as batches:
-        while budget - spent >= batch and not diverged and not stopped:
+        while budget - state.spent >= batch and not state.diverged and not state.stopped:
             # One epoch: n_train sample-gradients, whatever the optimizer does with them.
-            goal = min((spent // n_train + 1) * n_train, budget)
+            goal = min((state.spent // n_train + 1) * n_train, budget)
             losses: list[Tensor] = []
-            before = dict(clock.seconds), spent
+            spent_before, seconds_before = state.spent, dict(clock.seconds)
             with clock.phase("train"):
-                while spent < goal and budget - spent >= batch:
-                    image, wanted = mixing.apply(*clock.wait(batches))
-                    _set_rates(optimizer, rates, factor(spent / budget))
-                    loss, used = step(image, wanted, (budget - spent) // batch)
+                while state.spent < goal and budget - state.spent >= batch:
+                    image, wanted = mixing.apply(*clock.wait(batches), state.batches)
+                    _set_rates(optimizer, rates, factor(state.spent / budget))
+                    loss, used = step(image, wanted, (budget - state.spent) // batch)
                     losses.append(loss)
-                    evaluations += used
-                    spent += used * batch
+                    state.batches += 1
+                    state.evaluations += used
+                    state.spent += used * batch
                     if len(losses) % CHECK_EVERY == 0 and not bool(torch.isfinite(loss)):
                         break
                 train_loss = float(torch.stack(losses).mean())
-            epoch = trial.epochs if budget - spent < batch else spent // n_train
+            epoch = trial.epochs if budget - state.spent < batch else state.spent // n_train
             score = None
             if math.isfinite(train_loss):
                 with clock.phase("eval"), evaluation_weights(optimizer, model, refresh):
                     score = evaluator.score(split.inner, final=False)
-                    if _is_best(score, best, trial.stop_on, evaluator.higher_is_better):
-                        best, best_epoch = score, epoch
-                        best_state = deepcopy(model.state_dict())
-                stages.train()
-                if not math.isfinite(score.loss):
-                    diverged = f"the loss on inner validation is not finite at epoch {epoch}"
-            else:
-                diverged = f"the training loss is not finite at epoch {epoch}"
-            train_sec = clock.seconds["train"] - before[0]["train"]
-            epochs.append(
+                    state.best = _best_epoch(state.best, epoch, score, model, trial.stop_on, higher)
+            state.diverged = _divergence(epoch, train_loss, score)
+            state.epochs.append(
                 {
                     "epoch": epoch,
                     "train_loss": _finite(train_loss),
                     "val_loss": _finite(score.loss) if score else None,
                     "val_score": score.value if score else None,
                     "lr": _rate(optimizer),
-                    "sample_gradients": spent,
-                    "gradient_evaluations": evaluations,
+                    "sample_gradients": state.spent,
+                    "gradient_evaluations": state.evaluations,
                     "elapsed_sec": clock.seconds["train"],
-                    "samples_per_sec": (spent - before[1]) / train_sec,
-                    "data_wait_sec": clock.seconds["data_wait"] - before[0]["data_wait"],
+                    "samples_per_sec": (state.spent - spent_before)
+                    / (clock.seconds["train"] - seconds_before["train"]),
+                    "data_wait_sec": clock.seconds["data_wait"] - seconds_before["data_wait"],
                 }
             )
             if watch:
                 watch(epoch, score.value if score else None)
-            if diverged or score is None:
-                break
-            if reached is None and _hit(score.value, trial.target, evaluator.higher_is_better):
-                reached = clock.seconds["train"], spent
-            stopped = trial.stops and epoch - best_epoch >= trial.patience
-            if stages.thaw(epoch):
-                objective.share()
-                stages.train()
+            if score is not None and not state.diverged:
+                if _hit(score.value, trial.target, higher):
+                    state.reached = state.reached or TargetReached(
+                        train_sec=clock.seconds["train"], sample_gradients=state.spent
+                    )
+                best_epoch = state.best.epoch if state.best else 0
+                state.stopped = trial.stops and epoch - best_epoch >= trial.patience
+                if layers.thaw(epoch):
+                    objective.share()
+            layers.train()
+            if checkpoint:
+                checkpoint(state)
 
+    best, diverged = state.best, state.diverged
     if best is None and not diverged:
         raise ValueError(
             f"{trial.primary} is undefined on the inner validation of fold {trial.fold}, "
-            f"after every one of {len(epochs)} epochs"
+            f"after every one of {len(state.epochs)} epochs"
         )
 
     # ---- test: once, by the weights that inner validation chose ----
@@ -226,7 +250,7 @@ def run_trial(
     degraded: list[dict[str, Any]] = []
     if best is not None and not diverged:
         with clock.phase("eval"):
-            model.load_state_dict(best_state)
+            model.load_state_dict(best.weights)
             test = evaluator.score(split.test, final=True)
             for worse in trial.degrade:
                 found = evaluator.score(split.test, final=True, worse=worse).metrics
@@ -246,10 +270,10 @@ def run_trial(
         "n_val_groups": _count_groups(store.groups, split.inner),
         "n_test_groups": _count_groups(store.groups, split.test),
         "group_source": store.meta.group_source,
-        "epochs_run": epochs[-1]["epoch"],
-        "best_epoch": best_epoch or None,
-        "gradient_evaluations": evaluations,
-        "sample_gradients": spent,
+        "epochs_run": state.epochs[-1]["epoch"],
+        "best_epoch": best.epoch if best else None,
+        "gradient_evaluations": state.evaluations,
+        "sample_gradients": state.spent,
         "val_score": best.value if best else None,
         "test_score": test.value if test else None,
         "test_loss": test.loss if test else None,
@@ -258,18 +282,18 @@ def run_trial(
         "data_wait_sec": times["data_wait"],
         "eval_sec": times["eval"],
         "wall_sec": clock.wall(),
-        "samples_per_sec": spent / times["train"],
-        "voxels_per_sec": spent * math.prod(trial.patch) / times["train"],
+        "samples_per_sec": state.spent / times["train"],
+        "voxels_per_sec": state.spent * math.prod(trial.patch) / times["train"],
         **clock.percentiles(),
         "infer_ms_per_case": test.infer_sec * 1e3 / len(split.test) if test else None,
         "optimizer_state_bytes": state_bytes(optimizer),
-        "peak_memory_bytes": peak_memory(device),
+        "peak_memory_bytes": state.peak_memory(),
         "flops_per_sample": flops,
-        "sec_to_target": reached[0] if reached else None,
-        "sample_gradients_to_target": reached[1] if reached else None,
+        "sec_to_target": state.reached.train_sec if state.reached else None,
+        "sample_gradients_to_target": state.reached.sample_gradients if state.reached else None,
         "device_name": device_name(device),
         "device_count": world.size,
-        "started_at": started_at,
+        "started_at": state.started_at,
         "finished_at": datetime.now(UTC),
         "git_commit": git_commit(),
         "versions": json.dumps(versions(), sort_keys=True),
@@ -279,20 +303,20 @@ def run_trial(
         trial=row,
         metrics=[
             {**own, "split": name, **metric}
-            for name, score in (("inner", best), ("test", test))
-            if score and not diverged
-            for metric in score.metrics
+            for name, scored in (("inner", best), ("test", test))
+            if scored and not diverged
+            for metric in scored.metrics
         ]
         + [{**own, "split": "test", **metric} for metric in degraded],
-        epochs=[{**own, **e} for e in epochs],
+        epochs=[{**own, **e} for e in state.epochs],
         cases=[{**own, **c} for c in test.cases] if test else [],
         examples=test.examples if test else {},
-        weights=_packed(best_state) if trial.keep_weights and test else None,
+        weights=_packed(best.weights) if trial.keep_weights and best and test else None,
     )
 
 
 def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:
-    """Make the sampler of a trial's training part, normalised by what that part alone says."""
+    """Make the sampler of a trial's training part, normalised by that part's own statistics."""
     store, train = data.store, data.split(trial.repeat, trial.fold).train
     if trial.normalize == "range":
         zeros = store.moments[0] < store.shapes.prod(axis=1, keepdims=True)
@@ -316,7 +340,7 @@ def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:
 def _first_batches(
     store: Store, sampler: Sampler, batch: int, world: World, device: torch.device
 ) -> Iterator[Tensor]:
-    """Give this process's share of the first batches of the training stream, once through."""
+    """Give this process's share of each of the first batches of the training stream."""
     for place in range(min(REFRESH_BATCHES, len(sampler.cases) // batch)):
         at = batch_positions(place, batch_size=batch, start=0, shard=world.shard)
         yield torch.from_numpy(gather(store, sampler.draw(at))[0]).to(device)
@@ -336,7 +360,7 @@ def _set_rates(
 
 
 def _rate(optimizer: torch.optim.Optimizer) -> float | None:
-    """Return the learning rate of the head, None where an optimizer has none."""
+    """Return the learning rate of the head, None if the optimizer has none."""
     rate = optimizer.param_groups[-1].get("lr")
     return None if rate is None else float(rate)
 
@@ -347,17 +371,36 @@ def _packed(state: dict[str, Tensor]) -> bytes:
     return packed.getvalue()
 
 
-def _is_best(score: Score, best: Score | None, stop_on: str, higher: bool) -> bool:
+def _divergence(epoch: int, train_loss: float, score: Score | None) -> str | None:
+    """Return the sentence that says which loss is not finite after an epoch, None if none is."""
+    if not math.isfinite(train_loss):
+        return f"the training loss is not finite at epoch {epoch}"
+    if score is not None and not math.isfinite(score.loss):
+        return f"the loss on inner validation is not finite at epoch {epoch}"
+    return None
+
+
+def _best_epoch(
+    best: BestEpoch | None, epoch: int, score: Score, model: nn.Module, stop_on: str, higher: bool
+) -> BestEpoch | None:
+    """Return this epoch, with the weights of `model`, if it is better than `best`; else `best`."""
     if not math.isfinite(score.loss) or score.value is None:
-        return False
-    return best is None or _better(score, best, stop_on, higher)
+        return best
+    if best is not None and not _better(score, best, stop_on, higher):
+        return best
+    return BestEpoch(
+        epoch=epoch,
+        loss=score.loss,
+        value=score.value,
+        metrics=score.metrics,
+        weights=deepcopy(model.state_dict()),
+    )
 
 
-def _better(score: Score, best: Score, stop_on: str, higher: bool) -> bool:
+def _better(score: Score, best: BestEpoch, stop_on: str, higher: bool) -> bool:
     if stop_on == "loss":
         return score.loss < best.loss
     assert score.value is not None
-    assert best.value is not None
     return score.value > best.value if higher else score.value < best.value
 
 

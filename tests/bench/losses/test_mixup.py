@@ -16,7 +16,7 @@ def batch(n: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_without_a_share_nothing_is_mixed() -> None:
     image, target = batch()
-    mixed, goal = Mixing(alpha=0.0, seed=0, shard=(1, 2)).apply(image, target)
+    mixed, goal = Mixing(alpha=0.0, seed=0, shard=(1, 2)).apply(image, target, 0)
     assert mixed is image
     assert goal.partner is None
     assert Mixing(alpha=0.0, seed=0, shard=(1, 2)).reads == (1, 2)
@@ -24,12 +24,12 @@ def test_without_a_share_nothing_is_mixed() -> None:
 
 def test_processes_together_mix_what_one_does() -> None:
     image, target = batch(7)
-    (whole, goal) = Mixing(alpha=0.4, seed=3, shard=(0, 1)).apply(image, target)
+    (whole, goal) = Mixing(alpha=0.4, seed=3, shard=(0, 1)).apply(image, target, 0)
     parts = []
     for rank in range(3):
         mixing = Mixing(alpha=0.4, seed=3, shard=(rank, 3))
         assert mixing.reads == (0, 1)
-        parts.append(mixing.apply(image, target))
+        parts.append(mixing.apply(image, target, 0))
     torch.testing.assert_close(torch.cat([p for p, _ in parts]), whole, rtol=0, atol=0)
     assert torch.equal(torch.cat([g.partner for _, g in parts]), goal.partner)
     assert {g.share for _, g in parts} == {goal.share}
@@ -37,7 +37,7 @@ def test_processes_together_mix_what_one_does() -> None:
 
 def test_each_sample_is_mixed_with_the_next() -> None:
     image, target = batch()
-    mixed, goal = Mixing(alpha=0.4, seed=3, shard=(0, 1)).apply(image, target)
+    mixed, goal = Mixing(alpha=0.4, seed=3, shard=(0, 1)).apply(image, target, 0)
     share = np.random.default_rng([3, STREAM, 0]).beta(0.4, 0.4)
     assert goal.share == share
     torch.testing.assert_close(mixed[1], share * image[1] + (1 - share) * image[2])
@@ -47,7 +47,7 @@ def test_each_sample_is_mixed_with_the_next() -> None:
 
 def test_the_loss_is_that_of_both_targets() -> None:
     image, target = batch()
-    _, goal = Mixing(alpha=0.4, seed=3, shard=(0, 1)).apply(image, target)
+    _, goal = Mixing(alpha=0.4, seed=3, shard=(0, 1)).apply(image, target, 0)
     logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(1))
     values = goal.values(supervised(LOSSES["ce"].bind({}), None, alone), logits)
     soft = goal.share * torch.eye(3)[goal.target] + (1 - goal.share) * torch.eye(3)[goal.partner]
@@ -59,7 +59,7 @@ def test_the_loss_is_that_of_both_targets() -> None:
 def test_shares_follow_the_distribution() -> None:
     mixing = Mixing(alpha=0.2, seed=0, shard=(0, 1))
     image, target = torch.zeros(2, 1), torch.zeros(2)
-    shares = [mixing.apply(image, target)[1].share for _ in range(600)]
+    shares = [mixing.apply(image, target, k)[1].share for k in range(600)]
     assert np.mean(shares) == pytest.approx(0.5, abs=0.06)
     # The variance of Beta(a, a) is 1 / (4 (2 a + 1)).
     assert np.var(shares) == pytest.approx(1 / (4 * 1.4), rel=0.1)

@@ -9,7 +9,7 @@ from torch import nn
 
 from bench.core.references import StudyError
 from bench.core.timing import Clock
-from bench.optimizers.steps import STEPS
+from bench.optimizers.steps import STEPS, StepParts
 from bench.study.components import optimizer_row
 
 HERE = Path()
@@ -31,7 +31,15 @@ def trains(found, **params):
         return nn.functional.cross_entropy(net(image), target)
 
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    step = STEPS[found.step](net, optimizer, loss_of, Clock(CPU), 1, scaler)
+    parts = StepParts(
+        network=net,
+        optimizer=optimizer,
+        loss_of=loss_of,
+        clock=Clock(CPU),
+        processes=1,
+        scaler=scaler,
+    )
+    step = STEPS[found.step](parts)
     before = float(loss_of(x, y).detach())
     for _ in range(100):
         step(x, y, 100)
@@ -58,7 +66,7 @@ def test_an_optimizer_of_a_library_trains(name, params):
 def test_what_the_loop_must_do_is_read_from_the_class():
     assert row("pytorch_optimizer:AdaBelief").step == "plain"
     hessian = row("pytorch_optimizer:AdaHessian")
-    assert (hessian.step, hessian.half, hessian.one_device) == ("create_graph", False, True)
+    assert (hessian.step, hessian.scalable, hessian.one_device) == ("create_graph", False, True)
     assert row("pytorch_optimizer:ScheduleFreeRAdam").averages
 
 
@@ -133,7 +141,7 @@ def test_a_users_function_may_take_any_setting(own):
 def test_a_user_says_that_a_step_needs_a_closure(own):
     found = own("Searching").row
     assert found.step == "closure"
-    assert not found.half
+    assert not found.scalable
     assert trains(found)
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.core.timing import Clock
-from bench.optimizers.steps import HESSIAN_EVALUATIONS, RESTARTS, STEPS, plain_step
+from bench.optimizers.steps import HESSIAN_EVALUATIONS, RESTARTS, STEPS, StepParts, plain_step
 from bench.optimizers.table import OPTIMIZERS
 
 CPU = torch.device("cpu")
@@ -31,10 +31,21 @@ def scaler(*, enabled=False, **params):
     return torch.amp.GradScaler("cpu", enabled=enabled, **params)
 
 
+def parts_of(net, optimizer, loss_of, *, processes=1, own_scaler=None):
+    return StepParts(
+        network=net,
+        optimizer=optimizer,
+        loss_of=loss_of,
+        clock=Clock(CPU),
+        processes=processes,
+        scaler=own_scaler or scaler(),
+    )
+
+
 def make(name: str, net: nn.Module, loss_of, **params):
     row = OPTIMIZERS[name]
     optimizer = row.build(net.parameters(), **params)
-    step = STEPS[row.step](net, optimizer, loss_of, Clock(CPU), 1, scaler())
+    step = STEPS[row.step](parts_of(net, optimizer, loss_of))
     return optimizer, step
 
 
@@ -151,7 +162,7 @@ def weights(net):
 
 # ---- gradients that are scaled -----------------------------------------------------------------
 
-SCALED = [name for name, row in OPTIMIZERS.items() if row.half]
+SCALED = [name for name, row in OPTIMIZERS.items() if row.scalable]
 
 
 @pytest.mark.parametrize("name", SCALED)
@@ -162,7 +173,7 @@ def test_a_scale_of_the_gradients_changes_no_weight_and_no_loss(name):
         optimizer = OPTIMIZERS[name].build(net.parameters())
         # A power of two: scaling and unscaling are exact.
         own = scaler(enabled=enabled, init_scale=2.0**10)
-        step = plain_step(net, optimizer, mean_loss(net), Clock(CPU), 1, own)
+        step = plain_step(parts_of(net, optimizer, mean_loss(net), own_scaler=own))
         losses = [float(step(x, y, 1)[0]) for _ in range(5)]
         ends.append((losses, weights(net)))
     assert ends[0][0] == ends[1][0]
@@ -173,7 +184,7 @@ def test_a_gradient_that_overflows_is_skipped_and_the_scale_lowered():
     net, x, y = convex()
     optimizer = OPTIMIZERS["sgd"].build(net.parameters())
     own = scaler(enabled=True, init_scale=2.0**127, growth_interval=1000)
-    step = plain_step(net, optimizer, mean_loss(net), Clock(CPU), 1, own)
+    step = plain_step(parts_of(net, optimizer, mean_loss(net), own_scaler=own))
     # The loss is finite; 2^127 times its gradient is not.
     before, big = weights(net), 1e6 * x
     loss, used = step(big, y, 1)
@@ -189,7 +200,7 @@ def test_what_cannot_be_scaled_says_so(name):
     row = OPTIMIZERS[name]
     optimizer = row.build(net.parameters())
     with pytest.raises(ValueError, match="does not train in float16"):
-        STEPS[row.step](net, optimizer, mean_loss(net), Clock(CPU), 1, scaler(enabled=True))
+        STEPS[row.step](parts_of(net, optimizer, mean_loss(net), own_scaler=scaler(enabled=True)))
 
 
 # ---- a second gradient, elsewhere ---------------------------------------------------------------
@@ -320,4 +331,4 @@ def test_sophia_is_not_shared_between_processes():
     net, _, _ = convex()
     optimizer = OPTIMIZERS["sophia"].build(net.parameters())
     with pytest.raises(ValueError, match="outside the graph"):
-        STEPS["create_graph"](net, optimizer, mean_loss(net), Clock(CPU), 2, scaler())
+        STEPS["create_graph"](parts_of(net, optimizer, mean_loss(net), processes=2))

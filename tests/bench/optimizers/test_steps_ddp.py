@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.core.timing import Clock
-from bench.optimizers.steps import STEPS
+from bench.optimizers.steps import STEPS, StepParts
 from bench.optimizers.table import OPTIMIZERS
 
 # The samples of each process, of the one set that there is.
@@ -48,7 +48,15 @@ def run(name, rank, shares):
     torch.manual_seed(100 + rank)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     size = 1 if name == ASTRAY else world
-    step = STEPS[row.step](net, optimizer, loss_of, Clock(torch.device("cpu")), size, scaler)
+    parts = StepParts(
+        network=net,
+        optimizer=optimizer,
+        loss_of=loss_of,
+        clock=Clock(torch.device("cpu")),
+        processes=size,
+        scaler=scaler,
+    )
+    step = STEPS[row.step](parts)
     losses, weights = [], []
     # Astray, one process may go on evaluating alone: a step or two are enough to see it.
     for _ in range(1 if name == ASTRAY else 20):

@@ -19,7 +19,7 @@ from bench.core.timing import Clock
 from bench.optimizers.averaging import evaluation_weights
 from bench.optimizers.spec import MOST_STATE_BYTES, WIDEST, Optimizer, Space, state_bytes
 from bench.optimizers.state_size import shapes_of
-from bench.optimizers.steps import STEPS, Step
+from bench.optimizers.steps import STEPS, Step, StepParts
 from bench.optimizers.table import OPTIMIZERS
 
 # A row that is in no table: the contract below needs no edit to meet it.
@@ -118,7 +118,15 @@ def stepper(row: Optimizer, network: nn.Module, optimizer: torch.optim.Optimizer
         return F.cross_entropy(network(image), label)
 
     scaler = torch.amp.GradScaler("cpu", enabled=False)
-    return STEPS[row.step](network, optimizer, loss_of, Clock(CPU), 1, scaler)
+    parts = StepParts(
+        network=network,
+        optimizer=optimizer,
+        loss_of=loss_of,
+        clock=Clock(CPU),
+        processes=1,
+        scaler=scaler,
+    )
+    return STEPS[row.step](parts)
 
 
 def train(
@@ -213,7 +221,7 @@ def test_every_setting_reaches_the_optimizer(row: Optimizer) -> None:
         assert all(group["lr"] == seen[-1]["lr"] for group in optimizer.param_groups)
 
 
-# What bench.optimizers.library takes under another name than the class that it builds.
+# Settings that have another name here than in the class that they reach.
 RENAMED = {
     "ademamix": {"warmup_steps"},
     "shampoo": {"graft", "precondition_frequency"},

@@ -172,7 +172,7 @@ def test_every_compatible_pair_trains(chosen, optimizer):
 
 
 HALF = [("adam", name) for name in LOSSES] + [
-    (n, "ce") for n, row in OPTIMIZERS.items() if row.half
+    (n, "ce") for n, row in OPTIMIZERS.items() if row.scalable
 ]
 
 

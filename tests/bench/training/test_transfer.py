@@ -1,7 +1,5 @@
-"""Weights to start from: where they are found, what of them fits, what is kept still."""
+"""Weights to start from: what of them fits, which layers are frozen, and trials that use them."""
 
-import hashlib
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,13 +10,13 @@ from bench.core.references import StudyError
 from bench.execution.trial_queue import opened, run_here
 from bench.planning.plan import resolve, save
 from bench.planning.preflight import fits
-from bench.study import pretrained
 from bench.study.choice import Choice
 from bench.study.components import Combination
-from bench.study.pretrained import Stages, Start, Wanted, find, load, read_state, start_settings
+from bench.study.pretrained import DEFAULTS, InitialWeights
 from bench.study.schema import parse_study
 from bench.training.networks import build_model
 from bench.training.train import run_trial
+from bench.training.transfer import WRAPPERS, LayerGroups, load_weights, read_state
 from models.table import MODELS
 from tests.trials import changed
 
@@ -32,9 +30,9 @@ def network(
     return MODELS[name].build(in_channels=channels, out_channels=classes, dims=2, patch=(96, 96))
 
 
-def start(file: Path, **settings: object) -> Start:
-    found = {**pretrained.DEFAULTS, **settings}
-    return Start(
+def start(file: Path, **settings: object) -> InitialWeights:
+    found = {**DEFAULTS, **settings}
+    return InitialWeights(
         label="w",
         file=file,
         digest="",
@@ -57,7 +55,7 @@ def saved(tmp_path: Path) -> Path:
 def test_all_but_the_head_is_taken(saved: Path) -> None:
     net, own = network(classes=5), torch.load(saved, weights_only=True)
     head = net.fc.weight.clone()
-    match = load(net, MODELS["resnet18"], start(saved))
+    match = load_weights(net, MODELS["resnet18"], start(saved))
     assert set(match.left) == {"fc.weight", "fc.bias"}
     assert not match.adapted
     for name, value in net.state_dict().items():
@@ -69,7 +67,7 @@ def test_all_but_the_head_is_taken(saved: Path) -> None:
 @pytest.mark.parametrize("channels", [1, 4])
 def test_a_grey_image_gives_what_it_gave_in_three_channels(saved: Path, channels: int) -> None:
     three, other = network(seed=1).eval(), network(channels=channels)
-    match = load(other, MODELS["resnet18"], start(saved))
+    match = load_weights(other, MODELS["resnet18"], start(saved))
     assert match.adapted == ("conv1.weight",)
     grey = torch.randn(2, 1, 96, 96, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(
@@ -82,12 +80,12 @@ def test_a_grey_image_gives_what_it_gave_in_three_channels(saved: Path, channels
 
 def test_a_file_of_another_network_is_refused(tmp_path: Path, saved: Path) -> None:
     with pytest.raises(StudyError, match=r"weights\.pt does not fit model plain_cnn: 0 of"):
-        load(network("plain_cnn"), MODELS["plain_cnn"], start(saved))
+        load_weights(network("plain_cnn"), MODELS["plain_cnn"], start(saved))
 
 
 def test_states_inside_checkpoints_and_wrappers_are_found(tmp_path: Path, saved: Path) -> None:
     state = torch.load(saved, weights_only=True)
-    for key in pretrained.WRAPPERS:
+    for key in WRAPPERS:
         file = tmp_path / f"{key}.pt"
         wrapped = {f"module.{name}": value for name, value in state.items()}
         torch.save({"epoch": 3, key: wrapped}, file)
@@ -129,104 +127,50 @@ def test_what_holds_no_weights_is_refused_and_nothing_runs(
     assert not (tmp_path / "executed").exists()
 
 
-# ---------------------------------------------------------------- where they are
-
-
-WANTED = Wanted(row=MODELS["resnet18"], model="resnet18", dims=2, unseen=frozenset())
-
-
-def test_imagenet_weights_come_from_torchs_cache_alone(
-    tmp_path: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(StudyError) as caught:
-        find("imagenet", {}, "imagenet", tmp_path, WANTED)
-    for part in ("not in torch's cache", "resnet18-f37072fd.pth", "TORCH_HOME", "get_state_dict"):
-        assert part in str(caught.value)
-    cache = tmp_path / "hub" / "checkpoints"
-    cache.mkdir(parents=True)
-    (cache / "resnet18-f37072fd.pth").write_bytes(saved.read_bytes())
-    with pytest.raises(StudyError, match="not what torchvision published"):
-        find("imagenet", {}, "imagenet", tmp_path, WANTED)
-    # A file whose checksum its name gives, as torchvision's do.
-    digest = hashlib.sha256(saved.read_bytes()).hexdigest()
-
-    class Published:
-        url = f"https://example.invalid/resnet18-{digest[:8]}.pth"
-
-    monkeypatch.setattr("torchvision.models.get_weight", lambda _name: Published)
-    (cache / f"resnet18-{digest[:8]}.pth").write_bytes(saved.read_bytes())
-    found = find("imagenet", {"freeze_until": "layer3"}, "imagenet", tmp_path, WANTED)
-    assert found.digest == digest
-    assert found.freeze_until == "layer3"
-
-
-def test_a_model_without_imagenet_weights_is_told(tmp_path: Path) -> None:
-    with pytest.raises(LookupError, match="no ImageNet weights for model unet in 2-D"):
-        find("imagenet", {}, "imagenet", tmp_path, replace(WANTED, row=MODELS["unet"]))
-    with pytest.raises(LookupError, match="resnet18 in 3-D"):
-        find("imagenet", {}, "imagenet", tmp_path, replace(WANTED, dims=3))
-
-
-def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=r"no file or run 'w\.pt'"):
-        find("w.pt", {}, "w", tmp_path, WANTED)
-
-
-@pytest.mark.parametrize(
-    ("params", "said"),
-    [
-        ({"freeze": "x"}, "no setting 'freeze'"),
-        ({"lower_rate": 1.5}, "lower_rate is above 0 and at most 1"),
-        ({"unfreeze_every": -1, "freeze_until": "x"}, "unfreeze_every is 0 or a number"),
-        ({"unfreeze_every": 2}, "set freeze_until"),
-    ],
-)
-def test_settings_are_checked(params: dict[str, object], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
-        start_settings(params)
-
-
 # ---------------------------------------------------------------- stages
 
 
 def test_stages_before_the_named_one_are_frozen_and_thaw_from_above(saved: Path) -> None:
     net = network()
-    stages = Stages(net, MODELS["resnet18"], start(saved, freeze_until="layer4", unfreeze_every=2))
+    layers = LayerGroups(
+        net, MODELS["resnet18"], start(saved, freeze_until="layer4", unfreeze_every=2)
+    )
     names = MODELS["resnet18"].stages(net)
 
     def trained() -> list[str]:
         return [s for s in names if all(p.requires_grad for p in net.get_submodule(s).parameters())]
 
     assert trained() == ["layer4", "fc"]
-    stages.train()
+    layers.train()
     assert not net.bn1.training
     assert not net.layer3.training
     assert net.layer4.training
-    assert not stages.thaw(1)
-    assert stages.thaw(2)
+    assert not layers.thaw(1)
+    assert layers.thaw(2)
     assert trained() == ["layer3", "layer4", "fc"]
     for epoch in range(3, 20):
-        stages.thaw(epoch)
+        layers.thaw(epoch)
     assert trained() == list(names)
-    assert not stages.thaw(20)
+    assert not layers.thaw(20)
+    layers.freeze(2)
+    assert trained() == list(names[2:])
 
 
 def test_only_the_head(saved: Path) -> None:
     net = network()
-    Stages(net, MODELS["resnet18"], start(saved, freeze_until="head"))
+    LayerGroups(net, MODELS["resnet18"], start(saved, freeze_until="head"))
     assert [n for n, p in net.named_parameters() if p.requires_grad] == ["fc.weight", "fc.bias"]
 
 
 def test_an_unknown_stage_is_told_with_the_choices(saved: Path) -> None:
     with pytest.raises(StudyError, match="stages of resnet18 are: conv1, bn1, layer1"):
-        Stages(network(), MODELS["resnet18"], start(saved, freeze_until="layer9"))
+        LayerGroups(network(), MODELS["resnet18"], start(saved, freeze_until="layer9"))
 
 
 def test_lower_layers_get_lower_rates(saved: Path) -> None:
     net = network()
-    stages = Stages(net, MODELS["resnet18"], start(saved, lower_rate=0.5))
-    groups = stages.groups(0.8)
+    layers = LayerGroups(net, MODELS["resnet18"], start(saved, lower_rate=0.5))
+    groups = layers.groups(0.8)
     names = MODELS["resnet18"].stages(net)
     assert [g["lr"] for g in groups] == [0.8 * 0.5**k for k in range(len(names))][::-1]
     grouped = [id(p) for g in groups for p in g["params"]]

@@ -1,0 +1,198 @@
+"""The state of a trial in training: everything that changes from one epoch to the next.
+
+It can be written as bytes after an epoch and loaded into the same trial, made anew, which then goes
+on as if it had never stopped. The bytes hold plain values and tensors alone, and reading them
+executes nothing (`weights_only=True`).
+
+The position in the stream of samples is the number of batches taken: samples, augmentation, mixup
+and the images that batch-norm statistics are refreshed from are functions of seed and position
+(loaders.sampling.sampler, bench.losses.mixup). The only generators that go on from draw to draw are
+torch's.
+"""
+
+import io
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.serialization import default_restore_location
+
+from bench.core.processes import World
+from bench.core.timing import peak_memory
+from bench.optimizers.steps import StepMemory, StepParts
+from bench.training.transfer import LayerGroups
+
+# Raised when the content of the bytes changes; bytes of another version are refused.
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestEpoch:
+    """The best epoch so far by inner validation: what it scored, and the weights it ended with.
+
+    `metrics` are the rows of that evaluation, `weights` the state of the network.
+    """
+
+    epoch: int
+    loss: float
+    value: float
+    metrics: list[dict[str, Any]]
+    weights: dict[str, Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetReached:
+    """What training had cost at the end of the first epoch that reached the target score."""
+
+    train_sec: float
+    sample_gradients: int
+
+
+@dataclass(kw_only=True)
+class TrainingState:
+    """All that changes while a trial trains.
+
+    - `parts`: the network, the optimizer with its averages, the scaler, the clock, and what one
+      step leaves for the next. `layers`: which layers are frozen.
+    - `batches` taken from the stream of samples, sample-gradients `spent`, gradient `evaluations`
+      made, and the rows of the `epochs` so far.
+    - `best`, `reached`, `stopped` (by patience), and why the trial `diverged`, if it did.
+
+    Each process of a trial has a state and bytes of its own, because its random numbers are its
+    own. Bytes go to the process of the same rank among as many processes. Where the network is
+    compiled or runs on a GPU, going on is bit-equal as far as the same training twice is.
+    """
+
+    trial_id: str
+    world: World
+    device: torch.device
+    started_at: datetime
+    parts: StepParts
+    layers: LayerGroups
+    batches: int = 0
+    spent: int = 0
+    evaluations: int = 0
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    best: BestEpoch | None = None
+    reached: TargetReached | None = None
+    stopped: bool = False
+    diverged: str | None = None
+    _earlier_peak: int = 0
+
+    def peak_memory(self) -> int | None:
+        """Return the peak of memory in bytes, that before a stop included; None if not known."""
+        now = peak_memory(self.device)
+        return None if now is None else max(now, self._earlier_peak)
+
+    def to_bytes(self) -> bytes:
+        """Return the state as `load` takes it.
+
+        To be called between epochs. Raises ValueError if the optimizer or the network keeps
+        something that is neither a plain value nor a tensor.
+        """
+        parts, cuda = self.parts, self.device.type == "cuda"
+        content = {
+            "version": VERSION,
+            "trial_id": self.trial_id,
+            "shard": self.world.shard,
+            "started_at": self.started_at.isoformat(),
+            "peak_memory": self.peak_memory(),
+            "network": parts.network.state_dict(),
+            "optimizer": parts.optimizer.state_dict(),
+            "scaler": parts.scaler.state_dict(),
+            "step": asdict(parts.memory),
+            "clock": parts.clock.state(),
+            "frozen": self.layers.frozen,
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
+            "batches": self.batches,
+            "spent": self.spent,
+            "evaluations": self.evaluations,
+            "epochs": self.epochs,
+            "best": None if self.best is None else vars(self.best),
+            "reached": None if self.reached is None else vars(self.reached),
+            "stopped": self.stopped,
+            "diverged": self.diverged,
+        }
+        packed = io.BytesIO()
+        torch.save(_plain(content, f"the state of trial {self.trial_id}"), packed)
+        return packed.getvalue()
+
+    def load(self, packed: bytes) -> None:
+        """Go on from bytes of `to_bytes`: into the parts of the same trial, newly made.
+
+        To be called when all else has been made, since it sets the random state. Raises ValueError
+        if the bytes are damaged, of another version, of another trial, or of another process.
+        """
+        content = _read(packed, self.device)
+        for what, own in (
+            ("version", VERSION),
+            ("trial_id", self.trial_id),
+            ("shard", self.world.shard),
+        ):
+            if content[what] != own:
+                raise ValueError(
+                    f"this state has {what} {content[what]!r}, but trial {self.trial_id} needs "
+                    f"{own!r}; let the trial start anew"
+                )
+        parts = self.parts
+        parts.network.load_state_dict(content["network"])
+        self.layers.freeze(content["frozen"])
+        parts.optimizer.load_state_dict(content["optimizer"])
+        parts.scaler.load_state_dict(content["scaler"])
+        parts.clock.load(content["clock"])
+        vars(parts.memory).update(vars(StepMemory(**content["step"])))
+        self.started_at = datetime.fromisoformat(content["started_at"])
+        self._earlier_peak = content["peak_memory"] or 0
+        self.batches, self.spent = content["batches"], content["spent"]
+        self.evaluations, self.epochs = content["evaluations"], content["epochs"]
+        self.best = BestEpoch(**content["best"]) if content["best"] else None
+        self.reached = TargetReached(**content["reached"]) if content["reached"] else None
+        self.stopped, self.diverged = content["stopped"], content["diverged"]
+        torch.set_rng_state(content["random"])
+        if content["random_cuda"] is not None:
+            torch.cuda.set_rng_state(content["random_cuda"], self.device)
+
+
+Checkpoint = Callable[[TrainingState], None]
+
+
+def _read(packed: bytes, device: torch.device) -> dict[str, Any]:
+    def place(storage: Any, location: str) -> Any:
+        # What was in the host's memory stays there: the step counts of Adam, the random state.
+        if location == "cpu":
+            return storage
+        return default_restore_location(storage, str(device))  # type: ignore[no-untyped-call]  # torch's has no types
+
+    try:
+        content = torch.load(io.BytesIO(packed), map_location=place, weights_only=True)
+    except Exception as error:  # torch raises what its parsers raise: pickle, zip, EOF, Runtime
+        raise ValueError(
+            f"these {len(packed)} bytes cannot be read as the state of a trial "
+            f"({type(error).__name__}); let the trial start anew"
+        ) from error
+    if not isinstance(content, dict) or "version" not in content:
+        raise ValueError("these bytes hold tensors, but not the state of a trial")
+    return content
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Return `value` in Python's own types and tensors, as `weights_only=True` reads them."""
+    match value:
+        case np.generic():  # first: numpy's float64 is a float too
+            return value.item()
+        case None | bool() | int() | float() | str() | Tensor():
+            return value
+        case dict():
+            return {_plain(k, where): _plain(v, f"{where}: {k}") for k, v in value.items()}
+        case list() | tuple():
+            return type(value)(_plain(v, where) for v in value)
+        case _:
+            raise ValueError(
+                f"{where} is a {type(value).__name__}, which cannot be written: only numbers, "
+                f"texts, tensors, and lists, tuples and mappings of them can"
+            )
