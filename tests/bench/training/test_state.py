@@ -1,6 +1,7 @@
 """A trial that stops after every epoch and goes on from bytes ends as one that never stopped."""
 
 import io
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +14,18 @@ from bench.core.timing import Clock
 from bench.optimizers.averaging import evaluation_weights
 from bench.optimizers.steps import RESTARTS, StepParts
 from bench.optimizers.table import OPTIMIZERS
+from bench.planning.plan import resolve
 from bench.study.pretrained import InitialWeights
-from bench.study.schema import Choice
+from bench.study.schema import Choice, parse_study
 from bench.training import state as module
 from bench.training import train
 from bench.training.networks import build_model
 from bench.training.state import TrainingState
-from bench.training.train import run_trial
+from bench.training.train import SOLO, run_trial
 from bench.training.transfer import LayerGroups
 from loaders.batches.table import LOADERS
 from models.table import MODELS
+from tests.golden import made
 
 CPU = torch.device("cpu")
 # Batch norms and dropout: running statistics and random draws have to go on too.
@@ -52,16 +55,21 @@ def asked(name: str) -> dict[str, object]:
     return {"optimizer": optimizer, "epochs": EPOCHS.get(name, 3)}
 
 
-def whole(trial, data, base, device=CPU):
+def whole(trial, data, base, device=CPU, world=SOLO):
     """Train without a stop; return the outcome and the state after each epoch."""
     states = []
     outcome = run_trial(
-        trial, data, base, device=device, checkpoint=lambda state: states.append(state.to_bytes())
+        trial,
+        data,
+        base,
+        device=device,
+        world=world,
+        checkpoint=lambda state: states.append(state.to_bytes()),
     )
     return outcome, states
 
 
-def in_parts(trial, data, base, device=CPU):
+def in_parts(trial, data, base, device=CPU, world=SOLO):
     """Stop after every epoch, and go on from bytes by a call that knows nothing else."""
     states: list[bytes] = []
 
@@ -73,7 +81,9 @@ def in_parts(trial, data, base, device=CPU):
         torch.manual_seed(len(states))  # another process is in another random state
         try:
             resume = states[-1] if states else None
-            outcome = run_trial(trial, data, base, device=device, resume=resume, checkpoint=stop)
+            outcome = run_trial(
+                trial, data, base, device=device, world=world, resume=resume, checkpoint=stop
+            )
         except StoppedHere:
             continue
         return outcome, states
@@ -107,10 +117,10 @@ def content(packed: bytes):
     return bits(found)
 
 
-def same(trial, data, base, device=CPU):
+def same(trial, data, base, device=CPU, world=SOLO):
     """Assert that both ways go alike and end alike, to the bit; return the outcome."""
-    expected, kept = whole(trial, data, base, device)
-    found, states = in_parts(trial, data, base, device)
+    expected, kept = whole(trial, data, base, device, world)
+    found, states = in_parts(trial, data, base, device, world)
     assert len(states) == len(kept) == len(expected.epochs) > 1
     for one, other in zip(kept, states, strict=True):
         assert content(one) == content(other)
@@ -200,7 +210,9 @@ def test_a_schedule_goes_on_along_its_curve(make_trial):
 
 def test_patience_counts_on_and_a_target_stays_reached(make_trial):
     still = Choice(name="sgd", params={"lr": 1e-12})
-    outcome = same(*case(make_trial, optimizer=still, epochs=9, patience=3, target=0.0))
+    # Without batch norms nothing moves.
+    changes = {"optimizer": still, "model": Choice(name="plain_cnn")}
+    outcome = same(*case(make_trial, **changes, epochs=9, patience=3, target=0.0))
     assert outcome.trial["epochs_run"] == 4
     assert outcome.trial["best_epoch"] == 1
     assert outcome.trial["sample_gradients_to_target"] == outcome.epochs[0]["sample_gradients"]
@@ -253,6 +265,53 @@ def test_a_checkpoint_changes_nothing_and_makes_no_bytes_unless_asked(
         assert outcome.metrics == expected.metrics
         assert timeless(outcome.epochs) == timeless(expected.epochs)
     assert seen == [e["sample_gradients"] for e in expected.epochs]
+
+
+# ---- two processes (started by gloo.py) ------------------------------------------------------
+
+SHARES = ((2, 2),)
+# The network has dropout and no batch norms, which several processes share on GPUs alone.
+STUDY = """
+name: two
+data: [{store}]
+models: [{{plain_cnn: {{dropout: 0.3}}}}]
+optimizers: [adam, {{lbfgs: {{max_iter: 2}}}}, sam, schedule_free_adamw]
+losses: [ce]
+regularizers: [none, mixup]
+folds: 2
+epochs: 6
+batch_size: 4
+loader: torch
+threads: 1
+device: cpu
+keep_weights: true
+"""
+
+
+def work(rank, shares):
+    """Be one process: hold every trial to itself; return their names and random states."""
+    found = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        text = STUDY.format(store=made.make_store("images", folder))
+        plan = resolve(parse_study(text, "two"), folder, folder / "runs")
+        for trial in plan.trials:
+            if trial.fold == 0:
+                given = trial, plan.data("images"), folder
+                world = World(rank=rank, size=len(shares))
+                same(*given, world=world)
+                packed = whole(*given, world=world)[1][0]
+                random = torch.load(io.BytesIO(packed), weights_only=True)["random"]
+                found[f"{trial.optimizer.name} {trial.regularizer.name}"] = random
+    return found
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_each_from_its_own_bytes(on_gloo):
+    (processes,) = on_gloo("pytorch_optimizer").values()
+    assert len(processes[0]) == 8
+    for name, random in processes[0].items():
+        assert not torch.equal(random, processes[1][name])
 
 
 # ---- times ----------------------------------------------------------------------------------
