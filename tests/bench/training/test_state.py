@@ -11,6 +11,7 @@ from torch import nn
 
 from bench.core.processes import World
 from bench.core.timing import Clock
+from bench.losses.mixup import Mixing
 from bench.optimizers.averaging import evaluation_weights
 from bench.optimizers.steps import RESTARTS, StepParts
 from bench.optimizers.table import OPTIMIZERS
@@ -198,8 +199,17 @@ def test_frozen_layers_thaw_as_they_would_have(make_trial, tmp_path):
     assert frozen[0] == frozen[1] + 1 == frozen[2] + 1 == frozen[3] + 2
 
 
-def test_mixup_goes_on_with_the_shares_it_would_have_had(make_trial):
-    same(*case(make_trial, mixup=0.4))
+def test_mixup_goes_on_with_the_shares_it_would_have_had(make_trial, monkeypatch):
+    own, numbers = Mixing.apply, []
+    monkeypatch.setattr(
+        Mixing,
+        "apply",
+        lambda self, image, target, batch: numbers.append(batch) or own(self, image, target, batch),
+    )
+    trial, data, base = case(make_trial, mixup=0.4)
+    same(trial, data, base)
+    each = len(numbers) // 2
+    assert numbers == [*range(each), *range(each)]
 
 
 def test_a_schedule_goes_on_along_its_curve(make_trial):
@@ -330,6 +340,17 @@ def test_times_are_those_of_both_parts(make_trial):
     assert row.trial["wall_sec"] > before["clock"]["wall"]
     assert row.trial["started_at"].isoformat() == before["started_at"]
     assert row.trial["peak_memory_bytes"] >= before["peak_memory"]
+
+
+def test_a_peak_of_memory_before_the_stop_counts(monkeypatch):
+    first = small()
+    monkeypatch.setattr(module, "peak_memory", lambda _device: 5000)
+    packed = first.to_bytes()
+    for now, expected in ((3000, 5000), (8000, 8000), (None, None)):
+        monkeypatch.setattr(module, "peak_memory", lambda _device, now=now: now)
+        second = small()
+        second.load(packed)
+        assert second.peak_memory() == expected
 
 
 # ---- what is refused, and what cannot be written ---------------------------------------------
