@@ -1,8 +1,10 @@
-"""Averaged weights: put in for an evaluation or a checkpoint, and taken out again.
+"""Averaged weights: put in for an evaluation, and taken out again.
 
-An optimizer that averages (Schedule-Free) trains at other weights than it should be judged by. At
-the averaged ones the batch-norm statistics of training are wrong, so they are computed anew
-(https://github.com/facebookresearch/schedule_free, README, and its issue 60).
+An optimizer that averages (Schedule-Free) trains at other weights than those it should be judged
+by. At the averaged weights the batch-norm statistics of training are wrong, so they are computed
+anew (https://github.com/facebookresearch/schedule_free, README, and its issue 60).
+
+Nothing of this outlives the evaluation: the averages are in the optimizer's own state.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,13 +22,13 @@ REFRESH_BATCHES = 50
 def evaluation_weights(
     optimizer: torch.optim.Optimizer, model: nn.Module, refresh: Callable[[], Iterable[Tensor]]
 ) -> Iterator[None]:
-    """Hold the weights that `model` is to be judged and saved by, for the block.
+    """Give `model` the weights that it is to be judged and saved by, for the block.
 
-    `refresh` gives images of training batches (N, C, *spatial), REFRESH_BATCHES or as many as there
-    are; it is called only where the network has batch norms. After the block weights, batch-norm
-    statistics and modes are as before to the bit, so that evaluating changes no training.
+    `refresh` gives images of training batches (N, C, *spatial), at most REFRESH_BATCHES of them; it
+    is called only if the network has batch norms. After the block, weights, batch-norm statistics
+    and modes are as before to the bit, so that an evaluation never changes the training.
 
-    An optimizer without averages is left alone. Raises ValueError if `refresh` gives no batch.
+    Does nothing for an optimizer without averages. Raises ValueError if `refresh` gives no batch.
     """
     put_in = getattr(optimizer, "eval", None)
     if put_in is None:
@@ -42,7 +44,7 @@ def evaluation_weights(
             _refresh(model, norms, refresh())
         yield
     finally:
-        optimizer.train()  # type: ignore[attr-defined]  # stands beside eval
+        optimizer.train()  # type: ignore[attr-defined]  # who has eval has train
         with torch.no_grad():
             for p, weight in zip(model.parameters(), weights, strict=True):
                 p.copy_(weight)
@@ -53,7 +55,7 @@ def evaluation_weights(
 
 @torch.no_grad()
 def _refresh(model: nn.Module, norms: list[_BatchNorm], images: Iterable[Tensor]) -> None:
-    """Reset the statistics of `norms` and average them over `images`, each batch counted alike.
+    """Reset the statistics of `norms` and average them over `images`, all batches weighted alike.
 
     Everything else is in evaluation mode: the statistics are those of the network as it is judged,
     without dropout.

@@ -25,14 +25,14 @@ _HOW = {"foreach", "fused", "capturable", "differentiable", "maximize"}
 def borrowed(name: str, constructor: Constructor, params: Mapping[str, Any]) -> Optimizer:
     """Return the row of an optimizer that is called as `constructor(parameters, **settings)`.
 
-    Its settings are those of the constructor's signature, with their defaults. What the loop must
-    do for it is read from it: an attribute `needs_closure` says that its step takes a closure, an
-    argument `hessian` of its step that it differentiates the gradient again, methods `train` and
-    `eval` that it averages weights.
+    Its settings are those in the constructor's signature, with their defaults. What the loop must
+    do for it is read from the class: the attribute `needs_closure` says that its step takes a
+    closure, an argument `hessian` of its step that it differentiates the gradient again, and the
+    methods `train` and `eval` that it averages weights.
 
-    Raises StudyError on a setting that it does not have or of another type, on one that it needs
-    and that `params` leaves out, and where two steps on a small network raise an error: such an
-    optimizer needs something that the loop does not give.
+    Raises StudyError if a setting is unknown, of another type, or needed and missing in `params`,
+    and if two steps on a small network raise an error: such an optimizer needs something that the
+    loop does not give.
     """
     closure = bool(getattr(constructor, "needs_closure", False))
     graph = "hessian" in _arguments(getattr(constructor, "step", None))
@@ -56,10 +56,10 @@ def borrowed(name: str, constructor: Constructor, params: Mapping[str, Any]) -> 
 
 @lru_cache
 def source_of(constructor: Constructor, module: str) -> str:
-    """Return the SHA-256 of the file that `constructor` stands in, as it first was.
+    """Return the SHA-256 of the file that `constructor` is written in, as first read.
 
-    `module`, that of the module it was named through, is returned where it has no file: a library
-    names its classes in one file and writes them in others, which a trial's id must follow.
+    A library names its classes in one file and writes them in others, which a trial's id must
+    follow. If there is no such file, `module` is returned: the hash of the module that named it.
     """
     try:
         file = inspect.getsourcefile(constructor)
@@ -73,22 +73,22 @@ def _arguments(function: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def _defaults(name: str, constructor: Constructor, params: Mapping[str, Any]) -> dict[str, Setting]:
-    """Return what `constructor` takes by name, `params` over its defaults."""
+    """Return the settings that `constructor` takes by name: its defaults with `params` over them."""
     arguments = list(_arguments(constructor).values())[1:]
     named = {
         a.name: a.default for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)
     }
-    # pytorch-optimizer's constructors swallow any name, so that a slip would go unseen.
+    # pytorch-optimizer's constructors accept any name, so a misspelt one would go unseen.
     swallows = getattr(constructor, "__module__", "").startswith("pytorch_optimizer.")
     more = any(a.kind == a.VAR_KEYWORD for a in arguments) and not swallows
     missing = [n for n, d in named.items() if d is inspect.Parameter.empty and n not in params]
     if missing:
         raise StudyError(
-            f"optimizers: {name} needs {', '.join(missing)}; write it as a parameter if it is a "
-            f"number or a text, else this optimizer cannot be named in a study"
+            f"optimizers: {name} needs {', '.join(missing)}; give it as a parameter if it is a "
+            f"number or a text, otherwise this optimizer cannot be named in a study"
         )
     settings = {n: d for n, d in named.items() if _is_setting(d) and n not in _HOW}
-    # No type to hold it to: the default is None or there is none.
+    # Settings whose default is None or missing: there is no type to hold them to.
     free = {
         n: tuple(v) if isinstance(v, list) else v
         for n, v in params.items()
@@ -130,7 +130,7 @@ def _rehearse(name: str, constructor: Constructor, step: str, settings: str) -> 
                 for p, gradient in zip(own, gradients, strict=True):
                     p.grad = gradient
                 optimizer.step()
-        except Exception as error:  # a stranger's code may raise anything; it is told, not hidden
+        except Exception as error:  # a user's code may raise anything; it is reported
             raise StudyError(
                 f"optimizers: {name} cannot be driven by the training loop: on a small network it "
                 f"fails with {type(error).__name__}: {error}"

@@ -1,8 +1,8 @@
 """The schedules of the learning rate: one row each.
 
 A schedule is a function of how much of the budget of sample-gradients is spent, so that an
-optimizer that evaluates many times a step goes along the same curve as one that evaluates once.
-It multiplies the rate that the study sets for each group of parameters.
+optimizer that evaluates many times a step follows the same curve as one that evaluates once. Its
+value multiplies the rate that the study sets for each group of parameters.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,8 +21,8 @@ class Schedule:
     """One schedule of the table.
 
     `shape(progress, **settings)` gives the factor at `progress` in 0 to 1 of what follows the
-    warm-up. The setting `warmup` is the share of the budget in which the factor first rises in a
-    line from 0. `defaults` names every setting that a study may change.
+    warm-up. The setting `warmup` is the share of the budget in which the factor first rises
+    linearly from 0. `defaults` names every setting that a study may change.
     """
 
     name: str
@@ -32,9 +32,10 @@ class Schedule:
     source: str
 
     def settings(self, params: Mapping[str, Any]) -> dict[str, Setting]:
-        """Return every setting, `params` over the defaults; raises ValueError.
+        """Return every setting: the defaults with `params` over them.
 
-        Shares are at least 0, and less than 1 together.
+        Raises ValueError if a setting is unknown or of another type, or if `warmup` is not in
+        [0, 1).
         """
         found = merge(f"schedule {self.name}", self.defaults, params)
         warmup = found["warmup"]
@@ -67,7 +68,7 @@ def constant(progress: float) -> float:
 
 
 def step(progress: float, *, at: tuple[float, ...], factor: float) -> float:
-    """Return `factor` to the power of how many of the shares `at` are passed."""
+    """Return `factor` to the power k, where k of the shares `at` have been passed."""
     return float(factor ** sum(progress >= share for share in at))
 
 

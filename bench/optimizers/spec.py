@@ -1,4 +1,4 @@
-"""What a row of the table of optimizers says, and what is asked of it."""
+"""A row of the table of optimizers: what it holds, and what can be asked of it."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -40,15 +40,15 @@ class Optimizer:
       that a study may change, `space` those that a search draws, `choices` the values that a text
       may have.
     - `step`: what the loop must do in a step, a row of `bench.optimizers.steps.STEPS`.
-    - `averages`: it keeps averaged weights, which `eval()` puts in and `train()` takes out again
-      (`bench.optimizers.averaging`).
+    - `averages`: it keeps averaged weights, which its `eval()` puts into the network and its
+      `train()` takes out again (`bench.optimizers.averaging`).
     - `scalable`: its gradients may be scaled by torch.amp.GradScaler, as float16 needs.
     - `one_group`: it takes all parameters in one group, so that no layer has a rate of its own.
     - `one_device`: its step cannot be shared by the devices of one trial.
     - `batch_multiple`: the batch is this many times the study's, over the same order of samples.
     - `drives`: which parameters the method itself drives, in words; `driven` counts them.
-    - `state_floats`: the state kept, in float32 numbers: for each parameter, or a function of the
-      parameters' shapes and the settings. None: not known.
+    - `state_floats`: how many float32 numbers of state it keeps: for each parameter, or as a
+      function of the parameters' shapes and the settings. None if that is not known.
     - `widths`: the square matrices that a step decomposes.
     """
 
@@ -71,10 +71,10 @@ class Optimizer:
     source: str
 
     def settings(self, hparams: Mapping[str, Any]) -> dict[str, Setting]:
-        """Return every setting: the defaults with `hparams` over them, each of its default's type.
+        """Return every setting: the defaults with `hparams` over them, of the defaults' types.
 
         Raises ValueError for a name that this optimizer does not have, for a value of another type
-        (YAML reads 1e-3 as text) and for a text that is none of its choices.
+        (YAML reads 1e-3 as text), and for a text that is not one of its choices.
         """
         merged = merge(f"optimizer {self.name}", self.defaults, hparams)
         for name, choices in self.choices.items():
@@ -88,10 +88,10 @@ class Optimizer:
     def build(
         self, params: Iterable[Tensor] | Iterable[dict[str, Any]], **hparams: Any
     ) -> torch.optim.Optimizer:
-        """Return the torch optimizer over `params`; what `hparams` leaves out is at its default.
+        """Return the torch optimizer of `params`, with defaults for what `hparams` leaves out.
 
         `params` are parameters, or groups {"params": [...], "lr": own rate}. Raises ValueError as
-        `settings` does, and for several groups where the row takes one.
+        `settings` does, and for several groups if the row takes only one.
         """
         entries = list(params)
         if self.one_group and len(entries) > 1 and isinstance(entries[0], dict):
@@ -114,9 +114,9 @@ class Optimizer:
         return self.driven(shapes, self.settings(hparams)) / numbers(shapes)
 
     def unfit(self, shapes: Shapes, hparams: Mapping[str, Any], *, devices: int = 1) -> str | None:
-        """Return the sentence that says why it cannot train parameters of these shapes, or None.
+        """Return a sentence on why it cannot train parameters of these shapes, None if it can.
 
-        `devices`: how many share a trial.
+        `devices` is how many share a trial.
         """
         if self.one_device and devices > 1:
             return f"optimizer {self.name} trains on one device a trial, not on {devices}"

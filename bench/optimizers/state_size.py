@@ -34,7 +34,7 @@ def no_widths(_shapes: Shapes, _settings: Settings) -> list[int]:
 
 
 def everything(shapes: Shapes, _settings: Settings) -> float:
-    """Return how many numbers an optimizer drives that drives them all."""
+    """Return how many numbers there are: what an optimizer drives that drives them all."""
     return numbers(shapes)
 
 
@@ -42,22 +42,22 @@ def everything(shapes: Shapes, _settings: Settings) -> float:
 
 
 def sgd_state(shapes: Shapes, settings: Settings) -> float:
-    """One momentum buffer, and none without momentum."""
+    """Count one momentum buffer, and none without momentum."""
     return numbers(shapes) * bool(settings["momentum"])
 
 
 def rmsprop_state(shapes: Shapes, settings: Settings) -> float:
-    """Squared gradients; with `momentum` a buffer more, `centered` the mean gradient too."""
+    """Count squared gradients, with `momentum` a buffer, and if `centered` the mean gradient."""
     return numbers(shapes) * (1 + bool(settings["momentum"]) + bool(settings["centered"]))
 
 
 def adafactor_state(shapes: Shapes, _settings: Settings) -> float:
-    """Rows and columns of the last two dimensions (torch factors those), vectors whole."""
+    """Count rows and columns of the last two dimensions (torch factors those), vectors whole."""
     return sum(prod(s) if len(s) < 2 else prod(s[:-1]) + prod(s[:-2]) * s[-1] for s in shapes)
 
 
 def lbfgs_state(shapes: Shapes, settings: Settings) -> float:
-    """Last direction, last gradient, and `history_size` pairs of step and gradient change."""
+    """Count a direction, a gradient, and `history_size` pairs of step and gradient change."""
     return numbers(shapes) * (2 + 2 * int(settings["history_size"]))
 
 
@@ -77,12 +77,12 @@ def muon_matrices(shapes: Shapes) -> list[bool]:
 
 
 def muon_driven(shapes: Shapes, _settings: Settings) -> float:
-    """Return the numbers in the weights that Muon drives itself."""
+    """Return how many numbers are in the weights that Muon drives itself."""
     return numbers(s for s, muon in zip(shapes, muon_matrices(shapes), strict=True) if muon)
 
 
 def muon_state(shapes: Shapes, settings: Settings) -> float:
-    """One momentum buffer where Muon drives, AdamW's two elsewhere."""
+    """Count one momentum buffer where Muon drives, and AdamW's two elsewhere."""
     return 2 * numbers(shapes) - muon_driven(shapes, settings)
 
 
@@ -101,12 +101,12 @@ def soap_widths(shapes: Shapes, settings: Settings) -> list[int]:
 
 
 def soap_state(shapes: Shapes, settings: Settings) -> float:
-    """Adam's two, and for each side its statistics and their eigenbasis."""
+    """Count Adam's two moments, and for each side its statistics and their eigenbasis."""
     return 2 * numbers(shapes) + sum(2 * d * d for d in soap_widths(shapes, settings))
 
 
 def soap_driven(shapes: Shapes, settings: Settings) -> float:
-    """Return the numbers in parameters that are rotated on one side at least."""
+    """Return how many numbers are in parameters that are rotated on at least one side."""
     return numbers(s for s in shapes if _soap_sides(s, settings))
 
 
@@ -139,12 +139,12 @@ def shampoo_widths(shapes: Shapes, settings: Settings) -> list[int]:
 
 
 def shampoo_state(shapes: Shapes, settings: Settings) -> float:
-    """Two momenta, the graft's squares, and for each block its statistics and their root."""
+    """Count two momenta, the graft's squares, and each block's statistics and their root."""
     graft = {"rmsprop": 1, "adagrad": 1, "sgd": 0}[str(settings["graft"])]
     blocks = sum(2 * d * d for d in shampoo_widths(shapes, settings))
     return (2 + graft) * numbers(shapes) + blocks
 
 
 def shampoo_driven(shapes: Shapes, settings: Settings) -> float:
-    """Return the numbers in the parameters that are preconditioned by matrices."""
+    """Return how many numbers are in the parameters that matrices precondition."""
     return numbers(s for s in shapes if any(True for _ in _shampoo_blocks(s, settings)))

@@ -1,7 +1,7 @@
 """One optimizer step on one batch: what the loop must do for each kind of optimizer.
 
-A step returns the loss before the update, unscaled, and how many times it evaluated the gradient,
-which is what the budget is charged.
+A step returns the loss before the update, unscaled, and how many evaluations of the gradient the
+budget is charged for it.
 """
 
 import math

@@ -21,7 +21,7 @@ from bench.optimizers.state_size import Shapes
 
 __all__ = ["OPTIMIZERS", "Optimizer"]
 
-# What SAM can stand on: rows of one plain gradient, which take a rate and a decay.
+# What SAM can be built on: rows of one plain gradient that take a rate and a decay.
 _SAM_BASES = ("sgd", "sgd_nesterov", "rmsprop", "adam", "adamw", "nadam", "radam")
 
 
@@ -388,8 +388,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
         Optimizer(
             name="sam",
             constructor=_sam,
-            # 0.05 is the paper's rho; the rate and the decay are those of its base, sgd here: for
-            # another base set them too.
+            # 0.05 is the paper's rho. The rate and the decay are those of the base, here sgd: with
+            # another base, set them too.
             defaults={
                 "base": "sgd",
                 "lr": 1e-2,

@@ -1,5 +1,7 @@
 """The clock: what is charged to what."""
 
+import io
+
 import pytest
 import torch
 
@@ -57,6 +59,54 @@ def test_the_optimizers_part_of_a_step_leaves_the_gradients_out(ticks):
     assert found["optimizer_step_ms_p50"] == pytest.approx(3.0)
     assert found["step_ms_p50"] == pytest.approx(13.0)
     assert found["step_ms_p95"] == pytest.approx(14.8)
+
+
+def steps(clock, ticks, *own):
+    """Note steps whose gradient takes 10 ms and whose own part takes these seconds."""
+    for seconds in own:
+        start = clock.mark()
+        ticks[0] += 0.010
+        ready = clock.mark()
+        ticks[0] += seconds
+        clock.step(start, [(start, ready)], clock.mark())
+
+
+def test_a_clock_goes_on_from_an_earlier_one_without_the_pause_between(ticks):
+    first = Clock(CPU)
+    with first.phase("train"):
+        steps(first, ticks, 1.0, 0.003, 0.003)
+    found = torch.load(packed(first.state()), weights_only=True)
+    ticks[0] += 1000.0
+    second = Clock(CPU)
+    with second.phase("setup"):
+        ticks[0] += 2.0
+        second.load(found)
+    with second.phase("train"):
+        # The first step after a start is cold again and left out.
+        steps(second, ticks, 7.0, 0.003, 0.005)
+    assert second.seconds["setup"] == pytest.approx(2.0)
+    assert second.seconds["train"] == pytest.approx(8.014 + 0.060)
+    assert second.wall() == pytest.approx(first.seconds["train"] + 2.0 + 7.008 + 0.030)
+    assert second.percentiles()["optimizer_step_ms_p50"] == pytest.approx(3.0)
+    assert second.percentiles()["step_ms_p95"] == pytest.approx(14.7)
+
+
+def test_where_every_step_is_cold_all_count(ticks):
+    found = None
+    for own in (0.001, 0.002, 0.003):
+        clock = Clock(CPU)
+        if found:
+            clock.load(found)
+        steps(clock, ticks, own)
+        found = clock.state()
+    assert clock.percentiles()["optimizer_step_ms_p50"] == pytest.approx(2.0)
+
+
+def packed(value):
+    file = io.BytesIO()
+    torch.save(value, file)
+    file.seek(0)
+    return file
 
 
 def test_without_a_step_nothing_was_measured():

@@ -1,6 +1,7 @@
 """What the loop does for an optimizer: one gradient, two, a graph of it, or a closure's many."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -117,25 +118,26 @@ def test_dropout_draws_the_same_mask_at_every_evaluation_of_a_step_and_another_a
     assert not torch.equal(first[0], masks[0])
 
 
+class Spoil(torch.autograd.Function):
+    """Multiplies by one; its gradient is NaN."""
+
+    @staticmethod
+    def forward(ctx, weight):
+        ctx.shape = weight.shape
+        return weight.new_ones(())
+
+    @staticmethod
+    def backward(ctx, _grad):
+        return torch.full(ctx.shape, math.nan)
+
+
+def spoiled(net):
+    return lambda image, target: mean_loss(net)(image, target) * Spoil.apply(net.weight)
+
+
 def test_a_step_that_ends_non_finite_is_undone_and_too_many_in_a_row_are_divergence():
     net, x, y = convex()
-
-    class Spoil(torch.autograd.Function):
-        """Multiplies by one; its gradient is NaN."""
-
-        @staticmethod
-        def forward(ctx, weight):
-            ctx.shape = weight.shape
-            return weight.new_ones(())
-
-        @staticmethod
-        def backward(ctx, _grad):
-            return torch.full(ctx.shape, math.nan)
-
-    def spoiled(image, target):
-        return mean_loss(net)(image, target) * Spoil.apply(net.weight)
-
-    optimizer, step = make("lbfgs", net, spoiled)
+    optimizer, step = make("lbfgs", net, spoiled(net))
     before = [p.detach().clone() for p in net.parameters()]
     for _ in range(RESTARTS):
         loss, used = step(x, y, 1000)
@@ -144,6 +146,18 @@ def test_a_step_that_ends_non_finite_is_undone_and_too_many_in_a_row_are_diverge
         assert all(torch.equal(p, b) for p, b in zip(net.parameters(), before, strict=True))
         assert not optimizer.state
     assert math.isnan(step(x, y, 1000)[0])
+
+
+def test_restarts_count_on_in_the_memory_and_a_good_step_ends_the_count():
+    net, x, y = convex()
+    optimizer = OPTIMIZERS["lbfgs"].build(net.parameters())
+    bad, good = (parts_of(net, optimizer, loss) for loss in (spoiled(net), mean_loss(net)))
+    good = replace(good, memory=bad.memory)
+    for count in range(1, RESTARTS + 1):
+        STEPS["closure"](bad)(x, y, 1000)  # made anew each time, as after a stop
+        assert bad.memory.restarts == count
+    STEPS["closure"](good)(x, y, 1000)
+    assert bad.memory.restarts == 0
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS))
