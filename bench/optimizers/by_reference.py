@@ -73,7 +73,7 @@ def _arguments(function: Any) -> Mapping[str, inspect.Parameter]:
 
 
 def _defaults(name: str, constructor: Constructor, params: Mapping[str, Any]) -> dict[str, Setting]:
-    """Return the settings that `constructor` takes by name: its defaults with `params` over them."""
+    """Return the settings that `constructor` takes by name: its defaults, `params` over them."""
     arguments = list(_arguments(constructor).values())[1:]
     named = {
         a.name: a.default for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)
