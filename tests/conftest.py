@@ -25,6 +25,13 @@ torch.set_num_threads(1)
 settings.register_profile("seeded", derandomize=True)
 settings.load_profile("seeded")
 
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, saying so, what this machine cannot run."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("needs an NVIDIA GPU")
+
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
