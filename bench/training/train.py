@@ -40,7 +40,7 @@ from bench.training.networks import flops_per_sample
 from bench.training.objective import CHANNELS_LAST, Objective, make_network
 from loaders.batches.table import LOADERS
 from loaders.batches.torch_loader import gather
-from loaders.sampling.folds import class_weights, normalization, value_range
+from loaders.sampling.normalization import class_weights, normalization, value_range
 from loaders.sampling.sampler import Recipe, Sampler, batch_positions
 from loaders.store.read import Store
 

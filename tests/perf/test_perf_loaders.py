@@ -43,7 +43,7 @@ from torch.utils.data import Dataset, RandomSampler
 from loaders.batches.table import LOADERS
 from loaders.cases import Case, Item, Kind, Meta, Survey
 from loaders.memory import keep_freed_memory
-from loaders.sampling.folds import normalization
+from loaders.sampling.normalization import normalization
 from loaders.sampling.sampler import Recipe, Sampler
 from loaders.store.read import Store, open_store, write_store
 

@@ -37,7 +37,7 @@ from bench.optimizers.table import OPTIMIZERS
 from bench.study.schema import Augment
 from loaders.batches.table import LOADERS
 from loaders.cases import Case, Item, Kind, Meta, Survey
-from loaders.sampling.folds import normalization
+from loaders.sampling.normalization import normalization
 from loaders.sampling.sampler import Recipe, Sampler
 from loaders.store.read import Store, open_store, write_store
 from models.table import MODELS
