@@ -309,8 +309,8 @@ def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:
         cases=train,
         shapes=store.shapes,
         boxes=store.boxes,
-        mean=offset,
-        std=unit,
+        offset=offset,
+        unit=unit,
         recipe=Recipe(patch=trial.patch, **trial.augment.along(store.meta.axes)),
         balance=store.labels if trial.balance else None,
         # Rotations are in millimetres; a clip turns within its frames, whose pixels are square.

@@ -15,11 +15,11 @@ def normalization(
     normalize: str,
     train: Indices,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and standard deviation, each (n_cases, C) float64, for every case of a store.
+    """Return offset (mean) and unit (standard deviation) of every case, each (n_cases, C) float64.
 
     `moments`: count, total and total of squares, each (n_cases, C). "train" pools the cases of
     `train` alone and gives all cases the same; "case" takes each case's own. A channel without
-    voxels or without spread gets standard deviation 1, so that it stays what it is: constant.
+    voxels or of one value gets unit 1, so that it stays what it is: constant.
     """
     sums = [np.asarray(moment, dtype=np.float64) for moment in moments]
     if _pooled(normalize):
@@ -41,12 +41,12 @@ def value_range(
     normalize: str,
     train: Indices,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return lowest value and range, each (n_cases, C) float64, for every case of a store.
+    """Return offset (lowest value) and unit (range) of every case, each (n_cases, C) float64.
 
     `extremes`: lowest and highest, each (n_cases, C), nan where no voxel was looked at; `zeros`
     (n_cases, C) tells where voxels of 0 were left out of them, which count here. "train" takes the
     extremes of the cases of `train` alone for all cases, so that others may lie outside of 0 to 1;
-    "case" takes each case's own. A channel of one value gets range 1, as it gets deviation 1.
+    "case" takes each case's own. A channel of one value gets unit 1.
     """
     low, high = (np.asarray(extreme, dtype=np.float64) for extreme in extremes)
     low = np.where(zeros, np.fmin(low, 0.0), low)
