@@ -148,9 +148,9 @@ class Sampler:
     a position does not depend on which augmentations the recipe turns on.
 
     `cases` (n,) int64: rows of the training part. `shapes` (N, d) int64, `boxes`
-    (N, regions, 2, d) int64, `offset` and `unit` (N, C), which is subtracted from intensities and by
-    which they are then divided: of all N cases of the store. With `balance`, the class (N,) of each,
-    an epoch is no permutation: its n samples are shared out evenly among the classes of the training
+    (N, regions, 2, d) int64, `offset` and `unit` (N, C): intensities less the offset are
+    divided by the unit: of all N cases of the store. With `balance`, the class (N,) of each, an
+    epoch is no permutation: its n samples are shared out evenly among the classes of the training
     part (which classes have one more, where n does not divide, is drawn anew each epoch), and each
     takes one of its class's cases, with replacement. `spacing` (N, d): size of a voxel; with it
     rotations are rotations of the body where voxels are not cubes; a case with an entry that is no

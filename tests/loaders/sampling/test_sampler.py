@@ -113,7 +113,7 @@ def test_what_one_augmentation_draws_does_not_depend_on_the_others() -> None:
     recipe = a_recipe(**EVERYTHING)
     whole = a_sampler(recipe=recipe).draw(np.arange(50))
     # What each turns off, and all that may change with it.
-    moves = {"flip": "flip", "scale": "spread centre", "shift": "centre", "foreground": "origin"}
+    moves = {"flip": "flip", "scale": "unit offset", "shift": "offset", "foreground": "origin"}
     moves |= {"translate": "origin", "rotate": "matrix", "zoom": "matrix"}
     moves |= {name: name for name in ("noise", "contrast", "gamma")}
     for name, touched in moves.items():
