@@ -114,8 +114,8 @@ def prepare(
     from loaders.cases import BadCase, BadSource
     from loaders.datasets.table import KINDS
     from loaders.memory import keep_freed_memory
+    from loaders.store.prepare import prepare as prepare_store
     from loaders.store.pseudonyms import user_key
-    from loaders.store.read import write_store
 
     name, _, part = kind.partition(":")
     if name not in KINDS:
@@ -135,13 +135,13 @@ def prepare(
         with counting(err, "fetching, KiB") as told:
             source = row.fetch(options, lambda done, total: told(done // 1024, total // 1024))
     keep_freed_memory()
-    survey = row.survey(source, options)
     try:
         with counting(err, "reading") as told:
-            report = write_store(
+            report = prepare_store(
                 row,
-                survey,
+                source,
                 store,
+                options=options,
                 key=user_key(),
                 workers=workers or os.cpu_count() or 1,
                 strict=strict,

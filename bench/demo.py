@@ -6,8 +6,8 @@ from pathlib import Path
 
 from loaders.datasets.table import KINDS
 from loaders.phantoms.make import make_brats, make_lidc
+from loaders.store.prepare import prepare
 from loaders.store.pseudonyms import user_key
-from loaders.store.read import write_store
 
 # Chosen so that data, 144 trials and report fit in four minutes on two cores (measured, LOG.md).
 PATIENTS = {"lidc": 24, "brats": 18}
@@ -29,9 +29,7 @@ def make_demo(out: Path, told: Callable[[str], None]) -> Path:
             told(f"making {PATIENTS[name]} {name} phantom patients in {scans}")
             make(scans, patients=PATIENTS[name], seed=SEED)
         told(f"preparing {store}")
-        kind = KINDS[name]
-        survey = kind.survey(scans, {})
-        write_store(kind, survey, store, key=user_key(), workers=1, strict=True)
+        prepare(KINDS[name], scans, store, key=user_key(), strict=True)
     study = out / "demo.yaml"
     study.write_text(
         (files("bench") / "ready_studies" / "demo.yaml").read_text(encoding="utf-8"),

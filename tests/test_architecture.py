@@ -32,6 +32,7 @@ LAYERS: dict[str, tuple[set[str], ...]] = {
     ),
     "loaders": (
         {"cases", "memory"},
+        {"boxes"},
         {"formats", "sampling", "phantoms"},
         {"datasets", "store"},
         {"batches"},

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.metrics import lesions
-from bench.metrics.boxes import bounding_box
 from bench.metrics.rates import ratio
 from bench.metrics.surfaces import TOLERANCE_MM, surfaces
+from loaders.boxes import bounding_box
 
 Masks = NDArray[np.uint8]
 Row = dict[str, Any]

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from scipy.spatial import cKDTree
 
-from bench.metrics.boxes import bounding_box
 from bench.metrics.rates import Flags
+from loaders.boxes import bounding_box
 
 # Tolerance of the normalised surface Dice. That of the ABCs challenge (2020); as a default for
 # other organs an assumption: what readers differ by is the right one (Nikolov et al. 2018).

@@ -230,7 +230,7 @@ def _whole(
         constant_values=store.meta.fill,
     )
     per_channel = (slice(None), *([None] * len(patch)))
-    pixels = (padded - draws.centre[0][per_channel]) * draws.gain[0][per_channel]
+    pixels = (padded - draws.offset[0][per_channel]) * draws.gain[0][per_channel]
     inside = tuple(slice(b, b + s) for b, s in zip(before, raw.shape[1:], strict=True))
     return pixels.astype(np.float32, copy=False), inside
 

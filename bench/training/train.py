@@ -40,7 +40,7 @@ from bench.training.state import BestEpoch, Checkpoint, TargetReached, TrainingS
 from bench.training.transfer import LayerGroups
 from loaders.batches.table import LOADERS
 from loaders.batches.torch_loader import gather
-from loaders.sampling.folds import class_weights, normalization, value_range
+from loaders.sampling.normalization import class_weights, normalization, value_range
 from loaders.sampling.sampler import Recipe, Sampler, batch_positions
 from loaders.store.read import Store
 
@@ -327,8 +327,8 @@ def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:
         cases=train,
         shapes=store.shapes,
         boxes=store.boxes,
-        mean=offset,
-        std=unit,
+        offset=offset,
+        unit=unit,
         recipe=Recipe(patch=trial.patch, **trial.augment.along(store.meta.axes)),
         balance=store.labels if trial.balance else None,
         # Rotations are in millimetres; a clip turns within its frames, whose pixels are square.

@@ -146,7 +146,7 @@ def _finish(
 def pipeline_inputs(store: Store, draws: Draws, *, cut: bool, turn: bool) -> dict[str, Any]:
     """Return one batch as `build_pipeline` takes it in, by the names that DALI's operators use."""
     axes = AXES[-len(draws.patch) :]
-    inputs: dict[str, Any] = {"mean": draws.centre, "std": draws.spread}
+    inputs: dict[str, Any] = {"mean": draws.offset, "std": draws.unit}
     if turn:
         # The flips are in the matrices.
         where = boxes(draws, store.shapes[draws.case])

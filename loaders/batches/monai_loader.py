@@ -150,8 +150,8 @@ class _Samples(Dataset[dict[str, Any]]):
         whole = self.whole[self.place[case]]
         image = _cut(whole["image"], draws, row, self.fill, "bilinear")
         columns = (..., *[None] * len(draws.patch))
-        centre, gain = torch.from_numpy(draws.centre[row]), torch.from_numpy(draws.gain[row])
-        image = (image - centre[columns]) * gain[columns]
+        offset, gain = torch.from_numpy(draws.offset[row]), torch.from_numpy(draws.gain[row])
+        image = (image - offset[columns]) * gain[columns]
         alter(image[None].numpy(), draws[row : row + 1], lambda values: values)
         if whole["mask"] is None:
             return {"image": image, "target": torch.as_tensor(self.store.labels[case])}

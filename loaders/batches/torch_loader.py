@@ -47,9 +47,9 @@ def gather(store: Store, draws: Draws) -> tuple[NDArray[np.float32], NDArray[Any
     Reads the patches alone from the memory maps. Raises ValueError where the store's fill is no
     value of its image type, StoreError where an array cannot be read.
     """
-    n, channels, patch = len(draws), draws.centre.shape[1], draws.patch
+    n, channels, patch = len(draws), draws.offset.shape[1], draws.patch
     columns = (..., *[None] * len(patch))
-    centre, gain = draws.centre[columns], draws.gain[columns]
+    offset, gain = draws.offset[columns], draws.gain[columns]
     warped = draws.warped.tolist()
     maps = affine_maps(draws)
     fill = np.float32(fill_of(store))
@@ -74,7 +74,7 @@ def gather(store: Store, draws: Draws) -> tuple[NDArray[np.float32], NDArray[Any
             pixels, labels = warp(
                 np.asarray(store.image(case)), answer, maps[row], patch, float(fill)
             )
-            np.subtract(pixels, centre[row] - fill, out=image[row])
+            np.subtract(pixels, offset[row] - fill, out=image[row])
             if mask is not None and labels is not None:
                 mask[row] = labels
             continue
@@ -82,14 +82,14 @@ def gather(store: Store, draws: Draws) -> tuple[NDArray[np.float32], NDArray[Any
         mirror: _Index = (..., *(_FLIPS[turned] for turned in flip))
         place: _Index = (...,)
         if not inside:
-            image[row] = fill - centre[row]
+            image[row] = fill - offset[row]
             place = (
                 ...,
                 *(slice(a - o, b - o) for a, b, o in zip(start, stop, origin, strict=True)),
             )
         # As plain arrays: slices of a memory map are slow to make.
         pixels = np.asarray(store.image(case))
-        np.subtract(pixels[source], centre[row], out=image[row][mirror][place])
+        np.subtract(pixels[source], offset[row], out=image[row][mirror][place])
         if mask is not None:
             mask[row][mirror][place] = np.asarray(store.mask(case))[source]
     image *= gain

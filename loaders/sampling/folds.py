@@ -1,4 +1,4 @@
-"""Grouped, stratified folds, and the statistics of a training part: pure and seeded.
+"""Grouped, stratified folds: pure and seeded.
 
 Nothing here depends on keyed ids or on the order of rows: cases are taken in the order of their
 content hashes, and a group is named by the first of them.
@@ -20,13 +20,10 @@ __all__ = [
     "FoldError",
     "Split",
     "check_splits",
-    "class_weights",
     "make_splits",
-    "normalization",
     "split_hash",
     "splits_from_table",
     "splits_table",
-    "value_range",
 ]
 
 Indices = NDArray[np.int64]
@@ -212,74 +209,3 @@ def split_hash(split: Split, hashes: Sequence[str]) -> str:
         f"{part}:{','.join(sorted(hashes[row] for row in getattr(split, part)))}" for part in PARTS
     )
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def normalization(
-    moments: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
-    normalize: str,
-    train: Indices,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and standard deviation, each (n_cases, C) float64, for every case of a store.
-
-    `moments`: count, total and total of squares, each (n_cases, C). "train" pools the cases of
-    `train` alone and gives all cases the same; "case" takes each case's own. A channel without
-    voxels or without spread gets standard deviation 1, so that it stays what it is: constant.
-    """
-    sums = [np.asarray(moment, dtype=np.float64) for moment in moments]
-    if _pooled(normalize):
-        pooled = (moment[train].sum(axis=0, keepdims=True) for moment in sums)
-        sums = [np.broadcast_to(moment, sums[0].shape) for moment in pooled]
-    count, total, squares = sums
-    voxels = np.maximum(count, 1)
-    mean = total / voxels
-    variance = squares / voxels - mean**2
-    # What is below the rounding error of that difference is no spread. 1e-12: a thousand times
-    # the spacing of float64, for sums of many terms.
-    flat = variance <= 1e-12 * squares / voxels
-    return mean, np.sqrt(np.where(flat, 1.0, variance))
-
-
-def value_range(
-    extremes: tuple[NDArray[Any], NDArray[Any]],
-    zeros: NDArray[np.bool_],
-    normalize: str,
-    train: Indices,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return lowest value and range, each (n_cases, C) float64, for every case of a store.
-
-    `extremes`: lowest and highest, each (n_cases, C), nan where no voxel was looked at; `zeros`
-    (n_cases, C) tells where voxels of 0 were left out of them, which count here. "train" takes the
-    extremes of the cases of `train` alone for all cases, so that others may lie outside of 0 to 1;
-    "case" takes each case's own. A channel of one value gets range 1, as it gets deviation 1.
-    """
-    low, high = (np.asarray(extreme, dtype=np.float64) for extreme in extremes)
-    low = np.where(zeros, np.fmin(low, 0.0), low)
-    high = np.where(zeros, np.fmax(high, 0.0), high)
-    if _pooled(normalize):
-        low = np.broadcast_to(low[train].min(axis=0, keepdims=True), low.shape)
-        high = np.broadcast_to(high[train].max(axis=0, keepdims=True), high.shape)
-    return low, np.where(high > low, high - low, 1.0)
-
-
-def _pooled(normalize: str) -> bool:
-    """Tell whether a store's intensities are taken over the training part, not case by case."""
-    if normalize not in ("case", "train"):
-        raise ValueError(f"normalize is {normalize!r}; it is case or train")
-    return normalize == "train"
-
-
-def class_weights(class_counts: NDArray[Any], train: Indices) -> NDArray[np.float64]:
-    """Return a weight a class (n_classes,), inverse to its frequency in the training part alone.
-
-    `class_counts` (n_cases, n_classes): cases or voxels. Weights are N / (K * N_c), so the mean
-    weight over the N training cases or voxels is 1. Raises FoldError where a class is absent.
-    """
-    counts = np.asarray(class_counts, dtype=np.float64)[train].sum(axis=0)
-    if not counts.all():
-        raise FoldError(
-            f"class {int(np.argmin(counts))} does not occur in the training part (counts are "
-            f"{counts.astype(np.int64).tolist()}): inverse frequency gives it no weight; "
-            "use a loss without class weights, fewer folds, or merge the class with another"
-        )
-    weights: NDArray[np.float64] = counts.sum() / (len(counts) * counts)
-    return weights

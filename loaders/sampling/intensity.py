@@ -69,7 +69,7 @@ def noise(draws: Draws, row: int) -> NDArray[np.float32]:
     # torch's numbers take a third of the time of numpy's quickest (measured).
     generator = torch.Generator().manual_seed(int(state[0]))
     values: NDArray[np.float32] = torch.randn(
-        (draws.centre.shape[1], *draws.patch), generator=generator
+        (draws.offset.shape[1], *draws.patch), generator=generator
     ).numpy()
     values *= draws.noise[row]
     return values

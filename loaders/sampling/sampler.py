@@ -30,7 +30,7 @@ class Recipe:
     `patch`: voxels along each spatial axis. `flip`: which axes are mirrored, each with probability
     1/2; a tuple of one bool an axis. `scale`: contrast is multiplied by a factor drawn in
     1 ± scale, for each channel. `shift`: brightness is then moved by up to ± shift in normalised
-    units, which are multiples of the sampler's `std`, for each channel. `foreground`: share of the
+    units, which are multiples of the sampler's `unit`, for each channel. `foreground`: share of the
     patches that are centred on a random point in the box of a foreground region; cases without
     foreground give random patches.
 
@@ -101,8 +101,8 @@ class Draws:
     of the patch, which may lie outside the image, where `meta.fill` stands. `matrix` (n, d, d)
     float64 leads from a voxel's offset to the patch's centre, (patch - 1) / 2, to the offset that
     it is read from; where it is not the identity the sample is interpolated. `flip` (n, d) bool
-    mirrors what was read. `centre`, `spread` (n, C) float32: sample = (raw - centre) * gain,
-    rounded to float32 twice, where gain is 1 / spread. Then comes what loaders.sampling.intensity
+    mirrors what was read. `offset`, `unit` (n, C) float32: sample = (raw - offset) * gain,
+    rounded to float32 twice, where gain is 1 / unit. Then comes what loaders.sampling.intensity
     does: `noise` (n,) float32, the standard deviation, with numbers that `key` (n, 2) int64, seed
     and position, decides; `contrast` (n, C) float32; `gamma` (n, C) float32. 0, 1 and 1: none.
     """
@@ -112,8 +112,8 @@ class Draws:
     origin: Indices
     matrix: Floats
     flip: NDArray[np.bool_]
-    centre: NDArray[np.float32]
-    spread: NDArray[np.float32]
+    offset: NDArray[np.float32]
+    unit: NDArray[np.float32]
     key: Indices
     noise: NDArray[np.float32]
     contrast: NDArray[np.float32]
@@ -121,8 +121,8 @@ class Draws:
 
     @property
     def gain(self) -> NDArray[np.float32]:
-        """1 / spread (n, C), divided as DALI does: in float64, and rounded to float32 once."""
-        return (1.0 / self.spread.astype(np.float64)).astype(np.float32)
+        """1 / unit (n, C), divided as DALI does: in float64, and rounded to float32 once."""
+        return (1.0 / self.unit.astype(np.float64)).astype(np.float32)
 
     @property
     def warped(self) -> NDArray[np.bool_]:
@@ -148,8 +148,8 @@ class Sampler:
     a position does not depend on which augmentations the recipe turns on.
 
     `cases` (n,) int64: rows of the training part. `shapes` (N, d) int64, `boxes`
-    (N, regions, 2, d) int64, `mean` and `std` (N, C), what is taken from intensities and what they
-    are then divided by: of all N cases of the store. With `balance`, the class (N,) of each, an
+    (N, regions, 2, d) int64, `offset` and `unit` (N, C): intensities less the offset are
+    divided by the unit: of all N cases of the store. With `balance`, the class (N,) of each, an
     epoch is no permutation: its n samples are shared out evenly among the classes of the training
     part (which classes have one more, where n does not divide, is drawn anew each epoch), and each
     takes one of its class's cases, with replacement. `spacing` (N, d): size of a voxel; with it
@@ -163,8 +163,8 @@ class Sampler:
         cases: NDArray[np.integer[Any]],
         shapes: NDArray[np.integer[Any]],
         boxes: NDArray[np.integer[Any]],
-        mean: Floats,
-        std: Floats,
+        offset: Floats,
+        unit: Floats,
         recipe: Recipe,
         seed: int,
         balance: NDArray[np.integer[Any]] | None = None,
@@ -176,8 +176,8 @@ class Sampler:
         self._patch = np.array(recipe.patch, dtype=np.int64)
         self._shapes: Indices = np.asarray(shapes, dtype=np.int64)
         self._boxes: Indices = np.asarray(boxes, dtype=np.int64)
-        self._mean = np.asarray(mean, dtype=np.float64)
-        self._std = np.asarray(std, dtype=np.float64)
+        self._offset = np.asarray(offset, dtype=np.float64)
+        self._unit = np.asarray(unit, dtype=np.float64)
         if not len(self.cases):
             raise ValueError("the training part has no case")
         if self._shapes.shape[1] != len(recipe.patch):
@@ -185,8 +185,8 @@ class Sampler:
                 f"patch {recipe.patch} has {len(recipe.patch)} axes, "
                 f"the images have {self._shapes.shape[1]}"
             )
-        if not (self._std > 0).all():
-            raise ValueError("std has an entry that is not above 0")
+        if not (self._unit > 0).all():
+            raise ValueError("unit has an entry that is not above 0")
         if balance is not None and len(balance) != len(self._shapes):
             raise ValueError(
                 f"balance has {len(balance)} labels, the store has {len(self._shapes)} cases"
@@ -226,19 +226,19 @@ class Sampler:
         """Return the cases' centred patches as evaluation takes them: normalised, not augmented."""
         rows: Indices = np.asarray(cases, dtype=np.int64)
         n, d = len(rows), len(self._patch)
-        centre, spread = self._intensity(rows, 1.0, 0.0)
+        offset, unit = self._intensity(rows, 1.0, 0.0)
         return Draws(
             patch=self.recipe.patch,
             case=rows,
             origin=self._centred(self._shapes[rows]),
             matrix=np.tile(np.eye(d), (n, 1, 1)),
             flip=np.zeros((n, d), dtype=bool),
-            centre=centre,
-            spread=spread,
+            offset=offset,
+            unit=unit,
             key=np.zeros((n, 2), dtype=np.int64),
             noise=np.zeros(n, dtype=np.float32),
-            contrast=np.ones(centre.shape, dtype=np.float32),
-            gamma=np.ones(centre.shape, dtype=np.float32),
+            contrast=np.ones(offset.shape, dtype=np.float32),
+            gamma=np.ones(offset.shape, dtype=np.float32),
         )
 
     def _epoch(self, epoch: int) -> Draws:
@@ -251,7 +251,7 @@ class Sampler:
         return draws
 
     def _draw_epoch(self, epoch: int) -> Draws:
-        n, d, channels = len(self.cases), len(self._patch), self._mean.shape[1]
+        n, d, channels = len(self.cases), len(self._patch), self._offset.shape[1]
         # Philox is counter-based (Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3):
         # one independent stream for each key.
         generator = np.random.Generator(
@@ -266,7 +266,7 @@ class Sampler:
             np.cumsum([d, d, channels, channels]),
             axis=1,
         )
-        centre, spread = self._intensity(
+        offset, unit = self._intensity(
             cases, 1 + self.recipe.scale * (2 * scale - 1), self.recipe.shift * (2 * shift - 1)
         )
         recipe, turns = self.recipe, len(_PLANES[d])
@@ -290,8 +290,8 @@ class Sampler:
             origin=self._origins(cases, place, region) + moved,
             matrix=self._matrices(cases, np.deg2rad(angles)) / factor[:, :, None],
             flip=(flip < 0.5) & np.array(recipe.flip),
-            centre=centre,
-            spread=spread,
+            offset=offset,
+            unit=unit,
             key=np.stack([np.full(n, self.seed), n * epoch + np.arange(n)], axis=1),
             noise=np.where(on["noise"], recipe.noise * noise, 0.0)[:, 0].astype(np.float32),
             contrast=np.where(on["contrast"], 1 + recipe.contrast * (2 * contrast - 1), 1.0).astype(
@@ -331,10 +331,13 @@ class Sampler:
     def _intensity(
         self, cases: Indices, scale: Floats | float, shift: Floats | float
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return centre and spread that make (raw - mean) / std * scale + shift of raw."""
-        spread = self._std[cases] / scale
-        centre = self._mean[cases] - shift * spread
-        return centre.astype(np.float32), spread.astype(np.float32)
+        """Return offset and unit (n, C) of the samples.
+
+        With them raw becomes (raw - own offset) / own unit * scale + shift.
+        """
+        unit = self._unit[cases] / scale
+        offset = self._offset[cases] - shift * unit
+        return offset.astype(np.float32), unit.astype(np.float32)
 
     def _centred(self, shapes: Indices) -> Indices:
         room = shapes - self._patch

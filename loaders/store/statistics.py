@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from loaders.boxes import bounding_box
 from loaders.cases import IMAGE_TYPES, Array, BadCase, Case, Meta
 from loaders.formats.checksum import npy_hash
 
@@ -216,13 +217,14 @@ def _boxes(mask: Array | None, meta: Meta) -> Array:
     from scipy.ndimage import find_objects
 
     # Where there is anything at all is found ten times as fast as what is where (measured).
-    around = _extent(mask != 0)
-    if around is None:
+    around = bounding_box(mask != 0)
+    if around[0].stop == 0:
         return boxes
+    origin = np.array([side.start for side in around])
     # A union of labels has the union of their boxes, so each label is looked for once.
     of_label = {
-        label: np.array([(side.start, side.stop) for side in sides]).T + around[0]
-        for label, sides in enumerate(find_objects(mask[tuple(map(slice, *around))]), start=1)
+        label: np.array([(side.start, side.stop) for side in sides]).T + origin
+        for label, sides in enumerate(find_objects(mask[around]), start=1)
         if sides is not None
     }
     for row, labels in enumerate(meta.regions.values()):
@@ -231,17 +233,6 @@ def _boxes(mask: Array | None, meta: Meta) -> Array:
             boxes[row, 0] = np.min([box[0] for box in found], axis=0)
             boxes[row, 1] = np.max([box[1] for box in found], axis=0)
     return boxes
-
-
-def _extent(hit: Array) -> Array | None:
-    """Return the half-open box (2, d) of what is true; None where nothing is."""
-    axes = range(hit.ndim)
-    lines: list[Array] = [
-        np.any(hit, axis=tuple(other for other in axes if other != axis)) for axis in axes
-    ]
-    if not lines[0].any():
-        return None
-    return np.array([[line.argmax(), line.size - line[::-1].argmax()] for line in lines]).T
 
 
 def _hash(image: str, mask: str | None, case: Case) -> str:

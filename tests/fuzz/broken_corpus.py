@@ -39,7 +39,8 @@ from pydicom.data import get_testdata_file
 from loaders.cases import BadSource
 from loaders.datasets.table import KINDS
 from loaders.phantoms.make import make_lidc
-from loaders.store.read import open_store, verify_store, write_store
+from loaders.store.prepare import prepare
+from loaders.store.read import open_store, verify_store
 
 # Its functions are not annotated.
 nib: Any = nibabel
@@ -711,8 +712,7 @@ def prepared(source: Source, out: Path) -> dict[str, Any]:
     """Do what `medopt prepare` does; return what became of the source."""
     kind = KINDS[source.kind]
     try:
-        survey = kind.survey(source.path, source.options)
-        report = write_store(kind, survey, out, key=b"key", workers=1, strict=False)
+        report = prepare(kind, source.path, out, options=source.options, key=b"key", strict=False)
     except BadSource as error:
         return {"cases": 0, "refused": str(error), "rejected": {}}
     assert len(open_store(out)) == report.n_cases

@@ -43,7 +43,7 @@ from torch.utils.data import Dataset, RandomSampler
 from loaders.batches.table import LOADERS
 from loaders.cases import Case, Item, Kind, Meta, Survey
 from loaders.memory import keep_freed_memory
-from loaders.sampling.folds import normalization
+from loaders.sampling.normalization import normalization
 from loaders.sampling.sampler import Recipe, Sampler
 from loaders.store.read import Store, open_store, write_store
 
@@ -191,7 +191,7 @@ def ours(
     loader: str, work: Work, store: Store, task: str, workers: int
 ) -> Iterator[Iterator[torch.Tensor]]:
     everything, dims = np.arange(len(store)), len(work.patch)
-    mean, std = normalization(store.moments, store.meta.normalize, everything)
+    offset, unit = normalization(store.moments, store.meta.normalize, everything)
     still, turned = task == "copy", task == "affine"
     recipe = Recipe(
         patch=work.patch,
@@ -207,8 +207,8 @@ def ours(
         cases=everything,
         shapes=store.shapes,
         boxes=store.boxes,
-        mean=mean,
-        std=std,
+        offset=offset,
+        unit=unit,
         recipe=recipe,
         seed=0,
     )

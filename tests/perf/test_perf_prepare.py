@@ -38,6 +38,7 @@ from loaders.datasets.table import KINDS
 from loaders.formats.dicom.series import list_series, read_series
 from loaders.memory import keep_freed_memory
 from loaders.phantoms.make import make_lidc
+from loaders.store.prepare import prepare
 from loaders.store.read import write_store
 
 nib: Any = nibabel
@@ -171,8 +172,7 @@ def ct_survey(folder: Path) -> tuple[Kind, Survey]:
 
 
 def store_of_brains(folder: Path, out: Path) -> None:
-    kind = KINDS["brats"]
-    write_store(kind, kind.survey(folder, {}), out, key=b"key", workers=1, strict=True)
+    prepare(KINDS["brats"], folder, out, key=b"key", strict=True)
 
 
 def store_of_chests(folder: Path, out: Path) -> None:

@@ -37,7 +37,7 @@ from bench.optimizers.table import OPTIMIZERS
 from bench.study.schema import Augment
 from loaders.batches.table import LOADERS
 from loaders.cases import Case, Item, Kind, Meta, Survey
-from loaders.sampling.folds import normalization
+from loaders.sampling.normalization import normalization
 from loaders.sampling.sampler import Recipe, Sampler
 from loaders.store.read import Store, open_store, write_store
 from models.table import MODELS
@@ -124,13 +124,13 @@ def ratios(loader: str) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         store = store_at(Path(folder) / "store")
         everyone = np.arange(len(store))
-        mean, std = normalization(store.moments, META.normalize, everyone)
+        offset, unit = normalization(store.moments, META.normalize, everyone)
         sampler = Sampler(
             cases=everyone,
             shapes=store.shapes,
             boxes=store.boxes,
-            mean=mean,
-            std=std,
+            offset=offset,
+            unit=unit,
             recipe=Recipe(patch=PATCH, **EVERYTHING.along(META.axes)),
             seed=0,
             spacing=store.spacing,

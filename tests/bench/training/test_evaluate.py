@@ -113,7 +113,7 @@ def test_a_network_that_says_what_a_window_holds_is_believed(make_trial):
     rows = evaluator.score(cases, final=True).cases
     for index in cases:
         draws = sampler.centre(np.array([index]))
-        image = (data.store.image(int(index)) - draws.centre[0][:, None, None]) * draws.gain[0][
+        image = (data.store.image(int(index)) - draws.offset[0][:, None, None]) * draws.gain[0][
             :, None, None
         ]
         sides = [sorted({*range(0, s - 15, 16), s - 16}) for s in image.shape[1:]]

@@ -11,7 +11,8 @@ from bench.study.choice import Choice
 from bench.study.dataset import DataSet, split_store
 from bench.training.train import run_trial
 from loaders.datasets.table import KINDS
-from loaders.store.read import open_store, write_store
+from loaders.store.prepare import prepare
+from loaders.store.read import open_store
 from tests.loaders.phantoms.cine_loops import make_cine
 from tests.trials import changed
 
@@ -22,18 +23,21 @@ pytestmark = pytest.mark.slow
 def loops(tmp_path_factory: pytest.TempPathFactory) -> DataSet:
     folder = tmp_path_factory.mktemp("cine")
     make_cine(folder / "raw", loops=160, seed=7)
-    kind = KINDS["cine"]
-    survey = kind.survey(
+    options = {
+        "image": "video",
+        "label": "beat",
+        "group": "patient",
+        "positive": "fast relaxation",
+        "frames": 12,
+    }
+    prepare(
+        KINDS["cine"],
         folder / "raw",
-        {
-            "image": "video",
-            "label": "beat",
-            "group": "patient",
-            "positive": "fast relaxation",
-            "frames": 12,
-        },
+        folder / "store",
+        options=options,
+        key=b"test",
+        strict=True,
     )
-    write_store(kind, survey, folder / "store", key=b"test", workers=1, strict=True)
     store = open_store(folder / "store")
     splits = split_store(store, folds=3, repeats=1, seed=0, inner_fraction=0.2)
     return DataSet(name="cine", path=store.path, splits=splits)

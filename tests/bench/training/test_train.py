@@ -228,8 +228,8 @@ def test_a_trial_in_the_range_sees_0_to_1(make_trial, monkeypatch, task):
     raw = [data.store.image(i).reshape(2, -1) for i in data.split(0, 0).train]
     low, high = (f(np.concatenate(raw, axis=1), axis=1) for f in (np.min, np.max))
     draws = train.make_sampler(trial, data, 0).centre(np.arange(len(data.store)))
-    np.testing.assert_array_equal(draws.centre, np.tile(low, (len(data.store), 1)))
-    np.testing.assert_array_equal(draws.spread, np.tile(high - low, (len(data.store), 1)))
+    np.testing.assert_array_equal(draws.offset, np.tile(low, (len(data.store), 1)))
+    np.testing.assert_array_equal(draws.unit, np.tile(high - low, (len(data.store), 1)))
 
 
 def test_augmentation_is_in_units_of_the_range(make_trial, monkeypatch):
@@ -260,8 +260,8 @@ def test_what_lies_outside_the_training_part_moves_no_range(make_trial):
         far = np.where(np.isin(np.arange(len(store)), rows), 1000, 0)[:, None]
         other = Changed(data, store=Changed(store, extremes=(low - far, high + far)))
         after = train.make_sampler(trial, other, 0).centre(split.test)
-        assert np.array_equal(before.centre, after.centre) is same
-        assert np.array_equal(before.spread, after.spread) is same
+        assert np.array_equal(before.offset, after.offset) is same
+        assert np.array_equal(before.unit, after.unit) is same
 
 
 def test_mri_is_brought_to_each_case_s_own_range(make_trial):
@@ -277,8 +277,8 @@ def test_mri_is_brought_to_each_case_s_own_range(make_trial):
     )
     draws = train.make_sampler(trial, Changed(data, store=mri), 0).centre(np.arange(len(store)))
     assert (low > 0).all()
-    np.testing.assert_array_equal(draws.centre, np.where(zeros, 0, low))
-    np.testing.assert_array_equal(draws.spread, np.where(zeros, high, high - low))
+    np.testing.assert_array_equal(draws.offset, np.where(zeros, 0, low))
+    np.testing.assert_array_equal(draws.unit, np.where(zeros, high, high - low))
 
 
 def test_counting_operations_changes_no_result(make_trial):

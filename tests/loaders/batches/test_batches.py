@@ -141,8 +141,8 @@ def a_sampler(store: Store, patch: tuple[int, ...], *, seed: int = 1, **changes:
         cases=np.arange(len(store)),
         shapes=store.shapes,
         boxes=store.boxes,
-        mean=mean,
-        std=np.sqrt(squares / count - mean**2),
+        offset=mean,
+        unit=np.sqrt(squares / count - mean**2),
         recipe=Recipe(**{**recipe, **changes}),
         seed=seed,
     )
@@ -176,8 +176,8 @@ def plainly(store: Store, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
                     mask[place] = store.mask(case)[at]
         axes = [axis for axis, turned in enumerate(draws.flip[k]) if turned]
         columns = (slice(None), *[None] * len(draws.patch))
-        gain = (1 / draws.spread[k].astype(np.float64)).astype(np.float32)
-        sample = (np.flip(out, [axis + 1 for axis in axes]) - draws.centre[k][columns]) * gain[
+        gain = (1 / draws.unit[k].astype(np.float64)).astype(np.float32)
+        sample = (np.flip(out, [axis + 1 for axis in axes]) - draws.offset[k][columns]) * gain[
             columns
         ]
         assert sample.dtype == np.float32
@@ -322,8 +322,8 @@ def test_any_patch_of_any_image(data: st.DataObject) -> None:
         origin=np.array([origin]),
         matrix=np.eye(dims)[None],
         flip=np.array([data.draw(st.tuples(*[st.booleans()] * dims))]),
-        centre=np.array([[3.1, -0.2]], np.float32),
-        spread=np.array([[0.7, 1.3]], np.float32),
+        offset=np.array([[3.1, -0.2]], np.float32),
+        unit=np.array([[0.7, 1.3]], np.float32),
         key=np.zeros((1, 2), np.int64),
         noise=np.zeros(1, np.float32),
         contrast=np.ones((1, 2), np.float32),
@@ -480,8 +480,8 @@ def test_of_a_large_volume_the_patch_alone_is_read(
         cases=np.array([0]),
         shapes=store.shapes,
         boxes=np.array([[[[1003] * 2 + [503], [1004] * 2 + [504]]]]),
-        mean=np.zeros((1, 1)),
-        std=np.ones((1, 1)),
+        offset=np.zeros((1, 1)),
+        unit=np.ones((1, 1)),
         recipe=Recipe(
             patch=(8, 8, 8),
             flip=(True,) * 3,
@@ -516,8 +516,8 @@ def test_a_patch_far_along_a_long_axis_is_found_to_the_voxel(loader: str) -> Non
         cases=np.array([0]),
         shapes=store.shapes,
         boxes=np.zeros((1, 0, 2, 2), dtype=np.int64),
-        mean=np.zeros((1, 1)),
-        std=np.ones((1, 1)),
+        offset=np.zeros((1, 1)),
+        unit=np.ones((1, 1)),
         recipe=Recipe(patch=(2, 3), flip=(False,) * 2, scale=0.0, shift=0.0, foreground=0.0),
         seed=0,
     )

@@ -15,7 +15,8 @@ from scipy import ndimage
 from loaders.cases import BadCase, BadSource, Case
 from loaders.datasets.resample import resampled
 from loaders.datasets.table import KINDS
-from loaders.store.read import Store, open_store, write_store
+from loaders.store.prepare import prepare
+from loaders.store.read import Store, open_store
 
 RANDOM = np.random.default_rng(11)
 NOISE = RANDOM.normal(size=(1, 7, 12, 15)).astype(np.float32)
@@ -261,8 +262,7 @@ def a_set(folder: Path) -> Path:
 
 
 def prepared(source: Path, out: Path, **options: Any) -> Store:
-    kind = KINDS["msd"]
-    write_store(kind, kind.survey(source, options), out, key=b"k", workers=1, strict=False)
+    prepare(KINDS["msd"], source, out, options=options, key=b"k", strict=False)
     return open_store(out)
 
 

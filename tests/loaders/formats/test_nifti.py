@@ -29,6 +29,7 @@ from loaders.formats.nifti import (
     stem,
     to_ras,
 )
+from loaders.store import prepare as store_prepare
 from loaders.store.pseudonyms import keyed_id
 from loaders.store.read import Store, open_store, verify_store, write_store
 
@@ -1171,8 +1172,7 @@ def test_reading_leaves_no_file_open(tmp_path: Path) -> None:
     files = Path("/proc/self/fd")
     if not files.is_dir():
         pytest.skip("looks for open files in /proc")
-    survey = KINDS["msd"].survey(tmp_path / "raw", {})
-    write_store(KINDS["msd"], survey, tmp_path / "s", key=KEY, workers=1, strict=False)
+    store_prepare.prepare(KINDS["msd"], tmp_path / "raw", tmp_path / "s", key=KEY, strict=False)
     # Only files of this test: what other tests left for the garbage collector may close meanwhile.
     held = []
     for entry in files.iterdir():

@@ -13,7 +13,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from loaders.datasets.table import KINDS
-from loaders.store.read import Store, open_store, write_store
+from loaders.store.prepare import prepare
+from loaders.store.read import Store, open_store
 from tests.loaders.phantoms.cine_loops import (
     CLASSES,
     RATE,
@@ -42,9 +43,7 @@ def loops() -> tuple[Any, Any]:
 
 def prepared(source: Path, out: Path, **options: Any) -> Store:
     given = {"label": "beat", "positive": CLASSES[1], "group": "patient", "frames": 12, **options}
-    kind = KINDS["cine"]
-    survey = kind.survey(source, given)
-    report = write_store(kind, survey, out, key=b"key", workers=1, strict=True)
+    report = prepare(KINDS["cine"], source, out, options=given, key=b"key", strict=True)
     assert report.rejected == ()
     return open_store(out)
 

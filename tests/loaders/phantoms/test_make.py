@@ -16,7 +16,8 @@ from loaders.datasets.table import KINDS
 from loaders.phantoms.make import make_brats, make_lidc
 from loaders.phantoms.random_fields import centred_axes, smooth_field, soft_step
 from loaders.phantoms.reads import outlines_of
-from loaders.store.read import open_store, write_store
+from loaders.store.prepare import prepare
+from loaders.store.read import open_store
 
 
 def digests(root):
@@ -266,15 +267,14 @@ def test_a_soft_step_is_one_inside_and_half_on_the_edge():
     ),
 )
 def test_every_task_has_cases_of_every_patient(lidc, tmp_path, options):
-    kind = KINDS["lidc"]
-    survey = kind.survey(lidc, {"readers": 2, **options})
-    write_store(kind, survey, tmp_path / "store", key=b"k", workers=1, strict=True)
+    given = {"readers": 2, **options}
+    prepare(KINDS["lidc"], lidc, tmp_path / "store", options=given, key=b"k", strict=True)
     store = open_store(tmp_path / "store")
     assert len(set(store.groups)) == 4
-    if survey.meta.task == "classification":
+    if store.meta.task == "classification":
         assert set(store.labels) == {0, 1}
         return
-    middle = len(survey.meta.channels) // 2
+    middle = len(store.meta.channels) // 2
     brighter = []
     for image, mask in ((store.image(n), store.mask(n)) for n in range(len(store))):
         nodule = image[middle][mask == 1]

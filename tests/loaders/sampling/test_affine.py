@@ -42,8 +42,8 @@ def some_draws(patch: tuple[int, ...], n: int = 1, channels: int = 1, **changes:
         "origin": np.zeros((n, d), np.int64),
         "matrix": np.tile(np.eye(d), (n, 1, 1)),
         "flip": np.zeros((n, d), bool),
-        "centre": np.zeros((n, channels), np.float32),
-        "spread": np.ones((n, channels), np.float32),
+        "offset": np.zeros((n, channels), np.float32),
+        "unit": np.ones((n, channels), np.float32),
         "key": np.stack([np.full(n, 5), np.arange(n)], axis=1),
         "noise": np.zeros(n, np.float32),
         "contrast": np.ones((n, channels), np.float32),
@@ -87,7 +87,7 @@ def test_any_affine_map_is_that_of_scipy(case: tuple[Any, ...], fill: float) -> 
     store = a_store(image, mask, fill)
     draws = some_draws(
         patch, channels=2, matrix=matrix[None], origin=origin, flip=flip,
-        centre=np.array([[3.1, -0.2]], np.float32), spread=np.array([[0.7, 1.3]], np.float32),
+        offset=np.array([[3.1, -0.2]], np.float32), unit=np.array([[0.7, 1.3]], np.float32),
     )  # fmt: skip
     # Flipped after it has been turned.
     middle = (np.array(patch) - 1) / 2
@@ -101,7 +101,7 @@ def test_any_affine_map_is_that_of_scipy(case: tuple[Any, ...], fill: float) -> 
     found, labels = gather(store, draws)
     for channel in range(2):
         read = affine_transform(image[channel].astype(np.float64), order=1, cval=fill, **settings)
-        wanted = (np.flip(read, axes) - draws.centre[0, channel]) / draws.spread[0, channel]
+        wanted = (np.flip(read, axes) - draws.offset[0, channel]) / draws.unit[0, channel]
         # 1e-6 of the values' range of 2000 a voxel, and of the sides.
         np.testing.assert_allclose(found[0, channel], wanted, rtol=0, atol=0.05)
     if np.array_equal(matrix, np.eye(len(patch))):

@@ -46,15 +46,15 @@ def a_sampler(*, recipe: Recipe | None = None, **changes: Any) -> Sampler:
         "cases": np.arange(N),
         "shapes": SHAPES,
         "boxes": boxes_of(N, [[10, 10, 10], [13, 13, 13]], None),
-        "mean": np.full((N, 2), 100.0),
-        "std": np.full((N, 2), 50.0),
+        "offset": np.full((N, 2), 100.0),
+        "unit": np.full((N, 2), 50.0),
         "seed": 3,
     }
     return Sampler(recipe=recipe or a_recipe(), **{**base, **changes})
 
 
 def columns(draws: Draws) -> list[np.ndarray]:
-    return [draws.case, draws.origin, draws.flip, draws.centre, draws.spread, *later(draws)]
+    return [draws.case, draws.origin, draws.flip, draws.offset, draws.unit, *later(draws)]
 
 
 def later(draws: Draws) -> list[np.ndarray]:
@@ -105,7 +105,7 @@ def test_epochs_and_seeds_draw_differently() -> None:
     first, second = (a_sampler().draw(np.arange(N) + N * epoch) for epoch in (0, 1))
     other = a_sampler(seed=4).draw(np.arange(N))
     for a, b in ((first, second), (first, other)):
-        assert not np.intersect1d(a.spread, b.spread).size
+        assert not np.intersect1d(a.unit, b.unit).size
         assert not np.array_equal(a.flip, b.flip)
 
 
@@ -113,7 +113,7 @@ def test_what_one_augmentation_draws_does_not_depend_on_the_others() -> None:
     recipe = a_recipe(**EVERYTHING)
     whole = a_sampler(recipe=recipe).draw(np.arange(50))
     # What each turns off, and all that may change with it.
-    moves = {"flip": "flip", "scale": "spread centre", "shift": "centre", "foreground": "origin"}
+    moves = {"flip": "flip", "scale": "unit offset", "shift": "offset", "foreground": "origin"}
     moves |= {"translate": "origin", "rotate": "matrix", "zoom": "matrix"}
     moves |= {name: name for name in ("noise", "contrast", "gamma")}
     for name, touched in moves.items():
@@ -175,10 +175,10 @@ def test_balance_changes_which_case_is_taken_and_nothing_else() -> None:
 def test_centre_and_spread_are_scale_and_shift_of_the_normalised_image() -> None:
     mean = np.array([[100.0, -40.0]] * N)
     std = np.array([[50.0, 8.0]] * N)
-    draws = a_sampler(mean=mean, std=std).draw(np.arange(3000))
-    # (raw - centre) / spread = (raw - mean) / std * scale + shift.
-    scale = std[0] / draws.spread
-    shift = (mean[0] - draws.centre) / draws.spread
+    draws = a_sampler(offset=mean, unit=std).draw(np.arange(3000))
+    # (raw - offset) / unit = (raw - mean) / std * scale + shift.
+    scale = std[0] / draws.unit
+    shift = (mean[0] - draws.offset) / draws.unit
     for values, centre, reach in ((scale, 1.0, 0.1), (shift, 0.0, 0.2)):
         assert (np.abs(values - centre) <= reach * 1.0001).all()
         # Uniform: reaches both ends, and its standard deviation is reach / sqrt(3).
@@ -186,7 +186,7 @@ def test_centre_and_spread_are_scale_and_shift_of_the_normalised_image() -> None
         np.testing.assert_allclose(values.min(axis=0), centre - reach, atol=0.01 * reach)
         np.testing.assert_allclose(values.std(axis=0), reach / np.sqrt(3), rtol=0.05)
     assert abs(np.corrcoef(scale.T)[0, 1]) < 0.1, "channels are drawn by themselves"
-    assert draws.centre.dtype == draws.spread.dtype == np.float32
+    assert draws.offset.dtype == draws.unit.dtype == np.float32
 
 
 def test_flips_are_fair_and_independent_and_can_be_turned_off() -> None:
@@ -397,22 +397,22 @@ def test_a_case_has_its_own_box_and_statistics() -> None:
     boxes = np.array([[[[k] * 3, [k + 1] * 3]] for k in range(4, 4 + N)])
     mean = np.arange(2.0 * N).reshape(N, 2)
     recipe = a_recipe(foreground=1.0, scale=0.0, shift=0.0)
-    sampler = a_sampler(boxes=boxes, mean=mean, std=mean + 1, recipe=recipe)
+    sampler = a_sampler(boxes=boxes, offset=mean, unit=mean + 1, recipe=recipe)
     draws = sampler.draw(np.arange(3 * N))
     np.testing.assert_array_equal(draws.origin, np.tile(draws.case[:, None], 3))
-    np.testing.assert_array_equal(draws.centre, mean[draws.case].astype(np.float32))
-    np.testing.assert_array_equal(draws.spread, (mean + 1)[draws.case].astype(np.float32))
+    np.testing.assert_array_equal(draws.offset, mean[draws.case].astype(np.float32))
+    np.testing.assert_array_equal(draws.unit, (mean + 1)[draws.case].astype(np.float32))
 
 
 def test_evaluation_takes_the_centre_and_changes_nothing() -> None:
     mean = np.arange(2.0 * N).reshape(N, 2)
-    sampler = a_sampler(mean=mean, std=mean + 1, shapes=np.array([[9, 8, 5]] * N))
+    sampler = a_sampler(offset=mean, unit=mean + 1, shapes=np.array([[9, 8, 5]] * N))
     draws = sampler.centre(np.array([5, 2, 2]))
     assert draws.case.tolist() == [5, 2, 2]
     assert draws.origin.tolist() == [[0, 0, -1]] * 3
     assert not draws.flip.any()
-    np.testing.assert_array_equal(draws.centre, mean[[5, 2, 2]].astype(np.float32))
-    np.testing.assert_array_equal(draws.spread, (mean + 1)[[5, 2, 2]].astype(np.float32))
+    np.testing.assert_array_equal(draws.offset, mean[[5, 2, 2]].astype(np.float32))
+    np.testing.assert_array_equal(draws.unit, (mean + 1)[[5, 2, 2]].astype(np.float32))
 
 
 # ---- shards ----
@@ -474,7 +474,7 @@ def test_recipes_that_make_no_sense(change: dict[str, Any], message: str) -> Non
     [
         ({"cases": np.array([], dtype=np.int64)}, "no case"),
         ({"shapes": np.array([[9, 9]] * N)}, "patch .* has 3 axes, the images have 2"),
-        ({"std": np.zeros((N, 2))}, "not above 0"),
+        ({"unit": np.zeros((N, 2))}, "not above 0"),
         ({"spacing": np.ones((N, 2))}, r"spacing is \(7, 2\), the shapes are \(7, 3\)"),
         ({"balance": np.zeros(3, np.int64)}, "balance has 3 labels, the store has 7 cases"),
     ],

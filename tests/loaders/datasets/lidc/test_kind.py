@@ -30,7 +30,8 @@ from loaders.datasets.lidc.xml_reads import (
 from loaders.datasets.patch_grid import Grid
 from loaders.phantoms.make import make_lidc
 from loaders.phantoms.reads import outlines_of
-from loaders.store.read import open_store, write_store
+from loaders.store.prepare import prepare
+from loaders.store.read import open_store
 
 DIAMOND = ((2, 0), (3, 1), (4, 2), (3, 3), (2, 4), (1, 3), (0, 2), (1, 1), (2, 0))
 
@@ -827,8 +828,8 @@ def test_a_grid_samples_as_one_voxel_at_a_time(spacing, centre):
 
 
 def test_ratings_stand_in_the_store(source, tmp_path):
-    survey = LIDC.survey(source, {"task": "malignancy", "readers": 1, "patch": [4, 8, 8]})
-    write_store(LIDC, survey, tmp_path / "store", key=b"k", workers=1, strict=True)
+    options = {"task": "malignancy", "readers": 1, "patch": [4, 8, 8]}
+    prepare(LIDC, source, tmp_path / "store", options=options, key=b"k", strict=True)
     store = open_store(tmp_path / "store")
     found = {row["label"]: dict(row["ratings"]) for row in store.table.to_pylist()}
     assert found[0]["malignancy"] == [1]

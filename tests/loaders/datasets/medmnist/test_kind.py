@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from loaders.cases import BadSource
 from loaders.datasets.medmnist.kind import INFO, SPLITS
 from loaders.datasets.table import KINDS
+from loaders.store import prepare as store_prepare
 from loaders.store.pseudonyms import keyed_id
-from loaders.store.read import Report, Store, open_store, verify_store, write_store
+from loaders.store.read import Report, Store, open_store, verify_store
 
 KEY = b"a secret"
 COUNTS = {"train": 7, "val": 2, "test": 3}
@@ -46,8 +47,9 @@ def make(folder: Path, name: str, *, column: bool, changes: dict[str, Any] | Non
 
 
 def prepare(source: Path, out: Path, **options: Any) -> tuple[Store, Report]:
-    kind = KINDS["medmnist"]
-    report = write_store(kind, kind.survey(source, options), out, key=KEY, workers=1, strict=False)
+    report = store_prepare.prepare(
+        KINDS["medmnist"], source, out, options=options, key=KEY, strict=False
+    )
     assert verify_store(out) == []
     return open_store(out), report
 

@@ -26,6 +26,7 @@ from loaders.cases import BadCase, BadSource, Case, Item, Meta
 from loaders.datasets.table import KINDS
 from loaders.datasets.tabular import cine
 from loaders.formats.pictures import shrink
+from loaders.store import prepare as store_prepare
 from loaders.store.layout import content_hash, meta_from_json, meta_to_json
 from loaders.store.pseudonyms import keyed_id
 from loaders.store.read import Report, Store, open_store, verify_store, write_store
@@ -175,8 +176,8 @@ def source_of(root: Path, *loops: bytes | list[bytes], table: str | None = None)
 
 
 def prepare(source: Path, out: Path, **options: Any) -> tuple[Store, Report]:
-    survey = KINDS["cine"].survey(source, {"positive": "b", **options})
-    report = write_store(KINDS["cine"], survey, out, key=KEY, workers=1, strict=False)
+    given = {"positive": "b", **options}
+    report = store_prepare.prepare(KINDS["cine"], source, out, options=given, key=KEY, strict=False)
     assert verify_store(out) == []
     return open_store(out), report
 

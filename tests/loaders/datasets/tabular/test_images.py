@@ -37,6 +37,7 @@ from loaders.formats import csv_table, pictures
 from loaders.formats.dicom.frames import open_frames
 from loaders.formats.pictures import in_channels, is_grey, read_picture, shrink
 from loaders.sampling.assign import merged_groups
+from loaders.store import prepare as store_prepare
 from loaders.store.pseudonyms import keyed_id
 from loaders.store.read import Report, Store, open_store, verify_store, write_store
 
@@ -542,8 +543,10 @@ def survey_of(source: Path, **options: Any) -> Survey:
 
 
 def prepare(source: Path, out: Path, **options: Any) -> tuple[Store, Report]:
-    survey = survey_of(source, **options)
-    report = write_store(KINDS["images"], survey, out, key=KEY, workers=1, strict=False)
+    given = {"positive": "b", **options}
+    report = store_prepare.prepare(
+        KINDS["images"], source, out, options=given, key=KEY, strict=False
+    )
     assert verify_store(out) == []
     return open_store(out), report
 

@@ -1,12 +1,11 @@
 """The box around what a mask marks."""
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
+
+from loaders.cases import Array
 
 
-def bounding_box(mask: NDArray[Any]) -> tuple[slice, ...]:
+def bounding_box(mask: Array) -> tuple[slice, ...]:
     """Return the smallest box that holds all non-zero elements; an empty one if there are none."""
     axes = range(mask.ndim)
     box = []

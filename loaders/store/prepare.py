@@ -1,0 +1,31 @@
+"""From a source as it was downloaded to a store: survey it, then read and write what was found."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from loaders.cases import Kind
+from loaders.store.write import Report, write_store
+
+
+def prepare(
+    kind: Kind,
+    source: Path,
+    out: Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    key: bytes,
+    workers: int = 1,
+    strict: bool,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Prepare the store `out` of a source of this kind, as `medopt prepare` does.
+
+    `options` are the kind's settings, its defaults where left out; `key` hashes the identifiers
+    (loaders.store.pseudonyms); `progress` is told (items done, items in all). Raises BadSource
+    where the source, an option or every case is unusable, and what `write_store` raises.
+    """
+    survey = kind.survey(source, options or {})
+    return write_store(
+        kind, survey, out, key=key, workers=workers, strict=strict, progress=progress
+    )
