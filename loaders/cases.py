@@ -8,6 +8,8 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders.targets import TARGETS
+
 JSON: TypeAlias = "str | int | float | bool | Sequence[JSON] | Mapping[str, JSON] | None"
 Array: TypeAlias = NDArray[Any]
 
@@ -66,7 +68,7 @@ class Meta:
 
     kind: str
     name: str
-    task: Literal["classification", "segmentation"]
+    task: str
     dims: Literal[2, 3]
     channels: tuple[str, ...]
     classes: tuple[str, ...]
@@ -83,8 +85,8 @@ class Meta:
 
     def __post_init__(self) -> None:
         """Fill in the default axes and refuse what no store can hold; raises ValueError."""
-        if self.task not in ("classification", "segmentation"):
-            raise ValueError(f"task is {self.task!r}; it is classification or segmentation")
+        if self.task not in TARGETS:
+            raise ValueError(f"task is {self.task!r}; it is {' or '.join(TARGETS)}")
         if self.dims not in (2, 3):
             raise ValueError(f"dims is {self.dims!r}; it is 2 or 3")
         # A default follows the dims, so that replace(meta, dims=2) does what it says.
@@ -100,13 +102,18 @@ class Meta:
             raise ValueError(f"there are {len(self.classes)} classes; 2 to {MAX_CLASSES} can be")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"two classes share a name: {', '.join(self.classes)}")
-        if bool(self.regions) != (self.task == "segmentation"):
-            raise ValueError("segmentation has regions, classification has none")
+        if bool(self.regions) != self.masked:
+            raise ValueError(f"{self.task} has {'regions' if self.masked else 'no regions'}")
         for name, labels in self.regions.items():
             if not labels or not all(0 < label < len(self.classes) for label in labels):
                 raise ValueError(f"region {name} unites labels {labels} of {len(self.classes)}")
         if self.positive is not None and not 0 <= self.positive < len(self.classes) == 2:
             raise ValueError(f"positive is {self.positive} among {len(self.classes)} classes")
+
+    @property
+    def masked(self) -> bool:
+        """Whether the answer of a case is a mask."""
+        return TARGETS[self.task].masks
 
 
 @dataclass(frozen=True, kw_only=True)

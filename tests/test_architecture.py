@@ -31,6 +31,7 @@ LAYERS: dict[str, tuple[set[str], ...]] = {
         {"cli"},
     ),
     "loaders": (
+        {"targets"},
         {"cases", "memory"},
         {"boxes"},
         {"formats", "sampling", "phantoms"},

@@ -1,6 +1,6 @@
 """The tasks: one row each. What a study takes for a task, and how a case of it is scored.
 
-What a target is in a store stands in `loaders.store.targets`, what is shown of a task in
+What a target is in a store stands in `loaders.targets`, what is shown of a task in
 `results.tables.tasks`, a row each under the same names.
 """
 

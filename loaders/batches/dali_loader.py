@@ -171,7 +171,7 @@ def pipeline_inputs(store: Store, draws: Draws, *, cut: bool, turn: bool) -> dic
     cases = draws.case.tolist()
     # Whole arrays (C, *spatial) and (1, *spatial), each of its own size.
     inputs["image"] = [np.asarray(store.image(case)) for case in cases]
-    if store.meta.task == "segmentation":
+    if store.meta.masked:
         inputs["mask"] = [np.asarray(store.mask(case))[None] for case in cases]
     return inputs
 

@@ -113,7 +113,7 @@ class _Cases(Sequence[dict[str, Any]]):
 
     def __getitem__(self, index: Any) -> Any:
         case = int(self.cases[index])
-        masked = self.store.meta.task == "segmentation"
+        masked = self.store.meta.masked
         return {
             "image": np.array(self.store.image(case), dtype=np.float32),
             "mask": np.array(self.store.mask(case))[None] if masked else None,
@@ -129,7 +129,7 @@ class _Samples(Dataset[dict[str, Any]]):
         self.place = {case: place for place, case in enumerate(cases.tolist())}
         # Of float32 images and uint8 masks.
         voxels = store.shapes[cases].prod(axis=1)
-        sizes = voxels * (4 * len(store.meta.channels) + (store.meta.task == "segmentation"))
+        sizes = voxels * (4 * len(store.meta.channels) + store.meta.masked)
         tensors = EnsureType(track_meta=False)
         self.whole = CacheDataset(
             _Cases(store, cases),

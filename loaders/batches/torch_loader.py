@@ -54,7 +54,7 @@ def gather(store: Store, draws: Draws) -> tuple[NDArray[np.float32], NDArray[Any
     maps = affine_maps(draws)
     fill = np.float32(fill_of(store))
     image = np.empty((n, channels, *patch), dtype=np.float32)
-    mask = np.zeros((n, *patch), dtype=np.uint8) if store.meta.task == "segmentation" else None
+    mask = np.zeros((n, *patch), dtype=np.uint8) if store.meta.masked else None
     # The part of each patch that lies inside its image.
     low = np.maximum(draws.origin, 0)
     high = np.maximum(np.minimum(draws.origin + patch, store.shapes[draws.case]), low)

@@ -47,7 +47,7 @@ def arrange(building: Path, meta: Meta, fingerprint: str, rejected: list[tuple[s
     image_type = _common_type(set(table["image_type"].to_pylist()))
     (building / "arrays").mkdir()
     files: dict[str, str] = {}
-    for role in ROLES[: 2 if meta.task == "segmentation" else 1]:
+    for role in ROLES[: 2 if meta.masked else 1]:
         kind = image_type if role == "image" else np.dtype(np.uint8)
         table = _place_arrays(building, table, role, kind, files, packed=_packed(table, meta))
     table = table.select(CASES.names)

@@ -72,7 +72,7 @@ class _ItemWriter:
         self._folder = folder
         self._kind = kind
         self._stack = meta.dims == 2
-        self._segmented = meta.task == "segmentation"
+        self._segmented = meta.masked
         self._key = key
         self._files = files
         # The last files' hash: an item's cases often come from the same ones.

@@ -53,7 +53,7 @@ def measure(case: Case, meta: Meta) -> Facts:
         raise BadCase(reason, where=case.key, key=case.key)
     ranges = [_range(channel) for channel in case.image]
     image = _smallest(case, ranges)
-    segmented = meta.task == "segmentation" and case.mask is not None
+    segmented = meta.masked and case.mask is not None
     mask = np.ascontiguousarray(case.mask) if segmented else None
     nonzero = meta.normalize == "case"
     sums = [
@@ -102,7 +102,7 @@ def _image_fault(case: Case, meta: Meta) -> str | None:
 
 
 def _answer_fault(case: Case, meta: Meta) -> str | None:
-    answer = case.label if meta.task == "classification" else case.mask
+    answer = case.mask if meta.masked else case.label
     if answer is None:
         return "the image has no label"
     if isinstance(answer, np.ndarray):

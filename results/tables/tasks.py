@@ -1,6 +1,6 @@
 """What a task leaves to be shown: one row each.
 
-What a target is stands in `loaders.store.targets`, how a case is scored in `bench.study.tasks`, a
+What a target is stands in `loaders.targets`, how a case is scored in `bench.study.tasks`, a
 row each under the same names.
 """
 

@@ -208,7 +208,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
     wanted = _wanted(meta, volume)
     # All are found before the first is given: a series is used whole or not at all.
     found = list(TASKS[str(options["task"])].places(scan, wanted))
-    mask = consensus(scan, wanted) if meta.task == "segmentation" else None
+    mask = consensus(scan, wanted) if meta.masked else None
     for number, place in enumerate(found):
         if isinstance(place, BadCase):
             place.key = f"{item.key}/{number}"
