@@ -310,7 +310,7 @@ def test_any_patch_of_any_image(data: st.DataObject) -> None:
     image = generator.integers(-999, 999, (2, *shape)).astype(np.int16)
     mask = generator.integers(0, 3, shape).astype(np.uint8)
     store = SimpleNamespace(
-        meta=SimpleNamespace(task="segmentation", fill=-5.0),
+        meta=SimpleNamespace(masked=True, fill=-5.0),
         image_type=image.dtype,
         shapes=np.array([shape]),
         image=lambda case: image,
@@ -468,7 +468,7 @@ def test_of_a_large_volume_the_patch_alone_is_read(
     array.flush()
     store = SimpleNamespace(
         path=tmp_path,
-        meta=SimpleNamespace(task="classification", fill=0.0, channels=("a",)),
+        meta=SimpleNamespace(masked=False, fill=0.0, channels=("a",)),
         image_type=array.dtype,
         shapes=np.array([shape[1:]]),
         labels=np.array([0]),
@@ -506,7 +506,7 @@ def test_a_patch_far_along_a_long_axis_is_found_to_the_voxel(loader: str) -> Non
     array = np.tile(np.arange(2**22 + 2, dtype=np.float32), (1, 2, 1))
     store = SimpleNamespace(
         path=Path("a store"),
-        meta=SimpleNamespace(task="classification", fill=0.0, channels=("a",)),
+        meta=SimpleNamespace(masked=False, fill=0.0, channels=("a",)),
         image_type=array.dtype,
         shapes=np.array([array.shape[1:]]),
         labels=np.array([0]),

@@ -25,7 +25,7 @@ def a_store(image: np.ndarray, mask: np.ndarray | None = None, fill: float = 0.0
     """Return what gather() reads of a store that holds one image."""
     return SimpleNamespace(
         path=Path("a store"),
-        meta=SimpleNamespace(task="classification" if mask is None else "segmentation", fill=fill),
+        meta=SimpleNamespace(masked=mask is not None, fill=fill),
         image_type=image.dtype,
         shapes=np.array([image.shape[1:]]),
         labels=np.array([0]),
