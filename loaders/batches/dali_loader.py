@@ -9,9 +9,8 @@ Noise, contrast and gamma are loaders.sampling.intensity's, on the device.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -20,10 +19,11 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from loaders.batches.torch_loader import Batch, fill_of, gather
+from loaders.batches.request import Request, fill_of
+from loaders.batches.torch_loader import Batch, gather
 from loaders.sampling.affine import boxes
 from loaders.sampling.intensity import alter, altered
-from loaders.sampling.sampler import Draws, Recipe, Sampler, batch_positions
+from loaders.sampling.sampler import Draws
 from loaders.store.read import Store
 
 LAYOUT = {2: "CHW", 3: "CDHW"}
@@ -36,33 +36,14 @@ AXES = (
 )
 
 
-def open_dali(
-    store: Store,
-    sampler: Sampler,
-    *,
-    batch_size: int,
-    batches: int,
-    start: int = 0,
-    shard: tuple[int, int] = (0, 1),
-    threads: int,
-    device: torch.device,
-) -> AbstractContextManager[Iterator[Batch]]:
-    """Open the stream of `batches` global batches from position `start` on, for one rank.
+def dali_batches(request: Request) -> Generator[Batch]:
+    """Give the batches of a request; ImportError, at once, where there is no DALI.
 
-    `batch_size` is the global one; rank and world in `shard`. DALI works in `threads` threads and
-    is at most two batches ahead. On a CPU the batches are those of `open_torch`, bit for bit; a GPU
-    may round once where the CPU rounds twice. Raises ValueError; ImportError where there is no
-    DALI.
+    DALI works in the request's threads and is at most two batches ahead. On a CPU the batches are
+    those of `torch_batches`, bit for bit; a GPU may round once where the CPU rounds twice.
     """
     _import_dali()
-    fill_of(store)
-
-    def draw(batch: int) -> Draws:
-        positions = batch_positions(batch, batch_size=batch_size, start=start, shard=shard)
-        return sampler.draw(positions)
-
-    draw(0)  # What is wrong with the arguments is raised here rather than at the first batch.
-    return closing(_one_ahead(_stream(store, sampler.recipe, draw, batches, threads, device)))
+    return _one_ahead(_stream(request))
 
 
 def _one_ahead(stream: Generator[Batch]) -> Generator[Batch]:
@@ -82,15 +63,9 @@ def _one_ahead(stream: Generator[Batch]) -> Generator[Batch]:
         stream.close()
 
 
-def _stream(
-    store: Store,
-    recipe: Recipe,
-    draw: Callable[[int], Draws],
-    batches: int,
-    threads: int,
-    device: torch.device,
-) -> Generator[Batch]:
-    first, gpu = draw(0), device.type == "cuda"
+def _stream(request: Request) -> Generator[Batch]:
+    store, recipe, device = request.store, request.sampler.recipe, request.device
+    first, gpu = request.draw(0), device.type == "cuda"
     # fn.crop_mirror_normalize cuts the patch as well. An operator of its own does it where that one
     # cannot: where it would fill with what is already normalised, and on a GPU, to which the whole
     # volume would have to go.
@@ -102,19 +77,19 @@ def _stream(
     in_use: deque[tuple[Draws, list[Any]]] = deque()
 
     def feed(batch: int) -> list[Any]:
-        if batch == batches:
+        if batch == request.batches:
             raise StopIteration
-        draws = draw(batch)
+        draws = request.draw(batch)
         inputs = pipeline_inputs(store, draws, slices=slices, warps=warps)
         in_use.append((draws, list(inputs.values())))
         return in_use[-1][1]
 
     pipeline = build_pipeline(
-        store, first, feed, slices=slices, warps=warps, threads=threads, device=device
+        store, first, feed, slices=slices, warps=warps, threads=request.threads, device=device
     )
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
+    pool = ThreadPoolExecutor(request.threads, thread_name_prefix="batches")
     try:
-        for _ in range(batches):
+        for _ in range(request.batches):
             # No copy here either: DALI gives its buffers away and does not write to them again.
             image, *mask = (from_dlpack(out.as_tensor()) for out in pipeline.run())
             draws = in_use.popleft()[0]

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from torch.utils.dlpack import from_dlpack
 
 from loaders.batches.dali_loader import build_pipeline, pipeline_inputs
+from loaders.batches.request import fill_of
 from loaders.batches.table import LOADERS
-from loaders.batches.torch_loader import Batch, fill_of, gather
+from loaders.batches.torch_loader import Batch, gather
 from loaders.cases import Case, Item, Kind, Meta, Survey
 from loaders.sampling.sampler import Draws, Recipe, Sampler
 from loaders.store.read import Store, StoreError, open_store, write_store
