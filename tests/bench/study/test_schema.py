@@ -31,7 +31,7 @@ def test_nine_lines_are_a_study_and_the_rest_has_defaults():
         (("[sgd, adam,", "[sgd, adamm,"), ["optimizer 'adamm'", "Did you mean 'adam'?", "lbfgs"]),
         (("[ce, focal]", "[ce, fokal]"), ["loss 'fokal'", "Did you mean 'focal'?"]),
         (("[plain_cnn]", "[resnet]"), ["model 'resnet'", "plain_cnn"]),
-        (("[ce, focal]", "[ce, ce]"), ["losses", "'ce' stands there twice"]),
+        (("[ce, focal]", "[ce, ce]"), ["losses", "'ce' is listed twice"]),
         (("epochs: 25", "epochs: 0"), ["epochs", "greater than or equal to 1", "0"]),
         (("epochs: 25", "loader: fast"), ["loader 'fast'", "auto", "torch"]),
         (("epochs: 25", "primary: {classification: dice}"), ["metric 'dice'", "auc"]),
