@@ -138,8 +138,8 @@ class Case:
     as the meta's `axes` say; `spacing` is in mm along z, y and x and in seconds along t, nan where
     unknown. `split` is the source's official part, None where it has none. `ratings` is what its
     readers said of it, by the name of a scale: one number a reader, the readers in the same order
-    on every scale; None where nobody rated. They stand in the store beside the answer and decide
-    no trial.
+    on every scale; None where nobody rated. They are stored beside the answer and
+    decide no trial.
     """
 
     key: str

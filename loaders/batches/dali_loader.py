@@ -9,9 +9,8 @@ Noise, contrast and gamma are loaders.sampling.intensity's, on the device.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -20,10 +19,11 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from loaders.batches.torch_loader import Batch, fill_of, gather
+from loaders.batches.request import Request, fill_of
+from loaders.batches.torch_loader import Batch, gather
 from loaders.sampling.affine import boxes
 from loaders.sampling.intensity import alter, altered
-from loaders.sampling.sampler import Draws, Recipe, Sampler, batch_positions
+from loaders.sampling.sampler import Draws
 from loaders.store.read import Store
 
 LAYOUT = {2: "CHW", 3: "CDHW"}
@@ -36,33 +36,14 @@ AXES = (
 )
 
 
-def open_dali(
-    store: Store,
-    sampler: Sampler,
-    *,
-    batch_size: int,
-    batches: int,
-    start: int = 0,
-    shard: tuple[int, int] = (0, 1),
-    threads: int,
-    device: torch.device,
-) -> AbstractContextManager[Iterator[Batch]]:
-    """Open the stream of `batches` global batches from position `start` on, for one rank.
+def dali_batches(request: Request) -> Generator[Batch]:
+    """Give the batches of a request; ImportError, at once, where there is no DALI.
 
-    `batch_size` is the global one; rank and world in `shard`. DALI works in `threads` threads and
-    is at most two batches ahead. On a CPU the batches are those of `open_torch`, bit for bit; a GPU
-    may round once where the CPU rounds twice. Raises ValueError; ImportError where there is no
-    DALI.
+    DALI works in the request's threads and is at most two batches ahead. On a CPU the batches are
+    those of `torch_batches`, bit for bit; a GPU may round once where the CPU rounds twice.
     """
     _import_dali()
-    fill_of(store)
-
-    def draw(batch: int) -> Draws:
-        positions = batch_positions(batch, batch_size=batch_size, start=start, shard=shard)
-        return sampler.draw(positions)
-
-    draw(0)  # What is wrong with the arguments is raised here rather than at the first batch.
-    return closing(_one_ahead(_stream(store, sampler.recipe, draw, batches, threads, device)))
+    return _one_ahead(_stream(request))
 
 
 def _one_ahead(stream: Generator[Batch]) -> Generator[Batch]:
@@ -82,40 +63,36 @@ def _one_ahead(stream: Generator[Batch]) -> Generator[Batch]:
         stream.close()
 
 
-def _stream(
-    store: Store,
-    recipe: Recipe,
-    draw: Callable[[int], Draws],
-    batches: int,
-    threads: int,
-    device: torch.device,
-) -> Generator[Batch]:
-    like, gpu = draw(0), device.type == "cuda"
+def _stream(request: Request) -> Generator[Batch]:
+    store, recipe, device = request.store, request.sampler.recipe, request.device
+    first, gpu = request.draw(0), device.type == "cuda"
     # fn.crop_mirror_normalize cuts the patch as well. An operator of its own does it where that one
     # cannot: where it would fill with what is already normalised, and on a GPU, to which the whole
     # volume would have to go.
-    cut = gpu or recipe.translate > 0 or bool((store.shapes < like.patch).any())
+    slices = gpu or recipe.translate > 0 or bool((store.shapes < first.patch).any())
     # On a CPU fn.warp_affine takes eight times as long as loaders.sampling.affine (measured): there
     # the rotated samples are written over what DALI made of them.
-    turn = gpu and recipe.warps
+    warps = gpu and recipe.warps
     # What DALI has been handed and has not given back: it works on this very memory.
-    fed: deque[tuple[Draws, list[Any]]] = deque()
+    in_use: deque[tuple[Draws, list[Any]]] = deque()
 
     def feed(batch: int) -> list[Any]:
-        if batch == batches:
+        if batch == request.batches:
             raise StopIteration
-        draws = draw(batch)
-        inputs = pipeline_inputs(store, draws, cut=cut, turn=turn)
-        fed.append((draws, list(inputs.values())))
-        return fed[-1][1]
+        draws = request.draw(batch)
+        inputs = pipeline_inputs(store, draws, slices=slices, warps=warps)
+        in_use.append((draws, list(inputs.values())))
+        return in_use[-1][1]
 
-    pipeline = build_pipeline(store, like, feed, cut=cut, turn=turn, threads=threads, device=device)
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
+    pipeline = build_pipeline(
+        store, first, feed, slices=slices, warps=warps, threads=request.threads, device=device
+    )
+    pool = ThreadPoolExecutor(request.threads, thread_name_prefix="batches")
     try:
-        for _ in range(batches):
+        for _ in range(request.batches):
             # No copy here either: DALI gives its buffers away and does not write to them again.
             image, *mask = (from_dlpack(out.as_tensor()) for out in pipeline.run())
-            draws = fed.popleft()[0]
+            draws = in_use.popleft()[0]
             target = (
                 mask[0][:, 0] if mask else torch.from_numpy(store.labels[draws.case]).to(device)
             )
@@ -143,11 +120,11 @@ def _finish(
         alter(image[row : row + 1].numpy(), one, lambda values: values)
 
 
-def pipeline_inputs(store: Store, draws: Draws, *, cut: bool, turn: bool) -> dict[str, Any]:
+def pipeline_inputs(store: Store, draws: Draws, *, slices: bool, warps: bool) -> dict[str, Any]:
     """Return one batch as `build_pipeline` takes it in, by the names that DALI's operators use."""
     axes = AXES[-len(draws.patch) :]
     inputs: dict[str, Any] = {"mean": draws.offset, "std": draws.unit}
-    if turn:
+    if warps:
         # The flips are in the matrices.
         where = boxes(draws, store.shapes[draws.case])
         inputs["start"] = where.low.astype(np.int32)
@@ -160,9 +137,9 @@ def pipeline_inputs(store: Store, draws: Draws, *, cut: bool, turn: bool) -> dic
     else:
         flips = draws.flip.T.astype(np.int32, order="C")
         inputs |= {axis[0]: flip for axis, flip in zip(axes, flips, strict=True)}
-    if cut and not turn:
+    if slices and not warps:
         inputs["start"] = draws.origin.astype(np.int32)
-    elif not turn:
+    elif not warps:
         # DALI's way to place a crop: the share of the room that lies before it. Rounded to float32
         # it still says which voxel, up to 2**22 of them along an axis.
         room = np.maximum(store.shapes[draws.case] - draws.patch, 1)
@@ -178,27 +155,28 @@ def pipeline_inputs(store: Store, draws: Draws, *, cut: bool, turn: bool) -> dic
 
 def build_pipeline(
     store: Store,
-    like: Draws,
+    first: Draws,
     feed: Callable[[int], list[Any]],
     *,
-    cut: bool,
-    turn: bool,
+    slices: bool,
+    warps: bool,
     threads: int,
     device: torch.device,
 ) -> Any:
     """Return the DALI pipeline that turns the `pipeline_inputs` of a batch into the batch.
 
-    `feed(k)` gives the values of the k-th batch; `like` are draws of the same batch size and patch.
-    With `turn` every sample goes through fn.warp_affine, which leaves those that are not turned bit
-    for bit as they are. Images come out float32 (B, C, *patch), masks uint8 (B, 1, *patch).
+    `feed(k)` gives the values of the k-th batch; `first`: draws of the same batch size and patch.
+    With `slices` an operator of its own cuts the patch. With `warps` every sample goes through
+    fn.warp_affine, which leaves those that are not rotated bit for bit as they are. Images come
+    out float32 (B, C, *patch), masks uint8 (B, 1, *patch).
     """
     dali = _import_dali()
     fn, types = dali.fn, dali.types
-    dims, gpu = len(like.patch), device.type == "cuda"
+    dims, gpu = len(first.patch), device.type == "cuda"
     axes, layout = AXES[-dims:], LAYOUT[dims]
-    names = list(pipeline_inputs(store, like, cut=cut, turn=turn))
+    names = list(pipeline_inputs(store, first, slices=slices, warps=warps))
     pipeline = dali.pipeline.Pipeline(
-        batch_size=len(like),
+        batch_size=len(first),
         num_threads=threads,
         device_id=device.index if gpu else None,
         prefetch_queue_depth=2,
@@ -212,7 +190,7 @@ def build_pipeline(
             layout=[layout if name in ("image", "mask") else "" for name in names],
         )
         given = dict(zip(names, nodes, strict=True))
-        crop = {size: side for (_, size, _), side in zip(axes, like.patch, strict=True)}
+        crop = {size: side for (_, size, _), side in zip(axes, first.patch, strict=True)}
         crop |= {place: given[place] for _, _, place in axes if place in given}
         flips = {flip: given[flip] for flip, _, _ in axes if flip in given}
         intensity = {"mean": given["mean"], "std": given["std"]}
@@ -224,18 +202,18 @@ def build_pipeline(
             if name not in given:
                 continue
             patch = given[name]
-            if cut or turn:
+            if slices or warps:
                 patch = fn.slice(
                     patch,
                     start=given["start"],
-                    shape=given.get("shape", like.patch),
+                    shape=given.get("shape", first.patch),
                     axes=tuple(range(1, dims + 1)),
                     out_of_bounds_policy="pad",
                     fill_values=[fill],
                 )
             if gpu:
                 patch = patch.gpu()
-            if turn:
+            if warps:
                 if name == "image" and store.image_type == np.uint16:
                     # The one type that fn.warp_affine does not take.
                     patch = fn.cast(patch, dtype=types.FLOAT)
@@ -246,7 +224,7 @@ def build_pipeline(
                 patch = fn.warp_affine(
                     patch,
                     matrix=given["matrix"],
-                    size=like.patch,
+                    size=first.patch,
                     fill_value=fill,
                     interp_type=interpolation,
                     dtype=dtype,

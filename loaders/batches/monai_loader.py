@@ -1,12 +1,11 @@
 """Batches by MONAI: its cache, its transforms and its DataLoader, given the same draws.
 
 Volumes are kept whole in memory as float32 tensors, as MONAI's users keep them. The samples are
-those of `open_torch` bit for bit where nothing is interpolated; rotated ones differ by rounding.
+those of `torch_batches` bit for bit where nothing is interpolated; rotated ones differ by rounding.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing
 from itertools import cycle, islice
 from typing import Any
 
@@ -22,9 +21,10 @@ from monai.utils.type_conversion import convert_to_tensor
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from loaders.batches.torch_loader import Batch, fill_of
+from loaders.batches.request import Request, fill_of
+from loaders.batches.torch_loader import Batch
 from loaders.sampling.intensity import alter
-from loaders.sampling.sampler import Draws, Indices, Sampler, batch_positions
+from loaders.sampling.sampler import Draws, Indices, Sampler
 from loaders.store.read import Store
 
 # What CacheDataset may hold; the cases beyond are read anew each time. An assumption: enough for
@@ -32,47 +32,20 @@ from loaders.store.read import Store
 CACHE_BYTES = 4 * 2**30
 
 
-def open_monai(
-    store: Store,
-    sampler: Sampler,
-    *,
-    batch_size: int,
-    batches: int,
-    start: int = 0,
-    shard: tuple[int, int] = (0, 1),
-    threads: int,
-    device: torch.device,
-) -> AbstractContextManager[Iterator[Batch]]:
-    """Open the stream of `batches` global batches from position `start` on, for one rank.
+def monai_batches(request: Request) -> Generator[Batch]:
+    """Give the batches of a request: each of its threads has a DataLoader of its own.
 
-    `batch_size` is the global one; rank and world in `shard`. Each of `threads` threads has a
-    DataLoader of its own, which makes every threads-th batch. Raises ValueError.
+    The k-th DataLoader makes every threads-th batch, from the k-th on.
     """
-    fill_of(store)
-
-    def positions(batch: int) -> Indices:
-        return batch_positions(batch, batch_size=batch_size, start=start, shard=shard)
-
-    positions(0)  # What is wrong with the arguments is raised here rather than in a thread.
-    return closing(_stream(store, sampler, positions, batches, threads, device))
-
-
-def _stream(
-    store: Store,
-    sampler: Sampler,
-    positions: Callable[[int], Indices],
-    batches: int,
-    threads: int,
-    device: torch.device,
-) -> Generator[Batch]:
+    threads, device = request.threads, request.device
     # Not ThreadDataLoader: where a sample raises, its thread dies and the stream ends as if that
     # were all; and its thread workers reseed torch's generator, which the training draws from.
-    dataset = _Samples(store, sampler, threads)
+    dataset = _Samples(request.store, request.sampler, threads)
     loaders = [
         iter(
             DataLoader(
                 dataset,
-                batch_sampler=_Batches(positions, range(first, batches, threads)),
+                batch_sampler=_Batches(request.positions, range(first, request.batches, threads)),
                 num_workers=0,
                 # Else it draws from torch's own, which the training draws from.
                 generator=torch.Generator().manual_seed(0),
@@ -84,7 +57,7 @@ def _stream(
     try:
         # One batch of each loader ahead, and never two jobs of one.
         ahead = [pool.submit(next, loader, None) for loader in loaders]
-        for nth in islice(cycle(range(threads)), batches):
+        for nth in islice(cycle(range(threads)), request.batches):
             batch: Any = ahead[nth].result()
             ahead[nth] = pool.submit(next, loaders[nth], None)
             yield Batch(batch["image"].to(device), batch["target"].to(device))

@@ -1,48 +1,61 @@
 """The loaders, which turn a store and a sampler into batches: one row each."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from loaders.batches.request import Request
     from loaders.batches.torch_loader import Batch
-    from loaders.sampling.sampler import Recipe
+    from loaders.sampling.sampler import Recipe, Sampler
+    from loaders.store.read import Store
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoaderRow:
     """A way to turn a store and a sampler into batches on a device.
 
-    `open(store, sampler, *, batch_size, batches, start, shard, threads, device)` is a context
-    manager over an iterator of exactly `batches` batches; every loader gives the same ones, to the
-    bit but where `rounds(recipe, device)` says so of a kind of device, cpu or cuda.
+    `batches(request)` gives exactly the batches that are asked for. Every loader gives the same
+    ones, to the bit but where `rounds(recipe, device)` says so of a kind of device, cpu or cuda.
     """
 
     name: str
     summary: str
-    open: Callable[..., AbstractContextManager[Iterator["Batch"]]]
+    batches: Callable[["Request"], Generator["Batch"]]
     available: Callable[[], bool]
     rounds: Callable[["Recipe", str], bool]
 
+    def open(
+        self, store: "Store", sampler: "Sampler", **asked: Any
+    ) -> AbstractContextManager[Iterator["Batch"]]:
+        """Open a stream of batches: a context manager over their iterator.
 
-def _open_dali(*arguments: Any, **settings: Any) -> AbstractContextManager[Iterator["Batch"]]:
-    from loaders.batches.dali_loader import open_dali
+        `asked` are the other fields of a loaders.batches.request.Request. Raises ValueError, and
+        ImportError where the loader's package is missing.
+        """
+        from loaders.batches.request import Request
 
-    return open_dali(*arguments, **settings)
-
-
-def _open_torch(*arguments: Any, **settings: Any) -> AbstractContextManager[Iterator["Batch"]]:
-    from loaders.batches.torch_loader import open_torch
-
-    return open_torch(*arguments, **settings)
+        return closing(self.batches(Request(store=store, sampler=sampler, **asked)))
 
 
-def _open_monai(*arguments: Any, **settings: Any) -> AbstractContextManager[Iterator["Batch"]]:
-    from loaders.batches.monai_loader import open_monai
+def _dali(request: "Request") -> Generator["Batch"]:
+    from loaders.batches.dali_loader import dali_batches
 
-    return open_monai(*arguments, **settings)
+    return dali_batches(request)
+
+
+def _torch(request: "Request") -> Generator["Batch"]:
+    from loaders.batches.torch_loader import torch_batches
+
+    return torch_batches(request)
+
+
+def _monai(request: "Request") -> Generator["Batch"]:
+    from loaders.batches.monai_loader import monai_batches
+
+    return monai_batches(request)
 
 
 def _has_dali() -> bool:
@@ -55,7 +68,7 @@ LOADERS: dict[str, LoaderRow] = {
         LoaderRow(
             name="dali",
             summary="NVIDIA DALI: reads patches and augments in its own threads, or on the GPU",
-            open=_open_dali,
+            batches=_dali,
             available=_has_dali,
             # On a GPU it rounds once where a CPU rounds twice, and warps by its own operator.
             rounds=lambda _recipe, device: device == "cuda",
@@ -63,14 +76,14 @@ LOADERS: dict[str, LoaderRow] = {
         LoaderRow(
             name="torch",
             summary="numpy and torch alone: the same batches wherever DALI has no wheel",
-            open=_open_torch,
+            batches=_torch,
             available=lambda: True,
             rounds=lambda _recipe, _device: False,
         ),
         LoaderRow(
             name="monai",
             summary="MONAI's cache, transforms and DataLoader: whole volumes in memory",
-            open=_open_monai,
+            batches=_monai,
             available=lambda: find_spec("monai") is not None,
             # It interpolates by its own operator.
             rounds=lambda recipe, _device: recipe.warps,

@@ -6,9 +6,8 @@ DALI (loaders/batches/dali_loader.py) gives the same batches bit for bit on a CP
 import math
 import os
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, closing
 from itertools import islice
 from types import EllipsisType
 from typing import Any, NamedTuple, TypeAlias
@@ -17,9 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from loaders.batches.request import Request, fill_of
 from loaders.sampling.affine import affine_maps, warp
 from loaders.sampling.intensity import alter
-from loaders.sampling.sampler import Draws, Sampler, batch_positions
+from loaders.sampling.sampler import Draws
 from loaders.store.read import Store
 
 _Index: TypeAlias = "tuple[slice | EllipsisType, ...]"
@@ -97,70 +97,40 @@ def gather(store: Store, draws: Draws) -> tuple[NDArray[np.float32], NDArray[Any
     return image, store.labels[draws.case] if mask is None else mask
 
 
-def fill_of(store: Store) -> float:
-    """Return the raw value outside the image; raises ValueError where no voxel could have it."""
-    fill = store.meta.fill
-    kind = store.image_type
-    if kind.kind in "iu" and not (
-        float(fill).is_integer() and np.iinfo(kind).min <= fill <= np.iinfo(kind).max
-    ):
-        raise ValueError(f"store {store.path}: fill is {fill}, which {kind} cannot hold")
-    return fill
+def torch_batches(request: Request) -> Generator[Batch]:
+    """Give the batches of a request.
 
-
-def open_torch(
-    store: Store,
-    sampler: Sampler,
-    *,
-    batch_size: int,
-    batches: int,
-    start: int = 0,
-    shard: tuple[int, int] = (0, 1),
-    threads: int,
-    device: torch.device,
-) -> AbstractContextManager[Iterator[Batch]]:
-    """Open the stream of `batches` global batches from position `start` on, for one rank.
-
-    `batch_size` is the global one; rank and world in `shard`. `threads` threads prepare batches:
-    where a GPU or cores are left to others, while steps go on, at most threads + 1 ahead; where a
-    step has every core, several at once when they have run out, while nothing else goes on. There
-    each core waits for the slowest, and a thread beside them stops them all: 13 ms of loading, in
-    CPU time, added 20 ms to each step on two cores, and adds 8 ms between the steps (measured).
-    What goes wrong in a batch is raised at that batch. Raises ValueError.
+    Where a GPU or cores are left to others, batches are prepared while steps go on, at most
+    threads + 1 ahead; where a step has every core, several at once when they have run out, while
+    nothing else goes on. There each core waits for the slowest, and a thread beside them stops them
+    all: 13 ms of loading, in CPU time, added 20 ms to each step on two cores, and adds 8 ms between
+    the steps (measured). What goes wrong in a batch is raised at that batch.
     """
-    fill_of(store)
-
-    def positions(batch: int) -> NDArray[np.int64]:
-        return batch_positions(batch, batch_size=batch_size, start=start, shard=shard)
-
-    # What is wrong with the arguments is raised here rather than in a thread.
-    size = 4 * len(positions(0)) * len(store.meta.channels) * math.prod(sampler.recipe.patch)
-
+    store, threads, device = request.store, request.threads, request.device
+    patch = request.sampler.recipe.patch
+    size = 4 * len(request.positions(0)) * len(store.meta.channels) * math.prod(patch)
     beside = device.type != "cpu" or threads < _cores()
     # One thread alone gains nothing by more than one.
     most = max(threads, _AHEAD_BYTES // size)
     at_once = min(most, _AHEAD * threads) if threads > 1 else 1
 
     def prepare(batch: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        return gather(store, sampler.draw(positions(batch)))
+        return gather(store, request.draw(batch))
 
-    def stream() -> Generator[Batch]:
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
-        tasks = (pool.submit(prepare, batch) for batch in range(batches))
-        ahead: deque[Future[tuple[NDArray[np.float32], NDArray[Any]]]] = deque()
-        try:
-            for _ in range(batches):
-                if beside:
-                    ahead.extend(islice(tasks, threads + 1 - len(ahead)))
-                elif not ahead:
-                    ahead.extend(islice(tasks, at_once))
-                    wait(ahead)
-                image, target = ahead.popleft().result()
-                yield Batch(torch.from_numpy(image).to(device), torch.from_numpy(target).to(device))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    return closing(stream())
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
+    tasks = (pool.submit(prepare, batch) for batch in range(request.batches))
+    ahead: deque[Future[tuple[NDArray[np.float32], NDArray[Any]]]] = deque()
+    try:
+        for _ in range(request.batches):
+            if beside:
+                ahead.extend(islice(tasks, threads + 1 - len(ahead)))
+            elif not ahead:
+                ahead.extend(islice(tasks, at_once))
+                wait(ahead)
+            image, target = ahead.popleft().result()
+            yield Batch(torch.from_numpy(image).to(device), torch.from_numpy(target).to(device))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _cores() -> int:

@@ -1,4 +1,4 @@
-"""The patient whose a case is, where its name alone tells it."""
+"""Patient id extracted from a case name."""
 
 import re
 
@@ -8,7 +8,7 @@ from loaders.cases import BadSource
 def patient_in(name: str, pattern: str, option: str) -> str:
     """Return the first group of a regular expression in a name; raises BadSource.
 
-    Where one name has no patient the pattern is not understood, and nothing is guessed.
+    A name without a patient is an error: nothing is guessed.
     """
     try:
         match = re.search(pattern, name)

@@ -1,4 +1,4 @@
-"""Which sample stands where in the training stream, and how it is cut, flipped and scaled.
+"""The training stream: which sample is at which position, and how it is cut, flipped and scaled.
 
 The stream is a pure function of the seed and the position, so every optimizer, loss, loader and
 number of processes at one (fold, seed) sees the same samples, and a run taken up in the middle goes

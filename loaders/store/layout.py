@@ -62,7 +62,7 @@ REJECTED = pa.schema(
 )
 
 
-# What of a store's meta, beside its arrays, decides the numbers of a trial; axes stand there only
+# What of a store's meta, beside its arrays, decides the numbers of a trial; axes are listed only
 # where they are not the default.
 _DECISIVE = ("task", "dims", "classes", "regions", "positive", "normalize", "fill", "axes")
 

@@ -1,4 +1,4 @@
-"""From a source as it was downloaded to a store: survey it, then read and write what was found."""
+"""A downloaded source becomes a store: it is surveyed, then read and written."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Keyed ids: what stands in a store instead of a patient's or a case's real name."""
+"""Keyed ids: what a store holds instead of a patient's or a case's real name."""
 
 import hmac
 import os
@@ -21,7 +21,7 @@ def keyed_id(key: bytes, kind: str, real: str) -> str:
 def keyed_hash(key: bytes, paths: Iterable[Path]) -> str:
     """Return HMAC-SHA256 of the hashes of files' contents, in their order; raises OSError.
 
-    Keyed, since a plain one would tell everyone who has the files whose they are.
+    Keyed, since with a plain hash anyone who has the files could tell whose they are.
     """
     digest = hmac.new(key, digestmod="sha256")
     for path in paths:
@@ -32,7 +32,7 @@ def keyed_hash(key: bytes, paths: Iterable[Path]) -> str:
 def user_key() -> bytes:
     """Return the user's key: the text in MEDOPT_KEY, else that of ~/.config/medoptbench/key.
 
-    The file is made at the first use, readable by its owner alone. Who loses it can still use
+    The file is made at the first use, readable only by its owner. Who loses it can still use
     every store, but cannot tell which patient an id stands for. Raises ValueError on an empty key.
     """
     if KEY_VARIABLE in os.environ:

@@ -40,11 +40,11 @@ def read_description(source: Path) -> dict[str, Any]:
 
 
 def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of JSON, whose names may stand there once (RFC 8259, 4, warns of others)."""
+    """Make a JSON object; a name may be listed once (RFC 8259, section 4, warns of others)."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"{name[:LONGEST_NAME]!r} stands there twice")
+            raise ValueError(f"{name[:LONGEST_NAME]!r} is listed twice")
         found[name] = value
     return found
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from loaders.cases import JSON, BadCase, BadSource, Case, Item, Kind, Meta, Survey, settings
 from loaders.datasets.lidc.nodules import fill, unite
-from loaders.datasets.lidc.tasks import TASKS, Place, Scan, Wanted, consensus
+from loaders.datasets.lidc.tasks import TASKS, Place, Scan, TaskOptions, consensus
 from loaders.datasets.lidc.xml_reads import RATINGS, Point, Session, list_reads, read_sessions
 from loaders.datasets.patch_grid import Grid
 from loaders.formats.dicom.series import Volume, list_series, read_series
@@ -163,9 +163,9 @@ def _check(chosen: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
             "two whole numbers from,to, the lower one first",
         ),
     ]
-    for name, holds, wanted in rules:
+    for name, holds, allowed in rules:
         if not holds(chosen[name]):
-            raise BadSource(f"lidc option {name} is {chosen[name]!r}; it is {wanted}")
+            raise BadSource(f"lidc option {name} is {chosen[name]!r}; it is {allowed}")
     for name, task in TASKS.items():
         for option in task.options:
             if name != chosen["task"]:
@@ -205,21 +205,21 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
     low, high = _numbers(options["window"])
     volume = read_series(item.paths[:slice_count], window=(int(low), int(high)), where=where)
     scan = _scan(_of_series(sessions, volume, where), volume, where)
-    wanted = _wanted(meta, volume)
+    asked = _task_options(meta, volume)
     # All are found before the first is given: a series is used whole or not at all.
-    found = list(TASKS[str(options["task"])].places(scan, wanted))
-    mask = consensus(scan, wanted) if meta.masked else None
+    found = list(TASKS[str(options["task"])].places(scan, asked))
+    mask = consensus(scan, asked) if meta.masked else None
     for number, place in enumerate(found):
         if isinstance(place, BadCase):
             place.key = f"{item.key}/{number}"
             yield place
             continue
-        image = wanted.grid.cut(volume.array, place.centre, fill=meta.fill)
+        image = asked.grid.cut(volume.array, place.centre, fill=meta.fill)
         labels = None
         if mask is not None:
-            labels = wanted.grid.cut_mask(mask, place.centre)
-            labels = labels[len(labels) // 2] if wanted.flat else labels
-            if wanted.flat and not labels.any():
+            labels = asked.grid.cut_mask(mask, place.centre)
+            labels = labels[len(labels) // 2] if asked.flat else labels
+            if asked.flat and not labels.any():
                 # The tip of a nodule, a voxel or two that the grid steps over: no slice of it.
                 continue
             if not labels.any():
@@ -233,10 +233,10 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
         yield Case(
             key=f"{item.key}/{number}",
             group=str(item.extra["patient"]),
-            image=image if wanted.flat else image[np.newaxis],
+            image=image if asked.flat else image[np.newaxis],
             label=place.label,
             mask=labels,
-            spacing=wanted.grid.millimetres[3 - meta.dims :],
+            spacing=asked.grid.millimetres[3 - meta.dims :],
             ratings=_by_scale(place),
         )
 
@@ -266,13 +266,13 @@ def _scan(sessions: Sequence[Session], volume: Volume, where: str) -> Scan:
     )
 
 
-def _wanted(meta: Meta, volume: Volume) -> Wanted:
+def _task_options(meta: Meta, volume: Volume) -> TaskOptions:
     options: Mapping[str, Any] = meta.options
     shape = [int(n) for n in _numbers(options["patch"])]
     z, y, x = shape if meta.dims == 3 else (int(options["slices"]), *shape)
     z_mm, y_mm, x_mm = _numbers(options["spacing"])
     own = TASKS[str(options["task"])].options
-    return Wanted(
+    return TaskOptions(
         readers=int(options["readers"]),
         flat=meta.dims == 2,
         whole=options["view"] == "slice",

@@ -55,7 +55,7 @@ class Place:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class TaskOptions:
     """The options that decide which places a task gives, of which it has those of its row alone.
 
     `flat`: cases are slices, not volumes; `whole`: each shows its slice whole.
@@ -80,76 +80,76 @@ class Task:
     positive: int | None
     whole_slices: bool
     options: tuple[str, ...]
-    places: Callable[[Scan, Wanted], Iterator[Place | BadCase]]
+    places: Callable[[Scan, TaskOptions], Iterator[Place | BadCase]]
 
 
-def _detect(scan: Scan, wanted: Wanted) -> Iterator[Place | BadCase]:
+def _detect(scan: Scan, options: TaskOptions) -> Iterator[Place | BadCase]:
     """Give the nodules that enough readers marked, and as many places that nobody marked.
 
     Nodules that fewer readers marked are neither: their patches are left out of both classes. Of a
     nodule that is shown as a slice, the one with most of it is taken.
     """
-    nodules = list(_counting(scan, wanted))
-    if wanted.whole:
+    nodules = list(_counting(scan, options))
+    if options.whole:
         levels = sorted({_widest(nodule) for nodule, _ in nodules})
         for level in levels:
             yield Place(centre=_slice_centre(scan, level), label=1)
         count = len(levels)
     else:
         for nodule, ratings in nodules:
-            yield Place(centre=_centre(nodule, wanted), label=1, ratings=ratings)
+            yield Place(centre=_centre(nodule, options), label=1, ratings=ratings)
         count = len(nodules)
-    for centre in _unmarked(scan, max(count, 1) * wanted.negatives, wanted):
+    for centre in _unmarked(scan, max(count, 1) * options.negatives, options):
         yield Place(centre=centre, label=0)
 
 
-def _malignancy(scan: Scan, wanted: Wanted) -> Iterator[Place | BadCase]:
+def _malignancy(scan: Scan, options: TaskOptions) -> Iterator[Place | BadCase]:
     """Give each nodule with its class: the median of its readers' scores, below or above 3.
 
     A median of 3 is left out or goes to the side that `indeterminate` names. So many readers must
     have given a score as must have marked the nodule.
     """
-    for nodule, ratings in _counting(scan, wanted):
+    for nodule, ratings in _counting(scan, options):
         scores = [rating[_MALIGNANCY] for rating in ratings if rating[_MALIGNANCY]]
-        if len(scores) < wanted.readers:
+        if len(scores) < options.readers:
             yield BadCase(
                 f"{len(scores)} of {nodule.readers} readers rated a nodule's malignancy; option "
-                f"readers asks for {wanted.readers}",
+                f"readers asks for {options.readers}",
                 where=scan.where,
             )
             continue
         median = float(np.median(scores))
         if median == _INDETERMINATE:
-            if wanted.indeterminate == "exclude":
+            if options.indeterminate == "exclude":
                 continue
-            label = int(wanted.indeterminate == "malignant")
+            label = int(options.indeterminate == "malignant")
         else:
             label = int(median > _INDETERMINATE)
-        yield Place(centre=_centre(nodule, wanted), label=label, ratings=ratings)
+        yield Place(centre=_centre(nodule, options), label=label, ratings=ratings)
 
 
-def _segment(scan: Scan, wanted: Wanted) -> Iterator[Place | BadCase]:
+def _segment(scan: Scan, options: TaskOptions) -> Iterator[Place | BadCase]:
     """Give each nodule, or each slice of it, that has a voxel in the consensus.
 
     (And on the grid of its patch, which may step over the tip of a nodule:
     `loaders.datasets.lidc.kind`.)
     """
-    if wanted.whole:
-        for level in np.flatnonzero(consensus(scan, wanted).any(axis=(1, 2))):
+    if options.whole:
+        for level in np.flatnonzero(consensus(scan, options).any(axis=(1, 2))):
             yield Place(centre=_slice_centre(scan, int(level)))
         return
-    for nodule, ratings in _counting(scan, wanted):
-        region = nodule.consensus(wanted.level, _denominator(scan, wanted))
+    for nodule, ratings in _counting(scan, options):
+        region = nodule.consensus(options.level, _denominator(scan, options))
         if not region.mask.any():
-            of = scan.readers if wanted.denominator == "series" else nodule.readers
+            of = scan.readers if options.denominator == "series" else nodule.readers
             yield BadCase(
-                f"no voxel of a nodule was marked by {wanted.level:g} of {of} readers",
+                f"no voxel of a nodule was marked by {options.level:g} of {of} readers",
                 where=scan.where,
             )
             continue
-        centre = _centre(nodule, wanted)
+        centre = _centre(nodule, options)
         levels = np.flatnonzero(region.mask.any(axis=(1, 2))) + region.origin[0]
-        for level in levels if wanted.flat else [centre[0]]:
+        for level in levels if options.flat else [centre[0]]:
             yield Place(centre=np.array([level, *centre[1:]]), ratings=ratings)
 
 
@@ -182,41 +182,43 @@ TASKS: Mapping[str, Task] = {
 }
 
 
-def consensus(scan: Scan, wanted: Wanted) -> NDArray[np.bool_]:
+def consensus(scan: Scan, options: TaskOptions) -> NDArray[np.bool_]:
     """Return the voxels (Z, Y, X) of every nodule that counts, at the consensus asked for.
 
     All of them, so that a second nodule in a patch is no background; what fewer readers marked is.
     """
     mask = np.zeros(scan.volume.array.shape, bool)
-    for nodule, _ in _counting(scan, wanted):
-        region = nodule.consensus(wanted.level, _denominator(scan, wanted))
+    for nodule, _ in _counting(scan, options):
+        region = nodule.consensus(options.level, _denominator(scan, options))
         mask[tuple(map(slice, region.origin, region.end))] |= region.mask
     return mask
 
 
-def _counting(scan: Scan, wanted: Wanted) -> Iterator[tuple[Nodule, tuple[tuple[int, ...], ...]]]:
+def _counting(
+    scan: Scan, options: TaskOptions
+) -> Iterator[tuple[Nodule, tuple[tuple[int, ...], ...]]]:
     """Give the nodules that enough readers marked; raises BadCase where too few read the series."""
-    if scan.readers < wanted.readers:
+    if scan.readers < options.readers:
         raise BadCase(
-            f"{scan.readers} readers read the series; option readers asks for {wanted.readers}",
+            f"{scan.readers} readers read the series; option readers asks for {options.readers}",
             where=scan.where,
         )
     for nodule, ratings in zip(scan.nodules, scan.ratings, strict=True):
-        if nodule.readers >= wanted.readers:
+        if nodule.readers >= options.readers:
             yield nodule, ratings
 
 
-def _denominator(scan: Scan, wanted: Wanted) -> int | None:
-    return scan.readers if wanted.denominator == "series" else None
+def _denominator(scan: Scan, options: TaskOptions) -> int | None:
+    return scan.readers if options.denominator == "series" else None
 
 
-def _centre(nodule: Nodule, wanted: Wanted) -> NDArray[np.float64]:
+def _centre(nodule: Nodule, options: TaskOptions) -> NDArray[np.float64]:
     """Return the centre of mass (z, y, x) of what half of its readers marked.
 
     In slices, z is that of the one with most of the nodule.
     """
     centre = _mass(nodule)
-    if wanted.flat:
+    if options.flat:
         centre[0] = _widest(nodule)
     return centre
 
@@ -242,7 +244,7 @@ def _slice_centre(scan: Scan, level: int) -> NDArray[np.float64]:
 # Places without a nodule.
 
 
-def _unmarked(scan: Scan, count: int, wanted: Wanted) -> Iterator[NDArray[np.float64]]:
+def _unmarked(scan: Scan, count: int, options: TaskOptions) -> Iterator[NDArray[np.float64]]:
     """Draw up to `count` centres whose patches hold nothing that any reader marked.
 
     Fewer are given where no more fit; raises BadCase where there is no lung. The draw is seeded by
@@ -256,11 +258,11 @@ def _unmarked(scan: Scan, count: int, wanted: Wanted) -> Iterator[NDArray[np.flo
     boxes += [(point, point) for point in scan.points]
     digest = hashlib.sha256(volume.array.data).digest()
     random = np.random.default_rng(int.from_bytes(digest, "big"))
-    if wanted.whole:
-        yield from _slices(scan, count, lung, boxes, wanted.grid.reach[0], random)
+    if options.whole:
+        yield from _slices(scan, count, lung, boxes, options.grid.reach[0], random)
         return
-    for centre in _patches(count, lung, boxes, wanted.grid.reach, random):
-        yield np.array([np.rint(centre[0]), *centre[1:]]) if wanted.flat else centre
+    for centre in _patches(count, lung, boxes, options.grid.reach, random):
+        yield np.array([np.rint(centre[0]), *centre[1:]]) if options.flat else centre
 
 
 def _slices(

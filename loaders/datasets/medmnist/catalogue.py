@@ -295,5 +295,5 @@ INFO: dict[str, Info] = {
 
 
 def file_name(name: str, size: int) -> str:
-    """Return what the file of a set is called: the size stands there where it is not 28."""
+    """Return the name of the file of a set: it gives the size where that is not 28."""
     return f"{name}.npz" if size == SIZES[0] else f"{name}_{size}.npz"

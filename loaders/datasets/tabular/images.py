@@ -8,7 +8,7 @@ on another scale.
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -78,7 +78,7 @@ def make_meta(
     found: Sequence[Array],
     *,
     unit: str,
-    dims: Any,
+    dims: Literal[2, 3],
     deep: set[bool],
     axes: str = "",
     alone: str = "case",

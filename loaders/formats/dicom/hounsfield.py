@@ -1,4 +1,4 @@
-"""From the numbers that stand in a CT file to Hounsfield units."""
+"""From the stored values of a CT file to Hounsfield units."""
 
 from functools import lru_cache
 from typing import Any, NamedTuple

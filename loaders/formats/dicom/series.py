@@ -2,7 +2,7 @@
 
 Slices are ordered along the normal of their plane, never by instance number or file name, and the
 distance between them comes from their positions, never from SliceThickness (which may overlap or
-leave gaps). A slice that is there twice, with the same position and values, counts once. What is
+leave gaps). A duplicate slice, with the same position and values, counts once. What is
 no regular volume is refused: a missing slice, two different slices at one position, slices of
 different size, orientation, study or frame of reference. Nothing is interpolated to mend a series.
 
@@ -75,8 +75,8 @@ class Volume:
 def list_series(files: Iterable[Path], root: Path) -> tuple[list[Series], list[BadCase]]:
     """Group DICOM files into series by their headers; no pixel is read.
 
-    Files that are no DICOM are passed over, unless their name ends in .dcm. A file that lies twice
-    in the tree (one SOP instance UID) counts once.
+    Files that are no DICOM are passed over, unless their name ends in .dcm. A file that is found
+    twice in the tree (one SOP instance UID) counts once.
     """
     found: dict[str, dict[str, tuple[dict[str, str], Path]]] = {}
     rejected = []
@@ -135,7 +135,7 @@ def _series(uid: str, images: Sequence[tuple[dict[str, str], Path]], where: str)
 def read_series(paths: Sequence[Path], *, window: tuple[int, int], where: str) -> Volume:
     """Read the slices of one series into one volume, clipped to `window` (HU).
 
-    How values become HU stands in `dicom_slices.read_slices`. Raises BadCase, which names `where`.
+    `read_slices` says how values become HU. Raises BadCase, which names `where`.
     """
     slices: list[Slice] = []
     voxels = 0

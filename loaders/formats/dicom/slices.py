@@ -1,7 +1,7 @@
 """A CT file to its slices in Hounsfield units: one, or the frames of an enhanced multi-frame file.
 
-In an enhanced file what belongs to a frame stands in the functional groups, a frame's own or those
-that all share (PS3.3 C.7.6.16); in a plain one it stands in the data set.
+In an enhanced file the attributes of a frame are in functional groups, its own or the shared ones
+(PS3.3 C.7.6.16); in a plain file they are in the data set itself.
 """
 
 from dataclasses import dataclass

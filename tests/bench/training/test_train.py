@@ -1,7 +1,6 @@
 """run_trial(): the protocol, held by what it leaves."""
 
 import json
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -93,19 +92,13 @@ def images_seen_by(trial, data, base, monkeypatch) -> np.ndarray:
     batches = []
     table = LOADERS["torch"]
 
-    @contextmanager
-    def watched(*args, **kwargs):
-        with table.open(*args, **kwargs) as stream:
-
-            def noted():
-                for batch in stream:
-                    batches.append(batch.image.numpy().copy())
-                    yield batch
-
-            yield noted()
+    def watched(request):
+        for batch in table.batches(request):
+            batches.append(batch.image.numpy().copy())
+            yield batch
 
     with monkeypatch.context() as patch:
-        patch.setitem(LOADERS, "torch", replace(table, open=watched))
+        patch.setitem(LOADERS, "torch", replace(table, batches=watched))
         assert run_trial(trial, data, base, device=CPU).trial["status"] == "ok"
     return np.concatenate(batches)
 

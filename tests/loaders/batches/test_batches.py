@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from torch.utils.dlpack import from_dlpack
 
 from loaders.batches.dali_loader import build_pipeline, pipeline_inputs
+from loaders.batches.request import fill_of
 from loaders.batches.table import LOADERS
-from loaders.batches.torch_loader import Batch, fill_of, gather
+from loaders.batches.torch_loader import Batch, gather
 from loaders.cases import Case, Item, Kind, Meta, Survey
 from loaders.sampling.sampler import Draws, Recipe, Sampler
 from loaders.store.read import Store, StoreError, open_store, write_store
@@ -534,7 +535,7 @@ def a_pipeline(store: Store, patch: tuple[int, ...], **changes: Any) -> Any:
         raise NotImplementedError
 
     draws = a_sampler(store, patch).draw(np.arange(4))
-    settings = {"cut": False, "turn": False, "threads": 1, "device": CPU}
+    settings = {"slices": False, "warps": False, "threads": 1, "device": CPU}
     return build_pipeline(store, draws, feed, **{**settings, **changes})
 
 
@@ -543,7 +544,7 @@ def a_pipeline(store: Store, patch: tuple[int, ...], **changes: Any) -> Any:
 def test_crop_flip_and_intensity_are_operators_of_dali(
     name: str, arrays: int, cut: bool, stores: dict[str, Store]
 ) -> None:
-    pipeline = a_pipeline(stores[name], STORES[name][1], cut=cut)
+    pipeline = a_pipeline(stores[name], STORES[name][1], slices=cut)
     try:
         # "__Flip_4" is a Flip.
         found = [re.sub(r"^__|_\d+$", "", op.name) for op in pipeline._ops]
@@ -564,9 +565,9 @@ def test_warp_affine_gives_what_torch_does(name: str, stores: dict[str, Store]) 
     draws = a_sampler(store, patch, **moves).draw(np.arange(3 * N))
 
     def feed(batch: int) -> list[Any]:
-        return list(pipeline_inputs(store, draws, cut=True, turn=True).values())
+        return list(pipeline_inputs(store, draws, slices=True, warps=True).values())
 
-    settings = {"cut": True, "turn": True, "threads": 1, "device": CPU}
+    settings = {"slices": True, "warps": True, "threads": 1, "device": CPU}
     pipeline = build_pipeline(store, draws, feed, **settings)
     try:
         found = [from_dlpack(out.as_tensor()).numpy().copy() for out in pipeline.run()]

@@ -810,7 +810,7 @@ def test_msd_brain_tumour_has_the_regions_of_brats(tmp_path: Path) -> None:
         ('{"labels": {"0": "a", "1.7": "b"}}', "'1.7' is no number of a label"),
         ('{"labels": {"0": "a", "1_0": "b"}}', "'1_0' is no number of a label"),
         ('{"labels": {"0": "a", "1": "b", "01": "c"}}', "number 1 has two names"),
-        ('{"labels": {"0": "a", "1": "b", "1": "c"}}', "is not JSON .'1' stands there twice"),
+        ('{"labels": {"0": "a", "1": "b", "1": "c"}}', "is not JSON .'1' is listed twice"),
         ('{"labels": {"0": "a", "1": " "}}', "' ' is no name of a label"),
         ('{"labels": {"0": "a", "1": ["b"]}}', r"\['b'\] is no name of a label"),
         ('{"labels": {"0": "a", "1": true}}', "True is no name of a label"),
