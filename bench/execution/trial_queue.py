@@ -17,9 +17,10 @@ import numpy as np
 
 from bench.core.references import StudyError
 from bench.execution.provenance import footer
-from bench.planning.plan import Plan, replace_file
+from bench.planning.plan import Plan
 from bench.study.schema import Trial, skip_columns, trial_columns
 from bench.training.train import Outcome
+from results.tables.files import replace_file
 from results.tables.schema import FINAL_STATUSES
 from results.tables.store import compact, finished, write_trial
 
