@@ -350,8 +350,10 @@ def _run(
     from bench.core.references import StudyError
     from bench.core.startup import begin
     from bench.display import RunDisplay
-    from bench.execution.lanes import room, run_lanes
-    from bench.execution.trial_queue import opened, run_here
+    from bench.execution.lanes import run_lanes
+    from bench.execution.local import run_here
+    from bench.execution.ray_cluster import capacity
+    from bench.execution.trial_queue import opened
     from bench.planning.plan import resolve, save
     from bench.planning.preflight import fits
     from bench.study.schema import load_study
@@ -365,13 +367,13 @@ def _run(
     if ray is None:
         made = resolve(asked, base, run)
     else:
-        space = room(asked, address=address, lanes=lanes, gpus_per_trial=gpus_per_trial)
+        space = capacity(asked, address=address, lanes=lanes, gpus_per_trial=gpus_per_trial)
         lanes = space.lanes
         made = resolve(
             asked,
             base,
             run,
-            lanes=space.workers_a_node,
+            lanes=space.workers_a_machine,
             cores=space.cores,
             cuda=space.cuda,
             devices=gpus_per_trial,

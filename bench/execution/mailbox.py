@@ -1,19 +1,25 @@
-"""The desk: where lanes ask, and where the process that holds the queue answers. Knows no Ray.
+"""The mailbox: where lanes ask, and where the process that holds the queue answers.
 
-A module of its own because its process imports it: with bench.execution.lanes it would load torch,
-300 MB.
+It runs in a process of its own, which imports this module: so there is no import of torch (300 MB),
+Ray or numpy here.
 """
 
 import asyncio
 import itertools
-from typing import Any, TypeAlias
-
-# Number of the question (None: no answer is waited for), lane, what is asked, values.
-Call: TypeAlias = tuple[int | None, str, str, tuple[Any, ...]]
+from typing import Any, NamedTuple
 
 
-class Desk:
-    """An actor: holds what lanes ask until it is answered. Plain values alone pass through it."""
+class Call(NamedTuple):
+    """What a lane asks or tells, in plain values; `number` is None where no answer is awaited."""
+
+    number: int | None
+    lane: str
+    name: str
+    values: tuple[Any, ...]
+
+
+class Mailbox:
+    """An actor: holds what lanes ask until it is answered. Only plain values pass through it."""
 
     def __init__(self) -> None:
         self._told: asyncio.Queue[Call] = asyncio.Queue()
@@ -24,7 +30,7 @@ class Desk:
         """Pass a call on and wait for its answer."""
         number = next(self._numbers)
         self._asked[number] = asyncio.get_running_loop().create_future()
-        self._told.put_nowait((number, lane, call, values))
+        self._told.put_nowait(Call(number, lane, call, values))
         try:
             return await self._asked[number]
         finally:
@@ -32,10 +38,10 @@ class Desk:
 
     async def tell(self, lane: str, call: str, *values: Any) -> None:
         """Pass a call on that needs no answer."""
-        self._told.put_nowait((None, lane, call, values))
+        self._told.put_nowait(Call(None, lane, call, values))
 
     async def heard(self, seconds: float) -> list[Call]:
-        """Return what came in, after waiting at most so long for the first of it."""
+        """Return the calls that came in; wait at most `seconds` for the first."""
         try:
             found = [await asyncio.wait_for(self._told.get(), seconds)]
         except TimeoutError:
@@ -45,6 +51,6 @@ class Desk:
         return found
 
     async def answer(self, number: int, value: Any) -> None:
-        """Answer an `ask`; one whose lane is gone is let go."""
+        """Answer an `ask`; the answer to a lane that is gone is dropped."""
         if number in self._asked and not self._asked[number].done():
             self._asked[number].set_result(value)

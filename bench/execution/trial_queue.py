@@ -1,4 +1,4 @@
-"""The queue of trials with leases, and the runner in this process. Knows no Ray."""
+"""The queue of trials with leases, for one writer a run folder. Knows no Ray."""
 
 import fcntl
 import io
@@ -6,7 +6,7 @@ import logging
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,23 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from bench.core.environment import device_name, git_commit, versions
 from bench.core.references import StudyError
-from bench.metrics.table import METRICS
-from bench.planning.plan import Plan, replace_file
-from bench.study.trial import NUMERICS, Trial, skip_columns, trial_columns
-from bench.training.train import Outcome, run_trial
+from bench.execution.provenance import footer
+from bench.planning.plan import Plan
+from bench.study.trial import Trial, skip_columns, trial_columns
+from bench.training.train import Outcome
 from results.tables.axes import key_of
+from results.tables.files import replace_file
 from results.tables.schema import FINAL_STATUSES
 from results.tables.store import compact, finished, write_trial
 
 log = logging.getLogger("medopt.run")
 
-# A lane that has not been heard of for so long is taken for lost. Lanes renew every few seconds.
+# A lane that has not been heard from for this long counts as lost. Lanes renew every few seconds.
 LEASE_SEC = 60.0
-# Small files are merged each time so many trials were written: a thousand of them take a report
+# Small files are merged each time this many trials were written: a thousand of them take a report
 # 2.6 s, merged 0.4 s (measured).
 COMPACT_EVERY = 256
 # A trial that was in hand when a lane died, this often, is written down as failed.
@@ -47,7 +46,7 @@ class Lease:
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """What a lane is at."""
+    """What a lane is working on."""
 
     lane: str
     label: str
@@ -70,7 +69,9 @@ class Progress:
 
 
 @dataclass
-class _Held:
+class _TrialInHand:
+    """A lease with the time until which it holds, and how far its trial is."""
+
     lease: Lease
     until: float
     epoch: int = 0
@@ -85,13 +86,13 @@ class Queue:
     device at the same time, so that times are not those of a trial alone.
     """
 
-    run: Path
+    folder: Path
     study: str
     trials: Sequence[Trial]
     footer: dict[str, Any]
     shared_device: bool
     _ready: deque[Trial] = field(init=False)
-    _held: dict[str, _Held] = field(init=False, default_factory=dict)
+    _held: dict[str, _TrialInHand] = field(init=False, default_factory=dict)
     _attempts: dict[str, int] = field(init=False, default_factory=dict)
     _kills: dict[str, int] = field(init=False, default_factory=dict)
     _statuses: dict[str, str] = field(init=False, default_factory=dict)
@@ -101,7 +102,7 @@ class Queue:
 
     def __post_init__(self) -> None:
         """Look up what is finished already; a failed trial is tried again."""
-        done = {i: s for i, s in finished(self.run).items() if s in FINAL_STATUSES}
+        done = {i: s for i, s in finished(self.folder).items() if s in FINAL_STATUSES}
         self._statuses = {t.trial_id: done[t.trial_id] for t in self.trials if t.trial_id in done}
         self.reused = len(self._statuses)
         self._ready = deque(t for t in self.trials if t.trial_id not in done)
@@ -115,7 +116,7 @@ class Queue:
         trial = self._ready.popleft()
         attempt = self._attempts[trial.trial_id] = self._attempts.get(trial.trial_id, 0) + 1
         lease = Lease(trial=trial, attempt=attempt)
-        self._held[lane] = _Held(lease, time.monotonic() + LEASE_SEC)
+        self._held[lane] = _TrialInHand(lease, time.monotonic() + LEASE_SEC)
         self._most_lanes = max(self._most_lanes, len(self._held))
         return lease
 
@@ -133,7 +134,7 @@ class Queue:
                 held.epoch, held.score = epoch, score
 
     def back(self, lane: str) -> None:
-        """Take back what a lane held when it died: it has come anew, or is known to be lost."""
+        """Take back what a lane held when it died: it has started again, or is known to be lost."""
         held = self._held.pop(lane, None)
         if held is None:
             return
@@ -146,7 +147,7 @@ class Queue:
             self._write_failed(held.lease, lane, f"the lane died in it {kills} times")
 
     def finish(self, lane: str, trial_id: str, outcome: Outcome) -> None:
-        """Put a finished trial on disk; one that another lane was handed meanwhile is let go.
+        """Put a finished trial on disk; one that another lane was given meanwhile is dropped.
 
         Raises OSError where the disk is full: the trial stays unfinished, what is written stands.
         """
@@ -225,20 +226,20 @@ class Queue:
         weights: bytes | None = None,
     ) -> None:
         if weights:
-            folder = self.run / "weights"
-            folder.mkdir(exist_ok=True)
-            replace_file(folder / f"{lease.trial.trial_id}.pt", weights)
+            weights_folder = self.folder / "weights"
+            weights_folder.mkdir(exist_ok=True)
+            replace_file(weights_folder / f"{lease.trial.trial_id}.pt", weights)
         if examples:
-            _write_arrays(self.run / "examples" / f"{lease.trial.trial_id}.npz", examples)
+            _write_arrays(self.folder / "examples" / f"{lease.trial.trial_id}.npz", examples)
         row = {**row, "study": self.study, "attempt": lease.attempt, "lane": lane}
         row["shared_device"] = self.shared_device
         write_trial(
-            self.run, trial=row, metrics=metrics, epochs=epochs, cases=cases, footer=self.footer
+            self.folder, trial=row, metrics=metrics, epochs=epochs, cases=cases, footer=self.footer
         )
         self._statuses[lease.trial.trial_id] = row["status"]
         self._written += 1
         if self._written % COMPACT_EVERY == 0:
-            compact(self.run)
+            compact(self.folder)
         log.info(
             "%s %s %s: %s %s",
             row["status"],
@@ -261,25 +262,6 @@ def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     packed = io.BytesIO()
     np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]  # numpy's stub mistakes the keywords
     replace_file(path, packed.getvalue())
-
-
-def footer(plan: Plan) -> dict[str, Any]:
-    """Return what the footer of every results file says of the run."""
-    return {
-        "git_commit": git_commit(),
-        "versions": versions(),
-        "device": device_name(torch.device(plan.study.device)),
-        "metrics": {
-            m.name: {
-                "direction": "max" if m.higher_is_better else "min",
-                "range": list(m.range),
-                "unit": m.unit,
-            }
-            for m in METRICS.values()
-        },
-        "protocol": plan.study.model_dump(mode="json"),
-        "numerics": NUMERICS,
-    }
 
 
 @contextmanager
@@ -305,42 +287,13 @@ def opened(plan: Plan, *, shared_device: bool) -> Iterator[Queue]:
                 row = {**skip_columns(skip), "study": plan.study.name}
                 write_trial(plan.run, trial=row, metrics=[], epochs=[], cases=[], footer=about)
         yield Queue(
-            run=plan.run,
+            folder=plan.run,
             study=plan.study.name,
             trials=plan.trials,
             footer=about,
             shared_device=shared_device,
         )
         compact(plan.run)
-
-
-def run_here(plan: Plan, queue: Queue, changed: Callable[[Progress], None]) -> None:
-    """Run every trial of the queue in this process; `changed` hears of each step.
-
-    A trial that breaks is written down as failed and the run goes on. Raises OSError where
-    results cannot be written, and KeyboardInterrupt; what is finished is on disk in both cases.
-    """
-    lane = "process"
-    device = torch.device(plan.study.device)
-    while lease := queue.take(lane):
-        trial = lease.trial
-        changed(queue.progress())
-
-        def watch(epoch: int, score: float | None) -> None:
-            queue.renew(lane, epoch, score)
-            changed(queue.progress())
-
-        try:
-            outcome = run_trial(
-                trial, plan.data(trial.dataset), plan.base, device=device, watch=watch
-            )
-        except Exception as error:
-            # One broken trial is a row in the results, whatever broke it; the others go on.
-            log.exception("trial %s (%s) failed", trial.trial_id, label(trial))
-            queue.fail(lane, trial.trial_id, reason(error))
-        else:
-            queue.finish(lane, trial.trial_id, outcome)
-        changed(queue.progress())
 
 
 def reason(error: BaseException) -> str:

@@ -32,6 +32,7 @@ from loaders.batches.table import LOADERS, fastest_loader
 from loaders.sampling.folds import FoldError, Split, check_splits, splits_from_table, splits_table
 from loaders.store.read import Store
 from results.tables.axes import COLUMNS
+from results.tables.files import replace_file
 from results.tables.schema import FINAL_STATUSES
 from results.tables.store import footer, read
 
@@ -147,16 +148,6 @@ def save(plan: Plan) -> None:
     sink = pa.BufferOutputStream()
     pq.write_table(pa.concat_tables(tables.values()), sink)
     replace_file(plan.run / "folds.parquet", sink.getvalue().to_pybytes())
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file so that it is complete or as it was before; raises OSError on a full disk."""
-    scratch = path.with_name(f".{path.name}.new")
-    try:
-        scratch.write_bytes(content)
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def _earlier(run: Path) -> Study | None:

@@ -10,6 +10,7 @@ from results import text as words
 from results.report.page import page
 from results.report.terminal import leaderboard
 from results.run_folder import Recorded
+from results.tables.files import replace_file
 
 __all__ = ["leaderboard", "load_verdicts", "write_report"]
 
@@ -22,9 +23,9 @@ def write_report(run: Path) -> Path:
     """
     content = Recorded(run)
     text = json.dumps(content.verdict, indent=2, ensure_ascii=False, allow_nan=False)
-    _replace(run / "verdict.json", text + "\n")
+    replace_file(run / "verdict.json", (text + "\n").encode())
     html = _environment().get_template("report.html").render(page(content))
-    _replace(run / "report.html", html)
+    replace_file(run / "report.html", html.encode())
     return run / "report.html"
 
 
@@ -53,13 +54,3 @@ def _environment() -> Environment:
         "percent": words.percent,
     }
     return environment
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file that is complete or not changed at all."""
-    scratch = path.with_name(f".{path.name}.new")
-    try:
-        scratch.write_text(text, encoding="utf-8")
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -1,9 +1,11 @@
-"""Lanes: what the clerk does at the queue, and whole runs over worker groups of a real Ray."""
+"""Lanes: what a worker says and does, and whole runs over worker groups of a real Ray."""
 
-import asyncio
 import os
+import pickle
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,213 +14,19 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import yaml
 
-from bench.execution import lanes, trial_queue
-from bench.execution.lanes import Clerk, Node, StudyError, room, run_lanes
-from bench.execution.mailbox import Desk
-from bench.execution.trial_queue import LEASE_SEC, Queue, opened, run_here
+from bench.core.processes import World
+from bench.execution import lanes, provenance, trial_queue
+from bench.execution.lanes import run_lanes
+from bench.execution.local import run_here
+from bench.execution.provenance import code_fingerprint, differences, plan_fingerprint
+from bench.execution.ray_cluster import TOKEN
+from bench.execution.trial_queue import opened
 from bench.planning.plan import resolve, save
-from bench.study.schema import load_study, parse_study
+from bench.study.schema import load_study
 from results.tables.store import finished, read
-
-ROOT = Path(lanes.ROOT)
-
-
-# ---- the desk --------------------------------------------------------------------------------
-
-
-def test_a_question_waits_for_its_own_answer():
-    async def ask_two():
-        desk = Desk()
-        first = asyncio.create_task(desk.ask("lane 1", "take"))
-        second = asyncio.create_task(desk.ask("lane 2", "finish", "t", {"a": 1}))
-        heard = await desk.heard(1.0)
-        assert [call[1:] for call in heard] == [
-            ("lane 1", "take", ()),
-            ("lane 2", "finish", ("t", {"a": 1})),
-        ]
-        await desk.answer(heard[1][0], "second")
-        await desk.answer(heard[0][0], "first")
-        return await first, await second
-
-    assert asyncio.run(ask_two()) == ("first", "second")
-
-
-def test_what_is_told_waits_for_nothing_and_silence_is_heard_as_such():
-    async def tell():
-        desk = Desk()
-        await desk.tell("lane 1", "renew", 3, 0.5)
-        return await desk.heard(1.0), await desk.heard(0.01)
-
-    assert asyncio.run(tell()) == ([(None, "lane 1", "renew", (3, 0.5))], [])
-
-
-def test_an_answer_to_a_lane_that_is_gone_is_let_go():
-    async def cancelled():
-        desk = Desk()
-        task = asyncio.create_task(desk.ask("lane 1", "take"))
-        ((number, *_),) = await desk.heard(1.0)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await desk.answer(number, "late")
-
-    asyncio.run(cancelled())
-
-
-# ---- the clerk -------------------------------------------------------------------------------
-
-
-class Counter:
-    """A clerk at a queue of trials, with the answers that it gave."""
-
-    def __init__(self, queue: Queue) -> None:
-        self.queue = queue
-        self.said: dict[int, object] = {}
-        self.clerk = Clerk(queue, self.said.__setitem__)
-
-
-@pytest.fixture
-def counter(tmp_path, make_trial):
-    def make(count: int) -> Counter:
-        trial, _, _ = make_trial("classification")
-        trials = [replace(trial, trial_id=f"t{n}") for n in range(count)]
-        return Counter(Queue(run=tmp_path, study="s", trials=trials, footer={}, shared_device=True))
-
-    return make
-
-
-def outcome(trial_id: str) -> dict[str, object]:
-    row = {"trial_id": trial_id, "status": "ok", "wall_sec": 1.0, "reason": None}
-    tables = {"metrics": [], "epochs": [], "cases": []}
-    return {"trial": row, **tables, "examples": {}, "weights": None}
-
-
-def test_a_result_is_on_disk_before_its_lane_is_answered(counter, tmp_path):
-    desk = counter(1)
-    on_disk = []
-    desk.clerk.say = lambda number, _value: on_disk.append((number, finished(tmp_path)))
-    desk.clerk.serve([(1, "a", "take", ())])
-    desk.clerk.serve([(2, "a", "finish", ("t0", outcome("t0")))])
-    assert on_disk == [(1, {}), (2, {"t0": "ok"})]
-
-
-def test_a_lane_waits_while_another_holds_the_last_trial_and_gets_it_when_that_one_dies(counter):
-    desk = counter(1)
-    desk.clerk.serve([(1, "a", "take", ()), (2, "b", "take", ())])
-    assert desk.said == {1: "t0"}
-    desk.clerk.serve([(3, "a", "back", ())])
-    assert desk.said == {1: "t0", 2: "t0", 3: None}
-
-
-def test_lanes_are_sent_home_when_every_trial_is_done(counter):
-    desk = counter(1)
-    desk.clerk.serve([(1, "a", "take", ()), (2, "b", "take", ())])
-    desk.clerk.serve([(3, "a", "fail", ("t0", "planted", "a trace"))])
-    assert desk.said == {1: "t0", 2: None, 3: None}
-
-
-def test_a_trial_is_not_handed_to_a_worker_that_died_while_it_waited(counter):
-    desk = counter(2)
-    desk.clerk.serve([(n, f"lane {n}", "take", ()) for n in range(3)])
-    desk.clerk.serve([(3, "lane 2", "back", ()), (4, "lane 0", "fail", ("t0", "why", "trace"))])
-    assert desk.said == {0: "t0", 1: "t1", 3: None, 4: None}
-    desk.clerk.serve([(5, "lane 1", "back", ()), (6, "lane 2", "take", ())])
-    assert desk.said[6] == "t1"
-
-
-def test_a_lane_that_renewed_while_this_process_was_busy_keeps_its_trial(counter, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(trial_queue.time, "monotonic", lambda: now[0])
-    desk = counter(1)
-    desk.clerk.serve([(1, "a", "take", ())])
-    now[0] = LEASE_SEC + 1
-    desk.clerk.serve([(2, "b", "take", ()), (None, "a", "renew", (2, 0.5))])
-    assert desk.said == {1: "t0"}
-    assert desk.queue.progress().running[0].epoch == 2
-
-
-def test_a_lane_that_only_dies_is_ended_and_one_that_works_is_not(counter):
-    desk = counter(20)
-    for n in range(lanes.STARTS):
-        desk.clerk.serve([(n, "bad", "back", ())])
-        assert "bad" not in desk.clerk.ended
-        desk.clerk.serve([(50 + n, "good", "back", ()), (90 + n, "good", "take", ())])
-    desk.clerk.serve([(40, "bad", "back", ()), (41, "bad", "take", ())])
-    desk.clerk.serve([(42, "good", "back", ())])
-    assert "before they took a trial" in desk.clerk.ended["bad"]
-    assert desk.said[41] is None
-    assert "good" not in desk.clerk.ended
-
-
-def test_an_unfit_lane_gets_no_trial(counter):
-    desk = counter(1)
-    desk.clerk.serve([(1, "a", "unfit", ("no store here",)), (2, "a", "take", ())])
-    assert desk.said == {1: None, 2: None}
-    assert desk.queue.pending() == 1
-    assert desk.clerk.ended == {"a": "no store here"}
-
-
-# ---- the room for lanes ----------------------------------------------------------------------
-
-
-@pytest.fixture
-def asked():
-    def make(**changes):
-        text = {"name": "s", "data": ["a"], "models": ["plain_cnn"], "losses": ["ce"]}
-        return parse_study(yaml.safe_dump(text | {"optimizers": ["sgd"]} | changes), "s.yaml")
-
-    return make
-
-
-@pytest.mark.parametrize(
-    ("nodes", "study", "lanes_asked", "gpus_per_trial", "found"),
-    [
-        ([(16, 0)], {}, None, 1, (4, 4, 16, False)),
-        ([(2, 0)], {}, None, 1, (1, 1, 2, False)),
-        ([(2, 0)], {}, 2, 1, (2, 2, 2, False)),
-        ([(16, 0)], {"threads": 2}, None, 1, (8, 8, 16, False)),
-        ([(64, 4)], {}, None, 1, (4, 4, 64, True)),
-        ([(64, 4)], {}, None, 2, (2, 4, 64, True)),
-        ([(64, 4)], {"device": "cpu"}, 3, 1, (3, 3, 64, False)),
-        ([(8, 0), (64, 4), (32, 4)], {}, None, 2, (4, 4, 32, True)),
-    ],
-)
-def test_room_is_a_lane_a_gpu_or_for_some_cores(
-    asked, monkeypatch, nodes, study, lanes_asked, gpus_per_trial, found
-):
-    monkeypatch.setattr(lanes, "here", lambda: [Node(cores=c, gpus=g) for c, g in nodes])
-    made = room(asked(**study), address=None, lanes=lanes_asked, gpus_per_trial=gpus_per_trial)
-    assert (made.lanes, made.workers_a_node, made.cores, made.cuda) == found
-
-
-def test_a_study_for_gpus_is_refused_where_there_is_none(asked, monkeypatch):
-    monkeypatch.setattr(lanes, "here", lambda: [Node(cores=4, gpus=0)])
-    with pytest.raises(StudyError, match="none of the machines has a GPU"):
-        room(asked(device="cuda"), address=None, lanes=None, gpus_per_trial=1)
-
-
-@pytest.mark.parametrize(
-    ("address", "said"),
-    [
-        ("ray://head:10001", "--ray auto"),
-        ("127.0.0.1:1", "nothing answers"),
-        ("head", "no cluster"),
-    ],
-)
-def test_a_cluster_that_is_not_there_is_said_at_once(asked, address, said):
-    with pytest.raises(StudyError, match=said):
-        room(asked(), address=address, lanes=1, gpus_per_trial=1)
-
-
-def test_more_lanes_than_the_machines_hold_are_refused_with_what_there_is():
-    nodes = [Node(cores=8, gpus=2), Node(cores=3, gpus=1)]
-    lanes._check_room(nodes, 3, lanes._Group(workers=1, threads=3, cuda=True))
-    with pytest.raises(StudyError, match=r"room for 2 \(8 cores and 2 GPUs, 3 cores and 1 GPUs\)"):
-        lanes._check_room(nodes, 3, lanes._Group(workers=1, threads=4, cuda=True))
-    with pytest.raises(StudyError, match="room for 3"):
-        lanes._check_room(nodes, 4, lanes._Group(workers=2, threads=3, cuda=False))
-
 
 # ---- whole runs ------------------------------------------------------------------------------
 
@@ -346,7 +154,7 @@ def test_two_lanes_give_what_the_process_gives_and_outlive_what_kills_them(
     assert seen[-1].done == len(wild.trials)
     assert (said.out, said.err) == ("", "")
     assert not [p for p in psutil.Process().children(recursive=True) if "ray" in p.name().lower()]
-    assert os.environ.get("RAY_AUTH_TOKEN") != lanes.TOKEN
+    assert os.environ.get("RAY_AUTH_TOKEN") != TOKEN
 
 
 @pytest.mark.ray
@@ -422,12 +230,90 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
-def test_a_machine_whose_store_or_packages_differ_is_unfit(plan, monkeypatch):
+def worker(said: list[tuple[object, ...]], trials: list[str]) -> lanes.Worker:
+    """Return a worker of a lane without a cluster: what it says is noted, `trials` are its own."""
+
+    def ask(call: str, *values: object) -> object:
+        said.append((call, *values))
+        return trials.pop() if call == "take" and trials else None
+
+    return lanes.Worker(
+        world=World(),
+        ask=ask,
+        tell=lambda *_words: None,
+        broadcast=lambda value: value,
+        barrier=lambda: None,
+        device=lambda: torch.device("cpu"),
+    )
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    monkeypatch.setattr(lanes, "begin", lambda _threads: None)  # begun for all tests already
+
+
+def test_a_worker_runs_what_it_takes(plan, begun):
+    made = plan("fit")
+    said = []
+    lanes.take_trials(
+        worker(said, [made.trials[0].trial_id]),
+        code=code_fingerprint(),
+        content=plan_fingerprint(made),
+        plan=pickle.dumps(made),
+    )
+    assert [call for call, *_ in said] == ["back", "take", "finish", "take"]
+    assert said[2][1] == made.trials[0].trial_id
+
+
+@pytest.mark.parametrize(
+    ("differs", "sentence"),
+    [
+        ({"commit": "abc"}, r"^{host}: commit is def, not abc$"),
+        ({"version of the numerics": "99"}, r"^{host}: version of the numerics is \d+, not 99$"),
+        ({"version of torch": "0.1"}, r"^{host}: version of torch is [\w.+]+, not 0\.1$"),
+    ],
+)
+def test_another_checkout_is_told_before_a_plan_is_unpickled(monkeypatch, differs, sentence):
+    monkeypatch.setattr(provenance, "git_commit", lambda: "def")
+    expected = code_fingerprint() | differs
+    said = []
+    # No plan at all: unpickling it would raise.
+    lanes.take_trials(worker(said, []), code=expected, content={}, plan=b"no pickle")
+    assert [call for call, *_ in said] == ["back", "unfit", "take"]
+    assert re.search(sentence.replace("{host}", re.escape(socket.gethostname())), said[1][1])
+
+
+@pytest.mark.parametrize("sides", [("abc", None), (None, "abc"), (None, None)])
+def test_a_commit_that_one_side_alone_knows_is_not_compared(monkeypatch, sides):
+    monkeypatch.setattr(provenance, "git_commit", lambda: sides[0])
+    expected = code_fingerprint()
+    monkeypatch.setattr(provenance, "git_commit", lambda: sides[1])
+    assert differences(expected, code_fingerprint()) is None
+
+
+def test_packages_that_are_not_ours_make_a_worker_unfit(monkeypatch):
+    def shadowed() -> None:
+        raise ImportError("the package 'models' should come from elsewhere")
+
+    monkeypatch.setattr(lanes, "check_packages", shadowed)
+    said = []
+    lanes.take_trials(worker(said, []), code=code_fingerprint(), content={}, plan=b"no pickle")
+    assert "the package 'models'" in said[1][1]
+
+
+def test_a_machine_whose_store_or_sources_differ_is_unfit(plan, begun):
     made = plan("same")
-    expected = lanes.fingerprint(made)
-    assert lanes._unfit(made, expected) is None
-    assert any(name.startswith("source of 'own.py:own'") for name in expected)
-    monkeypatch.setattr(lanes, "versions", lambda: {"torch": "0.1"})
-    assert "version of torch is 0.1" in lanes._unfit(made, {"version of torch": "2.0"})
+    content = plan_fingerprint(made)
+    assert any(name.startswith("source of 'own.py:own'") for name in content)
+    name = next(name for name in content if name.startswith("store of"))
     gone = replace(made, sets=tuple(replace(d, path=d.path / "gone") for d in made.sets))
-    assert "gone" in lanes._unfit(gone, {})
+    for own, expected, told in (
+        (made, content | {name: "other"}, f"{name} is {content[name]}, not other"),
+        (gone, content, "gone"),
+    ):
+        said = []
+        lanes.take_trials(
+            worker(said, []), code=code_fingerprint(), content=expected, plan=pickle.dumps(own)
+        )
+        assert [call for call, *_ in said] == ["back", "unfit", "take"]
+        assert told in said[1][1]

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.execution.trial_queue import opened, run_here
+from bench.execution.local import run_here
+from bench.execution.trial_queue import opened
 from bench.planning.plan import resolve
 from bench.study.schema import load_study
 from results.tables.store import read
@@ -106,16 +107,17 @@ import sys
 from pathlib import Path
 
 import bench.execution.trial_queue
-from bench.execution.lanes import room, run_lanes
+from bench.execution.lanes import run_lanes
+from bench.execution.ray_cluster import capacity
 from bench.planning.plan import resolve
 from bench.study.schema import load_study
 
 bench.execution.trial_queue.LEASE_SEC = 15.0  # a minute as it stands: the test need not wait for it
 study, run, address = sys.argv[1:]
 asked, base = load_study(Path(study))
-found = room(asked, address=address, lanes=None, gpus_per_trial=1)
+found = capacity(asked, address=address, lanes=None, gpus_per_trial=1)
 assert (found.lanes, found.cores, found.cuda) == (2, 1, False), found
-plan = resolve(asked, base, Path(run), lanes=found.workers_a_node, cores=found.cores)
+plan = resolve(asked, base, Path(run), lanes=found.workers_a_machine, cores=found.cores)
 state = run_lanes(
     plan, address=address, lanes=found.lanes, gpus_per_trial=1, changed=lambda _progress: None
 )

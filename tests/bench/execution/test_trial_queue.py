@@ -60,7 +60,7 @@ def make_outcome(trial: Trial, status: str = "ok") -> Outcome:
 
 def make_queue(folder, count: int = 3) -> Queue:
     trials = [make_trial(n) for n in range(count)]
-    return Queue(run=folder, study="s", trials=trials, footer={}, shared_device=False)
+    return Queue(folder=folder, study="s", trials=trials, footer={}, shared_device=False)
 
 
 @pytest.fixture

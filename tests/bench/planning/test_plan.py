@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from bench.core.references import StudyError, load_reference
-from bench.execution.trial_queue import opened, run_here
+from bench.execution.local import run_here
+from bench.execution.trial_queue import opened
 from bench.planning import expand as expand_module
 from bench.planning.plan import resolve, save
 from bench.study.schema import parse_study

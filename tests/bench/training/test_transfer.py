@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from bench.core.references import StudyError
-from bench.execution.trial_queue import opened, run_here
+from bench.execution.local import run_here
+from bench.execution.trial_queue import opened
 from bench.planning.plan import resolve, save
 from bench.planning.preflight import fits
 from bench.study.choice import Choice

@@ -309,15 +309,15 @@ def test_the_same_run_gives_the_same_page(make_run):
 def test_a_full_disk_leaves_the_page_there_was(make_run, monkeypatch):
     run = make_run(datasets=CLASSES, **SMALL)
     before = write_report(run).read_bytes()
-    real = Path.write_text
+    real = Path.write_bytes
 
-    def full(path, text, **options):
+    def full(path, content):
         if "report.html" in path.name:
-            real(path, text[:100], **options)
+            real(path, content[:100])
             raise OSError(errno.ENOSPC, "No space left on device")
-        return real(path, text, **options)
+        return real(path, content)
 
-    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         write_report(run)
     assert (run / "report.html").read_bytes() == before

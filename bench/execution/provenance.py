@@ -1,0 +1,75 @@
+"""What a result depends on besides its study: written beside it, compared between machines."""
+
+from typing import Any
+
+import torch
+
+from bench.core.environment import device_name, git_commit, versions
+from bench.metrics.table import METRICS
+from bench.planning.plan import Plan
+from bench.study.components import Part, loss_row, model_row, optimizer_row
+from bench.study.trial import NUMERICS
+
+
+def footer(plan: Plan) -> dict[str, Any]:
+    """Return what the footer of every results file says of the run."""
+    return {
+        "git_commit": git_commit(),
+        "versions": versions(),
+        "device": device_name(torch.device(plan.study.device)),
+        "metrics": {
+            m.name: {
+                "direction": "max" if m.higher_is_better else "min",
+                "range": list(m.range),
+                "unit": m.unit,
+            }
+            for m in METRICS.values()
+        },
+        "protocol": plan.study.model_dump(mode="json"),
+        "numerics": NUMERICS,
+    }
+
+
+def code_fingerprint() -> dict[str, str]:
+    """Return what must be the same in each process that runs our code: name -> value.
+
+    Versions of packages, the version of the numerics and, inside a git checkout, its commit. Plain
+    values, so that they can be compared before anything of ours is unpickled.
+    """
+    commit = git_commit()
+    return {
+        **({"commit": commit} if commit else {}),
+        "version of the numerics": str(NUMERICS),
+        **{f"version of {name}": found for name, found in versions().items()},
+    }
+
+
+def plan_fingerprint(plan: Plan) -> dict[str, str]:
+    """Return what must be the same wherever a plan's trials run: name -> value.
+
+    The content of each store, and the sources of a user's own code. Raises OSError or ValueError
+    where these cannot be read.
+    """
+    study, base = plan.study, plan.base
+    rows: dict[str, Part[Any]] = {
+        **{entry.name: model_row(entry.name, entry.params, base) for entry in study.models},
+        **{entry.name: optimizer_row(entry.name, entry.params, base) for entry in study.optimizers},
+        **{entry.name: loss_row(entry.name, entry.params, base) for entry in study.losses},
+    }
+    return {
+        **{f"store of {data.name!r}": data.store.content_hash for data in plan.sets},
+        **{f"source of {name!r}": row.identity for name, row in rows.items()},
+    }
+
+
+def differences(expected: dict[str, str], found: dict[str, str]) -> str | None:
+    """Say where two fingerprints differ, or return None.
+
+    A commit that only one side knows (the other is no git checkout) is not compared.
+    """
+    other = [
+        f"{name} is {found.get(name, 'unknown')}, not {value}"
+        for name, value in expected.items()
+        if found.get(name) != value and not (name == "commit" and name not in found)
+    ]
+    return "; ".join(other) or None

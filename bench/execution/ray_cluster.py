@@ -1,0 +1,240 @@
+"""The machines that lanes run on: a Ray of our own or a cluster, and the room in it.
+
+Ray is imported late: it reads its settings from the environment when it is imported.
+"""
+
+import logging
+import math
+import os
+import secrets
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.core.packages import ROOT
+from bench.core.references import StudyError
+from bench.execution.trial_queue import reason
+from bench.study.schema import Study
+
+# CPU cores for a lane where neither the threads nor the number of lanes is given: two lanes of one
+# thread beat one lane of two on small networks (measured), and each lane needs more memory.
+# Assumption.
+CORES_A_LANE = 4
+# Trials and outcomes pass through it, a few MB each; Ray's least is 75 MiB.
+OBJECT_STORE_BYTES = 128 * 2**20
+# The token of the Ray that this process starts. Ray reads it once a process.
+TOKEN = secrets.token_hex(32)
+
+# What a user sees is our progress alone, and a lane's memory and start are its trial's. Each helper
+# process of Ray costs 50 to 110 MB (measured). A user's own setting stands.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray prints the death of a worker on stdout, whatever log_to_driver says; we say it ourselves.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+    "RAY_enable_metrics_collection": "0",
+    # Two idle workers are started ahead otherwise.
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # How soon a dead worker is noticed; the default is 2 s.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A machine of the cluster: its CPU cores and GPUs."""
+
+    cores: int
+    gpus: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """How many lanes there are room for, and what a study may fix its automatic settings by.
+
+    `workers_a_machine` workers share a machine's `cores`; `cuda` says that they have a GPU each.
+    """
+
+    lanes: int
+    workers_a_machine: int
+    cores: int
+    cuda: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaneSize:
+    """The workers of one lane: how many, and the CPU threads and the GPU of each."""
+
+    workers: int
+    threads: int
+    cuda: bool
+
+
+def capacity(
+    study: Study, *, address: str | None, lanes: int | None, gpus_per_trial: int
+) -> Capacity:
+    """Look at this machine, or at the cluster at `address`, before a study is resolved.
+
+    `lanes` None takes one lane for `gpus_per_trial` GPUs, or without GPUs for each CORES_A_LANE
+    cores (for the cores it needs, where the study sets its threads). Raises StudyError if the
+    cluster cannot be reached, or has no GPU for a study that asks for one.
+    """
+    machines = this_machine() if address is None else _look(address)
+    gpus = sum(machine.gpus for machine in machines)
+    if study.device == "cuda" and not gpus:
+        raise StudyError("device: cuda is asked for, and none of the machines has a GPU.")
+    cuda = study.device != "cpu" and gpus > 0
+    machines = [machine for machine in machines if machine.gpus or not cuda]
+    if lanes is None:
+        per_worker = study.threads or CORES_A_LANE
+        workers = gpus if cuda else sum(max(m.cores // per_worker, 1) for m in machines)
+        lanes = max(workers // gpus_per_trial, 1)
+    return Capacity(
+        lanes=lanes,
+        workers_a_machine=math.ceil(lanes * gpus_per_trial / len(machines)),
+        cores=min(machine.cores for machine in machines),
+        cuda=cuda,
+    )
+
+
+def this_machine() -> list[Machine]:
+    """Return this machine alone."""
+    return [Machine(cores=os.cpu_count() or 1, gpus=torch.cuda.device_count())]
+
+
+@contextmanager
+def _environment(values: dict[str, str | None]) -> Iterator[None]:
+    """Set (None: take out) environment variables, which Ray's own processes inherit."""
+    before = {name: os.environ.get(name) for name in values}
+    try:
+        for name, value in values.items():
+            _set(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            _set(name, value)
+
+
+def _set(name: str, value: str | None) -> None:
+    if value is None:
+        os.environ.pop(name, None)
+    else:
+        os.environ[name] = value
+
+
+@contextmanager
+def connected(address: str | None, *, cores: int = 0, gpus: int = 0) -> Iterator[Path]:
+    """Join a cluster, or start a Ray with so many cores and GPUs; yields a scratch folder.
+
+    A Ray of our own has a secret token, keeps its files in the scratch folder and ends with the
+    block; a cluster's is left alone.
+    """
+    settings: dict[str, str | None] = {
+        name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()
+    }
+    if address is None:
+        # With the mode unset, Ray turns its token authentication on by itself, also where it was
+        # imported before with another setting.
+        settings |= {"RAY_AUTH_TOKEN": TOKEN, "RAY_AUTH_MODE": None}
+    with (
+        _environment(settings),
+        # Ray refuses socket paths of more than 107 bytes, and those begin here: a longer TMPDIR,
+        # such as macOS has, leaves no room.
+        tempfile.TemporaryDirectory(
+            prefix="medopt-", dir="/tmp", ignore_cleanup_errors=True
+        ) as scratch,
+    ):
+        import ray
+
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if address is None:
+            options |= {
+                "address": "local",
+                # Of its own accord Ray asks a public name server which address it has.
+                "_node_ip_address": "127.0.0.1",
+                "num_cpus": cores,
+                "num_gpus": gpus,
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE_BYTES,
+                # Ray opens its folder to everyone; the one around it stays ours.
+                "_temp_dir": str(Path(scratch, "ray")),
+            }
+        else:
+            _check_address(address)
+            options["address"] = address
+        try:
+            # A worker's sys.path begins with the driver's working folder, and a user's may have its
+            # own models/ or results/: so Ray starts in ours.
+            with chdir(ROOT):
+                ray.init(**options)
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            if address is None:
+                raise
+            raise StudyError(
+                f"--ray {address}: no cluster answers there ({reason(error)}). Look with `ray "
+                f"status`; a cluster with a token needs it in ~/.ray/auth_token here too."
+            ) from error
+        try:
+            yield Path(scratch)
+        finally:
+            ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Raise StudyError if nothing listens there: Ray itself goes on asking for many minutes."""
+    if address.startswith("ray://"):
+        raise StudyError(
+            f"--ray {address}: Ray's client cannot hold lanes. Run medopt on a machine of the "
+            f"cluster, with `--ray auto`."
+        )
+    where = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    host, _, port = where.rpartition(":")
+    if not host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise StudyError(
+            f"--ray {address}: nothing answers at {where} ({error}). Give host:port of the "
+            f"cluster's head, as `ray start --head` prints it."
+        ) from error
+
+
+def _look(address: str) -> list[Machine]:
+    with connected(address):
+        return machines_of_cluster()
+
+
+def machines_of_cluster() -> list[Machine]:
+    """Return the live machines of the cluster that this process is connected to."""
+    import ray
+
+    return [
+        Machine(cores=int(found.get("CPU", 0)), gpus=int(found.get("GPU", 0)))
+        for found in (n["Resources"] for n in ray.nodes() if n["Alive"])  # type: ignore[no-untyped-call]  # Ray's
+    ]
+
+
+def check_room(machines: list[Machine], workers: int, size: LaneSize) -> None:
+    """Raise StudyError if the machines cannot hold the workers: Ray itself would wait forever."""
+    fits = sum(
+        min(machine.cores // size.threads, machine.gpus if size.cuda else machine.cores)
+        for machine in machines
+    )
+    if fits < workers:
+        each = f"{size.threads} CPU core(s)" + (" and a GPU" if size.cuda else "")
+        have = ", ".join(f"{machine.cores} cores and {machine.gpus} GPUs" for machine in machines)
+        raise StudyError(
+            f"--lanes: {workers} worker(s) with {each} each are asked for, and there is room for "
+            f"{fits} ({have}). Ask for fewer --lanes or --gpus-per-trial, or set fewer `threads` "
+            f"in the study."
+        )

@@ -1,0 +1,112 @@
+"""The dispatcher: what it does at the queue when lanes ask."""
+
+from dataclasses import replace
+
+import pytest
+
+from bench.execution import trial_queue
+from bench.execution.dispatcher import STARTS, Dispatcher
+from bench.execution.mailbox import Call
+from bench.execution.trial_queue import LEASE_SEC, Queue
+from results.tables.store import finished
+
+
+class Served:
+    """A dispatcher at a queue of trials, with the answers that it gave."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+        self.said: dict[int, object] = {}
+        self.dispatcher = Dispatcher(queue, self.said.__setitem__)
+
+
+@pytest.fixture
+def serving(tmp_path, make_trial):
+    def make(count: int) -> Served:
+        trial, _, _ = make_trial("classification")
+        trials = [replace(trial, trial_id=f"t{n}") for n in range(count)]
+        return Served(
+            Queue(folder=tmp_path, study="s", trials=trials, footer={}, shared_device=True)
+        )
+
+    return make
+
+
+def outcome(trial_id: str) -> dict[str, object]:
+    row = {"trial_id": trial_id, "status": "ok", "wall_sec": 1.0, "reason": None}
+    tables = {"metrics": [], "epochs": [], "cases": []}
+    return {"trial": row, **tables, "examples": {}, "weights": None}
+
+
+def test_a_result_is_on_disk_before_its_lane_is_answered(serving, tmp_path):
+    served = serving(1)
+    on_disk = []
+    served.dispatcher.say = lambda number, _value: on_disk.append((number, finished(tmp_path)))
+    served.dispatcher.serve([Call(1, "a", "take", ())])
+    served.dispatcher.serve([Call(2, "a", "finish", ("t0", outcome("t0")))])
+    assert on_disk == [(1, {}), (2, {"t0": "ok"})]
+
+
+def test_a_lane_waits_while_another_holds_the_last_trial_and_gets_it_when_that_one_dies(serving):
+    served = serving(1)
+    served.dispatcher.serve([Call(1, "a", "take", ()), Call(2, "b", "take", ())])
+    assert served.said == {1: "t0"}
+    served.dispatcher.serve([Call(3, "a", "back", ())])
+    assert served.said == {1: "t0", 2: "t0", 3: None}
+
+
+def test_lanes_are_sent_home_when_every_trial_is_done(serving):
+    served = serving(1)
+    served.dispatcher.serve([Call(1, "a", "take", ()), Call(2, "b", "take", ())])
+    served.dispatcher.serve([Call(3, "a", "fail", ("t0", "planted", "a trace"))])
+    assert served.said == {1: "t0", 2: None, 3: None}
+
+
+def test_a_trial_is_not_handed_to_a_worker_that_died_while_it_waited(serving):
+    served = serving(2)
+    served.dispatcher.serve([Call(n, f"lane {n}", "take", ()) for n in range(3)])
+    served.dispatcher.serve(
+        [Call(3, "lane 2", "back", ()), Call(4, "lane 0", "fail", ("t0", "why", "trace"))]
+    )
+    assert served.said == {0: "t0", 1: "t1", 3: None, 4: None}
+    served.dispatcher.serve([Call(5, "lane 1", "back", ()), Call(6, "lane 2", "take", ())])
+    assert served.said[6] == "t1"
+
+
+def test_a_lane_that_renewed_while_this_process_was_busy_keeps_its_trial(serving, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(trial_queue.time, "monotonic", lambda: now[0])
+    served = serving(1)
+    served.dispatcher.serve([Call(1, "a", "take", ())])
+    now[0] = LEASE_SEC + 1
+    served.dispatcher.serve([Call(2, "b", "take", ()), Call(None, "a", "renew", (2, 0.5))])
+    assert served.said == {1: "t0"}
+    assert served.queue.progress().running[0].epoch == 2
+
+
+def test_a_lane_that_only_dies_is_ended_and_one_that_works_is_not(serving):
+    served = serving(20)
+    for n in range(STARTS):
+        served.dispatcher.serve([Call(n, "bad", "back", ())])
+        assert "bad" not in served.dispatcher.ended
+        served.dispatcher.serve(
+            [Call(50 + n, "good", "back", ()), Call(90 + n, "good", "take", ())]
+        )
+    served.dispatcher.serve([Call(40, "bad", "back", ()), Call(41, "bad", "take", ())])
+    served.dispatcher.serve([Call(42, "good", "back", ())])
+    assert "before they took a trial" in served.dispatcher.ended["bad"]
+    assert served.said[41] is None
+    assert "good" not in served.dispatcher.ended
+
+
+def test_an_unfit_lane_gets_no_trial(serving):
+    served = serving(1)
+    served.dispatcher.serve([Call(1, "a", "unfit", ("no store here",)), Call(2, "a", "take", ())])
+    assert served.said == {1: None, 2: None}
+    assert served.queue.pending() == 1
+    assert served.dispatcher.ended == {"a": "no store here"}
+
+
+def test_a_call_that_is_not_known_is_refused_with_the_choices(serving):
+    with pytest.raises(ValueError, match="choices are take, back, unfit, renew, finish, fail"):
+        serving(1).dispatcher.serve([Call(1, "a", "do", ())])
