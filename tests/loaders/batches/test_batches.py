@@ -173,7 +173,7 @@ def plainly(store: Store, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
             at = tuple(int(o + p) for o, p in zip(origin, place, strict=True))
             if all(0 <= a < s for a, s in zip(at, image.shape[1:], strict=True)):
                 out[(slice(None), *place)] = image[(slice(None), *at)]
-                if store.meta.task == "segmentation":
+                if store.meta.masked:
                     mask[place] = store.mask(case)[at]
         axes = [axis for axis, turned in enumerate(draws.flip[k]) if turned]
         columns = (slice(None), *[None] * len(draws.patch))
@@ -184,7 +184,7 @@ def plainly(store: Store, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
         assert sample.dtype == np.float32
         images.append(sample)
         targets.append(
-            np.flip(mask, axes) if store.meta.task == "segmentation" else store.labels[case]
+            np.flip(mask, axes) if store.meta.masked else store.labels[case]
         )
     return np.stack(images), np.stack(targets)
 
@@ -577,7 +577,7 @@ def test_warp_affine_gives_what_torch_does(name: str, stores: dict[str, Store]) 
     still = ~draws.warped
     np.testing.assert_array_equal(found[0][still], image[still])
     np.testing.assert_allclose(found[0], image, rtol=0, atol=1e-4 * np.ptp(image))
-    if store.meta.task == "segmentation":
+    if store.meta.masked:
         np.testing.assert_array_equal(found[1][still, 0], target[still])
         assert (found[1][:, 0] != target).mean() < 1e-3
 
