@@ -22,6 +22,15 @@ torch.set_num_threads(1)
 settings.register_profile("seeded", derandomize=True)
 settings.load_profile("seeded")
 
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put all tests that start Ray on one worker of pytest-xdist: two Rays at once are too many."""
+    for item in items:
+        if item.get_closest_marker("ray") or item.get_closest_marker("cluster"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
