@@ -24,10 +24,11 @@ demo: $(STAMP) ## the whole job in miniature: phantoms, a study, a verdict and a
 	$(BIN)/medopt demo $(ARGS)
 
 test: $(STAMP) ## the tests that take minutes
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n logical --dist loadgroup $(ARGS)
 
 test-all: $(STAMP) ## those, the slow ones, the GPU's and the two-node cluster's
-	$(BIN)/python -m pytest -m "" $(ARGS)
+	$(BIN)/python -m pytest -n logical --dist loadgroup -m "not cluster" $(ARGS)
+	$(BIN)/python -m pytest -m cluster $(ARGS)
 
 check: $(STAMP) ## lint, format and types
 	$(BIN)/ruff check .

@@ -183,9 +183,7 @@ def plainly(store: Store, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
         ]
         assert sample.dtype == np.float32
         images.append(sample)
-        targets.append(
-            np.flip(mask, axes) if store.meta.masked else store.labels[case]
-        )
+        targets.append(np.flip(mask, axes) if store.meta.masked else store.labels[case])
     return np.stack(images), np.stack(targets)
 
 
