@@ -1,4 +1,4 @@
-"""The networks of trials: built for a store, counted, compiled once a process for each model."""
+"""The networks of trials: built for a store, counted, shared, compiled once a process."""
 
 from collections.abc import Hashable
 from pathlib import Path
@@ -7,9 +7,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.core.processes import World
 from bench.losses.supervision import logits_of
 from bench.study.components import Component
 from bench.study.dataset import open_once
+from bench.study.trial import Trial
+from bench.training.transfer import load_weights
 from models.spec import Model
 
 
@@ -57,6 +60,51 @@ def flops_per_sample(model: Component[Model], store: Path, patch: tuple[int, ...
 def identity_of(model: Component[Model], store: Path, patch: tuple[int, ...]) -> Hashable:
     """Return what decides the network that `build_model` makes, but for its weights."""
     return model.identity, str(sorted(model.settings.items())), store, patch
+
+
+# ---- of a trial ------------------------------------------------------------------------------
+
+CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+
+
+def make_network(
+    trial: Trial,
+    kind: Component[Model],
+    store: Path,
+    device: torch.device,
+    world: World,
+    seed: int,
+) -> tuple[nn.Module, nn.Module]:
+    """Return a trial's network and what its training calls: itself, or its compiled form.
+
+    The weights are those that `seed` draws, and over them those that the trial starts from.
+    """
+    torch.manual_seed(seed)
+    model = build_model(kind, store, trial.patch)
+    if trial.start:
+        load_weights(model, kind.row, trial.start)
+    model = model.to(device)
+    if trial.channels_last:
+        _channels_last(model)
+    if world.size > 1:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # torch's stub lacks it
+    if not trial.compiled:
+        return model, model
+    # All that the compiled code depends on and does not look at again.
+    settings = trial.precision, trial.channels_last, device, world.size
+    return compiled_once(model, key=(identity_of(kind, store, trial.patch), settings))
+
+
+def _channels_last(model: nn.Module) -> None:
+    """Put the weights of convolutions with their channels innermost, by their own rank.
+
+    `Module.to` refuses networks whose convolutions are of other dimensions than their images, as
+    those for clips.
+    """
+    for parameter in model.parameters():
+        if parameter.dim() - 2 in CHANNELS_LAST:
+            memory = CHANNELS_LAST[parameter.dim() - 2]
+            parameter.data = parameter.data.contiguous(memory_format=memory)
 
 
 # ---- compiled --------------------------------------------------------------------------------

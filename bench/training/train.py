@@ -25,6 +25,7 @@ from bench.core.processes import World
 from bench.core.settings import Setting
 from bench.core.timing import Clock, reset_peak_memory
 from bench.losses.mixup import Mixing
+from bench.losses.objective import Objective
 from bench.losses.supervision import supervised
 from bench.losses.table import alone, over_processes
 from bench.optimizers.averaging import REFRESH_BATCHES, evaluation_weights
@@ -34,8 +35,7 @@ from bench.study.components import Combination
 from bench.study.dataset import DataSet
 from bench.study.trial import Trial, trial_columns
 from bench.training.evaluate import Evaluator, Score
-from bench.training.networks import flops_per_sample
-from bench.training.objective import CHANNELS_LAST, Objective, make_network
+from bench.training.networks import CHANNELS_LAST, flops_per_sample, make_network
 from bench.training.state import BestEpoch, Checkpoint, TargetReached, TrainingState
 from bench.training.transfer import LayerGroups
 from loaders.batches.table import LOADERS

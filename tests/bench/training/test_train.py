@@ -11,7 +11,7 @@ from bench.losses.table import LOSSES
 from bench.optimizers.table import OPTIMIZERS
 from bench.study.choice import Choice
 from bench.study.schema import Augment
-from bench.training import evaluate, networks, objective, train
+from bench.training import evaluate, networks, train
 from bench.training.train import run_trial
 from loaders.batches.table import LOADERS
 from results.tables.schema import TABLES
@@ -109,14 +109,14 @@ def test_weights_samples_and_draws_are_the_same_for_every_optimizer_and_loss(
 ):
     trial, data, base = make_trial(task, epochs=1)
     starts, streams = {}, []
-    build = objective.build_model
+    build = networks.build_model
 
     def built(*args):
         model = build(*args)
         starts.setdefault(key, torch.cat([p.detach().flatten() for p in model.parameters()]))
         return model
 
-    monkeypatch.setattr(objective, "build_model", built)
+    monkeypatch.setattr(networks, "build_model", built)
     for key in [("sgd", "ce"), ("adam", "focal"), ("lbfgs", "dice_squared")]:
         own = changed(trial, optimizer=Choice(name=key[0]), loss=Choice(name=key[1]))
         streams.append(images_seen_by(own, data, base, monkeypatch))
