@@ -14,7 +14,7 @@ from results.report.published import beside_paper
 from results.report.robustness import worse
 from results.run_folder import Recorded
 from results.tables.tasks import TASKS
-from results.verdict.combinations import Combination, Contest, Fold, fold_of
+from results.verdict.combinations import Combination, Contest, Fold, fold_of, means_by_fold
 
 
 def page(run: Recorded) -> dict[str, Any]:
@@ -155,14 +155,14 @@ def _metrics(run: Recorded, combination: Combination) -> list[dict[str, Any]]:
     """Return every test metric of a combination: mean, lowest and highest over folds."""
     trials = {row["trial_id"]: fold_of(row) for row in combination.scored}
     columns = ("metric", "region", "convention", "stratum", "degradation", "unit")
-    found: dict[tuple[str, ...], dict[Fold, list[float]]] = {}
+    found: dict[tuple[str, ...], list[tuple[Fold, float]]] = {}
     for row in run.rows("metrics", trials):
         if row["split"] == "test" and row["value"] is not None:
             key = tuple(row[column] or "" for column in columns)
-            found.setdefault(key, {}).setdefault(trials[row["trial_id"]], []).append(row["value"])
+            found.setdefault(key, []).append((trials[row["trial_id"]], row["value"]))
     lines = []
-    for key, by_fold in found.items():
-        folds = [float(np.mean(seeds)) for seeds in by_fold.values()]
+    for key, values in found.items():
+        folds = list(means_by_fold(values).values())
         line: dict[str, Any] = dict(zip(columns, key, strict=True))
         lines.append(line | {"mean": float(np.mean(folds)), "low": min(folds), "high": max(folds)})
     return lines

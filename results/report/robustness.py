@@ -7,7 +7,7 @@ import numpy as np
 
 from results.report.protocol import asked
 from results.run_folder import Recorded
-from results.verdict.combinations import Combination, fold_of
+from results.verdict.combinations import Combination, fold_of, means_by_fold
 
 
 def worse(
@@ -39,11 +39,7 @@ def _scores(
     }
     means: list[float | None] = []
     for degradation in degradations:
-        by_fold: dict[Any, list[float]] = {}
-        for trial, fold in trials.items():
-            value = headlines.get((trial, degradation))
-            if value is not None:
-                by_fold.setdefault(fold, []).append(value)
-        folds = [float(np.mean(seeds)) for seeds in by_fold.values()]
-        means.append(float(np.mean(folds)) if folds else None)
+        found = ((fold, headlines.get((trial, degradation))) for trial, fold in trials.items())
+        by_fold = means_by_fold((fold, value) for fold, value in found if value is not None)
+        means.append(float(np.mean(list(by_fold.values()))) if by_fold else None)
     return means

@@ -87,11 +87,9 @@ class Combination:
 
     def by_fold(self, column: str) -> dict[Fold, float]:
         """Return (repeat, fold) -> mean over seeds of a column of the scored trials."""
-        values: dict[Fold, list[float]] = {}
-        for row in self.scored:
-            if _is_number(row[column]):
-                values.setdefault(fold_of(row), []).append(row[column])
-        return {fold: float(np.mean(values[fold])) for fold in sorted(values)}
+        return means_by_fold(
+            (fold_of(row), row[column]) for row in self.scored if _is_number(row[column])
+        )
 
     def mean(self, column: str) -> float | None:
         """Return the mean of a column over folds, seeds averaged within; None if never measured."""
@@ -141,6 +139,14 @@ def _is_number(value: float | None) -> bool:
 def fold_of(row: Row) -> Fold:
     """Return (repeat, fold): repeats that split anew are folds of their own."""
     return row["repeat"] or 0, row["fold"]
+
+
+def means_by_fold(values: Iterable[tuple[Fold, float]]) -> dict[Fold, float]:
+    """Return fold -> mean of its values, those of its seeds, folds in order."""
+    seeds: dict[Fold, list[float]] = {}
+    for fold, value in values:
+        seeds.setdefault(fold, []).append(value)
+    return {fold: float(np.mean(seeds[fold])) for fold in sorted(seeds)}
 
 
 def contests(
