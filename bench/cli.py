@@ -192,12 +192,13 @@ def plan(
     measured here; early stopping only shortens it.
     """
     from bench.core.startup import begin
-    from bench.display import counting, duration
+    from bench.display import counting
     from bench.planning.estimate import estimate
     from bench.planning.plan import resolve
     from bench.planning.preflight import fits
     from bench.study.schema import load_study
     from bench.study.trial import skip_columns
+    from results.text import duration
 
     asked, base = load_study(study)
     made = resolve(asked, base, out_dir or Path("runs") / asked.name, lanes=lanes or 1)
@@ -241,7 +242,7 @@ def plan(
     for dataset, _, reason in sorted(skipped):
         out.print(f"skipped on {dataset}: {reason}")
     out.print(
-        f"about {duration(seconds)} at most, on {lanes or 1} lane(s) with "
+        f"about {duration(seconds, clock=True)} at most, on {lanes or 1} lane(s) with "
         f"{made.study.threads} thread(s) each on {made.study.device}"
     )
 

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,21 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from bench.execution.trial_queue import Progress as RunProgress
+from results.text import duration
 
 # Where nobody watches (a log file, CI) a line is printed this often instead of a moving display.
 PLAIN_EVERY_SEC = 20.0
-
-
-def duration(seconds: float | None) -> str:
-    """Return seconds as people say them: `3 s`, `4 min 10 s`, `2 h 5 min`; `?` for None."""
-    if seconds is None:
-        return "?"
-    whole = timedelta(seconds=round(seconds))
-    hours, rest = divmod(whole.seconds + whole.days * 86400, 3600)
-    minutes, secs = divmod(rest, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {secs} s" if minutes else f"{secs} s"
 
 
 class RunDisplay:
@@ -60,7 +48,9 @@ class RunDisplay:
     def changed(self, state: RunProgress) -> None:
         """Take note of how far the run is."""
         counts = ", ".join(f"{n} {status}" for status, n in sorted(state.statuses.items()))
-        note = f"{duration(state.seconds)} gone, about {duration(state.seconds_left)} to go"
+        gone = duration(state.seconds, clock=True)
+        left = duration(state.seconds_left, unknown="?", clock=True)
+        note = f"{gone} gone, about {left} to go"
         note = f"{note}  ({counts})" if counts else note
         if self._live is None:
             now = time.monotonic()
