@@ -208,7 +208,7 @@ def plan(
     if as_json:
         out.print_json(
             data={
-                "run": str(made.run),
+                "run": str(made.folder),
                 "trials": [
                     {"trial_id": t.trial_id, **t.combination, "fold": t.fold, "seed": t.seed}
                     for t in made.trials
@@ -383,7 +383,7 @@ def _run(
         made = made.only(trial)
     fitting = list(fits(made))  # before anything runs: what does not fit would fail every trial
     save(made)
-    with _logging(made.run / "log.txt"), RunDisplay(err).showing() as display:
+    with _logging(made.folder / "log.txt"), RunDisplay(err).showing() as display:
         for line in fitting:
             logging.getLogger("medopt.transfer").info(line)
         if lanes is None:
@@ -399,10 +399,10 @@ def _run(
                 gpus_per_trial=gpus_per_trial,
                 changed=display.changed,
             )
-    _show_verdict(made.run, write_report(made.run), as_json=False)
+    _show_verdict(made.folder, write_report(made.folder), as_json=False)
     failed = state.statuses.get("failed", 0)
     if failed:
-        err.print(f"[red]{failed} trial(s) failed; the reasons are in {made.run / 'log.txt'}.")
+        err.print(f"[red]{failed} trial(s) failed; the reasons are in {made.folder / 'log.txt'}.")
         raise Failed(1)
 
 

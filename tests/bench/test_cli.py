@@ -214,9 +214,9 @@ def test_verify_finds_a_changed_array(medopt, tmp_path, small_store):
 def test_a_full_disk_is_exit_1_and_the_run_goes_on_from_there(medopt, study, monkeypatch):
     import errno
 
-    from bench.execution import trial_queue as run
+    from bench.execution import trial_queue
 
-    own_write = run.write_trial
+    own_write = trial_queue.write_trial
     calls = []
 
     def full(*args, **kwargs):
@@ -225,11 +225,11 @@ def test_a_full_disk_is_exit_1_and_the_run_goes_on_from_there(medopt, study, mon
             raise OSError(errno.ENOSPC, "No space left on device")
         own_write(*args, **kwargs)
 
-    monkeypatch.setattr(run, "write_trial", full)
+    monkeypatch.setattr(trial_queue, "write_trial", full)
     status, _, err = medopt("run", study)
     assert status == 1
     assert "No space left" in err
-    monkeypatch.setattr(run, "write_trial", own_write)
+    monkeypatch.setattr(trial_queue, "write_trial", own_write)
     assert medopt("run", study)[0] == 0
 
 
