@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from bench import cli
+from bench import api, cli
 from results.tables import store as results
 
 STUDY = """
@@ -34,6 +34,7 @@ def medopt(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(
         "bench.core.startup.begin", lambda _threads: None
     )  # begun for all tests already
+    monkeypatch.setattr(api, "_begun", [])
     # Wide, so that no sentence is broken.
     monkeypatch.setattr(cli, "out", cli.Console(width=400, highlight=False))
     monkeypatch.setattr(cli, "err", cli.Console(width=400, highlight=False, stderr=True))
