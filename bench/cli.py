@@ -1,17 +1,15 @@
-"""The medopt command: arguments in, exit status out; the work is done elsewhere.
+"""The medopt command: arguments in, words and an exit status out; bench.api does the work.
 
 Exit status 0: done. 1: some trials failed, or the machine did (a full disk). 2: bad usage, or no
 usable input. 130: interrupted; the run resumes.
 """
 
 import json
-import logging
-import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +34,7 @@ err = Console(stderr=True, highlight=False)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
 Lanes = Annotated[
     int | None,
-    typer.Option(help="Worker groups at once, with --ray. Default: all the cluster has room for."),
+    typer.Option(help="Worker groups at once, with --ray. Default: as many as there is room for."),
 ]
 GpusPerTrial = Annotated[
     int, typer.Option("--gpus-per-trial", min=1, help="GPUs (or CPU workers) that share a trial.")
@@ -44,19 +42,18 @@ GpusPerTrial = Annotated[
 Ray = Annotated[
     str | None,
     typer.Option(
-        metavar="[ADDRESS]",
-        help="Run on Ray lanes: alone, a Ray of its own on this machine; with `auto` or host:port, "
-        "a cluster that is up.",
+        metavar="[ADDRESS]", help="Run on Ray lanes. Alone it starts a Ray on this machine, for this
+        run only; `auto` or " "host:port joins a cluster that is up.",
     ),
 ]
 
 
-# What shells say of a command that Ctrl-C ended, and what the parser turns it into.
+# The status that shells give a command ended by Ctrl-C, and that the parser turns it into.
 INTERRUPTED = 130
 
 
 class Failed(Exception):  # noqa: N818  # an exit status, not an error of its own
-    """Ends the command with a status, everything having been said."""
+    """Ends the command with an exit status, once everything has been said."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -80,7 +77,7 @@ def demo(
     from bench.demo import make_demo
 
     study = make_demo(out_dir, err.print)
-    _run(study, out_dir / "runs" / "demo", ray=ray, lanes=lanes, gpus_per_trial=1, trial=None)
+    _run_study(study, out_dir / "runs" / "demo", ray=ray, lanes=lanes, gpus_per_trial=1, trial=None)
 
 
 @app.command()
@@ -106,47 +103,29 @@ def prepare(
 ) -> None:
     """Turn scans as they were downloaded into a store: read once, checked, with ids hashed.
 
-    A case that cannot be used goes to rejected.parquet with its reason, and the rest goes on.
-    A stopped preparation resumes when asked again.
+    A case that cannot be used is listed in rejected.parquet with the reason, and the others go on.
+    A preparation that was stopped resumes when you ask for it again.
     """
-    from bench.core.references import unknown
+    from bench import api
     from bench.display import counting
     from loaders.cases import BadCase, BadSource
-    from loaders.datasets.table import KINDS
-    from loaders.memory import keep_freed_memory
-    from loaders.store.prepare import prepare as prepare_store
-    from loaders.store.pseudonyms import user_key
 
-    name, _, part = kind.partition(":")
-    if name not in KINDS:
-        raise BadSource(unknown("kind", name, KINDS))
     options = {}
     for setting in set_ or []:
         key, equals, value = setting.partition("=")
         if not equals:
             raise BadSource(f"--set {setting!r}: write NAME=VALUE.")
         options[key] = value
-    if part:
-        options["name"] = part
-    row = KINDS[name]
-    if source is None:
-        if row.fetch is None:
-            raise BadSource(f"{name} needs SOURCE, the folder or file as it was downloaded.")
-        with counting(err, "fetching, KiB") as told:
-            source = row.fetch(options, lambda done, total: told(done // 1024, total // 1024))
-    keep_freed_memory()
     try:
-        with counting(err, "reading") as told:
-            report = prepare_store(
-                row,
-                source,
-                store,
-                options=options,
-                key=user_key(),
-                workers=workers or os.cpu_count() or 1,
-                strict=strict,
-                progress=told,
-            )
+        report = api.prepare(
+            kind,
+            source,
+            out=store,
+            options=options,
+            strict=strict,
+            workers=workers,
+            counting=partial(counting, err),
+        )
     except BadCase as error:
         raise BadSource(f"{error.where}: {error.reason} (--strict stops here)") from error
     for bad in report.rejected:
@@ -165,12 +144,12 @@ def prepare(
 def verify(store: Annotated[Path, typer.Argument(help="A store.")]) -> None:
     """Check every array of a store against its checksum.
 
-    Reads the whole store. Exit status 1, and the arrays that differ, where a disk or a copy has
-    changed anything since `medopt prepare` wrote it: prepare it again.
+    Reads the whole store. If a disk or a copy has changed anything since `medopt prepare` wrote it,
+    the arrays that differ are named and the exit status is 1: prepare the store again.
     """
     from loaders.store.read import open_store, verify_store
 
-    open_store(store)  # what is no store at all is bad usage, not a damaged array
+    open_store(store)  # a folder that is no store is bad usage, not a damaged array
     problems = verify_store(store)
     for problem in problems:
         err.print(f"[red]{problem}")
@@ -191,28 +170,23 @@ def plan(
     The time comes from one real step and one real evaluation of each model on each data set,
     measured here; early stopping only shortens it.
     """
-    from bench.core.startup import begin
-    from bench.display import counting, duration
-    from bench.planning.estimate import estimate
-    from bench.planning.plan import resolve
+    from bench import api
+    from bench.display import counting
     from bench.planning.preflight import fits
-    from bench.study.schema import load_study
     from bench.study.trial import skip_columns
+    from results.text import duration
 
-    asked, base = load_study(study)
-    made = resolve(asked, base, out_dir or Path("runs") / asked.name, lanes=lanes or 1)
-    begin(made.study.threads)
-    with counting(err, "measuring") as told:
-        seconds = estimate(made, told) / (lanes or 1)
+    planned = api.plan(study, out_dir, lanes=lanes, counting=partial(counting, err))
+    made = planned.plan
     if as_json:
         out.print_json(
             data={
-                "run": str(made.run),
+                "run": str(made.folder),
                 "trials": [
                     {"trial_id": t.trial_id, **t.combination, "fold": t.fold, "seed": t.seed}
                     for t in made.trials
                 ],
-                "seconds": seconds,
+                "seconds": planned.seconds,
                 "lanes": lanes or 1,
                 "skips": [skip_columns(s) for s in made.skips],
                 "study": made.study.model_dump(mode="json"),
@@ -241,7 +215,7 @@ def plan(
     for dataset, _, reason in sorted(skipped):
         out.print(f"skipped on {dataset}: {reason}")
     out.print(
-        f"about {duration(seconds)} at most, on {lanes or 1} lane(s) with "
+        f"about {duration(planned.seconds, clock=True)} at most, on {lanes or 1} lane(s) with "
         f"{made.study.threads} thread(s) each on {made.study.device}"
     )
 
@@ -261,7 +235,7 @@ def run(
 
     Without --ray everything runs in this process. Ends with the verdict and report.html.
     """
-    _run(study, out_dir, ray=ray, lanes=lanes, gpus_per_trial=gpus_per_trial, trial=trial)
+    _run_study(study, out_dir, ray=ray, lanes=lanes, gpus_per_trial=gpus_per_trial, trial=trial)
 
 
 @app.command()
@@ -288,7 +262,7 @@ def list_(
     ],
     as_json: Json = False,
 ) -> None:
-    """Show a table of the project: what can stand in a study, and where it comes from."""
+    """Show a table of the project: what a study can name, and where it comes from."""
     from bench.catalogue import TABLES
     from bench.core.references import StudyError, unknown
 
@@ -298,7 +272,7 @@ def list_(
     if as_json:
         out.print_json(data=rows)
         return
-    # An entry below another: as columns, what a row holds would be cut to a word a line.
+    # One entry below another: in columns, texts would be wrapped to a word a line.
     for row in rows:
         out.print(f"[bold]{row['name']}[/]  {row.get('summary', '')}", highlight=False)
         table = Table.grid(padding=(0, 2, 0, 0))
@@ -338,7 +312,7 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def _run(
+def _run_study(
     study: Path,
     out_dir: Path | None,
     *,
@@ -347,61 +321,25 @@ def _run(
     gpus_per_trial: int,
     trial: str | None,
 ) -> None:
-    from bench.core.references import StudyError
-    from bench.core.startup import begin
+    """Run a study, show how it goes and its verdict; raise Failed if a trial failed."""
+    from bench import api
     from bench.display import RunDisplay
-    from bench.execution.lanes import run_lanes
-    from bench.execution.local import run_here
-    from bench.execution.ray_cluster import capacity
-    from bench.execution.trial_queue import opened
-    from bench.planning.plan import resolve, save
-    from bench.planning.preflight import fits
-    from bench.study.schema import load_study
-    from results.report.write import write_report
 
-    if ray is None and (lanes is not None or gpus_per_trial > 1):
-        raise StudyError("--lanes and --gpus-per-trial need --ray.")
-    address = None if ray in (None, "local") else ray
-    asked, base = load_study(study)
-    run = out_dir or Path("runs") / asked.name
-    if ray is None:
-        made = resolve(asked, base, run)
-    else:
-        space = capacity(asked, address=address, lanes=lanes, gpus_per_trial=gpus_per_trial)
-        lanes = space.lanes
-        made = resolve(
-            asked,
-            base,
-            run,
-            lanes=space.workers_a_machine,
-            cores=space.cores,
-            cuda=space.cuda,
-            devices=gpus_per_trial,
+    with RunDisplay(err).showing() as display:
+        ended = api.run(
+            study,
+            out_dir,
+            ray=ray,
+            lanes=lanes,
+            gpus_per_trial=gpus_per_trial,
+            trial=trial,
+            changed=display.changed,
         )
-    if trial is not None:
-        made = made.only(trial)
-    fitting = list(fits(made))  # before anything runs: what does not fit would fail every trial
-    save(made)
-    with _logging(made.run / "log.txt"), RunDisplay(err).showing() as display:
-        for line in fitting:
-            logging.getLogger("medopt.transfer").info(line)
-        if lanes is None:
-            begin(made.study.threads)
-            with opened(made, shared_device=False) as queue:
-                run_here(made, queue, display.changed)
-                state = queue.progress()
-        else:
-            state = run_lanes(
-                made,
-                address=address,
-                lanes=lanes,
-                gpus_per_trial=gpus_per_trial,
-                changed=display.changed,
-            )
-    _show_verdict(made.run, write_report(made.run), as_json=False)
-    failed = state.statuses.get("failed", 0)
+    _show_verdict(ended.folder, ended.page, as_json=False)
+    failed = ended.progress.statuses.get("failed", 0)
     if failed:
-        err.print(f"[red]{failed} trial(s) failed; the reasons are in {made.run / 'log.txt'}.")
+        log = ended.folder / "log.txt"
+        err.print(f"[red]{failed} trial(s) failed; the reasons are in {log}.")
         raise Failed(1)
 
 
@@ -416,24 +354,8 @@ def _show_verdict(folder: Path, page: Path, *, as_json: bool) -> None:
     out.print(f"report: {page}")
 
 
-@contextmanager
-def _logging(path: Path) -> Iterator[None]:
-    """Send what the run has to say to `log.txt` beside its results."""
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    root = logging.getLogger("medopt")
-    root.setLevel(logging.INFO)
-    root.propagate = False
-    root.addHandler(handler)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        handler.close()
-
-
 def _arguments(given: Sequence[str]) -> list[str]:
-    """Let `--ray` stand alone: its value is optional, which the parser has no form for."""
+    """Give `--ray` its value `local` where it has none: the parser knows no optional values."""
     address = re.compile(r"auto|local|ray://.+|[\w.\-\[\]:]+:\d+")
     made: list[str] = []
     for k, word in enumerate(given):
@@ -445,7 +367,7 @@ def _arguments(given: Sequence[str]) -> list[str]:
 
 
 def main() -> None:
-    """Run the command line; turn what can go wrong into one sentence and an exit status."""
+    """Run the command line; turn whatever can go wrong into one sentence and an exit status."""
     from bench.core.packages import check_packages
 
     check_packages()

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,25 +10,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from bench.execution.trial_queue import Progress as RunProgress
+from results.text import duration
 
-# Where nobody watches (a log file, CI) a line is printed this often instead of a moving display.
+# In a log file or in CI a line is printed this often, instead of a display that moves.
 PLAIN_EVERY_SEC = 20.0
 
 
-def duration(seconds: float | None) -> str:
-    """Return seconds as people say them: `3 s`, `4 min 10 s`, `2 h 5 min`; `?` for None."""
-    if seconds is None:
-        return "?"
-    whole = timedelta(seconds=round(seconds))
-    hours, rest = divmod(whole.seconds + whole.days * 86400, 3600)
-    minutes, secs = divmod(rest, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {secs} s" if minutes else f"{secs} s"
-
-
 class RunDisplay:
-    """Shows a run: a bar, the time to go, and what each lane is at."""
+    """Shows a run: a bar, the time left, and what each lane is working on."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -46,28 +34,30 @@ class RunDisplay:
 
     @contextmanager
     def showing(self) -> Iterator["RunDisplay"]:
-        """Show the display for the length of the block."""
-        if not self._console.is_terminal:
+        """Show the display from the first news until the block ends."""
+        try:
             yield self
-            return
-        with Live(self._bar, console=self._console, refresh_per_second=4) as live:
-            self._live = live
-            try:
-                yield self
-            finally:
+        finally:
+            if self._live is not None:
+                self._live.stop()
                 self._live = None
 
     def changed(self, state: RunProgress) -> None:
-        """Take note of how far the run is."""
+        """Show how far the run is."""
         counts = ", ".join(f"{n} {status}" for status, n in sorted(state.statuses.items()))
-        note = f"{duration(state.seconds)} gone, about {duration(state.seconds_left)} to go"
+        gone = duration(state.seconds, clock=True)
+        left = duration(state.seconds_left, unknown="?", clock=True)
+        note = f"{gone} gone, about {left} to go"
         note = f"{note}  ({counts})" if counts else note
-        if self._live is None:
+        if not self._console.is_terminal:
             now = time.monotonic()
             if now - self._printed >= PLAIN_EVERY_SEC or state.done == state.total:
                 self._printed = now
                 self._console.print(f"{state.done}/{state.total} trials, {note}", highlight=False)
             return
+        if self._live is None:
+            self._live = Live(self._bar, console=self._console, refresh_per_second=4)
+            self._live.start()
         self._bar.update(self._task, total=state.total, completed=state.done, note=note)
         lanes = Table.grid(padding=(0, 2))
         for lane in state.running:
@@ -80,7 +70,7 @@ class RunDisplay:
 
 @contextmanager
 def counting(console: Console, what: str) -> Iterator["Counter"]:
-    """Show a bar for a known number of things, told by calling the counter."""
+    """Show a bar that counts things; calling the counter moves it."""
     bar = Progress(
         TextColumn(f"[bold]{what}"),
         BarColumn(),

@@ -15,8 +15,8 @@ import torch
 from bench.core.environment import device_name, versions
 from loaders.batches.table import LOADERS, fastest_loader
 
-# A store of BraTS 2021 (1,251 cases, four channels of int16 and a mask) takes about 90 GB; below
-# this, even small studies run out. Assumption.
+# A store of BraTS 2021 (1,251 cases, four channels of int16 and a mask) takes about 90 GB;
+# with less than this, even a small study may fill the disk. Assumption.
 LOW_DISK_GB = 5
 
 State = Literal["ok", "note", "problem"]
@@ -24,7 +24,7 @@ State = Literal["ok", "note", "problem"]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing that was looked at; `advice` says what to do where it is not ok."""
+    """One thing that was checked; `advice` says what to do if it is not ok."""
 
     what: str
     state: State
@@ -119,5 +119,5 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
 
 
 def examine() -> list[Finding]:
-    """Look at everything that a run depends on."""
+    """Check everything that a run depends on."""
     return [check() for check in CHECKS]

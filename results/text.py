@@ -54,18 +54,22 @@ def signed(value: float | None) -> str:
     return f"+{text}" if text[0].isdigit() and float(text) else text
 
 
-def duration(seconds: float | None) -> str:
-    """Return seconds as people say them: `0.8 s`, `12 s`, `4 min 10 s`, `2 h 5 min`."""
+def duration(seconds: float | None, *, unknown: str = "–", clock: bool = False) -> str:
+    """Return seconds as people say them: `0.8 s`, `12 s`, `4 min 10 s`, `2 h 5 min`.
+
+    `unknown` is said where there is no number. With `clock` the time is told as a running clock
+    shows it: without tenths of a second, and beyond an hour only the minutes that are full.
+    """
     if seconds is None or not math.isfinite(seconds):
-        return "–"
-    if seconds < 10:
+        return unknown
+    if seconds < 10 and not clock:
         return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
-    hours, minutes = divmod(round(whole / 60), 60)
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
+    hours, minutes = divmod(whole // 60 if clock else round(whole / 60), 60)
     return f"{hours} h {minutes} min"
 
 

@@ -1,1 +1,1 @@
-"""What the rest of bench stands on: settings, references, processes, timing, the machine."""
+"""What the rest of bench is built on: settings, references, processes, timing, the machine."""

@@ -1,4 +1,4 @@
-"""What this machine and this installation are: facts that results carry and `doctor` shows."""
+"""Facts about this machine and this installation, which results record and `doctor` shows."""
 
 import platform
 import re
@@ -40,7 +40,7 @@ def versions() -> dict[str, str]:
 
 @cache
 def git_commit() -> str | None:
-    """Return the commit of this source tree (`-dirty` if it has changes); None outside git."""
+    """Return the commit of this source tree with `-dirty` if it has changes; None outside git."""
     if not (ROOT / ".git").exists():
         return None
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]

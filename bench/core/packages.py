@@ -1,7 +1,7 @@
 """The four packages of this project, and a check that they are ours.
 
-They have common names, so a folder `models/` in the way could stand in for ours without a word.
-Every process checks at its start.
+Their names are common ones: another folder called `models/` could be imported instead of ours, and
+nobody would notice. So every process checks them when it starts.
 """
 
 from importlib.util import find_spec
@@ -20,6 +20,6 @@ def check_packages() -> None:
             where = found[0] if found else "nowhere"
             raise ImportError(
                 f"the package {name!r} should come from {ROOT / name}, but Python finds {where}. "
-                f"A folder of that name stands in the way: start `medopt` from another folder, "
+                f"Another folder of that name comes first: start `medopt` from another folder, "
                 f"or take that folder's parent out of PYTHONPATH."
             )

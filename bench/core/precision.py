@@ -27,7 +27,7 @@ class Precision:
         return torch.autocast(device.type, self.dtype)
 
     def scaler(self, device: torch.device) -> torch.amp.GradScaler:
-        """Return the scaler of gradients; one that passes them through where none is needed."""
+        """Return the scaler of gradients; where none is needed, one that changes nothing."""
         return torch.amp.GradScaler(device.type, enabled=self.scaled)
 
 

@@ -1,8 +1,8 @@
-"""Names in a study: a row of one of our tables, or something of the user's own.
+"""Names in a study: a row of one of our tables, or an object of the user's own.
 
 A user's own object is written `path/file.py:name` (relative to the study file) or
 `package.module:name` (installed). A file is loaded under a private module name, so that neither it
-nor the folder it stands in can shadow a package of ours.
+nor the folder it lies in can shadow a package of ours.
 """
 
 import difflib
@@ -38,11 +38,11 @@ def is_reference(text: str) -> bool:
 def load_reference(text: str, base: Path) -> tuple[Any, str]:
     """Load `path/file.py:name` or `package.module:name`.
 
-    Returns the object and the SHA-256 of the source file it stands in, which is part of the
-    identity of every trial that uses it. Within a process what was loaded first stays, so that a
-    trial is what its id says, whatever becomes of the file meanwhile.
+    Returns the object and the SHA-256 of the source file that defines it, which is part of the
+    identity of every trial that uses it. A process keeps what it loaded first, so that a trial is
+    what its id says even if the file is edited meanwhile.
 
-    Raises StudyError if there is no such thing.
+    Raises StudyError if the object cannot be found or loaded.
     """
     where, _, name = text.rpartition(":")
     if where.endswith(".py"):

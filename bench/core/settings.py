@@ -1,4 +1,4 @@
-"""Settings of a row: its defaults, with what a study sets over them, each of its default's type."""
+"""Settings of a row: its defaults, or what a study sets instead, each of its default's type."""
 
 from collections.abc import Mapping
 from math import isfinite
@@ -10,7 +10,7 @@ Setting = bool | int | float | str | tuple[float, ...]
 def merge(
     owner: str, defaults: Mapping[str, Setting], given: Mapping[str, Any]
 ) -> dict[str, Setting]:
-    """Return every setting: the defaults with `given` over them, each of its default's type.
+    """Return every setting: as given, or else its default, and always of the default's type.
 
     `owner` names the row in errors ("optimizer adam"). Raises ValueError for a name that the row
     does not have and for a value of another type (YAML reads 1e-3 as text).
@@ -29,7 +29,7 @@ def merge(
 
 
 def _like(default: Setting, value: object, *, where: str) -> Setting:
-    """Return `value` in the type of `default`; ValueError where it is of another kind."""
+    """Return `value` in the type of `default`; raise ValueError if it is of another kind."""
     match default, value:
         case (bool(), bool(same)) | (str(), str(same)):
             return same

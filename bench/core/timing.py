@@ -24,7 +24,7 @@ _CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 class Clock:
-    """Seconds a phase, and milliseconds a step, of one trial on one device."""
+    """The seconds of each phase and the milliseconds of each step of one trial on one device."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
@@ -38,7 +38,7 @@ class Clock:
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """Charge the host seconds of the block to `name`, the device's work in it included."""
+        """Add the host's seconds of the block to `name`, with the device's work in it."""
         start = perf_counter()
         try:
             yield
@@ -47,7 +47,7 @@ class Clock:
             self.seconds[name] += perf_counter() - start
 
     def wait(self, batches: Iterator[T]) -> T:
-        """Return the next batch, the host seconds until it is there charged to `data_wait`."""
+        """Return the next batch, and add the host's seconds until it is there to `data_wait`."""
         start = perf_counter()
         batch = next(batches)
         self.seconds["data_wait"] += perf_counter() - start
@@ -79,11 +79,11 @@ class Clock:
         return float(start.elapsed_time(end)) if self._cuda else (end - start) * 1e3
 
     def wall(self) -> float:
-        """Return the seconds since the clock was made, and those of the clock it goes on from."""
+        """Return the seconds since the clock was made, plus those of the clock it continues."""
         return perf_counter() - self.started
 
     def state(self) -> dict[str, Any]:
-        """Return what `load` goes on from: plain values and tensors. Not for use in a phase."""
+        """Return what `load` continues from: plain values and tensors. Not to be used in a phase."""
         self.settle()
         return {
             "wall": self.wall(),
@@ -94,7 +94,7 @@ class Clock:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Add the times of an earlier clock, whose `state` this is, to this one's own."""
+        """Add the times of an earlier clock, given by its `state`, to those of this one."""
         self.settle()
         before = state["step_ms"].tolist()
         self._cold = {*state["cold"], *(len(before) + own for own in self._cold)}
@@ -125,7 +125,7 @@ class Clock:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new peak. The kernel's own mark can be reset; `ru_maxrss` never falls (measured).
+    """Start a new peak. The kernel's mark can be reset, while `ru_maxrss` never falls (measured).
 
     Freed memory that the process has kept (loaders.memory) is given back first.
     """
@@ -137,7 +137,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Return the peak since the reset in bytes, of the GPU's allocator or of this process.
+    """Return the peak since the reset in bytes: of the GPU's allocator, or of this process.
 
     None if the kernel keeps no such mark (macOS, Windows).
     """

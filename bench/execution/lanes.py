@@ -49,6 +49,14 @@ GRACE_SEC = 10.0
 UNUSED_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
 
+@dataclass(frozen=True, kw_only=True)
+class LaneEnd:
+    """A lane that has ended; `why` is None where it ended because no trial was left."""
+
+    lane: str
+    why: str | None
+
+
 class LanesLost(OSError):  # noqa: N818  # what happened to the machines, as the OSErrors of a disk
     """No lane is left to run what is unfinished; what is finished is on disk."""
 
@@ -81,6 +89,7 @@ def run_lanes(
         if lanes:
             workers = lanes * gpus_per_trial
             cores = max(workers * size.threads, os.cpu_count() or 1)
+            changed(queue.progress())  # the start of Ray takes a while
             with connected(address, cores=cores, gpus=gpus) as storage:
                 check_room(machines_of_cluster(), workers, size)
                 _serve(plan, queue, lanes, size, storage, changed)
@@ -106,10 +115,11 @@ def _serve(
         .remote()
     )
     dispatcher = Dispatcher(queue, mailbox.answer.remote)
-    over: queues.SimpleQueue[tuple[str, str | None]] = queues.SimpleQueue()
+    over: queues.SimpleQueue[LaneEnd] = queues.SimpleQueue()
     names = {f"lane {number + 1}" for number in range(lanes)}
+    cargo = _cargo(plan)
     for lane in sorted(names):
-        fit = _trainer(mailbox, lane, plan, size, storage).fit
+        fit = _trainer(mailbox, lane, cargo, size, storage).fit
         threading.Thread(target=_until_over, args=(lane, fit, over), daemon=True).start()
     changed(queue.progress())
     until = math.inf
@@ -120,10 +130,10 @@ def _serve(
             raise LanesLost(f"Ray stopped answering: {reason(error)}") from error
         dispatcher.serve(heard)
         while not over.empty():
-            lane, why = over.get()
-            names.discard(lane)
-            if why:
-                dispatcher.lost(lane, why)
+            end = over.get()
+            names.discard(end.lane)
+            if end.why:
+                dispatcher.lost(end.lane, end.why)
         changed(queue.progress())
         if not queue.pending():
             until = min(until, monotonic() + GRACE_SEC)
@@ -134,23 +144,35 @@ def _serve(
             )
 
 
-def _until_over(
-    lane: str, fit: Callable[[], Any], over: queues.SimpleQueue[tuple[str, str | None]]
-) -> None:
-    """Run a lane in a thread of its own, and say what ended it (None: there was no more to do)."""
+def _until_over(lane: str, fit: Callable[[], Any], over: queues.SimpleQueue[LaneEnd]) -> None:
+    """Run a lane in a thread of its own, and say what ended it."""
     try:
         fit()
     except Exception as error:
         # Whatever ended a lane, the others go on; if none is left, the run says why.
         log.debug("%s", lane, exc_info=True)
-        over.put((lane, f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]))
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+        over.put(LaneEnd(lane=lane, why=why))
     else:
-        over.put((lane, None))
+        over.put(LaneEnd(lane=lane, why=None))
 
 
-def _trainer(mailbox: Any, lane: str, plan: Plan, size: LaneSize, storage: Path) -> Any:
-    """Return the Ray Train trainer whose `fit` is a lane."""
+def _cargo(plan: Plan) -> dict[str, Any]:
+    """Return what `take_trials` is given in each worker: plain values, and the plan as bytes.
+
+    A worker whose checkout is another one must be able to say so before it unpickles what is ours.
+    """
     from ray import cloudpickle
+
+    return {
+        "code": code_fingerprint(),
+        "content": plan_fingerprint(plan),
+        "plan": cloudpickle.dumps(plan),  # type: ignore[no-untyped-call]  # Ray's
+    }
+
+
+def _trainer(mailbox: Any, lane: str, cargo: dict[str, Any], size: LaneSize, storage: Path) -> Any:
+    """Return the Ray Train trainer whose `fit` is a lane; its workers get `cargo`."""
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.backend import BackendConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -169,16 +191,9 @@ def _trainer(mailbox: Any, lane: str, plan: Plan, size: LaneSize, storage: Path)
         backend = "none"
 
     process_group: Any = Solo() if size.workers == 1 else TorchConfig()
-    # A closure goes to the workers alone; a `train_loop_config` would go to the controller too,
-    # which would load all that a plan is made of. It carries plain values and bytes: a worker whose
-    # checkout is another one must be able to say so before it unpickles what is ours.
-    cargo = {
-        "code": code_fingerprint(),
-        "content": plan_fingerprint(plan),
-        "plan": cloudpickle.dumps(plan),  # type: ignore[no-untyped-call]  # Ray's
-    }
     resources = {"CPU": size.threads} | ({"GPU": 1} if size.cuda else {})
     return LaneTrainer(
+        # A closure goes to the workers alone; a `train_loop_config` would go to the controller too.
         lambda: _work(mailbox, lane, cargo),
         torch_config=process_group,
         scaling_config=ScalingConfig(

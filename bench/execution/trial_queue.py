@@ -271,29 +271,29 @@ def opened(plan: Plan, *, shared_device: bool) -> Iterator[Queue]:
     Compacts finished trials at the end where they are many. Raises StudyError if another process
     is running it.
     """
-    plan.run.mkdir(parents=True, exist_ok=True)
-    with (plan.run / ".lock").open("w") as lock:
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with (plan.folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StudyError(
-                f"another process is running {plan.run.name!r}. "
+                f"another process is running {plan.folder.name!r}. "
                 f"Wait for it, or choose another --out."
             ) from error
         about = footer(plan)
-        known = finished(plan.run)
+        known = finished(plan.folder)
         for skip in plan.skips:
             if skip.trial_id not in known:
                 row = {**skip_columns(skip), "study": plan.study.name}
-                write_trial(plan.run, trial=row, metrics=[], epochs=[], cases=[], footer=about)
+                write_trial(plan.folder, trial=row, metrics=[], epochs=[], cases=[], footer=about)
         yield Queue(
-            folder=plan.run,
+            folder=plan.folder,
             study=plan.study.name,
             trials=plan.trials,
             footer=about,
             shared_device=shared_device,
         )
-        compact(plan.run)
+        compact(plan.folder)
 
 
 def reason(error: BaseException) -> str:

@@ -39,12 +39,12 @@ from results.tables.store import footer, read
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A study ready to run: where its results go, its data, its trials and its skips.
+    """A study ready to run: the folder of its results, its data, its trials and its skips.
 
     `base` is the folder that paths and references in the study start at.
     """
 
-    run: Path
+    folder: Path
     study: Study
     base: Path
     sets: tuple[DataSet, ...]
@@ -66,7 +66,7 @@ class Plan:
 def resolve(
     study: Study,
     base: Path,
-    run: Path,
+    folder: Path,
     *,
     lanes: int = 1,
     cores: int | None = None,
@@ -82,14 +82,14 @@ def resolve(
     Raises StudyError where the study, its data or its folds cannot be used, where it asks for
     another protocol than the run's, or where the run's trials have ids of an older version.
     """
-    before = _earlier(run)
+    before = _earlier(folder)
     gpus = torch.cuda.is_available() if cuda is None else cuda
     study = _fix(study, before, max((cores or os.cpu_count() or 1) // lanes, 1), cuda=gpus)
-    saved = _saved_folds(run)
+    saved = _saved_folds(folder)
     entries: list[DataEntry] = []
     sets: list[DataSet] = []
     for entry in study.data:
-        path = locate(entry.store, base, run.parent / "stores")
+        path = locate(entry.store, base, folder.parent / "stores")
         try:
             store = open_once(path)
         except StoreError as error:
@@ -107,7 +107,7 @@ def resolve(
         entries.append(
             entry.model_copy(
                 update={
-                    "store": os.path.relpath(path, run),
+                    "store": os.path.relpath(path, folder),
                     "name": name,
                     "content": store.content_hash,
                 }
@@ -118,9 +118,9 @@ def resolve(
     if before:
         _same_protocol(study, before)
     trials, skips = expand(study, sets, base, devices=devices)
-    _same_ids(run, trials)
+    _same_ids(folder, trials)
     return Plan(
-        run=run,
+        folder=folder,
         study=study,
         base=base,
         sets=tuple(sets),
@@ -134,29 +134,29 @@ def save(plan: Plan) -> None:
 
     An axis that grew keeps what an earlier call asked for, since those results stand there too.
     """
-    plan.run.mkdir(parents=True, exist_ok=True)
+    plan.folder.mkdir(parents=True, exist_ok=True)
     study = plan.study
-    before = _earlier(plan.run)
+    before = _earlier(plan.folder)
     if before:
         study = study.model_copy(update={axis: _union(before, study, axis) for axis in GROWING})
     text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    replace_file(plan.run / "study.yaml", text.encode())
-    tables = {**_saved_folds(plan.run)}
+    replace_file(plan.folder / "study.yaml", text.encode())
+    tables = {**_saved_folds(plan.folder)}
     for data in plan.sets:
         table = splits_table(data.splits, data.store.case_ids, data.store.groups)
         tables[data.name] = table.append_column("dataset", pa.array([data.name] * len(table)))
     sink = pa.BufferOutputStream()
     pq.write_table(pa.concat_tables(tables.values()), sink)
-    replace_file(plan.run / "folds.parquet", sink.getvalue().to_pybytes())
+    replace_file(plan.folder / "folds.parquet", sink.getvalue().to_pybytes())
 
 
-def _earlier(run: Path) -> Study | None:
-    path = run / "study.yaml"
+def _earlier(folder: Path) -> Study | None:
+    path = folder / "study.yaml"
     return parse_study(path.read_text(encoding="utf-8"), path.name) if path.exists() else None
 
 
-def _saved_folds(run: Path) -> dict[str, pa.Table]:
-    path = run / "folds.parquet"
+def _saved_folds(folder: Path) -> dict[str, pa.Table]:
+    path = folder / "folds.parquet"
     if not path.exists():
         return {}
     table = pq.read_table(path)
@@ -231,7 +231,7 @@ def _same_protocol(study: Study, before: Study) -> None:
 _CELL = ("dataset", *COLUMNS, "repeat", "fold", "seed")
 
 
-def _same_ids(run: Path, trials: Sequence[Trial]) -> None:
+def _same_ids(folder: Path, trials: Sequence[Trial]) -> None:
     """Raise StudyError where the run has finished these trials under other ids.
 
     The protocol being the same, another version of the numerics or of the ids made them. An edit of
@@ -239,12 +239,12 @@ def _same_ids(run: Path, trials: Sequence[Trial]) -> None:
     """
     finished = {
         tuple(row[name] for name in _CELL): row["trial_id"]
-        for row in read(run, "trials", columns=[*_CELL, "trial_id", "status"]).to_pylist()
+        for row in read(folder, "trials", columns=[*_CELL, "trial_id", "status"]).to_pylist()
         if row["status"] in FINAL_STATUSES
     }
     if not finished:
         return
-    made_by = footer(run).get("numerics")
+    made_by = footer(folder).get("numerics")
     other = [
         trial
         for trial in trials

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from bench import cli
+from bench import api, cli
 from results.tables import store as results
 
 STUDY = """
@@ -34,6 +34,7 @@ def medopt(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(
         "bench.core.startup.begin", lambda _threads: None
     )  # begun for all tests already
+    monkeypatch.setattr(api, "_begun", [])
     # Wide, so that no sentence is broken.
     monkeypatch.setattr(cli, "out", cli.Console(width=400, highlight=False))
     monkeypatch.setattr(cli, "err", cli.Console(width=400, highlight=False, stderr=True))
@@ -214,9 +215,9 @@ def test_verify_finds_a_changed_array(medopt, tmp_path, small_store):
 def test_a_full_disk_is_exit_1_and_the_run_goes_on_from_there(medopt, study, monkeypatch):
     import errno
 
-    from bench.execution import trial_queue as run
+    from bench.execution import trial_queue
 
-    own_write = run.write_trial
+    own_write = trial_queue.write_trial
     calls = []
 
     def full(*args, **kwargs):
@@ -225,11 +226,11 @@ def test_a_full_disk_is_exit_1_and_the_run_goes_on_from_there(medopt, study, mon
             raise OSError(errno.ENOSPC, "No space left on device")
         own_write(*args, **kwargs)
 
-    monkeypatch.setattr(run, "write_trial", full)
+    monkeypatch.setattr(trial_queue, "write_trial", full)
     status, _, err = medopt("run", study)
     assert status == 1
     assert "No space left" in err
-    monkeypatch.setattr(run, "write_trial", own_write)
+    monkeypatch.setattr(trial_queue, "write_trial", own_write)
     assert medopt("run", study)[0] == 0
 
 

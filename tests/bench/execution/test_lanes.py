@@ -137,17 +137,17 @@ def test_two_lanes_give_what_the_process_gives_and_outlive_what_kills_them(
 
     assert state.statuses == {"ok": 9, "failed": 2}
     by_loss = {
-        row["loss"]: row for row in rows(wild.run, "trials") if row["loss"] not in ("ce", "own")
+        row["loss"]: row for row in rows(wild.folder, "trials") if row["loss"] not in ("ce", "own")
     }
     assert (by_loss["kills_once"]["status"], by_loss["kills_once"]["attempt"]) == ("ok", 2)
     assert by_loss["breaks"]["reason"] == "ValueError: planted"
     assert by_loss["kills"]["reason"] == f"the lane died in it {trial_queue.KILLS} times"
     ids = {t.trial_id for t in calm.trials}
     assert ids <= {t.trial_id for t in wild.trials}
-    assert [r for r in rows(wild.run, "metrics") if r["trial_id"] in ids] == rows(
-        calm.run, "metrics"
+    assert [r for r in rows(wild.folder, "metrics") if r["trial_id"] in ids] == rows(
+        calm.folder, "metrics"
     )
-    worked = rows(wild.run, "trials")
+    worked = rows(wild.folder, "trials")
     assert {row["lane"] for row in worked} == {"lane 1", "lane 2"}
     assert all(row["shared_device"] and row["threads"] == 1 for row in worked)
 
@@ -163,9 +163,9 @@ def test_two_workers_of_one_lane_train_as_one_process(plan):
     alone = in_process(plan("alone"))
     pair = plan("pair")
     run_lanes(pair, address=None, lanes=1, gpus_per_trial=2, changed=lambda _progress: None)
-    one, two = (rows(p.run, "metrics") for p in (alone, pair))
+    one, two = (rows(p.folder, "metrics") for p in (alone, pair))
     assert [r["value"] for r in two] == pytest.approx([r["value"] for r in one], rel=1e-4)
-    assert {row["device_count"] for row in rows(pair.run, "trials")} == {2}
+    assert {row["device_count"] for row in rows(pair.folder, "trials")} == {2}
 
 
 INTERRUPTED = """
@@ -175,8 +175,8 @@ from bench.execution.lanes import run_lanes
 from bench.planning.plan import resolve
 from bench.study.schema import load_study
 
-study, run = map(Path, sys.argv[1:])
-plan = resolve(*load_study(study), run, lanes=2)
+study, folder = map(Path, sys.argv[1:])
+plan = resolve(*load_study(study), folder, lanes=2)
 run_lanes(plan, address=None, lanes=2, gpus_per_trial=1, changed=lambda _progress: None)
 """
 
@@ -191,12 +191,12 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(plan, folder, stop):
     script.mkdir()
     (script / "go.py").write_text(INTERRUPTED)
     driver = subprocess.Popen(
-        [sys.executable, script / "go.py", folder / "stopped.yaml", made.run],
+        [sys.executable, script / "go.py", folder / "stopped.yaml", made.folder],
         cwd=folder,
         start_new_session=True,
     )
     lost = time.monotonic() + 200
-    while len(finished(made.run)) < 3:
+    while len(finished(made.folder)) < 3:
         assert driver.poll() is None
         assert time.monotonic() < lost
         time.sleep(0.1)
@@ -212,14 +212,14 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(plan, folder, stop):
     _, alive = psutil.wait_procs(trainers, timeout=30)
     assert not alive
 
-    before = rows(made.run, "trials")
+    before = rows(made.folder, "trials")
     assert 3 <= len(before) < len(made.trials)
     in_process(made)
-    after = rows(made.run, "trials")
+    after = rows(made.folder, "trials")
     assert len(after) == len(made.trials)
     assert [row for row in after if row["lane"] != "process"] == before
-    assert rows(made.run, "metrics") == rows(
-        in_process(replace(made, run=folder / "whole")).run, "metrics"
+    assert rows(made.folder, "metrics") == rows(
+        in_process(replace(made, folder=folder / "whole")).folder, "metrics"
     )
 
 

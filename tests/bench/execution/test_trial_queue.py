@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from bench.core.references import StudyError
-from bench.execution import trial_queue as run_module
+from bench.execution import trial_queue
 from bench.execution.trial_queue import KILLS, LEASE_SEC, Queue
 from bench.study.choice import Choice
 from bench.study.schema import Augment
@@ -66,7 +66,7 @@ def make_queue(folder, count: int = 3) -> Queue:
 @pytest.fixture
 def clock(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(run_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(trial_queue.time, "monotonic", lambda: now[0])
     return now
 
 
@@ -141,7 +141,7 @@ def test_a_full_disk_is_raised_and_the_trial_stays_unfinished(tmp_path, monkeypa
     def full(*_args, **_kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(run_module, "write_trial", full)
+    monkeypatch.setattr(trial_queue, "write_trial", full)
     with pytest.raises(OSError, match="No space"):
         queue.finish("a", trial.trial_id, make_outcome(trial))
     assert queue.progress().done == 0
@@ -157,12 +157,12 @@ def test_progress_counts_what_earlier_runs_finished(tmp_path):
 
 
 def test_two_processes_cannot_run_one_folder(tmp_path, monkeypatch):
-    plan = type("Plan", (), {"run": tmp_path, "skips": (), "trials": ()})()
+    plan = type("Plan", (), {"folder": tmp_path, "skips": (), "trials": ()})()
     plan.study = type("Study", (), {"name": "s"})()
-    monkeypatch.setattr(run_module, "footer", lambda _plan: {})
+    monkeypatch.setattr(trial_queue, "footer", lambda _plan: {})
     with (
-        run_module.opened(plan, shared_device=False),
+        trial_queue.opened(plan, shared_device=False),
         pytest.raises(StudyError, match="another process"),
-        run_module.opened(plan, shared_device=False),
+        trial_queue.opened(plan, shared_device=False),
     ):
         pytest.fail("two processes hold one run folder")

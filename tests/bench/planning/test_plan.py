@@ -74,7 +74,7 @@ def test_a_run_of_older_ids_is_told_before_anything_is_trained_again(plan_of, mo
     save(plan)
     with opened(plan, shared_device=False) as queue:
         run_here(plan, queue, lambda _state: None)
-    assert {t.trial_id for t in plan_of().trials} == set(results.finished(plan.run))
+    assert {t.trial_id for t in plan_of().trials} == set(results.finished(plan.folder))
     monkeypatch.setattr(expand_module, "NUMERICS", 99)
     with pytest.raises(StudyError, match=r"6 trial.*would all be trained again.*--out"):
         plan_of()
@@ -107,7 +107,7 @@ def test_automatic_settings_are_fixed_at_the_first_run(plan_of):
 def test_the_axes_may_grow_and_the_record_keeps_both(plan_of):
     save(plan_of())
     save(plan_of(optimizers="[adamw]"))
-    text = (plan_of().run / "study.yaml").read_text()
+    text = (plan_of().folder / "study.yaml").read_text()
     assert [o.name for o in parse_study(text, "study.yaml").optimizers] == ["sgd", "adam", "adamw"]
 
 
@@ -197,7 +197,7 @@ def test_parts_of_the_users_own_run_beside_folders_named_like_ours(own_plan, mon
     assert ("mine", "Net", "Slow(lr=0.1)", "loss") in labels
     with opened(plan, shared_device=False) as queue:
         run_here(plan, queue, lambda _state: None)
-    assert set(results.finished(plan.run).values()) == {"ok"}
+    assert set(results.finished(plan.folder).values()) == {"ok"}
 
 
 def test_an_edit_of_the_users_source_is_another_trial(own_plan, tmp_path):
@@ -230,10 +230,10 @@ def test_a_trial_that_breaks_is_a_row_and_the_others_go_on(plan_of, monkeypatch)
     save(plan)
     with opened(plan, shared_device=False) as queue:
         run_here(plan, queue, lambda _state: None)
-    statuses = results.finished(plan.run)
+    statuses = results.finished(plan.folder)
     assert statuses[broken] == "failed"
     assert list(statuses.values()).count("ok") == len(plan.trials) - 1
-    rows = results.read(plan.run, "trials").to_pylist()
+    rows = results.read(plan.folder, "trials").to_pylist()
     row = next(r for r in rows if r["trial_id"] == broken)
     assert row["reason"] == "RuntimeError: planted"
 

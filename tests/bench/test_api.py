@@ -1,0 +1,186 @@
+"""The work of the command, called from Python: what comes back, what is raised, what is written."""
+
+import json
+import logging
+from contextlib import contextmanager
+
+import nibabel
+import numpy as np
+import pytest
+
+from bench import api
+from bench.core.references import StudyError
+from loaders.cases import BadCase, BadSource
+from results.tables.store import finished, read
+
+STUDY = """
+name: small
+data: [{store}]
+models: [plain_cnn]
+optimizers: [sgd, adam]
+losses: [{losses}]
+folds: 3
+epochs: 2
+threads: 1
+device: cpu
+"""
+
+
+@pytest.fixture(autouse=True)
+def notebook(monkeypatch, tmp_path):
+    """Be a fresh process in a folder of its own; return the threads it was begun with."""
+    begun = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MEDOPT_KEY", "test")
+    monkeypatch.setattr("bench.core.startup.begin", begun.append)  # begun for all tests already
+    monkeypatch.setattr(api, "_begun", [])
+    return begun
+
+
+@pytest.fixture
+def study(small_store, tmp_path):
+    """Return a maker of study files by their losses."""
+
+    def make(losses: str = "ce"):
+        path = tmp_path / "small.yaml"
+        path.write_text(STUDY.format(store=small_store("classification", 2).path, losses=losses))
+        return path
+
+    return make
+
+
+class Counted:
+    """Notes what is counted, and how far."""
+
+    def __init__(self):
+        self.calls = {}
+
+    @contextmanager
+    def __call__(self, what):
+        yield lambda done, total: self.calls.setdefault(what, []).append((done, total))
+
+
+def test_plan_then_run_then_go_on(study, tmp_path, notebook, capfd):
+    path, counted, heard = study(), Counted(), []
+    planned = api.plan(str(path), counting=counted)
+    assert len(planned.plan.trials) == 6
+    assert planned.seconds > 0
+    assert counted.calls == {"measuring": [(0, 1), (1, 1)]}
+    assert not (tmp_path / "runs").exists()
+
+    ended = api.run(str(path), changed=heard.append)
+    assert ended.folder.resolve() == tmp_path / "runs" / "small"
+    assert ended.progress.statuses == {"ok": 6}
+    assert heard[-1].done == 6
+    assert ended.page == ended.folder / "report.html"
+    assert ended.page.stat().st_size > 10_000
+    assert ended.verdict == json.loads((ended.folder / "verdict.json").read_text())
+    assert ended.verdict["datasets"][0]["reason"]
+    assert "test_score" in read(ended.folder, "trials").column_names
+    assert (ended.folder / "log.txt").read_text().count(" INFO ok ") == 6
+
+    before = {p: p.stat().st_mtime_ns for p in (ended.folder / "trials").iterdir()}
+    again = api.run(path, ended.folder)
+    assert (again.progress.reused, again.progress.statuses) == (6, {"ok": 6})
+    assert before == {p: p.stat().st_mtime_ns for p in (ended.folder / "trials").iterdir()}
+    assert notebook == [1]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_plan_is_for_the_folder_that_is_asked_for(study, tmp_path):
+    assert api.plan(study(), tmp_path / "there").plan.folder == tmp_path / "there"
+
+
+def test_one_trial_is_run_and_a_trial_that_breaks_is_counted(study, tmp_path):
+    (tmp_path / "own.py").write_text(
+        "def breaks(logits, target):\n    raise ValueError('planted')\n"
+    )
+    planned = api.plan(study())
+    chosen = planned.plan.trials[4].trial_id
+    ended = api.run(study(), "one", trial=chosen)
+    assert list(finished(ended.folder)) == [chosen]
+    with pytest.raises(StudyError, match="no trial 'a0'"):
+        api.run(study(), "one", trial="a0")
+
+    ended = api.run(study("ce, own.py:breaks"), "both")
+    assert ended.progress.statuses == {"ok": 6, "failed": 6}
+    assert "planted" in (ended.folder / "log.txt").read_text()
+
+
+def test_what_cannot_be_run_writes_nothing(study, tmp_path):
+    with pytest.raises(StudyError, match="need --ray"):
+        api.run(study(), lanes=2)
+    with pytest.raises(StudyError, match="Did you mean 'focal'"):
+        api.run(study("focall"))
+    with pytest.raises(StudyError, match="Ready studies"):
+        api.run("nothing.yaml")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_process_trains_with_one_number_of_threads(study, tmp_path, notebook):
+    path = study()
+    api.plan(path)
+    path.write_text(path.read_text().replace("threads: 1", "threads: 2"))
+    for call in (api.plan, api.run):
+        with pytest.raises(StudyError, match="trains with 1, and the study needs 2"):
+            call(path)
+    assert notebook == [1]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_logging_is_left_as_it_was(study):
+    ours = logging.getLogger("medopt")
+    before = (ours.level, ours.propagate, list(ours.handlers))
+    api.run(study(), trial=api.plan(study()).plan.trials[0].trial_id)
+    assert (ours.level, ours.propagate, ours.handlers) == before
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_lanes_of_ray_give_what_the_process_gives(study):
+    heard = []
+    here = api.run(study(), "here")
+    lanes = api.run(study(), "lanes", ray="local", lanes=1, changed=heard.append)
+    assert lanes.progress.statuses == {"ok": 6}
+    assert heard[0].done == 0
+    one, other = (
+        sorted(map(str, read(ended.folder, "metrics").to_pylist())) for ended in (here, lanes)
+    )
+    assert one == other
+
+
+def scans(folder):
+    """Write three scans with masks in the Decathlon's layout, one of them without its mask."""
+    rng = np.random.default_rng(0)
+    for n in range(3):
+        image = rng.normal(size=(8, 9, 10)).astype(np.float32)
+        for part, array in (("imagesTr", image), ("labelsTr", (image > 0.5).astype(np.uint8))):
+            path = folder / part / f"case_{n:03}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), path)
+    (folder / "labelsTr" / "case_001.nii.gz").unlink()
+
+
+def test_prepare_returns_what_became_of_the_source(tmp_path):
+    scans(tmp_path / "task")
+    counted = Counted()
+    report = api.prepare("msd", "task", out="store", workers=1, counting=counted)
+    assert (report.n_cases, report.reused) == (2, False)
+    assert ["case_001" in bad.where for bad in report.rejected] == [True]
+    assert list(counted.calls) == ["reading"]
+    assert counted.calls["reading"][-1] == (2, 2)
+    assert api.prepare("msd", "task", out="store", workers=1).reused
+
+
+def test_prepare_says_what_it_cannot_use(tmp_path):
+    scans(tmp_path / "task")
+    with pytest.raises(BadCase, match="no label") as bad:
+        api.prepare("msd", "task", out="store", strict=True, workers=1)
+    assert "case_001" in bad.value.where
+    with pytest.raises(BadSource, match="Did you mean 'medmnist'"):
+        api.prepare("medmnits", "task", out="store")
+    with pytest.raises(BadSource, match="msd needs SOURCE"):
+        api.prepare("msd", out="store")
+    with pytest.raises(BadSource, match="colour"):
+        api.prepare("msd", "task", out="store", options={"colour": "red"})
+    assert not (tmp_path / "store").exists()
