@@ -12,9 +12,11 @@ from scipy.ndimage import gaussian_filter
 from bench.study.choice import Choice
 from bench.study.dataset import DataSet, split_store
 from bench.study.schema import Augment
+from bench.study.tasks import TASKS
 from bench.study.trial import Trial
 from loaders.cases import Case, Item, Kind, Meta, Survey
 from loaders.store.read import Store, open_store, write_store
+from loaders.targets import TARGETS
 from tests.trials import PLAIN, changed
 
 # Once a process, at its start: a second call made a training step many times slower (measured).
@@ -56,7 +58,7 @@ def shared_data() -> Path:
 
 def small_meta(task: str, dims: int) -> Meta:
     """Return the meta of a small data set: blobs that are bright (classes) or outlined (masks)."""
-    segments = task == "segmentation"
+    segments = TARGETS[task].masks
     return Meta(
         kind="small",
         name=f"small-{task}",
@@ -85,7 +87,7 @@ def small_cases(meta: Meta, count: int, side: int) -> Iterator[Case]:
         field /= field.std()
         noise = rng.normal(size=(2, *shape))
         bright = n % 4 < 2
-        if meta.task == "segmentation":
+        if meta.masked:
             mask = ((field > 0.5).astype(np.uint8) + (field > 1.2)).astype(np.uint8)
             signal = np.stack([mask, mask == 2])
         else:
@@ -96,7 +98,7 @@ def small_cases(meta: Meta, count: int, side: int) -> Iterator[Case]:
             key=f"case{n}",
             group=f"patient{n // 2}",
             image=image,
-            label=None if meta.task == "segmentation" else int(bright),
+            label=None if meta.masked else int(bright),
             mask=mask,
             spacing=(1.0,) * meta.dims,
         )
@@ -145,7 +147,7 @@ def make_trial(
         store = small_store(task, dims, side)
         splits = split_store(store, folds=4, repeats=1, seed=0, inner_fraction=0.25)
         data = DataSet(name=store.meta.name, path=store.path, splits=splits)
-        model = "plain_cnn" if task == "classification" else "unet_small"
+        model = {"classification": "plain_cnn", "segmentation": "unet_small"}[TASKS[task].served_by]
         fields = {
             "trial_id": "a0",
             "dataset": data.name,
@@ -168,7 +170,7 @@ def make_trial(
             "patience": 10,
             "stop_on": "score",
             "overlap": 0.25,
-            "primary": "auc" if task == "classification" else "dice",
+            "primary": TASKS[task].primary,
             "target": None,
             "stops": True,
             "mixup": 0.0,

@@ -247,7 +247,7 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
         for task, metric in self.primary.items():
             if task not in TASKS:
                 raise ValueError(f"primary: {unknown('task', task, TASKS)}")
-            allowed = [m.name for m in METRICS.values() if task in m.tasks]
+            allowed = [m.name for m in METRICS.values() if TASKS[task].served_by in m.tasks]
             if metric not in allowed:
                 raise ValueError(f"primary: {unknown(f'{task} metric', metric, allowed)}")
         if self.loader != "auto" and self.loader not in LOADERS:
