@@ -15,18 +15,24 @@ STREAM = 1
 
 
 class Goal(NamedTuple):
-    """What a batch is trained towards: its targets, and those of the samples mixed into it."""
+    """What a batch is trained towards: its targets, and those of the samples mixed into it.
+
+    `derived` and `partner_derived` are what the loader made of both for the loss, if it did.
+    """
 
     target: Tensor
     partner: Tensor | None = None
     share: float = 1.0  # of the sample itself; the partner has the rest
+    derived: Tensor | None = None
+    partner_derived: Tensor | None = None
 
     def values(self, values_of: Supervised, given: Tensor | Output) -> Tensor:
         """Return the loss of each sample (N,)."""
-        own = values_of(given, self.target)
+        own = values_of(given, self.target, self.derived)
         if self.partner is None:
             return own
-        return self.share * own + (1 - self.share) * values_of(given, self.partner)
+        other = values_of(given, self.partner, self.partner_derived)
+        return self.share * own + (1 - self.share) * other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +54,22 @@ class Mixing:
         """Return the shard that a loader is to read for this process."""
         return (0, 1) if self.alpha else self.shard
 
-    def apply(self, image: Tensor, target: Tensor, batch: int) -> tuple[Tensor, Goal]:
+    def apply(
+        self, image: Tensor, target: Tensor, batch: int, derived: Tensor | None = None
+    ) -> tuple[Tensor, Goal]:
         """Return this process's samples of what `reads` gave as the k-th batch, and their goal."""
         if not self.alpha:
-            return image, Goal(target=target.long())
+            return image, Goal(target=target.long(), derived=derived)
         draw = np.random.default_rng([self.seed, STREAM, batch])
         share = float(draw.beta(self.alpha, self.alpha))
         mixed = torch.lerp(image.roll(-1, 0), image, share)
         rank, world = self.shard
         own = slice(len(image) * rank // world, len(image) * (rank + 1) // world)
-        goal = Goal(target[own].long(), target.roll(-1, 0)[own].long(), share)
+        goal = Goal(
+            target=target[own].long(),
+            partner=target.roll(-1, 0)[own].long(),
+            share=share,
+            derived=None if derived is None else derived[own],
+            partner_derived=None if derived is None else derived.roll(-1, 0)[own],
+        )
         return mixed[own], goal

@@ -13,8 +13,8 @@ from torch import Tensor
 from bench.losses.table import Criterion, Total
 from models.output import Output
 
-# (what the network gave, target) -> values (N,)
-Supervised = Callable[[Tensor | Output, Tensor], Tensor]
+# (what the network gave, target, and what the loader made of the target, if it did) -> values (N,)
+Supervised = Callable[..., Tensor]
 
 # Level l of deep supervision weighs 1 / 2^l, the weights brought to a sum of 1: Isensee et al.
 # 2021 (nnU-Net), supplementary note 2.
@@ -31,18 +31,22 @@ def logits_of(given: Tensor | Output) -> Tensor:
 def supervised(criterion: Criterion, class_weights: Tensor | None, total: Total) -> Supervised:
     """Return the loss of all heads of a network, for each sample (N,).
 
-    Coarser levels are compared to the label map at their own size, by its nearest voxels. Presence
-    is scored by binary cross-entropy over the classes but the background.
+    Coarser levels are compared to the label map at their own size, by its nearest voxels; what the
+    loader made of the label map is for the full size alone. Presence is scored by binary
+    cross-entropy over the classes but the background.
     """
 
-    def values(given: Tensor | Output, target: Tensor) -> Tensor:
+    def values(given: Tensor | Output, target: Tensor, derived: Tensor | None = None) -> Tensor:
+        made = {} if derived is None else {"derived": derived}
         if not isinstance(given, Output):
-            return criterion(given, target, class_weights, total)
+            return criterion(given, target, class_weights, total, **made)
         levels = [given.logits, *given.deep]
         shares = [LEVEL**level for level in range(len(levels))]
+        # What each level is given beside its target.
+        makings = [made, *({} for _ in given.deep)]
         value = sum(
-            share / sum(shares) * criterion(level, _at(target, level), class_weights, total)
-            for share, level in zip(shares, levels, strict=True)
+            share / sum(shares) * criterion(level, _at(target, level), class_weights, total, **own)
+            for share, level, own in zip(shares, levels, makings, strict=True)
         )
         assert isinstance(value, Tensor)
         if given.presence is not None:

@@ -26,8 +26,9 @@ from bench.losses.reductions import Total, alone, over_processes, wide
 
 __all__ = ["LOSSES", "Criterion", "Loss", "Total", "alone", "over_processes"]
 
-# A loss with its settings: (logits, target, class weights, total) -> values (N,).
-Criterion = Callable[[Tensor, Tensor, Tensor | None, Total], Tensor]
+# A loss with its settings: (logits, target, class weights, total) -> values (N,). Of a row with
+# `derive` it may be called with `derived`, which it makes itself where it is left out.
+Criterion = Callable[..., Tensor]
 
 # Least and greatest value of a setting of our rows, by its name. Where 0 could divide by 0, the
 # least is far below what these rows resolve: assumption.
@@ -56,6 +57,10 @@ class Loss:
     `class_weights` (C,) is for the rows that are `weighted`; the others take None. `total` sums
     over the processes; rows that do not couple samples ignore it. `defaults` names every setting
     that a study may change, `bounds` the least and greatest value of those that have one.
+    `derive(target, classes=C)` makes what the function also needs of the target (N, ...), such as
+    distances, as (N, ...): in training a loader does so while the step before goes on, and the
+    function is given it as `derived`; in evaluation, and on the coarser levels of deep supervision,
+    the function gets none and makes it itself.
     """
 
     name: str
@@ -64,6 +69,7 @@ class Loss:
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=BOUNDS.copy)
     tasks: tuple[str, ...]
     weighted: bool = False
+    derive: Callable[..., Tensor] | None = None
     formula: str
     summary: str
     source: str
@@ -97,7 +103,7 @@ def _each(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         target: Tensor,
         class_weights: Tensor | None,
         total: Total,
-        **settings: Setting,
+        **settings: Any,
     ) -> Tensor:
         del class_weights, total
         return function(wide(logits), target, **settings)
@@ -387,6 +393,7 @@ LOSSES: dict[str, Loss] = {
         Loss(
             name="boundary",
             function=_each(boundary.dice_boundary),
+            derive=boundary.signed_distances,
             # the paper's weight in its first epoch
             defaults={"weight": 0.01, **SMOOTH},
             tasks=MASKS,

@@ -170,9 +170,11 @@ def run_trial(
         if resume is not None:
             state.load(resume)
             objective.share()
+        derive = combination.loss.row.derive
         stream = LOADERS[trial.loader].open(
             store,
             sampler,
+            derive=derive and partial(derive, classes=len(store.meta.classes)),
             batch_size=batch,
             batches=budget // batch - state.batches,
             start=state.batches * batch,
@@ -191,7 +193,8 @@ def run_trial(
             spent_before, seconds_before = state.spent, dict(clock.seconds)
             with clock.phase("train"):
                 while state.spent < goal and budget - state.spent >= batch:
-                    image, wanted = mixing.apply(*clock.wait(batches), state.batches)
+                    image, target, derived = clock.wait(batches)
+                    image, wanted = mixing.apply(image, target, state.batches, derived)
                     _set_rates(optimizer, rates, factor(state.spent / budget))
                     loss, used = step(image, wanted, (budget - state.spent) // batch)
                     losses.append(loss)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
+from loaders.batches.ahead import one_ahead
 from loaders.batches.request import Request, fill_of
 from loaders.batches.torch_loader import Batch, gather
 from loaders.sampling.affine import boxes
@@ -41,26 +42,13 @@ def dali_batches(request: Request) -> Generator[Batch]:
 
     DALI works in the request's threads and is at most two batches ahead. On a CPU the batches are
     those of `torch_batches`, bit for bit; a GPU may round once where the CPU rounds twice.
-    """
-    _import_dali()
-    return _one_ahead(_stream(request))
-
-
-def _one_ahead(stream: Generator[Batch]) -> Generator[Batch]:
-    """Take the next batch in a thread of its own while the caller works with this one.
 
     DALI reads and augments in its threads, but a pipeline's own work in Python, about a millisecond
-    a batch, is done by whoever calls it (measured: a tenth of a small network's step).
+    a batch, is done by whoever calls it (measured: a tenth of a small network's step): here by a
+    thread that is one batch ahead.
     """
-    pool = ThreadPoolExecutor(1, thread_name_prefix="dali")
-    try:
-        following = pool.submit(next, stream, None)
-        while (batch := following.result()) is not None:
-            following = pool.submit(next, stream, None)
-            yield batch
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        stream.close()
+    _import_dali()
+    return one_ahead(_stream(request))
 
 
 def _stream(request: Request) -> Generator[Batch]:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from loaders.batches.ahead import Derive
     from loaders.batches.request import Request
     from loaders.batches.torch_loader import Batch
     from loaders.sampling.sampler import Recipe, Sampler
@@ -28,16 +29,27 @@ class LoaderRow:
     rounds: Callable[["Recipe", str], bool]
 
     def open(
-        self, store: "Store", sampler: "Sampler", **asked: Any
+        self,
+        store: "Store",
+        sampler: "Sampler",
+        *,
+        derive: "Derive | None" = None,
+        **asked: Any,
     ) -> AbstractContextManager[Iterator["Batch"]]:
         """Open a stream of batches: a context manager over their iterator.
 
-        `asked` are the other fields of a loaders.batches.request.Request. Raises ValueError, and
-        ImportError where the loader's package is missing.
+        `asked` are the other fields of a loaders.batches.request.Request. With `derive` each batch
+        has what it makes of the targets, made while the caller works with the batch before. Raises
+        ValueError, and ImportError where the loader's package is missing.
         """
         from loaders.batches.request import Request
 
-        return closing(self.batches(Request(store=store, sampler=sampler, **asked)))
+        batches = self.batches(Request(store=store, sampler=sampler, **asked))
+        if derive is None:
+            return closing(batches)
+        from loaders.batches.ahead import with_derived
+
+        return closing(with_derived(batches, derive))
 
 
 def _dali(request: "Request") -> Generator["Batch"]:

@@ -34,11 +34,13 @@ class Batch(NamedTuple):
     """Samples on the device, the caller's to keep.
 
     `image` (B, C, *patch) float32. `target`: the class (B,) int64, or the label map (B, *patch)
-    uint8 of a segmentation set, 0 outside the image.
+    uint8 of a segmentation set, 0 outside the image. `derived` (B, ...): what was asked to be made
+    of the targets (loaders.batches.ahead), else None.
     """
 
     image: torch.Tensor
     target: torch.Tensor
+    derived: torch.Tensor | None = None
 
 
 def gather(store: Store, draws: Draws) -> tuple[NDArray[np.float32], NDArray[Any]]:

@@ -63,3 +63,16 @@ def test_shares_follow_the_distribution() -> None:
     assert np.mean(shares) == pytest.approx(0.5, abs=0.06)
     # The variance of Beta(a, a) is 1 / (4 (2 a + 1)).
     assert np.var(shares) == pytest.approx(1 / (4 * 1.4), rel=0.1)
+
+
+def test_what_was_made_of_the_targets_is_mixed_with_them():
+    image, target = torch.rand(6, 1, 2), torch.arange(6)
+    made = 10.0 * torch.arange(6)
+    for rank in range(2):
+        _, goal = Mixing(alpha=0.4, seed=3, shard=(rank, 2)).apply(image, target, 0, made)
+        assert torch.equal(goal.derived, 10.0 * goal.target)
+        assert torch.equal(goal.partner_derived, 10.0 * goal.partner)
+    asked = []
+    goal.values(lambda given, target, derived: asked.append((target, derived)) or given, image)
+    assert all(torch.equal(derived, 10.0 * target) for target, derived in asked)
+    assert len(asked) == 2

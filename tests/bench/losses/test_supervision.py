@@ -55,3 +55,17 @@ def test_present_says_which_classes_occur(shape: tuple[int, ...]) -> None:
     target = torch.zeros(shape, dtype=torch.int64)
     target[1].view(-1)[7] = 2
     assert present(target, 4).tolist() == [[1, 0, 0, 0], [1, 0, 1, 0]]
+
+
+def test_what_the_loader_made_goes_to_the_full_size_alone():
+    seen = []
+
+    def criterion(logits, target, _weights, _total, **made):
+        seen.append((tuple(target.shape[1:]), made))
+        return logits.flatten(1).mean(1)
+
+    fine, coarse = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 4, 4)
+    target, made = torch.zeros(2, 8, 8, dtype=torch.int64), torch.rand(2, 8, 8)
+    supervised(criterion, None, alone)(Output(fine, deep=(coarse,)), target, made)
+    supervised(criterion, None, alone)(fine, target, made)
+    assert seen == [((8, 8), {"derived": made}), ((4, 4), {}), ((8, 8), {"derived": made})]

@@ -98,6 +98,21 @@ def test_a_batch_costs_the_same_however_it_is_split(row: Loss, spatial: tuple[in
         torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize(("row", "spatial"), [use for use in USES if use.values[0].derive])
+def test_what_a_loader_makes_of_the_target_is_what_the_loss_makes(
+    row: Loss, spatial: tuple[int, ...]
+) -> None:
+    logits, target = draw(spatial)
+    made = row.derive(target.to(torch.uint8), classes=logits.shape[1])
+    assert len(made) == len(target)
+    given = row.bind({})(logits, target, weights(row), alone, derived=made)
+    assert torch.equal(given, values(row, logits, target))
+    # ... and it is used.
+    assert not torch.equal(
+        row.bind({})(logits, target, weights(row), alone, derived=made + 1), given
+    )
+
+
 def summands(row: Loss, logits: Tensor, target: Tensor) -> list[Tensor]:
     """Return what one process hands to `total`, call by call."""
     given: list[Tensor] = []

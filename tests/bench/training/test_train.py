@@ -1,6 +1,7 @@
 """run_trial(): the protocol, held by what it leaves."""
 
 import json
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -408,3 +409,27 @@ def test_degraded_images_are_scored_beside_the_others_and_change_nothing_else(ma
 
     assert len(values("")) == len(values("blur")) > 0
     assert values("noise(deviation=3.0)") != values("")
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.3])
+@pytest.mark.parametrize("loader", READY_LOADERS)
+def test_a_loss_of_distances_gets_them_from_the_loader(make_trial, monkeypatch, loader, mixup):
+    """It is the same, bit for bit, as if the loss made them itself."""
+    row = LOSSES["boundary"]
+    made_by = []
+
+    def watched(target, classes):
+        made_by.append(threading.current_thread())
+        return row.derive(target, classes=classes)
+
+    case = make_trial("segmentation", epochs=2, loader=loader, mixup=mixup)
+    choice = Choice(name="boundary", params={"weight": 1.0})
+    outcomes = []
+    for derive in (watched, None):
+        monkeypatch.setitem(LOSSES, "boundary", replace(row, derive=derive))
+        outcomes.append(run(case, loss=choice))
+    given, own = outcomes
+    assert made_by
+    assert threading.main_thread() not in made_by
+    assert given.metrics == own.metrics
+    assert [e["train_loss"] for e in given.epochs] == [e["train_loss"] for e in own.epochs]

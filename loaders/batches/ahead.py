@@ -1,0 +1,37 @@
+"""Batches taken ahead: in a thread of their own, while the caller works with the one before."""
+
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from loaders.batches.torch_loader import Batch
+
+# targets (B, ...) -> what is made of them (B, ...)
+Derive = Callable[[torch.Tensor], torch.Tensor]
+
+
+def one_ahead(stream: Generator[Batch]) -> Generator[Batch]:
+    """Give the batches of `stream`, at most one ahead; it is closed when this one is."""
+    pool = ThreadPoolExecutor(1, thread_name_prefix="ahead")
+    try:
+        following = pool.submit(next, stream, None)
+        while (batch := following.result()) is not None:
+            following = pool.submit(next, stream, None)
+            yield batch
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+        stream.close()
+
+
+def with_derived(stream: Generator[Batch], derive: Derive) -> Generator[Batch]:
+    """Give each batch with what `derive` makes of its targets, at most one ahead."""
+
+    def derived() -> Generator[Batch]:
+        try:
+            for batch in stream:
+                yield batch._replace(derived=derive(batch.target))
+        finally:
+            stream.close()
+
+    return one_ahead(derived())
