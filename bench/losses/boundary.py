@@ -40,13 +40,13 @@ def dice_boundary(
     is phi as `signed_distances` gives it, made here where it is None.
     """
     p = torch.softmax(logits, dim=1)[:, 1:]
-    phi = signed_distances(target, logits.shape[1]) if derived is None else derived
+    phi = signed_distances(target, classes=logits.shape[1]) if derived is None else derived
     # As monai.losses.BoundaryLoss does: the sum by the number, which torch's mean rounds otherwise.
     values = (p * phi).sum(tuple(range(2, p.dim()))) / math.prod(p.shape[2:])
     return dice(logits, target, smooth=smooth) + weight * sample_mean(values)
 
 
-def signed_distances(target: Tensor, classes: int) -> Tensor:
+def signed_distances(target: Tensor, *, classes: int) -> Tensor:
     """Return each voxel's distance to the border of each class but the background, negative inside.
 
     `target` (N, *spatial) is a label map; float32 (N, classes - 1, *spatial), in voxels.

@@ -57,7 +57,7 @@ class Loss:
     `class_weights` (C,) is for the rows that are `weighted`; the others take None. `total` sums
     over the processes; rows that do not couple samples ignore it. `defaults` names every setting
     that a study may change, `bounds` the least and greatest value of those that have one.
-    `derive(target, classes)` makes what the function also needs of the target (N, ...), such as
+    `derive(target, classes=C)` makes what the function also needs of the target (N, ...), such as
     distances, as (N, ...): in training a loader does so while the step before goes on, and the
     function is given it as `derived`; in evaluation, and on the coarser levels of deep supervision,
     the function gets none and makes it itself.

@@ -103,7 +103,7 @@ def test_what_a_loader_makes_of_the_target_is_what_the_loss_makes(
     row: Loss, spatial: tuple[int, ...]
 ) -> None:
     logits, target = draw(spatial)
-    made = row.derive(target.to(torch.uint8), logits.shape[1])
+    made = row.derive(target.to(torch.uint8), classes=logits.shape[1])
     assert len(made) == len(target)
     given = row.bind({})(logits, target, weights(row), alone, derived=made)
     assert torch.equal(given, values(row, logits, target))

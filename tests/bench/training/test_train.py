@@ -420,7 +420,7 @@ def test_a_loss_of_distances_gets_them_from_the_loader(make_trial, monkeypatch, 
 
     def watched(target, classes):
         made_by.append(threading.current_thread())
-        return row.derive(target, classes)
+        return row.derive(target, classes=classes)
 
     case = make_trial("segmentation", epochs=2, loader=loader, mixup=mixup)
     choice = Choice(name="boundary", params={"weight": 1.0})
