@@ -173,7 +173,7 @@ def plainly(store: Store, draws: Draws) -> tuple[np.ndarray, np.ndarray]:
             at = tuple(int(o + p) for o, p in zip(origin, place, strict=True))
             if all(0 <= a < s for a, s in zip(at, image.shape[1:], strict=True)):
                 out[(slice(None), *place)] = image[(slice(None), *at)]
-                if store.meta.task == "segmentation":
+                if store.meta.masked:
                     mask[place] = store.mask(case)[at]
         axes = [axis for axis, turned in enumerate(draws.flip[k]) if turned]
         columns = (slice(None), *[None] * len(draws.patch))
