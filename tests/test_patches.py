@@ -1,7 +1,8 @@
 """What one addition costs: patches that add a thing of each kind, each with a limit of files.
 
 Each is applied to a copy of the checkout, where the tests that go over its table take it in without
-an edit, and a study of two trials uses it.
+an edit, and a study of two trials uses it. Where a patch no longer applies, its change is made anew
+and `git diff` written over it.
 """
 
 import os
@@ -105,6 +106,14 @@ ADDITIONS = [
         contract=("tests/bench/optimizers/test_table.py", "-k", "tiger"),
         study={"optimizers": ["tiger"]},
         found=("optimizer", "tiger"),
+    ),
+    Addition(
+        name="new_loss",
+        most=4,
+        contract=("tests/bench/losses/test_table.py", "-k", "border_ce"),
+        data="own.py:segmentation",
+        study={"models": ["unet_small"], "losses": ["border_ce"]},
+        found=("loss", "border_ce"),
     ),
     Addition(
         name="new_data_kind",
