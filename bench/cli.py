@@ -43,8 +43,8 @@ Ray = Annotated[
     str | None,
     typer.Option(
         metavar="[ADDRESS]",
-        help="Run on Ray lanes. Alone it starts a Ray on this machine, for this run only; `auto` or "
-        "host:port joins a cluster that is up.",
+        help="Run on Ray lanes. Alone it starts a Ray on this machine, for this run only; `auto` "
+        "or host:port joins a cluster that is up.",
     ),
 ]
 
