@@ -83,7 +83,7 @@ class Clock:
         return perf_counter() - self.started
 
     def state(self) -> dict[str, Any]:
-        """Return what `load` continues from, as plain values; not to be used in a phase."""
+        """Return what `load` continues from: plain values and tensors. Not for use in a phase."""
         self.settle()
         return {
             "wall": self.wall(),
