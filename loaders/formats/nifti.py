@@ -165,7 +165,7 @@ def _faults() -> Iterator[None]:
     except EOFError:
         raise NiftiError("is truncated") from None
     # Its stub takes the class for an instance.
-    except (gzip.BadGzipFile, igzip_lib.IsalError):  # type: ignore[misc]
+    except (gzip.BadGzipFile, igzip_lib.IsalError):  # type: ignore[misc]  # isal has no types
         raise NiftiError("is damaged: it cannot be decompressed") from None
     except OSError as error:
         raise NiftiError(f"cannot be read ({error.strerror})") from None

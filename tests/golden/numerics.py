@@ -16,12 +16,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402  # after the path, as all that follows
-import torch  # noqa: E402
+import torch  # noqa: E402  # as above
 
-from bench.planning.plan import resolve  # noqa: E402
-from bench.study.schema import parse_study  # noqa: E402
-from bench.training.train import Outcome, run_trial  # noqa: E402
-from tests.golden import made  # noqa: E402
+from bench.planning.plan import resolve  # noqa: E402  # as above
+from bench.study.schema import parse_study  # noqa: E402  # as above
+from bench.training.train import Outcome, run_trial  # noqa: E402  # as above
+from tests.golden import made  # noqa: E402  # as above
 
 MODELS = {"images": "plain_cnn", "volumes": "unet_small"}
 # A row for each kind of step, and one that averages its weights.

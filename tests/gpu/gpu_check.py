@@ -27,8 +27,8 @@ START = time.monotonic()
 sys.path.insert(0, str(Path.cwd()))
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
+import numpy as np  # noqa: E402  # after the path
+import torch  # noqa: E402  # after the path
 
 CLI = [sys.executable, "-c", "from bench.cli import main; main()"]
 # Published anchors: unit, value, where.
@@ -383,7 +383,7 @@ def batches(ctx):
                         ),
                         "labels_other_share": max(other),
                     }
-                except Exception as error:  # noqa: BLE001
+                except Exception as error:  # noqa: BLE001  # a section that fails is an error in the JSON
                     found[name] = _fault(error)
     return found
 
@@ -458,7 +458,7 @@ def repeat(ctx):
                             }
                         ),
                     }
-                except Exception as error:  # noqa: BLE001
+                except Exception as error:  # noqa: BLE001  # a section that fails is an error in the JSON
                     found[name] = _fault(error)
     return found
 
@@ -557,12 +557,12 @@ def work(ctx, data, model, loss, epochs, **study):
                 "loader_alone_whole_case_gb_per_sec": rate * case / 1e9,
                 "threads": trial.threads,
             }
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  # a section that fails is an error in the JSON
             found[loader] = _fault(error)
     if plan is not None and ctx.left() > 40:
         try:
             found["step_alone"] = _step_alone(ctx, plan)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  # a section that fails is an error in the JSON
             found["step_alone"] = _fault(error)
     return found
 
@@ -636,7 +636,7 @@ def _step_alone(ctx, plan):
             return
         try:
             found[name] = rate(**settings)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  # a section that fails is an error in the JSON
             found[name] = _fault(error)
 
     if gpu:
@@ -885,7 +885,7 @@ def main():
         print(f"[{begun - START:6.1f} s] {name}", file=sys.stderr, flush=True)
         try:
             result[name] = section(ctx)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:  # noqa: BLE001  # a section that fails is an error in the JSON
             result[name] = _fault(error)
         if isinstance(result[name], dict):
             result[name]["section_sec"] = time.monotonic() - begun

@@ -375,4 +375,4 @@ class _Trial:
             arrays |= {"label": np.array([0, 1, 0])}
             arrays |= {"prob": np.array([[0.8, 0.2], [0.35, 0.65], [0.45, 0.55]])}
         arrays["case_id"] = np.array(["c0", "c1", "c2"])
-        np.savez_compressed(folder / f"{self.trial_id}.npz", **arrays)  # type: ignore[arg-type]
+        np.savez_compressed(folder / f"{self.trial_id}.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub mistakes the keywords

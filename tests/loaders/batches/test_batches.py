@@ -419,7 +419,7 @@ def test_the_random_states_that_training_draws_from_are_left_alone(
     collect(loader, store, a_sampler(store, (8, 8, 8), **everything((8, 8, 8))), threads=2)
     assert random.getstate() == python
     assert torch.equal(torch.get_rng_state(), torchs)
-    np.testing.assert_array_equal(np.random.get_state()[1], numpys)  # noqa: NPY002
+    np.testing.assert_array_equal(np.random.get_state()[1], numpys)  # noqa: NPY002  # the global state must be as it was
 
 
 # ---- the caller's to keep ----

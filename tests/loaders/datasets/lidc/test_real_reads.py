@@ -150,7 +150,7 @@ def test_a_readers_mask_is_that_of_three_other_rasterisers(outlines):
         ImageDraw.Draw(image).polygon([(int(x), int(y)) for x, y in points], fill=1)
         masks = [by_skimage, inside.reshape(shape), np.asarray(image) > 0]
         for mask in masks:
-            mask = mask.copy()  # noqa: PLW2901
+            mask = mask.copy()  # noqa: PLW2901  # the loop's own is read-only
             mask[rows, columns] = False
             if not mask.any():
                 # An outline that encloses no pixel stands for itself.
