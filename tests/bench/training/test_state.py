@@ -204,11 +204,12 @@ def test_frozen_layers_thaw_as_they_would_have(make_trial, tmp_path):
 
 def test_mixup_goes_on_with_the_shares_it_would_have_had(make_trial, monkeypatch):
     own, numbers = Mixing.apply, []
-    monkeypatch.setattr(
-        Mixing,
-        "apply",
-        lambda self, image, target, batch: numbers.append(batch) or own(self, image, target, batch),
-    )
+
+    def noted(mixing, image, target, batch, derived=None):
+        numbers.append(batch)
+        return own(mixing, image, target, batch, derived)
+
+    monkeypatch.setattr(Mixing, "apply", noted)
     trial, data, base = case(make_trial, mixup=0.4)
     same(trial, data, base)
     each = len(numbers) // 2
