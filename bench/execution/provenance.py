@@ -36,7 +36,9 @@ def code_fingerprint() -> dict[str, str]:
     Versions of packages, the version of the numerics and, inside a git checkout, its commit. Plain
     values, so that they can be compared before anything of ours is unpickled.
     """
-    commit = git_commit()
+    # Not whether files were changed since: an edit while a run goes on would part a lane that
+    # starts again from the others.
+    commit = (git_commit() or "").removesuffix("-dirty")
     return {
         **({"commit": commit} if commit else {}),
         "version of the numerics": str(NUMERICS),
