@@ -20,7 +20,7 @@ from bench.study.trial import NUMERICS, Skip, Trial, labels
 from loaders.batches.table import LOADERS
 from loaders.sampling.folds import split_hash
 from loaders.sampling.sampler import Recipe
-from results.tables.axes import AXES
+from results.tables.axes import AXES, name_of
 
 
 def expand(
@@ -84,7 +84,7 @@ def _check_distinct(trials: Sequence[Trial]) -> None:
 
 
 def _name(trial: Trial) -> str:
-    return " + ".join(str(part) for part in list(trial.combination.values())[1:] if part)
+    return name_of(part or "" for part in labels(trial.choices).values())
 
 
 def _settings(study: Study, entry: DataEntry, data: DataSet) -> dict[str, Any]:
