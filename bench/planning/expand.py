@@ -172,7 +172,7 @@ def _trial(
     changes = combination.changes("augment")
     augment: Augment = settings["augment"].model_copy(update=changes)
     of_trial: dict[str, Any] = {"stops": True, "mixup": 0.0, "balance": False}
-    of_trial |= combination.changes("trial")
+    of_trial |= identity["trial"]
     decides = {
         **settings,
         **identity,
