@@ -11,11 +11,11 @@ from results.tables.axes import COLUMNS
 
 #: Raised when a column is added, removed or changes its meaning; an axis of its own accord adds its
 #: column. 2 added the columns of `cases` from `nsd_2mm` on. 3 added `degradation` and `headline` to
-#: `metrics`; `stratum` held the degradation too before (results.tables.upgrade).
-SCHEMA_VERSION = 3
+#: `metrics`; `stratum` held the degradation too before (results.tables.upgrade). 4 added columns alone.
+SCHEMA_VERSION = 4
 
 #: Versions whose files are read. What they lack is null, or made of what they have.
-READABLE = frozenset({1, 2, SCHEMA_VERSION})
+READABLE = frozenset({1, 2, 3, SCHEMA_VERSION})
 
 #: What became of a trial. `ok`: trained and scored. `diverged`: went non-finite, which is an
 #: outcome. `failed`: broke (an error, a lost machine). `skipped`: cannot be run, for `reason`.
