@@ -162,7 +162,7 @@ def test_the_table_is_light_to_import() -> None:
 # ---------------------------------------------------------------- shapes
 
 
-@pytest.mark.parametrize(("row", "task", "dims"), uses())
+@pytest.mark.parametrize(("row", "task", "dims"), uses(slow=MANY_LAYERS))
 def test_logits_have_the_shape_of_the_task(row: Model, task: str, dims: int) -> None:
     least = smallest(row, task, dims)
     patches = [least, (*least[:-1], 3 * least[-1]), *SIZES[dims]]
@@ -262,7 +262,7 @@ def test_the_seed_decides_the_weights(row: Model, task: str, dims: int) -> None:
     assert not torch.equal(one, other)
 
 
-@pytest.mark.parametrize(("row", "task", "dims"), uses(slow=MANY_WEIGHTS))
+@pytest.mark.parametrize(("row", "task", "dims"), uses(slow=MANY_LAYERS))
 def test_every_parameter_takes_part_and_a_step_repeats(row: Model, task: str, dims: int) -> None:
     # DistributedDataParallel waits for ever for the gradient of a parameter that is not used.
     patch = smallest(row, task, dims)

@@ -24,6 +24,9 @@ from bench.training.networks import parameter_shapes
 from bench.training.train import run_trial
 from models.table import MODELS
 
+# Its fixture takes seconds: one worker of pytest-xdist makes it, once.
+pytestmark = pytest.mark.xdist_group("covering")
+
 CPU = torch.device("cpu")
 # (task, dims) -> side of the cases: the smallest that every network of the table takes.
 SIDES = {
