@@ -19,7 +19,7 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import iter_pixels
 
 from loaders.cases import Array, BadCase
-from loaders.formats.dicom.file import DAMAGE, damage_told, open_file, quiet, text, value
+from loaders.formats.dicom.file import DAMAGE, DicomFile, damage_told, open_file, quiet
 from loaders.formats.dicom.limits import check_coded, decoder_of
 
 # Channels of each PhotometricInterpretation; pydicom turns YBR into RGB.
@@ -56,42 +56,42 @@ def open_frames(path: Path, where: str, *, stride: int = 1) -> Frames:
     if (size := path.stat().st_size) > MAX_BYTES:
         raise BadCase(f"the file has {size} bytes; {MAX_BYTES} are read", where=where)
     with quiet():
-        dataset = open_file(path, where, limit=MAX_BYTES)
-        if dataset is None:
+        file = open_file(path, where, limit=MAX_BYTES)
+        if file is None:
             raise BadCase("the file is no DICOM file", where=where)
-        if "PixelData" not in dataset:
+        if "PixelData" not in file.dataset:
             raise BadCase("the DICOM file holds no pixels: no image, or cut off", where=where)
-        colours = text(dataset, "PhotometricInterpretation", where)
+        colours = file.text("PhotometricInterpretation")
         if colours not in _CHANNELS:
             known = ", ".join(_CHANNELS)
             raise BadCase(f"PhotometricInterpretation is none of: {known}", where=where)
-        rows, columns = (_count(dataset, side, where) for side in ("Rows", "Columns"))
+        rows, columns = (_count(file, side) for side in ("Rows", "Columns"))
         if rows * columns > MAX_PIXELS:
             raise BadCase(f"the header claims {rows} x {columns} pixels: no image", where=where)
-        missing = value(dataset, "NumberOfFrames", where) in (None, "")
-        count = 1 if missing else _count(dataset, "NumberOfFrames", where)
-        seconds = _seconds(dataset, where)
+        missing = file.value("NumberOfFrames") in (None, "")
+        count = 1 if missing else _count(file, "NumberOfFrames")
+        seconds = _seconds(file)
         with damage_told(where):
-            check_coded(dataset, count, where)
+            check_coded(file, count)
     wanted = range(0, count, stride)
-    return Frames(count=count, seconds=seconds, arrays=_decoded(dataset, colours, wanted, where))
+    return Frames(count=count, seconds=seconds, arrays=_decoded(file, colours, wanted))
 
 
-def _count(dataset: Dataset, keyword: str, where: str) -> int:
+def _count(file: DicomFile, keyword: str) -> int:
     try:
-        number = int(text(dataset, keyword, where))
+        number = int(file.text(keyword))
     except ValueError:
-        raise BadCase(f"{keyword} is no whole number", where=where) from None
+        raise BadCase(f"{keyword} is no whole number", where=file.where) from None
     if number < 1:
-        raise BadCase(f"{keyword} is {number}", where=where)
+        raise BadCase(f"{keyword} is {number}", where=file.where)
     return number
 
 
-def _seconds(dataset: Dataset, where: str) -> float:
+def _seconds(file: DicomFile) -> float:
     """Return the time between frames: FrameTime (ms), else the inverse of CineRate (1/s)."""
     for keyword in ("FrameTime", "CineRate"):
         try:
-            found = float(str(value(dataset, keyword, where)))
+            found = float(str(file.value(keyword)))
         except ValueError:
             continue
         if np.isfinite(found) and found > 0:
@@ -99,20 +99,20 @@ def _seconds(dataset: Dataset, where: str) -> float:
     return np.nan
 
 
-def _decoded(dataset: Dataset, colours: str, wanted: range, where: str) -> Iterator[Array]:
-    plugin, name = decoder_of(dataset, where)
-    frames = iter(iter_pixels(dataset, indices=wanted, decoding_plugin=plugin))
+def _decoded(file: DicomFile, colours: str, wanted: range) -> Iterator[Array]:
+    plugin, name = decoder_of(file)
+    frames = iter(iter_pixels(file.dataset, indices=wanted, decoding_plugin=plugin))
     for _ in wanted:
         with quiet():
             try:
                 stored = np.asarray(next(frames))
                 # Big-endian files give big-endian arrays.
                 stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-                frame = _shown(stored, dataset, colours)
+                frame = _shown(stored, file.dataset, colours)
             except (*DAMAGE, StopIteration, MemoryError) as error:
                 raise BadCase(
                     f"a frame (transfer syntax {name}) cannot be decoded: {type(error).__name__}",
-                    where=where,
+                    where=file.where,
                 ) from error
         yield frame
 

@@ -6,12 +6,11 @@ it gave up (measured). What a deflated file unpacks to is bounded by `loaders.fo
 
 import struct
 
-from pydicom import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import UID, AllTransferSyntaxes, RLELossless
 
 from loaders.cases import BadCase
-from loaders.formats.dicom.file import value
+from loaders.formats.dicom.file import DicomFile
 
 # Start of frame of every JPEG and of JPEG-LS (ITU-T T.81 table B.1, T.87 C.1.1); those left out of
 # the row are other markers.
@@ -21,8 +20,9 @@ _START_OF_SCAN = 0xDA
 _J2K = b"\xff\x4f\xff\x51"
 
 
-def check_coded(dataset: Dataset, count: int, where: str) -> None:
+def check_coded(file: DicomFile, count: int) -> None:
     """Raise BadCase where a compressed frame has more pixels than Rows and Columns say."""
+    dataset = file.dataset
     syntax = dataset.file_meta.TransferSyntaxUID
     if not syntax.is_encapsulated or syntax == RLELossless:
         return
@@ -33,16 +33,16 @@ def check_coded(dataset: Dataset, count: int, where: str) -> None:
             raise BadCase(
                 f"a frame is coded as {height} x {width} pixels and the header says {rows} x "
                 f"{columns}",
-                where=where,
+                where=file.where,
             )
 
 
-def decoder_of(dataset: Dataset, where: str) -> tuple[str, str]:
+def decoder_of(file: DicomFile) -> tuple[str, str]:
     """Return the plug-in that has to decode a file's pixels, empty for any, and its syntax's name.
 
     The other decoder of run lengths ends the process on a damaged file: a panic in Rust.
     """
-    syntax = value(dataset.file_meta, "TransferSyntaxUID", where)
+    syntax = file.meta.value("TransferSyntaxUID")
     # Of another VR than UI, pydicom gives plain text.
     name = UID(syntax).name if syntax in AllTransferSyntaxes else "unknown"
     return "pydicom" if syntax == RLELossless else "", name

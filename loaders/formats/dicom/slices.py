@@ -9,18 +9,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 
 from loaders.cases import BadCase
 from loaders.formats.dicom.file import (
     MAX_BYTES,
-    damage_told,
-    numbers,
+    DicomFile,
     open_file,
     open_start,
     quiet,
-    text,
-    value,
     with_pixels,
 )
 from loaders.formats.dicom.hounsfield import Meaning
@@ -80,21 +76,21 @@ def read_slices(path: Path, window: tuple[int, int], where: str) -> list[Slice]:
         raise BadCase(f"a file has {size} bytes; {MAX_BYTES} are read", where=where)
     with quiet():
         start = open_start(path, where)
-        dataset = open_file(path, where) if start is None else start.dataset
-        if dataset is None:
+        file = open_file(path, where) if start is None else start.file
+        if file is None:
             raise BadCase("a file of the series is no DICOM file any more", where=where)
-        colours = text(dataset, "PhotometricInterpretation", where)
+        colours = file.text("PhotometricInterpretation")
         if colours not in ("MONOCHROME1", "MONOCHROME2"):
             raise BadCase(
                 "PhotometricInterpretation is neither MONOCHROME1 nor MONOCHROME2", where=where
             )
-        count = _count(dataset, where)
-        headers = [_Frame(dataset, number, count, where) for number in range(count)]
-        if start and count == 1 and (lying := lying_pixels(start, path, where)):
+        count = _count(file)
+        headers = [_Frame(file, number, count) for number in range(count)]
+        if start and count == 1 and (lying := lying_pixels(start, path)):
             pixels = [lying]
         else:
-            whole = with_pixels(start, path, where) if start else dataset
-            pixels = decoded_pixels(whole, count, where)
+            whole = with_pixels(start, path) if start else file
+            pixels = decoded_pixels(whole, count)
         if len(pixels) != count:
             raise BadCase(f"{count} frames are claimed and {len(pixels)} are there", where=where)
         return [
@@ -110,22 +106,24 @@ def read_slices(path: Path, window: tuple[int, int], where: str) -> list[Slice]:
         ]
 
 
-def _count(dataset: Dataset, where: str) -> int:
+def _count(file: DicomFile) -> int:
     """Return the number of frames, if the header's claims are those of slices."""
-    rows, columns = (numbers(dataset, side, 1, where)[0] for side in ("Rows", "Columns"))
+    rows, columns = (file.numbers(side, 1)[0] for side in ("Rows", "Columns"))
     if not 1 <= min(rows, columns) <= max(rows, columns) <= _MAX_SIDE:
-        raise BadCase(f"Rows and Columns are {rows:.0f} and {columns:.0f}: no slice", where=where)
-    if value(dataset, "NumberOfFrames", where) in (None, ""):
+        raise BadCase(
+            f"Rows and Columns are {rows:.0f} and {columns:.0f}: no slice", where=file.where
+        )
+    if file.value("NumberOfFrames") in (None, ""):
         return 1
-    count = int(numbers(dataset, "NumberOfFrames", 1, where)[0])
+    count = int(file.numbers("NumberOfFrames", 1)[0])
     if count < 1 or count * rows * columns > MAX_VOXELS:
         raise BadCase(
-            f"the header claims {count} frames of {rows:.0f} x {columns:.0f}", where=where
+            f"the header claims {count} frames of {rows:.0f} x {columns:.0f}", where=file.where
         )
-    if count > 1 and not value(dataset, "PerFrameFunctionalGroupsSequence", where):
+    if count > 1 and not file.value("PerFrameFunctionalGroupsSequence"):
         raise BadCase(
             "a file holds several frames without functional groups, which say where each lies",
-            where=where,
+            where=file.where,
         )
     return count
 
@@ -133,35 +131,34 @@ def _count(dataset: Dataset, where: str) -> int:
 class _Frame:
     """What the header says of one frame, wherever it says so."""
 
-    def __init__(self, dataset: Dataset, number: int, count: int, where: str) -> None:
-        self._where = where
-        self._dataset = dataset
-        self._groups = []
-        own = value(dataset, "PerFrameFunctionalGroupsSequence", where)
-        if own is not None:
+    def __init__(self, file: DicomFile, number: int, count: int) -> None:
+        self._file = file
+        self._groups: list[DicomFile] = []
+        own = file.items("PerFrameFunctionalGroupsSequence")
+        if file.value("PerFrameFunctionalGroupsSequence") is not None:
             if len(own) != count:
                 raise BadCase(
-                    f"the header claims {count} frames and describes {len(own)}", where=where
+                    f"the header claims {count} frames and describes {len(own)}", where=file.where
                 )
-            self._groups = [own[number], *(self._items(dataset, "SharedFunctionalGroupsSequence"))]
-        self.image = text(dataset, "SOPInstanceUID", where)
+            self._groups = [own[number], *file.items("SharedFunctionalGroupsSequence")]
+        self.image = file.text("SOPInstanceUID")
         if self._groups:
             self.image = self._source() or (f"{self.image}#{number}" if count > 1 else self.image)
 
     def numbers(self, keyword: str, count: int) -> NDArray[np.float64]:
         """Return an element's numbers, of the frame or of all; raises BadCase."""
         for group in self._groups:
-            for item in self._items(group, _GROUPS.get(keyword, "")):
-                if value(item, keyword, self._where) is not None:
-                    return numbers(item, keyword, count, self._where)
-        return numbers(self._dataset, keyword, count, self._where)
+            for item in group.items(_GROUPS.get(keyword, "")):
+                if item.value(keyword) is not None:
+                    return item.numbers(keyword, count)
+        return self._file.numbers(keyword, count)
 
     @property
     def pixel_spacing(self) -> tuple[float, float]:
         """Distance of rows and of columns, mm."""
         spacing = self.numbers("PixelSpacing", 2)
         if (spacing <= 0).any():
-            raise BadCase("PixelSpacing is not positive", where=self._where)
+            raise BadCase("PixelSpacing is not positive", where=self._file.where)
         return float(spacing[0]), float(spacing[1])
 
     def meaning(self, pixels: Pixels, window: tuple[int, int]) -> Meaning:
@@ -169,34 +166,32 @@ class _Frame:
         if len(pixels.shape) != 2:
             raise BadCase(
                 f"a slice has {len(pixels.shape)} axes; rows and columns are read",
-                where=self._where,
+                where=self._file.where,
             )
         slope, intercept = (
             float(self.numbers(keyword, 1)[0]) for keyword in ("RescaleSlope", "RescaleIntercept")
         )
-        bits = int(numbers(self._dataset, "BitsStored", 1, self._where)[0])
+        bits = int(self._file.numbers("BitsStored", 1)[0])
         allocated = 8 * pixels.dtype.itemsize
         if not 1 <= bits <= allocated:
-            raise BadCase(f"BitsStored is {bits}, of {allocated} bits a pixel", where=self._where)
+            raise BadCase(
+                f"BitsStored is {bits}, of {allocated} bits a pixel", where=self._file.where
+            )
         return Meaning(pixels.dtype, bits, slope, intercept, self._padding(), window)
 
     def _padding(self) -> tuple[int, ...]:
         """Return the value, or both ends of the range, that padding has; empty: there is none."""
-        if value(self._dataset, "PixelPaddingValue", self._where) is None:
+        if self._file.value("PixelPaddingValue") is None:
             return ()
         return tuple(
-            int(numbers(self._dataset, keyword, 1, self._where)[0])
+            int(self._file.numbers(keyword, 1)[0])
             for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")
-            if value(self._dataset, keyword, self._where) is not None
+            if self._file.value(keyword) is not None
         )
 
     def _source(self) -> str:
         """Return the UID of the slice that a converted frame was (PS3.3 C.8.16.3); else nothing."""
         for group in self._groups[:1]:
-            for item in self._items(group, "ConversionSourceAttributesSequence"):
-                return str(value(item, "ReferencedSOPInstanceUID", self._where) or "").strip()
+            for item in group.items("ConversionSourceAttributesSequence"):
+                return str(item.value("ReferencedSOPInstanceUID") or "").strip()
         return ""
-
-    def _items(self, dataset: Dataset, keyword: str) -> list[Dataset]:
-        with damage_told(self._where):
-            return list(dataset.get(keyword) or ())
