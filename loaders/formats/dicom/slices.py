@@ -1,8 +1,4 @@
-"""A CT file to its slices in Hounsfield units: one, or the frames of an enhanced multi-frame file.
-
-In an enhanced file the attributes of a frame are in functional groups, its own or the shared ones
-(PS3.3 C.7.6.16); in a plain file they are in the data set itself.
-"""
+"""A CT file to its slices in Hounsfield units: one, or the frames of an enhanced file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,21 +15,16 @@ from loaders.formats.dicom.file import (
     quiet,
     with_pixels,
 )
+from loaders.formats.dicom.functional_groups import FrameHeader, frame_headers
 from loaders.formats.dicom.hounsfield import Meaning
+from loaders.formats.dicom.modality_lut import modality_lut
 from loaders.formats.dicom.pixels import Pixels, decoded_pixels, lying_pixels
+from loaders.formats.dicom.stored_values import padding_of
 
 # No scanner makes larger slices (assumption); a header may claim 65535 x 65535 in a small file.
 _MAX_SIDE = 8192
 # Voxels of a series: 1000 slices of 512 x 512 are half of it (assumption). Headers may claim more.
 MAX_VOXELS = 2**29
-# Where the functional groups keep what a plain file has in its data set.
-_GROUPS = {
-    "ImagePositionPatient": "PlanePositionSequence",
-    "ImageOrientationPatient": "PlaneOrientationSequence",
-    "PixelSpacing": "PixelMeasuresSequence",
-    "RescaleSlope": "PixelValueTransformationSequence",
-    "RescaleIntercept": "PixelValueTransformationSequence",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +60,9 @@ def read_slices(path: Path, window: tuple[int, int], where: str) -> list[Slice]:
 
     Padding (PixelPaddingValue, PixelPaddingRangeLimit) is found in the stored values and becomes
     the window's lower bound: rescaled first, it would be a density that no tissue has. Stored
-    values become HU by the slope and intercept of their own slice. MONOCHROME1 asks a viewer to
-    show low values white (PS3.3 C.7.6.3.1.2): it changes no HU, so nothing is inverted.
+    values become HU by ModalityLUTSequence, or else by the slope and intercept of their own slice.
+    MONOCHROME1 asks a viewer to show low values white (PS3.3 C.7.6.3.1.2): it changes no HU, so
+    nothing is inverted.
     """
     if (size := path.stat().st_size) > MAX_BYTES:
         raise BadCase(f"a file has {size} bytes; {MAX_BYTES} are read", where=where)
@@ -85,7 +77,10 @@ def read_slices(path: Path, window: tuple[int, int], where: str) -> list[Slice]:
                 "PhotometricInterpretation is neither MONOCHROME1 nor MONOCHROME2", where=where
             )
         count = _count(file)
-        headers = [_Frame(file, number, count) for number in range(count)]
+        headers = [
+            _Frame(header, number, count)
+            for number, header in enumerate(frame_headers(file, count))
+        ]
         if start and count == 1 and (lying := lying_pixels(start, path)):
             pixels = [lying]
         else:
@@ -129,29 +124,18 @@ def _count(file: DicomFile) -> int:
 
 
 class _Frame:
-    """What the header says of one frame, wherever it says so."""
+    """What the header says of one slice."""
 
-    def __init__(self, file: DicomFile, number: int, count: int) -> None:
-        self._file = file
-        self._groups: list[DicomFile] = []
-        own = file.items("PerFrameFunctionalGroupsSequence")
-        if file.value("PerFrameFunctionalGroupsSequence") is not None:
-            if len(own) != count:
-                raise BadCase(
-                    f"the header claims {count} frames and describes {len(own)}", where=file.where
-                )
-            self._groups = [own[number], *file.items("SharedFunctionalGroupsSequence")]
-        self.image = file.text("SOPInstanceUID")
-        if self._groups:
+    def __init__(self, header: FrameHeader, number: int, count: int) -> None:
+        self._header = header
+        self._file = header.file
+        self.image = self._file.text("SOPInstanceUID")
+        if header.groups:
             self.image = self._source() or (f"{self.image}#{number}" if count > 1 else self.image)
 
     def numbers(self, keyword: str, count: int) -> NDArray[np.float64]:
         """Return an element's numbers, of the frame or of all; raises BadCase."""
-        for group in self._groups:
-            for item in group.items(_GROUPS.get(keyword, "")):
-                if item.value(keyword) is not None:
-                    return item.numbers(keyword, count)
-        return self._file.numbers(keyword, count)
+        return self._header.numbers(keyword, count)
 
     @property
     def pixel_spacing(self) -> tuple[float, float]:
@@ -168,30 +152,28 @@ class _Frame:
                 f"a slice has {len(pixels.shape)} axes; rows and columns are read",
                 where=self._file.where,
             )
-        slope, intercept = (
-            float(self.numbers(keyword, 1)[0]) for keyword in ("RescaleSlope", "RescaleIntercept")
-        )
+        slope, intercept, lut = 1.0, 0.0, modality_lut(self._file)
+        if lut is None:
+            slope, intercept = (
+                float(self.numbers(keyword, 1)[0])
+                for keyword in ("RescaleSlope", "RescaleIntercept")
+            )
+        elif lut.unit != "HU":
+            raise BadCase(
+                "ModalityLUTType is not HU: the slice's values are no Hounsfield units",
+                where=self._file.where,
+            )
         bits = int(self._file.numbers("BitsStored", 1)[0])
         allocated = 8 * pixels.dtype.itemsize
         if not 1 <= bits <= allocated:
             raise BadCase(
                 f"BitsStored is {bits}, of {allocated} bits a pixel", where=self._file.where
             )
-        return Meaning(pixels.dtype, bits, slope, intercept, self._padding(), window)
-
-    def _padding(self) -> tuple[int, ...]:
-        """Return the value, or both ends of the range, that padding has; empty: there is none."""
-        if self._file.value("PixelPaddingValue") is None:
-            return ()
-        return tuple(
-            int(self._file.numbers(keyword, 1)[0])
-            for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")
-            if self._file.value(keyword) is not None
-        )
+        padding = padding_of(self._file)
+        return Meaning(pixels.dtype, bits, slope, intercept, padding, window, lut)
 
     def _source(self) -> str:
         """Return the UID of the slice that a converted frame was (PS3.3 C.8.16.3); else nothing."""
-        for group in self._groups[:1]:
-            for item in group.items("ConversionSourceAttributesSequence"):
-                return str(item.value("ReferencedSOPInstanceUID") or "").strip()
+        for item in self._header.groups[0].items("ConversionSourceAttributesSequence"):
+            return str(item.value("ReferencedSOPInstanceUID") or "").strip()
         return ""
