@@ -1,8 +1,8 @@
 """One picture file to an array: PNG, JPEG, TIFF or DICOM, told by content and never by name.
 
-Pixels come as they are stored: 8 bits stay 8 and 16 stay 16, colour profiles and gamma are left
-alone, a palette is looked up, and the orientation that a camera wrote down is applied. What cannot
-be had without guessing is refused: transparent pixels, CMYK, several pictures in one file.
+Pixels come as they are stored, with the depth that their file tells; colour profiles and gamma are
+left alone, a palette is looked up, and the orientation that a camera wrote down is applied. What
+cannot be had without guessing is refused: transparent pixels, CMYK, several pictures in one file.
 """
 
 import io
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loaders.cases import Array, BadCase
+from loaders.formats.levels import Picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -85,8 +86,8 @@ _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262
 _WHITE_IS_ZERO = 0
 
 
-def read_picture(path: Path, where: str) -> Array:
-    """Return a picture as (C, Y, X), C 1 or 3, of 8 or 16 bits, int32 or float32; raises BadCase.
+def read_picture(path: Path, where: str) -> Picture:
+    """Return a picture with 1 or 3 channels, of 8 or 16 bits, int32 or float32; raises BadCase.
 
     A DICOM file must hold one frame; see `loaders.formats.dicom.frames` for what is done to its
     values.
@@ -103,7 +104,7 @@ def read_picture(path: Path, where: str) -> Array:
             raise BadCase(
                 f"the file holds {frames.count} frames: prepare it as kind cine", where=where
             )
-        return next(frames.arrays)
+        return next(frames.pictures)
     return _decode(raw, _form(raw, where), where)
 
 
@@ -133,7 +134,7 @@ def _form(raw: bytes, where: str) -> str:
     raise BadCase(f"the file is no picture that is known; {reads}", where=where)
 
 
-def _decode(raw: bytes, form: str, where: str) -> Array:
+def _decode(raw: bytes, form: str, where: str) -> Picture:
     from PIL import Image
 
     try:
@@ -144,11 +145,12 @@ def _decode(raw: bytes, form: str, where: str) -> Array:
                 if _deep_colour(raw, form, image):
                     _refuse_beyond(image, MAX_DEEP_PIXELS, where)
                     upright = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1), _UPRIGHT[1])
-                    return np.ascontiguousarray(upright(_colour_of_16_bits(raw, form, where)))
+                    deep = np.ascontiguousarray(upright(_colour_of_16_bits(raw, form, where)))
+                    return Picture(array=deep, bits=16, told=False)
                 image.load()
                 # Asked for after load(), which has turned a TIFF already.
                 upright = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1), _UPRIGHT[1])
-                return np.ascontiguousarray(upright(_pixels(image, where)))
+                return _scaled(image, np.ascontiguousarray(upright(_pixels(image, where))))
     except BadCase:
         raise
     except Image.DecompressionBombError:
@@ -191,12 +193,20 @@ def _pixels(image: "Image.Image", where: str) -> Array:
     array = np.asarray(image)
     if array.dtype.byteorder == ">":
         array = array.astype(array.dtype.newbyteorder("="))
-    if array.ndim == 2:
-        tags = getattr(image, "tag_v2", {})
-        if array.dtype == np.uint16 and tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
-            array = np.iinfo(np.uint16).max - array  # of 8 bits the library does it
-        return array[np.newaxis]
-    return np.moveaxis(array, -1, 0)
+    return array[np.newaxis] if array.ndim == 2 else np.moveaxis(array, -1, 0)
+
+
+def _scaled(image: "Image.Image", array: Array) -> Picture:
+    """Return a picture (C, Y, X) with what its file says of its levels."""
+    if array.dtype == np.uint8:
+        return Picture(array=array, bits=8)
+    if array.dtype != np.uint16:
+        return Picture(array=array, bits=0)
+    tags = getattr(image, "tag_v2", {})
+    bits = int(tags.get(_BITS_PER_SAMPLE, (16,))[0])
+    # Of 8 bits the library inverts by itself.
+    inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    return Picture(array=array, bits=bits, told=bits < 16, white_is_zero=inverted)
 
 
 _TRANSPARENT = "the picture has transparent pixels: save it without its alpha channel"

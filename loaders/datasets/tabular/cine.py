@@ -22,6 +22,7 @@ import numpy as np
 from loaders.cases import Array, BadCase, BadSource, Case, Item, Kind, Meta, Survey, settings
 from loaders.datasets.tabular.images import APPEARANCE, check_appearance, fitted, make_meta
 from loaders.datasets.tabular.labels import OPTIONS, Row, read_labels
+from loaders.formats.levels import Picture
 from loaders.formats.pictures import SUFFIXES, present, read_picture
 
 if TYPE_CHECKING:
@@ -44,10 +45,10 @@ _NUMBER = re.compile(r"(\d+)")
 
 @dataclass(frozen=True, kw_only=True)
 class _Loop:
-    """Every stride-th frame (C, Y, X), and the seconds from one frame of the file to the next."""
+    """Every stride-th frame, and the seconds from one frame of the file to the next."""
 
     seconds: float
-    arrays: Iterator[Array]
+    pictures: Iterator[Picture]
 
 
 def survey(source: Path, options: Mapping[str, Any]) -> Survey:
@@ -74,7 +75,6 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
         found,
         unit="clip",
         dims=3,
-        deep={image.dtype.itemsize > 1 for image in found},
         axes="tyx",
         alone="video",
         frames=chosen["frames"],
@@ -121,12 +121,12 @@ def _natural(name: str) -> list[tuple[int, str]]:
     ]
 
 
-def _probe(items: Sequence[Item]) -> list[Array]:
+def _probe(items: Sequence[Item]) -> list[Picture]:
     """Return the first frames that can be read of a few loops spread over the set."""
     found = []
     for at in np.unique(np.linspace(0, len(items) - 1, _PROBES).astype(int)) if items else ():
         try:
-            found += [next(_open(items[at], stride=1).arrays)]
+            found += [next(_open(items[at], stride=1).pictures)]
         except (BadCase, StopIteration):
             continue  # it is told when it is read
     return found
@@ -138,7 +138,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
     assert isinstance(frames, int)
     assert isinstance(stride, int)
     loop = _open(item, stride=stride)
-    for number, clip in enumerate(_clips(loop.arrays, frames, stride, meta, item.key)):
+    for number, clip in enumerate(_clips(loop.pictures, frames, stride, meta, item.key)):
         yield Case(
             key=f"{item.key}#{number}",
             group=item.extra["group"],
@@ -151,13 +151,13 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
 
 
 def _clips(
-    arrays: Iterator[Array], frames: int, stride: int, meta: Meta, where: str
+    pictures: Iterator[Picture], frames: int, stride: int, meta: Meta, where: str
 ) -> Iterator[Array]:
-    """Cut frames (C, Y, X) into clips (C, T, Y, X) of `frames` each; 0: one clip of all."""
+    """Cut frames into clips (C, T, Y, X) of `frames` each; 0: one clip of all."""
     clip: list[Array] = []
     count = 0
-    for array in arrays:
-        image = fitted(array, meta, where)
+    for picture in pictures:
+        image = fitted(picture, meta, where)
         if clip and (image.shape != clip[0].shape or image.dtype != clip[0].dtype):
             raise BadCase("the frames are not of one size and type", where=where)
         if len(clip) * image.nbytes > MAX_CLIP_BYTES:
@@ -188,7 +188,7 @@ def _open(item: Item, *, stride: int) -> _Loop:
     where = item.key
     if item.extra["folder"]:
         pictures = (read_picture(path, f"{where}/{path.name}") for path in item.paths[::stride])
-        return _Loop(seconds=np.nan, arrays=_at_most(pictures, where))
+        return _Loop(seconds=np.nan, pictures=_at_most(pictures, where))
     (path,) = item.paths
     with present(where), path.open("rb") as file:
         start = file.read(132)
@@ -200,7 +200,7 @@ def _open(item: Item, *, stride: int) -> _Loop:
     )
 
 
-def _at_most(frames: Iterator[Array], where: str) -> Iterator[Array]:
+def _at_most(frames: Iterator[Picture], where: str) -> Iterator[Picture]:
     for number, frame in enumerate(frames):
         if number == MAX_FRAMES:
             raise _endless(where)
@@ -218,7 +218,7 @@ def _open_dicom(path: Path, form: str, where: str, stride: int) -> _Loop:
     found = open_frames(path, where, stride=stride)
     if found.count > MAX_FRAMES:
         raise _endless(where)
-    return _Loop(seconds=found.seconds, arrays=found.arrays)
+    return _Loop(seconds=found.seconds, pictures=found.pictures)
 
 
 def _open_video(path: Path, form: str, where: str, stride: int) -> _Loop:
@@ -226,11 +226,11 @@ def _open_video(path: Path, form: str, where: str, stride: int) -> _Loop:
     with _container(path, form, where) as container:
         rate = container.streams.video[0].average_rate
     return _Loop(
-        seconds=float(1 / rate) if rate else np.nan, arrays=_video(path, form, where, stride)
+        seconds=float(1 / rate) if rate else np.nan, pictures=_video(path, form, where, stride)
     )
 
 
-def _video(path: Path, form: str, where: str, stride: int) -> Iterator[Array]:
+def _video(path: Path, form: str, where: str, stride: int) -> Iterator[Picture]:
     with _container(path, form, where) as container:
         stream = container.streams.video[0]
         stream.thread_count = 1  # the pool of readers has its processes
@@ -243,7 +243,7 @@ def _video(path: Path, form: str, where: str, stride: int) -> Iterator[Array]:
                 if packet.is_corrupt or frame.is_corrupt:
                     raise BadCase(f"frame {count} of the video is damaged", where=where)
                 if count % stride == 0:
-                    yield _array(frame, where)
+                    yield Picture(array=_array(frame, where), bits=8)
                 count += 1
         if count < stream.frames:
             raise BadCase(

@@ -1,9 +1,10 @@
 """A folder of pictures and a table of their classes: chest X-ray, skin, fundus.
 
 What the table may say stands in `loaders.datasets.tabular.labels`, what a picture may be in
-`loaders.formats.pictures`. Whether the set is grey or in colour, and of 8 or 16 bits, is told by a
-few pictures spread over it; one that does not fit is a rejected case, so that no image is silently
-on another scale.
+`loaders.formats.pictures`. Whether the set is grey or in colour, and how many bits its levels have,
+is told by a few pictures spread over it. Levels of another depth are brought to the set's
+(`loaders.formats.levels`); a picture that does not fit is a rejected case, so that no image is
+silently on another scale.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 
 from loaders.cases import JSON, Array, BadCase, BadSource, Case, Item, Kind, Meta, Survey, settings
 from loaders.datasets.tabular.labels import OPTIONS, Answers, Row, read_labels
+from loaders.formats.levels import Picture, Scale, common_scale, on_scale
 from loaders.formats.pictures import SUFFIXES, in_channels, is_grey, read_picture, shrink
 
 CHANNELS = ("auto", "grey", "rgb")
@@ -29,12 +31,9 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     check_appearance("images", chosen)
     answers = read_labels(source, chosen, suffixes=SUFFIXES)
     found = _probe(answers.rows)
-    deep = {image.dtype.itemsize > 1 for image in found}
-    if len(deep) > 1:
-        raise BadSource("some pictures are of 8 bits and some of more: bring them to one scale")
     rows = answers.rows
     return Survey(
-        meta=make_meta("images", chosen, answers, found, unit="image", dims=2, deep=deep),
+        meta=make_meta("images", chosen, answers, found, unit="image", dims=2),
         items=tuple(
             Item(
                 key=rows[at].key,
@@ -51,7 +50,7 @@ def _facts(row: Row) -> tuple[str, str, int, str | None]:
     return row.key, row.group, row.label, row.split
 
 
-def _probe(rows: Sequence[Row]) -> list[Array]:
+def _probe(rows: Sequence[Row]) -> list[Picture]:
     """Return the pictures that can be read of a few spread over the set."""
     found = []
     for at in np.unique(np.linspace(0, len(rows) - 1, _PROBES).astype(int)) if rows else ():
@@ -75,23 +74,23 @@ def make_meta(
     kind: str,
     chosen: Mapping[str, Any],
     answers: Answers,
-    found: Sequence[Array],
+    found: Sequence[Picture],
     *,
     unit: str,
     dims: Literal[2, 3],
-    deep: set[bool],
     axes: str = "",
     alone: str = "case",
     **more: Any,
 ) -> Meta:
-    """Return the meta of a set with a table; `found` are the pictures (C, Y, X) looked at.
+    """Return the meta of a set with a table; `found` are the pictures looked at.
 
     `alone` is what the group is called where the table has no column for it; `more` are further
     settings that shaped the arrays.
     """
     rgb = chosen["channels"] == "rgb" or (
-        chosen["channels"] == "auto" and not all(is_grey(image) for image in found)
+        chosen["channels"] == "auto" and not all(is_grey(picture.array) for picture in found)
     )
+    scale = common_scale(found)
     finding = chosen["finding"]
     asked = {"finding": finding, "uncertain": chosen["uncertain"]} if finding else {}
     return Meta(
@@ -112,7 +111,8 @@ def make_meta(
         options={
             "channels": chosen["channels"],
             "size": chosen["size"],
-            "bits": 16 if True in deep else 8,
+            "bits": scale.bits,
+            "depths": scale.told,
             **asked,
             **more,
         },
@@ -120,17 +120,12 @@ def make_meta(
     )
 
 
-def fitted(image: Array, meta: Meta, where: str) -> Array:
-    """Return a picture (C, Y, X) in the channels and size of a set; raises BadCase."""
-    bits = 16 if image.dtype.itemsize > 1 else 8
-    if bits != meta.options["bits"]:
-        raise BadCase(
-            "the picture has 8 bits a value and others more, or the other way round: another scale",
-            where=where,
-        )
-    mix = meta.options["channels"] == "grey"
-    size = meta.options["size"]
-    assert isinstance(size, int)
+def fitted(picture: Picture, meta: Meta, where: str) -> Array:
+    """Return a picture (C, Y, X) in the scale, channels and size of a set; raises BadCase."""
+    known: dict[str, Any] = meta.options
+    image = on_scale(picture, Scale(bits=known["bits"], told=tuple(known["depths"])), where)
+    mix = known["channels"] == "grey"
+    size = known["size"]
     return shrink(in_channels(image, len(meta.channels), mix=mix, where=where), size)
 
 

@@ -1,26 +1,28 @@
 """The frames of one DICOM file as they would be looked at: X-ray, photograph, ultrasound loop.
 
 MONOCHROME1 asks a viewer to show low values white (PS3.3 C.7.6.3.1.2). Projections are looked at,
-not measured, and one collection mixes both kinds, so here such frames are inverted within the range
-of their stored bits: bone is bright in all of them. (A CT's Hounsfield units are measured, and
-`loaders.formats.dicom.series` inverts nothing.) Padding becomes the darkest value of its frame.
-Slope and intercept are applied; windows, which are a choice of display, are not. Frames are decoded
-one at a time.
+not measured, and one collection mixes both kinds, so such frames are inverted within the depth of
+their levels (`loaders.formats.levels`): bone is bright in all of them. What has a unit (Hounsfield
+units) is measured and never inverted, as in `loaders.formats.dicom.series`. Padding becomes the
+darkest value of its frame. ModalityLUTSequence, or else slope and intercept, is applied; windows,
+which are a choice of display, are not. Frames are decoded one at a time.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from pydicom import Dataset
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import iter_pixels
 
 from loaders.cases import Array, BadCase
-from loaders.formats.dicom.file import DAMAGE, damage_told, open_file, quiet, text, value
+from loaders.formats.dicom.file import DAMAGE, DicomFile, damage_told, open_file, quiet
+from loaders.formats.dicom.functional_groups import FrameHeader, frame_headers
 from loaders.formats.dicom.limits import check_coded, decoder_of
+from loaders.formats.dicom.modality_lut import ModalityLut, modality_lut
+from loaders.formats.dicom.stored_values import cut, padded, padding_of
+from loaders.formats.levels import Picture, bits_for
 
 # Channels of each PhotometricInterpretation; pydicom turns YBR into RGB.
 _CHANNELS: Mapping[str, int] = {
@@ -33,6 +35,8 @@ _CHANNELS: Mapping[str, int] = {
     "YBR_ICT": 3,
     "YBR_RCT": 3,
 }
+# Of the types of rescaled values: unspecified, so that they are levels (PS3.3 C.11.1.1.2).
+_NO_UNIT = ("", "US")
 # Pixels of a frame (assumption): a mammogram has 30 million. A header may claim more.
 MAX_PIXELS = 2**26
 # Bytes of a file: the largest loops of a scanner (assumption). It is read whole.
@@ -45,53 +49,54 @@ class Frames:
 
     count: int
     seconds: float
-    arrays: Iterator[Array]
+    pictures: Iterator[Picture]
 
 
 def open_frames(path: Path, where: str, *, stride: int = 1) -> Frames:
-    """Return every stride-th frame of a file, each (C, Y, X) with C 1 or 3; raises BadCase.
+    """Return every stride-th frame of a file, each with 1 or 3 channels; raises BadCase.
 
     The iterator raises BadCase too: what is damaged is often found at its frame.
     """
     if (size := path.stat().st_size) > MAX_BYTES:
         raise BadCase(f"the file has {size} bytes; {MAX_BYTES} are read", where=where)
     with quiet():
-        dataset = open_file(path, where, limit=MAX_BYTES)
-        if dataset is None:
+        file = open_file(path, where, limit=MAX_BYTES)
+        if file is None:
             raise BadCase("the file is no DICOM file", where=where)
-        if "PixelData" not in dataset:
+        if "PixelData" not in file.dataset:
             raise BadCase("the DICOM file holds no pixels: no image, or cut off", where=where)
-        colours = text(dataset, "PhotometricInterpretation", where)
+        colours = file.text("PhotometricInterpretation")
         if colours not in _CHANNELS:
             known = ", ".join(_CHANNELS)
             raise BadCase(f"PhotometricInterpretation is none of: {known}", where=where)
-        rows, columns = (_count(dataset, side, where) for side in ("Rows", "Columns"))
+        rows, columns = (_count(file, side) for side in ("Rows", "Columns"))
         if rows * columns > MAX_PIXELS:
             raise BadCase(f"the header claims {rows} x {columns} pixels: no image", where=where)
-        missing = value(dataset, "NumberOfFrames", where) in (None, "")
-        count = 1 if missing else _count(dataset, "NumberOfFrames", where)
-        seconds = _seconds(dataset, where)
+        missing = file.value("NumberOfFrames") in (None, "")
+        count = 1 if missing else _count(file, "NumberOfFrames")
+        seconds = _seconds(file)
         with damage_told(where):
-            check_coded(dataset, count, where)
+            coded = check_coded(file, count)
+        form = _form(file, colours, coded)
     wanted = range(0, count, stride)
-    return Frames(count=count, seconds=seconds, arrays=_decoded(dataset, colours, wanted, where))
+    return Frames(count=count, seconds=seconds, pictures=_decoded(file, form, wanted, count))
 
 
-def _count(dataset: Dataset, keyword: str, where: str) -> int:
+def _count(file: DicomFile, keyword: str) -> int:
     try:
-        number = int(text(dataset, keyword, where))
+        number = int(file.text(keyword))
     except ValueError:
-        raise BadCase(f"{keyword} is no whole number", where=where) from None
+        raise BadCase(f"{keyword} is no whole number", where=file.where) from None
     if number < 1:
-        raise BadCase(f"{keyword} is {number}", where=where)
+        raise BadCase(f"{keyword} is {number}", where=file.where)
     return number
 
 
-def _seconds(dataset: Dataset, where: str) -> float:
+def _seconds(file: DicomFile) -> float:
     """Return the time between frames: FrameTime (ms), else the inverse of CineRate (1/s)."""
     for keyword in ("FrameTime", "CineRate"):
         try:
-            found = float(str(value(dataset, keyword, where)))
+            found = float(str(file.value(keyword)))
         except ValueError:
             continue
         if np.isfinite(found) and found > 0:
@@ -99,58 +104,139 @@ def _seconds(dataset: Dataset, where: str) -> float:
     return np.nan
 
 
-def _decoded(dataset: Dataset, colours: str, wanted: range, where: str) -> Iterator[Array]:
-    plugin, name = decoder_of(dataset, where)
-    frames = iter(iter_pixels(dataset, indices=wanted, decoding_plugin=plugin))
-    for _ in wanted:
+def _decoded(file: DicomFile, form: "_Form", wanted: range, count: int) -> Iterator[Picture]:
+    plugin, name = decoder_of(file)
+    headers = frame_headers(file, count)
+    frames = iter(
+        iter_pixels(file.dataset, indices=wanted, decoding_plugin=plugin, correct_unused_bits=False)
+    )
+    for number in wanted:
         with quiet():
             try:
-                stored = np.asarray(next(frames))
+                written = np.asarray(next(frames))
                 # Big-endian files give big-endian arrays.
-                stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-                frame = _shown(stored, dataset, colours)
+                written = written.astype(written.dtype.newbyteorder("="), copy=False)
+                picture = _picture(written, headers[number], form)
+            except BadCase:
+                raise
             except (*DAMAGE, StopIteration, MemoryError) as error:
                 raise BadCase(
                     f"a frame (transfer syntax {name}) cannot be decoded: {type(error).__name__}",
-                    where=where,
+                    where=file.where,
                 ) from error
-        yield frame
+        yield picture
 
 
-def _shown(stored: Array, dataset: Dataset, colours: str) -> Array:
-    """Return one decoded frame as (C, Y, X) in whole numbers, or float32 where the slope is odd."""
-    if colours == "PALETTE COLOR":
-        return np.moveaxis(apply_color_lut(stored, dataset), -1, 0)
-    if _CHANNELS[colours] == 3:
-        return np.moveaxis(stored, -1, 0)
-    padding = _padding(dataset, stored)
-    shown: Array = stored
-    if colours == "MONOCHROME1":
-        signed = stored.dtype.kind == "i"
-        span = 2 ** int(dataset.BitsStored)
-        low, high = (-span // 2, span // 2 - 1) if signed else (0, span - 1)
-        shown = (low + high - stored.astype(np.int64)).astype(stored.dtype)
-    slope, intercept = (
-        float(dataset.get(keyword) or default)
-        for keyword, default in (("RescaleSlope", 1), ("RescaleIntercept", 0))
+@dataclass(frozen=True, kw_only=True)
+class _Form:
+    """What holds for every frame of a file.
+
+    `bits` of the stored values (BitsStored), `coded` of a compressed frame's, 0 where it does not
+    say. `overlaid`: the unused bits hold overlays.
+    """
+
+    colours: str
+    bits: int
+    coded: int
+    padding: tuple[int, ...]
+    overlaid: bool
+    lut: ModalityLut | None
+    modality: str
+
+
+def _form(file: DicomFile, colours: str, coded: int) -> _Form:
+    bits, allocated = (_count(file, keyword) for keyword in ("BitsStored", "BitsAllocated"))
+    if bits > allocated:
+        raise BadCase(f"BitsStored is {bits}, of {allocated} bits a pixel", where=file.where)
+    return _Form(
+        colours=colours,
+        bits=bits,
+        coded=coded,
+        padding=padding_of(file),
+        overlaid=_overlaid(file),
+        lut=modality_lut(file),
+        modality=str(file.value("Modality") or "").strip(),
     )
-    if (slope, intercept) != (1.0, 0.0):
-        exact = shown.astype(np.float64) * slope + intercept
-        whole = slope == int(slope) and intercept == int(intercept)
-        shown = exact.astype(np.int32 if whole else np.float32)
+
+
+def _overlaid(file: DicomFile) -> bool:
+    """Tell whether overlays lie in the bits that pixels do not use (PS3.3 C.9.2, retired)."""
+    bit_position, data = 0x0102, 0x3000
+    return any(
+        (group, bit_position) in file.dataset and (group, data) not in file.dataset
+        for group in range(0x6000, 0x6020, 2)
+    )
+
+
+def _picture(written: Array, header: FrameHeader, form: _Form) -> Picture:
+    """Return one decoded frame; raises BadCase and DAMAGE."""
+    stored = cut(written, form.bits)
+    padding = np.zeros(written.shape, bool)
+    if _CHANNELS[form.colours] == 1:
+        padding = padded(written, stored, form.bits, form.padding)
+    _check_unused(written, stored, padding, header.file, form)
+    bits = min(form.bits, form.coded) if form.coded else form.bits
+    told = bits < 8 * stored.dtype.itemsize or stored.dtype.itemsize == 1
+    if form.colours == "PALETTE COLOR":
+        coloured = np.moveaxis(apply_color_lut(stored, header.file.dataset), -1, 0)
+        return Picture(array=coloured, bits=8 * coloured.dtype.itemsize)
+    if _CHANNELS[form.colours] == 3:
+        return Picture(array=np.moveaxis(stored, -1, 0), bits=bits, told=told)
+    shown, unit = _modality_values(stored, header, form)
+    white_is_zero = form.colours == "MONOCHROME1"
+    levels = shown.dtype.kind == "u" and unit in _NO_UNIT and form.modality != "CT"
+    if levels and form.lut is not None:
+        bits, told = bits_for(form.lut.largest), True
+    if white_is_zero and not levels and unit in _NO_UNIT and form.modality != "CT":
+        # Values without a unit are inverted as they are stored. A range of signed ones lies round
+        # zero, however many bits it has.
+        full = -1 if stored.dtype.kind == "i" else 2 ** (bits if told else _needed(stored)) - 1
+        inverted = (full - stored.astype(np.int64)).astype(stored.dtype)
+        shown, _ = _modality_values(inverted, header, form)
     if padding.any() and not padding.all():
-        shown = np.where(padding, shown[~padding].min(), shown)
-    return shown[np.newaxis]
+        seen = shown[~padding]
+        shown = np.where(padding, seen.max() if levels and white_is_zero else seen.min(), shown)
+    return Picture(
+        array=shown[np.newaxis],
+        bits=bits if levels else 0,
+        told=told,
+        white_is_zero=levels and white_is_zero,
+    )
 
 
-def _padding(dataset: Dataset, stored: Array) -> Any:
-    """Return which stored values are padding; PixelPaddingRangeLimit makes it a range."""
-    ends = []
-    for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
-        if (value := dataset.get(keyword)) is not None:
-            # Written signed in files of unsigned pixels and the other way round: only bits count.
-            bits = 8 * stored.dtype.itemsize
-            ends.append(np.array([int(value) % 2**bits], f"uint{bits}").view(stored.dtype)[0])
-    if not ends:
-        return np.zeros(stored.shape, bool)
-    return (stored >= min(ends)) & (stored <= max(ends))
+def _needed(stored: Array) -> int:
+    return bits_for(int(stored.max()))
+
+
+def _check_unused(
+    written: Array, stored: Array, padding: Array, file: DicomFile, form: _Form
+) -> None:
+    """Raise BadCase where values that are no padding take more bits than BitsStored says."""
+    if written is stored or form.overlaid:
+        return
+    # Signed values may be written with their sign in the unused bits or without.
+    unsigned = written.view(f"u{written.dtype.itemsize}")
+    beyond = (written != stored) & (unsigned >> form.bits != 0)
+    if (beyond & ~padding).any():
+        raise BadCase(
+            f"BitsStored is {form.bits} and the pixels take more: how bright they are is not known",
+            where=file.where,
+        )
+
+
+def _modality_values(stored: Array, header: FrameHeader, form: _Form) -> tuple[Array, str]:
+    """Return stored values after the modality transformation, and their unit (PS3.3 C.11.1)."""
+    if form.lut is not None:
+        return form.lut.apply(stored), form.lut.unit
+    unit = str(header.holder("RescaleType").value("RescaleType") or "").strip()
+    slope, intercept = (
+        float(header.numbers(keyword, 1)[0])
+        if header.holder(keyword).value(keyword) not in (None, "")
+        else default
+        for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
+    )
+    if (slope, intercept) == (1.0, 0.0):
+        return stored, unit
+    exact = stored.astype(np.float64) * slope + intercept
+    whole = slope == int(slope) and intercept == int(intercept)
+    return exact.astype(np.int32 if whole else np.float32), unit

@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from loaders.formats.dicom.modality_lut import ModalityLut
+from loaders.formats.dicom.stored_values import cut, padded
+
 # Numbers looked up at once.
 _BLOCK = 1 << 16
 
@@ -14,7 +17,8 @@ class Meaning(NamedTuple):
     """What written numbers mean; the same for all slices of most series.
 
     `dtype` is of this machine's byte order. `bits`: how many of it are used, the lower ones.
-    `padding`: none, a value, or both ends of a range; it becomes the window's lower bound.
+    `padding`: none, a value, or both ends of a range; it becomes the window's lower bound. `lut`
+    takes the place of slope and intercept where there is one.
     """
 
     dtype: np.dtype[Any]
@@ -23,6 +27,7 @@ class Meaning(NamedTuple):
     intercept: float
     padding: tuple[int, ...]
     window: tuple[int, int]
+    lut: ModalityLut | None = None
 
     def hounsfield(self, raw: NDArray[Any], out: NDArray[np.int16]) -> None:
         """Fill `out` with HU, rounded to even and clipped to the window; both C-contiguous."""
@@ -58,30 +63,15 @@ class Meaning(NamedTuple):
 
     def computed(self, raw: NDArray[Any]) -> NDArray[np.int16]:
         """Return what `hounsfield` looks up."""
-        unused = max(8 * self.dtype.itemsize - self.bits, 0)
-        # As pydicom does: the sign comes from the highest bit that is used.
-        stored = (raw << unused) >> unused
-        units = np.rint(stored * self.slope + self.intercept)
+        stored = cut(raw, self.bits)
+        units = (
+            np.rint(stored * self.slope + self.intercept)
+            if self.lut is None
+            else self.lut.apply(stored)
+        )
         clipped: NDArray[np.int16] = np.clip(units, *self.window).astype(np.int16)
-        clipped[self._padded(stored, raw)] = self.window[0]
+        clipped[padded(raw, stored, self.bits, self.padding)] = self.window[0]
         return clipped
-
-    def _padded(self, stored: NDArray[Any], raw: NDArray[Any]) -> NDArray[np.bool_]:
-        """Return which values are padding; PixelPaddingRangeLimit makes it a range."""
-        if not self.padding:
-            return np.zeros(raw.shape, bool)
-        # Written unsigned in files of signed pixels and the other way round (63536 for -2000):
-        # only the bits count.
-        allocated = 8 * self.dtype.itemsize
-        bits = np.array([end % 2**allocated for end in self.padding], f"u{self.dtype.itemsize}")
-        ends = bits.view(self.dtype)
-        # Some scanners write 16 bits of padding among values of 12.
-        inside: NDArray[np.bool_] = (raw >= ends.min()) & (raw <= ends.max())
-        half = 2 ** (self.bits - 1)
-        low, high = (-half, half) if self.dtype.kind == "i" else (0, 2 * half)
-        if all(low <= end < high for end in ends.tolist()):
-            inside |= (stored >= ends.min()) & (stored <= ends.max())
-        return inside
 
 
 @lru_cache(maxsize=64)
@@ -90,6 +80,8 @@ def _shifted_alone(meaning: Meaning) -> tuple[int, int]:
 
     In it no padding looks like tissue, and no unused bit is set.
     """
+    if meaning.lut is not None:
+        return 0, -1
     if (meaning.dtype.itemsize, meaning.slope, meaning.intercept % 1) != (2, 1, 0):
         return 0, -1
     every = np.arange(np.iinfo(meaning.dtype).min, np.iinfo(meaning.dtype).max + 1)

@@ -5,13 +5,13 @@ it gave up (measured). What a deflated file unpacks to is bounded by `loaders.fo
 """
 
 import struct
+from typing import NamedTuple
 
-from pydicom import Dataset
 from pydicom.encaps import generate_frames
 from pydicom.uid import UID, AllTransferSyntaxes, RLELossless
 
 from loaders.cases import BadCase
-from loaders.formats.dicom.file import value
+from loaders.formats.dicom.file import DicomFile
 
 # Start of frame of every JPEG and of JPEG-LS (ITU-T T.81 table B.1, T.87 C.1.1); those left out of
 # the row are other markers.
@@ -21,42 +21,58 @@ _START_OF_SCAN = 0xDA
 _J2K = b"\xff\x4f\xff\x51"
 
 
-def check_coded(dataset: Dataset, count: int, where: str) -> None:
-    """Raise BadCase where a compressed frame has more pixels than Rows and Columns say."""
+class Coded(NamedTuple):
+    """What a compressed frame says of itself."""
+
+    height: int
+    width: int
+    bits: int
+
+
+def check_coded(file: DicomFile, count: int) -> int:
+    """Return the bits a value that the compressed frames have, 0 where they do not say.
+
+    Raises BadCase where a frame has more pixels than Rows and Columns say.
+    """
+    dataset = file.dataset
     syntax = dataset.file_meta.TransferSyntaxUID
     if not syntax.is_encapsulated or syntax == RLELossless:
-        return
+        return 0
+    bits = 0
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     for frame in generate_frames(dataset.PixelData, number_of_frames=count):
-        height, width = _coded_size(frame) or (rows, columns)
+        height, width, own = _coded(frame) or Coded(rows, columns, 0)
+        bits = max(bits, own)
         if height * width > rows * columns:
             raise BadCase(
                 f"a frame is coded as {height} x {width} pixels and the header says {rows} x "
                 f"{columns}",
-                where=where,
+                where=file.where,
             )
+    return bits
 
 
-def decoder_of(dataset: Dataset, where: str) -> tuple[str, str]:
+def decoder_of(file: DicomFile) -> tuple[str, str]:
     """Return the plug-in that has to decode a file's pixels, empty for any, and its syntax's name.
 
     The other decoder of run lengths ends the process on a damaged file: a panic in Rust.
     """
-    syntax = value(dataset.file_meta, "TransferSyntaxUID", where)
+    syntax = file.meta.value("TransferSyntaxUID")
     # Of another VR than UI, pydicom gives plain text.
     name = UID(syntax).name if syntax in AllTransferSyntaxes else "unknown"
     return "pydicom" if syntax == RLELossless else "", name
 
 
-def _coded_size(frame: bytes) -> tuple[int, int] | None:
-    """Return height and width of a JPEG, JPEG-LS or JPEG 2000 image; None where it tells none."""
+def _coded(frame: bytes) -> Coded | None:
+    """Return what a JPEG, JPEG-LS or JPEG 2000 image says; None where it says nothing."""
     at = frame.find(_J2K)
     if at >= 0 and not frame.startswith(b"\xff\xd8"):
-        if len(frame) < at + 24:
+        if len(frame) < at + 43:
             return None
-        # Marker, length, capabilities; then the reference grid and where the image starts on it.
+        # Two markers, length, capabilities; then the reference grid and where the image starts on
+        # it. Behind the tiles and the number of components comes the depth of the first (A.5.1).
         right, lower, left, upper = struct.unpack_from(">4I", frame, at + 8)
-        return lower - upper, right - left
+        return Coded(lower - upper, right - left, (frame[at + 42] & 0x7F) + 1)
     at = 2
     while at + 9 <= len(frame):
         if frame[at] != 0xFF:
@@ -66,8 +82,8 @@ def _coded_size(frame: bytes) -> tuple[int, int] | None:
             at += 1
             continue
         if marker in _STARTS:
-            height, width = struct.unpack_from(">HH", frame, at + 5)
-            return height, width
+            bits, height, width = struct.unpack_from(">BHH", frame, at + 4)
+            return Coded(height, width, bits)
         if marker == _START_OF_SCAN:
             return None
         at += 2 + struct.unpack_from(">H", frame, at + 2)[0]

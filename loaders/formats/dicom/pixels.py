@@ -13,13 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 from pydicom.pixels.utils import iter_pixels
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from loaders.cases import BadCase
 from loaders.formats.checksum import read_hashed
-from loaders.formats.dicom.file import Start, damage_told, value
+from loaders.formats.dicom.file import DicomFile, Start, damage_told
 from loaders.formats.dicom.limits import check_coded, decoder_of
 
 # Numbers lie in the file as they are in memory.
@@ -37,22 +36,22 @@ class Pixels(NamedTuple):
     read: Callable[[], NDArray[Any]]
 
 
-def lying_pixels(start: Start, path: Path, where: str) -> Pixels | None:
+def lying_pixels(start: Start, path: Path) -> Pixels | None:
     """Return the pixels of 16 bits of a file's one frame, if they lie there; None: look closer."""
-    dataset = start.dataset
+    file = start.file
     form = ("SamplesPerPixel", "BitsAllocated", "PixelRepresentation")
-    samples, bits, signed = (value(dataset, keyword, where) for keyword in form)
-    syntax = value(dataset.file_meta, "TransferSyntaxUID", where)
+    samples, bits, signed = (file.value(keyword) for keyword in form)
+    syntax = file.meta.value("TransferSyntaxUID")
     if (samples, bits) != (1, 16) or signed not in (0, 1) or syntax not in _PLAIN:
         return None
-    shape = (value(dataset, "Rows", where), value(dataset, "Columns", where))
+    shape = (file.value("Rows"), file.value("Columns"))
     # A header may write them as text, or as several.
     if not all(isinstance(side, int) for side in shape):
         return None
     if start.length < 2 * math.prod(shape) or start.first + start.length > start.size:
         return None
     dtype = np.dtype("<i2" if signed else "<u2")
-    read = partial(_read, path, dtype, shape, start.first, where)
+    read = partial(_read, path, dtype, shape, start.first, file.where)
     return Pixels(dtype.newbyteorder("="), shape, read)
 
 
@@ -66,18 +65,19 @@ def _read(
     return np.frombuffer(content, dtype, count, first).reshape(shape)
 
 
-def decoded_pixels(dataset: Dataset, count: int, where: str) -> list[Pixels]:
+def decoded_pixels(file: DicomFile, count: int) -> list[Pixels]:
     """Return each frame of a whole file, decoded; raises BadCase."""
     return [
         Pixels(array.dtype.newbyteorder("="), array.shape, partial(np.asarray, array))
-        for array in _decoded(dataset, count, where)
+        for array in _decoded(file, count)
     ]
 
 
-def _decoded(dataset: Dataset, count: int, where: str) -> Iterator[NDArray[Any]]:
-    plugin, name = decoder_of(dataset, where)
-    with damage_told(where, f"the pixels of a slice (transfer syntax {name}) cannot be decoded"):
-        check_coded(dataset, count, where)
+def _decoded(file: DicomFile, count: int) -> Iterator[NDArray[Any]]:
+    plugin, name = decoder_of(file)
+    what = f"the pixels of a slice (transfer syntax {name}) cannot be decoded"
+    with damage_told(file.where, what):
+        check_coded(file, count)
         yield from iter_pixels(
-            dataset, decoding_plugin=plugin, correct_unused_bits=False, view_only=True
+            file.dataset, decoding_plugin=plugin, correct_unused_bits=False, view_only=True
         )

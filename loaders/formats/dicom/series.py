@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loaders.cases import BadCase
-from loaders.formats.dicom.file import open_header, quiet, text, value
+from loaders.formats.dicom.file import open_header, quiet
 from loaders.formats.dicom.slices import MAX_VOXELS, Slice, read_slices
 
 # Media Storage Directory (PS3.4 annex B): a DICOMDIR lists other files and holds no image.
@@ -105,15 +105,13 @@ def list_series(files: Iterable[Path], root: Path) -> tuple[list[Series], list[B
 def _header(path: Path, where: str) -> dict[str, str] | None:
     """Return the listed elements of a file; None where it is no DICOM file or a DICOMDIR."""
     with quiet():
-        dataset = open_header(path, where, list(_LISTED))
-        if dataset is None:
+        file = open_header(path, where, list(_LISTED))
+        if file is None:
             return None
-        if value(dataset.file_meta, "MediaStorageSOPClassUID", where) == _DIRECTORY:
+        if file.meta.value("MediaStorageSOPClassUID") == _DIRECTORY:
             return None
         return {
-            keyword: text(dataset, keyword, where)
-            if needed
-            else str(value(dataset, keyword, where) or "")
+            keyword: file.text(keyword) if needed else str(file.value(keyword) or "")
             for keyword, needed in _LISTED.items()
         }
 

@@ -1,43 +1,30 @@
-"""A CT file to its slices in Hounsfield units: one, or the frames of an enhanced multi-frame file.
-
-In an enhanced file the attributes of a frame are in functional groups, its own or the shared ones
-(PS3.3 C.7.6.16); in a plain file they are in the data set itself.
-"""
+"""A CT file to its slices in Hounsfield units: one, or the frames of an enhanced file."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 
 from loaders.cases import BadCase
 from loaders.formats.dicom.file import (
     MAX_BYTES,
-    damage_told,
-    numbers,
+    DicomFile,
     open_file,
     open_start,
     quiet,
-    text,
-    value,
     with_pixels,
 )
+from loaders.formats.dicom.functional_groups import FrameHeader, frame_headers
 from loaders.formats.dicom.hounsfield import Meaning
+from loaders.formats.dicom.modality_lut import modality_lut
 from loaders.formats.dicom.pixels import Pixels, decoded_pixels, lying_pixels
+from loaders.formats.dicom.stored_values import padding_of
 
 # No scanner makes larger slices (assumption); a header may claim 65535 x 65535 in a small file.
 _MAX_SIDE = 8192
 # Voxels of a series: 1000 slices of 512 x 512 are half of it (assumption). Headers may claim more.
 MAX_VOXELS = 2**29
-# Where the functional groups keep what a plain file has in its data set.
-_GROUPS = {
-    "ImagePositionPatient": "PlanePositionSequence",
-    "ImageOrientationPatient": "PlaneOrientationSequence",
-    "PixelSpacing": "PixelMeasuresSequence",
-    "RescaleSlope": "PixelValueTransformationSequence",
-    "RescaleIntercept": "PixelValueTransformationSequence",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,28 +60,32 @@ def read_slices(path: Path, window: tuple[int, int], where: str) -> list[Slice]:
 
     Padding (PixelPaddingValue, PixelPaddingRangeLimit) is found in the stored values and becomes
     the window's lower bound: rescaled first, it would be a density that no tissue has. Stored
-    values become HU by the slope and intercept of their own slice. MONOCHROME1 asks a viewer to
-    show low values white (PS3.3 C.7.6.3.1.2): it changes no HU, so nothing is inverted.
+    values become HU by ModalityLUTSequence, or else by the slope and intercept of their own slice.
+    MONOCHROME1 asks a viewer to show low values white (PS3.3 C.7.6.3.1.2): it changes no HU, so
+    nothing is inverted.
     """
     if (size := path.stat().st_size) > MAX_BYTES:
         raise BadCase(f"a file has {size} bytes; {MAX_BYTES} are read", where=where)
     with quiet():
         start = open_start(path, where)
-        dataset = open_file(path, where) if start is None else start.dataset
-        if dataset is None:
+        file = open_file(path, where) if start is None else start.file
+        if file is None:
             raise BadCase("a file of the series is no DICOM file any more", where=where)
-        colours = text(dataset, "PhotometricInterpretation", where)
+        colours = file.text("PhotometricInterpretation")
         if colours not in ("MONOCHROME1", "MONOCHROME2"):
             raise BadCase(
                 "PhotometricInterpretation is neither MONOCHROME1 nor MONOCHROME2", where=where
             )
-        count = _count(dataset, where)
-        headers = [_Frame(dataset, number, count, where) for number in range(count)]
-        if start and count == 1 and (lying := lying_pixels(start, path, where)):
+        count = _count(file)
+        headers = [
+            _Frame(header, number, count)
+            for number, header in enumerate(frame_headers(file, count))
+        ]
+        if start and count == 1 and (lying := lying_pixels(start, path)):
             pixels = [lying]
         else:
-            whole = with_pixels(start, path, where) if start else dataset
-            pixels = decoded_pixels(whole, count, where)
+            whole = with_pixels(start, path) if start else file
+            pixels = decoded_pixels(whole, count)
         if len(pixels) != count:
             raise BadCase(f"{count} frames are claimed and {len(pixels)} are there", where=where)
         return [
@@ -110,58 +101,48 @@ def read_slices(path: Path, window: tuple[int, int], where: str) -> list[Slice]:
         ]
 
 
-def _count(dataset: Dataset, where: str) -> int:
+def _count(file: DicomFile) -> int:
     """Return the number of frames, if the header's claims are those of slices."""
-    rows, columns = (numbers(dataset, side, 1, where)[0] for side in ("Rows", "Columns"))
+    rows, columns = (file.numbers(side, 1)[0] for side in ("Rows", "Columns"))
     if not 1 <= min(rows, columns) <= max(rows, columns) <= _MAX_SIDE:
-        raise BadCase(f"Rows and Columns are {rows:.0f} and {columns:.0f}: no slice", where=where)
-    if value(dataset, "NumberOfFrames", where) in (None, ""):
+        raise BadCase(
+            f"Rows and Columns are {rows:.0f} and {columns:.0f}: no slice", where=file.where
+        )
+    if file.value("NumberOfFrames") in (None, ""):
         return 1
-    count = int(numbers(dataset, "NumberOfFrames", 1, where)[0])
+    count = int(file.numbers("NumberOfFrames", 1)[0])
     if count < 1 or count * rows * columns > MAX_VOXELS:
         raise BadCase(
-            f"the header claims {count} frames of {rows:.0f} x {columns:.0f}", where=where
+            f"the header claims {count} frames of {rows:.0f} x {columns:.0f}", where=file.where
         )
-    if count > 1 and not value(dataset, "PerFrameFunctionalGroupsSequence", where):
+    if count > 1 and not file.value("PerFrameFunctionalGroupsSequence"):
         raise BadCase(
             "a file holds several frames without functional groups, which say where each lies",
-            where=where,
+            where=file.where,
         )
     return count
 
 
 class _Frame:
-    """What the header says of one frame, wherever it says so."""
+    """What the header says of one slice."""
 
-    def __init__(self, dataset: Dataset, number: int, count: int, where: str) -> None:
-        self._where = where
-        self._dataset = dataset
-        self._groups = []
-        own = value(dataset, "PerFrameFunctionalGroupsSequence", where)
-        if own is not None:
-            if len(own) != count:
-                raise BadCase(
-                    f"the header claims {count} frames and describes {len(own)}", where=where
-                )
-            self._groups = [own[number], *(self._items(dataset, "SharedFunctionalGroupsSequence"))]
-        self.image = text(dataset, "SOPInstanceUID", where)
-        if self._groups:
+    def __init__(self, header: FrameHeader, number: int, count: int) -> None:
+        self._header = header
+        self._file = header.file
+        self.image = self._file.text("SOPInstanceUID")
+        if header.groups:
             self.image = self._source() or (f"{self.image}#{number}" if count > 1 else self.image)
 
     def numbers(self, keyword: str, count: int) -> NDArray[np.float64]:
         """Return an element's numbers, of the frame or of all; raises BadCase."""
-        for group in self._groups:
-            for item in self._items(group, _GROUPS.get(keyword, "")):
-                if value(item, keyword, self._where) is not None:
-                    return numbers(item, keyword, count, self._where)
-        return numbers(self._dataset, keyword, count, self._where)
+        return self._header.numbers(keyword, count)
 
     @property
     def pixel_spacing(self) -> tuple[float, float]:
         """Distance of rows and of columns, mm."""
         spacing = self.numbers("PixelSpacing", 2)
         if (spacing <= 0).any():
-            raise BadCase("PixelSpacing is not positive", where=self._where)
+            raise BadCase("PixelSpacing is not positive", where=self._file.where)
         return float(spacing[0]), float(spacing[1])
 
     def meaning(self, pixels: Pixels, window: tuple[int, int]) -> Meaning:
@@ -169,34 +150,30 @@ class _Frame:
         if len(pixels.shape) != 2:
             raise BadCase(
                 f"a slice has {len(pixels.shape)} axes; rows and columns are read",
-                where=self._where,
+                where=self._file.where,
             )
-        slope, intercept = (
-            float(self.numbers(keyword, 1)[0]) for keyword in ("RescaleSlope", "RescaleIntercept")
-        )
-        bits = int(numbers(self._dataset, "BitsStored", 1, self._where)[0])
+        slope, intercept, lut = 1.0, 0.0, modality_lut(self._file)
+        if lut is None:
+            slope, intercept = (
+                float(self.numbers(keyword, 1)[0])
+                for keyword in ("RescaleSlope", "RescaleIntercept")
+            )
+        elif lut.unit != "HU":
+            raise BadCase(
+                "ModalityLUTType is not HU: the slice's values are no Hounsfield units",
+                where=self._file.where,
+            )
+        bits = int(self._file.numbers("BitsStored", 1)[0])
         allocated = 8 * pixels.dtype.itemsize
         if not 1 <= bits <= allocated:
-            raise BadCase(f"BitsStored is {bits}, of {allocated} bits a pixel", where=self._where)
-        return Meaning(pixels.dtype, bits, slope, intercept, self._padding(), window)
-
-    def _padding(self) -> tuple[int, ...]:
-        """Return the value, or both ends of the range, that padding has; empty: there is none."""
-        if value(self._dataset, "PixelPaddingValue", self._where) is None:
-            return ()
-        return tuple(
-            int(numbers(self._dataset, keyword, 1, self._where)[0])
-            for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")
-            if value(self._dataset, keyword, self._where) is not None
-        )
+            raise BadCase(
+                f"BitsStored is {bits}, of {allocated} bits a pixel", where=self._file.where
+            )
+        padding = padding_of(self._file)
+        return Meaning(pixels.dtype, bits, slope, intercept, padding, window, lut)
 
     def _source(self) -> str:
         """Return the UID of the slice that a converted frame was (PS3.3 C.8.16.3); else nothing."""
-        for group in self._groups[:1]:
-            for item in self._items(group, "ConversionSourceAttributesSequence"):
-                return str(value(item, "ReferencedSOPInstanceUID", self._where) or "").strip()
+        for item in self._header.groups[0].items("ConversionSourceAttributesSequence"):
+            return str(item.value("ReferencedSOPInstanceUID") or "").strip()
         return ""
-
-    def _items(self, dataset: Dataset, keyword: str) -> list[Dataset]:
-        with damage_told(self._where):
-            return list(dataset.get(keyword) or ())

@@ -464,8 +464,8 @@ def test_more_bits_than_there_are_is_no_image(tmp_path):
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
 def test_a_file_opened_in_parts_is_the_file(path):
     with quiet():
-        opened, whole = open_file(path, "here"), pydicom.dcmread(path)
-        header = open_header(path, "here", ["PatientID", "Modality"])
+        opened, whole = open_file(path, "here").dataset, pydicom.dcmread(path)
+        header = open_header(path, "here", ["PatientID", "Modality"]).dataset
     assert opened == whole
     if whole.file_meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
         assert opened.file_meta == whole.file_meta

@@ -25,6 +25,7 @@ from pydicom.uid import (
 from loaders.cases import BadCase, BadSource, Case, Item, Meta
 from loaders.datasets.table import KINDS
 from loaders.datasets.tabular import cine
+from loaders.formats.levels import Picture
 from loaders.formats.pictures import shrink
 from loaders.store import prepare as store_prepare
 from loaders.store.layout import content_hash, meta_from_json, meta_to_json
@@ -370,7 +371,15 @@ def read_loop(folder: Path, raw: bytes, **options: Any) -> list[Case]:
     path.write_bytes(raw)
     meta = a_meta(
         axes="tyx",
-        options={"frames": 4, "stride": 1, "size": 0, "bits": 8, "channels": "grey", **options},
+        options={
+            "frames": 4,
+            "stride": 1,
+            "size": 0,
+            "bits": 8,
+            "depths": [8],
+            "channels": "grey",
+            **options,
+        },
     )
     extra = {"group": "g", "label": 0, "split": None, "folder": False}
     found = []
@@ -484,10 +493,14 @@ def test_a_long_loop_is_decoded_clip_by_clip(tmp_path: Path) -> None:
         nonlocal decoded
         while True:
             decoded += 1
-            yield NOISE[:1]
+            yield Picture(array=NOISE[:1], bits=8)
 
     clips = cine._clips(
-        endless(), 4, 1, a_meta(options={"bits": 8, "channels": "grey", "size": 0}), ""
+        endless(),
+        4,
+        1,
+        a_meta(options={"bits": 8, "depths": [8], "channels": "grey", "size": 0}),
+        "",
     )
     assert next(clips).shape == (1, 4, 24, 32)
     assert decoded == 4

@@ -35,6 +35,7 @@ from loaders.cases import BadCase, BadSource, Survey
 from loaders.datasets.table import KINDS
 from loaders.formats import csv_table, pictures
 from loaders.formats.dicom.frames import open_frames
+from loaders.formats.levels import Picture, common_scale, on_scale
 from loaders.formats.pictures import in_channels, is_grey, read_picture, shrink
 from loaders.sampling.assign import merged_groups
 from loaders.store import prepare as store_prepare
@@ -110,7 +111,12 @@ def dicom(array: Any, *, syntax: UID = ExplicitVRLittleEndian, **elements: Any) 
 def picture(folder: Path, raw: bytes, name: str = "picture") -> Any:
     path = folder / name
     path.write_bytes(raw)
-    return read_picture(path, name)
+    return alone(read_picture(path, name))
+
+
+def alone(one: Picture) -> Any:
+    """Return a picture as a set of it alone would have it."""
+    return on_scale(one, common_scale([one]), "here")
 
 
 # ---- a picture --------------------------------------------------------------------------------
@@ -273,7 +279,7 @@ REAL = sorted(Path(get_testdata_file("CT_small.dcm")).parent.glob("*.dcm"))
 def test_the_files_that_pydicom_ships_are_read_or_refused(path: Path) -> None:
     reason = None
     try:
-        found = read_picture(path, "x")
+        found = alone(read_picture(path, "x"))
     except BadCase as bad:
         reason = bad.reason
     if reason is not None:
@@ -1028,7 +1034,7 @@ def test_a_file_that_went_away_is_a_rejected_case(tmp_path: Path) -> None:
 
 def test_only_the_settings_that_shaped_the_arrays_decide(tmp_path: Path) -> None:
     meta = survey_of(folder_of(tmp_path / "set"), group="patient").meta
-    assert set(meta.options) == {"channels", "size", "bits"}
+    assert set(meta.options) == {"channels", "size", "bits", "depths"}
     assert replace(meta, name="other") != meta
 
 

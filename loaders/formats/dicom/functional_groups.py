@@ -1,0 +1,56 @@
+"""What a header says of one frame, wherever it says so.
+
+In an enhanced file the attributes of a frame are in functional groups, its own or the shared ones
+(PS3.3 C.7.6.16); in a plain file they are in the data set itself.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.cases import BadCase
+from loaders.formats.dicom.file import DicomFile
+
+# Where the functional groups keep what a plain file has in its data set.
+_GROUPS = {
+    "ImagePositionPatient": "PlanePositionSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "PixelSpacing": "PixelMeasuresSequence",
+    "RescaleSlope": "PixelValueTransformationSequence",
+    "RescaleIntercept": "PixelValueTransformationSequence",
+    "RescaleType": "PixelValueTransformationSequence",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameHeader:
+    """One frame's header: its own functional groups, then the shared ones; none in a plain file."""
+
+    file: DicomFile
+    groups: tuple[DicomFile, ...] = ()
+
+    def holder(self, keyword: str) -> DicomFile:
+        """Return what holds an element: a group's item, else the file; raises BadCase."""
+        for group in self.groups:
+            for item in group.items(_GROUPS.get(keyword, "")):
+                if item.value(keyword) is not None:
+                    return item
+        return self.file
+
+    def numbers(self, keyword: str, count: int) -> NDArray[np.float64]:
+        """Return an element's numbers, of the frame or of all; raises BadCase."""
+        return self.holder(keyword).numbers(keyword, count)
+
+
+def frame_headers(file: DicomFile, count: int) -> list[FrameHeader]:
+    """Return the header of each of a file's `count` frames; raises BadCase."""
+    if file.value("PerFrameFunctionalGroupsSequence") is None:
+        return [FrameHeader(file=file)] * count
+    own = file.items("PerFrameFunctionalGroupsSequence")
+    if len(own) != count:
+        raise BadCase(
+            f"the header claims {count} frames and describes {len(own)}", where=file.where
+        )
+    shared = file.items("SharedFunctionalGroupsSequence")
+    return [FrameHeader(file=file, groups=(group, *shared)) for group in own]

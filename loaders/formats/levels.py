@@ -1,0 +1,128 @@
+"""The scale of a picture's grey levels, and pictures on several scales brought to one.
+
+White is 4095 in a picture of 12 bits and 65535 in one of 16. How many bits a picture has is told
+where its header or its coded frame says fewer than a number takes in the file (BitsStored 12 of 16,
+a JPEG 2000 frame of 14 bits). A file that says 16 of 16 tells nothing: most writers say so whatever
+their detector has. Such a picture is on the set's one scale, if there is one that holds its values;
+otherwise which scale it is on cannot be known, and it is refused.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from loaders.cases import Array, BadCase, BadSource
+
+# Bits of the levels that detectors and displays have (assumption).
+_USUAL = (8, 10, 12, 14, 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A picture (C, Y, X) as it is stored, and the scale of its values.
+
+    `bits` is the depth of its levels; 0: they are no levels but measured, as Hounsfield units and
+    floats are. `told` says whether the depth is known, else it is the most it can be.
+    `white_is_zero`: the levels are still to be inverted, within their depth.
+    """
+
+    array: Array
+    bits: int
+    told: bool = True
+    white_is_zero: bool = False
+
+    @property
+    def deep(self) -> bool:
+        """Whether its levels have more than 8 bits, or may have."""
+        return self.bits > 8 or not self.told
+
+    @property
+    def needed(self) -> int:
+        """The usual depth that holds its largest value."""
+        return bits_for(int(self.array.max()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """The one scale of a set: its bits (0: measured values), and the depths told, sorted."""
+
+    bits: int
+    told: tuple[int, ...]
+
+
+def bits_for(level: int) -> int:
+    """Return the usual depth that holds a level, or all its bits where no usual one does."""
+    return next((bits for bits in _USUAL if level < 2**bits), level.bit_length())
+
+
+def common_scale(pictures: Sequence[Picture]) -> Scale:
+    """Return the scale that pictures are to be brought to, the deepest; raises BadSource.
+
+    Refused: levels of 8 bits beside deeper ones, which are mostly the same after a choice of
+    display, and levels beside measured values.
+    """
+    if len({picture.bits > 0 for picture in pictures}) > 1:
+        raise BadSource(
+            "some pictures hold grey levels and some measured values (RescaleSlope, Hounsfield "
+            "units, floats): bring them to one scale"
+        )
+    if all(picture.bits == 0 for picture in pictures):
+        # Of no picture at all, each that cannot be read is told when it is read.
+        return Scale(bits=0 if pictures else 8, told=() if pictures else (8,))
+    if len({picture.deep for picture in pictures}) > 1:
+        raise BadSource("some pictures are of 8 bits and some of more: bring them to one scale")
+    told = {picture.bits for picture in pictures if picture.told}
+    needed = {picture.needed for picture in pictures if not picture.told}
+    return Scale(bits=max(told | needed), told=tuple(sorted(told)))
+
+
+def on_scale(picture: Picture, scale: Scale, where: str) -> Array:
+    """Return a picture (C, Y, X) whose levels are on a set's scale; raises BadCase.
+
+    Levels of another depth are stretched, so that black stays 0 and white becomes white.
+    """
+    if (picture.bits == 0) != (scale.bits == 0):
+        raise BadCase(
+            "the picture holds measured values (RescaleSlope, Hounsfield units, floats) and the "
+            "others grey levels, or the other way round: another scale",
+            where=where,
+        )
+    if picture.bits == 0:
+        return picture.array
+    if picture.deep != (scale.bits > 8 or not scale.told):
+        raise BadCase(
+            "the picture has 8 bits a value and others more, or the other way round: another scale",
+            where=where,
+        )
+    bits = picture.bits if picture.told else scale.bits
+    if reason := _doubt(picture, scale):
+        raise BadCase(reason, where=where)
+    levels = picture.array
+    if picture.white_is_zero:
+        levels = np.subtract(2**bits - 1, levels, dtype=np.uint32).astype(_type_of(bits))
+    if bits == scale.bits:
+        return levels
+    stretched: Array = np.rint(levels * ((2**scale.bits - 1) / (2**bits - 1)))
+    return stretched.astype(_type_of(scale.bits))
+
+
+def _type_of(bits: int) -> np.dtype[Any]:
+    return np.dtype(np.uint8 if bits <= 8 else np.uint16 if bits <= 16 else np.uint32)
+
+
+def _doubt(picture: Picture, scale: Scale) -> str:
+    """Return why the scale of a picture cannot be known, nothing where it can."""
+    if picture.told:
+        if scale.told:
+            return ""
+        return f"the picture has {picture.bits} bits and how many the others have is not told"
+    if picture.needed > scale.bits and (scale.told or picture.white_is_zero):
+        return f"the picture's values take {picture.needed} bits and the others have {scale.bits}"
+    if fitting := [bits for bits in scale.told if picture.needed <= bits < scale.bits]:
+        return (
+            f"how many bits the picture has is not told: its values fit {fitting[0]} and "
+            f"{scale.bits}, and the set has both"
+        )
+    return ""
