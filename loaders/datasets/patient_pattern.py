@@ -3,12 +3,14 @@
 import re
 
 from loaders.cases import BadSource
+from loaders.formats.missing_words import missing
 
 
 def patient_in(name: str, pattern: str, option: str) -> str:
     """Return the first group of a regular expression in a name; raises BadSource.
 
-    A name without a patient is an error: nothing is guessed.
+    A name without a patient is an error, and so is one that calls the patient "unknown" or "NA":
+    nothing is guessed, and nobody is one patient of many.
     """
     try:
         match = re.search(pattern, name)
@@ -17,6 +19,6 @@ def patient_in(name: str, pattern: str, option: str) -> str:
         raise BadSource(
             f"option {option}: {pattern!r} is no pattern with a group ({error})"
         ) from None
-    if not patient:
+    if not patient or missing(patient):
         raise BadSource(f"option {option}: {pattern!r} finds no patient in {name}")
     return patient

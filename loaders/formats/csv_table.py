@@ -14,8 +14,6 @@ MAX_TABLE_BYTES = 64 * 2**20
 # MIMIC-CXR, the largest set of chest X-rays, has 377 110 images. So many lines of 64 bytes that are
 # all rejected, each with its sentence, take 0.9 GiB (measured).
 MAX_LINES = 500_000
-# What an empty cell is written as by spreadsheets, R and pandas. "none" may be a class.
-MISSING = frozenset(("", "na", "n/a", "nan", "null"))
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)?")
 
 

@@ -2,15 +2,17 @@
 
 It lies beside the cases (in 2020: columns Grade, BraTS_2017_subject_ID, BraTS_2018_subject_ID,
 TCGA_TCIA_subject_ID, BraTS_2019_subject_ID and BraTS_2020_subject_ID), for the validation part as
-name_mapping_validation_data.csv. A line is a patient, "NA" a year without; columns of other years
-are read too if they are named alike.
+name_mapping_validation_data.csv. A line is a patient, "NA" (or another word of
+`loaders.formats.missing_words`) a year without; columns of other years are read too if they are
+named alike.
 """
 
 import re
 from pathlib import Path
 
 from loaders.cases import BadCase, BadSource
-from loaders.formats.csv_table import MISSING, open_table, table_under
+from loaders.formats.csv_table import open_table, table_under
+from loaders.formats.missing_words import missing
 
 _NAMES = re.compile(r"(brats|tcga)", re.IGNORECASE)
 
@@ -32,7 +34,7 @@ def patients_of(source: Path, names: str) -> dict[str, str]:
             )
         rejected: list[BadCase] = []
         for _, cells in table.lines(rejected):
-            same = [cells[at].casefold() for at in places if cells[at].lower() not in MISSING]
+            same = [cells[at].casefold() for at in places if not missing(cells[at])]
             for one in same:
                 _unite(parent, same[0], one)
         if rejected:

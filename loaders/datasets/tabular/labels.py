@@ -27,7 +27,8 @@ from typing import Any, NamedTuple
 from loaders.cases import JSON, MAX_CLASSES, BadCase, BadSource
 from loaders.datasets.patient_pattern import patient_in
 from loaders.datasets.tabular.named_files import Files
-from loaders.formats.csv_table import MISSING, Table, open_table, table_under
+from loaders.formats.csv_table import Table, open_table, table_under
+from loaders.formats.missing_words import Missing, missing
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,11 @@ _PARTS = {
 _UNCERTAIN = {"exclude": "", "negative": "0", "positive": "1"}
 # Up to 18 digits, as 64 bits hold; what has more is text.
 _WHOLE = re.compile(r"([+-]?[0-9]{1,18})(\.0*)?")
+# The kinds of loaders.formats.missing_words that are no value: in a name (of a file, a patient, a
+# part), in a class, which may be called "none", and in a finding's own column, where a blank is 0.
+_NO_NAME: tuple[Missing, ...] = ("blank", "lost", "unnamed")
+_NO_CLASS: tuple[Missing, ...] = ("blank", "lost")
+_NO_ANSWER: tuple[Missing, ...] = ("lost",)
 # A class is named in tables and plots (assumption).
 _LONGEST = 100
 # Characters of a list of columns or findings that a message shows: CheXpert's fourteen fit.
@@ -214,15 +220,15 @@ def _lines(
 ) -> list[_Line]:
     """Return the lines of a table that have a value in each column that is used.
 
-    The others are added to `rejected`; where `holes`, the label may have none.
+    The others are added to `rejected`; where `holes`, the label may be blank.
     """
     place = {role: table.columns.index(name) for role, name in column.items()}
+    no_value = {**dict.fromkeys(column, _NO_NAME), "label": _NO_ANSWER if holes else _NO_CLASS}
     lines = []
     for number, cells in table.lines(rejected):
         cell = {role: cells[at] for role, at in place.items()}
-        needed = [role for role in cell if role != "label" or not holes]
         reason = None
-        if empty := [role for role in needed if cell[role].lower() in MISSING]:
+        if empty := [role for role in cell if missing(cell[role]) in no_value[role]]:
             reason = f"column {column[empty[0]]} has no value"
         elif len(cell["label"]) > _LONGEST and "|" not in cell["label"]:
             reason = f"column {column['label']} has a value of {len(cell['label'])} characters"
@@ -294,10 +300,9 @@ def _own_column(
 ) -> list[_Line]:
     """Read a column of 1, 0, -1 and blanks."""
     finding, lines, left = chosen["finding"], [], 0
-    answers = {"1": "1", "0": "0", **dict.fromkeys(MISSING, "0")}
-    answers["-1"] = _UNCERTAIN[chosen["uncertain"]]
+    answers = {"1": "1", "0": "0", "-1": _UNCERTAIN[chosen["uncertain"]]}
     for line in _lines(table, column, rejected, holes=True):
-        label = answers.get(line.label.lower())
+        label = "0" if missing(line.label) == "blank" else answers.get(line.label)
         if label is None:
             reason = f"column {finding} is none of 1, 0, -1 and blank"
             rejected.append(BadCase(reason, where=table.where(line.number)))

@@ -622,6 +622,19 @@ def test_names_of_several_years_are_one_patient_by_the_mapping(tmp_path: Path) -
     assert len({item.extra["group"] for item in survey.items}) == 4
 
 
+@pytest.mark.parametrize("word", ["#N/A", "unknown", "-", "None", "<NA>", "#REF!"])
+def test_a_missing_word_in_the_mapping_makes_nobody_one(tmp_path: Path, word: str) -> None:
+    make_years(tmp_path, "BraTS19_TMC_1_1", "BraTS20_Training_002", "BraTS20_Training_003")
+    (tmp_path / "m.csv").write_text(
+        "BraTS_2018_subject_ID,BraTS_2019_subject_ID,BraTS_2020_subject_ID\n"
+        f"{word},BraTS19_TMC_1_1,BraTS20_Training_002\n{word},{word},BraTS20_Training_003\n"
+    )
+    survey = KINDS["brats"].survey(tmp_path, {"mapping": "m.csv"})
+    groups = {item.key: item.extra["group"] for item in survey.items}
+    assert groups["BraTS19_TMC_1_1"] == groups["BraTS20_Training_002"]
+    assert groups["BraTS20_Training_003"] != groups["BraTS20_Training_002"]
+
+
 @pytest.mark.parametrize(
     ("mapping", "text", "message"),
     [

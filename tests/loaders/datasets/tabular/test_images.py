@@ -732,6 +732,55 @@ def test_lines_with_a_hole_are_rejected_one_by_one(tmp_path: Path) -> None:
     assert len(survey.items[0].paths) == 2
 
 
+# One of each kind of loaders.formats.missing_words, and more of those that were taken for values.
+WORDS = ("#N/A", "#NV", "#REF!", "<NA>", "-nan", "1.#QNAN", "(null)", "Err:502", "N.A.", "\\N")
+
+
+@pytest.mark.parametrize("word", [*WORDS, "none", "Unknown", "ANONYMOUS", "-"])
+def test_a_missing_word_is_no_patient_of_many_and_no_part(tmp_path: Path, word: str) -> None:
+    lines = [f"Mustermann_{n},{'ab'[n % 2]},{n},{'train' if n % 3 else 'test'}" for n in range(6)]
+    lines[1] = lines[1].replace(",1,", f",{word},")
+    lines[2] = lines[2].replace(",2,", f",{word},")
+    lines[3] = lines[3].replace("test", word)
+    table = "image,label,patient,part\n" + "\n".join(lines) + "\n"
+    survey = survey_of(folder_of(tmp_path / "set", table=table), group="patient", split="part")
+    assert [(bad.where, bad.reason) for bad in survey.rejected] == [
+        ("labels.csv line 3", "column patient has no value"),
+        ("labels.csv line 4", "column patient has no value"),
+        ("labels.csv line 5", "column part has no value"),
+    ]
+    assert [row[1] for item in survey.items for row in item.extra["rows"]] == ["0", "4", "5"]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_missing_word_is_no_class(tmp_path: Path, word: str) -> None:
+    survey = survey_of(folder_of(tmp_path / "set", table=rows(f"a b {word} b a {word}")))
+    assert survey.meta.classes == ("a", "b")
+    assert [bad.reason for bad in survey.rejected] == ["column label has no value"] * 2
+
+
+def test_none_and_unknown_may_be_classes(tmp_path: Path) -> None:
+    table = rows("None Mild None Unknown - Mild")
+    survey = survey_of(folder_of(tmp_path / "set", table=table), positive="")
+    assert survey.meta.classes == ("-", "Mild", "None", "Unknown")
+
+
+def test_a_formula_that_failed_is_not_an_absent_finding(tmp_path: Path) -> None:
+    table = rows("1 0 nan #N/A <NA> #DIV/0!").replace("label", "Edema")
+    survey = survey_of(folder_of(tmp_path / "set", table=table), positive="", finding="Edema")
+    assert labels_of(survey) == [1, 0, 0, 0]
+    assert [bad.reason for bad in survey.rejected] == ["column Edema has no value"] * 2
+
+
+def test_nobody_in_a_path_is_no_patient(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "set", table="image,label\nunknown/0,a\nunknown/1,b\n")
+    (source / "unknown").mkdir()
+    for number in range(2):
+        (source / "unknown" / f"{number}.png").write_bytes(encoded(GREY + np.uint8(number)))
+    with pytest.raises(BadSource, match="finds no patient in unknown/0"):
+        survey_of(source, group_pattern="([a-z]+)/")
+
+
 def rows(text: str) -> str:
     """Return a table of the six pictures with these labels, separated by blanks."""
     return "image,label\n" + "".join(
