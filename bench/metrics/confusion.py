@@ -34,8 +34,8 @@ def confusion(
     - `ref_mm`: diameter of the sphere (2-D: disc) as large as the reference; None where it is
       empty or the spacing unknown.
     - `label`: 1 where the reference holds the region, else 0.
-    - with `distances`, where the spacing is known: `hd95_mm` and `assd_mm`, None where either mask
-      is empty; `nsd_2mm`, 0 where one alone is empty, 1 where both are.
+    - with `distances`, where the spacing is known: `hd95_mm` and `assd_mm`, the diagonal of the
+      image where one mask alone is empty, 0 where both are; `nsd_2mm`, there 0 and 1.
     - with `prob` (C, *spatial), the probabilities of the labels: the table's lists of lesions (see
       `lesions.find`), and as `prob` of the case the highest probability of the region at any voxel,
       or with `presence` (C,), a network's own probabilities that the image holds each label, the
@@ -46,7 +46,10 @@ def confusion(
     _check(pred, ref, regions, spacing, prob)
     # All that is counted and measured lies in the box around what either map labels.
     box = bounding_box(pred | ref)
-    whole, pred, ref = pred.size, pred[box], ref[box]
+    whole = pred.size
+    # From corner to corner of the image: no two of its voxels are as far apart.
+    diagonal_mm = float(np.linalg.norm(np.multiply(pred.shape, spacing)))
+    pred, ref = pred[box], ref[box]
     # pairs[i, j]: voxels of reference label i and predicted label j
     pairs = np.bincount((ref.astype(np.uint16) * 256 + pred).ravel(), minlength=256 * 256)
     pairs = pairs.reshape(256, 256)
@@ -72,20 +75,25 @@ def confusion(
             "label": int(tp + fn > 0),
         }
         masks = inside[pred], inside[ref]
-        row |= _distances(*masks, spacing if distances else [np.nan])
+        row |= _distances(*masks, spacing if distances else [np.nan], diagonal_mm)
         row |= _scores(*masks, spacing, labels, box, prob, presence)
         rows.append(row)
     return rows
 
 
 def _distances(
-    pred: NDArray[np.bool_], ref: NDArray[np.bool_], spacing: Sequence[float]
+    pred: NDArray[np.bool_],
+    ref: NDArray[np.bool_],
+    spacing: Sequence[float],
+    diagonal_mm: float,
 ) -> dict[str, float | None]:
     if not np.isfinite(spacing).all():
         return {"hd95_mm": None, "assd_mm": None, "nsd_2mm": None}
     found = surfaces(pred, ref, spacing)
     if found is None:
-        return {"hd95_mm": None, "assd_mm": None, "nsd_2mm": float(pred.any() == ref.any())}
+        both_empty = bool(pred.any() == ref.any())
+        far = 0.0 if both_empty else diagonal_mm
+        return {"hd95_mm": far, "assd_mm": far, "nsd_2mm": float(both_empty)}
     return {
         "hd95_mm": found.hd95(),
         "assd_mm": found.assd(),

@@ -157,6 +157,9 @@ def test_a_new_row_is_met_without_an_edit(monkeypatch: pytest.MonkeyPatch) -> No
 # ---------------------------------------------------------------- all cases of a fold
 
 
+FAR = 50.0  # the diagonal of the images
+
+
 def case(region: str, tp: int, fp: int, fn: int, tn: int, **more: Any) -> Mapping[str, Any]:
     """Return a row of `confusion` with made-up distances; nothing else of it is measured."""
     both = tp + fn and tp + fp
@@ -166,8 +169,8 @@ def case(region: str, tp: int, fp: int, fn: int, tn: int, **more: Any) -> Mappin
         "n_ref": tp + fn,
         "n_pred": tp + fp,
         "label": int(tp + fn > 0),
-        "hd95_mm": float(fp) if both else None,
-        "assd_mm": float(fp) / 2 if both else None,
+        "hd95_mm": float(fp) if both else float(FAR * (tp + fp + fn > 0)),
+        "assd_mm": float(fp) / 2 if both else float(FAR * (tp + fp + fn > 0)),
         "nsd_2mm": 0.9 if both else float(tp + fp + fn == 0),
         **dict.fromkeys(("ref_mm", "prob", "lesion_mm", "lesion_prob", "false_prob")),
     }
@@ -194,7 +197,10 @@ BY_HAND = {
     # 0.9 twice, 0 where an empty reference was missed; 1 where both are empty
     ("nsd", "skip_empty"): {"a": 1.8 / 3, "b": None, "c": 0.0, "mean": 0.3},
     ("nsd", "empty_is_one"): {"a": 2.8 / 4, "b": 1.0, "c": 0.0, "mean": 1.7 / 3},
-    ("assd", ""): {"a": 0.75, "b": None, "c": None, "mean": 0.75},
+    ("assd", "skip_missed"): {"a": 0.75, "b": None, "c": None, "mean": 0.75},
+    # of a: 0.5, 1 and 50 mm; b has none, or 0; c is missed
+    ("assd", "skip_empty"): {"a": 51.5 / 3, "b": None, "c": FAR, "mean": (51.5 / 3 + FAR) / 2},
+    ("assd", "empty_is_zero"): {"a": 51.5 / 4, "b": 0.0, "c": FAR, "mean": (51.5 / 4 + FAR) / 3},
     # of a: 5 true, 8 false, 1 missed
     ("precision", ""): {"a": 5 / 13, "b": None, "c": 0.0, "mean": 5 / 26},
     ("f1", ""): {"a": 10 / 19, "b": None, "c": 0.0, "mean": 5 / 19},
@@ -207,7 +213,9 @@ BY_HAND = {
     ("sensitivity", ""): {"a": 5 / 6, "b": None, "c": 0.0, "mean": 5 / 12},
     ("specificity", ""): {"a": 386 / 394, "b": 1.0, "c": 1.0, "mean": (386 / 394 + 2) / 3},
     ("accuracy", ""): {"a": 391 / 400, "b": 1.0, "c": 0.9, "mean": (391 / 400 + 1.9) / 3},
-    ("hd95", ""): {"a": 1.5, "b": None, "c": None, "mean": 1.5},
+    ("hd95", "skip_missed"): {"a": 1.5, "b": None, "c": None, "mean": 1.5},
+    ("hd95", "skip_empty"): {"a": 53 / 3, "b": None, "c": FAR, "mean": (53 / 3 + FAR) / 2},
+    ("hd95", "empty_is_zero"): {"a": 53 / 4, "b": 0.0, "c": FAR, "mean": (53 / 4 + FAR) / 3},
     # two cases of a without the object, one of them with false positives
     ("false_alarm", ""): {"a": 0.5, "b": 0.0, "c": None, "mean": 0.25},
 }
