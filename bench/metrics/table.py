@@ -35,7 +35,10 @@ class Metric:
 
     - `classification(prob, label, positive)`: of probabilities (n, C) and labels (n,); `positive`
       is the class that counts as positive, None for the mean over classes, one against the rest.
+    - `ranks`: whether `classification` looks at the order of cases alone. It is then given their
+      log-odds in place of probabilities, which tie near 1.
     - `presence`: whether `classification` is also asked of segmented images: is the region there?
+      It is given log-odds in any case, so it looks at order and sign alone.
     - `per_case(case)`: of one row of `confusion`, a value for each convention, "" where there is
       one alone. Cases whose value is None are left out of the mean.
     - `per_patient`: whether `per_case` needs counts alone, so that a patient's may be added up.
@@ -53,6 +56,7 @@ class Metric:
     range: tuple[float, float | None]
     unit: str = "1"  # of the value itself: "1" for a fraction, "mm"
     classification: rates.Classified | None = None
+    ranks: bool = False
     presence: bool = False
     per_case: Callable[[Mapping[str, Any]], dict[str, float | None]] | None = None
     per_patient: bool = False
@@ -139,6 +143,7 @@ METRICS: dict[str, Metric] = {
             higher_is_better=True,
             range=(0.0, 1.0),
             classification=one_vs_rest(ranked(rates.auc)),
+            ranks=True,
             presence=True,
             costly=True,
             empty_rule=CLASS_RULE,
@@ -225,6 +230,7 @@ METRICS: dict[str, Metric] = {
             higher_is_better=True,
             range=(0.0, 1.0),
             classification=one_vs_rest(ranked(rates.average_precision)),
+            ranks=True,
             presence=True,
             costly=True,
             empty_rule=CLASS_RULE,
@@ -237,6 +243,7 @@ METRICS: dict[str, Metric] = {
                 higher_is_better=True,
                 range=(0.0, 1.0),
                 classification=one_vs_rest(ranked(sensitivity_at(percent / 100))),
+                ranks=True,
                 presence=True,
                 costly=True,
                 empty_rule=CLASS_RULE,

@@ -94,7 +94,8 @@ EPOCHS = _columns(
 #: image's diagonal and `nsd_2mm` is 0; where both are they are 0, 0 and 1. `ref_mm` and `lesion_mm`
 #: are diameters of the sphere (2-D: disc) as large as the reference, and as each of its lesions;
 #: `lesion_prob` has each lesion's score, null where missed, and `false_prob` those of the false
-#: candidates.
+#: candidates. `log_odds` are logarithms of prob / (1 - prob), which tell apart what rounds to 1:
+#: what is ranked (AUC, FROC) is ranked by them.
 CASES = _columns(
     (pa.string(), "trial_id case_id group_id region"),
     (pa.int64(), "label"),
@@ -104,6 +105,8 @@ CASES = _columns(
     (pa.list_(pa.float64()), "lesion_mm"),
     # Noise has thousands of candidates a case; probabilities of networks are float32 anyway.
     (pa.list_(pa.float32()), "lesion_prob false_prob"),
+    (pa.float64(), "log_odds"),
+    (pa.list_(pa.float64()), "lesion_log_odds false_log_odds"),
 )
 
 #: Folder of a run -> its schema. The order is the order of writing: `trials` is the record that a

@@ -16,6 +16,7 @@ from monai.metrics import (
     compute_surface_dice,
 )
 from numpy.typing import NDArray
+from scipy.special import logit
 from sklearn import metrics as sk
 
 from bench.metrics.aggregate import headline, segmentation_rows
@@ -143,15 +144,16 @@ def test_background_around_an_image_changes_only_the_true_negatives(
     rng = np.random.default_rng(seed)
     shape, spacing = GRIDS[seed % len(GRIDS)]
     maps, margins = (label_map(rng, shape), label_map(rng, shape)), margins[: len(shape)]
-    prob = rng.dirichlet(np.ones(4), shape)
-    prob = np.moveaxis(prob, -1, 0).astype(np.float32)
-    bare = confusion(*maps, NESTED, spacing, distances=True, prob=prob)
+    logits = np.log(np.moveaxis(rng.dirichlet(np.ones(4), shape), -1, 0))
+    bare = confusion(*maps, NESTED, spacing, distances=True, logits=logits)
     padded = confusion(
         *(np.pad(m, margins) for m in maps),
         NESTED,
         spacing,
         distances=True,
-        prob=np.pad(prob, [(0, 0), *margins]),
+        logits=np.stack(
+            [np.pad(of, margins, constant_values=-1e3 * (k > 0)) for k, of in enumerate(logits)]
+        ),
     )
     sides = [s + sum(m) for s, m in zip(shape, margins, strict=True)]
     added = np.prod(sides) - maps[0].size
@@ -311,7 +313,9 @@ def test_the_score_of_an_image_is_that_of_its_most_certain_voxel() -> None:
     prob[0] = 1 - prob[1] - prob[2]
     none = np.zeros((2, 2), dtype=np.uint8)
     regions = {"both": (1, 2), "first": (1,), "second": (2,)}
-    rows = confusion(none, none, regions, (1.0, 1.0), distances=True, prob=prob)
+    with np.errstate(divide="ignore"):
+        logits = np.log(prob)
+    rows = confusion(none, none, regions, (1.0, 1.0), distances=True, logits=logits)
     # Labels of a region add up at a voxel: 0.5 + 0.1 and 0.2 + 0.4.
     assert [r["prob"] for r in rows] == pytest.approx([0.6, 0.5, 0.4])
     assert [r["label"] for r in rows] == [0, 0, 0]
@@ -322,29 +326,23 @@ def test_the_score_of_an_image_is_that_of_its_most_certain_voxel() -> None:
         regions,
         (1.0, 1.0),
         distances=True,
-        prob=prob,
-        presence=np.array([0.99, 0.05, 0.15]),
+        logits=logits,
+        presence=logit([0.99, 0.05, 0.15]),
     )
     assert [r["prob"] for r in rows] == pytest.approx([0.15, 0.05, 0.15])
     rows = confusion(none, none, regions, (1.0, 1.0), distances=True)
     assert {r["prob"] for r in rows} == {None}
 
 
-def test_probabilities_that_add_up_to_a_little_more_than_one() -> None:
-    prob = np.full((3, 2, 2), np.float32(0.50000006))
-    none = np.zeros((2, 2), dtype=np.uint8)
-    (row,) = confusion(none, none, {"r": (1, 2)}, (1.0, 1.0), distances=True, prob=prob)
-    assert row["prob"] == 1
-
-
-def test_probabilities_of_a_network_that_diverged() -> None:
+@pytest.mark.parametrize("nothing", [np.nan, np.inf])
+def test_logits_of_a_network_that_diverged(nothing: float) -> None:
     """They are no reason to stop: the loss says what happened."""
-    prob = np.full((2, 2, 2), np.nan, dtype=np.float32)
+    logits = np.full((2, 2, 2), nothing, dtype=np.float32)
     ones = np.ones((2, 2), dtype=np.uint8)
-    (row,) = confusion(ones, ones, {"r": (1,)}, (1.0, 1.0), distances=True, prob=prob)
+    (row,) = confusion(ones, ones, {"r": (1,)}, (1.0, 1.0), distances=True, logits=logits)
     assert (row["prob"], row["lesion_prob"], row["false_prob"]) == (0, [0], [])
-    prob[1, 0, 0] = 0.5
-    (row,) = confusion(ones, ones * 0, {"r": (1,)}, (1.0, 1.0), distances=True, prob=prob)
+    logits[:, 0, 0] = 7.0
+    (row,) = confusion(ones, ones * 0, {"r": (1,)}, (1.0, 1.0), distances=True, logits=logits)
     assert (row["prob"], row["lesion_prob"], row["false_prob"]) == (0.5, [], [0.5])
 
 
@@ -358,7 +356,7 @@ EMPTY = np.zeros((2, 2), np.uint8)
         (EMPTY[None], EMPTY[None], {}, "spacing of 2 axes"),
         (np.zeros((2, 2)), EMPTY, {}, "uint8, not float64 and uint8"),
         (EMPTY, EMPTY, {"regions": {"r": (0, 1)}}, r"\['r'\]"),
-        (EMPTY, EMPTY, {"prob": np.zeros((2, 2, 3))}, r"probabilities \(2, 2, 3\) do not fit"),
+        (EMPTY, EMPTY, {"logits": np.zeros((2, 2, 3))}, r"logits \(2, 2, 3\) do not fit"),
     ],
 )
 def test_maps_that_do_not_fit(pred: Any, ref: Any, more: dict[str, Any], message: str) -> None:

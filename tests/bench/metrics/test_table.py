@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import logit
 
 from bench.metrics import table
 from bench.metrics.aggregate import classification_rows, headline, segmentation_rows
@@ -53,8 +54,8 @@ def test_every_row_is_filed_under_its_name() -> None:
 
 def one_case(pred: np.ndarray, ref: np.ndarray) -> Rows:
     """Return the row of one case of region r, with a network that is certain of `pred`."""
-    prob = np.stack([pred == 0, pred == 1]).astype(np.float32)
-    return confusion(pred, ref, {"r": (1,)}, (4.0, 4.0), distances=True, prob=prob)
+    logits = 30 * np.stack([pred == 0, pred == 1]).astype(np.float32)
+    return confusion(pred, ref, {"r": (1,)}, (4.0, 4.0), distances=True, logits=logits)
 
 
 def scores(row: Metric, *, right: bool) -> list[float | None]:
@@ -70,7 +71,7 @@ def scores(row: Metric, *, right: bool) -> list[float | None]:
         [{**c, "group_id": "p"} for c in one_case(r if right else 1 - r, r)] for r in (block, none)
     )
     if not right:  # a network that finds the object where it is not is as sure that there is none
-        there = [{**case, "prob": 0.0} for case in there]
+        there = [{**case, "log_odds": -30.0} for case in there]
     for cases in (there, not_there, [*there, *not_there]):
         rows = segmentation_rows(cases, ["r"], group="patient")
         found += [r["value"] for r in rows if r["metric"] == row.name]
@@ -173,8 +174,15 @@ def case(region: str, tp: int, fp: int, fn: int, tn: int, **more: Any) -> Mappin
         "assd_mm": float(fp) / 2 if both else float(FAR * (tp + fp + fn > 0)),
         "nsd_2mm": 0.9 if both else float(tp + fp + fn == 0),
         **dict.fromkeys(("ref_mm", "prob", "lesion_mm", "lesion_prob", "false_prob")),
-    }
-    return row | more
+    } | more
+    for name in ("prob", "lesion_prob", "false_prob"):
+        given = row[name]
+        row[name.replace("prob", "log_odds")] = (
+            [p if p is None else logit(p) for p in given]
+            if isinstance(given, list)
+            else given and logit(given)
+        )
+    return row
 
 
 # Region a: Dice 0.8 and 0.5; one empty case left empty, one with 5 false positives.
@@ -385,7 +393,7 @@ def test_a_region_without_small_ones_counts_not_in_the_mean_of_the_small() -> No
 
 
 def test_without_probabilities_there_are_no_rows_of_lesions_and_images() -> None:
-    plain = [{**c, "prob": None, "lesion_prob": None, "false_prob": None} for c in SCANS]
+    plain = [{**c, **dict.fromkeys(k for k in c if k.endswith("log_odds"))} for c in SCANS]
     rows = segmentation_rows(plain, ["a"])
     assert {row["unit"] for row in rows} == {"case", "voxel"}
     with pytest.raises(ValueError, match="no metric 'froc' here"):
@@ -411,7 +419,7 @@ def random_fold(seed: int) -> list[dict[str, Any]]:
                 {"any": (1, 2), "core": (2,)},
                 (6.0, 2.0),
                 distances=True,
-                prob=prob.astype(np.float32),
+                logits=logits.astype(np.float32),
             )
         ]
     return rows
