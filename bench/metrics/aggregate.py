@@ -1,12 +1,14 @@
 """The rows of the table `metrics`: what each metric makes of the cases of a fold.
 
+What is ranked is ranked by log-odds (bench.metrics.odds), since probabilities near 1 tie.
+
 Where patients have several cases, metrics are also given by patient: probabilities are averaged
 over a patient's cases, counts of voxels added up. A patient whose cases differ in label is of the
 positive class if any case is; without a positive class no label is the patient's, and the patient
 is left out.
 
-Metrics of images ask whether an image holds the region: its score is the `prob` of `confusion`, and
-it is called positive above 0.5.
+Metrics of images ask whether an image holds the region: its score is the `log_odds` of `confusion`,
+and it is called positive above a probability of 0.5.
 
 One row of each metric is its headline, the value that stands for it: over all cases and regions, in
 the first form that it has (by case, voxel, image, lesion) and by the first convention.
@@ -23,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from bench.metrics.lesions import SMALL_MM
+from bench.metrics.odds import Floats, of_mean
 from bench.metrics.rates import Labels, Probabilities, mean
 from bench.metrics.table import METRICS, Metric
 
@@ -39,6 +42,7 @@ def classification_rows(
     prob: Probabilities,
     label: Labels,
     *,
+    log_odds: Floats | None = None,
     classes: Sequence[str],
     positive: int | None,
     unit: str,
@@ -47,10 +51,11 @@ def classification_rows(
 ) -> list[Row]:
     """Return rows (see the table `metrics`) for each classification metric.
 
-    `prob` (n, C) are probabilities and `label` (n,) true classes of the same n cases; `positive`
-    is the class whose detection is scored, None for the mean over the classes, one against the
-    rest; `unit` says what a case is. The class called is the one of highest probability. `groups`
-    (n,) says whose each case is; where anyone has several, rows of unit `group_unit` follow.
+    `prob` (n, C) are probabilities and `label` (n,) true classes of the same n cases, `log_odds`
+    (n, C) what they are ranked by (None: the probabilities); `positive` is the class whose
+    detection is scored, None for the mean over the classes, one against the rest; `unit` says what
+    a case is. The class called is the one of highest probability. `groups` (n,) says whose each
+    case is; where anyone has several, rows of unit `group_unit` follow.
     Raises ValueError where shapes, labels or probabilities do not fit.
     """
     n_classes = len(classes)
@@ -63,14 +68,17 @@ def classification_rows(
         raise ValueError("prob holds values that are not finite")
     if len(label) and not 0 <= label.min() <= label.max() < n_classes:
         raise ValueError(f"labels must be in 0..{n_classes - 1}, not {label.min()}..{label.max()}")
+    ranks = prob if log_odds is None else log_odds
+    if ranks.shape != prob.shape:
+        raise ValueError(f"log_odds {ranks.shape} do not fit prob {prob.shape}")
     if groups and len(groups) != len(label):
         raise ValueError(f"{len(groups)} groups do not fit {len(label)} cases")
-    levels = [(unit, prob, label)]
+    levels = [(unit, prob, ranks, label)]
     if len(set(groups)) < len(groups):
-        levels.append((group_unit, *_by_group(prob, label, groups, positive)))
+        levels.append((group_unit, *_by_group(prob, log_odds, label, groups, positive)))
     return _with_headlines(
-        _row(name, unit=level, value=function(p, y, positive))
-        for level, p, y in levels
+        _row(name, unit=level, value=function(r if metric.ranks else p, y, positive))
+        for level, p, r, y in levels
         for name, metric in METRICS.items()
         if (function := metric.classification)
     )
@@ -126,19 +134,32 @@ def headline(rows: Sequence[Row], metric: str) -> float | None:
 
 
 def _by_group(
-    prob: Probabilities, label: Labels, groups: Sequence[str], positive: int | None
-) -> tuple[Probabilities, Labels]:
-    """Return mean probabilities and label of each group, without those that have no one label."""
+    prob: Probabilities,
+    log_odds: Floats | None,
+    label: Labels,
+    groups: Sequence[str],
+    positive: int | None,
+) -> tuple[Probabilities, Floats, Labels]:
+    """Return mean probabilities, what ranks as they do, and label of each group.
+
+    Groups that have no one label are left out.
+    """
     of_group: dict[str, list[int]] = {}
     for at, group in enumerate(groups):
         of_group.setdefault(group, []).append(at)
-    probs, labels = [], []
+    probs, ranks, labels = [], [], []
     for members in of_group.values():
         found = set(label[members].tolist())
         if len(found) == 1 or positive in found:
             probs.append(prob[members].mean(axis=0))
+            ranks.append(probs[-1] if log_odds is None else of_mean(log_odds[members]))
             labels.append(found.pop() if len(found) == 1 else positive)
-    return np.array(probs).reshape(-1, prob.shape[1]), np.array(labels, dtype=np.int64)
+    shape = len(labels), prob.shape[1]
+    return (
+        np.array(probs).reshape(shape),
+        np.array(ranks).reshape(shape),
+        np.array(labels, dtype=np.int64),
+    )
 
 
 def _by_patient(metric: Metric, cases: Cases) -> Values:
@@ -167,18 +188,19 @@ def _by_voxel(metric: Metric, cases: Cases) -> Values:
 
 
 def _by_image(metric: Metric, cases: Cases) -> Values:
-    if not (metric.presence and metric.classification and _measured(cases, "prob")):
+    if not (metric.presence and metric.classification and _measured(cases, "log_odds")):
         return {}
-    there = np.array([case["prob"] for case in cases], dtype=np.float64)
+    # Which of two classes is called is a question of rank too.
+    there = np.array([case["log_odds"] for case in cases], dtype=np.float64)
     label = np.array([case["label"] for case in cases], dtype=np.int64)
-    return {"": metric.classification(np.stack([1 - there, there], axis=1), label, 1)}
+    return {"": metric.classification(np.stack([-there, there], axis=1), label, 1)}
 
 
 def _by_lesion(metric: Metric, cases: Cases) -> Values:
-    if not (metric.lesions and _measured(cases, "lesion_prob")):
+    if not (metric.lesions and _measured(cases, "lesion_log_odds")):
         return {}
-    scores = [score for case in cases for score in case["lesion_prob"]]
-    false_scores = [score for case in cases for score in case["false_prob"]]
+    scores = [score for case in cases for score in case["lesion_log_odds"]]
+    false_scores = [score for case in cases for score in case["false_log_odds"]]
     return {"": metric.lesions(scores, false_scores, len(cases))}
 
 
@@ -188,7 +210,7 @@ def _small_cases(form: Callable[[Metric, Cases], Values], metric: Metric, cases:
 
 
 def _small_lesions(metric: Metric, cases: Cases) -> Values:
-    if not (metric.by_size and _measured(cases, "lesion_prob")):
+    if not (metric.by_size and _measured(cases, "lesion_log_odds")):
         return {}
     small = [[_is_small(mm) for mm in case["lesion_mm"]] for case in cases]
     if not any(map(any, small)):
@@ -196,7 +218,9 @@ def _small_lesions(metric: Metric, cases: Cases) -> Values:
     kept = [
         {
             **case,
-            "lesion_prob": [p for p, keep in zip(case["lesion_prob"], flags, strict=True) if keep],
+            "lesion_log_odds": [
+                score for score, keep in zip(case["lesion_log_odds"], flags, strict=True) if keep
+            ],
         }
         for case, flags in zip(cases, small, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""How a classified image is scored: its probabilities, its rows, what is shown of it."""
+"""How a classified image is scored: what the network said of it, its rows, what is shown of it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,38 +7,51 @@ import numpy as np
 import torch
 
 from bench.metrics.aggregate import classification_rows
+from bench.metrics.odds import against_rest
 from bench.metrics.scoring import Seen, ids_of
 from loaders.store.read import Store
 
 Row = dict[str, Any]
 
 
-def probabilities(seen: Seen) -> list[np.ndarray]:
-    """Return the probabilities (classes,) of each case: softmax in double precision."""
-    return list(torch.softmax(seen.logits.double(), 1).cpu().numpy())
+def logits(seen: Seen) -> list[np.ndarray]:
+    """Return the logits (classes,) of each case, in double precision."""
+    return list(seen.logits.double().cpu().numpy())
 
 
-def example(seen: Seen, place: int, prob: np.ndarray) -> dict[str, np.ndarray]:
+def probabilities(said: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the probabilities (n, classes) of the logits of n cases."""
+    found: np.ndarray = torch.softmax(torch.from_numpy(np.stack(said)), 1).numpy()
+    return found
+
+
+def example(seen: Seen, place: int, said: np.ndarray) -> dict[str, np.ndarray]:
     """Return the middle slice of an image, its label and its probabilities."""
     image = seen.pixels[place, 0]
     return {
         "image": image if image.ndim == 2 else image[len(image) // 2],
         "label": np.asarray(seen.target[place]),
-        "prob": prob,
+        "prob": probabilities([said])[0],
     }
 
 
 def rows(
-    store: Store, cases: np.ndarray, probs: Sequence[np.ndarray]
+    store: Store, cases: np.ndarray, said: Sequence[np.ndarray]
 ) -> tuple[list[Row], list[Row]]:
-    """Return the rows of `metrics` and of `cases`; no metrics where a probability is not finite."""
-    meta, prob, label = store.meta, np.stack(probs), store.labels[cases]
+    """Return the rows of `metrics` and of `cases`, of the logits of each case.
+
+    There are no metrics where a probability is not finite.
+    """
+    meta, prob, label = store.meta, probabilities(said), store.labels[cases]
+    by_class = np.stack(said).T
+    log_odds = np.stack([against_rest(by_class, [k]) for k in range(len(by_class))], axis=1)
     ids = ids_of(store, cases)
     metrics = []
     if np.isfinite(prob).all():
         metrics = classification_rows(
             prob,
             label,
+            log_odds=log_odds,
             classes=meta.classes,
             positive=meta.positive,
             unit=meta.unit,
@@ -46,8 +59,14 @@ def rows(
             group_unit=meta.group_source,
         )
     of_cases = [
-        {"region": name, "label": int(truth == k), "prob": float(p[k]), **found}
-        for found, truth, p in zip(ids, label, prob, strict=True)
+        {
+            "region": name,
+            "label": int(truth == k),
+            "prob": float(p[k]),
+            "log_odds": float(z[k]),
+            **found,
+        }
+        for found, truth, p, z in zip(ids, label, prob, log_odds, strict=True)
         for k, name in enumerate(meta.classes)
     ]
     return metrics, of_cases

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.metrics import lesions
+from bench.metrics import lesions, odds
 from bench.metrics.rates import ratio
 from bench.metrics.surfaces import TOLERANCE_MM, surfaces
 from loaders.boxes import bounding_box
@@ -22,7 +22,7 @@ def confusion(
     spacing: Sequence[float],
     *,
     distances: bool,
-    prob: NDArray[np.float32] | None = None,
+    logits: NDArray[np.floating] | None = None,
     presence: NDArray[np.floating] | None = None,
 ) -> list[Row]:
     """Return one row a region, of the columns of the table `cases` that segmentation fills.
@@ -34,19 +34,22 @@ def confusion(
     - `ref_mm`: diameter of the sphere (2-D: disc) as large as the reference; None where it is
       empty or the spacing unknown.
     - `label`: 1 where the reference holds the region, else 0.
-    - with `distances`, where the spacing is known: `hd95_mm` and `assd_mm`, None where either mask
-      is empty; `nsd_2mm`, 0 where one alone is empty, 1 where both are.
-    - with `prob` (C, *spatial), the probabilities of the labels: the table's lists of lesions (see
-      `lesions.find`), and as `prob` of the case the highest probability of the region at any voxel,
-      or with `presence` (C,), a network's own probabilities that the image holds each label, the
-      highest of the region's labels.
+    - with `distances`, where the spacing is known: `hd95_mm` and `assd_mm`, the diagonal of the
+      image where one mask alone is empty, 0 where both are; `nsd_2mm`, there 0 and 1.
+    - with `logits` (C, *spatial) of the labels: the table's lists of lesions (see `lesions.find`),
+      and as `log_odds` of the case the highest log-odds of the region at any voxel, or with
+      `presence` (C,), a network's own log-odds that the image holds each label, the highest of the
+      region's labels. `prob` and the lists of probabilities are of the same.
 
     What is not measured is None. Raises ValueError where shapes or types do not fit.
     """
-    _check(pred, ref, regions, spacing, prob)
+    _check(pred, ref, regions, spacing, logits)
     # All that is counted and measured lies in the box around what either map labels.
     box = bounding_box(pred | ref)
-    whole, pred, ref = pred.size, pred[box], ref[box]
+    whole = pred.size
+    # From corner to corner of the image: no two of its voxels are as far apart.
+    diagonal_mm = float(np.linalg.norm(np.multiply(pred.shape, spacing)))
+    pred, ref = pred[box], ref[box]
     # pairs[i, j]: voxels of reference label i and predicted label j
     pairs = np.bincount((ref.astype(np.uint16) * 256 + pred).ravel(), minlength=256 * 256)
     pairs = pairs.reshape(256, 256)
@@ -72,20 +75,25 @@ def confusion(
             "label": int(tp + fn > 0),
         }
         masks = inside[pred], inside[ref]
-        row |= _distances(*masks, spacing if distances else [np.nan])
-        row |= _scores(*masks, spacing, labels, box, prob, presence)
+        row |= _distances(*masks, spacing if distances else [np.nan], diagonal_mm)
+        row |= _scores(*masks, spacing, labels, box, logits, presence)
         rows.append(row)
     return rows
 
 
 def _distances(
-    pred: NDArray[np.bool_], ref: NDArray[np.bool_], spacing: Sequence[float]
+    pred: NDArray[np.bool_],
+    ref: NDArray[np.bool_],
+    spacing: Sequence[float],
+    diagonal_mm: float,
 ) -> dict[str, float | None]:
     if not np.isfinite(spacing).all():
         return {"hd95_mm": None, "assd_mm": None, "nsd_2mm": None}
     found = surfaces(pred, ref, spacing)
     if found is None:
-        return {"hd95_mm": None, "assd_mm": None, "nsd_2mm": float(pred.any() == ref.any())}
+        both_empty = bool(pred.any() == ref.any())
+        far = 0.0 if both_empty else diagonal_mm
+        return {"hd95_mm": far, "assd_mm": far, "nsd_2mm": float(both_empty)}
     return {
         "hd95_mm": found.hd95(),
         "assd_mm": found.assd(),
@@ -99,24 +107,32 @@ def _scores(
     spacing: Sequence[float],
     labels: tuple[int, ...],
     box: tuple[slice, ...],
-    prob: NDArray[np.float32] | None,
+    logits: NDArray[np.floating] | None,
     presence: NDArray[np.floating] | None,
 ) -> dict[str, Any]:
-    """Return what the probabilities say of a region; the masks (*box) are cut out of the image."""
-    if prob is None:
-        return dict.fromkeys(("prob", "lesion_mm", "lesion_prob", "false_prob"))
-    # Adding up one after another: fancy indexing would copy the volumes first.
-    of_region = prob[labels[0]] if len(labels) == 1 else sum(prob[label] for label in labels)
-    assert isinstance(of_region, np.ndarray)  # a sum of no volumes would be the number 0
-    found = lesions.find(pred, ref, of_region[box], spacing)
-    of_image = of_region if presence is None else presence[list(labels)]
+    """Return what the logits say of a region; the masks (*box) are cut out of the image."""
+    if logits is None:
+        return dict.fromkeys(_SCORES)
+    found = lesions.find(pred, ref, odds.against_rest(logits[(slice(None), *box)], labels), spacing)
+    if presence is None:
+        of_image = odds.highest(logits, labels)
+    else:
+        of_image = float(np.fmax.reduce(presence[list(labels)], initial=-np.inf))
     return {
-        # Probabilities add up to 1 but for rounding; what is no number says nothing.
-        "prob": min(float(np.fmax.reduce(of_image, axis=None, initial=0.0)), 1.0),
+        "prob": odds.probabilities([of_image])[0],
         "lesion_mm": found.diameter_mm,
-        "lesion_prob": found.score,
-        "false_prob": found.false_scores,
+        "lesion_prob": odds.probabilities(found.score),
+        "false_prob": odds.probabilities(found.false_scores),
+        "log_odds": of_image,
+        "lesion_log_odds": found.score,
+        "false_log_odds": found.false_scores,
     }
+
+
+_SCORES = (
+    *("prob", "lesion_mm", "lesion_prob", "false_prob"),
+    *("log_odds", "lesion_log_odds", "false_log_odds"),
+)
 
 
 def _check(
@@ -124,15 +140,15 @@ def _check(
     ref: Masks,
     regions: Mapping[str, tuple[int, ...]],
     spacing: Sequence[float],
-    prob: NDArray[np.float32] | None,
+    logits: NDArray[np.floating] | None,
 ) -> None:
     if pred.shape != ref.shape or pred.ndim != len(spacing):
         raise ValueError(
             f"a prediction {pred.shape}, a reference {ref.shape} and a spacing of "
             f"{len(spacing)} axes do not belong together"
         )
-    if prob is not None and prob.shape[1:] != pred.shape:
-        raise ValueError(f"probabilities {prob.shape} do not fit a prediction {pred.shape}")
+    if logits is not None and logits.shape[1:] != pred.shape:
+        raise ValueError(f"logits {logits.shape} do not fit a prediction {pred.shape}")
     if pred.dtype != np.uint8 or ref.dtype != np.uint8:
         raise ValueError(f"label maps must be uint8, not {pred.dtype} and {ref.dtype}")
     if with_background := [name for name, labels in regions.items() if 0 in labels]:

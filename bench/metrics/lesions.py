@@ -2,11 +2,11 @@
 
 A lesion is a connected component of the reference, a candidate one of the prediction; voxels that
 share a face, an edge or a corner are connected (26 neighbours in 3-D, 8 in 2-D). A candidate's
-score is the highest probability in it. It hits every lesion with which it shares a voxel; a
-lesion's score is that of the best candidate which hits it, and a candidate which hits none is a
-false positive. Further candidates on one lesion count neither way, as in LUNA16. A candidate is
-part of the prediction, so the curve ends where the prediction does: components that a lower
-threshold would show are not looked for.
+score is the highest in it, of probabilities or whatever ranks as they do. It hits every lesion with
+which it shares a voxel; a lesion's score is that of the best candidate which hits it, and a
+candidate which hits none is a false positive. Further candidates on one lesion count neither way,
+as in LUNA16. A candidate is part of the prediction, so the curve ends where the prediction does:
+components that a lower threshold would show are not looked for.
 """
 
 from collections.abc import Sequence
@@ -41,25 +41,27 @@ class Lesions:
     false_scores: list[float]
 
 
-def find(pred: Flags, ref: Flags, prob: NDArray[np.floating], spacing: Sequence[float]) -> Lesions:
-    """Return lesions and candidates of two masks and a probability, each (*spatial), one scan."""
+def find(pred: Flags, ref: Flags, said: NDArray[np.floating], spacing: Sequence[float]) -> Lesions:
+    """Return lesions and candidates of two masks and a score, each (*spatial), of one scan."""
     neighbours = generate_binary_structure(pred.ndim, pred.ndim)
     candidate, n_candidates = label(pred, neighbours)
     lesion, n_lesions = label(ref, neighbours)
 
     # [0] stands for the background. A voxel of no number (a diverged network) says nothing.
-    scores = np.zeros(n_candidates + 1)
-    np.fmax.at(scores, candidate[pred], prob[pred])
+    scores = np.full(n_candidates + 1, -np.inf)
+    np.fmax.at(scores, candidate[pred], said[pred])
     shared = pred & ref
-    best = np.full(n_lesions + 1, -1.0)
+    best = np.full(n_lesions + 1, -np.inf)
     np.maximum.at(best, lesion[shared], scores[candidate[shared]])
+    found = np.zeros(n_lesions + 1, dtype=bool)
+    found[lesion[shared]] = True
     hits = np.zeros(n_candidates + 1, dtype=bool)
     hits[candidate[shared]] = True
 
     voxels = np.bincount(lesion.ravel(), minlength=n_lesions + 1)[1:]
     return Lesions(
         diameter_mm=[diameter_mm(int(n), spacing) for n in voxels],
-        score=[float(s) if s >= 0 else None for s in best[1:]],
+        score=[float(s) if hit else None for s, hit in zip(best[1:], found[1:], strict=True)],
         false_scores=[float(s) for s in scores[1:][~hits[1:]]],
     )
 

@@ -1,8 +1,9 @@
 """What the metrics of classification are made of: from counts, from ranks, from confidence.
 
-Functions of counts take `tp fp fn tn`; those of predictions take probabilities (n, C), labels (n,)
-and `positive`, the class that counts as positive, None for the mean over classes, one against the
-rest. None as a value means undefined.
+Functions of counts take `tp fp fn tn`; those of predictions take probabilities (n, C), or where
+order alone counts any scores that rank as they do, labels (n,) and `positive`, the class that
+counts as positive, None for the mean over classes, one against the rest. None as a value means
+undefined.
 """
 
 from collections.abc import Callable, Sequence
@@ -121,7 +122,8 @@ def ranked(score: Callable[[Counts, Counts], float]) -> OneClass:
             return None
         falling = np.argsort(-prob, kind="stable")
         # Cases of one probability pass the threshold together.
-        last = np.append(np.flatnonzero(np.diff(prob[falling])), len(prob) - 1)
+        score_of = prob[falling]
+        last = np.append(np.flatnonzero(score_of[1:] != score_of[:-1]), len(prob) - 1)
         tp = np.cumsum(truth[falling])[last]
         return score(tp, last + 1 - tp)
 

@@ -16,8 +16,8 @@ class Seen:
     - `cases` (n,): their indices. `pixels` (n, channels, *spatial): the images it was given.
     - `logits` (n, classes) or (n, classes, *spatial), float32, on the device. `target` (n,) or
       (n, *spatial): the answers of the store.
-    - `presence` (classes,): how probable it finds each label anywhere in the one case there is;
-      None for a network that says nothing of it.
+    - `presence` (classes,): the log-odds by which it finds each label anywhere in the one case
+      there is; None for a network that says nothing of it.
     - `costly`: whether distances, lesions and probabilities are asked for.
     """
 

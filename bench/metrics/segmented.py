@@ -29,7 +29,7 @@ def regions(seen: Seen) -> list[list[Row]]:
             seen.meta.regions,
             tuple(seen.store.spacing[index]),
             distances=seen.costly,
-            prob=torch.softmax(seen.logits[place], 0).cpu().numpy() if seen.costly else None,
+            logits=seen.logits[place].cpu().numpy() if seen.costly else None,
             presence=seen.presence,
         )
         for place, index in enumerate(seen.cases)

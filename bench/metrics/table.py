@@ -8,13 +8,17 @@ some from the lesions of all scans ("lesion"), some from whether each image hold
 ("image"). Voxel specificity and accuracy are near 1 whatever is predicted where the object is
 small.
 
-An empty mask leaves overlap without a meaning, and packages disagree on what to put there. Both
-conventions are given side by side:
+An empty mask leaves overlap and distance without a meaning, and packages disagree on what to put
+there. Both conventions are given side by side:
 
 - `skip_empty`: a case in which both masks are empty is left out; nnU-Net's.
-- `empty_is_one`: such a case counts 1; that of NVIDIA's nnU-Net and of the BraTS challenges.
+- `empty_is_one`, of distances `empty_is_zero`: such a case counts as perfect; that of NVIDIA's
+  nnU-Net and of the BraTS challenges.
 
-In both, a case in which one mask alone is empty counts 0.
+In both, a case in which one mask alone is empty counts as the worst: an overlap of 0, a distance of
+the image's diagonal (BraTS: 373.13 mm). Packages leave such a case out of the mean of distances, so
+that a network gains by finding nothing; to compare with what others published, that mean stands
+beside as `skip_missed`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +35,10 @@ class Metric:
 
     - `classification(prob, label, positive)`: of probabilities (n, C) and labels (n,); `positive`
       is the class that counts as positive, None for the mean over classes, one against the rest.
+    - `ranks`: whether `classification` looks at the order of cases alone. It is then given their
+      log-odds in place of probabilities, which tie near 1.
     - `presence`: whether `classification` is also asked of segmented images: is the region there?
+      It is given log-odds in any case, so it looks at order and sign alone.
     - `per_case(case)`: of one row of `confusion`, a value for each convention, "" where there is
       one alone. Cases whose value is None are left out of the mean.
     - `per_patient`: whether `per_case` needs counts alone, so that a patient's may be added up.
@@ -49,6 +56,7 @@ class Metric:
     range: tuple[float, float | None]
     unit: str = "1"  # of the value itself: "1" for a fraction, "mm"
     classification: rates.Classified | None = None
+    ranks: bool = False
     presence: bool = False
     per_case: Callable[[Mapping[str, Any]], dict[str, float | None]] | None = None
     per_patient: bool = False
@@ -102,6 +110,18 @@ def _nsd(case: Mapping[str, Any]) -> dict[str, float | None]:
     return {"skip_empty": value if something else None, "empty_is_one": value}
 
 
+def _distance(column: str) -> Callable[[Mapping[str, Any]], dict[str, float | None]]:
+    def of_case(case: Mapping[str, Any]) -> dict[str, float | None]:
+        value, something = case[column], case["n_ref"] or case["n_pred"]
+        return {
+            "skip_empty": value if something else None,
+            "empty_is_zero": value,
+            "skip_missed": value if case["n_ref"] and case["n_pred"] else None,
+        }
+
+    return of_case
+
+
 def _false_alarm(case: Mapping[str, Any]) -> dict[str, float | None]:
     return {"": None if case["n_ref"] else float(case["n_pred"] > 0)}
 
@@ -109,7 +129,10 @@ def _false_alarm(case: Mapping[str, Any]) -> dict[str, float | None]:
 CLASS_RULE = "undefined where the cases lack a class that it needs"
 OVERLAP_RULE = "both masks empty: left out (skip_empty) or 1 (empty_is_one); one empty: 0"
 POOLED_RULE = "undefined where the counts of all cases together leave nothing to divide by"
-DISTANCE_RULE = "a case in which either mask is empty, or the spacing unknown, is left out"
+DISTANCE_RULE = (
+    "both masks empty: left out (skip_empty) or 0 (empty_is_zero); one empty: the image's "
+    "diagonal; either empty: left out (skip_missed); spacing unknown: left out"
+)
 LESION_RULE = "undefined where no scan holds a lesion"
 
 METRICS: dict[str, Metric] = {
@@ -120,6 +143,7 @@ METRICS: dict[str, Metric] = {
             higher_is_better=True,
             range=(0.0, 1.0),
             classification=one_vs_rest(ranked(rates.auc)),
+            ranks=True,
             presence=True,
             costly=True,
             empty_rule=CLASS_RULE,
@@ -206,6 +230,7 @@ METRICS: dict[str, Metric] = {
             higher_is_better=True,
             range=(0.0, 1.0),
             classification=one_vs_rest(ranked(rates.average_precision)),
+            ranks=True,
             presence=True,
             costly=True,
             empty_rule=CLASS_RULE,
@@ -218,6 +243,7 @@ METRICS: dict[str, Metric] = {
                 higher_is_better=True,
                 range=(0.0, 1.0),
                 classification=one_vs_rest(ranked(sensitivity_at(percent / 100))),
+                ranks=True,
                 presence=True,
                 costly=True,
                 empty_rule=CLASS_RULE,
@@ -270,7 +296,7 @@ METRICS: dict[str, Metric] = {
             higher_is_better=False,
             range=(0.0, None),
             unit="mm",
-            per_case=lambda case: {"": case["hd95_mm"]},
+            per_case=_distance("hd95_mm"),
             costly=True,
             empty_rule=DISTANCE_RULE,
             summary="95th percentile of the distance between the surfaces, the worse direction",
@@ -291,7 +317,7 @@ METRICS: dict[str, Metric] = {
             higher_is_better=False,
             range=(0.0, None),
             unit="mm",
-            per_case=lambda case: {"": case["assd_mm"]},
+            per_case=_distance("assd_mm"),
             costly=True,
             empty_rule=DISTANCE_RULE,
             summary="average symmetric surface distance, over both surfaces together",

@@ -59,7 +59,7 @@ TASKS: dict[str, Task] = {
             patch_multiple=1,
             windows=False,
             stratified=True,
-            score=classified.probabilities,
+            score=classified.logits,
             rows=classified.rows,
             example=classified.example,
         ),

@@ -206,13 +206,13 @@ class Evaluator:
 
 
 def _presence(windows: Sequence[Tensor]) -> np.ndarray | None:
-    """Return how probable each label is anywhere (C,), by what the network says of windows (B, C).
+    """Return the log-odds of each label anywhere (C,), by what the network says of windows (B, C).
 
-    The highest probability counts. None for a network that says nothing of it.
+    The highest counts. None for a network that says nothing of it.
     """
     if not windows:
         return None
-    each: np.ndarray = torch.sigmoid(torch.cat(list(windows)).amax(0)).cpu().numpy()
+    each: np.ndarray = torch.cat(list(windows)).amax(0).double().cpu().numpy()
     return each
 
 

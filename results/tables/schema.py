@@ -11,7 +11,8 @@ from results.tables.axes import COLUMNS
 
 #: Raised when a column is added, removed or changes its meaning; an axis of its own accord adds its
 #: column. 2 added the columns of `cases` from `nsd_2mm` on. 3 added `degradation` and `headline` to
-#: `metrics`; `stratum` held the degradation too before (results.tables.upgrade). 4 added columns alone.
+#: `metrics`; `stratum` held the degradation too before (results.tables.upgrade). 4 added columns,
+#: and gave `hd95_mm` and `assd_mm` a value where a mask is empty: they were null there.
 SCHEMA_VERSION = 4
 
 #: Versions whose files are read. What they lack is null, or made of what they have.
@@ -89,10 +90,12 @@ EPOCHS = _columns(
 #: One row a trial x case of the test fold x class or region. `case_id` and `group_id` are keyed
 #: hashes. Classification: `region` is a class, `label` 1 where it is the true one, else 0.
 #: Segmentation: `label` is 1 where the reference holds the region, `prob` how probable the network
-#: finds it that the image does. `nsd_2mm` is 1 where both masks are empty. `ref_mm` and `lesion_mm`
+#: finds it that the image does. Where one mask alone is empty `hd95_mm` and `assd_mm` are the
+#: image's diagonal and `nsd_2mm` is 0; where both are they are 0, 0 and 1. `ref_mm` and `lesion_mm`
 #: are diameters of the sphere (2-D: disc) as large as the reference, and as each of its lesions;
 #: `lesion_prob` has each lesion's score, null where missed, and `false_prob` those of the false
-#: candidates.
+#: candidates. `log_odds` are logarithms of prob / (1 - prob), which tell apart what rounds to 1:
+#: what is ranked (AUC, FROC) is ranked by them.
 CASES = _columns(
     (pa.string(), "trial_id case_id group_id region"),
     (pa.int64(), "label"),
@@ -102,6 +105,8 @@ CASES = _columns(
     (pa.list_(pa.float64()), "lesion_mm"),
     # Noise has thousands of candidates a case; probabilities of networks are float32 anyway.
     (pa.list_(pa.float32()), "lesion_prob false_prob"),
+    (pa.float64(), "log_odds"),
+    (pa.list_(pa.float64()), "lesion_log_odds false_log_odds"),
 )
 
 #: Folder of a run -> its schema. The order is the order of writing: `trials` is the record that a

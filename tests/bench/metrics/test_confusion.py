@@ -1,5 +1,6 @@
 """Counts, overlaps and surface distances of one case, against MONAI and values by hand."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ from monai.metrics import (
     compute_surface_dice,
 )
 from numpy.typing import NDArray
+from scipy.special import logit
 from sklearn import metrics as sk
 
-from bench.metrics.aggregate import segmentation_rows
+from bench.metrics.aggregate import headline, segmentation_rows
 from bench.metrics.confusion import confusion
 from bench.metrics.surfaces import TOLERANCE_MM, Surfaces, _by_transform, _by_tree, surfaces
 
@@ -31,6 +33,8 @@ GRIDS = [
     ((4, 9, 8), (5.0, 0.8, 0.8)),
     ((8, 5, 9), (0.4, 2.5, 1.3)),
 ]
+
+DISTANCE_CONVENTIONS = ("skip_empty", "empty_is_zero", "skip_missed")
 
 Maps = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
@@ -80,6 +84,7 @@ def test_1080_random_masks_against_monai(
         "assd": compute_average_surface_distance(pred, ref, symmetric=True, **about),
         "nsd": compute_surface_dice(pred, ref, [TOLERANCE_MM] * 3, **about),
     }
+    diagonal = math.hypot(*(n * mm for n, mm in zip(shape, spacing, strict=True)))
     seen = {"both empty": 0, "one empty": 0, "neither": 0}
     for n, rows in enumerate(cases):
         for k, (region, row) in enumerate(zip(NESTED, rows, strict=True)):
@@ -99,14 +104,19 @@ def test_1080_random_masks_against_monai(
                     for convention in ("skip_empty", "empty_is_one"):
                         value = found[name, convention]
                         assert value == pytest.approx(of[name], abs=1e-6), name
-                assert found["hd95", ""] == pytest.approx(of["hd95"], rel=1e-5, abs=1e-5)
-                assert found["assd", ""] == pytest.approx(of["assd"], rel=1e-5, abs=1e-5)
+                for name in ("hd95", "assd"):
+                    for convention in DISTANCE_CONVENTIONS:
+                        value = found[name, convention]
+                        assert value == pytest.approx(of[name], rel=1e-5, abs=1e-5), name
             elif p.any() or r.any():
                 seen["one empty"] += 1
                 # MONAI's distances are infinite or nan, by which of the two it is.
                 assert not np.isfinite(of["hd95"])
                 assert not np.isfinite(of["assd"])
-                assert found["hd95", ""] is found["assd", ""] is None
+                for name in ("hd95", "assd"):
+                    assert found[name, "skip_missed"] is None
+                    for convention in ("skip_empty", "empty_is_zero"):
+                        assert found[name, convention] == pytest.approx(diagonal)
                 for name in ("dice", "iou", "nsd"):
                     for convention in ("skip_empty", "empty_is_one"):
                         assert found[name, convention] == of[name] == 0
@@ -114,7 +124,9 @@ def test_1080_random_masks_against_monai(
                 seen["both empty"] += 1
                 assert np.isnan([of["hd95"], of["assd"], of["nsd"]]).all()
                 assert (of["dice"], of["iou"]) == (1, 1)  # with ignore_empty=False
-                assert found["hd95", ""] is found["assd", ""] is None
+                for name in ("hd95", "assd"):
+                    assert found[name, "skip_empty"] is found[name, "skip_missed"] is None
+                    assert found[name, "empty_is_zero"] == 0
                 for name in ("dice", "iou", "nsd"):
                     assert found[name, "skip_empty"] is None
                     assert found[name, "empty_is_one"] == 1
@@ -132,19 +144,26 @@ def test_background_around_an_image_changes_only_the_true_negatives(
     rng = np.random.default_rng(seed)
     shape, spacing = GRIDS[seed % len(GRIDS)]
     maps, margins = (label_map(rng, shape), label_map(rng, shape)), margins[: len(shape)]
-    prob = rng.dirichlet(np.ones(4), shape)
-    prob = np.moveaxis(prob, -1, 0).astype(np.float32)
-    bare = confusion(*maps, NESTED, spacing, distances=True, prob=prob)
+    logits = np.log(np.moveaxis(rng.dirichlet(np.ones(4), shape), -1, 0))
+    bare = confusion(*maps, NESTED, spacing, distances=True, logits=logits)
     padded = confusion(
         *(np.pad(m, margins) for m in maps),
         NESTED,
         spacing,
         distances=True,
-        prob=np.pad(prob, [(0, 0), *margins]),
+        logits=np.stack(
+            [np.pad(of, margins, constant_values=-1e3 * (k > 0)) for k, of in enumerate(logits)]
+        ),
     )
     sides = [s + sum(m) for s, m in zip(shape, margins, strict=True)]
     added = np.prod(sides) - maps[0].size
-    assert padded == [{**row, "tn": row["tn"] + added} for row in bare]
+    # A larger image has more background, and a longer diagonal for what is missed in it.
+    diagonal = math.hypot(*(n * mm for n, mm in zip(sides, spacing, strict=True)))
+    for row in bare:
+        row["tn"] += added
+        if bool(row["n_ref"]) != bool(row["n_pred"]):
+            row["hd95_mm"] = row["assd_mm"] = pytest.approx(diagonal)
+    assert padded == bare
 
 
 @settings(max_examples=30, deadline=None)
@@ -188,6 +207,50 @@ def test_distances_by_hand() -> None:
         assert found.hd95() == pytest.approx(19)  # the 95th percentile; the way back is 0
         assert found.assd() == pytest.approx(210 / 22)  # 0 + 1 .. + 20, and 0 back
         assert found.surface_dice(2.0) == pytest.approx(4 / 22)  # 0, 1, 2 and the way back
+
+
+def test_a_miss_is_as_far_as_the_image_is_wide() -> None:
+    """BraTS scores a missed region by 373.13 mm: the diagonal of 240 x 240 x 155 voxels of 1 mm."""
+    none = np.zeros((240, 240, 155), dtype=np.uint8)
+    some = none.copy()
+    some[100:110, 100:110, 70:75] = 1
+    for pred, ref in ((none, some), (some, none)):
+        (row,) = confusion(pred, ref, {"r": (1,)}, (1.0, 1.0, 1.0), distances=True)
+        assert row["hd95_mm"] == row["assd_mm"] == pytest.approx(373.13, abs=0.005)
+        assert row["nsd_2mm"] == 0
+    # Thick slices: 2 of 5 mm, 3 of 1 mm and 4 of 2 mm. Of two voxels none are as far apart.
+    ref = np.ones((2, 3, 4), dtype=np.uint8)
+    (row,) = confusion(0 * ref, ref, {"r": (1,)}, (5.0, 1.0, 2.0), distances=True)
+    assert row["hd95_mm"] == row["assd_mm"] == pytest.approx(math.sqrt(100 + 9 + 64))
+
+
+def by_convention(rows: list[dict[str, Any]], name: str) -> dict[str, float | None]:
+    wanted = {"metric": name, "region": "r", "stratum": ""}
+    return {r["convention"]: r["value"] for r in rows if wanted.items() <= r.items()}
+
+
+@pytest.mark.parametrize("name", ["hd95", "assd"])
+def test_distances_do_not_reward_finding_nothing(name: str) -> None:
+    """Every found mask lies 4 voxels off; of 100 cases 0, 50 and 99 are missed."""
+    ref, pred, none = np.zeros((3, 30, 40), dtype=np.uint8)
+    ref[10, 10], pred[10, 14] = 1, 1
+    found, missed = (
+        confusion(p, ref, {"r": (1,)}, (1.0, 1.0), distances=True)[0] for p in (pred, none)
+    )
+    for misses in (0, 50, 99):
+        rows = segmentation_rows([missed] * misses + [found] * (100 - misses), ["r"])
+        # 30 x 40 pixels of 1 mm: 50 mm from corner to corner.
+        expected = (misses * 50 + (100 - misses) * 4) / 100
+        assert headline(rows, name) == pytest.approx(expected)
+        of = by_convention(rows, name)
+        assert of == pytest.approx(
+            {"skip_empty": expected, "empty_is_zero": expected, "skip_missed": 4.0}
+        )
+    # To find nothing where there is nothing is no distance, or none at all.
+    silent = confusion(none, none, {"r": (1,)}, (1.0, 1.0), distances=True)
+    rows = segmentation_rows([*silent, missed, found], ["r"])
+    of = by_convention(rows, name)
+    assert of == pytest.approx({"skip_empty": 27.0, "empty_is_zero": 18.0, "skip_missed": 4.0})
 
 
 @pytest.mark.parametrize(("shape", "spacing"), GRIDS)
@@ -250,7 +313,9 @@ def test_the_score_of_an_image_is_that_of_its_most_certain_voxel() -> None:
     prob[0] = 1 - prob[1] - prob[2]
     none = np.zeros((2, 2), dtype=np.uint8)
     regions = {"both": (1, 2), "first": (1,), "second": (2,)}
-    rows = confusion(none, none, regions, (1.0, 1.0), distances=True, prob=prob)
+    with np.errstate(divide="ignore"):
+        logits = np.log(prob)
+    rows = confusion(none, none, regions, (1.0, 1.0), distances=True, logits=logits)
     # Labels of a region add up at a voxel: 0.5 + 0.1 and 0.2 + 0.4.
     assert [r["prob"] for r in rows] == pytest.approx([0.6, 0.5, 0.4])
     assert [r["label"] for r in rows] == [0, 0, 0]
@@ -261,29 +326,23 @@ def test_the_score_of_an_image_is_that_of_its_most_certain_voxel() -> None:
         regions,
         (1.0, 1.0),
         distances=True,
-        prob=prob,
-        presence=np.array([0.99, 0.05, 0.15]),
+        logits=logits,
+        presence=logit([0.99, 0.05, 0.15]),
     )
     assert [r["prob"] for r in rows] == pytest.approx([0.15, 0.05, 0.15])
     rows = confusion(none, none, regions, (1.0, 1.0), distances=True)
     assert {r["prob"] for r in rows} == {None}
 
 
-def test_probabilities_that_add_up_to_a_little_more_than_one() -> None:
-    prob = np.full((3, 2, 2), np.float32(0.50000006))
-    none = np.zeros((2, 2), dtype=np.uint8)
-    (row,) = confusion(none, none, {"r": (1, 2)}, (1.0, 1.0), distances=True, prob=prob)
-    assert row["prob"] == 1
-
-
-def test_probabilities_of_a_network_that_diverged() -> None:
+@pytest.mark.parametrize("nothing", [np.nan, np.inf])
+def test_logits_of_a_network_that_diverged(nothing: float) -> None:
     """They are no reason to stop: the loss says what happened."""
-    prob = np.full((2, 2, 2), np.nan, dtype=np.float32)
+    logits = np.full((2, 2, 2), nothing, dtype=np.float32)
     ones = np.ones((2, 2), dtype=np.uint8)
-    (row,) = confusion(ones, ones, {"r": (1,)}, (1.0, 1.0), distances=True, prob=prob)
+    (row,) = confusion(ones, ones, {"r": (1,)}, (1.0, 1.0), distances=True, logits=logits)
     assert (row["prob"], row["lesion_prob"], row["false_prob"]) == (0, [0], [])
-    prob[1, 0, 0] = 0.5
-    (row,) = confusion(ones, ones * 0, {"r": (1,)}, (1.0, 1.0), distances=True, prob=prob)
+    logits[:, 0, 0] = 7.0
+    (row,) = confusion(ones, ones * 0, {"r": (1,)}, (1.0, 1.0), distances=True, logits=logits)
     assert (row["prob"], row["lesion_prob"], row["false_prob"]) == (0.5, [], [0.5])
 
 
@@ -297,7 +356,7 @@ EMPTY = np.zeros((2, 2), np.uint8)
         (EMPTY[None], EMPTY[None], {}, "spacing of 2 axes"),
         (np.zeros((2, 2)), EMPTY, {}, "uint8, not float64 and uint8"),
         (EMPTY, EMPTY, {"regions": {"r": (0, 1)}}, r"\['r'\]"),
-        (EMPTY, EMPTY, {"prob": np.zeros((2, 2, 3))}, r"probabilities \(2, 2, 3\) do not fit"),
+        (EMPTY, EMPTY, {"logits": np.zeros((2, 2, 3))}, r"logits \(2, 2, 3\) do not fit"),
     ],
 )
 def test_maps_that_do_not_fit(pred: Any, ref: Any, more: dict[str, Any], message: str) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import logit
 
 from bench.metrics import table
 from bench.metrics.aggregate import classification_rows, headline, segmentation_rows
@@ -53,8 +54,8 @@ def test_every_row_is_filed_under_its_name() -> None:
 
 def one_case(pred: np.ndarray, ref: np.ndarray) -> Rows:
     """Return the row of one case of region r, with a network that is certain of `pred`."""
-    prob = np.stack([pred == 0, pred == 1]).astype(np.float32)
-    return confusion(pred, ref, {"r": (1,)}, (4.0, 4.0), distances=True, prob=prob)
+    logits = 30 * np.stack([pred == 0, pred == 1]).astype(np.float32)
+    return confusion(pred, ref, {"r": (1,)}, (4.0, 4.0), distances=True, logits=logits)
 
 
 def scores(row: Metric, *, right: bool) -> list[float | None]:
@@ -70,7 +71,7 @@ def scores(row: Metric, *, right: bool) -> list[float | None]:
         [{**c, "group_id": "p"} for c in one_case(r if right else 1 - r, r)] for r in (block, none)
     )
     if not right:  # a network that finds the object where it is not is as sure that there is none
-        there = [{**case, "prob": 0.0} for case in there]
+        there = [{**case, "log_odds": -30.0} for case in there]
     for cases in (there, not_there, [*there, *not_there]):
         rows = segmentation_rows(cases, ["r"], group="patient")
         found += [r["value"] for r in rows if r["metric"] == row.name]
@@ -157,6 +158,9 @@ def test_a_new_row_is_met_without_an_edit(monkeypatch: pytest.MonkeyPatch) -> No
 # ---------------------------------------------------------------- all cases of a fold
 
 
+FAR = 50.0  # the diagonal of the images
+
+
 def case(region: str, tp: int, fp: int, fn: int, tn: int, **more: Any) -> Mapping[str, Any]:
     """Return a row of `confusion` with made-up distances; nothing else of it is measured."""
     both = tp + fn and tp + fp
@@ -166,12 +170,19 @@ def case(region: str, tp: int, fp: int, fn: int, tn: int, **more: Any) -> Mappin
         "n_ref": tp + fn,
         "n_pred": tp + fp,
         "label": int(tp + fn > 0),
-        "hd95_mm": float(fp) if both else None,
-        "assd_mm": float(fp) / 2 if both else None,
+        "hd95_mm": float(fp) if both else float(FAR * (tp + fp + fn > 0)),
+        "assd_mm": float(fp) / 2 if both else float(FAR * (tp + fp + fn > 0)),
         "nsd_2mm": 0.9 if both else float(tp + fp + fn == 0),
         **dict.fromkeys(("ref_mm", "prob", "lesion_mm", "lesion_prob", "false_prob")),
-    }
-    return row | more
+    } | more
+    for name in ("prob", "lesion_prob", "false_prob"):
+        given = row[name]
+        row[name.replace("prob", "log_odds")] = (
+            [p if p is None else logit(p) for p in given]
+            if isinstance(given, list)
+            else given and logit(given)
+        )
+    return row
 
 
 # Region a: Dice 0.8 and 0.5; one empty case left empty, one with 5 false positives.
@@ -194,7 +205,10 @@ BY_HAND = {
     # 0.9 twice, 0 where an empty reference was missed; 1 where both are empty
     ("nsd", "skip_empty"): {"a": 1.8 / 3, "b": None, "c": 0.0, "mean": 0.3},
     ("nsd", "empty_is_one"): {"a": 2.8 / 4, "b": 1.0, "c": 0.0, "mean": 1.7 / 3},
-    ("assd", ""): {"a": 0.75, "b": None, "c": None, "mean": 0.75},
+    ("assd", "skip_missed"): {"a": 0.75, "b": None, "c": None, "mean": 0.75},
+    # of a: 0.5, 1 and 50 mm; b has none, or 0; c is missed
+    ("assd", "skip_empty"): {"a": 51.5 / 3, "b": None, "c": FAR, "mean": (51.5 / 3 + FAR) / 2},
+    ("assd", "empty_is_zero"): {"a": 51.5 / 4, "b": 0.0, "c": FAR, "mean": (51.5 / 4 + FAR) / 3},
     # of a: 5 true, 8 false, 1 missed
     ("precision", ""): {"a": 5 / 13, "b": None, "c": 0.0, "mean": 5 / 26},
     ("f1", ""): {"a": 10 / 19, "b": None, "c": 0.0, "mean": 5 / 19},
@@ -207,7 +221,9 @@ BY_HAND = {
     ("sensitivity", ""): {"a": 5 / 6, "b": None, "c": 0.0, "mean": 5 / 12},
     ("specificity", ""): {"a": 386 / 394, "b": 1.0, "c": 1.0, "mean": (386 / 394 + 2) / 3},
     ("accuracy", ""): {"a": 391 / 400, "b": 1.0, "c": 0.9, "mean": (391 / 400 + 1.9) / 3},
-    ("hd95", ""): {"a": 1.5, "b": None, "c": None, "mean": 1.5},
+    ("hd95", "skip_missed"): {"a": 1.5, "b": None, "c": None, "mean": 1.5},
+    ("hd95", "skip_empty"): {"a": 53 / 3, "b": None, "c": FAR, "mean": (53 / 3 + FAR) / 2},
+    ("hd95", "empty_is_zero"): {"a": 53 / 4, "b": 0.0, "c": FAR, "mean": (53 / 4 + FAR) / 3},
     # two cases of a without the object, one of them with false positives
     ("false_alarm", ""): {"a": 0.5, "b": 0.0, "c": None, "mean": 0.25},
 }
@@ -377,7 +393,7 @@ def test_a_region_without_small_ones_counts_not_in_the_mean_of_the_small() -> No
 
 
 def test_without_probabilities_there_are_no_rows_of_lesions_and_images() -> None:
-    plain = [{**c, "prob": None, "lesion_prob": None, "false_prob": None} for c in SCANS]
+    plain = [{**c, **dict.fromkeys(k for k in c if k.endswith("log_odds"))} for c in SCANS]
     rows = segmentation_rows(plain, ["a"])
     assert {row["unit"] for row in rows} == {"case", "voxel"}
     with pytest.raises(ValueError, match="no metric 'froc' here"):
@@ -403,7 +419,7 @@ def random_fold(seed: int) -> list[dict[str, Any]]:
                 {"any": (1, 2), "core": (2,)},
                 (6.0, 2.0),
                 distances=True,
-                prob=prob.astype(np.float32),
+                logits=logits.astype(np.float32),
             )
         ]
     return rows

@@ -69,11 +69,13 @@ def test_patients_of_several_images_are_scored_too(make_trial):
     outcome, data = run(make_trial("classification"))
     meta = data.store.meta
     prob = np.array([c["prob"] for c in outcome.cases]).reshape(-1, len(meta.classes))
+    log_odds = np.array([c["log_odds"] for c in outcome.cases]).reshape(prob.shape)
     label = np.array([c["label"] for c in outcome.cases]).reshape(prob.shape).argmax(axis=1)
     groups = [c["group_id"] for c in outcome.cases][:: len(meta.classes)]
     expected = classification_rows(
         prob,
         label,
+        log_odds=log_odds,
         classes=meta.classes,
         positive=meta.positive,
         unit=meta.unit,
