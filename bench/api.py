@@ -13,7 +13,6 @@ imported when a function is called, so that the command answers `--help` at once
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -83,7 +82,8 @@ def prepare(
 
     `kind` is a row of `medopt list data`, for medmnist with the set's name (`medmnist:NAME`).
     `source` is the folder or file; None fetches the official file, where it is free. `options` are
-    the kind's settings, `workers` the processes that read (None: one a core). `strict` stops at the
+    the kind's settings, `workers` the processes that read (None: one a core
+    that this process may use). `strict` stops at the
     first bad case.
 
     Returns the number of cases, those that were rejected with their reasons, and whether the store
@@ -93,6 +93,7 @@ def prepare(
     """
     from bench.core.references import unknown
     from loaders.cases import BadSource
+    from loaders.cores import usable_cores
     from loaders.datasets.table import KINDS
     from loaders.memory import keep_freed_memory
     from loaders.store.prepare import prepare as prepare_store
@@ -116,7 +117,7 @@ def prepare(
             Path(out),
             options=settings,
             key=user_key(),
-            workers=workers or os.cpu_count() or 1,
+            workers=workers or usable_cores(),
             strict=strict,
             progress=told,
         )

@@ -98,7 +98,7 @@ def prepare(
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad case.")] = False,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that read. Default: one a core.")
+        int | None, typer.Option(min=1, help="Processes that read. Default: one a usable core.")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -14,6 +14,7 @@ import torch
 
 from bench.core.environment import device_name, versions
 from loaders.batches.table import LOADERS, fastest_loader
+from loaders.cores import usable_cores
 
 # A store of BraTS 2021 (1,251 cases, four channels of int16 and a mask) takes about 90 GB;
 # with less than this, even a small study may fill the disk. Assumption.
@@ -39,9 +40,9 @@ def _python() -> Finding:
 def _processor() -> Finding:
     memory = psutil.virtual_memory().total / 2**30
     name = device_name(torch.device("cpu"))
-    return Finding(
-        what="processor", state="ok", detail=f"{name}, {os.cpu_count()} cores, {memory:.0f} GiB"
-    )
+    there, usable = os.cpu_count() or 1, usable_cores()
+    cores = f"{there} cores" + (f", of which {usable} may be used" if usable < there else "")
+    return Finding(what="processor", state="ok", detail=f"{name}, {cores}, {memory:.0f} GiB")
 
 
 def _gpus() -> Finding:

@@ -31,7 +31,7 @@ LAYERS: dict[str, tuple[set[str], ...]] = {
         {"cli"},
     ),
     "loaders": (
-        {"targets"},
+        {"targets", "cores"},
         {"cases", "memory"},
         {"boxes"},
         {"formats", "sampling", "phantoms"},

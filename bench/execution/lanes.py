@@ -8,7 +8,6 @@ lane goes on, and no process but this one writes.
 
 import logging
 import math
-import os
 import pickle
 import queue as queues
 import socket
@@ -34,6 +33,7 @@ from bench.execution.trial_queue import LEASE_SEC, Progress, Queue, opened, reas
 from bench.planning.plan import Plan
 from bench.study.trial import Trial
 from bench.training.train import run_trial
+from loaders.cores import usable_cores
 
 log = logging.getLogger("medopt.lanes")
 
@@ -88,7 +88,7 @@ def run_lanes(
         lanes = min(lanes, queue.pending())
         if lanes:
             workers = lanes * gpus_per_trial
-            cores = max(workers * size.threads, os.cpu_count() or 1)
+            cores = max(workers * size.threads, usable_cores())
             changed(queue.progress())  # the start of Ray takes a while
             with connected(address, cores=cores, gpus=gpus) as storage:
                 check_room(machines_of_cluster(), workers, size)

@@ -21,6 +21,7 @@ from bench.core.packages import ROOT
 from bench.core.references import StudyError
 from bench.execution.trial_queue import reason
 from bench.study.schema import Study
+from loaders.cores import usable_cores
 
 # CPU cores for a lane where neither the threads nor the number of lanes is given: two lanes of one
 # thread beat one lane of two on small networks (measured), and each lane needs more memory.
@@ -107,8 +108,8 @@ def capacity(
 
 
 def this_machine() -> list[Machine]:
-    """Return this machine alone."""
-    return [Machine(cores=os.cpu_count() or 1, gpus=torch.cuda.device_count())]
+    """Return this machine alone, with the cores that this process may use."""
+    return [Machine(cores=usable_cores(), gpus=torch.cuda.device_count())]
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -39,6 +39,8 @@ class Optimizer:
     - `constructor(params, **settings)` returns the torch optimizer; `defaults` names every setting
       that a study may change, `space` those that a search draws, `choices` the values that a text
       may have.
+    - `brings(choices)` returns the fields of the row that other choices change: a method that works
+      on another of the table takes that one's rate, decay and space.
     - `step`: what the loop must do in a step, a row of `bench.optimizers.steps.STEPS`.
     - `averages`: it keeps averaged weights, which its `eval()` puts into the network and its
       `train()` takes out again (`bench.optimizers.averaging`).
@@ -57,6 +59,7 @@ class Optimizer:
     defaults: Mapping[str, Setting]
     space: Mapping[str, Space]
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    brings: Callable[[Mapping[str, Setting]], Mapping[str, Any]] | None = None
     step: str = "plain"
     averages: bool = False
     scalable: bool = True
@@ -73,17 +76,24 @@ class Optimizer:
     def settings(self, hparams: Mapping[str, Any]) -> dict[str, Setting]:
         """Return every setting: the defaults with `hparams` over them, of the defaults' types.
 
-        Raises ValueError for a name that this optimizer does not have, for a value of another type
-        (YAML reads 1e-3 as text), and for a text that is not one of its choices.
+        The defaults are those of the choices made in `hparams`. Raises ValueError for a name that
+        this optimizer does not have, for a value of another type (YAML reads 1e-3 as text), and for
+        a text that is not one of its choices.
         """
-        merged = merge(f"optimizer {self.name}", self.defaults, hparams)
+        return merge(f"optimizer {self.name}", self.chosen(hparams).defaults, hparams)
+
+    def chosen(self, hparams: Mapping[str, Any]) -> "Optimizer":
+        """Return the row as the choices in `hparams` make it; raises ValueError as `settings`."""
+        own = {name: self.defaults[name] for name in self.choices}
+        given = {name: value for name, value in hparams.items() if name in own}
+        made = merge(f"optimizer {self.name}", own, given)
         for name, choices in self.choices.items():
-            if merged[name] not in choices:
+            if made[name] not in choices:
                 where = f"{self.name}.{name}"
                 raise ValueError(
-                    f"optimizer setting {where}: {unknown(name, str(merged[name]), choices)}"
+                    f"optimizer setting {where}: {unknown(name, str(made[name]), choices)}"
                 )
-        return merged
+        return self if self.brings is None else replace(self, **self.brings(made))
 
     def build(
         self, params: Iterable[Tensor] | Iterable[dict[str, Any]], **hparams: Any

@@ -21,20 +21,68 @@ from bench.optimizers.state_size import Shapes
 
 __all__ = ["OPTIMIZERS", "Optimizer"]
 
+# 1e-2 is nnU-Net's rate and 0.9 the momentum of He et al. 2016, section 3.4.
+_SGD: Mapping[str, Setting] = {
+    "lr": 1e-2,
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 0.0,
+}
+
 # What SAM can be built on: rows of one plain gradient that take a rate and a decay.
 _SAM_BASES = ("sgd", "sgd_nesterov", "rmsprop", "adam", "adamw", "nadam", "radam")
+_SAM: Mapping[str, Setting] = {"rho": 0.05, "adaptive": False}  # the paper's rho
+_RHO = Space(low=1e-2, high=5e-1, log=True)  # which the paper searches
 
 
 def _sam(
     params: Iterable[Any], *, base: str, rho: float, adaptive: bool, **settings: Any
 ) -> torch.optim.Optimizer:
-    row = OPTIMIZERS[base]
-    build = library("SAM", base_optimizer=row.constructor)
-    return build(params, rho=rho, adaptive=adaptive, **row.settings(settings))
+    build = library("SAM", base_optimizer=OPTIMIZERS[base].constructor)
+    return build(params, rho=rho, adaptive=adaptive, **settings)
+
+
+def _on_base(choices: Mapping[str, Setting]) -> Mapping[str, Any]:
+    """Return what a base brings: all its settings at its own defaults, and where its rate lies."""
+    base = OPTIMIZERS[str(choices["base"])]
+    return {
+        "defaults": {**choices, **base.defaults, **_SAM},
+        "space": {"lr": base.space["lr"], "rho": _RHO},
+    }
 
 
 def _sam_state(shapes: Shapes, settings: Mapping[str, Setting]) -> float:
-    return OPTIMIZERS[str(settings["base"])].state_numbers(shapes, {}) or 0.0
+    base = OPTIMIZERS[str(settings["base"])]
+    own = {name: value for name, value in settings.items() if name in base.defaults}
+    return base.state_numbers(shapes, own) or 0.0
+
+
+_SHAMPOO: Mapping[str, Setting] = {
+    "lr": 1e-3,
+    # The library's second is 0.999; the squares are not corrected for their start, which makes the
+    # first steps 1 / sqrt(1 - beta2) times too long.
+    "betas": (0.9, 0.99),
+    "weight_decay": 0.0,
+    "graft": "rmsprop",
+    # Assumption; a period of 1000, the library's, is longer than many a trial here.
+    "precondition_frequency": 20,
+    # The library's 512 merges the sides of small convolutions until the state of a small U-Net is
+    # 164 times its weights; 128 makes that 40 (measured).
+    "block_size": 128,
+    "no_preconditioning_for_layers_with_dim_gt": 8192,
+    "matrix_eps": 1e-6,
+}
+# Steps are as long as the graft's, so the rate is that of the graft's row: rmsprop's, adagrad's,
+# and ten times sgd's, whose momentum of 0.9 sums gradients where this one takes their mean.
+_GRAFT_RATES = {"rmsprop": 1e-3, "adagrad": 1e-2, "sgd": 1e-1}
+
+
+def _on_graft(choices: Mapping[str, Setting]) -> Mapping[str, Any]:
+    rate = _GRAFT_RATES[str(choices["graft"])]
+    return {
+        "defaults": {**_SHAMPOO, **choices, "lr": rate},
+        "space": {"lr": Space(low=rate / 10, high=rate * 10, log=True)},
+    }
 
 
 OPTIMIZERS: dict[str, Optimizer] = {
@@ -43,14 +91,13 @@ OPTIMIZERS: dict[str, Optimizer] = {
         Optimizer(
             name="sgd",
             constructor=torch.optim.SGD,
-            defaults={"lr": 1e-2, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0},
+            defaults=_SGD,
             space={
                 "lr": Space(low=1e-3, high=1e-1, log=True),
                 "momentum": Space(low=0.8, high=0.99, log=False),
             },
             state_floats=state_size.sgd_state,
             summary="stochastic gradient descent with momentum",
-            # 1e-2 is nnU-Net's rate and 0.9 the momentum of He et al. 2016, section 3.4.
             source="Sutskever et al. 2013, On the importance of initialization and momentum",
         ),
         Optimizer(
@@ -304,22 +351,9 @@ OPTIMIZERS: dict[str, Optimizer] = {
         Optimizer(
             name="shampoo",
             constructor=shampoo,
-            defaults={
-                "lr": 1e-3,
-                # The library's second is 0.999; the squares are not corrected for their start,
-                # which makes the first steps 1 / sqrt(1 - beta2) times too long.
-                "betas": (0.9, 0.99),
-                "weight_decay": 0.0,
-                "graft": "rmsprop",
-                # Assumption; a period of 1000, the library's, is longer than many a trial here.
-                "precondition_frequency": 20,
-                # The library's 512 merges the sides of small convolutions until the state of a
-                # small U-Net is 164 times its weights; 128 makes that 40 (measured).
-                "block_size": 128,
-                "no_preconditioning_for_layers_with_dim_gt": 8192,
-                "matrix_eps": 1e-6,
-            },
+            defaults=_SHAMPOO,
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
+            brings=_on_graft,
             choices={"graft": ("sgd", "adagrad", "rmsprop")},
             drives="weights of more than `block_size` numbers; on others it is its graft",
             driven=state_size.shampoo_driven,
@@ -388,20 +422,9 @@ OPTIMIZERS: dict[str, Optimizer] = {
         Optimizer(
             name="sam",
             constructor=_sam,
-            # 0.05 is the paper's rho. The rate and the decay are those of the base, here sgd: with
-            # another base, set them too.
-            defaults={
-                "base": "sgd",
-                "lr": 1e-2,
-                "weight_decay": 0.0,
-                "rho": 0.05,
-                "adaptive": False,
-            },
-            space={
-                "lr": Space(low=1e-3, high=1e-1, log=True),
-                # The paper searches 0.01 to 0.5.
-                "rho": Space(low=1e-2, high=5e-1, log=True),
-            },
+            defaults={"base": "sgd", **_SGD, **_SAM},
+            space={"lr": Space(low=1e-3, high=1e-1, log=True), "rho": _RHO},
+            brings=_on_base,
             choices={"base": _SAM_BASES},
             step="two_pass",
             scalable=False,  # two gradients a step, of which a scaler unscales one

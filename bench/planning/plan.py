@@ -29,6 +29,7 @@ from bench.study.dataset import (
 from bench.study.schema import GROWING, DataEntry, Study, parse_study
 from bench.study.trial import NUMERICS, Skip, Trial, trial_columns
 from loaders.batches.table import LOADERS, fastest_loader
+from loaders.cores import usable_cores
 from loaders.sampling.folds import FoldError, Split, check_splits, splits_from_table, splits_table
 from loaders.store.read import Store
 from results.tables.axes import COLUMNS
@@ -76,15 +77,15 @@ def resolve(
     """Fix every automatic setting of a study and expand it; writes nothing.
 
     `lanes` trials are to run at once on one machine's `cores`, with a GPU each where `cuda`; None
-    is as on this machine. `devices` share each trial. A run folder that exists keeps the settings
-    it was made with.
+    is what this process may use. `devices` share each trial. A run folder that exists keeps the
+    settings it was made with.
 
     Raises StudyError where the study, its data or its folds cannot be used, where it asks for
     another protocol than the run's, or where the run's trials have ids of an older version.
     """
     before = _earlier(folder)
     gpus = torch.cuda.is_available() if cuda is None else cuda
-    study = _fix(study, before, max((cores or os.cpu_count() or 1) // lanes, 1), cuda=gpus)
+    study = _fix(study, before, max((cores or usable_cores()) // lanes, 1), cuda=gpus)
     saved = _saved_folds(folder)
     entries: list[DataEntry] = []
     sets: list[DataSet] = []

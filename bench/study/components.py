@@ -157,7 +157,7 @@ def model_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Model]:
 
 
 def optimizer_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Optimizer]:
-    """Return the row of an optimizer, after checking the parameters set for it.
+    """Return the row of an optimizer as its choices make it, after checking what is set for it.
 
     A reference is called as `constructor(params, **parameters)`:
     `bench.optimizers.by_reference.borrowed`. Raises StudyError on a parameter that the row does not
@@ -167,6 +167,7 @@ def optimizer_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Opti
         row = OPTIMIZERS[name]
         try:
             row.settings(params)
+            row = row.chosen(params)
         except ValueError as error:
             raise StudyError(f"optimizers: {error}") from error
         return Part(row=row, identity=name)

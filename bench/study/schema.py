@@ -221,7 +221,9 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     target: float | None = Field(None, description="score that time-to-target counts to")
 
     loader: str = Field("auto", description="auto, or a row of `medopt list loaders`")
-    threads: int | None = Field(None, ge=1, description="CPU threads a trial; null: cores / lanes")
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads a trial; null: usable cores / lanes"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where trials train")
     precision: str = Field("float32", description="float32, bfloat16 or float16 (by autocast)")
     channels_last: bool = Field(False, description="channels innermost in memory")

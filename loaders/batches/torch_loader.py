@@ -4,7 +4,6 @@ DALI (loaders/batches/dali_loader.py) gives the same batches bit for bit on a CP
 """
 
 import math
-import os
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -17,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from loaders.batches.request import Request, fill_of
+from loaders.cores import usable_cores
 from loaders.sampling.affine import affine_maps, warp
 from loaders.sampling.intensity import alter
 from loaders.sampling.sampler import Draws
@@ -111,7 +111,7 @@ def torch_batches(request: Request) -> Generator[Batch]:
     store, threads, device = request.store, request.threads, request.device
     patch = request.sampler.recipe.patch
     size = 4 * len(request.positions(0)) * len(store.meta.channels) * math.prod(patch)
-    beside = device.type != "cpu" or threads < _cores()
+    beside = device.type != "cpu" or threads < usable_cores()
     # One thread alone gains nothing by more than one.
     most = max(threads, _AHEAD_BYTES // size)
     at_once = min(most, _AHEAD * threads) if threads > 1 else 1
@@ -133,10 +133,3 @@ def torch_batches(request: Request) -> Generator[Batch]:
             yield Batch(torch.from_numpy(image).to(device), torch.from_numpy(target).to(device))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

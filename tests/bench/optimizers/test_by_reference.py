@@ -163,3 +163,14 @@ def test_a_rehearsal_draws_nothing_from_the_random_stream():
     torch.manual_seed(3)
     row("pytorch_optimizer:AdaHessian", lr=0.123)
     assert torch.equal(torch.randn(3), expected)
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    ["SAM", "GSAM", "WSAM", "LookSAM", "FriendlySAM", "Lookahead", "PCGrad", "TRAC", "OrthoGrad",
+     "ScheduleFreeWrapper"],
+)  # fmt: skip
+def test_a_wrapper_of_the_library_is_refused(wrapper):
+    """It takes another optimizer, made already: of ours, sam alone takes one by name."""
+    with pytest.raises(StudyError, match="needs .*base_optimizer|cannot be driven"):
+        row(f"pytorch_optimizer:{wrapper}")

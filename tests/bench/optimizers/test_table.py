@@ -204,6 +204,9 @@ def test_rows_are_whole(row: Optimizer) -> None:
     for name, choices in row.choices.items():
         for choice in choices:
             row.build(small_cnn().parameters(), **{name: choice})
+            made = row.chosen({name: choice})
+            assert made.settings({}) == row.settings({name: choice}) == made.defaults
+            assert all(s.low <= made.defaults[n] <= s.high for n, s in made.space.items())
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -225,7 +228,7 @@ def test_every_setting_reaches_the_optimizer(row: Optimizer) -> None:
 RENAMED = {
     "ademamix": {"warmup_steps"},
     "shampoo": {"graft", "precondition_frequency"},
-    "sam": {"base", "lr", "weight_decay"},
+    "sam": {"base", "lr", "momentum", "nesterov", "weight_decay"},
 }
 
 
@@ -407,6 +410,59 @@ def test_first_step_by_hand(name: str) -> None:
     parameter.grad = torch.tensor([0.5], dtype=torch.float64)
     optimizer.step()
     assert parameter.item() == pytest.approx(FIRST_STEP[name], abs=1e-7)
+
+
+# ---------------------------------------------------------------- methods on another
+
+
+@pytest.mark.parametrize("base", OPTIMIZERS["sam"].choices["base"])
+def test_a_base_brings_its_own_defaults(base: str) -> None:
+    own = OPTIMIZERS[base].defaults
+    settings = OPTIMIZERS["sam"].settings({"base": base})
+    assert {name: settings[name] for name in own} == own
+    assert set(settings) == {"base", "rho", "adaptive", *own}
+    assert OPTIMIZERS["sam"].settings({"base": base, "lr": 0.5}) == {**settings, "lr": 0.5}
+
+
+@pytest.mark.parametrize("base", ["sgd", "rmsprop", "adam", "adamw"])
+def test_where_the_gradient_is_the_same_everywhere_sam_steps_as_its_base(base: str) -> None:
+    parameter = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+    optimizer = OPTIMIZERS["sam"].build([parameter], base=base)
+    parameter.grad = torch.tensor([0.5], dtype=torch.float64)
+    optimizer.first_step()
+    parameter.grad = torch.tensor([0.5], dtype=torch.float64)
+    optimizer.second_step()
+    assert parameter.item() == pytest.approx(FIRST_STEP[base], abs=1e-7)
+
+
+def test_a_setting_of_another_base_is_refused() -> None:
+    with pytest.raises(
+        ValueError, match="sam has no setting 'momentum'; its settings are base, lr"
+    ):
+        OPTIMIZERS["sam"].settings({"base": "adamw", "momentum": 0.9})
+    assert OPTIMIZERS["sam"].settings({"base": "adamw", "betas": [0.8, 0.9]})["betas"] == (0.8, 0.9)
+
+
+@pytest.mark.parametrize(
+    ("graft", "theirs"),
+    [
+        ("sgd", lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9)),
+        ("adagrad", lambda p: torch.optim.Adagrad(p, lr=1e-2)),
+        ("rmsprop", lambda p: torch.optim.RMSprop(p, lr=1e-3, alpha=0.99)),
+    ],
+)
+def test_a_graft_brings_a_rate_at_which_steps_are_as_long_as_its_own(graft, theirs) -> None:
+    """On a vector, which Shampoo leaves to its graft, and at one gradient for ever."""
+    steps = []
+    for make in (lambda p: OPTIMIZERS["shampoo"].build(p, graft=graft), theirs):
+        parameter = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        optimizer = make([parameter])
+        for _ in range(400):
+            before = parameter.item()
+            parameter.grad = torch.full_like(parameter, 0.5)
+            optimizer.step()
+        steps.append(before - parameter.item())
+    assert steps[0] == pytest.approx(steps[1], rel=0.05)
 
 
 # ---------------------------------------------------------------- L-BFGS

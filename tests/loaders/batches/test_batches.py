@@ -219,7 +219,7 @@ def test_batches_made_between_steps_are_those_made_beside_them(
     sampler = a_sampler(store, (8, 8, 8), **everything((8, 8, 8)))
     made = []
     for cores in (1, 64):
-        monkeypatch.setattr("loaders.batches.torch_loader._cores", lambda cores=cores: cores)
+        monkeypatch.setattr("loaders.batches.torch_loader.usable_cores", lambda cores=cores: cores)
         made.append(collect("torch", store, sampler, threads=threads, batches=batches))
     assert len(made[0]) == batches
     assert same(*made)
