@@ -26,7 +26,7 @@ from bench.study.dataset import (
     open_once,
     split_store,
 )
-from bench.study.schema import GROWING, DataEntry, Study, parse_study
+from bench.study.schema import GROWING, DataEntry, Study, read_study
 from bench.study.trial import NUMERICS, Skip, Trial, trial_columns
 from loaders.batches.table import LOADERS, fastest_loader
 from loaders.sampling.folds import FoldError, Split, check_splits, splits_from_table, splits_table
@@ -152,7 +152,7 @@ def save(plan: Plan) -> None:
 
 def _earlier(folder: Path) -> Study | None:
     path = folder / "study.yaml"
-    return parse_study(path.read_text(encoding="utf-8"), path.name) if path.exists() else None
+    return read_study(path, path.name) if path.exists() else None
 
 
 def _saved_folds(folder: Path) -> dict[str, pa.Table]:
