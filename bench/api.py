@@ -68,6 +68,31 @@ def _unheard(_progress: "Progress") -> None:
     pass
 
 
+# More processes that read, lanes or GPUs of a trial are a slip of the keyboard. Assumption.
+MOST_AT_ONCE = 1024
+
+
+def _wrong_count(name: str, number: int | None) -> str | None:
+    """Return why a number of things to use at once cannot be, None if it can."""
+    if number is None or (type(number) is int and 1 <= number <= MOST_AT_ONCE):
+        return None
+    return f"{name} is {number!r}; it is a whole number from 1 to {MOST_AT_ONCE}."
+
+
+def check_lanes(ray: str | None, lanes: int | None, gpus_per_trial: int = 1) -> None:
+    """Raise StudyError where a run cannot have these lanes, before anything is made or imported."""
+    from bench.core.references import StudyError
+
+    for name, number in (("lanes", lanes), ("gpus_per_trial", gpus_per_trial)):
+        if wrong := _wrong_count(name, number):
+            raise StudyError(wrong)
+    if ray is None and (lanes is not None or gpus_per_trial > 1):
+        raise StudyError(
+            "lanes and several GPUs a trial need Ray: ask for it too, in Python by "
+            '`ray="local"`, on the command line by `--ray`.'
+        )
+
+
 def prepare(
     kind: str,
     source: str | Path | None = None,
@@ -82,9 +107,9 @@ def prepare(
 
     `kind` is a row of `medopt list data`, for medmnist with the set's name (`medmnist:NAME`).
     `source` is the folder or file; None fetches the official file, where it is free. `options` are
-    the kind's settings, `workers` the processes that read (None: one a core
-    that this process may use). `strict` stops at the
-    first bad case.
+    the kind's settings (what a message writes `--set NAME=VALUE` is `options={"NAME": "VALUE"}`
+    here, and `--out` is `out`), `workers` the processes that read (None: one a core that this
+    process may use). `strict` stops at the first bad case.
 
     Returns the number of cases, those that were rejected with their reasons, and whether the store
     was there already. Raises BadSource where the kind, a setting, the source or every case is
@@ -99,6 +124,8 @@ def prepare(
     from loaders.store.prepare import prepare as prepare_store
     from loaders.store.pseudonyms import user_key
 
+    if wrong := _wrong_count("workers", workers):
+        raise BadSource(wrong)
     name, _, part = kind.partition(":")
     if name not in KINDS:
         raise BadSource(unknown("kind", name, KINDS))
@@ -139,6 +166,7 @@ def plan(
     Raises StudyError where the study or its data cannot be used, and where it needs other threads
     than an earlier study in this process.
     """
+    check_lanes("local", lanes)
     from bench.planning.estimate import estimate
     from bench.planning.plan import resolve
     from bench.study.schema import load_study
@@ -176,7 +204,7 @@ def run(
     where results cannot be written; and KeyboardInterrupt. What is finished is on disk in each
     case, and asking again goes on from there.
     """
-    from bench.core.references import StudyError
+    check_lanes(ray, lanes, gpus_per_trial)
     from bench.execution.lanes import run_lanes
     from bench.execution.local import run_here
     from bench.execution.ray_cluster import capacity
@@ -186,8 +214,6 @@ def run(
     from bench.study.schema import load_study
     from results.report.write import write_report
 
-    if ray is None and (lanes is not None or gpus_per_trial > 1):
-        raise StudyError("--lanes and --gpus-per-trial need --ray.")
     address = None if ray == "local" else ray
     asked, base = load_study(Path(study))
     folder = _folder(out, asked.name)

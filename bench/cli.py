@@ -4,6 +4,7 @@ Exit status 0: done. 1: some trials failed, or the machine did (a full disk). 2:
 usable input. 130: interrupted; the run resumes.
 """
 
+import io
 import json
 import re
 import sys
@@ -15,8 +16,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 app = typer.Typer(
     name="medopt",
@@ -28,13 +29,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+# Names of files and of a study's entries are printed as Text: as str, what stands in brackets or
+# between colons would be taken for markup.
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
 Lanes = Annotated[
     int | None,
-    typer.Option(help="Worker groups at once, with --ray. Default: as many as there is room for."),
+    typer.Option(
+        min=1, help="Worker groups at once, with --ray. Default: as many as there is room for."
+    ),
 ]
 GpusPerTrial = Annotated[
     int, typer.Option("--gpus-per-trial", min=1, help="GPUs (or CPU workers) that share a trial.")
@@ -61,6 +66,24 @@ class Failed(Exception):  # noqa: N818  # an exit status, not an error of its ow
         self.status = status
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        out.print(Text(f"medoptbench {version('medoptbench')}"))
+        raise typer.Exit
+
+
+@app.callback()
+def _command(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Say the version.", is_eager=True, callback=_show_version),
+    ] = False,
+) -> None:
+    del version
+
+
 @app.command()
 def demo(
     out_dir: Annotated[
@@ -75,9 +98,11 @@ def demo(
     NIfTI), prepares them like real scans, runs six optimizers x four losses x three folds on each,
     and ends with a verdict and report.html. Takes a few minutes on two CPU cores.
     """
+    from bench import api
     from bench.demo import make_demo
 
-    study = make_demo(out_dir, err.print)
+    api.check_lanes(ray, lanes)
+    study = make_demo(out_dir, lambda line: err.print(Text(line)))
     _run_study(study, out_dir / "runs" / "demo", ray=ray, lanes=lanes, gpus_per_trial=1, trial=None)
 
 
@@ -111,11 +136,13 @@ def prepare(
     from bench.display import counting
     from loaders.cases import BadCase, BadSource
 
-    options = {}
+    options: dict[str, str] = {}
     for setting in set_ or []:
         key, equals, value = setting.partition("=")
         if not equals:
             raise BadSource(f"--set {setting!r}: write NAME=VALUE.")
+        if key in options:
+            raise BadSource(f"--set {key} is given twice: {options[key]!r} and {value!r}.")
         options[key] = value
     try:
         report = api.prepare(
@@ -130,7 +157,7 @@ def prepare(
     except BadCase as error:
         raise BadSource(f"{error.where}: {error.reason} (--strict stops here)") from error
     for bad in report.rejected:
-        err.print(f"[yellow]rejected[/] {bad.where}: {bad.reason}")
+        err.print(Text.assemble(("rejected", "yellow"), f" {bad.where}: {bad.reason}"))
     if as_json:
         out.print_json(
             data={"store": str(store), "cases": report.n_cases, "rejected": len(report.rejected)}
@@ -138,7 +165,7 @@ def prepare(
     else:
         state = "is up to date" if report.reused else "is ready"
         cases = "1 case" if report.n_cases == 1 else f"{report.n_cases} cases"
-        out.print(f"{store} {state}: {cases}, {len(report.rejected)} rejected")
+        out.print(Text(f"{store} {state}: {cases}, {len(report.rejected)} rejected"))
 
 
 @app.command()
@@ -153,10 +180,10 @@ def verify(store: Annotated[Path, typer.Argument(help="A store.")]) -> None:
     open_store(store)  # a folder that is no store is bad usage, not a damaged array
     problems = verify_store(store)
     for problem in problems:
-        err.print(f"[red]{problem}")
+        err.print(Text(problem, "red"))
     if problems:
         raise Failed(1)
-    out.print(f"{store}: every array is as it was written")
+    out.print(Text(f"{store}: every array is as it was written"))
 
 
 @app.command()
@@ -194,16 +221,17 @@ def plan(
             }
         )
         return
-    table = Table(title=f"{made.study.name}: {len(made.trials)} trials", title_justify="left")
+    title = Text(f"{made.study.name}: {len(made.trials)} trials")
+    table = Table(title=title, title_justify="left")
     for column in ("data", "cases", "patients or groups", "trials", "epochs", "batch", "patch"):
         table.add_column(column)
     for data in made.sets:
         own = [t for t in made.trials if t.dataset == data.name]
         if own:
             table.add_row(
-                data.name,
+                Text(data.name),
                 str(len(data.store)),
-                f"{len(set(data.store.groups))} ({data.store.meta.group_source})",
+                Text(f"{len(set(data.store.groups))} ({data.store.meta.group_source})"),
                 str(len(own)),
                 str(own[0].epochs),
                 str(own[0].batch_size),
@@ -211,10 +239,10 @@ def plan(
             )
     out.print(table)
     for line in fits(made):
-        out.print(line, highlight=False)
+        out.print(Text(line))
     skipped = {(s.combination["dataset"], s.combination["model"], s.reason) for s in made.skips}
     for dataset, _, reason in sorted(skipped):
-        out.print(f"skipped on {dataset}: {reason}")
+        out.print(Text(f"skipped on {dataset}: {reason}"))
     out.print(
         f"about {duration(planned.seconds, clock=True)} at most, on {lanes or 1} lane(s) with "
         f"{made.study.threads} thread(s) each on {made.study.device}"
@@ -244,12 +272,19 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     as_json: Json = False,
 ) -> None:
-    """Write report.html and verdict.json of finished or unfinished runs, and print the verdict."""
+    """Write report.html and verdict.json of finished or unfinished runs, and print the verdict.
+
+    With --json the verdict of one run is an object, those of several a list in their order.
+    """
     from results.report.write import write_report
 
-    for folder in runs:
-        page = write_report(folder)
-        _show_verdict(folder, page, as_json=as_json)
+    pages = [(folder, write_report(folder)) for folder in runs]
+    if as_json:
+        verdicts = [_verdict(folder) for folder, _ in pages]
+        out.print_json(data=verdicts if len(verdicts) > 1 else verdicts[0])
+        return
+    for folder, page in pages:
+        _show_verdict(folder, page)
 
 
 @app.command("list")
@@ -275,13 +310,13 @@ def list_(
         return
     # One entry below another: in columns, texts would be wrapped to a word a line.
     for row in rows:
-        out.print(f"[bold]{row['name']}[/]  {row.get('summary', '')}", highlight=False)
+        out.print(Text.assemble((row["name"], "bold"), f"  {row.get('summary', '')}"))
         table = Table.grid(padding=(0, 2, 0, 0))
         for key, value in row.items():
             if key not in ("name", "summary") and value not in (None, {}, []):
-                table.add_row(f"    [dim]{key}[/]", escape(_cell(value)))
+                table.add_row(Text(f"    {key}", "dim"), Text(_cell(value)))
         out.print(table)
-    err.print(f"{len(rows)} {kind}", highlight=False)
+    err.print(Text(f"{len(rows)} {kind}"))
 
 
 @app.command()
@@ -295,9 +330,10 @@ def doctor(as_json: Json = False) -> None:
     else:
         colour = {"ok": "green", "note": "yellow", "problem": "red"}
         for f in findings:
-            out.print(f"[{colour[f.state]}]{f.state:8}[/] [bold]{f.what:10}[/] {f.detail}")
+            state, what = (f"{f.state:8}", colour[f.state]), (f"{f.what:10}", "bold")
+            out.print(Text.assemble(state, " ", what, f" {f.detail}"))
             if f.advice:
-                out.print(f"{'':20}-> {f.advice}")
+                out.print(Text(f"{'':20}-> {f.advice}"))
     if any(f.state == "problem" for f in findings):
         raise Failed(1)
 
@@ -336,23 +372,24 @@ def _run_study(
             trial=trial,
             changed=display.changed,
         )
-    _show_verdict(ended.folder, ended.page, as_json=False)
+    _show_verdict(ended.folder, ended.page)
     failed = ended.progress.statuses.get("failed", 0)
     if failed:
         log = ended.folder / "log.txt"
-        err.print(f"[red]{failed} trial(s) failed; the reasons are in {log}.")
+        err.print(Text(f"{failed} trial(s) failed; the reasons are in {log}.", "red"))
         raise Failed(1)
 
 
-def _show_verdict(folder: Path, page: Path, *, as_json: bool) -> None:
+def _verdict(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
+    return found
+
+
+def _show_verdict(folder: Path, page: Path) -> None:
     from results.report.write import leaderboard
 
-    verdict = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
-    if as_json:
-        out.print_json(data=verdict)
-        return
-    out.print(leaderboard(verdict))
-    out.print(f"report: {page}")
+    out.print(leaderboard(_verdict(folder)))
+    out.print(Text(f"report: {page}"))
 
 
 def _arguments(given: Sequence[str]) -> list[str]:
@@ -372,6 +409,10 @@ def main() -> None:
     from bench.core.packages import check_packages
 
     check_packages()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that the terminal's encoding has no letters for is no reason to end.
+            stream.reconfigure(errors="backslashreplace")
     from bench.core.references import StudyError
     from loaders.cases import BadSource
     from loaders.store.read import StoreError
@@ -384,12 +425,10 @@ def main() -> None:
     except typer.Exit as done:
         status = done.exit_code
     except (StudyError, BadSource, StoreError, RunError) as error:
-        err.print(f"[red]error:[/] {_escape(error)}")
+        _show_error(str(error))
         status = 2
     except OSError as error:
-        err.print(
-            f"[red]error:[/] {_escape(error)}\nWhat was finished is on disk; ask again to go on."
-        )
+        _show_error(f"{error}\nWhat was finished is on disk; ask again to go on.")
         status = 1
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
@@ -405,5 +444,5 @@ def main() -> None:
     sys.exit(status or 0)
 
 
-def _escape(error: BaseException) -> str:
-    return escape(str(error))
+def _show_error(what: str) -> None:
+    err.print(Text.assemble(("error:", "red"), f" {what}"))

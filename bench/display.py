@@ -3,14 +3,19 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
-from bench.execution.trial_queue import Progress as RunProgress
 from results.text import duration
+
+if TYPE_CHECKING:
+    # The display is there before torch is, which this brings in.
+    from bench.execution.trial_queue import Progress as RunProgress
 
 # In a log file or in CI a line is printed this often, instead of a display that moves.
 PLAIN_EVERY_SEC = 20.0
@@ -42,7 +47,7 @@ class RunDisplay:
                 self._live.stop()
                 self._live = None
 
-    def changed(self, state: RunProgress) -> None:
+    def changed(self, state: "RunProgress") -> None:
         """Show how far the run is."""
         counts = ", ".join(f"{n} {status}" for status, n in sorted(state.statuses.items()))
         gone = duration(state.seconds, clock=True)
@@ -63,7 +68,10 @@ class RunDisplay:
         for lane in state.running:
             score = "" if lane.score is None else f"{lane.score:.3f}"
             lanes.add_row(
-                f"[dim]{lane.lane}", lane.label, f"epoch {lane.epoch}/{lane.epochs}", score
+                Text(lane.lane, "dim"),
+                Text(lane.label),
+                f"epoch {lane.epoch}/{lane.epochs}",
+                score,
             )
         self._live.update(Group(self._bar, lanes))
 

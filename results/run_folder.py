@@ -5,12 +5,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from results.tables.axes import axes_of
 from results.tables.store import RunError, footer, read
 from results.verdict.combinations import contests
 from results.verdict.verdict import verdict
+from results.yaml_text import TextError, load_yaml, read_text
 
 
 class Recorded:
@@ -38,9 +37,9 @@ class Recorded:
         if not path.exists():
             return {}
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise RunError(f"study.yaml is not valid YAML: {error}") from error
+            content = load_yaml(read_text(path))
+        except TextError as error:
+            raise RunError(f"study.yaml: {error}") from error
         if not isinstance(content, dict):
             raise RunError("study.yaml must be a mapping of keys to values")
         return content

@@ -1,7 +1,8 @@
 """Settings of a row: its defaults, or what a study sets instead, each of its default's type."""
 
+import sys
 from collections.abc import Mapping
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 Setting = bool | int | float | str | tuple[float, ...]
@@ -28,14 +29,36 @@ def merge(
     return merged
 
 
+def check_bounds(
+    owner: str, settings: Mapping[str, Setting], bounds: Mapping[str, tuple[float, float]]
+) -> None:
+    """Raise ValueError where a number, or one of a tuple, lies outside the bounds of its name.
+
+    `owner` is as in `merge`; settings that are texts, or without bounds, are passed by.
+    """
+    what, _, name = owner.partition(" ")
+    for field, value in settings.items():
+        least, greatest = bounds.get(field, (-inf, inf))
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(n, int | float) and not least <= n <= greatest for n in numbers):
+            raise ValueError(
+                f"{what} setting {name}.{field} must lie between {least} and {greatest}, "
+                f"not {value!r}"
+            )
+
+
 def _like(default: Setting, value: object, *, where: str) -> Setting:
     """Return `value` in the type of `default`; raise ValueError if it is of another kind."""
+    if type(value) is type(default) and value == default:
+        return default  # infinite, say: what a user's own row has by default can be said aloud
     match default, value:
         case (bool(), bool(same)) | (str(), str(same)):
             return same
         case (bool() | str(), _) | (_, bool()):
             pass
-        case int(), int() | float() if float(value).is_integer():
+        case int(), int():
+            return value
+        case int(), float() if value.is_integer():
             return int(value)
         case float(), int() | float() if _finite(value):
             return float(value)
@@ -49,4 +72,7 @@ def _like(default: Setting, value: object, *, where: str) -> Setting:
 
 
 def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    """Whether a value is a number that float64 can hold."""
+    if isinstance(value, int):
+        return not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return isinstance(value, float) and isfinite(value)

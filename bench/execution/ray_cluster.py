@@ -181,7 +181,7 @@ def connected(address: str | None, *, cores: int = 0, gpus: int = 0) -> Iterator
             if address is None:
                 raise
             raise StudyError(
-                f"--ray {address}: no cluster answers there ({reason(error)}). Look with `ray "
+                f"Ray at {address}: no cluster answers there ({reason(error)}). Look with `ray "
                 f"status`; a cluster with a token needs it in ~/.ray/auth_token here too."
             ) from error
         try:
@@ -194,8 +194,8 @@ def _check_address(address: str) -> None:
     """Raise StudyError if nothing listens there: Ray itself goes on asking for many minutes."""
     if address.startswith("ray://"):
         raise StudyError(
-            f"--ray {address}: Ray's client cannot hold lanes. Run medopt on a machine of the "
-            f"cluster, with `--ray auto`."
+            f"Ray at {address}: Ray's client cannot hold lanes. Run medopt on a machine of the "
+            f"cluster, with the address `auto`."
         )
     where = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
     host, _, port = where.rpartition(":")
@@ -205,7 +205,7 @@ def _check_address(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except (OSError, ValueError) as error:
         raise StudyError(
-            f"--ray {address}: nothing answers at {where} ({error}). Give host:port of the "
+            f"Ray at {address}: nothing answers at {where} ({error}). Give host:port of the "
             f"cluster's head, as `ray start --head` prints it."
         ) from error
 
@@ -235,7 +235,7 @@ def check_room(machines: list[Machine], workers: int, size: LaneSize) -> None:
         each = f"{size.threads} CPU core(s)" + (" and a GPU" if size.cuda else "")
         have = ", ".join(f"{machine.cores} cores and {machine.gpus} GPUs" for machine in machines)
         raise StudyError(
-            f"--lanes: {workers} worker(s) with {each} each are asked for, and there is room for "
-            f"{fits} ({have}). Ask for fewer --lanes or --gpus-per-trial, or set fewer `threads` "
+            f"lanes: {workers} worker(s) with {each} each are asked for, and there is room for "
+            f"{fits} ({have}). Ask for fewer lanes or GPUs a trial, or set fewer `threads` "
             f"in the study."
         )

@@ -278,7 +278,7 @@ def opened(plan: Plan, *, shared_device: bool) -> Iterator[Queue]:
         except BlockingIOError as error:
             raise StudyError(
                 f"another process is running {plan.folder.name!r}. "
-                f"Wait for it, or choose another --out."
+                f"Wait for it, or choose another run folder."
             ) from error
         about = footer(plan)
         known = finished(plan.folder)

@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bench.core.settings import Setting, merge
+from bench.core.settings import Setting, check_bounds, merge
 from bench.losses import boundary, compound, cross_entropy, overlap
 from bench.losses.reductions import Total, alone, over_processes, wide
 
@@ -80,13 +80,7 @@ class Loss:
         Raises ValueError as `merge` does, and for a value out of bounds.
         """
         merged = merge(f"loss {self.name}", self.defaults, params)
-        for name, value in merged.items():
-            least, greatest = self.bounds.get(name, (-inf, inf))
-            if isinstance(value, int | float) and not least <= value <= greatest:
-                raise ValueError(
-                    f"loss setting {self.name}.{name} must lie between {least} and {greatest}, "
-                    f"not {value!r}"
-                )
+        check_bounds(f"loss {self.name}", merged, self.bounds)
         return merged
 
     def bind(self, params: Mapping[str, Any]) -> Criterion:

@@ -13,9 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, zoom
 
-from bench.core.settings import Setting, merge
+from bench.core.settings import Setting, check_bounds, merge
 
 Image = NDArray[np.float32]
+
+# The greatest strength: nothing of an image is left beyond it, and a filter for it would not fit
+# into memory. Assumption.
+MOST = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +40,10 @@ class Degradation:
     def settings(self, params: Mapping[str, Any]) -> dict[str, Setting]:
         """Return every setting, `params` over the defaults; raises ValueError.
 
-        Every strength is above 0.
+        Every strength is above 0 and at most MOST.
         """
         found = merge(f"degradation {self.name}", self.defaults, params)
+        check_bounds(f"degradation {self.name}", found, dict.fromkeys(found, (0, MOST)))
         for name, value in found.items():
             if not isinstance(value, float) or value <= 0:
                 raise ValueError(f"degradation setting {self.name}.{name} is above 0, not {value}")

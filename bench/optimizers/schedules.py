@@ -10,10 +10,21 @@ from dataclasses import dataclass
 from math import cos, pi
 from typing import Any
 
-from bench.core.settings import Setting, merge
+from bench.core.settings import Setting, check_bounds, merge
 
 # Share of the budget spent, in 0 to 1 -> factor of the learning rate.
 Factor = Callable[[float], float]
+
+# Least and greatest value of a setting, by its name: no factor is negative, and none is so large
+# that its powers are no numbers. How large a factor or a power may be is an assumption.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "at": (0, 1),
+    "end": (0, 1),
+    "factor": (0, 10),
+    "floor": (0, 1),
+    "power": (0, 100),
+    "start": (0, 1),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,17 +45,19 @@ class Schedule:
     def settings(self, params: Mapping[str, Any]) -> dict[str, Setting]:
         """Return every setting: the defaults with `params` over them.
 
-        Raises ValueError if a setting is unknown or of another type, or if `warmup` is not in
-        [0, 1).
+        Raises ValueError if a setting is unknown or of another type, if `warmup` or `rise` is not
+        in [0, 1), or if another is outside BOUNDS.
         """
         found = merge(f"schedule {self.name}", self.defaults, params)
-        warmup = found["warmup"]
-        assert isinstance(warmup, float)
-        if not 0 <= warmup < 1:
-            raise ValueError(
-                f"schedule setting {self.name}.warmup is a share of the budget, 0 to 1, "
-                f"not {warmup:g}"
-            )
+        for name in ("warmup", "rise"):
+            share = found.get(name, 0.0)
+            assert isinstance(share, float)
+            if not 0 <= share < 1:
+                raise ValueError(
+                    f"schedule setting {self.name}.{name} is a share of the budget, 0 to 1, "
+                    f"not {share:g}"
+                )
+        check_bounds(f"schedule {self.name}", found, BOUNDS)
         return found
 
     def bind(self, params: Mapping[str, Any]) -> Factor:

@@ -26,7 +26,7 @@ from bench.study.dataset import (
     open_once,
     split_store,
 )
-from bench.study.schema import GROWING, DataEntry, Study, parse_study
+from bench.study.schema import GROWING, DataEntry, Study, read_study
 from bench.study.trial import NUMERICS, Skip, Trial, trial_columns
 from loaders.batches.table import LOADERS, fastest_loader
 from loaders.cores import usable_cores
@@ -60,7 +60,9 @@ class Plan:
         """Return the plan with one trial; raises StudyError if it has no such trial."""
         chosen = tuple(t for t in self.trials if t.trial_id == trial_id)
         if not chosen:
-            raise StudyError(f"this study has no trial {trial_id!r}: see `medopt plan --json`.")
+            raise StudyError(
+                f"this study has no trial {trial_id!r}: `medopt plan --json` lists them."
+            )
         return replace(self, trials=chosen)
 
 
@@ -153,7 +155,7 @@ def save(plan: Plan) -> None:
 
 def _earlier(folder: Path) -> Study | None:
     path = folder / "study.yaml"
-    return parse_study(path.read_text(encoding="utf-8"), path.name) if path.exists() else None
+    return read_study(path, path.name) if path.exists() else None
 
 
 def _saved_folds(folder: Path) -> dict[str, pa.Table]:
@@ -175,7 +177,7 @@ def _splits(table: pa.Table | None, store: Store, name: str) -> list[Split] | No
     except FoldError as error:
         raise StudyError(
             f"folds.parquet does not fit the store of {name!r} any more: {error} "
-            f"Choose another --out, or bring the store back."
+            f"Choose another run folder, or bring the store back."
         ) from error
     return splits
 
@@ -210,21 +212,21 @@ def _same_protocol(study: Study, before: Study) -> None:
         if key not in GROWING and getattr(study, key) != getattr(before, key):
             raise StudyError(
                 f"{key}: this run was made with {getattr(before, key)!r}, the study now says "
-                f"{getattr(study, key)!r}. Choose another --out, or a new name in the study."
+                f"{getattr(study, key)!r}. Choose another run folder, or a new name in the study."
             )
     known = {d.name: d for d in before.data}
     for data in study.data:
         if data.name in known and known[data.name].content != data.content:
             raise StudyError(
                 f"data: the store of {data.name!r} has other content than when this run was made. "
-                f"Choose another --out, or bring the store back."
+                f"Choose another run folder, or bring the store back."
             )
         if data.name in known and known[data.name] != data.model_copy(
             update={"store": known[data.name].store}
         ):
             raise StudyError(
                 f"data: {data.name!r} has other settings than when this run was made. "
-                f"Choose another --out, or give it another `name`."
+                f"Choose another run folder, or give it another `name`."
             )
 
 
@@ -258,7 +260,7 @@ def _same_ids(folder: Path, trials: Sequence[Trial]) -> None:
         raise StudyError(
             f"{len(other)} trial(s) that this run has finished have another id now: they were made "
             f"by {before} of the numerics, this is version {NUMERICS}, whose numbers may differ. "
-            f"They would all be trained again. Choose another --out for that; `medopt report` "
+            f"They would all be trained again. Choose another run folder for that; `medopt report` "
             f"shows the run as it is."
         )
 

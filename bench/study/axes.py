@@ -14,7 +14,7 @@ from bench.core.settings import Setting, merge
 from bench.losses.table import LOSSES
 from bench.optimizers.schedules import SCHEDULES
 from bench.optimizers.table import OPTIMIZERS
-from bench.study.choice import Choice, check_entries
+from bench.study.choice import Choice, check_entry
 from bench.study.pretrained import start_settings
 from bench.study.regularizers import REGULARIZERS, Regularizer
 from models.table import MODELS
@@ -25,21 +25,21 @@ class StudyAxis:
     """What an axis is to a study.
 
     - `what`: what one entry is called in messages; `about`: a few words for those who write one.
-    - `check(key, entries)` raises ValueError where an entry cannot be.
+    - `check(entry)` raises ValueError where an entry cannot be.
     - `changes`: the rows that set something in other parts; None where they are parts themselves.
     - `single`: one entry may stand without a list.
     """
 
     what: str
     about: str | None = None
-    check: Callable[[str, tuple[Choice, ...]], None]
+    check: Callable[[Choice], None]
     changes: Mapping[str, Regularizer] | None = None
     single: bool = False
 
 
 @dataclass(frozen=True)
 class _Options:
-    """A model as `check_entries` asks for it: models know no settings of ours."""
+    """A model as `check_entry` asks for it: models know no settings of ours."""
 
     name: str
     options: Mapping[str, Setting]
@@ -53,20 +53,16 @@ _MODELS = {name: _Options(name, row.options) for name, row in MODELS.items()}
 
 def _rows(
     what: str, table: Mapping[str, Any], *, references: bool = False
-) -> Callable[[str, tuple[Choice, ...]], None]:
-    def check(key: str, entries: tuple[Choice, ...]) -> None:
-        check_entries(key, what, entries, table, references=references)
+) -> Callable[[Choice], None]:
+    def check(entry: Choice) -> None:
+        check_entry(what, entry, table, references=references)
 
     return check
 
 
-def _places(key: str, entries: tuple[Choice, ...]) -> None:
+def _places(entry: Choice) -> None:
     """Check what is set for weights; whether they are there is seen when a study is resolved."""
-    for entry in entries:
-        try:
-            start_settings(entry.params)
-        except ValueError as error:
-            raise ValueError(f"{key}: {error}.") from error
+    start_settings(entry.params)
 
 
 STUDY_AXES: dict[str, StudyAxis] = {

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from bench.core.references import is_reference, unknown
 from results.tables.axes import label_of
@@ -14,13 +14,19 @@ def _check_json(params: dict[str, Any]) -> dict[str, Any]:
     """Return `params`; raises ValueError that names the one that JSON cannot hold."""
     for name, value in params.items():
         try:
-            json.dumps(value)
-        except TypeError as error:
+            json.loads(json.dumps(value, sort_keys=True), parse_constant=_no_nan)
+        except (TypeError, ValueError) as error:
             raise ValueError(
                 f"setting {name} is {value!r}; settings are numbers, text, true, false, and lists "
                 f"and mappings of these."
             ) from error
     return params
+
+
+def _no_nan(constant: str) -> float:
+    if constant == "NaN":
+        raise ValueError("no number")
+    return float(constant)
 
 
 class Choice(BaseModel):
@@ -31,7 +37,7 @@ class Choice(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     params: Annotated[dict[str, Any], AfterValidator(_check_json)] = {}
 
     @property
@@ -52,27 +58,23 @@ def _choice(entry: Any) -> Any:
 Entry = Annotated[Choice, BeforeValidator(_choice)]
 
 
-def check_entries(
-    key: str,
-    what: str,
-    entries: tuple[Choice, ...],
-    table: Mapping[str, Any],
-    *,
-    references: bool = False,
+def check_entry(
+    what: str, entry: Choice, table: Mapping[str, Any], *, references: bool = False
 ) -> None:
-    """Raise ValueError where an entry of the list `key` is not a row of `table`, or stands twice.
+    """Raise ValueError where an entry is not a row of `table`, or sets what that has not.
 
     `what` is what one entry is called; with `references` it may be something of the user's own.
     """
-    labels = set()
-    for entry in entries:
-        if entry.name in table:
-            try:
-                table[entry.name].settings(entry.params)
-            except ValueError as error:
-                raise ValueError(f"{key}: {error}.") from error
-        elif not (references and is_reference(entry.name)):
-            raise ValueError(f"{key}: {unknown(what, entry.name, table)}")
-        if entry.label in labels:
-            raise ValueError(f"{key}: {entry.label!r} is listed twice.")
-        labels.add(entry.label)
+    if entry.name in table:
+        table[entry.name].settings(entry.params)
+    elif not (references and is_reference(entry.name)):
+        raise ValueError(unknown(what, entry.name, table))
+
+
+def check_distinct(entries: tuple[Choice, ...]) -> tuple[Choice, ...]:
+    """Return the entries of a list; raises ValueError where one stands twice."""
+    labels = [entry.label for entry in entries]
+    for place, label in enumerate(labels):
+        if label in labels[:place]:
+            raise ValueError(f"{label!r} is listed twice.")
+    return entries

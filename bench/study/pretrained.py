@@ -188,7 +188,7 @@ def _of_run(run: Path, dataset: str, wanted: WeightsNeeded) -> Path:
     if not file.is_file():
         raise StudyError(
             f"pretrained: run {run.name!r} kept no weights of its trial {best['trial_id']}. "
-            f"Run its study with `keep_weights: true` (and another --out)."
+            f"Run its study with `keep_weights: true` (and in another run folder)."
         )
     return file
 

@@ -6,10 +6,10 @@ inner validation chooses).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from bench.core.settings import Setting, merge
+from bench.core.settings import Setting, check_bounds, merge
 
 # What a regularizer can set: a setting of the model, optimizer or loss, a draw of the
 # augmentation, or a field of the trial itself.
@@ -21,20 +21,27 @@ class Regularizer:
     """One regularizer of the table.
 
     `sets` maps `part.field` to the setting that goes there; `defaults` names every setting that a
-    study may change. `what` is what such a row is called: other axes may have rows of this kind.
+    study may change, `bounds` the least and greatest value of those that no other part checks.
+    `what` is what such a row is called: other axes may have rows of this kind.
     """
 
     what: str = "regularizer"
     name: str
     sets: Mapping[str, str]
     defaults: Mapping[str, Setting]
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     tasks: tuple[str, ...] = ("classification", "segmentation")
     summary: str
     source: str
 
     def settings(self, params: Mapping[str, Any]) -> dict[str, Setting]:
-        """Return every setting, `params` over the defaults; raises ValueError as `merge` does."""
-        return merge(f"{self.what} {self.name}", self.defaults, params)
+        """Return every setting, `params` over the defaults.
+
+        Raises ValueError as `merge` does, and for a value out of bounds.
+        """
+        found = merge(f"{self.what} {self.name}", self.defaults, params)
+        check_bounds(f"{self.what} {self.name}", found, self.bounds)
+        return found
 
     def changes(self, part: str, params: Mapping[str, Any]) -> dict[str, Setting]:
         """Return field -> value of what is set in one of PARTS."""
@@ -47,11 +54,11 @@ class Regularizer:
 
     def unfit(self, part: str, name: str, fields: Mapping[str, Any]) -> str | None:
         """Say why the row `name`, which has the settings `fields`, cannot take this; or None."""
-        for field in self.changes(part, {}):
-            if field not in fields:
+        for changed in self.changes(part, {}):
+            if changed not in fields:
                 known = ", ".join(fields) or "none"
                 return (
-                    f"{self.what} {self.name} sets {field} of the {part}, and {name} has no such "
+                    f"{self.what} {self.name} sets {changed} of the {part}, and {name} has no such "
                     f"setting (it has: {known})"
                 )
         return None
@@ -100,6 +107,7 @@ REGULARIZERS: dict[str, Regularizer] = {
             name="mixup",
             sets={"trial.mixup": "alpha"},
             defaults={"alpha": 0.2},
+            bounds={"alpha": (0, 100)},  # beyond that every share is one half: assumption
             summary="samples mixed in pairs, and their losses with them; share from Beta(0.2, 0.2)",
             source="Zhang et al. 2018, arXiv 1710.09412; alpha of its ImageNet runs",
         ),

@@ -12,18 +12,23 @@ A study is one YAML file. Nine lines are enough:
 Everything else has a documented default, which the field descriptions below state.
 """
 
-from collections.abc import Mapping
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
     create_model,
+    field_validator,
     model_validator,
 )
 
@@ -32,11 +37,12 @@ from bench.core.references import StudyError, unknown
 from bench.metrics.degradations import DEGRADATIONS
 from bench.metrics.table import METRICS
 from bench.study.axes import STUDY_AXES
-from bench.study.choice import Choice, Entry, check_entries
+from bench.study.choice import Choice, Entry, check_distinct, check_entry
 from bench.study.tasks import TASKS
 from loaders.batches.table import LOADERS
 from results.tables.axes import AXES, Axis
 from results.tables.protocol import DEFAULTS
+from results.yaml_text import TextError, load_yaml, read_text
 
 STUDIES = Path(__file__).parents[1] / "ready_studies"
 # What may grow while a run is made: the axes, the data, the seeds.
@@ -49,8 +55,59 @@ StopOn = Literal["score", "loss"]
 _Entry = TypeVar("_Entry")
 
 
+# Least and greatest value of numbers that have no end of their own, by their key. Seeds go into
+# columns of int64; the others are far beyond what anybody trains with: assumption.
+_WITHIN: dict[str, tuple[float, float]] = {
+    "seeds": (0, 2**63 - 1),
+    "split_seed": (0, 2**63 - 1),
+    "folds": (2, 1000),
+    "repeats": (1, 100),
+    "epochs": (1, 1_000_000),
+    "batch_size": (1, 1_000_000),
+    "patch": (1, 16_384),
+    "patience": (1, 1_000_000),
+    "overlap": (0, 0.95),  # 20 windows along each side of a patch
+    "threads": (1, 1024),
+    "rotate": (0, 180),
+    "shift": (0, 100),
+    "noise": (0, 100),
+    "gamma": (0, 100),
+}
+# More trials than this are a mistake in a study, which would fill the memory before anything is
+# said: the whole catalogue with five folds and three seeds is a sixth. Assumption.
+MOST_TRIALS = 1_000_000
+
+
 class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where a number is wanted: pydantic reads them as 1 and 0."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        entries = value if isinstance(value, list) else [value]
+        truths = [entry for entry in entries if isinstance(entry, bool)]
+        if truths and not _takes(bool, kind):
+            raise ValueError(f"{str(truths[0]).lower()} stands where a number or a text is wanted.")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _within(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse numbers out of _WITHIN."""
+        if info.field_name in _WITHIN and value is not None:
+            if value == ():
+                raise ValueError("at least 1 entry is wanted.")
+            least, most = _WITHIN[info.field_name]
+            for number in value if isinstance(value, tuple) else (value,):
+                if not least <= number <= most:
+                    raise ValueError(f"lies between {least} and {most}, not {_short(number)}.")
+        return value
+
+
+def _takes(kind: type, annotation: Any) -> bool:
+    return annotation is kind or any(_takes(kind, part) for part in get_args(annotation))
 
 
 class Augment(_Frozen):
@@ -143,8 +200,13 @@ class Protocol(_Frozen):
 class DataEntry(Protocol):
     """One data set of a study: a prepared store, or a function of the user's own."""
 
-    store: str = Field(description="folder of a store, or path/file.py:function")
-    name: str | None = Field(None, description="its name in the results; null: the store's own")
+    store: str = Field(min_length=1, description="folder of a store, or path/file.py:function")
+    name: str | None = Field(
+        None,
+        min_length=1,
+        max_length=200,
+        description="its name in the results; null: the store's own",
+    )
     content: str | None = Field(None, description="hash of the store, filled in at the first run")
 
 
@@ -159,13 +221,53 @@ class _Asked(_Frozen):
     data: tuple[Annotated[DataEntry, BeforeValidator(_data_entry)], ...] = Field(min_length=1)
 
 
+def _entries(check: Callable[[Choice], None]) -> Any:
+    """Return the type of a list of entries, each checked by itself and none there twice."""
+
+    def checked(entry: Choice) -> Choice:
+        check(entry)
+        return entry
+
+    one = Annotated[Entry, AfterValidator(checked)]
+    return Annotated[tuple[one, ...], AfterValidator(check_distinct)]
+
+
 def _axis_field(axis: Axis) -> tuple[Any, Any]:
     """Return the field of an axis: a list of entries, the plain one where it is left out."""
-    kind: Any = tuple[Entry, ...]
+    kind = _entries(STUDY_AXES[axis.key].check)
     if STUDY_AXES[axis.key].single:
         kind = Annotated[kind, BeforeValidator(_several)]
     default: Any = (Choice(name=axis.plain),) if axis.plain else ...
     return kind, Field(default, min_length=1, description=STUDY_AXES[axis.key].about)
+
+
+def _known(what: str, names: Iterable[str]) -> AfterValidator:
+    """Return what refuses a text that is not one of `names`."""
+    choices = list(names)
+
+    def check(name: str) -> str:
+        if name not in choices:
+            raise ValueError(unknown(what, name, choices))
+        return name
+
+    return AfterValidator(check)
+
+
+def _primary(given: dict[str, str]) -> dict[str, str]:
+    """Return the primary metric of every task, `given` over the defaults; raises ValueError."""
+    for task, metric in given.items():
+        if task not in TASKS:
+            raise ValueError(unknown("task", task, TASKS))
+        allowed = [m.name for m in METRICS.values() if TASKS[task].served_by in m.tasks]
+        if metric not in allowed:
+            raise ValueError(unknown(f"{task} metric", metric, allowed))
+    return {**{row.name: row.primary for row in TASKS.values()}, **given}
+
+
+def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("a seed is listed twice.")
+    return seeds
 
 
 _fields: dict[str, Any] = {axis.key: _axis_field(axis) for axis in AXES}
@@ -175,7 +277,9 @@ _WithAxes = create_model("_WithAxes", __base__=_Asked, **_fields)
 class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: made of a table
     """One question: which of these combinations is best on these data under this protocol."""
 
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="weights and sample order")
+    seeds: Annotated[tuple[int, ...], AfterValidator(_each_once)] = Field(
+        (0,), min_length=1, description="weights and sample order"
+    )
 
     folds: int = Field(
         DEFAULTS["folds"], ge=2, description="cross-validation folds, grouped and stratified"
@@ -205,11 +309,11 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     )
     overlap: float = Field(0.25, ge=0, lt=1, description="overlap of sliding windows in evaluation")
 
-    degrade: tuple[Entry, ...] = Field(
+    degrade: _entries(partial(check_entry, "degradation", table=DEGRADATIONS)) = Field(  # type: ignore[valid-type]  # made of a table
         (), description="done to test images, for how much worse the scores get: noise, blur, ..."
     )
 
-    primary: dict[str, str] = Field(
+    primary: Annotated[dict[str, str], AfterValidator(_primary)] = Field(
         {row.name: row.primary for row in TASKS.values()}, description="primary metric by task"
     )
     margin: float = Field(
@@ -220,12 +324,16 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     )
     target: float | None = Field(None, description="score that time-to-target counts to")
 
-    loader: str = Field("auto", description="auto, or a row of `medopt list loaders`")
+    loader: Annotated[str, _known("loader", ["auto", *LOADERS])] = Field(
+        "auto", description="auto, or a row of `medopt list loaders`"
+    )
     threads: int | None = Field(
         None, ge=1, description="CPU threads a trial; null: usable cores / lanes"
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where trials train")
-    precision: str = Field("float32", description="float32, bfloat16 or float16 (by autocast)")
+    precision: Annotated[str, _known("precision", PRECISIONS)] = Field(
+        "float32", description="float32, bfloat16 or float16 (by autocast)"
+    )
     channels_last: bool = Field(False, description="channels innermost in memory")
     compiled: bool = Field(
         False, description="train through torch.compile, compiled once a lane for each model"
@@ -240,64 +348,116 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
         return found
 
     @model_validator(mode="after")
-    def _names(self) -> "Study":
-        for axis in AXES:
-            STUDY_AXES[axis.key].check(axis.key, self.entries(axis.key))
-        check_entries("degrade", "degradation", self.degrade, DEGRADATIONS)
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision: {unknown('precision', self.precision, PRECISIONS)}")
-        for task, metric in self.primary.items():
-            if task not in TASKS:
-                raise ValueError(f"primary: {unknown('task', task, TASKS)}")
-            allowed = [m.name for m in METRICS.values() if TASKS[task].served_by in m.tasks]
-            if metric not in allowed:
-                raise ValueError(f"primary: {unknown(f'{task} metric', metric, allowed)}")
-        if self.loader != "auto" and self.loader not in LOADERS:
-            raise ValueError(f"loader: {unknown('loader', self.loader, ['auto', *LOADERS])}")
-        if len(set(self.seeds)) < len(self.seeds):
-            raise ValueError("seeds: a seed is listed twice.")
+    def _not_endless(self) -> "Study":
+        axes = [len(self.entries(axis.key)) for axis in AXES]
+        trials = math.prod([*axes, len(self.data), len(self.seeds), self.folds, self.repeats])
+        if trials > MOST_TRIALS:
+            raise ValueError(
+                f"its axes, folds, repeats and seeds make {trials} trials; {MOST_TRIALS} can be."
+            )
         return self
 
 
+# ---- what is wrong, in sentences ---------------------------------------------------------------
+
+# What pydantic adds to the place of an error for each kind that a value can be.
+_KINDS = {"bool": "true or false", "float": "a number", "tuple[float, ...]": "a list of numbers"}
+_KINDS |= {"tuple[bool, ...]": "a list of true and false"}
+
+
+def _problems(errors: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Give a sentence for each place of a study that pydantic finds something wrong with."""
+    entries = {e["loc"][0] for e in errors if len(e["loc"]) > 1}
+    several: dict[tuple[Any, ...], tuple[list[str], Any]] = {}
+    for error in errors:
+        loc = error["loc"]
+        if loc and loc[-1] in _KINDS:
+            wanted, _ = several.setdefault(loc[:-1], ([], error["input"]))
+            wanted.append(_KINDS[loc[-1]])
+        # An axis that lost its one entry to another problem is not also said to be empty.
+        elif error["type"] != "too_short" or loc[0] not in entries:
+            yield from _problem(error).splitlines()
+    for loc, (wanted, given) in several.items():
+        if len(wanted) > 1:  # else one kind fits, but for an entry that was told of above
+            yield f"{_place(loc)}{' or '.join(wanted)} is wanted, not {_short(given)}."
+
+
+def _place(loc: Sequence[Any]) -> str:
+    """Return where in a study, for a sentence to begin with: `data, entry 1, augment.flip: `."""
+    said = ""
+    for part in loc:
+        if isinstance(part, int):
+            said += f", entry {part + 1}"
+        elif part not in _KINDS:
+            said += f"{', ' if said[-1:].isdigit() else '.' if said else ''}{part}"
+    return f"{said}: " if said else ""
+
+
+_AS_ENTRY = "write `name` or `name: {parameter: value}`"
+_AS_DATA = "write the folder of a store, or `{store: folder, name: its name in the results}`"
+
+
 def _problem(error: Mapping[str, Any]) -> str:
-    loc = [str(part) for part in error["loc"]]
-    if error["type"] == "extra_forbidden":
-        model: type[BaseModel] = Augment if "augment" in loc[:-1] else Study
-        if loc[0] == "data" and "augment" not in loc:
-            model = DataEntry
-        if loc[0] in ENTRIES:
+    loc, given = error["loc"], error.get("input")
+    of_entry = f"{_place(loc)}{_AS_DATA if loc[:1] == ('data',) else _AS_ENTRY}"
+    match error["type"]:
+        case "extra_forbidden" if loc[0] in ENTRIES:
+            return f"{_place(loc[:2])}{_AS_ENTRY}."
+        case "extra_forbidden":
+            model: type[BaseModel] = DataEntry if loc[0] == "data" else Study
+            model = Augment if "augment" in loc[:-1] else model
+            return f"{_place(loc[:-1])}{unknown('key', str(loc[-1]), model.model_fields)}"
+        case "value_error":
+            return f"{_place(loc)}{error['ctx']['error']}"
+        case "missing":
+            return f"{_place(loc)}this key is required and missing."
+        case "too_short":
+            return f"{_place(loc)}at least 1 entry is wanted."
+        case "invalid_key":
+            return f"{_place(loc[:-1])}the key {loc[-1]!r} is no text."
+        case "string_type" if loc[-1] == "[key]":
+            return f"{_place(loc[:-2])}the key {loc[-2]!r} is no text."
+        case "tuple_type":
+            as_list = f"[{given}]" if isinstance(given, str | int | float) else "[...]"
             return (
-                f"{loc[0]}, entry {int(loc[1]) + 1}: write `name` or `name: {{parameter: value}}`."
+                f"{_place(loc)}a list is wanted, not {_short(given)}; write `{loc[-1]}: {as_list}`."
             )
-        return f"{'.'.join(loc)}: {unknown('key', loc[-1], model.model_fields)}"
-    if error["type"] == "missing":
-        return f"{'.'.join(loc)}: this key is required and missing."
-    if error["type"] == "value_error":
-        # One of an entry does not know its place in the study, one of the whole study says it.
-        place = f"{loc[0]}, entry {int(loc[1]) + 1}: " if len(loc) > 1 else ""
-        return f"{place}{error['ctx']['error']}"
-    return f"{'.'.join(loc)}: {error['msg'].lower()} (got {error['input']!r})."
+        case "model_type" if len(loc) == 2 and isinstance(loc[1], int):
+            return f"{of_entry}, not {_short(given)}."
+        case "model_type" | "dict_type":
+            return f"{_place(loc)}a mapping of keys to values is wanted, not {_short(given)}."
+    message = error["msg"][:1].lower() + error["msg"][1:]
+    return f"{_place(loc)}{message} (got {_short(given)})."
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def parse_study(text: str, where: str) -> Study:
     """Validate the YAML `text` of a study. Raises StudyError that names `where` and each field."""
     try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise StudyError(f"{where} is not valid YAML: {error}") from error
+        raw = load_yaml(text)
+    except TextError as error:
+        raise StudyError(f"{where}: {error}.") from error
     if not isinstance(raw, dict):
         raise StudyError(f"{where}: a study is a mapping of keys to values, this is not one.")
     try:
         study: Study = Study.model_validate(raw)
     except ValidationError as error:
-        # An axis that lost its one entry to another problem is not also said to be empty.
-        found = error.errors()
-        axes = {e["loc"][0] for e in found if len(e["loc"]) > 1}
-        problems = [
-            _problem(e) for e in found if e["type"] != "too_short" or e["loc"][0] not in axes
-        ]
-        raise StudyError("\n".join(f"{where}: {p}" for p in problems)) from error
+        said = dict.fromkeys(_problems(error.errors()))
+        raise StudyError("\n".join(f"{where}: {problem}" for problem in said)) from error
     return study
+
+
+def read_study(path: Path, where: str) -> Study:
+    """Read a study from a file; raises StudyError that names `where` and each field."""
+    try:
+        text = read_text(path)
+    except TextError as error:
+        raise StudyError(f"{where}: {error}.") from error
+    return parse_study(text, where)
 
 
 def load_study(path: Path) -> tuple[Study, Path]:
@@ -306,10 +466,10 @@ def load_study(path: Path) -> tuple[Study, Path]:
     Raises StudyError if there is none, or if it does not validate.
     """
     ready = {p.stem: p for p in sorted(STUDIES.glob("*.yaml"))}
-    if path.is_file():
-        return parse_study(path.read_text(encoding="utf-8"), path.name), path.resolve().parent
+    if os.path.isfile(path):  # noqa: PTH113  # False too for a name that no file can have
+        return read_study(path, path.name), path.resolve().parent
     if str(path) in ready:
-        return parse_study(ready[str(path)].read_text(encoding="utf-8"), str(path)), Path.cwd()
+        return read_study(ready[str(path)], str(path)), Path.cwd()
     raise StudyError(
         f"there is no study file {str(path)!r}, and no ready study of that name. "
         f"Ready studies: {', '.join(ready)}."

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Iterable
 from pathlib import Path
 
+from loaders.cases import BadSource
 from loaders.formats.checksum import source_hash
 
 KEY_VARIABLE = "MEDOPT_KEY"
@@ -33,20 +34,30 @@ def user_key() -> bytes:
     """Return the user's key: the text in MEDOPT_KEY, else that of ~/.config/medoptbench/key.
 
     The file is made at the first use, readable only by its owner. Who loses it can still use
-    every store, but cannot tell which patient an id stands for. Raises ValueError on an empty key.
+    every store, but cannot tell which patient an id stands for. A key is whatever bytes there are,
+    in any encoding, but for white space around them. Raises BadSource on an empty key, and where
+    the file cannot be read or made.
     """
     if KEY_VARIABLE in os.environ:
-        return _filled(os.environ[KEY_VARIABLE], f"the environment variable {KEY_VARIABLE}")
+        key = os.fsencode(os.environ[KEY_VARIABLE].strip())
+        return _filled(key, f"the environment variable {KEY_VARIABLE}")
     path = Path.home() / ".config" / "medoptbench" / "key"
-    if not path.exists():
-        _make_key_file(path)
-    return _filled(path.read_text(encoding="ascii"), f"the key file {path}")
+    try:
+        if not path.exists():
+            _make_key_file(path)
+        key = path.read_bytes().strip()
+    except OSError as error:
+        raise BadSource(
+            f"the key file {path} cannot be read or made ({error.strerror}): set the environment "
+            f"variable {KEY_VARIABLE} to any secret text, or mend it"
+        ) from error
+    return _filled(key, f"the key file {path}")
 
 
-def _filled(text: str, what: str) -> bytes:
-    if not text.strip():
-        raise ValueError(f"{what} is empty: set it to any secret text, or remove it")
-    return text.strip().encode()
+def _filled(key: bytes, what: str) -> bytes:
+    if not key:
+        raise BadSource(f"{what} is empty: set it to any secret text, or remove it")
+    return key
 
 
 def _make_key_file(path: Path) -> None:

@@ -145,7 +145,7 @@ def _reuse(out: Path, meta: Meta, whole: str) -> Report:
         now = meta_to_json(meta)
         changed = [name for name in now if now[name] != known["meta"].get(name)]
         what = f"other settings ({', '.join(changed)})" if changed else "other files or another key"
-        raise StoreError(f"{out} was made from {what}: remove it or choose another --out")
+        raise StoreError(f"{out} was made from {what}: remove it or choose another folder")
     table = read_table(out / "rejected.parquet", REJECTED).to_pylist()
     rejected = tuple(BadCase(row["reason"], where=f"case {row['case_id']}") for row in table)
     return Report(n_cases=known["n_cases"], rejected=rejected, reused=True, resumed=0)

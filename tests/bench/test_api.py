@@ -108,7 +108,7 @@ def test_one_trial_is_run_and_a_trial_that_breaks_is_counted(study, tmp_path):
 
 
 def test_what_cannot_be_run_writes_nothing(study, tmp_path):
-    with pytest.raises(StudyError, match="need --ray"):
+    with pytest.raises(StudyError, match="need Ray"):
         api.run(study(), lanes=2)
     with pytest.raises(StudyError, match="Did you mean 'focal'"):
         api.run(study("focall"))
@@ -184,3 +184,30 @@ def test_prepare_says_what_it_cannot_use(tmp_path):
     with pytest.raises(BadSource, match="colour"):
         api.prepare("msd", "task", out="store", options={"colour": "red"})
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("number", [0, -1, 2.0, True, 10**9])
+def test_no_number_of_lanes_or_workers_that_cannot_be(study, number):
+    path = study()
+    for wrong in (
+        lambda: api.plan(path, lanes=number),
+        lambda: api.run(path, ray="local", lanes=number),
+        lambda: api.run(path, ray="local", gpus_per_trial=number),
+        lambda: api.prepare("msd", "task", out="store", workers=number),
+    ):
+        with pytest.raises((StudyError, BadSource), match="is a whole number from 1 to"):
+            wrong()
+
+
+def test_what_a_notebook_is_told_names_what_a_notebook_has(study):
+    with pytest.raises(StudyError, match=r"in Python by `ray=\"local\"`"):
+        api.run(study(), gpus_per_trial=2)
+    with pytest.raises(StudyError, match="no trial 'a0'") as caught:
+        api.run(study(), trial="a0")
+    assert "--" not in str(caught.value).replace("`medopt plan --json`", "")
+    ended = api.run(study())
+    changed = study()
+    changed.write_text(changed.read_text().replace("folds: 3", "folds: 2"))
+    with pytest.raises(StudyError, match="another run folder") as caught:
+        api.run(changed, ended.folder)
+    assert "--" not in str(caught.value)

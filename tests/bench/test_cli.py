@@ -6,13 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from bench import api, cli
 from results.tables import store as results
+
+ROOT = Path(__file__).parents[2]
 
 STUDY = """
 name: small
@@ -114,6 +118,9 @@ def test_a_bad_study_is_exit_2_and_a_sentence(medopt, study, change, said):
         (["report", "nowhere"], "nowhere"),
         (["list", "modles"], "Did you mean 'models'?"),
         (["run", "demo", "--lanes", "2"], "--ray"),
+        (["demo", "--lanes", "2"], "--ray"),
+        (["plan", "demo", "--lanes", "100000"], "lanes is 100000; it is a whole number from 1 to"),
+        (["prepare", "msd", ".", "--set", "a=1", "--set", "a=2"], "--set a is given twice"),
     ],
 )
 def test_bad_usage_is_exit_2_and_a_sentence(medopt, words, said):
@@ -298,3 +305,132 @@ def test_kill_9_ten_times_and_the_metrics_are_those_of_an_uninterrupted_run(
     assert medopt("run", study, "--out", run)[0] == 0
     assert results.read(run, "metrics").equals(results.read(tmp_path / "whole", "metrics"))
     assert results.read(run, "cases").equals(results.read(tmp_path / "whole", "cases"))
+
+
+@pytest.mark.parametrize("number", [0, -1])
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (["run", "demo", "--ray", "local"], "--lanes"),
+        (["plan", "demo"], "--lanes"),
+        (["demo", "--ray", "local"], "--lanes"),
+        (["run", "demo", "--ray", "local"], "--gpus-per-trial"),
+        (["prepare", "msd", ".", "--out", "s"], "--workers"),
+    ],
+)
+def test_none_or_fewer_at_once_is_exit_2(medopt, words, option, number):
+    status, _, err = medopt(*words, option, number)
+    assert status == 2
+    assert option in err
+    assert "Traceback" not in err
+
+
+def test_the_version_is_said(medopt):
+    from importlib.metadata import version
+
+    assert medopt("--version") == (0, f"medoptbench {version('medoptbench')}\n", "")
+
+
+def test_a_report_of_several_runs_is_one_json_document(medopt, study):
+    for name in ("one", "two"):
+        assert medopt("run", study, "--out", name)[0] == 0
+    status, out, _ = medopt("report", "one", "two", "--json")
+    assert status == 0
+    both = json.loads(out)
+    alone = [json.loads(medopt("report", name, "--json")[1]) for name in ("one", "two")]
+    assert both == alone
+
+
+# Each is a tag of rich's, which would be eaten; `:bomb:` is one of its emojis.
+ODD = "a[red]b[bold]c :bomb: [link=x]d"
+
+
+def test_names_in_brackets_are_printed_as_they_are(medopt, study, tmp_path):
+    (tmp_path / ODD).write_text("name: 3\n")
+    for words in (["plan", ODD], ["run", f"{ODD}2"], ["report", ODD], ["verify", ODD]):
+        status, _, err = medopt(*words)
+        assert status == 2
+        assert ODD in err
+    text = study.read_text()
+    store = yaml.safe_load(text)["data"][0]
+    study.write_text(text.replace(f"[{store}]", f"[{{store: {store}, name: '{ODD}'}}]"))
+    status, out, _ = medopt("plan", study)
+    assert status == 0
+    assert ODD in out
+    status, out, _ = medopt("run", study, "--out", f"runs {ODD}")
+    assert status == 0
+    assert f"report: runs {ODD}" in out
+    assert out.count(ODD) >= 2
+
+
+def test_names_in_brackets_are_shown_while_a_run_goes_on():
+    import io
+
+    from rich.console import Console
+
+    from bench.display import RunDisplay
+    from bench.execution.trial_queue import Progress, Running
+
+    shown = io.StringIO()
+    console = Console(file=shown, width=200, force_terminal=True, color_system=None)
+    lane = Running(lane=ODD, label=ODD, epoch=1, epochs=2, score=0.5)
+    with RunDisplay(console).showing() as display:
+        display.changed(
+            Progress(
+                done=0,
+                total=1,
+                reused=0,
+                statuses={},
+                running=(lane,),
+                seconds=1,
+                seconds_left=None,
+            )
+        )
+    assert shown.getvalue().count(ODD) >= 2
+
+
+def test_a_terminal_of_few_letters_is_no_reason_to_end(tmp_path):
+    (tmp_path / "größe").write_text("name: x\nname: y\n", encoding="utf-8")
+    code = "from bench.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "plan", str(tmp_path / "größe")],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert b"stands twice" in b" ".join(done.stderr.split())
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["prepare", "images", "pictures", "--set", "colour=red"], "colour"),
+        (["prepare", "images", "pictures", "--set", "label=nowhere"], "nowhere"),
+        (["prepare", "images", "pictures", "--set", "csv=none.csv"], "none.csv"),
+        (["prepare", "imagse", "pictures"], "Did you mean 'images'?"),
+        (["prepare", "images", "pictures", "--workers", "100000"], "workers is 100000"),
+        (["run", "demo", "--lanes", "2"], "need Ray"),
+        (["run", "demo", "--ray", "--lanes", "0"], "--lanes"),
+    ],
+)
+def test_a_wrong_option_or_column_is_told_before_torch_is_imported(tmp_path, words, said):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "labels.csv").write_text("file,label\na.png,x\nb.png,y\n")
+    code = (
+        "import sys\nfrom bench.cli import main\n"
+        "try:\n    main()\nfinally:\n    print('torch' in sys.modules)"
+    )
+    extra = ["--out", "store"] if words[0] == "prepare" else []
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, *extra],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "MEDOPT_KEY": "test", "COLUMNS": "400"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert done.stdout.split()[-1] == "False"

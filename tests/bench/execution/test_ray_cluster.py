@@ -50,7 +50,7 @@ def test_a_study_for_gpus_is_refused_where_there_is_none(asked, monkeypatch):
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("ray://head:10001", "--ray auto"),
+        ("ray://head:10001", "address `auto`"),
         ("127.0.0.1:1", "nothing answers"),
         ("head", "no cluster"),
     ],

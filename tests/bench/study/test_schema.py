@@ -87,3 +87,106 @@ def test_no_values_make_it_fall_over(raw):
 def test_every_ready_study_is_a_study(path):
     study = parse_study(path.read_text(encoding="utf-8"), path.name)
     assert study.name == path.stem
+
+
+# YAML's own words for what no number of a study can be; 1e400 is a text in YAML, 1.0e+400 infinite.
+@pytest.mark.parametrize("number", [".nan", ".inf", "-.inf", "-1", "1e400", "1.0e+400", "true"])
+@pytest.mark.parametrize(
+    "key", ["epochs", "batch_size", "patience", "folds", "repeats", "margin", "overlap", "threads"]
+)
+def test_an_absurd_number_is_refused_with_its_key(key, number):
+    with pytest.raises(StudyError, match=rf"^mine\.yaml: {key}: ") as caught:
+        parse_study(GOOD.replace("epochs: 25", f"{key}: {number}"), "mine.yaml")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (f"epochs: {2**70}", "epochs: lies between 1 and 1000000"),
+        (f"seeds: [{2**70}]", f"seeds: lies between 0 and {2**63 - 1}"),
+        ("seeds: [-1]", "seeds: lies between 0"),
+        ("split_seed: -1", "split_seed: "),
+        ("patch: [0, 64]", "patch: lies between 1 and 16384, not 0"),
+        ("patch: [1000000, 64]", "patch: lies between 1 and 16384"),
+        ("patch: []", "patch: at least 1"),
+        ("target: .nan", "target: "),
+        ("overlap: 0.99999", "overlap: lies between 0 and 0.95"),
+        ("threads: 1000000", "threads: lies between 1 and 1024"),
+        ("augment: {rotate: 500}", "augment.rotate: lies between 0 and 180, not 500"),
+        ("augment: {rotate: [1, x]}", "augment.rotate, entry 2: "),
+        ("augment: {rotate: far}", "augment.rotate: a number or a list of numbers is wanted"),
+        ("augment: {shift: .inf}", "augment.shift: "),
+        ("augment: 3", "augment: a mapping of keys to values is wanted, not 3"),
+        ("schedules: [{step: {at: [5, 7]}}]", "step.at must lie between 0 and 1"),
+        ("schedules: [{cosine: {floor: -3}}]", "cosine.floor must lie between 0 and 1"),
+        ("schedules: [{one_cycle: {rise: 1}}]", "one_cycle.rise is a share of the budget"),
+        ("schedules: [{polynomial: {power: -1}}]", "polynomial.power must lie between"),
+        ("regularizers: [{mixup: {alpha: -1}}]", "mixup.alpha must lie between 0 and 100"),
+        ("degrade: [{blur: {width: 1000000000}}]", "blur.width must lie between 0 and 100"),
+        (f"schedules: [{{step: {{factor: {10**400}}}}}]", "more than three hundred digits"),
+        (f"schedules: [{{step: {{factor: {2**1000}}}}}]", "step.factor must lie between"),
+        ("repeats: 100\nfolds: 1000\nseeds: [0, 1]", "make 1200000 trials; 1000000 can be"),
+    ],
+)
+def test_an_absurd_value_is_refused_with_its_place_and_what_can_be(line, said):
+    with pytest.raises(StudyError, match=r"^mine\.yaml: ") as caught:
+        parse_study(GOOD.replace("epochs: 25", line), "mine.yaml")
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("value", [".nan", ".inf", "1e400", "1.0e+400", str(2**1023 * 2 - 1)])
+def test_an_absurd_rate_of_an_optimizer_is_refused(value):
+    text = GOOD.replace("[sgd, adam,", f"[sgd, {{adam: {{lr: {value}}}}},")
+    with pytest.raises(StudyError, match=r"optimizers, entry 2.*lr "):
+        parse_study(text, "mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("schedules: cosine", "schedules: a list is wanted, not 'cosine'; write `schedules: [cos"),
+        ("seeds: 3", "seeds: a list is wanted, not 3; write `seeds: [3]`"),
+        ("patch: 64", "patch: a list is wanted, not 64; write `patch: [64]`"),
+        ("schedules: {cosine: {floor: 0}}", "a list is wanted, not {'cosine': {'floor': 0}}"),
+        ("schedules: [3]", "schedules, entry 1: write `name` or `name: {parameter: value}`, not 3"),
+        ("schedules: [{cosine: 3}]", "schedules, entry 1, params: a mapping of keys to values"),
+        ("schedules: [{cosine: {1: 3}}]", "schedules, entry 1, params: the key 1 is no text"),
+        ("schedules: [{'': {a: 3}}]", "schedules, entry 1, name: "),
+        ("primary: auc", "primary: a mapping of keys to values is wanted, not 'auc'"),
+        ("'': 3", "mine.yaml: unknown key ''. Choices: "),
+        ("größe: 3", "mine.yaml: unknown key 'größe'. Choices: "),
+        ("3: 3", "mine.yaml: the key 3 is no text"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_told_with_what_to_write(line, said):
+    with pytest.raises(StudyError) as caught:
+        parse_study(GOOD.replace("epochs: 25", line), "mine.yaml")
+    assert said in str(caught.value)
+
+
+def test_an_error_of_one_field_hides_none_of_another():
+    text = GOOD.replace("epochs: 25", "epochs: -1\nprecision: half\nprimary: {detection: auc}")
+    text = text.replace("[ce, focal]", "[fokal, ce, gocal]").replace("adam,", "adamm,")
+    with pytest.raises(StudyError) as caught:
+        parse_study(text + "fold: 3\n", "mine.yaml")
+    said = str(caught.value).splitlines()
+    assert len(said) == 7
+    for part in ("epochs", "'half'", "'detection'", "'fokal'", "'gocal'", "'adamm'", "'fold'"):
+        assert any(part in line for line in said), part
+
+
+def test_a_primary_metric_of_one_task_leaves_the_other_its_own():
+    text = GOOD.replace("epochs: 25", "primary: {classification: mcc}")
+    assert parse_study(text, "s").primary == {"classification": "mcc", "segmentation": "dice"}
+
+
+def test_a_list_for_one_data_set_is_told_of_with_its_place():
+    text = GOOD.replace("[stores/breastmnist]", "[{store: a, augment: {zoom: 3, fli: 1}}, {}]")
+    with pytest.raises(StudyError) as caught:
+        parse_study(text, "s")
+    said = str(caught.value).splitlines()
+    assert said[0].startswith("s: data, entry 1, augment.zoom: ")
+    assert said[1].startswith("s: data, entry 1, augment: unknown key 'fli'. Did you mean 'flip'?")
+    assert said[2] == "s: data, entry 2, store: this key is required and missing."

@@ -482,7 +482,28 @@ def test_the_users_key_is_made_once_and_is_private(
     monkeypatch.setenv("MEDOPT_KEY", "mine")
     assert user_key() == b"mine"
     monkeypatch.setenv("MEDOPT_KEY", " ")
-    with pytest.raises(ValueError, match="MEDOPT_KEY is empty"):
+    with pytest.raises(BadSource, match="MEDOPT_KEY is empty"):
+        user_key()
+
+
+def test_a_key_in_any_encoding_is_a_key_and_an_empty_file_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for raw in ("Schlüssel".encode(), "Schlüssel".encode("latin-1")):
+        monkeypatch.setenv("MEDOPT_KEY", os.fsdecode(raw))
+        assert user_key() == raw
+    monkeypatch.delenv("MEDOPT_KEY")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / ".config" / "medoptbench" / "key"
+    file.parent.mkdir(parents=True)
+    file.write_bytes("Schlüssel\n".encode("latin-1"))
+    assert user_key() == "Schlüssel".encode("latin-1")
+    file.write_bytes(b" \n")
+    with pytest.raises(BadSource, match=r"the key file .* is empty"):
+        user_key()
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(BadSource, match=r"the key file .* cannot be read or made"):
         user_key()
 
 

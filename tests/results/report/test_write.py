@@ -285,7 +285,7 @@ def test_examples_are_never_unpickled(make_run, tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("a: [", "study.yaml is not valid YAML"), ("- 1", "must be a mapping")],
+    [("a: [", "study.yaml: not valid YAML"), ("- 1", "must be a mapping")],
 )
 def test_a_damaged_study_is_named(make_run, text, says):
     run = make_run(datasets=CLASSES, **SMALL)
