@@ -47,7 +47,7 @@ class Recorded:
     @cached_property
     def verdict(self) -> dict[str, Any]:
         """The verdict of the run, as `verdict.json` has it."""
-        return verdict(self.contests, self.study)
+        return verdict(self.contests, self.study, self.rows)
 
     def rows(self, table: str, trials: Collection[str]) -> list[dict[str, Any]]:
         """Return the rows of some trials in metrics, epochs or cases."""

@@ -1,7 +1,8 @@
 """How numbers and names are written for people: the same in the page, the terminal and verdicts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 # Names that capitals or a word make clearer; any other metric goes by its own name.
 _METRICS = {
@@ -54,6 +55,49 @@ def signed(value: float | None) -> str:
     return f"+{text}" if text[0].isdigit() and float(text) else text
 
 
+def interval(low: float | None, high: float | None, alpha: float) -> str:
+    """Return an interval with its level: `95 % interval 0.811 to 0.934`; empty without one."""
+    if low is None or high is None:
+        return ""
+    return f"{percent(1 - alpha)} interval {score(low)} to {score(high)}"
+
+
+def against_best(advantage: Mapping[str, float], *, tied: bool, alone: bool) -> str:
+    """Return in words what an interval against the best says of one combination.
+
+    `tied`: it is of the group that cannot be told from the best; `alone`: it is all of that group.
+    An end at 0 is then the method's, not a measurement: it names what is no longer possible.
+    """
+    if not tied:
+        return f"at most {score(-advantage['low'])} behind"
+    if alone:
+        return f"at most {score(advantage['high'])} ahead"
+    return f"{signed(advantage['low'])} to {signed(advantage['high'])}"
+
+
+def setting(value: Any) -> str:
+    """Return a setting as people write it: `64, 64`, `flip yes, scale 0.1`, `automatic`."""
+    if value is None:
+        return "automatic"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{str(k).replace('_', ' ')} {setting(v)}" for k, v in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(setting(v) for v in value) or "–"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def short_names(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Return name -> label of combinations of a verdict: without the model where there is but one.
+
+    Models that are skipped throughout do not count.
+    """
+    models = {row["model"] for row in rows if row["state"] != "skipped"}
+    alone = f"{models.pop()} + " if len(models) == 1 else ""
+    return {row["name"]: row["name"].removeprefix(alone) for row in rows}
+
+
 def duration(seconds: float | None, *, unknown: str = "–", clock: bool = False) -> str:
     """Return seconds as people say them: `0.8 s`, `12 s`, `4 min 10 s`, `2 h 5 min`.
 
@@ -63,7 +107,7 @@ def duration(seconds: float | None, *, unknown: str = "–", clock: bool = False
     if seconds is None or not math.isfinite(seconds):
         return unknown
     if seconds < 10 and not clock:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f} s" if seconds >= 0.05 or not seconds else "under 0.1 s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -8,6 +8,7 @@ from bench.core.environment import device_name, git_commit, versions
 from bench.metrics.table import METRICS
 from bench.planning.plan import Plan
 from bench.study.components import Part, loss_row, model_row, optimizer_row
+from bench.study.dataset import described
 from bench.study.trial import NUMERICS
 
 
@@ -27,6 +28,7 @@ def footer(plan: Plan) -> dict[str, Any]:
         },
         "protocol": plan.study.model_dump(mode="json"),
         "numerics": NUMERICS,
+        "data": {data.name: described(data.store) for data in plan.sets},
     }
 
 

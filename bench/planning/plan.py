@@ -18,6 +18,7 @@ import yaml
 
 from bench.core.references import StudyError
 from bench.planning.expand import expand
+from bench.planning.resolved import resolved, together
 from bench.study.dataset import (
     DataSet,
     StoreError,
@@ -121,6 +122,7 @@ def resolve(
     if before:
         _same_protocol(study, before)
     trials, skips = expand(study, sets, base, devices=devices)
+    study = study.model_copy(update={"resolved": resolved(study, base)})
     _same_ids(folder, trials)
     return Plan(
         folder=folder,
@@ -141,7 +143,9 @@ def save(plan: Plan) -> None:
     study = plan.study
     before = _earlier(plan.folder)
     if before:
-        study = study.model_copy(update={axis: _union(before, study, axis) for axis in GROWING})
+        grown: dict[str, Any] = {axis: _union(before, study, axis) for axis in GROWING}
+        grown["resolved"] = together(before.resolved, study.resolved)
+        study = study.model_copy(update=grown)
     text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     replace_file(plan.folder / "study.yaml", text.encode())
     tables = {**_saved_folds(plan.folder)}
@@ -209,7 +213,7 @@ def _fix(study: Study, before: Study | None, threads: int, *, cuda: bool) -> Stu
 def _same_protocol(study: Study, before: Study) -> None:
     """Raise StudyError if anything but the length of the axes differs from the run as it stands."""
     for key in Study.model_fields:
-        if key not in GROWING and getattr(study, key) != getattr(before, key):
+        if key not in (*GROWING, "resolved") and getattr(study, key) != getattr(before, key):
             raise StudyError(
                 f"{key}: this run was made with {getattr(before, key)!r}, the study now says "
                 f"{getattr(study, key)!r}. Choose another run folder, or a new name in the study."

@@ -121,4 +121,53 @@ def automatic_patch(store: Store) -> tuple[int, ...]:
     return tuple(int(min(-(-side // step) * step, cap)) for side in median)
 
 
-__all__ = ["DataSet", "StoreError", "automatic_patch", "locate", "open_once", "split_store"]
+def described(store: Store) -> dict[str, Any]:
+    """Return what results say of a data set: plain numbers and names that JSON can hold.
+
+    `classes` are in the order of labels, each with its number of cases (classification) or voxels
+    (segmentation); `regions` have their labels and the number of cases that hold them. `shape` and
+    `spacing` are [least, median, greatest] along each axis, null where unknown; spacing in mm along
+    z, y and x, in seconds along t.
+    """
+    meta = store.meta
+    there = (store.boxes >= 0).all(axis=(2, 3)).sum(axis=0).tolist()
+    return {
+        "kind": meta.kind,
+        "source": meta.source,
+        "licence": meta.licence,
+        "unit": meta.unit,
+        "cases": len(store),
+        "groups": len(set(store.groups)),
+        "group_source": meta.group_source,
+        "channels": list(meta.channels),
+        "classes": [
+            {"name": name, "number": number}
+            for name, number in zip(
+                meta.classes, store.class_counts.sum(axis=0).tolist(), strict=True
+            )
+        ],
+        "regions": [
+            {"name": name, "labels": list(labels), "cases": cases}
+            for (name, labels), cases in zip(meta.regions.items(), there, strict=True)
+        ],
+        "axes": meta.axes,
+        "shape": _ranges(store.shapes),
+        "spacing": _ranges(store.spacing),
+    }
+
+
+def _ranges(values: np.ndarray) -> list[list[float] | None]:
+    """Return [least, median, greatest] of each column, None for one without a known value."""
+    known = [column[np.isfinite(column)] for column in values.astype(np.float64).T]
+    return [np.quantile(column, (0, 0.5, 1)).tolist() if column.size else None for column in known]
+
+
+__all__ = [
+    "DataSet",
+    "StoreError",
+    "automatic_patch",
+    "described",
+    "locate",
+    "open_once",
+    "split_store",
+]

@@ -342,6 +342,10 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
         False, description="keep each trial's chosen weights, for `pretrained` of a later study"
     )
 
+    resolved: dict[str, dict[str, dict[str, Any]]] = Field(
+        {}, description="written by a run, sets nothing: every setting of each entry, by axis"
+    )
+
     def entries(self, key: str) -> tuple[Choice, ...]:
         """Return the entries of an axis, by its key."""
         found: tuple[Choice, ...] = getattr(self, key)

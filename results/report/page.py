@@ -9,6 +9,7 @@ import numpy as np
 
 from results import text
 from results.report import figures, plots, protocol
+from results.report.data import about, described
 from results.report.examples import examples
 from results.report.published import beside_paper
 from results.report.robustness import worse
@@ -38,6 +39,8 @@ def page(run: Recorded) -> dict[str, Any]:
         "axes": protocol.compared(run.study, run.axes),
         "settings": protocol.settings(run.study, run.axes),
         "data_settings": protocol.data_settings(run.study),
+        "optimizers": protocol.optimizers(rows),
+        "entries": protocol.entries(run.study, run.axes),
         "devices": protocol.devices(rows),
         "versions": run.footer.get("versions", {}),
         "commit": run.footer.get("git_commit"),
@@ -51,7 +54,8 @@ def _section(run: Recorded, number: int, contest: Contest, found: dict[str, Any]
     key = f"d{number}"
     rows = found["combinations"]
     by_name = {combination.name: combination for combination in contest.combinations}
-    short = _shortener(rows)
+    short = text.short_names(rows)
+    data = described(run, contest)
     shown = _shown(found)
     first = next(iter(shown), None)
     metrics = _metrics(run, by_name[first]) if first else []
@@ -62,7 +66,7 @@ def _section(run: Recorded, number: int, contest: Contest, found: dict[str, Any]
         "better_is": "higher" if found["direction"] == "max" else "lower",
         "short": short,
         "recommended": next((r for r in rows if r["name"] == found["recommended"]), None),
-        "ranking": _ranking([row for row in rows if row["state"] == "judged"]),
+        "ranking": _ranking(found, [row for row in rows if row["state"] == "judged"]),
         "others": [row for row in rows if row["state"] not in ("judged", "skipped")],
         "skips": _skips(rows, short),
         "heat": figures.heat_maps(run.study, run.axes, found),
@@ -72,7 +76,8 @@ def _section(run: Recorded, number: int, contest: Contest, found: dict[str, Any]
         "worse": worse(run, contest.metric, _in_ranking(rows, by_name), short),
         "metrics": metrics,
         "metrics_of": first,
-        "paper": beside_paper(contest.task, metrics),
+        "data": about(data, contest),
+        "paper": beside_paper(contest.task, metrics, data),
         "examples": examples(run, shown, by_name),
         "outlined": contest.task in TASKS and TASKS[contest.task].outlined,
     }
@@ -112,15 +117,8 @@ def _shown(found: Mapping[str, Any]) -> dict[str, str]:
     return shown
 
 
-def _shortener(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return name -> label: without the model where only one is not skipped throughout."""
-    models = {row["model"] for row in rows if row["state"] != "skipped"}
-    alone = f"{models.pop()} + " if len(models) == 1 else ""
-    return {row["name"]: row["name"].removeprefix(alone) for row in rows}
-
-
-def _ranking(judged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the judged with their interval as percentages of a common scale, best first.
+def _ranking(found: Mapping[str, Any], judged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the judged, best first, with their interval in words and on a common scale in percent.
 
     An unsteady combination may have an interval many times as wide as the others': the scale
     ends at three times the typical reach, and what goes past it is cut.
@@ -137,8 +135,10 @@ def _ranking(judged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ranked = []
     for rank, row in enumerate(judged, 1):
         advantage = row["advantage"]
-        bar = None
+        bar, said = None, ""
         if advantage:
+            tied, alone = row["in_tied_group"], len(found["tied_group"]) == 1
+            said = text.against_best(advantage, tied=tied, alone=alone)
             low, high = at(advantage["low"]), at(advantage["high"])
             bar = {
                 "low": low,
@@ -147,7 +147,9 @@ def _ranking(judged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "zero": at(0.0),
                 "cut": advantage["low"] < -left,
             }
-        ranked.append({**row, "rank": rank, "bar": bar})
+        rate = (row["hparams"] or {}).get("lr")
+        rate = "–" if rate is None else text.setting(rate)
+        ranked.append({**row, "rank": rank, "bar": bar, "said": said, "rate": rate})
     return ranked
 
 

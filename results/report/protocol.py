@@ -1,5 +1,6 @@
-"""The study as it was run: what was compared, the settings, and which of them are not the usual."""
+"""The study as it was run: what was compared, every setting, and which are not the usual."""
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -54,12 +55,13 @@ def compared(study: Mapping[str, Any], axes: Sequence[Axis]) -> list[dict[str, A
 
 def settings(study: Mapping[str, Any], axes: Sequence[Axis]) -> list[dict[str, Any]]:
     """Return the protocol as it was run; `default` where the study departs from it."""
-    other = {"name", "data", *(axis.key for axis in axes)}
+    other = {"name", "data", "resolved", *(axis.key for axis in axes)}
     return [
         {
             "name": _SETTINGS.get(key, key.replace("_", " ")),
-            "value": ", ".join(asked(study, key)) or "–" if key in _ENTRIES else _plain(value),
-            "default": _plain(DEFAULTS[key])
+            "value": (", ".join(asked(study, key)) if key in _ENTRIES else text.setting(value))
+            or "–",
+            "default": text.setting(DEFAULTS[key])
             if key in DEFAULTS and value != DEFAULTS[key]
             else None,
         }
@@ -77,20 +79,56 @@ def data_settings(study: Mapping[str, Any]) -> list[dict[str, str]]:
         for entry in study.get("data", ())
         if isinstance(entry, Mapping)
     }
-    return [{"name": name, "value": _plain(values)} for name, values in own.items() if values]
+    return [{"name": name, "value": text.setting(values)} for name, values in own.items() if values]
 
 
-def _plain(value: Any) -> str:
-    """Return a setting as people write it: `64 × 64`, `flip yes, scale 0.1`, `automatic`."""
-    if value is None:
-        return "automatic"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{str(k).replace('_', ' ')} {_plain(v)}" for k, v in value.items()) or "–"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return ", ".join(_plain(v) for v in value) or "–"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def optimizers(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return each optimizer with its learning rate and its other settings, as its trials had them.
+
+    One that another axis sets something for (weight decay, say) has a line for each of these.
+    """
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        if row["hparams"]:
+            under = found.setdefault((row["optimizer"], row["hparams"]), [])
+            if row["regularizer"] not in under:
+                under.append(row["regularizer"] or "none")
+    names = Counter(name for name, _ in found)
+    lines = []
+    for (name, written), under in found.items():
+        settings = json.loads(written, parse_constant=str)
+        rate = settings.pop("lr", None)
+        lines.append(
+            {
+                "name": name,
+                "under": f"with {text.listed(under)}" if names[name] > 1 else "",
+                "rate": "of its own" if rate is None else text.setting(rate),
+                "others": text.setting(settings) or "–",
+            }
+        )
+    return lines
+
+
+def entries(study: Mapping[str, Any], axes: Sequence[Axis]) -> list[dict[str, Any]]:
+    """Return {"axis", "lines": [(entry, settings)]} of the axes besides optimizers.
+
+    An axis without settings is left out. A run made before study.yaml recorded every setting has
+    those alone that its study gave.
+    """
+    resolved = study.get("resolved") or {}
+    found = []
+    for axis in axes:
+        if axis.key == "optimizers":
+            continue
+        every = resolved.get(axis.key) or {
+            label(entry): entry.get("params") or {}
+            for entry in study.get(axis.key) or ()
+            if isinstance(entry, Mapping)
+        }
+        lines = [(name, text.setting(settings) or "–") for name, settings in every.items()]
+        if any(every.values()):
+            found.append({"axis": axis.key, "lines": lines, "complete": axis.key in resolved})
+    return found
 
 
 def devices(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A published study's numbers, shown beside ours for orientation: other data, another network."""
+"""A published study's numbers, shown beside ours on the same data: another network, other cases."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,9 +6,10 @@ from typing import Any
 from results.tables.tasks import TASKS
 
 # Xue, "Optimization of convolutional neural networks for medical images" (paper A): metric ->
-# (before, after) its optimization, as fractions, on its data set for that task.
+# (before, after) its optimization, as fractions, on its data set for that task: by task and by the
+# kind that a store of that data set has.
 _PAPER = {
-    "classification": (
+    ("classification", "lidc"): (
         "LIDC-IDRI",
         {
             "accuracy": (0.896, 0.952),
@@ -17,7 +18,7 @@ _PAPER = {
             "dice": (0.812, 0.894),
         },
     ),
-    "segmentation": (
+    ("segmentation", "brats"): (
         "BraTS",
         {
             "accuracy": (0.873, 0.941),
@@ -29,14 +30,22 @@ _PAPER = {
 }
 
 
-def beside_paper(task: str, metrics: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+# How the source of a store begins that holds phantoms in the format of a kind.
+_PHANTOM = "phantom"
+
+
+def beside_paper(
+    task: str, metrics: Sequence[Mapping[str, Any]], data: Mapping[str, Any]
+) -> dict[str, Any] | None:
     """Return the paper's numbers beside ours where a metric, over all regions, is one of its four.
 
-    `metrics` are the lines of the page's table of test metrics. None where nothing matches.
+    `metrics` are the lines of the page's table of test metrics, `data` is what footers say of the
+    data set. None where nothing matches, for data of another kind, and for phantoms.
     """
-    if task not in _PAPER:
+    of = task, data.get("kind", "")
+    if of not in _PAPER or data["source"].startswith(_PHANTOM):
         return None
-    dataset, numbers = _PAPER[task]
+    dataset, numbers = _PAPER[of]
     lines = [
         {**row, "before": numbers[row["metric"]][0], "after": numbers[row["metric"]][1]}
         for row in metrics

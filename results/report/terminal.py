@@ -40,13 +40,16 @@ def _terminal(verdict: Mapping[str, Any]) -> Iterator[RenderableType]:
         judged = [row for row in found["combinations"] if row["state"] == "judged"]
         if judged:
             yield Padding(_table(found, judged, verdict["alpha"]), (0, 0, 0, 2))
+            yield Padding(Text(_legend(found), style="dim"), (0, 0, 0, 2))
         chosen = found["selected_by_validation"]
         if chosen:
+            reach = text.interval(chosen["low"], chosen["high"], verdict["alpha"])
             yield Text(
                 f"Chosen by inner validation alone: {chosen['name']}, test "
-                f"{text.score(chosen['test_score'])} ({text.score(chosen['low'])} to "
-                f"{text.score(chosen['high'])})."
+                f"{text.score(chosen['test_score'])} ({reach})."
             )
+        if found["settings"]:
+            yield Text(found["settings"])
         yield from _not_judged(found["combinations"])
         for warning in found["warnings"]:
             yield Text.assemble(("warning: ", "yellow"), warning)
@@ -69,23 +72,24 @@ def _not_judged(rows: Sequence[Mapping[str, Any]]) -> Iterator[Text]:
 
 def _table(found: Mapping[str, Any], judged: Sequence[Mapping[str, Any]], alpha: float) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    short, alone = text.short_names(found["combinations"]), len(found["tied_group"]) == 1
     for title, side in (
         ("", "left"),
         ("combination", "left"),
         ("test", "right"),
         (f"against the best ({text.percent(1 - alpha)})", "right"),
-        ("time a trial", "right"),
+        ("training", "right"),
     ):
         table.add_column(title, justify="left" if side == "left" else "right")
     for row in judged[:_ROWS]:
         advantage = row["advantage"]
         table.add_row(
             Text("●" if row["in_tied_group"] else " "),
-            Text(row["name"], style="bold" if row["name"] == found["recommended"] else ""),
+            Text(short[row["name"]], style="bold" if row["name"] == found["recommended"] else ""),
             Text(text.score(row["test_score"])),
             Text(
-                f"{text.signed(advantage['estimate'])} ({text.signed(advantage['low'])} to "
-                f"{text.signed(advantage['high'])})"
+                f"{text.signed(advantage['estimate'])} "
+                f"({text.against_best(advantage, tied=row['in_tied_group'], alone=alone)})"
                 if advantage
                 else "–"
             ),
@@ -93,7 +97,15 @@ def _table(found: Mapping[str, Any], judged: Sequence[Mapping[str, Any]], alpha:
         )
     if len(judged) > _ROWS:
         table.add_row("", Text(f"and {len(judged) - _ROWS} more in report.html", style="dim"))
-    if found["tied_group"]:
-        table.caption = "● cannot be told from the best; bold: recommended"
-        table.caption_justify = "left"
     return table
+
+
+def _legend(found: Mapping[str, Any]) -> str:
+    """Return what the marks and columns of the table mean."""
+    name, label = next(iter(text.short_names(found["combinations"]).items()))
+    said = ["training: of one trial, without set-up and evaluation"]
+    if label != name:
+        said.insert(0, f"all with {name.removesuffix(label).removesuffix(' + ')}")
+    if found["tied_group"]:
+        said.insert(0, "● cannot be told from the best; bold: recommended")
+    return "; ".join(said)

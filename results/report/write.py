@@ -52,5 +52,6 @@ def _environment() -> Environment:
         "rate": words.rate,
         "metric": words.metric,
         "percent": words.percent,
+        "interval": words.interval,
     }
     return environment

@@ -45,6 +45,8 @@ _FOOTER_KEY = b"medoptbench"
 # What a part's footer says besides: file name -> checksum of what it was made from, and its trials.
 _SOURCES = "compacted_from"
 _MEMBERS = "trial_ids"
+# What a footer says of metrics and data sets by their names: a later call may have others.
+_NAMED = ("metrics", "data")
 _TRIAL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _PART = re.compile(r"part\.(\d{6})\.[0-9a-f]{16}\.parquet")
 # A compaction may remove a file between our listing and our reading; a second look finds the
@@ -164,7 +166,8 @@ def read(
 def footer(run: Path) -> dict[str, Any]:
     """Return what the footers of `trials/` say, later files over earlier; {} where none is.
 
-    `metrics` is the union over all files, so that a run of several tasks describes each metric.
+    `metrics` and `data` are the union over all files, so that a run of several tasks describes each
+    metric, and one that grew each data set.
     """
 
     def look() -> dict[str, Any]:
@@ -353,11 +356,11 @@ def _read_footer(run: Path, path: Path) -> dict[str, Any]:
 
 
 def _merged(footers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Merge footers, later over earlier; `metrics` by union; what describes a part is left out."""
+    """Merge footers, later over earlier, but _NAMED by union; what describes a part is left out."""
     merged: dict[str, Any] = {}
     for content in footers:
-        known = {**merged.get("metrics", {}), **content.get("metrics", {})}
-        merged |= {**content, "metrics": known}
+        union = {key: {**merged.get(key, {}), **content[key]} for key in _NAMED if key in content}
+        merged |= {**content, **union}
     return {key: value for key, value in merged.items() if key not in (_SOURCES, _MEMBERS)}
 
 

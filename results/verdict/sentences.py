@@ -1,8 +1,9 @@
-"""The verdict in words: what was found, how sure it is, and what it costs."""
+"""The verdict in words: what was found, how sure it is, what it costs, what was compared."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from results import text as words
 
@@ -12,8 +13,7 @@ class Finding:
     """What a verdict with a comparison rests on; differences are in units of the metric.
 
     `lead`: the best mean over the next; `reach`: the furthest that the simultaneous intervals of
-    the tied group go from zero. `seconds`: of the recommended, a trial; `alike`: how many of the
-    tied group cost as little as the cheapest of it within noise; the recommended is one of them.
+    the tied group go from zero. `price` is as a verdict has it, None where no time was measured.
     """
 
     state: str
@@ -23,8 +23,7 @@ class Finding:
     recommended: str
     lead: float
     reach: float
-    seconds: float | None
-    alike: int
+    price: Mapping[str, Any] | None
     alpha: float
     margin: float
 
@@ -37,8 +36,8 @@ def _better(f: Finding) -> str:
     whom = "the other" if f.judged == 2 else f"each of the other {f.judged - 1}"
     text = (
         f"{f.tied[0]} is better than {whom} at level {words.percent(f.alpha)}: it is ahead of the "
-        f"next by {words.score(f.lead)} {words.metric(f.metric)}, "
-        f"and by {words.score(f.reach)} at most."
+        f"next by {words.score(f.lead)} {words.metric(f.metric)}, and with "
+        f"{words.percent(1 - f.alpha)} confidence by no more than {words.score(f.reach)}."
     )
     if f.reach > f.margin:
         return text
@@ -74,21 +73,65 @@ def _group(f: Finding) -> str:
 
 
 def _choice(f: Finding) -> str:
-    if f.seconds is None:
+    alone = len(f.tied) == 1
+    if f.price is None:
         missing = "Training times were not measured"
-        if len(f.tied) == 1:
+        if alone:
             return f"{missing}."
         return f"{missing}, so {f.recommended} is taken for its mean score: a choice, no finding."
-    cost = f"{words.duration(f.seconds)} of training a trial"
-    if len(f.tied) == 1:
-        return f"Its price: {cost}."
-    if f.alike == len(f.tied):
-        why = "all of them cost the same within noise, and it scores best"
-    elif f.alike > 1:
-        why = f"{f.alike} of them are the cheapest within noise, and of these it scores best"
+    cost = f"One trial of it takes {_seconds(f.price)}."
+    if alone:
+        return cost
+    alike = len(f.price["alike"])
+    low, high = (words.duration(seconds) for seconds in f.price["alike_seconds"])
+    times = f"training took {low}" if low == high else f"training took {low} to {high} a trial"
+    if alike == 1:
+        why = "it is the quickest of them to train"
+    elif alike == len(f.tied):
+        why = f"{times} and these folds cannot tell which is quickest, and it scores best"
     else:
-        why = "it is the cheapest of them"
-    return f"{f.recommended} is recommended ({cost}), since {why}: a choice, not a finding."
+        why = (
+            f"of these, {alike} cannot be told from the quickest to train ({times}), and it scores "
+            f"best among them"
+        )
+    return f"{f.recommended} is recommended, since {why}: a choice, not a finding. {cost}"
+
+
+def _seconds(price: Mapping[str, Any]) -> str:
+    training = f"{words.duration(price['seconds'])} of training"
+    if price["wall_seconds"] is None:
+        return training
+    return f"{training}, {words.duration(price['wall_seconds'])} with set-up and evaluation"
+
+
+def settings_compared(combinations: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return which rates were compared and whether any was tuned; None before the first trial.
+
+    `combinations` are those of a verdict.
+    """
+    run = [row for row in combinations if row["tuned"] is not None]
+    if not run:
+        return None
+    rates: dict[str, list[str]] = {}
+    for row in run:
+        rate = (row["hparams"] or {}).get("lr")
+        found = rates.setdefault(row["optimizer"], [])
+        said = "rates of its own" if rate is None else f"{rate:g}"
+        if said not in found:
+            found.append(said)
+    compared = words.listed([f"{name} {' / '.join(found)}" for name, found in rates.items()])
+    if all(row["tuned"] for row in run):
+        return f"Every optimizer was tuned. Learning rates: {compared}."
+    if any(row["tuned"] for row in run):
+        tuned = words.listed(list(dict.fromkeys(row["name"] for row in run if row["tuned"])))
+        return (
+            f"Tuned were {tuned}, the others were not: what was tuned had more tries. Learning "
+            f"rates: {compared}."
+        )
+    return (
+        f"No optimizer was tuned: each ran at one setting, its default or what the study gives. "
+        f"Learning rates compared: {compared}. Other rates may change the order."
+    )
 
 
 def no_verdict(states: Sequence[str], expected: int) -> str:

@@ -12,8 +12,12 @@ The rule stands in the study before it runs; `results.verdict.statistics` has th
       reason           the verdict in words
       tied_group       names of all combinations that cannot be told from the best
       price            null, or seconds (mean train seconds a trial of the recommended),
-                       alike (members of the tied group that cost the same as the cheapest of
-                       it within noise: the recommended is the one of them that scores best)
+                       wall_seconds (of all of a trial, or null), alike (members of the tied group
+                       whose training time cannot be told from the shortest of it: the recommended
+                       is the one of them that scores best), alike_seconds [least, greatest] of
+                       their mean train seconds
+      settings         in words: which learning rates were compared, and whether any was tuned; null
+                       before the first trial
       selected_by_validation   null, or name, val_score, test_score, low, high, in_tied_group, and
                        nested {test_score, low, high}: choosing anew in each fold
       folds, seeds, expected (trials of a combination), test_train_ratio,
@@ -21,6 +25,8 @@ The rule stands in the study before it runs; `results.verdict.statistics` has th
       warnings         sentences
       combinations: the judged, best first, then the others
         name, model, optimizer, loss, schedule, regularizer, pretrained
+        tuned, hparams whether its settings were searched for, and every setting of its optimizer
+                       (null: no trial yet, for hparams also where its trials differ)
         state          judged | diverged | dropped | incomplete | skipped
         note           why it is not judged, or null
         reasons        what its failed and diverged trials said, each once
@@ -39,6 +45,7 @@ A score that is null was not measured. Names are `model + optimizer + loss`, wit
 regularizer and pretrained weights where a study has them (null: constant, none, from scratch).
 """
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -46,12 +53,12 @@ from typing import Any
 
 import numpy as np
 
-from results import text
 from results.tables.protocol import DEFAULTS
 from results.verdict import statistics
 from results.verdict.across_datasets import across
 from results.verdict.combinations import Combination, Contest
-from results.verdict.sentences import Finding, no_verdict
+from results.verdict.doubts import RowsOf, doubts, no_rows
+from results.verdict.sentences import Finding, no_verdict, settings_compared
 
 #: Raised when a key of the verdict changes its meaning.
 VERDICT_VERSION = 1
@@ -66,10 +73,13 @@ _MEANS = {
 }
 
 
-def verdict(every: Sequence[Contest], study: Mapping[str, Any]) -> dict[str, Any]:
+def verdict(
+    every: Sequence[Contest], study: Mapping[str, Any], rows_of: RowsOf = no_rows
+) -> dict[str, Any]:
     """Return the verdict of a run (its keys: see the module) from its contests.
 
     `study` is the content of study.yaml, {} where there is none; its `alpha` and `margin` rule.
+    `rows_of(table, trial ids)` gives the rows of other tables, which some warnings need.
     """
     rows = [row for contest in every for row in contest.rows]
     alpha, margin = (float(study.get(key, DEFAULTS[key])) for key in ("alpha", "margin"))
@@ -80,7 +90,7 @@ def verdict(every: Sequence[Contest], study: Mapping[str, Any]) -> dict[str, Any
         "margin": margin,
         "n_trials": len(rows),
         "statuses": dict(sorted(Counter(row["status"] for row in rows).items())),
-        "datasets": [_judge(contest, study, alpha, margin) for contest in every],
+        "datasets": [_judge(contest, study, alpha, margin, rows_of) for contest in every],
         "across": across(every, alpha) if len(every) > 1 else None,
     }
 
@@ -89,7 +99,7 @@ def verdict(every: Sequence[Contest], study: Mapping[str, Any]) -> dict[str, Any
 
 
 def _judge(
-    contest: Contest, study: Mapping[str, Any], alpha: float, margin: float
+    contest: Contest, study: Mapping[str, Any], alpha: float, margin: float, rows_of: RowsOf
 ) -> dict[str, Any]:
     judged = contest.judged
     scores = contest.sign * contest.matrix("test_score")
@@ -99,6 +109,7 @@ def _judge(
     tied = [c for c, may in zip(judged, compared.candidate, strict=True) if may] if compared else []
     state = _state(compared, margin)
     recommended, price = _recommended(contest, tied, alpha)
+    combinations = _described(contest, compared, alpha)
     return {
         "dataset": contest.dataset,
         "task": contest.task,
@@ -110,6 +121,7 @@ def _judge(
         "reason": _reason(contest, compared, tied, recommended, price, alpha, margin),
         "tied_group": [c.name for c in tied],
         "price": price,
+        "settings": settings_compared(_in_order_of(contest, combinations)),
         "selected_by_validation": _by_validation(contest, tied, alpha) if compared else None,
         "folds": len(contest.folds),
         "seeds": len({row["seed"] for row in contest.rows if row["seed"] is not None}),
@@ -117,8 +129,8 @@ def _judge(
         "test_train_ratio": contest.ratio,
         "critical_value": compared.critical_value if compared else None,
         "degrees_of_freedom": compared.degrees_of_freedom if compared else None,
-        "warnings": _warnings(contest, study),
-        "combinations": _described(contest, compared, alpha),
+        "warnings": doubts(contest, study, recommended, rows_of, alpha),
+        "combinations": combinations,
     }
 
 
@@ -152,8 +164,7 @@ def _reason(
         recommended=recommended.name,
         lead=float(compared.estimate.max()),
         reach=float(max(-compared.low[group].min(), compared.high[group].max())),
-        seconds=price["seconds"] if price else None,
-        alike=len(price["alike"]) if price else 0,
+        price=price,
         alpha=alpha,
         margin=margin,
     ).in_words()
@@ -162,9 +173,9 @@ def _reason(
 def _recommended(
     contest: Contest, tied: Sequence[Combination], alpha: float
 ) -> tuple[Combination | None, dict[str, Any] | None]:
-    """Return the cheapest of the tied group, with its price; by score where no price is known.
+    """Return the quickest to train of the tied group, with its price; by score without times.
 
-    Of those that cost the same as the cheapest within noise it is the one with the best score.
+    Of those whose training time cannot be told from the shortest it is the one with the best score.
     """
 
     def score(combination: Combination) -> float:
@@ -173,21 +184,27 @@ def _recommended(
     priced = [c for c in tied if c.mean("train_sec") is not None]
     if not priced:
         return max(tied, key=score, default=None), None
-    cheapest = min(priced, key=lambda c: c.mean("train_sec") or 0.0)
-    alike = _alike(contest, tied, cheapest, alpha)
+    quickest = min(priced, key=lambda c: c.mean("train_sec") or 0.0)
+    alike = _alike(contest, tied, quickest, alpha)
     chosen = max((c for c in tied if c.name in alike), key=score)
-    return chosen, {"seconds": chosen.mean("train_sec"), "alike": alike}
+    times = [c.mean("train_sec") or 0.0 for c in tied if c.name in alike]
+    return chosen, {
+        "seconds": chosen.mean("train_sec"),
+        "wall_seconds": chosen.mean("wall_sec"),
+        "alike": alike,
+        "alike_seconds": [min(times), max(times)],
+    }
 
 
 def _alike(
-    contest: Contest, tied: Sequence[Combination], cheapest: Combination, alpha: float
+    contest: Contest, tied: Sequence[Combination], quickest: Combination, alpha: float
 ) -> list[str]:
-    """Return the names of those whose price cannot be told from the cheapest's, itself included."""
+    """Return the names of those whose training time cannot be told from the quickest's, its too."""
     columns = [c.by_fold("train_sec") for c in tied]
     known = [i for i, c in enumerate(columns) if len(c) == len(contest.folds) and min(c.values())]
-    own = tied.index(cheapest)
+    own = tied.index(quickest)
     if own not in known:
-        return [cheapest.name]
+        return [quickest.name]
     table = [[columns[i][fold] for fold in contest.folds] for i in known]
     same = statistics.same_price(table, known.index(own), alpha=alpha)
     return [tied[i].name for i, alike in zip(known, same, strict=True) if alike]
@@ -231,6 +248,30 @@ def _interval(
     return mean, max(low, contest.bounds[0]), min(high, contest.bounds[1])
 
 
+def _in_order_of(
+    contest: Contest, described: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """Return the rows of `_described` in the order of the study."""
+    by_name = {row["name"]: row for row in described}
+    return [by_name[combination.name] for combination in contest.combinations]
+
+
+def _hparams(combination: Combination) -> dict[str, Any] | None:
+    """Return every setting of the optimizer, None where no trial has any or the trials differ."""
+    found = {row["hparams"] for row in combination.trials if row["hparams"]}
+    settings: dict[str, Any] | None = (
+        json.loads(found.pop(), parse_constant=str) if len(found) == 1 else None
+    )
+    return settings
+
+
+def _tuned(combination: Combination) -> bool | None:
+    """Return whether settings were searched for, None before its first trial."""
+    if not combination.trials:
+        return None
+    return any(row["tuned"] for row in combination.trials)
+
+
 def _described(
     contest: Contest, compared: statistics.Comparison | None, alpha: float
 ) -> list[dict[str, Any]]:
@@ -242,6 +283,8 @@ def _described(
         row: dict[str, Any] = {
             "name": combination.name,
             **{column: entry or None for column, entry in combination.entries.items()},
+            "tuned": _tuned(combination),
+            "hparams": _hparams(combination),
             "state": combination.state,
             "note": combination.note,
             "reasons": _reasons(combination),
@@ -304,33 +347,3 @@ def _seconds(combination: Combination) -> dict[str, float] | None:
         "optimizer": (train - wait) * share,
         "evaluation": evaluation,
     }
-
-
-def _warnings(contest: Contest, study: Mapping[str, Any]) -> list[str]:
-    """Return what a reader must know before believing the verdict of one data set."""
-    runs = [row for row in contest.rows if row["status"] != "skipped"]
-    seen = {
-        column: sorted({row[column] for row in runs} - {None})
-        for column in ("group_source", "device_name", "precision", "shared_device")
-    }
-    found = []
-    if "case" in seen["group_source"]:
-        found.append(
-            "The source names no patients, so every case is its own group. If a patient has "
-            "several cases, they stand on both sides of a split and all scores are too good."
-        )
-    if True in seen["shared_device"]:
-        found.append("Trials shared a device, so their seconds are not those of a trial alone.")
-    if len(seen["device_name"]) > 1:
-        found.append(
-            f"Trials ran on different devices ({text.listed(seen['device_name'])}), so their "
-            "seconds cannot be compared."
-        )
-    if len(seen["precision"]) > 1:
-        found.append(f"Trials ran in different precisions ({text.listed(seen['precision'])}).")
-    if study.get("stop_on") == "loss":
-        found.append(
-            "Training stopped on the inner loss, as in the papers. Losses of different kinds are "
-            "not comparable, so combinations stop at different points."
-        )
-    return found

@@ -33,6 +33,49 @@ FOOTER = {
 }
 EPOCHS = 8
 
+# What `bench.study.dataset.described` writes of a store of each task.
+DATA = {
+    "classification": {
+        "kind": "lidc",
+        "source": "LIDC-IDRI, doi:10.7937/K9/TCIA.2015.LO9QL9SX",
+        "licence": "CC BY 3.0",
+        "unit": "lesion",
+        "cases": 500,
+        "groups": 470,
+        "group_source": "patient",
+        "channels": ["CT"],
+        "classes": [{"name": "benign", "number": 350}, {"name": "malignant", "number": 150}],
+        "regions": [],
+        "axes": "zyx",
+        "shape": [[16, 16, 16], [32, 32, 32], [32, 32, 32]],
+        "spacing": [[2.0, 2.0, 2.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]],
+    },
+    "segmentation": {
+        "kind": "brats",
+        "source": "Baid et al. 2021, arXiv 2107.02314",
+        "licence": "as the source says",
+        "unit": "volume",
+        "cases": 500,
+        "groups": 470,
+        "group_source": "patient",
+        "channels": ["FLAIR", "T1"],
+        "classes": [
+            {"name": "background", "number": 900},
+            {"name": "necrosis", "number": 20},
+            {"name": "oedema", "number": 50},
+            {"name": "enhancing", "number": 30},
+        ],
+        "regions": [
+            {"name": "WT", "labels": [1, 2, 3], "cases": 500},
+            {"name": "TC", "labels": [1, 3], "cases": 480},
+            {"name": "ET", "labels": [3], "cases": 430},
+        ],
+        "axes": "zyx",
+        "shape": [[140, 155, 155], [240, 240, 240], [240, 240, 240]],
+        "spacing": [None, None, None],
+    },
+}
+
 
 @dataclass(kw_only=True)
 class MadeUp:
@@ -62,6 +105,7 @@ class MadeUp:
     skips: dict[tuple[str, str, str, str], str] = field(default_factory=dict)
     degraded: dict[str, float] = field(default_factory=dict)
     columns: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=lambda: DATA)
     study: dict[str, Any] = field(default_factory=dict)
     with_study: bool = True
     examples: bool = True
@@ -121,8 +165,9 @@ def write(run: Path, made: MadeUp) -> Path:
     run.mkdir(parents=True)
     if made.with_study:
         (run / "study.yaml").write_text(yaml.safe_dump(study(made), sort_keys=False))
+    data = {name: made.data[task] for name, task in made.datasets if task in made.data}
     for rows, trial in everything(made):
-        write_trial(run, **rows, footer=FOOTER)
+        write_trial(run, **rows, footer=FOOTER | {"data": data})
         if made.examples and trial and trial.status == "ok":
             trial.leave_examples(run / "examples")
     return run

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from bench.core.references import StudyError, load_reference
 from bench.execution.local import run_here
@@ -29,6 +30,10 @@ def study_text(store: Path, **changes: str) -> str:
         **changes,
     }
     return "\n".join(f"{key}: {value}" for key, value in lines.items())
+
+
+def in_one_line(content) -> str:
+    return yaml.safe_dump(content, default_flow_style=True, width=10**6).strip()
 
 
 @pytest.fixture
@@ -109,6 +114,40 @@ def test_the_axes_may_grow_and_the_record_keeps_both(plan_of):
     save(plan_of(optimizers="[adamw]"))
     text = (plan_of().folder / "study.yaml").read_text()
     assert [o.name for o in parse_study(text, "study.yaml").optimizers] == ["sgd", "adam", "adamw"]
+
+
+def test_a_run_records_every_setting_of_its_entries(plan_of):
+    save(plan_of(optimizers="[sgd, {adam: {lr: 0.5}}]", losses="[focal]"))
+    content = yaml.safe_load((plan_of().folder / "study.yaml").read_text())["resolved"]
+    # torch's own defaults, and what the study sets
+    made = torch.optim.Adam([torch.zeros(1)], lr=0.5).defaults
+    adam = content["optimizers"]["adam(lr=0.5)"]
+    assert adam == {
+        "lr": 0.5,
+        "betas": list(made["betas"]),
+        "eps": made["eps"],
+        "weight_decay": made["weight_decay"],
+    }
+    assert content["optimizers"]["sgd"]["lr"] == 0.01
+    assert content["losses"] == {"focal": {"gamma": 2.0}}  # Lin et al. 2017, section 5.1
+    assert content["schedules"] == {"constant": {"warmup": 0.0}}
+    assert content["models"].keys() == {"plain_cnn"}
+
+
+def test_the_record_of_settings_grows_with_the_axes(plan_of):
+    save(plan_of())
+    save(plan_of(optimizers="[adamw]"))
+    content = yaml.safe_load((plan_of().folder / "study.yaml").read_text())["resolved"]
+    assert list(content["optimizers"]) == ["sgd", "adam", "adamw"]
+
+
+def test_the_record_of_settings_may_be_copied_and_never_edited(plan_of):
+    save(plan_of())
+    content = yaml.safe_load((plan_of().folder / "study.yaml").read_text())["resolved"]
+    assert plan_of(run="again", resolved=in_one_line(content)).study.resolved == content
+    content["optimizers"]["sgd"]["lr"] = 0.5
+    with pytest.raises(StudyError, match=r"resolved: optimizers\.sgd .* set it under optimizers"):
+        plan_of(run="again", resolved=in_one_line(content))
 
 
 @pytest.mark.parametrize("change", [{"epochs": "2"}, {"margin": "0.5"}, {"threads": "2"}])

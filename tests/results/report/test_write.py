@@ -18,9 +18,10 @@ from matplotlib import image
 from rich.console import Console
 
 from results import text as words
-from results.report import plots
+from results.report import plots, protocol
 from results.report.write import leaderboard, load_verdicts, write_report
-from results.tables.store import RunError
+from results.tables.store import RunError, read
+from tests.results.conftest import DATA
 
 CLASSES = (("lung-nodules", "classification"),)
 VOLUMES = (("brain-tumours", "segmentation"),)
@@ -139,7 +140,87 @@ def test_published_numbers_stand_beside_ours_and_are_marked_as_other_data(make_r
     assert re.search(r"sensitivity 0\.\d{3} 0\.857 0\.935", found)
     assert re.search(r"specificity 0\.\d{3} 0\.910 0\.968", found)
     assert re.search(r"Dice \(skip empty\) 0\.\d{3} 0\.768 0\.885", found)
-    assert "The published numbers are of other data" in found
+    assert "The published numbers are of another selection of these data" in found
+
+
+def test_published_numbers_stand_beside_the_same_data_alone(make_run):
+    other = {task: {**content, "kind": "images"} for task, content in DATA.items()}
+    assert "Beside a published study" not in page(make_run(**SMALL, data=other)).words
+    assert "Beside a published study" not in page(make_run("older", **SMALL, data={})).words
+
+
+def test_the_page_says_what_the_data_are(make_run):
+    found = page(make_run(**SMALL)).words
+    for said in (
+        "cases 500, each a lesion patients 470",
+        "cases of a fold training 320, inner validation 80, test 100",
+        "size, z × y × x 16 × 32 × 32",
+        "spacing, z × y × x 2 × 1 × 1 mm",
+        "benign 350 70 %",
+        "malignant 150 30 %",
+        "size, z × y × x 140 to 155 × 240 × 240 (median 155 × 240 × 240)",
+        "spacing, z × y × x unknown",
+        "TC necrosis, enhancing 480",
+        "source LIDC-IDRI, doi:10.7937/K9/TCIA.2015.LO9QL9SX",
+    ):
+        assert said in found
+    older = page(make_run("older", **SMALL, data={}, columns={"group_source": "case"})).words
+    assert "cases 500 patients unknown: the source names none" in older
+
+
+def test_the_page_has_every_setting(make_run):
+    hparams = json.dumps({"lr": 0.02, "betas": [0.9, 0.999], "nesterov": True})
+    study = {"resolved": {"losses": {"ce": {"label_smoothing": 0.0}, "focal": {"gamma": 2.0}}}}
+    found = page(make_run(datasets=CLASSES, **SMALL, columns={"hparams": hparams}, study=study))
+    assert "No optimizer was tuned" in found.words
+    assert "adamw 0.02 betas 0.9, 0.999, nesterov yes" in found.words
+    assert "focal gamma 2" in found.words
+    assert "resolved" not in found.words
+    assert "rate" in [word for th in found.words.split("samples/s") for word in th.split()[-4:]]
+
+
+def test_settings_that_another_axis_sets_have_a_line_of_their_own(make_run):
+    run = make_run(datasets=CLASSES, **SMALL)
+    rows = read(run, "trials").to_pylist()
+    decayed = [r | {"trial_id": f"w{r['trial_id']}", "regularizer": "weight_decay"} for r in rows]
+    for row in decayed:
+        row["hparams"] = json.dumps({"lr": 1e-3, "weight_decay": 5e-4})
+    lines = protocol.optimizers(rows + decayed)
+    assert [(o["name"], o["under"], o["others"]) for o in lines] == [
+        ("adamw", "with none", "–"),
+        ("sgd", "with none", "–"),
+        ("adamw", "with weight_decay", "weight decay 0.0005"),
+        ("sgd", "with weight_decay", "weight decay 0.0005"),
+    ]
+
+
+def test_every_interval_says_its_level(make_run):
+    found = page(make_run(datasets=CLASSES, study={"alpha": 0.1})).words
+    assert found.count("90 % interval") >= 4  # the score, two choices, the comparison
+    assert "95 %" not in found
+
+
+def test_an_end_that_the_method_sets_at_zero_is_said_in_words(make_run):
+    run = make_run(datasets=CLASSES, spread=0.05)
+    content = load_verdicts(run)["datasets"][0]
+    behind = [row for row in content["combinations"] if not row["in_tied_group"]]
+    assert behind
+    assert all(row["advantage"]["high"] == 0 for row in behind)
+    printed = printed_leaderboard(run, 140)
+    for row in behind:
+        advantage = row["advantage"]
+        said = f"{words.signed(advantage['estimate'])} (at most {-advantage['low']:.3f} behind)"
+        assert said in page(run).words
+        assert said in printed
+    assert "to 0.000)" not in page(run).words + printed
+
+
+def test_a_single_winner_is_ahead_by_at_most_its_interval(make_run):
+    run = make_run(datasets=CLASSES, lead=0.08)
+    top = load_verdicts(run)["datasets"][0]["combinations"][0]
+    assert top["advantage"]["low"] == 0
+    assert f"(at most {top['advantage']['high']:.3f} ahead)" in page(run).words
+    assert f"(at most {top['advantage']['high']:.3f} ahead)" in printed_leaderboard(run, 140)
 
 
 def test_what_departs_from_the_usual_protocol_is_marked(make_run):
@@ -259,7 +340,11 @@ def test_the_terminal_says_how_sure_it_is(make_run):
     content = load_verdicts(run)["datasets"][0]
     assert f"{words.STATES[content['state']]}: {content['reason']}" in printed
     top = content["combinations"][0]
-    assert f"● {top['name']} {words.score(top['test_score'])}" in printed
+    name = top["name"].removeprefix("resnet18 + ")
+    assert f"● {name} {words.score(top['test_score'])}" in printed
+    assert "all with resnet18" in printed
+    assert "No optimizer was tuned" in printed
+    assert "95 % interval" in printed
     assert words.signed(top["advantage"]["low"]) in printed
     assert "not judged: resnet18 + sgd + ce (1 of 5 trials failed)" in printed
     assert "skipped: resnet18 + lbfgs + ce (too large)" in printed
@@ -438,6 +523,8 @@ def test_text_in_figures_is_never_mathematics_or_markup():
         (words.duration(7500), "2 h 5 min"),
         (words.duration(7559), "2 h 6 min"),
         (words.duration(None), "–"),
+        (words.duration(0.04), "under 0.1 s"),
+        (words.interval(0.1, 0.25, 0.1), "90 % interval 0.100 to 0.250"),
         (words.duration(None, unknown="?"), "?"),
         (words.duration(0.84, clock=True), "1 s"),
         (words.duration(59.7, clock=True), "1 min 0 s"),

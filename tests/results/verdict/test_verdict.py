@@ -57,7 +57,8 @@ def test_one_that_is_ahead_of_all_is_better(make_rows):
     assert found["reason"].startswith(
         "resnet18 + adamw + ce is better than each of the other 8 at level 5 %"
     )
-    assert "Its price: 12 s of training a trial." in found["reason"]
+    assert "by no more than" in found["reason"]
+    assert "One trial of it takes 12 s of training, 15 s with set-up" in found["reason"]
 
 
 def test_a_lead_inside_the_margin_is_said_to_be_small(make_rows):
@@ -97,7 +98,7 @@ def test_prices_that_differ_by_noise_are_said_to_be_alike(make_rows):
     )
     assert len(found["tied_group"]) == 4
     assert set(found["price"]["alike"]) == set(found["tied_group"])
-    assert "all of them cost the same within noise, and it scores best" in found["reason"]
+    assert "these folds cannot tell which is quickest, and it scores best" in found["reason"]
     rows = by_name(found)
     assert found["recommended"] == max(rows, key=lambda name: rows[name]["test_score"])
     assert found["price"]["seconds"] == rows[found["recommended"]]["train_sec"]
@@ -326,6 +327,186 @@ def test_different_devices_and_precisions_are_warned_of(make_rows):
     assert any("bfloat16 and float32" in warning for warning in warnings)
 
 
+def test_two_folds_are_warned_of(make_rows):
+    (warning,) = only(make_rows(datasets=ONE, folds=2))["warnings"]
+    assert "stands on 2 folds" in warning
+    assert only(make_rows(datasets=ONE, folds=3))["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("best", "schedule", "warned"),
+    [(8, "constant", True), (7, "constant", False), (8, "cosine", False)],
+)
+def test_a_best_epoch_at_the_last_is_warned_of(make_rows, best, schedule, warned):
+    """But not under a schedule that ends low: there the last is meant to be the best."""
+    rows, study = make_rows(datasets=ONE, columns={"best_epoch": best, "schedule": schedule})
+    study["schedules"] = [{"name": schedule, "params": {}}]
+    warnings = only((rows, study))["warnings"]
+    assert [("In 5 of 5 trials" in w and "last epoch was the best" in w) for w in warnings] == (
+        [True] if warned else []
+    )
+
+
+def test_a_best_epoch_at_the_last_of_a_few_folds_is_none_of_the_verdict(make_rows):
+    rows, study = make_rows(datasets=ONE)
+    for row in rows:
+        row["best_epoch"] = 8 if row["fold"] < 2 else 6
+    assert only((rows, study))["warnings"] == []
+
+
+def class_cases(rows, called: dict[str, int], truth: dict[str, int]):
+    """Return `rows_of` where each trial's cases are of these classes, and called these."""
+
+    def rows_of(table, trials):
+        assert table == "cases"
+        is_one = [name for name, n in truth.items() for _ in range(n)]
+        calls = [name for name, n in called.items() for _ in range(n)]
+        return [
+            {"trial_id": trial, "case_id": f"c{i}", "region": name, "label": int(name == true)}
+            | {"prob": 0.6 if name == call else 0.4 / (len(truth) - 1), "tp": None}
+            for trial in trials
+            for i, (true, call) in enumerate(zip(is_one, calls, strict=True))
+            for name in truth
+        ]
+
+    return rows_of
+
+
+def judged_with(made, rows_of) -> list[str]:
+    rows, study = made
+    (found,) = verdict(contests(rows, study, METRICS), study, rows_of)["datasets"]
+    assert found["recommended"]
+    return found["warnings"]
+
+
+@pytest.mark.parametrize(
+    ("called", "truth", "warned"),
+    [
+        ({"benign": 97, "malignant": 3}, {"benign": 50, "malignant": 50}, True),
+        ({"benign": 100, "malignant": 0}, {"benign": 97, "malignant": 3}, True),
+        ({"benign": 97, "malignant": 3}, {"benign": 97, "malignant": 3}, False),
+        ({"benign": 80, "malignant": 20}, {"benign": 50, "malignant": 50}, False),
+        ({"a": 0, "b": 96, "c": 4}, {"a": 30, "b": 40, "c": 30}, True),
+    ],
+)
+def test_calling_nearly_all_one_class_is_warned_of(make_rows, called, truth, warned):
+    """A rare class is called rarely by right."""
+    warnings = judged_with(make_rows(datasets=ONE), class_cases(None, called, truth))
+    assert len(warnings) == warned
+    if warned:
+        most = max(called, key=called.__getitem__)
+        assert (
+            f"calls {called[most]} % of the test cases {most}; {truth[most]} % are" in warnings[0]
+        )
+
+
+@pytest.mark.parametrize(
+    ("metric", "score", "chance"),
+    [
+        ("auc", 0.5, 0.5),
+        ("accuracy", 0.7, 0.7),  # sklearn.dummy.DummyClassifier("most_frequent")
+        ("balanced_accuracy", 0.5, 0.5),
+        ("mcc", 0.0, 0.0),
+        ("brier", 0.21, 0.21),  # (1 - 0.7^2 - 0.3^2) / 2
+    ],
+)
+@pytest.mark.parametrize("better", [False, True])
+def test_no_better_than_chance_is_warned_of(make_rows, metric, score, chance, better):
+    rows, study = make_rows(datasets=ONE, columns={"primary_metric": metric})
+    rng = np.random.default_rng(0)
+    up = -1 if metric == "brier" else 1
+    for row in rows:
+        row["test_score"] = score + up * 0.15 * better + 0.01 * rng.standard_normal()
+    cases = class_cases(rows, {"benign": 60, "malignant": 40}, {"benign": 70, "malignant": 30})
+    described = {metric: {"direction": "min" if metric == "brier" else "max"}}
+    (found,) = verdict(contests(rows, study, described), study, cases)["datasets"]
+    said = [w for w in found["warnings"] if "better than chance" in w]
+    assert len(said) == (not better)
+    if said:
+        assert f"does not keep clear of {chance:.3f}, which" in said[0]
+        assert "95 % interval" in said[0]
+
+
+def test_the_chance_of_masks_is_calling_every_voxel(make_rows):
+    """By hand: regions of 100 and 300 of 1000 voxels; Dice 2 n / (n + 1000)."""
+    rows, study = make_rows(datasets=(("brain", "segmentation"),))
+    for row in rows:
+        row["test_score"] = 0.32 + 0.01 * (row["fold"] - 2)
+
+    def rows_of(_table, trials):
+        return [
+            {"trial_id": t, "case_id": "c", "region": "R", "tp": n - 10, "fn": 10, "fp": 30}
+            | {"tn": 970 - n, "n_ref": n, "n_pred": n + 20}
+            for t in trials
+            for n in (100, 300)
+        ]
+
+    (warning,) = judged_with((rows, study), rows_of)
+    assert f"{(200 / 1100 + 600 / 1300) / 2:.3f}, which calling every voxel" in warning
+
+
+def test_a_region_that_is_never_found_is_warned_of(make_rows):
+    made = make_rows(datasets=(("brain", "segmentation"),))
+
+    def rows_of(_table, trials):
+        return [
+            {"trial_id": t, "case_id": f"c{i}", "region": name, "tp": 0, "fn": 9, "fp": 0}
+            | {"tn": 99999, "n_ref": 9, "n_pred": 0 if name == "ET" else 5}
+            for t in trials
+            for i in range(20)
+            for name in ("WT", "ET")
+        ]
+
+    (warning,) = judged_with(made, rows_of)
+    assert "finds no ET in 100 % of the test cases that hold it" in warning
+
+
+# ---- which settings were compared ------------------------------------------------------------
+
+
+def test_it_says_which_rates_were_compared_and_that_none_was_tuned(make_rows):
+    rows, study = make_rows(datasets=ONE)
+    rates = {"adamw": 1e-3, "sgd": 0.05, "lbfgs": None}
+    for row in rows:
+        rate = rates[row["optimizer"]]
+        row["hparams"] = json.dumps({"momentum": 0.9} | ({} if rate is None else {"lr": rate}))
+    found = only((rows, study))
+    assert found["settings"].startswith("No optimizer was tuned")
+    assert "adamw 0.001, sgd 0.05 and lbfgs rates of its own" in found["settings"]
+    row = by_name(found)["resnet18 + sgd + ce"]
+    assert (row["tuned"], row["hparams"]) == (False, {"lr": 0.05, "momentum": 0.9})
+
+
+def test_tuned_and_default_rates_are_never_mixed_without_a_word(make_rows):
+    rows, study = make_rows(datasets=ONE)
+    for row in rows:
+        row["tuned"] = row["optimizer"] == "sgd"
+    found = only((rows, study))["settings"]
+    assert found.startswith("Tuned were resnet18 + sgd + ce,")
+    assert "the others were not: what was tuned had more tries" in found
+    for row in rows:
+        row["tuned"] = True
+    assert only((rows, study))["settings"].startswith("Every optimizer was tuned.")
+
+
+def test_times_that_cannot_be_told_apart_are_named(make_rows):
+    """3.9 and 8.7 s are not "the same": their range is said, and what else a trial takes."""
+    rows, study = make_rows(
+        datasets=ONE, optimizers=("adam", "adamw"), losses=("ce",), folds=3, spread=0, noise=0.04
+    )
+    wobble = {"adam": (1.3, 9.9, 0.5), "adamw": (5.1, 8.6, 12.4)}
+    for row in rows:
+        row["train_sec"] = wobble[row["optimizer"]][row["fold"]]
+        row["wall_sec"] = row["train_sec"] + 30
+    found = only((rows, study))
+    assert found["price"]["alike_seconds"] == pytest.approx([3.9, 8.7])
+    assert "training took 3.9 s to 8.7 s a trial" in found["reason"]
+    assert "within noise" not in found["reason"]
+    seconds = found["price"]["seconds"]
+    assert found["price"]["wall_seconds"] == pytest.approx(seconds + 30)
+    assert f"{seconds:.1f} s of training, {seconds + 30:.0f} s with set-up" in found["reason"]
+
+
 def test_a_clean_run_has_no_warnings(make_rows):
     assert only(make_rows(datasets=ONE))["warnings"] == []
 
@@ -368,11 +549,12 @@ def test_recipes_that_lack_a_data_set_are_not_ranked(make_rows):
 
 KEYS = {
     "dataset", "task", "metric", "direction", "unit", "state", "recommended", "reason",
-    "tied_group", "price", "selected_by_validation", "folds", "seeds", "expected",
+    "tied_group", "price", "settings", "selected_by_validation", "folds", "seeds", "expected",
     "test_train_ratio", "critical_value", "degrees_of_freedom", "warnings", "combinations",
 }  # fmt: skip
 COMBINATION_KEYS = {
     "name", "model", "optimizer", "loss", "schedule", "regularizer", "pretrained", "state", "note",
+    "tuned", "hparams",
     "reasons", "trials", "val_score", "test_score", "test_low", "test_high", "fold_scores",
     "advantage", "error_sd", "in_tied_group", "train_sec", "wall_sec", "samples_per_sec",
     "optimizer_step_ms", "peak_memory_bytes", "epochs_run", "seconds",

@@ -1,0 +1,246 @@
+"""What a reader must know before believing the verdict of one data set: its warnings."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from results import text
+from results.verdict import statistics
+from results.verdict.combinations import Combination, Contest, Row
+
+# (table, ids of trials) -> their rows.
+RowsOf = Callable[[str, Collection[str]], Sequence[Row]]
+
+# A class that takes this share of all calls takes nearly all. Assumption.
+_NEARLY_ALL = 0.95
+# Fewer folds than this estimate their spread from one difference.
+_FEWEST_FOLDS = 3
+
+
+def no_rows(_table: str, _trials: Collection[str]) -> Sequence[Row]:
+    """Return no rows: for those who have the rows of `trials` alone."""
+    return ()
+
+
+def doubts(
+    contest: Contest,
+    study: Mapping[str, Any],
+    recommended: Combination | None,
+    rows_of: RowsOf,
+    alpha: float,
+) -> list[str]:
+    """Return the warnings of one data set, a sentence or two each."""
+    found = [*_of_the_run(contest), *_of_the_protocol(study)]
+    if recommended is None:
+        return found
+    cases = rows_of("cases", [row["trial_id"] for row in recommended.scored])
+    said = [
+        _few_folds(contest),
+        _no_better_than_chance(contest, recommended, cases, alpha),
+        _one_answer(recommended, cases),
+        _best_at_the_last(recommended),
+    ]
+    return [*found, *(sentence for sentence in said if sentence)]
+
+
+def _of_the_run(contest: Contest) -> list[str]:
+    runs = [row for row in contest.rows if row["status"] != "skipped"]
+    seen = {
+        column: sorted({row[column] for row in runs} - {None})
+        for column in ("group_source", "device_name", "precision", "shared_device")
+    }
+    found = []
+    if "case" in seen["group_source"]:
+        found.append(
+            "The source names no patients, so every case is its own group. If a patient has "
+            "several cases, they stand on both sides of a split and all scores are too good."
+        )
+    if True in seen["shared_device"]:
+        found.append("Trials shared a device, so their seconds are not those of a trial alone.")
+    if len(seen["device_name"]) > 1:
+        found.append(
+            f"Trials ran on different devices ({text.listed(seen['device_name'])}), so their "
+            "seconds cannot be compared."
+        )
+    if len(seen["precision"]) > 1:
+        found.append(f"Trials ran in different precisions ({text.listed(seen['precision'])}).")
+    return found
+
+
+def _of_the_protocol(study: Mapping[str, Any]) -> list[str]:
+    if study.get("stop_on") != "loss":
+        return []
+    said = (
+        "Training stopped on the inner loss, as in the papers. Losses of different kinds are not "
+        "comparable, so combinations stop at different points."
+    )
+    return [said]
+
+
+# ---- of the recommended ----------------------------------------------------------------------
+
+
+def _few_folds(contest: Contest) -> str | None:
+    if len(contest.folds) >= _FEWEST_FOLDS:
+        return None
+    return (
+        f"The verdict stands on {text.count(len(contest.folds), 'fold')}: how much scores vary "
+        "from fold to fold is known from one difference alone. Five folds are usual."
+    )
+
+
+def _no_better_than_chance(
+    contest: Contest, recommended: Combination, cases: Sequence[Row], alpha: float
+) -> str | None:
+    chance = _chance(contest.metric, cases)
+    scores = list(recommended.by_fold("test_score").values())
+    if chance is None or len(scores) < 2:
+        return None
+    value, who = chance
+    mean, low, high = statistics.corrected_interval(
+        scores, test_train_ratio=contest.ratio, alpha=alpha
+    )
+    if (low if contest.sign > 0 else -high) > contest.sign * value:
+        return None
+    low, high = max(low, contest.bounds[0]), min(high, contest.bounds[1])
+    return (
+        f"{recommended.name} is not shown to be better than chance: its test "
+        f"{text.metric(contest.metric)} of {text.score(mean)} "
+        f"({text.interval(low, high, alpha)}) does not keep clear of {text.score(value)}, which "
+        f"{who} gets."
+    )
+
+
+def _one_answer(recommended: Combination, cases: Sequence[Row]) -> str | None:
+    if any(row["tp"] is not None for row in cases):
+        return _finds_nothing(recommended, cases)
+    return _one_class(recommended, cases)
+
+
+def _one_class(recommended: Combination, cases: Sequence[Row]) -> str | None:
+    """Say if nearly all calls are one class, and others are called less than half as often as due.
+
+    So a rare class that is found is no reason for a warning.
+    """
+    best: dict[tuple[str, str], Row] = {}
+    truth: Counter[str] = Counter()
+    for row in cases:
+        if row["prob"] is None or row["label"] is None:
+            continue
+        key = row["trial_id"], row["case_id"]
+        if key not in best or row["prob"] > best[key]["prob"]:
+            best[key] = row
+        truth[row["region"]] += row["label"]
+    if not best:
+        return None
+    calls = Counter(row["region"] for row in best.values())
+    name, number = calls.most_common(1)[0]
+    called, is_one = number / len(best), truth[name] / len(best)
+    if called < _NEARLY_ALL or 1 - called >= (1 - is_one) / 2:
+        return None
+    return (
+        f"{recommended.name} calls {text.percent(round(called, 3))} of the test cases {name}; "
+        f"{text.percent(round(is_one, 3))} are."
+    )
+
+
+def _finds_nothing(recommended: Combination, cases: Sequence[Row]) -> str | None:
+    """Say which regions stay empty in nearly all cases that hold them."""
+    empty: dict[str, list[bool]] = {}
+    for row in cases:
+        if row["n_ref"]:
+            empty.setdefault(row["region"], []).append(not row["n_pred"])
+    missed = {name: float(np.mean(found)) for name, found in empty.items()}
+    missed = {name: share for name, share in missed.items() if share >= _NEARLY_ALL}
+    if not missed:
+        return None
+    said = [
+        f"no {name} in {text.percent(round(share, 3))} of the test cases that hold it"
+        for name, share in missed.items()
+    ]
+    return f"{recommended.name} finds {text.listed(said)}."
+
+
+def _best_at_the_last(recommended: Combination) -> str | None:
+    # A schedule that ends low is meant to be best at its end.
+    if recommended.entries.get("schedule"):
+        return None
+    known = [row for row in recommended.scored if row["best_epoch"] and row["epochs_run"]]
+    last = sum(row["best_epoch"] == row["epochs_run"] for row in known)
+    if not last or 2 * last < len(known):
+        return None
+    return (
+        f"In {last} of {text.count(len(known), 'trial')} of {recommended.name} the last epoch was "
+        "the best: it was still improving, and more epochs may change scores and order."
+    )
+
+
+# ---- what a guess would score ----------------------------------------------------------------
+
+
+def _chance(metric: str, cases: Sequence[Row]) -> tuple[float, str] | None:
+    """Return what one that looks at no image would score, and who that is; None if unknown."""
+    of_masks = any(row["tp"] is not None for row in cases)
+    table = _GUESSES_OF_MASKS if of_masks else _GUESSES_OF_CLASSES
+    if metric not in table or not cases:
+        return None
+    value, who = table[metric]
+    return value(cases), who
+
+
+def _shares(cases: Sequence[Row]) -> np.ndarray:
+    """Return the share of cases (classes,) that each class has."""
+    found: Counter[str] = Counter()
+    for row in cases:
+        found[row["region"]] += row["label"] or 0
+    counts = np.array(list(found.values()), float)
+    shares: np.ndarray = counts / max(counts.sum(), 1)
+    return shares
+
+
+def _sizes(cases: Sequence[Row]) -> list[np.ndarray]:
+    """Return for each region (cases, 2): voxels of the reference, and of the image."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for row in cases:
+        of_region = row["tp"] + row["fn"]
+        found.setdefault(row["region"], []).append((of_region, of_region + row["fp"] + row["tn"]))
+    return [np.array(sizes, float) for sizes in found.values()]
+
+
+def _by_case(cases: Sequence[Row], score: Callable[[np.ndarray], np.ndarray]) -> float:
+    """Return the mean over cases, then regions, of score(share of the image)."""
+    return float(np.mean([score(n[:, 0] / n[:, 1]).mean() for n in _sizes(cases)]))
+
+
+def _by_voxel(cases: Sequence[Row], score: Callable[[float], float]) -> float:
+    """Return the mean over regions of score(share of all voxels)."""
+    return float(np.mean([score(n[:, 0].sum() / n[:, 1].sum()) for n in _sizes(cases)]))
+
+
+_COIN = "a toss of a coin"
+_COMMONEST = "always calling the commonest class"
+_ALL_FOREGROUND = "calling every voxel the region"
+
+_GUESSES_OF_CLASSES: dict[str, tuple[Callable[[Sequence[Row]], float], str]] = {
+    "auc": (lambda _cases: 0.5, _COIN),
+    "accuracy": (lambda cases: float(_shares(cases).max()), _COMMONEST),
+    "balanced_accuracy": (lambda cases: 1 / len(_shares(cases)), _COMMONEST),
+    "mcc": (lambda _cases: 0.0, _COIN),
+    "brier": (
+        lambda cases: float((1 - (_shares(cases) ** 2).sum()) / 2),
+        "giving every case the classes' shares",
+    ),
+}
+_GUESSES_OF_MASKS: dict[str, tuple[Callable[[Sequence[Row]], float], str]] = {
+    "auc": (lambda _cases: 0.5, _COIN),
+    "dice": (lambda cases: _by_case(cases, lambda p: 2 * p / (p + 1)), _ALL_FOREGROUND),
+    "iou": (lambda cases: _by_case(cases, lambda p: p), _ALL_FOREGROUND),
+    "f1": (lambda cases: _by_voxel(cases, lambda p: 2 * p / (p + 1)), _ALL_FOREGROUND),
+    "mcc": (lambda _cases: 0.0, _COIN),
+    "accuracy": (
+        lambda cases: _by_voxel(cases, lambda p: max(p, 1 - p)),
+        "calling every voxel the commoner of region and rest",
+    ),
+}

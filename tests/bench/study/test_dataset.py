@@ -1,0 +1,40 @@
+"""What results say of a data set: counted by hand from its arrays."""
+
+import json
+
+import numpy as np
+
+from bench.study.dataset import described
+
+
+def test_an_image_set_is_described(small_store):
+    store = small_store("classification", 2)
+    found = described(store)
+    labels = store.labels.tolist()
+    assert [(c["name"], c["number"]) for c in found["classes"]] == [
+        (name, labels.count(k)) for k, name in enumerate(store.meta.classes)
+    ]
+    assert found["cases"] == len(labels)
+    assert found["groups"] == len(set(store.groups))
+    assert found["kind"] == store.meta.kind
+    assert found["regions"] == []
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_a_volume_set_is_described(small_store):
+    store = small_store("segmentation", 3)
+    found = described(store)
+    masks = [np.asarray(store.mask(i)) for i in range(len(store))]
+    voxels = [sum(int((mask == k).sum()) for mask in masks) for k in range(len(found["classes"]))]
+    assert [c["number"] for c in found["classes"]] == voxels
+    for region in found["regions"]:
+        there = sum(bool(np.isin(mask, region["labels"]).any()) for mask in masks)
+        assert region["cases"] == there
+        assert tuple(region["labels"]) == store.meta.regions[region["name"]]
+    sides = np.array([mask.shape for mask in masks])
+    assert found["shape"] == [
+        [float(side.min()), float(np.median(side)), float(side.max())] for side in sides.T
+    ]
+    known = np.isfinite(store.spacing).all()
+    assert found["spacing"] == ([[1.0] * 3] * 3 if known else [None] * 3)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
