@@ -97,6 +97,13 @@ def prepare(
         typer.Option("--set", metavar="NAME=VALUE", help="A reader's setting; may be repeated."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad case.")] = False,
+    conflicts: Annotated[
+        str,
+        typer.Option(
+            help="What becomes of one image that stands under several answers: keep its cases in "
+            "one group, and warn, or reject them all."
+        ),
+    ] = "keep",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that read. Default: one a core.")
     ] = None,
@@ -124,6 +131,7 @@ def prepare(
             out=store,
             options=options,
             strict=strict,
+            conflicts=conflicts,  # type: ignore[arg-type]  # checked there, with the choices
             workers=workers,
             counting=partial(counting, err),
         )
@@ -131,9 +139,16 @@ def prepare(
         raise BadSource(f"{error.where}: {error.reason} (--strict stops here)") from error
     for bad in report.rejected:
         err.print(f"[yellow]rejected[/] {bad.where}: {bad.reason}")
+    for warning in report.warnings:
+        err.print(f"[yellow]warning[/] {escape(warning)}")
     if as_json:
         out.print_json(
-            data={"store": str(store), "cases": report.n_cases, "rejected": len(report.rejected)}
+            data={
+                "store": str(store),
+                "cases": report.n_cases,
+                "rejected": len(report.rejected),
+                "warnings": list(report.warnings),
+            }
         )
     else:
         state = "is up to date" if report.reused else "is ready"
@@ -210,6 +225,9 @@ def plan(
                 "x".join(map(str, own[0].patch)),
             )
     out.print(table)
+    for data in made.sets:
+        for warning in data.store.warnings:
+            out.print(f"[yellow]warning[/] {data.name}: {escape(warning)}")
     for line in fits(made):
         out.print(line, highlight=False)
     skipped = {(s.combination["dataset"], s.combination["model"], s.reason) for s in made.skips}
