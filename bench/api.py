@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from bench.execution.trial_queue import Progress
     from bench.planning.plan import Plan
+    from loaders.store.copies import Conflicts
     from loaders.store.write import Report
 
 # Told (things done, things in all) as work goes on.
@@ -100,6 +101,7 @@ def prepare(
     out: str | Path,
     options: Mapping[str, Any] | None = None,
     strict: bool = False,
+    conflicts: "Conflicts" = "keep",
     workers: int | None = None,
     counting: Counting = _uncounted,
 ) -> "Report":
@@ -109,18 +111,21 @@ def prepare(
     `source` is the folder or file; None fetches the official file, where it is free. `options` are
     the kind's settings (what a message writes `--set NAME=VALUE` is `options={"NAME": "VALUE"}`
     here, and `--out` is `out`), `workers` the processes that read (None: one a core that this
-    process may use). `strict` stops at the first bad case.
+    process may use). `strict` stops at the first bad case. `conflicts` says what becomes of one
+    image under several answers: "keep" its cases in one group, or "reject" them all.
 
-    Returns the number of cases, those that were rejected with their reasons, and whether the store
-    was there already. Raises BadSource where the kind, a setting, the source or every case is
-    unusable, BadCase for the first bad case where `strict`, StoreError where `out` holds something
-    else, and OSError where the disk is full; asking again goes on from there.
+    Returns the number of cases, those that were rejected with their reasons, warnings of copies
+    among them, and whether the store was there already. Raises BadSource where the kind, a setting,
+    the source or every case is unusable, BadCase for the first bad case where `strict`, StoreError
+    where `out` holds something else, and OSError where the disk is full; asking again goes on from
+    there.
     """
     from bench.core.references import unknown
     from loaders.cases import BadSource
     from loaders.cores import usable_cores
     from loaders.datasets.table import KINDS
     from loaders.memory import keep_freed_memory
+    from loaders.store.copies import CONFLICTS
     from loaders.store.prepare import prepare as prepare_store
     from loaders.store.pseudonyms import user_key
 
@@ -129,6 +134,8 @@ def prepare(
     name, _, part = kind.partition(":")
     if name not in KINDS:
         raise BadSource(unknown("kind", name, KINDS))
+    if conflicts not in CONFLICTS:
+        raise BadSource(unknown("conflicts", conflicts, CONFLICTS))
     settings = {**(options or {}), **({"name": part} if part else {})}
     row = KINDS[name]
     if source is None:
@@ -146,6 +153,7 @@ def prepare(
             key=user_key(),
             workers=workers or usable_cores(),
             strict=strict,
+            conflicts=conflicts,
             progress=told,
         )
 
@@ -240,6 +248,9 @@ def run(
     with _logging(folder / "log.txt"):
         for line in fitting:
             logging.getLogger("medopt.transfer").info(line)
+        for data in made.sets:
+            for warning in data.store.warnings:
+                logging.getLogger("medopt.data").warning("%s: %s", data.name, warning)
         if lanes is None:
             with opened(made, shared_device=False) as queue:
                 run_here(made, queue, changed)

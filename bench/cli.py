@@ -122,6 +122,13 @@ def prepare(
         typer.Option("--set", metavar="NAME=VALUE", help="A reader's setting; may be repeated."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first bad case.")] = False,
+    conflicts: Annotated[
+        str,
+        typer.Option(
+            help="What becomes of one image that stands under several answers: keep its cases in "
+            "one group, and warn, or reject them all."
+        ),
+    ] = "keep",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that read. Default: one a usable core.")
     ] = None,
@@ -151,6 +158,7 @@ def prepare(
             out=store,
             options=options,
             strict=strict,
+            conflicts=conflicts,  # type: ignore[arg-type]  # checked there, with the choices
             workers=workers,
             counting=partial(counting, err),
         )
@@ -158,9 +166,16 @@ def prepare(
         raise BadSource(f"{error.where}: {error.reason} (--strict stops here)") from error
     for bad in report.rejected:
         err.print(Text.assemble(("rejected", "yellow"), f" {bad.where}: {bad.reason}"))
+    for warning in report.warnings:
+        err.print(Text.assemble(("warning", "yellow"), f" {warning}"))
     if as_json:
         out.print_json(
-            data={"store": str(store), "cases": report.n_cases, "rejected": len(report.rejected)}
+            data={
+                "store": str(store),
+                "cases": report.n_cases,
+                "rejected": len(report.rejected),
+                "warnings": list(report.warnings),
+            }
         )
     else:
         state = "is up to date" if report.reused else "is ready"
@@ -238,6 +253,9 @@ def plan(
                 "x".join(map(str, own[0].patch)),
             )
     out.print(table)
+    for data in made.sets:
+        for warning in data.store.warnings:
+            out.print(Text.assemble(("warning", "yellow"), f" {data.name}: {warning}"))
     for line in fits(made):
         out.print(Text(line))
     skipped = {(s.combination["dataset"], s.combination["model"], s.reason) for s in made.skips}

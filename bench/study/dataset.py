@@ -12,6 +12,7 @@ from bench.core.references import StudyError, load_reference
 from bench.study.tasks import TASKS
 from loaders.cases import Case, Item, Kind, Meta, Survey
 from loaders.sampling.folds import FoldError, Split, make_splits
+from loaders.store.layout import FORMAT
 from loaders.store.read import Store, StoreError, open_store, user_key, write_store
 
 # Largest automatic patch side by dims, in voxels: common practice is 512 and 96 to 128; lowered to
@@ -59,7 +60,8 @@ def locate(entry: str, base: Path, stores: Path) -> Path:
 def _prepare_own(reference: str, base: Path, stores: Path) -> Path:
     function, source = load_reference(reference, base)
     meta: Meta = function()[0]
-    out = stores / f"{meta.name}-{source[:12]}"
+    # Nobody makes this store by a command, so one of an older format is left and another is made.
+    out = stores / f"{meta.name}-{source[:12]}-{FORMAT}"
     item = Item(key=reference, paths=(), extra={"base": str(base)})
     kind = Kind(
         name="own",

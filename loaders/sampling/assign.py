@@ -1,15 +1,13 @@
 """Groups dealt out to test folds and to inner validation, with every class in every part."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 
 Indices = NDArray[np.int64]
@@ -125,18 +123,6 @@ def deal(
         if tries == INNER_TRIES:
             break
     raise FoldError(problems[max(problems)])
-
-
-def merged_groups(groups: Sequence[str], hashes: Sequence[str]) -> Indices:
-    """Return a number (n,) for each group, one number for groups that share an identical case."""
-    group = np.unique(np.asarray(groups), return_inverse=True)[1]
-    content = np.unique(np.asarray(hashes), return_inverse=True)[1]
-    n = len(groups)
-    # The groups and the contents as nodes, the cases as edges.
-    links = coo_array((np.ones(n), (group, n + content)), shape=(2 * n, 2 * n))
-    component = connected_components(links, directed=False)[1]
-    merged: Indices = np.asarray(component, dtype=np.int64)[group]
-    return merged
 
 
 def in_order(numbers: NDArray[np.integer[Any]]) -> Indices:

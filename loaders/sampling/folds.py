@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from loaders.sampling.assign import Cohort, FoldError, deal, in_order, merged_groups
+from loaders.sampling.assign import Cohort, FoldError, deal, in_order
 
 __all__ = [
     "FoldError",
@@ -71,10 +71,11 @@ def make_splits(
     """Deal n cases out to `folds` test folds, `repeats` times anew; return repeats * folds splits.
 
     `labels` (n,) are indices into `classes`, None: nothing to stratify by (segmentation).
-    `groups` (n,): cases of one group stay together, and so do groups that share an identical case
-    (one content hash), for that is one patient under two names. `inner_fraction` of the groups that
-    are not tested become inner validation. Every class is in every part of every split, and no two
-    repeats are the same; raises FoldError where that cannot be had.
+    `groups` (n,): cases of one group stay together; the store has joined those that share an image,
+    one patient under two names. `hashes` (n,) are of each case's content and give the order.
+    `inner_fraction` of the groups that are not tested become inner validation. Every class is in
+    every part of every split, and no two repeats are the same; raises FoldError where that cannot
+    be had.
     """
     if folds < 2 or repeats < 1 or not 0 < inner_fraction < 1:
         raise FoldError(
@@ -87,7 +88,7 @@ def make_splits(
     order = np.lexsort((y, np.asarray(hashes)))
     cohort = Cohort(
         y=y[order],
-        group=in_order(merged_groups(groups, hashes)[order]),
+        group=in_order(np.unique(np.asarray(groups), return_inverse=True)[1][order]),
         names=() if labels is None else tuple(classes),
     )
     splits: list[Split] = []

@@ -1,6 +1,7 @@
 """From finished items to a store: one order, one image type, final places, checksums."""
 
 import json
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from loaders.cases import IMAGE_TYPES, BadSource, Meta
 from loaders.formats.checksum import file_hash
 from loaders.formats.npy import ArrayFile
+from loaders.store.copies import Conflicts, find_copies
 from loaders.store.item_writer import BUILT, ROLES
 from loaders.store.layout import (
     CASES,
@@ -26,24 +28,54 @@ from loaders.store.layout import (
 )
 
 
-def arrange(building: Path, meta: Meta, fingerprint: str, rejected: list[tuple[str, str]]) -> int:
-    """Give the cases of `building/items` their order, their places and one image type.
+@dataclass(frozen=True, kw_only=True)
+class Making:
+    """What a store is made of, besides its items.
 
-    `rejected` are (case id, reason). Returns the number of cases; 0: nothing was written. Raises
-    BadSource where two cases have one identifier, OSError where the disk is full.
+    `fingerprint` is that of source and settings, `key` that of the key that made the ids.
     """
+
+    meta: Meta
+    fingerprint: str
+    key: str
+    conflicts: Conflicts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arranged:
+    """A store as it was arranged; 0 cases: nothing was written.
+
+    `contradicting` are (case id, reason) of the same image under several answers, rejected now.
+    """
+
+    n_cases: int
+    contradicting: list[tuple[str, str]]
+    warnings: tuple[str, ...] = ()
+
+
+def arrange(building: Path, making: Making, rejected: list[tuple[str, str]]) -> Arranged:
+    """Give the cases of `building/items` their order, their groups, their places and one type.
+
+    `rejected` are (case id, reason). Raises BadSource where two cases have one identifier, OSError
+    where the disk is full.
+    """
+    meta = making.meta
     found = []
     for folder in (building / "items").iterdir():
         table = pq.read_table(folder / "cases.parquet", schema=BUILT)
         name = pa.array([folder.name] * len(table), pa.string())
         found.append(table.append_column("item", name))
     if not sum(map(len, found)):
-        return 0
+        return Arranged(n_cases=0, contradicting=[])
     table = pa.concat_tables(found).sort_by(
         [("content_hash", "ascending"), ("case_id", "ascending")]
     )
     if len(table["case_id"].unique()) < len(table):
         raise BadSource("two cases of the source have the same identifier")
+    copies = find_copies(table, making.conflicts)
+    table = copies.table
+    if not len(table):
+        return Arranged(n_cases=0, contradicting=copies.rejected)
     image_type = _common_type(set(table["image_type"].to_pylist()))
     (building / "arrays").mkdir()
     files: dict[str, str] = {}
@@ -51,11 +83,12 @@ def arrange(building: Path, meta: Meta, fingerprint: str, rejected: list[tuple[s
         kind = image_type if role == "image" else np.dtype(np.uint8)
         table = _place_arrays(building, table, role, kind, files, packed=_packed(table, meta))
     table = table.select(CASES.names)
-    refused = sorted(rejected)
+    refused = sorted([*rejected, *copies.rejected])
     columns = [pa.array([row[i] for row in refused], pa.string()) for i in (0, 1)]
     for name, rows in (
         ("cases.parquet", table),
         ("rejected.parquet", pa.table(columns, schema=REJECTED)),
+        ("near_copies.parquet", copies.near),
     ):
         write_table(rows, building / name)
         files[name] = file_hash(building / name)
@@ -63,11 +96,14 @@ def arrange(building: Path, meta: Meta, fingerprint: str, rejected: list[tuple[s
     description = {
         "format": FORMAT,
         "content_hash": content_hash(meta, table["content_hash"].to_pylist(), groups),
-        "fingerprint": fingerprint,
+        "fingerprint": making.fingerprint,
+        "key": making.key,
+        "conflicts": making.conflicts,
+        "warnings": copies.warnings,
         "image_type": image_type.name,
         "n_cases": len(table),
         "n_groups": len(set(groups)),
-        "n_rejected": len(rejected),
+        "n_rejected": len(refused),
         "meta": meta_to_json(meta),
         "files": files,
     }
@@ -76,7 +112,9 @@ def arrange(building: Path, meta: Meta, fingerprint: str, rejected: list[tuple[s
     write_file(draft, (json.dumps(description, indent=1) + "\n").encode())
     draft.rename(building / "store.json")
     sync_folder(building)
-    return len(table)
+    return Arranged(
+        n_cases=len(table), contradicting=copies.rejected, warnings=tuple(copies.warnings)
+    )
 
 
 def _common_type(names: set[str]) -> np.dtype[Any]:

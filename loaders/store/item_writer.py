@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +13,43 @@ import pyarrow as pa
 from loaders.cases import Array, BadCase, Case, Item, Meta, Read
 from loaders.formats.npy import ArrayFile
 from loaders.store.layout import CASES, PACK_CASES, sync_folder, write_table
+from loaders.store.perceptual_hash import perceptual_hash
 from loaders.store.pseudonyms import keyed_hash, keyed_id
 from loaders.store.statistics import Facts, measure
 
 ROLES = ("image", "mask")
-# A finished item's rows: those of the store, and what is needed to place their arrays there.
+# A finished item's rows: those of the store, and what is needed to place their arrays there and to
+# find copies among them (which tells the groups).
 BUILT = pa.schema(
     [
-        *CASES,
+        *(field for field in CASES if field.name != "source_group_id"),
         pa.field("image_type", pa.string(), nullable=False),
         *(pa.field(f"{role}_sum", pa.string()) for role in ROLES),
+        pa.field("answer", pa.string(), nullable=False),
+        pa.field("look", pa.binary()),
     ]
 )
 
 
-def build_item(
-    kind: str, read: Read, item: Item, meta: Meta, folder: Path, key: bytes
-) -> list[BadCase]:
-    """Read one item into `folder`, which appears when it is whole; return the rejected cases.
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """What became of an item: its rejected cases, and the real name of each other by its id.
+
+    Names are for the terminal alone.
+    """
+
+    rejected: list[BadCase]
+    names: dict[str, str]
+
+
+def build_item(kind: str, read: Read, item: Item, meta: Meta, folder: Path, key: bytes) -> Built:
+    """Read one item into `folder`, which appears when it is whole.
 
     Raises OSError where the disk or the memory is full, and whatever a broken reader raises.
     """
     draft = folder.with_name(f"{folder.name}.{os.getpid()}")
     rejected: list[BadCase] = []
+    names: dict[str, str] = {}
     draft.mkdir()
     try:
         with closing(_ItemWriter(draft, kind, meta, key, item.paths)) as writer:
@@ -42,7 +57,7 @@ def build_item(
                 try:
                     if isinstance(case, BadCase):
                         raise case
-                    writer.add(case, measure(case, meta))
+                    names[writer.add(case, measure(case, meta))] = case.key
                 except BadCase as bad:
                     rejected.append(bad)
             writer.finish()
@@ -62,7 +77,7 @@ def build_item(
         shutil.rmtree(draft, ignore_errors=True)
     for one in rejected:
         one.key = one.key or item.key
-    return rejected
+    return Built(rejected=rejected, names=names)
 
 
 class _ItemWriter:
@@ -82,7 +97,8 @@ class _ItemWriter:
         self._rows: list[dict[str, Any]] = []
         self._tables: list[pa.Table] = []
 
-    def add(self, case: Case, facts: Facts) -> None:
+    def add(self, case: Case, facts: Facts) -> str:
+        """Take a case; return its id."""
         row: dict[str, Any] = {
             "case_id": keyed_id(self._key, self._kind, case.key),
             "group_id": keyed_id(self._key, self._kind, case.group),
@@ -90,6 +106,10 @@ class _ItemWriter:
             "ratings": case.ratings,
             "label": -1 if self._segmented else case.label,
             "content_hash": facts.content_hash,
+            # Without the kind: the same image is known again whatever read it.
+            "image_id": None if facts.constant else keyed_id(self._key, "image", facts.image_hash),
+            "answer": facts.mask_hash or str(case.label),
+            "look": None if facts.constant else perceptual_hash(facts.image),
             "source_hash": self._source_hash(self._files if case.files is None else case.files),
             "shape": facts.image.shape[1:],
             "spacing": case.spacing,
@@ -106,6 +126,7 @@ class _ItemWriter:
         self._rows.append(row)
         if len(self._rows) == PACK_CASES:
             self._flush()
+        return str(row["case_id"])
 
     def _source_hash(self, files: tuple[Path, ...]) -> str | None:
         if files != self._hashed[0]:

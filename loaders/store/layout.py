@@ -1,14 +1,20 @@
 """How a store lies on disk: its files, the columns of its tables, and .npy files that grow.
 
-store.json       format, kind, content hash, image type, meta, and every file's checksum
-cases.parquet    one row a case, in the order of the content hashes
-rejected.parquet one row a rejected case, with the reason
-arrays/*.npy     C-ordered images and masks: one file a case, or packs of equal 2-D images
+store.json           format, content hash, image type, meta, warnings, the fingerprint of the key
+                     that made the ids, and every file's checksum
+cases.parquet        one row a case, in the order of the content hashes
+rejected.parquet     one row a rejected case, with the reason
+near_copies.parquet  one row a pair of cases in different groups that look like lossy copies
+arrays/*.npy         C-ordered images and masks: one file a case, or packs of equal 2-D images
+
+In cases.parquet `group_id` is never split: groups of the source (`source_group_id`) that share an
+image are one. `image_id` is equal where the values of images are, and null where there is but one.
 """
 
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -21,13 +27,15 @@ from loaders.cases import AXES, Meta
 
 # Raised when the files change, or what a reader makes of the same source: older stores are then
 # refused by name and older unfinished ones are not resumed.
-FORMAT = 3
+FORMAT = 4
 PACK_CASES = 4096
 
 CASES = pa.schema(
     [
         pa.field("case_id", pa.string(), nullable=False),
         pa.field("group_id", pa.string(), nullable=False),
+        pa.field("source_group_id", pa.string(), nullable=False),
+        pa.field("image_id", pa.string()),
         pa.field("split", pa.string()),
         pa.field("label", pa.int64(), nullable=False),
         pa.field("content_hash", pa.string(), nullable=False),
@@ -123,9 +131,30 @@ def read_description(path: Path) -> dict[str, Any]:
         raise StoreError(f"store {path}: store.json is damaged") from None
     if found != FORMAT:
         raise StoreError(
-            f"store {path} has format {found}, this version reads {FORMAT}: prepare it again"
+            f"store {path} has format {found}, this version reads {FORMAT}. Make it anew: "
+            f"{_command(path, known)}"
         )
     return dict(known)
+
+
+# What a reader found in the files and wrote beside its settings: nobody can set it.
+_FOUND = ("label_values", "lowest", "bits")
+
+
+def _command(path: Path, known: Mapping[str, Any]) -> str:
+    """Return the command that makes a store of another format anew, as far as the store knows it.
+
+    It knows neither its source nor settings that shaped no array, such as the column of the label.
+    """
+    meta = known.get("meta")
+    if not isinstance(meta, dict) or not isinstance(meta.get("options"), dict):
+        meta = {"kind": "KIND", "options": {}}
+    settings = {k: v for k, v in meta["options"].items() if k not in _FOUND and v is not None}
+    words = ["medopt", "prepare", str(meta.get("kind")), "SOURCE", "--out", str(path)]
+    for name, value in sorted(settings.items()):
+        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+        words += ["--set", f"{name}={text}"]
+    return f"rm -r {shlex.quote(str(path))} && {shlex.join(words)}"
 
 
 def building_folder(out: Path) -> Path:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from loaders.cases import Kind
+from loaders.store.copies import Conflicts
 from loaders.store.write import Report, write_store
 
 
@@ -17,15 +18,24 @@ def prepare(
     key: bytes,
     workers: int = 1,
     strict: bool,
+    conflicts: Conflicts = "keep",
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Prepare the store `out` of a source of this kind, as `medopt prepare` does.
 
     `options` are the kind's settings, its defaults where left out; `key` hashes the identifiers
-    (loaders.store.pseudonyms); `progress` is told (items done, items in all). Raises BadSource
+    (loaders.store.pseudonyms); `conflicts` says what becomes of one image under several answers
+    (loaders.store.copies); `progress` is told (items done, items in all). Raises BadSource
     where the source, an option or every case is unusable, and what `write_store` raises.
     """
     survey = kind.survey(source, options or {})
     return write_store(
-        kind, survey, out, key=key, workers=workers, strict=strict, progress=progress
+        kind,
+        survey,
+        out,
+        key=key,
+        workers=workers,
+        strict=strict,
+        conflicts=conflicts,
+        progress=progress,
     )

@@ -19,6 +19,11 @@ def keyed_id(key: bytes, kind: str, real: str) -> str:
     return hmac.digest(key, f"{kind}\0{real}".encode(), "sha256").hex()[:ID_LENGTH]
 
 
+def key_fingerprint(key: bytes) -> str:
+    """Return what tells one key from another, 16 hex digits; it does not tell the key."""
+    return hmac.digest(key, b"fingerprint", "sha256").hex()[:ID_LENGTH]
+
+
 def keyed_hash(key: bytes, paths: Iterable[Path]) -> str:
     """Return HMAC-SHA256 of the hashes of files' contents, in their order; raises OSError.
 

@@ -39,6 +39,7 @@ class Store:
 
     `table` is cases.parquet. Rows, ids and arrays are in one order, which follows the content
     alone. `content_hash` does not depend on the key, nor on the order that cases were read in.
+    `key` is the fingerprint of the key that made the ids, `warnings` what must be told of copies.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,6 +50,8 @@ class Store:
             self.content_hash: str = known["content_hash"]
             self.files: dict[str, str] = known["files"]
             self.image_type = np.dtype(known["image_type"])
+            self.key: str = known["key"]
+            self.warnings: list[str] = list(known["warnings"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"store {path}: store.json is damaged ({error})") from None
         self.table: pa.Table = read_table(path / "cases.parquet", CASES)
@@ -68,8 +71,21 @@ class Store:
 
     @cached_property
     def groups(self) -> list[str]:
-        """Keyed hash of each case's group (the patient, see `meta.group_source`)."""
+        """Keyed hash of each case's group (the patient, see `meta.group_source`).
+
+        Groups of the source that share an image are one.
+        """
         return list(self.table["group_id"].to_pylist())
+
+    @cached_property
+    def source_groups(self) -> list[str]:
+        """Keyed hash of each case's group as the source has it."""
+        return list(self.table["source_group_id"].to_pylist())
+
+    @cached_property
+    def image_ids(self) -> list[str | None]:
+        """Keyed hash of each case's values alone; None for an image of one value."""
+        return list(self.table["image_id"].to_pylist())
 
     @cached_property
     def splits(self) -> list[str | None]:

@@ -26,10 +26,10 @@ class Facts:
     """One case as it is stored: its arrays in their smallest types, and its row's numbers.
 
     `image` (C, *spatial); `mask` (*spatial) uint8 or None; the hashes are of their .npy
-    files and of the whole case; `boxes` (n_regions, 2, d) half-open, -1
-    where the region is empty; `class_counts` (n_classes,); `count`, `total`, `squares`, `low`,
-    `high` (C,) and `histogram` (C, BINS), all over non-zero voxels where the case is normalised
-    by itself and over every voxel otherwise.
+    files and of the whole case; `constant`: each channel has one value; `boxes` (n_regions, 2, d)
+    half-open, -1 where the region is empty; `class_counts` (n_classes,); `count`, `total`,
+    `squares`, `low`, `high` (C,) and `histogram` (C, BINS), all over non-zero voxels where the case
+    is normalised by itself and over every voxel otherwise.
     """
 
     image: Array
@@ -37,6 +37,7 @@ class Facts:
     image_hash: str
     mask_hash: str | None
     content_hash: str
+    constant: bool
     boxes: Array
     class_counts: Array
     count: Array
@@ -75,6 +76,7 @@ def measure(case: Case, meta: Meta) -> Facts:
         image_hash=image_hash,
         mask_hash=mask_hash,
         content_hash=_hash(image_hash, mask_hash, case),
+        constant=all(low == high for low, high in ranges),
         boxes=_boxes(mask, meta),
         class_counts=class_counts,
         count=count,
@@ -133,7 +135,8 @@ def _smallest(case: Case, ranges: Sequence[tuple[Any, Any]]) -> Array:
                 return np.ascontiguousarray(image, dtype=kind)
     if max(abs(float(low)), abs(float(high))) > float(np.finfo(np.float32).max):
         raise BadCase("the image's values exceed float32", where=case.key, key=case.key)
-    return np.ascontiguousarray(image, dtype=np.float32)
+    # One zero, not two of different signs: equal values have equal bytes, and so equal hashes.
+    return np.ascontiguousarray(image, dtype=np.float32) + np.float32(0)
 
 
 def _range(channel: Array) -> tuple[Any, Any]:

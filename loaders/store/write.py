@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -19,8 +19,9 @@ from pathlib import Path
 
 from loaders.cases import BadCase, BadSource, Item, Kind, Meta, Read, Survey
 from loaders.memory import keep_freed_memory
-from loaders.store.finalize import arrange
-from loaders.store.item_writer import build_item
+from loaders.store.copies import Conflicts
+from loaders.store.finalize import Making, arrange
+from loaders.store.item_writer import Built, build_item
 from loaders.store.layout import (
     FORMAT,
     REJECTED,
@@ -31,7 +32,7 @@ from loaders.store.layout import (
     read_table,
     sync_folder,
 )
-from loaders.store.pseudonyms import keyed_id
+from loaders.store.pseudonyms import key_fingerprint, keyed_id
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +42,15 @@ class Report:
     """What became of a source.
 
     `resumed` items were there from an earlier run that was cut off. `reused`: the whole store was
-    there, of the same source and settings, and nothing was done.
+    there, of the same source and settings, and nothing was done. `warnings` are sentences on copies
+    among its cases.
     """
 
     n_cases: int
     rejected: tuple[BadCase, ...]
     reused: bool
     resumed: int
+    warnings: tuple[str, ...] = ()
 
 
 def write_store(
@@ -58,9 +61,13 @@ def write_store(
     key: bytes,
     workers: int,
     strict: bool,
+    conflicts: Conflicts = "keep",
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Read every item of a survey and write the store `out`; `progress` is told (done, all).
+
+    The same image under several answers is kept in one group and warned of, or with
+    `conflicts="reject"` rejected each time.
 
     The store grows in `<out>.building` and is renamed when it is whole and on the disk; a run
     that was cut off is taken up where it stopped, and a second process waits for the first.
@@ -72,19 +79,25 @@ def write_store(
     plan = {_item_print(item, survey.meta, key): item for item in survey.items}
     if len(plan) < len(survey.items):
         raise BadSource("two items of the source have the same identifier and the same files")
-    whole = _survey_print(plan, survey, key)
+    making = Making(
+        meta=survey.meta,
+        fingerprint=_survey_print(plan, survey, key, conflicts),
+        key=key_fingerprint(key),
+        conflicts=conflicts,
+    )
     if out.exists() or out.is_symlink():
-        return _reuse(out, survey.meta, whole)
+        return _reuse(out, making)
     with _locked(out) as building:
         if out.exists():
             shutil.rmtree(building)
-            return _reuse(out, survey.meta, whole)
-        if _described(building) == whole:
+            return _reuse(out, making)
+        if _described(building) == making.fingerprint:
             # Killed between the last file and the rename.
             _reveal(building, out)
-            return _reuse(out, survey.meta, whole)
+            return _reuse(out, making)
         kept = _clear(building, plan)
         rejected = list(survey.rejected)
+        names: dict[str, str] = {}
         tasks = [
             (kind.name, kind.read, item, survey.meta, building / "items" / name, key)
             for name, item in plan.items()
@@ -93,19 +106,35 @@ def write_store(
         if progress:
             progress(len(kept), len(plan))
         with closing(_outcomes(tasks, workers)) as outcomes:
-            for n_done, bad_cases in enumerate(outcomes, start=len(kept) + 1):
-                if strict and bad_cases:
-                    raise bad_cases[0]
-                rejected += bad_cases
+            for n_done, built in enumerate(outcomes, start=len(kept) + 1):
+                if strict and built.rejected:
+                    raise built.rejected[0]
+                rejected += built.rejected
+                names |= built.names
                 if progress:
                     progress(n_done, len(plan))
         ids = [(keyed_id(key, kind.name, bad.key or bad.where), bad.reason) for bad in rejected]
-        n_cases = arrange(building, survey.meta, whole, ids)
-        if n_cases == 0:
+        arranged = arrange(building, making, ids)
+        # Of an item that an earlier run read, the id alone is known.
+        contradicting = [_by_id(*row, names=names) for row in arranged.contradicting]
+        if strict and contradicting:
+            raise contradicting[0]
+        rejected += contradicting
+        if arranged.n_cases == 0:
             shutil.rmtree(building)
             raise BadSource(_nothing(rejected))
         _reveal(building, out)
-    return Report(n_cases=n_cases, rejected=tuple(rejected), reused=False, resumed=len(kept))
+    return Report(
+        n_cases=arranged.n_cases,
+        rejected=tuple(rejected),
+        reused=False,
+        resumed=len(kept),
+        warnings=arranged.warnings,
+    )
+
+
+def _by_id(case_id: str, reason: str, *, names: Mapping[str, str] = {}) -> BadCase:
+    return BadCase(reason, where=names.get(case_id, f"case {case_id}"))
 
 
 def _nothing(rejected: list[BadCase]) -> str:
@@ -133,22 +162,29 @@ def _size_and_date(path: Path) -> tuple[int, int]:
     return state.st_size, state.st_mtime_ns
 
 
-def _survey_print(plan: dict[str, Item], survey: Survey, key: bytes) -> str:
+def _survey_print(plan: dict[str, Item], survey: Survey, key: bytes, conflicts: Conflicts) -> str:
     rejected = sorted((bad.where, bad.reason) for bad in survey.rejected)
-    text = json.dumps([FORMAT, meta_to_json(survey.meta), sorted(plan), rejected])
+    text = json.dumps([FORMAT, meta_to_json(survey.meta), sorted(plan), rejected, conflicts])
     return hmac.digest(key, text.encode(), "sha256").hex()
 
 
-def _reuse(out: Path, meta: Meta, whole: str) -> Report:
+def _reuse(out: Path, making: Making) -> Report:
     known = read_description(out)
-    if known["fingerprint"] != whole:
-        now = meta_to_json(meta)
+    if known["fingerprint"] != making.fingerprint:
+        now = meta_to_json(making.meta)
         changed = [name for name in now if now[name] != known["meta"].get(name)]
-        what = f"other settings ({', '.join(changed)})" if changed else "other files or another key"
+        changed += ["conflicts"] * (known["conflicts"] != making.conflicts)
+        what = "other files" if known["key"] == making.key else "another key"
+        what = f"other settings ({', '.join(changed)})" if changed else what
         raise StoreError(f"{out} was made from {what}: remove it or choose another folder")
     table = read_table(out / "rejected.parquet", REJECTED).to_pylist()
-    rejected = tuple(BadCase(row["reason"], where=f"case {row['case_id']}") for row in table)
-    return Report(n_cases=known["n_cases"], rejected=rejected, reused=True, resumed=0)
+    return Report(
+        n_cases=known["n_cases"],
+        rejected=tuple(_by_id(row["case_id"], row["reason"]) for row in table),
+        reused=True,
+        resumed=0,
+        warnings=tuple(known["warnings"]),
+    )
 
 
 # The building folder: one process at a time, and nothing in it that was not finished.
@@ -216,8 +252,8 @@ def _reveal(building: Path, out: Path) -> None:
 _Task = tuple[str, Read, Item, Meta, Path, bytes]
 
 
-def _outcomes(tasks: list[_Task], workers: int) -> Generator[list[BadCase], None, None]:
-    """Read every item; yield the rejected cases of each, in order."""
+def _outcomes(tasks: list[_Task], workers: int) -> Generator[Built, None, None]:
+    """Read every item; yield what became of each, in order."""
     if min(workers, len(tasks)) <= 1:
         for task in tasks:
             yield build_item(*task)

@@ -517,7 +517,7 @@ def test_brats_of_every_year(tmp_path: Path, cases: list[str], year: str, groups
     assert store.meta.name == RELEASES[year].name + both
     assert store.meta.channels == ("t1n", "t1c", "t2w", "t2f")
     assert store.meta.normalize == "case"
-    assert len(set(store.groups)) == groups
+    assert len(set(store.source_groups)) == groups
     assert store.meta.group_source == ("case" if year in ("2018", "2024-goat") else "patient")
     assert [item.key for item in survey.items] == sorted(cases)
     label = a_label(labels)

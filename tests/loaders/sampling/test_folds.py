@@ -101,26 +101,6 @@ def test_every_case_is_tested_once_a_repeat_and_is_in_one_part_of_each_split() -
             assert (np.diff(part) > 0).all()
 
 
-def test_a_patient_under_two_names_is_found_by_an_identical_image() -> None:
-    """Exact duplicates sit in public sets under other ids; a chain of them is one patient."""
-    cohort = Cohort(60)
-    names = sorted(set(cohort.groups))
-    first = {name: cohort.groups.index(name) for name in names}
-    hashes = list(cohort.hashes)
-    chain = names[:4]
-    hashes[first[chain[1]]] = hashes[first[chain[0]]]
-    extra_groups = [chain[1], chain[2], chain[2], chain[3]]
-    extra_hashes = ["a" * 64, "a" * 64, "b" * 64, "b" * 64]
-    groups = cohort.groups + extra_groups
-    labels = np.concatenate([cohort.labels, [0, 0, 1, 1]])
-    splits = splits_of(
-        cohort, groups=groups, hashes=hashes + extra_hashes, labels=labels, repeats=4
-    )
-    for split in splits:
-        holders = [p for p in ("train", "inner", "test") if patients(split, p, groups) & set(chain)]
-        assert len(holders) == 1
-
-
 @given(
     patients=st.integers(8, 40),
     seed=st.integers(0, 10**6),

@@ -16,6 +16,7 @@ from loaders.cases import BadSource
 from loaders.datasets.medmnist.kind import INFO, SPLITS
 from loaders.datasets.table import KINDS
 from loaders.store import prepare as store_prepare
+from loaders.store.copies import Conflicts
 from loaders.store.pseudonyms import keyed_id
 from loaders.store.read import Report, Store, open_store, verify_store
 
@@ -46,9 +47,17 @@ def make(folder: Path, name: str, *, column: bool, changes: dict[str, Any] | Non
     return path
 
 
-def prepare(source: Path, out: Path, **options: Any) -> tuple[Store, Report]:
+def prepare(
+    source: Path, out: Path, conflicts: Conflicts = "keep", **options: Any
+) -> tuple[Store, Report]:
     report = store_prepare.prepare(
-        KINDS["medmnist"], source, out, options=options, key=KEY, strict=False
+        KINDS["medmnist"],
+        source,
+        out,
+        options=options,
+        key=KEY,
+        strict=False,
+        conflicts=conflicts,
     )
     assert verify_store(out) == []
     return open_store(out), report
@@ -340,3 +349,22 @@ def test_breastmnist(shared_data: Path, tmp_path: Path) -> None:
                 np.testing.assert_array_equal(store.image(index)[0], image)
                 assert store.labels[index] == raw[f"{split}_labels"][number]
     assert store.image_file(779)[1] == 779
+    # One image, compared here byte by byte, is malignant in the training part and not in the test.
+    with np.load(source / "breastmnist.npz", allow_pickle=False) as raw:
+        twins = raw["train_images"][115], raw["test_images"][700 - 546 - 78]
+        assert np.array_equal(*twins)
+        labels = raw["train_labels"][115], raw["test_labels"][700 - 546 - 78]
+    assert np.ravel(labels).tolist() == [0, 1]
+    keys = ("train", 115), ("test", 76)
+    rows = [index_of(store, *key) for key in keys]
+    assert len({store.groups[row] for row in rows}) == 1
+    assert len(set(store.groups)) == 779
+    assert "several answers" in report.warnings[0]
+    for row in rows:
+        assert store.case_ids[row] in report.warnings[0]
+    fewer, report = prepare(source, tmp_path / "fewer", conflicts="reject")
+    assert len(fewer) == 778
+    assert {bad.where for bad in report.rejected} == {"train/115", "test/76"}
+    assert all("has another answer as case " in bad.reason for bad in report.rejected)
+    # Frames of one lesion abound in BUSI (PMC10293973); they are told in one sentence.
+    assert sum("look like lossy copies" in warning for warning in report.warnings) == 1

@@ -37,7 +37,6 @@ from loaders.formats import csv_table, pictures
 from loaders.formats.dicom.frames import open_frames
 from loaders.formats.levels import Picture, common_scale, on_scale
 from loaders.formats.pictures import in_channels, is_grey, read_picture, shrink
-from loaders.sampling.assign import merged_groups
 from loaders.store import prepare as store_prepare
 from loaders.store.pseudonyms import keyed_id
 from loaders.store.read import Report, Store, open_store, verify_store, write_store
@@ -1020,9 +1019,35 @@ def test_copies_stay_together_or_are_reported(tmp_path: Path) -> None:
         for n in (4, 5)
     }
     assert len(store) == 6
-    numbers = merged_groups(store.groups, store.hashes)
-    rows = [index_of(store, f"images/Mustermann_{n}.png") for n in (0, 2, 1)]
-    assert numbers[rows[0]] == numbers[rows[1]] != numbers[rows[2]]
+    groups = [store.groups[index_of(store, f"images/Mustermann_{n}.png")] for n in (0, 2, 1)]
+    assert groups[0] == groups[1] != groups[2]
+
+
+def test_a_picture_is_known_again_whatever_file_it_came_in(tmp_path: Path) -> None:
+    """Five containers of one picture, one of them turned and turned back by its EXIF."""
+    exif = Image.Exif()
+    exif[274] = 6  # to be shown turned by a quarter to the right
+    files = {
+        "a.png": encoded(GREY),
+        "b.tif": tiff(GREY),
+        "c.tif": encoded(GREY, "TIFF", compression="tiff_lzw"),
+        "d.dcm": dicom(GREY),
+        "e.png": encoded(np.ascontiguousarray(np.rot90(GREY)), exif=exif.tobytes()),
+        "f.png": encoded(GREY[::-1]),
+        "g.png": encoded(GREY[:, ::-1]),
+    }
+    (tmp_path / "set").mkdir()
+    for name, raw in files.items():
+        (tmp_path / "set" / name).write_bytes(raw)
+    table = "image,label,patient\n" + "".join(
+        f"{name},{'aaaaaba'[n]},P{n}\n" for n, name in enumerate(files)
+    )
+    (tmp_path / "set" / "labels.csv").write_text(table)
+    store, report = prepare(tmp_path / "set", tmp_path / "s", group="patient")
+    assert report.rejected == ()
+    groups = [store.groups[index_of(store, name)] for name in files]
+    assert len(set(groups[:5])) == 1
+    assert len(set(groups)) == 3
 
 
 # ---- one scale a set --------------------------------------------------------------------------
