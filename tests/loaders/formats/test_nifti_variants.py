@@ -235,7 +235,7 @@ def test_nan_outside_the_body_by_choice(tmp_path: Path, modality: str, filled: f
     np.testing.assert_array_equal(store.image(0)[0], np.where(outside, filled, image).T)
     np.testing.assert_array_equal(store.mask(0), np.where(outside, 0, LABEL).T)
     with pytest.raises(BadSource, match="msd option nan is 'zero'; it is refuse or fill"):
-        prepared(source, tmp_path / "c", modality=modality, nan="zero")
+        prepared(source, tmp_path / "c", modality=modality, nan="zero", labels="a,b,c")
 
 
 def test_infinity_is_never_filled(tmp_path: Path) -> None:
