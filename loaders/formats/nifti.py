@@ -5,7 +5,7 @@ its header declares is compared with the bytes that are there before memory is t
 """
 
 import gzip
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import Any
 
 import nibabel
 import numpy as np
+from blake3 import blake3
 from isal import igzip_lib, isal_zlib
 
-from loaders.cases import Array, BadCase, Case, Item, Meta
+from loaders.cases import JSON, Array, BadCase, BadSource, Case, Item, Meta
 
 # Its functions are not annotated.
 nib: Any = nibabel
@@ -38,23 +39,42 @@ MAX_TRAILER = 1 << 20
 CHUNK = 1 << 16
 # The larger of both kinds of header.
 HEADER_BYTES = 540
-# Corners of an image and of its label may lie this far apart, in voxels: two writers' rounding of
-# one affine to float32 moves them by 1e-4 at most, a shift that matters by far more.
+# Corners of an image and of its label may lie this far apart, in voxels, if not said otherwise: two
+# writers' rounding of one affine to float32 moves them by 1e-4 at most, a shift that matters by far
+# more.
 AFFINE_TOLERANCE = 0.01
+# A label that is stored by a scaling (float32, 16 bits) is moved by 1e-4 at most; what is
+# interpolated by far more (assumption).
+LABEL_ROUNDING = 1e-3
+# The length of a quaternion may exceed 1 by its writer's rounding: to four decimals (assumption).
+QUATERNION_ROUNDING = 5e-4
 # Labels larger than this are no label map.
 MAX_LABEL = 65535
 # Masks are stored in 8 bits; their last value says here that a number is of no class.
 NO_CLASS = 255
 # No voxel is a kilometre long; the squares of what is far beyond overflow. Assumption.
 LARGEST_MM = 1e6
-MM_PER_UNIT = {"meter": 1000.0, "micron": 0.001}
+# By the lower three bits of xyzt_units: metres and micrometres. All others are taken for mm, as
+# other readers do.
+MM_PER_UNIT = {1: 1000.0, 3: 0.001}
+OPTIONS: Mapping[str, tuple[JSON, str]] = {
+    "shift": (
+        AFFINE_TOLERANCE,
+        "share of a voxel that a label or channel may lie apart from its image, 0 to 1",
+    ),
+    "nan": (
+        "refuse",
+        "NaN in images and labels: refuse the case, or fill (CT: with air, else 0; background)",
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
     """What a NIfTI file declares, found true of its size.
 
-    `shape` is the file's (X, Y, Z) or (X, Y, Z, C), `affine` (4, 4) maps voxels to mm.
+    `shape` is (X, Y, Z) or (X, Y, Z, C), `affine` (4, 4) maps voxels to mm. A file of (X, Y) has
+    one slice, and one of (X, Y, Z, 1, C), which has no time, is one of (X, Y, Z, C).
     """
 
     shape: tuple[int, ...]
@@ -85,9 +105,46 @@ def stem(path: Path) -> str | None:
     Hidden files are none: archives made on a Mac hold `._name.nii.gz` beside each file.
     """
     for ending in ENDINGS:
-        if path.name.endswith(ending) and not path.name.startswith("."):
-            return path.name.removesuffix(ending)
+        if path.name.lower().endswith(ending) and not path.name.startswith("."):
+            return path.name[: -len(ending)]
     return None
+
+
+def chosen_reading(kind: str, chosen: Mapping[str, Any]) -> dict[str, JSON]:
+    """Return OPTIONS for a meta's options, those that are not the default; raises BadSource."""
+    if not 0 <= chosen["shift"] <= 1:
+        raise BadSource(f"{kind} option shift is {chosen['shift']:g}; it is 0 to 1 voxels")
+    if chosen["nan"] not in ("refuse", "fill"):
+        raise BadSource(f"{kind} option nan is {chosen['nan']!r}; it is refuse or fill")
+    return {name: chosen[name] for name, (default, _) in OPTIONS.items() if chosen[name] != default}
+
+
+def without_copies(paths: Sequence[Path]) -> list[Path]:
+    """Return files without those that are another one once more, packed or unpacked.
+
+    As CASE.nii beside CASE.nii.gz, where somebody unpacked a set. Two that differ both stay.
+    """
+    if len(paths) < 2 or len({(path.parent, stem(path)) for path in paths}) > 1:
+        return list(paths)
+    found: dict[str, Path] = {}
+    for path in paths:
+        try:
+            found.setdefault(_content_hash(path), path)
+        except NiftiError:
+            return list(paths)  # it is told when it is read
+    return list(found.values())
+
+
+def _content_hash(path: Path) -> str:
+    """Return the hash of a file's unpacked content, up to the size of any volume."""
+    digest, size = blake3(), 0
+    with _faults():
+        for piece in _pieces(path, step=CHUNK):
+            digest.update(piece)
+            size += len(piece)
+            if size > MAX_BYTES:
+                raise NiftiError("holds more than any volume has")
+    return digest.hexdigest()
 
 
 def read_header(path: Path) -> Header:
@@ -110,18 +167,16 @@ def read_header(path: Path) -> Header:
     axes, *lengths = header["dim"].tolist()
     if not 0 <= axes <= len(lengths):
         raise NiftiError(f"has a header that declares {axes} axes")
-    shape = tuple(lengths[:axes])
+    shape = _shape(tuple(lengths[:axes]))
+    _mend(header, shape)
     dtype: np.dtype[Any] = _field("datatype", header.get_data_dtype)
     if dtype.kind not in "uif" or dtype.itemsize > 8:
         name = nib.nifti1.data_type_codes.label[int(header["datatype"])]
         raise NiftiError(f"holds voxels of type {name}, not real numbers of up to 64 bits")
     slope, intercept = _field("scl_slope and scl_inter", header.get_slope_inter)
     affine = _field("affine", lambda: np.asarray(header.get_best_affine(), dtype=np.float64))
-    unit = _field("xyzt_units", lambda: header.get_xyzt_units()[0])
     offset = _field("vox_offset", lambda: int(header["vox_offset"])) or header.single_vox_offset
-    while len(shape) > 3 and shape[-1] == 1:
-        shape = shape[:-1]
-    affine[:3] *= MM_PER_UNIT.get(unit, 1.0)
+    affine[:3] *= MM_PER_UNIT.get(int(header["xyzt_units"]) & 7, 1.0)
     if not np.isfinite(affine).all() or np.linalg.matrix_rank(affine[:3, :3]) < 3:
         raise NiftiError("has an affine that is not invertible")
     sides = np.abs(affine[:3, :3]).max(axis=0)
@@ -138,6 +193,37 @@ def read_header(path: Path) -> Header:
     )
 
 
+def _shape(lengths: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a file's axes as (X, Y, Z) or (X, Y, Z, C), if they are that."""
+    while len(lengths) > 3 and lengths[-1] == 1:
+        lengths = lengths[:-1]
+    if len(lengths) == 2:
+        return (*lengths, 1)
+    if len(lengths) == 5 and lengths[3] == 1:
+        return (*lengths[:3], lengths[4])
+    return lengths
+
+
+def _mend(header: Any, shape: tuple[int, ...]) -> None:
+    """Put right what other readers put right (nibabel; nifti1_io.c of NIfTI's reference code).
+
+    A length of voxels below 0 is that length, one of 0 along a single voxel is 1; qfac, which is 1
+    or -1, is 1 where it is 0 or above; a quaternion a rounding longer than 1 is as long as 1.
+    """
+    pixdim = header["pixdim"]
+    pixdim[1:4] = np.abs(pixdim[1:4])
+    for axis, length in enumerate(shape[:3], start=1):
+        if length == 1 and pixdim[axis] == 0:
+            pixdim[axis] = 1
+    if pixdim[0] >= 0:
+        pixdim[0] = 1
+    names = ("quatern_b", "quatern_c", "quatern_d")
+    squared = sum(float(header[name]) ** 2 for name in names)
+    if 1 < squared <= 1 + QUATERNION_ROUNDING:
+        for name in names:
+            header[name] = float(header[name]) / squared**0.5
+
+
 def _field(name: str, read: Callable[[], Any]) -> Any:
     try:
         return read()
@@ -152,7 +238,9 @@ def _check_size(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset
     if declared > MAX_BYTES:
         raise NiftiError(f"declares {declared >> 30} GiB of voxels, more than any volume has")
     on_disk = path.stat().st_size
-    most = on_disk * DEFLATE_LIMIT if path.name.endswith(".gz") else on_disk
+    with _faults(), path.open("rb") as file:
+        packed = file.read(len(GZIP)) == GZIP
+    most = on_disk * DEFLATE_LIMIT if packed else on_disk
     if offset < 0 or offset + declared > most:
         raise NiftiError("is truncated: its header declares more voxels than the file can hold")
 
@@ -172,15 +260,18 @@ def _faults() -> Iterator[None]:
 
 
 def _pieces(path: Path, step: int) -> Iterator[bytes]:
-    """Give a file's content, `step` bytes of the file at once, decompressed.
+    """Give a file's content, `step` bytes of the file at once, decompressed if it is gzip's.
 
-    gzip's own checksums are held against it. By ISA-L, which inflates in 0.36 of zlib's time
-    (measured). Raises EOFError, gzip.BadGzipFile, IsalError and OSError.
+    Whatever its name says, which people leave as it was. gzip's own checksums are held against it.
+    By ISA-L, which inflates in 0.36 of zlib's time (measured). Raises EOFError, gzip.BadGzipFile,
+    IsalError and OSError.
     """
     with path.open("rb") as file:
+        packed = file.read(len(GZIP)) == GZIP
+        file.seek(0)
         member = None
         while piece := file.read(step):
-            if not path.name.endswith(".gz"):
+            if not packed:
                 yield piece
                 continue
             while piece:
@@ -254,18 +345,24 @@ def read_case(
     group: str,
     label_values: Sequence[int],
     lowest: float | None = None,
+    shift: float = AFFINE_TOLERANCE,
+    nan: str = "refuse",
 ) -> Case:
     """Read one segmented volume, its channels from several files or from the fourth axis of one.
 
     `label_values[i]` is the number in the file of class i. Values below `lowest` are raised to it
-    (CT: what lies outside the scanner's circle, to air). Raises BadCase.
+    (CT: what lies outside the scanner's circle, to air). `shift` and `nan` are as in OPTIONS.
+    Raises BadCase.
     """
     try:
         headers = [_of("image", read_header, path) for path in images]
         truth = _of("label", read_header, label)
-        _agree(headers, truth)
-        mask = _to_classes(_of("label", read_voxels, label, truth), label_values)
+        _agree(headers, truth, shift)
+        answer = _of("label", read_voxels, label, truth)
         image = _channels(images, headers)
+        if nan == "fill":
+            answer, image = _filled(answer, 0), _filled(image, lowest or 0)
+        mask = _to_classes(answer, label_values)
     except NiftiError as error:
         raise BadCase(str(error), where=key) from None
     if lowest is not None and image.min() < lowest:
@@ -280,6 +377,13 @@ def read_case(
         mask=mask.T,
         spacing=spacing[::-1],
     )
+
+
+def _filled(voxels: Array, value: float) -> Array:
+    """Return voxels with a value where they are NaN."""
+    if voxels.dtype.kind != "f":
+        return voxels
+    return np.where(np.isnan(voxels), voxels.dtype.type(value), voxels)
 
 
 def _channels(paths: Sequence[Path], headers: Sequence[Header]) -> Array:
@@ -303,7 +407,8 @@ def _channels(paths: Sequence[Path], headers: Sequence[Header]) -> Array:
 def read(item: Item, meta: Meta) -> Iterator[Case]:
     """Read an item whose paths are its channels and, last, its label; `extra` has the group.
 
-    `meta.options` has what `read_case` is to know: label_values, lowest.
+    `meta.options` has what `read_case` is to know: label_values, lowest, and what is chosen of
+    OPTIONS.
     """
     *images, label = item.paths
     known: dict[str, Any] = meta.options
@@ -314,6 +419,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case]:
         group=item.extra["group"],
         label_values=known["label_values"],
         lowest=known["lowest"],
+        **{name: known[name] for name in OPTIONS if name in known},
     )
 
 
@@ -324,7 +430,7 @@ def _of(what: str, step: Callable[..., Any], *arguments: Any) -> Any:
         raise NiftiError(f"the {what} {error}") from None
 
 
-def _agree(images: Sequence[Header], label: Header) -> None:
+def _agree(images: Sequence[Header], label: Header, shift: float) -> None:
     """Hold the shapes and affines of a case's files against each other; raises NiftiError."""
     for header in images:
         if len(header.shape) not in ((3, 4) if len(images) == 1 else (3,)):
@@ -337,8 +443,11 @@ def _agree(images: Sequence[Header], label: Header) -> None:
         corners = np.array(np.meshgrid(*((0, length) for length in shape), [1])).reshape(4, -1)
         apart = np.linalg.norm((header.affine - images[0].affine) @ corners, axis=0).max()
         voxel = np.linalg.norm(images[0].affine[:3, :3], axis=0).min()
-        if apart > AFFINE_TOLERANCE * voxel:
-            raise NiftiError(f"the {what}'s affine puts it {apart:.3g} mm away from the image")
+        if apart > shift * voxel:
+            raise NiftiError(
+                f"the {what}'s affine puts it {apart:.3g} mm away from the image, "
+                f"{apart / voxel:.3g} voxels; shift allows {shift:g}"
+            )
 
 
 def _to_classes(voxels: Array, label_values: Sequence[int]) -> Array:
@@ -366,15 +475,17 @@ def _whole_numbers(voxels: Array) -> Array:
     if voxels.dtype.kind == "f":
         if not np.isfinite(voxels).all():
             raise NiftiError("the label holds NaN or infinity")
-        if not (voxels == np.rint(voxels)).all():
+        whole = np.rint(voxels)
+        if (np.abs(voxels - whole) > LABEL_ROUNDING).any():
             raise NiftiError("the label holds numbers that are not whole")
+        voxels = whole
     low, high = voxels.min(), voxels.max()
     if low < 0 or high > MAX_LABEL:
         raise NiftiError(f"the label holds {low if low < 0 else high:.9g}, which is no class")
     return voxels.astype(np.uint8 if high < 256 else np.uint16, copy=False)
 
 
-def found_labels(labels: Sequence[Path]) -> list[int]:
+def found_labels(labels: Sequence[Path], *, nan: str = "refuse") -> list[int]:
     """Return the numbers in use over label files, 0 among them; files that are bad are passed by.
 
     They are met again, and rejected by name, when their cases are read.
@@ -382,7 +493,8 @@ def found_labels(labels: Sequence[Path]) -> list[int]:
     found = {0}
     for path in labels:
         try:
-            numbers = _whole_numbers(read_voxels(path, read_header(path)))
+            voxels = read_voxels(path, read_header(path))
+            numbers = _whole_numbers(_filled(voxels, 0) if nan == "fill" else voxels)
         except NiftiError:
             continue
         found |= {int(number) for number in np.flatnonzero(np.bincount(numbers.ravel(order="K")))}

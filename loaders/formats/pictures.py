@@ -1,4 +1,6 @@
-"""One picture file to an array: PNG, JPEG, TIFF or DICOM, told by content and never by name.
+"""One picture file to an array, told by content and never by name.
+
+PNG, JPEG, TIFF, BMP, WebP, JPEG 2000, PGM (and its kin PPM and PBM) and DICOM are read.
 
 Pixels come as they are stored, with the depth that their file tells; colour profiles and gamma are
 left alone, a palette is looked up, and the orientation that a camera wrote down is applied. What
@@ -6,10 +8,11 @@ cannot be had without guessing is refused: transparent pixels, CMYK, several pic
 """
 
 import io
+import re
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,12 +20,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loaders.cases import Array, BadCase
+from loaders.formats.codestream import J2K, Coded, coded
+from loaders.formats.dicom.preamble import ENOUGH, begin_of
 from loaders.formats.levels import Picture
+from loaders.formats.orientation import upright
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".dcm", ".dicom"))
+SUFFIXES = frozenset(
+    (
+        *(".png", ".jpg", ".jpeg", ".jpe", ".tif", ".tiff", ".dcm", ".dicom"),
+        *(".bmp", ".webp", ".jp2", ".j2k", ".jpx", ".pgm", ".ppm", ".pbm", ".pnm"),
+    )
+)
 # The libraries' own limit against decompression bombs (PIL.Image.MAX_IMAGE_PIXELS): 1 GiB / 4 / 3.
 MAX_PIXELS = 89_478_485
 # In colour of 16 bits, which passes through two copies of four channels: a quarter of it.
@@ -35,24 +46,32 @@ _STRIP_ROWS = 64
 # ITU-R BT.601, in thousandths: they add up to 1000, so that grey stays what it was.
 _LUMA = (299, 587, 114)
 
-# The first bytes of what is read, and of what is told by its name when it is refused.
-_READ = {
-    b"\x89PNG\r\n\x1a\n": "PNG",
-    b"\xff\xd8\xff": "JPEG",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-    b"II+\0": "TIFF",
-    b"MM\0+": "TIFF",
-}
+# Where what is read has which bytes, by Pillow's names.
+_READ = (
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"II+\0", "TIFF"),
+    (0, b"MM\0+", "TIFF"),
+    (0, b"BM", "BMP"),
+    (8, b"WEBP", "WEBP"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG2000"),
+    (0, J2K, "JPEG2000"),
+)
+_KINDS = "PNG, JPEG, TIFF, BMP, WebP, JPEG 2000, PGM and DICOM are read"
+# PBM, PGM and PPM in text and in bytes (netpbm.sourceforge.net/doc/pnm.html), with the numbers of
+# their header; behind each there may be a comment.
+_NETPBM = re.compile(
+    rb"P([1-6])(?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+\d+(?:(?:\s|#[^\n]*\n)+(\d+))?"
+)
 _REFUSED = {
     b"GIF8": "a GIF",
-    b"BM": "a BMP",
     b"\x93NUMPY": "a NumPy array",
     b"\x80\x04": "a Python pickle",
     b"PK\x03\x04": "a ZIP archive",
-    b"RIFF": "a WebP picture or a video",
+    b"RIFF": "a video",
     b"%PDF": "a PDF",
-    b"\0\0\0\x0cjP  ": "a JPEG 2000 picture",
     b"\x1f\x8b": "gzip data",
     b"<": "text",
 }
@@ -71,17 +90,7 @@ _DAMAGE = (
     struct.error,
     zlib.error,
 )
-# EXIF orientation (tag 274): how stored (..., Y, X) becomes upright; EXIF 2.32, 4.6.4.
-_UPRIGHT: Mapping[int, Callable[[Array], Array]] = {
-    1: lambda a: a,
-    2: lambda a: a[..., ::-1],
-    3: lambda a: a[..., ::-1, ::-1],
-    4: lambda a: a[..., ::-1, :],
-    5: lambda a: a.swapaxes(-1, -2),
-    6: lambda a: a.swapaxes(-1, -2)[..., ::-1],
-    7: lambda a: a.swapaxes(-1, -2)[..., ::-1, ::-1],
-    8: lambda a: a.swapaxes(-1, -2)[..., ::-1, :],
-}
+# Of EXIF and TIFF 6.0.
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262
 _WHITE_IS_ZERO = 0
 
@@ -96,7 +105,7 @@ def read_picture(path: Path, where: str) -> Picture:
         if (size := path.stat().st_size) > MAX_BYTES:
             raise BadCase(f"the file has {size} bytes; {MAX_BYTES} are read", where=where)
         raw = path.read_bytes()
-    if raw[128:132] == b"DICM":
+    if begin_of(raw[:ENOUGH]) is not None:
         from loaders.formats.dicom.frames import open_frames
 
         frames = open_frames(path, where)
@@ -120,18 +129,19 @@ def present(where: str) -> Iterator[None]:
 
 
 def _form(raw: bytes, where: str) -> str:
-    for start, name in _READ.items():
-        if raw.startswith(start):
+    for at, magic, name in _READ:
+        if raw.startswith(magic, at):
             return name
-    reads = "PNG, JPEG, TIFF and DICOM are read"
+    if _NETPBM.match(raw):
+        return "PPM"
     if not raw:
         raise BadCase("the file is empty", where=where)
     for start, name in _REFUSED.items():
         if raw.startswith(start):
-            raise BadCase(f"the file is {name}; {reads}", where=where)
+            raise BadCase(f"the file is {name}; {_KINDS}", where=where)
     if raw[:512].isascii() and b"\0" not in raw:
-        raise BadCase(f"the file is text; {reads}", where=where)
-    raise BadCase(f"the file is no picture that is known; {reads}", where=where)
+        raise BadCase(f"the file is text; {_KINDS}", where=where)
+    raise BadCase(f"the file is no picture that is known; {_KINDS}", where=where)
 
 
 def _decode(raw: bytes, form: str, where: str) -> Picture:
@@ -141,16 +151,15 @@ def _decode(raw: bytes, form: str, where: str) -> Picture:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata; bombs are refused below
             with Image.open(io.BytesIO(raw), formats=(form,)) as image:
-                _refuse(image, where)
+                _refuse(image, coded(raw) if form == "JPEG2000" else None, where)
                 if _deep_colour(raw, form, image):
                     _refuse_beyond(image, MAX_DEEP_PIXELS, where)
-                    upright = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1), _UPRIGHT[1])
-                    deep = np.ascontiguousarray(upright(_colour_of_16_bits(raw, form, where)))
-                    return Picture(array=deep, bits=16, told=False)
+                    deep = upright(_colour_of_16_bits(raw, form, where), _orientation(image))
+                    return Picture(array=np.ascontiguousarray(deep), bits=16, told=False)
                 image.load()
                 # Asked for after load(), which has turned a TIFF already.
-                upright = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1), _UPRIGHT[1])
-                return _scaled(image, np.ascontiguousarray(upright(_pixels(image, where))))
+                array = upright(_pixels(image, where), _orientation(image))
+                return _scaled(raw, image, np.ascontiguousarray(array))
     except BadCase:
         raise
     except Image.DecompressionBombError:
@@ -161,13 +170,19 @@ def _decode(raw: bytes, form: str, where: str) -> Picture:
         ) from error
 
 
-def _refuse(image: "Image.Image", where: str) -> None:
+def _orientation(image: "Image.Image") -> int:
+    return int(image.getexif().get(_ORIENTATION, 1))
+
+
+def _refuse(image: "Image.Image", said: Coded | None, where: str) -> None:
     """Raise BadCase where a picture cannot be had without guessing."""
     _refuse_beyond(image, MAX_PIXELS, where)
     reason = None
     if (count := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
         # (A camera's MPO is a JPEG with a preview behind it.)
         reason = f"the file holds {count} pictures, and which is meant is not known"
+    elif said and said.components > 1 and said.bits > 8:
+        reason = "a JPEG 2000 picture in colour of more than 8 bits is not read: save it as PNG"
     elif image.mode in ("CMYK", "LAB", "HSV"):
         reason = f"the picture is in {image.mode}, which screens show in many ways: save it as RGB"
     if reason:
@@ -196,8 +211,16 @@ def _pixels(image: "Image.Image", where: str) -> Array:
     return array[np.newaxis] if array.ndim == 2 else np.moveaxis(array, -1, 0)
 
 
-def _scaled(image: "Image.Image", array: Array) -> Picture:
+def _scaled(raw: bytes, image: "Image.Image", array: Array) -> Picture:
     """Return a picture (C, Y, X) with what its file says of its levels."""
+    if image.format == "JPEG2000" and len(array) == 1 and (said := coded(raw)):
+        # Pillow shifts levels up to its types' highest bit.
+        bits = min(said.bits, 8 * array.dtype.itemsize)
+        stored = array >> (8 * array.dtype.itemsize - bits)
+        return Picture(array=stored, bits=bits, told=bits < 16)
+    if array.dtype == np.int32 and image.format == "PPM":
+        # Levels of more than 8 bits, which Pillow has brought to 0 to 65535.
+        return Picture(array=array.astype(np.uint16), bits=16, told=_largest(raw) < 65535)
     if array.dtype == np.uint8:
         return Picture(array=array, bits=8)
     if array.dtype != np.uint16:
@@ -207,6 +230,12 @@ def _scaled(image: "Image.Image", array: Array) -> Picture:
     # Of 8 bits the library inverts by itself.
     inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     return Picture(array=array, bits=bits, told=bits < 16, white_is_zero=inverted)
+
+
+def _largest(raw: bytes) -> int:
+    """Return the level that is white in a PGM or PPM."""
+    found = _NETPBM.match(raw)
+    return int(found[2]) if found and found[2] else 1
 
 
 _TRANSPARENT = "the picture has transparent pixels: save it without its alpha channel"
@@ -220,17 +249,23 @@ def _deep_colour(raw: bytes, form: str, image: "Image.Image") -> bool:
     if form == "TIFF":
         depth = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE, (8,))
         return len(depth) > 1 and max(depth) > 8
+    if form == "PPM":
+        return image.mode == "RGB" and _largest(raw) > 255
     return False
 
 
 def _colour_of_16_bits(raw: bytes, form: str, where: str) -> Array:
-    """Return a PNG or TIFF of 16 bits in 2 to 4 channels as (3, Y, X) uint16, by FFmpeg."""
+    """Return a PNG, TIFF or PPM of 16 bits in 2 to 4 channels as (3, Y, X) uint16, by FFmpeg."""
     import av
 
-    with av.open(io.BytesIO(raw), mode="r", format=f"{form.lower()}_pipe") as container:
-        frame = next(container.decode(video=0))
-        channels = len(frame.format.components)
-        wide = frame.to_ndarray(format="rgba64le")
+    try:
+        with av.open(io.BytesIO(raw), mode="r", format=f"{form.lower()}_pipe") as container:
+            frame = next(container.decode(video=0))
+            channels = len(frame.format.components)
+            wide = frame.to_ndarray(format="rgba64le")
+    except av.FFmpegError as error:
+        # Not all of its errors are of a kind that Python knows.
+        raise ValueError from error
     if channels in (2, 4) and wide[..., 3].min() < np.iinfo(np.uint16).max:
         raise BadCase(_TRANSPARENT, where=where)
     return np.moveaxis(wide[..., :3], -1, 0).astype(np.uint16)

@@ -1,8 +1,8 @@
-"""BraTS, every release since 2018 under its own names and its own meaning of the labels.
+"""BraTS, every release since 2017 under its own names and its own meaning of the labels.
 
 A file is known by its name alone, wherever under the source it lies. The patient is the group where
 the name tells it (2023 and later), since several scans of one patient would else meet in a fold.
-From 2018 to 2021 each year holds the cases of the years before under new names; which are one
+From 2017 to 2021 each year holds the cases of the years before under new names; which are one
 patient stands in the official name_mapping.csv alone. The children's sets of 2023 and 2024 bear the
 same names and number their labels otherwise, and metastases have one label more since 2025, so that
 which of them is meant has to be said. The radiotherapy set (BraTS-MEN-RT: one channel, another
@@ -20,7 +20,8 @@ from typing import Any
 from loaders.cases import BadCase, BadSource, Item, Kind, Meta, Survey, settings
 from loaders.datasets.brats.name_mapping import patients_of
 from loaders.datasets.resample import SPACING, chosen_spacing, read
-from loaders.formats.nifti import found_labels, stem
+from loaders.formats.nifti import OPTIONS as READING
+from loaders.formats.nifti import chosen_reading, found_labels, stem, without_copies
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +63,13 @@ def _since_2023(tumours: str, scans: str = r"-\d{3}", **changes: Any) -> Release
 
 RELEASES = {
     "2018": Release(
-        name="BraTS 2018-2021",
+        name="BraTS 2017-2021",
         pattern=re.compile(
-            r"(?P<case>(?P<patient>brats(?:18|19|20|2021)_.+))_(?P<role>t1|t1ce|t2|flair|seg)",
+            r"(?P<case>(?P<patient>brats(?:17|18|19|20|2021)_.+))_(?P<role>t1|t1ce|t2|flair|seg)",
             re.IGNORECASE,
         ),
         roles=_OLD,
-        # 3 was merged into 1 before 2018, and 4 kept its number.
+        # 3 was merged into 1 in 2017, and 4 kept its number.
         label_values=(0, 1, 2, 4),
         group_source="case",
         source="Baid et al. 2021, arXiv 2107.02314; Menze et al. 2015, 10.1109/TMI.2014.2377694",
@@ -140,7 +141,7 @@ RELEASES = {
     ),
 }
 # The years whose names are of one form; each but the first holds cases of the others again.
-_YEAR = re.compile(r"brats(18|19|20|2021)_", re.IGNORECASE)
+_YEAR = re.compile(r"brats(17|18|19|20|2021)_", re.IGNORECASE)
 # The segmentation of case 355 of 2020 has this name, W39_1998.09.19_Segm.nii, and no other.
 _STRAY_LABEL = re.compile(r"[^_]+_.+_Segm")
 _TUMOUR = re.compile(r"BraTS-(?P<tumour>[A-Za-z-]+?)-\d+(-\d+)?(-|$)")
@@ -161,7 +162,7 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     if chosen["release"] not in ("auto", *RELEASES):
         known = ", ".join(("auto", *RELEASES))
         raise BadSource(f"option release is {chosen['release']!r}; it is one of {known}")
-    spacing = chosen_spacing("brats", chosen)
+    spacing, reading = chosen_spacing("brats", chosen), chosen_reading("brats", chosen)
     release, cases, alone = _find(source, chosen["release"])
     patients = _patients(source, release, cases, chosen["mapping"])
     items, rejected = [], []
@@ -195,7 +196,7 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
         group_source="patient" if patients else release.group_source,
         source=release.source,
         licence="unknown",
-        options={"label_values": release.label_values, "lowest": None, **spacing},
+        options={"label_values": release.label_values, "lowest": None, **spacing, **reading},
     )
     return Survey(meta=meta, items=tuple(items), rejected=tuple(rejected))
 
@@ -272,6 +273,7 @@ def _find(source: Path, chosen: str) -> tuple[Release, dict[str, _Files], bool]:
                 others.add(match["tumour"])
     year = _release(source, chosen, found, others)
     for files in found[year].values():
+        files.roles.update({role: without_copies(same) for role, same in files.roles.items()})
         if "seg" not in files.roles and files.folder in strays:
             files.roles["seg"] = strays[files.folder]
     return RELEASES[year], found[year], len(found) == 1
@@ -310,13 +312,14 @@ def _fault(files: _Files, release: Release) -> str | None:
 
 BRATS = Kind(
     name="brats",
-    summary="brain tumours in four-channel MRI, files as in BraTS 2018 to 2025",
+    summary="brain tumours in four-channel MRI, files as in BraTS 2017 to 2025",
     source="https://www.synapse.org/brats",
     survey=survey,
     read=read,
     options={
         "release": ("auto", f"auto: by the files' names; else {', '.join(RELEASES)}"),
-        "mapping": ("", "of 2018 to 2021: name_mapping.csv, its path under the source; or several"),
+        "mapping": ("", "of 2017 to 2021: name_mapping.csv, its path under the source; or several"),
         **SPACING,
+        **READING,
     },
 )

@@ -28,11 +28,14 @@ from loaders.datasets.resample import SPACING, chosen_spacing, read
 from loaders.formats.nifti import (
     AIR,
     NiftiError,
+    chosen_reading,
     found_labels,
     read_header,
     read_voxels,
     stem,
+    without_copies,
 )
+from loaders.formats.nifti import OPTIONS as READING
 
 MODALITIES = ("auto", "ct", "mri")
 # Words for CT in the name of a channel: with contrast, without, of the vessels, by a cone beam.
@@ -47,6 +50,7 @@ _OPTIONS: dict[str, tuple[JSON, str]] = {
     ),
     "labels": ("", "names of label 0, 1, ... with commas; empty: dataset.json, or as found"),
     **SPACING,
+    **READING,
 }
 # Task01 numbers the parts of a brain tumour in its own way; these regions are BraTS's, nested.
 _BRAIN_TUMOUR = ("edema", "non-enhancing tumor", "enhancing tumor")
@@ -92,7 +96,7 @@ def survey_msd(source: Path, options: Mapping[str, Any]) -> Survey:
     if "labels" in about and not chosen["labels"]:
         named = _msd_labels(about, source)
     else:
-        named = _named(chosen["labels"], pairs)
+        named = _named(chosen, pairs)
     channels = _msd_channels(about, pairs, source)
     modality = _modality(chosen["modality"], channels, {} if "modality" in about else pairs)
     meta = _meta("msd", about, chosen, channels, modality, _by_class(named))
@@ -133,7 +137,7 @@ def survey_nnunet(source: Path, options: Mapping[str, Any]) -> Survey:
     if about and not chosen["labels"]:
         meanings = _nnunet_labels(about, source)
     else:
-        meanings = _by_class(_named(chosen["labels"], files))
+        meanings = _by_class(_named(chosen, files))
     meta = _meta("nnunet", about, chosen, channels, modality, meanings)
     return _survey(meta, files, rejected, chosen["group"])
 
@@ -153,7 +157,7 @@ def _stems(paths: Sequence[Path]) -> dict[str, list[Path]]:
     for path in paths:
         if (name := stem(path)) is not None:
             found.setdefault(name, []).append(path)
-    return found
+    return {name: without_copies(same) for name, same in found.items()}
 
 
 def _msd_files(source: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
@@ -222,7 +226,7 @@ def _msd_channels(
 
 def _nnunet_channels(about: Mapping[str, Any], source: Path) -> tuple[str, ...]:
     names = dictionary(about, "channel_names" if "channel_names" in about else "modality", source)
-    if about.get("file_ending", ".nii.gz") not in (".nii.gz", ".nii"):
+    if str(about.get("file_ending", ".nii.gz")).lower() not in (".nii.gz", ".nii"):
         ending = str(about["file_ending"])[:LONGEST_NAME]
         raise BadSource(f"{source} holds {ending} files; only NIfTI is read")
     channels = channels_of(names)
@@ -231,11 +235,11 @@ def _nnunet_channels(about: Mapping[str, Any], source: Path) -> tuple[str, ...]:
     return channels
 
 
-def _named(names: str, files: Mapping[str, tuple[Path, ...]]) -> dict[int, str]:
+def _named(chosen: Mapping[str, Any], files: Mapping[str, tuple[Path, ...]]) -> dict[int, str]:
     """Return the names of label numbers as the user gives them, else those that are found."""
-    if names:
+    if names := chosen["labels"]:
         return dict(enumerate(name.strip() for name in names.split(",")))
-    numbers = found_labels([label for *_, label in files.values()])
+    numbers = found_labels([label for *_, label in files.values()], nan=chosen["nan"])
     return {number: f"label_{number}" if number else "background" for number in numbers}
 
 
@@ -329,7 +333,7 @@ def _meta(
     labels: _Labels,
 ) -> Meta:
     is_ct = modality == "ct"
-    spacing = chosen_spacing(kind, chosen)
+    spacing, reading = chosen_spacing(kind, chosen), chosen_reading(kind, chosen)
     try:
         return Meta(
             kind=kind,
@@ -351,6 +355,7 @@ def _meta(
                 "lowest": AIR if is_ct else None,
                 "modality": modality,
                 **spacing,
+                **reading,
             },
         )
     except ValueError as error:

@@ -1,54 +1,35 @@
 """Cine loops (ultrasound, angiography) and a table of their classes: clips with time as an axis.
 
-A loop is an AVI or MP4 file, a multi-frame DICOM file, or a folder of PNG, JPEG or TIFF frames in
-the order of their numbers. Its frames, every `stride`-th of them, are cut into clips of `frames`
+A loop is a video file (AVI, MP4, MKV, WebM, MPG), a multi-frame DICOM file, or a folder of pictures
+in the order of their numbers. Its frames, every `stride`-th of them, are cut into clips of `frames`
 frames that do not overlap; what is left at the end is dropped, and a loop that is shorter than one
 clip is refused, since frames made up to fill it would be stillness that was not there. Clips of one
 video are one group unless the table names the patient.
-
-AVI and MP4 are read as 8 bits a channel, by FFmpeg. Its own errors, frames that it marks as damaged
-and frames that the file declares and does not hold reject the whole loop.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from loaders.cases import Array, BadCase, BadSource, Case, Item, Kind, Meta, Survey, settings
 from loaders.datasets.tabular.images import APPEARANCE, check_appearance, fitted, make_meta
 from loaders.datasets.tabular.labels import OPTIONS, Row, read_labels
+from loaders.formats import video
+from loaders.formats.dicom.preamble import ENOUGH, begin_of
 from loaders.formats.levels import Picture
 from loaders.formats.pictures import SUFFIXES, present, read_picture
+from loaders.formats.video import MAX_FRAMES, Video, endless, form_of, open_video
 
-if TYPE_CHECKING:
-    import av
-    from av.container import InputContainer
-    from av.video.codeccontext import VideoCodecContext
-
-VIDEO_SUFFIXES = frozenset((".avi", ".mp4", ".m4v", ".mov", ".dcm", ".dicom"))
+VIDEO_SUFFIXES = video.SUFFIXES | {".dcm", ".dicom"}
 FRAME_SUFFIXES = SUFFIXES - {".dcm", ".dicom"}
-# Twenty minutes at 30 frames a second (assumption): decoding ends there, whatever a file claims.
-MAX_FRAMES = 36_000
 # One clip in memory (assumption): 500 frames of 800 x 600 in three channels are 0.7 GB.
 MAX_CLIP_BYTES = 2**30
-# A frame of 8K video (assumption).
-MAX_FRAME_PIXELS = 7680 * 4320
 # Loops looked at to tell whether the set is grey (assumption).
 _PROBES = 8
 _NUMBER = re.compile(r"(\d+)")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Loop:
-    """Every stride-th frame, and the seconds from one frame of the file to the next."""
-
-    seconds: float
-    pictures: Iterator[Picture]
 
 
 def survey(source: Path, options: Mapping[str, Any]) -> Survey:
@@ -183,135 +164,38 @@ def _clips(
 # ---- files ------------------------------------------------------------------------------------
 
 
-def _open(item: Item, *, stride: int) -> _Loop:
+def _open(item: Item, *, stride: int) -> Video:
     """Return the frames of a loop in whichever form it is; raises BadCase, at any frame too."""
     where = item.key
     if item.extra["folder"]:
         pictures = (read_picture(path, f"{where}/{path.name}") for path in item.paths[::stride])
-        return _Loop(seconds=np.nan, pictures=_at_most(pictures, where))
+        return Video(seconds=np.nan, pictures=_at_most(pictures, where))
     (path,) = item.paths
     with present(where), path.open("rb") as file:
-        start = file.read(132)
-    for form, (fits, opened) in _FORMS.items():
-        if fits(start):
-            return opened(path, form, where, stride)
-    raise BadCase(
-        "the file is empty" if not start else "the file is no AVI, MP4 or DICOM file", where=where
-    )
+        start = file.read(ENOUGH)
+    if begin_of(start) is not None:
+        from loaders.formats.dicom.frames import open_frames
+
+        found = open_frames(path, where, stride=stride)
+        if found.count > MAX_FRAMES:
+            raise endless(where)
+        return Video(seconds=found.seconds, pictures=found.pictures)
+    if form := form_of(start):
+        return open_video(path, form, where, stride=stride)
+    kinds = "AVI, MP4, MKV, WebM, MPG or DICOM"
+    raise BadCase("the file is empty" if not start else f"the file is no {kinds} file", where=where)
 
 
 def _at_most(frames: Iterator[Picture], where: str) -> Iterator[Picture]:
     for number, frame in enumerate(frames):
         if number == MAX_FRAMES:
-            raise _endless(where)
+            raise endless(where)
         yield frame
-
-
-def _endless(where: str) -> BadCase:
-    return BadCase(f"the loop has more than {MAX_FRAMES} frames: cut it", where=where)
-
-
-def _open_dicom(path: Path, form: str, where: str, stride: int) -> _Loop:
-    from loaders.formats.dicom.frames import open_frames
-
-    del form
-    found = open_frames(path, where, stride=stride)
-    if found.count > MAX_FRAMES:
-        raise _endless(where)
-    return _Loop(seconds=found.seconds, pictures=found.pictures)
-
-
-def _open_video(path: Path, form: str, where: str, stride: int) -> _Loop:
-    # Opened twice, since a generator that has not begun holds no file open.
-    with _container(path, form, where) as container:
-        rate = container.streams.video[0].average_rate
-    return _Loop(
-        seconds=float(1 / rate) if rate else np.nan, pictures=_video(path, form, where, stride)
-    )
-
-
-def _video(path: Path, form: str, where: str, stride: int) -> Iterator[Picture]:
-    with _container(path, form, where) as container:
-        stream = container.streams.video[0]
-        stream.thread_count = 1  # the pool of readers has its processes
-        stream.codec_context.options = {"err_detect": "explode"}
-        count = 0
-        for packet in container.demux(stream):
-            for frame in packet.decode():
-                if count == MAX_FRAMES:
-                    raise _endless(where)
-                if packet.is_corrupt or frame.is_corrupt:
-                    raise BadCase(f"frame {count} of the video is damaged", where=where)
-                if count % stride == 0:
-                    yield Picture(array=_array(frame, where), bits=8)
-                count += 1
-        if count < stream.frames:
-            raise BadCase(
-                f"the video breaks off: it declares {stream.frames} frames and holds {count}",
-                where=where,
-            )
-
-
-# What PyAV raises beside its own errors.
-_DAMAGE = (ValueError, LookupError, EOFError, RuntimeError, NotImplementedError, MemoryError)
-
-
-@contextmanager
-def _container(path: Path, form: str, where: str) -> Iterator["InputContainer"]:
-    """Open a video; the form is given, so that no playlist is taken for one and followed."""
-    import av
-
-    # Opened here and not by FFmpeg, so that a disk that fails is an OSError and no damaged file.
-    with path.open("rb") as file:
-        try:
-            with av.open(file, mode="r", format=form, options=_DEMUXER[form]) as container:
-                _check_streams(container, where)
-                yield container
-        except BadCase:
-            raise
-        except (av.FFmpegError, *_DAMAGE) as error:
-            raise BadCase(
-                f"the video is damaged or cut off: {type(error).__name__}", where=where
-            ) from error
-
-
-def _check_streams(container: "InputContainer", where: str) -> None:
-    if not container.streams.video:
-        raise BadCase("the file holds no video", where=where)
-    # None where FFmpeg knows no decoder, whatever PyAV's annotations say.
-    codec: VideoCodecContext | None = container.streams.video[0].codec_context
-    if codec is None:
-        raise BadCase("the video is in a coding that is not known", where=where)
-    _check_frame(codec.width, codec.height, where)
-
-
-def _check_frame(width: int, height: int, where: str) -> None:
-    if width * height > MAX_FRAME_PIXELS:
-        raise BadCase(f"a frame has {width} x {height} pixels: no loop", where=where)
-
-
-# Edit lists hide frames, and hidden ones would look like lost ones.
-_DEMUXER: Mapping[str, dict[str, str]] = {"avi": {}, "mov": {"ignore_editlist": "1"}}
-
-
-def _array(frame: "av.VideoFrame", where: str) -> Array:
-    _check_frame(frame.width, frame.height, where)
-    if frame.format.name.startswith("gray"):
-        return frame.to_ndarray(format="gray")[np.newaxis]
-    return np.moveaxis(frame.to_ndarray(format="rgb24"), -1, 0)
-
-
-# FFmpeg's name of a form (DICOM is not FFmpeg's): its first bytes, and what opens it.
-_FORMS: Mapping[str, tuple[Callable[[bytes], bool], Callable[[Path, str, str, int], _Loop]]] = {
-    "dicom": (lambda start: start[128:] == b"DICM", _open_dicom),
-    "avi": (lambda start: start[:4] == b"RIFF" and start[8:12] == b"AVI ", _open_video),
-    "mov": (lambda start: start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide"), _open_video),
-}
 
 
 CINE = Kind(
     name="cine",
-    summary="ultrasound loops as AVI, MP4, multi-frame DICOM or frame folders, classes in a CSV",
+    summary="ultrasound loops as videos, multi-frame DICOM or frame folders, classes in a CSV",
     source="the user's own: echocardiography, lung ultrasound, angiography",
     survey=survey,
     read=read,

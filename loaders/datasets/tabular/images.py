@@ -156,7 +156,7 @@ APPEARANCE: Mapping[str, tuple[JSON, str]] = {
 }
 IMAGES = Kind(
     name="images",
-    summary="a folder of PNG, JPEG, TIFF or DICOM images, with their classes in a CSV",
+    summary="a folder of PNG, JPEG, TIFF, DICOM or other images, with their classes in a CSV",
     source="the user's own: chest X-ray, skin, fundus, histology",
     survey=survey,
     read=read,

@@ -8,7 +8,7 @@ darkest value of its frame. ModalityLUTSequence, or else slope and intercept, is
 which are a choice of display, are not. Frames are decoded one at a time.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +72,8 @@ def open_frames(path: Path, where: str, *, stride: int = 1) -> Frames:
         rows, columns = (_count(file, side) for side in ("Rows", "Columns"))
         if rows * columns > MAX_PIXELS:
             raise BadCase(f"the header claims {rows} x {columns} pixels: no image", where=where)
-        missing = file.value("NumberOfFrames") in (None, "")
+        # As pydicom takes it: 0 is written by some for one frame.
+        missing = str(file.value("NumberOfFrames") or "").strip() in ("", "0")
         count = 1 if missing else _count(file, "NumberOfFrames")
         seconds = _seconds(file)
         with damage_told(where):
@@ -93,15 +94,31 @@ def _count(file: DicomFile, keyword: str) -> int:
 
 
 def _seconds(file: DicomFile) -> float:
-    """Return the time between frames: FrameTime (ms), else the inverse of CineRate (1/s)."""
-    for keyword in ("FrameTime", "CineRate"):
+    """Return the time between two frames, nan where nothing tells it.
+
+    By the time itself (ms), the mean of the times, or the inverse of a rate (1/s): that of the
+    recording before that of the display (PS3.3 C.7.6.5, C.7.6.16).
+    """
+    for keyword, to_seconds in _CLOCKS.items():
+        found = file.value(keyword)
         try:
-            found = float(str(file.value(keyword)))
-        except ValueError:
+            numbers = np.array(found if found not in (None, "") else [], np.float64).reshape(-1)
+        except (TypeError, ValueError):
             continue
-        if np.isfinite(found) and found > 0:
-            return found / 1000 if keyword == "FrameTime" else 1 / found
+        if keyword == "FrameTimeVector":
+            # The first is that of the first frame to itself.
+            numbers = numbers[1:]
+        if len(numbers) and np.isfinite(numbers).all() and numbers.mean() > 0:
+            return to_seconds(float(numbers.mean()))
     return np.nan
+
+
+_CLOCKS: Mapping[str, Callable[[float], float]] = {
+    "FrameTime": lambda ms: ms / 1000,
+    "FrameTimeVector": lambda ms: ms / 1000,
+    "CineRate": lambda rate: 1 / rate,
+    "RecommendedDisplayFrameRate": lambda rate: 1 / rate,
+}
 
 
 def _decoded(file: DicomFile, form: "_Form", wanted: range, count: int) -> Iterator[Picture]:

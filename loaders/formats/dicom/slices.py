@@ -108,7 +108,8 @@ def _count(file: DicomFile) -> int:
         raise BadCase(
             f"Rows and Columns are {rows:.0f} and {columns:.0f}: no slice", where=file.where
         )
-    if file.value("NumberOfFrames") in (None, ""):
+    # As pydicom takes it: 0 is written by some for one frame.
+    if str(file.value("NumberOfFrames") or "").strip() in ("", "0"):
         return 1
     count = int(file.numbers("NumberOfFrames", 1)[0])
     if count < 1 or count * rows * columns > MAX_VOXELS:

@@ -258,7 +258,8 @@ def test_what_is_no_nifti_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.nii.gz"
     for content, message in (
         (b"", "is not a NIfTI file"),
-        (b"hello", "damaged: it cannot be decompressed"),
+        (b"hello", "is not a NIfTI file"),
+        (b"\x1f\x8bhello world", "damaged: it cannot be decompressed"),
         (gzip.compress(b"hello"), "is not a NIfTI file"),
     ):
         path.write_bytes(content)
@@ -405,7 +406,7 @@ MOVED = np.array([[1.0, 0, 0, 0.5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
             "the label is 4 x 5 x 7, the image 4 x 5 x 6",
         ),
         (a_brain(), np.zeros((*SHAPE, 2), "uint8"), {}, "the label is 4 x 5 x 6 x 2, the image"),
-        (a_brain(shape=(4, 5)), np.zeros((4, 5), "uint8"), {}, "the image has 2 axes"),
+        (a_brain(shape=(4,)), np.zeros((4,), "uint8"), {}, "the image has 1 axes"),
         (
             a_brain(),
             a_label([0, 1]),
@@ -465,6 +466,7 @@ def make_brats(
 # Cases, the release they are of, and what their labels mean: the numbers that stand in the files.
 USUAL = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}
 YEARS = [
+    (["Brats17_2013_10_1", "Brats17_TCIA_101_1"], "2018", 2),
     (["Brats18_2013_2_1", "Brats18_TCIA01_147_1"], "2018", 2),
     (["BraTS19_CBICA_AAB_1", "BraTS19_CBICA_AAG_1"], "2018", 2),
     (["BraTS20_Training_001", "BraTS20_Training_002"], "2018", 2),
@@ -714,7 +716,7 @@ def test_brats_rejects_what_cannot_be_used(tmp_path: Path) -> None:
 def test_brats_says_what_is_wrong_with_a_source(tmp_path: Path) -> None:
     brats = KINDS["brats"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadSource, match="holds no file named as in BraTS 2018-2021, BraTS 2023"):
+    with pytest.raises(BadSource, match="holds no file named as in BraTS 2017-2021, BraTS 2023"):
         brats.survey(tmp_path / "empty", {})
     make_brats(tmp_path / "rt", "BraTS-MEN-RT-00001-000", NEW, (0, 1))
     with pytest.raises(BadSource, match=r"\(files of BraTS-MEN-RT are there\)"):

@@ -120,7 +120,52 @@ def alone(one: Picture) -> Any:
 
 # ---- a picture --------------------------------------------------------------------------------
 
+
+def netpbm(kind: int, largest: int, levels: Any) -> bytes:
+    """Write a PGM or PPM by hand (netpbm.sourceforge.net/doc/pgm.html), with a comment."""
+    height, width = levels.shape[:2]
+    head = b"P%d\n# made by hand\n%d %d\n%d\n" % (kind, width, height, largest)
+    if kind < 4:
+        return head + " ".join(map(str, levels.ravel().tolist())).encode()
+    return head + levels.astype(">u2" if largest > 255 else "u1").tobytes()
+
+
+def j2k(levels: Any, bits: int) -> bytes:
+    """Return a JPEG 2000 codestream of so many bits, as pydicom's encoder writes it."""
+    data = pydicom.dcmread(io.BytesIO(dicom(levels, BitsStored=bits, HighBit=bits - 1)))
+    data.compress(JPEG2000Lossless)
+    return next(generate_frames(data.PixelData, number_of_frames=1))
+
+
+LARGE = np.kron(GREY, np.ones((8, 8), np.uint8))
+LARGE_COLOUR = np.kron(COLOUR, np.ones((8, 8, 1), np.uint8))
+LARGE_DEEP = np.kron(DEEP, np.ones((8, 8), np.uint16))
 FORMS: Mapping[str, tuple[Callable[[], bytes], Any]] = {
+    "bmp grey": (lambda: encoded(GREY, "BMP"), GREY),
+    "bmp colour": (lambda: encoded(COLOUR, "BMP"), COLOUR),
+    "bmp 1 bit": (
+        lambda: encoded(Image.fromarray(GREY > 99), "BMP"),
+        (GREY > 99).astype(np.uint8) * 255,
+    ),
+    "webp lossless": (lambda: encoded(COLOUR, "WEBP", lossless=True), COLOUR),
+    "jp2 8 grey": (lambda: encoded(LARGE, "JPEG2000"), LARGE),
+    "jp2 8 colour": (lambda: encoded(LARGE_COLOUR, "JPEG2000"), LARGE_COLOUR),
+    "jp2 16 grey": (lambda: encoded(LARGE_DEEP, "JPEG2000"), LARGE_DEEP),
+    "j2k 12 grey": (lambda: j2k(LARGE_DEEP // 16, 12), LARGE_DEEP // 16),
+    "j2k 8 grey": (lambda: j2k(LARGE, 8), LARGE),
+    "pgm 8": (lambda: netpbm(5, 255, GREY), GREY),
+    "pgm 8 in text": (lambda: netpbm(2, 255, GREY), GREY),
+    "pgm 16": (lambda: netpbm(5, 65535, DEEP), DEEP),
+    "pgm 12": (
+        lambda: netpbm(5, 4095, DEEP // 16),
+        np.rint(DEEP // 16 / 4095 * 65535).astype(np.uint16),
+    ),
+    "ppm 8": (lambda: netpbm(6, 255, COLOUR), COLOUR),
+    "ppm 16": (lambda: netpbm(6, 65535, DEEP_COLOUR), DEEP_COLOUR),
+    "pbm": (
+        lambda: b"P4 14 11\n" + np.packbits(GREY > 99, axis=1).tobytes(),
+        (GREY <= 99).astype(np.uint8) * 255,
+    ),
     "png 8 grey": (lambda: encoded(GREY), GREY),
     "png 8 colour": (lambda: encoded(COLOUR), COLOUR),
     "png 16 grey": (lambda: encoded(DEEP), DEEP),
@@ -189,7 +234,7 @@ def test_a_jpeg_is_what_another_decoder_makes_of_it(tmp_path: Path) -> None:
     assert np.ptp(found) > 200
 
 
-@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF"])
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_the_orientation_that_a_camera_wrote_is_applied(
     tmp_path: Path, form: str, orientation: int
@@ -199,7 +244,9 @@ def test_the_orientation_that_a_camera_wrote_is_applied(
     raw = encoded(np.kron(GREY, np.ones((8, 8), np.uint8)), form, exif=exif.tobytes())
     with Image.open(io.BytesIO(raw)) as image:
         upright = np.asarray(ImageOps.exif_transpose(image))
-    np.testing.assert_array_equal(picture(tmp_path, raw)[0], upright)
+    np.testing.assert_array_equal(
+        picture(tmp_path, raw)[0], upright.reshape(*upright.shape[:2], -1)[..., 0]
+    )
 
 
 def test_a_preview_behind_a_jpeg_is_no_second_picture(tmp_path: Path) -> None:
@@ -378,11 +425,19 @@ def pickled() -> bytes:
     return file.getvalue()
 
 
+def deep_j2k() -> bytes:
+    """Return a codestream of three components of 12 bits."""
+    levels = np.kron(DEEP_COLOUR // 16, np.ones((8, 8, 1), np.uint16))
+    raw = dicom(levels, BitsStored=12, HighBit=11)
+    data = pydicom.dcmread(io.BytesIO(raw))
+    data.compress(JPEG2000Lossless)
+    return next(generate_frames(data.PixelData, number_of_frames=1))
+
+
 REFUSED: Mapping[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "the file is empty"),
-    "gif": (lambda: encoded(GREY, "GIF"), "the file is a GIF; PNG, JPEG, TIFF and DICOM are read"),
-    "bmp": (lambda: encoded(GREY, "BMP"), "the file is a BMP"),
-    "webp": (lambda: encoded(COLOUR, "WEBP"), "the file is a WebP picture or a video"),
+    "gif": (lambda: encoded(GREY, "GIF"), "the file is a GIF; PNG, JPEG, TIFF, BMP, WebP"),
+    "avi": (lambda: b"RIFF\0\0\0\0AVI LIST", "the file is a video"),
     "pickled npy": (pickled, "the file is a NumPy array"),
     "text": (lambda: b"not a picture", "the file is text"),
     "html": (lambda: b"<html>404</html>", "the file is text"),
@@ -399,6 +454,17 @@ REFUSED: Mapping[str, tuple[Callable[[], bytes], str]] = {
     "half transparent, 16 bits": (
         lambda: deep_png(np.dstack([DEEP_COLOUR, DEEP])),
         "the picture has transparent pixels",
+    ),
+    "jpeg 2000 in deep colour": (
+        deep_j2k,
+        "a JPEG 2000 picture in colour of more than 8 bits is not read",
+    ),
+    "moving webp": (lambda: animated("WEBP"), "the file holds 2 pictures"),
+    "pgm of nothing": (lambda: b"P5 9000 9000 255\n", "the PPM file is damaged or cut off"),
+    "pgm bomb": (lambda: b"P5 90000 90000 65535\n", "the picture has more than 89478485 pixels"),
+    "bmp bomb": (
+        lambda: (raw := encoded(GREY, "BMP"))[:18] + struct.pack("<ii", 30000, 30000) + raw[26:],
+        "the picture has more than 89478485 pixels",
     ),
     "two pages": (lambda: animated("TIFF"), "the file holds 2 pictures"),
     "animated png": (lambda: animated("PNG"), "the file holds 2 pictures"),
@@ -439,6 +505,11 @@ WHOLE: Mapping[str, Callable[[], bytes]] = {
     "tiff lzw": lambda: encoded(COLOUR, "TIFF", compression="tiff_lzw"),
     "tiff 16": lambda: tiff(DEEP_COLOUR, photometric="rgb"),
     "dicom": lambda: dicom(DEEP),
+    "bmp": lambda: encoded(COLOUR, "BMP"),
+    "webp": lambda: encoded(LARGE_COLOUR, "WEBP"),
+    "pgm": lambda: netpbm(5, 255, LARGE),
+    "pgm 16": lambda: netpbm(5, 65535, DEEP),
+    "ppm 16": lambda: netpbm(6, 65535, DEEP_COLOUR),
 }
 
 

@@ -1,0 +1,48 @@
+"""What a JPEG, JPEG-LS or JPEG 2000 codestream says of itself, found without decoding it."""
+
+import struct
+from typing import NamedTuple
+
+# Start of frame of every JPEG and of JPEG-LS (ITU-T T.81 table B.1, T.87 C.1.1); those left out of
+# the row are other markers.
+_STARTS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+_START_OF_SCAN = 0xDA
+# A JPEG 2000 codestream, with or without boxes around it (ITU-T T.800 A.5.1).
+J2K = b"\xff\x4f\xff\x51"
+
+
+class Coded(NamedTuple):
+    """Height and width in pixels, bits of the first component, number of components."""
+
+    height: int
+    width: int
+    bits: int
+    components: int
+
+
+def coded(frame: bytes) -> Coded | None:
+    """Return what a codestream says; None where it says nothing."""
+    at = frame.find(J2K)
+    if at >= 0 and not frame.startswith(b"\xff\xd8"):
+        if len(frame) < at + 43:
+            return None
+        # Two markers, length, capabilities; then the reference grid, where the image starts on it
+        # and the tiles; the number of components, the depth of the first (A.5.1).
+        right, lower, left, upper = struct.unpack_from(">4I", frame, at + 8)
+        components, depth = struct.unpack_from(">HB", frame, at + 40)
+        return Coded(lower - upper, right - left, (depth & 0x7F) + 1, components)
+    at = 2
+    while at + 10 <= len(frame):
+        if frame[at] != 0xFF:
+            return None
+        marker = frame[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += 1
+            continue
+        if marker in _STARTS:
+            bits, height, width, components = struct.unpack_from(">BHHB", frame, at + 4)
+            return Coded(height, width, bits, components)
+        if marker == _START_OF_SCAN:
+            return None
+        at += 2 + struct.unpack_from(">H", frame, at + 2)[0]
+    return None

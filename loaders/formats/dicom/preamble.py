@@ -1,0 +1,49 @@
+"""How a DICOM file begins: with its preamble or, as older writers leave it, its first element.
+
+PS3.10 7.1 wants 128 bytes, "DICM" and the file meta information. Files of before 1993 (ACR-NEMA)
+and data sets dumped from a network connection begin with their first element.
+"""
+
+import struct
+
+PREAMBLE = 128
+# Bytes of a file's start to look at.
+ENOUGH = 1024
+# Value representations of two bytes of length (PS3.5 7.1.2), the only ones that begin a data set.
+_SHORT = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
+_LONG = frozenset(b"OB OW UN".split())
+# Elements in a row that have to be well-formed, and bytes of the longest (assumptions).
+_IN_A_ROW = 3
+_LONGEST = 512
+# The groups that a data set begins with: file meta information (0002), a command's (0000) never in
+# a file, identification (0008).
+_FIRST = (0x0002, 0x0008)
+
+
+def begin_of(start: bytes) -> int | None:
+    """Return where a file's first element is, by its first ENOUGH bytes; None: it is no DICOM."""
+    if start[PREAMBLE : PREAMBLE + 4] == b"DICM":
+        return PREAMBLE + 4
+    return 0 if any(_elements(start, order) for order in "<>") else None
+
+
+def _elements(start: bytes, order: str) -> bool:
+    """Tell whether bytes are elements in the order of their tags, in this order of bytes."""
+    at, before = 0, (0, 0)
+    for _ in range(_IN_A_ROW):
+        if at + 12 > len(start):
+            return False
+        tag: tuple[int, int] = struct.unpack_from(f"{order}HH", start, at)
+        if tag <= before or tag[0] not in _FIRST:
+            return False
+        vr = start[at + 4 : at + 6]
+        if vr in _SHORT:
+            head, (length,) = 8, struct.unpack_from(f"{order}H", start, at + 6)
+        elif vr in _LONG:
+            head, (length,) = 12, struct.unpack_from(f"{order}L", start, at + 8)
+        else:
+            head, (length,) = 8, struct.unpack_from(f"{order}L", start, at + 4)
+        if length > _LONGEST or length % 2:
+            return False
+        at, before = at + head + length, tag
+    return True

@@ -1,0 +1,46 @@
+"""How containers say that a picture is to be held, and pictures turned upright accordingly."""
+
+import struct
+from collections.abc import Callable, Mapping
+
+from loaders.cases import Array
+
+# EXIF orientation: how stored (..., Y, X) becomes upright; EXIF 2.32, 4.6.4.
+_UPRIGHT: Mapping[int, Callable[[Array], Array]] = {
+    1: lambda a: a,
+    2: lambda a: a[..., ::-1],
+    3: lambda a: a[..., ::-1, ::-1],
+    4: lambda a: a[..., ::-1, :],
+    5: lambda a: a.swapaxes(-1, -2),
+    6: lambda a: a.swapaxes(-1, -2)[..., ::-1],
+    7: lambda a: a.swapaxes(-1, -2)[..., ::-1, ::-1],
+    8: lambda a: a.swapaxes(-1, -2)[..., ::-1, :],
+}
+# A video's display matrix (ISO/IEC 14496-12, 6.2.2; FFmpeg's libavutil/display.h): a stored place
+# is shown at (a x + c y, b x + d y), but for a shift. Its numbers a, b, c, d, and what they are in
+# EXIF.
+_EXIF = {
+    (1, 0, 0, 1): 1,
+    (-1, 0, 0, 1): 2,
+    (-1, 0, 0, -1): 3,
+    (1, 0, 0, -1): 4,
+    (0, 1, 1, 0): 5,
+    (0, 1, -1, 0): 6,
+    (0, -1, -1, 0): 7,
+    (0, -1, 1, 0): 8,
+}
+_ONE = 1 << 16
+
+
+def upright(image: Array, exif: int) -> Array:
+    """Return a picture (..., Y, X) as it is to be held; an orientation that EXIF lacks is none."""
+    return _UPRIGHT.get(exif, _UPRIGHT[1])(image)
+
+
+def exif_of(matrix: bytes) -> int | None:
+    """Return what a display matrix of nine 32-bit numbers is in EXIF.
+
+    None where it turns by another angle than quarters of a circle, or stretches.
+    """
+    a, b, _, c, d = struct.unpack_from("<5i", matrix)
+    return _EXIF.get((a / _ONE, b / _ONE, c / _ONE, d / _ONE))
