@@ -2,8 +2,8 @@
 
 What the table may say stands in `loaders.datasets.tabular.labels`, what a picture may be in
 `loaders.formats.pictures`. Whether the set is grey or in colour, and of 8 or 16 bits, is told by a
-few pictures spread over it; one that does not fit is a rejected case, so that no image is silently
-on another scale.
+few pictures spread over it, of bits by most of them; one that does not fit is a rejected case, so
+that no image is silently on another scale.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +19,9 @@ from loaders.formats.pictures import SUFFIXES, in_channels, is_grey, read_pictur
 CHANNELS = ("auto", "grey", "rgb")
 # Pictures looked at to tell what the set is (assumption).
 _PROBES = 16
+# Share of them that may be of other bits than the rest (assumption): odd ones, which are rejected;
+# more are a set on two scales.
+_ODD = 1 / 4
 # Pictures of one unit of work: long enough to be worth handing to a process (assumption).
 _TOGETHER = 64
 
@@ -29,12 +32,9 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     check_appearance("images", chosen)
     answers = read_labels(source, chosen, suffixes=SUFFIXES)
     found = _probe(answers.rows)
-    deep = {image.dtype.itemsize > 1 for image in found}
-    if len(deep) > 1:
-        raise BadSource("some pictures are of 8 bits and some of more: bring them to one scale")
     rows = answers.rows
     return Survey(
-        meta=make_meta("images", chosen, answers, found, unit="image", dims=2, deep=deep),
+        meta=make_meta("images", chosen, answers, found, unit="image", dims=2),
         items=tuple(
             Item(
                 key=rows[at].key,
@@ -79,7 +79,6 @@ def make_meta(
     *,
     unit: str,
     dims: Literal[2, 3],
-    deep: set[bool],
     axes: str = "",
     alone: str = "case",
     **more: Any,
@@ -87,13 +86,15 @@ def make_meta(
     """Return the meta of a set with a table; `found` are the pictures (C, Y, X) looked at.
 
     `alone` is what the group is called where the table has no column for it; `more` are further
-    settings that shaped the arrays.
+    settings that shaped the arrays. Raises BadSource where the pictures are on two scales.
     """
     rgb = chosen["channels"] == "rgb" or (
         chosen["channels"] == "auto" and not all(is_grey(image) for image in found)
     )
     finding = chosen["finding"]
     asked = {"finding": finding, "uncertain": chosen["uncertain"]} if finding else {}
+    if chosen["readers"]:
+        asked["readers"] = chosen["readers"]
     return Meta(
         kind=kind,
         name=chosen["name"] or (f"{kind}-{finding}" if finding else kind),
@@ -112,7 +113,7 @@ def make_meta(
         options={
             "channels": chosen["channels"],
             "size": chosen["size"],
-            "bits": 16 if True in deep else 8,
+            "bits": _bits(found),
             **asked,
             **more,
         },
@@ -120,14 +121,20 @@ def make_meta(
     )
 
 
+def _bits(found: Sequence[Array]) -> int:
+    """Return 8 or 16, as most of the pictures have; raises BadSource where the set has both."""
+    deep = sum(image.dtype.itemsize > 1 for image in found)
+    if min(deep, len(found) - deep) > _ODD * len(found):
+        raise BadSource("some pictures are of 8 bits and some of more: bring them to one scale")
+    return 16 if 2 * deep > len(found) else 8
+
+
 def fitted(image: Array, meta: Meta, where: str) -> Array:
     """Return a picture (C, Y, X) in the channels and size of a set; raises BadCase."""
     bits = 16 if image.dtype.itemsize > 1 else 8
     if bits != meta.options["bits"]:
-        raise BadCase(
-            "the picture has 8 bits a value and others more, or the other way round: another scale",
-            where=where,
-        )
+        shown = ("more than 8 bits a value and others 8", "8 bits a value and others more")
+        raise BadCase(f"the picture has {shown[bits == 8]}: another scale", where=where)
     mix = meta.options["channels"] == "grey"
     size = meta.options["size"]
     assert isinstance(size, int)
