@@ -9,6 +9,7 @@ a picture, for its readers or their boxes, one answer is made (`loaders.datasets
 """
 
 import hashlib
+import logging
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -31,6 +32,8 @@ from loaders.datasets.tabular.table_lines import (
     lines_of,
 )
 from loaders.formats.csv_table import Table, open_table, table_under
+
+log = logging.getLogger(__name__)
 
 OPTIONS: Mapping[str, tuple[JSON, str]] = {
     "name": ("", "what the set is called in studies and reports; empty: as its kind"),
@@ -58,6 +61,8 @@ _PARTS = {
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "validate": "val",
+    "dev": "val",
     "test": "test",
     "testing": "test",
 }
@@ -204,7 +209,8 @@ def _classes(
 ) -> tuple[tuple[str, ...], dict[str, int]]:
     """Return the classes, numbers by size and text by the alphabet, and the number of each."""
     findings = Counter(word for name in names for word in words_of(name))
-    if any("|" in name and max(findings[word] for word in words_of(name)) > 1 for name in names):
+    several = (words_of(name) for name in names if "|" in name)
+    if any(findings[word] > 1 for words in several for word in words):
         raise BadSource(
             f"{table}: column {column} has several findings an image: say which is asked for, "
             f"--set finding={max(findings, key=lambda word: (findings[word], word))}"
@@ -273,6 +279,7 @@ def _one_a_picture(
     rows: list[Row] = []
     rejected: list[BadCase] = []
     disagreed: list[list[_Found]] = []
+    again = 0
     for same in pictures.values():
         if len(same) == 1:
             rows.append(same[0].row)
@@ -300,21 +307,28 @@ def _one_a_picture(
         if label is not None:
             rows.append(replace(same[0].row, label=label))
             if not several:
-                rejected += _twice(table, same[1:], "a second time")
+                # Said again in other letters, it may be another file that was meant.
+                other = [one for one in same if one.line.image != same[0].line.image]
+                rejected += _twice(table, other, "a second time")
+                again += len(same) - 1 - len(other)
         elif rule:
             reason = "its readers disagree, and no answer is that of more than half of them"
             rejected.append(BadCase(reason, where=same[0].row.key, key=same[0].row.key))
         else:
             disagreed.append(same)
     # Two ways of writing one file's name are a mistake; readers come with the same.
-    again = [same for same in disagreed if len({one.line.image for one in same}) < len(same)]
-    if len(again) > _MISTAKES * len(pictures):
-        numbers = [one.line.number for one in again[0]]
+    unsaid = [same for same in disagreed if len({one.line.image for one in same}) < len(same)]
+    if len(unsaid) > _MISTAKES * len(pictures):
+        numbers = [one.line.number for one in unsaid[0]]
         asked = ", or which finding is asked for, --set finding=NAME" if positive is None else ""
         raise BadSource(
-            f"{table.name}: of {len(pictures)} pictures {len(again)} have several rows that "
+            f"{table.name}: of {len(pictures)} pictures {len(unsaid)} have several rows that "
             f"disagree in column {label_column} (the first in lines {numbers[0]} to "
             f"{numbers[-1]}): say which answer counts, --set readers=majority, any or all{asked}"
+        )
+    if again:
+        log.warning(
+            "%d lines of %s say again what another says of their picture.", again, table.name
         )
     for same in disagreed:
         rejected += _twice(table, same, f"{len(same)} times, with other answers")

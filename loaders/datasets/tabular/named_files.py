@@ -32,6 +32,7 @@ class Files:
         self._inside = Inside(source)
         self._above = [PurePosixPath(Path.cwd() / source), PurePosixPath(source.resolve())]
         self._linked = 0
+        self._found: dict[str, Path] = {}
         files = list(self._walk(frames))
         # The ends of the source's own path, where no folder below it is called so.
         leads = {above.parts[at:] for above in self._above for at in range(1, len(above.parts))}
@@ -59,7 +60,11 @@ class Files:
 
     def find(self, name: str, table: Table, line: int) -> Path:
         """Return the one file that a table means by `name`; raises BadCase."""
-        where = f"{table.where(line)} ({name})"
+        if name not in self._found:
+            self._found[name] = self._look_for(name, f"{table.where(line)} ({name})")
+        return self._found[name]
+
+    def _look_for(self, name: str, where: str) -> Path:
         parts = self._under(name)
         if parts is None:
             raise BadCase("the table names a path outside the source", where=where)

@@ -376,6 +376,23 @@ def test_boxes_with_lists(tmp_path: Path) -> None:
         assert survey.rejected == ()
 
 
+def test_a_row_that_says_the_same_again_is_no_fault(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """stage_2_detailed_class_info.csv of RSNA has a row a box and no box."""
+    text = "patientId,class\na,Normal\nb,Lung Opacity\nb,Lung Opacity\nb.png,Lung Opacity\n"
+    source = source_of(tmp_path / "set", ["a.png", "b.png"], text)
+    survey = survey_of(source, label="class", positive="Lung Opacity")
+    assert (answers_of(survey), survey.meta.positive) == ({"a": 1, "b": 0}, 0)
+    assert [bad.where for bad in survey.rejected] == ["t.csv line 5 (b.png)"]
+    assert caplog.messages == ["1 lines of t.csv say again what another says of their picture."]
+
+
+def test_a_bar_alone_is_a_class_and_no_crash(tmp_path: Path) -> None:
+    source = source_of(tmp_path / "set", ["a.png", "b.png"], "image,label\na,|\nb,x\n")
+    assert survey_of(source, positive="x").meta.classes == ("x", "|")
+
+
 def test_rows_that_differ_in_the_patient_are_no_readers(tmp_path: Path) -> None:
     text = "image,label,patient\na.png,0,1\na.png,0,2\nb.png,1,3\nc.png,0,4\n"
     source = source_of(tmp_path / "set", ["a.png", "b.png", "c.png"], text)
