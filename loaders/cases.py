@@ -1,6 +1,7 @@
 """The words that every reader and the store share: a source's survey, its items, its cases."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -45,6 +46,19 @@ class BadCase(ValueError):  # noqa: N818 - it names the case; "error" would sugg
 
 def _bad_case(reason: str, where: str, key: str | None) -> BadCase:
     return BadCase(reason, where=where, key=key)
+
+
+def most_often(rejected: Collection[BadCase]) -> str:
+    """Return the end of a sentence that says why most were rejected; empty where none was.
+
+    The first is often an odd one out: what happened to most is the cause.
+    """
+    if not rejected:
+        return ""
+    ((reason, count),) = Counter(bad.reason for bad in rejected).most_common(1)
+    where = next(bad.where for bad in rejected if bad.reason == reason)
+    shown = "the first," if count in (1, len(rejected)) else f"{count} of them as"
+    return f"; {len(rejected)} rejected, {shown} {where}: {reason}"
 
 
 class BadSource(ValueError):  # noqa: N818 - as BadCase

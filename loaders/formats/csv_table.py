@@ -1,13 +1,23 @@
-"""A CSV as people write it, line by line: whatever it holds, a sentence and not a crash."""
+"""A CSV as people write it, line by line: whatever it holds, a sentence and not a crash.
 
+It is read strictly (RFC 4180) where it is one. Where a quotation mark opens a cell and does not
+close it, the line is read by itself and the mark is a character like others; in a column that is
+used, such a line is rejected. A first line `sep=;` (Excel's) says what separates the cells.
+Commas at the end of the header and of lines (NIH's Data_Entry_2017.csv) separate nothing. A column
+without a name (pandas writes its index so) is called as pandas calls it: `Unnamed: 0`.
+"""
+
+import codecs
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
-from typing import Any
+from pathlib import Path
+from typing import NamedTuple
 
 from loaders.cases import BadCase, BadSource
+from loaders.formats.inside import Inside, leads_out
 
 # Assumption: NIH ChestX-ray14's table, of 112 120 images, has 8 MiB.
 MAX_TABLE_BYTES = 64 * 2**20
@@ -15,61 +25,118 @@ MAX_TABLE_BYTES = 64 * 2**20
 # all rejected, each with its sentence, take 0.9 GiB (measured).
 MAX_LINES = 500_000
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)?")
+_SEPARATORS = ",;\t"
+_SEP = re.compile(r'"?sep=([^\w\s"]|\t)"?', re.IGNORECASE)
+_UNNAMED = re.compile(r"Unnamed: [0-9]+")
+# The marks that a text may begin with, and its encoding; UTF-32's begins as UTF-16's does.
+_ENCODINGS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (b"", "utf-8-sig"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table whose first line has been read: its name, and the names of its columns."""
+    """A table whose header has been read: its name, and the names of its columns."""
 
     name: str
     columns: Sequence[str]
     _text: str
     _separator: str
+    _header: int  # records up to the header, with it
 
-    def lines(self, rejected: list[BadCase]) -> Iterator[tuple[int, list[str]]]:
+    def lines(
+        self, rejected: list[BadCase], used: Collection[int]
+    ) -> Iterator[tuple[int, list[str]]]:
         """Give the number and the cells of each line that is not empty.
 
-        Those that do not fit the columns are added to `rejected`. Raises BadSource.
+        Those that do not fit the columns, or whose cells in the `used` columns (numbers from 0)
+        cannot be told, are added to `rejected`. Raises BadSource.
         """
-        reader = _reader(self._text, self._separator)
+        wide = len(self.columns)
+        records = _records(self._text, self._separator, header=self._header, width=wide)
         try:
-            next(reader)
-            for cells in reader:
-                if reader.line_num > MAX_LINES:
+            for count, (number, cells, stray) in enumerate(records, start=1):
+                if number > MAX_LINES:
                     raise BadSource(f"{self.name} has more than {MAX_LINES} lines")
-                if not any(cell.strip() for cell in cells):
+                if count <= self._header or not any(cell.strip() for cell in cells):
                     continue
-                if len(cells) != len(self.columns):
-                    reason = (
-                        f"the line has {len(cells)} cells and the table {len(self.columns)} columns"
-                    )
-                    rejected.append(BadCase(reason, where=self.where(reader.line_num)))
+                reason = None
+                if len(cells) < wide or any(cell.strip() for cell in cells[wide:]):
+                    reason = f"the line has {len(cells)} cells and the table {wide} columns"
+                elif unclear := [at for at in used if at in stray]:
+                    name = self.columns[unclear[0]]
+                    reason = f"the line is no CSV: a quotation mark in column {name} has no end"
+                if reason:
+                    rejected.append(BadCase(reason, where=self.where(number)))
                     continue
-                yield reader.line_num, [cell.strip() for cell in cells]
+                yield number, [cell.strip() for cell in cells[:wide]]
         except csv.Error as error:
-            raise BadSource(f"{self.where(reader.line_num)} is no CSV ({error})") from None
+            raise BadSource(f"{self.name} is no CSV ({error})") from None
 
     def where(self, line: int) -> str:
         """Return how the terminal names a line."""
         return f"{self.name} line {line}"
 
+    def column(self, name: str) -> int | None:
+        """Return the number of the column of that name, None where there is none.
+
+        One that differs in upper and lower case alone will do if it is the only one. Raises
+        BadSource where several columns bear the name.
+        """
+        fitting = [at for at, column in enumerate(self.columns) if column == name]
+        if not fitting:
+            plain = name.casefold()
+            fitting = [at for at, column in enumerate(self.columns) if column.casefold() == plain]
+        if len(fitting) > 1:
+            raise BadSource(
+                f"{self.name} has {len(fitting)} columns called {name!r}: its first line should "
+                "name the columns that are used each once"
+            )
+        return fitting[0] if fitting else None
+
+    @property
+    def first_named(self) -> int:
+        """The number of the first column that has a name, 0 where none has."""
+        names = (at for at, name in enumerate(self.columns) if not _UNNAMED.fullmatch(name))
+        return next(names, 0)
+
 
 def open_table(path: Path) -> Table:
-    """Read a table's first line, and find out what separates its cells; raises BadSource."""
+    """Read a table's header, and find out what separates its cells; raises BadSource."""
     text = _text(path)
+    starts = (line.rstrip("\r\n") for line in _lines(text) if line.strip())
+    first = next(starts)
+    said = _SEP.fullmatch(first)
+    head = next(starts, "") if said else first
+    mark = said[1] if said else max(_SEPARATORS, key=lambda mark: len(_literally(head, mark)[0]))
+    before = 1 if said else 0
+    columns: list[str] = []
+    header = 0
     try:
-        first = next(_lines(text))
-        mark = max(",;\t", key=lambda mark: len(next(csv.reader([first], delimiter=mark), [])))
-        columns = [name.strip() for name in next(_reader(text, mark), [])]
+        for record in _records(text, mark):
+            header += 1
+            if not any(cell.strip() for cell in record.cells):
+                continue
+            if not before:
+                columns = [cell.strip() for cell in record.cells]
+                break
+            before -= 1
     except csv.Error as error:
         raise BadSource(f"{path.name} line 1 is no CSV ({error})") from None
-    if len(columns) < 2 or not all(columns) or len(set(columns)) < len(columns):
-        shown = ", ".join(columns[:5]) + (", ..." if len(columns) > 5 else "") or "none"
+    while columns and not columns[-1]:
+        columns.pop()
+    if len([name for name in columns if name]) < 2:
+        shown = ", ".join(name for name in columns if name) or "none"
         raise BadSource(
-            f"{path.name}: its first line should name two columns or more, each once, "
-            f"separated by comma, semicolon or tab; found: {shown[:100]}"
+            f"{path.name}: its first line should name two columns or more, separated by comma, "
+            f"semicolon or tab; found: {shown[:100]}"
         )
-    return Table(name=path.name, columns=columns, _text=text, _separator=mark)
+    columns = [name or f"Unnamed: {at}" for at, name in enumerate(columns)]
+    return Table(name=path.name, columns=columns, _text=text, _separator=mark, _header=header)
 
 
 def table_under(source: Path, name: str, option: str) -> Path:
@@ -77,15 +144,92 @@ def table_under(source: Path, name: str, option: str) -> Path:
     if leads_out(name):
         raise BadSource(f"{option} is {name!r}: give its path under {source}")
     path = source / name
-    if not path.is_file() or not path.resolve().is_relative_to(source.resolve()):
+    if not path.is_file() or not Inside(source).holds(path):
         raise BadSource(f"there is no file {name} under {source}")
     return path
 
 
-def leads_out(name: str) -> bool:
-    """Tell whether a name is a path that may lead out of a folder, on any system."""
-    windows = PureWindowsPath(name)  # takes / and \ alike
-    return bool(windows.drive or windows.root or ".." in windows.parts or "\0" in name)
+# ---- records ----------------------------------------------------------------------------------
+
+
+class _Record(NamedTuple):
+    """A record: the number of its first line, its cells, and those that a stray mark begins."""
+
+    number: int
+    cells: list[str]
+    stray: Collection[int]
+
+
+class _Lines:
+    """The lines of a text for the csv module, which may give back those that it took too many."""
+
+    def __init__(self, text: str) -> None:
+        self._rest = _lines(text)
+        self._back: deque[str] = deque()
+        self.taken: list[str] = []
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        line = self._back.popleft() if self._back else next(self._rest)
+        self.taken.append(line)
+        return line
+
+    def give_back(self) -> str:
+        """Give back all lines of a record but the first, and return that."""
+        self._back.extendleft(reversed(self.taken[1:]))
+        del self.taken[1:]
+        return self.taken[0]
+
+
+def _records(text: str, mark: str, *, header: int = 0, width: int = 0) -> Iterator[_Record]:
+    """Give the records of a text; raises csv.Error.
+
+    Behind the first `header` records one that runs over several lines is taken for a stray
+    quotation mark if a line within it has `width` cells, as a record of its own would have.
+    """
+    lines = _Lines(text)
+    reader = csv.reader(lines, delimiter=mark, strict=True)
+    number, count = 1, 0
+    while True:
+        lines.taken.clear()
+        stray: Collection[int] = ()
+        try:
+            cells = next(reader)
+            within = lines.taken[1:] if count >= header else ()
+            whole = not any(len(_literally(line, mark)[0]) == width for line in within)
+        except StopIteration:
+            return
+        except csv.Error:
+            if '"' not in lines.taken[0]:
+                raise
+            whole = False
+        if not whole:
+            cells, stray = _literally(lines.give_back(), mark)
+        yield _Record(number, cells, stray)
+        number += len(lines.taken)
+        count += 1
+
+
+def _literally(line: str, mark: str) -> tuple[list[str], list[int]]:
+    """Return the cells of one line, and which of them begin with a mark that no other closes."""
+    line = line.rstrip("\r\n")
+    cell = re.compile(rf'"((?:[^"]|"")*)"(?={re.escape(mark)}|$)|([^{re.escape(mark)}]*)')
+    cells: list[str] = []
+    stray = []
+    at = 0
+    while at <= len(line):
+        found = cell.match(line, at)
+        assert found is not None  # the second form fits everything
+        if found[1] is not None:
+            cells.append(found[1].replace('""', '"'))
+        else:
+            if found[2].startswith('"'):
+                stray.append(len(cells))
+            cells.append(found[2])
+        at = found.end() + 1
+    return cells, stray
 
 
 def _lines(text: str) -> Iterator[str]:
@@ -93,24 +237,33 @@ def _lines(text: str) -> Iterator[str]:
     return (match[0] for match in _LINE.finditer(text))
 
 
-def _reader(text: str, separator: str) -> Any:
-    return csv.reader(_lines(text), delimiter=separator, strict=True)
+# ---- text -------------------------------------------------------------------------------------
 
 
 def _text(table: Path) -> str:
     if (size := table.stat().st_size) > MAX_TABLE_BYTES:
         raise BadSource(f"{table.name} has {size} bytes; a table has at most {MAX_TABLE_BYTES}")
     raw = table.read_bytes()
-    # Spreadsheets save "Unicode text" with this mark; UTF-8 may have its own, which goes too.
-    wide = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
+    # Spreadsheets save "Unicode text" as UTF-16 with a mark; UTF-8 may have its own, which goes.
+    encoding = next(name for mark, name in _ENCODINGS if raw.startswith(mark))
     try:
-        text = raw.decode("utf-16" if wide else "utf-8-sig")
+        text = raw.decode(encoding)
     except UnicodeDecodeError as error:
+        if raw.startswith(b"PK\x03\x04"):
+            raise BadSource(
+                f"{table.name} is a workbook or another ZIP archive: save it as CSV UTF-8"
+            ) from None
+        line = raw.count(b"\n", 0, error.start) + 1
+        form = encoding.upper().removesuffix("-SIG")
         raise BadSource(
-            f"{table.name} is no UTF-8 text (byte {error.start}): save it as CSV UTF-8"
+            f"{table.name} is no {form} text (byte {error.start}): save it as CSV UTF-8; line "
+            f"{line} is of another encoding, as a spreadsheet's plain CSV is"
         ) from None
     if "\0" in text:
-        raise BadSource(f"{table.name} holds zero bytes: it is no text")
+        raise BadSource(
+            f"{table.name} holds zero bytes: it is no text, or UTF-16 without its mark; save it as "
+            "CSV UTF-8"
+        )
     if not text or text.isspace():
         raise BadSource(f"{table.name} is empty")
     return text

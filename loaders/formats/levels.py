@@ -7,7 +7,7 @@ their detector has. Such a picture is on the set's one scale, if there is one th
 otherwise which scale it is on cannot be known, and it is refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,9 @@ from loaders.cases import Array, BadCase, BadSource
 
 # Bits of the levels that detectors and displays have (assumption).
 _USUAL = (8, 10, 12, 14, 16)
+# Share of the pictures looked at that may be unlike the rest (assumption): odd ones, which are
+# rejected when they are read; more are a set on two scales.
+_ODD = 1 / 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +63,12 @@ def bits_for(level: int) -> int:
 def common_scale(pictures: Sequence[Picture]) -> Scale:
     """Return the scale that pictures are to be brought to, the deepest; raises BadSource.
 
-    Refused: levels of 8 bits beside deeper ones, which are mostly the same after a choice of
-    display, and levels beside measured values.
+    Odd ones out do not count: they are rejected when they are read. Refused are levels of 8 bits
+    beside deeper ones, which are mostly the same after a choice of display, and levels beside
+    measured values.
     """
+    pictures = _most(pictures, lambda picture: picture.bits > 0)
+    pictures = _most(pictures, lambda picture: picture.deep)
     if len({picture.bits > 0 for picture in pictures}) > 1:
         raise BadSource(
             "some pictures hold grey levels and some measured values (RescaleSlope, Hounsfield "
@@ -78,33 +84,38 @@ def common_scale(pictures: Sequence[Picture]) -> Scale:
     return Scale(bits=max(told | needed), told=tuple(sorted(told)))
 
 
+def _most(pictures: Sequence[Picture], which: Callable[[Picture], bool]) -> Sequence[Picture]:
+    """Return the pictures that are as most are, where the others are odd ones; else all."""
+    one, other = ([p for p in pictures if which(p) == is_so] for is_so in (True, False))
+    few, most = sorted((one, other), key=len)
+    return most if len(few) <= _ODD * len(pictures) else pictures
+
+
 def on_scale(picture: Picture, scale: Scale, where: str) -> Array:
     """Return a picture (C, Y, X) whose levels are on a set's scale; raises BadCase.
 
     Levels of another depth are stretched, so that black stays 0 and white becomes white.
     """
     if (picture.bits == 0) != (scale.bits == 0):
+        measured = "measured values (RescaleSlope, Hounsfield units, floats)"
+        held = (measured, "grey levels") if picture.bits == 0 else ("grey levels", measured)
         raise BadCase(
-            "the picture holds measured values (RescaleSlope, Hounsfield units, floats) and the "
-            "others grey levels, or the other way round: another scale",
-            where=where,
+            f"the picture holds {held[0]} and others {held[1]}: another scale", where=where
         )
     if picture.bits == 0:
         return picture.array
     if picture.deep != (scale.bits > 8 or not scale.told):
-        raise BadCase(
-            "the picture has 8 bits a value and others more, or the other way round: another scale",
-            where=where,
-        )
-    bits = picture.bits if picture.told else scale.bits
+        bits = "more than 8 bits a value and others 8", "8 bits a value and others more"
+        raise BadCase(f"the picture has {bits[not picture.deep]}: another scale", where=where)
+    depth = picture.bits if picture.told else scale.bits
     if reason := _doubt(picture, scale):
         raise BadCase(reason, where=where)
     levels = picture.array
     if picture.white_is_zero:
-        levels = np.subtract(2**bits - 1, levels, dtype=np.uint32).astype(_type_of(bits))
-    if bits == scale.bits:
+        levels = np.subtract(2**depth - 1, levels, dtype=np.uint32).astype(_type_of(depth))
+    if depth == scale.bits:
         return levels
-    stretched: Array = np.rint(levels * ((2**scale.bits - 1) / (2**bits - 1)))
+    stretched: Array = np.rint(levels * ((2**scale.bits - 1) / (2**depth - 1)))
     return stretched.astype(_type_of(scale.bits))
 
 

@@ -17,12 +17,13 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from loaders.cases import BadCase, BadSource, Item, Kind, Meta, Read, Survey
+from loaders.cases import BadCase, BadSource, Item, Kind, Meta, Read, Survey, most_often
 from loaders.memory import keep_freed_memory
 from loaders.store.copies import Conflicts
 from loaders.store.finalize import Making, arrange
 from loaders.store.item_writer import Built, build_item
 from loaders.store.layout import (
+    CASES,
     FORMAT,
     REJECTED,
     StoreError,
@@ -123,6 +124,7 @@ def write_store(
         if arranged.n_cases == 0:
             shutil.rmtree(building)
             raise BadSource(_nothing(rejected))
+        _tell_of_empty_classes(building, survey.meta, rejected)
         _reveal(building, out)
     return Report(
         n_cases=arranged.n_cases,
@@ -140,8 +142,24 @@ def _by_id(case_id: str, reason: str, *, names: Mapping[str, str] = {}) -> BadCa
 def _nothing(rejected: list[BadCase]) -> str:
     if not rejected:
         return "the source holds no case"
-    first = f"the first, {rejected[0].where}: {rejected[0].reason}"
-    return f"no case of the source is usable; {len(rejected)} rejected, {first}"
+    return f"no case of the source is usable{most_often(rejected)}"
+
+
+def _tell_of_empty_classes(building: Path, meta: Meta, rejected: list[BadCase]) -> None:
+    """Warn where a class that the source names has no case in the store."""
+    if meta.masked:
+        return
+    there = set(read_table(building / "cases.parquet", CASES)["label"].to_pylist())
+    empty = [name for number, name in enumerate(meta.classes) if number not in there]
+    if len(there) == 1:
+        (only,) = there
+        log.warning(
+            "Every case of the store is %r: nothing can be learned from it%s.",
+            meta.classes[only],
+            most_often(rejected),
+        )
+    elif empty:
+        log.warning("No case of the store is %s%s.", " or ".join(empty), most_often(rejected))
 
 
 # Fingerprints: keyed, since they cover names, and taken from what a look at the files tells.

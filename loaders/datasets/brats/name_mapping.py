@@ -33,7 +33,7 @@ def patients_of(source: Path, names: str) -> dict[str, str]:
                 f"{shown}"
             )
         rejected: list[BadCase] = []
-        for _, cells in table.lines(rejected):
+        for _, cells in table.lines(rejected, places):
             same = [cells[at].casefold() for at in places if not missing(cells[at])]
             for one in same:
                 _unite(parent, same[0], one)

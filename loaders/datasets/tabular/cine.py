@@ -19,6 +19,7 @@ from loaders.datasets.tabular.images import APPEARANCE, check_appearance, fitted
 from loaders.datasets.tabular.labels import OPTIONS, Row, read_labels
 from loaders.formats import video
 from loaders.formats.dicom.preamble import ENOUGH, begin_of
+from loaders.formats.inside import Inside
 from loaders.formats.levels import Picture
 from loaders.formats.pictures import SUFFIXES, present, read_picture
 from loaders.formats.video import MAX_FRAMES, Video, endless, form_of, open_video
@@ -43,9 +44,10 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
         )
     answers = read_labels(source, chosen, suffixes=VIDEO_SUFFIXES, frames=FRAME_SUFFIXES)
     items, rejected = [], list(answers.rejected)
+    inside = Inside(source)
     for row in answers.rows:
         try:
-            items.append(_item(row))
+            items.append(_item(row, inside))
         except BadCase as bad:
             rejected.append(bad)
     found = _probe(items)
@@ -64,10 +66,10 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     return Survey(meta=meta, items=tuple(items), rejected=tuple(rejected))
 
 
-def _item(row: Row) -> Item:
+def _item(row: Row, inside: Inside) -> Item:
     paths: tuple[Path, ...] = (row.path,)
     if row.path.is_dir():
-        paths = _frame_files(row)
+        paths = _frame_files(row, inside)
     extra = {
         "group": row.group,
         "label": row.label,
@@ -77,11 +79,17 @@ def _item(row: Row) -> Item:
     return Item(key=row.key, paths=paths, extra=extra)
 
 
-def _frame_files(row: Row) -> tuple[Path, ...]:
+def _frame_files(row: Row, inside: Inside) -> tuple[Path, ...]:
     """Return a folder's frames in the order of the numbers in their names; raises BadCase."""
     files = [path for path in row.path.iterdir() if path.suffix.lower() in FRAME_SUFFIXES]
-    if any(path.is_symlink() for path in files):
-        raise BadCase("a frame is a link; frames are plain files", where=row.key, key=row.key)
+    for path in files:
+        try:
+            own = not path.is_symlink() or inside.holds(path)
+        except (OSError, RuntimeError):
+            own = False
+        if not own:
+            reason = "a frame is a link; frames are plain files"
+            raise BadCase(reason, where=row.key, key=row.key)
     files.sort(key=lambda path: _natural(path.name))
     numbers = [found[-1] for path in files if (found := _NUMBER.findall(path.stem))]
     steps = np.diff([int(number) for number in numbers])

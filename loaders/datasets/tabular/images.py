@@ -2,9 +2,9 @@
 
 What the table may say stands in `loaders.datasets.tabular.labels`, what a picture may be in
 `loaders.formats.pictures`. Whether the set is grey or in colour, and how many bits its levels have,
-is told by a few pictures spread over it. Levels of another depth are brought to the set's
-(`loaders.formats.levels`); a picture that does not fit is a rejected case, so that no image is
-silently on another scale.
+is told by a few pictures spread over it, of bits by most of them. Levels of another depth are
+brought to the set's (`loaders.formats.levels`); a picture that does not fit is a rejected case, so
+that no image is silently on another scale.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,7 +85,7 @@ def make_meta(
     """Return the meta of a set with a table; `found` are the pictures looked at.
 
     `alone` is what the group is called where the table has no column for it; `more` are further
-    settings that shaped the arrays.
+    settings that shaped the arrays. Raises BadSource where the pictures are on two scales.
     """
     rgb = chosen["channels"] == "rgb" or (
         chosen["channels"] == "auto" and not all(is_grey(picture.array) for picture in found)
@@ -93,6 +93,8 @@ def make_meta(
     scale = common_scale(found)
     finding = chosen["finding"]
     asked = {"finding": finding, "uncertain": chosen["uncertain"]} if finding else {}
+    if chosen["readers"]:
+        asked["readers"] = chosen["readers"]
     return Meta(
         kind=kind,
         name=chosen["name"] or (f"{kind}-{finding}" if finding else kind),

@@ -4,31 +4,34 @@ Every row is held against the files that really lie under the source. A path tha
 a value that is missing, a file that is not there or is named twice is a rejected case with its
 line; a table that cannot be read at all, or a column that is not there, is a bad source.
 
-A table of several findings an image is asked for one of them. It is a word of the label's cell
-(`Effusion|Mass`, as NIH's ChestX-ray14 has it) or has a column of its own with 1, 0, -1 and blanks
-(CheXpert, MIMIC-CXR). There -1 is "uncertain": as `uncertain` chooses, such images are left out, or
-taken as negative or positive (U-Ignore, U-Zeroes and U-Ones of Irvin et al. 2019, CheXpert, arXiv
-1901.07031). A blank is a finding that the report does not mention; it is taken as absent, as is
-usual, though not known to be.
+Of several findings an image one is asked for (`loaders.datasets.tabular.findings`); of several rows
+a picture, for its readers or their boxes, one answer is made (`loaders.datasets.tabular.readers`).
 """
 
 import hashlib
 import logging
 import os
-import re
-import sys
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from loaders.cases import JSON, MAX_CLASSES, BadCase, BadSource
+from loaders.cases import JSON, MAX_CLASSES, BadCase, BadSource, most_often
 from loaders.datasets.patient_pattern import patient_in
+from loaders.datasets.tabular.findings import EXCLUDE, UNCERTAIN, finding_lines, words_of
 from loaders.datasets.tabular.named_files import Files
+from loaders.datasets.tabular.readers import ONE_SIDED, READER, RULES, answers, has_boxes
+from loaders.datasets.tabular.table_lines import (
+    LABEL,
+    WHOLE,
+    Line,
+    canonical,
+    check_groups,
+    columns_of,
+    lines_of,
+)
 from loaders.formats.csv_table import Table, open_table, table_under
-from loaders.formats.missing_words import Missing, missing
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +39,7 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
     "name": ("", "what the set is called in studies and reports; empty: as its kind"),
     "csv": ("", "the table, by its path under the source; empty: the one .csv or .tsv there"),
     "image": ("", "column that names the files; empty: the first"),
-    "label": ("label", "column of the class"),
+    "label": (LABEL, "column of the class"),
     "group": ("", "column of the patient or lesion, kept on one side of every split; empty: none"),
     "group_pattern": ("", "instead: regular expression whose first group is the patient in a path"),
     "positive": ("", "of two classes the disease; empty: 1 of 0 and 1"),
@@ -44,7 +47,12 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
         "",
         "of several findings the one asked for: in label's A|B, or a column of its own",
     ),
-    "uncertain": ("exclude", "what -1 in a finding's own column is: exclude, negative or positive"),
+    "uncertain": (EXCLUDE, "what -1 in a finding's own column is: exclude, negative or positive"),
+    "readers": (
+        "",
+        "of several rows a picture: majority, any or all; empty: its readers must agree",
+    ),
+    "reader": ("", f"column of the reader; empty: {READER} where there is one"),
     "split": ("", "column of the official part: train, val or test; empty: none"),
 }
 _PARTS = {
@@ -53,21 +61,14 @@ _PARTS = {
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "validate": "val",
+    "dev": "val",
     "test": "test",
     "testing": "test",
 }
-_UNCERTAIN = {"exclude": "", "negative": "0", "positive": "1"}
-# Up to 18 digits, as 64 bits hold; what has more is text.
-_WHOLE = re.compile(r"([+-]?[0-9]{1,18})(\.0*)?")
-# The kinds of loaders.formats.missing_words that are no value: in a name (of a file, a patient, a
-# part), in a class, which may be called "none", and in a finding's own column, where a blank is 0.
-_NO_NAME: tuple[Missing, ...] = ("blank", "lost", "unnamed")
-_NO_CLASS: tuple[Missing, ...] = ("blank", "lost")
-_NO_ANSWER: tuple[Missing, ...] = ("lost",)
-# A class is named in tables and plots (assumption).
-_LONGEST = 100
-# Characters of a list of columns or findings that a message shows: CheXpert's fourteen fit.
-_SHOWN = 300
+# Share of the pictures about which a table may contradict itself by mistake (assumption); where it
+# is more, rows are several answers by design, and to leave those pictures out leaves the easy ones.
+_MISTAKES = 0.01
 # Of files of one size the ends are compared first: the bytes of two pictures differ there too.
 _END_BYTES = 4096
 
@@ -94,14 +95,11 @@ class Answers:
     grouped: bool
 
 
-class _Line(NamedTuple):
-    """A line of the table: what stands in the columns that are used, and no more (memory)."""
+class _Found(NamedTuple):
+    """A line whose file is there."""
 
-    number: int
-    image: str
-    label: str
-    group: str | None
-    split: str | None
+    line: Line
+    row: Row
 
 
 def read_labels(
@@ -121,28 +119,29 @@ def read_labels(
     """
     if not source.is_dir():
         raise BadSource(f"there is no folder {source}")
-    if chosen["uncertain"] not in _UNCERTAIN:
-        known = ", ".join(_UNCERTAIN)
-        raise BadSource(f"option uncertain is {chosen['uncertain']!r}; it is one of: {known}")
-    if chosen["uncertain"] != OPTIONS["uncertain"][0] and not chosen["finding"]:
-        raise BadSource("option uncertain is for a finding: say --set finding=NAME")
-    if chosen["group"] and chosen["group_pattern"]:
-        raise BadSource("options group and group_pattern both name the patient: leave one out")
+    _check(chosen)
     table = open_table(_table_of(source, chosen["csv"]))
-    column = _columns(table, chosen)
+    column = columns_of(table, chosen)
+    label_column = table.columns[column["label"]]
     rejected: list[BadCase] = []
     classes: tuple[str, ...]
     positive: int | None
-    if chosen["finding"]:
-        lines, classes, positive = _finding(table, column, chosen, rejected)
-        numbers = {"0": 0, "1": 1}
+    if finding := chosen["finding"]:
+        lines = finding_lines(table, column, chosen, rejected)
+        classes, positive, numbers = (f"no {finding}", finding), 1, {"0": 0, "1": 1}
     else:
-        lines = _lines(table, column, rejected)
-        classes, numbers = _classes(table.name, column["label"], {line.label for line in lines})
-        positive = _positive(classes, chosen["positive"], column["label"])
-    _check_groups(table.name, column, lines)
-    files = Files(source, suffixes, frames)
-    found: list[tuple[int, Row]] = []
+        lines = lines_of(table, column, rejected)
+        names = {line.label for line in lines}
+        classes, numbers = _classes(table.name, label_column, names, rejected)
+        positive = _positive(classes, chosen["positive"], label_column)
+    if positive is None and chosen["readers"] in ONE_SIDED:
+        raise BadSource(
+            f"readers is {chosen['readers']!r}, which is for a finding or two classes; column "
+            f"{label_column} has {len(classes)}: say --set readers=majority or --set finding=NAME"
+        )
+    check_groups(table, column, lines)
+    files = Files(source, suffixes, frames, [line.image for line in lines])
+    found: list[_Found] = []
     for line in lines:
         try:
             path = files.find(line.image, table, line.number)
@@ -155,10 +154,12 @@ def read_labels(
             key=key,
             group=_group(line, key, chosen["group_pattern"]),
             label=numbers[line.label],
-            split=None if line.split is None else _part(table.name, column["split"], line.split),
+            split=None
+            if line.split is None
+            else _part(table.name, table.columns[column["split"]], line.split),
         )
-        found.append((line.number, row))
-    rows, twice = _named_once(table, found)
+        found.append(_Found(line, row))
+    rows, twice = _one_a_picture(table, label_column, found, positive, chosen["readers"])
     rows, contradicted = _consistent(rows)
     return Answers(
         rows=tuple(rows),
@@ -169,13 +170,22 @@ def read_labels(
     )
 
 
-def _group(line: _Line, key: str, pattern: str) -> str:
+def _check(chosen: Mapping[str, Any]) -> None:
+    """Raise BadSource where settings cannot be, or not together."""
+    for name, values in (("uncertain", list(UNCERTAIN)), ("readers", list(RULES))):
+        if chosen[name] not in values:
+            known = ", ".join(value for value in values if value)
+            raise BadSource(f"option {name} is {chosen[name]!r}; it is one of: {known}")
+    if chosen["uncertain"] != EXCLUDE and not chosen["finding"]:
+        raise BadSource("option uncertain is for a finding: say --set finding=NAME")
+    if chosen["group"] and chosen["group_pattern"]:
+        raise BadSource("options group and group_pattern both name the patient: leave one out")
+
+
+def _group(line: Line, key: str, pattern: str) -> str:
     if line.group is not None:
         return line.group
-    return _canonical(patient_in(key, pattern, "group_pattern")) if pattern else key
-
-
-# ---- the table --------------------------------------------------------------------------------
+    return canonical(patient_in(key, pattern, "group_pattern")) if pattern else key
 
 
 def _table_of(source: Path, name: str) -> Path:
@@ -191,172 +201,21 @@ def _table_of(source: Path, name: str) -> Path:
     return table_under(source, tables[0].name, "csv")
 
 
-def _columns(table: Table, chosen: Mapping[str, Any]) -> dict[str, str]:
-    """Return the column of each role that is asked for."""
-    column = {role: chosen[role] for role in ("image", "label", "group", "split") if chosen[role]}
-    column.setdefault("image", table.columns[0])
-    column.setdefault("label", "label")
-    if chosen["finding"] in table.columns:
-        if chosen["label"] in table.columns and chosen["label"] != OPTIONS["label"][0]:
-            raise BadSource(
-                f"{table.name} has a column {chosen['finding']!r}: for what it says leave out "
-                "--set label"
-            )
-        column["label"] = chosen["finding"]
-    for role, name in column.items():
-        if name not in table.columns:
-            shown = ", ".join(table.columns)
-            raise BadSource(
-                f"{table.name} has no column {name!r} for the {role}: say --set {role}=COLUMN; "
-                f"its columns are: {shown[:_SHOWN]}"
-            )
-    if column["label"] == column["image"]:
-        raise BadSource(f"{table.name}: column {column['image']!r} cannot be both image and label")
-    return column
-
-
-def _lines(
-    table: Table, column: Mapping[str, str], rejected: list[BadCase], *, holes: bool = False
-) -> list[_Line]:
-    """Return the lines of a table that have a value in each column that is used.
-
-    The others are added to `rejected`; where `holes`, the label may be blank.
-    """
-    place = {role: table.columns.index(name) for role, name in column.items()}
-    no_value = {**dict.fromkeys(column, _NO_NAME), "label": _NO_ANSWER if holes else _NO_CLASS}
-    lines = []
-    for number, cells in table.lines(rejected):
-        cell = {role: cells[at] for role, at in place.items()}
-        reason = None
-        if empty := [role for role in cell if missing(cell[role]) in no_value[role]]:
-            reason = f"column {column[empty[0]]} has no value"
-        elif len(cell["label"]) > _LONGEST and "|" not in cell["label"]:
-            reason = f"column {column['label']} has a value of {len(cell['label'])} characters"
-        if reason:
-            rejected.append(BadCase(reason, where=table.where(number)))
-            continue
-        # Interned, for they come again and again.
-        label, group, split = (
-            sys.intern(_canonical(cell[role])) if role in cell else None
-            for role in ("label", "group", "split")
-        )
-        assert label is not None
-        lines.append(_Line(number, cell["image"], label, group, split))
-    return lines
-
-
-def _check_groups(table: str, column: Mapping[str, str], lines: Sequence[_Line]) -> None:
-    """Raise BadSource where two groups look like one patient written in two ways.
-
-    Taken for two, the patient could stand on both sides of a split; taken for one, two patients
-    could be thrown together unasked.
-    """
-    written: dict[str, tuple[str, int]] = {}
-    for line in lines:
-        if line.group is None:
-            return
-        plain = "".join(unicodedata.normalize("NFKC", line.group).casefold().split())
-        group, number = written.setdefault(plain, (line.group, line.number))
-        if group != line.group:
-            raise BadSource(
-                f"{table}: lines {number} and {line.number} have groups in column "
-                f"{column['group']} that differ in upper and lower case or blanks alone: write "
-                "them in one way"
-            )
-
-
-# ---- labels -----------------------------------------------------------------------------------
-
-
-def _canonical(label: str) -> str:
-    """Return a whole number in one way of writing (1.0 is 1), and other text as it is."""
-    whole = _WHOLE.fullmatch(label)
-    return str(int(whole[1])) if whole else label
-
-
-def _finding(
-    table: Table, column: Mapping[str, str], chosen: Mapping[str, Any], rejected: list[BadCase]
-) -> tuple[list[_Line], tuple[str, str], int]:
-    """Return the lines with 1 for a label where the finding is there and 0 where not.
-
-    And the classes and the positive one. Lines that do not tell are added to `rejected`.
-    """
-    finding = chosen["finding"]
-    if chosen["positive"] not in ("", finding):
-        raise BadSource(
-            f"positive is {chosen['positive']!r}: of a finding it is always the finding"
-        )
-    own = column["label"] == finding
-    asked = _own_column if own else _among_words
-    lines = asked(table, column, chosen, rejected)
-    if len({line.label for line in lines}) < 2:
-        shown = "all" if lines and lines[0].label == "1" else "none"
-        raise BadSource(f"{table.name}: of {len(lines)} lines {shown} have the finding {finding!r}")
-    return lines, (f"no {finding}", finding), 1
-
-
-def _own_column(
-    table: Table, column: Mapping[str, str], chosen: Mapping[str, Any], rejected: list[BadCase]
-) -> list[_Line]:
-    """Read a column of 1, 0, -1 and blanks."""
-    finding, lines, left = chosen["finding"], [], 0
-    answers = {"1": "1", "0": "0", "-1": _UNCERTAIN[chosen["uncertain"]]}
-    for line in _lines(table, column, rejected, holes=True):
-        label = "0" if missing(line.label) == "blank" else answers.get(line.label)
-        if label is None:
-            reason = f"column {finding} is none of 1, 0, -1 and blank"
-            rejected.append(BadCase(reason, where=table.where(line.number)))
-        elif label:
-            lines.append(line._replace(label=label))
-        else:
-            # As was chosen: no fault of the line's, which --strict would stop at.
-            left += 1
-    if left:
-        log.warning(
-            "%d images are left out, since %s is uncertain (-1) in them; --set uncertain=negative "
-            "or positive would keep them.",
-            left,
-            finding,
-        )
-    return lines
-
-
-def _among_words(
-    table: Table, column: Mapping[str, str], chosen: Mapping[str, Any], rejected: list[BadCase]
-) -> list[_Line]:
-    """Read a column of findings with a bar between them."""
-    finding = chosen["finding"]
-    if chosen["uncertain"] != OPTIONS["uncertain"][0]:
-        raise BadSource(f"uncertain is for a finding's own column; {table.name} has no {finding!r}")
-    lines, known = [], set()
-    for line in _lines(table, column, rejected):
-        words = _words(line.label)
-        known |= words
-        lines.append(line._replace(label="1" if finding in words else "0"))
-    if finding not in known:
-        shown = ", ".join(sorted(known))
-        raise BadSource(
-            f"{table.name}: there is no finding {finding!r}: say --set finding=NAME; column "
-            f"{column['label']} has: {shown[:_SHOWN]}"
-        )
-    return lines
-
-
-def _words(label: str) -> set[str]:
-    return {word.strip() for word in label.split("|")} - {""}
+# ---- classes ----------------------------------------------------------------------------------
 
 
 def _classes(
-    table: str, column: str, names: Collection[str]
+    table: str, column: str, names: Collection[str], rejected: Collection[BadCase]
 ) -> tuple[tuple[str, ...], dict[str, int]]:
     """Return the classes, numbers by size and text by the alphabet, and the number of each."""
-    findings = Counter(word for name in names for word in _words(name))
-    if any("|" in name and max(findings[word] for word in _words(name)) > 1 for name in names):
+    findings = Counter(word for name in names for word in words_of(name))
+    several = (words_of(name) for name in names if "|" in name)
+    if any(findings[word] > 1 for words in several for word in words):
         raise BadSource(
             f"{table}: column {column} has several findings an image: say which is asked for, "
             f"--set finding={max(findings, key=lambda word: (findings[word], word))}"
         )
-    if all(_WHOLE.fullmatch(name) for name in names):
+    if all(WHOLE.fullmatch(name) for name in names):
         ordered = sorted(names, key=int)
     else:
         ordered = sorted(names)
@@ -364,7 +223,7 @@ def _classes(
         shown = ", ".join(ordered[:5]) + (", ..." if len(ordered) > 5 else "")
         raise BadSource(
             f"{table}: column {column} has {len(ordered)} different values ({shown or 'none'}); "
-            f"a label has 2 to {MAX_CLASSES}"
+            f"a label has 2 to {MAX_CLASSES}{most_often(rejected)}"
         )
     alike = Counter(name.casefold() for name in ordered)
     if clash := [name for name in ordered if alike[name.casefold()] > 1]:
@@ -383,14 +242,14 @@ def _positive(classes: tuple[str, ...], wanted: str, column: str) -> int | None:
                 f"{', '.join(classes)}"
             )
         return None
-    if wanted and _canonical(wanted) not in classes:
+    if wanted and canonical(wanted) not in classes:
         raise BadSource(f"positive is {wanted!r}; column {column} has: {', '.join(classes)}")
     if not wanted and classes != ("0", "1"):
         raise BadSource(
             f"column {column} has {classes[0]} and {classes[1]}: say which is the disease, "
             f"--set positive={classes[1]} or --set positive={classes[0]}"
         )
-    return classes.index(_canonical(wanted or "1"))
+    return classes.index(canonical(wanted or "1"))
 
 
 def _part(table: str, column: str, text: str) -> str:
@@ -404,26 +263,87 @@ def _part(table: str, column: str, text: str) -> str:
 # ---- files ------------------------------------------------------------------------------------
 
 
-def _named_once(table: Table, found: Sequence[tuple[int, Row]]) -> tuple[list[Row], list[BadCase]]:
-    """Reject the lines that name a file once more, and all of them where they disagree."""
-    lines: dict[str, list[tuple[int, Row]]] = defaultdict(list)
-    for line, row in found:
-        lines[row.key].append((line, row))
-    rows, rejected = [], []
-    for same in lines.values():
-        agree = len({row for _, row in same}) == 1
-        if agree:
-            rows.append(same[0][1])
-        reason = (
-            "the table names this file a second time"
-            if agree
-            else f"the table names this file {len(same)} times, with other answers"
+def _one_a_picture(
+    table: Table, label_column: str, found: Sequence[_Found], positive: int | None, rule: str
+) -> tuple[list[Row], list[BadCase]]:
+    """Make one row of all that name a picture; reject those that do not agree.
+
+    Raises BadSource where so many disagree that they are several readers' answers, and where a
+    reader gives a picture several of more than two classes.
+    """
+    pictures: dict[str, list[_Found]] = defaultdict(list)
+    for one in found:
+        pictures[one.row.key].append(one)
+    # Rows of readers or of boxes are several by design; others name a file again.
+    boxes = has_boxes(table.columns)
+    rows: list[Row] = []
+    rejected: list[BadCase] = []
+    disagreed: list[list[_Found]] = []
+    again = 0
+    for same in pictures.values():
+        if len(same) == 1:
+            rows.append(same[0].row)
+            continue
+        facts = {(one.row.group, one.row.split) for one in same}
+        if len(facts) > 1:
+            rejected += _twice(table, same, f"{len(same)} times, with other patients or parts")
+            continue
+        several = boxes or rule or same[0].line.reader is not None
+        given = answers(
+            (
+                (one.line.reader or ("" if boxes else str(at)), one.row.label)
+                for at, one in enumerate(same)
+            ),
+            positive,
         )
-        rejected += [
-            BadCase(reason, where=f"{table.where(line)} ({row.key})", key=row.key)
-            for line, row in same[1 if agree else 0 :]
-        ]
+        if None in given:
+            raise BadSource(
+                f"{table.name}: column {label_column} gives one picture several findings (lines "
+                f"{same[0].line.number} and {same[-1].line.number}): say which is asked for, "
+                "--set finding=NAME"
+            )
+        told = [label for label in given if label is not None]
+        label = RULES[rule](told, positive)
+        if label is not None:
+            rows.append(replace(same[0].row, label=label))
+            if not several:
+                # Said again in other letters, it may be another file that was meant.
+                other = [one for one in same if one.line.image != same[0].line.image]
+                rejected += _twice(table, other, "a second time")
+                again += len(same) - 1 - len(other)
+        elif rule:
+            reason = "its readers disagree, and no answer is that of more than half of them"
+            rejected.append(BadCase(reason, where=same[0].row.key, key=same[0].row.key))
+        else:
+            disagreed.append(same)
+    # Two ways of writing one file's name are a mistake; readers come with the same.
+    unsaid = [same for same in disagreed if len({one.line.image for one in same}) < len(same)]
+    if len(unsaid) > _MISTAKES * len(pictures):
+        numbers = [one.line.number for one in unsaid[0]]
+        asked = ", or which finding is asked for, --set finding=NAME" if positive is None else ""
+        raise BadSource(
+            f"{table.name}: of {len(pictures)} pictures {len(unsaid)} have several rows that "
+            f"disagree in column {label_column} (the first in lines {numbers[0]} to "
+            f"{numbers[-1]}): say which answer counts, --set readers=majority, any or all{asked}"
+        )
+    if again:
+        log.warning(
+            "%d lines of %s say again what another says of their picture.", again, table.name
+        )
+    for same in disagreed:
+        rejected += _twice(table, same, f"{len(same)} times, with other answers")
     return rows, rejected
+
+
+def _twice(table: Table, same: Sequence[_Found], how: str) -> list[BadCase]:
+    return [
+        BadCase(
+            f"the table names this file {how}",
+            where=f"{table.where(one.line.number)} ({one.row.key})",
+            key=one.row.key,
+        )
+        for one in same
+    ]
 
 
 def _consistent(rows: Sequence[Row]) -> tuple[list[Row], list[BadCase]]:

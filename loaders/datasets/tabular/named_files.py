@@ -1,29 +1,46 @@
 """The files under a source, found by the names that a table gives them, and none outside of it."""
 
 import os
-from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+import unicodedata
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from loaders.cases import BadCase
-from loaders.formats.csv_table import Table, leads_out
+from loaders.formats.csv_table import Table
+from loaders.formats.inside import Inside, leads_out
 
 
 class Files:
-    """The files under a source, by the names that a table may give them; links are not walked."""
+    """The files under a source, by the names that a table may give; it walks no link of a folder.
 
-    def __init__(self, source: Path, suffixes: Collection[str], frames: Collection[str]) -> None:
+    A name is a path under the source, the end of one, or a path that begins above the source: an
+    absolute one, or one that begins with the source's own name (CheXpert's `CheXpert-v1.0-small/`).
+    Upper and lower case, and the two ways of writing an accent, differ only where two files do.
+    `names` are all that the table has.
+    """
+
+    def __init__(
+        self,
+        source: Path,
+        suffixes: Collection[str],
+        frames: Collection[str],
+        names: Iterable[str],
+    ) -> None:
         self._source = source
-        self._root = source.resolve()
+        self._inside = Inside(source)
+        self._above = [PurePosixPath(Path.cwd() / source), PurePosixPath(source.resolve())]
         self._linked = 0
-        self._exact: set[str] = set()
-        self._by_name: dict[str, list[str]] = defaultdict(list)
-        for key, is_folder in self._walk(frames):
-            self._exact.add(key)
-            path = PurePosixPath(key)
-            self._by_name[path.name].append(key)
-            if not is_folder and path.suffix.lower() in suffixes:
-                self._by_name[path.stem].append(key)
+        self._found: dict[str, Path] = {}
+        files = list(self._walk(frames))
+        # The ends of the source's own path, where no folder below it is called so.
+        leads = {above.parts[at:] for above in self._above for at in range(1, len(above.parts))}
+        leads = {lead for lead in leads if not self._has(lead)}
+        tops = {_parts(name)[:-1][:1] for name in names if not leads_out(name)}
+        self._strange = len(tops) == 1 and not any(top in leads or self._has(top) for top in tops)
+        # The second, in which fewer names differ, is made where the first finds nothing.
+        self._ways = [cache(partial(_Index, files, suffixes, leads, way)) for way in (str, _plain)]
 
     def _walk(self, frames: Collection[str]) -> Iterator[tuple[str, bool]]:
         for folder, inner, names in os.walk(self._source):
@@ -35,26 +52,36 @@ class Files:
             for name in sorted(names):
                 yield (place / name).as_posix(), False
 
+    def _has(self, folders: Sequence[str]) -> bool:
+        try:
+            return self._source.joinpath(*folders).exists()
+        except OSError:  # longer than a name can be
+            return False
+
     def find(self, name: str, table: Table, line: int) -> Path:
         """Return the one file that a table means by `name`; raises BadCase."""
-        where = f"{table.where(line)} ({name})"
-        if leads_out(name):
+        if name not in self._found:
+            self._found[name] = self._look_for(name, f"{table.where(line)} ({name})")
+        return self._found[name]
+
+    def _look_for(self, name: str, where: str) -> Path:
+        parts = self._under(name)
+        if parts is None:
             raise BadCase("the table names a path outside the source", where=where)
-        text = PureWindowsPath(name).as_posix()
-        fitting = [text]
-        if text not in self._exact:
-            *folders, last = PurePosixPath(text).parts or [""]
-            fitting = [key for key in self._by_name[last] if _lies_in(key, folders)]
-        if not fitting:
+        found = (way().find(parts) for way in self._ways)
+        key, count = next((one for one in found if one[1]), ("", 0))
+        if not count:
             hint = "; folders that are links are not followed" if self._linked else ""
+            if self._strange:
+                hint = "; all names of the table begin with a folder that the source has not"
             raise BadCase(f"the source has no file of that name{hint}", where=where)
-        if len(fitting) > 1:
+        if count > 1:
             raise BadCase(
-                f"{len(fitting)} files bear that name: the table should give the path", where=where
+                f"{count} files bear that name: the table should give the path", where=where
             )
-        path = self._source / fitting[0]
+        path = self._source / key
         try:
-            inside = path.resolve(strict=True).is_relative_to(self._root)
+            inside = self._inside.holds(path)
         except (OSError, RuntimeError):
             raise BadCase("the file is a link that leads nowhere", where=where) from None
         if not inside:
@@ -63,8 +90,61 @@ class Files:
             raise BadCase("the file is a device or a pipe", where=where)
         return path
 
+    def _under(self, name: str) -> tuple[str, ...] | None:
+        """Return the parts of a name under the source, None where it leads out."""
+        if not leads_out(name):
+            return _parts(name)
+        path = PurePosixPath(name)
+        inside = [path.relative_to(above) for above in self._above if path.is_relative_to(above)]
+        return inside[0].parts if inside and not leads_out(str(inside[0])) else None
 
-def _lies_in(key: str, folders: Sequence[str]) -> bool:
-    """Tell whether a file's own folders end with these."""
-    own = PurePosixPath(key).parts[:-1]
-    return len(own) >= len(folders) and list(own[len(own) - len(folders) :]) == list(folders)
+
+class _Index:
+    """Files in one way of writing names, sorted by their parts from the last to the first.
+
+    So the paths of one end are neighbours, however many there are.
+    """
+
+    def __init__(
+        self,
+        files: Iterable[tuple[str, bool]],
+        suffixes: Collection[str],
+        leads: Iterable[tuple[str, ...]],
+        written: Callable[[str], str],
+    ) -> None:
+        self._written = written
+        self._leads = {tuple(map(written, lead)) for lead in leads}
+        self._sorted: list[tuple[str, str]] = []
+        for key, is_folder in files:
+            *folders, last = map(written, PurePosixPath(key).parts or ("",))
+            self._sorted.append((_backwards((*folders, last)), key))
+            path = PurePosixPath(last)
+            if not is_folder and path.suffix.lower() in suffixes:
+                self._sorted.append((_backwards((*folders, path.stem)), key))
+        self._sorted.sort()
+
+    def find(self, parts: Iterable[str]) -> tuple[str, int]:
+        """Return the first file that a name fits, and how many it fits; a path before its end."""
+        wanted = tuple(map(self._written, parts))
+        below = [wanted[at:] for at in range(1, len(wanted)) if wanted[:at] in self._leads]
+        for path in (wanted, *below):
+            if (whole := self._count(_backwards(path), "\0"))[1]:
+                return whole
+        return self._count(_backwards(wanted), chr(0x10FFFF))
+
+    def _count(self, first: str, beyond: str) -> tuple[str, int]:
+        low, high = (bisect_left(self._sorted, (end, "")) for end in (first, first + beyond))
+        return (self._sorted[low][1], high - low) if low < high else ("", 0)
+
+
+def _backwards(parts: Sequence[str]) -> str:
+    return "/".join(reversed(parts)) + "/"
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    return PurePosixPath(PureWindowsPath(name).as_posix()).parts or ("",)
+
+
+def _plain(part: str) -> str:
+    """Return a name without its case, its accents in one of two ways; macOS writes the other."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", part).casefold())

@@ -1146,12 +1146,15 @@ def test_a_colour_picture_in_a_grey_set_is_rejected_unless_mixing_is_asked_for(
 
 def test_8_and_16_bits_do_not_mix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = folder_of(tmp_path / "set")
-    (source / "images" / "Mustermann_2.png").write_bytes(encoded(DEEP))
+    for number in (2, 4):
+        (source / "images" / f"Mustermann_{number}.png").write_bytes(encoded(DEEP))
     with pytest.raises(BadSource, match="some pictures are of 8 bits and some of more"):
         survey_of(source)
     monkeypatch.setattr("loaders.datasets.tabular.images._PROBES", 2)
     _, report = prepare(source, tmp_path / "s")
-    assert [bad.where for bad in report.rejected] == ["images/Mustermann_2.png"]
+    assert [bad.where for bad in report.rejected] == [
+        f"images/Mustermann_{number}.png" for number in (2, 4)
+    ]
 
 
 def test_size_shrinks_the_longer_side(tmp_path: Path) -> None:

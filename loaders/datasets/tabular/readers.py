@@ -1,0 +1,71 @@
+"""One answer from the several rows that a picture may have: of its readers, and of their boxes.
+
+A row may be a reader's answer (VinDr-CXR: three readers a picture, `rad_id`), or a box that a
+reader drew (RSNA's pneumonia challenge: x, y, width, height; VinDr: x_min to y_max). The rows of
+one reader are one answer, which is positive if any of them is: a picture with a nodule and a mass
+has both. Between readers decides what is asked for: `majority`, an answer of more than half of
+them; `any`, positive if one says so; `all`, positive if each does.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+
+# The columns by which a table of boxes is known, in lower case: RSNA's stage_2_train_labels.csv,
+# VinDr-CXR's train.csv and annotations_train.csv, VinDr-Mammo's finding_annotations.csv, and NIH's
+# BBox_List_2017.csv, whose one header `Bbox [x,y,w,h]` falls into four.
+_BOXES = (
+    {"x", "y", "width", "height"},
+    {"x_min", "y_min", "x_max", "y_max"},
+    {"xmin", "ymin", "xmax", "ymax"},
+    {"bbox [x", "y", "w", "h]"},
+)
+# The column of the reader where none is named: VinDr-CXR's.
+READER = "rad_id"
+
+
+def has_boxes(columns: Iterable[str]) -> bool:
+    """Tell whether a table has a box a row, by the names of its columns."""
+    names = {column.casefold() for column in columns}
+    return any(box <= names for box in _BOXES)
+
+
+def answers(rows: Iterable[tuple[str | None, int]], positive: int | None) -> list[int | None]:
+    """Return each reader's answer from the rows (reader, class) of one picture.
+
+    None stands for the answer of a reader who gives several of more than two classes.
+    """
+    by_reader: dict[str | None, set[int]] = defaultdict(set)
+    for reader, label in rows:
+        by_reader[reader].add(label)
+    return [next(iter(labels)) if len(labels) == 1 else positive for labels in by_reader.values()]
+
+
+def _unanimous(given: Sequence[int], _positive: int | None) -> int | None:
+    return given[0] if len(set(given)) == 1 else None
+
+
+def _majority(given: Sequence[int], _positive: int | None) -> int | None:
+    ((label, count),) = Counter(given).most_common(1)
+    return label if 2 * count > len(given) else None
+
+
+def _any(given: Sequence[int], positive: int | None) -> int | None:
+    assert positive is not None
+    return positive if positive in given else 1 - positive
+
+
+def _all(given: Sequence[int], positive: int | None) -> int | None:
+    assert positive is not None
+    return positive if set(given) == {positive} else 1 - positive
+
+
+# Name -> (the readers' answers, the positive of two classes) -> the picture's, None: undecided. The
+# empty name is that nothing was asked for.
+RULES: Mapping[str, Callable[[Sequence[int], int | None], int | None]] = {
+    "": _unanimous,
+    "majority": _majority,
+    "any": _any,
+    "all": _all,
+}
+# The rules that ask which of two classes is the positive one.
+ONE_SIDED: Collection[str] = ("any", "all")

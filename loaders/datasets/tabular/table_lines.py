@@ -1,0 +1,157 @@
+"""The lines of a table: which column says what, and what stands there."""
+
+import re
+import sys
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from loaders.cases import BadCase, BadSource
+from loaders.datasets.tabular.readers import READER
+from loaders.formats.csv_table import Table
+from loaders.formats.missing_words import Missing, missing
+
+LABEL = "label"
+_ROLES = ("image", "label", "group", "reader", "split")
+# Up to 18 digits, as 64 bits hold; what has more is text.
+WHOLE = re.compile(r"([+-]?[0-9]{1,18})(\.0*)?")
+# The kinds of loaders.formats.missing_words that are no value: in a name (of a file, a patient, a
+# reader, a part), in a class, which may be called "none", and in a finding's own column, where a
+# blank is 0.
+_NO_NAME: tuple[Missing, ...] = ("blank", "lost", "unnamed")
+_NO_CLASS: tuple[Missing, ...] = ("blank", "lost")
+_NO_ANSWER: tuple[Missing, ...] = ("lost",)
+# A class is named in tables and plots (assumption).
+_LONGEST = 100
+# Characters of a list of columns or findings that a message shows: CheXpert's fourteen fit.
+SHOWN = 300
+# A list as Python writes it (PadChest's Labels): texts in single or double quotes, and nan.
+_TEXT = r"'((?:[^'\\]|\\['\"\\])*)'|\"((?:[^\"\\]|\\['\"\\])*)\"|nan|None"
+_LIST = re.compile(rf"\[\s*(?:(?:{_TEXT})\s*(?:,\s*(?:{_TEXT})\s*)*)?\]")
+_ITEM = re.compile(_TEXT)
+
+
+class Line(NamedTuple):
+    """A line of the table: what stands in the columns that are used, and no more (memory)."""
+
+    number: int
+    image: str
+    label: str
+    group: str | None
+    reader: str | None
+    split: str | None
+
+
+def columns_of(table: Table, chosen: Mapping[str, Any]) -> dict[str, int]:
+    """Return the number of the column of each role that is asked for; raises BadSource."""
+    named = {role: chosen[role] for role in _ROLES if chosen[role]}
+    column = {role: _column(table, role, name) for role, name in named.items() if role != "label"}
+    column.setdefault("image", table.first_named)
+    own = table.column(chosen["finding"]) if chosen["finding"] else None
+    if own is not None:
+        if chosen["label"] != LABEL and table.column(chosen["label"]) is not None:
+            raise BadSource(
+                f"{table.name} has a column {chosen['finding']!r}: for what it says leave out "
+                "--set label"
+            )
+        column["label"] = own
+    else:
+        column["label"] = _column(table, "label", chosen["label"] or LABEL)
+    if "reader" not in column and (reader := table.column(READER)) is not None:
+        column["reader"] = reader
+    if column["label"] == column["image"]:
+        raise BadSource(
+            f"{table.name}: column {table.columns[column['image']]!r} cannot be both image and "
+            f"label: say --set image=COLUMN or label=COLUMN; {_shown(table)}"
+        )
+    return column
+
+
+def _column(table: Table, role: str, name: str) -> int:
+    at = table.column(name)
+    if at is None:
+        raise BadSource(
+            f"{table.name} has no column {name!r} for the {role}: say --set {role}=COLUMN; "
+            f"{_shown(table)}"
+        )
+    return at
+
+
+def _shown(table: Table) -> str:
+    return f"its columns are: {', '.join(table.columns)[:SHOWN]}"
+
+
+def lines_of(
+    table: Table, column: Mapping[str, int], rejected: list[BadCase], *, holes: bool = False
+) -> list[Line]:
+    """Return the lines of a table that have a value in each column that is used.
+
+    The others are added to `rejected`; where `holes`, the label may be blank.
+    """
+    no_value = {**dict.fromkeys(column, _NO_NAME), "label": _NO_ANSWER if holes else _NO_CLASS}
+    lines = []
+    for number, cells in table.lines(rejected, list(column.values())):
+        cell = {role: cells[at] for role, at in column.items()}
+        name = table.columns[column["label"]]
+        label = listed(cell["label"])
+        reason = None
+        if empty := [role for role in cell if missing(cell[role]) in no_value[role]]:
+            reason = f"column {table.columns[column[empty[0]]]} has no value"
+        elif label is None:
+            reason = f"column {name} has a list that cannot be read"
+        elif missing(label) in no_value["label"]:
+            reason = f"column {name} has an empty list"
+        elif len(label) > _LONGEST and "|" not in label:
+            reason = f"column {name} has a value of {len(label)} characters"
+        if reason:
+            rejected.append(BadCase(reason, where=table.where(number)))
+            continue
+        # Interned, for they come again and again.
+        group, reader, split = (
+            sys.intern(canonical(cell[role])) if role in cell else None
+            for role in ("group", "reader", "split")
+        )
+        assert label is not None
+        answer = sys.intern(canonical(label))
+        lines.append(Line(number, cell["image"], answer, group, reader, split))
+    return lines
+
+
+def canonical(label: str) -> str:
+    """Return a whole number in one way of writing (1.0 is 1), and other text as it is."""
+    whole = WHOLE.fullmatch(label)
+    return str(int(whole[1])) if whole else label
+
+
+def listed(text: str) -> str | None:
+    """Return a list of texts as `A|B`, other text as it is; None for a list that cannot be read.
+
+    Nothing is evaluated: `['cardiomegaly', 'effusion']` is taken apart by its quotes and commas.
+    """
+    if not (text.startswith("[") and text.endswith("]")) or not re.search(r"['\"]|\[\s*\]", text):
+        return text
+    if not _LIST.fullmatch(text):
+        return None
+    items = [found[1] or found[2] or "" for found in _ITEM.finditer(text)]
+    words = [re.sub(r"\\(.)", r"\1", item).strip() for item in items]
+    return None if any("|" in word for word in words) else "|".join(filter(None, words))
+
+
+def check_groups(table: Table, column: Mapping[str, int], lines: Sequence[Line]) -> None:
+    """Raise BadSource where two groups look like one patient written in two ways.
+
+    Taken for two, the patient could stand on both sides of a split; taken for one, two patients
+    could be thrown together unasked.
+    """
+    written: dict[str, tuple[str, int]] = {}
+    for line in lines:
+        if line.group is None:
+            return
+        plain = "".join(unicodedata.normalize("NFKC", line.group).casefold().split())
+        group, number = written.setdefault(plain, (line.group, line.number))
+        if group != line.group:
+            raise BadSource(
+                f"{table.name}: lines {number} and {line.number} have groups in column "
+                f"{table.columns[column['group']]} that differ in upper and lower case or blanks "
+                "alone: write them in one way"
+            )

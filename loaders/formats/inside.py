@@ -1,0 +1,31 @@
+"""What lies inside a source: names that lead out of it, and links that do not."""
+
+from pathlib import Path, PureWindowsPath
+
+
+def leads_out(name: str) -> bool:
+    """Tell whether a name is a path that may lead out of a folder, on any system."""
+    windows = PureWindowsPath(name)  # takes / and \ alike
+    return bool(windows.drive or windows.root or ".." in windows.parts or "\0" in name)
+
+
+class Inside:
+    """What belongs to a source: its folder, and the store of the cache that it is part of.
+
+    Hugging Face's hub cache keeps `datasets--NAME/snapshots/REVISION/` as links into
+    `datasets--NAME/blobs/` ("Manage huggingface_hub cache-system", its documentation): those blobs
+    are the snapshot's own.
+    """
+
+    def __init__(self, source: Path) -> None:
+        self._root = source.resolve()
+        places = (self._root, *self._root.parents)
+        self._blobs = [at.parent.parent / "blobs" for at in places if at.parent.name == "snapshots"]
+
+    def holds(self, path: Path) -> bool:
+        """Tell whether a file lies inside, all links followed.
+
+        Raises OSError or RuntimeError where a link leads nowhere.
+        """
+        real = path.resolve(strict=True)
+        return real.is_relative_to(self._root) or real.parent in self._blobs
