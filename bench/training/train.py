@@ -40,6 +40,7 @@ from bench.training.state import BestEpoch, Checkpoint, TargetReached, TrainingS
 from bench.training.transfer import LayerGroups
 from loaders.batches.table import LOADERS
 from loaders.batches.torch_loader import gather
+from loaders.sampling.foreground import Foreground
 from loaders.sampling.normalization import class_weights, normalization, value_range
 from loaders.sampling.sampler import Recipe, Sampler, batch_positions
 from loaders.store.read import Store
@@ -329,7 +330,11 @@ def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:
     return Sampler(
         cases=train,
         shapes=store.shapes,
-        boxes=store.boxes,
+        foreground=Foreground(
+            mask=store.mask, boxes=store.boxes, regions=tuple(store.meta.regions.values())
+        )
+        if store.meta.masked
+        else None,
         offset=offset,
         unit=unit,
         recipe=Recipe(patch=trial.patch, **trial.augment.along(store.meta.axes)),
