@@ -243,11 +243,6 @@ def run_trial(
                 checkpoint(state)
 
     best, diverged = state.best, state.diverged
-    if best is None and not diverged:
-        raise ValueError(
-            f"{trial.primary} is undefined on the inner validation of fold {trial.fold}, "
-            f"after every one of {len(state.epochs)} epochs"
-        )
 
     # ---- test: once, by the weights that inner validation chose ----
     test: Score | None = None
@@ -392,7 +387,7 @@ def _best_epoch(
     best: BestEpoch | None, epoch: int, score: Score, model: nn.Module, stop_on: str, higher: bool
 ) -> BestEpoch | None:
     """Return this epoch, with the weights of `model`, if it is better than `best`; else `best`."""
-    if not math.isfinite(score.loss) or score.value is None:
+    if not math.isfinite(score.loss):
         return best
     if best is not None and not _better(score, best, stop_on, higher):
         return best
@@ -400,6 +395,8 @@ def _best_epoch(
         epoch=epoch,
         loss=score.loss,
         value=score.value,
+        decides=score.decides,
+        false_alarm=score.false_alarm,
         metrics=score.metrics,
         weights=deepcopy(model.state_dict()),
     )
@@ -408,7 +405,11 @@ def _best_epoch(
 def _better(score: Score, best: BestEpoch, stop_on: str, higher: bool) -> bool:
     if stop_on == "loss":
         return score.loss < best.loss
+    if not (score.decides and best.decides):
+        # Nothing that the primary metric could tell by: by false alarms, then by the loss.
+        return (score.false_alarm or 0.0, score.loss) < (best.false_alarm or 0.0, best.loss)
     assert score.value is not None
+    assert best.value is not None
     return score.value > best.value if higher else score.value < best.value
 
 
