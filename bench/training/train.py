@@ -38,6 +38,7 @@ from bench.training.evaluate import Evaluator, Score
 from bench.training.networks import CHANNELS_LAST, flops_per_sample, make_network
 from bench.training.state import BestEpoch, Checkpoint, TargetReached, TrainingState
 from bench.training.transfer import LayerGroups
+from loaders.batches.drawn import class_counts
 from loaders.batches.table import LOADERS
 from loaders.batches.torch_loader import gather
 from loaders.sampling.foreground import Foreground
@@ -123,7 +124,7 @@ def run_trial(
         rates = [group.get("lr") for group in optimizer.param_groups]
         weights = None
         if combination.loss.row.weighted:
-            weights = torch.from_numpy(class_weights(store.class_counts, split.train))
+            weights = torch.from_numpy(class_weights(class_counts(store, sampler)))
             weights = weights.to(device, torch.float32)
         n_train = len(split.train)
         batch = min(trial.batch_size * optimizer_kind.batch_multiple, n_train)

@@ -221,6 +221,11 @@ class Sampler:
         # The last epochs drawn. A tuple that is replaced whole: loaders draw from several threads.
         self._recent: tuple[tuple[int, _Epoch], ...] = ()
 
+    @property
+    def balanced(self) -> bool:
+        """Whether each class is drawn as often."""
+        return self._classes is not None
+
     def draw(self, positions: NDArray[np.integer[Any]]) -> Draws:
         """Return the samples at these positions (n,) of the stream."""
         epochs, index = np.divmod(np.asarray(positions, dtype=np.int64), len(self.cases))
