@@ -118,7 +118,7 @@ def _weighted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     ) -> Tensor:
         del total
         if class_weights is None:
-            raise ValueError("this loss needs the class weights of the training part")
+            raise ValueError("this loss needs the weights of the classes")
         logits = wide(logits)
         return function(logits, target, class_weights.to(logits), **settings)
 
@@ -184,7 +184,7 @@ LOSSES: dict[str, Loss] = {
             tasks=BOTH,
             weighted=True,
             formula="mean(-w_y log p_y); label_smoothing as ce, each class with its own w_c",
-            summary="cross-entropy, each class weighted by its inverse share of the training part",
+            summary="cross-entropy, each class weighted by its inverse share of what is drawn",
             source="torch.nn.functional.cross_entropy",
         ),
         Loss(
@@ -212,7 +212,7 @@ LOSSES: dict[str, Loss] = {
             tasks=BOTH,
             weighted=True,
             formula="mean(-w_y (1 - p_y)^gamma log p_y)",
-            summary="Focal loss, each class weighted by its inverse share of the training part",
+            summary="Focal loss, each class weighted by its inverse share of what is drawn",
             source="Lin et al. 2017, arXiv 1708.02002, equation 5",
         ),
         Loss(

@@ -1,6 +1,6 @@
 """The rows of the table `metrics`: what each metric makes of the cases of a fold.
 
-What is ranked is ranked by log-odds (bench.metrics.odds), since probabilities near 1 tie.
+What is ranked is ranked by log-odds (bench.core.odds), since probabilities near 1 tie.
 
 Where patients have several cases, metrics are also given by patient: probabilities are averaged
 over a patient's cases, counts of voxels added up. A patient whose cases differ in label is of the
@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.core.odds import Floats, of_mean
 from bench.metrics.lesions import SMALL_MM
-from bench.metrics.odds import Floats, of_mean
 from bench.metrics.rates import Labels, Probabilities, mean
 from bench.metrics.table import METRICS, Metric
 

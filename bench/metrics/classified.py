@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.core.odds import against_rest
 from bench.metrics.aggregate import classification_rows
-from bench.metrics.odds import against_rest
 from bench.metrics.scoring import Seen, ids_of
 from loaders.store.read import Store
 

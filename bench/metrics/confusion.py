@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.metrics import lesions, odds
+from bench.core import odds
+from bench.metrics import lesions
 from bench.metrics.rates import ratio
 from bench.metrics.surfaces import TOLERANCE_MM, surfaces
 from loaders.boxes import bounding_box

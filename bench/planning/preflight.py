@@ -1,7 +1,8 @@
-"""What would fail every trial of a combination, tried before anything runs."""
+"""What would fail every trial of a combination, or tell nothing, tried before anything runs."""
 
 from collections.abc import Iterator
 
+from bench.planning.parts import tell_apart
 from bench.planning.plan import Plan
 from bench.study.components import Combination
 from bench.training.networks import build_model
@@ -9,10 +10,12 @@ from bench.training.transfer import LayerGroups, load_weights
 
 
 def fits(plan: Plan) -> Iterator[str]:
-    """Say of each model and its pretrained weights what of them it takes.
+    """Say of each model and its pretrained weights what of them it takes, and what folds lack.
 
-    Raises StudyError where they do not fit, or a stage that is to be frozen is none.
+    Raises StudyError where they do not fit, a stage that is to be frozen is none, or the primary
+    metric has no value anywhere.
     """
+    yield from tell_apart(plan)
     seen: set[tuple[str, str]] = set()
     for trial in plan.trials:
         name = trial.choices["model"].label

@@ -95,6 +95,7 @@ def split_store(
         return tuple(
             make_splits(
                 labels=labels_to_stratify(store),
+                present=store.boxes[:, :, 0, 0] >= 0,
                 groups=store.groups,
                 hashes=store.hashes,
                 classes=store.meta.classes,

@@ -5,6 +5,7 @@ downloaded. What is done with them is in bench/training/transfer.py.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -183,7 +184,13 @@ def _of_run(run: Path, dataset: str, wanted: WeightsNeeded) -> Path:
             f"patients that this study tests on. Take a run on other data, or the same folds."
         )
     sign = 1 if METRICS[clean[0]["primary_metric"]].higher_is_better else -1
-    best: dict[str, Any] = max(clean, key=lambda row: (sign * row["val_score"], row["trial_id"]))
+
+    def rank(row: dict[str, Any]) -> tuple[float, str]:
+        # Where inner validation had nothing to score, it has no score.
+        score = row["val_score"]
+        return -math.inf if score is None else sign * score, row["trial_id"]
+
+    best: dict[str, Any] = max(clean, key=rank)
     file = run / "weights" / f"{best['trial_id']}.pt"
     if not file.is_file():
         raise StudyError(

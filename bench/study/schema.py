@@ -123,7 +123,7 @@ class Augment(_Frozen):
         0.1, ge=0, description="add ± this in normalised units (see `normalize`), uniform"
     )
     foreground: float = Field(
-        0.5, ge=0, le=1, description="share of segmentation patches placed on foreground"
+        0.5, ge=0, le=1, description="share of segmentation patches placed on a foreground voxel"
     )
     translate: float = Field(
         0.0, ge=0, lt=1, description="move by ± this share of the patch, along every axis"

@@ -43,6 +43,21 @@ class Score:
     examples: dict[str, np.ndarray]
     infer_sec: float
 
+    @property
+    def decides(self) -> bool:
+        """Whether the primary metric tells how good a network is on these cases.
+
+        It has no value where they lack what it needs. Where no case holds any region, overlap and
+        distance have none for a network that is right, and one for every false alarm.
+        """
+        return self.value is not None and any(case["label"] for case in self.cases)
+
+    @property
+    def false_alarm(self) -> float | None:
+        """The share of cases without the object in which some is predicted; None if unknown."""
+        found = (m for m in self.metrics if m["metric"] == "false_alarm" and m["headline"])
+        return next((m["value"] for m in found), None)
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Scored:

@@ -27,19 +27,22 @@ from bench.optimizers.steps import StepMemory, StepParts
 from bench.training.transfer import LayerGroups
 
 # Raised when the content of the bytes changes; bytes of another version are refused.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class BestEpoch:
     """The best epoch so far by inner validation: what it scored, and the weights it ended with.
 
-    `metrics` are the rows of that evaluation, `weights` the state of the network.
+    `decides` and `false_alarm` are as of its score. `metrics` are the rows of that evaluation,
+    `weights` the state of the network.
     """
 
     epoch: int
     loss: float
-    value: float
+    value: float | None
+    decides: bool
+    false_alarm: float | None
     metrics: list[dict[str, Any]]
     weights: dict[str, Tensor]
 

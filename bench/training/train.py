@@ -38,8 +38,10 @@ from bench.training.evaluate import Evaluator, Score
 from bench.training.networks import CHANNELS_LAST, flops_per_sample, make_network
 from bench.training.state import BestEpoch, Checkpoint, TargetReached, TrainingState
 from bench.training.transfer import LayerGroups
+from loaders.batches.drawn import class_counts
 from loaders.batches.table import LOADERS
 from loaders.batches.torch_loader import gather
+from loaders.sampling.foreground import Foreground
 from loaders.sampling.normalization import class_weights, normalization, value_range
 from loaders.sampling.sampler import Recipe, Sampler, batch_positions
 from loaders.store.read import Store
@@ -122,7 +124,7 @@ def run_trial(
         rates = [group.get("lr") for group in optimizer.param_groups]
         weights = None
         if combination.loss.row.weighted:
-            weights = torch.from_numpy(class_weights(store.class_counts, split.train))
+            weights = torch.from_numpy(class_weights(class_counts(store, sampler)))
             weights = weights.to(device, torch.float32)
         n_train = len(split.train)
         batch = min(trial.batch_size * optimizer_kind.batch_multiple, n_train)
@@ -242,11 +244,6 @@ def run_trial(
                 checkpoint(state)
 
     best, diverged = state.best, state.diverged
-    if best is None and not diverged:
-        raise ValueError(
-            f"{trial.primary} is undefined on the inner validation of fold {trial.fold}, "
-            f"after every one of {len(state.epochs)} epochs"
-        )
 
     # ---- test: once, by the weights that inner validation chose ----
     test: Score | None = None
@@ -329,7 +326,11 @@ def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:
     return Sampler(
         cases=train,
         shapes=store.shapes,
-        boxes=store.boxes,
+        foreground=Foreground(
+            mask=store.mask, boxes=store.boxes, regions=tuple(store.meta.regions.values())
+        )
+        if store.meta.masked
+        else None,
         offset=offset,
         unit=unit,
         recipe=Recipe(patch=trial.patch, **trial.augment.along(store.meta.axes)),
@@ -387,7 +388,7 @@ def _best_epoch(
     best: BestEpoch | None, epoch: int, score: Score, model: nn.Module, stop_on: str, higher: bool
 ) -> BestEpoch | None:
     """Return this epoch, with the weights of `model`, if it is better than `best`; else `best`."""
-    if not math.isfinite(score.loss) or score.value is None:
+    if not math.isfinite(score.loss):
         return best
     if best is not None and not _better(score, best, stop_on, higher):
         return best
@@ -395,6 +396,8 @@ def _best_epoch(
         epoch=epoch,
         loss=score.loss,
         value=score.value,
+        decides=score.decides,
+        false_alarm=score.false_alarm,
         metrics=score.metrics,
         weights=deepcopy(model.state_dict()),
     )
@@ -403,7 +406,11 @@ def _best_epoch(
 def _better(score: Score, best: BestEpoch, stop_on: str, higher: bool) -> bool:
     if stop_on == "loss":
         return score.loss < best.loss
+    if not (score.decides and best.decides):
+        # Nothing that the primary metric could tell by: by false alarms, then by the loss.
+        return (score.false_alarm or 0.0, score.loss) < (best.false_alarm or 0.0, best.loss)
     assert score.value is not None
+    assert best.value is not None
     return score.value > best.value if higher else score.value < best.value
 
 

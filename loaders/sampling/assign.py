@@ -1,8 +1,11 @@
-"""Groups dealt out to test folds and to inner validation, with every class in every part."""
+"""Groups dealt out to test folds and to inner validation, with every class in every part.
+
+So is every region of segmented cases, as far as that can be had: see loaders.sampling.folds.
+"""
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -33,17 +36,24 @@ class FoldError(ValueError):
 class Cohort:
     """n cases in an order that content alone decides.
 
-    `y` (n,): class, all 0 where there is nothing to stratify by. `group` (n,): number of the group.
-    `names`: of the classes, as an error names them; empty without classes.
+    `y` (n,): the stratum that is spread evenly, all 0 where there is nothing to stratify by.
+    `group` (n,): number of the group. `has` (n, k): which of k things, that every part must hold, a
+    case has: one-hot for classes. `names` (k,): of these things, as an error names them. The first
+    `strict` of them are refused where they are too rare for every part; the others are then to be
+    in as many parts as there are groups that have them, and in training before inner validation.
+    `classes`: whether they are classes, of which some may be merged.
     """
 
     y: Indices
     group: Indices
+    has: NDArray[np.bool_]
     names: tuple[str, ...]
+    strict: int
+    classes: bool
 
     def take(self, rows: Indices) -> "Cohort":
         """Return the cohort of some of the cases."""
-        return Cohort(y=self.y[rows], group=self.group[rows], names=self.names)
+        return replace(self, y=self.y[rows], group=self.group[rows], has=self.has[rows])
 
     @property
     def n_groups(self) -> int:
@@ -51,21 +61,28 @@ class Cohort:
         return len(np.unique(self.group))
 
     def counts(self, bin_of: Indices, bins: int) -> Indices:
-        """Return the number of groups of each class in each bin (classes, bins)."""
-        kinds = np.unique(np.stack([self.y, bin_of, self.group], axis=1), axis=0)
-        counts = np.zeros((max(len(self.names), 1), bins), dtype=np.int64)
-        np.add.at(counts, (kinds[:, 0], kinds[:, 1]), 1)
-        return counts
+        """Return the number of groups that have each thing in each bin (k, bins)."""
+        place = self.group * bins + bin_of
+        return np.stack(
+            [np.bincount(np.unique(place[own]) % bins, minlength=bins) for own in self.has.T]
+        )
+
+    def lacking(self, counts: Indices) -> NDArray[np.bool_]:
+        """Return what (k,) is in fewer bins than it must be, by `counts` (k, bins)."""
+        wanted = np.minimum(counts.sum(axis=1), counts.shape[1])
+        wanted[: self.strict] = counts.shape[1]
+        lacks: NDArray[np.bool_] = (counts > 0).sum(axis=1) < wanted
+        return lacks
 
     def describe(self, label: int) -> str:
         """Return "class 'x' has 3 cases in 2 groups", or the same of everything."""
-        cases = self.y == label
-        who = f"class {self.names[label]!r}" if self.names else "the data set"
-        return f"{who} has {int(cases.sum())} cases in {len(np.unique(self.group[cases]))} groups"
+        cases = self.has[:, label]
+        who, groups = self.names[label], len(np.unique(self.group[cases]))
+        return f"{who} has {int(cases.sum())} cases in {groups} groups"
 
     def advise(self, *ways: str) -> str:
         """Return what to do about a class with too few groups."""
-        merge = ["merge the class with another"] if self.names else []
+        merge = ["merge the class with another"] if self.classes else []
         return ", or ".join([*ways, *merge])
 
 
@@ -74,9 +91,10 @@ def deal(
 ) -> tuple[Indices, list[NDArray[np.bool_]]]:
     """Return each case's fold (n,), and for each fold which cases (n,) are its inner validation.
 
-    Groups are not torn apart. Every class is in every fold, and in the inner validation and in the
-    training part of each. `seed` is the study's seed and the repeat; `seen` are the partitions that
-    earlier repeats have, and gains this one. Raises FoldError.
+    Groups are not torn apart. Everything that cases have is in every fold, and in the inner
+    validation and in the training part of each, as far as the cohort is strict about it. `seed` is
+    the study's seed and the repeat; `seen` are the partitions that earlier repeats have, and gains
+    this one. Raises FoldError.
     """
     _check_groups(cohort, folds)
     repeat = f"repeat {seed[-1]}"
@@ -86,15 +104,16 @@ def deal(
     for fold_of in _candidates(cohort, folds, seed, FOLD_ATTEMPTS):
         counts = cohort.counts(fold_of, folds)
         left = counts.sum(axis=1, keepdims=True) - counts
-        if not counts.all():
-            label, fold = np.argwhere(counts == 0)[0]
+        if (lacks := cohort.lacking(counts)).any():
+            label = int(lacks.argmax())
+            fold = int(counts[label].argmin())
             problems[0] = (
                 f"{repeat} fold {fold}: {cohort.describe(label)}, and none of them in the test "
                 f"part; {cohort.advise('use fewer folds')}"
             )
             continue
-        if left.min() < 2:
-            label, fold = np.argwhere(left < 2)[0]
+        if left[: cohort.strict].min() < 2:
+            label, fold = np.argwhere(left[: cohort.strict] < 2)[0]
             rest = cohort.take(np.flatnonzero(fold_of != fold))
             problems[1] = _no_inner(rest, int(label), f"{repeat} fold {fold}")
             continue
@@ -134,8 +153,8 @@ def in_order(numbers: NDArray[np.integer[Any]]) -> Indices:
 
 def _check_groups(cohort: Cohort, folds: int) -> None:
     """Raise FoldError where a class has fewer groups than there are folds to put it in."""
-    for label in range(max(len(cohort.names), 1)):
-        have = len(np.unique(cohort.group[cohort.y == label]))
+    for label in range(cohort.strict):
+        have = len(np.unique(cohort.group[cohort.has[:, label]]))
         if have < folds:
             fewer = f"use at most {have} folds" if have > 1 else "add data"
             raise FoldError(
@@ -164,7 +183,9 @@ def _inner(cohort: Cohort, fraction: float, seed: tuple[int, int, int]) -> NDArr
         for piece in _candidates(cohort, pieces, (*seed, pieces), INNER_ATTEMPTS):
             for turn in range(pieces):
                 inner = (piece + turn) % pieces < take
-                if cohort.counts(inner.astype(np.int64), 2).all():
+                counts = cohort.counts(inner.astype(np.int64), 2)
+                learned = (counts[:, 0] > 0) | (counts[:, 1] == 0)
+                if learned.all() and not cohort.lacking(counts).any():
                     return inner
     return None
 
@@ -176,10 +197,11 @@ def _candidates(
     ways = [_balanced] * attempts[0] + [_rare_first] * attempts[1]
     for attempt, way in enumerate(ways):
         generator = np.random.default_rng([*seed, attempt])
-        yield way(cohort.y, bundled(cohort.y, cohort.group, generator), bins, generator)
+        yield way(cohort, bundled(cohort.y, cohort.group, generator), bins, generator)
 
 
-def _balanced(y: Indices, group: Indices, bins: int, generator: np.random.Generator) -> Indices:
+def _balanced(cohort: Cohort, group: Indices, bins: int, generator: np.random.Generator) -> Indices:
+    y = cohort.y
     state = int(generator.integers(2**31))
     folds = StratifiedGroupKFold(bins, shuffle=True, random_state=state)
     bin_of = np.zeros(len(y), dtype=np.int64)
@@ -191,11 +213,13 @@ def _balanced(y: Indices, group: Indices, bins: int, generator: np.random.Genera
     return bin_of
 
 
-def _rare_first(y: Indices, group: Indices, bins: int, generator: np.random.Generator) -> Indices:
-    """Seat the groups of the rarest class first, each where that class has the fewest groups."""
-    counts = np.zeros((int(group.max()) + 1, int(y.max()) + 1), dtype=np.int64)
-    np.add.at(counts, (group, y), 1)
-    has = counts > 0
+def _rare_first(
+    cohort: Cohort, group: Indices, bins: int, generator: np.random.Generator
+) -> Indices:
+    """Seat the groups that have the rarest thing first, each where the fewest groups have it."""
+    size = np.bincount(group)
+    has = np.zeros((len(size), cohort.has.shape[1]), dtype=bool)
+    np.logical_or.at(has, group, cohort.has)
     # Per bin: groups of each class, and cases in all.
     seated = np.zeros((bins, has.shape[1]), dtype=np.int64)
     cases = np.zeros(bins, dtype=np.int64)
@@ -207,7 +231,7 @@ def _rare_first(y: Indices, group: Indices, bins: int, generator: np.random.Gene
                 where = np.lexsort((cases, -brings, seated[:, label]))[0]
                 place[one] = where
                 seated[where] += has[one]
-                cases[where] += counts[one].sum()
+                cases[where] += size[one]
     return place[group]
 
 

@@ -1,12 +1,18 @@
 """Grouped, stratified folds: pure and seeded.
 
+Segmented cases are stratified by the regions that they hold, each case by the rarest of its own.
+Every part holds every region, as far as there are groups with it for all parts; where no way to
+deal them out is found, the rarest are given up one after another (`medopt plan` says which parts
+lack which).
+
 Nothing here depends on keyed ids or on the order of rows: cases are taken in the order of their
 content hashes, and a group is named by the first of them.
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -67,30 +73,99 @@ def make_splits(
     repeats: int,
     seed: int,
     inner_fraction: float,
+    present: NDArray[np.bool_] | None = None,
 ) -> list[Split]:
     """Deal n cases out to `folds` test folds, `repeats` times anew; return repeats * folds splits.
 
-    `labels` (n,) are indices into `classes`, None: nothing to stratify by (segmentation).
-    `groups` (n,): cases of one group stay together; the store has joined those that share an image,
-    one patient under two names. `hashes` (n,) are of each case's content and give the order.
-    `inner_fraction` of the groups that are not tested become inner validation. Every class is in
-    every part of every split, and no two repeats are the same; raises FoldError where that cannot
-    be had.
+    `labels` (n,) are indices into `classes`, None: of segmented cases. `present` (n, regions) says
+    which regions those hold; None: nothing to stratify by. `groups` (n,): cases of one group stay
+    together; the store has joined those that share an image, one patient under two names. `hashes`
+    (n,) are of each case's content and give the order. `inner_fraction` of the groups that are not
+    tested become inner validation. Every class is in every part of every split, and no two repeats
+    are the same; raises FoldError where that cannot be had.
     """
     if folds < 2 or repeats < 1 or not 0 < inner_fraction < 1:
         raise FoldError(
             f"folds is {folds}, repeats is {repeats}, inner_fraction is {inner_fraction}: "
             "at least 2 folds, 1 repeat, and a fraction between 0 and 1"
         )
-    y = np.zeros(len(groups), dtype=np.int64) if labels is None else np.asarray(labels, np.int64)
-    if labels is not None and not ((y >= 0) & (y < len(classes))).all():
-        raise FoldError(f"labels run from {y.min()} to {y.max()}; there are {len(classes)} classes")
-    order = np.lexsort((y, np.asarray(hashes)))
-    cohort = Cohort(
-        y=y[order],
-        group=in_order(np.unique(np.asarray(groups), return_inverse=True)[1][order]),
-        names=() if labels is None else tuple(classes),
+    merged = np.unique(np.asarray(groups), return_inverse=True)[1]
+    if labels is None:
+        cohorts = _of_regions(merged, present)
+    else:
+        cohorts = [_of_classes(merged, np.asarray(labels, np.int64), classes)]
+    order = np.lexsort((cohorts[0].y, np.asarray(hashes)))
+    deal_out = partial(
+        _dealt,
+        order=order,
+        folds=folds,
+        repeats=repeats,
+        seed=seed,
+        inner_fraction=inner_fraction,
     )
+    for nth, cohort in enumerate(cohorts, start=1):
+        own = cohort.take(order)
+        try:
+            splits = deal_out(replace(own, group=in_order(own.group)))
+            break
+        except FoldError:
+            # With less to hold in every part it may go; the last asks for the least.
+            if nth == len(cohorts):
+                raise
+    check_splits(splits, groups, labels, classes)
+    return splits
+
+
+def _of_classes(group: Indices, labels: Indices, classes: Sequence[str]) -> Cohort:
+    """Return the cases of which every part must hold every class; raises FoldError."""
+    if not ((labels >= 0) & (labels < len(classes))).all():
+        raise FoldError(
+            f"labels run from {labels.min()} to {labels.max()}; there are {len(classes)} classes"
+        )
+    return Cohort(
+        y=labels,
+        group=group,
+        has=labels[:, None] == np.arange(len(classes)),
+        names=tuple(f"class {name!r}" for name in classes),
+        strict=len(classes),
+        classes=True,
+    )
+
+
+def _of_regions(group: Indices, present: NDArray[np.bool_] | None) -> list[Cohort]:
+    """Return the cases with all regions that every part is to hold, then with ever fewer."""
+    if present is None:
+        present = np.zeros((len(group), 0), dtype=bool)
+    groups_with = np.array([len(np.unique(group[own])) for own in present.T], dtype=np.int64)
+    # Each case by the rarest region that it holds; the last column is that of no region.
+    rarity = np.where(present, groups_with, len(group) + 1)
+    alone = np.full((len(group), 1), len(group))
+    stratum = np.concatenate([rarity, alone], axis=1).argmin(axis=1)
+    often = [k for k in np.argsort(-groups_with, kind="stable") if groups_with[k]]
+    everyone = np.ones((len(group), 1), dtype=bool)
+    return [
+        Cohort(
+            y=np.unique(stratum, return_inverse=True)[1],
+            group=group,
+            has=np.concatenate([everyone, present[:, often[:most]]], axis=1),
+            names=("the data set", *(f"region {k}" for k in often[:most])),
+            strict=1,
+            classes=False,
+        )
+        for most in range(len(often), -1, -1)
+    ]
+
+
+def _dealt(
+    cohort: Cohort,
+    *,
+    order: Indices,
+    folds: int,
+    repeats: int,
+    seed: int,
+    inner_fraction: float,
+) -> list[Split]:
+    """Return the splits of a cohort whose i-th case is row `order[i]`; raises FoldError."""
     splits: list[Split] = []
     seen: set[bytes] = set()
     for repeat in range(repeats):
@@ -108,7 +183,6 @@ def make_splits(
                     test=np.sort(order[test]),
                 )
             )
-    check_splits(splits, groups, labels, classes)
     return splits
 
 

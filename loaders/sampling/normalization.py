@@ -64,13 +64,14 @@ def _pooled(normalize: str) -> bool:
     return normalize == "train"
 
 
-def class_weights(class_counts: NDArray[Any], train: Indices) -> NDArray[np.float64]:
-    """Return a weight a class (n_classes,), inverse to its frequency in the training part alone.
+def class_weights(class_counts: NDArray[Any]) -> NDArray[np.float64]:
+    """Return a weight a class (n_classes,), inverse to how often it is drawn in training.
 
-    `class_counts` (n_cases, n_classes): cases or voxels. Weights are N / (K * N_c), so the mean
-    weight over the N training cases or voxels is 1. Raises FoldError where a class is absent.
+    `class_counts` (n_classes,): cases or voxels, see loaders.batches.drawn. Weights are
+    N / (K * N_c), so the mean weight over the N cases or voxels drawn is 1. Raises FoldError where
+    a class is absent.
     """
-    counts = np.asarray(class_counts, dtype=np.float64)[train].sum(axis=0)
+    counts = np.asarray(class_counts, dtype=np.float64)
     if not counts.all():
         raise FoldError(
             f"class {int(np.argmin(counts))} does not occur in the training part (counts are "

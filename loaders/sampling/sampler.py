@@ -1,8 +1,8 @@
 """The training stream: which sample is at which position, and how it is cut, flipped and scaled.
 
-The stream is a pure function of the seed and the position, so every optimizer, loss, loader and
-number of processes at one (fold, seed) sees the same samples, and a run taken up in the middle goes
-on with the samples it would have had.
+The stream is a pure function of the seed and the position (and of the masks, where patches are
+placed on foreground), so every optimizer, loss, loader and number of processes at one (fold, seed)
+sees the same samples, and a run taken up in the middle goes on with the samples it would have had.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from loaders.sampling.foreground import Foreground
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -31,13 +33,14 @@ class Recipe:
     1/2; a tuple of one bool an axis. `scale`: contrast is multiplied by a factor drawn in
     1 ± scale, for each channel. `shift`: brightness is then moved by up to ± shift in normalised
     units, which are multiples of the sampler's `unit`, for each channel. `foreground`: share of the
-    patches that are centred on a random point in the box of a foreground region; cases without
-    foreground give random patches.
+    patches that are centred on a random foreground voxel (see loaders.sampling.foreground) as far
+    as the image's border lets them; cases without foreground give random patches.
 
     The others are off by default. `translate`: the patch is moved by up to ± this share of its
-    side, in whole voxels, so that nothing is interpolated. `rotate`: greatest angle in degrees,
-    about the patch's centre; one number in 2-D, in 3-D one each about the first, the second and the
-    third axis, composed as R1 R2 R3. `zoom`: magnified by a factor in 1 ± zoom, one for all axes.
+    side, in whole voxels, so that nothing is interpolated, and never off the foreground voxel that
+    it was placed on. `rotate`: greatest angle in degrees, about the patch's centre; one number in
+    2-D, in 3-D one each about the first, the second and the third axis, composed as R1 R2 R3.
+    `zoom`: magnified by a factor in 1 ± zoom, one for all axes.
     `noise`: Gaussian, its standard deviation uniform in 0 to noise, in normalised units.
     `contrast`: distances from the patch's mean are multiplied by a factor in 1 ± contrast,
     within the patch's range, for each channel. `gamma`: the patch, brought to 0..1, is raised to an
@@ -140,6 +143,20 @@ class Draws:
 _COLUMNS = tuple(field.name for field in fields(Draws) if field.name != "patch")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Epoch:
+    """The samples of an epoch, before those that are placed on foreground have been.
+
+    `placed` (n,) says which they are, `on` (n, 2) in [0, 1) on which region and voxel of it, and
+    `moved` (n, d) by how many voxels the patch is then moved.
+    """
+
+    draws: Draws
+    placed: NDArray[np.bool_]
+    on: Floats
+    moved: Indices
+
+
 class Sampler:
     """The stream of training samples of one training part under one seed.
 
@@ -147,14 +164,14 @@ class Sampler:
     and the stream runs on over the end of an epoch, so that every batch is full. What is drawn for
     a position does not depend on which augmentations the recipe turns on.
 
-    `cases` (n,) int64: rows of the training part. `shapes` (N, d) int64, `boxes`
-    (N, regions, 2, d) int64, `offset` and `unit` (N, C): intensities less the offset are
-    divided by the unit: of all N cases of the store. With `balance`, the class (N,) of each, an
-    epoch is no permutation: its n samples are shared out evenly among the classes of the training
-    part (which classes have one more, where n does not divide, is drawn anew each epoch), and each
-    takes one of its class's cases, with replacement. `spacing` (N, d): size of a voxel; with it
-    rotations are rotations of the body where voxels are not cubes; a case with an entry that is no
-    positive number is taken to have cubes. Raises ValueError.
+    `cases` (n,) int64: rows of the training part. `shapes` (N, d) int64, `offset` and `unit`
+    (N, C): intensities less the offset are divided by the unit: of all N cases of the store.
+    `foreground` is that of the same cases, None where there is none. With `balance`, the class (N,)
+    of each, an epoch is no permutation: its n samples are shared out evenly among the classes of
+    the training part (which classes have one more, where n does not divide, is drawn anew each
+    epoch), and each takes one of its class's cases, with replacement. `spacing` (N, d): size of a
+    voxel; with it rotations are rotations of the body where voxels are not cubes; a case with an
+    entry that is no positive number is taken to have cubes. Raises ValueError.
     """
 
     def __init__(
@@ -162,11 +179,11 @@ class Sampler:
         *,
         cases: NDArray[np.integer[Any]],
         shapes: NDArray[np.integer[Any]],
-        boxes: NDArray[np.integer[Any]],
         offset: Floats,
         unit: Floats,
         recipe: Recipe,
         seed: int,
+        foreground: Foreground | None = None,
         balance: NDArray[np.integer[Any]] | None = None,
         spacing: Floats | None = None,
     ) -> None:
@@ -175,7 +192,7 @@ class Sampler:
         self.seed = seed
         self._patch = np.array(recipe.patch, dtype=np.int64)
         self._shapes: Indices = np.asarray(shapes, dtype=np.int64)
-        self._boxes: Indices = np.asarray(boxes, dtype=np.int64)
+        self._foreground = foreground
         self._offset = np.asarray(offset, dtype=np.float64)
         self._unit = np.asarray(unit, dtype=np.float64)
         if not len(self.cases):
@@ -201,20 +218,21 @@ class Sampler:
         if balance is not None:
             labels = np.asarray(balance)[self.cases]
             self._classes = [self.cases[labels == label] for label in np.unique(labels)]
-        # Regions with foreground first, so that the k-th of a case is `_regions[case, k]`.
-        filled = self._boxes[:, :, 0, 0] >= 0
-        self._n_filled: Indices = filled.sum(axis=1)
-        self._regions: Indices = np.argsort(~filled, axis=1, kind="stable")
         # The last epochs drawn. A tuple that is replaced whole: loaders draw from several threads.
-        self._recent: tuple[tuple[int, Draws], ...] = ()
+        self._recent: tuple[tuple[int, _Epoch], ...] = ()
+
+    @property
+    def balanced(self) -> bool:
+        """Whether each class is drawn as often."""
+        return self._classes is not None
 
     def draw(self, positions: NDArray[np.integer[Any]]) -> Draws:
         """Return the samples at these positions (n,) of the stream."""
         epochs, index = np.divmod(np.asarray(positions, dtype=np.int64), len(self.cases))
         first, last = int(epochs.min()), int(epochs.max())
         if first == last:
-            return self._epoch(first)[index]
-        parts = [self._epoch(int(epoch))[index[epochs == epoch]] for epoch in np.unique(epochs)]
+            return self._of_epoch(first, index)
+        parts = [self._of_epoch(int(epoch), index[epochs == epoch]) for epoch in np.unique(epochs)]
         # Back from epoch after epoch to the order that was asked for.
         back = np.argsort(np.argsort(epochs, kind="stable"), kind="stable")
         joined: dict[str, Any] = {
@@ -241,16 +259,37 @@ class Sampler:
             gamma=np.ones(offset.shape, dtype=np.float32),
         )
 
-    def _epoch(self, epoch: int) -> Draws:
-        for known, draws in self._recent:
-            if known == epoch:
-                return draws
-        draws = self._draw_epoch(epoch)
-        # Two: a batch that runs over the end of an epoch needs both.
-        self._recent = ((epoch, draws), *self._recent[:1])
-        return draws
+    def _of_epoch(self, epoch: int, index: Indices) -> Draws:
+        """Return samples of an epoch. Masks are read for these alone, as they are asked for."""
+        known = self._epoch(epoch)
+        draws, rows = known.draws[index], np.flatnonzero(known.placed[index])
+        if self._foreground is None or not len(rows):
+            return draws
+        cases, on = draws.case[rows], known.on[index[rows]]
+        voxels = np.array(
+            [
+                self._foreground.voxel(case, region, place)
+                for case, (region, place) in zip(cases.tolist(), on.tolist(), strict=True)
+            ]
+        )
+        shapes = self._shapes[cases]
+        origin = np.clip(voxels - self._patch // 2, 0, np.maximum(shapes - self._patch, 0))
+        origin = np.where(shapes < self._patch, self._centred(shapes), origin)
+        origin += known.moved[index[rows]]
+        whole = draws.origin.copy()
+        whole[rows] = np.clip(origin, voxels - self._patch + 1, voxels)
+        return replace(draws, origin=whole)
 
-    def _draw_epoch(self, epoch: int) -> Draws:
+    def _epoch(self, epoch: int) -> _Epoch:
+        for known, drawn in self._recent:
+            if known == epoch:
+                return drawn
+        drawn = self._draw_epoch(epoch)
+        # Two: a batch that runs over the end of an epoch needs both.
+        self._recent = ((epoch, drawn), *self._recent[:1])
+        return drawn
+
+    def _draw_epoch(self, epoch: int) -> _Epoch:
         n, d, channels = len(self.cases), len(self._patch), self._offset.shape[1]
         # Philox is counter-based (Salmon et al. 2011, Parallel random numbers: as easy as 1, 2, 3):
         # one independent stream for each key.
@@ -284,10 +323,13 @@ class Sampler:
         factor = np.where(on["zoom"], 1 + recipe.zoom * (2 * zoom - 1), 1.0)
         angles = np.where(on["rotate"], (2 * angle - 1) * (recipe.rotate or 0.0), 0.0)
         exponent = (2 * gamma - 1) * np.log1p(recipe.gamma)
-        return Draws(
+        placed = np.zeros(n, dtype=bool)
+        if self._foreground is not None:
+            placed = (region[:, 0] < recipe.foreground) & (self._foreground.held[cases] > 0)
+        draws = Draws(
             patch=recipe.patch,
             case=cases,
-            origin=self._origins(cases, place, region) + moved,
+            origin=self._origins(cases, place) + moved,
             matrix=self._matrices(cases, np.deg2rad(angles)) / factor[:, :, None],
             flip=(flip < 0.5) & np.array(recipe.flip),
             offset=offset,
@@ -299,6 +341,9 @@ class Sampler:
             ),
             gamma=np.where(on["gamma"], np.exp(exponent), 1.0).astype(np.float32),
         )
+        # The place along the first axis is drawn for such a sample too, and is of no other use.
+        where = np.stack([region[:, 1], place[:, 0]], axis=1)
+        return _Epoch(draws=draws, placed=placed, on=where, moved=moved)
 
     def _matrices(self, cases: Indices, angles: Floats) -> Floats:
         """Return rotations (n, d, d) by `angles` (n, 1 or 3), in radians, in units of voxels."""
@@ -343,17 +388,11 @@ class Sampler:
         room = shapes - self._patch
         return np.where(room >= 0, room // 2, -(-room // 2))
 
-    def _origins(self, cases: Indices, place: Floats, region: Floats) -> Indices:
-        """Return where patches begin; `place` (n, d) and `region` (n, 2) are uniform in [0, 1)."""
+    def _origins(self, cases: Indices, place: Floats) -> Indices:
+        """Return where random patches begin; `place` (n, d) is uniform in [0, 1)."""
         shapes = self._shapes[cases]
         room = np.maximum(shapes - self._patch, 0)
         origin = np.floor(place * (room + 1)).astype(np.int64)
-        biased = (region[:, 0] < self.recipe.foreground) & (self._n_filled[cases] > 0)
-        chosen = cases[biased]
-        nth = np.floor(region[biased, 1] * self._n_filled[chosen]).astype(np.int64)
-        low, high = np.moveaxis(self._boxes[chosen, self._regions[chosen, nth]], 1, 0)
-        point = low + np.floor(place[biased] * (high - low)).astype(np.int64)
-        origin[biased] = np.clip(point - self._patch // 2, 0, room[biased])
         return np.where(shapes < self._patch, self._centred(shapes), origin)
 
 

@@ -206,7 +206,6 @@ def ours(
     sampler = Sampler(
         cases=everything,
         shapes=store.shapes,
-        boxes=store.boxes,
         offset=offset,
         unit=unit,
         recipe=recipe,

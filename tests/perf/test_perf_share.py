@@ -128,7 +128,6 @@ def ratios(loader: str) -> list[float]:
         sampler = Sampler(
             cases=everyone,
             shapes=store.shapes,
-            boxes=store.boxes,
             offset=offset,
             unit=unit,
             recipe=Recipe(patch=PATCH, **EVERYTHING.along(META.axes)),

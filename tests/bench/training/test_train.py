@@ -13,6 +13,7 @@ from bench.optimizers.table import OPTIMIZERS
 from bench.study.choice import Choice
 from bench.study.schema import Augment
 from bench.training import evaluate, networks, train
+from bench.training.evaluate import Evaluator, Score
 from bench.training.train import run_trial
 from loaders.batches.table import LOADERS
 from results.tables.schema import TABLES
@@ -174,6 +175,44 @@ def test_stopping_on_the_loss_chooses_by_the_loss(make_trial):
     outcome = run(make_trial("classification"), epochs=5, stop_on="loss")
     lowest = min(outcome.epochs, key=lambda e: e["val_loss"])
     assert outcome.trial["best_epoch"] == lowest["epoch"]
+
+
+def scripted(value, false_alarm, loss, label):
+    """Return the score of an evaluation of one case, which holds the region if label is 1."""
+    alarm = {"metric": "false_alarm", "headline": True, "value": false_alarm}
+    return Score(
+        loss=loss,
+        value=value,
+        metrics=[] if false_alarm is None else [alarm],
+        cases=[{"label": label}],
+        examples={},
+        infer_sec=0.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("course", "best"),
+    [
+        # No case holds the region: Dice is 0 with a false alarm and undefined without.
+        ([(0.0, 0.5, 0.1, 0), (0.0, 0.2, 0.2, 0), (0.0, 0.5, 0.0, 0)], 2),
+        ([(0.0, 0.5, 0.1, 0), (None, 0.0, 0.9, 0), (None, 0.0, 0.5, 0), (0.0, 0.1, 0.0, 0)], 3),
+        # Undefined whatever is found, and no case without the region: by the loss.
+        ([(None, None, 0.5, 1), (None, None, 0.3, 1), (None, None, 0.4, 1)], 2),
+        # A defined metric decides alone, and of equals the first.
+        ([(0.5, 0.0, 0.1, 1), (0.6, 0.9, 0.9, 1), (0.6, 0.0, 0.1, 1)], 2),
+    ],
+)
+def test_where_inner_validation_has_nothing_to_score_false_alarms_and_loss_decide(
+    make_trial, monkeypatch, course, best
+):
+    scores = [scripted(*epoch) for epoch in course]
+    test = scripted(0.5, 0.0, 0.5, 1)
+    monkeypatch.setattr(
+        Evaluator, "score", lambda self, cases, *, final: test if final else scores.pop(0)
+    )
+    row = run(make_trial("segmentation"), epochs=len(course)).trial
+    assert (row["status"], row["best_epoch"]) == ("ok", best)
+    assert row["val_score"] == course[best - 1][0]
 
 
 def test_time_to_target_is_that_of_the_first_epoch_that_reached_it(make_trial):

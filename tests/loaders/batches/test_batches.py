@@ -21,6 +21,7 @@ from loaders.batches.request import fill_of
 from loaders.batches.table import LOADERS
 from loaders.batches.torch_loader import Batch, gather
 from loaders.cases import Case, Item, Kind, Meta, Survey
+from loaders.sampling.foreground import Foreground
 from loaders.sampling.sampler import Draws, Recipe, Sampler
 from loaders.store.read import Store, StoreError, open_store, write_store
 
@@ -141,7 +142,9 @@ def a_sampler(store: Store, patch: tuple[int, ...], *, seed: int = 1, **changes:
     return Sampler(
         cases=np.arange(len(store)),
         shapes=store.shapes,
-        boxes=store.boxes,
+        foreground=Foreground(mask=store.mask, boxes=store.boxes, regions=[(1,)])
+        if store.meta.masked
+        else None,
         offset=mean,
         unit=np.sqrt(squares / count - mean**2),
         recipe=Recipe(**{**recipe, **changes}),
@@ -478,7 +481,11 @@ def test_of_a_large_volume_the_patch_alone_is_read(
     sampler = Sampler(
         cases=np.array([0]),
         shapes=store.shapes,
-        boxes=np.array([[[[1003] * 2 + [503], [1004] * 2 + [504]]]]),
+        foreground=Foreground(
+            mask=lambda case: np.broadcast_to(np.uint8(1), shape[1:]),
+            boxes=np.array([[[[1003] * 2 + [503], [1004] * 2 + [504]]]]),
+            regions=[(1,)],
+        ),
         offset=np.zeros((1, 1)),
         unit=np.ones((1, 1)),
         recipe=Recipe(
@@ -514,7 +521,6 @@ def test_a_patch_far_along_a_long_axis_is_found_to_the_voxel(loader: str) -> Non
     sampler = Sampler(
         cases=np.array([0]),
         shapes=store.shapes,
-        boxes=np.zeros((1, 0, 2, 2), dtype=np.int64),
         offset=np.zeros((1, 1)),
         unit=np.ones((1, 1)),
         recipe=Recipe(patch=(2, 3), flip=(False,) * 2, scale=0.0, shift=0.0, foreground=0.0),

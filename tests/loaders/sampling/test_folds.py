@@ -151,6 +151,84 @@ def test_inner_validation_has_the_asked_share(fraction: float) -> None:
         assert share == pytest.approx(fraction, abs=0.02)
 
 
+# ---- segmented cases ----
+
+
+def hashes_of(n: int) -> list[str]:
+    return [hashlib.sha256(f"{i}".encode()).hexdigest() for i in range(n)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_rare_region_is_in_every_part_as_often_as_it_can_be(seed: int) -> None:
+    """In 8 of 40 patients: of 5 test parts each holds 1 or 2, and every inner part one at least."""
+    present = np.zeros((40, 2), dtype=bool)
+    present[:, 0], present[:8, 1] = True, True
+    splits = splits_of(
+        Cohort(1),
+        labels=None,
+        present=present,
+        groups=[f"p{i}" for i in range(40)],
+        hashes=hashes_of(40),
+        repeats=3,
+        seed=seed,
+    )
+    assert len(splits) == 15
+    for split in splits:
+        held = [int(present[getattr(split, part), 1].sum()) for part in ("train", "inner", "test")]
+        assert min(held) >= 1
+        assert held[2] in (1, 2)
+
+
+@pytest.mark.parametrize("groups", [2, 3])
+def test_of_a_region_of_few_patients_one_is_left_to_learn_from(groups: int) -> None:
+    present = np.zeros((40, 1), dtype=bool)
+    present[:groups] = True
+    splits = splits_of(
+        Cohort(1),
+        labels=None,
+        present=present,
+        groups=[f"p{i}" for i in range(40)],
+        hashes=hashes_of(40),
+    )
+    for split in splits:
+        assert present[split.train].any()
+        assert present[split.test].sum() <= 1
+        # Of two that are left one is inner validation.
+        assert present[split.inner].sum() == min(1, groups - int(present[split.test].sum()) - 1)
+
+
+@given(seed=st.integers(0, 10**6), folds=st.integers(2, 5))
+@QUICK
+def test_regions_that_are_too_rare_for_every_part_lie_apart(seed: int, folds: int) -> None:
+    """Regions of any number of patients, several cases each: no refusal, no patient torn apart."""
+    generator = np.random.default_rng(seed)
+    groups = [f"p{p}" for p in range(24) for _ in range(generator.integers(1, 4))]
+    of_patient = generator.random((24, 3)) < generator.random(3)
+    numbers = np.array([int(group[1:]) for group in groups])
+    present = of_patient[numbers]
+    splits = splits_of(
+        Cohort(1),
+        labels=None,
+        present=present,
+        groups=groups,
+        hashes=hashes_of(len(groups)),
+        folds=folds,
+    )
+    check_splits(splits, groups, None)
+    rarest = int(of_patient.sum(axis=0).argmin())
+    tested = [len(set(numbers[s.test][present[s.test, rarest]].tolist())) for s in splits]
+    # The rarest is in as many test parts as it can be.
+    assert sum(n > 0 for n in tested) == min(folds, int(of_patient[:, rarest].sum()))
+
+
+def test_where_all_cases_hold_all_regions_folds_are_those_without_regions() -> None:
+    cohort = Cohort(50)
+    present = np.ones((len(cohort.groups), 3), dtype=bool)
+    assert same(
+        splits_of(cohort, labels=None, present=present), splits_of(cohort, labels=None, repeats=1)
+    )
+
+
 # ---- on what they depend ----
 
 

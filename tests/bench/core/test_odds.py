@@ -10,7 +10,7 @@ import torch
 from scipy.special import logsumexp
 from sklearn import metrics as sk
 
-from bench.metrics import odds
+from bench.core import odds
 from bench.metrics.aggregate import classification_rows, segmentation_rows
 from bench.metrics.confusion import confusion
 from bench.metrics.scoring import Seen

@@ -1,0 +1,86 @@
+"""What the parts of a study's folds can tell, before anything runs: rare regions are told here."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from bench.core.references import StudyError
+from bench.metrics.aggregate import headline, segmentation_rows
+from bench.metrics.confusion import confusion
+from bench.metrics.table import METRICS
+from bench.planning.plan import Plan
+from bench.study.dataset import DataSet
+from loaders.sampling.folds import PARTS
+from loaders.store.read import Store
+
+
+def tell_apart(plan: Plan) -> Iterator[str]:
+    """Say which parts of the folds hold no case of a region, and where a metric has no value.
+
+    Raises StudyError where the primary metric of a data set has no value on any test part, whatever
+    a network finds: nothing could be compared.
+    """
+    for data in plan.sets:
+        if data.store.meta.regions:
+            yield from _of_primary(data, plan.study.primary[data.store.meta.task])
+            yield from _of_regions(data)
+
+
+def _of_primary(data: DataSet, primary: str) -> Iterator[str]:
+    def without(part: str) -> int:
+        return sum(
+            _best(data.store, getattr(split, part), primary) is None for split in data.splits
+        )
+
+    rule = METRICS[primary].empty_rule
+    of = len(data.splits)
+    if (lost := without("test")) == of:
+        raise StudyError(
+            f"primary: {primary} has no value on any test part of {data.name!r}, not even for the "
+            f"right answer ({rule}). Choose another metric: `medopt list metrics`."
+        )
+    if lost:
+        yield (
+            f"{data.name}: {primary} has no value on {lost} of {of} test parts for the right "
+            f"answer ({rule}); a combination without a value there is not judged"
+        )
+    if lost := without("inner"):
+        yield (
+            f"{data.name}: {primary} has no value on {lost} of {of} inner validation parts for the "
+            f"right answer; there epochs are chosen by false alarms, then by the loss"
+        )
+
+
+def _best(store: Store, cases: np.ndarray, primary: str) -> float | None:
+    """Return what the right answer scores on some cases, None where the metric has no value.
+
+    For that one case of each kind will do: with the region or without, of known size or not.
+    """
+    there = store.boxes[cases, :, 0, 0] >= 0
+    known = np.isfinite(store.spacing[cases]).all(axis=1)
+    rows = []
+    for column, name in enumerate(store.meta.regions):
+        for holds, spaced in sorted(
+            set(zip(there[:, column].tolist(), known.tolist(), strict=True))
+        ):
+            mask = np.array([[0, holds]], dtype=np.uint8)
+            logits = np.stack([mask == 0, mask == 1]).astype(np.float64)
+            spacing = (1.0 if spaced else np.nan,) * 2
+            rows += confusion(mask, mask, {name: (1,)}, spacing, distances=True, logits=logits)
+    return headline(segmentation_rows(rows, tuple(store.meta.regions)), primary)
+
+
+def _of_regions(data: DataSet) -> Iterator[str]:
+    present = data.store.boxes[:, :, 0, 0] >= 0
+    for column, name in enumerate(data.store.meta.regions):
+        lacking = {
+            part: sum(not present[getattr(split, part), column].any() for split in data.splits)
+            for part in PARTS
+        }
+        if any(lacking.values()):
+            parts = ", ".join(f"{n} {part}" for part, n in lacking.items() if n)
+            yield (
+                f"{data.name}: region {name} is in {int(present[:, column].sum())} of "
+                f"{len(present)} cases, and not in every part of the {len(data.splits)} folds "
+                f"(parts without it: {parts}); use fewer folds, or a larger inner_fraction"
+            )

@@ -1,0 +1,84 @@
+"""Foreground voxels drawn at random, from the masks themselves.
+
+As nnU-Net does (Isensee et al. 2021, 10.1038/s41592-020-01008-z, section "Patch sampling"): one of
+the regions that the case holds, each as likely, then one of its voxels, each as likely. A point in
+the box of a region would not do: between two small lesions far apart there is nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loaders.cases import MAX_CLASSES, Array
+
+Indices = NDArray[np.int64]
+
+# Regions of cases whose counts are kept: some hundred numbers each. Assumption: enough for the
+# training parts of common sets, and a few tens of MiB.
+_KEPT = 1 << 14
+
+
+class Foreground:
+    """The foreground of n cases.
+
+    `mask(case)` gives the label map (*spatial) uint8 of a case; its pages are read where they are
+    needed alone. `boxes` (n, regions, 2, d) int64 are around each region, half-open, -1 where it is
+    empty. `regions` names the labels that each region unites. `held` (n,) is how many regions a
+    case holds.
+    """
+
+    def __init__(
+        self,
+        *,
+        mask: Callable[[int], Array],
+        boxes: NDArray[np.integer[Any]],
+        regions: Sequence[tuple[int, ...]],
+    ) -> None:
+        self._mask = mask
+        self._boxes: Indices = np.asarray(boxes, dtype=np.int64)
+        self._inside = np.zeros((len(regions), MAX_CLASSES), dtype=bool)
+        for row, labels in zip(self._inside, regions, strict=True):
+            row[list(labels)] = True
+        filled = self._boxes[:, :, 0, 0] >= 0
+        self.held: Indices = filled.sum(axis=1)
+        # Regions with foreground first, so that the k-th of a case is `_order[case, k]`.
+        self._order: Indices = np.argsort(~filled, axis=1, kind="stable")
+        # In the memory of a process a region is looked through once; then a voxel costs one layer.
+        self._counts = lru_cache(maxsize=_KEPT)(self._count)
+
+    def voxel(self, case: int, region: float, place: float) -> Indices:
+        """Return a foreground voxel (d,) of a case that holds any.
+
+        `region` and `place`, in [0, 1), say which of its regions, and which of that one's voxels.
+        Raises ValueError where the mask lacks what the box was drawn around.
+        """
+        which = int(self._order[case, int(region * self.held[case])])
+        counts = self._counts(case, which)
+        if not counts[-1]:
+            raise ValueError(
+                f"the mask of case {case} holds nothing of region {which}, around which the store "
+                "has a box: run `medopt verify`"
+            )
+        nth = int(place * counts[-1])
+        layer = int(np.searchsorted(counts, nth, side="right"))
+        inside = self._layers(case, which, layer)
+        before = int(counts[layer - 1]) if layer else 0
+        rest = np.unravel_index(np.flatnonzero(inside)[nth - before], inside.shape)
+        voxel: Indices = self._boxes[case, which, 0] + np.array([layer, *rest])
+        return voxel
+
+    def _count(self, case: int, which: int) -> Indices:
+        """Return how many voxels of a region lie in the layers of its box up to each."""
+        inside = self._layers(case, which)
+        counts: Indices = np.cumsum(np.count_nonzero(inside.reshape(len(inside), -1), axis=1))
+        return counts
+
+    def _layers(self, case: int, which: int, layer: int | None = None) -> NDArray[np.bool_]:
+        """Return which voxels of a region's box belong to it; of one layer of the first axis."""
+        low, high = self._boxes[case, which]
+        box = np.asarray(self._mask(case))[tuple(map(slice, low, high))]
+        found: NDArray[np.bool_] = self._inside[which][box if layer is None else box[layer]]
+        return found
