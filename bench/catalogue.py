@@ -52,7 +52,7 @@ def _studies() -> Rows:
 
 
 def _optimizers() -> Rows:
-    rows = _fields(OPTIMIZERS, "name", "step", "drives", "defaults", "summary", "source")()
+    rows = _fields(OPTIMIZERS, "name", "step", "drives", "decay", "defaults", "summary", "source")()
     # A rule for gradients asks nothing of the task.
     return [{"name": row.pop("name"), "tasks": list(TASKS), **row} for row in rows]
 

@@ -166,6 +166,7 @@ def make_trial(
             "batch_size": 4,
             "patch": (side,) * dims,
             "augment": Augment(),
+            "decay_norms": True,
             "normalize": "z-score",
             "patience": 10,
             "stop_on": "score",

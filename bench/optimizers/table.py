@@ -47,6 +47,7 @@ def _on_base(choices: Mapping[str, Setting]) -> Mapping[str, Any]:
     base = OPTIMIZERS[str(choices["base"])]
     return {
         "defaults": {**choices, **base.defaults, **_SAM},
+        "decay": base.decay,
         "space": {"lr": base.space["lr"], "rho": _RHO},
     }
 
@@ -92,6 +93,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="sgd",
             constructor=torch.optim.SGD,
             defaults=_SGD,
+            decay="coupled",
             space={
                 "lr": Space(low=1e-3, high=1e-1, log=True),
                 "momentum": Space(low=0.8, high=0.99, log=False),
@@ -110,6 +112,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "eps": 1e-10,
                 "weight_decay": 0.0,
             },
+            decay="coupled",
             space={"lr": Space(low=1e-3, high=1e-1, log=True)},
             state_floats=1,
             summary="a rate for each parameter that falls with the sum of its squared gradients",
@@ -126,6 +129,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "centered": False,
                 "weight_decay": 0.0,
             },
+            decay="coupled",
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
             state_floats=state_size.rmsprop_state,
             summary="Adagrad with a running mean of squared gradients in place of the sum",
@@ -137,6 +141,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="adam",
             constructor=torch.optim.Adam,
             defaults={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
+            decay="coupled",
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
             state_floats=2,
             summary="running means of gradient and squared gradient, corrected for their start",
@@ -146,6 +151,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="adamw",
             constructor=torch.optim.AdamW,
             defaults={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2},
+            decay="decoupled",
             space={
                 "lr": Space(low=1e-4, high=1e-2, log=True),
                 # AlgoPerf's baseline searches 5e-3 to 1.
@@ -183,6 +189,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="sgd_nesterov",
             constructor=torch.optim.SGD,
             defaults={"lr": 1e-2, "momentum": 0.99, "nesterov": True, "weight_decay": 3e-5},
+            decay="coupled",
             space={
                 "lr": Space(low=1e-3, high=1e-1, log=True),
                 "momentum": Space(low=0.8, high=0.999, log=False),
@@ -201,6 +208,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "momentum_decay": 4e-3,
                 "weight_decay": 0.0,
             },
+            decay="coupled",
             space={"lr": Space(low=2e-4, high=2e-2, log=True)},
             state_floats=2,
             summary="Adam with Nesterov momentum",
@@ -210,6 +218,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="radam",
             constructor=torch.optim.RAdam,
             defaults={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
+            decay="coupled",
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
             state_floats=2,
             summary="Adam whose first steps are SGD, until its second moment can be trusted",
@@ -219,6 +228,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="adafactor",
             constructor=torch.optim.Adafactor,
             defaults={"lr": 1e-2, "beta2_decay": -0.8, "d": 1.0, "weight_decay": 0.0},
+            decay="decoupled",
             space={"lr": Space(low=1e-3, high=1e-1, log=True)},
             state_floats=state_size.adafactor_state,
             summary="squared gradients kept as rows and columns, no momentum: the least memory",
@@ -238,6 +248,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "betas": (0.9, 0.999),
                 "eps": 1e-8,
             },
+            decay="decoupled",
             space={
                 "lr": Space(low=1e-4, high=1e-2, log=True),
                 "weight_decay": Space(low=5e-3, high=1.0, log=True),
@@ -256,6 +267,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             constructor=library("Lion"),
             # A third of AdamW's rate and three times its decay: section 5 of the paper.
             defaults={"lr": 3e-4, "betas": (0.9, 0.99), "weight_decay": 3e-2},
+            decay="decoupled",
             space={
                 "lr": Space(low=3e-5, high=3e-3, log=True),
                 "weight_decay": Space(low=5e-3, high=1.0, log=True),
@@ -271,6 +283,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             constructor=library("Lamb", weight_decouple=False, adam_debias=True),
             # 5e-3 is the paper's rate for ResNet-50 at its smallest batch of 512.
             defaults={"lr": 5e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 1e-2},
+            decay="decoupled",
             space={"lr": Space(low=5e-4, high=5e-2, log=True)},
             state_floats=2,
             summary="Adam's step scaled to each layer's weights, for large batches",
@@ -285,6 +298,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "eps": 1e-8,
                 "weight_decay": 2e-2,
             },
+            decay="decoupled",
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
             state_floats=4,
             summary="Adam with Nesterov momentum from differences of gradients",
@@ -302,6 +316,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "weight_decay": 1e-2,
                 "warmup_steps": 0,
             },
+            decay="decoupled",
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
             state_floats=3,
             summary="AdamW with a second, slow mean of the gradient",
@@ -321,6 +336,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "eps": 1e-8,
                 "weight_decay": 0.0,
             },
+            decay="decoupled",
+            found_rate=1e-3,  # about Adam's: assumption
             # The authors leave the rate at 1 and name 0.5 and 2 for d_coef.
             space={"d_coef": Space(low=0.5, high=2.0, log=True)},
             # Its distance and its rate are the first group's.
@@ -340,6 +357,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "precondition_frequency": 10,
                 "max_precondition_dim": 10000,
             },
+            decay="decoupled",
             space={"lr": Space(low=3e-4, high=3e-2, log=True)},
             drives="weights of two or more dimensions; on vectors it is Adam",
             driven=state_size.soap_driven,
@@ -352,6 +370,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="shampoo",
             constructor=shampoo,
             defaults=_SHAMPOO,
+            decay="decoupled",
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
             brings=_on_graft,
             choices={"graft": ("sgd", "adagrad", "rmsprop")},
@@ -374,6 +393,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "eps": 1e-12,
                 "weight_decay": 0.0,
             },
+            decay="decoupled",
             space={"lr": Space(low=6e-3, high=6e-1, log=True)},
             step="create_graph",
             scalable=False,  # scaled gradients would have to be unscaled inside their own graph
@@ -393,6 +413,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "weight_decay": 0.0,
                 "warmup_steps": 0,
             },
+            decay="decoupled",
             space={"lr": Space(low=2.5e-4, high=2.5e-2, log=True)},
             averages=True,
             state_floats=2,
@@ -404,6 +425,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             constructor=library("ScheduleFreeSGD"),
             # Ten times sgd's rate: the README of schedule_free names 10 to 50 times.
             defaults={"lr": 1e-1, "momentum": 0.9, "weight_decay": 0.0, "warmup_steps": 0},
+            decay="decoupled",
             space={"lr": Space(low=1e-2, high=1.0, log=True)},
             averages=True,
             state_floats=1,
@@ -414,6 +436,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="adopt",
             constructor=library("ADOPT", weight_decouple=True),
             defaults={"lr": 1e-3, "betas": (0.9, 0.9999), "eps": 1e-6, "weight_decay": 0.0},
+            decay="decoupled",
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
             state_floats=2,
             summary="Adam that converges at any beta2: it divides by the moment of before",
@@ -423,6 +446,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="sam",
             constructor=_sam,
             defaults={"base": "sgd", **_SGD, **_SAM},
+            decay="coupled",
             space={"lr": Space(low=1e-3, high=1e-1, log=True), "rho": _RHO},
             brings=_on_base,
             choices={"base": _SAM_BASES},

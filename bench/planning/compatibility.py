@@ -1,7 +1,8 @@
 """What cannot be combined on a data set, each with the sentence that says why."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
+from typing import Any
 
 from bench.core.references import is_reference
 from bench.optimizers.table import Optimizer
@@ -12,6 +13,7 @@ from bench.study.pretrained import start_settings
 from bench.study.regularizers import Regularizer
 from bench.study.schema import Study
 from bench.study.tasks import TASKS
+from bench.study.trial import TRIAL
 from bench.training.networks import identity_of, parameter_shapes
 from loaders.sampling.folds import Split
 
@@ -22,15 +24,17 @@ def misfit(
     combination: Combination,
     study: Study,
     data: DataSet,
-    patch: tuple[int, ...],
+    settings: Mapping[str, Any],
     starts: Starts,
     devices: int,
 ) -> str | None:
     """Return why a combination cannot run on a data set, None if it can.
 
-    `devices` share each trial. Raises StudyError for settings that no data set could take.
+    `settings` are those that all trials of the data set have, `devices` share each trial. Raises
+    StudyError for settings that no data set could take.
     """
     meta, task = data.store.meta, TASKS[data.store.meta.task]
+    patch: tuple[int, ...] = settings["patch"]
     model, optimizer, loss = (
         combination.own_model.row,
         combination.own_optimizer.row,
@@ -41,6 +45,7 @@ def misfit(
         model.unfit(task=task.served_by, dims=meta.dims, patch=patch)
         or served
         or _of_setters(combination, task.served_by)
+        or _of_decay(combination, optimizer, study)
         or _of_precision(optimizer, study)
         or _of_start(combination, optimizer, data.splits[0], starts)
         or _of_size(combination, optimizer, data, patch, devices)
@@ -66,7 +71,31 @@ def _of_setter(combination: Combination, row: Regularizer, task: str) -> str | N
         # What it sets may be out of range there: that is the study's mistake.
         for part, look_up in _LOOK_UP.items():
             look_up(combination.choices[part].name, combination.given(part), combination.base)
+        reason = _of_nothing(combination, row)
     return reason
+
+
+def _of_nothing(combination: Combination, row: Regularizer) -> str | None:
+    """Return why what is set is so without it, by what other axes say; None if it is not."""
+    own = combination.own_optimizer.row.settings(combination.choices["optimizer"].params)
+    before = {f"optimizer.{name}": value for name, value in own.items()}
+    before |= {f"trial.{name}": value for name, value in TRIAL.items()}
+    after = {f"optimizer.{name}": v for name, v in combination.changes("optimizer").items()}
+    after |= {f"trial.{name}": value for name, value in combination.changes("trial").items()}
+    if row.sets and all(t in after and after[t] == before[t] for t in row.sets):
+        names = [f"{part} {combination.choices[part].label}" for part in ("optimizer", "schedule")]
+        return f"{row.what} {row.name} would change nothing of {' with '.join(names)}"
+    return None
+
+
+def _of_decay(combination: Combination, optimizer: Optimizer, study: Study) -> str | None:
+    decays = optimizer.settings(combination.given("optimizer")).get("weight_decay")
+    if optimizer.one_group and decays and not study.decay_norms:
+        return (
+            f"optimizer {optimizer.name} takes one group of parameters: its weight decay cannot "
+            f"leave norms and biases out"
+        )
+    return None
 
 
 _LOOK_UP = {"model": model_row, "optimizer": optimizer_row, "loss": loss_row}

@@ -190,6 +190,9 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     batch_size: int | None = Field(None, ge=1, description="samples a step; null: by task and dims")
     patch: tuple[int, ...] | None = Field(None, description="voxels a side; null: from the shapes")
     augment: Augment = Augment()  # type: ignore[call-arg]  # pydantic fills every default
+    decay_norms: bool = Field(
+        True, description="weight decay on norms and biases too, not on weight matrices alone"
+    )
     normalize: Normalize = Field(
         DEFAULTS["normalize"],
         description="intensities as standard deviations from the mean; range: lowest to highest as"

@@ -13,6 +13,8 @@ from results.tables.axes import AXES
 # Raised by a developer whenever the same settings would give other numbers than before; each
 # version has a line in docs/numerics.md.
 NUMERICS = 4
+# The fields of a trial that a regularizer may set, as they are otherwise.
+TRIAL: Mapping[str, Any] = {"stops": True, "mixup": 0.0, "balance": False}
 
 
 def labels(choices: Mapping[str, Choice]) -> dict[str, str | None]:
@@ -40,6 +42,7 @@ class Trial:
     batch_size: int
     patch: tuple[int, ...]
     augment: Augment
+    decay_norms: bool
     normalize: Normalize
     patience: int
     stop_on: StopOn

@@ -118,7 +118,13 @@ def run_trial(
         flops = flops_per_sample(combination.model, store.path, trial.patch)
         torch.manual_seed(step_seed + world.rank)
         layers = LayerGroups(model, model_kind, trial.start)
-        optimizer = optimizer_kind.build(layers.groups(_base_rate(hparams)), **hparams)
+        optimizer = optimizer_kind.build(
+            layers.groups(
+                _base_rate(hparams),
+                decay_norms=trial.decay_norms or not hparams.get("weight_decay"),
+            ),
+            **hparams,
+        )
         rates = [group.get("lr") for group in optimizer.param_groups]
         weights = None
         if combination.loss.row.weighted:
@@ -264,6 +270,7 @@ def run_trial(
         **trial_columns(trial),
         "batch_size": batch,
         "hparams": json.dumps(hparams, sort_keys=True),
+        "weight_decay_kind": optimizer_kind.decay,
         "status": "diverged" if diverged else "ok",
         "reason": diverged,
         "n_train_cases": n_train,

@@ -156,13 +156,28 @@ class LayerGroups:
             self.frozen = last if wanted == "head" else self._names.index(wanted)
         self.freeze(self.frozen)
 
-    def groups(self, lr: float | None) -> list[dict[str, Any]] | list[nn.Parameter]:
+    def groups(
+        self, lr: float | None, *, decay_norms: bool = True
+    ) -> list[dict[str, Any]] | list[nn.Parameter]:
         """Return the parameters for an optimizer: one list, or groups with a rate `lr` each.
 
-        `lr` is the head's rate, and the head is the last group.
+        `lr` is the head's rate, and the head is the last group. Without `decay_norms` each group is
+        two: weights, and parameters of one dimension (the scales and shifts of norms, biases),
+        which do not decay.
         """
+        groups = self._rates(lr)
+        if decay_norms:
+            return groups if len(groups) > 1 else groups[0]["params"]
+        whole = [{**g, "params": [p for p in g["params"] if p.ndim > 1]} for g in groups]
+        flat = [
+            {**g, "params": [p for p in g["params"] if p.ndim <= 1], "weight_decay": 0.0}
+            for g in groups
+        ]
+        return [g for pair in zip(whole, flat, strict=True) for g in pair if g["params"]]
+
+    def _rates(self, lr: float | None) -> list[dict[str, Any]]:
         if self._start is None or self._start.lower_rate == 1 or lr is None:
-            return list(self._network.parameters())
+            return [{"params": list(self._network.parameters())}]
         top = len(self._names) - 1
         return [
             {"params": parameters, "lr": lr * self._start.lower_rate ** (top - place)}

@@ -18,6 +18,7 @@ _SETTINGS = {
     "batch_size": "Batch size",
     "patch": "Patch, voxels a side",
     "augment": "Augmentation",
+    "decay_norms": "Weight decay on norms and biases too",
     "normalize": "Intensities",
     "patience": "Patience, epochs without a better inner score",
     "stop_on": "Inner validation stops on",

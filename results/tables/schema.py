@@ -11,7 +11,8 @@ from results.tables.axes import COLUMNS
 
 #: Raised when a column is added, removed or changes its meaning; an axis of its own accord adds its
 #: column. 2 added the columns of `cases` from `nsd_2mm` on. 3 added `degradation` and `headline` to
-#: `metrics`; `stratum` held the degradation too before (results.tables.upgrade). 4 added columns alone.
+#: `metrics`; `stratum` held the degradation too before (results.tables.upgrade). 4 added columns
+#: alone.
 SCHEMA_VERSION = 4
 
 #: Versions whose files are read. What they lack is null, or made of what they have.
@@ -36,6 +37,7 @@ def _columns(*groups: tuple[pa.DataType, str]) -> pa.Schema:
 #: One row a trial. `hparams` and `versions` are JSON objects; seconds, milliseconds and bytes as
 #: the names say; `pretrained` names the weights a model started from (null: none) and `lane` the
 #: worker group; `target` is the score that the `..._to_target` columns wait for.
+#: `weight_decay_kind` says how the optimizer's decay acts: coupled, decoupled, none or unknown.
 TRIALS = _columns(
     (pa.string(), "study trial_id dataset task"),
     (pa.string(), " ".join(COLUMNS)),
@@ -65,6 +67,7 @@ TRIALS = _columns(
     (pa.bool_(), "shared_device"),
     (_TIME, "started_at finished_at"),
     (pa.string(), "git_commit versions"),
+    (pa.string(), "weight_decay_kind"),
 )
 
 #: Long form: one row a trial x split (inner or test) x metric x unit x region x convention x

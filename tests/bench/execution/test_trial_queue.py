@@ -34,6 +34,7 @@ def make_trial(n: int) -> Trial:
         batch_size=4,
         patch=(8, 8),
         augment=Augment(),
+        decay_norms=True,
         normalize="z-score",
         patience=2,
         stop_on="score",

@@ -69,6 +69,7 @@ def test_the_axes_are_multiplied_and_every_id_is_another(expanded):
         {"channels_last": True},
         {"compiled": True},
         {"epochs": 3},
+        {"decay_norms": False},
         {"augment": {"rotate": 10.0}},
         {"normalize": "range"},
         {"degrade": ["blur"]},
@@ -103,6 +104,19 @@ def test_what_decides_nothing_is_not(expanded, same):
             "classification",
             {"optimizers": ["adam", "lbfgs"], "regularizers": ["none", "weight_decay"]},
             "lbfgs has no such setting",
+        ),
+        (
+            "classification",
+            {
+                "optimizers": ["adam", "adamw"],
+                "regularizers": ["none", {"weight_decay": {"factor": 1}}],
+            },
+            "weight_decay would change nothing of optimizer adamw with schedule constant",
+        ),
+        (
+            "classification",
+            {"optimizers": ["adam", {"prodigy": {"weight_decay": 0.1}}], "decay_norms": False},
+            "prodigy takes one group of parameters: its weight decay cannot leave norms",
         ),
         (
             "classification",

@@ -339,6 +339,37 @@ def test_weight_decay_reaches_the_optimizer(make_trial):
     outcome = run(make_trial("classification"), regularizer=Choice(name="weight_decay"))
     assert json.loads(outcome.trial["hparams"])["weight_decay"] == 5e-4
     assert outcome.trial["optimizer"] == "adam"
+    assert outcome.trial["weight_decay_kind"] == "coupled"
+
+
+def test_norms_and_biases_go_without_decay_where_the_study_says_so(make_trial, monkeypatch):
+    """AdamW's decay is a factor of the weights: at a rate of 1e-9 nothing but it moves them."""
+    strong = Choice(name="adamw", params={"lr": 1e-9, "weight_decay": 1e8})
+    ends = {}
+    for decays in (True, False):
+        trial, data, base = make_trial("classification", epochs=1, decay_norms=decays)
+        made = []
+        build = networks.build_model
+        monkeypatch.setattr(
+            networks,
+            "build_model",
+            lambda *a, made=made, build=build: made.append(build(*a)) or made[-1],
+        )
+        row = run_trial(changed(trial, optimizer=strong), data, base, device=CPU).trial
+        monkeypatch.undo()
+        ends[decays] = dict(made[0].named_parameters())
+        steps = row["gradient_evaluations"]
+    assert steps > 1
+    compared = 0
+    for name, flat in ends[True].items():
+        # The same weights, but for the decay; those of one dimension shrink only with decay_norms.
+        ratio = (ends[False][name].abs().sum() / flat.abs().sum().clamp(min=1e-12)).item()
+        if flat.ndim > 1:
+            assert ratio == pytest.approx(1, abs=1e-3)
+        elif ends[False][name].abs().sum() > 0.01:
+            compared += 1
+            assert ratio == pytest.approx(0.9**-steps, rel=1e-3)
+    assert compared > 1
 
 
 def test_without_stopping_the_whole_budget_is_spent(make_trial):
