@@ -173,6 +173,7 @@ def plan(
     """
     from bench import api
     from bench.display import counting
+    from bench.planning.plan import ends_early
     from bench.planning.preflight import fits
     from bench.study.trial import skip_columns
     from results.text import duration
@@ -210,6 +211,8 @@ def plan(
                 "x".join(map(str, own[0].patch)),
             )
     out.print(table)
+    for line in ends_early(made):
+        out.print(line, highlight=False)
     for line in fits(made):
         out.print(line, highlight=False)
     skipped = {(s.combination["dataset"], s.combination["model"], s.reason) for s in made.skips}

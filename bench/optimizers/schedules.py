@@ -47,6 +47,10 @@ class Schedule:
             )
         return found
 
+    def falls(self, params: Mapping[str, Any]) -> bool:
+        """Tell whether the rate falls towards the end of the budget, to which it is then meant."""
+        return self.bind(params)(1.0) < 1
+
     def bind(self, params: Mapping[str, Any]) -> Factor:
         """Return the factor as a function of the share of the budget that is spent."""
         settings = self.settings(params)

@@ -13,7 +13,7 @@ from bench.study.pretrained import start_settings
 from bench.study.regularizers import Regularizer
 from bench.study.schema import Study
 from bench.study.tasks import TASKS
-from bench.study.trial import TRIAL
+from bench.study.trial import settable
 from bench.training.networks import identity_of, parameter_shapes
 from loaders.sampling.folds import Split
 
@@ -44,7 +44,7 @@ def misfit(
     return (
         model.unfit(task=task.served_by, dims=meta.dims, patch=patch)
         or served
-        or _of_setters(combination, task.served_by)
+        or _of_setters(combination, study, task.served_by)
         or _of_decay(combination, optimizer, study)
         or _of_precision(optimizer, study)
         or _of_start(combination, optimizer, data.splits[0], starts)
@@ -52,12 +52,12 @@ def misfit(
     )
 
 
-def _of_setters(combination: Combination, task: str) -> str | None:
-    reasons = (_of_setter(combination, row, task) for row, _ in combination.setters)
+def _of_setters(combination: Combination, study: Study, task: str) -> str | None:
+    reasons = (_of_setter(combination, row, study, task) for row, _ in combination.setters)
     return next((reason for reason in reasons if reason), None)
 
 
-def _of_setter(combination: Combination, row: Regularizer, task: str) -> str | None:
+def _of_setter(combination: Combination, row: Regularizer, study: Study, task: str) -> str | None:
     """Return why what another axis sets cannot be set here, None if it can."""
     if task not in row.tasks:
         return f"{row.what} {row.name} is not for {task}"
@@ -71,15 +71,15 @@ def _of_setter(combination: Combination, row: Regularizer, task: str) -> str | N
         # What it sets may be out of range there: that is the study's mistake.
         for part, look_up in _LOOK_UP.items():
             look_up(combination.choices[part].name, combination.given(part), combination.base)
-        reason = _of_nothing(combination, row)
+        reason = _of_nothing(combination, row, study)
     return reason
 
 
-def _of_nothing(combination: Combination, row: Regularizer) -> str | None:
+def _of_nothing(combination: Combination, row: Regularizer, study: Study) -> str | None:
     """Return why what is set is so without it, by what other axes say; None if it is not."""
     own = combination.own_optimizer.row.settings(combination.choices["optimizer"].params)
     before = {f"optimizer.{name}": value for name, value in own.items()}
-    before |= {f"trial.{name}": value for name, value in TRIAL.items()}
+    before |= {f"trial.{name}": value for name, value in settable(study, combination).items()}
     after = {f"optimizer.{name}": v for name, v in combination.changes("optimizer").items()}
     after |= {f"trial.{name}": value for name, value in combination.changes("trial").items()}
     if row.sets and all(t in after and after[t] == before[t] for t in row.sets):

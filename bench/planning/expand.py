@@ -16,7 +16,7 @@ from bench.study.dataset import DataSet, automatic_patch
 from bench.study.pretrained import InitialWeights
 from bench.study.schema import Augment, DataEntry, Study
 from bench.study.tasks import TASKS
-from bench.study.trial import NUMERICS, TRIAL, Skip, Trial, labels
+from bench.study.trial import NUMERICS, Skip, Trial, labels, settable
 from loaders.batches.table import LOADERS
 from loaders.sampling.folds import split_hash
 from loaders.sampling.sampler import Recipe
@@ -172,10 +172,11 @@ def _trial(
 ) -> Trial:
     changes = combination.changes("augment")
     augment: Augment = settings["augment"].model_copy(update=changes)
-    of_trial = {**TRIAL, **identity["trial"]}
+    of_trial = {**settable(study, combination), **identity["trial"]}
     decides = {
         **settings,
         **identity,
+        "trial": of_trial,
         **where,
         "augment": augment.model_dump(),
         "degrade": [

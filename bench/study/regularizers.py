@@ -1,6 +1,6 @@
 """The regularizers: one row each, written as what it sets in the other parts of a combination.
 
-Early stopping on inner validation stands in the protocol and is always on, so `none` is early
+Early stopping on inner validation stands in the protocol (`early_stopping`), so `none` is early
 stopping alone; `no_stopping` trains to the end of the budget (the weights are still those that
 inner validation chooses).
 

@@ -199,8 +199,16 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
         " 0 to 1. In MRI those of a case's own brain (range: of its whole image), else of the"
         " training part",
     )
+    early_stopping: bool | None = Field(
+        None,
+        description="end a trial by patience; null: but where the schedule's rate falls to the end"
+        " of the budget, of which a trial that ended early would see the high rates alone",
+    )
     patience: int = Field(
-        DEFAULTS["patience"], ge=1, description="epochs without a better inner score"
+        DEFAULTS["patience"],
+        ge=1,
+        description="looks at inner validation, one after each epoch or longer step, without a"
+        " better score",
     )
     stop_on: StopOn = Field(
         DEFAULTS["stop_on"],

@@ -6,15 +6,14 @@ from typing import Any
 
 from bench.core.references import is_reference
 from bench.study.choice import Choice
+from bench.study.components import Combination
 from bench.study.pretrained import InitialWeights
-from bench.study.schema import Augment, Normalize, StopOn
+from bench.study.schema import Augment, Normalize, StopOn, Study
 from results.tables.axes import AXES
 
 # Raised by a developer whenever the same settings would give other numbers than before; each
 # version has a line in docs/numerics.md.
 NUMERICS = 4
-# The fields of a trial that a regularizer may set, as they are otherwise.
-TRIAL: Mapping[str, Any] = {"stops": True, "mixup": 0.0, "balance": False}
 
 
 def labels(choices: Mapping[str, Choice]) -> dict[str, str | None]:
@@ -81,6 +80,17 @@ class Skip:
     reason: str
 
 
+def settable(study: Study, combination: Combination) -> dict[str, Any]:
+    """Return the fields of a trial that a regularizer may set, as they are without one."""
+    schedule = combination.schedule
+    stops = study.early_stopping
+    return {
+        "stops": not schedule.row.falls(schedule.settings) if stops is None else stops,
+        "mixup": 0.0,
+        "balance": False,
+    }
+
+
 def trial_columns(trial: Trial) -> dict[str, Any]:
     """Return the columns of `trials` that the trial itself decides."""
     return {
@@ -91,6 +101,7 @@ def trial_columns(trial: Trial) -> dict[str, Any]:
         "precision": trial.precision,
         "compiled": trial.compiled,
         "tuned": False,
+        "early_stopping": trial.stops,
         "repeat": trial.repeat,
         "fold": trial.fold,
         "seed": trial.seed,

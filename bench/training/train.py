@@ -240,7 +240,9 @@ def run_trial(
                         train_sec=clock.seconds["train"], sample_gradients=state.spent
                     )
                 best_epoch = state.best.epoch if state.best else 0
-                state.stopped = trial.stops and epoch - best_epoch >= trial.patience
+                # Looks, not epochs: one step of L-BFGS may spend 20, and is looked at once.
+                looks = sum(row["epoch"] > best_epoch for row in state.epochs)
+                state.stopped = trial.stops and looks >= trial.patience
                 if layers.thaw(epoch):
                     objective.share()
             layers.train()

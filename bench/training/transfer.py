@@ -154,6 +154,7 @@ class LayerGroups:
             last = len(self._names) - 1
             wanted = start.freeze_until
             self.frozen = last if wanted == "head" else self._names.index(wanted)
+        self._at_first = self.frozen
         self.freeze(self.frozen)
 
     def groups(
@@ -186,13 +187,17 @@ class LayerGroups:
         ]
 
     def thaw(self, epoch: int) -> bool:
-        """Thaw the stage that is due after `epoch` epochs; return whether there was one."""
+        """Thaw what is due after `epoch` epochs; return whether there was a stage.
+
+        Several may be due at once: a step of L-BFGS may spend many epochs.
+        """
         start = self._start
-        if start is None or not start.unfreeze_every or not self.frozen:
+        if start is None or not start.unfreeze_every:
             return False
-        if epoch % start.unfreeze_every:
+        due = max(self._at_first - epoch // start.unfreeze_every, 0)
+        if due >= self.frozen:
             return False
-        self.freeze(self.frozen - 1)
+        self.freeze(due)
         return True
 
     def freeze(self, count: int) -> None:

@@ -37,7 +37,8 @@ def _columns(*groups: tuple[pa.DataType, str]) -> pa.Schema:
 #: One row a trial. `hparams` and `versions` are JSON objects; seconds, milliseconds and bytes as
 #: the names say; `pretrained` names the weights a model started from (null: none) and `lane` the
 #: worker group; `target` is the score that the `..._to_target` columns wait for.
-#: `weight_decay_kind` says how the optimizer's decay acts: coupled, decoupled, none or unknown.
+#: `weight_decay_kind` says how the optimizer's decay acts: coupled, decoupled, none or unknown;
+#: `early_stopping` whether patience could end the trial.
 TRIALS = _columns(
     (pa.string(), "study trial_id dataset task"),
     (pa.string(), " ".join(COLUMNS)),
@@ -68,6 +69,7 @@ TRIALS = _columns(
     (_TIME, "started_at finished_at"),
     (pa.string(), "git_commit versions"),
     (pa.string(), "weight_decay_kind"),
+    (pa.bool_(), "early_stopping"),
 )
 
 #: Long form: one row a trial x split (inner or test) x metric x unit x region x convention x

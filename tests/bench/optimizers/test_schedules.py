@@ -67,6 +67,25 @@ def test_against_torch(name, theirs) -> None:
     assert [factor(k / STEPS) for k in range(STEPS)] == pytest.approx(theirs(), abs=6e-3)
 
 
+@pytest.mark.parametrize(
+    ("name", "params", "falls"),
+    [
+        ("constant", {}, False),
+        ("constant", {"warmup": 0.1}, False),
+        ("warmup", {}, False),
+        ("step", {}, True),
+        ("cosine", {}, True),
+        ("cosine", {"floor": 0.5}, True),
+        ("cosine", {"floor": 1.0}, False),
+        ("warmup_cosine", {}, True),
+        ("one_cycle", {}, True),
+        ("polynomial", {}, True),
+    ],
+)
+def test_a_schedule_falls_if_its_rate_is_lower_at_the_end(name, params, falls) -> None:
+    assert SCHEDULES[name].falls(params) == falls
+
+
 @pytest.mark.parametrize("warmup", [-0.1, 1.0, 3.0])
 def test_a_warm_up_is_a_share(warmup: float) -> None:
     with pytest.raises(ValueError, match=r"cosine\.warmup is a share of the budget"):

@@ -173,6 +173,34 @@ def test_a_regularizer_out_of_range_is_the_studys_mistake(expanded, entry):
         expanded(regularizers=["none", entry])
 
 
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ({}, {"constant": True, "warmup": True, "cosine": False, "one_cycle": False}),
+        (
+            {"early_stopping": True},
+            dict.fromkeys(["constant", "warmup", "cosine", "one_cycle"], True),
+        ),
+        ({"early_stopping": False}, dict.fromkeys(["constant", "one_cycle"], False)),
+    ],
+)
+def test_trials_stop_early_but_where_the_rate_falls_to_the_end(expanded, said, found):
+    trials, _ = expanded(schedules=list(found), **said)
+    assert {t.choices["schedule"].label: t.stops for t in trials} == found
+
+
+def test_without_stopping_is_skipped_where_nothing_stops_anyway(expanded):
+    trials, skips = expanded(schedules=["constant", "cosine"], regularizers=["none", "no_stopping"])
+    assert [s.reason for s in skips] == [
+        "regularizer no_stopping would change nothing of optimizer adam with schedule cosine"
+    ] * len(skips)
+    assert {(t.choices["schedule"].label, t.choices["regularizer"].label) for t in trials} == {
+        ("constant", "none"),
+        ("constant", "no_stopping"),
+        ("cosine", "none"),
+    }
+
+
 def test_a_data_set_says_for_itself_how_it_is_normalised(expanded):
     own = [{"store": "s", "normalize": "range"}]
     assert {t.normalize for t in expanded()[0]} == {"z-score"}

@@ -378,6 +378,16 @@ def test_without_stopping_the_whole_budget_is_spent(make_trial):
     assert run(case, stops=False).trial["epochs_run"] == 6
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam", "sam", "sophia", "lbfgs"])
+def test_every_optimizer_gets_as_many_looks_before_it_is_stopped(make_trial, monkeypatch, name):
+    monkeypatch.setattr(train, "_better", lambda *_: False)
+    case = make_trial("classification", epochs=150, patience=3, optimizer=Choice(name=name))
+    outcome = run(case)
+    assert outcome.trial["best_epoch"] == outcome.epochs[0]["epoch"]
+    assert len(outcome.epochs) == 1 + 3
+    assert outcome.trial["early_stopping"] is True
+
+
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_half_precision_trains(make_trial, task, precision):
