@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.references import is_reference
+from bench.optimizers.steps import UNCLIPPED, UNDIVIDED
 from bench.optimizers.table import Optimizer
 from bench.planning.starts import SCRATCH, Starts
 from bench.study.components import Combination, loss_row, model_row, optimizer_row
@@ -45,7 +46,9 @@ def misfit(
         model.unfit(task=task.served_by, dims=meta.dims, patch=patch)
         or served
         or _of_setters(combination, study, task.served_by)
+        or _of_mixing(combination, optimizer, data, settings)
         or _of_decay(combination, optimizer, study)
+        or _of_gradients(optimizer, study)
         or _of_precision(optimizer, study)
         or _of_start(combination, optimizer, data.splits[0], starts)
         or _of_size(combination, optimizer, data, patch, devices)
@@ -99,6 +102,31 @@ def _of_decay(combination: Combination, optimizer: Optimizer, study: Study) -> s
 
 
 _LOOK_UP = {"model": model_row, "optimizer": optimizer_row, "loss": loss_row}
+
+
+def _of_mixing(
+    combination: Combination, optimizer: Optimizer, data: DataSet, settings: Mapping[str, Any]
+) -> str | None:
+    samples = settings["batch_size"] * settings["accumulate"] * optimizer.batch_multiple
+    if combination.changes("trial").get("mixup") and (
+        min(samples, *(len(split.train) for split in data.splits)) < 2
+    ):
+        return (
+            f"regularizer {combination.choices['regularizer'].label} mixes the samples of a batch, "
+            f"and a batch here holds one: set batch_size to 2 or more"
+        )
+    return None
+
+
+def _of_gradients(optimizer: Optimizer, study: Study) -> str | None:
+    name = f"optimizer {optimizer.name}"
+    if study.clip is not None and (why := UNCLIPPED.get(optimizer.step)):
+        return f"{name} takes no clipped gradients: {why}"
+    if study.accumulate > 1 and (why := UNDIVIDED.get(optimizer.step)):
+        return f"{name} takes no gradients summed over batches: {why}"
+    if study.ema is not None and optimizer.averages:
+        return f"{name} is judged by averages of its own, not by a moving average"
+    return None
 
 
 def _of_precision(optimizer: Optimizer, study: Study) -> str | None:

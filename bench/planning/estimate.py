@@ -48,7 +48,8 @@ class Cost:
         scored = trial.epochs * len(split.inner) + len(split.test)
         update = self.update_sec.get(trial.choices["optimizer"].label, 0.0)
         gradients = samples / self.batch * self.step_sec
-        return gradients + samples / trial.batch_size * update + scored * self.case_sec
+        updates = samples / (trial.batch_size * trial.accumulate)
+        return gradients + updates * update + scored * self.case_sec
 
 
 def estimate(plan: Plan, told: Callable[[int, int], None]) -> float:

@@ -193,6 +193,25 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     decay_norms: bool = Field(
         True, description="weight decay on norms and biases too, not on weight matrices alone"
     )
+    clip: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="gradients of a greater norm (L2, over all parameters) are scaled down to it",
+    )
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="batches whose gradients are summed for one step; batch norms, and losses that"
+        " couple the samples of a batch, see one at a time",
+    )
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="judge and keep an exponential moving average of the weights, of this decay a"
+        " step, such as 0.999",
+    )
     normalize: Normalize = Field(
         DEFAULTS["normalize"],
         description="intensities as standard deviations from the mean; range: lowest to highest as"

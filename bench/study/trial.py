@@ -42,6 +42,9 @@ class Trial:
     patch: tuple[int, ...]
     augment: Augment
     decay_norms: bool
+    clip: float | None
+    accumulate: int
+    ema: float | None
     normalize: Normalize
     patience: int
     stop_on: StopOn

@@ -23,11 +23,12 @@ from torch.serialization import default_restore_location
 
 from bench.core.processes import World
 from bench.core.timing import peak_memory
+from bench.optimizers.averaging import MovingAverage
 from bench.optimizers.steps import StepMemory, StepParts
 from bench.training.transfer import LayerGroups
 
 # Raised when the content of the bytes changes; bytes of another version are refused.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,8 @@ class TrainingState:
     """All that changes while a trial trains.
 
     - `parts`: the network, the optimizer with its averages, the scaler, the clock, and what one
-      step leaves for the next. `layers`: which layers are frozen.
+      step leaves for the next. `layers`: which layers are frozen. `average`: the moving average of
+      the weights, if the study asks for one.
     - `batches` taken from the stream of samples, sample-gradients `spent`, gradient `evaluations`
       made, and the rows of the `epochs` so far.
     - `best`, `reached`, `stopped` (by patience), and why the trial `diverged`, if it did.
@@ -73,6 +75,7 @@ class TrainingState:
     started_at: datetime
     parts: StepParts
     layers: LayerGroups
+    average: MovingAverage | None = None
     batches: int = 0
     spent: int = 0
     evaluations: int = 0
@@ -107,6 +110,7 @@ class TrainingState:
             "step": asdict(parts.memory),
             "clock": parts.clock.state(),
             "frozen": self.layers.frozen,
+            "average": self.average.values if self.average else [],
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
             "batches": self.batches,
@@ -142,6 +146,8 @@ class TrainingState:
         parts = self.parts
         parts.network.load_state_dict(content["network"])
         self.layers.freeze(content["frozen"])
+        if self.average:
+            self.average.values = content["average"]
         parts.optimizer.load_state_dict(content["optimizer"])
         parts.scaler.load_state_dict(content["scaler"])
         parts.clock.load(content["clock"])

@@ -28,7 +28,7 @@ from bench.losses.mixup import Mixing
 from bench.losses.objective import Objective
 from bench.losses.supervision import supervised
 from bench.losses.table import alone, over_processes
-from bench.optimizers.averaging import REFRESH_BATCHES, evaluation_weights
+from bench.optimizers.averaging import REFRESH_BATCHES, MovingAverage, evaluation_weights
 from bench.optimizers.spec import state_bytes
 from bench.optimizers.steps import STEPS, StepParts
 from bench.study.components import Combination
@@ -131,7 +131,8 @@ def run_trial(
             weights = torch.from_numpy(class_weights(store.class_counts, split.train))
             weights = weights.to(device, torch.float32)
         n_train = len(split.train)
-        batch = min(trial.batch_size * optimizer_kind.batch_multiple, n_train)
+        at_once = trial.batch_size * optimizer_kind.batch_multiple
+        batch = min(at_once * trial.accumulate, n_train)
         budget = trial.epochs * n_train
         evaluator = Evaluator(
             trial=trial,
@@ -161,8 +162,12 @@ def run_trial(
             clock=clock,
             processes=world.size,
             scaler=precision.scaler(device),
+            clip=trial.clip,
+            chunks=math.ceil(batch / at_once),
         )
+        average = None if trial.ema is None else MovingAverage(model, trial.ema)
         step = STEPS[optimizer_kind.step](parts)
+        step = step if average is None else average.following(step)
         mixing = Mixing(alpha=trial.mixup, seed=stream_seed, shard=world.shard)
         refresh = partial(_first_batches, store, sampler, batch, world, device)
         state = TrainingState(
@@ -172,6 +177,7 @@ def run_trial(
             started_at=started_at,
             parts=parts,
             layers=layers,
+            average=average,
         )
         if resume is not None:
             state.load(resume)
@@ -201,7 +207,7 @@ def run_trial(
                 while state.spent < goal and budget - state.spent >= batch:
                     image, target, derived = clock.wait(batches)
                     image, wanted = mixing.apply(image, target, state.batches, derived)
-                    _set_rates(optimizer, rates, factor(state.spent / budget))
+                    _set_rates(optimizer, rates, factor(state.spent / budget, batch / budget))
                     loss, used = step(image, wanted, (budget - state.spent) // batch)
                     losses.append(loss)
                     state.batches += 1
@@ -213,7 +219,8 @@ def run_trial(
             epoch = trial.epochs if budget - state.spent < batch else state.spent // n_train
             score = None
             if math.isfinite(train_loss):
-                with clock.phase("eval"), evaluation_weights(optimizer, model, refresh):
+                judged = evaluation_weights(optimizer, model, refresh, average)
+                with clock.phase("eval"), judged:
                     score = evaluator.score(split.inner, final=False)
                     state.best = _best_epoch(state.best, epoch, score, model, trial.stop_on, higher)
             state.diverged = _divergence(epoch, train_loss, score)

@@ -70,6 +70,9 @@ def test_the_axes_are_multiplied_and_every_id_is_another(expanded):
         {"compiled": True},
         {"epochs": 3},
         {"decay_norms": False},
+        {"clip": 12.0},
+        {"accumulate": 2},
+        {"ema": 0.99},
         {"augment": {"rotate": 10.0}},
         {"normalize": "range"},
         {"degrade": ["blur"]},
@@ -112,6 +115,31 @@ def test_what_decides_nothing_is_not(expanded, same):
                 "regularizers": ["none", {"weight_decay": {"factor": 1}}],
             },
             "weight_decay would change nothing of optimizer adamw with schedule constant",
+        ),
+        (
+            "segmentation",
+            {"batch_size": 1, "optimizers": ["adam"], "regularizers": ["none", "mixup"]},
+            "regularizer mixup mixes the samples of a batch, and a batch here holds one",
+        ),
+        (
+            "classification",
+            {"optimizers": ["adam", "lbfgs"], "clip": 1.0},
+            "lbfgs takes no clipped gradients: its line search",
+        ),
+        (
+            "classification",
+            {"optimizers": ["adam", "sophia"], "clip": 1.0},
+            "sophia takes no clipped gradients: it differentiates",
+        ),
+        (
+            "classification",
+            {"optimizers": ["adam", "sophia"], "accumulate": 2},
+            "sophia takes no gradients summed over batches",
+        ),
+        (
+            "classification",
+            {"optimizers": ["adam", "schedule_free_sgd"], "ema": 0.9},
+            "schedule_free_sgd is judged by averages of its own",
         ),
         (
             "classification",
@@ -187,6 +215,13 @@ def test_a_regularizer_out_of_range_is_the_studys_mistake(expanded, entry):
 def test_trials_stop_early_but_where_the_rate_falls_to_the_end(expanded, said, found):
     trials, _ = expanded(schedules=list(found), **said)
     assert {t.choices["schedule"].label: t.stops for t in trials} == found
+
+
+@pytest.mark.parametrize("more", [{"accumulate": 2}, {"optimizers": ["lbfgs"]}])
+def test_mixup_has_what_to_mix_where_a_step_takes_several_batches_of_one(expanded, more):
+    trials, skips = expanded("segmentation", batch_size=1, regularizers=["mixup"], **more)
+    assert trials
+    assert not skips
 
 
 def test_without_stopping_is_skipped_where_nothing_stops_anyway(expanded):

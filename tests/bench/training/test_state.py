@@ -418,7 +418,7 @@ def test_the_state_of_another_trial_or_process_is_refused(changes, said):
 def test_the_state_of_another_version_is_refused(monkeypatch):
     packed = small().to_bytes()
     monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
-    with pytest.raises(ValueError, match="version 1, but trial a0 needs 2"):
+    with pytest.raises(ValueError, match="version 2, but trial a0 needs 3"):
         small().load(packed)
 
 
@@ -435,6 +435,11 @@ def test_restarts_in_a_row_are_counted_across_a_stop():
     second = small()
     second.load(first.to_bytes())
     assert second.parts.memory.restarts == RESTARTS
+
+
+def test_a_moving_average_goes_on_where_it_was(make_trial):
+    changes = {"ema": 0.9, "clip": 0.5, "accumulate": 2, "batch_size": 2, "keep_weights": True}
+    same(*make_trial("classification", **changes))
 
 
 # ---- averages --------------------------------------------------------------------------------

@@ -378,6 +378,30 @@ def test_without_stopping_the_whole_budget_is_spent(make_trial):
     assert run(case, stops=False).trial["epochs_run"] == 6
 
 
+def test_two_batches_of_two_step_as_one_of_four(make_trial):
+    case = make_trial("segmentation", epochs=2)
+    whole, parts = run(case, batch_size=4), run(case, batch_size=2, accumulate=2)
+    assert whole.trial["batch_size"] == parts.trial["batch_size"] == 4
+    assert whole.trial["gradient_evaluations"] == parts.trial["gradient_evaluations"]
+    losses = [[e["train_loss"] for e in o.epochs] for o in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_clip_and_moving_average_reach_the_training(make_trial):
+    case = make_trial("segmentation", keep_weights=True, optimizer=Choice(name="sgd"))
+    plain, clipped = run(case), run(case, clip=1e-6)
+    # Steps of a millionth leave the weights where they were.
+    assert clipped.epochs[-1]["train_loss"] > plain.epochs[-1]["train_loss"]
+    start = clipped.epochs[0]["val_score"]
+    assert [e["val_score"] for e in clipped.epochs] == pytest.approx([start] * 3, abs=1e-3)
+    averaged = run(case, ema=0.999999)
+    # The average stays where the first step led, while training goes on as without it.
+    assert [e["train_loss"] for e in averaged.epochs] == [e["train_loss"] for e in plain.epochs]
+    start = averaged.epochs[0]["val_loss"]
+    assert [e["val_loss"] for e in averaged.epochs] == pytest.approx([start] * 3, rel=1e-4)
+    assert plain.epochs[-1]["val_loss"] < start
+
+
 @pytest.mark.parametrize("name", ["sgd", "adam", "sam", "sophia", "lbfgs"])
 def test_every_optimizer_gets_as_many_looks_before_it_is_stopped(make_trial, monkeypatch, name):
     monkeypatch.setattr(train, "_better", lambda *_: False)
