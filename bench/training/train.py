@@ -216,7 +216,9 @@ def run_trial(
                     if len(losses) % CHECK_EVERY == 0 and not bool(torch.isfinite(loss)):
                         break
                 train_loss = float(torch.stack(losses).mean())
-            epoch = trial.epochs if budget - state.spent < batch else state.spent // n_train
+            # One that broke off before its goal counts as begun.
+            whole = max(state.spent, goal) // n_train
+            epoch = trial.epochs if budget - state.spent < batch else whole
             score = None
             if math.isfinite(train_loss):
                 judged = evaluation_weights(optimizer, model, refresh, average)
@@ -263,16 +265,23 @@ def run_trial(
             f"after every one of {len(state.epochs)} epochs"
         )
 
-    # ---- test: once, by the weights that inner validation chose ----
-    test: Score | None = None
+    # ---- test: once, by the weights that inner validation chose; to be read beside them, the last
+    # weights, and of a trial that diverged those chosen before ----
+    last = best is not None and best.epoch == state.epochs[-1]["epoch"]
+    final: Score | None = None
+    if not (diverged or last):
+        judged = evaluation_weights(optimizer, model, refresh, average)
+        with clock.phase("eval"), judged:
+            final = evaluator.score(split.test, final=True)
+    chosen: Score | None = None
     degraded: list[dict[str, Any]] = []
-    if best is not None and not diverged:
+    if best is not None:
         with clock.phase("eval"):
             model.load_state_dict(best.weights)
-            test = evaluator.score(split.test, final=True)
-            for worse in trial.degrade:
-                found = evaluator.score(split.test, final=True, worse=worse).metrics
-                degraded += [{**m, "degradation": worse.label} for m in found if not m["stratum"]]
+            chosen = evaluator.score(split.test, final=True)
+            degraded = [] if diverged else _on_worse_images(evaluator, split.test, trial)
+    test = None if diverged else chosen
+    final = test if last else final
 
     times = clock.seconds
     row = {
@@ -296,6 +305,9 @@ def run_trial(
         "val_score": best.value if best else None,
         "test_score": test.value if test else None,
         "test_loss": test.loss if test else None,
+        "last_val_score": state.epochs[-1]["val_score"] if test else None,
+        "last_test_score": final.value if final else None,
+        "test_score_before_diverging": chosen.value if chosen and diverged else None,
         "setup_sec": times["setup"],
         "train_sec": times["train"],
         "data_wait_sec": times["data_wait"],
@@ -332,6 +344,15 @@ def run_trial(
         examples=test.examples if test else {},
         weights=_packed(best.weights) if trial.keep_weights and best and test else None,
     )
+
+
+def _on_worse_images(evaluator: Evaluator, cases: np.ndarray, trial: Trial) -> list[dict[str, Any]]:
+    """Return the rows of `metrics` on images made worse, each degradation of the study by itself."""
+    rows = []
+    for worse in trial.degrade:
+        found = evaluator.score(cases, final=True, worse=worse).metrics
+        rows += [{**m, "degradation": worse.label} for m in found if not m["stratum"]]
+    return rows
 
 
 def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:

@@ -35,7 +35,7 @@ def test_a_trial_fills_every_column_that_was_measured(make_trial, task, dims):
     row = outcome.trial
     assert row["status"] == "ok"
     filled_later = {"study", "attempt", "lane", "shared_device"}
-    not_measured = {"reason", "pretrained", "energy_joules"}
+    not_measured = {"reason", "pretrained", "energy_joules", "test_score_before_diverging"}
     missing = {c for c in TABLES["trials"].names if row.get(c) is None}
     assert missing == filled_later | not_measured
     assert row["sample_gradients"] <= 3 * row["n_train_cases"]
@@ -81,9 +81,15 @@ def test_the_test_fold_is_scored_once_by_the_weights_that_inner_validation_chose
     monkeypatch.setattr(evaluate.Evaluator, "score", score)
     row = run_trial(trial, data, base, device=CPU).trial
     inner, test = tuple(split.inner), tuple(split.test)
-    assert [s[:2] for s in scored] == [(inner, False)] * 4 + [(test, True)]
-    best = max(scored[:-1], key=lambda s: s[2])
-    assert torch.equal(best[3], scored[-1][3])
+    looks, final = scored[:4], scored[4:]
+    assert [s[:2] for s in looks] == [(inner, False)] * 4
+    best = max(looks, key=lambda s: s[2])
+    # Beside the chosen weights the last, where they are others; the chosen count.
+    assert [s[:2] for s in final] == [(test, True)] * (1 if best is looks[-1] else 2)
+    assert torch.equal(best[3], final[-1][3])
+    assert torch.equal(looks[-1][3], final[0][3])
+    assert row["last_val_score"] == looks[-1][2]
+    assert row["last_test_score"] == final[0][2]
     assert row["val_score"] == best[2]
     assert row["test_score"] == scored[-1][2]
 
@@ -161,6 +167,46 @@ def test_a_rate_far_too_high_is_an_outcome_and_no_error(make_trial):
     assert outcome.trial["test_score"] is None
     assert not outcome.metrics
     assert not outcome.cases
+
+
+def test_a_trial_that_diverges_keeps_what_the_weights_before_scored(make_trial, monkeypatch):
+    """Its images are no numbers after two epochs: as good until then as a trial of two."""
+    case = make_trial("classification", batch_size=2)
+    until = 2 * run(case, epochs=1).trial["n_train_cases"] // 2
+    table = LOADERS["torch"]
+
+    def poisoned(request):
+        for number, batch in enumerate(table.batches(request)):
+            yield batch if number < until else batch._replace(image=batch.image * np.nan)
+
+    expected = run(case, epochs=2).trial
+    monkeypatch.setitem(LOADERS, "torch", replace(table, batches=poisoned))
+    outcome = run(case, epochs=5)
+    row = outcome.trial
+    assert row["status"] == "diverged"
+    assert row["reason"] == "the training loss is not finite at epoch 3"
+    assert [e["epoch"] for e in outcome.epochs] == [1, 2, 3]
+    assert row["test_score_before_diverging"] == expected["test_score"]
+    assert row["val_score"] == expected["val_score"]
+    assert row["best_epoch"] == expected["best_epoch"]
+    # Judged as ever: it has no score, and leaves no rows.
+    assert [row[n] for n in ("test_score", "last_val_score", "last_test_score")] == [None] * 3
+    assert not outcome.metrics
+    assert not outcome.cases
+
+
+def test_the_last_weights_score_stands_beside_the_chosen(make_trial, monkeypatch):
+    case = make_trial("segmentation", epochs=4, optimizer=Choice(name="sgd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_better", lambda *_: True)
+        last = run(case).trial
+        patch.setattr(train, "_better", lambda *_: False)
+        first = run(case).trial
+    assert (first["best_epoch"], last["best_epoch"]) == (1, 4)
+    assert first["test_score"] != last["test_score"]
+    assert first["last_test_score"] == last["last_test_score"] == last["test_score"]
+    assert first["last_val_score"] == last["last_val_score"] == last["val_score"]
+    assert first["test_score_before_diverging"] is None
 
 
 def test_patience_ends_a_trial_and_counts_epochs_of_budget(make_trial):
