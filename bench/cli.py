@@ -190,6 +190,10 @@ def plan(
                 ],
                 "seconds": planned.seconds,
                 "lanes": lanes or 1,
+                "gradient_norms": [
+                    {"dataset": s.dataset, "model": s.model, "norms": s.norms}
+                    for s in planned.scales
+                ],
                 "skips": [skip_columns(s) for s in made.skips],
                 "study": made.study.model_dump(mode="json"),
             }
@@ -211,7 +215,7 @@ def plan(
                 "x".join(map(str, own[0].patch)),
             )
     out.print(table)
-    for line in ends_early(made):
+    for line in (*ends_early(made), *map(str, planned.scales)):
         out.print(line, highlight=False)
     for line in fits(made):
         out.print(line, highlight=False)

@@ -52,6 +52,7 @@ class Optimizer:
       on another of the table takes that one's rate, decay and space.
     - `decay`: how `weight_decay` acts. `found_rate`: about what `lr` multiplies, where the method
       finds its rate itself.
+    - `scale_free`: steps are as long whatever the loss is multiplied by.
     - `step`: what the loop must do in a step, a row of `bench.optimizers.steps.STEPS`.
     - `averages`: it keeps averaged weights, which its `eval()` puts into the network and its
       `train()` takes out again (`bench.optimizers.averaging`).
@@ -73,6 +74,7 @@ class Optimizer:
     brings: Callable[[Mapping[str, Setting]], Mapping[str, Any]] | None = None
     decay: Decay = "none"
     found_rate: float = 1.0
+    scale_free: bool = True
     step: str = "plain"
     averages: bool = False
     scalable: bool = True

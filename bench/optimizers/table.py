@@ -48,6 +48,7 @@ def _on_base(choices: Mapping[str, Setting]) -> Mapping[str, Any]:
     return {
         "defaults": {**choices, **base.defaults, **_SAM},
         "decay": base.decay,
+        "scale_free": base.scale_free,
         "space": {"lr": base.space["lr"], "rho": _RHO},
     }
 
@@ -82,6 +83,7 @@ def _on_graft(choices: Mapping[str, Setting]) -> Mapping[str, Any]:
     rate = _GRAFT_RATES[str(choices["graft"])]
     return {
         "defaults": {**_SHAMPOO, **choices, "lr": rate},
+        "scale_free": choices["graft"] != "sgd",
         "space": {"lr": Space(low=rate / 10, high=rate * 10, log=True)},
     }
 
@@ -93,6 +95,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="sgd",
             constructor=torch.optim.SGD,
             defaults=_SGD,
+            scale_free=False,
             decay="coupled",
             space={
                 "lr": Space(low=1e-3, high=1e-1, log=True),
@@ -189,6 +192,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="sgd_nesterov",
             constructor=torch.optim.SGD,
             defaults={"lr": 1e-2, "momentum": 0.99, "nesterov": True, "weight_decay": 3e-5},
+            scale_free=False,
             decay="coupled",
             space={
                 "lr": Space(low=1e-3, high=1e-1, log=True),
@@ -218,6 +222,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="radam",
             constructor=torch.optim.RAdam,
             defaults={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
+            scale_free=False,  # for its first five steps, which are SGD
             decay="coupled",
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
             state_floats=2,
@@ -425,6 +430,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             constructor=library("ScheduleFreeSGD"),
             # Ten times sgd's rate: the README of schedule_free names 10 to 50 times.
             defaults={"lr": 1e-1, "momentum": 0.9, "weight_decay": 0.0, "warmup_steps": 0},
+            scale_free=False,
             decay="decoupled",
             space={"lr": Space(low=1e-2, high=1.0, log=True)},
             averages=True,
@@ -446,6 +452,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="sam",
             constructor=_sam,
             defaults={"base": "sgd", **_SGD, **_SAM},
+            scale_free=False,
             decay="coupled",
             space={"lr": Space(low=1e-3, high=1e-1, log=True), "rho": _RHO},
             brings=_on_base,

@@ -105,12 +105,7 @@ def run_trial(
         criterion = combination.loss.row.bind(combination.loss.settings)
         hparams = combination.optimizer.settings
         factor = combination.schedule.row.bind(combination.schedule.settings)
-        stream_seed, weight_seed, step_seed = (
-            int(s)
-            for s in np.random.SeedSequence([trial.seed, trial.repeat, trial.fold]).generate_state(
-                3
-            )
-        )
+        stream_seed, weight_seed, step_seed = seeds_of(trial)
         sampler = make_sampler(trial, data, stream_seed)
         model, forward = make_network(
             trial, combination.model, store.path, device, world, weight_seed
@@ -346,8 +341,15 @@ def run_trial(
     )
 
 
+def seeds_of(trial: Trial) -> tuple[int, int, int]:
+    """Return the seeds of a trial's samples, of its initial weights, and of what its steps draw."""
+    drawn = np.random.SeedSequence([trial.seed, trial.repeat, trial.fold]).generate_state(3)
+    stream, weights, steps = (int(s) for s in drawn)
+    return stream, weights, steps
+
+
 def _on_worse_images(evaluator: Evaluator, cases: np.ndarray, trial: Trial) -> list[dict[str, Any]]:
-    """Return the rows of `metrics` on images made worse, each degradation of the study by itself."""
+    """Return the rows of `metrics` on images made worse, by each degradation alone."""
     rows = []
     for worse in trial.degrade:
         found = evaluator.score(cases, final=True, worse=worse).metrics

@@ -386,6 +386,34 @@ def test_a_group_has_a_decay_of_its_own(row: Optimizer) -> None:
         assert torch.equal(a, b) == (a.ndim == 1)
 
 
+@pytest.mark.parametrize("row", [*ROWS, OPTIMIZERS["sam"].chosen({"base": "adam"}),
+                                 OPTIMIZERS["shampoo"].chosen({"graft": "sgd"})])  # fmt: skip
+def test_steps_are_as_long_at_a_hundred_times_the_loss_where_the_row_says_so(
+    row: Optimizer,
+) -> None:
+    image, label = lesions(64)
+    lengths = []
+    for factor in (1.0, 100.0):
+        network = small_cnn()
+        start = [p.detach().clone() for p in network.parameters()]
+        optimizer = row.build(network.parameters())
+        parts = StepParts(
+            network=network,
+            optimizer=optimizer,
+            loss_of=lambda x, y, n=network, f=factor: f * F.cross_entropy(n(x), y),
+            clock=Clock(CPU),
+            processes=1,
+            scaler=torch.amp.GradScaler("cpu", enabled=False),
+        )
+        step = STEPS[row.step](parts)
+        torch.manual_seed(1)
+        for _ in range(12):
+            step(image, label, 1000)
+        moved = [p.detach() - s for p, s in zip(network.parameters(), start, strict=True)]
+        lengths.append(float(nn.utils.get_total_norm(moved)))
+    assert row.scale_free == (0.5 < lengths[1] / lengths[0] < 2), lengths
+
+
 @pytest.mark.parametrize("row", ROWS)
 def test_coverage_is_a_share(row: Optimizer) -> None:
     for make in (small_cnn, small_unet):
