@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 if TYPE_CHECKING:
     from bench.execution.trial_queue import Progress
     from bench.planning.plan import Plan
+    from bench.planning.scales import Scales
     from loaders.store.copies import Conflicts
     from loaders.store.write import Report
 
@@ -36,10 +37,14 @@ _begun: list[int | None] = []
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """What a run would do: its plan, and the seconds that it takes at most on its lanes."""
+    """What a run would do: its plan, and the seconds that it takes at most on its lanes.
+
+    `scales` says how long the gradients of each loss are at the start.
+    """
 
     plan: "Plan"
     seconds: float
+    scales: tuple["Scales", ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +182,7 @@ def plan(
     check_lanes("local", lanes)
     from bench.planning.estimate import estimate
     from bench.planning.plan import resolve
+    from bench.planning.scales import gradient_scales
     from bench.study.schema import load_study
 
     asked, base = load_study(Path(study))
@@ -184,7 +190,7 @@ def plan(
     _begin(made.study.threads)
     with counting("measuring") as told:
         seconds = estimate(made, told) / (lanes or 1)
-    return Planned(plan=made, seconds=seconds)
+    return Planned(plan=made, seconds=seconds, scales=tuple(gradient_scales(made)))
 
 
 def run(

@@ -52,7 +52,9 @@ def _studies() -> Rows:
 
 
 def _optimizers() -> Rows:
-    rows = _fields(OPTIMIZERS, "name", "step", "drives", "defaults", "summary", "source")()
+    rows = _fields(
+        OPTIMIZERS, "name", "step", "drives", "decay", "scale_free", "defaults", "summary", "source"
+    )()
     # A rule for gradients asks nothing of the task.
     return [{"name": row.pop("name"), "tasks": list(TASKS), **row} for row in rows]
 

@@ -215,6 +215,7 @@ def plan(
     """
     from bench import api
     from bench.display import counting
+    from bench.planning.plan import ends_early
     from bench.planning.preflight import fits
     from bench.study.trial import skip_columns
     from results.text import duration
@@ -231,6 +232,10 @@ def plan(
                 ],
                 "seconds": planned.seconds,
                 "lanes": lanes or 1,
+                "gradient_norms": [
+                    {"dataset": s.dataset, "model": s.model, "norms": s.norms}
+                    for s in planned.scales
+                ],
                 "skips": [skip_columns(s) for s in made.skips],
                 "study": made.study.model_dump(mode="json"),
             }
@@ -256,6 +261,8 @@ def plan(
     for data in made.sets:
         for warning in data.store.warnings:
             out.print(Text.assemble(("warning", "yellow"), f" {data.name}: {warning}"))
+    for line in (*ends_early(made), *map(str, planned.scales)):
+        out.print(Text(line))
     for line in fits(made):
         out.print(Text(line))
     skipped = {(s.combination["dataset"], s.combination["model"], s.reason) for s in made.skips}

@@ -42,7 +42,7 @@ def check_bounds(
         numbers = value if isinstance(value, tuple) else (value,)
         if any(isinstance(n, int | float) and not least <= n <= greatest for n in numbers):
             raise ValueError(
-                f"{what} setting {name}.{field} must lie between {least} and {greatest}, "
+                f"{what} setting {name}.{field} must lie between {least:g} and {greatest:g}, "
                 f"not {value!r}"
             )
 

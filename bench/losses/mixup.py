@@ -26,6 +26,13 @@ class Goal(NamedTuple):
     derived: Tensor | None = None
     partner_derived: Tensor | None = None
 
+    def rows(self, chosen: slice) -> "Goal":
+        """Return the goal of some samples of the batch."""
+        parts = (self.target, self.partner, self.derived, self.partner_derived)
+        target, partner, derived, theirs = (p if p is None else p[chosen] for p in parts)
+        assert target is not None
+        return Goal(target, partner, self.share, derived, theirs)
+
     def values(self, values_of: Supervised, given: Tensor | Output) -> Tensor:
         """Return the loss of each sample (N,)."""
         own = values_of(given, self.target, self.derived)

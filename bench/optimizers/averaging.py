@@ -1,26 +1,73 @@
 """Averaged weights: put in for an evaluation, and taken out again.
 
 An optimizer that averages (Schedule-Free) trains at other weights than those it should be judged
-by. At the averaged weights the batch-norm statistics of training are wrong, so they are computed
-anew (https://github.com/facebookresearch/schedule_free, README, and its issue 60).
+by, and a study may ask for an exponential moving average of the weights of any other. At the
+averaged weights the batch-norm statistics of training are wrong, so they are computed anew
+(https://github.com/facebookresearch/schedule_free, README, and its issue 60).
 
-Nothing of this outlives the evaluation: the averages are in the optimizer's own state.
+Nothing of this outlives the evaluation: the averages are in the optimizer's own state, or a part of
+the training's.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bench.optimizers.steps import Step
+
 # Batches that batch-norm statistics are averaged over: the number in the README of schedule_free.
 REFRESH_BATCHES = 50
 
 
+class MovingAverage:
+    """The exponential moving average of a network's parameters, one update a step.
+
+    It starts at the weights after the first step; then each step moves it to them by 1 - `decay`
+    of the way (Polyak and Juditsky 1992; as torch.optim.swa_utils.AveragedModel does with
+    get_ema_multi_avg_fn).
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self._parameters = list(model.parameters())
+        self._decay = decay
+        self.values: list[Tensor] = []
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights as they are now."""
+        now = [p.detach() for p in self._parameters]
+        if self.values:
+            torch._foreach_lerp_(self.values, now, 1 - self._decay)
+        else:
+            self.values = [p.clone() for p in now]
+
+    def following(self, step: Step) -> Step:
+        """Return `step` with an update after it."""
+
+        def averaged(image: Tensor, target: Any, left: int) -> tuple[Tensor, int]:
+            done = step(image, target, left)
+            self.update()
+            return done
+
+        return averaged
+
+    @torch.no_grad()
+    def put_in(self) -> None:
+        """Give the network the average; before the first step it keeps its weights."""
+        for p, value in zip(self._parameters, self.values, strict=False):
+            p.copy_(value)
+
+
 @contextmanager
 def evaluation_weights(
-    optimizer: torch.optim.Optimizer, model: nn.Module, refresh: Callable[[], Iterable[Tensor]]
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    refresh: Callable[[], Iterable[Tensor]],
+    average: MovingAverage | None = None,
 ) -> Iterator[None]:
     """Give `model` the weights that it is to be judged and saved by, for the block.
 
@@ -28,9 +75,11 @@ def evaluation_weights(
     is called only if the network has batch norms. After the block, weights, batch-norm statistics
     and modes are as before to the bit, so that an evaluation never changes the training.
 
-    Does nothing for an optimizer without averages. Raises ValueError if `refresh` gives no batch.
+    The weights are `average`, or those that the optimizer averages; without either nothing is done.
+    Raises ValueError if `refresh` gives no batch.
     """
-    put_in = getattr(optimizer, "eval", None)
+    put_in = getattr(optimizer, "eval", None) if average is None else average.put_in
+    take_out = getattr(optimizer, "train", None) if average is None else None
     if put_in is None:
         yield
         return
@@ -44,7 +93,8 @@ def evaluation_weights(
             _refresh(model, norms, refresh())
         yield
     finally:
-        optimizer.train()  # type: ignore[attr-defined]  # who has eval has train
+        if take_out is not None:
+            take_out()
         with torch.no_grad():
             for p, weight in zip(model.parameters(), weights, strict=True):
                 p.copy_(weight)

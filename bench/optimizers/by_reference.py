@@ -40,6 +40,8 @@ def borrowed(name: str, constructor: Constructor, params: Mapping[str, Any]) -> 
         name=name,
         constructor=constructor,
         defaults=_defaults(name, constructor, params),
+        decay="unknown",
+        scale_free=False,  # not known: rather a warning too many
         space={},
         step="closure" if closure else "create_graph" if graph else "plain",
         averages=hasattr(constructor, "train") and hasattr(constructor, "eval"),

@@ -12,8 +12,9 @@ from typing import Any
 
 from bench.core.settings import Setting, check_bounds, merge
 
-# Share of the budget spent, in 0 to 1 -> factor of the learning rate.
-Factor = Callable[[float], float]
+# (share of the budget spent before a step, share that one batch costs) -> factor of the learning
+# rate in that step; shares in 0 to 1.
+Factor = Callable[[float, float], float]
 
 # Least and greatest value of a setting, by its name: no factor is negative, and none is so large
 # that its powers are no numbers. How large a factor or a power may be is an assumption.
@@ -33,7 +34,8 @@ class Schedule:
 
     `shape(progress, **settings)` gives the factor at `progress` in 0 to 1 of what follows the
     warm-up. The setting `warmup` is the share of the budget in which the factor first rises
-    linearly from 0. `defaults` names every setting that a study may change.
+    linearly, over w batches from 1/w at the first to 1 at the last. `defaults` names every setting
+    that a study may change.
     """
 
     name: str
@@ -60,15 +62,20 @@ class Schedule:
         check_bounds(f"schedule {self.name}", found, BOUNDS)
         return found
 
+    def falls(self, params: Mapping[str, Any]) -> bool:
+        """Tell whether the rate falls towards the end of the budget, to which it is then meant."""
+        return self.bind(params)(1.0, 0.0) < 1
+
     def bind(self, params: Mapping[str, Any]) -> Factor:
-        """Return the factor as a function of the share of the budget that is spent."""
+        """Return the factor as a function of the shares of the budget spent and of one batch."""
         settings = self.settings(params)
         warmup = settings.pop("warmup")
         assert isinstance(warmup, float)
 
-        def factor(spent: float) -> float:
+        def factor(spent: float, batch: float) -> float:
             if spent < warmup:
-                return spent / warmup
+                # At the end of the step: a rate of 0 would waste the first one.
+                return min((spent + batch) / warmup, 1.0)
             return self.shape((spent - warmup) / (1 - warmup), **settings)
 
         return factor

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,15 @@ MOST_STATE_TIMES = 8
 # ... or if it decomposes a wider matrix than this. Measured on one CPU core: the QR of 2048 takes
 # 0.4 s and grows with the cube, so this is 3 s for each such side of each weight.
 WIDEST = 4096
+# What `usual_decay` takes where a row has no decay of its own. Decoupled: what shrinks weights in a
+# step as adamw's defaults do, 1e-3 x 1e-2. Coupled: a tenth of Krizhevsky et al. 2012's 5e-4.
+USUAL_SHRINKAGE = 1e-5
+USUAL_COUPLED = 5e-5
+
+# `coupled`: the decay is added to the gradient, and so to the moments that are kept of it.
+# `decoupled`: it shrinks the weights beside the update. `none`: the optimizer has none; `unknown`:
+# a user's own.
+Decay = Literal["coupled", "decoupled", "none", "unknown"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +50,9 @@ class Optimizer:
       may have.
     - `brings(choices)` returns the fields of the row that other choices change: a method that works
       on another of the table takes that one's rate, decay and space.
+    - `decay`: how `weight_decay` acts. `found_rate`: about what `lr` multiplies, where the method
+      finds its rate itself.
+    - `scale_free`: steps are as long whatever the loss is multiplied by.
     - `step`: what the loop must do in a step, a row of `bench.optimizers.steps.STEPS`.
     - `averages`: it keeps averaged weights, which its `eval()` puts into the network and its
       `train()` takes out again (`bench.optimizers.averaging`).
@@ -60,6 +72,9 @@ class Optimizer:
     space: Mapping[str, Space]
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     brings: Callable[[Mapping[str, Setting]], Mapping[str, Any]] | None = None
+    decay: Decay = "none"
+    found_rate: float = 1.0
+    scale_free: bool = True
     step: str = "plain"
     averages: bool = False
     scalable: bool = True
@@ -94,6 +109,16 @@ class Optimizer:
                     f"optimizer setting {where}: {unknown(name, str(made[name]), choices)}"
                 )
         return self if self.brings is None else replace(self, **self.brings(made))
+
+    def usual_decay(self, hparams: Mapping[str, Any]) -> float:
+        """Return the weight decay that `hparams` or the row sets, or if it is 0 a usual one."""
+        settings = self.settings(hparams)
+        own, rate = settings.get("weight_decay"), settings.get("lr")
+        if isinstance(own, float) and own:
+            return own
+        if self.decay == "decoupled" and isinstance(rate, float) and rate:
+            return USUAL_SHRINKAGE / (rate * self.found_rate)
+        return USUAL_COUPLED
 
     def build(
         self, params: Iterable[Tensor] | Iterable[dict[str, Any]], **hparams: Any

@@ -21,6 +21,13 @@ LossOf = Callable[[Tensor, Any], Tensor]
 # (image, target, gradient evaluations the budget still allows) -> (loss, evaluations made)
 Step = Callable[[Tensor, Any, int], tuple[Tensor, int]]
 
+# Steps whose gradients cannot be clipped, and the one whose batch cannot be several: step -> why.
+UNCLIPPED = {
+    "closure": "its line search compares gradients with the loss",
+    "create_graph": "it differentiates the gradient again",
+}
+UNDIVIDED = {"create_graph": "it differentiates the gradient of one batch again"}
+
 # A closure optimizer may start anew from the last finite weights this often in a row; after that
 # its loss is NaN, which ends the trial as diverged. Assumption.
 RESTARTS = 3
@@ -44,7 +51,10 @@ class StepMemory:
 class StepParts:
     """What a step is made of.
 
-    `loss_of(image, target)` is the loss of a batch, `processes` how many share the trial.
+    `loss_of(image, target)` is the loss of a batch, `processes` how many share the trial. A batch
+    of several `chunks` goes through the network in as many parts, whose gradients are summed: its
+    target then gives that of a part by `rows(slice)`, and the losses of the parts are shares of the
+    batch's. Gradients of a greater L2 norm than `clip`, over all parameters, are scaled down to it.
     """
 
     network: nn.Module
@@ -53,6 +63,8 @@ class StepParts:
     clock: Clock
     processes: int
     scaler: torch.amp.GradScaler
+    clip: float | None = None
+    chunks: int = 1
     memory: StepMemory = field(default_factory=StepMemory)
 
     def mean(self, loss: Tensor) -> Tensor:
@@ -62,6 +74,26 @@ class StepParts:
             dist.all_reduce(loss)
             loss /= self.processes
         return loss
+
+    def gradient(self, image: Tensor, target: Any) -> Tensor:
+        """Leave the gradient of a batch, scaled if the scaler is on; return its loss, unscaled."""
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.chunks == 1:
+            loss = self.loss_of(image, target)
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
+            return loss
+        whole = torch.zeros((), device=image.device)
+        for chunk in range(self.chunks):
+            rows = slice(len(image) * chunk // self.chunks, len(image) * (chunk + 1) // self.chunks)
+            loss = self.loss_of(image[rows], target.rows(rows))
+            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
+            whole = whole + loss.detach()
+        return whole
+
+    def limit(self) -> None:
+        """Clip the gradient, once it is unscaled."""
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(_parameters(self.optimizer), self.clip)
 
     def refuse_scaling(self, why: str) -> None:
         """Raise ValueError if gradients are scaled; `why` is what cannot be."""
@@ -127,10 +159,9 @@ def plain_step(parts: StepParts) -> Step:
 
     def step(image: Tensor, target: Any, _left: int) -> tuple[Tensor, int]:
         start = clock.mark()
-        optimizer.zero_grad(set_to_none=True)
-        loss = parts.loss_of(image, target)
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
+        loss = parts.gradient(image, target)
         scaler.unscale_(optimizer)
+        parts.limit()
         ready = clock.mark()
         scaler.step(optimizer)
         scaler.update()
@@ -148,22 +179,22 @@ def two_pass_step(parts: StepParts) -> Step:
     updates batch-norm statistics (Foret et al. 2021 leave it open; pytorch-optimizer's examples do
     so). Two evaluations are charged.
 
-    If the budget has only one evaluation left, `optimizer.base_optimizer` makes that step. With
+    If the budget has only one evaluation left, `optimizer.base_optimizer` makes that step. The
+    gradient that the weights are updated by is clipped; the first gives a direction alone. With
     several processes the first gradient is that of the global batch, as on one device.
     """
     parts.refuse_scaling("two gradients")
     optimizer: Any = parts.optimizer  # the two halves of a step are in no class of torch
-    clock, loss_of = parts.clock, parts.loss_of
+    clock = parts.clock
     same = _SameFunction(parts.network)
 
     def step(image: Tensor, target: Any, left: int) -> tuple[Tensor, int]:
         start = clock.mark()
         same.first(image)
-        optimizer.zero_grad(set_to_none=True)
-        loss = loss_of(image, target)
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
+        loss = parts.gradient(image, target)
         ready = clock.mark()
         if left < 2:
+            parts.limit()
             optimizer.base_optimizer.step()
             clock.step(start, [(start, ready)], clock.mark())
             return parts.mean(loss), 1
@@ -171,9 +202,10 @@ def two_pass_step(parts: StepParts) -> Step:
         moved = clock.mark()
         same.again()
         try:
-            loss_of(image, target).backward()  # type: ignore[no-untyped-call]  # torch's stub
+            parts.gradient(image, target)
         finally:
             same.done()
+        parts.limit()
         second = clock.mark()
         optimizer.second_step()
         clock.step(start, [(start, ready), (moved, second)], clock.mark())
@@ -264,10 +296,7 @@ def closure_step(parts: StepParts) -> Step:
             start = clock.mark()
             if losses:
                 same.again()
-            optimizer.zero_grad(set_to_none=True)
-            loss = parts.loss_of(image, target)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
-            value = parts.mean(loss)
+            value = parts.mean(parts.gradient(image, target))
             losses.append(value)
             if tight and float(value) < best.loss:
                 best = _Point(loss=float(value), weights=copy())

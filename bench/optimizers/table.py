@@ -47,6 +47,8 @@ def _on_base(choices: Mapping[str, Setting]) -> Mapping[str, Any]:
     base = OPTIMIZERS[str(choices["base"])]
     return {
         "defaults": {**choices, **base.defaults, **_SAM},
+        "decay": base.decay,
+        "scale_free": base.scale_free,
         "space": {"lr": base.space["lr"], "rho": _RHO},
     }
 
@@ -81,6 +83,7 @@ def _on_graft(choices: Mapping[str, Setting]) -> Mapping[str, Any]:
     rate = _GRAFT_RATES[str(choices["graft"])]
     return {
         "defaults": {**_SHAMPOO, **choices, "lr": rate},
+        "scale_free": choices["graft"] != "sgd",
         "space": {"lr": Space(low=rate / 10, high=rate * 10, log=True)},
     }
 
@@ -92,6 +95,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="sgd",
             constructor=torch.optim.SGD,
             defaults=_SGD,
+            scale_free=False,
+            decay="coupled",
             space={
                 "lr": Space(low=1e-3, high=1e-1, log=True),
                 "momentum": Space(low=0.8, high=0.99, log=False),
@@ -110,6 +115,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "eps": 1e-10,
                 "weight_decay": 0.0,
             },
+            decay="coupled",
             space={"lr": Space(low=1e-3, high=1e-1, log=True)},
             state_floats=1,
             summary="a rate for each parameter that falls with the sum of its squared gradients",
@@ -126,6 +132,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "centered": False,
                 "weight_decay": 0.0,
             },
+            decay="coupled",
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
             state_floats=state_size.rmsprop_state,
             summary="Adagrad with a running mean of squared gradients in place of the sum",
@@ -137,6 +144,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="adam",
             constructor=torch.optim.Adam,
             defaults={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
+            decay="coupled",
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
             state_floats=2,
             summary="running means of gradient and squared gradient, corrected for their start",
@@ -146,6 +154,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="adamw",
             constructor=torch.optim.AdamW,
             defaults={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2},
+            decay="decoupled",
             space={
                 "lr": Space(low=1e-4, high=1e-2, log=True),
                 # AlgoPerf's baseline searches 5e-3 to 1.
@@ -183,6 +192,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="sgd_nesterov",
             constructor=torch.optim.SGD,
             defaults={"lr": 1e-2, "momentum": 0.99, "nesterov": True, "weight_decay": 3e-5},
+            scale_free=False,
+            decay="coupled",
             space={
                 "lr": Space(low=1e-3, high=1e-1, log=True),
                 "momentum": Space(low=0.8, high=0.999, log=False),
@@ -201,6 +212,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "momentum_decay": 4e-3,
                 "weight_decay": 0.0,
             },
+            decay="coupled",
             space={"lr": Space(low=2e-4, high=2e-2, log=True)},
             state_floats=2,
             summary="Adam with Nesterov momentum",
@@ -210,6 +222,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="radam",
             constructor=torch.optim.RAdam,
             defaults={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
+            scale_free=False,  # for its first five steps, which are SGD
+            decay="coupled",
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
             state_floats=2,
             summary="Adam whose first steps are SGD, until its second moment can be trusted",
@@ -219,6 +233,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="adafactor",
             constructor=torch.optim.Adafactor,
             defaults={"lr": 1e-2, "beta2_decay": -0.8, "d": 1.0, "weight_decay": 0.0},
+            decay="decoupled",
             space={"lr": Space(low=1e-3, high=1e-1, log=True)},
             state_floats=state_size.adafactor_state,
             summary="squared gradients kept as rows and columns, no momentum: the least memory",
@@ -238,6 +253,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "betas": (0.9, 0.999),
                 "eps": 1e-8,
             },
+            decay="decoupled",
             space={
                 "lr": Space(low=1e-4, high=1e-2, log=True),
                 "weight_decay": Space(low=5e-3, high=1.0, log=True),
@@ -256,6 +272,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             constructor=library("Lion"),
             # A third of AdamW's rate and three times its decay: section 5 of the paper.
             defaults={"lr": 3e-4, "betas": (0.9, 0.99), "weight_decay": 3e-2},
+            decay="decoupled",
             space={
                 "lr": Space(low=3e-5, high=3e-3, log=True),
                 "weight_decay": Space(low=5e-3, high=1.0, log=True),
@@ -271,6 +288,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             constructor=library("Lamb", weight_decouple=False, adam_debias=True),
             # 5e-3 is the paper's rate for ResNet-50 at its smallest batch of 512.
             defaults={"lr": 5e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 1e-2},
+            decay="decoupled",
             space={"lr": Space(low=5e-4, high=5e-2, log=True)},
             state_floats=2,
             summary="Adam's step scaled to each layer's weights, for large batches",
@@ -285,6 +303,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "eps": 1e-8,
                 "weight_decay": 2e-2,
             },
+            decay="decoupled",
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
             state_floats=4,
             summary="Adam with Nesterov momentum from differences of gradients",
@@ -302,6 +321,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "weight_decay": 1e-2,
                 "warmup_steps": 0,
             },
+            decay="decoupled",
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
             state_floats=3,
             summary="AdamW with a second, slow mean of the gradient",
@@ -321,6 +341,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "eps": 1e-8,
                 "weight_decay": 0.0,
             },
+            decay="decoupled",
+            found_rate=1e-3,  # about Adam's: assumption
             # The authors leave the rate at 1 and name 0.5 and 2 for d_coef.
             space={"d_coef": Space(low=0.5, high=2.0, log=True)},
             # Its distance and its rate are the first group's.
@@ -340,6 +362,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "precondition_frequency": 10,
                 "max_precondition_dim": 10000,
             },
+            decay="decoupled",
             space={"lr": Space(low=3e-4, high=3e-2, log=True)},
             drives="weights of two or more dimensions; on vectors it is Adam",
             driven=state_size.soap_driven,
@@ -352,6 +375,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="shampoo",
             constructor=shampoo,
             defaults=_SHAMPOO,
+            decay="decoupled",
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
             brings=_on_graft,
             choices={"graft": ("sgd", "adagrad", "rmsprop")},
@@ -374,6 +398,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "eps": 1e-12,
                 "weight_decay": 0.0,
             },
+            decay="decoupled",
             space={"lr": Space(low=6e-3, high=6e-1, log=True)},
             step="create_graph",
             scalable=False,  # scaled gradients would have to be unscaled inside their own graph
@@ -393,6 +418,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "weight_decay": 0.0,
                 "warmup_steps": 0,
             },
+            decay="decoupled",
             space={"lr": Space(low=2.5e-4, high=2.5e-2, log=True)},
             averages=True,
             state_floats=2,
@@ -404,6 +430,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
             constructor=library("ScheduleFreeSGD"),
             # Ten times sgd's rate: the README of schedule_free names 10 to 50 times.
             defaults={"lr": 1e-1, "momentum": 0.9, "weight_decay": 0.0, "warmup_steps": 0},
+            scale_free=False,
+            decay="decoupled",
             space={"lr": Space(low=1e-2, high=1.0, log=True)},
             averages=True,
             state_floats=1,
@@ -414,6 +442,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="adopt",
             constructor=library("ADOPT", weight_decouple=True),
             defaults={"lr": 1e-3, "betas": (0.9, 0.9999), "eps": 1e-6, "weight_decay": 0.0},
+            decay="decoupled",
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
             state_floats=2,
             summary="Adam that converges at any beta2: it divides by the moment of before",
@@ -423,6 +452,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
             name="sam",
             constructor=_sam,
             defaults={"base": "sgd", **_SGD, **_SAM},
+            scale_free=False,
+            decay="coupled",
             space={"lr": Space(low=1e-3, high=1e-1, log=True), "rho": _RHO},
             brings=_on_base,
             choices={"base": _SAM_BASES},

@@ -1,9 +1,11 @@
 """What cannot be combined on a data set, each with the sentence that says why."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
+from typing import Any
 
 from bench.core.references import is_reference
+from bench.optimizers.steps import UNCLIPPED, UNDIVIDED
 from bench.optimizers.table import Optimizer
 from bench.planning.starts import SCRATCH, Starts
 from bench.study.components import Combination, loss_row, model_row, optimizer_row
@@ -12,6 +14,7 @@ from bench.study.pretrained import start_settings
 from bench.study.regularizers import Regularizer
 from bench.study.schema import Study
 from bench.study.tasks import TASKS
+from bench.study.trial import settable
 from bench.training.networks import identity_of, parameter_shapes
 from loaders.sampling.folds import Split
 
@@ -22,15 +25,17 @@ def misfit(
     combination: Combination,
     study: Study,
     data: DataSet,
-    patch: tuple[int, ...],
+    settings: Mapping[str, Any],
     starts: Starts,
     devices: int,
 ) -> str | None:
     """Return why a combination cannot run on a data set, None if it can.
 
-    `devices` share each trial. Raises StudyError for settings that no data set could take.
+    `settings` are those that all trials of the data set have, `devices` share each trial. Raises
+    StudyError for settings that no data set could take.
     """
     meta, task = data.store.meta, TASKS[data.store.meta.task]
+    patch: tuple[int, ...] = settings["patch"]
     model, optimizer, loss = (
         combination.own_model.row,
         combination.own_optimizer.row,
@@ -40,19 +45,22 @@ def misfit(
     return (
         model.unfit(task=task.served_by, dims=meta.dims, patch=patch)
         or served
-        or _of_setters(combination, task.served_by)
+        or _of_setters(combination, study, task.served_by)
+        or _of_mixing(combination, optimizer, data, settings)
+        or _of_decay(combination, optimizer, study)
+        or _of_gradients(optimizer, study)
         or _of_precision(optimizer, study)
         or _of_start(combination, optimizer, data.splits[0], starts)
         or _of_size(combination, optimizer, data, patch, devices)
     )
 
 
-def _of_setters(combination: Combination, task: str) -> str | None:
-    reasons = (_of_setter(combination, row, task) for row, _ in combination.setters)
+def _of_setters(combination: Combination, study: Study, task: str) -> str | None:
+    reasons = (_of_setter(combination, row, study, task) for row, _ in combination.setters)
     return next((reason for reason in reasons if reason), None)
 
 
-def _of_setter(combination: Combination, row: Regularizer, task: str) -> str | None:
+def _of_setter(combination: Combination, row: Regularizer, study: Study, task: str) -> str | None:
     """Return why what another axis sets cannot be set here, None if it can."""
     if task not in row.tasks:
         return f"{row.what} {row.name} is not for {task}"
@@ -66,10 +74,59 @@ def _of_setter(combination: Combination, row: Regularizer, task: str) -> str | N
         # What it sets may be out of range there: that is the study's mistake.
         for part, look_up in _LOOK_UP.items():
             look_up(combination.choices[part].name, combination.given(part), combination.base)
+        reason = _of_nothing(combination, row, study)
     return reason
 
 
+def _of_nothing(combination: Combination, row: Regularizer, study: Study) -> str | None:
+    """Return why what is set is so without it, by what other axes say; None if it is not."""
+    own = combination.own_optimizer.row.settings(combination.choices["optimizer"].params)
+    before = {f"optimizer.{name}": value for name, value in own.items()}
+    before |= {f"trial.{name}": value for name, value in settable(study, combination).items()}
+    after = {f"optimizer.{name}": v for name, v in combination.changes("optimizer").items()}
+    after |= {f"trial.{name}": value for name, value in combination.changes("trial").items()}
+    if row.sets and all(t in after and after[t] == before[t] for t in row.sets):
+        names = [f"{part} {combination.choices[part].label}" for part in ("optimizer", "schedule")]
+        return f"{row.what} {row.name} would change nothing of {' with '.join(names)}"
+    return None
+
+
+def _of_decay(combination: Combination, optimizer: Optimizer, study: Study) -> str | None:
+    decays = optimizer.settings(combination.given("optimizer")).get("weight_decay")
+    if optimizer.one_group and decays and not study.decay_norms:
+        return (
+            f"optimizer {optimizer.name} takes one group of parameters: its weight decay cannot "
+            f"leave norms and biases out"
+        )
+    return None
+
+
 _LOOK_UP = {"model": model_row, "optimizer": optimizer_row, "loss": loss_row}
+
+
+def _of_mixing(
+    combination: Combination, optimizer: Optimizer, data: DataSet, settings: Mapping[str, Any]
+) -> str | None:
+    samples = settings["batch_size"] * settings["accumulate"] * optimizer.batch_multiple
+    if combination.changes("trial").get("mixup") and (
+        min(samples, *(len(split.train) for split in data.splits)) < 2
+    ):
+        return (
+            f"regularizer {combination.choices['regularizer'].label} mixes the samples of a batch, "
+            f"and a batch here holds one: set batch_size to 2 or more"
+        )
+    return None
+
+
+def _of_gradients(optimizer: Optimizer, study: Study) -> str | None:
+    name = f"optimizer {optimizer.name}"
+    if study.clip is not None and (why := UNCLIPPED.get(optimizer.step)):
+        return f"{name} takes no clipped gradients: {why}"
+    if study.accumulate > 1 and (why := UNDIVIDED.get(optimizer.step)):
+        return f"{name} takes no gradients summed over batches: {why}"
+    if study.ema is not None and optimizer.averages:
+        return f"{name} is judged by averages of its own, not by a moving average"
+    return None
 
 
 def _of_precision(optimizer: Optimizer, study: Study) -> str | None:

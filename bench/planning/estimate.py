@@ -45,10 +45,12 @@ class Cost:
         """Return the seconds of a trial that spends its whole budget."""
         split = data.split(trial.repeat, trial.fold)
         samples = trial.epochs * len(split.train)
-        scored = trial.epochs * len(split.inner) + len(split.test)
+        # The test fold by the chosen weights and by the last.
+        scored = trial.epochs * len(split.inner) + 2 * len(split.test)
         update = self.update_sec.get(trial.choices["optimizer"].label, 0.0)
         gradients = samples / self.batch * self.step_sec
-        return gradients + samples / trial.batch_size * update + scored * self.case_sec
+        updates = samples / (trial.batch_size * trial.accumulate)
+        return gradients + updates * update + scored * self.case_sec
 
 
 def estimate(plan: Plan, told: Callable[[int, int], None]) -> float:

@@ -16,7 +16,7 @@ from bench.study.dataset import DataSet, automatic_patch
 from bench.study.pretrained import InitialWeights
 from bench.study.schema import Augment, DataEntry, Study
 from bench.study.tasks import TASKS
-from bench.study.trial import NUMERICS, Skip, Trial, labels
+from bench.study.trial import NUMERICS, Skip, Trial, labels, settable
 from loaders.batches.table import LOADERS
 from loaders.sampling.folds import split_hash
 from loaders.sampling.sampler import Recipe
@@ -40,7 +40,7 @@ def expand(
         starts = Starts(data)
         runnable: list[Combination] = []
         for combination in _combinations(study, base):
-            reason = misfit(combination, study, data, settings["patch"], starts, devices)
+            reason = misfit(combination, study, data, settings, starts, devices)
             if reason is None:
                 runnable.append(combination)
             else:
@@ -101,6 +101,10 @@ def _settings(study: Study, entry: DataEntry, data: DataSet) -> dict[str, Any]:
         "batch_size": entry.batch_size or study.batch_size or automatic,
         "patch": patch,
         "augment": entry.augment or study.augment,
+        "decay_norms": study.decay_norms,
+        "clip": study.clip,
+        "accumulate": study.accumulate,
+        "ema": study.ema,
         "normalize": entry.normalize or study.normalize,
         "patience": study.patience,
         "stop_on": study.stop_on,
@@ -171,11 +175,11 @@ def _trial(
 ) -> Trial:
     changes = combination.changes("augment")
     augment: Augment = settings["augment"].model_copy(update=changes)
-    of_trial: dict[str, Any] = {"stops": True, "mixup": 0.0, "balance": False}
-    of_trial |= identity["trial"]
+    of_trial = {**settable(study, combination), **identity["trial"]}
     decides = {
         **settings,
         **identity,
+        "trial": of_trial,
         **where,
         "augment": augment.model_dump(),
         "degrade": [

@@ -134,6 +134,21 @@ def resolve(
     )
 
 
+def ends_early(plan: Plan) -> list[str]:
+    """Say which trials patience may end before their budget is spent, and which it may not."""
+    reasons = {
+        True: "early stopping after {} looks without a better score",
+        False: "the whole budget",
+    }
+    found: dict[bool, dict[str, None]] = {}
+    for trial in plan.trials:
+        found.setdefault(trial.stops, {})[trial.choices["schedule"].label] = None
+    return [
+        f"{reasons[stops].format(plan.study.patience)}: schedule {', '.join(schedules)}"
+        for stops, schedules in found.items()
+    ]
+
+
 def save(plan: Plan) -> None:
     """Write `study.yaml` and `folds.parquet` of a run, each complete or not at all.
 

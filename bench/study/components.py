@@ -114,10 +114,13 @@ class Combination:
 
     def changes(self, part: str) -> dict[str, Any]:
         """Return field -> value of what other axes set in a part: model, augment, trial, ..."""
+        usual = {}
+        if part == "optimizer":
+            usual["weight_decay"] = self.own_optimizer.row.usual_decay(self.choices[part].params)
         return {
             field: value
             for row, chosen in self.setters
-            for field, value in row.changes(part, chosen.params).items()
+            for field, value in row.changes(part, chosen.params, usual).items()
         }
 
     def given(self, part: str) -> dict[str, Any]:

@@ -1,12 +1,18 @@
 """The regularizers: one row each, written as what it sets in the other parts of a combination.
 
-Early stopping on inner validation stands in the protocol and is always on, so `none` is early
+Early stopping on inner validation stands in the protocol (`early_stopping`), so `none` is early
 stopping alone; `no_stopping` trains to the end of the budget (the weights are still those that
 inner validation chooses).
+
+`weight_decay` multiplies what each optimizer decays by itself, since one number for all would be
+less than adamw's own and more than sgd_nesterov's. So `none` is not free of decay: it leaves each
+optimizer its own (`medopt list optimizers`), without which adamw would be adam; a factor of 0 is
+free of it.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from bench.core.settings import Setting, check_bounds, merge
@@ -20,14 +26,16 @@ PARTS = ("model", "optimizer", "loss", "augment", "trial")
 class Regularizer:
     """One regularizer of the table.
 
-    `sets` maps `part.field` to the setting that goes there; `defaults` names every setting that a
-    study may change, `bounds` the least and greatest value of those that no other part checks.
-    `what` is what such a row is called: other axes may have rows of this kind.
+    `sets` maps `part.field` to the setting that goes there; those in `multiplies` multiply what is
+    usual there. `defaults` names every setting that a study may change, `bounds` the least and
+    greatest value of those that no other part checks. `what` is what such a row is called: other
+    axes may have rows of this kind.
     """
 
     what: str = "regularizer"
     name: str
     sets: Mapping[str, str]
+    multiplies: tuple[str, ...] = ()
     defaults: Mapping[str, Setting]
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     tasks: tuple[str, ...] = ("classification", "segmentation")
@@ -43,22 +51,30 @@ class Regularizer:
         check_bounds(f"{self.what} {self.name}", found, self.bounds)
         return found
 
-    def changes(self, part: str, params: Mapping[str, Any]) -> dict[str, Setting]:
-        """Return field -> value of what is set in one of PARTS."""
+    def changes(
+        self, part: str, params: Mapping[str, Any], usual: Mapping[str, float]
+    ) -> dict[str, Setting]:
+        """Return field -> value of what is set in one of PARTS, where `usual` is what is usual."""
         found = self.settings(params)
-        return {
-            target.partition(".")[2]: found[setting]
-            for target, setting in self.sets.items()
-            if target.partition(".")[0] == part
-        }
+        made: dict[str, Setting] = {}
+        for target, setting in self.sets.items():
+            place, _, name = target.partition(".")
+            value = found[setting]
+            if place == part and target in self.multiplies:
+                assert isinstance(value, float)
+                made[name] = value * usual[name]
+            elif place == part:
+                made[name] = value
+        return made
 
     def unfit(self, part: str, name: str, fields: Mapping[str, Any]) -> str | None:
         """Say why the row `name`, which has the settings `fields`, cannot take this; or None."""
-        for changed in self.changes(part, {}):
-            if changed not in fields:
+        for target in self.sets:
+            place, _, wanted = target.partition(".")
+            if place == part and wanted not in fields:
                 known = ", ".join(fields) or "none"
                 return (
-                    f"{self.what} {self.name} sets {changed} of the {part}, and {name} has no such "
+                    f"{self.what} {self.name} sets {wanted} of the {part}, and {name} has no such "
                     f"setting (it has: {known})"
                 )
         return None
@@ -71,7 +87,7 @@ REGULARIZERS: dict[str, Regularizer] = {
             name="none",
             sets={},
             defaults={},
-            summary="early stopping alone",
+            summary="early stopping alone, and each optimizer with the decay that it has itself",
             source="paper A: 10 epochs without a better inner validation",
         ),
         Regularizer(
@@ -83,11 +99,15 @@ REGULARIZERS: dict[str, Regularizer] = {
         ),
         Regularizer(
             name="weight_decay",
-            sets={"optimizer.weight_decay": "rate"},
-            # Krizhevsky et al. 2012 and He et al. 2016 take 5e-4 and 1e-4.
-            defaults={"rate": 5e-4},
-            summary="the optimizer's own weight decay: coupled in Adam, decoupled in AdamW",
-            source="Krogh and Hertz 1992; Krizhevsky et al. 2012, section 5",
+            sets={"optimizer.weight_decay": "factor"},
+            multiplies=("optimizer.weight_decay",),
+            # A decade, as wide as the search of rates. Krizhevsky et al. 2012 take 5e-4 and He et
+            # al. 2016 1e-4, ten times 5e-5 and three times 3e-5; 0.1 in AdamW is usual.
+            defaults={"factor": 10.0},
+            bounds={"factor": (0.0, inf)},
+            summary="ten times the decay that the optimizer has; where that is 0, of 5e-5 if it is "
+            "coupled, and if decoupled of 1e-5 / lr, which shrinks weights as adamw's does",
+            source="Krogh and Hertz 1992; Loshchilov and Hutter 2019, arXiv 1711.05101",
         ),
         Regularizer(
             name="dropout",
@@ -107,7 +127,7 @@ REGULARIZERS: dict[str, Regularizer] = {
             name="mixup",
             sets={"trial.mixup": "alpha"},
             defaults={"alpha": 0.2},
-            bounds={"alpha": (0, 100)},  # beyond that every share is one half: assumption
+            bounds={"alpha": (0.0, 100.0)},  # beyond that every share is one half: assumption
             summary="samples mixed in pairs, and their losses with them; share from Beta(0.2, 0.2)",
             source="Zhang et al. 2018, arXiv 1710.09412; alpha of its ImageNet runs",
         ),

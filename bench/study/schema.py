@@ -294,14 +294,44 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     batch_size: int | None = Field(None, ge=1, description="samples a step; null: by task and dims")
     patch: tuple[int, ...] | None = Field(None, description="voxels a side; null: from the shapes")
     augment: Augment = Augment()  # type: ignore[call-arg]  # pydantic fills every default
+    decay_norms: bool = Field(
+        True, description="weight decay on norms and biases too, not on weight matrices alone"
+    )
+    clip: float | None = Field(
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="gradients of a greater norm (L2, over all parameters) are scaled down to it",
+    )
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="batches whose gradients are summed for one step; batch norms, and losses that"
+        " couple the samples of a batch, see one at a time",
+    )
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="judge and keep an exponential moving average of the weights, of this decay a"
+        " step, such as 0.999",
+    )
     normalize: Normalize = Field(
         DEFAULTS["normalize"],
         description="intensities as standard deviations from the mean; range: lowest to highest as"
         " 0 to 1. In MRI those of a case's own brain (range: of its whole image), else of the"
         " training part",
     )
+    early_stopping: bool | None = Field(
+        None,
+        description="end a trial by patience; null: but where the schedule's rate falls to the end"
+        " of the budget, of which a trial that ended early would see the high rates alone",
+    )
     patience: int = Field(
-        DEFAULTS["patience"], ge=1, description="epochs without a better inner score"
+        DEFAULTS["patience"],
+        ge=1,
+        description="looks at inner validation, one after each epoch or longer step, without a"
+        " better score",
     )
     stop_on: StopOn = Field(
         DEFAULTS["stop_on"],

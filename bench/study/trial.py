@@ -6,8 +6,9 @@ from typing import Any
 
 from bench.core.references import is_reference
 from bench.study.choice import Choice
+from bench.study.components import Combination
 from bench.study.pretrained import InitialWeights
-from bench.study.schema import Augment, Normalize, StopOn
+from bench.study.schema import Augment, Normalize, StopOn, Study
 from results.tables.axes import AXES
 
 # Raised by a developer whenever the same settings would give other numbers than before; each
@@ -40,6 +41,10 @@ class Trial:
     batch_size: int
     patch: tuple[int, ...]
     augment: Augment
+    decay_norms: bool
+    clip: float | None
+    accumulate: int
+    ema: float | None
     normalize: Normalize
     patience: int
     stop_on: StopOn
@@ -78,6 +83,17 @@ class Skip:
     reason: str
 
 
+def settable(study: Study, combination: Combination) -> dict[str, Any]:
+    """Return the fields of a trial that a regularizer may set, as they are without one."""
+    schedule = combination.schedule
+    stops = study.early_stopping
+    return {
+        "stops": not schedule.row.falls(schedule.settings) if stops is None else stops,
+        "mixup": 0.0,
+        "balance": False,
+    }
+
+
 def trial_columns(trial: Trial) -> dict[str, Any]:
     """Return the columns of `trials` that the trial itself decides."""
     return {
@@ -88,6 +104,7 @@ def trial_columns(trial: Trial) -> dict[str, Any]:
         "precision": trial.precision,
         "compiled": trial.compiled,
         "tuned": False,
+        "early_stopping": trial.stops,
         "repeat": trial.repeat,
         "fold": trial.fold,
         "seed": trial.seed,

@@ -23,6 +23,7 @@ from torch.serialization import default_restore_location
 
 from bench.core.processes import World
 from bench.core.timing import peak_memory
+from bench.optimizers.averaging import MovingAverage
 from bench.optimizers.steps import StepMemory, StepParts
 from bench.training.transfer import LayerGroups
 
@@ -60,7 +61,8 @@ class TrainingState:
     """All that changes while a trial trains.
 
     - `parts`: the network, the optimizer with its averages, the scaler, the clock, and what one
-      step leaves for the next. `layers`: which layers are frozen.
+      step leaves for the next. `layers`: which layers are frozen. `average`: the moving average of
+      the weights, if the study asks for one.
     - `batches` taken from the stream of samples, sample-gradients `spent`, gradient `evaluations`
       made, and the rows of the `epochs` so far.
     - `best`, `reached`, `stopped` (by patience), and why the trial `diverged`, if it did.
@@ -76,6 +78,7 @@ class TrainingState:
     started_at: datetime
     parts: StepParts
     layers: LayerGroups
+    average: MovingAverage | None = None
     batches: int = 0
     spent: int = 0
     evaluations: int = 0
@@ -110,6 +113,7 @@ class TrainingState:
             "step": asdict(parts.memory),
             "clock": parts.clock.state(),
             "frozen": self.layers.frozen,
+            "average": self.average.values if self.average else [],
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
             "batches": self.batches,
@@ -145,6 +149,8 @@ class TrainingState:
         parts = self.parts
         parts.network.load_state_dict(content["network"])
         self.layers.freeze(content["frozen"])
+        if self.average:
+            self.average.values = content["average"]
         parts.optimizer.load_state_dict(content["optimizer"])
         parts.scaler.load_state_dict(content["scaler"])
         parts.clock.load(content["clock"])

@@ -28,7 +28,7 @@ from bench.losses.mixup import Mixing
 from bench.losses.objective import Objective
 from bench.losses.supervision import supervised
 from bench.losses.table import alone, over_processes
-from bench.optimizers.averaging import REFRESH_BATCHES, evaluation_weights
+from bench.optimizers.averaging import REFRESH_BATCHES, MovingAverage, evaluation_weights
 from bench.optimizers.spec import state_bytes
 from bench.optimizers.steps import STEPS, StepParts
 from bench.study.components import Combination
@@ -107,12 +107,7 @@ def run_trial(
         criterion = combination.loss.row.bind(combination.loss.settings)
         hparams = combination.optimizer.settings
         factor = combination.schedule.row.bind(combination.schedule.settings)
-        stream_seed, weight_seed, step_seed = (
-            int(s)
-            for s in np.random.SeedSequence([trial.seed, trial.repeat, trial.fold]).generate_state(
-                3
-            )
-        )
+        stream_seed, weight_seed, step_seed = seeds_of(trial)
         sampler = make_sampler(trial, data, stream_seed)
         model, forward = make_network(
             trial, combination.model, store.path, device, world, weight_seed
@@ -120,14 +115,21 @@ def run_trial(
         flops = flops_per_sample(combination.model, store.path, trial.patch)
         torch.manual_seed(step_seed + world.rank)
         layers = LayerGroups(model, model_kind, trial.start)
-        optimizer = optimizer_kind.build(layers.groups(_base_rate(hparams)), **hparams)
+        optimizer = optimizer_kind.build(
+            layers.groups(
+                _base_rate(hparams),
+                decay_norms=trial.decay_norms or not hparams.get("weight_decay"),
+            ),
+            **hparams,
+        )
         rates = [group.get("lr") for group in optimizer.param_groups]
         weights = None
         if combination.loss.row.weighted:
             weights = torch.from_numpy(class_weights(class_counts(store, sampler)))
             weights = weights.to(device, torch.float32)
         n_train = len(split.train)
-        batch = min(trial.batch_size * optimizer_kind.batch_multiple, n_train)
+        at_once = trial.batch_size * optimizer_kind.batch_multiple
+        batch = min(at_once * trial.accumulate, n_train)
         budget = trial.epochs * n_train
         evaluator = Evaluator(
             trial=trial,
@@ -157,8 +159,12 @@ def run_trial(
             clock=clock,
             processes=world.size,
             scaler=precision.scaler(device),
+            clip=trial.clip,
+            chunks=math.ceil(batch / at_once),
         )
+        average = None if trial.ema is None else MovingAverage(model, trial.ema)
         step = STEPS[optimizer_kind.step](parts)
+        step = step if average is None else average.following(step)
         mixing = Mixing(alpha=trial.mixup, seed=stream_seed, shard=world.shard)
         refresh = partial(_first_batches, store, sampler, batch, world, device)
         state = TrainingState(
@@ -168,6 +174,7 @@ def run_trial(
             started_at=started_at,
             parts=parts,
             layers=layers,
+            average=average,
         )
         if resume is not None:
             state.load(resume)
@@ -197,7 +204,7 @@ def run_trial(
                 while state.spent < goal and budget - state.spent >= batch:
                     image, target, derived = clock.wait(batches)
                     image, wanted = mixing.apply(image, target, state.batches, derived)
-                    _set_rates(optimizer, rates, factor(state.spent / budget))
+                    _set_rates(optimizer, rates, factor(state.spent / budget, batch / budget))
                     loss, used = step(image, wanted, (budget - state.spent) // batch)
                     losses.append(loss)
                     state.batches += 1
@@ -206,10 +213,13 @@ def run_trial(
                     if len(losses) % CHECK_EVERY == 0 and not bool(torch.isfinite(loss)):
                         break
                 train_loss = float(torch.stack(losses).mean())
-            epoch = trial.epochs if budget - state.spent < batch else state.spent // n_train
+            # One that broke off before its goal counts as begun.
+            whole = max(state.spent, goal) // n_train
+            epoch = trial.epochs if budget - state.spent < batch else whole
             score = None
             if math.isfinite(train_loss):
-                with clock.phase("eval"), evaluation_weights(optimizer, model, refresh):
+                judged = evaluation_weights(optimizer, model, refresh, average)
+                with clock.phase("eval"), judged:
                     score = evaluator.score(split.inner, final=False)
                     state.best = _best_epoch(state.best, epoch, score, model, trial.stop_on, higher)
             state.diverged = _divergence(epoch, train_loss, score)
@@ -236,7 +246,9 @@ def run_trial(
                         train_sec=clock.seconds["train"], sample_gradients=state.spent
                     )
                 best_epoch = state.best.epoch if state.best else 0
-                state.stopped = trial.stops and epoch - best_epoch >= trial.patience
+                # Looks, not epochs: one step of L-BFGS may spend 20, and is looked at once.
+                looks = sum(row["epoch"] > best_epoch for row in state.epochs)
+                state.stopped = trial.stops and looks >= trial.patience
                 if layers.thaw(epoch):
                     objective.share()
             layers.train()
@@ -245,22 +257,30 @@ def run_trial(
 
     best, diverged = state.best, state.diverged
 
-    # ---- test: once, by the weights that inner validation chose ----
-    test: Score | None = None
+    # ---- test: once, by the weights that inner validation chose; to be read beside them, the last
+    # weights, and of a trial that diverged those chosen before ----
+    last = best is not None and best.epoch == state.epochs[-1]["epoch"]
+    final: Score | None = None
+    if not (diverged or last):
+        judged = evaluation_weights(optimizer, model, refresh, average)
+        with clock.phase("eval"), judged:
+            final = evaluator.score(split.test, final=True)
+    chosen: Score | None = None
     degraded: list[dict[str, Any]] = []
-    if best is not None and not diverged:
+    if best is not None:
         with clock.phase("eval"):
             model.load_state_dict(best.weights)
-            test = evaluator.score(split.test, final=True)
-            for worse in trial.degrade:
-                found = evaluator.score(split.test, final=True, worse=worse).metrics
-                degraded += [{**m, "degradation": worse.label} for m in found if not m["stratum"]]
+            chosen = evaluator.score(split.test, final=True)
+            degraded = [] if diverged else _on_worse_images(evaluator, split.test, trial)
+    test = None if diverged else chosen
+    final = test if last else final
 
     times = clock.seconds
     row = {
         **trial_columns(trial),
         "batch_size": batch,
         "hparams": json.dumps(hparams, sort_keys=True),
+        "weight_decay_kind": optimizer_kind.decay,
         "status": "diverged" if diverged else "ok",
         "reason": diverged,
         "n_train_cases": n_train,
@@ -277,6 +297,9 @@ def run_trial(
         "val_score": best.value if best else None,
         "test_score": test.value if test else None,
         "test_loss": test.loss if test else None,
+        "last_val_score": state.epochs[-1]["val_score"] if test else None,
+        "last_test_score": final.value if final else None,
+        "test_score_before_diverging": chosen.value if chosen and diverged else None,
         "setup_sec": times["setup"],
         "train_sec": times["train"],
         "data_wait_sec": times["data_wait"],
@@ -313,6 +336,22 @@ def run_trial(
         examples=test.examples if test else {},
         weights=_packed(best.weights) if trial.keep_weights and best and test else None,
     )
+
+
+def seeds_of(trial: Trial) -> tuple[int, int, int]:
+    """Return the seeds of a trial's samples, of its initial weights, and of what its steps draw."""
+    drawn = np.random.SeedSequence([trial.seed, trial.repeat, trial.fold]).generate_state(3)
+    stream, weights, steps = (int(s) for s in drawn)
+    return stream, weights, steps
+
+
+def _on_worse_images(evaluator: Evaluator, cases: np.ndarray, trial: Trial) -> list[dict[str, Any]]:
+    """Return the rows of `metrics` on images made worse, by each degradation alone."""
+    rows = []
+    for worse in trial.degrade:
+        found = evaluator.score(cases, final=True, worse=worse).metrics
+        rows += [{**m, "degradation": worse.label} for m in found if not m["stratum"]]
+    return rows
 
 
 def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:

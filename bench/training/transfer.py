@@ -154,15 +154,31 @@ class LayerGroups:
             last = len(self._names) - 1
             wanted = start.freeze_until
             self.frozen = last if wanted == "head" else self._names.index(wanted)
+        self._at_first = self.frozen
         self.freeze(self.frozen)
 
-    def groups(self, lr: float | None) -> list[dict[str, Any]] | list[nn.Parameter]:
+    def groups(
+        self, lr: float | None, *, decay_norms: bool = True
+    ) -> list[dict[str, Any]] | list[nn.Parameter]:
         """Return the parameters for an optimizer: one list, or groups with a rate `lr` each.
 
-        `lr` is the head's rate, and the head is the last group.
+        `lr` is the head's rate, and the head is the last group. Without `decay_norms` each group is
+        two: weights, and parameters of one dimension (the scales and shifts of norms, biases),
+        which do not decay.
         """
+        groups = self._rates(lr)
+        if decay_norms:
+            return groups if len(groups) > 1 else groups[0]["params"]
+        whole = [{**g, "params": [p for p in g["params"] if p.ndim > 1]} for g in groups]
+        flat = [
+            {**g, "params": [p for p in g["params"] if p.ndim <= 1], "weight_decay": 0.0}
+            for g in groups
+        ]
+        return [g for pair in zip(whole, flat, strict=True) for g in pair if g["params"]]
+
+    def _rates(self, lr: float | None) -> list[dict[str, Any]]:
         if self._start is None or self._start.lower_rate == 1 or lr is None:
-            return list(self._network.parameters())
+            return [{"params": list(self._network.parameters())}]
         top = len(self._names) - 1
         return [
             {"params": parameters, "lr": lr * self._start.lower_rate ** (top - place)}
@@ -171,13 +187,17 @@ class LayerGroups:
         ]
 
     def thaw(self, epoch: int) -> bool:
-        """Thaw the stage that is due after `epoch` epochs; return whether there was one."""
+        """Thaw what is due after `epoch` epochs; return whether there was a stage.
+
+        Several may be due at once: a step of L-BFGS may spend many epochs.
+        """
         start = self._start
-        if start is None or not start.unfreeze_every or not self.frozen:
+        if start is None or not start.unfreeze_every:
             return False
-        if epoch % start.unfreeze_every:
+        due = max(self._at_first - epoch // start.unfreeze_every, 0)
+        if due >= self.frozen:
             return False
-        self.freeze(self.frozen - 1)
+        self.freeze(due)
         return True
 
     def freeze(self, count: int) -> None:

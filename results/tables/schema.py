@@ -37,6 +37,11 @@ def _columns(*groups: tuple[pa.DataType, str]) -> pa.Schema:
 #: One row a trial. `hparams` and `versions` are JSON objects; seconds, milliseconds and bytes as
 #: the names say; `pretrained` names the weights a model started from (null: none) and `lane` the
 #: worker group; `target` is the score that the `..._to_target` columns wait for.
+#: `weight_decay_kind` says how the optimizer's decay acts: coupled, decoupled, none or unknown;
+#: `early_stopping` whether patience could end the trial. `val_score` and `test_score` are of the
+#: weights that inner validation chose, the best of many noisy looks; `last_...` are of those that
+#: training ended with, `test_score_before_diverging` of those chosen before a trial diverged, which
+#: has no other. Nothing is chosen by the latter three.
 TRIALS = _columns(
     (pa.string(), "study trial_id dataset task"),
     (pa.string(), " ".join(COLUMNS)),
@@ -66,6 +71,9 @@ TRIALS = _columns(
     (pa.bool_(), "shared_device"),
     (_TIME, "started_at finished_at"),
     (pa.string(), "git_commit versions"),
+    (pa.string(), "weight_decay_kind"),
+    (pa.bool_(), "early_stopping"),
+    (pa.float64(), "last_val_score last_test_score test_score_before_diverging"),
 )
 
 #: Long form: one row a trial x split (inner or test) x metric x unit x region x convention x

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from results import text
 from results.tables.axes import AXES, Axis, Key, key_of, label, name_of, planned
 
 Row = Mapping[str, Any]
@@ -68,6 +69,7 @@ class Combination:
         unscored = self.count("ok") - len(self.scored)
         parts = [
             self._in_folds("diverged"),
+            self._before(),
             self._in_folds("dropped"),
             f"{failed} of {self.expected} trials failed" if failed else "",
             f"{unscored} of {self.expected} trials have no score" if unscored else "",
@@ -85,10 +87,22 @@ class Combination:
         every = len({fold_of(r) for r in self.trials})
         return f"{status} in {len(folds)} of {every} folds" if folds else ""
 
+    def _before(self) -> str:
+        """Return what the weights of before scored where a trial diverged."""
+        found = means_by_fold(
+            (fold_of(row), row["test_score_before_diverging"])
+            for row in self.trials
+            if row["status"] == "diverged" and _is_number(row.get("test_score_before_diverging"))
+        )
+        if not found:
+            return ""
+        mean = float(np.mean(list(found.values())))
+        return f"by the weights of before it scores {text.score(mean)} there"
+
     def by_fold(self, column: str) -> dict[Fold, float]:
         """Return (repeat, fold) -> mean over seeds of a column of the scored trials."""
         return means_by_fold(
-            (fold_of(row), row[column]) for row in self.scored if _is_number(row[column])
+            (fold_of(row), row[column]) for row in self.scored if _is_number(row.get(column))
         )
 
     def mean(self, column: str) -> float | None:

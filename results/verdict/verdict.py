@@ -32,6 +32,7 @@ The rule stands in the study before it runs; `results.verdict.statistics` has th
         reasons        what its failed and diverged trials said, each once
         trials         {status: count}
         val_score, test_score, test_low, test_high (of its own, not simultaneous), fold_scores
+        last_test_score  by the weights that training ended with, not by those chosen
         advantage      null, or estimate, low, high: over the best of the others, simultaneous;
                        positive is better, whatever the metric's direction
         error_sd       standard deviation of one fold in that comparison, or null
@@ -70,6 +71,7 @@ _MEANS = {
     "optimizer_step_ms": "optimizer_step_ms_p50",
     "peak_memory_bytes": "peak_memory_bytes",
     "epochs_run": "epochs_run",
+    "last_test_score": "last_test_score",
 }
 
 

@@ -80,6 +80,10 @@ def test_plan_counts_and_estimates(medopt, study):
     plan = json.loads(out)
     assert len(plan["trials"]) == 6
     assert plan["seconds"] > 0
+    (scales,) = plan["gradient_norms"]
+    assert scales["model"] == "plain_cnn"
+    assert all(norm > 0 for norm in scales["norms"].values())
+    assert "gradient norms at the start, " in medopt("plan", study)[1]
 
 
 def test_one_trial_by_its_id(medopt, study, tmp_path):

@@ -103,7 +103,11 @@ def plan_of(name: str, folder: Path) -> Plan:
         raw = yaml.safe_load((STUDIES / f"{name}.yaml").read_text(encoding="utf-8"))
         settings = [d if isinstance(d, dict) else {"store": d} for d in raw["data"]]
         # The first data set of a study is replaced by one of the same task.
-        kinds = {"demo": ["images", "volumes"], "hippocampus": ["volumes"]}.get(name, ["images"])
+        kinds = {
+            "demo": ["images", "volumes"],
+            "hippocampus": ["volumes"],
+            "nnunet": ["volumes"],
+        }.get(name, ["images"])
         for data, store in zip(settings, kinds, strict=True):
             data["store"] = f"stores/{store}"
             data.pop("patch", None)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from bench.optimizers.averaging import evaluation_weights
+from bench.optimizers.averaging import MovingAverage, evaluation_weights
 from bench.optimizers.table import OPTIMIZERS
 
 AVERAGING = sorted(name for name, row in OPTIMIZERS.items() if row.averages)
@@ -153,3 +154,29 @@ def test_what_was_put_in_is_taken_out_whatever_happens(name):
     assert net.training
     assert all(group["train_mode"] for group in optimizer.param_groups)
     train(net, optimizer, batches(1))
+
+
+@pytest.mark.parametrize("decay", [0.5, 0.99])
+def test_a_moving_average_is_that_of_torch(decay):
+    net = network()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    average = MovingAverage(net, decay)
+    theirs = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    def step(image, label, _left):
+        train(net, optimizer, [(image, label)])
+        return torch.zeros(()), 1
+
+    ours = average.following(step)
+    before = [p.detach().clone() for p in net.parameters()]
+    with evaluation_weights(optimizer, net, images, average):  # before the first step
+        assert all(torch.equal(p, b) for p, b in zip(net.parameters(), before, strict=True))
+    for image, label in batches():
+        ours(image, label, 1)
+        theirs.update_parameters(net)
+    trained = snapshot(net)
+    with evaluation_weights(optimizer, net, images, average):
+        assert not same(snapshot(net), trained)
+        for p, expected in zip(net.parameters(), theirs.module.parameters(), strict=True):
+            assert torch.equal(p, expected)
+    assert same(snapshot(net), trained)

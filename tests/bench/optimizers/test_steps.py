@@ -9,6 +9,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.core.timing import Clock
+from bench.losses.mixup import Goal
+from bench.optimizers.schedules import SCHEDULES
 from bench.optimizers.steps import HESSIAN_EVALUATIONS, RESTARTS, STEPS, StepParts, plain_step
 from bench.optimizers.table import OPTIMIZERS
 
@@ -32,7 +34,7 @@ def scaler(*, enabled=False, **params):
     return torch.amp.GradScaler("cpu", enabled=enabled, **params)
 
 
-def parts_of(net, optimizer, loss_of, *, processes=1, own_scaler=None):
+def parts_of(net, optimizer, loss_of, *, processes=1, own_scaler=None, **more):
     return StepParts(
         network=net,
         optimizer=optimizer,
@@ -40,6 +42,7 @@ def parts_of(net, optimizer, loss_of, *, processes=1, own_scaler=None):
         clock=Clock(CPU),
         processes=processes,
         scaler=own_scaler or scaler(),
+        **more,
     )
 
 
@@ -346,3 +349,88 @@ def test_sophia_is_not_shared_between_processes():
     optimizer = OPTIMIZERS["sophia"].build(net.parameters())
     with pytest.raises(ValueError, match="outside the graph"):
         STEPS["create_graph"](parts_of(net, optimizer, mean_loss(net), processes=2))
+
+
+# ---- gradients: clipped, and summed over batches -----------------------------------------------
+
+
+def straight():
+    """Return a point and a loss with the gradient (3, 4), of length 5, everywhere."""
+    net = nn.Module()
+    net.point = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    slope = torch.tensor([3.0, 4.0], dtype=torch.float64)
+    return net, lambda _image, _target: (net.point * slope).sum()
+
+
+@pytest.mark.parametrize(
+    ("clip", "length"), [(None, 5.0), (12.0, 5.0), (5.0, 5.0), (1.0, 1.0), (0.25, 0.25)]
+)
+@pytest.mark.parametrize("name", ["sgd", "sam"])
+def test_a_gradient_longer_than_the_clip_is_scaled_to_it(name, clip, length):
+    net, loss_of = straight()
+    row = OPTIMIZERS[name]
+    optimizer = row.build(net.parameters(), lr=1.0, momentum=0.0)
+    step = STEPS[row.step](parts_of(net, optimizer, loss_of, clip=clip))
+    step(torch.zeros(1), None, 10)
+    assert net.point.tolist() == pytest.approx([-0.6 * length, -0.8 * length], rel=1e-5)
+
+
+def test_a_scaled_gradient_is_clipped_at_its_own_length():
+    net, loss_of = straight()
+    optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
+    own = scaler(enabled=True, init_scale=1024.0)
+    plain_step(parts_of(net, optimizer, loss_of, own_scaler=own, clip=1.0))(torch.zeros(1), None, 1)
+    assert net.point.tolist() == pytest.approx([-0.6, -0.8], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "sam", "lbfgs"])
+def test_gradients_summed_over_batches_are_those_of_one_batch(name):
+    ends = []
+    for chunks in (1, 3):
+        net, x, y = convex()
+        net, x = net.double(), x.double()
+        row = OPTIMIZERS[name]
+        optimizer = row.build(net.parameters())
+
+        def loss_of(image, goal, net=net):
+            values = nn.functional.cross_entropy(net(image), goal.target, reduction="none")
+            return values.sum() / 200
+
+        seen = []
+        net.register_forward_hook(lambda _m, inputs, _out, seen=seen: seen.append(len(inputs[0])))
+        step = STEPS[row.step](parts_of(net, optimizer, loss_of, chunks=chunks))
+        losses = [step(x, Goal(target=y), 10)[0].item() for _ in range(3)]
+        ends.append((losses, torch.cat([p.detach().flatten() for p in net.parameters()])))
+        assert seen[:3] == ([200] * 3 if chunks == 1 else [66, 67, 67])
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-9)
+    assert torch.allclose(ends[0][1], ends[1][1], rtol=1e-9, atol=1e-12)
+
+
+def test_nnunets_recipe_by_hand():
+    """As nnunetv2/training/nnUNetTrainer/nnUNetTrainer.py trains, its rate by steps."""
+    steps = 30
+    theirs, x, y = convex()
+    hand = torch.optim.SGD(
+        theirs.parameters(), 1e-2, weight_decay=3e-5, momentum=0.99, nesterov=True
+    )
+    for k in range(steps):
+        for group in hand.param_groups:
+            group["lr"] = 1e-2 * (1 - k / steps) ** 0.9
+        hand.zero_grad()
+        (400 * mean_loss(theirs)(x, y)).backward()
+        assert (nn.utils.clip_grad_norm_(theirs.parameters(), 12) > 12) or k > 0
+        hand.step()
+    ours, x, y = convex()
+    row = OPTIMIZERS["sgd_nesterov"]
+    optimizer = row.build(ours.parameters())
+    factor = SCHEDULES["polynomial"].bind({})
+    step = plain_step(
+        parts_of(
+            ours, optimizer, lambda image, label: 400 * mean_loss(ours)(image, label), clip=12.0
+        )
+    )
+    for k in range(steps):
+        optimizer.param_groups[0]["lr"] = 1e-2 * factor(k / steps, 1 / steps)
+        step(x, y, 1)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)

@@ -328,6 +328,94 @@ def test_frozen_parameters_stay_as_they_are(row: Optimizer) -> None:
     assert still == [True] * 2 + [False] * (len(before) - 2)
 
 
+# What rows keep that is no moment of the gradient: weights, and lamb's lengths of weights and step.
+NO_MOMENTS = (".z", ".p0", ".weight_norm", ".adam_norm", ".trust_ratio")
+
+
+def first_step(row: Optimizer, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Make the first step that decays the weights: soap's first one only starts its statistics."""
+    step = stepper(row, network, optimizer)
+    torch.manual_seed(1)
+    for _ in range(2 if row.name == "soap" else 1):
+        step(*lesions(16), 100)
+
+
+def after_a_step(row: Optimizer, decay: float) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Return the weights after the first step, and the moments that are kept."""
+    network = small_cnn()
+    optimizer = row.build(network.parameters(), weight_decay=decay)
+    first_step(row, network, optimizer)
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str, value: object) -> None:
+        if isinstance(value, dict | list | tuple):
+            pairs = value.items() if isinstance(value, dict) else enumerate(value)
+            for key, inner in pairs:
+                keep(f"{name}.{key}", inner)
+        elif isinstance(value, Tensor) and not name.endswith(NO_MOMENTS):
+            kept[name] = value.clone()
+
+    keep("", optimizer.state_dict()["state"])
+    return [p.detach() for p in network.parameters()], kept
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_decay_is_coupled_where_the_moments_know_of_it(row: Optimizer) -> None:
+    assert (row.decay == "none") == ("weight_decay" not in row.defaults)
+    if row.decay == "none":
+        return
+    (bare, without), (decayed, moments) = after_a_step(row, 0.0), after_a_step(row, 0.1)
+    assert any(not torch.equal(a, b) for a, b in zip(bare, decayed, strict=True))
+    assert without.keys() == moments.keys()
+    same = all(torch.equal(value, without[name]) for name, value in moments.items())
+    assert row.decay == ("decoupled" if same else "coupled")
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if not r.values[0].one_group])
+def test_a_group_has_a_decay_of_its_own(row: Optimizer) -> None:
+    """So norms and biases can go without: they end where they do with no decay at all."""
+    if row.decay == "none":
+        return
+    ends = []
+    for decay in (0.0, 0.1):
+        network = small_cnn()
+        flat = [p for p in network.parameters() if p.ndim == 1]
+        whole = [p for p in network.parameters() if p.ndim > 1]
+        groups = [{"params": whole}, {"params": flat, "weight_decay": 0.0}]
+        first_step(row, network, row.build(groups, weight_decay=decay))
+        ends.append([p.detach() for p in network.parameters()])
+    for a, b in zip(*ends, strict=True):
+        assert torch.equal(a, b) == (a.ndim == 1)
+
+
+@pytest.mark.parametrize("row", [*ROWS, OPTIMIZERS["sam"].chosen({"base": "adam"}),
+                                 OPTIMIZERS["shampoo"].chosen({"graft": "sgd"})])  # fmt: skip
+def test_steps_are_as_long_at_a_hundred_times_the_loss_where_the_row_says_so(
+    row: Optimizer,
+) -> None:
+    image, label = lesions(64)
+    lengths = []
+    for factor in (1.0, 100.0):
+        network = small_cnn()
+        start = [p.detach().clone() for p in network.parameters()]
+        optimizer = row.build(network.parameters())
+        parts = StepParts(
+            network=network,
+            optimizer=optimizer,
+            loss_of=lambda x, y, n=network, f=factor: f * F.cross_entropy(n(x), y),
+            clock=Clock(CPU),
+            processes=1,
+            scaler=torch.amp.GradScaler("cpu", enabled=False),
+        )
+        step = STEPS[row.step](parts)
+        torch.manual_seed(1)
+        for _ in range(12):
+            step(image, label, 1000)
+        moved = [p.detach() - s for p, s in zip(network.parameters(), start, strict=True)]
+        lengths.append(float(nn.utils.get_total_norm(moved)))
+    assert row.scale_free == (0.5 < lengths[1] / lengths[0] < 2), lengths
+
+
 @pytest.mark.parametrize("row", ROWS)
 def test_coverage_is_a_share(row: Optimizer) -> None:
     for make in (small_cnn, small_unet):

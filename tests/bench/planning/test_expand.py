@@ -69,6 +69,10 @@ def test_the_axes_are_multiplied_and_every_id_is_another(expanded):
         {"channels_last": True},
         {"compiled": True},
         {"epochs": 3},
+        {"decay_norms": False},
+        {"clip": 12.0},
+        {"accumulate": 2},
+        {"ema": 0.99},
         {"augment": {"rotate": 10.0}},
         {"normalize": "range"},
         {"degrade": ["blur"]},
@@ -103,6 +107,44 @@ def test_what_decides_nothing_is_not(expanded, same):
             "classification",
             {"optimizers": ["adam", "lbfgs"], "regularizers": ["none", "weight_decay"]},
             "lbfgs has no such setting",
+        ),
+        (
+            "classification",
+            {
+                "optimizers": ["adam", "adamw"],
+                "regularizers": ["none", {"weight_decay": {"factor": 1}}],
+            },
+            "weight_decay would change nothing of optimizer adamw with schedule constant",
+        ),
+        (
+            "segmentation",
+            {"batch_size": 1, "optimizers": ["adam"], "regularizers": ["none", "mixup"]},
+            "regularizer mixup mixes the samples of a batch, and a batch here holds one",
+        ),
+        (
+            "classification",
+            {"optimizers": ["adam", "lbfgs"], "clip": 1.0},
+            "lbfgs takes no clipped gradients: its line search",
+        ),
+        (
+            "classification",
+            {"optimizers": ["adam", "sophia"], "clip": 1.0},
+            "sophia takes no clipped gradients: it differentiates",
+        ),
+        (
+            "classification",
+            {"optimizers": ["adam", "sophia"], "accumulate": 2},
+            "sophia takes no gradients summed over batches",
+        ),
+        (
+            "classification",
+            {"optimizers": ["adam", "schedule_free_sgd"], "ema": 0.9},
+            "schedule_free_sgd is judged by averages of its own",
+        ),
+        (
+            "classification",
+            {"optimizers": ["adam", {"prodigy": {"weight_decay": 0.1}}], "decay_norms": False},
+            "prodigy takes one group of parameters: its weight decay cannot leave norms",
         ),
         (
             "classification",
@@ -157,6 +199,41 @@ def test_two_names_of_the_same_are_refused(expanded, keys):
 def test_a_regularizer_out_of_range_is_the_studys_mistake(expanded, entry):
     with pytest.raises(StudyError, match=r"(dropout|label_smoothing)"):
         expanded(regularizers=["none", entry])
+
+
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ({}, {"constant": True, "warmup": True, "cosine": False, "one_cycle": False}),
+        (
+            {"early_stopping": True},
+            dict.fromkeys(["constant", "warmup", "cosine", "one_cycle"], True),
+        ),
+        ({"early_stopping": False}, dict.fromkeys(["constant", "one_cycle"], False)),
+    ],
+)
+def test_trials_stop_early_but_where_the_rate_falls_to_the_end(expanded, said, found):
+    trials, _ = expanded(schedules=list(found), **said)
+    assert {t.choices["schedule"].label: t.stops for t in trials} == found
+
+
+@pytest.mark.parametrize("more", [{"accumulate": 2}, {"optimizers": ["lbfgs"]}])
+def test_mixup_has_what_to_mix_where_a_step_takes_several_batches_of_one(expanded, more):
+    trials, skips = expanded("segmentation", batch_size=1, regularizers=["mixup"], **more)
+    assert trials
+    assert not skips
+
+
+def test_without_stopping_is_skipped_where_nothing_stops_anyway(expanded):
+    trials, skips = expanded(schedules=["constant", "cosine"], regularizers=["none", "no_stopping"])
+    assert [s.reason for s in skips] == [
+        "regularizer no_stopping would change nothing of optimizer adam with schedule cosine"
+    ] * len(skips)
+    assert {(t.choices["schedule"].label, t.choices["regularizer"].label) for t in trials} == {
+        ("constant", "none"),
+        ("constant", "no_stopping"),
+        ("cosine", "none"),
+    }
 
 
 def test_a_data_set_says_for_itself_how_it_is_normalised(expanded):

@@ -11,7 +11,7 @@ from bench.core.references import StudyError, load_reference
 from bench.execution.local import run_here
 from bench.execution.trial_queue import opened
 from bench.planning import expand as expand_module
-from bench.planning.plan import resolve, save
+from bench.planning.plan import ends_early, resolve, save
 from bench.study.schema import parse_study
 from results.tables import store as results
 
@@ -107,6 +107,13 @@ def test_automatic_settings_are_fixed_at_the_first_run(plan_of):
     again = plan_of(threads="null", lanes=1, cores=2)
     assert again.study.threads == 4
     assert {t.trial_id for t in again.trials} == {t.trial_id for t in first.trials}
+
+
+def test_a_plan_says_what_may_end_early(plan_of):
+    assert ends_early(plan_of(schedules="[constant, one_cycle, cosine]", patience=7)) == [
+        "early stopping after 7 looks without a better score: schedule constant",
+        "the whole budget: schedule one_cycle, cosine",
+    ]
 
 
 def test_the_axes_may_grow_and_the_record_keeps_both(plan_of):

@@ -63,6 +63,22 @@ def test_what_is_wrong_is_said_with_the_file_the_field_and_the_choices(change, s
         assert part in message
 
 
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("clip", ["0", "-1", ".inf", ".nan", "much"]),
+        ("accumulate", ["0", "-2", "1.5"]),
+        ("ema", ["0", "1", "1.5", "-0.1", ".nan"]),
+        ("decay_norms", ["3", "some"]),
+        ("early_stopping", ["3", "never"]),
+    ],
+)
+def test_absurd_settings_of_the_steps_are_refused_by_name(key, values):
+    for value in values:
+        with pytest.raises(StudyError, match=rf"^mine\.yaml: {key}: "):
+            parse_study(f"{GOOD}\n{key}: {value}\n", "mine.yaml")
+
+
 def test_every_problem_of_a_study_is_said_at_once():
     with pytest.raises(StudyError) as caught:
         parse_study(GOOD.replace("epochs: 25", "epochs: -1\nfold: 3"), "mine.yaml")

@@ -437,6 +437,11 @@ def test_restarts_in_a_row_are_counted_across_a_stop():
     assert second.parts.memory.restarts == RESTARTS
 
 
+def test_a_moving_average_goes_on_where_it_was(make_trial):
+    changes = {"ema": 0.9, "clip": 0.5, "accumulate": 2, "batch_size": 2, "keep_weights": True}
+    same(*make_trial("classification", **changes))
+
+
 # ---- averages --------------------------------------------------------------------------------
 
 

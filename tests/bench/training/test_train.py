@@ -36,7 +36,7 @@ def test_a_trial_fills_every_column_that_was_measured(make_trial, task, dims):
     row = outcome.trial
     assert row["status"] == "ok"
     filled_later = {"study", "attempt", "lane", "shared_device"}
-    not_measured = {"reason", "pretrained", "energy_joules"}
+    not_measured = {"reason", "pretrained", "energy_joules", "test_score_before_diverging"}
     missing = {c for c in TABLES["trials"].names if row.get(c) is None}
     assert missing == filled_later | not_measured
     assert row["sample_gradients"] <= 3 * row["n_train_cases"]
@@ -82,9 +82,15 @@ def test_the_test_fold_is_scored_once_by_the_weights_that_inner_validation_chose
     monkeypatch.setattr(evaluate.Evaluator, "score", score)
     row = run_trial(trial, data, base, device=CPU).trial
     inner, test = tuple(split.inner), tuple(split.test)
-    assert [s[:2] for s in scored] == [(inner, False)] * 4 + [(test, True)]
-    best = max(scored[:-1], key=lambda s: s[2])
-    assert torch.equal(best[3], scored[-1][3])
+    looks, final = scored[:4], scored[4:]
+    assert [s[:2] for s in looks] == [(inner, False)] * 4
+    best = max(looks, key=lambda s: s[2])
+    # Beside the chosen weights the last, where they are others; the chosen count.
+    assert [s[:2] for s in final] == [(test, True)] * (1 if best is looks[-1] else 2)
+    assert torch.equal(best[3], final[-1][3])
+    assert torch.equal(looks[-1][3], final[0][3])
+    assert row["last_val_score"] == looks[-1][2]
+    assert row["last_test_score"] == final[0][2]
     assert row["val_score"] == best[2]
     assert row["test_score"] == scored[-1][2]
 
@@ -162,6 +168,46 @@ def test_a_rate_far_too_high_is_an_outcome_and_no_error(make_trial):
     assert outcome.trial["test_score"] is None
     assert not outcome.metrics
     assert not outcome.cases
+
+
+def test_a_trial_that_diverges_keeps_what_the_weights_before_scored(make_trial, monkeypatch):
+    """Its images are no numbers after two epochs: as good until then as a trial of two."""
+    case = make_trial("classification", batch_size=2)
+    until = 2 * run(case, epochs=1).trial["n_train_cases"] // 2
+    table = LOADERS["torch"]
+
+    def poisoned(request):
+        for number, batch in enumerate(table.batches(request)):
+            yield batch if number < until else batch._replace(image=batch.image * np.nan)
+
+    expected = run(case, epochs=2).trial
+    monkeypatch.setitem(LOADERS, "torch", replace(table, batches=poisoned))
+    outcome = run(case, epochs=5)
+    row = outcome.trial
+    assert row["status"] == "diverged"
+    assert row["reason"] == "the training loss is not finite at epoch 3"
+    assert [e["epoch"] for e in outcome.epochs] == [1, 2, 3]
+    assert row["test_score_before_diverging"] == expected["test_score"]
+    assert row["val_score"] == expected["val_score"]
+    assert row["best_epoch"] == expected["best_epoch"]
+    # Judged as ever: it has no score, and leaves no rows.
+    assert [row[n] for n in ("test_score", "last_val_score", "last_test_score")] == [None] * 3
+    assert not outcome.metrics
+    assert not outcome.cases
+
+
+def test_the_last_weights_score_stands_beside_the_chosen(make_trial, monkeypatch):
+    case = make_trial("segmentation", epochs=4, optimizer=Choice(name="sgd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_better", lambda *_: True)
+        last = run(case).trial
+        patch.setattr(train, "_better", lambda *_: False)
+        first = run(case).trial
+    assert (first["best_epoch"], last["best_epoch"]) == (1, 4)
+    assert first["test_score"] != last["test_score"]
+    assert first["last_test_score"] == last["last_test_score"] == last["test_score"]
+    assert first["last_val_score"] == last["last_val_score"] == last["val_score"]
+    assert first["test_score_before_diverging"] is None
 
 
 def test_patience_ends_a_trial_and_counts_epochs_of_budget(make_trial):
@@ -378,12 +424,77 @@ def test_weight_decay_reaches_the_optimizer(make_trial):
     outcome = run(make_trial("classification"), regularizer=Choice(name="weight_decay"))
     assert json.loads(outcome.trial["hparams"])["weight_decay"] == 5e-4
     assert outcome.trial["optimizer"] == "adam"
+    assert outcome.trial["weight_decay_kind"] == "coupled"
+
+
+def test_norms_and_biases_go_without_decay_where_the_study_says_so(make_trial, monkeypatch):
+    """AdamW's decay is a factor of the weights: at a rate of 1e-9 nothing but it moves them."""
+    strong = Choice(name="adamw", params={"lr": 1e-9, "weight_decay": 1e8})
+    ends = {}
+    for decays in (True, False):
+        trial, data, base = make_trial("classification", epochs=1, decay_norms=decays)
+        made = []
+        build = networks.build_model
+        monkeypatch.setattr(
+            networks,
+            "build_model",
+            lambda *a, made=made, build=build: made.append(build(*a)) or made[-1],
+        )
+        row = run_trial(changed(trial, optimizer=strong), data, base, device=CPU).trial
+        monkeypatch.undo()
+        ends[decays] = dict(made[0].named_parameters())
+        steps = row["gradient_evaluations"]
+    assert steps > 1
+    compared = 0
+    for name, flat in ends[True].items():
+        # The same weights, but for the decay; those of one dimension shrink only with decay_norms.
+        ratio = (ends[False][name].abs().sum() / flat.abs().sum().clamp(min=1e-12)).item()
+        if flat.ndim > 1:
+            assert ratio == pytest.approx(1, abs=1e-3)
+        elif ends[False][name].abs().sum() > 0.01:
+            compared += 1
+            assert ratio == pytest.approx(0.9**-steps, rel=1e-3)
+    assert compared > 1
 
 
 def test_without_stopping_the_whole_budget_is_spent(make_trial):
     case = make_trial("classification", epochs=6, patience=1, optimizer=Choice(name="sgd"))
     assert run(case).trial["epochs_run"] < 6
     assert run(case, stops=False).trial["epochs_run"] == 6
+
+
+def test_two_batches_of_two_step_as_one_of_four(make_trial):
+    case = make_trial("segmentation", epochs=2)
+    whole, parts = run(case, batch_size=4), run(case, batch_size=2, accumulate=2)
+    assert whole.trial["batch_size"] == parts.trial["batch_size"] == 4
+    assert whole.trial["gradient_evaluations"] == parts.trial["gradient_evaluations"]
+    losses = [[e["train_loss"] for e in o.epochs] for o in (whole, parts)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_clip_and_moving_average_reach_the_training(make_trial):
+    case = make_trial("segmentation", keep_weights=True, optimizer=Choice(name="sgd"))
+    plain, clipped = run(case), run(case, clip=1e-6)
+    # Steps of a millionth leave the weights where they were.
+    assert clipped.epochs[-1]["train_loss"] > plain.epochs[-1]["train_loss"]
+    start = clipped.epochs[0]["val_score"]
+    assert [e["val_score"] for e in clipped.epochs] == pytest.approx([start] * 3, abs=1e-3)
+    averaged = run(case, ema=0.999999)
+    # The average stays where the first step led, while training goes on as without it.
+    assert [e["train_loss"] for e in averaged.epochs] == [e["train_loss"] for e in plain.epochs]
+    start = averaged.epochs[0]["val_loss"]
+    assert [e["val_loss"] for e in averaged.epochs] == pytest.approx([start] * 3, rel=1e-4)
+    assert plain.epochs[-1]["val_loss"] < start
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "sam", "sophia", "lbfgs"])
+def test_every_optimizer_gets_as_many_looks_before_it_is_stopped(make_trial, monkeypatch, name):
+    monkeypatch.setattr(train, "_better", lambda *_: False)
+    case = make_trial("classification", epochs=150, patience=3, optimizer=Choice(name=name))
+    outcome = run(case)
+    assert outcome.trial["best_epoch"] == outcome.epochs[0]["epoch"]
+    assert len(outcome.epochs) == 1 + 3
+    assert outcome.trial["early_stopping"] is True
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -157,6 +157,18 @@ def test_stages_before_the_named_one_are_frozen_and_thaw_from_above(saved: Path)
     assert trained() == list(names[2:])
 
 
+def test_what_came_due_within_one_long_step_thaws_after_it(saved: Path) -> None:
+    net = network()
+    row = MODELS["resnet18"]
+    layers = LayerGroups(net, row, start(saved, freeze_until="layer4", unfreeze_every=2))
+    names = row.stages(net)
+    assert layers.thaw(5)  # no multiple of 2: 2 and 4 lie behind it
+    assert layers.frozen == names.index("layer4") - 2
+    assert not layers.thaw(5)
+    assert layers.thaw(100)
+    assert layers.frozen == 0
+
+
 def test_only_the_head(saved: Path) -> None:
     net = network()
     LayerGroups(net, MODELS["resnet18"], start(saved, freeze_until="head"))

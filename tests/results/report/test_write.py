@@ -227,7 +227,7 @@ def test_what_departs_from_the_usual_protocol_is_marked(make_run):
     found = page(make_run(datasets=CLASSES, **SMALL, study={"patience": 10, "stop_on": "loss"}))
     assert "Folds, grouped and stratified 3 default: 5" in found.words
     assert "Inner validation stops on loss default: score" in found.words
-    assert "Patience, epochs without a better inner score 10 Inner" in found.words
+    assert "Patience, looks at inner validation without a better score 10 Inner" in found.words
 
 
 @pytest.mark.parametrize("datasets", [CLASSES, VOLUMES])

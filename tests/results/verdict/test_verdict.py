@@ -557,7 +557,7 @@ COMBINATION_KEYS = {
     "tuned", "hparams",
     "reasons", "trials", "val_score", "test_score", "test_low", "test_high", "fold_scores",
     "advantage", "error_sd", "in_tied_group", "train_sec", "wall_sec", "samples_per_sec",
-    "optimizer_step_ms", "peak_memory_bytes", "epochs_run", "seconds",
+    "optimizer_step_ms", "peak_memory_bytes", "epochs_run", "last_test_score", "seconds",
 }  # fmt: skip
 
 
@@ -598,3 +598,19 @@ def test_a_run_on_disk_is_judged_alike(make_run, make_rows):
         load_verdicts(make_run(**options))["datasets"][1]["combinations"]
         == (judge(make_rows(**options))["datasets"][1]["combinations"])
     )
+
+
+def test_what_the_weights_of_before_scored_is_said_of_a_diverged_combination(make_run):
+    run = make_run(
+        broken={("lung-nodules", "adamw", "ce", 2): "diverged"},
+        columns={"test_score_before_diverging": 0.75, "last_test_score": 0.5},
+    )
+    (found, *_) = load_verdicts(run)["datasets"]
+    rows = {c["name"]: c for c in found["combinations"]}
+    row = rows.pop("resnet18 + adamw + ce")
+    assert row["state"] == "diverged"
+    assert row["note"] == (
+        "diverged in 1 of 5 folds; by the weights of before it scores 0.750 there"
+    )
+    assert all(c["note"] is None for c in rows.values())
+    assert {c["last_test_score"] for c in rows.values()} == {0.5}

@@ -1,0 +1,102 @@
+"""How long the gradients of a study's losses are at the start, on one batch.
+
+At one rate, an optimizer whose steps are as long as its gradients compares the scales of losses
+rather than the losses: a gradient a tenth as long is a rate a tenth as high.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bench.core.precision import PRECISIONS
+from bench.core.processes import World
+from bench.losses.supervision import supervised
+from bench.losses.table import alone
+from bench.planning.plan import Plan
+from bench.study.components import Combination
+from bench.study.trial import Trial
+from bench.training.networks import make_network
+from bench.training.train import make_sampler, seeds_of
+from loaders.batches.drawn import class_counts
+from loaders.batches.torch_loader import gather
+from loaders.sampling.normalization import class_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scales:
+    """The gradient's norm (L2, over all parameters) of each loss, of one model on one data set.
+
+    It is that of the first batch of the first trial, at its initial weights. `scaled` are the
+    optimizers whose steps grow with it.
+    """
+
+    dataset: str
+    model: str
+    norms: Mapping[str, float]
+    scaled: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return a sentence: the losses from the longest gradient to the shortest."""
+        ordered = sorted(self.norms.items(), key=lambda pair: -pair[1])
+        found = ", ".join(f"{loss} {norm:.2g}" for loss, norm in ordered)
+        said = f"gradient norms at the start, {self.dataset}, {self.model}: {found}"
+        low, high = ordered[-1][1], ordered[0][1]
+        if len(ordered) < 2 or not self.scaled or not low > 0 or not math.isfinite(high):
+            return said
+        return (
+            f"{said}; {high / low:.2g} times apart, and so are at one rate the steps of "
+            f"{', '.join(self.scaled)}"
+        )
+
+
+def gradient_scales(plan: Plan) -> Iterator[Scales]:
+    """Give the scales of each model on each data set of a plan."""
+    kinds: dict[tuple[str, str], list[Trial]] = {}
+    for trial in plan.trials:
+        kinds.setdefault((trial.dataset, trial.choices["model"].label), []).append(trial)
+    for (dataset, model), trials in kinds.items():
+        losses: dict[str, Trial] = {}
+        scaled: dict[str, None] = {}
+        for trial in trials:
+            losses.setdefault(trial.choices["loss"].label, trial)
+            if not Combination(choices=trial.choices, base=plan.base).own_optimizer.row.scale_free:
+                scaled[trial.choices["optimizer"].label] = None
+        norms = {loss: gradient_norm(trial, plan) for loss, trial in losses.items()}
+        yield Scales(dataset=dataset, model=model, norms=norms, scaled=tuple(scaled))
+
+
+def gradient_norm(trial: Trial, plan: Plan) -> float:
+    """Return the norm of the gradient of a trial's loss at its first weights and first batch.
+
+    A batch is the study's, whatever the optimizer asks for.
+    """
+    data, device = plan.data(trial.dataset), torch.device(plan.study.device)
+    split = data.split(trial.repeat, trial.fold)
+    parts = Combination(choices=trial.choices, base=plan.base)
+    stream_seed, weight_seed, step_seed = seeds_of(trial)
+    plain = replace(trial, compiled=False)
+    network, _ = make_network(plain, parts.model, data.path, device, World(), weight_seed)
+    sampler = make_sampler(trial, data, stream_seed)
+    pixels, labels = gather(
+        data.store, sampler.draw(np.arange(min(trial.batch_size, len(split.train))))
+    )
+    image, target = (torch.from_numpy(part).to(device) for part in (pixels, labels))
+    weights = None
+    if parts.loss.row.weighted:
+        weights = torch.from_numpy(class_weights(class_counts(data.store, sampler)))
+        weights = weights.to(device, torch.float32)
+    torch.manual_seed(step_seed)
+    network.train()
+    values_of = supervised(parts.loss.row.bind(parts.loss.settings), weights, alone)
+    with PRECISIONS[trial.precision].autocast(device):
+        given = network(image)
+    values_of(given, target.long()).mean().backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
+    return float(nn.utils.get_total_norm(_gradients(network)))
+
+
+def _gradients(network: nn.Module) -> list[Tensor]:
+    return [p.grad for p in network.parameters() if p.grad is not None]
