@@ -39,6 +39,7 @@ class Optimizer:
     - `constructor(params, **settings)` returns the torch optimizer; `defaults` names every setting
       that a study may change, `space` those that a search draws, `choices` the values that a text
       may have.
+    - `fractions`: settings that take fractions although their default is a whole number.
     - `step`: what the loop must do in a step, a row of `bench.optimizers.steps.STEPS`.
     - `averages`: it keeps averaged weights, which its `eval()` puts into the network and its
       `train()` takes out again (`bench.optimizers.averaging`).
@@ -57,6 +58,7 @@ class Optimizer:
     defaults: Mapping[str, Setting]
     space: Mapping[str, Space]
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fractions: frozenset[str] = frozenset()
     step: str = "plain"
     averages: bool = False
     scalable: bool = True
@@ -76,7 +78,9 @@ class Optimizer:
         Raises ValueError for a name that this optimizer does not have, for a value of another type
         (YAML reads 1e-3 as text), and for a text that is not one of its choices.
         """
-        merged = merge(f"optimizer {self.name}", self.defaults, hparams)
+        rates = [n for n in self.fractions & set(hparams) if isinstance(hparams[n], float)]
+        defaults = {**self.defaults, **dict.fromkeys(rates, 0.0)}
+        merged = merge(f"optimizer {self.name}", defaults, hparams)
         for name, choices in self.choices.items():
             if merged[name] not in choices:
                 where = f"{self.name}.{name}"

@@ -107,8 +107,8 @@ def plan_of(name: str, folder: Path) -> Plan:
         for data, store in zip(settings, kinds, strict=True):
             data["store"] = f"stores/{store}"
             data.pop("patch", None)
-        text = yaml.safe_dump({**raw, "data": settings, "patch": None, "loader": "torch"})
-        text += "\nthreads: 1\ndevice: cpu"
+        fixed = {"data": settings, "patch": None, "loader": "torch", "threads": 1, "device": "cpu"}
+        text = yaml.safe_dump({**raw, **fixed})
     return resolve(parse_study(text, name), folder, folder / "runs" / name)
 
 
