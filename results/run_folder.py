@@ -1,30 +1,46 @@
 """What a run's folder holds: study, contests and verdict at once, long tables where asked for."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from results.tables.axes import axes_of
-from results.tables.store import RunError, footer, read
+from results.tables.store import Damage, DamagedError, RunError, find_damage, footer, read
+from results.text import count, listed
 from results.verdict.combinations import contests
 from results.verdict.verdict import verdict
 from results.yaml_text import TextError, load_yaml, read_text
 
+_Made = TypeVar("_Made")
+
+
+def made_of(path: Path, make: Callable[["Recorded"], _Made]) -> _Made:
+    """Return what `make` makes of a run, of what is whole of it where files are damaged."""
+    try:
+        return make(Recorded(path))
+    except DamagedError:
+        # Whatever else is damaged is found at once.
+        return make(Recorded(path, find_damage(path)))
+
 
 class Recorded:
-    """A run as it stands on disk, finished or not.
+    """A run as it stands on disk, finished or not, without what is damaged of it.
 
-    Raises RunError where the folder holds no run, or one that cannot be read.
+    Raises DamagedError where another file of it is damaged, RunError where the folder holds no run,
+    or one that cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, without: Damage = Damage()) -> None:  # noqa: B008  # immutable
         self.path = path
+        self.without = without
         study = self._study()
-        rows = read(path, "trials").to_pylist()
+        rows = read(path, "trials", without=without).to_pylist()
         if not rows and not study:
             raise RunError(f"{path} holds no run: neither study.yaml nor a finished trial")
-        self.footer = footer(path)
+        if not rows and without.files:
+            raise RunError(f"{path} has nothing left to report: {self._left_out()}")
+        self.footer = footer(path, without)
         self.study = study or self.footer.get("protocol", {})
         try:
             self.axes = axes_of(self.footer)
@@ -46,10 +62,24 @@ class Recorded:
 
     @cached_property
     def verdict(self) -> dict[str, Any]:
-        """The verdict of the run, as `verdict.json` has it."""
-        return verdict(self.contests, self.study, self.rows)
+        """The verdict of the run, as `verdict.json` has it; a warning says what is left out."""
+        found = verdict(self.contests, self.study, self.rows)
+        for data in found["datasets"] if self.without.files else ():
+            data["warnings"] = [*data["warnings"], self._left_out()]
+        return found
+
+    def _left_out(self) -> str:
+        files = sorted(str(path.relative_to(self.path)) for path in self.without.files)
+        named = listed([*files[:5], *([f"{len(files) - 5} more"] if len(files) > 5 else [])])
+        trials = count(len(self.without.trial_ids), "trial")
+        return (
+            f"{named} {'is' if len(files) == 1 else 'are'} damaged: {trials} of the run "
+            f"{'is' if len(self.without.trial_ids) == 1 else 'are'} left out."
+        )
 
     def rows(self, table: str, trials: Collection[str]) -> list[dict[str, Any]]:
         """Return the rows of some trials in metrics, epochs or cases."""
-        found: list[dict[str, Any]] = read(self.path, table, trials=trials).to_pylist()
+        found: list[dict[str, Any]] = read(
+            self.path, table, trials=trials, without=self.without
+        ).to_pylist()
         return found

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Iterable
 from functools import lru_cache
@@ -46,25 +47,82 @@ def load_reference(text: str, base: Path) -> tuple[Any, str]:
     """
     where, _, name = text.rpartition(":")
     if where.endswith(".py"):
-        path = (base / where).resolve()
-        if not path.is_file():
+        if not os.path.isfile(base / where):  # noqa: PTH113  # False too for what no file can be
             raise StudyError(f"{text!r}: there is no file {where} beside the study file.")
-        source = path.read_bytes()
+        path = (base / where).resolve()
+        try:
+            source = path.read_bytes()
+        except OSError as error:
+            raise StudyError(f"{text!r}: {where} cannot be read ({error.strerror}).") from error
         module = _load_file(path, source)
     else:
-        try:
-            module = importlib.import_module(where)
-        except ModuleNotFoundError as error:
-            raise StudyError(
-                f"{text!r}: no module {where!r} is installed ({error}). Write path/file.py:name "
-                f"for a file, or install the module."
-            ) from error
-        file = inspect.getsourcefile(module)
-        source = Path(file).read_bytes() if file else where.encode()
+        module = _load_module(where, text)
+        source = _source_of(module) or where.encode()
     if not hasattr(module, name):
         public = [n for n in vars(module) if not n.startswith("_")]
         raise StudyError(f"{text!r}: {unknown('name', name, public)}")
     return getattr(module, name), hashlib.sha256(source).hexdigest()
+
+
+def load_callable(text: str, base: Path, *, key: str, wanted: str) -> tuple[Any, str]:
+    """Load a reference as `load_reference` does; raises StudyError where it cannot be called.
+
+    `key` is where in a study it stands, `wanted` says what it is to be.
+    """
+    found, source = load_reference(text, base)
+    if not callable(found):
+        raise StudyError(f"{key}: {text} is {said(found)}; wanted is {wanted}.")
+    return found, source
+
+
+def said(given: object) -> str:
+    """Return what an object is, for a sentence: `a tensor (2, 3) of float32`, `an int`."""
+    shape, kind = getattr(given, "shape", None), type(given).__name__
+    if shape is not None and hasattr(given, "dtype"):
+        kind = kind.lower() if kind != "ndarray" else "array"
+        dtype = str(given.dtype).removeprefix("torch.")
+        return f"{_article(kind)} {kind} {tuple(shape)} of {dtype}"
+    return "None" if given is None else f"{_article(kind)} {kind}"
+
+
+def failure(error: BaseException) -> str:
+    """Return what went wrong in a user's code, in one line: `TypeError: ...`."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= 300 else f"{text[:297]}..."
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[:1].lower() in "aeiou" else "a"
+
+
+def _load_module(where: str, text: str) -> Any:
+    if not all(part.isidentifier() for part in where.split(".")):
+        raise StudyError(
+            f"{text!r}: {where!r} names no module. Write path/file.py:name for a file, or "
+            f"package.module:name for an installed one."
+        )
+    try:
+        return importlib.import_module(where)
+    except (Exception, SystemExit) as error:  # a user's code may raise anything; it is reported
+        missing = isinstance(error, ModuleNotFoundError) and f"{where}.".startswith(
+            f"{error.name}."
+        )
+        raise StudyError(
+            f"{text!r}: no module {where!r} is installed ({error}). Write path/file.py:name "
+            f"for a file, or install the module."
+            if missing
+            else f"{text!r}: {where} failed while it was imported: {failure(error)}"
+        ) from error
+
+
+def _source_of(module: Any) -> bytes | None:
+    """Return the source of a module, None where it has none: one that is built in, say."""
+    try:
+        file = inspect.getsourcefile(module)
+    except TypeError:
+        return None
+    return Path(file).read_bytes() if file and Path(file).is_file() else None
 
 
 def _load_file(path: Path, source: bytes) -> Any:
@@ -78,7 +136,7 @@ def _load_file(path: Path, source: bytes) -> Any:
     sys.modules[private] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a user's code may raise anything; it is reported
         del sys.modules[private]
-        raise StudyError(f"{path.name} failed while it was loaded: {error!r}") from error
+        raise StudyError(f"{path.name} failed while it was loaded: {failure(error)}") from error
     return module

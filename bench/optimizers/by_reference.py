@@ -12,11 +12,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bench.core.references import StudyError
+from bench.core.references import StudyError, failure, said
 from bench.core.settings import Setting, merge
 from bench.optimizers.spec import Optimizer
 
 Constructor = Callable[..., torch.optim.Optimizer]
+
+# What the loop and the results ask of an optimizer.
+_PARTS = ("step", "zero_grad", "param_groups", "state_dict", "load_state_dict")
 
 # Arguments that say how an optimizer computes (or which way it goes), not which one it is.
 _HOW = {"foreach", "fused", "capturable", "differentiable", "maximize"}
@@ -42,6 +45,7 @@ def borrowed(name: str, constructor: Constructor, params: Mapping[str, Any]) -> 
         defaults=_defaults(name, constructor, params),
         decay="unknown",
         scale_free=False,  # not known: rather a warning too many
+        fractions=_fractions(constructor),
         space={},
         step="closure" if closure else "create_graph" if graph else "plain",
         averages=hasattr(constructor, "train") and hasattr(constructor, "eval"),
@@ -51,8 +55,7 @@ def borrowed(name: str, constructor: Constructor, params: Mapping[str, Any]) -> 
         summary="of the user's own",
         source=name,
     )
-    if not closure:
-        _rehearse(name, constructor, row.step, json.dumps(dict(row.defaults), sort_keys=True))
+    _rehearse(name, constructor, row.step, json.dumps(dict(row.defaults), sort_keys=True))
     return row
 
 
@@ -71,7 +74,19 @@ def source_of(constructor: Constructor, module: str) -> str:
 
 
 def _arguments(function: Any) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(function).parameters if callable(function) else {}
+    try:
+        return inspect.signature(function).parameters if callable(function) else {}
+    except ValueError:  # of a function that is built in
+        return {}
+
+
+def _fractions(constructor: Constructor) -> frozenset[str]:
+    """Return the arguments whose default is whole, and which do not say that they are."""
+    return frozenset(
+        a.name
+        for a in _arguments(constructor).values()
+        if type(a.default) is int and a.annotation not in (int, "int")
+    )
 
 
 def _defaults(name: str, constructor: Constructor, params: Mapping[str, Any]) -> dict[str, Setting]:
@@ -96,10 +111,22 @@ def _defaults(name: str, constructor: Constructor, params: Mapping[str, Any]) ->
         for n, v in params.items()
         if n not in settings and (more or n in named) and _is_setting(v)
     }
+    # A rate whose default is written 0 takes fractions.
+    whole = _fractions(constructor)
+    settings |= {n: float(d) for n, d in settings.items() if n in whole and _is_float(params, n)}
     try:
         return merge(f"optimizer {name}", {**settings, **free}, params)
     except ValueError as error:
         raise StudyError(f"optimizers: {error}") from error
+
+
+def _check_parts(made: object) -> None:
+    if missing := [part for part in _PARTS if not hasattr(made, part)]:
+        raise TypeError(f"it made {said(made)}, which has no {', '.join(missing)}")
+
+
+def _is_float(params: Mapping[str, Any], name: str) -> bool:
+    return isinstance(params.get(name), float)
 
 
 def _is_setting(value: object) -> bool:
@@ -124,16 +151,26 @@ def _rehearse(name: str, constructor: Constructor, step: str, settings: str) -> 
         image, label = torch.randn(4, 1, 6, 6), torch.tensor([0, 1, 0, 1])
         try:
             optimizer = constructor(list(network.parameters()), **given)
-            for _ in range(2):
+            _check_parts(optimizer)
+
+            def evaluate() -> torch.Tensor:
                 optimizer.zero_grad()
                 loss = F.cross_entropy(network(image), label)
                 own = list(network.parameters())
                 gradients = torch.autograd.grad(loss, own, create_graph=step == "create_graph")
                 for p, gradient in zip(own, gradients, strict=True):
                     p.grad = gradient
-                optimizer.step()
-        except Exception as error:  # a user's code may raise anything; it is reported
+                return loss
+
+            for _ in range(2):
+                if step == "closure":
+                    optimizer.step(evaluate)  # type: ignore[arg-type]  # torch's stub wants a float
+                else:
+                    evaluate()
+                    optimizer.step()
+        except (Exception, SystemExit) as error:  # a user's code may raise anything; it is reported
             raise StudyError(
-                f"optimizers: {name} cannot be driven by the training loop: on a small network it "
-                f"fails with {type(error).__name__}: {error}"
+                f"optimizers: {name} cannot be driven by the training loop: on a small network "
+                f"with {given or 'no settings'} it fails with {failure(error)}; wanted is a "
+                f"class or function that makes a torch optimizer of parameters and settings."
             ) from error

@@ -53,6 +53,7 @@ class Optimizer:
     - `decay`: how `weight_decay` acts. `found_rate`: about what `lr` multiplies, where the method
       finds its rate itself.
     - `scale_free`: steps are as long whatever the loss is multiplied by.
+    - `fractions`: settings that take fractions although their default is a whole number.
     - `step`: what the loop must do in a step, a row of `bench.optimizers.steps.STEPS`.
     - `averages`: it keeps averaged weights, which its `eval()` puts into the network and its
       `train()` takes out again (`bench.optimizers.averaging`).
@@ -75,6 +76,7 @@ class Optimizer:
     decay: Decay = "none"
     found_rate: float = 1.0
     scale_free: bool = True
+    fractions: frozenset[str] = frozenset()
     step: str = "plain"
     averages: bool = False
     scalable: bool = True
@@ -95,7 +97,10 @@ class Optimizer:
         this optimizer does not have, for a value of another type (YAML reads 1e-3 as text), and for
         a text that is not one of its choices.
         """
-        return merge(f"optimizer {self.name}", self.chosen(hparams).defaults, hparams)
+        chosen = self.chosen(hparams)
+        rates = [n for n in chosen.fractions & set(hparams) if isinstance(hparams[n], float)]
+        defaults = {**chosen.defaults, **dict.fromkeys(rates, 0.0)}
+        return merge(f"optimizer {self.name}", defaults, hparams)
 
     def chosen(self, hparams: Mapping[str, Any]) -> "Optimizer":
         """Return the row as the choices in `hparams` make it; raises ValueError as `settings`."""

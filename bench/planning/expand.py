@@ -2,14 +2,19 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from bench.core.references import StudyError
 from bench.metrics.degradations import DEGRADATIONS
 from bench.planning.compatibility import misfit
+from bench.planning.rehearsal import Failures, rehearse
 from bench.planning.starts import Starts
 from bench.study.components import Combination
 from bench.study.dataset import DataSet, automatic_patch
@@ -21,6 +26,10 @@ from loaders.batches.table import LOADERS
 from loaders.sampling.folds import split_hash
 from loaders.sampling.sampler import Recipe
 from results.tables.axes import AXES, name_of
+
+# The largest batch of images: a network's activations take tens of times as much, which no device
+# has. Assumption.
+MOST_BATCH_BYTES = 16 * 2**30
 
 
 def expand(
@@ -35,17 +44,20 @@ def expand(
     """
     trials: list[Trial] = []
     skips: list[Skip] = []
-    for entry, data in zip(study.data, sets, strict=True):
-        settings = _settings(study, entry, data)
+    common = [_settings(study, entry, data) for entry, data in zip(study.data, sets, strict=True)]
+    patches = [settings["patch"] for settings in common]
+    failures = rehearse(study, list(zip(sets, patches, strict=True)), base)
+    for settings, data in zip(common, sets, strict=True):
         starts = Starts(data)
         runnable: list[Combination] = []
         for combination in _combinations(study, base):
             reason = misfit(combination, study, data, settings, starts, devices)
+            reason = reason or _failure(combination, data, failures)
             if reason is None:
                 runnable.append(combination)
             else:
                 skips.append(_skip(combination, data, reason))
-        identities = [_identity(combination) for combination in runnable]
+        decided = [_decided(combination, study, data, settings) for combination in runnable]
         for split in data.splits:
             folds = split_hash(split, data.store.hashes)
             # Where weights are found does not depend on the seed.
@@ -53,16 +65,21 @@ def expand(
             for seed in study.seeds:
                 where = {"repeat": split.repeat, "fold": split.fold, "seed": seed}
                 trials += [
-                    _trial(combination, identity, start, study, data, folds, where, settings)
-                    for combination, identity, start in zip(
-                        runnable, identities, found, strict=True
-                    )
+                    _trial(combination, what, start, study, data, folds, where, settings)
+                    for combination, what, start in zip(runnable, decided, found, strict=True)
                 ]
     _check_distinct(trials)
     if not trials:
         reasons = "; ".join(sorted({s.reason for s in skips}))
         raise StudyError(f"no combination of this study can run: {reasons}.")
     return trials, skips
+
+
+def _failure(combination: Combination, data: DataSet, failures: Failures) -> str | None:
+    """Return why what of a combination is the user's own fails on a data set, None if none does."""
+    labelled = ((column, choice.label) for column, choice in combination.choices.items())
+    found = (failures.get((data.name, column, label)) for column, label in labelled)
+    return next((reason for reason in found if reason), None)
 
 
 def _combinations(study: Study, base: Path) -> Iterator[Combination]:
@@ -96,9 +113,16 @@ def _settings(study: Study, entry: DataEntry, data: DataSet) -> dict[str, Any]:
             f"patch: {list(patch)} has {len(patch)} sides, {data.name!r} has {meta.dims}."
         )
     automatic = TASKS[meta.task].batch[meta.dims]
+    batch = entry.batch_size or study.batch_size or automatic
+    size = 4 * math.prod((min(batch, len(data.store)), len(meta.channels), *patch))
+    if size > MOST_BATCH_BYTES:
+        raise StudyError(
+            f"patch, batch_size: a batch of {batch} patches {list(patch)} of {data.name!r} takes "
+            f"{size / 2**30:.0f} GiB, at most {MOST_BATCH_BYTES >> 30} can be: take smaller ones."
+        )
     return {
         "epochs": entry.epochs or study.epochs,
-        "batch_size": entry.batch_size or study.batch_size or automatic,
+        "batch_size": batch,
         "patch": patch,
         "augment": entry.augment or study.augment,
         "decay_norms": study.decay_norms,
@@ -131,10 +155,27 @@ def _hash(decides: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _identity(combination: Combination) -> dict[str, Any]:
-    """Return what of a combination decides a trial's result, but the weights it starts at."""
+@dataclass(frozen=True, kw_only=True)
+class _Decided:
+    """What all trials of a combination on a data set have in common: part of their ids, and draws.
+
+    The weights that it starts at may differ from fold to fold.
+    """
+
+    identity: Mapping[str, Any]
+    augment: Augment
+
+
+def _decided(
+    combination: Combination, study: Study, data: DataSet, settings: Mapping[str, Any]
+) -> _Decided:
+    """Work out what of a combination decides its trials on a data set.
+
+    Raises StudyError where the augmentation, with what other axes set in it, cannot be.
+    """
     model, optimizer, loss = combination.model, combination.optimizer, combination.loss
-    return {
+    augment = _augment(combination, data, settings["augment"])
+    identity = {
         "model": model.identity,
         "options": model.settings,
         "optimizer": optimizer.identity,
@@ -144,7 +185,24 @@ def _identity(combination: Combination) -> dict[str, Any]:
         "schedule": combination.schedule.identity,
         "schedule_settings": combination.schedule.settings,
         "trial": combination.changes("trial"),
+        "augment": augment.model_dump(),
     }
+    # Loaders give the same samples to the bit (tests hold them to it), but for some recipes.
+    recipe = Recipe(patch=settings["patch"], **augment.along(data.store.meta.axes))
+    if LOADERS[study.loader].rounds(recipe, study.device):
+        identity["loader"] = study.loader
+    return _Decided(identity=identity, augment=augment)
+
+
+def _augment(combination: Combination, data: DataSet, asked: Augment) -> Augment:
+    """Return the augmentation of a combination; raises StudyError where it cannot be."""
+    changes = combination.changes("augment")
+    try:
+        return Augment.model_validate(asked.model_dump() | changes)
+    except ValidationError as error:
+        setters = name_of(choice.label for _, choice in combination.setters)
+        found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise StudyError(f"augment of {data.name!r} with {setters}: {found}.") from error
 
 
 def _skip(combination: Combination, data: DataSet, reason: str) -> Skip:
@@ -165,7 +223,7 @@ def _skip(combination: Combination, data: DataSet, reason: str) -> Skip:
 
 def _trial(
     combination: Combination,
-    identity: Mapping[str, Any],
+    what: _Decided,
     start: InitialWeights | None,
     study: Study,
     data: DataSet,
@@ -173,15 +231,12 @@ def _trial(
     where: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> Trial:
-    changes = combination.changes("augment")
-    augment: Augment = settings["augment"].model_copy(update=changes)
-    of_trial = {**settable(study, combination), **identity["trial"]}
+    of_trial = {**settable(study, combination), **what.identity["trial"]}
     decides = {
         **settings,
-        **identity,
+        **what.identity,
         "trial": of_trial,
         **where,
-        "augment": augment.model_dump(),
         "degrade": [
             (worse.name, DEGRADATIONS[worse.name].settings(worse.params)) for worse in study.degrade
         ],
@@ -191,10 +246,6 @@ def _trial(
         "device": study.device,
         "numerics": NUMERICS,
     }
-    # Loaders give the same samples to the bit (tests hold them to it), but for some recipes.
-    recipe = Recipe(patch=settings["patch"], **augment.along(data.store.meta.axes))
-    if LOADERS[study.loader].rounds(recipe, study.device):
-        decides["loader"] = study.loader
     return Trial(
         trial_id=_hash(decides),
         dataset=data.name,
@@ -204,6 +255,6 @@ def _trial(
         keep_weights=study.keep_weights,
         loader=study.loader,
         **where,
-        **{**settings, "augment": augment},
+        **{**settings, "augment": what.augment},
         **of_trial,
     )

@@ -31,7 +31,14 @@ from bench.study.schema import GROWING, DataEntry, Study, read_study
 from bench.study.trial import NUMERICS, Skip, Trial, trial_columns
 from loaders.batches.table import LOADERS, fastest_loader
 from loaders.cores import usable_cores
-from loaders.sampling.folds import FoldError, Split, check_splits, splits_from_table, splits_table
+from loaders.sampling.folds import (
+    FoldError,
+    Split,
+    check_splits,
+    read_folds,
+    splits_from_table,
+    splits_table,
+)
 from loaders.store.read import Store
 from results.tables.axes import COLUMNS
 from results.tables.files import replace_file
@@ -181,7 +188,13 @@ def _saved_folds(folder: Path) -> dict[str, pa.Table]:
     path = folder / "folds.parquet"
     if not path.exists():
         return {}
-    table = pq.read_table(path)
+    try:
+        table = read_folds(path)
+    except FoldError as error:
+        raise StudyError(
+            f"{error}. Move it away to have the folds dealt anew from `split_seed`: what is "
+            f"finished on the same folds is not run again."
+        ) from error
     names = table.column("dataset").unique().to_pylist()
     return {n: table.filter(pc.equal(table.column("dataset"), n)) for n in names}
 

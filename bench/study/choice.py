@@ -37,7 +37,7 @@ class Choice(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[str, Field(min_length=1)]
+    name: Annotated[str, Field(min_length=1, max_length=1000)]
     params: Annotated[dict[str, Any], AfterValidator(_check_json)] = {}
 
     @property

@@ -4,15 +4,17 @@ Each is looked up once for a combination, with its settings, and carried from th
 """
 
 import inspect
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from bench.core.references import StudyError, is_reference, load_reference
+from bench.core.references import StudyError, failure, is_reference, load_callable, said
 from bench.core.settings import merge
 from bench.losses.reductions import wide
 from bench.losses.table import LOSSES, Loss, Total
@@ -28,6 +30,17 @@ from models.table import MODELS
 from results.tables.axes import AXES
 
 Row = TypeVar("Row")
+
+# What a reference of each kind is to be, for those who named something else.
+MODEL_WANTED = (
+    "a class or function that makes a torch.nn.Module and is called by name with in_channels, "
+    "out_channels, dims, patch and its settings"
+)
+OPTIMIZER_WANTED = "a class or function that makes a torch optimizer of parameters and settings"
+LOSS_WANTED = (
+    "a function of logits and target, or a class of such that is made without arguments, which "
+    "returns one value for each sample or their mean"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +157,7 @@ def model_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Model]:
         except ValueError as error:
             raise StudyError(f"models: {error}") from error
         return Part(row=row, identity=name)
-    build, source = load_reference(name, base)
+    build, source = load_callable(name, base, key="models", wanted=MODEL_WANTED)
     row = Model(
         name=name,
         build=build,
@@ -169,12 +182,13 @@ def optimizer_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Opti
     if not is_reference(name):
         row = OPTIMIZERS[name]
         try:
-            row.settings(params)
+            settings = row.settings(params)
             row = row.chosen(params)
         except ValueError as error:
             raise StudyError(f"optimizers: {error}") from error
+        _try_settings(name, json.dumps(settings, sort_keys=True))
         return Part(row=row, identity=name)
-    constructor, source = load_reference(name, base)
+    constructor, source = load_callable(name, base, key="optimizers", wanted=OPTIMIZER_WANTED)
     return Part(
         row=borrowed(name, constructor, params), identity=_own(name, source_of(constructor, source))
     )
@@ -195,9 +209,15 @@ def loss_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Loss]:
         except ValueError as error:
             raise StudyError(f"losses: {error}") from error
         return Part(row=row, identity=name)
-    function, source = load_reference(name, base)
+    function, source = load_callable(name, base, key="losses", wanted=LOSS_WANTED)
     if inspect.isclass(function):
-        function = function()
+        try:
+            function = function()
+        except (Exception, SystemExit) as error:  # a user's code may raise anything; it is reported
+            raise StudyError(
+                f"losses: {name} is a class that fails with {failure(error)} when it is made "
+                f"without arguments; wanted is {LOSS_WANTED}."
+            ) from error
     own = Loss(
         name=name,
         function=_per_sample(function),
@@ -209,6 +229,18 @@ def loss_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Loss]:
         source=name,
     )
     return Part(row=own, identity=_own(name, source))
+
+
+@lru_cache
+def _try_settings(name: str, settings: str) -> None:
+    """Make an optimizer of the table of one weight; raises StudyError where it will not be made."""
+    given = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(settings).items()}
+    try:
+        OPTIMIZERS[name].build([nn.Parameter(torch.zeros(2, 2))], **given)
+    except Exception as error:  # each library has its own words for a rate below zero
+        raise StudyError(
+            f"optimizers: {name} cannot be made with {given}: {failure(error)}"
+        ) from error
 
 
 def _own(name: str, source: str) -> str:
@@ -228,6 +260,8 @@ def _per_sample(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     ) -> Tensor:
         del weights, total
         value = function(wide(logits), target, **params)
+        if not isinstance(value, Tensor):
+            raise TypeError(f"it returned {said(value)}, no tensor")
         return value.expand(len(logits)) if value.dim() == 0 else value
 
     return loss

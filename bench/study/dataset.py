@@ -1,16 +1,19 @@
 """The data of a study: a store, opened once a process, and the splits of its cases."""
 
-from collections.abc import Callable, Iterator, Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.core.references import StudyError, load_reference
+from bench.core.references import StudyError, failure, load_callable, said
 from bench.study.tasks import TASKS
-from loaders.cases import Case, Item, Kind, Meta, Survey
+from loaders.cases import BadCase, Case, Item, Kind, Meta, Survey
 from loaders.sampling.folds import FoldError, Split, make_splits
 from loaders.store.layout import FORMAT
 from loaders.store.read import Store, StoreError, open_store, user_key, write_store
@@ -48,18 +51,21 @@ def locate(entry: str, base: Path, stores: Path) -> Path:
     """
     if entry.rpartition(":")[0].endswith(".py"):
         return _prepare_own(entry, base, stores)
-    path = (base / entry).resolve()
-    if not path.is_dir():
+    path = base / entry
+    if not os.path.isdir(path):  # noqa: PTH112  # False too for a name that no folder can have
         raise StudyError(
             f"data: there is no store {entry!r} (looked for {path}). Make one with "
             f"`medopt prepare KIND SOURCE --out {entry}`."
         )
-    return path
+    return path.resolve()
+
+
+WANTED = "a function without arguments that returns a Meta and an iterable of Case"
 
 
 def _prepare_own(reference: str, base: Path, stores: Path) -> Path:
-    function, source = load_reference(reference, base)
-    meta: Meta = function()[0]
+    function, source = load_callable(reference, base, key="data", wanted=WANTED)
+    meta, _ = _made(function, reference)
     # Nobody makes this store by a command, so one of an older format is left and another is made.
     out = stores / f"{meta.name}-{source[:12]}-{FORMAT}"
     item = Item(key=reference, paths=(), extra={"base": str(base)})
@@ -72,8 +78,32 @@ def _prepare_own(reference: str, base: Path, stores: Path) -> Path:
         options={},
     )
     survey = Survey(meta=meta, items=(item,), rejected=())
-    write_store(kind, survey, out, key=user_key(), workers=1, strict=True)
+    try:
+        write_store(kind, survey, out, key=user_key(), workers=1, strict=True)
+    except BadCase as error:
+        raise StudyError(f"data: {reference}, case {error.where!r}: {error.reason}") from error
     return out
+
+
+def _made(function: Any, reference: str) -> tuple[Meta, Iterator[Any]]:
+    """Call a user's function; raises StudyError where it does not give a Meta and cases."""
+    try:
+        made = function()
+    except (Exception, SystemExit) as error:  # a user's code may raise anything; it is reported
+        raise StudyError(f"data: {reference} failed with {failure(error)}.") from error
+    try:
+        meta, cases = made
+        cases = iter(cases)
+    except (TypeError, ValueError) as error:
+        raise StudyError(f"data: {reference} gave {said(made)}; wanted is {WANTED}.") from error
+    if not isinstance(meta, Meta):
+        raise StudyError(f"data: {reference} gave {said(meta)} first; wanted is {WANTED}.")
+    if not re.fullmatch(r"[^\W_][\w. -]{0,99}", meta.name):
+        raise StudyError(
+            f"data: {reference} gave a Meta whose name is {meta.name!r}; it names a folder: "
+            f"at most 100 letters, digits, blanks, '.', '-' and '_', the first a letter or digit."
+        )
+    return meta, cases
 
 
 def _no_survey(_source: Path, _options: Mapping[str, Any]) -> Survey:
@@ -82,9 +112,24 @@ def _no_survey(_source: Path, _options: Mapping[str, Any]) -> Survey:
 
 def read_own(item: Item, _meta: Meta) -> Iterator[Case]:
     """Read the cases that a user's function gives: it returns (Meta, iterable of Case)."""
-    function: Callable[[], tuple[Meta, Iterator[Case]]]
-    function, _ = load_reference(item.key, Path(item.extra["base"]))
-    yield from function()[1]
+    function, _ = load_callable(item.key, Path(item.extra["base"]), key="data", wanted=WANTED)
+    _, cases = _made(function, item.key)
+    for number in count(1):
+        try:
+            case = next(cases)
+        except StopIteration:
+            return
+        except (BadCase, OSError, MemoryError):
+            raise
+        except Exception as error:  # a user's code may raise anything; it is reported
+            raise StudyError(
+                f"data: {item.key} failed at its case {number} with {failure(error)}."
+            ) from error
+        if not isinstance(case, Case):
+            raise StudyError(
+                f"data: {item.key} gave {said(case)} as its case {number}; wanted is {WANTED}."
+            )
+        yield case
 
 
 def split_store(

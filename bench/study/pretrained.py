@@ -12,12 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 
 from bench.core.references import StudyError
 from bench.core.settings import Setting, merge
 from bench.metrics.table import METRICS
+from loaders.sampling.folds import FoldError, read_folds
 from models.spec import Model
 from results.tables.store import read
 
@@ -202,7 +202,12 @@ def _of_run(run: Path, dataset: str, wanted: WeightsNeeded) -> Path:
 
 def _training_groups(run: Path) -> dict[tuple[str, int, int], set[str]]:
     """Return (data set, repeat, fold) -> groups that its trials saw: training and validation."""
-    table = pq.read_table(run / "folds.parquet")
+    try:
+        table = read_folds(run / "folds.parquet")
+    except FoldError as error:
+        raise StudyError(
+            f"pretrained: {error}; which patients it trained on is not known"
+        ) from error
     seen: dict[tuple[str, int, int], set[str]] = {}
     for row in table.to_pylist():
         if row["part"] != "test":

@@ -200,7 +200,9 @@ class Protocol(_Frozen):
 class DataEntry(Protocol):
     """One data set of a study: a prepared store, or a function of the user's own."""
 
-    store: str = Field(min_length=1, description="folder of a store, or path/file.py:function")
+    store: str = Field(
+        min_length=1, max_length=1000, description="folder of a store, or path/file.py:function"
+    )
     name: str | None = Field(
         None,
         min_length=1,

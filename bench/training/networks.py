@@ -8,8 +8,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.core.processes import World
+from bench.core.references import StudyError, failure, said
 from bench.losses.supervision import logits_of
-from bench.study.components import Component
+from bench.study.components import MODEL_WANTED, Component
 from bench.study.dataset import open_once
 from bench.study.trial import Trial
 from bench.training.transfer import load_weights
@@ -17,15 +18,31 @@ from models.spec import Model
 
 
 def build_model(model: Component[Model], store: Path, patch: tuple[int, ...]) -> nn.Module:
-    """Build a model for a store; its weights come from torch's random state."""
+    """Build a model for a store; its weights come from torch's random state.
+
+    Raises StudyError where it cannot be built so, or what is built is no network.
+    """
     meta = open_once(store).meta
-    return model.row.build(
-        in_channels=len(meta.channels),
-        out_channels=len(meta.classes),
-        dims=meta.dims,
-        patch=patch,
-        **model.settings,
-    )
+    given = {
+        "in_channels": len(meta.channels),
+        "out_channels": len(meta.classes),
+        "dims": meta.dims,
+        "patch": patch,
+    }
+    try:
+        network = model.row.build(**given, **model.settings)
+    except (Exception, SystemExit) as error:  # a user's code may raise anything; it is reported
+        asked = ", ".join(
+            f"{name}={value!r}" for name, value in {**given, **model.settings}.items()
+        )
+        raise StudyError(
+            f"models: {model.row.name} cannot be built with {asked}: {failure(error)}"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise StudyError(
+            f"models: {model.row.name} made {said(network)}; wanted is {MODEL_WANTED}."
+        )
+    return network
 
 
 def parameter_shapes(

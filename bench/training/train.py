@@ -279,7 +279,7 @@ def run_trial(
     row = {
         **trial_columns(trial),
         "batch_size": batch,
-        "hparams": json.dumps(hparams, sort_keys=True),
+        "hparams": _as_json(hparams),
         "weight_decay_kind": optimizer_kind.decay,
         "status": "diverged" if diverged else "ok",
         "reason": diverged,
@@ -392,6 +392,12 @@ def _first_batches(
 def _base_rate(hparams: Mapping[str, Setting]) -> float | None:
     rate = hparams.get("lr")
     return rate if isinstance(rate, float) else None
+
+
+def _as_json(settings: Mapping[str, Setting]) -> str:
+    """Return settings as a JSON object, which has no word for what is infinite: it is a text."""
+    infinite = {k: str(v) for k, v in settings.items() if isinstance(v, float) and math.isinf(v)}
+    return json.dumps({**settings, **infinite}, sort_keys=True)
 
 
 def _set_rates(

@@ -14,10 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from loaders.sampling.assign import Cohort, FoldError, deal, in_order
@@ -27,6 +29,7 @@ __all__ = [
     "Split",
     "check_splits",
     "make_splits",
+    "read_folds",
     "split_hash",
     "splits_from_table",
     "splits_table",
@@ -46,6 +49,9 @@ TABLE = pa.schema(
         pa.field("group_id", pa.string(), nullable=False),
     ]
 )
+
+
+_SAVED = pa.schema([pa.field(f.name, f.type) for f in TABLE] + [pa.field("dataset", pa.string())])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +258,23 @@ def splits_table(
         for rows in (getattr(split, part),)
     ]
     return pa.concat_tables(parts) if parts else TABLE.empty_table()
+
+
+def read_folds(path: Path) -> pa.Table:
+    """Return the table of folds of a run, `splits_table`'s with a column `dataset` more.
+
+    Raises FoldError where the file is damaged, or has other columns or empty cells.
+    """
+    try:
+        table = pq.read_table(path)
+        table = table.select([*TABLE.names, "dataset"]).cast(_SAVED)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
+        found = " ".join(str(error).split())
+        raise FoldError(f"{path.name} of run {path.parent.name!r} is damaged: {found}") from error
+    if any(column.null_count for column in table.columns):
+        raise FoldError(f"{path.name} of run {path.parent.name!r} is damaged: it has empty cells")
+    return table
 
 
 def splits_from_table(table: pa.Table, case_ids: Sequence[str]) -> list[Split]:

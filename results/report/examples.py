@@ -1,6 +1,7 @@
 """Test cases as pictures: slices with both outlines, and images with their class."""
 
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,9 @@ from results.report import plots
 from results.run_folder import Recorded
 from results.tables.tasks import TASKS
 from results.verdict.combinations import Combination
+
+# A few slices or pictures, which take a hundredth of it. Assumption.
+MOST_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +55,21 @@ def _pictures(run: Recorded, trial: Mapping[str, Any]) -> dict[str, Any]:
     path = run.path / "examples" / f"{trial['trial_id']}.npz"
     try:
         with np.load(path, allow_pickle=False) as arrays:
+            if sum(file.file_size for file in arrays.zip.infolist()) > MOST_BYTES:
+                raise ValueError(f"they claim more than {MOST_BYTES >> 20} MiB")  # noqa: TRY301  # below
             task = TASKS[trial["task"]]
             content = {name: arrays[name] for name in task.arrays}
         draw = _outlined if task.outlined else _classified
         return {"pictures": list(draw(run, trial, content)), "problem": None}
-    except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         return {"pictures": [], "problem": f"The examples of this trial cannot be shown: {error}"}
 
 

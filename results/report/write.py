@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from results import text as words
 from results.report.page import page
 from results.report.terminal import leaderboard
-from results.run_folder import Recorded
+from results.run_folder import Recorded, made_of
 from results.tables.files import replace_file
 
 __all__ = ["leaderboard", "load_verdicts", "write_report"]
@@ -18,13 +18,17 @@ __all__ = ["leaderboard", "load_verdicts", "write_report"]
 def write_report(run: Path) -> Path:
     """Write `verdict.json` and `report.html` of a run, finished or not; return the page's path.
 
-    Raises RunError where the folder holds no run or a damaged one, OSError where it cannot be
-    written; a file is replaced whole or not at all.
+    Of files that are damaged, and of the trials whose rows they had, it says that they are left
+    out. Raises RunError where the folder holds no run, or nothing of one that can be read, OSError
+    where it cannot be written; a file is replaced whole or not at all.
     """
-    content = Recorded(run)
-    text = json.dumps(content.verdict, indent=2, ensure_ascii=False, allow_nan=False)
-    replace_file(run / "verdict.json", (text + "\n").encode())
-    html = _environment().get_template("report.html").render(page(content))
+
+    def rendered(content: Recorded) -> tuple[str, str]:
+        text = json.dumps(content.verdict, indent=2, ensure_ascii=False, allow_nan=False)
+        return f"{text}\n", _environment().get_template("report.html").render(page(content))
+
+    text, html = made_of(run, rendered)
+    replace_file(run / "verdict.json", text.encode())
     replace_file(run / "report.html", html.encode())
     return run / "report.html"
 
@@ -34,7 +38,7 @@ def load_verdicts(run: Path) -> dict[str, Any]:
 
     The keys stand in `results.verdict.verdict`. Raises RunError where the folder holds no run.
     """
-    return Recorded(run).verdict
+    return made_of(run, lambda content: content.verdict)
 
 
 def _environment() -> Environment:

@@ -68,6 +68,21 @@ class RunError(ValueError):
     """A run folder cannot be read; the message names the file inside the run and what is wrong."""
 
 
+class DamagedError(RunError):
+    """One file of a run is damaged; `path` is which. The others may be whole."""
+
+    def __init__(self, what: str, path: Path) -> None:
+        super().__init__(what)
+        self.path = path
+
+
+class Damage(NamedTuple):
+    """The damaged files of a run, and the trials that have no rows in some table for their sake."""
+
+    files: frozenset[Path] = frozenset()
+    trial_ids: frozenset[str] = frozenset()
+
+
 class _Live(NamedTuple):
     """A file that counts, and the trials whose rows in it count."""
 
@@ -136,12 +151,14 @@ def read(
     *,
     columns: Sequence[str] | None = None,
     trials: Collection[str] | None = None,
+    without: Damage = Damage(),  # noqa: B008  # it is immutable
 ) -> pa.Table:
     """Return one data set of a run in its fixed schema, sorted by trial_id; empty if not there.
 
     Each trial counts once, by the file written last, and only if `trials/` has it. `columns`
     picks columns (in that order), `trials` the trials of these ids, and files without any of them
-    are not opened. Raises RunError for a file that is damaged or was written by another version of
+    are not opened; nor are the files in `without`, whose trials do not count either. Raises
+    DamagedError for a file that is damaged, RunError for one that was written by another version of
     the schema, KeyError for an unknown table or column.
     """
     schema = TABLES[table]
@@ -149,10 +166,10 @@ def read(
     empty = pa.schema([schema.field(name) for name in {**dict.fromkeys(wanted), "trial_id": 0}])
 
     def look() -> pa.Table:
-        live = _live(run / table)
-        done: frozenset[str] = frozenset().union(
-            *(file.trial_ids for file in (live if table == "trials" else _live(run / "trials")))
-        )
+        live = _live(run / table, without.files)
+        known = live if table == "trials" else _live(run / "trials", without.files)
+        done: frozenset[str] = frozenset().union(*(file.trial_ids for file in known))
+        done -= without.trial_ids
         if trials is not None:
             done &= frozenset(trials)
         parts = [_read_live(run, file, done, wanted) for file in live if file.trial_ids & done]
@@ -163,7 +180,10 @@ def read(
     return _look_again(look)
 
 
-def footer(run: Path) -> dict[str, Any]:
+def footer(
+    run: Path,
+    without: Damage = Damage(),  # noqa: B008  # it is immutable
+) -> dict[str, Any]:
     """Return what the footers of `trials/` say, later files over earlier; {} where none is.
 
     `metrics` and `data` are the union over all files, so that a run of several tasks describes each
@@ -171,9 +191,41 @@ def footer(run: Path) -> dict[str, Any]:
     """
 
     def look() -> dict[str, Any]:
-        return _merged([_read_footer(run, file.path) for file in _live(run / "trials")])
+        files = _live(run / "trials", without.files)
+        return _merged([_read_footer(run, file.path) for file in files])
 
     return _look_again(look)
+
+
+def find_damage(run: Path) -> Damage:
+    """Read every file of a run, and return those that are damaged with the trials they cost.
+
+    A part says in itself whose rows it has: those of a damaged one are the trials that other tables
+    know and its table does not.
+    """
+
+    def look() -> Damage:
+        paths = [path for table in TABLES for path in _listing(run / table)]
+        files = frozenset(path for path in paths if not _is_whole(run, path))
+        known = {
+            table: frozenset().union(*(f.trial_ids for f in _live(run / table, files)))
+            for table in TABLES
+        }
+        singles = {path.stem for path in files if not _PART.fullmatch(path.name)}
+        every = frozenset(singles).union(*known.values())
+        hurt = {path.parent.name for path in files}
+        return Damage(files, frozenset().union(*(every - known[table] for table in hurt)))
+
+    return _look_again(look)
+
+
+def _is_whole(run: Path, path: Path) -> bool:
+    try:
+        with _opened(run, path) as (file, _):
+            file.read(use_threads=False)
+    except DamagedError:
+        return False
+    return True
 
 
 def compact(run: Path, at_least: int = 256) -> int:
@@ -332,7 +384,10 @@ def _look_again(look: Callable[[], _Result]) -> _Result:
 
 @contextmanager
 def _opened(run: Path, path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
-    """Give a file and its footer; raise RunError where it is damaged or of another version."""
+    """Give a file and its footer.
+
+    Raises DamagedError where it is damaged, RunError where it is of another version.
+    """
     where = path.relative_to(run)
     try:
         with pq.ParquetFile(path) as file:
@@ -343,7 +398,10 @@ def _opened(run: Path, path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, A
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{where} is damaged or is no result of this program: {error}") from error
+        found = " ".join(str(error).split())
+        raise DamagedError(
+            f"{where} is damaged or is no result of this program: {found}", path
+        ) from error
     raise RunError(
         f"{where} has schema version {content['schema_version']}; this program reads "
         f"{' and '.join(map(str, sorted(READABLE)))}"
@@ -383,9 +441,11 @@ def _listing(folder: Path) -> list[Path]:
     return files
 
 
-def _sources(folder: Path) -> tuple[list[Path], dict[Path, dict[str, str]]]:
+def _sources(
+    folder: Path, without: Collection[Path] = ()
+) -> tuple[list[Path], dict[Path, dict[str, str]]]:
     """Return the files of a data set, parts first in their order, and each part's sources."""
-    files = _listing(folder)
+    files = [path for path in _listing(folder) if path not in without]
     parts = [path for path in files if _PART.fullmatch(path.name)]
     singles = [path for path in files if not _PART.fullmatch(path.name)]
     listed = {part: dict(_read_footer(folder.parent, part)[_SOURCES]) for part in parts}
@@ -402,9 +462,9 @@ def _merged_files(files: Sequence[Path], listed: Mapping[Path, Mapping[str, str]
     }
 
 
-def _live(folder: Path) -> list[_Live]:
+def _live(folder: Path, without: Collection[Path] = ()) -> list[_Live]:
     """Return the files that count, with the trials that count in each: the last file wins."""
-    files, listed = _sources(folder)
+    files, listed = _sources(folder, without)
     gone = _merged_files(files, listed)
     taken: set[str] = set()
     live = []

@@ -93,7 +93,10 @@ def test_a_plan_is_for_the_folder_that_is_asked_for(study, tmp_path):
 
 def test_one_trial_is_run_and_a_trial_that_breaks_is_counted(study, tmp_path):
     (tmp_path / "own.py").write_text(
-        "def breaks(logits, target):\n    raise ValueError('planted')\n"
+        "def breaks(logits, target):\n"
+        "    if len(logits) > 3:  # which it is tried with\n"
+        "        raise ValueError('planted')\n"
+        "    return logits.mean()\n"
     )
     planned = api.plan(study())
     chosen = planned.plan.trials[4].trial_id

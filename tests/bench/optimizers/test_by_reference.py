@@ -113,6 +113,10 @@ class Mine(torch.optim.SGD):
 def anything(params, **settings):
     return torch.optim.SGD(params, **settings)
 
+def bare(params, lr=1, weight_decay=0, steps: int = 3, clip=float("inf")):
+    assert isinstance(steps, int)
+    return torch.optim.SGD(params, lr=lr, weight_decay=weight_decay)
+
 class Searching(torch.optim.LBFGS):
     needs_closure = True
 """
@@ -174,3 +178,26 @@ def test_a_wrapper_of_the_library_is_refused(wrapper):
     """It takes another optimizer, made already: of ours, sam alone takes one by name."""
     with pytest.raises(StudyError, match=r"needs .*base_optimizer|cannot be driven"):
         row(f"pytorch_optimizer:{wrapper}")
+
+
+def test_a_rate_whose_default_is_a_whole_number_takes_fractions(own):
+    found = own("bare", weight_decay=1e-4).row
+    assert found.settings({"weight_decay": 1e-4})["weight_decay"] == 1e-4
+    # What another axis sets comes after: a regularizer's decay.
+    other = own("bare").row
+    assert other.settings({"weight_decay": 5e-4, "lr": 0.5})["weight_decay"] == 5e-4
+    assert other.settings({})["weight_decay"] == 0
+    assert trains(other, lr=0.5, weight_decay=1e-4)
+    with pytest.raises(StudyError, match=r"steps must be like 3, not 0.5"):
+        own("bare", steps=0.5)
+    with pytest.raises(StudyError, match=r"weight_decay must be like "):
+        own("bare", weight_decay="little")
+
+
+def test_an_infinite_default_is_a_setting_like_any_other(own):
+    found = own("bare", clip=float("inf")).row
+    for given in ({}, {"clip": float("inf")}, {"clip": 2.0}):
+        assert found.settings(given)["clip"] == given.get("clip", float("inf"))
+    assert trains(found, **{**found.settings({}), "lr": 0.5})
+    with pytest.raises(StudyError, match=r"clip must be like inf, not -inf"):
+        own("bare", clip=float("-inf"))

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
@@ -81,7 +83,9 @@ def test_a_run_of_older_ids_is_told_before_anything_is_trained_again(plan_of, mo
         run_here(plan, queue, lambda _state: None)
     assert {t.trial_id for t in plan_of().trials} == set(results.finished(plan.folder))
     monkeypatch.setattr(expand_module, "NUMERICS", 99)
-    with pytest.raises(StudyError, match=r"6 trial.*all be trained again.*another run folder"):
+    with pytest.raises(
+        StudyError, match=r"6 trial.*would all be trained again.*another run folder"
+    ):
         plan_of()
 
 
@@ -296,3 +300,53 @@ def test_a_gpu_that_is_not_there_is_said(plan_of):
         pytest.skip("there is a GPU here")
     with pytest.raises(StudyError, match="medopt doctor"):
         plan_of(device="cuda")
+
+
+def edited(table: pa.Table, column: str, values: list[object]) -> pa.Table:
+    """Return a table with one column of other values."""
+    place = table.schema.get_field_index(column)
+    return table.set_column(place, column, pa.array(values))
+
+
+BROKEN_FOLDS = {
+    "empty": lambda _table, raw: b"",
+    "cut": lambda _table, raw: raw[:-40],
+    "text": lambda _table, raw: b"these are no folds\n" * 50,
+    "zeros in the middle": lambda _table, raw: raw[:8] + bytes(len(raw) - 300) + raw[-292:],
+    "no column part": lambda table, _raw: table.drop_columns("part"),
+    "no column dataset": lambda table, _raw: table.drop_columns("dataset"),
+    "texts for numbers": lambda table, _raw: edited(table, "fold", ["x"] * len(table)),
+    "empty cells": lambda table, _raw: edited(table, "fold", [None] * len(table)),
+    "no rows of a fold": lambda table, _raw: table.slice(len(table) // 2),
+    "unknown part": lambda table, _raw: edited(table, "part", ["inner2"] * len(table)),
+    "unknown case": lambda table, _raw: edited(table, "case_id", ["0" * 16] * len(table)),
+    "a case twice": lambda table, _raw: pa.concat_tables([table, table]),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_FOLDS)
+def test_broken_folds_are_one_sentence_and_are_left_as_they_are(plan_of, name):
+    plan = plan_of()
+    save(plan)
+    path = plan.folder / "folds.parquet"
+    made = BROKEN_FOLDS[name](pq.read_table(path), path.read_bytes())
+    if isinstance(made, bytes):
+        path.write_bytes(made)
+    else:
+        pq.write_table(made, path)
+    broken = path.read_bytes()
+    with pytest.raises(StudyError, match=r"folds\.parquet") as caught:
+        plan_of()
+    assert len(str(caught.value).splitlines()) == 1
+    assert path.read_bytes() == broken
+    path.unlink()
+    assert [t.trial_id for t in plan_of().trials] == [t.trial_id for t in plan.trials]
+
+
+def test_a_run_whose_study_is_in_another_encoding_is_one_sentence(plan_of):
+    plan = plan_of()
+    save(plan)
+    path = plan.folder / "study.yaml"
+    path.write_bytes(path.read_bytes() + "# größe\n".encode("latin-1"))
+    with pytest.raises(StudyError, match=r"study\.yaml: is not in UTF-8: byte 0xf6 in line"):
+        plan_of()

@@ -1,6 +1,7 @@
 """run_trial(): the protocol, held by what it leaves."""
 
 import json
+import math
 import threading
 from dataclasses import replace
 
@@ -583,3 +584,12 @@ def test_a_loss_of_distances_gets_them_from_the_loader(make_trial, monkeypatch, 
     assert threading.main_thread() not in made_by
     assert given.metrics == own.metrics
     assert [e["train_loss"] for e in given.epochs] == [e["train_loss"] for e in own.epochs]
+
+
+def test_settings_are_json_though_one_is_infinite():
+    def refuse(constant):
+        raise AssertionError(constant)  # Python's json alone reads Infinity; no database does
+
+    text = train._as_json({"lr": 0.1, "clip": math.inf, "low": -math.inf, "betas": (0.9,)})
+    found = json.loads(text, parse_constant=refuse)
+    assert found == {"lr": 0.1, "clip": "inf", "low": "-inf", "betas": [0.9]}

@@ -310,3 +310,10 @@ def test_a_run_that_kept_no_weights_is_refused_with_what_to_do(study):
     run(study("first"))
     with pytest.raises(StudyError, match="keep_weights: true"):
         study("second", "pretrained: runs/first")
+
+
+def test_a_run_whose_folds_are_broken_is_refused(study, tmp_path):
+    run(study("first", "keep_weights: true"))
+    (tmp_path / "runs" / "first" / "folds.parquet").write_bytes(b"no folds")
+    with pytest.raises(StudyError, match=r"^pretrained: folds\.parquet of run 'first' is damaged"):
+        study("second", "pretrained: runs/first")

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from results.report.write import load_verdicts
-from results.tables.store import RunError
+from results.report.write import load_verdicts, write_report
+from results.tables.store import RunError, compact, read
 from results.verdict import statistics
 from results.verdict.combinations import contests
 from results.verdict.verdict import verdict
@@ -583,13 +583,80 @@ def test_the_seconds_of_a_trial_add_up(make_rows):
     )
 
 
-def test_a_damaged_table_is_named(make_run):
-    run = make_run(datasets=ONE, folds=1, losses=("ce",))
-    path = run / "trials" / "t00001.parquet"
-    table = pq.read_table(path).replace_schema_metadata(None)
-    pq.write_table(table, path)
-    with pytest.raises(RunError, match=r"trials/t00001\.parquet"):
+# What is left of a file of Parquet; the last has no footer of ours.
+DAMAGES = {
+    "empty": lambda raw, _table: b"",
+    "cut": lambda raw, _table: raw[:-60],
+    "text": lambda raw, _table: b"no Parquet\n" * 99,
+    "zeros": lambda raw, _table: bytes(len(raw)),
+    "no pages": lambda raw, _table: raw[:4] + bytes(len(raw) // 3) + raw[4 + len(raw) // 3 :],
+    "no footer": lambda raw, table: table.replace_schema_metadata(None),
+}
+
+
+def damage(path, name):
+    made = DAMAGES[name](path.read_bytes(), pq.read_table(path, partitioning=None))
+    if isinstance(made, bytes):
+        path.write_bytes(made)
+    else:
+        pq.write_table(made, path)
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+@pytest.mark.parametrize("table", ["trials", "metrics"])
+def test_a_damaged_file_does_not_stop_the_report_of_the_rest(make_run, table, name):
+    run = make_run(datasets=ONE, optimizers=("adam", "sgd", "lbfgs"), losses=("ce",), folds=3)
+    whole = load_verdicts(run)
+    shown = by_name(whole["datasets"][0])[whole["datasets"][0]["recommended"]]
+    rows = read(run, "trials").to_pylist()
+    # The metrics of what is recommended are on the page.
+    trial = next(row["trial_id"] for row in rows if row["optimizer"] == shown["optimizer"])
+    damage(run / table / f"{trial}.parquet", name)
+    write_report(run)
+    (data,) = json.loads((run / "verdict.json").read_text())["datasets"]
+    said = f"{table}/{trial}.parquet is damaged: 1 trial of the run is left out."
+    assert data["warnings"][-1] == said
+    assert said in (run / "report.html").read_text()
+    states = {row["name"]: row["state"] for row in data["combinations"]}
+    assert sorted(states.values()) == ["incomplete", "judged", "judged"]
+    before = {row["name"]: row for row in whole["datasets"][0]["combinations"]}
+    for row in data["combinations"]:
+        if row["state"] == "judged":
+            assert row["test_score"] == before[row["name"]]["test_score"]
+
+
+def test_a_damaged_part_is_told_with_all_its_trials(make_run):
+    run = make_run(datasets=ONE, optimizers=("adam", "sgd"), losses=("ce",), folds=3)
+    kept = (run / "trials" / "t00001.parquet").read_bytes()
+    compact(run, at_least=2)
+    (part,) = (run / "trials").iterdir()
+    part.write_bytes(part.read_bytes()[:-60])
+    trials = len(finished_of(run))
+    with pytest.raises(RunError, match=f"{part.name} is damaged: {trials} trials of the run are"):
         load_verdicts(run)
+    (run / "trials" / "t00001.parquet").write_bytes(kept)
+    found = load_verdicts(run)["datasets"][0]
+    assert found["warnings"][-1] == (
+        f"trials/{part.name} is damaged: {trials - 1} trials of the run are left out."
+    )
+
+
+def finished_of(run):
+    """Return the trials that the parts of metrics/ list."""
+    footers = [
+        pq.read_schema(path).metadata[b"medoptbench"] for path in (run / "metrics").iterdir()
+    ]
+    return {name for footer in footers for name in json.loads(footer)["trial_ids"]}
+
+
+def test_many_damaged_files_are_told_in_one_sentence(make_run):
+    run = make_run(datasets=ONE, optimizers=("adam", "sgd", "lbfgs"), losses=("ce",), folds=3)
+    for path in sorted((run / "trials").iterdir())[:7]:
+        path.write_bytes(b"")
+    (data,) = load_verdicts(run)["datasets"]
+    assert data["warnings"][-1].endswith(
+        "and 2 more are damaged: 7 trials of the run are left out."
+    )
 
 
 def test_a_run_on_disk_is_judged_alike(make_run, make_rows):
