@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from bench.metrics.aggregate import classification_rows
-from bench.metrics.scoring import Seen, ids_of
+from bench.metrics.scoring import Seen, ids_of, thinned
 from loaders.store.read import Store
 
 Row = dict[str, Any]
@@ -20,9 +20,9 @@ def probabilities(seen: Seen) -> list[np.ndarray]:
 
 def example(seen: Seen, place: int, prob: np.ndarray) -> dict[str, np.ndarray]:
     """Return the middle slice of an image, its label and its probabilities."""
-    image = seen.pixels[place, 0]
+    image = seen.picture(place)
     return {
-        "image": image if image.ndim == 2 else image[len(image) // 2],
+        "image": thinned(image),
         "label": np.asarray(seen.target[place]),
         "prob": prob,
     }

@@ -78,7 +78,7 @@ def _section(run: Recorded, number: int, contest: Contest, found: dict[str, Any]
         "metrics_of": first,
         "data": about(data, contest),
         "paper": beside_paper(contest.task, metrics, data),
-        "examples": examples(run, shown, by_name),
+        "examples": examples(run, shown, by_name, data),
         "outlined": contest.task in TASKS and TASKS[contest.task].outlined,
     }
 

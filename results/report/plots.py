@@ -161,10 +161,13 @@ def shade(share: float) -> str:
 def picture(
     image: np.ndarray, reference: np.ndarray | None = None, prediction: np.ndarray | None = None
 ) -> str:
-    """Return a grey (H, W) image as a PNG data URI, label maps of its shape drawn as outlines."""
-    grey = _grey(image)
-    times = max(round(_PICTURE / max(grey.shape)), 1)
-    rgb = np.repeat(_enlarged(grey, times)[:, :, None], 3, axis=2)
+    """Return an image as a PNG data URI, label maps (H, W) of its size drawn as outlines.
+
+    (H, W) of any type is grey between its percentiles, (H, W, 3) uint8 is in colour as it is.
+    """
+    shown = image if image.ndim == 3 else np.repeat(_grey(image)[:, :, None], 3, axis=2)
+    times = max(round(_PICTURE / max(shown.shape[:2])), 1)
+    rgb = _enlarged(shown.astype(np.uint8, copy=False), times)
     for labels, colour, width in ((reference, REFERENCE, 3), (prediction, PREDICTION, 2)):
         if labels is not None:
             rgb[_edges(_enlarged(labels, times), width)] = colour

@@ -235,7 +235,7 @@ def test_one_task_alone(make_run, datasets):
     found = page(make_run(datasets=datasets, **SMALL))
     assert_sound(found)
     assert "Across data sets" not in found.words
-    caption = "predicted benign (0.80)" if datasets is CLASSES else "Dice of this slice 0."
+    caption = "predicted benign (0.80)" if datasets is CLASSES else "Dice of this slice: WT 0."
     assert caption in found.words
 
 
@@ -445,6 +445,53 @@ def test_outlines_run_along_the_borders_of_the_masks():
         assert drawn[rows.min(), columns.min()]
         assert drawn[rows.max(), columns.max()]
         assert not drawn[(rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2]
+
+
+def test_a_picture_in_colour_is_shown_in_its_colours():
+    colours = np.zeros((16, 24, 3), np.uint8)
+    colours[:8] = (200, 30, 60)
+    colours[8:, :12] = (10, 180, 40)
+    pixels = decoded(plots.picture(colours))
+    times = pixels.shape[1] // 24
+    assert (pixels == np.kron(colours, np.ones((times, times, 1), np.uint8))).all()
+
+
+def test_dice_of_a_slice_is_said_by_region_and_never_of_all_together(make_run):
+    """Classes that are mistaken for each other: together they overlap whole, apart not at all."""
+    run = make_run(datasets=VOLUMES, **SMALL)
+    reference = np.zeros((3, 20, 20), np.uint8)
+    reference[:, :10], reference[0, 10:] = 1, 3
+    prediction = np.where(reference == 1, 3, np.where(reference == 3, 1, 0)).astype(np.uint8)
+    prediction[2] = reference[2] = 0
+    for path in (run / "examples").iterdir():
+        arrays = dict(np.load(path))
+        arrays |= {"reference": reference, "prediction": prediction}
+        np.savez(
+            path, image=np.zeros((3, 20, 20)), **{k: arrays[k] for k in arrays if k != "image"}
+        )
+    found = page(run).words
+    assert "Case 1. Dice of this slice: WT 1.00, TC 1.00, ET 0.00" in found
+    assert "Case 2. Dice of this slice: WT 1.00, TC 1.00, ET 0.00" in found
+    assert "Case 3. both empty on this slice" in found
+    (run / "verdict.json").unlink()
+    older = page(with_examples_of(run, make_run("older", datasets=VOLUMES, **SMALL, data={}))).words
+    assert "Case 1. Dice of this slice: class 1 0.00, class 3 0.00" in older
+
+
+def with_examples_of(run: Path, other: Path) -> Path:
+    for path in (run / "examples").iterdir():
+        (other / "examples" / path.name).write_bytes(path.read_bytes())
+    return other
+
+
+def test_a_wrong_call_is_marked_in_words_and_by_a_frame(make_run):
+    found = page(make_run(datasets=CLASSES, **SMALL))
+    # label, probabilities: 0 (.8 .2), 1 (.35 .65), 0 (.45 .55), of two combinations
+    wrong = [a for a in found.all("figure") if a.get("class") == "wrong"]
+    assert len(wrong) == 2
+    assert found.words.count("wrong benign, predicted malignant (0.55)") == 2
+    assert "wrong benign, predicted benign" not in found.words
+    assert sum("wrongly predicted" in (a["alt"] or "") for a in found.all("img")) == 2
 
 
 def test_a_picture_of_one_value_or_none_is_drawn():
