@@ -11,6 +11,7 @@ from results import text
 from results.report import figures, plots, protocol
 from results.report.data import about, described
 from results.report.examples import examples
+from results.report.looks import COLOURS, DARK
 from results.report.published import beside_paper
 from results.report.robustness import worse
 from results.run_folder import Recorded
@@ -46,6 +47,7 @@ def page(run: Recorded) -> dict[str, Any]:
         "commit": run.footer.get("git_commit"),
         "program": run.footer.get("versions", {}).get("medoptbench") or version("medoptbench"),
         "colours": {"reference": plots.REFERENCE, "prediction": plots.PREDICTION},
+        "palette": {"light": COLOURS, "dark": DARK},
     }
 
 
