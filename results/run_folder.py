@@ -10,6 +10,7 @@ import yaml
 from results.tables.axes import axes_of
 from results.tables.store import RunError, footer, read
 from results.verdict.combinations import contests
+from results.verdict.schema import Verdict
 from results.verdict.verdict import verdict
 
 
@@ -46,7 +47,7 @@ class Recorded:
         return content
 
     @cached_property
-    def verdict(self) -> dict[str, Any]:
+    def verdict(self) -> Verdict:
         """The verdict of the run, as `verdict.json` has it."""
         return verdict(self.contests, self.study, self.rows)
 

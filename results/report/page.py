@@ -17,6 +17,7 @@ from results.report.robustness import worse
 from results.run_folder import Recorded
 from results.tables.tasks import TASKS
 from results.verdict.combinations import Combination, Contest, Fold, fold_of, means_by_fold
+from results.verdict.schema import OfDataset
 
 
 def page(run: Recorded) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def page(run: Recorded) -> dict[str, Any]:
         "axes": protocol.compared(run.study, run.axes),
         "settings": protocol.settings(run.study, run.axes),
         "data_settings": protocol.data_settings(run.study),
-        "optimizers": protocol.optimizers(rows),
+        "optimizers": protocol.optimizers(rows, run.study),
         "entries": protocol.entries(run.study, run.axes),
         "devices": protocol.devices(rows),
         "versions": run.footer.get("versions", {}),
@@ -51,7 +52,7 @@ def page(run: Recorded) -> dict[str, Any]:
     }
 
 
-def _section(run: Recorded, number: int, contest: Contest, found: dict[str, Any]) -> dict[str, Any]:
+def _section(run: Recorded, number: int, contest: Contest, found: OfDataset) -> dict[str, Any]:
     """Return what the template shows of one data set."""
     key = f"d{number}"
     rows = found["combinations"]

@@ -180,8 +180,8 @@ def test_the_page_has_every_setting(make_run):
     study = {"resolved": {"losses": {"ce": {"label_smoothing": 0.0}, "focal": {"gamma": 2.0}}}}
     found = page(make_run(datasets=CLASSES, **SMALL, columns={"hparams": hparams}, study=study))
     assert "No optimizer was tuned" in found.words
-    assert "adamw 0.02 betas 0.9, 0.999, nesterov yes" in found.words
-    assert "focal gamma 2" in found.words
+    assert "adamw 0.02 betas=(0.9, 0.999), nesterov=yes sgd 0.02 betas" in found.words
+    assert "focal gamma=2" in found.words
     assert "resolved" not in found.words
     assert "rate" in [word for th in found.words.split("samples/s") for word in th.split()[-4:]]
 
@@ -192,12 +192,12 @@ def test_settings_that_another_axis_sets_have_a_line_of_their_own(make_run):
     decayed = [r | {"trial_id": f"w{r['trial_id']}", "regularizer": "weight_decay"} for r in rows]
     for row in decayed:
         row["hparams"] = json.dumps({"lr": 1e-3, "weight_decay": 5e-4})
-    lines = protocol.optimizers(rows + decayed)
+    lines = protocol.optimizers(decayed + rows, {"optimizers": ["sgd", "adamw"]})
     assert [(o["name"], o["under"], o["others"]) for o in lines] == [
-        ("adamw", "with none", "–"),
+        ("sgd", "with weight_decay", "weight_decay=0.0005"),
         ("sgd", "with none", "–"),
-        ("adamw", "with weight_decay", "weight decay 0.0005"),
-        ("sgd", "with weight_decay", "weight decay 0.0005"),
+        ("adamw", "with weight_decay", "weight_decay=0.0005"),
+        ("adamw", "with none", "–"),
     ]
 
 
