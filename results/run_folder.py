@@ -1,4 +1,4 @@
-"""What a run's folder holds: study, contests and verdict at once, long tables where asked for."""
+"""The content of a run's folder: study, contests and verdict at once, tables on request."""
 
 from collections.abc import Collection
 from functools import cached_property
@@ -15,7 +15,7 @@ from results.verdict.verdict import verdict
 
 
 class Recorded:
-    """A run as it stands on disk, finished or not.
+    """A run as it is on disk, finished or not.
 
     Raises RunError where the folder holds no run, or one that cannot be read.
     """

@@ -15,9 +15,9 @@ from results.verdict.combinations import Combination
 
 @dataclass(frozen=True, kw_only=True)
 class _Example:
-    """One case as it is shown: a picture, the words under it, and those for who cannot see it.
+    """One case for the page: a picture, its caption, and a description for screen readers.
 
-    `wrong`: the network called it what it is not.
+    `wrong`: the network predicted another class than the true one.
     """
 
     uri: str

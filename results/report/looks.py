@@ -1,7 +1,7 @@
 """How figures tell things apart: colours with fills for optimizers, shapes for losses, dashes.
 
-Nothing is told by colour alone, no two things of one figure look the same while there are looks
-left, and every colour has a twin for a dark page.
+Colour is never the only difference. No two things in one figure look the same until the looks run
+out, and every colour has a counterpart for a dark page.
 """
 
 import re
@@ -34,7 +34,7 @@ _GLASS = ((-0.9, -0.9), (0.9, -0.9), (-0.9, 0.9), (0.9, 0.9))
 _BOW = ((-0.9, -0.9), (-0.9, 0.9), (0.9, -0.9), (0.9, 0.9))
 _STEP = ((-0.9, -0.9), (0.9, -0.9), (0.9, 0), (0, 0), (0, 0.9), (-0.9, 0.9))
 _KITE = ((0, -1.1), (0.8, 0.3), (0, 1), (-0.8, 0.3))
-#: Markers as matplotlib names or takes them: well told apart first.
+#: Markers as matplotlib takes them, the easiest to tell apart first.
 SHAPES: tuple[Any, ...] = (
     *("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "*", "h", "d", "8"),
     *((4, 1, 0), (6, 1, 0), (3, 1, 0), _WIDE, _TALL, _SLANTED, _HOUSE, _GLASS, _BOW, _STEP, _KITE),
@@ -63,7 +63,7 @@ def shapes(names: Sequence[str]) -> dict[str, Any]:
 
 
 def legend(found: Mapping[str, Any], signs: Mapping[Any, str]) -> list[dict[str, str]]:
-    """Return {"name", "sign"} for each look of a figure; names that share one stand together."""
+    """Return {"name", "sign"} for each look of a figure; names with one look are merged."""
     together: dict[Any, list[str]] = {}
     for name, look in found.items():
         together.setdefault(look, []).append(name)
@@ -71,7 +71,7 @@ def legend(found: Mapping[str, Any], signs: Mapping[Any, str]) -> list[dict[str,
 
 
 def sign(shape: Any, look: Look) -> str:
-    """Return a marker as SVG, to stand before its name in a legend."""
+    """Return a marker as SVG, for a legend."""
     marker = MarkerStyle(shape, fillstyle=look.fill)
     halves = [(marker.get_path(), marker.get_transform(), look.colour)]
     if look.fill == "none":
@@ -90,7 +90,7 @@ def sign(shape: Any, look: Look) -> str:
 
 
 def stroke(colour: str, dash: Sequence[float]) -> str:
-    """Return a piece of a curve as SVG, to stand before its name in a legend."""
+    """Return a piece of a curve as SVG, for a legend."""
     dashes = f"; stroke-dasharray: {' '.join(f'{d:g}' for d in dash)}" if dash else ""
     return themed(
         '<svg class="stroke" viewBox="0 0 30 8" role="img" aria-label="line"><path d="M0 4H30" '

@@ -1,4 +1,4 @@
-"""Figures of the report: SVG text that stands inside a page, and pictures as data URIs.
+"""Figures of the report: SVG to put inside a page, and pictures as data URIs.
 
 Text in the SVG stays text, in the page's own font; ids carry the figure's name, so that several
 figures share one page; nothing refers outside. Labels come from users: none is read as markup.
@@ -111,7 +111,7 @@ def price_and_score(
 ) -> str:
     """Return training time (log seconds) against score, and what none beats in both, joined.
 
-    Ranks stand beside the points where there is room: first those that are joined, then the best.
+    Ranks are written beside the points where there is room: the joined ones first, then the best.
     """
     figure, axes = _axes(_SCATTER)
     front = pareto([p.seconds for p in points], [p.score for p in points], higher=higher)
@@ -190,7 +190,7 @@ def _write_ranks(figure: Figure, axes: Axes, points: Sequence[Point], side: floa
 def places(
     where: np.ndarray, widths: Sequence[float], frame: Sequence[float], side: float
 ) -> list[np.ndarray | None]:
-    """Return where labels stand (lower left corners), None for those without room.
+    """Return the lower left corner of each label, None for those without room.
 
     `where` (n, 2) are points of `side` each, `widths` those of their labels, and `frame` is (left,
     bottom, right, top), all in points. A label covers no point, no other label and no edge.
@@ -246,7 +246,8 @@ def picture(
 ) -> str:
     """Return an image as a PNG data URI, label maps (H, W) of its size drawn as outlines.
 
-    (H, W) of any type is grey between its percentiles, (H, W, 3) uint8 is in colour as it is.
+    An (H, W) image of any type is shown in grey between its percentiles, an (H, W, 3) uint8 one in
+    its own colours.
     """
     shown = image if image.ndim == 3 else np.repeat(_grey(image)[:, :, None], 3, axis=2)
     times = max(round(_PICTURE / max(shown.shape[:2])), 1)
@@ -294,7 +295,7 @@ def _axes(size: tuple[int, int]) -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure, name: str, alt: str) -> str:
-    """Return a figure as <svg> to stand in a page: no prologue, no metadata, ids of its own."""
+    """Return a figure as <svg> for use inside a page: no prologue, no metadata, unique ids."""
     out = io.StringIO()
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure.savefig(

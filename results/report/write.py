@@ -32,7 +32,7 @@ def write_report(run: Path) -> Path:
 def load_verdicts(run: Path) -> Verdict:
     """Return the verdict of a run as `verdict.json` has it, from its rows; writes nothing.
 
-    The keys stand in `results.verdict.schema`. Raises RunError where the folder holds no run.
+    `results.verdict.schema` lists its keys. Raises RunError where the folder holds no run.
     """
     return Recorded(run).verdict
 

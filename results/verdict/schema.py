@@ -1,4 +1,4 @@
-"""The keys of `verdict.json`, which is what `results.verdict.verdict` returns, written as it is.
+"""The keys of `verdict.json`, which is the return value of `results.verdict.verdict.verdict`.
 
 A score that is null was not measured. Names of combinations are `model + optimizer + loss`, with
 schedule, regularizer and pretrained weights where a study has them (null: constant, none, from
@@ -33,7 +33,7 @@ class Estimate(TypedDict):
 
 
 class Chosen(Estimate):
-    """What inner validation alone would have chosen; `nested`: choosing anew in each fold."""
+    """What inner validation alone would choose; `nested`: where each fold makes its own choice."""
 
     name: str
     val_score: float

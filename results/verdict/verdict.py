@@ -1,6 +1,6 @@
 """The verdict of a run: one for each data set, and one across them.
 
-The rule stands in the study before it runs; `results.verdict.statistics` has the formulas,
+A study states the rule before it runs; `results.verdict.statistics` has the formulas,
 `results.verdict.combinations` says what is judged, and `results.verdict.schema` lists the keys.
 """
 
@@ -174,8 +174,8 @@ def _by_validation(contest: Contest, tied: Sequence[Combination], alpha: float) 
     """Return what inner validation alone would have chosen, and the honest estimate of its score.
 
     The test folds had no part in the choice, so its test score is not the luckiest of many. One
-    doubt stays: a case of one test fold was in the inner validation of others. `nested` has not
-    even that: it chooses in each fold by that fold's inner validation.
+    doubt remains: cases of one test fold were in the inner validation of other folds. `nested` is
+    free of it: each fold chooses by its own inner validation.
     """
     judged, folds = contest.judged, contest.folds
     inner, test = contest.matrix("val_score"), contest.matrix("test_score")
