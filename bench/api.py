@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bench.planning.scales import Scales
     from loaders.store.copies import Conflicts
     from loaders.store.write import Report
+    from results.verdict.schema import Verdict
 
 # Told (things done, things in all) as work goes on.
 Told: TypeAlias = Callable[[int, int], None]
@@ -59,8 +60,8 @@ class Ended:
     progress: "Progress"
 
     @property
-    def verdict(self) -> dict[str, Any]:
-        """The verdict, as `verdict.json` has it; results.verdict.verdict lists the keys."""
+    def verdict(self) -> "Verdict":
+        """The verdict, as `verdict.json` has it; results.verdict.schema lists the keys."""
         from results.report.write import load_verdicts
 
         return load_verdicts(self.folder)

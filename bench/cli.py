@@ -387,7 +387,7 @@ def _run_study(
     from bench import api
     from bench.display import RunDisplay
 
-    with RunDisplay(err).showing() as display:
+    with RunDisplay(err, ray=ray is not None).showing() as display:
         ended = api.run(
             study,
             out_dir,

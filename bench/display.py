@@ -5,35 +5,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from results import text
 from results.text import duration
 
 if TYPE_CHECKING:
     # The display is there before torch is, which this brings in.
     from bench.execution.trial_queue import Progress as RunProgress
+    from bench.execution.trial_queue import Running
 
+# A lane that has made no step for so long is shown with the time since: steps take seconds.
+QUIET_SEC = 30.0
 # In a log file or in CI a line is printed this often, instead of a display that moves.
 PLAIN_EVERY_SEC = 20.0
+# A lane takes two lines; so many others the display has itself.
+_OWN_LINES = 4
 
 
 class RunDisplay:
-    """Shows a run: a bar, the time left, and what each lane is working on."""
+    """Shows a run: a bar, the time left, and what each lane is working on.
 
-    def __init__(self, console: Console) -> None:
+    It moves by itself: its clocks run on between the news. `ray`: trials run on lanes of Ray,
+    which take a while to start.
+    """
+
+    def __init__(self, console: Console, *, ray: bool = False) -> None:
         self._console = console
-        self._bar = Progress(
-            TextColumn("[bold]trials"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-        )
-        self._task = self._bar.add_task("trials", total=None, note="")
+        self._ray = ray
+        self._state: RunProgress | None = None
+        self._heard = time.monotonic()
+        self._spinner = Spinner("dots", style="bold")
         self._live: Live | None = None
         self._printed = time.monotonic()
 
@@ -49,31 +57,90 @@ class RunDisplay:
 
     def changed(self, state: "RunProgress") -> None:
         """Show how far the run is."""
-        counts = ", ".join(f"{n} {status}" for status, n in sorted(state.statuses.items()))
-        gone = duration(state.seconds, clock=True)
-        left = duration(state.seconds_left, unknown="?", clock=True)
-        note = f"{gone} gone, about {left} to go"
-        note = f"{note}  ({counts})" if counts else note
+        now = time.monotonic()
+        self._state, self._heard = state, now
         if not self._console.is_terminal:
-            now = time.monotonic()
             if now - self._printed >= PLAIN_EVERY_SEC or state.done == state.total:
                 self._printed = now
-                self._console.print(f"{state.done}/{state.total} trials, {note}", highlight=False)
+                self._console.print(self._in_a_line(state), highlight=False, soft_wrap=True)
             return
         if self._live is None:
-            self._live = Live(self._bar, console=self._console, refresh_per_second=4)
-            self._live.start()
-        self._bar.update(self._task, total=state.total, completed=state.done, note=note)
-        lanes = Table.grid(padding=(0, 2))
-        for lane in state.running:
-            score = "" if lane.score is None else f"{lane.score:.3f}"
-            lanes.add_row(
-                Text(lane.lane, "dim"),
-                Text(lane.label),
-                f"epoch {lane.epoch}/{lane.epochs}",
-                score,
+            self._live = Live(
+                get_renderable=self._rendered, console=self._console, refresh_per_second=4
             )
-        self._live.update(Group(self._bar, lanes))
+            self._live.start()
+        self._live.refresh()
+
+    def _in_a_line(self, state: "RunProgress") -> str:
+        counts = _counts(state)
+        quiet = "".join(f"; {lane.lane}: {q}" for lane in state.running if (q := self._quiet(lane)))
+        begun = f"{state.done}/{state.total} trials, {self._clock(state)}"
+        return (f"{begun}  ({counts})" if counts else begun) + quiet
+
+    def _clock(self, state: "RunProgress") -> str:
+        """Say how long the run has taken by now and will take."""
+        since = time.monotonic() - self._heard
+        gone = duration(state.seconds + since, clock=True)
+        if self._starting(state):
+            return f"{gone} gone, {'Ray and its lanes are' if self._ray else 'it is'} starting"
+        if state.seconds_left is None:
+            return f"{gone} gone, time to go unknown"
+        left = duration(max(state.seconds_left - since, 0.0), clock=True)
+        return f"{gone} gone, about {left} to go"
+
+    def _starting(self, state: "RunProgress") -> bool:
+        """Whether no lane has taken a trial yet."""
+        return not state.running and state.done == state.reused < state.total
+
+    def _quiet(self, lane: "Running") -> str:
+        """Say for how long nothing has come of a lane, where that is long."""
+        silent = lane.silent + time.monotonic() - self._heard
+        return f"nothing for {duration(silent, clock=True)}" if silent >= QUIET_SEC else ""
+
+    def _rendered(self) -> RenderableType:
+        """Return the display as it is at this moment: it is asked for several times a second."""
+        state = self._state
+        if state is None:
+            return Text("")
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(
+            self._spinner,
+            "[bold]trials",
+            ProgressBar(total=max(state.total, 1), completed=state.done, width=14),
+            f"{state.done}/{state.total}",
+            Text(self._clock(state), no_wrap=True, overflow="ellipsis"),
+        )
+        lines: list[RenderableType] = [bar]
+        counts = _counts(state)
+        if counts:
+            lines.append(_line(f"  {counts}"))
+        if self._starting(state) and self._ray:
+            lines.append(_line("  The first trials begin within a minute or two."))
+        room = max((self._console.height - _OWN_LINES) // 2, 1)
+        for lane in state.running[:room]:
+            lines += self._lane(lane)
+        if len(state.running) > room:
+            lines.append(_line(f"  and {text.count(len(state.running) - room, 'lane')} more"))
+        return Group(*lines)
+
+    def _lane(self, lane: "Running") -> Iterator[RenderableType]:
+        found = [f"epoch {lane.epoch} of {lane.epochs}"]
+        if lane.score is not None:
+            found.append(f"{text.metric(lane.metric)} {text.score(lane.score)} on inner validation")
+        yield _line(f"  {lane.lane}: {lane.label}")
+        line = _line(f"    {', '.join(found)}", style="dim")
+        if quiet := self._quiet(lane):
+            line.append(f", {quiet}", style="yellow not dim")
+        yield line
+
+
+def _counts(state: "RunProgress") -> str:
+    return ", ".join(f"{n} {status}" for status, n in sorted(state.statuses.items()))
+
+
+def _line(content: str, style: str = "") -> Text:
+    """Return one line, cut with an ellipsis where the terminal is narrower."""
+    return Text(content, style=style, no_wrap=True, overflow="ellipsis")
 
 
 @contextmanager

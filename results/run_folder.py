@@ -1,4 +1,4 @@
-"""What a run's folder holds: study, contests and verdict at once, long tables where asked for."""
+"""The content of a run's folder: study, contests and verdict at once, tables on request."""
 
 from collections.abc import Callable, Collection
 from functools import cached_property
@@ -9,6 +9,7 @@ from results.tables.axes import axes_of
 from results.tables.store import Damage, DamagedError, RunError, find_damage, footer, read
 from results.text import count, listed
 from results.verdict.combinations import contests
+from results.verdict.schema import Verdict
 from results.verdict.verdict import verdict
 from results.yaml_text import TextError, load_yaml, read_text
 
@@ -25,7 +26,7 @@ def made_of(path: Path, make: Callable[["Recorded"], _Made]) -> _Made:
 
 
 class Recorded:
-    """A run as it stands on disk, finished or not, without what is damaged of it.
+    """A run as it is on disk, finished or not, without what is damaged of it.
 
     Raises DamagedError where another file of it is damaged, RunError where the folder holds no run,
     or one that cannot be read.
@@ -61,7 +62,7 @@ class Recorded:
         return content
 
     @cached_property
-    def verdict(self) -> dict[str, Any]:
+    def verdict(self) -> Verdict:
         """The verdict of the run, as `verdict.json` has it; a warning says what is left out."""
         found = verdict(self.contests, self.study, self.rows)
         for data in found["datasets"] if self.without.files else ():

@@ -46,13 +46,15 @@ class Lease:
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """What a lane is working on."""
+    """What a lane is working on, and for how many seconds nothing has come of it."""
 
     lane: str
     label: str
     epoch: int
     epochs: int
+    metric: str
     score: float | None
+    silent: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +196,7 @@ class Queue:
                     label=label(held.lease.trial),
                     epoch=held.epoch,
                     epochs=held.lease.trial.epochs,
+                    metric=held.lease.trial.primary,
                     score=held.score,
                 )
                 for lane, held in sorted(self._held.items())

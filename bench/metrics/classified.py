@@ -8,7 +8,7 @@ import torch
 
 from bench.core.odds import against_rest
 from bench.metrics.aggregate import classification_rows
-from bench.metrics.scoring import Seen, ids_of
+from bench.metrics.scoring import Seen, ids_of, thinned
 from loaders.store.read import Store
 
 Row = dict[str, Any]
@@ -27,9 +27,9 @@ def probabilities(said: Sequence[np.ndarray]) -> np.ndarray:
 
 def example(seen: Seen, place: int, said: np.ndarray) -> dict[str, np.ndarray]:
     """Return the middle slice of an image, its label and its probabilities."""
-    image = seen.pixels[place, 0]
+    image = seen.picture(place)
     return {
-        "image": image if image.ndim == 2 else image[len(image) // 2],
+        "image": thinned(image),
         "label": np.asarray(seen.target[place]),
         "prob": probabilities([said])[0],
     }

@@ -8,6 +8,11 @@ from torch import Tensor
 from loaders.cases import Meta
 from loaders.store.read import Store
 
+# The channels of a picture in colour, as the readers of images and loops name them.
+_COLOURS = ("red", "green", "blue")
+# Pixels a side of a picture that is kept to be shown; a page gives it about 300. Assumption.
+_LONGEST = 512
+
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
@@ -34,6 +39,18 @@ class Seen:
         """What holds for every case of the store."""
         return self.store.meta
 
+    def picture(self, place: int, at: int | None = None) -> np.ndarray:
+        """Return what is shown of a case: of a volume its slice `at`, None the middle one.
+
+        (H, W) of the first channel as the network was given it; of a set in colour (H, W, 3) uint8
+        of the image as the store has it, whole.
+        """
+        colour = self.meta.channels == _COLOURS
+        image = self.store.image(int(self.cases[place])) if colour else self.pixels[place]
+        if image.ndim == 4:
+            image = image[:, image.shape[1] // 2 if at is None else at]
+        return _as_bytes(np.moveaxis(image, 0, -1)) if colour else image[0]
+
     @property
     def ids(self) -> list[dict[str, str]]:
         """Return the keyed ids of each case, as the table `cases` has them."""
@@ -43,3 +60,18 @@ class Seen:
 def ids_of(store: Store, cases: np.ndarray) -> list[dict[str, str]]:
     """Return the keyed ids of some cases, as the table `cases` has them."""
     return [{"case_id": store.case_ids[i], "group_id": store.groups[i]} for i in cases]
+
+
+def _as_bytes(image: np.ndarray) -> np.ndarray:
+    """Return an image as uint8; one of more depth from its own lowest to its highest value."""
+    if image.dtype == np.uint8:
+        return np.array(image)
+    low, span = float(image.min()), float(image.max()) - float(image.min())
+    scaled: np.ndarray = ((image - low) * (255 / (span or 1.0))).round().astype(np.uint8)
+    return scaled
+
+
+def thinned(picture: np.ndarray) -> np.ndarray:
+    """Return every n-th row and column of a picture, so that its longer side fits a page."""
+    step = -(-max(picture.shape[:2]) // _LONGEST)
+    return picture[::step, ::step]

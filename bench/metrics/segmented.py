@@ -37,12 +37,12 @@ def regions(seen: Seen) -> list[list[Row]]:
 
 
 def example(seen: Seen, place: int, _regions: list[Row]) -> dict[str, np.ndarray]:
-    """Return the slice that holds most of the reference, of image (channel 0) and both masks."""
-    image, mask, found = seen.pixels[place], seen.target[place], _label_map(seen, place)
+    """Return the slice that holds most of the reference, of the image and of both masks."""
+    mask, found = seen.target[place], _label_map(seen, place)
     if mask.ndim == 2:
-        return {"image": image[0], "reference": mask, "prediction": found}
+        return {"image": seen.picture(place), "reference": mask, "prediction": found}
     z = int((mask > 0).sum(axis=(1, 2)).argmax())
-    return {"image": image[0, z], "reference": mask[z], "prediction": found[z]}
+    return {"image": seen.picture(place, z), "reference": mask[z], "prediction": found[z]}
 
 
 def rows(

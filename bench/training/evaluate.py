@@ -22,7 +22,7 @@ from bench.metrics.table import METRICS
 from bench.study.choice import Choice
 from bench.study.tasks import TASKS
 from bench.study.trial import Trial
-from bench.training.examples import EXAMPLES, stacked
+from bench.training.examples import EXAMPLES, chosen, stacked
 from loaders.batches.torch_loader import gather
 from loaders.sampling.sampler import Sampler
 from loaders.store.read import Store
@@ -121,12 +121,13 @@ class Evaluator:
         task = TASKS[self.trial.task]
         costly = final or METRICS[self.trial.primary].costly
         done: list[_Scored] = []
+        shown = set(cases[chosen(self.store.class_counts[cases] > 0)].tolist()) if final else set()
         with torch.inference_mode():
             passes = self._windows if task.windows else self._batches
             for seen, losses, seconds in passes(own, worse, costly=costly):
                 for place, score in enumerate(task.score(seen)):
                     example: dict[str, np.ndarray] = {}
-                    if final and len(done) < EXAMPLES:
+                    if int(seen.cases[place]) in shown:
                         example = task.example(seen, place, score)
                         example["case_id"] = np.array(seen.ids[place]["case_id"])
                     done.append(

@@ -2,7 +2,7 @@
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,27 +19,34 @@ MOST_BYTES = 256 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class _Example:
-    """One case as it is shown: a picture, the words under it, and those for who cannot see it."""
+    """One case for the page: a picture, its caption, and a description for screen readers.
+
+    `wrong`: the network predicted another class than the true one.
+    """
 
     uri: str
     caption: str
     alt: str
+    wrong: bool = False
 
 
 def examples(
-    run: Recorded, wanted: Mapping[str, str], by_name: Mapping[str, Combination]
+    run: Recorded,
+    wanted: Mapping[str, str],
+    by_name: Mapping[str, Combination],
+    data: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """Return the pictures of some combinations, from the first fold that left any.
 
-    `wanted` maps the name of a combination to why it is shown.
+    `wanted` maps the name of a combination to why it is shown; `data` is what footers say of the
+    data set.
     """
     shown = []
     for name, role in wanted.items():
         trial = _with_examples(run, by_name[name])
         if trial is not None:
-            shown.append(
-                {"name": name, "role": role, "fold": trial["fold"], **_pictures(run, trial)}
-            )
+            pictures = _pictures(run, trial, data)
+            shown.append({"name": name, "role": role, "fold": trial["fold"], **pictures})
     return shown
 
 
@@ -51,7 +58,7 @@ def _with_examples(run: Recorded, combination: Combination) -> Mapping[str, Any]
     return None
 
 
-def _pictures(run: Recorded, trial: Mapping[str, Any]) -> dict[str, Any]:
+def _pictures(run: Recorded, trial: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     path = run.path / "examples" / f"{trial['trial_id']}.npz"
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -59,8 +66,9 @@ def _pictures(run: Recorded, trial: Mapping[str, Any]) -> dict[str, Any]:
                 raise ValueError(f"they claim more than {MOST_BYTES >> 20} MiB")  # noqa: TRY301  # below
             task = TASKS[trial["task"]]
             content = {name: arrays[name] for name in task.arrays}
-        draw = _outlined if task.outlined else _classified
-        return {"pictures": list(draw(run, trial, content)), "problem": None}
+        if task.outlined:
+            return {"pictures": list(_outlined(content, data)), "problem": None}
+        return {"pictures": list(_classified(run, trial, content)), "problem": None}
     except (
         OSError,
         ValueError,
@@ -73,20 +81,37 @@ def _pictures(run: Recorded, trial: Mapping[str, Any]) -> dict[str, Any]:
         return {"pictures": [], "problem": f"The examples of this trial cannot be shown: {error}"}
 
 
-def _outlined(
-    run: Recorded, trial: Mapping[str, Any], content: Mapping[str, np.ndarray]
-) -> Iterator[_Example]:
-    del run, trial
+def _outlined(content: Mapping[str, np.ndarray], data: Mapping[str, Any]) -> Iterator[_Example]:
+    regions = _regions(content, data)
     arrays = (content[name] for name in ("image", "reference", "prediction"))
     for number, (image, reference, prediction) in enumerate(zip(*arrays, strict=True), 1):
-        overlap = 2 * int(((reference > 0) & (prediction > 0)).sum())
-        size = int((reference > 0).sum()) + int((prediction > 0).sum())
-        dice = f"Dice of this slice {overlap / size:.2f}" if size else "both empty on this slice"
+        found = []
+        for name, labels in regions.items():
+            dice = _dice(np.isin(reference, labels), np.isin(prediction, labels))
+            if dice is not None:
+                found.append(f"{name} {dice:.2f}")
+        said = f"Dice of this slice: {', '.join(found)}" if found else "both empty on this slice"
         yield _Example(
             uri=plots.picture(image, reference, prediction),
-            caption=f"Case {number}: {dice}",
-            alt=f"Slice of test case {number} with reference and prediction outlined; {dice}.",
+            caption=f"Case {number}. {said}",
+            alt=f"Slice of test case {number} with reference and prediction outlined. {said}.",
         )
+
+
+def _regions(
+    content: Mapping[str, np.ndarray], data: Mapping[str, Any]
+) -> dict[str, Sequence[int]]:
+    """Return the labels of each scored region, or of each class where a run does not name them."""
+    if data.get("regions"):
+        return {region["name"]: region["labels"] for region in data["regions"]}
+    labels = np.union1d(content["reference"], content["prediction"])
+    return {f"class {label}": [int(label)] for label in labels if label}
+
+
+def _dice(reference: np.ndarray, prediction: np.ndarray) -> float | None:
+    """Return the Dice of two masks, None where both are empty."""
+    size = int(reference.sum()) + int(prediction.sum())
+    return 2 * int((reference & prediction).sum()) / size if size else None
 
 
 def _classified(
@@ -102,8 +127,10 @@ def _classified(
             classes = [f"class {i}" for i in range(len(prob))]
         truth, guess = classes[int(label)], int(prob.argmax())
         said = f"predicted {classes[guess]} ({prob[guess]:.2f})"
+        wrong = guess != int(label)
         yield _Example(
             uri=plots.picture(image),
-            caption=f"{truth}: {said}",
-            alt=f"Test image of class {truth}, {said}.",
+            caption=f"{truth}, {said}",
+            alt=f"Test image of class {truth}, {'wrongly ' if wrong else ''}{said}.",
+            wrong=wrong,
         )

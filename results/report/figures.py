@@ -8,6 +8,17 @@ from markupsafe import Markup
 
 from results import text
 from results.report import plots
+from results.report.looks import (
+    COLOURS,
+    DASHES,
+    INK,
+    Look,
+    legend,
+    looks,
+    shapes,
+    sign,
+    stroke,
+)
 from results.report.protocol import asked
 from results.run_folder import Recorded
 from results.tables.axes import Axis, name_of
@@ -23,9 +34,6 @@ _PARTS = {
     "optimizer": ("optimizer", "#7a5aa6"),
     "evaluation": ("evaluation", "#93b8a4"),
 }
-
-# The markers of plots.MARKERS as characters, for the legend.
-_SIGNS = dict(zip(plots.MARKERS, "●■▲◆▼✚✖⬟", strict=True))
 
 
 def _in_order(values: Sequence[str], order: Sequence[str]) -> list[str]:
@@ -94,14 +102,14 @@ def learning_curves(
     names = scored[:_CURVES]
     if found["recommended"] and found["recommended"] not in names:
         names[-1] = found["recommended"]
-    lines, legend = [], []
-    for colour, name in zip(plots.COLOURS, names, strict=False):
+    lines, entries = [], []
+    for colour, dash, name in zip(COLOURS, DASHES, names, strict=False):
         course = _course(run, by_name[name])
         if course is not None:
             x, folds = course
             mean, low, high = folds.mean(axis=0), folds.min(axis=0), folds.max(axis=0)
-            lines.append(plots.Curve(colour=colour, x=x, mean=mean, low=low, high=high))
-            legend.append({"colour": colour, "name": short[name]})
+            lines.append(plots.Curve(colour=colour, dash=dash, x=x, mean=mean, low=low, high=high))
+            entries.append({"sign": _ours(stroke(colour, dash)), "name": short[name]})
     if not lines:
         return None
     metric = text.metric_in(found["metric"], found["unit"])
@@ -110,14 +118,14 @@ def learning_curves(
         name=f"{key}-curves",
         x_label="epochs (sample-gradients / training cases)",
         y_label=f"{metric} on inner validation",
-        alt=f"Learning curves of {text.listed([entry['name'] for entry in legend])}: {metric} on "
+        alt=f"Learning curves of {text.listed([entry['name'] for entry in entries])}: {metric} on "
         "inner validation against epochs, mean and range over folds.",
     )
-    return {"svg": _ours(drawn), "legend": legend, "of": len(scored)}
+    return {"svg": _ours(drawn), "legend": entries, "of": len(scored)}
 
 
 def _ours(svg: str) -> Markup:
-    return Markup(svg)  # noqa: S704 -- drawn by plots, which escapes every label
+    return Markup(svg)  # noqa: S704 -- drawn by plots and looks, which escape every label
 
 
 def _course(run: Recorded, combination: Combination) -> tuple[np.ndarray, np.ndarray] | None:
@@ -144,39 +152,42 @@ def _course(run: Recorded, combination: Combination) -> tuple[np.ndarray, np.nda
 
 
 def price_and_score(key: str, found: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the judged in the plane of training time and score; None for fewer than two."""
+    """Return the judged in the plane of training time and score; None for fewer than two.
+
+    An optimizer has a colour and a fill, a loss a shape.
+    """
     judged = [row for row in found["combinations"] if row["state"] == "judged"]
     priced = [(rank, row) for rank, row in enumerate(judged, 1) if row["train_sec"]]
     if len(priced) < 2:
         return None
-    optimizers = sorted({row["optimizer"] for _, row in priced})
-    losses = sorted({row["loss"] for _, row in priced})
-    colour = {o: plots.COLOURS[i % len(plots.COLOURS)] for i, o in enumerate(optimizers)}
-    marker = {f: plots.MARKERS[i % len(plots.MARKERS)] for i, f in enumerate(losses)}
+    look = looks(sorted({row["optimizer"] for _, row in priced}))
+    shape = shapes(sorted({row["loss"] for _, row in priced}))
     metric = text.metric_in(found["metric"], found["unit"])
     drawn = plots.price_and_score(
         [
             plots.Point(
                 seconds=row["train_sec"],
                 score=row["test_score"],
-                colour=colour[row["optimizer"]],
-                marker=marker[row["loss"]],
+                look=look[row["optimizer"]],
+                shape=shape[row["loss"]],
                 rank=str(rank),
                 ringed=row["in_tied_group"],
             )
             for rank, row in priced
         ],
         name=f"{key}-price",
-        x_label="seconds of training a trial",
+        x_label="seconds of training, one trial",
         y_label=f"{metric} on the test folds",
         higher=found["direction"] == "max",
-        alt=f"{metric} on the test folds against seconds of training a trial for {len(priced)} "
+        alt=f"{metric} on the test folds against seconds of training of one trial, {len(priced)} "
         "combinations; the dashed line joins those that none beats in both.",
     )
     return {
         "svg": _ours(drawn),
-        "optimizers": [{"name": o, "colour": colour[o]} for o in optimizers],
-        "losses": [{"name": f, "sign": _SIGNS[marker[f]]} for f in losses],
+        "optimizers": legend(look, {one: _ours(sign("o", one)) for one in look.values()}),
+        "losses": legend(
+            shape, {one: _ours(sign(one, Look(INK, "full"))) for one in shape.values()}
+        ),
     }
 
 

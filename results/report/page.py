@@ -11,11 +11,13 @@ from results import text
 from results.report import figures, plots, protocol
 from results.report.data import about, described
 from results.report.examples import examples
+from results.report.looks import COLOURS, DARK
 from results.report.published import beside_paper
 from results.report.robustness import worse
 from results.run_folder import Recorded
 from results.tables.tasks import TASKS
 from results.verdict.combinations import Combination, Contest, Fold, fold_of, means_by_fold
+from results.verdict.schema import OfDataset
 
 
 def page(run: Recorded) -> dict[str, Any]:
@@ -39,17 +41,18 @@ def page(run: Recorded) -> dict[str, Any]:
         "axes": protocol.compared(run.study, run.axes),
         "settings": protocol.settings(run.study, run.axes),
         "data_settings": protocol.data_settings(run.study),
-        "optimizers": protocol.optimizers(rows),
+        "optimizers": protocol.optimizers(rows, run.study),
         "entries": protocol.entries(run.study, run.axes),
         "devices": protocol.devices(rows),
         "versions": run.footer.get("versions", {}),
         "commit": run.footer.get("git_commit"),
         "program": run.footer.get("versions", {}).get("medoptbench") or version("medoptbench"),
         "colours": {"reference": plots.REFERENCE, "prediction": plots.PREDICTION},
+        "palette": {"light": COLOURS, "dark": DARK},
     }
 
 
-def _section(run: Recorded, number: int, contest: Contest, found: dict[str, Any]) -> dict[str, Any]:
+def _section(run: Recorded, number: int, contest: Contest, found: OfDataset) -> dict[str, Any]:
     """Return what the template shows of one data set."""
     key = f"d{number}"
     rows = found["combinations"]
@@ -78,7 +81,7 @@ def _section(run: Recorded, number: int, contest: Contest, found: dict[str, Any]
         "metrics_of": first,
         "data": about(data, contest),
         "paper": beside_paper(contest.task, metrics, data),
-        "examples": examples(run, shown, by_name),
+        "examples": examples(run, shown, by_name, data),
         "outlined": contest.task in TASKS and TASKS[contest.task].outlined,
     }
 

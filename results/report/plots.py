@@ -1,4 +1,4 @@
-"""Figures of the report: SVG text that stands inside a page, and pictures as data URIs.
+"""Figures of the report: SVG to put inside a page, and pictures as data URIs.
 
 Text in the SVG stays text, in the page's own font; ids carry the figure's name, so that several
 figures share one page; nothing refers outside. Labels come from users: none is read as markup.
@@ -6,6 +6,7 @@ figures share one page; nothing refers outside. Labels come from users: none is 
 
 import base64
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +17,9 @@ import numpy as np
 from matplotlib import image as mpl_image
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-INK, MUTED, RULE = "#1c2329", "#5b6770", "#d9dfe3"
-
-#: Told apart by colour-blind readers too, and dark enough on white: after Okabe and Ito (2008).
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a8478a", "#8a6d00", "#3a9fd4", "#6b4e2e", "#555f66")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+from results.report.looks import INK, MUTED, PAPER, RULE, Look, themed
 
 #: Outlines on example slices: reference and prediction.
 REFERENCE, PREDICTION = (255, 176, 0), (64, 196, 255)
@@ -32,6 +29,10 @@ REFERENCE, PREDICTION = (255, 176, 0), (64, 196, 255)
 _CURVES, _SCATTER = (470, 300), (470, 300)
 # A side of an example picture on the page is about this many pixels. Assumption.
 _PICTURE = 288
+# More points than this are drawn smaller. Assumption.
+_MANY = 60
+# Size of a rank in points, its height, and the width of a digit of the page's fonts.
+_RANK, _HEIGHT, _DIGIT = 10.5, 9.0, 6.7
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -55,6 +56,7 @@ class Curve:
     """A score over the course of training: (n,) x, mean, low and high over folds."""
 
     colour: str
+    dash: Sequence[float] = ()
     x: np.ndarray
     mean: np.ndarray
     low: np.ndarray
@@ -63,12 +65,12 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One combination in the plane of price and score; `rank` is written beside it."""
+    """One combination in the plane of training time and score; `rank` is written beside it."""
 
     seconds: float
     score: float
-    colour: str
-    marker: str
+    look: Look
+    shape: Any
     rank: str
     ringed: bool
 
@@ -80,18 +82,37 @@ def curves(lines: Sequence[Curve], *, name: str, x_label: str, y_label: str, alt
         axes.fill_between(line.x, line.low, line.high, color=line.colour, alpha=0.11, linewidth=0)
     for line in lines:
         alone = "o" if len(line.x) == 1 else ""
-        axes.plot(line.x, line.mean, color=line.colour, linewidth=2, marker=alone, markersize=4)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        (drawn,) = axes.plot(line.x, line.mean, color=line.colour, linewidth=2, marker=alone)
+        drawn.set_dashes(line.dash)
+        drawn.set_markersize(4)
+    ticks = whole_epochs(min(line.x.min() for line in lines), max(line.x.max() for line in lines))
+    axes.set_xticks(ticks)
+    room = 0.03 * (ticks[-1] - ticks[0] or 1)
+    axes.set_xlim(
+        min(ticks[0], *(line.x.min() for line in lines)) - room,
+        max(ticks[-1], *(line.x.max() for line in lines)) + room,
+    )
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
-    axes.margins(x=0.02)
     return _svg(figure, name, alt)
+
+
+def whole_epochs(low: float, high: float) -> list[int]:
+    """Return at most nine whole numbers, evenly apart, from below `low` or at it to `high`."""
+    first, last = math.floor(low), math.ceil(high)
+    steps = (step * 10**power for power in range(9) for step in (1, 2, 5))
+    step = next(step for step in steps if (last - first) / step <= 8)
+    ticks = [n for n in range(first - first % step, last + 1, step) if first <= n <= last]
+    return ticks or [first]
 
 
 def price_and_score(
     points: Sequence[Point], *, name: str, x_label: str, y_label: str, higher: bool, alt: str
 ) -> str:
-    """Return price (log seconds) against score, with the Pareto front: none cheaper and better."""
+    """Return training time (log seconds) against score, and what none beats in both, joined.
+
+    Ranks are written beside the points where there is room: the joined ones first, then the best.
+    """
     figure, axes = _axes(_SCATTER)
     front = pareto([p.seconds for p in points], [p.score for p in points], higher=higher)
     axes.plot(
@@ -102,28 +123,39 @@ def price_and_score(
         linestyle=(0, (4, 3)),
         zorder=1,
     )
-    for point in points:
+    side = 9 if len(points) <= _MANY else 6
+    for point in reversed(points):
+        if point.ringed:
+            axes.plot(
+                *(point.seconds, point.score, "o"),
+                markersize=side + 6,
+                markerfacecolor="none",
+                markeredgecolor=INK,
+                markeredgewidth=1.1,
+                zorder=2,
+            )
         axes.plot(
-            point.seconds,
-            point.score,
-            point.marker,
-            color=point.colour,
-            markersize=9,
-            markeredgecolor=INK if point.ringed else "white",
-            markeredgewidth=1.8 if point.ringed else 0.8,
-            zorder=2,
-        )
-        axes.annotate(
-            point.rank,
-            (point.seconds, point.score),
-            xytext=(8, 5),
-            textcoords="offset points",
-            fontsize=10.5,
-            color=MUTED,
+            *(point.seconds, point.score),
+            marker=point.shape,
+            markersize=side,
+            fillstyle=point.look.fill,
+            color=point.look.colour,
+            markerfacecoloralt=PAPER,
+            markeredgewidth=1.2,
             zorder=3,
         )
+    _log_seconds(axes, [point.seconds for point in points])
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.margins(y=0.12)
+    order = [*front, *(i for i in range(len(points)) if i not in front)]
+    _write_ranks(figure, axes, [points[i] for i in order], side)
+    return _svg(figure, name, alt)
+
+
+def _log_seconds(axes: Axes, seconds: Sequence[float]) -> None:
     axes.set_xscale("log")
-    low, high = min(p.seconds for p in points), max(p.seconds for p in points)
+    low, high = min(seconds), max(seconds)
     if high / low < 5:
         # Within a decade the log ticks are few: room around the points and a tick at 1, 1.5, 2 ...
         axes.set_xlim(low / 1.3, high * 1.3)
@@ -132,10 +164,61 @@ def price_and_score(
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.margins(y=0.12)
-    return _svg(figure, name, alt)
+
+
+def _write_ranks(figure: Figure, axes: Axes, points: Sequence[Point], side: float) -> None:
+    """Write the rank beside each point that has room for it, the first points first."""
+    figure.draw_without_rendering()  # the layout decides where points come to lie
+    to_points = 72 / figure.dpi
+    where = axes.transData.transform([(p.seconds, p.score) for p in points]) * to_points
+    box = axes.get_window_extent()
+    frame = tuple(to_points * edge for edge in (box.x0, box.y0, box.x1, box.y1))
+    corners = places(where, [len(p.rank) * _DIGIT for p in points], frame, side)
+    for point, at, corner in zip(points, where, corners, strict=True):
+        if corner is not None:
+            axes.annotate(
+                point.rank,
+                (point.seconds, point.score),
+                xytext=corner - at,
+                textcoords="offset points",
+                fontsize=_RANK,
+                color=MUTED,
+                zorder=4,
+            )
+
+
+def places(
+    where: np.ndarray, widths: Sequence[float], frame: Sequence[float], side: float
+) -> list[np.ndarray | None]:
+    """Return the lower left corner of each label, None for those without room.
+
+    `where` (n, 2) are points of `side` each, `widths` those of their labels, and `frame` is (left,
+    bottom, right, top), all in points. A label covers no point, no other label and no edge.
+    """
+    half = side / 2 + 1
+    taken = [(x - half, y - half, x + half, y + half) for x, y in where]
+    found: list[np.ndarray | None] = []
+    for (x, y), width in zip(where, widths, strict=True):
+        left, right, low, high = x - half - 2 - width, x + half + 2, y - half - _HEIGHT, y + half
+        middle = (x - width / 2, y - _HEIGHT / 2)
+        sides = [(right, high - 2), (left, high - 2), (right, low + 2), (left, low + 2)]
+        sides += [(right, middle[1]), (left, middle[1]), (middle[0], high), (middle[0], low)]
+        for corner in sides:
+            box = (*corner, corner[0] + width, corner[1] + _HEIGHT)
+            inside = frame[0] <= box[0] and frame[1] <= box[1]
+            inside = inside and box[2] <= frame[2] and box[3] <= frame[3]
+            if inside and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                found.append(np.array(corner))
+                break
+        else:
+            found.append(None)
+    return found
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    apart = one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
+    return not apart
 
 
 def pareto(seconds: Sequence[float], scores: Sequence[float], *, higher: bool) -> list[int]:
@@ -161,10 +244,14 @@ def shade(share: float) -> str:
 def picture(
     image: np.ndarray, reference: np.ndarray | None = None, prediction: np.ndarray | None = None
 ) -> str:
-    """Return a grey (H, W) image as a PNG data URI, label maps of its shape drawn as outlines."""
-    grey = _grey(image)
-    times = max(round(_PICTURE / max(grey.shape)), 1)
-    rgb = np.repeat(_enlarged(grey, times)[:, :, None], 3, axis=2)
+    """Return an image as a PNG data URI, label maps (H, W) of its size drawn as outlines.
+
+    An (H, W) image of any type is shown in grey between its percentiles, an (H, W, 3) uint8 one in
+    its own colours.
+    """
+    shown = image if image.ndim == 3 else np.repeat(_grey(image)[:, :, None], 3, axis=2)
+    times = max(round(_PICTURE / max(shown.shape[:2])), 1)
+    rgb = _enlarged(shown.astype(np.uint8, copy=False), times)
     for labels, colour, width in ((reference, REFERENCE, 3), (prediction, PREDICTION, 2)):
         if labels is not None:
             rgb[_edges(_enlarged(labels, times), width)] = colour
@@ -208,12 +295,13 @@ def _axes(size: tuple[int, int]) -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure, name: str, alt: str) -> str:
-    """Return a figure as <svg> to stand in a page: no prologue, no metadata, ids of its own."""
+    """Return a figure as <svg> for use inside a page: no prologue, no metadata, unique ids."""
     out = io.StringIO()
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure.savefig(
             out,
             format="svg",
+            transparent=True,  # the page's own background, light or dark
             metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
         )
     text = out.getvalue()
@@ -229,7 +317,7 @@ def _svg(figure: Figure, name: str, alt: str) -> str:
         f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{head[1]}" role="img" '
         f'aria-label="{_attribute(alt)}">'
     )
-    return opening + text[head.end() :].strip()
+    return themed(opening + text[head.end() :].strip())
 
 
 def _attribute(text: str) -> str:

@@ -87,20 +87,23 @@ def data_settings(study: Mapping[str, Any]) -> list[dict[str, str]]:
     return [{"name": name, "value": text.setting(values)} for name, values in own.items() if values]
 
 
-def optimizers(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+def optimizers(rows: Sequence[Mapping[str, Any]], study: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return each optimizer with its learning rate and its other settings, as its trials had them.
 
-    One that another axis sets something for (weight decay, say) has a line for each of these.
+    They come in the order of the study. One that another axis sets something for (weight decay,
+    say) has a line for each of these.
     """
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row["hparams"]:
             under = found.setdefault((row["optimizer"], row["hparams"]), [])
-            if row["regularizer"] not in under:
-                under.append(row["regularizer"] or "none")
+            regularizer = row["regularizer"] or "none"
+            if regularizer not in under:
+                under.append(regularizer)
     names = Counter(name for name, _ in found)
+    order = [*asked(study, "optimizers"), *names]
     lines = []
-    for (name, written), under in found.items():
+    for (name, written), under in sorted(found.items(), key=lambda item: order.index(item[0][0])):
         settings = json.loads(written, parse_constant=str)
         rate = settings.pop("lr", None)
         lines.append(
@@ -108,10 +111,20 @@ def optimizers(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
                 "name": name,
                 "under": f"with {text.listed(under)}" if names[name] > 1 else "",
                 "rate": "of its own" if rate is None else text.setting(rate),
-                "others": text.setting(settings) or "–",
+                "others": _by_name(settings),
             }
         )
     return lines
+
+
+def _by_name(settings: Mapping[str, Any]) -> str:
+    """Return settings as a study takes them: `momentum=0.9, betas=(0.9, 0.999)`."""
+    said = []
+    for name, value in settings.items():
+        several = isinstance(value, Sequence) and not isinstance(value, str)
+        written = text.setting(value)
+        said.append(f"{name}=({written})" if several else f"{name}={written}")
+    return ", ".join(said) or "–"
 
 
 def entries(study: Mapping[str, Any], axes: Sequence[Axis]) -> list[dict[str, Any]]:
@@ -130,7 +143,7 @@ def entries(study: Mapping[str, Any], axes: Sequence[Axis]) -> list[dict[str, An
             for entry in study.get(axis.key) or ()
             if isinstance(entry, Mapping)
         }
-        lines = [(name, text.setting(settings) or "–") for name, settings in every.items()]
+        lines = [(name, _by_name(settings)) for name, settings in every.items()]
         if any(every.values()):
             found.append({"axis": axis.key, "lines": lines, "complete": axis.key in resolved})
     return found

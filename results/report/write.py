@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -11,6 +10,7 @@ from results.report.page import page
 from results.report.terminal import leaderboard
 from results.run_folder import Recorded, made_of
 from results.tables.files import replace_file
+from results.verdict.schema import Verdict
 
 __all__ = ["leaderboard", "load_verdicts", "write_report"]
 
@@ -33,10 +33,10 @@ def write_report(run: Path) -> Path:
     return run / "report.html"
 
 
-def load_verdicts(run: Path) -> dict[str, Any]:
+def load_verdicts(run: Path) -> Verdict:
     """Return the verdict of a run as `verdict.json` has it, from its rows; writes nothing.
 
-    The keys stand in `results.verdict.verdict`. Raises RunError where the folder holds no run.
+    `results.verdict.schema` lists its keys. Raises RunError where the folder holds no run.
     """
     return made_of(run, lambda content: content.verdict)
 

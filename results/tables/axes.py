@@ -1,6 +1,6 @@
 """The axes of a study: what a combination is a point of. One row each, in the order of names.
 
-What an entry of an axis does stands in `bench.study.axes`, a row each under the same keys. The
+`bench.study.axes` says what an entry of an axis does, in rows of the same keys. The
 footer of every Parquet file repeats these rows, so that a run is read by the axes that it had.
 """
 

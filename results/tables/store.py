@@ -9,7 +9,7 @@ finished; rows of the other tables without it do not count.
 
 Small files are slow to read (10,000 one-row files take DuckDB 14 s, measured), so `compact` merges
 finished trials into parts. A part's footer names the files it was made from with their checksums.
-They are removed after the part stands, and whatever a crash left of them is known by that list:
+They are removed once the part is in place, and that list identifies whatever a crash left of them:
 at no moment is a row lost, and `read` never counts one twice.
 """
 
@@ -322,7 +322,7 @@ def _is_nan(value: object) -> bool:
 
 @contextmanager
 def _scratch(run: Path) -> Iterator[Path]:
-    """Give a fresh folder under `.writing`, removed at the end, and see that the tables' stand."""
+    """Give a fresh folder under `.writing`, removed at the end, and see that the tables' exist."""
     writing = run / ".writing"
     writing.mkdir(parents=True, exist_ok=True)
     for table in TABLES:

@@ -1,7 +1,7 @@
 """What a task leaves to be shown: one row each.
 
-What a target is stands in `loaders.targets`, how a case is scored in `bench.study.tasks`, a
-row each under the same names.
+`loaders.targets` says what a target is and `bench.study.tasks` how a case is scored, in rows of the
+same names.
 """
 
 from dataclasses import dataclass

@@ -1,19 +1,19 @@
 """What several data sets say together: mean ranks, and a claim where their number allows one."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from results import text
 from results.verdict import statistics
 from results.verdict.combinations import Contest
+from results.verdict.schema import Across
 
 # Two-sided Wilcoxon on n data sets has p >= 2^(1 - n), 0.0625 with five.
 FEWEST_DATASETS = 6
 
 
-def across(every: Sequence[Contest], alpha: float) -> dict[str, Any]:
+def across(every: Sequence[Contest], alpha: float) -> Across:
     """Rank recipes (all axes but the model) over data sets, and claim a best one if n allows it.
 
     A recipe's score on a data set is its mean over models, where it was judged with every model
@@ -22,20 +22,26 @@ def across(every: Sequence[Contest], alpha: float) -> dict[str, Any]:
     """
     tables = [_recipes(contest) for contest in every]
     names = [name for name in tables[0] if all(name in table for table in tables)]
-    base = {"datasets": [contest.dataset for contest in every], "claim": False, "best": None}
+    datasets = [contest.dataset for contest in every]
     if len(names) < 2:
         reason = (
             "Fewer than two pairs of optimizer and loss were complete on every data set, so there "
             "is nothing to rank across them."
         )
-        return {**base, "reason": reason, "ranks": []}
+        return {
+            "datasets": datasets,
+            "claim": False,
+            "best": None,
+            "reason": reason,
+            "ranks": [],
+        }
     scores = np.array([[table[name] for table in tables] for name in names])
     ranks = statistics.mean_ranks(scores)
     best, p = statistics.best_across(scores)
     enough = len(every) >= FEWEST_DATASETS
     claim = enough and bool((np.delete(p, best) < alpha).all())
     return {
-        **base,
+        "datasets": datasets,
         "claim": claim,
         "best": names[best],
         "reason": _reason(names[best], len(every), claim=claim, enough=enough, alpha=alpha),

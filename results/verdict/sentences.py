@@ -1,11 +1,11 @@
 """The verdict in words: what was found, how sure it is, what it costs, what was compared."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from results import text as words
+from results.verdict.schema import Judged, Price, State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,14 +16,14 @@ class Finding:
     the tied group go from zero. `price` is as a verdict has it, None where no time was measured.
     """
 
-    state: str
+    state: State
     metric: str
     judged: int
     tied: Sequence[str]
     recommended: str
     lead: float
     reach: float
-    price: Mapping[str, Any] | None
+    price: Price | None
     alpha: float
     margin: float
 
@@ -97,14 +97,14 @@ def _choice(f: Finding) -> str:
     return f"{f.recommended} is recommended, since {why}: a choice, not a finding. {cost}"
 
 
-def _seconds(price: Mapping[str, Any]) -> str:
+def _seconds(price: Price) -> str:
     training = f"{words.duration(price['seconds'])} of training"
     if price["wall_seconds"] is None:
         return training
     return f"{training}, {words.duration(price['wall_seconds'])} with set-up and evaluation"
 
 
-def settings_compared(combinations: Sequence[Mapping[str, Any]]) -> str | None:
+def settings_compared(combinations: Sequence[Judged]) -> str | None:
     """Return which rates were compared and whether any was tuned; None before the first trial.
 
     `combinations` are those of a verdict.
@@ -115,7 +115,7 @@ def settings_compared(combinations: Sequence[Mapping[str, Any]]) -> str | None:
     rates: dict[str, list[str]] = {}
     for row in run:
         rate = (row["hparams"] or {}).get("lr")
-        found = rates.setdefault(row["optimizer"], [])
+        found = rates.setdefault(row["optimizer"] or "", [])
         said = "rates of its own" if rate is None else f"{rate:g}"
         if said not in found:
             found.append(said)

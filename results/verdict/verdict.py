@@ -1,56 +1,14 @@
 """The verdict of a run: one for each data set, and one across them.
 
-The rule stands in the study before it runs; `results.verdict.statistics` has the formulas, and
-`results.verdict.combinations` says what is judged. What `verdict` returns is written to
-`verdict.json` as it is. Its keys:
-
-    version, study, alpha, margin, n_trials, statuses {status: count}
-    datasets: one a data set
-      dataset, task, metric, direction (max | min), unit
-      state            better | tie | undecided | none
-      recommended      name of a combination, or null
-      reason           the verdict in words
-      tied_group       names of all combinations that cannot be told from the best
-      price            null, or seconds (mean train seconds a trial of the recommended),
-                       wall_seconds (of all of a trial, or null), alike (members of the tied group
-                       whose training time cannot be told from the shortest of it: the recommended
-                       is the one of them that scores best), alike_seconds [least, greatest] of
-                       their mean train seconds
-      settings         in words: which learning rates were compared, and whether any was tuned; null
-                       before the first trial
-      selected_by_validation   null, or name, val_score, test_score, low, high, in_tied_group, and
-                       nested {test_score, low, high}: choosing anew in each fold
-      folds, seeds, expected (trials of a combination), test_train_ratio,
-      critical_value, degrees_of_freedom (null without a comparison)
-      warnings         sentences
-      combinations: the judged, best first, then the others
-        name, model, optimizer, loss, schedule, regularizer, pretrained
-        tuned, hparams whether its settings were searched for, and every setting of its optimizer
-                       (null: no trial yet, for hparams also where its trials differ)
-        state          judged | diverged | dropped | incomplete | skipped
-        note           why it is not judged, or null
-        reasons        what its failed and diverged trials said, each once
-        trials         {status: count}
-        val_score, test_score, test_low, test_high (of its own, not simultaneous), fold_scores
-        last_test_score  by the weights that training ended with, not by those chosen
-        advantage      null, or estimate, low, high: over the best of the others, simultaneous;
-                       positive is better, whatever the metric's direction
-        error_sd       standard deviation of one fold in that comparison, or null
-        in_tied_group
-        train_sec, wall_sec, samples_per_sec, optimizer_step_ms, peak_memory_bytes, epochs_run
-        seconds        null, or setup, data_wait, gradients, optimizer, evaluation of a trial
-    across: null with one data set, else
-      datasets, claim, best, reason, ranks: [ {name, mean_rank, p_value} ]
-
-A score that is null was not measured. Names are `model + optimizer + loss`, with schedule,
-regularizer and pretrained weights where a study has them (null: constant, none, from scratch).
+A study states the rule before it runs; `results.verdict.statistics` has the formulas,
+`results.verdict.combinations` says what is judged, and `results.verdict.schema` lists the keys.
 """
 
 import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -59,6 +17,7 @@ from results.verdict import statistics
 from results.verdict.across_datasets import across
 from results.verdict.combinations import Combination, Contest
 from results.verdict.doubts import RowsOf, doubts, no_rows
+from results.verdict.schema import Chosen, Judged, OfDataset, Price, Seconds, State, Verdict
 from results.verdict.sentences import Finding, no_verdict, settings_compared
 
 #: Raised when a key of the verdict changes its meaning.
@@ -77,8 +36,8 @@ _MEANS = {
 
 def verdict(
     every: Sequence[Contest], study: Mapping[str, Any], rows_of: RowsOf = no_rows
-) -> dict[str, Any]:
-    """Return the verdict of a run (its keys: see the module) from its contests.
+) -> Verdict:
+    """Return the verdict of a run from its contests.
 
     `study` is the content of study.yaml, {} where there is none; its `alpha` and `margin` rule.
     `rows_of(table, trial ids)` gives the rows of other tables, which some warnings need.
@@ -102,7 +61,7 @@ def verdict(
 
 def _judge(
     contest: Contest, study: Mapping[str, Any], alpha: float, margin: float, rows_of: RowsOf
-) -> dict[str, Any]:
+) -> OfDataset:
     judged = contest.judged
     scores = contest.sign * contest.matrix("test_score")
     compared = None
@@ -136,7 +95,7 @@ def _judge(
     }
 
 
-def _state(compared: statistics.Comparison | None, margin: float) -> str:
+def _state(compared: statistics.Comparison | None, margin: float) -> State:
     if compared is None:
         return "none"
     group = compared.candidate
@@ -151,7 +110,7 @@ def _reason(
     compared: statistics.Comparison | None,
     tied: Sequence[Combination],
     recommended: Combination | None,
-    price: Mapping[str, Any] | None,
+    price: Price | None,
     alpha: float,
     margin: float,
 ) -> str:
@@ -174,7 +133,7 @@ def _reason(
 
 def _recommended(
     contest: Contest, tied: Sequence[Combination], alpha: float
-) -> tuple[Combination | None, dict[str, Any] | None]:
+) -> tuple[Combination | None, Price | None]:
     """Return the quickest to train of the tied group, with its price; by score without times.
 
     Of those whose training time cannot be told from the shortest it is the one with the best score.
@@ -212,14 +171,12 @@ def _alike(
     return [tied[i].name for i, alike in zip(known, same, strict=True) if alike]
 
 
-def _by_validation(
-    contest: Contest, tied: Sequence[Combination], alpha: float
-) -> dict[str, Any] | None:
+def _by_validation(contest: Contest, tied: Sequence[Combination], alpha: float) -> Chosen | None:
     """Return what inner validation alone would have chosen, and the honest estimate of its score.
 
     The test folds had no part in the choice, so its test score is not the luckiest of many. One
-    doubt stays: a case of one test fold was in the inner validation of others. `nested` has not
-    even that: it chooses in each fold by that fold's inner validation.
+    doubt remains: cases of one test fold were in the inner validation of other folds. `nested` is
+    free of it: each fold chooses by its own inner validation.
     """
     judged, folds = contest.judged, contest.folds
     inner, test = contest.matrix("val_score"), contest.matrix("test_score")
@@ -228,7 +185,7 @@ def _by_validation(
     best = int((contest.sign * inner).mean(axis=1).argmax())
     anew = (contest.sign * inner).argmax(axis=0)
     mean, low, high = _interval(contest, test[best], alpha)
-    nested = _interval(contest, test[anew, np.arange(len(folds))], alpha)
+    nested, nested_low, nested_high = _interval(contest, test[anew, np.arange(len(folds))], alpha)
     return {
         "name": judged[best].name,
         "val_score": float(inner[best].mean()),
@@ -236,7 +193,7 @@ def _by_validation(
         "low": low,
         "high": high,
         "in_tied_group": judged[best] in tied,
-        "nested": dict(zip(("test_score", "low", "high"), nested, strict=True)),
+        "nested": {"test_score": nested, "low": nested_low, "high": nested_high},
     }
 
 
@@ -250,9 +207,7 @@ def _interval(
     return mean, max(low, contest.bounds[0]), min(high, contest.bounds[1])
 
 
-def _in_order_of(
-    contest: Contest, described: Sequence[Mapping[str, Any]]
-) -> list[Mapping[str, Any]]:
+def _in_order_of(contest: Contest, described: Sequence[Judged]) -> list[Judged]:
     """Return the rows of `_described` in the order of the study."""
     by_name = {row["name"]: row for row in described}
     return [by_name[combination.name] for combination in contest.combinations]
@@ -276,10 +231,10 @@ def _tuned(combination: Combination) -> bool | None:
 
 def _described(
     contest: Contest, compared: statistics.Comparison | None, alpha: float
-) -> list[dict[str, Any]]:
+) -> list[Judged]:
     """Return one row a combination: the judged, best first, then the others by state and name."""
     judged = contest.judged
-    rows = []
+    rows: list[Judged] = []
     for combination in contest.combinations:
         folds = combination.by_fold("test_score")
         row: dict[str, Any] = {
@@ -313,11 +268,12 @@ def _described(
                 "low": float(compared.low[i]),
                 "high": float(compared.high[i]),
             }
-        rows.append(row)
+        # Built as a plain mapping: the axes, whose columns are among its keys, are a table's.
+        rows.append(cast("Judged", row))
     return sorted(rows, key=lambda row: _place(row, contest.sign))
 
 
-def _place(row: Mapping[str, Any], sign: float) -> tuple[Any, ...]:
+def _place(row: Judged, sign: float) -> tuple[Any, ...]:
     order = ("judged", "diverged", "dropped", "incomplete", "skipped")
     score = row["test_score"]
     return order.index(row["state"]), math.inf if score is None else -sign * score, row["name"]
@@ -328,7 +284,7 @@ def _reasons(combination: Combination) -> list[str]:
     return list(dict.fromkeys(r["reason"] for r in broken if r["reason"]))
 
 
-def _seconds(combination: Combination) -> dict[str, float] | None:
+def _seconds(combination: Combination) -> Seconds | None:
     """Return where the seconds of a trial went, means over folds; None where not all was measured.
 
     `train_sec` holds the wait for data; the optimizer's share of the rest is that of the median

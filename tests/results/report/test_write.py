@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from matplotlib import image
 from rich.console import Console
 
+from bench.losses.table import LOSSES
+from bench.optimizers.table import OPTIMIZERS
 from results import text as words
-from results.report import plots, protocol
+from results.report import looks, plots, protocol
 from results.report.write import leaderboard, load_verdicts, write_report
 from results.tables.store import RunError, read
-from tests.results.conftest import DATA
+from tests.results.conftest import DATA, MadeUp, write
 
 CLASSES = (("lung-nodules", "classification"),)
 VOLUMES = (("brain-tumours", "segmentation"),)
@@ -96,6 +98,11 @@ def assert_sound(found: Page) -> None:
         assert svg["aria-label"]
 
 
+def drawings(found: Page) -> list[dict[str, str | None]]:
+    """Return the figures of a page, without the signs of their legends."""
+    return [svg for svg in found.all("svg") if "class" not in svg]
+
+
 def test_the_page_of_a_whole_run(make_run):
     run = make_run(
         lead=0.02,
@@ -127,7 +134,7 @@ def test_the_page_of_a_whole_run(make_run):
         "No claim across data sets",
     ):
         assert said in found.words
-    assert len(found.all("svg")) == 4
+    assert len(drawings(found)) == 4
     assert len(found.all("img")) == 12
     first_verdict = found.words.index(content["datasets"][0]["reason"])
     assert first_verdict < found.words.index("Ranking")
@@ -173,8 +180,8 @@ def test_the_page_has_every_setting(make_run):
     study = {"resolved": {"losses": {"ce": {"label_smoothing": 0.0}, "focal": {"gamma": 2.0}}}}
     found = page(make_run(datasets=CLASSES, **SMALL, columns={"hparams": hparams}, study=study))
     assert "No optimizer was tuned" in found.words
-    assert "adamw 0.02 betas 0.9, 0.999, nesterov yes" in found.words
-    assert "focal gamma 2" in found.words
+    assert "adamw 0.02 betas=(0.9, 0.999), nesterov=yes sgd 0.02 betas" in found.words
+    assert "focal gamma=2" in found.words
     assert "resolved" not in found.words
     assert "rate" in [word for th in found.words.split("samples/s") for word in th.split()[-4:]]
 
@@ -185,12 +192,12 @@ def test_settings_that_another_axis_sets_have_a_line_of_their_own(make_run):
     decayed = [r | {"trial_id": f"w{r['trial_id']}", "regularizer": "weight_decay"} for r in rows]
     for row in decayed:
         row["hparams"] = json.dumps({"lr": 1e-3, "weight_decay": 5e-4})
-    lines = protocol.optimizers(rows + decayed)
+    lines = protocol.optimizers(decayed + rows, {"optimizers": ["sgd", "adamw"]})
     assert [(o["name"], o["under"], o["others"]) for o in lines] == [
-        ("adamw", "with none", "–"),
+        ("sgd", "with weight_decay", "weight_decay=0.0005"),
         ("sgd", "with none", "–"),
-        ("adamw", "with weight_decay", "weight decay 0.0005"),
-        ("sgd", "with weight_decay", "weight decay 0.0005"),
+        ("adamw", "with weight_decay", "weight_decay=0.0005"),
+        ("adamw", "with none", "–"),
     ]
 
 
@@ -235,7 +242,7 @@ def test_one_task_alone(make_run, datasets):
     found = page(make_run(datasets=datasets, **SMALL))
     assert_sound(found)
     assert "Across data sets" not in found.words
-    caption = "predicted benign (0.80)" if datasets is CLASSES else "Dice of this slice 0."
+    caption = "predicted benign (0.80)" if datasets is CLASSES else "Dice of this slice: WT 0."
     assert caption in found.words
 
 
@@ -245,7 +252,7 @@ def test_a_partial_run_shows_what_there_is(make_run):
     assert_sound(found)
     assert "No verdict is possible" in found.words
     assert "1 of 3 trials are not finished" in found.words
-    assert len(found.all("svg")) == 1
+    assert len(drawings(found)) == 1
 
 
 def test_a_run_without_a_finished_trial(make_run):
@@ -447,6 +454,53 @@ def test_outlines_run_along_the_borders_of_the_masks():
         assert not drawn[(rows.min() + rows.max()) // 2, (columns.min() + columns.max()) // 2]
 
 
+def test_a_picture_in_colour_is_shown_in_its_colours():
+    colours = np.zeros((16, 24, 3), np.uint8)
+    colours[:8] = (200, 30, 60)
+    colours[8:, :12] = (10, 180, 40)
+    pixels = decoded(plots.picture(colours))
+    times = pixels.shape[1] // 24
+    assert (pixels == np.kron(colours, np.ones((times, times, 1), np.uint8))).all()
+
+
+def test_dice_of_a_slice_is_said_by_region_and_never_of_all_together(make_run):
+    """Classes that are mistaken for each other: together they overlap whole, apart not at all."""
+    run = make_run(datasets=VOLUMES, **SMALL)
+    reference = np.zeros((3, 20, 20), np.uint8)
+    reference[:, :10], reference[0, 10:] = 1, 3
+    prediction = np.where(reference == 1, 3, np.where(reference == 3, 1, 0)).astype(np.uint8)
+    prediction[2] = reference[2] = 0
+    for path in (run / "examples").iterdir():
+        arrays = dict(np.load(path))
+        arrays |= {"reference": reference, "prediction": prediction}
+        np.savez(
+            path, image=np.zeros((3, 20, 20)), **{k: arrays[k] for k in arrays if k != "image"}
+        )
+    found = page(run).words
+    assert "Case 1. Dice of this slice: WT 1.00, TC 1.00, ET 0.00" in found
+    assert "Case 2. Dice of this slice: WT 1.00, TC 1.00, ET 0.00" in found
+    assert "Case 3. both empty on this slice" in found
+    (run / "verdict.json").unlink()
+    older = page(with_examples_of(run, make_run("older", datasets=VOLUMES, **SMALL, data={}))).words
+    assert "Case 1. Dice of this slice: class 1 0.00, class 3 0.00" in older
+
+
+def with_examples_of(run: Path, other: Path) -> Path:
+    for path in (run / "examples").iterdir():
+        (other / "examples" / path.name).write_bytes(path.read_bytes())
+    return other
+
+
+def test_a_wrong_call_is_marked_in_words_and_by_a_frame(make_run):
+    found = page(make_run(datasets=CLASSES, **SMALL))
+    # label, probabilities: 0 (.8 .2), 1 (.35 .65), 0 (.45 .55), of two combinations
+    wrong = [a for a in found.all("figure") if a.get("class") == "wrong"]
+    assert len(wrong) == 2
+    assert found.words.count("wrong benign, predicted malignant (0.55)") == 2
+    assert "wrong benign, predicted benign" not in found.words
+    assert sum("wrongly predicted" in (a["alt"] or "") for a in found.all("img")) == 2
+
+
 def test_a_picture_of_one_value_or_none_is_drawn():
     assert decoded(plots.picture(np.full((8, 20), 3.0))).shape[:2] == (112, 280)
     assert decoded(plots.picture(np.full((8, 8), np.nan))).max() == 0
@@ -486,7 +540,150 @@ def contrast(background: str, ink: str) -> float:
 
 @pytest.mark.parametrize("share", [-1, 0, 0.25, 0.5, 0.75, 1, 2])
 def test_heat_map_cells_can_be_read(share):
-    assert contrast(plots.shade(share), plots.INK) > 4.5
+    assert contrast(plots.shade(share), looks.INK) > 4.5
+
+
+def themes(found: Page) -> list[dict[str, str]]:
+    """Return the colours of the page by name: those of a light page, and those of a dark one."""
+    blocks = re.findall(r":root \{(.*?)\}", found.source, re.DOTALL)
+    return [dict(re.findall(r"--([a-z0-9-]+): (#[0-9a-f]{6});", block)) for block in blocks]
+
+
+def test_a_dark_page_is_as_legible_as_a_light_one(make_run):
+    found = page(make_run(datasets=CLASSES, **SMALL))
+    light, dark = themes(found)
+    assert light.keys() == dark.keys()
+    assert "@media (prefers-color-scheme: dark)" in found.source
+    assert {m["content"] for m in found.all("meta") if m.get("name") == "color-scheme"} == {
+        "light dark"
+    }
+    for theme in (light, dark):
+        page_ = theme["page"]
+        # WCAG 2.2: 4.5 for text, 3 for what is drawn
+        for name in ("ink", "muted", "accent", "wrong", "undecided"):
+            assert contrast(page_, theme[name]) > 4.5, name
+        for name in ("better", "tie", "undecided", "none"):
+            assert contrast(theme[name], theme["on-badge"]) > 4.5, name
+        assert contrast(theme["warned"], theme["ink"]) > 4.5
+        for i in range(len(looks.COLOURS)):
+            assert contrast(page_, theme[f"c{i}"]) > 2.9, i
+    assert [light[f"c{i}"] for i in range(8)] == list(looks.COLOURS)
+
+
+def test_no_figure_has_a_colour_that_a_theme_does_not_know(make_run):
+    found = page(make_run(datasets=CLASSES))
+    drawn = re.findall(r"<svg.*?</svg>", found.source, re.DOTALL)
+    assert drawn
+    assert all(not re.search(r"(fill|stroke): #", svg) for svg in drawn)
+
+
+def test_as_many_optimizers_and_losses_as_the_catalogue_has_look_different():
+    assert len(set(looks.looks([f"o{i}" for i in range(48)]).values())) == 48
+    assert len(set(looks.shapes([f"l{i}" for i in range(25)]).values())) == 25
+    assert len(set(OPTIMIZERS)) <= 48
+    assert len(set(LOSSES)) <= 25
+    signs = [looks.sign(shape, looks.Look(looks.INK, "full")) for shape in looks.SHAPES]
+    signs += [looks.sign("o", look) for look in looks.looks([f"o{i}" for i in range(48)]).values()]
+    # the full circle in ink is no optimizer's, so all are different drawings
+    assert len(set(signs)) == len(signs)
+
+
+def test_what_has_no_look_of_its_own_is_named_beside_the_one_it_shares():
+    found = looks.looks([f"o{i}" for i in range(50)])
+    names = [entry["name"] for entry in looks.legend(found, dict.fromkeys(found.values(), ""))]
+    assert names[-1] == "o47, o48, o49"
+    assert len(names) == 48
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Return a run of 24 optimizers and 7 losses: 168 combinations."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("results.tables.store.os.fsync", lambda _: None)
+        made = MadeUp(
+            datasets=CLASSES,
+            optimizers=[f"optimizer_{i}" for i in range(24)],
+            losses=[f"loss_{i}" for i in range(7)],
+            folds=2,
+        )
+        return page(write(tmp_path_factory.mktemp("large") / "run", made))
+
+
+def test_a_figure_of_168_combinations_repeats_no_look(large):
+    assert_sound(large)
+    legend = re.findall(r"<li>(<svg.*?</svg>)(optimizer_|loss_)", large.source, re.DOTALL)
+    for kind, number in (("optimizer_", 24), ("loss_", 7)):
+        signs = [sign for sign, name in legend if name == kind and 'class="sign"' in sign]
+        assert len(signs) == len(set(signs)) == number
+
+
+def test_no_two_ranks_of_168_are_written_over_each_other(large):
+    (drawing,) = re.findall(
+        r'<svg[^>]*aria-label="AUC on the test folds.*?</svg>', large.source, re.DOTALL
+    )
+    ranks = re.findall(
+        r"translate\(([\d.]+) ([\d.]+)\)[^>]*>\s*(?:<!--.*?-->)?\s*(\d+)</text>", drawing
+    )
+    ranks += [
+        (x, y, rank)
+        for x, y, rank in re.findall(
+            r'<text [^>]*x="([\d.]+)" y="([\d.]+)"[^>]*>(\d+)</text>', drawing
+        )
+    ]
+    boxes = [(float(x), float(y), float(x) + 6 * len(r), float(y) + 8) for x, y, r in ranks]
+    assert 20 < len(boxes) < 168 + 20
+    for i, one in enumerate(boxes):
+        assert not any(plots._overlap(one, other) for other in boxes[:i])
+
+
+@given(
+    where=st.lists(st.tuples(st.floats(0, 200), st.floats(0, 100)), min_size=1, max_size=60),
+    side=st.sampled_from([6.0, 9.0]),
+)
+def test_labels_cover_neither_each_other_nor_points_nor_edges(where, side):
+    at = np.array(where)
+    widths = [6.7 * len(str(i + 1)) for i in range(len(at))]
+    found = plots.places(at, widths, (0, 0, 200, 100), side)
+    boxes = [
+        (x, y, x + width, y + 9)
+        for corner, width in zip(found, widths, strict=True)
+        if corner is not None
+        for x, y in [corner]
+    ]
+    for i, (left, low, right, high) in enumerate(boxes):
+        assert left >= 0
+        assert low >= 0
+        assert right <= 200
+        assert high <= 100
+        for x, y in at:
+            assert not (left < x < right and low < y < high)
+        for other in boxes[:i]:
+            apart = right <= other[0] or other[2] <= left or high <= other[1] or other[3] <= low
+            assert apart
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (1, 8, [1, 2, 3, 4, 5, 6, 7, 8]),
+        (1.35, 1.35, [1, 2]),
+        (0.9, 2.7, [0, 1, 2, 3]),
+        (1, 60, [10, 20, 30, 40, 50, 60]),
+        (5, 5, [5]),
+        (1, 1000, [200, 400, 600, 800, 1000]),
+        (0.2, 14, [0, 2, 4, 6, 8, 10, 12, 14]),
+    ],
+)
+def test_epochs_are_whole(low, high, expected):
+    assert plots.whole_epochs(low, high) == expected
+
+
+def test_the_axis_of_epochs_has_whole_numbers_alone():
+    x = np.array([0.9, 1.35, 1.8])
+    line = plots.Curve(colour="#000000", x=x, mean=x, low=x, high=x)
+    svg = plots.curves([line], name="n", x_label="x", y_label="y", alt="a")
+    ticks = re.findall(r'id="n-xtick_\d+".*?>([\d.]+)</text>', svg, re.DOTALL)
+    assert ticks == ["0", "1", "2"]
 
 
 def test_text_in_figures_is_never_mathematics_or_markup():

@@ -12,6 +12,18 @@ from results.report.write import load_verdicts, write_report
 from results.tables.store import RunError, compact, read
 from results.verdict import statistics
 from results.verdict.combinations import contests
+from results.verdict.schema import (
+    Across,
+    Advantage,
+    Chosen,
+    Estimate,
+    Judged,
+    OfDataset,
+    Price,
+    Rank,
+    Seconds,
+    Verdict,
+)
 from results.verdict.verdict import verdict
 
 ONE = (("lung-nodules", "classification"),)
@@ -561,13 +573,29 @@ COMBINATION_KEYS = {
 }  # fmt: skip
 
 
+def test_the_published_schema_has_these_keys():
+    assert set(OfDataset.__annotations__) == KEYS
+    assert set(Judged.__annotations__) == COMBINATION_KEYS
+
+
 def test_the_keys_are_a_promise(make_rows):
     content = judge(make_rows(broken={("lung-nodules", "sgd", "ce", 0): "failed"}))
     assert set(content) == {
         "version", "study", "alpha", "margin", "n_trials", "statuses", "datasets", "across",
     }  # fmt: skip
+    assert set(content) == set(Verdict.__annotations__)
+    assert set(content["across"]) == set(Across.__annotations__)
+    assert all(set(row) == set(Rank.__annotations__) for row in content["across"]["ranks"])
     for found in content["datasets"]:
         assert set(found) == KEYS
+        assert set(found["price"]) == set(Price.__annotations__)
+        assert set(found["selected_by_validation"]) == {
+            *Estimate.__annotations__,
+            *Chosen.__annotations__,
+        }
+        row = found["combinations"][0]
+        assert set(row["advantage"]) == set(Advantage.__annotations__)
+        assert set(row["seconds"]) == set(Seconds.__annotations__)
         assert all(set(row) == COMBINATION_KEYS for row in found["combinations"])
     assert content["statuses"] == {"failed": 1, "ok": 89}
     assert json.loads(json.dumps(content, allow_nan=False)) == content
