@@ -163,9 +163,9 @@ def verify(store: Annotated[Path, typer.Argument(help="A store.")]) -> None:
     Reads the whole store. If a disk or a copy has changed anything since `medopt prepare` wrote it,
     the arrays that differ are named and the exit status is 1: prepare the store again.
     """
-    from loaders.store.read import open_store, verify_store
+    from loaders.store.read import Store, verify_store
 
-    open_store(store)  # a folder that is no store is bad usage, not a damaged array
+    Store(store)  # a folder that is no store is bad usage, not a damaged array
     problems = verify_store(store)
     for problem in problems:
         err.print(f"[red]{problem}")
@@ -262,12 +262,23 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     as_json: Json = False,
 ) -> None:
-    """Write report.html and verdict.json of finished or unfinished runs, and print the verdict."""
-    from results.report.write import write_report
+    """Write report.html and verdict.json of finished or unfinished runs, and print the verdict.
 
+    Exit status 1 where a finished trial has lost some of its files: it is not counted.
+    """
+    from results.report.write import write_report
+    from results.run_folder import lost_sentence
+    from results.tables.store import incomplete
+
+    whole = True
     for folder in runs:
         page = write_report(folder)
         _show_verdict(folder, page, as_json=as_json)
+        if lost := incomplete(folder):
+            err.print(f"[red]{escape(str(folder))}: {lost_sentence(lost.values())}")
+            whole = False
+    if not whole:
+        raise Failed(1)
 
 
 @app.command("list")

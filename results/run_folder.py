@@ -1,16 +1,26 @@
 """What a run's folder holds: study, contests and verdict at once, long tables where asked for."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from results import text
 from results.tables.axes import axes_of
-from results.tables.store import RunError, footer, read
+from results.tables.store import RunError, footer, incomplete, read
 from results.verdict.combinations import contests
 from results.verdict.verdict import verdict
+
+
+def lost_sentence(lost: Collection[Mapping[str, Any]]) -> str:
+    """Say that trials are not counted since some of their files are gone."""
+    tables = sorted({f"{table}/" for trial in lost for table in trial["tables"]})
+    return (
+        f"{text.count(len(lost), 'finished trial')} lost files in {text.listed(tables)} and "
+        f"cannot be counted. `medopt run` trains them again; or bring the files back."
+    )
 
 
 class Recorded:
@@ -48,7 +58,17 @@ class Recorded:
     @cached_property
     def verdict(self) -> dict[str, Any]:
         """The verdict of the run, as `verdict.json` has it."""
-        return verdict(self.contests, self.study)
+        found = verdict(self.contests, self.study)
+        for one in found["datasets"]:
+            lost = [trial for trial in self.incomplete if trial["dataset"] == one["dataset"]]
+            if lost:
+                one["warnings"].insert(0, lost_sentence(lost))
+        return found
+
+    @cached_property
+    def incomplete(self) -> list[dict[str, Any]]:
+        """What is lost of finished trials, as `results.tables.store.incomplete` has it."""
+        return list(incomplete(self.path).values())
 
     def rows(self, table: str, trials: Collection[str]) -> list[dict[str, Any]]:
         """Return the rows of some trials in metrics, epochs or cases."""

@@ -88,6 +88,8 @@ def resolve(
     saved = _saved_folds(folder)
     entries: list[DataEntry] = []
     sets: list[DataSet] = []
+    # A store may have changed since an earlier call in this process.
+    open_once.cache_clear()
     for entry in study.data:
         path = locate(entry.store, base, folder.parent / "stores")
         try:

@@ -113,15 +113,21 @@ def find(
     return InitialWeights(
         label=label,
         file=file,
-        digest=_digest(file),
+        digest=weights_digest(file),
         freeze_until=str(settings["freeze_until"]),
         unfreeze_every=int(settings["unfreeze_every"]),  # type: ignore[arg-type]  # merge keeps its type
         lower_rate=float(settings["lower_rate"]),  # type: ignore[arg-type]  # as above
     )
 
 
+def weights_digest(file: Path) -> str:
+    """Return the SHA-256 of a file of weights; raises OSError."""
+    state = file.stat()
+    return _digest(file, state.st_size, state.st_mtime_ns)
+
+
 @lru_cache
-def _digest(file: Path) -> str:
+def _digest(file: Path, _size: int, _date: int) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
@@ -145,7 +151,7 @@ def _imagenet(wanted: WeightsNeeded) -> Path:
         )
     # torchvision writes the first digits of the file's SHA-256 at the end of its name.
     sign: str = file.stem.rpartition("-")[2]
-    if not _digest(file).startswith(sign):
+    if not weights_digest(file).startswith(sign):
         raise StudyError(
             f"pretrained: {file.name} in torch's cache is not what torchvision published (its "
             f"checksum does not begin with {sign}); remove it and fetch it again."

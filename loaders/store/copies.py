@@ -72,8 +72,8 @@ def find_copies(table: pa.Table, conflicts: Conflicts) -> Copies:
     elif clashing:
         warnings.append(
             f"{len(clashing)} image(s) stand under several answers, one at most right: "
-            f"{_named('case', clashing[0])}{_more(len(clashing) - 1, 'image')}. They are kept, each "
-            f"in one group; `--conflicts reject` leaves them out."
+            f"{_named('case', clashing[0])}{_more(len(clashing) - 1, 'image')}. They are kept, "
+            f"each in one group; `--conflicts reject` leaves them out."
         )
     groups = table["group_id"].to_pylist()
     number = merged_groups(groups, table["image_id"].to_pylist())

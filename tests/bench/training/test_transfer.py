@@ -13,7 +13,7 @@ from bench.planning.plan import resolve, save
 from bench.planning.preflight import fits
 from bench.study.choice import Choice
 from bench.study.components import Combination
-from bench.study.pretrained import DEFAULTS, InitialWeights
+from bench.study.pretrained import DEFAULTS, InitialWeights, weights_digest
 from bench.study.schema import parse_study
 from bench.training.networks import build_model
 from bench.training.train import run_trial
@@ -36,7 +36,7 @@ def start(file: Path, **settings: object) -> InitialWeights:
     return InitialWeights(
         label="w",
         file=file,
-        digest="",
+        digest=weights_digest(file),
         freeze_until=str(found["freeze_until"]),
         unfreeze_every=int(str(found["unfreeze_every"])),
         lower_rate=float(str(found["lower_rate"])),
@@ -82,6 +82,15 @@ def test_a_grey_image_gives_what_it_gave_in_three_channels(saved: Path, channels
 def test_a_file_of_another_network_is_refused(tmp_path: Path, saved: Path) -> None:
     with pytest.raises(StudyError, match=r"weights\.pt does not fit model plain_cnn: 0 of"):
         load_weights(network("plain_cnn"), MODELS["plain_cnn"], start(saved))
+
+
+def test_a_file_that_changed_after_it_was_planned_with_is_refused(saved: Path) -> None:
+    planned = start(saved)
+    torch.save(network(seed=2).state_dict(), saved)
+    with pytest.raises(StudyError, match=r"weights\.pt is another file than when the study was pl"):
+        load_weights(network(), MODELS["resnet18"], planned)
+    assert start(saved).digest != planned.digest
+    load_weights(network(), MODELS["resnet18"], start(saved))
 
 
 def test_states_inside_checkpoints_and_wrappers_are_found(tmp_path: Path, saved: Path) -> None:
