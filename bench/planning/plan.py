@@ -26,10 +26,11 @@ from bench.study.dataset import (
     open_once,
     split_store,
 )
+from bench.study.pretrained import FOLDS
 from bench.study.schema import GROWING, DataEntry, Study, parse_study
 from bench.study.trial import NUMERICS, Skip, Trial, trial_columns
 from loaders.batches.table import LOADERS, fastest_loader
-from loaders.sampling.folds import FoldError, Split, check_splits, splits_from_table, splits_table
+from loaders.sampling.folds import FoldError, Split, check_splits, splits_from_table
 from loaders.store.read import Store
 from results.tables.axes import COLUMNS
 from results.tables.files import replace_file
@@ -145,11 +146,11 @@ def save(plan: Plan) -> None:
     replace_file(plan.folder / "study.yaml", text.encode())
     tables = {**_saved_folds(plan.folder)}
     for data in plan.sets:
-        table = splits_table(data.splits, data.store.case_ids, data.store.groups)
-        tables[data.name] = table.append_column("dataset", pa.array([data.name] * len(table)))
+        tables[data.name] = data.folds()
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.concat_tables(tables.values()), sink)
-    replace_file(plan.folder / "folds.parquet", sink.getvalue().to_pybytes())
+    # The folds of a data set that an older version saved lack columns, which are null then.
+    pq.write_table(pa.concat_tables(tables.values(), promote_options="default"), sink)
+    replace_file(plan.folder / FOLDS, sink.getvalue().to_pybytes())
 
 
 def _earlier(folder: Path) -> Study | None:
@@ -158,7 +159,7 @@ def _earlier(folder: Path) -> Study | None:
 
 
 def _saved_folds(folder: Path) -> dict[str, pa.Table]:
-    path = folder / "folds.parquet"
+    path = folder / FOLDS
     if not path.exists():
         return {}
     table = pq.read_table(path)
