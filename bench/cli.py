@@ -190,9 +190,9 @@ def verify(store: Annotated[Path, typer.Argument(help="A store.")]) -> None:
     Reads the whole store. If a disk or a copy has changed anything since `medopt prepare` wrote it,
     the arrays that differ are named and the exit status is 1: prepare the store again.
     """
-    from loaders.store.read import open_store, verify_store
+    from loaders.store.read import Store, verify_store
 
-    open_store(store)  # a folder that is no store is bad usage, not a damaged array
+    Store(store)  # a folder that is no store is bad usage, not a damaged array
     problems = verify_store(store)
     for problem in problems:
         err.print(Text(problem, "red"))
@@ -299,17 +299,26 @@ def report(
 ) -> None:
     """Write report.html and verdict.json of finished or unfinished runs, and print the verdict.
 
-    With --json the verdict of one run is an object, those of several a list in their order.
+    With --json the verdict of one run is an object, those of several a list in their order. Exit
+    status 1 where a finished trial has lost some of its files: it is not counted.
     """
     from results.report.write import write_report
+    from results.run_folder import lost_sentence, made_of
 
     pages = [(folder, write_report(folder)) for folder in runs]
     if as_json:
         verdicts = [_verdict(folder) for folder, _ in pages]
         out.print_json(data=verdicts if len(verdicts) > 1 else verdicts[0])
-        return
-    for folder, page in pages:
-        _show_verdict(folder, page)
+    else:
+        for folder, page in pages:
+            _show_verdict(folder, page)
+    whole = True
+    for folder in runs:
+        if lost := made_of(folder, lambda content: content.incomplete):
+            err.print(Text(f"{folder}: {lost_sentence(lost)}", "red"))
+            whole = False
+    if not whole:
+        raise Failed(1)
 
 
 @app.command("list")

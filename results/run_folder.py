@@ -1,12 +1,20 @@
 """The content of a run's folder: study, contests and verdict at once, tables on request."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 from results.tables.axes import axes_of
-from results.tables.store import Damage, DamagedError, RunError, find_damage, footer, read
+from results.tables.store import (
+    Damage,
+    DamagedError,
+    RunError,
+    find_damage,
+    footer,
+    incomplete,
+    read,
+)
 from results.text import count, listed
 from results.verdict.combinations import contests
 from results.verdict.schema import Verdict
@@ -23,6 +31,15 @@ def made_of(path: Path, make: Callable[["Recorded"], _Made]) -> _Made:
     except DamagedError:
         # Whatever else is damaged is found at once.
         return make(Recorded(path, find_damage(path)))
+
+
+def lost_sentence(lost: Collection[Mapping[str, Any]]) -> str:
+    """Say that trials are not counted since some of their files are gone."""
+    tables = sorted({f"{table}/" for trial in lost for table in trial["tables"]})
+    return (
+        f"{count(len(lost), 'finished trial')} lost files in {listed(tables)} and "
+        f"cannot be counted. `medopt run` trains them again; or bring the files back."
+    )
 
 
 class Recorded:
@@ -65,9 +82,17 @@ class Recorded:
     def verdict(self) -> Verdict:
         """The verdict of the run, as `verdict.json` has it; a warning says what is left out."""
         found = verdict(self.contests, self.study, self.rows)
-        for data in found["datasets"] if self.without.files else ():
-            data["warnings"] = [*data["warnings"], self._left_out()]
+        for data in found["datasets"]:
+            lost = [trial for trial in self.incomplete if trial["dataset"] == data["dataset"]]
+            first = [lost_sentence(lost)] if lost else []
+            last = [self._left_out()] if self.without.files else []
+            data["warnings"] = [*first, *data["warnings"], *last]
         return found
+
+    @cached_property
+    def incomplete(self) -> list[dict[str, Any]]:
+        """What is lost of finished trials, as `results.tables.store.incomplete` has it."""
+        return list(incomplete(self.path, self.without).values())
 
     def _left_out(self) -> str:
         files = sorted(str(path.relative_to(self.path)) for path in self.without.files)

@@ -23,7 +23,7 @@ from bench.training.train import Outcome
 from results.tables.axes import key_of
 from results.tables.files import replace_file
 from results.tables.schema import FINAL_STATUSES
-from results.tables.store import compact, finished, write_trial
+from results.tables.store import compact, finished, incomplete, write_trial
 
 log = logging.getLogger("medopt.run")
 
@@ -108,6 +108,9 @@ class Queue:
         self._statuses = {t.trial_id: done[t.trial_id] for t in self.trials if t.trial_id in done}
         self.reused = len(self._statuses)
         self._ready = deque(t for t in self.trials if t.trial_id not in done)
+        for trial_id, lost in incomplete(self.folder).items():
+            tables = ", ".join(f"{table}/" for table in lost["tables"])
+            log.warning("trial %s has lost its file in %s: it is run again", trial_id, tables)
         self._started = time.monotonic()
 
     def take(self, lane: str) -> Lease | None:

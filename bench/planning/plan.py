@@ -27,18 +27,12 @@ from bench.study.dataset import (
     open_once,
     split_store,
 )
+from bench.study.pretrained import FOLDS
 from bench.study.schema import GROWING, DataEntry, Study, read_study
 from bench.study.trial import NUMERICS, Skip, Trial, trial_columns
 from loaders.batches.table import LOADERS, fastest_loader
 from loaders.cores import usable_cores
-from loaders.sampling.folds import (
-    FoldError,
-    Split,
-    check_splits,
-    read_folds,
-    splits_from_table,
-    splits_table,
-)
+from loaders.sampling.folds import FoldError, Split, check_splits, read_folds, splits_from_table
 from loaders.store.read import Store
 from results.tables.axes import COLUMNS
 from results.tables.files import replace_file
@@ -99,6 +93,8 @@ def resolve(
     saved = _saved_folds(folder)
     entries: list[DataEntry] = []
     sets: list[DataSet] = []
+    # A store may have changed since an earlier call in this process.
+    open_once.cache_clear()
     for entry in study.data:
         path = locate(entry.store, base, folder.parent / "stores")
         try:
@@ -172,11 +168,11 @@ def save(plan: Plan) -> None:
     replace_file(plan.folder / "study.yaml", text.encode())
     tables = {**_saved_folds(plan.folder)}
     for data in plan.sets:
-        table = splits_table(data.splits, data.store.case_ids, data.store.groups)
-        tables[data.name] = table.append_column("dataset", pa.array([data.name] * len(table)))
+        tables[data.name] = data.folds()
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.concat_tables(tables.values()), sink)
-    replace_file(plan.folder / "folds.parquet", sink.getvalue().to_pybytes())
+    # The folds of a data set that an older version saved lack columns, which are null then.
+    pq.write_table(pa.concat_tables(tables.values(), promote_options="default"), sink)
+    replace_file(plan.folder / FOLDS, sink.getvalue().to_pybytes())
 
 
 def _earlier(folder: Path) -> Study | None:
@@ -185,7 +181,7 @@ def _earlier(folder: Path) -> Study | None:
 
 
 def _saved_folds(folder: Path) -> dict[str, pa.Table]:
-    path = folder / "folds.parquet"
+    path = folder / FOLDS
     if not path.exists():
         return {}
     try:

@@ -37,7 +37,7 @@ class Starts:
                     row=combination.own_model.row,
                     model=model.label,
                     dims=store.meta.dims,
-                    unseen=frozenset(store.groups[i] for i in split.test),
+                    test=self._data.people(split.test),
                 ),
             )
         return self._found[key]

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from bench.core.references import StudyError, failure, load_callable, said
+from bench.study.pretrained import People
 from bench.study.tasks import TASKS
 from loaders.cases import BadCase, Case, Item, Kind, Meta, Survey
-from loaders.sampling.folds import FoldError, Split, make_splits
+from loaders.sampling.folds import FoldError, Split, make_splits, splits_table
 from loaders.store.layout import FORMAT
 from loaders.store.read import Store, StoreError, open_store, user_key, write_store
 
@@ -41,6 +43,38 @@ class DataSet:
     def split(self, repeat: int, fold: int) -> Split:
         """Return the one split of this repeat and fold."""
         return next(s for s in self.splits if (s.repeat, s.fold) == (repeat, fold))
+
+    def people(self, rows: Sequence[int] | np.ndarray) -> People:
+        """Return whose cases these rows of the store are."""
+        store = self.store
+        found = [(store.case_ids[i], store.source_groups[i], store.image_ids[i]) for i in rows]
+        return People(
+            ids=frozenset(one for case, group, _ in found for one in (case, group)),
+            images=frozenset(image for *_, image in found if image is not None),
+            kind=store.meta.kind,
+            key=store.key,
+        )
+
+    def folds(self) -> pa.Table:
+        """Return who is in which part of which fold, as `folds.parquet` of a run has it.
+
+        Beside the columns of `splits_table`: `dataset`, and what tells later studies whom a trial
+        has trained on (bench.study.pretrained.People).
+        """
+        store = self.store
+        table = splits_table(self.splits, store.case_ids, store.groups)
+        place = {case: row for row, case in enumerate(store.case_ids)}
+        rows = [place[case] for case in table["case_id"].to_pylist()]
+        columns = {
+            "dataset": [self.name] * len(rows),
+            "source_group_id": [store.source_groups[row] for row in rows],
+            "image_id": [store.image_ids[row] for row in rows],
+            "kind": [store.meta.kind] * len(rows),
+            "key": [store.key] * len(rows),
+        }
+        for name, values in columns.items():
+            table = table.append_column(name, pa.array(values, pa.string()))
+        return table
 
 
 def locate(entry: str, base: Path, stores: Path) -> Path:

@@ -6,12 +6,14 @@ downloaded. What is done with them is in bench/training/transfer.py.
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 
 from bench.core.references import StudyError
@@ -20,6 +22,9 @@ from bench.metrics.table import METRICS
 from loaders.sampling.folds import FoldError, read_folds
 from models.spec import Model
 from results.tables.store import read
+
+# Beside the tables of a run: who is in which part of which fold.
+FOLDS = "folds.parquet"
 
 DEFAULTS: Mapping[str, Setting] = {
     # The lowest stage that trains from the start; those below it are frozen. "": none is frozen.
@@ -30,7 +35,11 @@ DEFAULTS: Mapping[str, Setting] = {
     "lower_rate": 1.0,
     # Which data set of the earlier run, if it has several.
     "dataset": "",
+    # Whether the earlier run saw patients of the test fold: "compared" by their ids, or the user's
+    # word that they are "others", where ids cannot tell.
+    "patients": "compared",
 }
+PATIENTS = ("compared", "others")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +78,8 @@ def start_settings(params: Mapping[str, Any]) -> dict[str, Setting]:
         raise ValueError(f"unfreeze_every is 0 or a number of epochs, not {every}")
     if every and not found["freeze_until"]:
         raise ValueError("unfreeze_every thaws what freeze_until froze; set freeze_until")
+    if found["patients"] not in PATIENTS:
+        raise ValueError(f"patients is {' or '.join(PATIENTS)}, not {found['patients']!r}")
     return found
 
 
@@ -76,17 +87,32 @@ def start_settings(params: Mapping[str, Any]) -> dict[str, Setting]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class People:
+    """Whose cases some are, as far as ids say.
+
+    `ids` of cases and of the groups that the source has, and `images`, those of their values. Ids
+    that another key made, or of another kind of source, are never the same, whoever they are of:
+    `key` is the fingerprint of the key (None: not known). Images have one id in every kind.
+    """
+
+    ids: frozenset[str]
+    images: frozenset[str]
+    kind: str | None
+    key: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class WeightsNeeded:
     """What the weights are needed for: a model in 2 or 3 dimensions, and one fold of a data set.
 
-    `model` is its label in the results. `unseen` are the group ids of the test fold: a trial whose
-    weights are taken must not have trained or validated on any of them.
+    `model` is its label in the results. `test` is who is in the test fold: a trial whose weights
+    are taken must not have trained or validated on any of them.
     """
 
     row: Model
     model: str
     dims: int
-    unseen: frozenset[str]
+    test: People
 
 
 def find(
@@ -95,16 +121,18 @@ def find(
     """Find the weights that an entry of `pretrained` names: imagenet, a file, or a run's folder.
 
     Raises StudyError if they are missing, or if every trial of the run has trained on patients that
-    this fold tests on; LookupError if there are none for this model.
+    this fold tests on, or may have (see `_fault`); LookupError if there are none for this model.
     """
     settings = start_settings(params)
+    others = settings["patients"] == "others"
     if name == "imagenet":
         file = _imagenet(wanted)
     else:
         path = (base / name).expanduser().resolve()
         if path.is_dir():
-            file = _of_run(path, str(settings["dataset"]), wanted)
+            file = _of_run(path, str(settings["dataset"]), wanted, others=others)
         elif path.is_file():
+            _check_file(path, wanted, others=others)
             file = path
         else:
             raise StudyError(
@@ -114,15 +142,21 @@ def find(
     return InitialWeights(
         label=label,
         file=file,
-        digest=_digest(file),
+        digest=weights_digest(file),
         freeze_until=str(settings["freeze_until"]),
         unfreeze_every=int(settings["unfreeze_every"]),  # type: ignore[arg-type]  # merge keeps its type
         lower_rate=float(settings["lower_rate"]),  # type: ignore[arg-type]  # as above
     )
 
 
+def weights_digest(file: Path) -> str:
+    """Return the SHA-256 of a file of weights; raises OSError."""
+    state = file.stat()
+    return _digest(file, state.st_size, state.st_mtime_ns)
+
+
 @lru_cache
-def _digest(file: Path) -> str:
+def _digest(file: Path, _size: int, _date: int) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
@@ -146,7 +180,7 @@ def _imagenet(wanted: WeightsNeeded) -> Path:
         )
     # torchvision writes the first digits of the file's SHA-256 at the end of its name.
     sign: str = file.stem.rpartition("-")[2]
-    if not _digest(file).startswith(sign):
+    if not weights_digest(file).startswith(sign):
         raise StudyError(
             f"pretrained: {file.name} in torch's cache is not what torchvision published (its "
             f"checksum does not begin with {sign}); remove it and fetch it again."
@@ -154,10 +188,23 @@ def _imagenet(wanted: WeightsNeeded) -> Path:
     return file
 
 
-def _of_run(run: Path, dataset: str, wanted: WeightsNeeded) -> Path:
+def _check_file(file: Path, wanted: WeightsNeeded, *, others: bool) -> None:
+    """Raise StudyError where a file in the `weights` of a run is of a trial that cannot be taken.
+
+    What other files have seen is for who names them to know.
+    """
+    run = file.parent.parent
+    if file.parent.name != "weights" or not (run / FOLDS).is_file():
+        return
+    for row in read(run, "trials", trials=[file.stem]).to_pylist():
+        if fault := _fault(row, _trained_on(run), wanted.test, others=others):
+            raise StudyError(f"pretrained: the trial of {file.name} in run {run.name!r} {fault}")
+
+
+def _of_run(run: Path, dataset: str, wanted: WeightsNeeded, *, others: bool) -> Path:
     """Return the weights of the run's best trial of this model by inner validation.
 
-    Trials that trained on any of the `unseen` groups are left out.
+    Trials that trained on anyone of the test fold, or may have, are left out.
     """
     rows = [row for row in read(run, "trials").to_pylist() if row["status"] == "ok"]
     sets = sorted({row["dataset"] for row in rows})
@@ -174,14 +221,14 @@ def _of_run(run: Path, dataset: str, wanted: WeightsNeeded) -> Path:
         raise LookupError(
             f"run {run.name} has no weights of model {wanted.model} (it has {', '.join(models)})"
         )
-    seen = _training_groups(run)
-    clean = [
-        row for row in rows if not wanted.unseen & seen[row["dataset"], row["repeat"], row["fold"]]
-    ]
+    trained_on = _trained_on(run)
+    faults = [_fault(row, trained_on, wanted.test, others=others) for row in rows]
+    clean = [row for row, fault in zip(rows, faults, strict=True) if fault is None]
     if not clean:
+        (fault, _), *more = Counter(faults).most_common()
         raise StudyError(
-            f"pretrained: every trial of {wanted.model} in run {run.name!r} has trained on "
-            f"patients that this study tests on. Take a run on other data, or the same folds."
+            f"pretrained: {'most trials' if more else 'every trial'} of {wanted.model} in run "
+            f"{run.name!r} {fault}"
         )
     sign = 1 if METRICS[clean[0]["primary_metric"]].higher_is_better else -1
 
@@ -200,17 +247,72 @@ def _of_run(run: Path, dataset: str, wanted: WeightsNeeded) -> Path:
     return file
 
 
-def _training_groups(run: Path) -> dict[tuple[str, int, int], set[str]]:
-    """Return (data set, repeat, fold) -> groups that its trials saw: training and validation."""
+def _fault(
+    row: Mapping[str, Any],
+    trained_on: Mapping[tuple[str, int, int], People],
+    test: People,
+    *,
+    others: bool,
+) -> str | None:
+    """Say why the weights of a trial cannot be taken, None where they can.
+
+    `others`: the user says that its patients are others. That stands for ids that cannot be
+    compared, and for equal names in two sets, but not for images that are the same.
+    """
+    seen = trained_on.get((row["dataset"], row["repeat"], row["fold"]))
+    if seen is None:
+        return f"cannot be taken: {FOLDS} of that run does not say what it trained on."
+    if seen.key == test.key and seen.images & test.images:
+        return (
+            "has trained on patients that this study tests on (on the same images, at that). Take "
+            "a run on other data, or the same folds."
+        )
+    if others:
+        return None
+    unknown = None
+    if seen.key is None:
+        unknown = "does not say which key made its ids (it is of an older version)"
+    elif seen.key != test.key:
+        unknown = "has ids that were made with another key than those of this study's store"
+    elif seen.kind != test.kind:
+        unknown = f"has ids of another kind of source ({seen.kind}, and here {test.kind})"
+    elif row["pretrained"] and not row["pretrained"].startswith("imagenet"):
+        unknown = f"started from weights itself ({row['pretrained']})"
+    if unknown:
+        return (
+            f"{unknown}, so whether it has trained on patients that this study tests on is not "
+            f"known. If it has not, say so: `patients: others` beside the entry's other settings."
+        )
+    if seen.ids & test.ids:
+        return (
+            "has trained on patients that this study tests on. Take a run on other data, or the "
+            "same folds; if these are other patients of the same names, say `patients: others`."
+        )
+    return None
+
+
+def _trained_on(run: Path) -> dict[tuple[str, int, int], People]:
+    """Return (data set, repeat, fold) -> whom its trials saw: training and validation."""
     try:
-        table = read_folds(run / "folds.parquet")
+        table = read_folds(run / FOLDS)
     except FoldError as error:
         raise StudyError(
             f"pretrained: {error}; which patients it trained on is not known"
         ) from error
-    seen: dict[tuple[str, int, int], set[str]] = {}
+    # What a run of an older version does not have is not known.
+    for name in ("source_group_id", "image_id", "kind", "key"):
+        if name not in table.column_names:
+            table = table.append_column(name, pa.nulls(len(table), pa.string()))
+    rows: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
     for row in table.to_pylist():
         if row["part"] != "test":
-            key = row["dataset"], row["repeat"], row["fold"]
-            seen.setdefault(key, set()).add(row["group_id"])
-    return seen
+            rows.setdefault((row["dataset"], row["repeat"], row["fold"]), []).append(row)
+    return {
+        where: People(
+            ids=frozenset(row[name] for row in of for name in ("case_id", "source_group_id")),
+            images=frozenset(row["image_id"] for row in of) - {None},
+            kind=of[0]["kind"],
+            key=of[0]["key"],
+        )
+        for where, of in rows.items()
+    }

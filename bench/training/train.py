@@ -91,7 +91,8 @@ def run_trial(
     without the pause between them; `started_at` is that of the first.
 
     Returns rows with status `ok` or `diverged`; anything else that goes wrong is raised, and is the
-    runner's to write down. Raises ValueError if `resume` is not the state of this trial.
+    runner's to write down: StoreError where the store has changed since it was prepared. Raises
+    ValueError if `resume` is not the state of this trial.
     """
     started_at = datetime.now(UTC)
     clock = Clock(device)
@@ -102,6 +103,7 @@ def run_trial(
         if device.type == "cuda":
             torch.use_deterministic_algorithms(mode=True, warn_only=True)
         store, split = data.store, data.split(trial.repeat, trial.fold)
+        store.check()
         combination = Combination(choices=trial.choices, base=base)
         model_kind, optimizer_kind = combination.model.row, combination.optimizer.row
         criterion = combination.loss.row.bind(combination.loss.settings)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.references import StudyError
-from bench.study.pretrained import InitialWeights
+from bench.study.pretrained import InitialWeights, weights_digest
 from models.spec import Model
 
 # Keys under which training scripts put a network's state beside other things.
@@ -89,8 +89,14 @@ def load_weights(network: nn.Module, row: Model, start: InitialWeights) -> Match
     A first convolution of three input channels fits any number C of them: the mean over the three
     is repeated C times and multiplied by 3 / C, so that an image of C equal channels gives what a
     grey image in three channels gave. The head keeps its new weights, since its classes differ.
-    Raises StudyError if fewer than half of the parameters below the head are in the file.
+    Raises StudyError if the file is not the one that was planned with, or if fewer than half of the
+    parameters below the head are in it.
     """
+    if weights_digest(start.file) != start.digest:
+        raise StudyError(
+            f"pretrained: {start.file.name} is another file than when the study was planned. Bring "
+            f"it back as it was, or ask again: trials of other weights are other trials."
+        )
     state, own = read_state(start.file), network.state_dict()
     head = row.stages(network)[-1]
     new: dict[str, Tensor] = {}

@@ -17,10 +17,12 @@ from loaders.store.copies import Conflicts, find_copies
 from loaders.store.item_writer import BUILT, ROLES
 from loaders.store.layout import (
     CASES,
+    CHECKED,
     FORMAT,
     PACK_CASES,
     REJECTED,
     content_hash,
+    files_state,
     meta_to_json,
     sync_folder,
     write_file,
@@ -111,6 +113,7 @@ def arrange(building: Path, making: Making, rejected: list[tuple[str, str]]) -> 
     draft = building / "store.json.draft"
     write_file(draft, (json.dumps(description, indent=1) + "\n").encode())
     draft.rename(building / "store.json")
+    (building / CHECKED).write_text(files_state(building, files), encoding="ascii")
     sync_folder(building)
     return Arranged(
         n_cases=len(table), contradicting=copies.rejected, warnings=tuple(copies.warnings)

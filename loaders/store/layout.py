@@ -5,6 +5,7 @@ store.json           format, content hash, image type, meta, warnings, the finge
 cases.parquet        one row a case, in the order of the content hashes
 rejected.parquet     one row a rejected case, with the reason
 near_copies.parquet  one row a pair of cases in different groups that look like lossy copies
+checked              the state of these files when their checksums were last compared
 arrays/*.npy         C-ordered images and masks: one file a case, or packs of equal 2-D images
 
 In cases.parquet `group_id` is never split: groups of the source (`source_group_id`) that share an
@@ -15,7 +16,7 @@ import hashlib
 import json
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from loaders.cases import AXES, Meta
 # refused by name and older unfinished ones are not resumed.
 FORMAT = 4
 PACK_CASES = 4096
+CHECKED = "checked"
 
 CASES = pa.schema(
     [
@@ -186,6 +188,18 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table:
     if table.schema.names != schema.names or table.schema.types != schema.types:
         raise StoreError(f"store {path.parent}: {path.name} has other columns than this version's")
     return table
+
+
+def files_state(path: Path, names: Iterable[str]) -> str:
+    """Return a hash of the sizes and dates of a store's files; raises FileNotFoundError.
+
+    What changes a file changes it; a copy of the store has another one too.
+    """
+    digest = hashlib.sha256()
+    for name in sorted({*names, "store.json"}):
+        found = (path / name).stat()
+        digest.update(f"{name}\0{found.st_size}\0{found.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def sync_folder(path: Path) -> None:

@@ -1,5 +1,6 @@
 """A prepared store, opened: the table of its cases, and its arrays as memory maps."""
 
+import os
 import re
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -11,8 +12,10 @@ from loaders.cases import Array, Meta
 from loaders.formats.checksum import file_hash
 from loaders.store.layout import (
     CASES,
+    CHECKED,
     StoreError,
     content_hash,
+    files_state,
     meta_from_json,
     read_description,
     read_table,
@@ -31,6 +34,7 @@ __all__ = [
     "write_store",
 ]
 
+_ADVICE = "bring it back as it was, or remove the store and prepare it again"
 _ARRAY_NAME = re.compile(r"arrays/[0-9a-z_]+\.npy")
 
 
@@ -56,6 +60,28 @@ class Store:
             raise StoreError(f"store {path}: store.json is damaged ({error})") from None
         self.table: pa.Table = read_table(path / "cases.parquet", CASES)
         self._load = lru_cache(maxsize=256)(self._open_array)
+
+    def check(self) -> None:
+        """Raise StoreError unless every file is as `medopt prepare` wrote it.
+
+        Sizes and dates are looked at. Where one differs, all checksums are compared (a store that
+        was copied is read whole, once), and the new sizes and dates are remembered in the store.
+        """
+        memory = self.path / CHECKED
+        try:
+            state = files_state(self.path, self.files)
+        except FileNotFoundError as error:
+            name = Path(str(error.filename)).name
+            raise StoreError(f"store {self.path}: {name} is missing: {_ADVICE}") from None
+        if memory.is_file() and memory.read_bytes() == state.encode():
+            return
+        if problems := verify_store(self.path):
+            raise StoreError(f"store {self.path}: {'; '.join(problems[:3])}: {_ADVICE}")
+        # Where the store may not be written to, it is read whole each time.
+        if os.access(self.path, os.W_OK):
+            draft = memory.with_name(f"{CHECKED}.{os.getpid()}")
+            draft.write_text(state, encoding="ascii")
+            draft.replace(memory)
 
     def __len__(self) -> int:
         return len(self.table)
@@ -221,8 +247,10 @@ class Store:
 
 
 def open_store(path: Path) -> Store:
-    """Open a store; raises StoreError with what is wrong and what to do."""
-    return Store(path)
+    """Open a store that is as it was written; raises StoreError with what is wrong and to do."""
+    store = Store(path)
+    store.check()
+    return store
 
 
 def verify_store(path: Path) -> list[str]:

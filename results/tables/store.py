@@ -5,7 +5,7 @@
 Each of the four folders is a data set that DuckDB, Polars and pandas read as a directory. So
 nothing but finished Parquet files may ever stand in them: files are written in the sibling folder
 `.writing` and renamed in. A trial's row in `trials/` comes last and is the record that it is
-finished; rows of the other tables without it do not count.
+finished; rows of the other tables without it do not count, and no trial does that a table has lost.
 
 Small files are slow to read (10,000 one-row files take DuckDB 14 s, measured), so `compact` merges
 finished trials into parts. A part's footer names the files it was made from with their checksums.
@@ -155,27 +155,57 @@ def read(
 ) -> pa.Table:
     """Return one data set of a run in its fixed schema, sorted by trial_id; empty if not there.
 
-    Each trial counts once, by the file written last, and only if `trials/` has it. `columns`
-    picks columns (in that order), `trials` the trials of these ids, and files without any of them
-    are not opened; nor are the files in `without`, whose trials do not count either. Raises
-    DamagedError for a file that is damaged, RunError for one that was written by another version of
-    the schema, KeyError for an unknown table or column.
+    Each trial counts once, by the file written last, and only if every data set of the run has it
+    (see `incomplete`). `columns` picks columns (in that order), `trials` the trials of these ids,
+    and files without any of them are not opened; nor are the files in `without`, whose trials do
+    not count either. Raises DamagedError for a file that is damaged, RunError for one that was
+    written by another version of the schema, KeyError for an unknown table or column.
     """
     schema = TABLES[table]
     wanted = list(columns) if columns is not None else schema.names
     empty = pa.schema([schema.field(name) for name in {**dict.fromkeys(wanted), "trial_id": 0}])
 
     def look() -> pa.Table:
-        live = _live(run / table, without.files)
-        known = live if table == "trials" else _live(run / "trials", without.files)
-        done: frozenset[str] = frozenset().union(*(file.trial_ids for file in known))
-        done -= without.trial_ids
+        live = _live_tables(run, without.files)
+        done = frozenset.intersection(*map(_ids, live.values())) - without.trial_ids
         if trials is not None:
             done &= frozenset(trials)
-        parts = [_read_live(run, file, done, wanted) for file in live if file.trial_ids & done]
+        parts = [_read_live(run, f, done, wanted) for f in live[table] if f.trial_ids & done]
         merged = pa.concat_tables([empty.empty_table(), *parts])
         order = pc.sort_indices(merged, sort_keys=[("trial_id", "ascending")])  # a stable sort
         return merged.take(order).select(wanted)
+
+    return _look_again(look)
+
+
+def incomplete(
+    run: Path,
+    without: Damage = Damage(),  # noqa: B008  # it is immutable
+) -> dict[str, dict[str, Any]]:
+    """Return what is lost of trials that `trials/` has: trial_id -> its `dataset` and `tables`.
+
+    `tables` are the data sets without a file of it. Such a trial is as if it had not run: `read`
+    and `finished` pass it by, and running the study again trains it anew. Those that damaged files
+    cost, in `without`, are not among them. Raises RunError as `read` does.
+    """
+
+    def look() -> dict[str, dict[str, Any]]:
+        live = _live_tables(run, without.files)
+        found = {table: _ids(files) for table, files in live.items()}
+        gone = found["trials"] - frozenset.intersection(*found.values()) - without.trial_ids
+        rows = [
+            row
+            for file in live["trials"]
+            if file.trial_ids & gone
+            for row in _read_live(run, file, gone, ("trial_id", "dataset")).to_pylist()
+        ]
+        return {
+            row["trial_id"]: {
+                "dataset": row["dataset"],
+                "tables": [table for table in TABLES if row["trial_id"] not in found[table]],
+            }
+            for row in sorted(rows, key=lambda row: row["trial_id"])
+        }
 
     return _look_again(look)
 
@@ -473,6 +503,18 @@ def _live(folder: Path, without: Collection[Path] = ()) -> list[_Live]:
         taken |= mine
         live.append(_Live(path, mine))
     return live[::-1]
+
+
+def _live_tables(run: Path, without: Collection[Path] = ()) -> dict[str, list[_Live]]:
+    """Return the files of each data set that count, as `_live` does.
+
+    `trials/` is looked at first: a trial that stands there has its other files already.
+    """
+    return {table: _live(run / table, without) for table in reversed(TABLES)}
+
+
+def _ids(files: Iterable[_Live]) -> frozenset[str]:
+    return frozenset().union(*(file.trial_ids for file in files))
 
 
 def _of_older_schema(run: Path) -> frozenset[str]:

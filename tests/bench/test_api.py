@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from contextlib import contextmanager
 
 import nibabel
@@ -129,6 +130,56 @@ def test_a_process_trains_with_one_number_of_threads(study, tmp_path, notebook):
             call(path)
     assert notebook == [1]
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_store_that_changes_between_two_calls_is_refused(study, tmp_path, small_store):
+    """In one process, as in a notebook: what it has opened before is looked at again."""
+    shutil.copytree(small_store("classification", 2).path, tmp_path / "store")
+    path = study()
+    path.write_text(path.read_text().replace(str(small_store("classification", 2).path), "store"))
+    first = api.plan(path).plan.trials[0].trial_id
+    api.run(path, trial=first)
+    array = min((tmp_path / "store" / "arrays").iterdir())
+    whole = array.read_bytes()
+    array.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    for call in (api.plan, api.run):
+        with pytest.raises(StudyError, match=f"{array.name} has changed since it was written"):
+            call(path)
+    array.write_bytes(whole)
+    assert api.run(path).progress.statuses == {"ok": 6}
+
+
+def test_a_store_that_changes_while_trials_run_fails_them(study, tmp_path, small_store):
+    shutil.copytree(small_store("classification", 2).path, tmp_path / "store")
+    path = study()
+    path.write_text(path.read_text().replace(str(small_store("classification", 2).path), "store"))
+    array = min((tmp_path / "store" / "arrays").iterdir())
+    whole = array.read_bytes()
+
+    def changed(progress):
+        if progress.done == 2:
+            array.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+
+    ended = api.run(path, changed=changed)
+    assert ended.progress.statuses == {"ok": 2, "failed": 4}
+    rows = read(ended.folder, "trials").to_pylist()
+    reasons = {row["reason"] for row in rows if row["status"] == "failed"}
+    assert all(f"{array.name} has changed since it was written" in reason for reason in reasons)
+
+
+def test_a_trial_that_lost_its_metrics_is_run_again(study):
+    ended = api.run(study())
+    before = read(ended.folder, "metrics")
+    lost = min((ended.folder / "metrics").iterdir())
+    lost.unlink()
+    assert "1 finished trial lost files in metrics/" in ended.verdict["datasets"][0]["warnings"][0]
+    again = api.run(study())
+    assert (again.progress.reused, again.progress.statuses) == (5, {"ok": 6})
+    assert f"trial {lost.stem} has lost its file in metrics/" in (
+        (ended.folder / "log.txt").read_text()
+    )
+    assert read(ended.folder, "metrics") == before
+    assert not any("lost" in warning for warning in ended.verdict["datasets"][0]["warnings"])
 
 
 def test_logging_is_left_as_it_was(study):

@@ -74,6 +74,19 @@ def test_a_run_ends_with_a_verdict_and_a_report_and_resumes(medopt, study, tmp_p
     assert before == {p: p.stat().st_mtime_ns for p in (run / "trials").iterdir()}
 
 
+def test_a_report_of_a_run_that_lost_metrics_says_so_and_is_exit_1(medopt, study, tmp_path):
+    assert medopt("run", study)[0] == 0
+    run = tmp_path / "runs" / "small"
+    assert medopt("report", run)[0] == 0
+    min((run / "metrics").iterdir()).unlink()
+    status, _, err = medopt("report", run)
+    assert status == 1
+    said = "1 finished trial lost files in metrics/ and cannot be counted"
+    assert said in " ".join(err.split())
+    assert said in json.loads((run / "verdict.json").read_text())["datasets"][0]["warnings"][0]
+    assert said in " ".join((run / "report.html").read_text().split())
+
+
 def test_plan_counts_and_estimates(medopt, study):
     status, out, _ = medopt("plan", study, "--json")
     assert status == 0
@@ -118,6 +131,7 @@ def test_a_bad_study_is_exit_2_and_a_sentence(medopt, study, change, said):
         (["prepare", "msd", "."], "no"),
         (["prepare", "msd", ".", "--set", "labels"], "NAME=VALUE"),
         (["prepare", "msd", ".", "--set", "colour=red"], "colour"),
+        (["prepare", "msd", ".", "--conflicts", "drop"], "Choices: keep, reject"),
         (["verify", "nowhere"], "nowhere"),
         (["report", "nowhere"], "nowhere"),
         (["list", "modles"], "Did you mean 'models'?"),

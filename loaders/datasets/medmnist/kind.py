@@ -93,7 +93,8 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
         size = int(np.prod(shape[1:])) * dtype.itemsize
         for number, label in enumerate(item.extra["labels"]):
             raw = _exactly(file, size, path)
-            key = f"{split}/{number}"
+            # The same images stand in every size of a set, and in no other set.
+            key = f"{meta.options['name']}/{split}/{number}"
             pixels = np.frombuffer(raw, dtype).reshape(shape[1:])
             if label != int(label):
                 yield BadCase(f"label {label} is not a whole number", where=key, key=key)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bench.core.references import StudyError
-from bench.study.pretrained import WeightsNeeded, find, start_settings
+from bench.study.pretrained import People, WeightsNeeded, find, start_settings
 from models.table import MODELS
 
 
@@ -19,7 +19,8 @@ def saved(tmp_path: Path) -> Path:
     return file
 
 
-NEEDED = WeightsNeeded(row=MODELS["resnet18"], model="resnet18", dims=2, unseen=frozenset())
+NOBODY = People(ids=frozenset(), images=frozenset(), kind="small", key="k")
+NEEDED = WeightsNeeded(row=MODELS["resnet18"], model="resnet18", dims=2, test=NOBODY)
 
 
 def test_imagenet_weights_come_from_torchs_cache_alone(
@@ -67,6 +68,7 @@ def test_nothing_there(tmp_path: Path) -> None:
         ({"lower_rate": 1.5}, "lower_rate is above 0 and at most 1"),
         ({"unfreeze_every": -1, "freeze_until": "x"}, "unfreeze_every is 0 or a number"),
         ({"unfreeze_every": 2}, "set freeze_until"),
+        ({"patients": "mine"}, "patients is compared or others, not 'mine'"),
     ],
 )
 def test_settings_are_checked(params: dict[str, object], said: str) -> None:

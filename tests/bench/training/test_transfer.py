@@ -1,7 +1,10 @@
 """Weights to start from: what of them fits, which layers are frozen, and trials that use them."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import nn
@@ -13,11 +16,14 @@ from bench.planning.plan import resolve, save
 from bench.planning.preflight import fits
 from bench.study.choice import Choice
 from bench.study.components import Combination
-from bench.study.pretrained import DEFAULTS, InitialWeights
+from bench.study.pretrained import DEFAULTS, InitialWeights, weights_digest
 from bench.study.schema import parse_study
 from bench.training.networks import build_model
 from bench.training.train import run_trial
 from bench.training.transfer import WRAPPERS, LayerGroups, load_weights, read_state
+from loaders.cases import Case, Item, Kind, Meta, Survey
+from loaders.store.pseudonyms import key_fingerprint, keyed_id
+from loaders.store.read import Store, write_store
 from models.table import MODELS
 from tests.trials import changed
 
@@ -36,7 +42,7 @@ def start(file: Path, **settings: object) -> InitialWeights:
     return InitialWeights(
         label="w",
         file=file,
-        digest="",
+        digest=weights_digest(file),
         freeze_until=str(found["freeze_until"]),
         unfreeze_every=int(str(found["unfreeze_every"])),
         lower_rate=float(str(found["lower_rate"])),
@@ -82,6 +88,15 @@ def test_a_grey_image_gives_what_it_gave_in_three_channels(saved: Path, channels
 def test_a_file_of_another_network_is_refused(tmp_path: Path, saved: Path) -> None:
     with pytest.raises(StudyError, match=r"weights\.pt does not fit model plain_cnn: 0 of"):
         load_weights(network("plain_cnn"), MODELS["plain_cnn"], start(saved))
+
+
+def test_a_file_that_changed_after_it_was_planned_with_is_refused(saved: Path) -> None:
+    planned = start(saved)
+    torch.save(network(seed=2).state_dict(), saved)
+    with pytest.raises(StudyError, match=r"weights\.pt is another file than when the study was pl"):
+        load_weights(network(), MODELS["resnet18"], planned)
+    assert start(saved).digest != planned.digest
+    load_weights(network(), MODELS["resnet18"], start(saved))
 
 
 def test_states_inside_checkpoints_and_wrappers_are_found(tmp_path: Path, saved: Path) -> None:
@@ -317,3 +332,165 @@ def test_a_run_whose_folds_are_broken_is_refused(study, tmp_path):
     (tmp_path / "runs" / "first" / "folds.parquet").write_bytes(b"no folds")
     with pytest.raises(StudyError, match=r"^pretrained: folds\.parquet of run 'first' is damaged"):
         study("second", "pretrained: runs/first")
+
+
+# ---------------------------------------------------------------- whose patients they are
+
+
+def read_people(item: Item, meta: Meta) -> Iterator[Case]:
+    """Give two pictures a patient, of noise that `seed` decides, brighter in half of them."""
+    rng = np.random.default_rng(item.extra["seed"])
+    for n in range(32):
+        patient = f"{item.extra['prefix']}{n // 2}"
+        image = rng.integers(0, 150, (1, 16, 16)) + 90 * (n // 2 % 2)
+        yield Case(
+            key=f"{patient}/{n % 2}",
+            group=patient,
+            image=image.astype(np.uint8),
+            label=n // 2 % 2,
+            mask=None,
+            spacing=(1.0, 1.0),
+        )
+
+
+@pytest.fixture
+def people_study(tmp_path):
+    """Return a maker of plans, each on a store of its own: key, kind, names and images differ."""
+
+    def make(
+        name: str,
+        more: str = "keep_weights: true",
+        *,
+        key: bytes = b"ours",
+        kind: str = "first kind",
+        prefix: str = "patient ",
+        seed: int = 0,
+    ):
+        meta = Meta(
+            kind=kind,
+            name="people",
+            task="classification",
+            dims=2,
+            channels=("a",),
+            classes=("dark", "bright"),
+            regions={},
+            positive=1,
+            normalize="train",
+            fill=0.0,
+            unit="image",
+            group_source="patient",
+            source="made by a test",
+            licence="none",
+            options={},
+        )
+        row = Kind(
+            name=kind, summary="", source="", survey=unsurveyed, read=read_people, options={}
+        )
+        item = Item(key="all", paths=(), extra={"prefix": prefix, "seed": seed})
+        survey = Survey(meta=meta, items=(item,), rejected=())
+        out = tmp_path / f"store of {name}"
+        write_store(row, survey, out, key=key, workers=1, strict=True)
+        text = STUDY.format(name=name, store=f'"{out}"', more=more)
+        return resolve(parse_study(text, name), tmp_path, tmp_path / "runs" / name)
+
+    return make
+
+
+def unsurveyed(_source: Path, _options: Mapping[str, object]) -> Survey:
+    raise NotImplementedError
+
+
+FROM_FIRST = "pretrained: runs/first"
+TOLD = "pretrained: {runs/first: {patients: others}}"
+SPLIT = "\nsplit_seed: 7"
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"key": b"a colleague's"}, "ids that were made with another key than those of this"),
+        ({"kind": "another"}, "ids of another kind of source (first kind, and here another)"),
+    ],
+)
+def test_patients_whose_ids_cannot_be_compared_are_asked_for(people_study, other, said):
+    """The same names by another key, or in another kind of source, have other ids in each case."""
+    run(people_study("first"))
+    with pytest.raises(StudyError) as refused:
+        people_study("second", FROM_FIRST + SPLIT, seed=1, **other)
+    assert said in str(refused.value)
+    assert "is not known. If it has not, say so: `patients: others`" in str(refused.value)
+    told = people_study("third", TOLD + SPLIT, seed=1, **other)
+    assert {trial.start.label for trial in told.trials} == {"first(patients=others)"}
+
+
+def test_a_run_of_an_older_version_does_not_say_whose_ids_it_has(people_study, tmp_path):
+    run(people_study("first"))
+    folds = tmp_path / "runs" / "first" / "folds.parquet"
+    new = ["source_group_id", "image_id", "kind", "key"]
+    pq.write_table(pq.read_table(folds).drop_columns(new), folds)
+    with pytest.raises(StudyError, match="does not say which key made its ids"):
+        people_study("second", FROM_FIRST)
+    assert len(people_study("third", TOLD).trials) == 2
+
+
+def test_the_same_names_are_the_same_patients_unless_the_user_knows_better(people_study):
+    run(people_study("first"))
+    with pytest.raises(StudyError, match="if these are other patients of the same names"):
+        people_study("second", FROM_FIRST + SPLIT, seed=1)
+    assert len(people_study("third", TOLD + SPLIT, seed=1).trials) == 2
+    # Other names, other images, one key: known to be others.
+    assert len(people_study("fourth", FROM_FIRST + SPLIT, seed=1, prefix="p").trials) == 2
+
+
+@pytest.mark.parametrize("other", [{"prefix": "person "}, {"kind": "another"}])
+def test_the_same_images_are_the_same_patients_whatever_anyone_says(people_study, other):
+    run(people_study("first"))
+    for more in (FROM_FIRST, TOLD):
+        with pytest.raises(StudyError, match=r"study tests on \(on the same images, at that\)"):
+            people_study(f"second-{len(more)}", more + SPLIT, **other)
+
+
+def test_weights_that_came_from_weights_are_asked_for(people_study):
+    """What the first run saw is not in the folds of the second."""
+    run(people_study("first"))
+    run(people_study("second", FROM_FIRST + "\nkeep_weights: true", seed=1, prefix="b"))
+    chain = "pretrained: runs/second"
+    with pytest.raises(StudyError, match=r"started from weights itself \(first\), so whether"):
+        people_study("third", chain)
+    told = people_study("fourth", "pretrained: {runs/second: {patients: others}}")
+    assert len(told.trials) == 2
+
+
+def test_a_file_of_weights_of_a_run_is_looked_up_there(people_study, tmp_path):
+    """One trial has not seen the test patients of its own fold, and those of all others."""
+    first = people_study("first")
+    run(first)
+    file = f"runs/first/weights/{first.trials[0].trial_id}.pt"
+    with pytest.raises(StudyError, match=r"the trial of \w+\.pt in run 'first' has trained on pat"):
+        people_study("second", f"pretrained: {file}")
+    assert len(people_study("third", f"pretrained: {file}", seed=1, prefix="b").trials) == 2
+    (tmp_path / "mine.pt").write_bytes((tmp_path / file).read_bytes())
+    assert len(people_study("fourth", "pretrained: mine.pt").trials) == 2
+
+
+def test_a_run_says_whose_cases_it_has_by_ids_alone(people_study, tmp_path):
+    plan = people_study("first")
+    save(plan)
+    table = pq.read_table(tmp_path / "runs" / "first" / "folds.parquet")
+    store = plan.sets[0].store
+    row = table.to_pylist()[0]
+    at = store.case_ids.index(row["case_id"])
+    wanted = {
+        "group_id": keyed_id(b"ours", "first kind", f"patient {(n := whose(store, at))}"),
+        "source_group_id": keyed_id(b"ours", "first kind", f"patient {n}"),
+        "image_id": store.image_ids[at],
+        "kind": "first kind",
+        "key": key_fingerprint(b"ours"),
+    }
+    assert {name: row[name] for name in wanted} == wanted
+    assert b"ours" not in (tmp_path / "runs" / "first" / "folds.parquet").read_bytes()
+
+
+def whose(store: Store, at: int) -> int:
+    ids = [keyed_id(b"ours", "first kind", f"patient {n}") for n in range(16)]
+    return ids.index(store.source_groups[at])

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,12 @@ from hypothesis.extra import numpy as hnp
 import loaders.formats.npy
 import loaders.store.finalize
 import loaders.store.item_writer
+import loaders.store.read
 from loaders.batches.table import LOADERS
 from loaders.cases import BadCase, BadSource, Case, Item, Kind, Meta, Survey
 from loaders.cases import settings as kind_settings
 from loaders.datasets.table import KINDS
+from loaders.formats.checksum import file_hash
 from loaders.formats.npy import ArrayFile
 from loaders.store.layout import FORMAT
 from loaders.store.pseudonyms import keyed_id, user_key
@@ -187,6 +189,7 @@ def test_a_store_gives_back_every_volume(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [
         "arrays",
         "cases.parquet",
+        "checked",
         "near_copies.parquet",
         "rejected.parquet",
         "store.json",
@@ -401,7 +404,7 @@ def everything_written(folder: Path) -> str:
         text.append(str(path.relative_to(folder)))
         if path.suffix == ".parquet":
             text.append(str(pq.read_table(path).to_pylist()))
-        elif path.is_file():
+        elif path.is_file() and path.name != "checked":  # which has the dates of the files
             text.append(path.read_bytes().decode("latin-1"))
     return "\n".join(text)
 
@@ -929,7 +932,7 @@ def test_verify_finds_what_has_changed(store_path: Path) -> None:
         f"arrays/{second.name} is missing",
         "rejected.parquet has changed since it was written",
     ]
-    store = open_store(store_path)
+    store = Store(store_path)
     with pytest.raises(StoreError, match=r"mask.npy cannot be read .*: run `medopt verify`"):
         store.mask(0)
     with pytest.raises(StoreError, match=r"image.npy cannot be read"):
@@ -954,12 +957,70 @@ def test_verify_finds_another_table(store_path: Path) -> None:
     ]
 
 
+def flip_a_bit(path: Path) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: flip_a_bit(min((s / "arrays").iterdir())), "000000_image.npy has changed"),
+        (lambda s: max((s / "arrays").iterdir()).unlink(), "000001_mask.npy is missing"),
+        (lambda s: rewrite_cases(s, "label", [0, 1]), "cases.parquet has changed since"),
+        (lambda s: rewrite_cases(s, "group_id", ["a", "a"]), "content hash is not that of"),
+        (lambda s: (s / "rejected.parquet").unlink(), "rejected.parquet is missing"),
+        (
+            lambda s: (s / "store.json").write_text(
+                (s / "store.json").read_text().replace('"fill": 0.0', '"fill": 9.0')
+            ),
+            "content hash is not that of",
+        ),
+    ],
+    ids=["array", "no array", "labels", "groups", "no table", "meta"],
+)
+def test_a_store_that_was_altered_is_not_opened(
+    store_path: Path, change: Callable[[Path], object], message: str
+) -> None:
+    before = {p: p.read_bytes() for p in store_path.rglob("*") if p.is_file()}
+    change(store_path)
+    for _ in range(2):
+        with pytest.raises(StoreError, match=message) as refused:
+            open_store(store_path)
+        assert "bring it back as it was, or remove the store and prepare it" in str(refused.value)
+    for path, content in before.items():
+        path.write_bytes(content)
+    assert len(open_store(store_path)) == 2
+
+
+def test_a_store_is_read_whole_once_where_it_was_copied(
+    store_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(store_path, tmp_path / "copy", copy_function=shutil.copyfile)
+    hashed: list[Path] = []
+
+    def noted(path: Path) -> str:
+        hashed.append(path)
+        return file_hash(path)
+
+    monkeypatch.setattr(loaders.store.read, "file_hash", noted)
+    open_store(store_path)
+    assert hashed == []
+    for _ in range(3):
+        open_store(tmp_path / "copy")
+    assert len(hashed) == len(set(hashed)) == 7
+    flip_a_bit(min((tmp_path / "copy" / "arrays").iterdir()))
+    with pytest.raises(StoreError, match="has changed"):
+        open_store(tmp_path / "copy")
+
+
 @pytest.mark.parametrize("name", ["../secret.npy", "/etc/secret.npy", "arrays/../secret.npy"])
 def test_a_store_reads_nothing_outside_itself(store_path: Path, name: str) -> None:
     np.save(store_path.parent / "secret.npy", np.zeros((1, 5, 6, 7)))
     rewrite_cases(store_path, "image_file", [name, name])
     with pytest.raises(StoreError, match="outside arrays/"):
-        open_store(store_path).image(0)
+        Store(store_path).image(0)
 
 
 class Trap:
@@ -1029,7 +1090,7 @@ def test_a_broken_table_is_named(store_path: Path, tmp_path: Path) -> None:
         open_store(tmp_path / "nowhere")
     rewrite_cases(store_path, "count", [[1.0, 2.0], [3.0, 4.0]])
     with pytest.raises(StoreError, match=r"column count of cases\.parquet has 4 numbers"):
-        _ = open_store(store_path).moments
+        _ = Store(store_path).moments
     pq.write_table(pa.table({"a": [1]}), store_path / "cases.parquet")
     with pytest.raises(StoreError, match="other columns"):
         open_store(store_path)

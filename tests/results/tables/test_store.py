@@ -235,6 +235,36 @@ def test_rows_without_a_finished_trial_do_not_count(tmp_path):
     assert set(read(tmp_path, "metrics").column("trial_id").to_pylist()) == {"a"}
 
 
+@pytest.mark.parametrize("table", ["metrics", "epochs", "cases"])
+@pytest.mark.parametrize("compacted", [False, True])
+def test_a_trial_that_has_lost_a_table_is_not_finished(tmp_path, table, compacted):
+    """Half of the rows of a run is no result; what is left of it would look like one."""
+    for name in "abc":
+        put(tmp_path, name)
+    lost = ["b"]
+    if compacted:
+        compact(tmp_path, at_least=2)
+        lost = ["a", "b", "c"]
+    put(tmp_path, "d")
+    for path in (tmp_path / table).iterdir():
+        if path.name == "b.parquet" or path.name.startswith("part."):
+            path.unlink()
+    kept = sorted({*"abcd"} - {*lost})
+    assert sorted(finished(tmp_path)) == kept
+    for name in TABLES:
+        assert sorted(set(read(tmp_path, name).column("trial_id").to_pylist())) == kept
+    found = store.incomplete(tmp_path)
+    assert found == {name: {"dataset": "d", "tables": [table]} for name in lost}
+    for name in lost:
+        put(tmp_path, name, score=0.4)
+    assert store.incomplete(tmp_path) == {}
+    compact(tmp_path, at_least=2)
+    assert sorted(finished(tmp_path)) == [*"abcd"]
+    for name, rows in {"trials": 4, "metrics": 8, "epochs": 8, "cases": 4}.items():
+        assert set(rows_elsewhere(tmp_path, name).values()) == {rows}
+        assert read(tmp_path, name).num_rows == rows
+
+
 def test_a_damaged_file_is_named(tmp_path):
     put(tmp_path)
     path = tmp_path / "trials" / "a.parquet"

@@ -64,7 +64,8 @@ def prepare(
 
 
 def index_of(store: Store, split: str, number: int) -> int:
-    return store.case_ids.index(keyed_id(KEY, "medmnist", f"{split}/{number}"))
+    key = f"{store.meta.options['name']}/{split}/{number}"
+    return store.case_ids.index(keyed_id(KEY, "medmnist", key))
 
 
 def test_the_table_is_that_of_the_official_package() -> None:
@@ -171,9 +172,9 @@ def test_a_label_outside_the_set_rejects_its_image_alone(tmp_path: Path) -> None
     store, report = prepare(path, tmp_path / "s")
     assert len(store) == sum(COUNTS.values()) - 3
     assert {bad.where: bad.reason for bad in report.rejected} == {
-        "train/2": "label 2 is none of the 2 classes",
-        "train/3": "label -1 is none of the 2 classes",
-        "train/4": "label 0.5 is not a whole number",
+        "breastmnist/train/2": "label 2 is none of the 2 classes",
+        "breastmnist/train/3": "label -1 is none of the 2 classes",
+        "breastmnist/train/4": "label 0.5 is not a whole number",
     }
 
 
@@ -364,7 +365,10 @@ def test_breastmnist(shared_data: Path, tmp_path: Path) -> None:
         assert store.case_ids[row] in report.warnings[0]
     fewer, report = prepare(source, tmp_path / "fewer", conflicts="reject")
     assert len(fewer) == 778
-    assert {bad.where for bad in report.rejected} == {"train/115", "test/76"}
+    assert {bad.where for bad in report.rejected} == {
+        "breastmnist/train/115",
+        "breastmnist/test/76",
+    }
     assert all("has another answer as case " in bad.reason for bad in report.rejected)
     # Frames of one lesion abound in BUSI (PMC10293973); they are told in one sentence.
     assert sum("look like lossy copies" in warning for warning in report.warnings) == 1
