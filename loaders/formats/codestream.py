@@ -11,6 +11,11 @@ _START_OF_SCAN = 0xDA
 J2K = b"\xff\x4f\xff\x51"
 
 
+# The first box of a JP2 file, and the type of that which holds the codestream (T.800 I.5.1, I.5.4).
+_SIGNATURE = b"\0\0\0\x0cjP  "
+_CODESTREAM = b"jp2c"
+
+
 class Coded(NamedTuple):
     """Height and width in pixels, bits of the first component, number of components."""
 
@@ -22,9 +27,9 @@ class Coded(NamedTuple):
 
 def coded(frame: bytes) -> Coded | None:
     """Return what a codestream says; None where it says nothing."""
-    at = frame.find(J2K)
-    if at >= 0 and not frame.startswith(b"\xff\xd8"):
-        if len(frame) < at + 43:
+    if not frame.startswith(b"\xff\xd8"):
+        at = _boxed(frame) if frame.startswith(_SIGNATURE) else frame.find(J2K)
+        if at < 0 or len(frame) < at + 43 or not frame.startswith(J2K, at):
             return None
         # Two markers, length, capabilities; then the reference grid, where the image starts on it
         # and the tiles; the number of components, the depth of the first (A.5.1).
@@ -46,3 +51,16 @@ def coded(frame: bytes) -> Coded | None:
             return None
         at += 2 + struct.unpack_from(">H", frame, at + 2)[0]
     return None
+
+
+def _boxed(frame: bytes) -> int:
+    """Return where the codestream in a JP2 file is, -1 where no row of boxes leads to it."""
+    at = 12
+    while at + 8 <= len(frame):
+        length, kind = struct.unpack_from(">L4s", frame, at)
+        if kind == _CODESTREAM:
+            return at + (16 if length == 1 else 8)
+        if length < 8:  # it would lead nowhere, again and again
+            return -1
+        at += length
+    return -1

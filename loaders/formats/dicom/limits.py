@@ -8,28 +8,32 @@ from pydicom.encaps import generate_frames
 from pydicom.uid import UID, AllTransferSyntaxes, RLELossless
 
 from loaders.cases import BadCase
-from loaders.formats.codestream import Coded, coded
+from loaders.formats.codestream import coded
 from loaders.formats.dicom.file import DicomFile
 
 
 def check_coded(file: DicomFile, count: int) -> int:
-    """Return the bits a value that the compressed frames have, 0 where they do not say.
+    """Return the bits a value that compressed frames have, 0 of frames that are not.
 
-    Raises BadCase where a frame has more pixels than Rows and Columns say.
+    Raises BadCase where a frame has more pixels or channels than the header says.
     """
     dataset = file.dataset
     syntax = dataset.file_meta.TransferSyntaxUID
     if not syntax.is_encapsulated or syntax == RLELossless:
         return 0
     bits = 0
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
+    rows, columns, samples = int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)
     for frame in generate_frames(dataset.PixelData, number_of_frames=count):
-        height, width, own, _ = coded(frame) or Coded(rows, columns, 0, 0)
-        bits = max(bits, own)
-        if height * width > rows * columns:
+        said = coded(frame)
+        if said is None:
+            raise BadCase("a compressed frame does not say how large it is", where=file.where)
+        bits = max(bits, said.bits)
+        # A JPEG of height 0 tells it at its end (T.81 B.2.5), when it may be any.
+        large = min(said.height, said.width) < 1 or said.height * said.width > rows * columns
+        if large or said.components > samples:
             raise BadCase(
-                f"a frame is coded as {height} x {width} pixels and the header says {rows} x "
-                f"{columns}",
+                f"a frame is coded as {said.height} x {said.width} pixels and the header says "
+                f"{rows} x {columns}, of {said.components} channels and {samples}",
                 where=file.where,
             )
     return bits

@@ -306,6 +306,26 @@ def test_a_frame_larger_than_its_header_says_is_not_decoded(tmp_path: Path, form
         picture(tmp_path, compressed(bomb, syntax, grey.shape, "MONOCHROME2"))
 
 
+def test_frames_that_made_decoders_hang_are_refused(tmp_path: Path) -> None:
+    """Found by changing bytes: 20 GB for a JPEG of height 0, and boxes that lead to themselves."""
+    photo = encoded(LARGE_COLOUR, "JPEG")
+    at = photo.index(b"\xff\xc0") + 5
+    flat = photo[:at] + b"\0\0" + photo[at + 2 :]
+    with pytest.raises(BadCase, match="coded as 0 x 112 pixels and the header says 88 x 112"):
+        picture(tmp_path, compressed(flat, JPEGBaseline8Bit, LARGE_COLOUR.shape, "YBR_FULL_422"))
+    boxed = encoded(LARGE, "JPEG2000")
+    whole = compressed(boxed, JPEG2000Lossless, LARGE.shape, "MONOCHROME2")
+    np.testing.assert_array_equal(picture(tmp_path, whole)[0], LARGE)
+    at = boxed.index(b"ftyp") - 4
+    loop = boxed[:at] + bytes(4) + boxed[at + 4 :]
+    with pytest.raises(BadCase, match="a compressed frame does not say how large it is"):
+        picture(tmp_path, compressed(loop, JPEG2000Lossless, LARGE.shape, "MONOCHROME2"))
+    stream = j2k(LARGE, 8)
+    many = stream[:40] + struct.pack(">H", 16384) + stream[42:]
+    with pytest.raises(BadCase, match="of 16384 channels and 1"):
+        picture(tmp_path, compressed(many, JPEG2000Lossless, LARGE.shape, "MONOCHROME2"))
+
+
 def test_a_deflated_bomb_is_not_inflated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = dicom(np.zeros((2000, 1000), np.uint8), syntax=DeflatedExplicitVRLittleEndian)
     assert len(raw) < 20_000
