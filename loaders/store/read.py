@@ -59,6 +59,7 @@ class Store:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"store {path}: store.json is damaged ({error})") from None
         self.table: pa.Table = read_table(path / "cases.parquet", CASES)
+        self._checked = ""
         self._load = lru_cache(maxsize=256)(self._open_array)
 
     def check(self) -> None:
@@ -73,11 +74,12 @@ class Store:
         except FileNotFoundError as error:
             name = Path(str(error.filename)).name
             raise StoreError(f"store {self.path}: {name} is missing: {_ADVICE}") from None
-        if memory.is_file() and memory.read_bytes() == state.encode():
+        if state == self._checked or (memory.is_file() and memory.read_bytes() == state.encode()):
             return
         if problems := verify_store(self.path):
             raise StoreError(f"store {self.path}: {'; '.join(problems[:3])}: {_ADVICE}")
-        # Where the store may not be written to, it is read whole each time.
+        self._checked = state
+        # Where the store may not be written to, each process that opens it reads it whole.
         if os.access(self.path, os.W_OK):
             draft = memory.with_name(f"{CHECKED}.{os.getpid()}")
             draft.write_text(state, encoding="ascii")

@@ -18,7 +18,7 @@ from bench.optimizers.table import OPTIMIZERS
 from bench.planning.plan import resolve
 from bench.study.choice import Choice
 from bench.study.components import Combination
-from bench.study.pretrained import InitialWeights
+from bench.study.pretrained import InitialWeights, weights_digest
 from bench.study.schema import parse_study
 from bench.training import state as module
 from bench.training import train
@@ -189,7 +189,7 @@ def test_frozen_layers_thaw_as_they_would_have(make_trial, tmp_path):
     start = InitialWeights(
         label="own",
         file=tmp_path / "own.pt",
-        digest="",
+        digest=weights_digest(tmp_path / "own.pt"),
         freeze_until="head",
         unfreeze_every=2,
         lower_rate=0.5,

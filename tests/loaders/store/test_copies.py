@@ -389,6 +389,20 @@ def test_that_command_has_the_settings_of_before(tmp_path: Path, name: str) -> N
     assert known[0] == known[1]
 
 
+def test_that_command_has_no_setting_that_nobody_can_set(tmp_path: Path) -> None:
+    """What a reader of pictures found in them and wrote beside its settings is left out."""
+    for number in range(4):
+        Image.fromarray(a_case(number).image[0]).save(tmp_path / f"{number}.png")
+    table = "image,label\n" + "".join(f"{number}.png,{'ab'[number % 2]}\n" for number in range(4))
+    (tmp_path / "labels.csv").write_text(table)
+    options = {"positive": "a", "size": 16}
+    meta = KINDS["images"].survey(tmp_path, options).meta
+    known = {"meta": {"kind": "images", "options": dict(meta.options)}}
+    words = shlex.split(_command(Path("x"), known).partition("&& ")[2])
+    names = {word.partition("=")[0] for word in words[7::2]}
+    assert {"size", "channels"} <= names <= set(KINDS["images"].options)
+
+
 def test_a_store_knows_its_key_by_a_fingerprint(tmp_path: Path) -> None:
     store, _ = write([a_case(0), a_case(1)], tmp_path / "s")
     assert store.key == key_fingerprint(KEY) != key_fingerprint(b"another")

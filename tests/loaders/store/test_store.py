@@ -1010,6 +1010,12 @@ def test_a_store_is_read_whole_once_where_it_was_copied(
     for _ in range(3):
         open_store(tmp_path / "copy")
     assert len(hashed) == len(set(hashed)) == 7
+    # Where nothing can be remembered in the store, the process remembers.
+    shutil.copytree(store_path, tmp_path / "read only", copy_function=shutil.copyfile)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    locked = open_store(tmp_path / "read only")
+    locked.check()
+    assert len(hashed) == len(set(hashed)) == 14
     flip_a_bit(min((tmp_path / "copy" / "arrays").iterdir()))
     with pytest.raises(StoreError, match="has changed"):
         open_store(tmp_path / "copy")
