@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from io import BytesIO
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -195,8 +195,8 @@ def open_file(
         begin = _begin(file.read(ENOUGH), path, where)
     if begin is None:
         return None
-    with damage_told(where):
-        plain = _plain(path, begin, limit, where)
+    with _Bounded(path) as file, damage_told(where):
+        plain = _plain(file, begin, limit, where)
         # pydicom reads a file without a preamble only when it is forced to.
         dataset = pydicom.dcmread(plain, force=begin == 0, **options)
     return _with_syntax(DicomFile(dataset=dataset, where=where))
@@ -211,7 +211,7 @@ def open_header(path: Path, where: str, keywords: Sequence[str]) -> DicomFile | 
 
 def with_pixels(start: Start, path: Path) -> DicomFile:
     """Return the data set of the whole file, given its header; raises BadCase."""
-    with path.open("rb") as file, damage_told(start.file.where):
+    with _Bounded(path) as file, damage_told(start.file.where):
         file.seek(start.end)
         start.file.dataset.update(read_dataset(file, start.implicit, True))
     return start.file
@@ -305,14 +305,30 @@ def _tags(dataset: Dataset) -> list[int]:
     return list(dataset.keys())
 
 
-def _plain(path: Path, begin: int, limit: int, where: str) -> Path | BytesIO:
+class _Bounded(BufferedReader):
+    """A file from which no more is asked than it has left.
+
+    Python sets aside as many bytes as are asked for, and an element may claim 4 GiB.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(FileIO(path))
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read up to `size` bytes, or all that are left."""
+        left = max(self._size - self.tell(), 0)
+        return super().read(left if size is None or not 0 <= size <= left else size)
+
+
+def _plain(file: BinaryIO, begin: int, limit: int, where: str) -> BinaryIO:
     """Return what pydicom may read: a file, or what a deflated one holds; raises BadCase."""
-    with path.open("rb") as file:
-        file.seek(begin)
-        syntax = _meta(file).get("TransferSyntaxUID")
-    if syntax != DeflatedExplicitVRLittleEndian:
-        return path
-    return _inflated(path, begin, limit, where)
+    file.seek(begin)
+    meta = _meta(file)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        return _inflated(meta, file.read(), limit, where)
+    file.seek(0)
+    return file
 
 
 def _meta(file: BinaryIO) -> FileMetaDataset:
@@ -322,16 +338,12 @@ def _meta(file: BinaryIO) -> FileMetaDataset:
     )
 
 
-def _inflated(path: Path, begin: int, limit: int, where: str) -> BytesIO:
+def _inflated(meta: FileMetaDataset, packed: bytes, limit: int, where: str) -> BytesIO:
     """Return a deflated file as an explicit little endian one; raises BadCase and DAMAGE.
 
     pydicom inflates without a bound. So it is done here, from where the file meta ends (wherever
     its group length may claim that to be), and what pydicom parses is what was bounded.
     """
-    with path.open("rb") as file:
-        file.seek(begin)
-        meta = _meta(file)
-        packed = file.read()
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     content = inflater.decompress(packed, limit + 1)
     if len(content) > limit:
