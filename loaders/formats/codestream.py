@@ -1,4 +1,4 @@
-"""What a JPEG, JPEG-LS or JPEG 2000 codestream says of itself, found without decoding it."""
+"""The size and depth that a JPEG, JPEG-LS or JPEG 2000 codestream declares, without decoding it."""
 
 import struct
 from typing import NamedTuple
@@ -26,7 +26,7 @@ class Coded(NamedTuple):
 
 
 def coded(frame: bytes) -> Coded | None:
-    """Return what a codestream says; None where it says nothing."""
+    """Return what a codestream declares; None if its header is missing or damaged."""
     if not frame.startswith(b"\xff\xd8"):
         at = _boxed(frame) if frame.startswith(_SIGNATURE) else frame.find(J2K)
         if at < 0 or len(frame) < at + 43 or not frame.startswith(J2K, at):
@@ -60,7 +60,7 @@ def _boxed(frame: bytes) -> int:
         length, kind = struct.unpack_from(">L4s", frame, at)
         if kind == _CODESTREAM:
             return at + (16 if length == 1 else 8)
-        if length < 8:  # it would lead nowhere, again and again
+        if length < 8:  # following it would never end
             return -1
         at += length
     return -1

@@ -26,7 +26,7 @@ GZIP = b"\x1f\x8b"
 ENDINGS = (".nii.gz", ".nii")
 # CT, in Hounsfield units: what lies outside the scanner's circle is written as -1024 to -3024.
 AIR = -1000.0
-# Where the magic of a one-file NIfTI stands, and what it is; pairs of .hdr and .img are not read.
+# Offset and bytes of the magic of a one-file NIfTI; pairs of .hdr and .img are not read.
 KINDS = ((344, b"n+1\0", nib.Nifti1Header), (4, b"n+2\0", nib.Nifti2Header))
 # Deflate cannot shrink data further (zlib technical notes, zlib.net/zlib_tech.html).
 DEFLATE_LIMIT = 1032
@@ -96,7 +96,7 @@ class Header:
 
 
 class NiftiError(ValueError):
-    """What is wrong with one file, in words that name no path."""
+    """A fault of one file, in words that name no path."""
 
 
 def stem(path: Path) -> str | None:
@@ -150,7 +150,7 @@ def _content_hash(path: Path) -> str:
 def read_header(path: Path) -> Header:
     """Read a file's header and hold it against the file's size; raises NiftiError."""
     if path.exists() and not path.is_file():
-        # A pipe would be waited on for ever.
+        # Reading a pipe could block for ever.
         raise NiftiError("is no file but a folder, a pipe or a device")
     raw = b""
     with _faults():
@@ -252,7 +252,7 @@ def _faults() -> Iterator[None]:
         yield
     except EOFError:
         raise NiftiError("is truncated") from None
-    # Its stub takes the class for an instance.
+    # isal's stub declares the class as an instance.
     except (gzip.BadGzipFile, igzip_lib.IsalError):  # type: ignore[misc]  # isal has no types
         raise NiftiError("is damaged: it cannot be decompressed") from None
     except OSError as error:
@@ -332,7 +332,7 @@ def to_ras(voxels: Array, affine: Array) -> tuple[Array, tuple[float, float, flo
     order = nib.io_orientation(affine)
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     spacing = lengths[np.argsort(order[:, 0])]
-    # Rounded, so that the hash of a case does not hang on a machine's last bit.
+    # Rounded, so that the hash of a case does not depend on a machine's last bit.
     x, y, z = (round(float(length), 6) for length in spacing)
     return nib.apply_orientation(voxels, order), (x, y, z)
 

@@ -1,4 +1,4 @@
-"""How containers say that a picture is to be held, and pictures turned upright accordingly."""
+"""Turning pictures upright, as the orientation in their container says."""
 
 import struct
 from collections.abc import Callable, Mapping
@@ -33,14 +33,14 @@ _ONE = 1 << 16
 
 
 def upright(image: Array, exif: int) -> Array:
-    """Return a picture (..., Y, X) as it is to be held; an orientation that EXIF lacks is none."""
+    """Return a picture (..., Y, X) turned upright; an unknown orientation changes nothing."""
     return _UPRIGHT.get(exif, _UPRIGHT[1])(image)
 
 
 def exif_of(matrix: bytes) -> int | None:
-    """Return what a display matrix of nine 32-bit numbers is in EXIF.
+    """Return the EXIF orientation that equals a display matrix of nine 32-bit numbers.
 
-    None where it turns by another angle than quarters of a circle, or stretches.
+    None if it stretches, or turns by an angle that is no multiple of 90 degrees.
     """
     a, b, _, c, d = struct.unpack_from("<5i", matrix)
     return _EXIF.get((a / _ONE, b / _ONE, c / _ONE, d / _ONE))

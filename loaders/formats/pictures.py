@@ -46,7 +46,7 @@ _STRIP_ROWS = 64
 # ITU-R BT.601, in thousandths: they add up to 1000, so that grey stays what it was.
 _LUMA = (299, 587, 114)
 
-# Where what is read has which bytes, by Pillow's names.
+# Offset and first bytes of each readable format, with Pillow's name for it.
 _READ = (
     (0, b"\x89PNG\r\n\x1a\n", "PNG"),
     (0, b"\xff\xd8\xff", "JPEG"),
@@ -60,8 +60,8 @@ _READ = (
     (0, J2K, "JPEG2000"),
 )
 _KINDS = "PNG, JPEG, TIFF, BMP, WebP, JPEG 2000, PGM and DICOM are read"
-# PBM, PGM and PPM in text and in bytes (netpbm.sourceforge.net/doc/pnm.html), with the numbers of
-# their header; behind each there may be a comment.
+# The header of PBM, PGM and PPM, as text or bytes (netpbm.sourceforge.net/doc/pnm.html): type,
+# width, height and the largest level, with comments between them.
 _NETPBM = re.compile(
     rb"P([1-6])(?:\s|#[^\n]*\n)+\d+(?:\s|#[^\n]*\n)+\d+(?:(?:\s|#[^\n]*\n)+(\d+))?"
 )
@@ -90,7 +90,7 @@ _DAMAGE = (
     struct.error,
     zlib.error,
 )
-# Of EXIF and TIFF 6.0.
+# Tag numbers of EXIF and TIFF 6.0.
 _ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262
 _WHITE_IS_ZERO = 0
 
@@ -157,7 +157,7 @@ def _decode(raw: bytes, form: str, where: str) -> Picture:
                     deep = upright(_colour_of_16_bits(raw, form, where), _orientation(image))
                     return Picture(array=np.ascontiguousarray(deep), bits=16, told=False)
                 image.load()
-                # Asked for after load(), which has turned a TIFF already.
+                # Asked for after load(), which turns a TIFF by itself.
                 array = upright(_pixels(image, where), _orientation(image))
                 return _scaled(raw, image, np.ascontiguousarray(array))
     except BadCase:
@@ -214,12 +214,12 @@ def _pixels(image: "Image.Image", where: str) -> Array:
 def _scaled(raw: bytes, image: "Image.Image", array: Array) -> Picture:
     """Return a picture (C, Y, X) with what its file says of its levels."""
     if image.format == "JPEG2000" and len(array) == 1 and (said := coded(raw)):
-        # Pillow shifts levels up to its types' highest bit.
+        # Pillow shifts levels up to fill its type; undo that.
         bits = min(said.bits, 8 * array.dtype.itemsize)
         stored = array >> (8 * array.dtype.itemsize - bits)
         return Picture(array=stored, bits=bits, told=bits < 16)
     if array.dtype == np.int32 and image.format == "PPM":
-        # Levels of more than 8 bits, which Pillow has brought to 0 to 65535.
+        # Pillow stretches levels of more than 8 bits to 0 to 65535.
         return Picture(array=array.astype(np.uint16), bits=16, told=_largest(raw) < 65535)
     if array.dtype == np.uint8:
         return Picture(array=array, bits=8)
@@ -227,7 +227,7 @@ def _scaled(raw: bytes, image: "Image.Image", array: Array) -> Picture:
         return Picture(array=array, bits=0)
     tags = getattr(image, "tag_v2", {})
     bits = int(tags.get(_BITS_PER_SAMPLE, (16,))[0])
-    # Of 8 bits the library inverts by itself.
+    # Pillow itself inverts pictures of 8 bits.
     inverted = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
     return Picture(array=array, bits=bits, told=bits < 16, white_is_zero=inverted)
 
@@ -264,7 +264,7 @@ def _colour_of_16_bits(raw: bytes, form: str, where: str) -> Array:
             channels = len(frame.format.components)
             wide = frame.to_ndarray(format="rgba64le")
     except av.FFmpegError as error:
-        # Not all of its errors are of a kind that Python knows.
+        # Some of its errors derive from Exception alone.
         raise ValueError from error
     if channels in (2, 4) and wide[..., 3].min() < np.iinfo(np.uint16).max:
         raise BadCase(_TRANSPARENT, where=where)

@@ -64,7 +64,7 @@ class Video:
 
 
 def form_of(start: bytes) -> str | None:
-    """Return the form of a file that begins so, None where it is none of these."""
+    """Return the form of a file by its first bytes, None if it is no video that is read."""
     return next((name for name, form in _FORMS.items() if form.begins(start)), None)
 
 
@@ -72,7 +72,7 @@ def open_video(path: Path, form: str, where: str, *, stride: int) -> Video:
     """Return a file's frames (C, Y, X), C 1 or 3; raises BadCase, at any frame too."""
     if form == "matroska":
         _check_segment(path, where)
-    # Opened twice, since a generator that has not begun holds no file open.
+    # Opened here for the rate and again by the generator, which must not hold it while unused.
     with _container(path, form, where) as container:
         rate = container.streams.video[0].average_rate
     seconds = float(1 / rate) if rate else np.nan
@@ -94,7 +94,9 @@ def _check_segment(path: Path, where: str) -> None:
         file.seek(_ebml_size(file) or 0, os.SEEK_CUR)
         size = _ebml_size(file) if file.read(4) == b"\x18\x53\x80\x67" else None
         if size is not None and size > os.fstat(file.fileno()).st_size - file.tell():
-            raise BadCase("the video breaks off before the end that it declares", where=where)
+            raise BadCase(
+                "the video is cut off: it is shorter than its header declares", where=where
+            )
 
 
 def _ebml_size(file: BinaryIO) -> int | None:
@@ -124,7 +126,7 @@ def _frames(path: Path, form: str, where: str, stride: int) -> Iterator[Picture]
                 count += 1
         if count < stream.frames:
             raise BadCase(
-                f"the video breaks off: it declares {stream.frames} frames and holds {count}",
+                f"the video is cut off: it declares {stream.frames} frames and holds {count}",
                 where=where,
             )
 
@@ -155,7 +157,7 @@ def _check_streams(container: "InputContainer", where: str) -> None:
     # None where FFmpeg knows no decoder, whatever PyAV's annotations say.
     codec: VideoCodecContext | None = container.streams.video[0].codec_context
     if codec is None:
-        raise BadCase("the video is in a coding that is not known", where=where)
+        raise BadCase("the video has an unknown codec", where=where)
     _check_frame(codec.width, codec.height, where)
 
 
@@ -183,6 +185,7 @@ def _orientation(frame: "av.VideoFrame", where: str) -> int:
         return 1
     if (exif := exif_of(bytes(matrix))) is None:
         raise BadCase(
-            "the video's display matrix stretches, or turns by no quarter of a circle", where=where
+            "the video's display matrix is no mirror image or turn by a multiple of 90 degrees",
+            where=where,
         )
     return exif

@@ -161,18 +161,24 @@ def loops(folder: Path, bad: dict[str, bytes], **more: Any) -> Source:
 
 
 def volumes(folder: Path, bad: dict[str, tuple[bytes, bytes]], **more: Any) -> Source:
-    """Return a Decathlon folder of one good case and the bad ones.
+    """Return a Decathlon folder of three good cases and the bad ones.
 
     Each is an image as it lies on the disk, and a label, which is packed where the name ends in gz.
     """
     bad = {MARK + name: pair for name, pair in bad.items()}
-    good = {"good.nii": (nifti(brain()), nifti(mask()))}
+    image = nifti(brain())
+    good = {
+        "good.nii": (image, nifti(mask())),
+        # What a file is packed by is told by its bytes.
+        "plain_named_gz.nii.gz": (image, nifti(mask())),
+        "packed_named_nii.nii": (gzip.compress(image), nifti(mask())),
+    }
     for name, pair in {**good, **bad}.items():
         put(folder / "imagesTr" / name, pair[0])
         put(folder / "labelsTr" / name, gzip.compress(pair[1]) if name.endswith("gz") else pair[1])
     names = {"0": "background", "1": "a", "2": "b"}
     put(folder / "dataset.json", json.dumps({"labels": names, "modality": {"0": "MRI"}}))
-    return Source(kind="msd", path=folder, inputs=len(bad), good=1, **more)
+    return Source(kind="msd", path=folder, inputs=len(bad), good=len(good), **more)
 
 
 # ---- NIfTI ------------------------------------------------------------------------------------
@@ -237,8 +243,8 @@ def strange_volumes(folder: Path) -> Source:
         "claims.nii.gz": (gzip.compress(five_gib + noise, compresslevel=1), five_gib + noise),
         "bomb.nii.gz": (gzip.compress(five_gib) + member * 85, five_gib + noise),
         "longer.nii.gz": (gzip.compress(image) + member * 85, label),
-        "plain_named_gz.nii.gz": (image, label),
-        "packed_named_nii.nii": (gzip.compress(image), label),
+        "plain_cut_named_gz.nii.gz": (image[:-9], label),
+        "packed_cut_named_nii.nii": (gzip.compress(image)[:-9], label),
         "gzip_of_text.nii.gz": (gzip.compress(b"text" * 500), label),
         "flipped.nii.gz": (_flipped(gzip.compress(image)), label),
     }

@@ -156,7 +156,7 @@ def test_strict_stops_at_the_first_on_the_command_line(
     assert "--strict stops here" in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "s").exists()
     assert run(monkeypatch, *words) == 0
-    assert "1 case, 30 rejected" in " ".join(capsys.readouterr().out.split())
+    assert "3 cases, 30 rejected" in " ".join(capsys.readouterr().out.split())
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int | str | None:

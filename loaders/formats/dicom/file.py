@@ -1,4 +1,4 @@
-"""One DICOM file, opened with suspicion: quietly, with a bound on what it unpacks to.
+"""Opening one DICOM file that nobody has checked: silently, and with a limit on its unpacked size.
 
 What damages a file is told as BadCase, by the name of an element and never by its value, which may
 be a person's.
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from io import BytesIO
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -71,7 +71,7 @@ _GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 _PIXELS = b"\xe0\x7f\x10\x00"
 # The VRs that it may have where they are explicit, with what follows them.
 _WORDS_OR_BYTES = (b"OW\0\0", b"OB\0\0")
-# The length of compressed pixels (PS3.5 A.4): they end where they say so.
+# The length that compressed pixels declare (PS3.5 A.4): they end with a delimiter.
 _UNDEFINED = 2**32 - 1
 # Transfer syntaxes whose elements are not written little endian, or not plainly.
 _OTHERWISE = (DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
@@ -106,7 +106,7 @@ def damage_told(where: str, what: str = "a DICOM file is damaged or cut off") ->
 
 @dataclass(frozen=True, kw_only=True)
 class DicomFile:
-    """A data set, of a file or of a sequence's item, and `where`, which an error names."""
+    """A data set (a whole file's or a sequence item's) and `where`, the file's name for errors."""
 
     dataset: Dataset
     where: str
@@ -117,7 +117,7 @@ class DicomFile:
         return replace(self, dataset=self.dataset.file_meta)
 
     def value(self, keyword: str) -> Any:
-        """Return an element's value, None where there is none; its bytes are parsed only now."""
+        """Return an element's value, parsed on demand; None if it is absent. Raises BadCase."""
         element: Any = self.dataset.get_item(_tag(keyword), keep_deferred=True)
         if not isinstance(element, RawDataElement):
             return None if element is None else element.value
@@ -128,7 +128,7 @@ class DicomFile:
             return self.dataset.get(keyword)
 
     def text(self, keyword: str) -> str:
-        """Return an element as text; raises BadCase where it is missing or empty."""
+        """Return an element as text; raises BadCase if it is missing or empty."""
         if found := str(self.value(keyword) or "").strip():
             return found
         raise BadCase(f"{keyword} is missing", where=self.where)
@@ -146,7 +146,7 @@ class DicomFile:
         return parsed
 
     def items(self, keyword: str) -> "list[DicomFile]":
-        """Return the items of a sequence, none where it is missing; raises BadCase."""
+        """Return the items of a sequence, an empty list if it is missing; raises BadCase."""
         with damage_told(self.where):
             return [replace(self, dataset=item) for item in self.dataset.get(keyword) or ()]
 
@@ -167,7 +167,7 @@ class Start(NamedTuple):
 
 
 def open_start(path: Path, where: str) -> Start | None:
-    """Return the header, if it fits the first 32 KiB; None: it takes `open_file`.
+    """Return the header if it fits the first 32 KiB, else None: then call `open_file`.
 
     Only those bytes of the file are read. Raises BadCase where its name alone calls it DICOM.
     """
@@ -179,14 +179,14 @@ def open_start(path: Path, where: str) -> Start | None:
     try:
         return _before_pixels(head, size, where)
     except (*DAMAGE, OSError):
-        # Cut here, it may yet be whole in the file: what reads it in the other way will tell.
+        # The header may go on beyond these bytes; `open_file` reads all of it and reports damage.
         return None
 
 
 def open_file(
     path: Path, where: str, *, limit: int = MAX_BYTES, **options: Any
 ) -> DicomFile | None:
-    """Return a file's data set, or None where it is no DICOM file and does not claim to be.
+    """Return a file's data set, or None if it is not DICOM and is not named `.dcm`.
 
     A deflated file is unpacked up to `limit` bytes and given as if it had been written plainly.
     `options` go to pydicom's `dcmread`. Raises BadCase.
@@ -195,9 +195,9 @@ def open_file(
         begin = _begin(file.read(ENOUGH), path, where)
     if begin is None:
         return None
-    with damage_told(where):
-        plain = _plain(path, begin, limit, where)
-        # Without a preamble it reads what it is made to read.
+    with _Bounded(path) as file, damage_told(where):
+        plain = _plain(file, begin, limit, where)
+        # pydicom reads a file without a preamble only when it is forced to.
         dataset = pydicom.dcmread(plain, force=begin == 0, **options)
     return _with_syntax(DicomFile(dataset=dataset, where=where))
 
@@ -211,7 +211,7 @@ def open_header(path: Path, where: str, keywords: Sequence[str]) -> DicomFile | 
 
 def with_pixels(start: Start, path: Path) -> DicomFile:
     """Return the data set of the whole file, given its header; raises BadCase."""
-    with path.open("rb") as file, damage_told(start.file.where):
+    with _Bounded(path) as file, damage_told(start.file.where):
         file.seek(start.end)
         start.file.dataset.update(read_dataset(file, start.implicit, True))
     return start.file
@@ -261,7 +261,7 @@ def _with_syntax(file: DicomFile) -> DicomFile:
 
 
 def _before_pixels(head: bytes, size: int, where: str) -> Start | None:
-    """Parse a file's header; None where it is not certain to be complete.
+    """Parse a file's header; return None unless it is certainly complete.
 
     In 0.4 to 0.6 of the time that `dcmread` takes for it (measured), which asks at each element
     whether to stop; and to see whether a file is deflated its file meta would be read twice.
@@ -292,7 +292,7 @@ def _before_pixels(head: bytes, size: int, where: str) -> Start | None:
 
 
 def _elements(content: bytes, *, implicit: bool = False) -> Dataset | None:
-    """Return elements, if they are whole and end where the bytes do."""
+    """Return the elements in these bytes, or None unless the last one ends where the bytes do."""
     dataset = read_dataset(BytesIO(content), implicit, True)
     last: Any = dataset.get_item(_tags(dataset)[-1], keep_deferred=True) if len(dataset) else None
     if isinstance(last, RawDataElement) and last.value_tell + last.length == len(content):
@@ -305,14 +305,30 @@ def _tags(dataset: Dataset) -> list[int]:
     return list(dataset.keys())
 
 
-def _plain(path: Path, begin: int, limit: int, where: str) -> Path | BytesIO:
+class _Bounded(BufferedReader):
+    """A file from which no more is asked than it has left.
+
+    Python sets aside as many bytes as are asked for, and an element may claim 4 GiB.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(FileIO(path))
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read up to `size` bytes, or all that are left."""
+        left = max(self._size - self.tell(), 0)
+        return super().read(left if size is None or not 0 <= size <= left else size)
+
+
+def _plain(file: BinaryIO, begin: int, limit: int, where: str) -> BinaryIO:
     """Return what pydicom may read: a file, or what a deflated one holds; raises BadCase."""
-    with path.open("rb") as file:
-        file.seek(begin)
-        syntax = _meta(file).get("TransferSyntaxUID")
-    if syntax != DeflatedExplicitVRLittleEndian:
-        return path
-    return _inflated(path, begin, limit, where)
+    file.seek(begin)
+    meta = _meta(file)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        return _inflated(meta, file.read(), limit, where)
+    file.seek(0)
+    return file
 
 
 def _meta(file: BinaryIO) -> FileMetaDataset:
@@ -322,16 +338,12 @@ def _meta(file: BinaryIO) -> FileMetaDataset:
     )
 
 
-def _inflated(path: Path, begin: int, limit: int, where: str) -> BytesIO:
+def _inflated(meta: FileMetaDataset, packed: bytes, limit: int, where: str) -> BytesIO:
     """Return a deflated file as an explicit little endian one; raises BadCase and DAMAGE.
 
     pydicom inflates without a bound. So it is done here, from where the file meta ends (wherever
     its group length may claim that to be), and what pydicom parses is what was bounded.
     """
-    with path.open("rb") as file:
-        file.seek(begin)
-        meta = _meta(file)
-        packed = file.read()
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     content = inflater.decompress(packed, limit + 1)
     if len(content) > limit:
@@ -352,7 +364,7 @@ def _tag(keyword: str) -> BaseTag:
 
 @lru_cache(maxsize=1024)
 def _converted(tag: BaseTag, vr: str, written: bytes | None, little_endian: bool) -> Any:
-    """Return what pydicom makes of an element; most slices of a series say the same.
+    """Return an element as pydicom converts it; cached, since the slices of a series repeat it.
 
     Decimals are plain floats: pydicom's own carry their text along, which takes five times as long
     (measured).

@@ -1,4 +1,4 @@
-"""The frames of one DICOM file as they would be looked at: X-ray, photograph, ultrasound loop.
+"""The frames of one DICOM file as a viewer shows them: X-ray, photograph, ultrasound loop.
 
 MONOCHROME1 asks a viewer to show low values white (PS3.3 C.7.6.3.1.2). Projections are looked at,
 not measured, and one collection mixes both kinds, so such frames are inverted within the depth of
@@ -35,7 +35,7 @@ _CHANNELS: Mapping[str, int] = {
     "YBR_ICT": 3,
     "YBR_RCT": 3,
 }
-# Of the types of rescaled values: unspecified, so that they are levels (PS3.3 C.11.1.1.2).
+# Types of rescaled values that name no unit: such values are levels (PS3.3 C.11.1.1.2).
 _NO_UNIT = ("", "US")
 # Pixels of a frame (assumption): a mammogram has 30 million. A header may claim more.
 MAX_PIXELS = 2**26
@@ -45,7 +45,7 @@ MAX_BYTES = 2**30
 
 @dataclass(frozen=True, kw_only=True)
 class Frames:
-    """A file's frames; `seconds` between two of them, nan where the header does not say."""
+    """A file's frames; `seconds` is the time from one to the next, nan if the header lacks it."""
 
     count: int
     seconds: float
@@ -72,7 +72,7 @@ def open_frames(path: Path, where: str, *, stride: int = 1) -> Frames:
         rows, columns = (_count(file, side) for side in ("Rows", "Columns"))
         if rows * columns > MAX_PIXELS:
             raise BadCase(f"the header claims {rows} x {columns} pixels: no image", where=where)
-        # As pydicom takes it: 0 is written by some for one frame.
+        # Some writers put 0 for a single frame; pydicom reads it so too.
         missing = str(file.value("NumberOfFrames") or "").strip() in ("", "0")
         count = 1 if missing else _count(file, "NumberOfFrames")
         seconds = _seconds(file)
@@ -94,7 +94,7 @@ def _count(file: DicomFile, keyword: str) -> int:
 
 
 def _seconds(file: DicomFile) -> float:
-    """Return the time between two frames, nan where nothing tells it.
+    """Return the seconds between two frames, nan if the header lacks them.
 
     By the time itself (ms), the mean of the times, or the inverse of a rate (1/s): that of the
     recording before that of the display (PS3.3 C.7.6.5, C.7.6.16).
@@ -106,7 +106,7 @@ def _seconds(file: DicomFile) -> float:
         except (TypeError, ValueError):
             continue
         if keyword == "FrameTimeVector":
-            # The first is that of the first frame to itself.
+            # The first increment is 0: it belongs to the first frame.
             numbers = numbers[1:]
         if len(numbers) and np.isfinite(numbers).all() and numbers.mean() > 0:
             return to_seconds(float(numbers.mean()))
@@ -146,10 +146,10 @@ def _decoded(file: DicomFile, form: "_Form", wanted: range, count: int) -> Itera
 
 @dataclass(frozen=True, kw_only=True)
 class _Form:
-    """What holds for every frame of a file.
+    """Properties that all frames of a file share.
 
-    `bits` of the stored values (BitsStored), `coded` of a compressed frame's, 0 where it does not
-    say. `overlaid`: the unused bits hold overlays.
+    `bits` is BitsStored; `coded` is the bits of a compressed frame, 0 if it is not compressed.
+    `overlaid`: the unused bits hold overlays.
     """
 
     colours: str
@@ -177,7 +177,7 @@ def _form(file: DicomFile, colours: str, coded: int) -> _Form:
 
 
 def _overlaid(file: DicomFile) -> bool:
-    """Tell whether overlays lie in the bits that pixels do not use (PS3.3 C.9.2, retired)."""
+    """Tell whether the unused bits of pixels hold overlays (PS3.3 C.9.2, retired)."""
     bit_position, data = 0x0102, 0x3000
     return any(
         (group, bit_position) in file.dataset and (group, data) not in file.dataset
@@ -205,8 +205,8 @@ def _picture(written: Array, header: FrameHeader, form: _Form) -> Picture:
     if levels and form.lut is not None:
         bits, told = bits_for(form.lut.largest), True
     if white_is_zero and not levels and unit in _NO_UNIT and form.modality != "CT":
-        # Values without a unit are inverted as they are stored. A range of signed ones lies round
-        # zero, however many bits it has.
+        # Values without a unit are inverted before they are rescaled. Signed ones are symmetric
+        # about zero at any depth.
         full = -1 if stored.dtype.kind == "i" else 2 ** (bits if told else _needed(stored)) - 1
         inverted = (full - stored.astype(np.int64)).astype(stored.dtype)
         shown, _ = _modality_values(inverted, header, form)
@@ -228,7 +228,7 @@ def _needed(stored: Array) -> int:
 def _check_unused(
     written: Array, stored: Array, padding: Array, file: DicomFile, form: _Form
 ) -> None:
-    """Raise BadCase where values that are no padding take more bits than BitsStored says."""
+    """Raise BadCase if values other than padding use more bits than BitsStored says."""
     if written is stored or form.overlaid:
         return
     # Signed values may be written with their sign in the unused bits or without.
@@ -236,7 +236,7 @@ def _check_unused(
     beyond = (written != stored) & (unsigned >> form.bits != 0)
     if (beyond & ~padding).any():
         raise BadCase(
-            f"BitsStored is {form.bits} and the pixels take more: how bright they are is not known",
+            f"BitsStored is {form.bits} but pixels use more bits, so their brightness is unknown",
             where=file.where,
         )
 

@@ -1,4 +1,4 @@
-"""What a header says of one frame, wherever it says so.
+"""The attributes of one frame, from wherever the header keeps them.
 
 In an enhanced file the attributes of a frame are in functional groups, its own or the shared ones
 (PS3.3 C.7.6.16); in a plain file they are in the data set itself.
@@ -25,13 +25,13 @@ _GROUPS = {
 
 @dataclass(frozen=True, kw_only=True)
 class FrameHeader:
-    """One frame's header: its own functional groups, then the shared ones; none in a plain file."""
+    """One frame's header: its own functional groups, then the shared ones; () in a plain file."""
 
     file: DicomFile
     groups: tuple[DicomFile, ...] = ()
 
     def holder(self, keyword: str) -> DicomFile:
-        """Return what holds an element: a group's item, else the file; raises BadCase."""
+        """Return the item or file that holds an element; raises BadCase."""
         for group in self.groups:
             for item in group.items(_GROUPS.get(keyword, "")):
                 if item.value(keyword) is not None:

@@ -57,7 +57,7 @@ class Meaning(NamedTuple):
             min(max(end - int(self.intercept), ends.min), ends.max) for end in self.window
         )
         clipped = np.clip(raw, bottom, top).view(np.int16)
-        # What wraps around here is in the window again, as it was before it was stored.
+        # A sum that wraps around lands inside the window, where the value was before it was stored.
         summand = np.array(int(self.intercept) % 2**16, np.uint16).view(np.int16)
         np.add(clipped, summand, out=out)
 

@@ -1,4 +1,4 @@
-"""What a small DICOM file may claim and its decoders would believe: looked at before they run.
+"""Checks of what a small DICOM file may claim, made before a decoder believes it.
 
 A JPEG of 60000 x 60000 pixels inside a frame of 88 x 112 took one of them a minute and 10 GB before
 it gave up (measured). What a deflated file unpacks to is bounded by `loaders.formats.dicom.file`.
@@ -13,7 +13,7 @@ from loaders.formats.dicom.file import DicomFile
 
 
 def check_coded(file: DicomFile, count: int) -> int:
-    """Return the bits a value that compressed frames have, 0 of frames that are not.
+    """Return the bits per value of compressed frames, 0 if the frames are not compressed.
 
     Raises BadCase where a frame has more pixels or channels than the header says.
     """
@@ -28,7 +28,7 @@ def check_coded(file: DicomFile, count: int) -> int:
         if said is None:
             raise BadCase("a compressed frame does not say how large it is", where=file.where)
         bits = max(bits, said.bits)
-        # A JPEG of height 0 tells it at its end (T.81 B.2.5), when it may be any.
+        # A JPEG may declare height 0 and its true height at its end (T.81 B.2.5), with no limit.
         large = min(said.height, said.width) < 1 or said.height * said.width > rows * columns
         if large or said.components > samples:
             raise BadCase(
@@ -40,11 +40,11 @@ def check_coded(file: DicomFile, count: int) -> int:
 
 
 def decoder_of(file: DicomFile) -> tuple[str, str]:
-    """Return the plug-in that has to decode a file's pixels, empty for any, and its syntax's name.
+    """Return the plug-in that must decode a file's pixels ("": any) and its syntax's name.
 
     The other decoder of run lengths ends the process on a damaged file: a panic in Rust.
     """
     syntax = file.meta.value("TransferSyntaxUID")
-    # Of another VR than UI, pydicom gives plain text.
+    # If the element's VR is not UI, pydicom returns plain text.
     name = UID(syntax).name if syntax in AllTransferSyntaxes else "unknown"
     return "pydicom" if syntax == RLELossless else "", name

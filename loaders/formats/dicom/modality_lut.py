@@ -13,9 +13,9 @@ from pydicom.uid import (
 from loaders.cases import BadCase
 from loaders.formats.dicom.file import DicomFile
 
-# In angiography and fluoroscopy the table leads from what is shown back to the intensity of the
-# beam where the relationship is one of these, and what is shown is what is looked at (PS3.3
-# C.8.7.1.1.2; dcmtk and dcm4che leave it out too). The last one is the retired biplane image's.
+# In angiography and fluoroscopy with one of the relationships below, the table converts displayed
+# values back to beam intensity, so it is not applied (PS3.3 C.8.7.1.1.2; dcmtk and dcm4che agree).
+# The last class is the retired biplane image.
 _BACKWARDS = (
     XRayAngiographicImageStorage,
     XRayRadiofluoroscopicImageStorage,
@@ -46,7 +46,7 @@ class ModalityLut(NamedTuple):
 
 
 def modality_lut(file: DicomFile) -> ModalityLut | None:
-    """Return a file's table, None where it has none that leads to what is shown; raises BadCase."""
+    """Return a file's table, or None if there is none to apply; raises BadCase."""
     items = file.items("ModalityLUTSequence")
     if not items:
         return None
@@ -61,7 +61,7 @@ def modality_lut(file: DicomFile) -> ModalityLut | None:
             "LUTDescriptor of ModalityLUTSequence is not three numbers, the last 8 to 16",
             where=file.where,
         )
-    # Of 65536 entries it says 0, in 16 bits.
+    # 0 stands for 65536 entries, which 16 bits cannot hold.
     count, first = int(descriptor[0]) or 2**16, int(descriptor[1])
     if file.value("PixelRepresentation") == 1 and first >= 2**15:
         first -= 2**16

@@ -1,4 +1,4 @@
-"""The pixels of a CT file's frames as they are written: read when they are asked for, or decoded.
+"""The stored pixels of a CT file's frames: read from disk on demand, or decoded.
 
 Most files hold one frame, as memory does. They are read one by one, each when its place in the
 volume is known: no series lies in memory twice, and a frame is still in a core's cache when it
@@ -21,12 +21,12 @@ from loaders.formats.checksum import read_hashed
 from loaders.formats.dicom.file import DicomFile, Start, damage_told
 from loaders.formats.dicom.limits import check_coded, decoder_of
 
-# Numbers lie in the file as they are in memory.
+# Transfer syntaxes whose pixels have the same bytes in the file as in memory.
 _PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 
 
 class Pixels(NamedTuple):
-    """The pixels of one frame: their type in this machine's byte order, their axes, the reading.
+    """The pixels of one frame: their type in this machine's byte order, their shape, a reader.
 
     `read` gives an array of `shape` and of the type in any byte order; raises BadCase.
     """
@@ -36,8 +36,8 @@ class Pixels(NamedTuple):
     read: Callable[[], NDArray[Any]]
 
 
-def lying_pixels(start: Start, path: Path) -> Pixels | None:
-    """Return the pixels of 16 bits of a file's one frame, if they lie there; None: look closer."""
+def uncompressed_pixels(start: Start, path: Path) -> Pixels | None:
+    """Return the 16-bit pixels of a file's only frame if they are uncompressed, else None."""
     file = start.file
     form = ("SamplesPerPixel", "BitsAllocated", "PixelRepresentation")
     samples, bits, signed = (file.value(keyword) for keyword in form)
@@ -45,7 +45,7 @@ def lying_pixels(start: Start, path: Path) -> Pixels | None:
     if (samples, bits) != (1, 16) or signed not in (0, 1) or syntax not in _PLAIN:
         return None
     shape = (file.value("Rows"), file.value("Columns"))
-    # A header may write them as text, or as several.
+    # A header may hold text here, or several values.
     if not all(isinstance(side, int) for side in shape):
         return None
     if start.length < 2 * math.prod(shape) or start.first + start.length > start.size:

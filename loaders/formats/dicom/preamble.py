@@ -9,19 +9,18 @@ import struct
 PREAMBLE = 128
 # Bytes of a file's start to look at.
 ENOUGH = 1024
-# Value representations of two bytes of length (PS3.5 7.1.2), the only ones that begin a data set.
+# Value representations with a length of two bytes, and some with four (PS3.5 7.1.2).
 _SHORT = frozenset(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
 _LONG = frozenset(b"OB OW UN".split())
-# Elements in a row that have to be well-formed, and bytes of the longest (assumptions).
+# How many elements in a row must be well formed, and the longest of them in bytes (assumptions).
 _IN_A_ROW = 3
 _LONGEST = 512
-# The groups that a data set begins with: file meta information (0002), a command's (0000) never in
-# a file, identification (0008).
+# Groups that a file can begin with: file meta information and identification.
 _FIRST = (0x0002, 0x0008)
 
 
 def begin_of(start: bytes) -> int | None:
-    """Return where a file's first element is, by its first ENOUGH bytes; None: it is no DICOM."""
+    """Return the offset of a file's first element, None if its first ENOUGH bytes are no DICOM."""
     if start[PREAMBLE : PREAMBLE + 4] == b"DICM":
         return PREAMBLE + 4
     return 0 if any(_elements(start, order) for order in "<>") else None

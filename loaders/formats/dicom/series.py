@@ -166,7 +166,7 @@ def read_series(paths: Sequence[Path], *, window: tuple[int, int], where: str) -
     kept, places = _once(slices, positions[:, 0], order)
     spacing = (_slice_spacing(positions[kept, 0], where), *first.pixel_spacing)
     array = np.empty((len(kept), *first.shape), np.int16)
-    # Each slice is let go when it is in its place.
+    # Each slice is freed once its pixels are in the volume.
     waiting = deque(slices[i] for i in kept)
     del slices
     for pixels in array:
@@ -196,7 +196,7 @@ def _once(
 
 
 def _slice_spacing(positions: NDArray[np.float64], where: str) -> float:
-    """Return the distance of the sorted slice positions (mm), which must be one."""
+    """Return the distance between sorted slice positions (mm); raises BadCase if it varies."""
     if len(positions) < 2:
         raise BadCase("the series has one slice alone: no volume", where=where)
     gaps = np.diff(positions)

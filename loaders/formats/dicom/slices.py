@@ -18,7 +18,7 @@ from loaders.formats.dicom.file import (
 from loaders.formats.dicom.functional_groups import FrameHeader, frame_headers
 from loaders.formats.dicom.hounsfield import Meaning
 from loaders.formats.dicom.modality_lut import modality_lut
-from loaders.formats.dicom.pixels import Pixels, decoded_pixels, lying_pixels
+from loaders.formats.dicom.pixels import Pixels, decoded_pixels, uncompressed_pixels
 from loaders.formats.dicom.stored_values import padding_of
 
 # No scanner makes larger slices (assumption); a header may claim 65535 x 65535 in a small file.
@@ -29,7 +29,7 @@ MAX_VOXELS = 2**29
 
 @dataclass(frozen=True, kw_only=True)
 class Slice:
-    """One slice: its pixels (Y, X), what they mean, where it lies (mm), its SOP instance UID.
+    """One slice: its pixels (Y, X), their meaning, its position (mm) and its SOP instance UID.
 
     `pixel_spacing` is in mm along Y, X; `orientation` holds the directions of the rows and of the
     columns. A frame goes by the UID of the slice that it was converted from, else by its file's UID
@@ -81,8 +81,8 @@ def read_slices(path: Path, window: tuple[int, int], where: str) -> list[Slice]:
             _Frame(header, number, count)
             for number, header in enumerate(frame_headers(file, count))
         ]
-        if start and count == 1 and (lying := lying_pixels(start, path)):
-            pixels = [lying]
+        if start and count == 1 and (found := uncompressed_pixels(start, path)):
+            pixels = [found]
         else:
             whole = with_pixels(start, path) if start else file
             pixels = decoded_pixels(whole, count)
@@ -102,13 +102,13 @@ def read_slices(path: Path, window: tuple[int, int], where: str) -> list[Slice]:
 
 
 def _count(file: DicomFile) -> int:
-    """Return the number of frames, if the header's claims are those of slices."""
+    """Return the number of frames; raises BadCase if the header's sizes are not those of slices."""
     rows, columns = (file.numbers(side, 1)[0] for side in ("Rows", "Columns"))
     if not 1 <= min(rows, columns) <= max(rows, columns) <= _MAX_SIDE:
         raise BadCase(
             f"Rows and Columns are {rows:.0f} and {columns:.0f}: no slice", where=file.where
         )
-    # As pydicom takes it: 0 is written by some for one frame.
+    # Some writers put 0 for a single frame; pydicom reads it so too.
     if str(file.value("NumberOfFrames") or "").strip() in ("", "0"):
         return 1
     count = int(file.numbers("NumberOfFrames", 1)[0])
@@ -147,7 +147,7 @@ class _Frame:
         return float(spacing[0]), float(spacing[1])
 
     def meaning(self, pixels: Pixels, window: tuple[int, int]) -> Meaning:
-        """Return what the written numbers mean, their unused bits among them; raises BadCase."""
+        """Return how the written numbers become Hounsfield units; raises BadCase."""
         if len(pixels.shape) != 2:
             raise BadCase(
                 f"a slice has {len(pixels.shape)} axes; rows and columns are read",
@@ -174,7 +174,7 @@ class _Frame:
         return Meaning(pixels.dtype, bits, slope, intercept, padding, window, lut)
 
     def _source(self) -> str:
-        """Return the UID of the slice that a converted frame was (PS3.3 C.8.16.3); else nothing."""
+        """Return the UID of the slice a frame was converted from (PS3.3 C.8.16.3), or ""."""
         for item in self._header.groups[0].items("ConversionSourceAttributesSequence"):
             return str(item.value("ReferencedSOPInstanceUID") or "").strip()
         return ""

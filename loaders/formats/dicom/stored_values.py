@@ -1,7 +1,7 @@
-"""Stored values of a frame: the bits that are used, and which values are padding.
+"""Stored values of a frame: which of their bits are used, and which values are padding.
 
-Padding is looked for before the unused bits are cut off: some scanners write 16 bits of it among
-values of 12, and cut it would look like tissue.
+Padding is found before the unused bits are cut off: some scanners write 16-bit padding among 12-bit
+values, and once cut it would look like tissue.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from loaders.formats.dicom.file import DicomFile
 
 
 def padding_of(file: DicomFile) -> tuple[int, ...]:
-    """Return the value, or both ends of the range, that padding has; empty: there is none."""
+    """Return the padding value, or both ends of its range, or () if the file names none."""
     if file.value("PixelPaddingValue") is None:
         return ()
     return tuple(
@@ -25,7 +25,7 @@ def padding_of(file: DicomFile) -> tuple[int, ...]:
 
 
 def cut(written: NDArray[Any], bits: int) -> NDArray[Any]:
-    """Return numbers by their lower `bits` alone; of signed ones the highest of them is the sign.
+    """Keep the lower `bits` of each number; the highest of them is the sign of signed ones.
 
     As pydicom does (PS3.5 8.1.1).
     """
@@ -43,8 +43,8 @@ def padded(
     if not padding:
         return np.zeros(written.shape, bool)
     dtype = written.dtype
-    # Written unsigned in files of signed pixels and the other way round (63536 for -2000): only
-    # the bits count.
+    # Writers put an unsigned number in files of signed pixels, or the reverse (63536 for -2000), so
+    # compare bits.
     numbers = np.array([end % 2 ** (8 * dtype.itemsize) for end in padding], f"u{dtype.itemsize}")
     ends = numbers.view(dtype)
     inside: NDArray[np.bool_] = (written >= ends.min()) & (written <= ends.max())

@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,23 @@ def test_no_frames_are_one(tmp_path: Path) -> None:
             data.save_as(paths[-1])
         volume = read_series(paths, window=(-1000, 3000), where="x")
         np.testing.assert_array_equal(volume.array[0], np.clip(wanted, -1000, 3000))
+
+
+@pytest.mark.parametrize("form", ["whole", "no meta"])
+def test_an_element_that_claims_4_gib_takes_no_memory(tmp_path: Path, form: str) -> None:
+    """Found by changing bytes: Python sets aside as many bytes as a file is asked for."""
+    path = FOLDER / "MR_small.dcm"
+    raw = path.read_bytes() if form == "whole" else elements_alone(path)
+    at = raw.index(b"\xe0\x7f\x10\x00OW") + 8
+    (tmp_path / "a.dcm").write_bytes(raw[:at] + struct.pack("<L", 2**32 - 16) + raw[at + 4 :])
+    wanted = read_picture(path, "x").array
+    tracemalloc.start()
+    try:
+        # The pixels are there; what else it claims is not.
+        np.testing.assert_array_equal(read_picture(tmp_path / "a.dcm", "x").array, wanted)
+        (tmp_path / "a.dcm").write_bytes((tmp_path / "a.dcm").read_bytes()[: at + 8000])
+        with pytest.raises(BadCase, match="cannot be decoded"):
+            read_picture(tmp_path / "a.dcm", "x")
+        assert tracemalloc.get_traced_memory()[1] < 50 << 20
+    finally:
+        tracemalloc.stop()
