@@ -131,9 +131,10 @@ def open_table(path: Path) -> Table:
         columns.pop()
     if len([name for name in columns if name]) < 2:
         shown = ", ".join(name for name in columns if name) or "none"
+        marks = f"{mark!r}, as it says" if said else "comma, semicolon or tab"
         raise BadSource(
-            f"{path.name}: its first line should name two columns or more, separated by comma, "
-            f"semicolon or tab; found: {shown[:100]}"
+            f"{path.name}: its first line should name two columns or more, separated by {marks}; "
+            f"found: {shown[:100]}"
         )
     columns = [name or f"Unnamed: {at}" for at, name in enumerate(columns)]
     return Table(name=path.name, columns=columns, _text=text, _separator=mark, _header=header)
@@ -254,10 +255,12 @@ def _text(table: Path) -> str:
                 f"{table.name} is a workbook or another ZIP archive: save it as CSV UTF-8"
             ) from None
         line = raw.count(b"\n", 0, error.start) + 1
+        why = f"line {line} is of another encoding, as a spreadsheet's plain CSV is"
+        if encoding != "utf-8-sig":
+            why = "it begins as one, and is damaged or cut off"
         form = encoding.upper().removesuffix("-SIG")
         raise BadSource(
-            f"{table.name} is no {form} text (byte {error.start}): save it as CSV UTF-8; line "
-            f"{line} is of another encoding, as a spreadsheet's plain CSV is"
+            f"{table.name} is no {form} text (byte {error.start}): save it as CSV UTF-8; {why}"
         ) from None
     if "\0" in text:
         raise BadSource(

@@ -29,6 +29,8 @@ SHOWN = 300
 _TEXT = r"'((?:[^'\\]|\\['\"\\])*)'|\"((?:[^\"\\]|\\['\"\\])*)\"|nan|None"
 _LIST = re.compile(rf"\[\s*(?:(?:{_TEXT})\s*(?:,\s*(?:{_TEXT})\s*)*)?\]")
 _ITEM = re.compile(_TEXT)
+# What looks like one, whole or cut off; `[1]` and `[benign]` are classes in brackets.
+_BEGINS = re.compile(r"(?s)\[\s*(['\"\[]|(nan|None)?\s*\]|.*['\"].*\]$)")
 
 
 class Line(NamedTuple):
@@ -128,7 +130,7 @@ def listed(text: str) -> str | None:
 
     Nothing is evaluated: `['cardiomegaly', 'effusion']` is taken apart by its quotes and commas.
     """
-    if not (text.startswith("[") and text.endswith("]")) or not re.search(r"['\"]|\[\s*\]", text):
+    if not _BEGINS.match(text):
         return text
     if not _LIST.fullmatch(text):
         return None
