@@ -385,7 +385,9 @@ def test_a_row_that_says_the_same_again_is_no_fault(
     survey = survey_of(source, label="class", positive="Lung Opacity")
     assert (answers_of(survey), survey.meta.positive) == ({"a": 1, "b": 0}, 0)
     assert [bad.where for bad in survey.rejected] == ["t.csv line 5 (b.png)"]
-    assert caplog.messages == ["1 lines of t.csv say again what another says of their picture."]
+    assert caplog.messages == [
+        "1 lines of t.csv repeat what another line says of the same picture."
+    ]
 
 
 def test_a_bar_alone_is_a_class_and_no_crash(tmp_path: Path) -> None:
