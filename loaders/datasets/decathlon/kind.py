@@ -232,7 +232,7 @@ def _nnunet_channels(about: Mapping[str, Any], source: Path) -> tuple[str, ...]:
 
 
 def _named(names: str, files: Mapping[str, tuple[Path, ...]]) -> dict[int, str]:
-    """Return the names of the labels as the user gives them, otherwise of those found."""
+    """Return the names of label numbers as the user gives them, else those that are found."""
     if names:
         return dict(enumerate(name.strip() for name in names.split(",")))
     numbers = found_labels([label for *_, label in files.values()])
