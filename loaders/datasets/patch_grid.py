@@ -1,4 +1,4 @@
-"""The grid of a patch in a CT series: its voxels by linear interpolation, its mask by the nearest.
+"""The grid of a patch in a CT series: voxels by linear, masks by nearest interpolation.
 
 Where the spacing asked for is 0 along an axis, the grid takes the series' own and falls on its
 voxels, so that along this axis nothing is interpolated.
@@ -31,7 +31,7 @@ class Grid:
 
     @property
     def millimetres(self) -> Triple:
-        """Distance of neighbouring voxels of a patch, mm along z, y, x."""
+        """Distance between neighbouring voxels of a patch, mm along z, y, x."""
         z, y, x = (
             own if mm == 0 else mm for mm, own in zip(self.spacing, self.native, strict=True)
         )
@@ -70,7 +70,7 @@ class Grid:
         return np.rint(sampled).astype(np.int16)
 
     def cut_mask(self, mask: NDArray[np.bool_], centre: NDArray[np.float64]) -> NDArray[np.uint8]:
-        """Return the mask on a patch's grid: the voxel that each point lies in; 0 outside."""
+        """Return the mask on a patch's grid: the value of the voxel at each point; 0 outside."""
         patch = np.zeros(self.shape, np.uint8)
         nearest = [np.floor(axis + 0.5).astype(np.intp) for axis in self.axes(centre)]
         inside = [

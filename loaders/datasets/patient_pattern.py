@@ -9,8 +9,8 @@ from loaders.formats.missing_words import missing
 def patient_in(name: str, pattern: str, option: str) -> str:
     """Return the first group of a regular expression in a name; raises BadSource.
 
-    A name without a patient is an error, and so is one that calls the patient "unknown" or "NA":
-    nothing is guessed, and nobody is one patient of many.
+    A name in which the pattern finds no patient is an error, and so is "unknown" or "NA" for one:
+    cases whose patient is unknown must not become one large group.
     """
     try:
         match = re.search(pattern, name)

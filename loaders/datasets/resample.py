@@ -44,7 +44,7 @@ SPACING: Mapping[str, tuple[JSON, str]] = {
 
 
 def chosen_spacing(kind: str, chosen: Mapping[str, Any]) -> dict[str, JSON]:
-    """Return the spacing for a meta's options, nothing where it is the files'; raises BadSource."""
+    """Return the spacing for a meta's options, empty for the files'; raises BadSource."""
     spacing = chosen["spacing"]
     if len(spacing) != 3 or not all(0 <= mm <= LARGEST_MM for mm in spacing):
         raise BadSource(
@@ -65,7 +65,7 @@ def resampled(case: Case, spacing: Sequence[float]) -> Case:
     """Return a segmented volume on a grid of `spacing`, mm along z, y, x; raises BadCase.
 
     The new grid has the old one's centre, and as many voxels as come nearest to its extent. Whole
-    numbers stay whole, rounded to even. An axis whose spacing is 0 or is there already is left.
+    numbers stay whole, rounded to even. An axis whose spacing is 0 or unchanged is left as it is.
     """
     assert case.mask is not None
     native: Triple = case.spacing  # type: ignore[assignment]  # a volume's
@@ -161,7 +161,7 @@ def _along(plane: NDArray[np.float32], taps: _Taps, *, axis: int) -> NDArray[np.
 
 
 def _labels(mask: Array, taps: Sequence[_Taps]) -> NDArray[np.uint8]:
-    """Return the class (Z', Y', X') with the largest share; of two alike each in turn."""
+    """Return the class (Z', Y', X') with the largest share; equal classes win alternately."""
     shape = tuple(len(axis.at) for axis in taps)
     labels = np.zeros(shape, np.uint8)
     largest = np.zeros(shape, np.float32)

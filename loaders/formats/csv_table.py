@@ -1,10 +1,10 @@
 """A CSV as people write it, line by line: whatever it holds, a sentence and not a crash.
 
-It is read strictly (RFC 4180) where it is one. Where a quotation mark opens a cell and does not
-close it, the line is read by itself and the mark is a character like others; in a column that is
-used, such a line is rejected. A first line `sep=;` (Excel's) says what separates the cells.
-Commas at the end of the header and of lines (NIH's Data_Entry_2017.csv) separate nothing. A column
-without a name (pandas writes its index so) is called as pandas calls it: `Unnamed: 0`.
+Lines are parsed strictly (RFC 4180). Where a quotation mark opens a cell and nothing closes it, the
+line is read by itself and the mark counts as text; if that cell is in a column that is used, the
+line is rejected. A first line `sep=;` (Excel's) names the separator. Separators at the end of the
+header or of a line (NIH's Data_Entry_2017.csv) are ignored. A column without a name, as pandas
+writes its index, gets the name that pandas would give it: `Unnamed: 0`.
 """
 
 import codecs
@@ -82,10 +82,10 @@ class Table:
         return f"{self.name} line {line}"
 
     def column(self, name: str) -> int | None:
-        """Return the number of the column of that name, None where there is none.
+        """Return the number of the column of that name, or None where there is none.
 
-        One that differs in upper and lower case alone will do if it is the only one. Raises
-        BadSource where several columns bear the name.
+        A column that differs in case alone is taken if it is the only one. Raises BadSource where
+        several columns share the name.
         """
         fitting = [at for at, column in enumerate(self.columns) if column == name]
         if not fitting:
@@ -131,9 +131,10 @@ def open_table(path: Path) -> Table:
         columns.pop()
     if len([name for name in columns if name]) < 2:
         shown = ", ".join(name for name in columns if name) or "none"
+        marks = f"{mark!r}, as it says" if said else "comma, semicolon or tab"
         raise BadSource(
-            f"{path.name}: its first line should name two columns or more, separated by comma, "
-            f"semicolon or tab; found: {shown[:100]}"
+            f"{path.name}: its first line should name two columns or more, separated by {marks}; "
+            f"found: {shown[:100]}"
         )
     columns = [name or f"Unnamed: {at}" for at, name in enumerate(columns)]
     return Table(name=path.name, columns=columns, _text=text, _separator=mark, _header=header)
@@ -153,7 +154,7 @@ def table_under(source: Path, name: str, option: str) -> Path:
 
 
 class _Record(NamedTuple):
-    """A record: the number of its first line, its cells, and those that a stray mark begins."""
+    """A record: the number of its first line, its cells, and which begin with a stray quote."""
 
     number: int
     cells: list[str]
@@ -161,7 +162,7 @@ class _Record(NamedTuple):
 
 
 class _Lines:
-    """The lines of a text for the csv module, which may give back those that it took too many."""
+    """The lines of a text for the csv module; lines that it read too far can be put back."""
 
     def __init__(self, text: str) -> None:
         self._rest = _lines(text)
@@ -177,7 +178,7 @@ class _Lines:
         return line
 
     def give_back(self) -> str:
-        """Give back all lines of a record but the first, and return that."""
+        """Put back all lines of a record but the first; return the first."""
         self._back.extendleft(reversed(self.taken[1:]))
         del self.taken[1:]
         return self.taken[0]
@@ -186,8 +187,8 @@ class _Lines:
 def _records(text: str, mark: str, *, header: int = 0, width: int = 0) -> Iterator[_Record]:
     """Give the records of a text; raises csv.Error.
 
-    Behind the first `header` records one that runs over several lines is taken for a stray
-    quotation mark if a line within it has `width` cells, as a record of its own would have.
+    After the first `header` records, a record that spans several lines is taken for a stray
+    quotation mark if one of its later lines has `width` cells, as a record of its own would.
     """
     lines = _Lines(text)
     reader = csv.reader(lines, delimiter=mark, strict=True)
@@ -213,7 +214,7 @@ def _records(text: str, mark: str, *, header: int = 0, width: int = 0) -> Iterat
 
 
 def _literally(line: str, mark: str) -> tuple[list[str], list[int]]:
-    """Return the cells of one line, and which of them begin with a mark that no other closes."""
+    """Return the cells of one line, and which of them begin with an unclosed quotation mark."""
     line = line.rstrip("\r\n")
     cell = re.compile(rf'"((?:[^"]|"")*)"(?={re.escape(mark)}|$)|([^{re.escape(mark)}]*)')
     cells: list[str] = []
@@ -254,10 +255,12 @@ def _text(table: Path) -> str:
                 f"{table.name} is a workbook or another ZIP archive: save it as CSV UTF-8"
             ) from None
         line = raw.count(b"\n", 0, error.start) + 1
+        why = f"line {line} is of another encoding, as a spreadsheet's plain CSV is"
+        if encoding != "utf-8-sig":
+            why = "it begins as one, and is damaged or cut off"
         form = encoding.upper().removesuffix("-SIG")
         raise BadSource(
-            f"{table.name} is no {form} text (byte {error.start}): save it as CSV UTF-8; line "
-            f"{line} is of another encoding, as a spreadsheet's plain CSV is"
+            f"{table.name} is no {form} text (byte {error.start}): save it as CSV UTF-8; {why}"
         ) from None
     if "\0" in text:
         raise BadSource(

@@ -1,4 +1,4 @@
-"""What lies inside a source: names that lead out of it, and links that do not."""
+"""Whether a name or a link stays inside a source."""
 
 from pathlib import Path, PureWindowsPath
 
@@ -10,11 +10,10 @@ def leads_out(name: str) -> bool:
 
 
 class Inside:
-    """What belongs to a source: its folder, and the store of the cache that it is part of.
+    """What belongs to a source: all below its folder and, in Hugging Face's cache, its blobs.
 
-    Hugging Face's hub cache keeps `datasets--NAME/snapshots/REVISION/` as links into
-    `datasets--NAME/blobs/` ("Manage huggingface_hub cache-system", its documentation): those blobs
-    are the snapshot's own.
+    That cache keeps `datasets--NAME/snapshots/REVISION/` as links into `datasets--NAME/blobs/`
+    ("Manage huggingface_hub cache-system", its documentation).
     """
 
     def __init__(self, source: Path) -> None:

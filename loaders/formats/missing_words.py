@@ -1,9 +1,9 @@
-"""The words that tables write where a value is missing: the one table of them.
+"""The words that tables use for a missing value, in one table.
 
-`blank`: nothing was written there, in the word of a spreadsheet, a database, R or pandas. `lost`:
-something was, and failed; a formula's error (Excel's in its languages, LibreOffice's), a column too
-narrow to be shown, a question mark. `unnamed`: a word that names nobody and nothing, so that it is
-no patient, no reader, no part and no file; a class may be called so ("None", "unknown", "-").
+`blank`: the cell is empty, or holds what spreadsheets, databases, R and pandas write for an empty
+one. `lost`: the value failed: a formula's error (Excel's in several languages, LibreOffice's), the
+hashes of a column too narrow to show it, a question mark. `unnamed`: a word such as "none",
+"unknown" or "-". It never identifies a patient, a reader, a part or a file, but may be a class.
 """
 
 import re
@@ -45,9 +45,9 @@ _LOST = re.compile(
 
 @lru_cache(maxsize=4096)
 def missing(text: str) -> Missing | None:
-    """Return how a cell's value is missing, or None where it has one.
+    """Return in which way a cell's value is missing, or None where it is not.
 
-    Upper and lower case, blanks around it and characters that cannot be seen make no difference.
+    Case, surrounding blanks and invisible characters make no difference.
     """
     seen = "".join(c for c in text if unicodedata.category(c) not in ("Cf", "Cc"))
     word = " ".join(unicodedata.normalize("NFKC", seen).casefold().split())

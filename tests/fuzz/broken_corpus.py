@@ -419,6 +419,28 @@ def no_tables(folder: Path) -> list[Source]:
         "old_mac": b"file,label\rgood0.png,0\rgood1.png\r",
         "formula": b"file,label\n\"=cmd|'/C calc'!A0\",0\n",
         "sheet": _zip({"xl/workbook.xml": b"<x/>"}),
+        # Of public bug reports: spreadsheets' words, encodings, marks, lists, readers and boxes.
+        "lost_labels": b"file,label\ngood0.png,#N/A\ngood1.png,#REF!\n",
+        "nobody": b"file,label\nunknown,0\n#NV,1\n-,0\n",
+        "utf16_bare": "file,label\ngood0.png,0\n".encode("utf-16-le"),
+        "utf16_cut": "file,label\ngood0.png,0\n".encode("utf-16")[:-1],
+        "utf32_cut": "file,label\ngood0.png,0\n".encode("utf-32")[:-2],
+        "cp1252": "file,label\ngood0.png,gr\u00f6\u00dfer\n".encode("cp1252"),
+        "sep_alone": b"sep=;\r\n",
+        "sep_wrong": b"sep=;\nfile,label\ngood0.png,0\ngood1.png,1\n",
+        "no_names": b",,,\n,,,\n",
+        "index_alone": b",label\n0,0\n1,1\n",
+        "open_quotes": b'file,label\n"good0.png,0\n"good1.png,1\n',
+        "one_long_quote": b'file,label\n"good0.png,0\n' + b"good1.png,1\n" * 50_000,
+        "many_quotes": b"file,label\n" + b'"x""\n' * 50_000,
+        "bars": b"file,label\ngood0.png,|\ngood1.png,||\ngood0.png,|||\n",
+        "broken_lists": b"file,label\ngood0.png,\"['a'\"\ngood1.png,\"['a' 'b']\"\n",
+        "code_in_lists": b"file,label\ngood0.png,\"[__import__('os').abort()]\"\ngood1.png,[]\n",
+        "deep_lists": b'file,label\ngood0.png,"' + b"['" * 9_000 + b'"\ngood1.png,0\n',
+        "readers": b"file,label\ngood0.png,0\ngood0.png,1\ngood1.png,1\n",
+        "boxes": b"file,label,x,y,width,height\n"
+        + b"".join(b"good0.png,%b,1,2,3,4\n" % name for name in (b"a", b"b", b"c")),
+        "twice_in_other_case": b"file,a,b,LABEL,Label\ngood0.png,,,0,1\n",
     }
     sources = []
     for name, text in texts.items():

@@ -204,7 +204,7 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
 def _patients(
     source: Path, release: Release, cases: Mapping[str, _Files], mapping: str
 ) -> dict[str, str]:
-    """Return the patient of each name that the mapping has; nothing where there is none.
+    """Return the patient of each name in the mapping; empty where there is no mapping.
 
     Raises BadSource where the cases are of several years and no mapping says which are one patient.
     """
@@ -224,7 +224,7 @@ def _patients(
 
 
 def _warn_of_labels(release: Release, items: Sequence[Item]) -> None:
-    """Warn where no case uses a label, so that names shared by two releases may mislead."""
+    """Warn where no case uses a label: another release with the same file names may be meant."""
     unused = set(release.label_values)
     for item in items:
         unused -= set(found_labels([item.paths[-1]]))
@@ -246,9 +246,9 @@ def _warn_of_labels(release: Release, items: Sequence[Item]) -> None:
 
 
 def _find(source: Path, chosen: str) -> tuple[Release, dict[str, _Files], bool]:
-    """Return the release that the files under `source` are of, and its cases; raises BadSource.
+    """Return the release of the files under `source`, and its cases; raises BadSource.
 
-    And whether their names are that release's alone.
+    The third value tells whether only that release has such names.
     """
     if not source.is_dir():
         raise BadSource(f"there is no folder {source}")

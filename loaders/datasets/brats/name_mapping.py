@@ -1,4 +1,4 @@
-"""name_mapping.csv, by which BraTS tells which names of its years are one patient.
+"""name_mapping.csv, which lists the names that one patient has in each year of BraTS.
 
 It lies beside the cases (in 2020: columns Grade, BraTS_2017_subject_ID, BraTS_2018_subject_ID,
 TCGA_TCIA_subject_ID, BraTS_2019_subject_ID and BraTS_2020_subject_ID), for the validation part as
@@ -18,7 +18,7 @@ _NAMES = re.compile(r"(brats|tcga)", re.IGNORECASE)
 
 
 def patients_of(source: Path, names: str) -> dict[str, str]:
-    """Return, for each name in the tables `names` (with commas), one of its patient's names.
+    """Return, for each name in the tables `names` (comma-separated), its patient's first name.
 
     Names are in lower case. Lines that share a name are one patient. Raises BadSource.
     """
@@ -49,7 +49,7 @@ def _unite(parent: dict[str, str], one: str, other: str) -> None:
 
 
 def _first(parent: dict[str, str], name: str) -> str:
-    """Return the first, by the alphabet, of the names that are one with `name`."""
+    """Return the alphabetically first of the names that belong to the same patient as `name`."""
     while (above := parent.setdefault(name, name)) != name:
         parent[name] = parent[above]
         name = above

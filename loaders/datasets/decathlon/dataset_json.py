@@ -1,4 +1,4 @@
-"""dataset.json, by which the Decathlon and nnU-Net describe a set: believed in nothing."""
+"""dataset.json, which describes a set of the Decathlon or nnU-Net; every value is checked."""
 
 import json
 import re
@@ -18,7 +18,7 @@ LONGEST_TEXT = 2000
 
 
 def read_description(source: Path) -> dict[str, Any]:
-    """Return what dataset.json says, nothing where there is none; raises BadSource."""
+    """Return the content of dataset.json, empty where there is no such file; raises BadSource."""
     if not source.is_dir():
         raise BadSource(f"there is no folder {source}")
     path = source / "dataset.json"
@@ -40,7 +40,7 @@ def read_description(source: Path) -> dict[str, Any]:
 
 
 def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a JSON object; a name may be listed once (RFC 8259, section 4, warns of others)."""
+    """Make a JSON object of unique names (RFC 8259, section 4); raises ValueError for others."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
@@ -50,7 +50,7 @@ def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def dictionary(about: Mapping[str, Any], name: str, source: Path) -> dict[str, Any]:
-    """Return an object that the description must have, with something in it; raises BadSource."""
+    """Return an object that the description must have and that is not empty; raises BadSource."""
     value = about.get(name)
     if not isinstance(value, dict) or not value:
         raise BadSource(f"{source / 'dataset.json'} has no {name!r}, or it is no object")
@@ -58,13 +58,13 @@ def dictionary(about: Mapping[str, Any], name: str, source: Path) -> dict[str, A
 
 
 def text_of(about: Mapping[str, Any], name: str) -> str:
-    """Return what the description says of the whole set, empty where that is no text; cut short."""
+    """Return a text that describes the whole set, shortened; empty where the value is no text."""
     value = about.get(name)
     return value.strip()[:LONGEST_TEXT] if isinstance(value, str) else ""
 
 
 def number_of(value: Any) -> int:
-    """Return a label or channel number of dataset.json, where it stands as text or number."""
+    """Return a label or channel number of dataset.json, given as text or as a number."""
     # 1.0 is written by some for 1; true is a number to Python.
     whole = isinstance(value, int | float) and not isinstance(value, bool) and value % 1 == 0
     if not whole and not (isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,18}\s*", value)):
@@ -77,7 +77,7 @@ def number_of(value: Any) -> int:
 
 
 def name_of(value: Any) -> str:
-    """Return a label's or channel's name of dataset.json; raises BadSource."""
+    """Return the name of a label or channel in dataset.json; raises BadSource."""
     plain = isinstance(value, str | int) and not isinstance(value, bool)
     if not plain or not 0 < len(name := str(value).strip()) <= LONGEST_NAME:
         shown = repr(value)[:LONGEST_NAME]
@@ -91,7 +91,7 @@ def channels_of(names: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def by_number(names: Mapping[str, Any]) -> dict[int, str]:
-    """Return names by their number; raises BadSource where one has two."""
+    """Return names by their number; raises BadSource where a number has two names."""
     found: dict[int, str] = {}
     for text, name in names.items():
         if (number := number_of(text)) in found:

@@ -2,8 +2,8 @@
 
 Both hold `imagesTr`, `labelsTr` and `dataset.json`. The Decathlon (medicaldecathlon.com) keeps the
 channels of a case in one file's last axis, nnU-Net (its documentation/dataset_format.md) in one
-file a channel, `CASE_0000.nii.gz`. The description may be missing here: channels are numbered then,
-and labels are those that are found, if they are not named by an option.
+file a channel, `CASE_0000.nii.gz`. Without `dataset.json` the channels are numbered, and the labels
+are those found in the files unless an option names them.
 """
 
 import re
@@ -248,7 +248,7 @@ def _msd_labels(about: Mapping[str, Any], source: Path) -> dict[int, str]:
 
 
 def _by_class(named: Mapping[int, str]) -> _Labels:
-    """Make every foreground class a region of its own, and BraTS's regions of BraTS's classes."""
+    """Make each foreground class a region; BraTS's classes also make BraTS's regions."""
     values = tuple(sorted(named))
     if values[:1] != (0,) or len(values) < 2:
         raise BadSource(f"the labels are {', '.join(map(str, values))}: 0 and one more are needed")
@@ -263,7 +263,7 @@ def _by_class(named: Mapping[int, str]) -> _Labels:
 
 
 def _nnunet_labels(about: Mapping[str, Any], source: Path) -> _Labels:
-    """Return the labels of nnU-Net, where a name may unite several numbers (regions)."""
+    """Return the labels of nnU-Net, where one name may cover several numbers (a region)."""
     labels = dictionary(about, "labels", source)
     if "ignore" in labels:
         raise BadSource(f"{source} has an `ignore` label (sparse annotation), which is not read")
@@ -294,7 +294,7 @@ def _nnunet_labels(about: Mapping[str, Any], source: Path) -> _Labels:
 def _modality(chosen: str, channels: Sequence[str], unnamed: Mapping[str, tuple[Path, ...]]) -> str:
     """Return ct or mri, as asked for or as the channels are named; raises BadSource.
 
-    Of `unnamed` cases (images and, last, the label), whose channels nobody named, one is looked at.
+    `unnamed` are cases (images and, last, the label) whose channels have no names; one is read.
     """
     if chosen not in MODALITIES:
         known = ", ".join(MODALITIES)

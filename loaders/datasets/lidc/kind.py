@@ -2,7 +2,7 @@
 
 The source is a folder in any layout: series are found by their headers, reads by the series they
 name, patients by PatientID (some were scanned twice). A task is a row of TASKS; each starts from
-the same nodules, on which the readers' marks are united.
+the same nodules, made by uniting the readers' marks.
 """
 
 import os
@@ -184,7 +184,7 @@ def _are(values: Any, count: int, type_: Any) -> bool:
 
 
 def _files(source: Path) -> Iterator[Path]:
-    """Walk a tree, through links too, each folder once."""
+    """Walk a tree, following links, and visit each folder once."""
     seen = set()
     for folder, below, names in os.walk(source, followlinks=True):
         here = Path(folder)
@@ -242,7 +242,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
 
 
 def _scan(sessions: Sequence[Session], volume: Volume, where: str) -> Scan:
-    """Return a series with its marks as voxels; the order of the readers is of no consequence."""
+    """Return a series with its marks as voxels; the order of the readers makes no difference."""
     slices = volume.slices
     annotations = [
         (reader, annotation)
@@ -290,7 +290,7 @@ def _by_scale(place: Place) -> dict[str, list[int]] | None:
 
 
 def _of_series(sessions: Sequence[Session], volume: Volume, where: str) -> list[Session]:
-    """Return the sessions that read this series; a few files hold those of another one too.
+    """Return the sessions that read this series; a few files also hold another series' sessions.
 
     Raises BadCase where marks lie on slices that are not there.
     """

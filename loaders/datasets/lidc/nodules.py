@@ -25,7 +25,7 @@ class Region:
 
     @property
     def end(self) -> Index:
-        """The index behind the last voxel, along each axis."""
+        """The index after the last voxel, along each axis."""
         z, y, x = (int(o + n) for o, n in zip(self.origin, self.mask.shape, strict=True))
         return z, y, x
 

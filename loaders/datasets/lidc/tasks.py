@@ -44,7 +44,7 @@ class Scan:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a case lies: its centre (z, y, x voxels), its class where the task has classes.
+    """One case: its centre (z, y, x voxels) and, where the task has classes, its class.
 
     `ratings` are those of the nodule that it shows; empty where it shows none, or a whole slice.
     """
@@ -73,7 +73,7 @@ class TaskOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One row of TASKS: `places` gives a scan's cases; `options` are those it alone has."""
+    """One row of TASKS: `places` gives a scan's cases; `options` are the task's own."""
 
     task: Literal["classification", "segmentation"]
     classes: tuple[str, ...]
@@ -106,8 +106,8 @@ def _detect(scan: Scan, options: TaskOptions) -> Iterator[Place | BadCase]:
 def _malignancy(scan: Scan, options: TaskOptions) -> Iterator[Place | BadCase]:
     """Give each nodule with its class: the median of its readers' scores, below or above 3.
 
-    A median of 3 is left out or goes to the side that `indeterminate` names. So many readers must
-    have given a score as must have marked the nodule.
+    A median of 3 is left out or counted as `indeterminate` says. At least `readers` readers must
+    have given a score, as that many must have marked the nodule.
     """
     for nodule, ratings in _counting(scan, options):
         scores = [rating[_MALIGNANCY] for rating in ratings if rating[_MALIGNANCY]]
@@ -185,7 +185,7 @@ TASKS: Mapping[str, Task] = {
 def consensus(scan: Scan, options: TaskOptions) -> NDArray[np.bool_]:
     """Return the voxels (Z, Y, X) of every nodule that counts, at the consensus asked for.
 
-    All of them, so that a second nodule in a patch is no background; what fewer readers marked is.
+    A second nodule in a patch is therefore not background; what fewer readers marked is.
     """
     mask = np.zeros(scan.volume.array.shape, bool)
     for nodule, _ in _counting(scan, options):
@@ -273,7 +273,7 @@ def _slices(
     reach: float,
     random: np.random.Generator,
 ) -> Iterator[NDArray[np.float64]]:
-    """Give slices through the lungs, drawn without return."""
+    """Give slices through the lungs, drawn without replacement."""
     free = np.repeat(lung.lung.any(axis=(1, 2)), lung.step[0])
     for low, high in boxes:
         first, last = np.ceil(low[0] - reach), np.floor(high[0] + reach)
@@ -290,7 +290,7 @@ def _patches(
     reach: NDArray[np.float64],
     random: np.random.Generator,
 ) -> Iterator[NDArray[np.float64]]:
-    """Give centres on dense tissue inside the lungs, which is what a search for nodules trips over.
+    """Give centres on dense tissue inside the lungs, where nodules are falsely found most often.
 
     (Vessels, wall.) Where that runs out, anywhere in the lungs. No patch holds another's centre.
     """

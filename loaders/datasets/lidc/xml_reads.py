@@ -1,4 +1,4 @@
-"""The radiologists' reads of LIDC-IDRI (XML), as they stand: no image, no clustering.
+"""The radiologists' reads of LIDC-IDRI (XML), unchanged: no image, no clustering.
 
 Format: the collection's LidcReadMessage schema; Armato et al., Medical Physics 38:915 (2011).
 A file holds a session for each reader (up to four; a few files hold eight, of which four read

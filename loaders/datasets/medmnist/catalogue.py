@@ -130,7 +130,7 @@ _ORGANS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """One set: `task` in MedMNIST's words; `positive` is the class of the disease where two are."""
+    """One set: `task` in MedMNIST's words; `positive`: which of two classes is the disease."""
 
     dims: Literal[2, 3]
     channels: int
@@ -295,5 +295,5 @@ INFO: dict[str, Info] = {
 
 
 def file_name(name: str, size: int) -> str:
-    """Return the name of the file of a set: it gives the size where that is not 28."""
+    """Return the name of a set's file; it contains the size unless that is 28."""
     return f"{name}.npz" if size == SIZES[0] else f"{name}_{size}.npz"

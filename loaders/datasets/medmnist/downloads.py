@@ -1,8 +1,8 @@
-"""Official files from where they are published: into a cache, whole or not at all.
+"""Downloads published files into a cache; a file is there whole or not at all.
 
-A file grows under another name and gets its own when its checksum is right, so that what is in the
-cache is never a half. A connection that was cut, now or by a kill yesterday, goes on where it
-stopped where the server can (HTTP Range, RFC 9110 section 14).
+A file grows under a temporary name and is renamed once its checksum is right. A download that was
+interrupted, even by an earlier run's end, continues where it stopped if the server allows it (HTTP
+Range, RFC 9110 section 14).
 """
 
 import errno
@@ -38,9 +38,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Remote:
-    """A published file: its place below `base`, and its MD5 (which is what archives publish).
+    """A published file: its path below `base`, and its MD5 (which is what archives publish).
 
-    MD5 keeps out what broke on the way; that nobody changed it on the way is what https is for.
+    MD5 detects damage in transit; https protects against manipulation.
     """
 
     base: str
@@ -50,12 +50,12 @@ class Remote:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """The address of the file."""
         return f"{self.base.rstrip('/')}/{self.path}"
 
     @property
     def name(self) -> str:
-        """What it is called in the cache: the last part of its place."""
+        """The name of the file in the cache: the last part of its path."""
         return self.path.rpartition("/")[2].partition("?")[0]
 
 
@@ -82,11 +82,11 @@ def fetch(
     schemes: Sequence[str] = ("https",),
     pauses: Sequence[float] = _PAUSES,
 ) -> Path:
-    """Return the file of a cache folder, fetched where it is not there; `progress`: bytes of all.
+    """Return a file in a cache folder, downloaded if needed; `progress` gets bytes done and total.
 
-    Of two processes one fetches and the other waits. Raises BadSource, with what to do instead,
-    where there is no network, no such file, or another file than the published one; OSError where
-    the disk is full, and then what came is kept.
+    If two processes ask for it, one downloads and the other waits. Raises BadSource, which says
+    what to do instead, where there is no network, no such file, or a file other than the published
+    one; OSError where the disk is full, in which case what has arrived is kept.
     """
     target = folder / remote.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -147,13 +147,13 @@ def _download(
 
 
 class _Refused(Exception):  # noqa: N818  # as _Cut
-    """The server, or this side, says no: another try would change nothing."""
+    """The server or this machine refuses: another try would change nothing."""
 
 
 def _attempt(
     opener: urllib.request.OpenerDirector, url: str, part: Path, progress: Progress | None
 ) -> None:
-    """Ask once for what is missing of `part` and append it; raises _Cut, _Refused, OSError."""
+    """Request the missing rest of `part` once and append it; raises _Cut, _Refused, OSError."""
     had = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(  # noqa: S310  # the opener knows the allowed schemes alone
         url, headers={"Range": f"bytes={had}-"} if had else {}
@@ -178,7 +178,7 @@ def _attempt(
 def _copy(
     answer: IO[bytes], file: IO[bytes], had: int, total: int | None, progress: Progress | None
 ) -> None:
-    """Write an answer's body, no more of it than it declared; raises _Cut where it ends early."""
+    """Write a response's body up to its declared length; raises _Cut where it ends early."""
     if total is not None and (free := shutil.disk_usage(Path(file.name).parent).free) < total - had:
         raise OSError(errno.ENOSPC, f"{free} bytes are free on the disk, {total - had} are needed")
     while True:
@@ -196,7 +196,7 @@ def _copy(
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Turn what the network raises into _Cut or _Refused; writing to the disk is outside of it."""
+    """Turn errors of the network into _Cut or _Refused; errors of the disk pass through."""
     try:
         yield
     except urllib.error.HTTPError as error:
@@ -210,7 +210,7 @@ def _explained() -> Iterator[None]:
 
 
 def _opener(schemes: Sequence[str]) -> urllib.request.OpenerDirector:
-    """Return what opens these schemes alone, after a redirection too, through the usual proxies."""
+    """Return an opener for these schemes only, even after a redirect; it uses the usual proxies."""
 
     class Checked(urllib.request.HTTPRedirectHandler):
         def redirect_request(self, *request_to_url: Any) -> urllib.request.Request | None:

@@ -1,8 +1,8 @@
 """MedMNIST: eighteen ready sets of small 2-D and 3-D images, each one .npz file.
 
-What the sets are stands in `loaders.datasets.medmnist.catalogue`. An image is its own group: the
-files name no patient, although several sets hold more than one image of a patient.
-ChestMNIST tells of each image which of fourteen findings it shows; one of them is asked for.
+`loaders.datasets.medmnist.catalogue` lists the sets. Each image is its own group: the files name no
+patient, although several sets hold more than one image of a patient. ChestMNIST labels each image
+with fourteen findings, of which one is asked for.
 """
 
 import zipfile
@@ -84,7 +84,7 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
 def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
     """Give the cases of one official part, one image in memory at a time.
 
-    Raises BadSource where the file breaks off, since what is left of such a file is no MedMNIST.
+    Raises BadSource where the file is truncated, since part of a set is not MedMNIST.
     """
     (path,), split = item.paths, item.key
     with _member(path, f"{split}_images") as found:
@@ -129,7 +129,7 @@ def fetch(options: Mapping[str, Any], progress: Callable[[int, int], None]) -> P
 
 
 def _wanted(chosen: Mapping[str, Any]) -> tuple[str, int]:
-    """Return the set and size asked for, "" and 0 where any will do; raises BadSource.
+    """Return the set and size asked for, or "" and 0 where none is named; raises BadSource.
 
     `breastmnist_64` is breastmnist of size 64, as its file is called.
     """
@@ -247,8 +247,8 @@ def _member(
 ) -> Iterator[tuple[tuple[int, ...], np.dtype[Any], IO[bytes]] | None]:
     """Open one array of an .npz at its first number; None where it is not in the file.
 
-    Never unpickles: of the array's header only a type of plain numbers is accepted, and what it
-    declares is held against the bytes that the file can hold.
+    Never unpickles: the array's header must declare plain numbers, and no more of them than the
+    file can hold.
     """
     try:
         with zipfile.ZipFile(path) as archive:

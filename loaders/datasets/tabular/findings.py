@@ -1,11 +1,11 @@
-"""One finding of the several that a table names: in a column of its own, or as a word of a cell.
+"""One of the several findings that a table lists, as a word in a cell or in a column of its own.
 
-A word stands in the label's cell (`Effusion|Mass`, as NIH's ChestX-ray14 has it, or PadChest's
-`['effusion', 'mass']`). A column of its own has 1, 0, -1 and blanks (CheXpert, MIMIC-CXR), or yes
-and no. There -1 is "uncertain": as `uncertain` chooses, such rows are left out, or taken as
-negative or positive (U-Ignore, U-Zeroes and U-Ones of Irvin et al. 2019, CheXpert, arXiv
-1901.07031). A blank is a finding that the report does not mention; it is taken as absent, as is
-usual, though not known to be.
+As a word it is part of the label's cell: `Effusion|Mass` in NIH's ChestX-ray14,
+`['effusion', 'mass']` in PadChest. A column of its own holds 1, 0, -1 and blanks (CheXpert,
+MIMIC-CXR), or yes and no. -1 means "uncertain": the option `uncertain` leaves such rows out or
+counts them as negative or positive (U-Ignore, U-Zeroes and U-Ones of Irvin et al. 2019, CheXpert,
+arXiv 1901.07031). A blank means that the report does not mention the finding; as is usual, it
+counts as absent, although that is not certain.
 """
 
 import logging
@@ -30,9 +30,9 @@ _TOLD = {"1": "1", "0": "0", "true": "1", "false": "0", "yes": "1", "no": "0"}
 def finding_lines(
     table: Table, column: Mapping[str, int], chosen: Mapping[str, Any], rejected: list[BadCase]
 ) -> list[Line]:
-    """Return the lines with 1 for a label where the finding is there and 0 where not.
+    """Return the lines, labelled 1 where the finding is present and 0 where it is absent.
 
-    Lines that do not tell are added to `rejected`. Raises BadSource.
+    Lines that say neither are added to `rejected`. Raises BadSource.
     """
     finding = chosen["finding"]
     if chosen["positive"] not in ("", finding):
@@ -80,7 +80,7 @@ def _own_column(
 def _among_words(
     table: Table, column: Mapping[str, int], chosen: Mapping[str, Any], rejected: list[BadCase]
 ) -> list[Line]:
-    """Read a column of findings with a bar between them, or of lists."""
+    """Read a column of findings separated by bars, or of lists of findings."""
     finding, name = chosen["finding"], table.columns[column["label"]]
     if chosen["uncertain"] != EXCLUDE:
         raise BadSource(f"uncertain is for a finding's own column; {table.name} has no {finding!r}")

@@ -1,11 +1,12 @@
-"""A CSV that gives each image or video its answer: read with care, for nobody checked it before.
+"""The answers to a folder of images or videos, from a CSV that nobody has checked before.
 
-Every row is held against the files that really lie under the source. A path that leads out of it,
-a value that is missing, a file that is not there or is named twice is a rejected case with its
-line; a table that cannot be read at all, or a column that is not there, is a bad source.
+Every row is matched with a file under the source. A row with a path that leads out of the source,
+with a missing value or without a file is rejected and named by its line; a table that cannot be
+read at all, or that lacks a column, makes the whole source unusable.
 
-Of several findings an image one is asked for (`loaders.datasets.tabular.findings`); of several rows
-a picture, for its readers or their boxes, one answer is made (`loaders.datasets.tabular.readers`).
+Where a table names several findings for an image, one is asked for
+(`loaders.datasets.tabular.findings`). Where a picture has several rows, one for each reader or box,
+they become one answer (`loaders.datasets.tabular.readers`).
 """
 
 import hashlib
@@ -86,7 +87,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """A whole table. `grouped`: it tells the patient; else each file is a group of its own."""
+    """A whole table. `grouped`: it names the patient; otherwise each file is its own group."""
 
     rows: tuple[Row, ...]
     rejected: tuple[BadCase, ...]
@@ -96,7 +97,7 @@ class Answers:
 
 
 class _Found(NamedTuple):
-    """A line whose file is there."""
+    """A line of the table and the row made of it, once its file is found."""
 
     line: Line
     row: Row
@@ -111,11 +112,11 @@ def read_labels(
 ) -> Answers:
     """Read the table of a source by the chosen OPTIONS; raises BadSource.
 
-    A file may stand in the table with its path under the source, with the end of that path, and
-    without its suffix where that is one of `suffixes`. `folders`: a folder of such files can be
-    named too. Files that contradict each other (the same bytes under two labels) are all rejected:
-    one of the labels is wrong, and on two sides of a split they would be a leak. Those with one
-    label are kept; folds keep them together.
+    The table names a file as `loaders.datasets.tabular.named_files` says, with or without a suffix
+    that is one of `suffixes`; it may also name a folder of files whose suffix is one of `frames`.
+    Files with the same bytes and different labels are all rejected: at least one label is wrong,
+    and on two sides of a split they would leak. Copies with the same label are kept, and folds keep
+    them together.
     """
     if not source.is_dir():
         raise BadSource(f"there is no folder {source}")
@@ -171,7 +172,7 @@ def read_labels(
 
 
 def _check(chosen: Mapping[str, Any]) -> None:
-    """Raise BadSource where settings cannot be, or not together."""
+    """Raise BadSource where a setting has an unknown value, or two exclude each other."""
     for name, values in (("uncertain", list(UNCERTAIN)), ("readers", list(RULES))):
         if chosen[name] not in values:
             known = ", ".join(value for value in values if value)
@@ -207,7 +208,7 @@ def _table_of(source: Path, name: str) -> Path:
 def _classes(
     table: str, column: str, names: Collection[str], rejected: Collection[BadCase]
 ) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Return the classes, numbers by size and text by the alphabet, and the number of each."""
+    """Return the classes, numbers by size or text by the alphabet, and the index of each."""
     findings = Counter(word for name in names for word in words_of(name))
     several = (words_of(name) for name in names if "|" in name)
     if any(findings[word] > 1 for words in several for word in words):
@@ -266,10 +267,10 @@ def _part(table: str, column: str, text: str) -> str:
 def _one_a_picture(
     table: Table, label_column: str, found: Sequence[_Found], positive: int | None, rule: str
 ) -> tuple[list[Row], list[BadCase]]:
-    """Make one row of all that name a picture; reject those that do not agree.
+    """Merge the rows that name the same picture into one; reject those that disagree.
 
-    Raises BadSource where so many disagree that they are several readers' answers, and where a
-    reader gives a picture several of more than two classes.
+    Raises BadSource where so many disagree that they must be the answers of several readers, and
+    where one reader gives a picture several classes out of more than two.
     """
     pictures: dict[str, list[_Found]] = defaultdict(list)
     for one in found:
@@ -328,7 +329,7 @@ def _one_a_picture(
         )
     if again:
         log.warning(
-            "%d lines of %s say again what another says of their picture.", again, table.name
+            "%d lines of %s repeat what another line says of the same picture.", again, table.name
         )
     for same in disagreed:
         rejected += _twice(table, same, f"{len(same)} times, with other answers")
@@ -360,7 +361,7 @@ def _consistent(rows: Sequence[Row]) -> tuple[list[Row], list[BadCase]]:
 
 
 def _alike(rows: Sequence[Row], look: Any) -> list[list[Row]]:
-    """Return the sets of rows that look the same and have more than one label."""
+    """Return the sets of rows for which `look` gives the same and the labels differ."""
     sets: dict[Any, list[Row]] = defaultdict(list)
     for row in rows:
         sets[look(row)].append(row)

@@ -13,12 +13,12 @@ from loaders.formats.inside import Inside, leads_out
 
 
 class Files:
-    """The files under a source, by the names that a table may give; it walks no link of a folder.
+    """The files under a source, to be found by name; links to folders are not followed.
 
-    A name is a path under the source, the end of one, or a path that begins above the source: an
-    absolute one, or one that begins with the source's own name (CheXpert's `CheXpert-v1.0-small/`).
-    Upper and lower case, and the two ways of writing an accent, differ only where two files do.
-    `names` are all that the table has.
+    A name may be a path under the source or the end of such a path. It may also begin above the
+    source: as an absolute path, or with the source's own name (CheXpert's `CheXpert-v1.0-small/`).
+    Case, and the way an accent is encoded, are ignored where that leaves one file. `names` are all
+    names in the table.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Files:
         leads = {lead for lead in leads if not self._has(lead)}
         tops = {_parts(name)[:-1][:1] for name in names if not leads_out(name)}
         self._strange = len(tops) == 1 and not any(top in leads or self._has(top) for top in tops)
-        # The second, in which fewer names differ, is made where the first finds nothing.
+        # The second index ignores case; it is built once the first finds nothing.
         self._ways = [cache(partial(_Index, files, suffixes, leads, way)) for way in (str, _plain)]
 
     def _walk(self, frames: Collection[str]) -> Iterator[tuple[str, bool]]:
@@ -91,7 +91,7 @@ class Files:
         return path
 
     def _under(self, name: str) -> tuple[str, ...] | None:
-        """Return the parts of a name under the source, None where it leads out."""
+        """Return the parts of a path below the source, or None where the name leads out of it."""
         if not leads_out(name):
             return _parts(name)
         path = PurePosixPath(name)
@@ -100,9 +100,9 @@ class Files:
 
 
 class _Index:
-    """Files in one way of writing names, sorted by their parts from the last to the first.
+    """Files sorted by the parts of their paths, last part first, after `written` changed each part.
 
-    So the paths of one end are neighbours, however many there are.
+    Paths with the same ending are then neighbours, so looking one up takes no search through all.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class _Index:
         self._sorted.sort()
 
     def find(self, parts: Iterable[str]) -> tuple[str, int]:
-        """Return the first file that a name fits, and how many it fits; a path before its end."""
+        """Return a file that a name fits, and how many it fits; whole paths win over endings."""
         wanted = tuple(map(self._written, parts))
         below = [wanted[at:] for at in range(1, len(wanted)) if wanted[:at] in self._leads]
         for path in (wanted, *below):
@@ -146,5 +146,5 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def _plain(part: str) -> str:
-    """Return a name without its case, its accents in one of two ways; macOS writes the other."""
+    """Return a name without its case, accents composed; macOS writes them decomposed."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", part).casefold())

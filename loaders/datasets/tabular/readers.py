@@ -1,10 +1,10 @@
-"""One answer from the several rows that a picture may have: of its readers, and of their boxes.
+"""One answer for a picture that has several rows, one for each of its readers or boxes.
 
-A row may be a reader's answer (VinDr-CXR: three readers a picture, `rad_id`), or a box that a
+A row may be one reader's answer (VinDr-CXR: three readers a picture, `rad_id`) or one box that a
 reader drew (RSNA's pneumonia challenge: x, y, width, height; VinDr: x_min to y_max). The rows of
-one reader are one answer, which is positive if any of them is: a picture with a nodule and a mass
-has both. Between readers decides what is asked for: `majority`, an answer of more than half of
-them; `any`, positive if one says so; `all`, positive if each does.
+one reader are merged first: the answer is positive if any of them is. The readers' answers are then
+combined by the rule that the user chose: `majority` takes the answer of more than half of them,
+`any` is positive if at least one reader is, `all` only if every reader is.
 """
 
 from collections import Counter, defaultdict
@@ -24,7 +24,7 @@ READER = "rad_id"
 
 
 def has_boxes(columns: Iterable[str]) -> bool:
-    """Tell whether a table has a box a row, by the names of its columns."""
+    """Tell from the names of its columns whether each row of a table is a box."""
     names = {column.casefold() for column in columns}
     return any(box <= names for box in _BOXES)
 
@@ -32,7 +32,7 @@ def has_boxes(columns: Iterable[str]) -> bool:
 def answers(rows: Iterable[tuple[str | None, int]], positive: int | None) -> list[int | None]:
     """Return each reader's answer from the rows (reader, class) of one picture.
 
-    None stands for the answer of a reader who gives several of more than two classes.
+    It is None for a reader who gives several classes where there are more than two.
     """
     by_reader: dict[str | None, set[int]] = defaultdict(set)
     for reader, label in rows:

@@ -1,4 +1,4 @@
-"""The lines of a table: which column says what, and what stands there."""
+"""The lines of a table: which column holds what, and the value of each line there."""
 
 import re
 import sys
@@ -29,10 +29,12 @@ SHOWN = 300
 _TEXT = r"'((?:[^'\\]|\\['\"\\])*)'|\"((?:[^\"\\]|\\['\"\\])*)\"|nan|None"
 _LIST = re.compile(rf"\[\s*(?:(?:{_TEXT})\s*(?:,\s*(?:{_TEXT})\s*)*)?\]")
 _ITEM = re.compile(_TEXT)
+# What looks like one, whole or cut off; `[1]` and `[benign]` are classes in brackets.
+_BEGINS = re.compile(r"(?s)\[\s*(['\"\[]|(nan|None)?\s*\]|.*['\"].*\]$)")
 
 
 class Line(NamedTuple):
-    """A line of the table: what stands in the columns that are used, and no more (memory)."""
+    """The values of one line in the columns that are used; others are dropped to save memory."""
 
     number: int
     image: str
@@ -43,7 +45,7 @@ class Line(NamedTuple):
 
 
 def columns_of(table: Table, chosen: Mapping[str, Any]) -> dict[str, int]:
-    """Return the number of the column of each role that is asked for; raises BadSource."""
+    """Return the column number of each role that is asked for; raises BadSource."""
     named = {role: chosen[role] for role in _ROLES if chosen[role]}
     column = {role: _column(table, role, name) for role, name in named.items() if role != "label"}
     column.setdefault("image", table.first_named)
@@ -118,17 +120,17 @@ def lines_of(
 
 
 def canonical(label: str) -> str:
-    """Return a whole number in one way of writing (1.0 is 1), and other text as it is."""
+    """Return a whole number in its shortest form (1.0 and 01 are 1), other text unchanged."""
     whole = WHOLE.fullmatch(label)
     return str(int(whole[1])) if whole else label
 
 
 def listed(text: str) -> str | None:
-    """Return a list of texts as `A|B`, other text as it is; None for a list that cannot be read.
+    """Return a list of texts as `A|B`, other text unchanged, and None for an unreadable list.
 
-    Nothing is evaluated: `['cardiomegaly', 'effusion']` is taken apart by its quotes and commas.
+    Nothing is evaluated: `['cardiomegaly', 'effusion']` is split at its quotes and commas.
     """
-    if not (text.startswith("[") and text.endswith("]")) or not re.search(r"['\"]|\[\s*\]", text):
+    if not _BEGINS.match(text):
         return text
     if not _LIST.fullmatch(text):
         return None
@@ -138,10 +140,10 @@ def listed(text: str) -> str | None:
 
 
 def check_groups(table: Table, column: Mapping[str, int], lines: Sequence[Line]) -> None:
-    """Raise BadSource where two groups look like one patient written in two ways.
+    """Raise BadSource where two groups may be one patient, spelled in two ways.
 
-    Taken for two, the patient could stand on both sides of a split; taken for one, two patients
-    could be thrown together unasked.
+    Counted as two, the patient could be on both sides of a split; counted as one, two different
+    patients might be merged.
     """
     written: dict[str, tuple[str, int]] = {}
     for line in lines:
