@@ -20,7 +20,6 @@ from bench.core.references import StudyError
 from bench.planning.expand import expand
 from bench.study.dataset import (
     DataSet,
-    StoreError,
     labels_to_stratify,
     locate,
     open_once,
@@ -37,6 +36,7 @@ from loaders.sampling.folds import (
     splits_from_table,
     splits_table,
 )
+from loaders.store.layout import StoreError
 from loaders.store.read import Store
 from results.tables.axes import COLUMNS
 from results.tables.files import replace_file

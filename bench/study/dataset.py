@@ -15,7 +15,9 @@ from bench.core.references import StudyError, failure, load_callable, said
 from bench.study.tasks import TASKS
 from loaders.cases import BadCase, Case, Item, Kind, Meta, Survey
 from loaders.sampling.folds import FoldError, Split, make_splits
-from loaders.store.read import Store, StoreError, open_store, user_key, write_store
+from loaders.store.pseudonyms import user_key
+from loaders.store.read import Store, open_store
+from loaders.store.write import write_store
 
 # Largest automatic patch side by dims, in voxels: common practice is 512 and 96 to 128; lowered to
 # what a laptop trains on. Assumption.
@@ -164,6 +166,3 @@ def automatic_patch(store: Store) -> tuple[int, ...]:
     median = np.median(store.shapes, axis=0).astype(int)
     cap, step = PATCH_CAP[store.meta.dims], TASKS[store.meta.task].patch_multiple
     return tuple(int(min(-(-side // step) * step, cap)) for side in median)
-
-
-__all__ = ["DataSet", "StoreError", "automatic_patch", "locate", "open_once", "split_store"]
