@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from io import BytesIO
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,7 +143,10 @@ def open_file(path: Path, where: str, *, limit: int = MAX_BYTES, **options: Any)
         if not _begins(file.read(_PREAMBLE + 4), path, where):
             return None
     with damage_told(where):
-        return pydicom.dcmread(_plain(path, limit, where), **options)
+        if (inflated := _plain(path, limit, where)) is not None:
+            return pydicom.dcmread(inflated, **options)
+        with _Bounded(path) as file:
+            return pydicom.dcmread(file, **options)
 
 
 def open_header(path: Path, where: str, keywords: Sequence[str]) -> Dataset | None:
@@ -155,7 +158,7 @@ def open_header(path: Path, where: str, keywords: Sequence[str]) -> Dataset | No
 
 def with_pixels(start: Start, path: Path, where: str) -> Dataset:
     """Return the data set of the whole file, given its header; raises BadCase."""
-    with path.open("rb") as file, damage_told(where):
+    with _Bounded(path) as file, damage_told(where):
         file.seek(start.end)
         start.dataset.update(read_dataset(file, start.implicit, True))
     return start.dataset
@@ -214,10 +217,27 @@ def _tags(dataset: Dataset) -> list[int]:
     return list(dataset.keys())
 
 
-def _plain(path: Path, limit: int, where: str) -> Path | BytesIO:
-    """Return what pydicom may read: a file, or what a deflated one holds; raises BadCase."""
+class _Bounded(BufferedReader):
+    """A file that is never asked for more than it has.
+
+    pydicom asks for as many bytes as an element claims to have, and Python sets that many aside:
+    4 GB for a claim in a file of 40 KB.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(FileIO(path))
+        self._size = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _HEAD:
+            size = min(size, max(self._size - self.tell(), 0))
+        return super().read(size)
+
+
+def _plain(path: Path, limit: int, where: str) -> BytesIO | None:
+    """Return what a deflated file holds, None where it is a plain one; raises BadCase."""
     if read_file_meta_info(path).get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
-        return path
+        return None
     return _inflated(path, limit, where)
 
 
