@@ -449,7 +449,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     from bench.core.references import StudyError
     from loaders.cases import BadSource
-    from loaders.store.read import StoreError
+    from loaders.store.layout import StoreError
     from results.tables.store import RunError
 
     try:

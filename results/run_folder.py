@@ -1,11 +1,11 @@
 """The content of a run's folder: study, contests and verdict at once, tables on request."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from results.tables.axes import axes_of
+from results.tables.axes import Axis, axes_of
 from results.tables.store import (
     Damage,
     DamagedError,
@@ -22,6 +22,48 @@ from results.verdict.verdict import verdict
 from results.yaml_text import TextError, load_yaml, read_text
 
 _Made = TypeVar("_Made")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 < value <= 10**6
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 10**6
+
+
+def _are_entries(value: Any) -> bool:
+    """Whether a value is a list of names, or of mappings with a name and perhaps settings."""
+    return isinstance(value, list) and all(
+        isinstance(entry, str)
+        or (
+            isinstance(entry, dict)
+            and isinstance(entry.get("name"), str)
+            and isinstance(entry.get("params"), dict | None)
+        )
+        for entry in value
+    )
+
+
+# Key of study.yaml -> whether a value of it can be judged by, and what it must be.
+_SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "name": (lambda value: isinstance(value, str), "a text"),
+    "data": (_are_entries, "a list of names, or of mappings with a name"),
+    "degrade": (_are_entries, "a list of names, or of mappings with a name"),
+    "seeds": (lambda value: isinstance(value, list), "a list"),
+    "folds": (_is_count, "a whole number above 0"),
+    "repeats": (_is_count, "a whole number above 0"),
+    "primary": (lambda value: isinstance(value, dict), "a mapping of tasks to metrics"),
+    "alpha": (lambda value: _is_number(value) and 0 < value < 0.5, "a number between 0 and 0.5"),
+    "margin": (_is_number, "a number of at least 0"),
+}
+
+
+def _check_shape(study: Mapping[str, Any], axes: Iterable[Axis]) -> None:
+    """Raise RunError where a study (of study.yaml, or of a footer) was edited into none."""
+    for key, (fits, wanted) in (_SHAPES | {axis.key: _SHAPES["data"] for axis in axes}).items():
+        if key in study and not fits(study[key]):
+            raise RunError(f"study.yaml: {key} must be {wanted}, not {study[key]!r:.80}")
 
 
 def made_of(path: Path, make: Callable[["Recorded"], _Made]) -> _Made:
@@ -62,8 +104,9 @@ class Recorded:
         self.study = study or self.footer.get("protocol", {})
         try:
             self.axes = axes_of(self.footer)
+            _check_shape(self.study, self.axes)
             self.contests = contests(rows, self.study, self.footer.get("metrics", {}), self.axes)
-        except KeyError as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise RunError(f"the footers of trials/ are incomplete: {error.args[0]}") from error
 
     def _study(self) -> dict[str, Any]:

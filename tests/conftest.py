@@ -15,7 +15,8 @@ from bench.study.schema import Augment
 from bench.study.tasks import TASKS
 from bench.study.trial import Trial
 from loaders.cases import Case, Item, Kind, Meta, Survey
-from loaders.store.read import Store, open_store, write_store
+from loaders.store.read import Store, open_store
+from loaders.store.write import write_store
 from loaders.targets import TARGETS
 from tests.trials import PLAIN, changed
 

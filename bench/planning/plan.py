@@ -21,7 +21,6 @@ from bench.planning.expand import expand
 from bench.planning.resolved import resolved, together
 from bench.study.dataset import (
     DataSet,
-    StoreError,
     labels_to_stratify,
     locate,
     open_once,
@@ -33,6 +32,7 @@ from bench.study.trial import NUMERICS, Skip, Trial, trial_columns
 from loaders.batches.table import LOADERS, fastest_loader
 from loaders.cores import usable_cores
 from loaders.sampling.folds import FoldError, Split, check_splits, read_folds, splits_from_table
+from loaders.store.layout import StoreError
 from loaders.store.read import Store
 from results.tables.axes import COLUMNS
 from results.tables.files import replace_file

@@ -18,7 +18,9 @@ from bench.study.tasks import TASKS
 from loaders.cases import BadCase, Case, Item, Kind, Meta, Survey
 from loaders.sampling.folds import FoldError, Split, make_splits, splits_table
 from loaders.store.layout import FORMAT
-from loaders.store.read import Store, StoreError, open_store, user_key, write_store
+from loaders.store.pseudonyms import user_key
+from loaders.store.read import Store, open_store
+from loaders.store.write import write_store
 
 # Largest automatic patch side by dims, in voxels: common practice is 512 and 96 to 128; lowered to
 # what a laptop trains on. Assumption.
@@ -242,14 +244,3 @@ def _ranges(values: np.ndarray) -> list[list[float] | None]:
     """Return [least, median, greatest] of each column, None for one without a known value."""
     known = [column[np.isfinite(column)] for column in values.astype(np.float64).T]
     return [np.quantile(column, (0, 0.5, 1)).tolist() if column.size else None for column in known]
-
-
-__all__ = [
-    "DataSet",
-    "StoreError",
-    "automatic_patch",
-    "described",
-    "locate",
-    "open_once",
-    "split_store",
-]

@@ -20,19 +20,7 @@ from loaders.store.layout import (
     read_description,
     read_table,
 )
-from loaders.store.pseudonyms import user_key
 from loaders.store.statistics import BINS
-from loaders.store.write import Report, write_store
-
-__all__ = [
-    "Report",
-    "Store",
-    "StoreError",
-    "open_store",
-    "user_key",
-    "verify_store",
-    "write_store",
-]
 
 _ADVICE = "bring it back as it was, or remove the store and prepare it again"
 _ARRAY_NAME = re.compile(r"arrays/[0-9a-z_]+\.npy")

@@ -412,7 +412,7 @@ def test_a_terminal_of_few_letters_is_no_reason_to_end(tmp_path):
     code = "from bench.cli import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "plan", str(tmp_path / "größe")],
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"},
         capture_output=True,
         check=False,
     )

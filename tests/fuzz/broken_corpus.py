@@ -381,6 +381,49 @@ def strange_pictures(folder: Path) -> Source:
     return pictures(folder, bad)
 
 
+def claiming_pictures(folder: Path) -> list[Source]:
+    """Lay pictures whose headers claim more than there is, or than a machine holds."""
+    jpeg = bytearray(picture("JPEG"))
+    frame = jpeg.index(b"\xff\xc0")
+    jpeg[frame + 5 : frame + 9] = struct.pack(">HH", 65535, 65535)
+    tiff = bytearray(picture("TIFF"))
+    entries = struct.unpack_from("<I", tiff, 4)[0] + 2
+    for number in range(struct.unpack_from("<H", tiff, entries - 2)[0]):
+        tag = struct.unpack_from("<H", tiff, entries + 12 * number)[0]
+        if tag in (256, 257):  # width and length
+            struct.pack_into("<HII", tiff, entries + 12 * number + 2, 4, 1, 2**31 - 1)
+    small = bytearray(picture("PNG"))
+    small[16:24] = struct.pack(">II", 1_000_000, 1)
+    raw = test_file("CT_small.dcm").read_bytes()
+    element = bytearray(raw)
+    place = raw.rindex(b"\xe0\x7f\x10\x00OW") + 8
+    element[place : place + 4] = struct.pack("<I", 2**32 - 2)
+    samples = pydicom.dcmread(test_file("CT_small.dcm"))
+    samples.SamplesPerPixel, samples.PhotometricInterpretation = 60_000, "RGB"
+    files = {"samples": samples}
+    for name in ("JPEG2000.dcm", "MR_small_RLE.dcm"):
+        files[name[:4]] = pydicom.dcmread(test_file(name))
+        files[name[:4]].Rows = files[name[:4]].Columns = 60_000
+    bad = {
+        "frame.jpg": bytes(jpeg),
+        "sizes.tif": bytes(tiff),
+        "wide.png": bytes(small),
+    }
+    # What an element claims beyond the end of the file may be none of the picture's bytes.
+    scans = {"element.dcm": bytes(element)}
+    for name, dataset in files.items():
+        file = io.BytesIO()
+        dataset.save_as(file)
+        scans[f"{name}.dcm"] = file.getvalue()
+    sources = [pictures(folder / "stills", bad), pictures(folder / "scans", scans, any_good=True)]
+    deep = RANDOM.integers(0, 65536, (40, 30)).astype(np.uint16)
+    for number in range(2):
+        file = io.BytesIO()
+        Image.fromarray(deep).save(file, "PNG")
+        put(folder / "scans" / f"good{number}.png", file.getvalue() + bytes(number))
+    return sources
+
+
 def files_that_are_no_pictures(folder: Path) -> Source:
     source = pictures(folder, {})
     outside = folder.parent / "outside.png"
@@ -724,6 +767,7 @@ MAKERS: tuple[Callable[[Path], Source | list[Source]], ...] = (
     no_descriptions,
     cut_pictures,
     strange_pictures,
+    claiming_pictures,
     files_that_are_no_pictures,
     no_tables,
     pydicoms_own,

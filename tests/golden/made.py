@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from loaders.cases import Case, Item, Kind, Meta, Survey
-from loaders.store.read import write_store
+from loaders.store.write import write_store
 
 # name -> (task, dims, cases, side)
 STORES = {

@@ -44,7 +44,7 @@ ANCHORS = {
 def make_stores(root: Path, quick: bool):
     """name -> path. Images with a signal, cheap to make: one field, moved on from case to case."""
     from loaders.cases import Case, Item, Kind, Meta, Survey
-    from loaders.store.read import write_store
+    from loaders.store.write import write_store
 
     def meta(name, task, dims, channels, classes):
         masks = task == "segmentation"

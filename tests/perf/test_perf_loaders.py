@@ -45,7 +45,8 @@ from loaders.cases import Case, Item, Kind, Meta, Survey
 from loaders.memory import keep_freed_memory
 from loaders.sampling.normalization import normalization
 from loaders.sampling.sampler import Recipe, Sampler
-from loaders.store.read import Store, open_store, write_store
+from loaders.store.read import Store, open_store
+from loaders.store.write import write_store
 
 ENDLESS = 10**6
 SCALE = SHIFT = ZOOM = 0.1

@@ -39,7 +39,7 @@ from loaders.formats.dicom.series import list_series, read_series
 from loaders.memory import keep_freed_memory
 from loaders.phantoms.make import make_lidc
 from loaders.store.prepare import prepare
-from loaders.store.read import write_store
+from loaders.store.write import write_store
 
 nib: Any = nibabel
 ROOT = Path(__file__).parents[2]

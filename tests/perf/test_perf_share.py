@@ -39,7 +39,8 @@ from loaders.batches.table import LOADERS
 from loaders.cases import Case, Item, Kind, Meta, Survey
 from loaders.sampling.normalization import normalization
 from loaders.sampling.sampler import Recipe, Sampler
-from loaders.store.read import Store, open_store, write_store
+from loaders.store.read import Store, open_store
+from loaders.store.write import write_store
 from models.table import MODELS
 
 ROOT = Path(__file__).parents[2]

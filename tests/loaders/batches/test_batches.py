@@ -23,7 +23,9 @@ from loaders.batches.torch_loader import Batch, gather
 from loaders.cases import Case, Item, Kind, Meta, Survey
 from loaders.sampling.foreground import Foreground
 from loaders.sampling.sampler import Draws, Recipe, Sampler
-from loaders.store.read import Store, StoreError, open_store, write_store
+from loaders.store.layout import StoreError
+from loaders.store.read import Store, open_store
+from loaders.store.write import write_store
 
 CPU = torch.device("cpu")
 N = 11

@@ -31,7 +31,8 @@ from loaders.formats.nifti import (
 )
 from loaders.store import prepare as store_prepare
 from loaders.store.pseudonyms import keyed_id
-from loaders.store.read import Store, open_store, verify_store, write_store
+from loaders.store.read import Store, open_store, verify_store
+from loaders.store.write import write_store
 
 KEY = b"a secret"
 QUICK = settings(

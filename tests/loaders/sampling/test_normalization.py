@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from loaders.cases import Case, Item, Kind, Meta, Survey
 from loaders.sampling.assign import FoldError
 from loaders.sampling.normalization import class_weights, normalization, value_range
-from loaders.store.read import open_store, write_store
+from loaders.store.read import open_store
+from loaders.store.write import write_store
 
 CLASSES = ("benign", "malignant")
 

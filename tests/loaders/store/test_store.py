@@ -36,10 +36,11 @@ from loaders.cases import settings as kind_settings
 from loaders.datasets.table import KINDS
 from loaders.formats.checksum import file_hash
 from loaders.formats.npy import ArrayFile
-from loaders.store.layout import FORMAT
+from loaders.store.layout import FORMAT, StoreError
 from loaders.store.pseudonyms import keyed_id, user_key
-from loaders.store.read import Report, Store, StoreError, open_store, verify_store, write_store
+from loaders.store.read import Store, open_store, verify_store
 from loaders.store.statistics import BINS, measure
+from loaders.store.write import Report, write_store
 
 KEY = b"a secret"
 CLASSES = ("background", "core", "rim")
@@ -774,7 +775,7 @@ RUN = """
 
     sys.path.insert(0, str(Path(__file__).parent))
     from fake_reader import KIND, survey
-    from loaders.store.read import write_store
+    from loaders.store.write import write_store
 
     if __name__ == "__main__":
         out, count, workers, kill_at, log = sys.argv[1:]

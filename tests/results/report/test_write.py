@@ -386,6 +386,22 @@ def test_a_damaged_study_is_named(make_run, text, says):
         write_report(run)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"{key}: {value}" for key in ("data", "losses", "degrade") for value in ("3", "", "[3]")),
+        *("losses: [{params: {}}]", "losses: [{name: ce, params: 3}]", "losses: {ce: 3}"),
+        *("folds: many", "folds: -1", "folds: 1.0e+300", "repeats: []", "seeds: 3", "name: [a]"),
+        *("primary: auc", "alpha: 2", "alpha: x", "margin: .nan", "margin: -1"),
+    ],
+)
+def test_a_study_that_was_edited_into_none_is_named(make_run, text):
+    run = make_run(datasets=CLASSES, **SMALL)
+    (run / "study.yaml").write_text(text)
+    with pytest.raises(RunError, match=rf"^study\.yaml: {text.partition(':')[0]} must be "):
+        load_verdicts(run)
+
+
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(RunError, match="holds no run"):
         write_report(tmp_path)

@@ -18,7 +18,8 @@ from loaders.datasets.table import KINDS
 from loaders.store import prepare as store_prepare
 from loaders.store.copies import Conflicts
 from loaders.store.pseudonyms import keyed_id
-from loaders.store.read import Report, Store, open_store, verify_store
+from loaders.store.read import Store, open_store, verify_store
+from loaders.store.write import Report
 
 KEY = b"a secret"
 COUNTS = {"train": 7, "val": 2, "test": 3}

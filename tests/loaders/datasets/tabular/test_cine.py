@@ -31,7 +31,8 @@ from loaders.formats.pictures import shrink
 from loaders.store import prepare as store_prepare
 from loaders.store.layout import content_hash, meta_from_json, meta_to_json
 from loaders.store.pseudonyms import keyed_id
-from loaders.store.read import Report, Store, open_store, verify_store, write_store
+from loaders.store.read import Store, open_store, verify_store
+from loaders.store.write import Report, write_store
 
 KEY = b"a secret"
 # content_hash() of a_meta(), as the version before axes gave it.

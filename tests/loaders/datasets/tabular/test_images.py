@@ -39,7 +39,8 @@ from loaders.formats.levels import Picture, common_scale, on_scale
 from loaders.formats.pictures import in_channels, is_grey, read_picture, shrink
 from loaders.store import prepare as store_prepare
 from loaders.store.pseudonyms import keyed_id
-from loaders.store.read import Report, Store, open_store, verify_store, write_store
+from loaders.store.read import Store, open_store, verify_store
+from loaders.store.write import Report, write_store
 
 KEY = b"a secret"
 RANDOM = np.random.default_rng(7)
