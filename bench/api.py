@@ -158,28 +158,29 @@ def run(
     lanes: int | None = None,
     gpus_per_trial: int = 1,
     trial: str | None = None,
+    hung_minutes: float | None = None,
     changed: Callable[["Progress"], None] = _unheard,
 ) -> Ended:
     """Run a study, or go on with it: finished trials are not run again. Then write its report.
 
     `study` is a study file or the name of a ready study, `out` the run folder (None: runs/NAME).
-    `ray` None runs in this process; "local" starts a Ray on this machine, "auto" or host:port joins
-    a cluster that is up. There, `lanes` trials run at once (None: as many as there is room for),
-    each on `gpus_per_trial` GPUs or CPU workers. `trial` is the id of the one trial to run.
-    `changed` hears of each step.
+    `ray` None runs in a process beside this one; "local" starts a Ray on this machine, "auto" or
+    host:port joins a cluster that is up. There, `lanes` trials run at once (None: as many as there
+    is room for), each on `gpus_per_trial` GPUs or CPU workers. `trial` is the id of the one trial
+    to run.
+    A trial that makes no step for `hung_minutes` (None: 30) is ended. `changed` hears of each step.
 
     Returns the run as it ended; a trial that broke is counted in it as failed. Raises StudyError
-    where the study, its data, its pretrained weights or the machines cannot be used, where another
-    process is running it, and where it needs other threads than an earlier study in this process;
-    RunError where the run folder is damaged; LanesLost, an OSError, where no lane is left; OSError
-    where results cannot be written; and KeyboardInterrupt. What is finished is on disk in each
-    case, and asking again goes on from there.
+    where the study, its data, its pretrained weights or the machines cannot be used, and where
+    another process is running it; RunError where the run folder is damaged; LanesLost, an OSError,
+    where no lane is left; OSError where results cannot be written; and KeyboardInterrupt. What is
+    finished is on disk in each case, and asking again goes on from there.
     """
     from bench.core.references import StudyError
     from bench.execution.lanes import run_lanes
     from bench.execution.local import run_here
     from bench.execution.ray_cluster import capacity
-    from bench.execution.trial_queue import opened
+    from bench.execution.trial_queue import HUNG_MINUTES, opened
     from bench.planning.plan import resolve, save
     from bench.planning.preflight import fits
     from bench.study.schema import load_study
@@ -190,6 +191,7 @@ def run(
     address = None if ray == "local" else ray
     asked, base = load_study(Path(study))
     folder = _folder(out, asked.name)
+    hung = HUNG_MINUTES if hung_minutes is None else hung_minutes
     if ray is None:
         made = resolve(asked, base, folder)
     else:
@@ -206,8 +208,6 @@ def run(
         )
     if trial is not None:
         made = made.only(trial)
-    if lanes is None:
-        _begin(made.study.threads)
     fitting = list(fits(made))  # before anything runs: what does not fit would fail every trial
     save(made)
     with _logging(folder / "log.txt"):
@@ -215,11 +215,16 @@ def run(
             logging.getLogger("medopt.transfer").info(line)
         if lanes is None:
             with opened(made, shared_device=False) as queue:
-                run_here(made, queue, changed)
+                run_here(made, queue, changed, hung_minutes=hung)
                 progress = queue.progress()
         else:
             progress = run_lanes(
-                made, address=address, lanes=lanes, gpus_per_trial=gpus_per_trial, changed=changed
+                made,
+                address=address,
+                lanes=lanes,
+                gpus_per_trial=gpus_per_trial,
+                changed=changed,
+                hung_minutes=hung,
             )
     return Ended(folder=folder, page=write_report(folder), progress=progress)
 

@@ -231,12 +231,30 @@ def run(
     lanes: Lanes = None,
     gpus_per_trial: GpusPerTrial = 1,
     trial: Annotated[str | None, typer.Option(help="Run this one trial, by its id.")] = None,
+    hung_after: Annotated[
+        float,
+        typer.Option(
+            metavar="MINUTES",
+            min=0.1,
+            help="End a trial that makes no step (no batch, no case) for so long. One that hangs "
+            "twice is written down as failed, and the others go on.",
+        ),
+    ] = 30.0,
 ) -> None:
     """Run a study, or go on with it: finished trials are not run again.
 
-    Without --ray everything runs in this process. Ends with the verdict and report.html.
+    Without --ray one trial after the other runs in a process beside this one. Ends with the verdict
+    and report.html.
     """
-    _run_study(study, out_dir, ray=ray, lanes=lanes, gpus_per_trial=gpus_per_trial, trial=trial)
+    _run_study(
+        study,
+        out_dir,
+        ray=ray,
+        lanes=lanes,
+        gpus_per_trial=gpus_per_trial,
+        trial=trial,
+        hung_minutes=hung_after,
+    )
 
 
 @app.command()
@@ -321,6 +339,7 @@ def _run_study(
     lanes: int | None,
     gpus_per_trial: int,
     trial: str | None,
+    hung_minutes: float | None = None,
 ) -> None:
     """Run a study, show how it goes and its verdict; raise Failed if a trial failed."""
     from bench import api
@@ -334,6 +353,7 @@ def _run_study(
             lanes=lanes,
             gpus_per_trial=gpus_per_trial,
             trial=trial,
+            hung_minutes=hung_minutes,
             changed=display.changed,
         )
     _show_verdict(ended.folder, ended.page, as_json=False)

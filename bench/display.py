@@ -10,8 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from bench.execution.trial_queue import Progress as RunProgress
+from bench.execution.trial_queue import Running
 from results.text import duration
 
+# A lane that has made no step for so long is shown with the time since: steps take seconds.
+QUIET_SEC = 30.0
 # In a log file or in CI a line is printed this often, instead of a display that moves.
 PLAIN_EVERY_SEC = 20.0
 
@@ -53,7 +56,11 @@ class RunDisplay:
             now = time.monotonic()
             if now - self._printed >= PLAIN_EVERY_SEC or state.done == state.total:
                 self._printed = now
-                self._console.print(f"{state.done}/{state.total} trials, {note}", highlight=False)
+                quiet = "".join(
+                    f"; {lane.lane}: {q}" for lane in state.running if (q := _quiet(lane))
+                )
+                line = f"{state.done}/{state.total} trials, {note}{quiet}"
+                self._console.print(line, highlight=False)
             return
         if self._live is None:
             self._live = Live(self._bar, console=self._console, refresh_per_second=4)
@@ -62,10 +69,16 @@ class RunDisplay:
         lanes = Table.grid(padding=(0, 2))
         for lane in state.running:
             score = "" if lane.score is None else f"{lane.score:.3f}"
-            lanes.add_row(
-                f"[dim]{lane.lane}", lane.label, f"epoch {lane.epoch}/{lane.epochs}", score
-            )
+            epoch = f"epoch {lane.epoch}/{lane.epochs}"
+            lanes.add_row(f"[dim]{lane.lane}", lane.label, epoch, score, f"[yellow]{_quiet(lane)}")
         self._live.update(Group(self._bar, lanes))
+
+
+def _quiet(lane: Running) -> str:
+    """Say for how long nothing has come of a lane, where that is long."""
+    if lane.silent < QUIET_SEC:
+        return ""
+    return f"nothing for {duration(lane.silent, clock=True)}"
 
 
 @contextmanager

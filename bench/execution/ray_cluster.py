@@ -7,9 +7,10 @@ import logging
 import math
 import os
 import secrets
+import signal
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 
 from bench.core.packages import ROOT
 from bench.core.references import StudyError
+from bench.execution.dispatcher import Place
 from bench.execution.trial_queue import reason
 from bench.study.schema import Study
 
@@ -44,6 +46,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
     # How soon a dead worker is noticed; the default is 2 s.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
@@ -222,6 +225,46 @@ def machines_of_cluster() -> list[Machine]:
         Machine(cores=int(found.get("CPU", 0)), gpus=int(found.get("GPU", 0)))
         for found in (n["Resources"] for n in ray.nodes() if n["Alive"])  # type: ignore[no-untyped-call]  # Ray's
     ]
+
+
+def machines_answer(places: Sequence[Place]) -> bool:
+    """Return whether Ray answers on every machine of these places.
+
+    Asked of the machine itself: Ray's head takes up to a minute to find that one is gone, and may
+    start a lane on another before.
+    """
+    import ray
+
+    nodes = {n["NodeID"]: n for n in ray.nodes()}  # type: ignore[no-untyped-call]  # Ray's
+    return all(
+        machine in nodes
+        and nodes[machine]["Alive"]
+        and answers(nodes[machine]["NodeManagerAddress"], nodes[machine]["NodeManagerPort"])
+        for machine in {machine for machine, _ in places}
+    )
+
+
+def answers(host: str, port: int) -> bool:
+    """Return whether somebody listens there."""
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def kill(places: Sequence[Place]) -> None:
+    """End processes of the cluster, each by a task on its machine; does not wait for it."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def end(process: int) -> None:
+        os.kill(process, signal.SIGKILL)
+
+    for machine, process in places:
+        there = NodeAffinitySchedulingStrategy(machine, soft=False)
+        task: Any = ray.remote(end)
+        task.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(process)
 
 
 def check_room(machines: list[Machine], workers: int, size: LaneSize) -> None:

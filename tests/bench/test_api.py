@@ -117,15 +117,15 @@ def test_what_cannot_be_run_writes_nothing(study, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_process_trains_with_one_number_of_threads(study, tmp_path, notebook):
+def test_a_process_measures_with_one_number_of_threads_and_runs_any(study, notebook):
     path = study()
     api.plan(path)
     path.write_text(path.read_text().replace("threads: 1", "threads: 2"))
-    for call in (api.plan, api.run):
-        with pytest.raises(StudyError, match="trains with 1, and the study needs 2"):
-            call(path)
+    with pytest.raises(StudyError, match="trains with 1, and the study needs 2"):
+        api.plan(path)
+    ended = api.run(path, trial=None)
+    assert set(read(ended.folder, "trials")["threads"].to_pylist()) == {2}
     assert notebook == [1]
-    assert not (tmp_path / "runs").exists()
 
 
 def test_logging_is_left_as_it_was(study):

@@ -1,6 +1,7 @@
 """What a person sees of a run: a moving display on a terminal, a line now and then elsewhere."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -46,6 +47,14 @@ def test_a_terminal_shows_the_bar_and_the_lanes(shown):
     assert "lane 1" in written
     assert "epoch 3/9" in written
     assert "0.500" in written
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_lane_that_makes_no_step_is_shown_with_the_time_since(shown, terminal, monkeypatch):
+    monkeypatch.setattr(display, "PLAIN_EVERY_SEC", 0.0)
+    still = replace(progress(1), running=(replace(LANE, silent=250.0),))
+    assert "nothing for 4 min 10 s" in shown(still, terminal=terminal)
+    assert "nothing for" not in shown(progress(1), terminal=terminal)
 
 
 def test_a_terminal_shows_nothing_without_news(shown):

@@ -18,7 +18,8 @@ import torch
 import yaml
 
 from bench.core.processes import World
-from bench.execution import lanes, provenance, trial_queue
+from bench.execution import provenance, trial_queue
+from bench.execution import worker as workers
 from bench.execution.lanes import run_lanes
 from bench.execution.local import run_here
 from bench.execution.provenance import code_fingerprint, differences, plan_fingerprint
@@ -230,15 +231,16 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
-def worker(said: list[tuple[object, ...]], trials: list[str]) -> lanes.Worker:
+def worker(said: list[tuple[object, ...]], trials: list[str]) -> workers.Worker:
     """Return a worker of a lane without a cluster: what it says is noted, `trials` are its own."""
 
     def ask(call: str, *values: object) -> object:
         said.append((call, *values))
         return trials.pop() if call == "take" and trials else None
 
-    return lanes.Worker(
+    return workers.Worker(
         world=World(),
+        place=("machine", 1),
         ask=ask,
         tell=lambda *_words: None,
         broadcast=lambda value: value,
@@ -249,13 +251,13 @@ def worker(said: list[tuple[object, ...]], trials: list[str]) -> lanes.Worker:
 
 @pytest.fixture
 def begun(monkeypatch):
-    monkeypatch.setattr(lanes, "begin", lambda _threads: None)  # begun for all tests already
+    monkeypatch.setattr(workers, "begin", lambda _threads: None)  # begun for all tests already
 
 
 def test_a_worker_runs_what_it_takes(plan, begun):
     made = plan("fit")
     said = []
-    lanes.take_trials(
+    workers.take_trials(
         worker(said, [made.trials[0].trial_id]),
         code=code_fingerprint(),
         content=plan_fingerprint(made),
@@ -278,7 +280,7 @@ def test_another_checkout_is_told_before_a_plan_is_unpickled(monkeypatch, differ
     expected = code_fingerprint() | differs
     said = []
     # No plan at all: unpickling it would raise.
-    lanes.take_trials(worker(said, []), code=expected, content={}, plan=b"no pickle")
+    workers.take_trials(worker(said, []), code=expected, content={}, plan=b"no pickle")
     assert [call for call, *_ in said] == ["back", "unfit", "take"]
     assert re.search(sentence.replace("{host}", re.escape(socket.gethostname())), said[1][1])
 
@@ -295,9 +297,9 @@ def test_packages_that_are_not_ours_make_a_worker_unfit(monkeypatch):
     def shadowed() -> None:
         raise ImportError("the package 'models' should come from elsewhere")
 
-    monkeypatch.setattr(lanes, "check_packages", shadowed)
+    monkeypatch.setattr(workers, "check_packages", shadowed)
     said = []
-    lanes.take_trials(worker(said, []), code=code_fingerprint(), content={}, plan=b"no pickle")
+    workers.take_trials(worker(said, []), code=code_fingerprint(), content={}, plan=b"no pickle")
     assert "the package 'models'" in said[1][1]
 
 
@@ -312,7 +314,7 @@ def test_a_machine_whose_store_or_sources_differ_is_unfit(plan, begun):
         (gone, content, "gone"),
     ):
         said = []
-        lanes.take_trials(
+        workers.take_trials(
             worker(said, []), code=code_fingerprint(), content=expected, plan=pickle.dumps(own)
         )
         assert [call for call, *_ in said] == ["back", "unfit", "take"]
