@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from bench.core.references import local_path
+
 if TYPE_CHECKING:
     from bench.execution.trial_queue import Progress
     from bench.planning.plan import Plan
@@ -98,6 +100,7 @@ def prepare(
     from loaders.store.prepare import prepare as prepare_store
     from loaders.store.pseudonyms import user_key
 
+    store = local_path(out, "--out")
     name, _, part = kind.partition(":")
     if name not in KINDS:
         raise BadSource(unknown("kind", name, KINDS))
@@ -113,7 +116,7 @@ def prepare(
         return prepare_store(
             row,
             Path(source),
-            Path(out),
+            store,
             options=settings,
             key=user_key(),
             workers=workers or os.cpu_count() or 1,
@@ -230,7 +233,8 @@ def run(
 
 
 def _folder(out: str | Path | None, name: str) -> Path:
-    return Path("runs") / name if out is None else Path(out)
+    """Return the run folder that is asked for, wherever a user's code may go from here."""
+    return (Path("runs") / name if out is None else local_path(out, "--out")).absolute()
 
 
 def _begin(threads: int | None) -> None:

@@ -49,10 +49,6 @@ Ray = Annotated[
 ]
 
 
-# The status that shells give a command ended by Ctrl-C, and that the parser turns it into.
-INTERRUPTED = 130
-
-
 class Failed(Exception):  # noqa: N818  # an exit status, not an error of its own
     """Ends the command with an exit status, once everything has been said."""
 
@@ -75,8 +71,10 @@ def demo(
     NIfTI), prepares them like real scans, runs six optimizers x four losses x three folds on each,
     and ends with a verdict and report.html. Takes a few minutes on two CPU cores.
     """
+    from bench.core.references import local_path
     from bench.demo import make_demo
 
+    local_path(out_dir, "--out")
     study = make_demo(out_dir, err.print)
     _run_study(study, out_dir / "runs" / "demo", ray=ray, lanes=lanes, gpus_per_trial=1, trial=None)
 
@@ -182,7 +180,7 @@ def plan(
     if as_json:
         out.print_json(
             data={
-                "run": str(made.folder),
+                "run": str(_shown(made.folder)),
                 "trials": [
                     {"trial_id": t.trial_id, **t.combination, "fold": t.fold, "seed": t.seed}
                     for t in made.trials
@@ -359,7 +357,7 @@ def _run_study(
     _show_verdict(ended.folder, ended.page, as_json=False)
     failed = ended.progress.statuses.get("failed", 0)
     if failed:
-        log = ended.folder / "log.txt"
+        log = _shown(ended.folder / "log.txt")
         err.print(f"[red]{failed} trial(s) failed; the reasons are in {log}.")
         raise Failed(1)
 
@@ -372,7 +370,12 @@ def _show_verdict(folder: Path, page: Path, *, as_json: bool) -> None:
         out.print_json(data=verdict)
         return
     out.print(leaderboard(verdict))
-    out.print(f"report: {page}")
+    out.print(f"report: {_shown(page)}")
+
+
+def _shown(path: Path) -> Path:
+    """Return a path as people read it: from the working folder, where it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _arguments(given: Sequence[str]) -> list[str]:
@@ -390,13 +393,16 @@ def _arguments(given: Sequence[str]) -> list[str]:
 def main() -> None:
     """Run the command line; turn whatever can go wrong into one sentence and an exit status."""
     from bench.core.packages import check_packages
+    from bench.core.stopping import INTERRUPTED, LAST_WORDS, STOPPING
 
+    STOPPING.listen(at_once=True)
     check_packages()
     from bench.core.references import StudyError
     from loaders.cases import BadSource
     from loaders.store.read import StoreError
     from results.tables.store import RunError
 
+    STOPPING.listen(at_once=False)
     try:
         status = app(_arguments(sys.argv[1:]), standalone_mode=False)
     except Failed as failed:
@@ -416,12 +422,17 @@ def main() -> None:
     except Exception as error:
         usage = getattr(error, "exit_code", None)
         show = getattr(error, "show", None)
-        if usage is None or show is None:
+        if STOPPING.asked:  # what a library makes of an interrupt in the middle of its import
+            status = INTERRUPTED
+        elif usage is None or show is None:
             raise
-        show()  # a usage error of the parser, with its own words
-        status = usage
+        else:
+            show()  # a usage error of the parser, with its own words
+            status = usage
     if status == INTERRUPTED:
-        err.print("stopped; what was finished is on disk, the same command goes on from there.")
+        err.print(LAST_WORDS)
+    if STOPPING.asked:
+        STOPPING.deafen()
     sys.exit(status or 0)
 
 

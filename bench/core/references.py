@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Iterable
 from functools import lru_cache
@@ -27,6 +28,20 @@ def unknown(what: str, name: str, choices: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, choices, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"unknown {what} {name!r}.{hint} Choices: {', '.join(choices)}."
+
+
+def local_path(given: str | Path, what: str) -> Path:
+    """Return a path on a disk of this machine; raise StudyError for an address such as s3://.
+
+    A Path has made `s3:/` of it already; a single letter is a drive.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.\-]+:/", str(given)):
+        kind = str(given).partition(":")[0]
+        raise StudyError(
+            f"{what} {given}: results are written to a disk, and {kind}: is none. Give a folder, "
+            f"and copy or mount it where it should go."
+        )
+    return Path(given)
 
 
 def is_reference(text: str) -> bool:

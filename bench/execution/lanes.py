@@ -15,17 +15,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import torch
 
 from bench.core.processes import World
 from bench.execution.dispatcher import Dispatcher, LanesLost
-from bench.execution.mailbox import Mailbox
+from bench.execution.mailbox import Call, Mailbox
 from bench.execution.provenance import code_fingerprint, plan_fingerprint
 from bench.execution.ray_cluster import (
     LaneSize,
+    answers,
     check_room,
     connected,
     kill,
@@ -42,6 +43,8 @@ log = logging.getLogger("medopt.lanes")
 START_LIMIT = 5
 # Seconds that lanes get to end by themselves once the queue is empty.
 GRACE_SEC = 10.0
+# Ray's own processes answer within milliseconds, and a swapping machine within seconds. Assumption.
+HEAD_SEC = 30.0
 
 # Ray Train starts helpers for these callbacks: for Ray Data sets, which no lane has, and a detached
 # one that frees a lane's resources should its controller die, which for a controller that belongs
@@ -139,10 +142,7 @@ def _serve(
         changed(queue.progress())
         until = math.inf
         while names and monotonic() < until:
-            try:
-                heard = ray.get(mailbox.heard.remote(1.0))
-            except ray.exceptions.RayError as error:
-                raise LanesLost(f"Ray stopped answering: {reason(error)}") from error
+            heard = _heard(mailbox)
             dispatcher.serve(heard)
             while not over.empty():
                 end = over.get()
@@ -159,6 +159,25 @@ def _serve(
                 )
     finally:
         _end(threads, controllers)
+
+
+def _heard(mailbox: Any) -> list[Call]:
+    """Return what lanes said; raise LanesLost if Ray has gone."""
+    import ray
+
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        heard: list[Call] = ray.get(mailbox.heard.remote(1.0), timeout=HEAD_SEC)
+    except ray.exceptions.GetTimeoutError as error:
+        raise LanesLost(f"Ray has not answered for {HEAD_SEC:.0f} s.") from error
+    except ray.exceptions.RayError as error:
+        raise LanesLost(f"Ray stopped on this machine: {reason(error)}") from error
+    until = monotonic() + HEAD_SEC
+    while not heard and not answers(host, int(port)):
+        if monotonic() > until:
+            raise LanesLost(f"Ray's head at {host}:{port} has not answered for {HEAD_SEC:.0f} s.")
+        sleep(1)
+    return heard
 
 
 def _end(threads: list[threading.Thread], controllers: list[Any]) -> None:

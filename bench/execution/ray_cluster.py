@@ -3,15 +3,18 @@
 Ray is imported late: it reads its settings from the environment when it is imported.
 """
 
+import fcntl
 import logging
 import math
 import os
 import secrets
+import shutil
 import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +23,11 @@ import torch
 
 from bench.core.packages import ROOT
 from bench.core.references import StudyError
-from bench.execution.dispatcher import Place
+from bench.execution.dispatcher import LanesLost, Place
 from bench.execution.trial_queue import reason
 from bench.study.schema import Study
+
+log = logging.getLogger("medopt.lanes")
 
 # CPU cores for a lane where neither the threads nor the number of lanes is given: two lanes of one
 # thread beat one lane of two on small networks (measured), and each lane needs more memory.
@@ -148,14 +153,7 @@ def connected(address: str | None, *, cores: int = 0, gpus: int = 0) -> Iterator
         # With the mode unset, Ray turns its token authentication on by itself, also where it was
         # imported before with another setting.
         settings |= {"RAY_AUTH_TOKEN": TOKEN, "RAY_AUTH_MODE": None}
-    with (
-        _environment(settings),
-        # Ray refuses socket paths of more than 107 bytes, and those begin here: a longer TMPDIR,
-        # such as macOS has, leaves no room.
-        tempfile.TemporaryDirectory(
-            prefix="medopt-", dir="/tmp", ignore_cleanup_errors=True
-        ) as scratch,
-    ):
+    with _environment(settings), _scratch_folder() as scratch:
         import ray
 
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -169,27 +167,86 @@ def connected(address: str | None, *, cores: int = 0, gpus: int = 0) -> Iterator
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES,
                 # Ray opens its folder to everyone; the one around it stays ours.
-                "_temp_dir": str(Path(scratch, "ray")),
+                "_temp_dir": str(scratch / "ray"),
             }
         else:
             _check_address(address)
             options["address"] = address
         try:
-            # A worker's sys.path begins with the driver's working folder, and a user's may have its
-            # own models/ or results/: so Ray starts in ours.
-            with chdir(ROOT):
-                ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             if address is None:
-                raise
-            raise StudyError(
-                f"--ray {address}: no cluster answers there ({reason(error)}). Look with `ray "
-                f"status`; a cluster with a token needs it in ~/.ray/auth_token here too."
-            ) from error
-        try:
-            yield Path(scratch)
+                _start(options, tries=2)
+            else:
+                _join(options)
+            yield scratch
         finally:
             ray.shutdown()
+
+
+def _init(options: dict[str, Any]) -> None:
+    """Let Ray start or join, and keep our own way to be stopped."""
+    import ray
+
+    ours = signal.getsignal(signal.SIGTERM)
+    # A worker's sys.path begins with the driver's working folder, and a user's may have its
+    # own models/ or results/: so Ray starts in ours.
+    with chdir(ROOT):
+        ray.init(**options)
+    # Ray makes SIGTERM an exit of its own, without our words.
+    if callable(ours) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ours)
+
+
+def _start(options: dict[str, Any], *, tries: int) -> None:
+    """Start a Ray; raise LanesLost if it does not come up in the seconds that it gives itself."""
+    import ray
+
+    try:
+        _init(options)
+    except Exception as error:
+        # Ray raises a bare Exception for it; whatever it was, starting anew is what can be done.
+        ray.shutdown()
+        if tries > 1:
+            log.warning("Ray did not start (%s); it is started once more", reason(error))
+            return _start(options, tries=tries - 1)
+        raise LanesLost(
+            f"Ray did not start on this machine, twice ({reason(error)}). Free some memory or "
+            f"cores, or run without --ray."
+        ) from error
+
+
+def _join(options: dict[str, Any]) -> None:
+    import ray
+
+    try:
+        _init(options)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise StudyError(
+            f"--ray {options['address']}: no cluster answers there ({reason(error)}). Look with "
+            f"`ray status`; a cluster with a token needs it in ~/.ray/auth_token here too."
+        ) from error
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    """Give a folder that is gone at the end, and remove those that killed runs have left.
+
+    A folder is in use while its `.lock` is held, which ends with the process that holds it.
+    """
+    # Ray refuses socket paths of more than 107 bytes, and those begin here: a longer TMPDIR,
+    # such as macOS has, leaves no room.
+    with (
+        tempfile.TemporaryDirectory(
+            prefix="medopt-", dir="/tmp", ignore_cleanup_errors=True
+        ) as made,
+        Path(made, ".lock").open("w") as lock,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in Path(made).parent.glob("medopt-*/.lock"):
+            # In use, another user's, or removed this moment: left alone.
+            with suppress(OSError), left.open("r+") as theirs:
+                fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left.parent, ignore_errors=True)
+        yield Path(made)
 
 
 def _check_address(address: str) -> None:

@@ -29,6 +29,8 @@ from bench.planning.plan import resolve, save
 from bench.study.schema import load_study
 from results.tables.store import finished, read
 
+ROOT = Path(__file__).resolve().parents[3]
+
 # ---- whole runs ------------------------------------------------------------------------------
 
 OWN_LOSSES = '''
@@ -194,6 +196,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(plan, folder, stop):
     driver = subprocess.Popen(
         [sys.executable, script / "go.py", folder / "stopped.yaml", made.folder],
         cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         start_new_session=True,
     )
     lost = time.monotonic() + 200

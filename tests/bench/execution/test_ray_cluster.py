@@ -1,10 +1,16 @@
 """The room for lanes on this machine, and what is said where a cluster or the room is missing."""
 
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import yaml
 
 from bench.core.references import StudyError
 from bench.execution import ray_cluster
+from bench.execution.dispatcher import LanesLost
 from bench.execution.ray_cluster import LaneSize, Machine, capacity, check_room
 from bench.study.schema import parse_study
 
@@ -67,3 +73,63 @@ def test_more_lanes_than_the_machines_hold_are_refused_with_what_there_is():
         check_room(machines, 3, LaneSize(workers=1, threads=4, cuda=True))
     with pytest.raises(StudyError, match="room for 3"):
         check_room(machines, 4, LaneSize(workers=2, threads=3, cuda=False))
+
+
+HOLDS = """
+import time
+from bench.execution.ray_cluster import _scratch_folder
+with _scratch_folder() as folder:
+    print(folder, flush=True)
+    time.sleep(100)
+"""
+
+
+def test_folders_of_the_dead_are_removed_and_those_of_the_living_are_not():
+    holders = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOLDS],
+            cwd=Path(__file__).resolve().parents[3],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    dead, alive = (Path(holder.stdout.readline().strip()) for holder in holders)
+    try:
+        holders[0].kill()
+        holders[0].wait()
+        assert dead.exists()
+        with ray_cluster._scratch_folder() as own:
+            assert own.exists()
+            assert alive.exists()
+            assert not dead.exists()
+        assert not own.exists()
+    finally:
+        holders[1].kill()
+        holders[1].wait()
+        with ray_cluster._scratch_folder():
+            assert not alive.exists()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_ray_that_does_not_come_up_is_started_once_more(monkeypatch, caplog, times):
+    import ray
+
+    calls = []
+
+    def init(**options: object) -> None:
+        calls.append(options)
+        if len(calls) <= times:
+            raise Exception("The current node timed out during startup.")  # noqa: TRY002  # as Ray's
+
+    monkeypatch.setattr(ray, "init", init)
+    with caplog.at_level(logging.WARNING, logger="medopt.lanes"):
+        if times == 2:
+            with pytest.raises(
+                LanesLost, match=r"did not start on this machine, twice .*timed out"
+            ):
+                ray_cluster._start({}, tries=2)
+        else:
+            ray_cluster._start({}, tries=2)
+    assert len(calls) == 2
+    assert "it is started once more" in caplog.text
