@@ -11,14 +11,18 @@ import math
 import os
 import queue as queues
 import threading
+import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch.distributed import FileStore  # type: ignore[attr-defined]  # not in torch's list
 
 from bench.core.processes import World
 from bench.execution.dispatcher import Dispatcher, LanesLost
@@ -45,6 +49,8 @@ START_LIMIT = 5
 GRACE_SEC = 10.0
 # Ray's own processes answer within milliseconds, and a swapping machine within seconds. Assumption.
 HEAD_SEC = 30.0
+# As Ray Train's own groups.
+GROUP_TIMEOUT = timedelta(seconds=1800)
 
 # Ray Train starts helpers for these callbacks: for Ray Data sets, which no lane has, and a detached
 # one that frees a lane's resources should its controller die, which for a controller that belongs
@@ -59,6 +65,14 @@ class LaneEnd:
 
     lane: str
     why: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Carrier:
+    """The Ray that carries lanes: a scratch folder, and whether this machine is `alone` in it."""
+
+    storage: Path
+    alone: bool
 
 
 def run_lanes(
@@ -94,7 +108,8 @@ def run_lanes(
             changed(queue.progress())  # the start of Ray takes a while
             with connected(address, cores=cores, gpus=gpus) as storage:
                 check_room(machines_of_cluster(), workers, size)
-                _serve(plan, queue, lanes, size, storage, changed, hung_minutes)
+                carrier = Carrier(storage=storage, alone=address is None)
+                _serve(plan, queue, lanes, size, carrier, changed, hung_minutes)
         return queue.progress()
 
 
@@ -103,7 +118,7 @@ def _serve(
     queue: Queue,
     lanes: int,
     size: LaneSize,
-    storage: Path,
+    carrier: Carrier,
     changed: Callable[[Progress], None],
     hung_minutes: float,
 ) -> None:
@@ -131,7 +146,7 @@ def _serve(
     threads = [
         threading.Thread(
             target=_until_over,
-            args=(lane, _trainer(mailbox, lane, cargo, size, storage, controllers).fit, over),
+            args=(lane, _trainer(mailbox, lane, cargo, size, carrier, controllers).fit, over),
             daemon=True,
         )
         for lane in sorted(names)
@@ -230,7 +245,7 @@ def _trainer(
     lane: str,
     cargo: dict[str, Any],
     size: LaneSize,
-    storage: Path,
+    carrier: Carrier,
     controllers: list[Any],
 ) -> Any:
     """Return the Ray Train trainer whose `fit` is a lane; its workers get `cargo`.
@@ -269,23 +284,28 @@ def _trainer(
             ray.get(controller.run.remote())
             return ray.get(controller.get_result.remote())
 
-    class Solo(BackendConfig):
-        """One worker needs no process group, and so its controller no torch: 300 MB (measured)."""
+    class Plain(BackendConfig):
+        """One worker needs no process group, and so its controller no torch: 300 MB (measured).
+
+        Those of one machine make theirs themselves (`_group`).
+        """
 
         backend = "none"
 
-    process_group: Any = Solo() if size.workers == 1 else TorchConfig()
+    plain = size.workers == 1 or carrier.alone
+    process_group: Any = Plain() if plain else TorchConfig()
+    meeting = str(carrier.storage) if carrier.alone else None
     resources = {"CPU": size.threads} | ({"GPU": 1} if size.cuda else {})
     return LaneTrainer(
         # A closure goes to the workers alone; a `train_loop_config` would go to the controller too.
-        lambda: _work(mailbox, lane, cargo),
+        lambda: _work(mailbox, lane, cargo, meeting),
         torch_config=process_group,
         scaling_config=ScalingConfig(
             num_workers=size.workers, use_gpu=size.cuda, resources_per_worker=resources
         ),
         run_config=RunConfig(
             name=lane.replace(" ", "-"),
-            storage_path=str(storage),
+            storage_path=str(carrier.storage),
             # A lane is restarted however often it dies: what is counted are trials
             # (bench.execution.trial_queue.KILLS).
             failure_config=FailureConfig(
@@ -299,8 +319,27 @@ def _trainer(
 # ---- a worker of a lane ----------------------------------------------------------------------
 
 
-def _work(mailbox: Any, lane: str, cargo: dict[str, Any]) -> None:
-    """Be one worker of a lane, as Ray Train starts it."""
+def _group(world: World, device: torch.device, meeting: Path) -> None:
+    """Join the workers of a lane that share one machine.
+
+    By a file: the store that Ray Train would let them meet at listens on every interface.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=FileStore(str(meeting), world.size),
+        rank=world.rank,
+        world_size=world.size,
+        timeout=GROUP_TIMEOUT,
+    )
+
+
+def _work(mailbox: Any, lane: str, cargo: dict[str, Any], meeting: str | None) -> None:
+    """Be one worker of a lane, as Ray Train starts it.
+
+    `meeting` is the folder where the workers of a lane meet, None where Ray Train lets them meet.
+    """
     import ray
     from ray.train import get_context
     from ray.train.collective import barrier, broadcast_from_rank_zero
@@ -316,6 +355,10 @@ def _work(mailbox: Any, lane: str, cargo: dict[str, Any]) -> None:
     def tell(call: str, *values: Any) -> None:
         mailbox.tell.remote(lane, call, *values)
 
+    if meeting is not None and not alone:
+        # A name of its own for each start of the lane: what a dead one left must not be met.
+        name = broadcast_from_rank_zero(f"group-{uuid.uuid4().hex}")
+        _group(world, get_device(), Path(meeting, name))
     take_trials(
         Worker(
             world=world,

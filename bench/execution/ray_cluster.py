@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from bench.core.packages import ROOT
@@ -153,6 +154,8 @@ def connected(address: str | None, *, cores: int = 0, gpus: int = 0) -> Iterator
         # With the mode unset, Ray turns its token authentication on by itself, also where it was
         # imported before with another setting.
         settings |= {"RAY_AUTH_TOKEN": TOKEN, "RAY_AUTH_MODE": None}
+        # The collectives of a lane of several workers.
+        settings |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), _loopback_name())
     with _environment(settings), _scratch_folder() as scratch:
         import ray
 
@@ -160,8 +163,6 @@ def connected(address: str | None, *, cores: int = 0, gpus: int = 0) -> Iterator
         if address is None:
             options |= {
                 "address": "local",
-                # Of its own accord Ray asks a public name server which address it has.
-                "_node_ip_address": "127.0.0.1",
                 "num_cpus": cores,
                 "num_gpus": gpus,
                 "include_dashboard": False,
@@ -174,7 +175,8 @@ def connected(address: str | None, *, cores: int = 0, gpus: int = 0) -> Iterator
             options["address"] = address
         try:
             if address is None:
-                _start(options, tries=2)
+                with _loopback():
+                    _start(options, tries=2)
             else:
                 _join(options)
             yield scratch
@@ -194,6 +196,32 @@ def _init(options: dict[str, Any]) -> None:
     # Ray makes SIGTERM an exit of its own, without our words.
     if callable(ours) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, ours)
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Let Ray, where it starts here, listen on 127.0.0.1 alone, as it does on macOS and Windows.
+
+    Elsewhere it takes an address that other machines reach, whatever `_node_ip_address` says, and
+    asks a public name server for it; two of its ports give metrics without a token.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _loopback_name() -> str:
+    """Return what this machine calls the interface of 127.0.0.1: lo, or lo0."""
+    return next(
+        name
+        for name, addresses in psutil.net_if_addrs().items()
+        if any(a.address == "127.0.0.1" for a in addresses)
+    )
 
 
 def _start(options: dict[str, Any], *, tries: int) -> None:

@@ -28,6 +28,7 @@ from bench.execution.trial_queue import opened
 from bench.planning.plan import resolve, save
 from bench.study.schema import load_study
 from results.tables.store import finished, read
+from tests.bench.execution.test_ray_cluster import listening
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -165,7 +166,14 @@ def test_two_lanes_give_what_the_process_gives_and_outlive_what_kills_them(
 def test_two_workers_of_one_lane_train_as_one_process(plan):
     alone = in_process(plan("alone"))
     pair = plan("pair")
-    run_lanes(pair, address=None, lanes=1, gpus_per_trial=2, changed=lambda _progress: None)
+    addresses = set()
+
+    def look(progress) -> None:
+        if progress.running:  # so the two have met
+            addresses.update(listening())
+
+    run_lanes(pair, address=None, lanes=1, gpus_per_trial=2, changed=look)
+    assert {address for address, _ in addresses} == {"127.0.0.1"}
     one, two = (rows(p.folder, "metrics") for p in (alone, pair))
     assert [r["value"] for r in two] == pytest.approx([r["value"] for r in one], rel=1e-4)
     assert {row["device_count"] for row in rows(pair.folder, "trials")} == {2}

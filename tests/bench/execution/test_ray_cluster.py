@@ -3,8 +3,10 @@
 import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -133,3 +135,35 @@ def test_a_ray_that_does_not_come_up_is_started_once_more(monkeypatch, caplog, t
             ray_cluster._start({}, tries=2)
     assert len(calls) == 2
     assert "it is started once more" in caplog.text
+
+
+def listening() -> set[tuple[str, str]]:
+    """Return (address, program) of what this process and those it started listen at."""
+    ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    return {
+        (connection.laddr.ip.removeprefix("::ffff:"), process.name())
+        for process in ours
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+@pytest.mark.ray
+def test_a_ray_of_our_own_listens_on_the_loopback_interface_alone():
+    import ray
+
+    with ray_cluster.connected(None, cores=1):
+
+        @ray.remote(num_cpus=0)
+        class Idle:
+            def here(self) -> str:
+                return "here"
+
+        idle = Idle.remote()  # a worker listens too
+        assert ray.get(idle.here.remote()) == "here"
+        until = time.monotonic() + 30
+        while len({program for _, program in listening()}) < 5 and time.monotonic() < until:
+            time.sleep(0.5)  # the agents take their time
+        found = listening()
+    assert {"gcs_server", "raylet", "ray::Idle"} <= {program for _, program in found}
+    assert {address for address, _ in found} == {"127.0.0.1"}
