@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bench.core.references import local_path
+from bench.core.undisturbed import undisturbed
 
 if TYPE_CHECKING:
     from bench.execution.trial_queue import Progress
@@ -146,9 +147,10 @@ def plan(
     from bench.study.schema import load_study
 
     asked, base = load_study(Path(study))
-    made = resolve(asked, base, _folder(out, asked.name), lanes=lanes or 1)
+    with undisturbed():
+        made = resolve(asked, base, _folder(out, asked.name), lanes=lanes or 1)
     _begin(made.study.threads)
-    with counting("measuring") as told:
+    with counting("measuring") as told, undisturbed():
         seconds = estimate(made, told) / (lanes or 1)
     return Planned(plan=made, seconds=seconds)
 

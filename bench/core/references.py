@@ -17,6 +17,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from bench.core.undisturbed import undisturbed
+
 
 class StudyError(ValueError):
     """A study cannot be used as written; the message says where, what, and the choices."""
@@ -68,7 +70,10 @@ def load_reference(text: str, base: Path) -> tuple[Any, str]:
         module = _load_file(path, source)
     else:
         try:
-            module = importlib.import_module(where)
+            with undisturbed():
+                module = importlib.import_module(where)
+        except SystemExit as error:
+            raise StudyError(f"{text!r}: {where} ended itself while it was loaded.") from error
         except ModuleNotFoundError as error:
             raise StudyError(
                 f"{text!r}: no module {where!r} is installed ({error}). Write path/file.py:name "
@@ -92,8 +97,9 @@ def _load_file(path: Path, source: bytes) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[private] = module
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
+        with undisturbed():
+            spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
         del sys.modules[private]
         raise StudyError(f"{path.name} failed while it was loaded: {error!r}") from error
     return module

@@ -242,6 +242,19 @@ def _start(options: dict[str, Any], *, tries: int) -> None:
         ) from error
 
 
+def _check_token() -> None:
+    """Raise StudyError if others on this machine can read the token, and so use the cluster."""
+    if os.environ.get("RAY_AUTH_MODE") != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    given = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    token = Path(given) if given else Path.home() / ".ray" / "auth_token"
+    if token.exists() and token.stat().st_mode & 0o077:
+        raise StudyError(
+            f"{token}: others on this machine can read the cluster's token, with which anyone can "
+            f"run code on it. Make it yours alone (chmod 600), or a new one if it was seen."
+        )
+
+
 def _join(options: dict[str, Any]) -> None:
     import ray
 
@@ -284,6 +297,7 @@ def _check_address(address: str) -> None:
             f"--ray {address}: Ray's client cannot hold lanes. Run medopt on a machine of the "
             f"cluster, with `--ray auto`."
         )
+    _check_token()
     where = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
     host, _, port = where.rpartition(":")
     if not host:

@@ -15,6 +15,7 @@ from bench.core.packages import check_packages
 from bench.core.processes import World
 from bench.core.pulse import PULSE
 from bench.core.startup import begin
+from bench.core.undisturbed import undisturbed
 from bench.execution.dispatcher import Place
 from bench.execution.provenance import code_fingerprint, differences, plan_fingerprint
 from bench.execution.trial_queue import LEASE_SEC, reason
@@ -100,9 +101,10 @@ def _run_one(trial: Trial, plan: Plan, worker: Worker) -> None:
             worker.tell("renew", epoch, score)
 
     try:
-        outcome = run_trial(
-            trial, plan.data(trial.dataset), plan.base, device=device, world=world, watch=watch
-        )
+        with undisturbed():
+            outcome = run_trial(
+                trial, plan.data(trial.dataset), plan.base, device=device, world=world, watch=watch
+            )
     except BaseException as error:
         # Whatever a user's code raises (an exit, an interrupt) is its trial's end, not the run's.
         worker.ask("fail", trial.trial_id, reason(error), traceback.format_exc())

@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
+import signal
 from contextlib import contextmanager
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -105,6 +108,33 @@ def test_one_trial_is_run_and_a_trial_that_breaks_is_counted(study, tmp_path):
     ended = api.run(study("ce, own.py:breaks"), "both")
     assert ended.progress.statuses == {"ok": 6, "failed": 6}
     assert "planted" in (ended.folder / "log.txt").read_text()
+
+
+def test_a_users_file_that_moves_the_process_when_it_is_loaded_splits_no_run(
+    study, tmp_path, notebook, monkeypatch
+):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "own.py").write_text(
+        "import os, signal\nfrom torch.nn.functional import cross_entropy\n"
+        "def loss(logits, target):\n    return cross_entropy(logits, target)\n"
+        "os.chdir('elsewhere')\nos.environ['MEDOPT_KEY'] = 'other'\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    )
+    before = signal.getsignal(signal.SIGINT)
+    path = study("own.py:loss")
+    ended = api.run(path.name, "runs/one", trial=api.plan(path.name).plan.trials[0].trial_id)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert Path.cwd() == tmp_path
+    assert ended.folder == tmp_path / "runs" / "one"
+    assert ended.page.exists()
+    assert os.environ["MEDOPT_KEY"] == "test"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_users_file_that_exits_when_it_is_loaded_is_a_bad_study(study, tmp_path):
+    (tmp_path / "own.py").write_text("raise SystemExit(0)\n")
+    with pytest.raises(StudyError, match=r"own\.py failed while it was loaded: SystemExit\(0\)"):
+        api.run(study("own.py:loss"))
 
 
 def test_what_cannot_be_run_writes_nothing(study, tmp_path):

@@ -88,6 +88,30 @@ def leaves_children(logits, target):
     return cross_entropy(logits, target)
 
 
+def disturbs(logits, target):
+    import logging, resource, warnings
+    import numpy as np
+    import torch
+
+    found = cross_entropy(logits, target)
+    os.chdir("/")
+    os.umask(0o777)
+    os.environ.clear()
+    sys.path.clear()
+    sys.stdout = sys.stderr = None
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.alarm(1)
+    sys.setrecursionlimit(120)
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("error")
+    np.seterr(all="raise")
+    torch.set_default_dtype(torch.float64)
+    torch.set_float32_matmul_precision("medium")
+    torch.use_deterministic_algorithms(True)
+    return found
+
+
 def waits(logits, target):
     (HERE / "waits").touch()
     while not (HERE / "go").exists():
@@ -188,6 +212,28 @@ def test_copies_and_children_of_a_trial_do_not_go_on_with_the_run(plan, tmp_path
         time.sleep(0.1)
     with opened(made, shared_device=False) as queue:  # nobody holds its lock
         assert queue.pending() == 0
+
+
+def test_what_a_trial_does_to_its_process_is_not_done_to_the_next(plan, tmp_path):
+    made = plan("disturbs")
+    rows = run(made)
+    assert rows["ce"]["status"] == "ok"
+    assert {row["attempt"] for row in rows.values()} == {1}  # no process died of it
+
+    # ce of fold 1 came after disturbs of fold 0: it has the numbers of a run of its own.
+    alone = replace(
+        made,
+        folder=tmp_path / "alone",
+        trials=tuple(t for t in made.trials if t.choices["loss"].label == "ce"),
+    )
+    assert run(alone)["ce"]["status"] == "ok"
+    ids = {t.trial_id for t in alone.trials}
+    disturbed, calm = (
+        sorted(str(row) for row in read(p.folder, "metrics").to_pylist() if row["trial_id"] in ids)
+        for p in (made, alone)
+    )
+    assert disturbed == calm
+    assert len(calm) > len(ids)
 
 
 RUN = """

@@ -68,6 +68,18 @@ def test_a_cluster_that_is_not_there_is_said_at_once(asked, address, said):
         capacity(asked(), address=address, lanes=1, gpus_per_trial=1)
 
 
+def test_a_token_that_others_can_read_is_refused(asked, monkeypatch, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("secret")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    for mode, said in ((0o644, "can read the cluster's token"), (0o600, "nothing answers")):
+        token.chmod(mode)
+        with pytest.raises(StudyError, match=said):
+            capacity(asked(), address="127.0.0.1:1", lanes=1, gpus_per_trial=1)
+
+
 def test_more_lanes_than_the_machines_hold_are_refused_with_what_there_is():
     machines = [Machine(cores=8, gpus=2), Machine(cores=3, gpus=1)]
     check_room(machines, 3, LaneSize(workers=1, threads=3, cuda=True))
