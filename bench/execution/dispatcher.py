@@ -37,6 +37,7 @@ class Dispatcher:
     kill: Callable[[Sequence[Place]], None]
     hung_minutes: float = HUNG_MINUTES
     ended: dict[str, str] = field(default_factory=dict)
+    spoken: set[str] = field(default_factory=set)
     _waiting: dict[str, int] = field(default_factory=dict)
     _starts: Counter[str] = field(default_factory=Counter)
     _places: dict[str, list[Place]] = field(default_factory=dict)
@@ -47,6 +48,8 @@ class Dispatcher:
         Raises ValueError for a call that is not known.
         """
         # Signs of life first: time ran on while this process was busy writing.
+        heard = list(heard)
+        self.spoken.update(call.lane for call in heard)
         for call in sorted(heard, key=lambda call: call.name not in ("renew", "alive")):
             if call.name == "take":
                 assert call.number is not None

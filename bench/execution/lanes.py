@@ -155,7 +155,7 @@ def _serve(
         for thread in threads:
             thread.start()
         changed(queue.progress())
-        until = math.inf
+        until, must_speak = math.inf, monotonic() + hung_minutes * 60
         while names and monotonic() < until:
             heard = _heard(mailbox)
             dispatcher.serve(heard)
@@ -164,6 +164,11 @@ def _serve(
                 names.discard(end.lane)
                 if end.why:
                     dispatcher.lost(end.lane, end.why)
+            if monotonic() > must_speak:
+                # Ray starts workers that die at once (a package is missing there) again and again.
+                for lane in names - dispatcher.spoken:
+                    dispatcher.lost(lane, f"none of its workers started in {hung_minutes:g} min")
+                names &= dispatcher.spoken
             changed(queue.progress())
             if not queue.pending():
                 until = min(until, monotonic() + GRACE_SEC)

@@ -137,7 +137,7 @@ def run_here(
         }
     )
     log = queue.folder / "log.txt"
-    child = Child(cargo, log)
+    child, since = Child(cargo, log), monotonic()
     starts = 1
 
     def say(_number: int, value: Any) -> None:
@@ -156,6 +156,8 @@ def run_here(
     try:
         while queue.pending():
             # Whether it has ended is looked up first: what it said before is heard all the same.
+            if starts and monotonic() - since > hung_minutes * 60:
+                child.end()  # it hangs before it takes a trial
             over = child.ended()
             dispatcher.serve(child.heard(LOOK_SEC))
             if over:
@@ -165,7 +167,7 @@ def run_here(
                 if LANE in dispatcher.ended or starts == STARTS:
                     raise LanesLost(_unfinished(queue, dispatcher, how, log))
                 starts += 1
-                child = Child(cargo, log)
+                child, since = Child(cargo, log), monotonic()
             changed(queue.progress())
     finally:
         child.end()

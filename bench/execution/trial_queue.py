@@ -3,6 +3,7 @@
 import fcntl
 import io
 import logging
+import shutil
 import statistics
 import time
 from collections import deque
@@ -337,6 +338,8 @@ def opened(plan: Plan, *, shared_device: bool) -> Iterator[Queue]:
                 f"another process is running {plan.folder.name!r}. "
                 f"Wait for it, or choose another --out."
             ) from error
+        # What a process that was killed in the middle of writing has left: nobody else writes here.
+        shutil.rmtree(plan.folder / ".writing", ignore_errors=True)
         about = footer(plan)
         known = finished(plan.folder)
         for skip in plan.skips:

@@ -18,8 +18,9 @@ import torch
 import yaml
 
 from bench.core.processes import World
-from bench.execution import provenance, trial_queue
+from bench.execution import lanes, provenance, trial_queue
 from bench.execution import worker as workers
+from bench.execution.dispatcher import LanesLost
 from bench.execution.lanes import run_lanes
 from bench.execution.local import run_here
 from bench.execution.provenance import code_fingerprint, differences, plan_fingerprint
@@ -163,6 +164,50 @@ def test_two_lanes_give_what_the_process_gives_and_outlive_what_kills_them(
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_lanes_whose_workers_never_start_end_the_run_with_a_sentence(plan, monkeypatch):
+    """Ray starts such workers again without end: here those whose function breaks at once."""
+    made = plan("never")
+
+    def breaks(*_given: object) -> None:
+        raise ModuleNotFoundError("planted")
+
+    monkeypatch.setattr(lanes, "_work", breaks)
+    with pytest.raises(LanesLost, match=r"8 trial\(s\) .* none of its workers started in 0.7 min"):
+        run_lanes(
+            made,
+            address=None,
+            lanes=1,
+            gpus_per_trial=1,
+            changed=lambda _progress: None,
+            hung_minutes=0.7,
+        )
+    assert finished(made.folder) == {}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_lane_that_hangs_is_ended_and_comes_back(plan, folder):
+    losses = (folder / "own.py").read_text()
+    (folder / "own.py").write_text(
+        losses + "\n\ndef hangs(logits, target):\n    import time\n    time.sleep(1000)\n"
+    )
+    made = plan("hung", losses=["ce", "own.py:hangs"], optimizers=["sgd"])
+    made = replace(made, trials=tuple(t for t in made.trials if t.fold == 0))
+    state = run_lanes(
+        made,
+        address=None,
+        lanes=1,
+        gpus_per_trial=1,
+        changed=lambda _progress: None,
+        hung_minutes=0.4,
+    )
+    assert state.statuses == {"ok": 1, "failed": 1}
+    reasons = [row["reason"] for row in rows(made.folder, "trials", loss="hangs")]
+    assert reasons == ["it hung (no step in 0.4 min) 2 times"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_two_workers_of_one_lane_train_as_one_process(plan):
     alone = in_process(plan("alone"))
     pair = plan("pair")
@@ -182,6 +227,7 @@ def test_two_workers_of_one_lane_train_as_one_process(plan):
 INTERRUPTED = """
 import sys
 from pathlib import Path
+from bench.execution.dispatcher import LanesLost
 from bench.execution.lanes import run_lanes
 from bench.planning.plan import resolve
 from bench.study.schema import load_study

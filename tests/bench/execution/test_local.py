@@ -292,6 +292,16 @@ def test_a_process_that_cannot_start_ends_the_run_with_a_sentence(plan, monkeypa
     assert finished(made.folder) == {}
 
 
+def test_a_process_that_hangs_before_it_takes_a_trial_ends_the_run_too(plan, monkeypatch):
+    made = plan()
+    monkeypatch.setattr("bench.execution.local._CHILD", "import time; time.sleep(1000)")
+    with (
+        opened(made, shared_device=False) as queue,
+        pytest.raises(LanesLost, match=r"ended 3 times before it took a trial \(SIGKILL"),
+    ):
+        run_here(made, queue, lambda _progress: None, hung_minutes=0.02)
+
+
 def test_a_source_that_was_edited_meanwhile_is_told(plan, tmp_path):
     made = plan("crashes_once")
     own = tmp_path / "own.py"

@@ -225,6 +225,9 @@ def test_two_processes_cannot_run_one_folder(tmp_path, monkeypatch):
     plan = type("Plan", (), {"folder": tmp_path, "skips": (), "trials": ()})()
     plan.study = type("Study", (), {"name": "s"})()
     monkeypatch.setattr(trial_queue, "footer", lambda _plan: {})
+    (tmp_path / ".writing" / "left").mkdir(parents=True)  # by a process that was killed
+    with trial_queue.opened(plan, shared_device=False):
+        assert not (tmp_path / ".writing").exists()
     with (
         trial_queue.opened(plan, shared_device=False),
         pytest.raises(StudyError, match="another process"),
