@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from bench.core.references import local_path
+from bench.core.undisturbed import undisturbed
+
 if TYPE_CHECKING:
     from bench.execution.trial_queue import Progress
     from bench.planning.plan import Plan
@@ -137,6 +140,7 @@ def prepare(
 
     if wrong := _wrong_count("workers", workers):
         raise BadSource(wrong)
+    store = local_path(out, "--out")
     name, _, part = kind.partition(":")
     if name not in KINDS:
         raise BadSource(unknown("kind", name, KINDS))
@@ -154,7 +158,7 @@ def prepare(
         return prepare_store(
             row,
             Path(source),
-            Path(out),
+            store,
             options=settings,
             key=user_key(),
             workers=workers or usable_cores(),
@@ -187,9 +191,10 @@ def plan(
     from bench.study.schema import load_study
 
     asked, base = load_study(Path(study))
-    made = resolve(asked, base, _folder(out, asked.name), lanes=lanes or 1)
+    with undisturbed():
+        made = resolve(asked, base, _folder(out, asked.name), lanes=lanes or 1)
     _begin(made.study.threads)
-    with counting("measuring") as told:
+    with counting("measuring") as told, undisturbed():
         seconds = estimate(made, told) / (lanes or 1)
     return Planned(plan=made, seconds=seconds, scales=tuple(gradient_scales(made)))
 
@@ -202,28 +207,29 @@ def run(
     lanes: int | None = None,
     gpus_per_trial: int = 1,
     trial: str | None = None,
+    hung_minutes: float | None = None,
     changed: Callable[["Progress"], None] = _unheard,
 ) -> Ended:
     """Run a study, or go on with it: finished trials are not run again. Then write its report.
 
     `study` is a study file or the name of a ready study, `out` the run folder (None: runs/NAME).
-    `ray` None runs in this process; "local" starts a Ray on this machine, "auto" or host:port joins
-    a cluster that is up. There, `lanes` trials run at once (None: as many as there is room for),
-    each on `gpus_per_trial` GPUs or CPU workers. `trial` is the id of the one trial to run.
-    `changed` hears of each step.
+    `ray` None runs in a process beside this one; "local" starts a Ray on this machine, "auto" or
+    host:port joins a cluster that is up. There, `lanes` trials run at once (None: as many as there
+    is room for), each on `gpus_per_trial` GPUs or CPU workers. `trial` is the id of the one trial
+    to run.
+    A trial that makes no step for `hung_minutes` (None: 30) is ended. `changed` hears of each step.
 
     Returns the run as it ended; a trial that broke is counted in it as failed. Raises StudyError
-    where the study, its data, its pretrained weights or the machines cannot be used, where another
-    process is running it, and where it needs other threads than an earlier study in this process;
-    RunError where the run folder is damaged; LanesLost, an OSError, where no lane is left; OSError
-    where results cannot be written; and KeyboardInterrupt. What is finished is on disk in each
-    case, and asking again goes on from there.
+    where the study, its data, its pretrained weights or the machines cannot be used, and where
+    another process is running it; RunError where the run folder is damaged; LanesLost, an OSError,
+    where no lane is left; OSError where results cannot be written; and KeyboardInterrupt. What is
+    finished is on disk in each case, and asking again goes on from there.
     """
     check_lanes(ray, lanes, gpus_per_trial)
     from bench.execution.lanes import run_lanes
     from bench.execution.local import run_here
     from bench.execution.ray_cluster import capacity
-    from bench.execution.trial_queue import opened
+    from bench.execution.trial_queue import HUNG_MINUTES, opened
     from bench.planning.plan import resolve, save
     from bench.planning.preflight import fits
     from bench.study.schema import load_study
@@ -232,6 +238,7 @@ def run(
     address = None if ray == "local" else ray
     asked, base = load_study(Path(study))
     folder = _folder(out, asked.name)
+    hung = HUNG_MINUTES if hung_minutes is None else hung_minutes
     if ray is None:
         made = resolve(asked, base, folder)
     else:
@@ -248,8 +255,6 @@ def run(
         )
     if trial is not None:
         made = made.only(trial)
-    if lanes is None:
-        _begin(made.study.threads)
     fitting = list(fits(made))  # before anything runs: what does not fit would fail every trial
     save(made)
     with _logging(folder / "log.txt"):
@@ -260,17 +265,23 @@ def run(
                 logging.getLogger("medopt.data").warning("%s: %s", data.name, warning)
         if lanes is None:
             with opened(made, shared_device=False) as queue:
-                run_here(made, queue, changed)
+                run_here(made, queue, changed, hung_minutes=hung)
                 progress = queue.progress()
         else:
             progress = run_lanes(
-                made, address=address, lanes=lanes, gpus_per_trial=gpus_per_trial, changed=changed
+                made,
+                address=address,
+                lanes=lanes,
+                gpus_per_trial=gpus_per_trial,
+                changed=changed,
+                hung_minutes=hung,
             )
     return Ended(folder=folder, page=write_report(folder), progress=progress)
 
 
 def _folder(out: str | Path | None, name: str) -> Path:
-    return Path("runs") / name if out is None else Path(out)
+    """Return the run folder that is asked for, wherever a user's code may go from here."""
+    return (Path("runs") / name if out is None else local_path(out, "--out")).absolute()
 
 
 def _begin(threads: int | None) -> None:

@@ -54,10 +54,6 @@ Ray = Annotated[
 ]
 
 
-# The status that shells give a command ended by Ctrl-C, and that the parser turns it into.
-INTERRUPTED = 130
-
-
 class Failed(Exception):  # noqa: N818  # an exit status, not an error of its own
     """Ends the command with an exit status, once everything has been said."""
 
@@ -99,9 +95,11 @@ def demo(
     and ends with a verdict and report.html. Takes a few minutes on two CPU cores.
     """
     from bench import api
+    from bench.core.references import local_path
     from bench.demo import make_demo
 
     api.check_lanes(ray, lanes)
+    local_path(out_dir, "--out")
     study = make_demo(out_dir, lambda line: err.print(Text(line)))
     _run_study(study, out_dir / "runs" / "demo", ray=ray, lanes=lanes, gpus_per_trial=1, trial=None)
 
@@ -225,7 +223,7 @@ def plan(
     if as_json:
         out.print_json(
             data={
-                "run": str(made.folder),
+                "run": str(_shown(made.folder)),
                 "trials": [
                     {"trial_id": t.trial_id, **t.combination, "fold": t.fold, "seed": t.seed}
                     for t in made.trials
@@ -284,12 +282,30 @@ def run(
     lanes: Lanes = None,
     gpus_per_trial: GpusPerTrial = 1,
     trial: Annotated[str | None, typer.Option(help="Run this one trial, by its id.")] = None,
+    hung_after: Annotated[
+        float,
+        typer.Option(
+            metavar="MINUTES",
+            min=0.1,
+            help="End a trial that makes no step (no batch, no case) for so long. One that hangs "
+            "twice is written down as failed, and the others go on.",
+        ),
+    ] = 30.0,
 ) -> None:
     """Run a study, or go on with it: finished trials are not run again.
 
-    Without --ray everything runs in this process. Ends with the verdict and report.html.
+    Without --ray one trial after the other runs in a process beside this one. Ends with the verdict
+    and report.html.
     """
-    _run_study(study, out_dir, ray=ray, lanes=lanes, gpus_per_trial=gpus_per_trial, trial=trial)
+    _run_study(
+        study,
+        out_dir,
+        ray=ray,
+        lanes=lanes,
+        gpus_per_trial=gpus_per_trial,
+        trial=trial,
+        hung_minutes=hung_after,
+    )
 
 
 @app.command()
@@ -391,6 +407,7 @@ def _run_study(
     lanes: int | None,
     gpus_per_trial: int,
     trial: str | None,
+    hung_minutes: float | None = None,
 ) -> None:
     """Run a study, show how it goes and its verdict; raise Failed if a trial failed."""
     from bench import api
@@ -404,12 +421,13 @@ def _run_study(
             lanes=lanes,
             gpus_per_trial=gpus_per_trial,
             trial=trial,
+            hung_minutes=hung_minutes,
             changed=display.changed,
         )
     _show_verdict(ended.folder, ended.page)
     failed = ended.progress.statuses.get("failed", 0)
     if failed:
-        log = ended.folder / "log.txt"
+        log = _shown(ended.folder / "log.txt")
         err.print(Text(f"{failed} trial(s) failed; the reasons are in {log}.", "red"))
         raise Failed(1)
 
@@ -423,7 +441,12 @@ def _show_verdict(folder: Path, page: Path) -> None:
     from results.report.write import leaderboard
 
     out.print(leaderboard(_verdict(folder)))
-    out.print(Text(f"report: {page}"))
+    out.print(Text(f"report: {_shown(page)}"))
+
+
+def _shown(path: Path) -> Path:
+    """Return a path as people read it: from the working folder, where it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _arguments(given: Sequence[str]) -> list[str]:
@@ -441,7 +464,9 @@ def _arguments(given: Sequence[str]) -> list[str]:
 def main() -> None:
     """Run the command line; turn whatever can go wrong into one sentence and an exit status."""
     from bench.core.packages import check_packages
+    from bench.core.stopping import INTERRUPTED, LAST_WORDS, STOPPING
 
+    STOPPING.listen(at_once=True)
     check_packages()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -452,6 +477,7 @@ def main() -> None:
     from loaders.store.layout import StoreError
     from results.tables.store import RunError
 
+    STOPPING.listen(at_once=False)
     try:
         status = app(_arguments(sys.argv[1:]), standalone_mode=False)
     except Failed as failed:
@@ -469,12 +495,17 @@ def main() -> None:
     except Exception as error:
         usage = getattr(error, "exit_code", None)
         show = getattr(error, "show", None)
-        if usage is None or show is None:
+        if STOPPING.asked:  # what a library makes of an interrupt in the middle of its import
+            status = INTERRUPTED
+        elif usage is None or show is None:
             raise
-        show()  # a usage error of the parser, with its own words
-        status = usage
+        else:
+            show()  # a usage error of the parser, with its own words
+            status = usage
     if status == INTERRUPTED:
-        err.print("stopped; what was finished is on disk, the same command goes on from there.")
+        err.print(LAST_WORDS)
+    if STOPPING.asked:
+        STOPPING.deafen()
     sys.exit(status or 0)
 
 

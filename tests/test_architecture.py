@@ -29,6 +29,7 @@ LAYERS: dict[str, tuple[set[str], ...]] = {
         {"display", "catalogue", "doctor", "demo"},
         {"api"},
         {"cli"},
+        {"command"},
     ),
     "loaders": (
         {"targets", "cores"},

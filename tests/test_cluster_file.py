@@ -2,6 +2,9 @@
 
 import importlib
 import json
+import os
+import re
+import subprocess
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -56,6 +59,44 @@ def test_every_node_starts_with_the_token(cluster):
     ]
     assert len(starts) == 2
     assert all("RAY_AUTH_MODE=token" in command for command in starts)
+
+
+@pytest.mark.parametrize(
+    ("mode", "starts"),
+    [(0o600, True), (0o400, True), (0o644, False), (0o640, False), (0o602, False), (None, False)],
+)
+def test_a_machine_whose_token_others_can_read_does_not_start(cluster, tmp_path, mode, starts):
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
+    if mode is not None:
+        token.touch()
+        token.chmod(mode)
+    for key in ("head_start_ray_commands", "worker_start_ray_commands"):
+        first = cluster[key][0]
+        done = subprocess.run(
+            ["bash", "-c", first],
+            env={**os.environ, "HOME": str(tmp_path)},
+            capture_output=True,
+            check=False,
+        )
+        assert (done.returncode == 0) == starts
+        assert (b"chmod 600" in done.stderr) != starts
+
+
+def test_the_recipe_makes_a_token_that_nobody_else_can_read(tmp_path):
+    """With a `ray` that makes its file as Ray does: as the umask lets it."""
+    ray = tmp_path / "ray"
+    ray.write_text(
+        '#!/bin/sh\nmkdir -p "$HOME/.ray" && echo secret | tee "$HOME/.ray/auth_token"\n'
+    )
+    ray.chmod(0o755)
+    (recipe,) = re.findall(
+        r"^#   (\(?.*get-auth-token.*?)     once", CLUSTER.read_text(), re.MULTILINE
+    )
+    own = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    shown = subprocess.check_output(["bash", "-c", f"umask 022; {recipe}"], env=os.environ | own)
+    assert (tmp_path / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
+    assert shown == b""
 
 
 def test_each_machine_is_counted(cluster):

@@ -11,11 +11,14 @@ import importlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from bench.core.undisturbed import undisturbed
 
 
 class StudyError(ValueError):
@@ -28,6 +31,20 @@ def unknown(what: str, name: str, choices: Iterable[str]) -> str:
     near = difflib.get_close_matches(name, choices, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"unknown {what} {name!r}.{hint} Choices: {', '.join(choices)}."
+
+
+def local_path(given: str | Path, what: str) -> Path:
+    """Return a path on a disk of this machine; raise StudyError for an address such as s3://.
+
+    A Path has made `s3:/` of it already; a single letter is a drive.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.\-]+:/", str(given)):
+        kind = str(given).partition(":")[0]
+        raise StudyError(
+            f"{what} {given}: results are written to a disk, and {kind}: is none. Give a folder, "
+            f"and copy or mount it where it should go."
+        )
+    return Path(given)
 
 
 def is_reference(text: str) -> bool:
@@ -103,7 +120,8 @@ def _load_module(where: str, text: str) -> Any:
             f"package.module:name for an installed one."
         )
     try:
-        return importlib.import_module(where)
+        with undisturbed():
+            return importlib.import_module(where)
     except (Exception, SystemExit) as error:  # a user's code may raise anything; it is reported
         missing = isinstance(error, ModuleNotFoundError) and f"{where}.".startswith(
             f"{error.name}."
@@ -135,7 +153,8 @@ def _load_file(path: Path, source: bytes) -> Any:
     module = importlib.util.module_from_spec(spec)
     sys.modules[private] = module
     try:
-        spec.loader.exec_module(module)
+        with undisturbed():
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # a user's code may raise anything; it is reported
         del sys.modules[private]
         raise StudyError(f"{path.name} failed while it was loaded: {failure(error)}") from error

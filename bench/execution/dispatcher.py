@@ -1,13 +1,13 @@
-"""The dispatcher: does at the queue what lanes ask for. Knows no Ray."""
+"""The dispatcher: does at the queue what lanes ask for, and ends those that hang. Knows no Ray."""
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from bench.execution.mailbox import Call
-from bench.execution.trial_queue import Queue
+from bench.execution.trial_queue import HUNG_MINUTES, LEASE_SEC, Queue
 from bench.training.train import Outcome
 
 log = logging.getLogger("medopt.lanes")
@@ -15,24 +15,42 @@ log = logging.getLogger("medopt.lanes")
 # A lane whose workers died this often without taking a trial is on a machine that is broken.
 STARTS = 3
 
+# Where a worker of a lane runs: the machine, as Ray names it, and the process there.
+Place: TypeAlias = tuple[str, int]
+
+
+class LanesLost(OSError):  # noqa: N818  # what happened to the machines, as the OSErrors of a disk
+    """No lane is left to run what is unfinished; what is finished is on disk."""
+
 
 @dataclass
 class Dispatcher:
-    """Does at the queue what lanes ask for. `say(number, value)` answers an `ask`."""
+    """Does at the queue what lanes ask for. `say(number, value)` answers an `ask`.
+
+    `answers(places)` says whether every machine of a lane still answers, and `kill(places)` ends
+    its processes: those of a lane whose trial made no step for `hung_minutes`.
+    """
 
     queue: Queue
     say: Callable[[int, Any], None]
+    answers: Callable[[Sequence[Place]], bool]
+    kill: Callable[[Sequence[Place]], None]
+    hung_minutes: float = HUNG_MINUTES
     ended: dict[str, str] = field(default_factory=dict)
+    spoken: set[str] = field(default_factory=set)
     _waiting: dict[str, int] = field(default_factory=dict)
     _starts: Counter[str] = field(default_factory=Counter)
+    _places: dict[str, list[Place]] = field(default_factory=dict)
 
     def serve(self, heard: Iterable[Call]) -> None:
-        """Do what was heard, then hand out trials to the lanes that wait for one.
+        """Do what was heard, look for lanes that are lost or hang, and hand out trials.
 
         Raises ValueError for a call that is not known.
         """
-        # Renewals first: the leases ran on while this process was busy writing.
-        for call in sorted(heard, key=lambda call: call.name != "renew"):
+        # Signs of life first: time ran on while this process was busy writing.
+        heard = list(heard)
+        self.spoken.update(call.lane for call in heard)
+        for call in sorted(heard, key=lambda call: call.name not in ("renew", "alive")):
             if call.name == "take":
                 assert call.number is not None
                 self._waiting[call.lane] = call.number
@@ -40,6 +58,7 @@ class Dispatcher:
             self._do(call)
             if call.number is not None:
                 self.say(call.number, None)
+        self._judge()
         for lane, number in list(self._waiting.items()):
             lease = None if lane in self.ended else self.queue.take(lane)
             if lease:
@@ -48,16 +67,31 @@ class Dispatcher:
                 del self._waiting[lane]
                 self.say(number, lease.trial.trial_id if lease else None)
 
+    def died(self, lane: str, why: str) -> None:
+        """Note that a lane's process ended, and what that says of the trial that it held."""
+        self._waiting.pop(lane, None)
+        self.queue.died(lane, why)
+
     def lost(self, lane: str, why: str) -> None:
         """Note that a lane will not come back."""
         self._waiting.pop(lane, None)
-        self.queue.back(lane)
+        self.queue.give_back(lane)
         self._unfit(lane, why)
+
+    def _judge(self) -> None:
+        for lane in self.queue.unheard(LEASE_SEC):
+            if not self.answers(self._places.get(lane, ())):
+                self.queue.give_back(lane)
+        for lane in self.queue.still(self.hung_minutes * 60):
+            self.kill(self._places.get(lane, ()))
+            self.died(lane, f"it hung (no step in {self.hung_minutes:g} min)")
 
     def _do(self, call: Call) -> None:
         known: dict[str, Callable[..., None]] = {
             "back": self._back,
+            "here": self._here,
             "unfit": self._unfit,
+            "alive": self.queue.alive,
             "renew": self.queue.renew,
             "finish": self._finish,
             "fail": self._fail,
@@ -70,11 +104,21 @@ class Dispatcher:
 
     def _back(self, lane: str) -> None:
         """Note that a lane's workers started: for the first time, or again after one died."""
-        self._waiting.pop(lane, None)
-        self.queue.back(lane)
+        places = self._places.pop(lane, [])
+        if not self.queue.holds(lane):
+            self._waiting.pop(lane, None)
+        elif self.answers(places):
+            self.died(lane, "the lane died in it")
+        else:
+            # The machine went, and took the trial with it: not the trial's doing.
+            self._waiting.pop(lane, None)
+            self.queue.give_back(lane)
         self._starts[lane] += 1
         if self._starts[lane] > STARTS:
             self._unfit(lane, f"its workers died {STARTS} times before they took a trial")
+
+    def _here(self, lane: str, machine: str, process: int) -> None:
+        self._places.setdefault(lane, []).append((machine, process))
 
     def _unfit(self, lane: str, why: str) -> None:
         if lane not in self.ended:

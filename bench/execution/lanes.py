@@ -8,31 +8,38 @@ lane goes on, and no process but this one writes.
 
 import logging
 import math
-import pickle
+import os
 import queue as queues
-import socket
 import threading
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch.distributed import FileStore  # type: ignore[attr-defined]  # not in torch's list
 
-from bench.core.packages import check_packages
 from bench.core.processes import World
-from bench.core.startup import begin
-from bench.execution.dispatcher import Dispatcher
-from bench.execution.mailbox import Mailbox
-from bench.execution.provenance import code_fingerprint, differences, plan_fingerprint
-from bench.execution.ray_cluster import LaneSize, check_room, connected, machines_of_cluster
-from bench.execution.trial_queue import LEASE_SEC, Progress, Queue, opened, reason
+from bench.execution.dispatcher import Dispatcher, LanesLost
+from bench.execution.mailbox import Call, Mailbox
+from bench.execution.provenance import code_fingerprint, plan_fingerprint
+from bench.execution.ray_cluster import (
+    LaneSize,
+    answers,
+    check_room,
+    connected,
+    kill,
+    machines_answer,
+    machines_of_cluster,
+)
+from bench.execution.trial_queue import HUNG_MINUTES, Progress, Queue, opened, reason
+from bench.execution.worker import Worker, take_trials
 from bench.planning.plan import Plan
-from bench.study.trial import Trial
-from bench.training.train import run_trial
 from loaders.cores import usable_cores
 
 log = logging.getLogger("medopt.lanes")
@@ -41,6 +48,10 @@ log = logging.getLogger("medopt.lanes")
 START_LIMIT = 5
 # Seconds that lanes get to end by themselves once the queue is empty.
 GRACE_SEC = 10.0
+# Ray's own processes answer within milliseconds, and a swapping machine within seconds. Assumption.
+HEAD_SEC = 30.0
+# As Ray Train's own groups.
+GROUP_TIMEOUT = timedelta(seconds=1800)
 
 # Ray Train starts helpers for these callbacks: for Ray Data sets, which no lane has, and a detached
 # one that frees a lane's resources should its controller die, which for a controller that belongs
@@ -57,8 +68,12 @@ class LaneEnd:
     why: str | None
 
 
-class LanesLost(OSError):  # noqa: N818  # what happened to the machines, as the OSErrors of a disk
-    """No lane is left to run what is unfinished; what is finished is on disk."""
+@dataclass(frozen=True, kw_only=True)
+class Carrier:
+    """The Ray that carries lanes: a scratch folder, and whether this machine is `alone` in it."""
+
+    storage: Path
+    alone: bool
 
 
 def run_lanes(
@@ -68,12 +83,14 @@ def run_lanes(
     lanes: int,
     gpus_per_trial: int,
     changed: Callable[[Progress], None],
+    hung_minutes: float = HUNG_MINUTES,
 ) -> Progress:
     """Run every trial of a plan over `lanes` worker groups of `gpus_per_trial` workers each.
 
     `address` None starts a Ray on this machine and stops it again; with `auto` or host:port the
     cluster there is joined and left as it was. A worker has one GPU, or `threads` CPU cores alone
-    where the study runs on the CPU. `changed` hears of each step.
+    where the study runs on the CPU. `changed` hears of each step. A lane whose trial makes none for
+    `hung_minutes` is ended, and starts again.
 
     Raises StudyError if the machines have no room for the lanes, LanesLost if none is left while
     trials are, OSError where results cannot be written, and KeyboardInterrupt; what is finished is
@@ -92,7 +109,8 @@ def run_lanes(
             changed(queue.progress())  # the start of Ray takes a while
             with connected(address, cores=cores, gpus=gpus) as storage:
                 check_room(machines_of_cluster(), workers, size)
-                _serve(plan, queue, lanes, size, storage, changed)
+                carrier = Carrier(storage=storage, alone=address is None)
+                _serve(plan, queue, lanes, size, carrier, changed, hung_minutes)
         return queue.progress()
 
 
@@ -101,8 +119,9 @@ def _serve(
     queue: Queue,
     lanes: int,
     size: LaneSize,
-    storage: Path,
+    carrier: Carrier,
     changed: Callable[[Progress], None],
+    hung_minutes: float,
 ) -> None:
     """Start the lanes, serve them until the queue is empty, and let them end."""
     import ray
@@ -114,34 +133,90 @@ def _serve(
         .options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
         .remote()
     )
-    dispatcher = Dispatcher(queue, mailbox.answer.remote)
+    dispatcher = Dispatcher(
+        queue,
+        mailbox.answer.remote,
+        answers=machines_answer,
+        kill=kill,
+        hung_minutes=hung_minutes,
+    )
     over: queues.SimpleQueue[LaneEnd] = queues.SimpleQueue()
     names = {f"lane {number + 1}" for number in range(lanes)}
     cargo = _cargo(plan)
-    for lane in sorted(names):
-        fit = _trainer(mailbox, lane, cargo, size, storage).fit
-        threading.Thread(target=_until_over, args=(lane, fit, over), daemon=True).start()
-    changed(queue.progress())
-    until = math.inf
-    while names and monotonic() < until:
-        try:
-            heard = ray.get(mailbox.heard.remote(1.0))
-        except ray.exceptions.RayError as error:
-            raise LanesLost(f"Ray stopped answering: {reason(error)}") from error
-        dispatcher.serve(heard)
-        while not over.empty():
-            end = over.get()
-            names.discard(end.lane)
-            if end.why:
-                dispatcher.lost(end.lane, end.why)
+    controllers: list[Any] = []
+    threads = [
+        threading.Thread(
+            target=_until_over,
+            args=(lane, _trainer(mailbox, lane, cargo, size, carrier, controllers).fit, over),
+            daemon=True,
+        )
+        for lane in sorted(names)
+    ]
+    try:
+        for thread in threads:
+            thread.start()
         changed(queue.progress())
-        if not queue.pending():
-            until = min(until, monotonic() + GRACE_SEC)
-        elif not names:
-            raise LanesLost(
-                f"{queue.pending()} trial(s) are unfinished and no lane is left. "
-                f"{'; '.join(f'{lane}: {why}' for lane, why in sorted(dispatcher.ended.items()))}"
-            )
+        until, must_speak = math.inf, monotonic() + hung_minutes * 60
+        while names and monotonic() < until:
+            heard = _heard(mailbox)
+            dispatcher.serve(heard)
+            while not over.empty():
+                end = over.get()
+                names.discard(end.lane)
+                if end.why:
+                    dispatcher.lost(end.lane, end.why)
+            if monotonic() > must_speak:
+                # Ray starts workers that die at once (a package is missing there) again and again.
+                for lane in names - dispatcher.spoken:
+                    dispatcher.lost(lane, f"none of its workers started in {hung_minutes:g} min")
+                names &= dispatcher.spoken
+            changed(queue.progress())
+            if not queue.pending():
+                until = min(until, monotonic() + GRACE_SEC)
+            elif not names:
+                raise LanesLost(
+                    f"{queue.pending()} trial(s) are unfinished and no lane is left. "
+                    + "; ".join(f"{lane}: {why}" for lane, why in sorted(dispatcher.ended.items()))
+                )
+    finally:
+        _end(threads, controllers)
+
+
+def _heard(mailbox: Any) -> list[Call]:
+    """Return what lanes said; raise LanesLost if Ray has gone."""
+    import ray
+
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        heard: list[Call] = ray.get(mailbox.heard.remote(1.0), timeout=HEAD_SEC)
+    except ray.exceptions.GetTimeoutError as error:
+        raise LanesLost(f"Ray has not answered for {HEAD_SEC:.0f} s.") from error
+    except ray.exceptions.RayError as error:
+        raise LanesLost(f"Ray stopped on this machine: {reason(error)}") from error
+    until = monotonic() + HEAD_SEC
+    while not heard and not answers(host, int(port)):
+        if monotonic() > until:
+            raise LanesLost(f"Ray's head at {host}:{port} has not answered for {HEAD_SEC:.0f} s.")
+        sleep(1)
+    return heard
+
+
+def _end(threads: list[threading.Thread], controllers: list[Any]) -> None:
+    """End the lanes that are left, and wait for the threads that waited for them.
+
+    A thread that waits inside Ray while Ray is shut down around it reads freed memory: such a
+    driver ended by SIGSEGV when all was done. A lane is left where its machine was lost and the
+    trials were done before Ray found it another.
+    """
+    import ray
+
+    for controller in controllers:
+        with suppress(ray.exceptions.RayError):
+            ray.kill(controller)
+    until = monotonic() + GRACE_SEC
+    for thread in threads:
+        if thread.ident is not None:
+            thread.join(max(until - monotonic(), 0))
 
 
 def _until_over(lane: str, fit: Callable[[], Any], over: queues.SimpleQueue[LaneEnd]) -> None:
@@ -171,11 +246,26 @@ def _cargo(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _trainer(mailbox: Any, lane: str, cargo: dict[str, Any], size: LaneSize, storage: Path) -> Any:
-    """Return the Ray Train trainer whose `fit` is a lane; its workers get `cargo`."""
+def _trainer(
+    mailbox: Any,
+    lane: str,
+    cargo: dict[str, Any],
+    size: LaneSize,
+    carrier: Carrier,
+    controllers: list[Any],
+) -> Any:
+    """Return the Ray Train trainer whose `fit` is a lane; its workers get `cargo`.
+
+    What controls the lane, an actor beside this process, is put into `controllers`.
+    """
+    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.backend import BackendConfig
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2._internal.constants import get_env_vars_to_propagate
+    from ray.train.v2._internal.execution.controller import TrainController
+
+    node = ray.get_runtime_context().get_node_id()
 
     class LaneTrainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
@@ -185,23 +275,43 @@ def _trainer(mailbox: Any, lane: str, cargo: dict[str, Any], size: LaneSize, sto
                 if type(callback).__name__ not in UNUSED_CALLBACKS
             ]
 
-    class Solo(BackendConfig):
-        """One worker needs no process group, and so its controller no torch: 300 MB (measured)."""
+        def _initialize_and_run_controller(self, **given: Any) -> Any:
+            # As Ray 2.60's own, which tells nobody of the actor: it could not be ended.
+            controller: Any = (
+                ray.remote(TrainController)
+                .options(
+                    num_cpus=0,
+                    label_selector={"ray.io/node-id": node},
+                    runtime_env={"env_vars": get_env_vars_to_propagate()},
+                )
+                .remote(**given)
+            )
+            controllers.append(controller)
+            ray.get(controller.run.remote())
+            return ray.get(controller.get_result.remote())
+
+    class Plain(BackendConfig):
+        """One worker needs no process group, and so its controller no torch: 300 MB (measured).
+
+        Those of one machine make theirs themselves (`_group`).
+        """
 
         backend = "none"
 
-    process_group: Any = Solo() if size.workers == 1 else TorchConfig()
+    plain = size.workers == 1 or carrier.alone
+    process_group: Any = Plain() if plain else TorchConfig()
+    meeting = str(carrier.storage) if carrier.alone else None
     resources = {"CPU": size.threads} | ({"GPU": 1} if size.cuda else {})
     return LaneTrainer(
         # A closure goes to the workers alone; a `train_loop_config` would go to the controller too.
-        lambda: _work(mailbox, lane, cargo),
+        lambda: _work(mailbox, lane, cargo, meeting),
         torch_config=process_group,
         scaling_config=ScalingConfig(
             num_workers=size.workers, use_gpu=size.cuda, resources_per_worker=resources
         ),
         run_config=RunConfig(
             name=lane.replace(" ", "-"),
-            storage_path=str(storage),
+            storage_path=str(carrier.storage),
             # A lane is restarted however often it dies: what is counted are trials
             # (bench.execution.trial_queue.KILLS).
             failure_config=FailureConfig(
@@ -215,24 +325,27 @@ def _trainer(mailbox: Any, lane: str, cargo: dict[str, Any], size: LaneSize, sto
 # ---- a worker of a lane ----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Worker:
-    """What a worker of a lane needs of Ray; without a cluster, tests give their own.
+def _group(world: World, device: torch.device, meeting: Path) -> None:
+    """Join the workers of a lane that share one machine.
 
-    `ask` waits for the answer and `tell` does not; `broadcast` returns the first worker's value to
-    all of the lane, `barrier` waits for all of them, `device` is where this one trains.
+    By a file: the store that Ray Train would let them meet at listens on every interface.
     """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=FileStore(str(meeting), world.size),
+        rank=world.rank,
+        world_size=world.size,
+        timeout=GROUP_TIMEOUT,
+    )
 
-    world: World
-    ask: Callable[..., Any]
-    tell: Callable[..., None]
-    broadcast: Callable[[Any], Any]
-    barrier: Callable[[], None]
-    device: Callable[[], torch.device]
 
+def _work(mailbox: Any, lane: str, cargo: dict[str, Any], meeting: str | None) -> None:
+    """Be one worker of a lane, as Ray Train starts it.
 
-def _work(mailbox: Any, lane: str, cargo: dict[str, Any]) -> None:
-    """Be one worker of a lane, as Ray Train starts it."""
+    `meeting` is the folder where the workers of a lane meet, None where Ray Train lets them meet.
+    """
     import ray
     from ray.train import get_context
     from ray.train.collective import barrier, broadcast_from_rank_zero
@@ -248,9 +361,14 @@ def _work(mailbox: Any, lane: str, cargo: dict[str, Any]) -> None:
     def tell(call: str, *values: Any) -> None:
         mailbox.tell.remote(lane, call, *values)
 
+    if meeting is not None and not alone:
+        # A name of its own for each start of the lane: what a dead one left must not be met.
+        name = broadcast_from_rank_zero(f"group-{uuid.uuid4().hex}")
+        _group(world, get_device(), Path(meeting, name))
     take_trials(
         Worker(
             world=world,
+            place=(ray.get_runtime_context().get_node_id(), os.getpid()),
             ask=ask,
             tell=tell,
             broadcast=(lambda value: value) if alone else broadcast_from_rank_zero,
@@ -259,88 +377,3 @@ def _work(mailbox: Any, lane: str, cargo: dict[str, Any]) -> None:
         ),
         **cargo,
     )
-
-
-def take_trials(
-    worker: Worker, *, code: dict[str, str], content: dict[str, str], plan: bytes
-) -> None:
-    """Take trials and run them until there are none left.
-
-    `code` and `content` are the driver's fingerprints, `plan` is its plan, pickled, which a worker
-    unpickles only if its code is the driver's. The first worker of a lane speaks for it; the others
-    hear from it which trial is next. A worker that differs says so, and the lane gets no trial.
-    """
-    first = worker.world.rank == 0
-    if first:
-        worker.ask("back")
-    worker.barrier()
-    unpickled, problem = None, _code_problem(code)
-    if problem is None:
-        unpickled = pickle.loads(plan)  # noqa: S301  # our own driver's, through a Ray with a token
-        begin(unpickled.study.threads)
-        problem = _content_problem(unpickled, content)
-    if problem:
-        worker.ask("unfit", f"{socket.gethostname()}: {problem}")
-    # No trial is taken before every worker of the lane had its say; of an unfit lane none is.
-    worker.barrier()
-    with _leased(worker.tell):
-        while trial_id := worker.broadcast(worker.ask("take") if first else None):
-            assert unpickled is not None
-            trial = next(t for t in unpickled.trials if t.trial_id == trial_id)
-            _run_one(trial, unpickled, worker)
-
-
-def _code_problem(expected: dict[str, str]) -> str | None:
-    """Say why the code of this process is not the driver's, or return None."""
-    try:
-        check_packages()
-    except ImportError as error:
-        return reason(error)
-    return differences(expected, code_fingerprint())
-
-
-def _content_problem(plan: Plan, expected: dict[str, str]) -> str | None:
-    """Say how the data or a user's own code differ from the driver's, or return None."""
-    try:
-        return differences(expected, plan_fingerprint(plan))
-    except (OSError, ValueError) as error:
-        return reason(error)
-
-
-def _run_one(trial: Trial, plan: Plan, worker: Worker) -> None:
-    """Run one trial and hand in what came of it."""
-    world, device = worker.world, worker.device()
-
-    def watch(epoch: int, score: float | None) -> None:
-        if world.rank == 0:
-            worker.tell("renew", epoch, score)
-
-    try:
-        outcome = run_trial(
-            trial, plan.data(trial.dataset), plan.base, device=device, world=world, watch=watch
-        )
-    except Exception as error:
-        worker.ask("fail", trial.trial_id, reason(error), traceback.format_exc())
-        if world.size > 1 or device.type == "cuda":
-            # The other workers wait in a collective that will not come, and a CUDA context may be
-            # of no more use: the lane starts again.
-            raise
-        return
-    if world.rank == 0:
-        worker.ask("finish", trial.trial_id, vars(outcome))
-
-
-@contextmanager
-def _leased(tell: Callable[..., None]) -> Iterator[None]:
-    """Keep the lease of a lane alive, however long an epoch takes."""
-    stop = threading.Event()
-
-    def keep() -> None:
-        while not stop.wait(LEASE_SEC / 6):
-            tell("renew")
-
-    threading.Thread(target=keep, daemon=True).start()
-    try:
-        yield
-    finally:
-        stop.set()

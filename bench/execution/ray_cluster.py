@@ -3,25 +3,33 @@
 Ray is imported late: it reads its settings from the environment when it is imported.
 """
 
+import fcntl
 import logging
 import math
 import os
 import secrets
+import shutil
+import signal
 import socket
 import tempfile
-from collections.abc import Iterator
-from contextlib import chdir, contextmanager
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from bench.core.packages import ROOT
 from bench.core.references import StudyError
+from bench.execution.dispatcher import LanesLost, Place
 from bench.execution.trial_queue import reason
 from bench.study.schema import Study
 from loaders.cores import usable_cores
+
+log = logging.getLogger("medopt.lanes")
 
 # CPU cores for a lane where neither the threads nor the number of lanes is given: two lanes of one
 # thread beat one lane of two on small networks (measured), and each lane needs more memory.
@@ -45,6 +53,7 @@ ENVIRONMENT = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
     # How soon a dead worker is noticed; the default is 2 s.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
 }
@@ -146,48 +155,140 @@ def connected(address: str | None, *, cores: int = 0, gpus: int = 0) -> Iterator
         # With the mode unset, Ray turns its token authentication on by itself, also where it was
         # imported before with another setting.
         settings |= {"RAY_AUTH_TOKEN": TOKEN, "RAY_AUTH_MODE": None}
-    with (
-        _environment(settings),
-        # Ray refuses socket paths of more than 107 bytes, and those begin here: a longer TMPDIR,
-        # such as macOS has, leaves no room.
-        tempfile.TemporaryDirectory(
-            prefix="medopt-", dir="/tmp", ignore_cleanup_errors=True
-        ) as scratch,
-    ):
+        # The collectives of a lane of several workers.
+        settings |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), _loopback_name())
+    with _environment(settings), _scratch_folder() as scratch:
         import ray
 
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is None:
             options |= {
                 "address": "local",
-                # Of its own accord Ray asks a public name server which address it has.
-                "_node_ip_address": "127.0.0.1",
                 "num_cpus": cores,
                 "num_gpus": gpus,
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES,
                 # Ray opens its folder to everyone; the one around it stays ours.
-                "_temp_dir": str(Path(scratch, "ray")),
+                "_temp_dir": str(scratch / "ray"),
             }
         else:
             _check_address(address)
             options["address"] = address
         try:
-            # A worker's sys.path begins with the driver's working folder, and a user's may have its
-            # own models/ or results/: so Ray starts in ours.
-            with chdir(ROOT):
-                ray.init(**options)
-        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             if address is None:
-                raise
-            raise StudyError(
-                f"Ray at {address}: no cluster answers there ({reason(error)}). Look with `ray "
-                f"status`; a cluster with a token needs it in ~/.ray/auth_token here too."
-            ) from error
-        try:
-            yield Path(scratch)
+                with _loopback():
+                    _start(options, tries=2)
+            else:
+                _join(options)
+            yield scratch
         finally:
             ray.shutdown()
+
+
+def _init(options: dict[str, Any]) -> None:
+    """Let Ray start or join, and keep our own way to be stopped."""
+    import ray
+
+    ours = signal.getsignal(signal.SIGTERM)
+    # A worker's sys.path begins with the driver's working folder, and a user's may have its
+    # own models/ or results/: so Ray starts in ours.
+    with chdir(ROOT):
+        ray.init(**options)
+    # Ray makes SIGTERM an exit of its own, without our words.
+    if callable(ours) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ours)
+
+
+@contextmanager
+def _loopback() -> Iterator[None]:
+    """Let Ray, where it starts here, listen on 127.0.0.1 alone, as it does on macOS and Windows.
+
+    Elsewhere it takes an address that other machines reach, whatever `_node_ip_address` says, and
+    asks a public name server for it; two of its ports give metrics without a token.
+    """
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _loopback_name() -> str:
+    """Return what this machine calls the interface of 127.0.0.1: lo, or lo0."""
+    return next(
+        name
+        for name, addresses in psutil.net_if_addrs().items()
+        if any(a.address == "127.0.0.1" for a in addresses)
+    )
+
+
+def _start(options: dict[str, Any], *, tries: int) -> None:
+    """Start a Ray; raise LanesLost if it does not come up in the seconds that it gives itself."""
+    import ray
+
+    try:
+        _init(options)
+    except Exception as error:
+        # Ray raises a bare Exception for it; whatever it was, starting anew is what can be done.
+        ray.shutdown()
+        if tries > 1:
+            log.warning("Ray did not start (%s); it is started once more", reason(error))
+            return _start(options, tries=tries - 1)
+        raise LanesLost(
+            f"Ray did not start on this machine, twice ({reason(error)}). Free some memory or "
+            f"cores, or run without --ray."
+        ) from error
+
+
+def _check_token() -> None:
+    """Raise StudyError if others on this machine can read the token, and so use the cluster."""
+    if os.environ.get("RAY_AUTH_MODE") != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    given = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    token = Path(given) if given else Path.home() / ".ray" / "auth_token"
+    if token.exists() and token.stat().st_mode & 0o077:
+        raise StudyError(
+            f"{token}: others on this machine can read the cluster's token, with which anyone can "
+            f"run code on it. Make it yours alone (chmod 600), or a new one if it was seen."
+        )
+
+
+def _join(options: dict[str, Any]) -> None:
+    import ray
+
+    try:
+        _init(options)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise StudyError(
+            f"Ray at {options['address']}: no cluster answers there ({reason(error)}). Look with "
+            f"`ray status`; a cluster with a token needs it in ~/.ray/auth_token here too."
+        ) from error
+
+
+@contextmanager
+def _scratch_folder() -> Iterator[Path]:
+    """Give a folder that is gone at the end, and remove those that killed runs have left.
+
+    A folder is in use while its `.lock` is held, which ends with the process that holds it.
+    """
+    # Ray refuses socket paths of more than 107 bytes, and those begin here: a longer TMPDIR,
+    # such as macOS has, leaves no room.
+    with (
+        tempfile.TemporaryDirectory(
+            prefix="medopt-", dir="/tmp", ignore_cleanup_errors=True
+        ) as made,
+        Path(made, ".lock").open("w") as lock,
+    ):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in Path(made).parent.glob("medopt-*/.lock"):
+            # In use, another user's, or removed this moment: left alone.
+            with suppress(OSError), left.open("r+") as theirs:
+                fcntl.flock(theirs, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left.parent, ignore_errors=True)
+        yield Path(made)
 
 
 def _check_address(address: str) -> None:
@@ -197,6 +298,7 @@ def _check_address(address: str) -> None:
             f"Ray at {address}: Ray's client cannot hold lanes. Run medopt on a machine of the "
             f"cluster, with the address `auto`."
         )
+    _check_token()
     where = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
     host, _, port = where.rpartition(":")
     if not host:
@@ -223,6 +325,46 @@ def machines_of_cluster() -> list[Machine]:
         Machine(cores=int(found.get("CPU", 0)), gpus=int(found.get("GPU", 0)))
         for found in (n["Resources"] for n in ray.nodes() if n["Alive"])  # type: ignore[no-untyped-call]  # Ray's
     ]
+
+
+def machines_answer(places: Sequence[Place]) -> bool:
+    """Return whether Ray answers on every machine of these places.
+
+    Asked of the machine itself: Ray's head takes up to a minute to find that one is gone, and may
+    start a lane on another before.
+    """
+    import ray
+
+    nodes = {n["NodeID"]: n for n in ray.nodes()}  # type: ignore[no-untyped-call]  # Ray's
+    return all(
+        machine in nodes
+        and nodes[machine]["Alive"]
+        and answers(nodes[machine]["NodeManagerAddress"], nodes[machine]["NodeManagerPort"])
+        for machine in {machine for machine, _ in places}
+    )
+
+
+def answers(host: str, port: int) -> bool:
+    """Return whether somebody listens there."""
+    try:
+        socket.create_connection((host, port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def kill(places: Sequence[Place]) -> None:
+    """End processes of the cluster, each by a task on its machine; does not wait for it."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def end(process: int) -> None:
+        os.kill(process, signal.SIGKILL)
+
+    for machine, process in places:
+        there = NodeAffinitySchedulingStrategy(machine, soft=False)
+        task: Any = ray.remote(end)
+        task.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(process)
 
 
 def check_room(machines: list[Machine], workers: int, size: LaneSize) -> None:

@@ -3,6 +3,7 @@
 import fcntl
 import io
 import logging
+import shutil
 import statistics
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from bench.core.references import StudyError
+from bench.execution.attempts import Attempts
 from bench.execution.provenance import footer
 from bench.planning.plan import Plan
 from bench.study.trial import Trial, skip_columns, trial_columns
@@ -27,12 +29,16 @@ from results.tables.store import compact, finished, incomplete, write_trial
 
 log = logging.getLogger("medopt.run")
 
-# A lane that has not been heard from for this long counts as lost. Lanes renew every few seconds.
+# Of a lane that has not been heard from for this long one asks whether its machine still answers.
+# Lanes speak every few seconds.
 LEASE_SEC = 60.0
+# A trial that made no step for this long hangs. A step is a batch or a case: seconds, and some
+# minutes where a network is compiled or a large volume scored on a CPU. Assumption.
+HUNG_MINUTES = 30.0
 # Small files are merged each time this many trials were written: a thousand of them take a report
 # 2.6 s, merged 0.4 s (measured).
 COMPACT_EVERY = 256
-# A trial that was in hand when a lane died, this often, is written down as failed.
+# A trial that ended the process it ran in, this often, is written down as failed.
 KILLS = 2
 
 
@@ -72,10 +78,11 @@ class Progress:
 
 @dataclass
 class _TrialInHand:
-    """A lease with the time until which it holds, and how far its trial is."""
+    """A lease, when its lane last spoke, when its trial last made a step, and how far it is."""
 
     lease: Lease
-    until: float
+    heard: float
+    moved: float
     epoch: int = 0
     score: float | None = None
 
@@ -95,8 +102,9 @@ class Queue:
     shared_device: bool
     _ready: deque[Trial] = field(init=False)
     _held: dict[str, _TrialInHand] = field(init=False, default_factory=dict)
-    _attempts: dict[str, int] = field(init=False, default_factory=dict)
-    _kills: dict[str, int] = field(init=False, default_factory=dict)
+    # Whatever was handed out: a lane that was taken for lost may yet come with its result.
+    _given: dict[tuple[str, str], Lease] = field(init=False, default_factory=dict)
+    _count: dict[str, int] = field(init=False, default_factory=dict)
     _statuses: dict[str, str] = field(init=False, default_factory=dict)
     _seconds: list[float] = field(init=False, default_factory=list)
     _most_lanes: int = field(init=False, default=1)
@@ -112,73 +120,108 @@ class Queue:
             tables = ", ".join(f"{table}/" for table in lost["tables"])
             log.warning("trial %s has lost its file in %s: it is run again", trial_id, tables)
         self._started = time.monotonic()
+        self.attempts = Attempts(self.folder)
 
     def take(self, lane: str) -> Lease | None:
         """Hand out a trial, or None where none is left to hand out now (see `pending`)."""
-        self._reclaim()
         if not self._ready:
             return None
         trial = self._ready.popleft()
-        attempt = self._attempts[trial.trial_id] = self._attempts.get(trial.trial_id, 0) + 1
-        lease = Lease(trial=trial, attempt=attempt)
-        self._held[lane] = _TrialInHand(lease, time.monotonic() + LEASE_SEC)
+        before = self._count.get(trial.trial_id, self.attempts.deaths(trial.trial_id))
+        lease = Lease(trial=trial, attempt=before + 1)
+        self._count[trial.trial_id] = lease.attempt
+        now = time.monotonic()
+        self._held[lane] = _TrialInHand(lease, heard=now, moved=now)
+        self._given[lane, trial.trial_id] = lease
         self._most_lanes = max(self._most_lanes, len(self._held))
         return lease
 
     def pending(self) -> int:
-        """Return how many trials are not finished: in hand or waiting."""
-        self._reclaim()
-        return len(self._ready) + len(self._held)
+        """Return how many trials have no result yet: in hand or waiting."""
+        return len(self.trials) - len(self._statuses)
 
     def renew(self, lane: str, epoch: int | None = None, score: float | None = None) -> None:
-        """Note that a lane lives, and how far its trial is."""
+        """Note that a lane's trial made a step, and how far it is."""
         held = self._held.get(lane)
         if held:
-            held.until = time.monotonic() + LEASE_SEC
+            held.heard = held.moved = time.monotonic()
             if epoch is not None:
                 held.epoch, held.score = epoch, score
 
-    def back(self, lane: str) -> None:
-        """Take back what a lane held when it died: it has started again, or is known to be lost."""
+    def alive(self, lane: str) -> None:
+        """Note that a lane lives, whether or not its trial makes steps."""
+        held = self._held.get(lane)
+        if held:
+            held.heard = time.monotonic()
+
+    def holds(self, lane: str) -> bool:
+        """Return whether a lane has a trial in hand."""
+        return lane in self._held
+
+    def unheard(self, seconds: float) -> list[str]:
+        """Return the lanes that hold a trial and have not spoken for so long."""
+        until = time.monotonic() - seconds
+        return [lane for lane, held in self._held.items() if held.heard < until]
+
+    def still(self, seconds: float) -> list[str]:
+        """Return the lanes whose trial has not made a step for so long."""
+        until = time.monotonic() - seconds
+        return [lane for lane, held in self._held.items() if held.moved < until]
+
+    def give_back(self, lane: str) -> None:
+        """Take back what a lost lane held. That is no failure of the trial: it is not counted."""
         held = self._held.pop(lane, None)
-        if held is None:
-            return
-        trial = held.lease.trial
-        kills = self._kills[trial.trial_id] = self._kills.get(trial.trial_id, 0) + 1
-        log.warning("%s died in trial %s (%s)", lane, trial.trial_id, label(trial))
-        if kills < KILLS:
+        if held and held.lease.trial.trial_id not in self._statuses:
+            trial = held.lease.trial
+            log.warning(
+                "%s was lost with trial %s (%s) in hand", lane, trial.trial_id, label(trial)
+            )
             self._ready.appendleft(trial)
-        else:
-            self._write_failed(held.lease, lane, f"the lane died in it {kills} times")
+
+    def died(self, lane: str, why: str) -> None:
+        """Take back the trial that ended its process; one that did so KILLS times has failed."""
+        held = self._held.pop(lane, None)
+        if held and held.lease.trial.trial_id not in self._statuses:
+            self._count_death(held.lease, lane, why)
+
+    def died_before(self, lane: str) -> None:
+        """Count the death of an earlier process of this run that left its trial in hand."""
+        trial_id = self.attempts.left()
+        for trial in [t for t in self._ready if t.trial_id == trial_id]:
+            self._ready.remove(trial)
+            lease = Lease(trial=trial, attempt=self.attempts.deaths(trial.trial_id) + 1)
+            self._count[trial.trial_id] = lease.attempt
+            self._count_death(lease, lane, "the whole run ended without a word in it")
 
     def finish(self, lane: str, trial_id: str, outcome: Outcome) -> None:
-        """Put a finished trial on disk; one that another lane was given meanwhile is dropped.
+        """Put a finished trial on disk: also one that comes late, unless it has a result.
 
         Raises OSError where the disk is full: the trial stays unfinished, what is written stands.
         """
-        held = self._held.get(lane)
-        if held is None or held.lease.trial.trial_id != trial_id:
-            log.warning("%s came late with trial %s; it is not counted", lane, trial_id)
-            return
-        self._write(
-            held.lease,
-            lane,
-            outcome.trial,
-            metrics=outcome.metrics,
-            epochs=outcome.epochs,
-            cases=outcome.cases,
-            examples=outcome.examples,
-            weights=outcome.weights,
-        )
-        self._seconds.append(outcome.trial["wall_sec"])
-        del self._held[lane]
+        lease = self._given.get((lane, trial_id))
+        if lease is None or self._statuses.get(trial_id) in FINAL_STATUSES:
+            log.warning("%s came with trial %s, which has a result already", lane, trial_id)
+        else:
+            self._write(
+                lease,
+                lane,
+                outcome.trial,
+                metrics=outcome.metrics,
+                epochs=outcome.epochs,
+                cases=outcome.cases,
+                examples=outcome.examples,
+                weights=outcome.weights,
+            )
+            self._seconds.append(outcome.trial["wall_sec"])
+        self._done(lane, trial_id)
 
     def fail(self, lane: str, trial_id: str, reason: str) -> None:
         """Write down a trial that broke. Its combination is incomplete and will not be judged."""
         held = self._held.get(lane)
         if held and held.lease.trial.trial_id == trial_id:
-            self._write_failed(held.lease, lane, reason)
-            del self._held[lane]
+            if trial_id not in self._statuses:
+                self._write_failed(held.lease, lane, reason)
+            self._done(lane, trial_id)
 
     def progress(self) -> Progress:
         """Return how far the run is."""
@@ -188,6 +231,7 @@ class Queue:
         left = None
         if self._seconds:
             left = statistics.fmean(self._seconds) * self.pending() / self._most_lanes
+        now = time.monotonic()
         return Progress(
             total=len(self.trials),
             done=len(self._statuses),
@@ -201,6 +245,7 @@ class Queue:
                     epochs=held.lease.trial.epochs,
                     metric=held.lease.trial.primary,
                     score=held.score,
+                    silent=now - held.moved,
                 )
                 for lane, held in sorted(self._held.items())
             ),
@@ -208,10 +253,21 @@ class Queue:
             seconds_left=left,
         )
 
-    def _reclaim(self) -> None:
-        now = time.monotonic()
-        for lane in [lane for lane, held in self._held.items() if held.until < now]:
-            self.back(lane)
+    def _count_death(self, lease: Lease, lane: str, why: str) -> None:
+        trial = lease.trial
+        deaths = self.attempts.died(trial.trial_id)
+        log.warning("trial %s (%s): %s", trial.trial_id, label(trial), why)
+        if deaths < KILLS:
+            self._ready.appendleft(trial)
+        else:
+            self._write_failed(lease, lane, f"{why} {deaths} times")
+
+    def _done(self, lane: str, trial_id: str) -> None:
+        """Take a trial that has a result out of the hands of its lane, and off the list."""
+        held = self._held.get(lane)
+        if held and held.lease.trial.trial_id == trial_id:
+            del self._held[lane]
+        self._ready = deque(t for t in self._ready if t.trial_id != trial_id)
 
     def _write_failed(self, lease: Lease, lane: str, reason: str) -> None:
         now = datetime.now(UTC)
@@ -243,6 +299,7 @@ class Queue:
             self.folder, trial=row, metrics=metrics, epochs=epochs, cases=cases, footer=self.footer
         )
         self._statuses[lease.trial.trial_id] = row["status"]
+        self.attempts.forget(lease.trial.trial_id)
         self._written += 1
         if self._written % COMPACT_EVERY == 0:
             compact(self.folder)
@@ -286,6 +343,8 @@ def opened(plan: Plan, *, shared_device: bool) -> Iterator[Queue]:
                 f"another process is running {plan.folder.name!r}. "
                 f"Wait for it, or choose another run folder."
             ) from error
+        # What a process that was killed in the middle of writing has left: nobody else writes here.
+        shutil.rmtree(plan.folder / ".writing", ignore_errors=True)
         about = footer(plan)
         known = finished(plan.folder)
         for skip in plan.skips:

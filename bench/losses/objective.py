@@ -8,6 +8,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench.core.precision import Precision
 from bench.core.processes import World
+from bench.core.pulse import PULSE
 from bench.losses.mixup import Goal
 from bench.losses.supervision import Supervised
 
@@ -43,6 +44,7 @@ class Objective:
         DDP averages gradients over processes, so that the shares add up to the mean over the
         global batch, however unequal they are.
         """
+        PULSE.beat()
         if self.memory is not None:
             image = image.contiguous(memory_format=self.memory)
         with self.precision.autocast(self.device):

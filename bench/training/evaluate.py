@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bench.core.precision import PRECISIONS
 from bench.core.processes import World
+from bench.core.pulse import PULSE
 from bench.losses.supervision import logits_of
 from bench.losses.table import Criterion, alone
 from bench.metrics.aggregate import headline
@@ -89,6 +90,7 @@ class Evaluator:
 
     def outputs(self, image: Tensor) -> Output:
         """Return logits in float32, and presence where the network gives it."""
+        PULSE.beat()
         with PRECISIONS[self.trial.precision].autocast(self.device):
             given = self.model(image)
         presence = given.presence if isinstance(given, Output) else None
@@ -126,6 +128,7 @@ class Evaluator:
             passes = self._windows if task.windows else self._batches
             for seen, losses, seconds in passes(own, worse, costly=costly):
                 for place, score in enumerate(task.score(seen)):
+                    PULSE.beat()
                     example: dict[str, np.ndarray] = {}
                     if int(seen.cases[place]) in shown:
                         example = task.example(seen, place, score)

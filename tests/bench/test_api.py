@@ -2,8 +2,11 @@
 
 import json
 import logging
+import os
 import shutil
+import signal
 from contextlib import contextmanager
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -111,6 +114,33 @@ def test_one_trial_is_run_and_a_trial_that_breaks_is_counted(study, tmp_path):
     assert "planted" in (ended.folder / "log.txt").read_text()
 
 
+def test_a_users_file_that_moves_the_process_when_it_is_loaded_splits_no_run(
+    study, tmp_path, notebook, monkeypatch
+):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "own.py").write_text(
+        "import os, signal\nfrom torch.nn.functional import cross_entropy\n"
+        "def loss(logits, target):\n    return cross_entropy(logits, target)\n"
+        "os.chdir('elsewhere')\nos.environ['MEDOPT_KEY'] = 'other'\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    )
+    before = signal.getsignal(signal.SIGINT)
+    path = study("own.py:loss")
+    ended = api.run(path.name, "runs/one", trial=api.plan(path.name).plan.trials[0].trial_id)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert Path.cwd() == tmp_path
+    assert ended.folder == tmp_path / "runs" / "one"
+    assert ended.page.exists()
+    assert os.environ["MEDOPT_KEY"] == "test"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_users_file_that_exits_when_it_is_loaded_is_a_bad_study(study, tmp_path):
+    (tmp_path / "own.py").write_text("raise SystemExit(0)\n")
+    with pytest.raises(StudyError, match=r"own\.py failed while it was loaded: SystemExit\(0\)"):
+        api.run(study("own.py:loss"))
+
+
 def test_what_cannot_be_run_writes_nothing(study, tmp_path):
     with pytest.raises(StudyError, match="need Ray"):
         api.run(study(), lanes=2)
@@ -121,15 +151,15 @@ def test_what_cannot_be_run_writes_nothing(study, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_process_trains_with_one_number_of_threads(study, tmp_path, notebook):
+def test_a_process_measures_with_one_number_of_threads_and_runs_any(study, notebook):
     path = study()
     api.plan(path)
     path.write_text(path.read_text().replace("threads: 1", "threads: 2"))
-    for call in (api.plan, api.run):
-        with pytest.raises(StudyError, match="trains with 1, and the study needs 2"):
-            call(path)
+    with pytest.raises(StudyError, match="trains with 1, and the study needs 2"):
+        api.plan(path)
+    ended = api.run(path, trial=None)
+    assert set(read(ended.folder, "trials")["threads"].to_pylist()) == {2}
     assert notebook == [1]
-    assert not (tmp_path / "runs").exists()
 
 
 def test_a_store_that_changes_between_two_calls_is_refused(study, tmp_path, small_store):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -16,7 +17,7 @@ import yaml
 from bench import api, cli
 from results.tables import store as results
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).resolve().parents[2]
 
 STUDY = """
 name: small
@@ -139,14 +140,19 @@ def test_a_bad_study_is_exit_2_and_a_sentence(medopt, study, change, said):
         (["demo", "--lanes", "2"], "--ray"),
         (["plan", "demo", "--lanes", "100000"], "lanes is 100000; it is a whole number from 1 to"),
         (["prepare", "msd", ".", "--set", "a=1", "--set", "a=2"], "--set a is given twice"),
+        (["run", "demo", "--out", "s3://bucket/runs/a"], "--out s3:/bucket/runs/a: results are"),
+        (["plan", "demo", "--out", "gs://bucket/a"], "written to a disk, and gs: is none"),
+        (["demo", "--out", "file:///tmp/a"], "Give a folder"),
+        (["prepare", "msd", ".", "--out", "s3://bucket/store"], "--out s3:/bucket/store: results"),
     ],
 )
-def test_bad_usage_is_exit_2_and_a_sentence(medopt, words, said):
-    extra = ["--out", "store"] if words[0] == "prepare" else []
+def test_bad_usage_is_exit_2_and_a_sentence(medopt, words, said, tmp_path):
+    extra = ["--out", "store"] if words[0] == "prepare" and "--out" not in words else []
     status, out, err = medopt(*words, *extra)
     assert (status, out) == (2, "")
     assert said in err
     assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("words", [["frobnicate"], ["run"], ["run", "demo", "--fast"]])
@@ -266,8 +272,9 @@ def lengthen(study):
 
 
 def start(study, *words):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MEDOPT_KEY": "test"}
-    code = "from bench.cli import main; main()"
+    own = {"OMP_NUM_THREADS": "1", "MEDOPT_KEY": "test", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **own}
+    code = "from bench.command import main; main()"
     return subprocess.Popen(
         [sys.executable, "-P", "-c", code, "run", str(study), *words],
         cwd=study.parent,
@@ -287,18 +294,74 @@ def wait_for(process, run, count):
     pytest.fail(f"no {count} trials: {process.stderr.read() if process.poll() else 'too slow'}")
 
 
-def test_ctrl_c_leaves_a_run_that_resumes(medopt, study, tmp_path):
+@pytest.mark.parametrize(
+    ("words", "signals"),
+    [
+        ((), [signal.SIGINT]),
+        ((), [signal.SIGTERM, signal.SIGTERM]),
+        pytest.param((), [signal.SIGHUP], marks=pytest.mark.slow),
+        pytest.param((), [signal.SIGINT, signal.SIGINT], marks=pytest.mark.slow),
+        *(
+            pytest.param(("--ray", "--lanes", "1"), stop, marks=[pytest.mark.slow, pytest.mark.ray])
+            for stop in ([signal.SIGTERM], [signal.SIGTERM, signal.SIGTERM])
+        ),
+    ],
+)
+def test_a_run_that_is_stopped_says_how_to_go_on_and_does(medopt, study, tmp_path, words, signals):
     lengthen(study)
     run = tmp_path / "runs" / "small"
-    process = start(study)
+    process = start(study, *words)
     wait_for(process, run, 2)
-    process.send_signal(signal.SIGINT)
-    assert "goes on from there" in process.communicate(timeout=60)[1]
+    children = psutil.Process(process.pid).children(recursive=True)
+    for number in signals:
+        process.send_signal(number)
+        time.sleep(0.3)
+    words = process.communicate(timeout=60)[1]
+    assert words.count("the same command goes on from there") == 1
+    assert "Traceback" not in words
     assert process.returncode == 130
+    _, left = psutil.wait_procs(children, timeout=30)
+    assert [p for p in left if "agent" not in p.name().lower()] == []
     done = set(results.finished(run))
     assert 2 <= len(done) < 36
     assert medopt("run", study)[0] == 0
     assert done < set(results.finished(run))
+
+
+# A program that says when it is about to load what the command needs, and then takes its time.
+STARTING = """
+import sys, time
+
+class Slow:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == {name!r}:
+            print("now", flush=True)
+            time.sleep(60)
+
+sys.meta_path.insert(0, Slow)
+sys.argv = ["medopt", "list", "models"]
+from bench.command import main
+main()
+"""
+
+
+@pytest.mark.parametrize("name", ["typer", "bench.core.packages", "bench.catalogue"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_stopped_while_it_starts_is_130(name, number):
+    process = subprocess.Popen(
+        [sys.executable, "-c", STARTING.format(name=name)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "now\n"
+    process.send_signal(number)
+    _, words = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "stopped;" in words
+    assert "Traceback" not in words
 
 
 @pytest.mark.slow

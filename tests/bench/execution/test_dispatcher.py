@@ -8,7 +8,7 @@ from bench.execution import trial_queue
 from bench.execution.dispatcher import STARTS, Dispatcher
 from bench.execution.mailbox import Call
 from bench.execution.trial_queue import LEASE_SEC, Queue
-from results.tables.store import finished
+from results.tables.store import finished, read
 
 
 class Served:
@@ -17,7 +17,15 @@ class Served:
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
         self.said: dict[int, object] = {}
-        self.dispatcher = Dispatcher(queue, self.said.__setitem__)
+        self.gone: set[str] = set()
+        self.killed: list[tuple[str, int]] = []
+        self.dispatcher = Dispatcher(
+            queue,
+            self.said.__setitem__,
+            answers=lambda places: not self.gone & {machine for machine, _ in places},
+            kill=self.killed.extend,
+            hung_minutes=30,
+        )
 
 
 @pytest.fixture
@@ -73,12 +81,81 @@ def test_a_trial_is_not_handed_to_a_worker_that_died_while_it_waited(serving):
     assert served.said[6] == "t1"
 
 
-def test_a_lane_that_renewed_while_this_process_was_busy_keeps_its_trial(serving, monkeypatch):
+@pytest.fixture
+def clock(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(trial_queue.time, "monotonic", lambda: now[0])
+    return now
+
+
+def working(served: Served, lane: str, machine: str, process: int) -> None:
+    """Let a lane start on a machine and ask for a trial."""
+    served.dispatcher.serve(
+        [
+            Call(None, lane, "back", ()),
+            Call(None, lane, "here", (machine, process)),
+            Call(process, lane, "take", ()),
+        ]
+    )
+
+
+def test_a_worker_that_dies_counts_against_its_trial_and_a_machine_that_is_lost_does_not(serving):
+    served = serving(1)
+    for n in range(2 * trial_queue.KILLS):
+        working(served, "a", f"machine {n}", n)
+        assert served.said[n] == "t0"
+        served.gone.add(f"machine {n}")
+    assert finished(served.queue.folder) == {}
+    working(served, "a", "machine", 10)  # whose predecessor's machine is gone too
+    for n in range(trial_queue.KILLS):
+        assert served.said[10 + n] == "t0"
+        working(served, "a", "machine", 11 + n)
+    assert finished(served.queue.folder) == {"t0": "failed"}
+
+
+def test_a_silent_lane_keeps_its_trial_while_its_machine_answers(serving, clock):
+    served = serving(1)
+    working(served, "a", "machine", 1)
+    clock[0] = LEASE_SEC + 1
+    working(served, "b", "other", 2)
+    assert 2 not in served.said
+    served.gone.add("machine")
+    served.dispatcher.serve([])
+    assert served.said[2] == "t0"
+    assert (served.killed, finished(served.queue.folder)) == ([], {})
+
+
+@pytest.mark.parametrize("word", ["alive", None])
+def test_a_trial_that_makes_no_step_is_ended_and_fails_the_second_time(serving, clock, word):
+    """Also where the worker cannot speak, since the hang holds Python's lock."""
+    served = serving(1)
+    for n in range(trial_queue.KILLS):
+        working(served, "a", "machine", n)
+        assert served.said[n] == "t0"
+        for _ in range(30):
+            clock[0] += 59
+            served.dispatcher.serve([Call(None, "a", word, ())] if word else [])
+        assert len(served.killed) == n
+        clock[0] += 59
+        served.dispatcher.serve([])
+        assert served.killed[n:] == [("machine", n)]
+    row = read(served.queue.folder, "trials").to_pylist()[0]
+    assert (row["status"], row["reason"]) == ("failed", "it hung (no step in 30 min) 2 times")
+
+
+def test_a_trial_that_makes_steps_is_let_be(serving, clock):
+    served = serving(1)
+    working(served, "a", "machine", 1)
+    for _ in range(100):
+        clock[0] += 29 * 60
+        served.dispatcher.serve([Call(None, "a", "renew", ())])
+    assert served.killed == []
+
+
+def test_a_lane_that_renewed_while_this_process_was_busy_keeps_its_trial(serving, clock):
     served = serving(1)
     served.dispatcher.serve([Call(1, "a", "take", ())])
-    now[0] = LEASE_SEC + 1
+    clock[0] = 40 * 60.0
     served.dispatcher.serve([Call(2, "b", "take", ()), Call(None, "a", "renew", (2, 0.5))])
     assert served.said == {1: "t0"}
     assert served.queue.progress().running[0].epoch == 2
@@ -108,5 +185,5 @@ def test_an_unfit_lane_gets_no_trial(serving):
 
 
 def test_a_call_that_is_not_known_is_refused_with_the_choices(serving):
-    with pytest.raises(ValueError, match="choices are take, back, unfit, renew, finish, fail"):
+    with pytest.raises(ValueError, match="choices are take, back, here, unfit, alive, renew"):
         serving(1).dispatcher.serve([Call(1, "a", "do", ())])

@@ -19,6 +19,8 @@ import yaml
 
 from bench.core.processes import World
 from bench.execution import lanes, provenance, trial_queue
+from bench.execution import worker as workers
+from bench.execution.dispatcher import LanesLost
 from bench.execution.lanes import run_lanes
 from bench.execution.local import run_here
 from bench.execution.provenance import code_fingerprint, differences, plan_fingerprint
@@ -27,6 +29,9 @@ from bench.execution.trial_queue import opened
 from bench.planning.plan import resolve, save
 from bench.study.schema import load_study
 from results.tables.store import finished, read
+from tests.bench.execution.test_ray_cluster import listening
+
+ROOT = Path(__file__).resolve().parents[3]
 
 # ---- whole runs ------------------------------------------------------------------------------
 
@@ -159,10 +164,61 @@ def test_two_lanes_give_what_the_process_gives_and_outlive_what_kills_them(
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_lanes_whose_workers_never_start_end_the_run_with_a_sentence(plan, monkeypatch):
+    """Ray starts such workers again without end: here those whose function breaks at once."""
+    made = plan("never")
+
+    def breaks(*_given: object) -> None:
+        raise ModuleNotFoundError("planted")
+
+    monkeypatch.setattr(lanes, "_work", breaks)
+    with pytest.raises(LanesLost, match=r"8 trial\(s\) .* none of its workers started in 0.7 min"):
+        run_lanes(
+            made,
+            address=None,
+            lanes=1,
+            gpus_per_trial=1,
+            changed=lambda _progress: None,
+            hung_minutes=0.7,
+        )
+    assert finished(made.folder) == {}
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_lane_that_hangs_is_ended_and_comes_back(plan, folder):
+    losses = (folder / "own.py").read_text()
+    (folder / "own.py").write_text(
+        losses + "\n\ndef hangs(logits, target):\n    import time\n    time.sleep(1000)\n"
+    )
+    made = plan("hung", losses=["ce", "own.py:hangs"], optimizers=["sgd"])
+    made = replace(made, trials=tuple(t for t in made.trials if t.fold == 0))
+    state = run_lanes(
+        made,
+        address=None,
+        lanes=1,
+        gpus_per_trial=1,
+        changed=lambda _progress: None,
+        hung_minutes=0.4,
+    )
+    assert state.statuses == {"ok": 1, "failed": 1}
+    reasons = [row["reason"] for row in rows(made.folder, "trials", loss="hangs")]
+    assert reasons == ["it hung (no step in 0.4 min) 2 times"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_two_workers_of_one_lane_train_as_one_process(plan):
     alone = in_process(plan("alone"))
     pair = plan("pair")
-    run_lanes(pair, address=None, lanes=1, gpus_per_trial=2, changed=lambda _progress: None)
+    addresses = set()
+
+    def look(progress) -> None:
+        if progress.running:  # so the two have met
+            addresses.update(listening())
+
+    run_lanes(pair, address=None, lanes=1, gpus_per_trial=2, changed=look)
+    assert {address for address, _ in addresses} == {"127.0.0.1"}
     one, two = (rows(p.folder, "metrics") for p in (alone, pair))
     assert [r["value"] for r in two] == pytest.approx([r["value"] for r in one], rel=1e-4)
     assert {row["device_count"] for row in rows(pair.folder, "trials")} == {2}
@@ -171,6 +227,7 @@ def test_two_workers_of_one_lane_train_as_one_process(plan):
 INTERRUPTED = """
 import sys
 from pathlib import Path
+from bench.execution.dispatcher import LanesLost
 from bench.execution.lanes import run_lanes
 from bench.planning.plan import resolve
 from bench.study.schema import load_study
@@ -193,6 +250,7 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(plan, folder, stop):
     driver = subprocess.Popen(
         [sys.executable, script / "go.py", folder / "stopped.yaml", made.folder],
         cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         start_new_session=True,
     )
     lost = time.monotonic() + 200
@@ -230,15 +288,16 @@ def _command(process: psutil.Process) -> list[str]:
         return []
 
 
-def worker(said: list[tuple[object, ...]], trials: list[str]) -> lanes.Worker:
+def worker(said: list[tuple[object, ...]], trials: list[str]) -> workers.Worker:
     """Return a worker of a lane without a cluster: what it says is noted, `trials` are its own."""
 
     def ask(call: str, *values: object) -> object:
         said.append((call, *values))
         return trials.pop() if call == "take" and trials else None
 
-    return lanes.Worker(
+    return workers.Worker(
         world=World(),
+        place=("machine", 1),
         ask=ask,
         tell=lambda *_words: None,
         broadcast=lambda value: value,
@@ -249,13 +308,13 @@ def worker(said: list[tuple[object, ...]], trials: list[str]) -> lanes.Worker:
 
 @pytest.fixture
 def begun(monkeypatch):
-    monkeypatch.setattr(lanes, "begin", lambda _threads: None)  # begun for all tests already
+    monkeypatch.setattr(workers, "begin", lambda _threads: None)  # begun for all tests already
 
 
 def test_a_worker_runs_what_it_takes(plan, begun):
     made = plan("fit")
     said = []
-    lanes.take_trials(
+    workers.take_trials(
         worker(said, [made.trials[0].trial_id]),
         code=code_fingerprint(),
         content=plan_fingerprint(made),
@@ -278,7 +337,7 @@ def test_another_checkout_is_told_before_a_plan_is_unpickled(monkeypatch, differ
     expected = code_fingerprint() | differs
     said = []
     # No plan at all: unpickling it would raise.
-    lanes.take_trials(worker(said, []), code=expected, content={}, plan=b"no pickle")
+    workers.take_trials(worker(said, []), code=expected, content={}, plan=b"no pickle")
     assert [call for call, *_ in said] == ["back", "unfit", "take"]
     assert re.search(sentence.replace("{host}", re.escape(socket.gethostname())), said[1][1])
 
@@ -295,9 +354,9 @@ def test_packages_that_are_not_ours_make_a_worker_unfit(monkeypatch):
     def shadowed() -> None:
         raise ImportError("the package 'models' should come from elsewhere")
 
-    monkeypatch.setattr(lanes, "check_packages", shadowed)
+    monkeypatch.setattr(workers, "check_packages", shadowed)
     said = []
-    lanes.take_trials(worker(said, []), code=code_fingerprint(), content={}, plan=b"no pickle")
+    workers.take_trials(worker(said, []), code=code_fingerprint(), content={}, plan=b"no pickle")
     assert "the package 'models'" in said[1][1]
 
 
@@ -312,7 +371,7 @@ def test_a_machine_whose_store_or_sources_differ_is_unfit(plan, begun):
         (gone, content, "gone"),
     ):
         said = []
-        lanes.take_trials(
+        workers.take_trials(
             worker(said, []), code=code_fingerprint(), content=expected, plan=pickle.dumps(own)
         )
         assert [call for call, *_ in said] == ["back", "unfit", "take"]

@@ -1,10 +1,18 @@
 """The room for lanes on this machine, and what is said where a cluster or the room is missing."""
 
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
 import pytest
 import yaml
 
 from bench.core.references import StudyError
 from bench.execution import ray_cluster
+from bench.execution.dispatcher import LanesLost
 from bench.execution.ray_cluster import LaneSize, Machine, capacity, check_room
 from bench.study.schema import parse_study
 
@@ -60,6 +68,18 @@ def test_a_cluster_that_is_not_there_is_said_at_once(asked, address, said):
         capacity(asked(), address=address, lanes=1, gpus_per_trial=1)
 
 
+def test_a_token_that_others_can_read_is_refused(asked, monkeypatch, tmp_path):
+    token = tmp_path / "token"
+    token.write_text("secret")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(token))
+    for mode, said in ((0o644, "can read the cluster's token"), (0o600, "nothing answers")):
+        token.chmod(mode)
+        with pytest.raises(StudyError, match=said):
+            capacity(asked(), address="127.0.0.1:1", lanes=1, gpus_per_trial=1)
+
+
 def test_more_lanes_than_the_machines_hold_are_refused_with_what_there_is():
     machines = [Machine(cores=8, gpus=2), Machine(cores=3, gpus=1)]
     check_room(machines, 3, LaneSize(workers=1, threads=3, cuda=True))
@@ -67,3 +87,95 @@ def test_more_lanes_than_the_machines_hold_are_refused_with_what_there_is():
         check_room(machines, 3, LaneSize(workers=1, threads=4, cuda=True))
     with pytest.raises(StudyError, match="room for 3"):
         check_room(machines, 4, LaneSize(workers=2, threads=3, cuda=False))
+
+
+HOLDS = """
+import time
+from bench.execution.ray_cluster import _scratch_folder
+with _scratch_folder() as folder:
+    print(folder, flush=True)
+    time.sleep(100)
+"""
+
+
+def test_folders_of_the_dead_are_removed_and_those_of_the_living_are_not():
+    holders = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOLDS],
+            cwd=Path(__file__).resolve().parents[3],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    dead, alive = (Path(holder.stdout.readline().strip()) for holder in holders)
+    try:
+        holders[0].kill()
+        holders[0].wait()
+        assert dead.exists()
+        with ray_cluster._scratch_folder() as own:
+            assert own.exists()
+            assert alive.exists()
+            assert not dead.exists()
+        assert not own.exists()
+    finally:
+        holders[1].kill()
+        holders[1].wait()
+        with ray_cluster._scratch_folder():
+            assert not alive.exists()
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_ray_that_does_not_come_up_is_started_once_more(monkeypatch, caplog, times):
+    import ray
+
+    calls = []
+
+    def init(**options: object) -> None:
+        calls.append(options)
+        if len(calls) <= times:
+            raise Exception("The current node timed out during startup.")  # noqa: TRY002  # as Ray's
+
+    monkeypatch.setattr(ray, "init", init)
+    with caplog.at_level(logging.WARNING, logger="medopt.lanes"):
+        if times == 2:
+            with pytest.raises(
+                LanesLost, match=r"did not start on this machine, twice .*timed out"
+            ):
+                ray_cluster._start({}, tries=2)
+        else:
+            ray_cluster._start({}, tries=2)
+    assert len(calls) == 2
+    assert "it is started once more" in caplog.text
+
+
+def listening() -> set[tuple[str, str]]:
+    """Return (address, program) of what this process and those it started listen at."""
+    ours = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    return {
+        (connection.laddr.ip.removeprefix("::ffff:"), process.name())
+        for process in ours
+        for connection in process.net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+@pytest.mark.ray
+def test_a_ray_of_our_own_listens_on_the_loopback_interface_alone():
+    import ray
+
+    with ray_cluster.connected(None, cores=1):
+
+        @ray.remote(num_cpus=0)
+        class Idle:
+            def here(self) -> str:
+                return "here"
+
+        idle = Idle.remote()  # a worker listens too
+        assert ray.get(idle.here.remote()) == "here"
+        until = time.monotonic() + 30
+        while len({program for _, program in listening()}) < 5 and time.monotonic() < until:
+            time.sleep(0.5)  # the agents take their time
+        found = listening()
+    assert {"gcs_server", "raylet", "ray::Idle"} <= {program for _, program in found}
+    assert {address for address, _ in found} == {"127.0.0.1"}

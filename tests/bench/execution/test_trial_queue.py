@@ -6,7 +6,7 @@ import pytest
 
 from bench.core.references import StudyError
 from bench.execution import trial_queue
-from bench.execution.trial_queue import KILLS, LEASE_SEC, Queue
+from bench.execution.trial_queue import KILLS, Queue
 from bench.study.choice import Choice
 from bench.study.schema import Augment
 from bench.study.trial import Trial
@@ -97,10 +97,11 @@ def test_a_failed_trial_is_tried_again_when_the_study_is_run_again(tmp_path):
     assert store.finished(tmp_path) == {"trial0": "ok"}
 
 
-def test_a_lane_that_comes_back_gives_its_trial_to_the_next(tmp_path):
+@pytest.mark.parametrize("how", ["died", "give_back"])
+def test_a_lane_that_comes_back_gives_its_trial_to_the_next(tmp_path, how):
     queue = make_queue(tmp_path)
     lost = queue.take("a").trial
-    queue.back("a")
+    getattr(queue, how)("a", *(["the lane died in it"] if how == "died" else []))
     lease = queue.take("b")
     assert (lease.trial, lease.attempt) == (lost, 2)
 
@@ -109,33 +110,97 @@ def test_a_trial_that_kills_its_lanes_is_written_down_as_failed(tmp_path):
     queue = make_queue(tmp_path, 1)
     for n in range(KILLS):
         assert queue.take(f"lane{n}").trial.trial_id == "trial0"
-        queue.back(f"lane{n}")
+        queue.died(f"lane{n}", "it ended its process (SIGSEGV)")
     assert queue.take("c") is None
     assert queue.pending() == 0
     reason = store.read(tmp_path, "trials").column("reason")[0].as_py()
-    assert "died" in reason
-    assert str(KILLS) in reason
+    assert reason == f"it ended its process (SIGSEGV) {KILLS} times"
 
 
-def test_a_lane_not_heard_of_loses_its_lease_and_its_late_result_is_not_counted(tmp_path, clock):
+def test_deaths_are_counted_across_the_processes_of_a_run(tmp_path):
+    for n in range(KILLS):
+        queue = make_queue(tmp_path, 1)  # as each process of the run opens it
+        assert queue.take("a").attempt == n + 1
+        queue.died("a", "the lane died in it")
+    assert store.finished(tmp_path) == {"trial0": "failed"}
+    # Failed is not for ever: asked for again, it is tried as often again.
+    again = make_queue(tmp_path, 1)
+    assert again.take("a").attempt == 1
+
+
+def test_a_run_that_was_killed_whole_with_its_trial_counts_as_that_trials_death(tmp_path):
+    for _ in range(KILLS):
+        queue = make_queue(tmp_path, 2)
+        queue.died_before("process")
+        queue.attempts.begin(queue.take("process").trial.trial_id)
+    queue = make_queue(tmp_path, 2)
+    queue.died_before("process")
+    assert store.finished(tmp_path) == {"trial0": "failed"}
+    assert queue.take("process").trial.trial_id == "trial1"
+
+
+def test_a_list_of_deaths_that_is_damaged_stops_no_run(tmp_path):
+    (tmp_path / "attempts.json").write_text('["trial0"')
+    assert make_queue(tmp_path, 1).take("a").attempt == 1
+
+
+def test_a_lost_lane_is_no_failure_of_its_trial_however_often(tmp_path):
+    queue = make_queue(tmp_path, 1)
+    for n in range(2 * KILLS):
+        assert queue.take("a").attempt == n + 1
+        queue.give_back("a")
+    assert (queue.pending(), store.finished(tmp_path)) == (1, {})
+
+
+def test_a_late_result_of_an_unfinished_trial_is_taken_and_a_second_one_is_not(tmp_path):
     queue = make_queue(tmp_path, 1)
     trial = queue.take("a").trial
-    clock[0] = LEASE_SEC + 1
+    queue.give_back("a")
     assert queue.take("b").trial == trial
     queue.finish("a", trial.trial_id, make_outcome(trial, "diverged"))
-    assert store.finished(tmp_path) == {}
+    assert store.finished(tmp_path) == {"trial0": "diverged"}
+    assert queue.pending() == 0
     queue.finish("b", trial.trial_id, make_outcome(trial))
-    assert store.finished(tmp_path) == {"trial0": "ok"}
+    assert store.finished(tmp_path) == {"trial0": "diverged"}
+    row = store.read(tmp_path, "trials").to_pylist()[0]
+    assert (row["attempt"], row["lane"]) == (1, "a")
+    assert queue.progress().running == ()
 
 
-def test_a_lane_that_renews_keeps_its_lease(tmp_path, clock):
+def test_a_late_result_is_taken_while_its_trial_waits_and_after_it_was_given_up(tmp_path):
+    queue = make_queue(tmp_path, 2)
+    first = queue.take("a").trial
+    queue.give_back("a")
+    queue.finish("a", first.trial_id, make_outcome(first))
+    second = queue.take("b").trial
+    assert second.trial_id == "trial1"
+    for _ in range(KILLS):
+        queue.died("b", "the lane died in it")
+        queue.take("b")
+    assert store.finished(tmp_path) == {"trial0": "ok", "trial1": "failed"}
+    queue.finish("b", second.trial_id, make_outcome(second))
+    assert store.finished(tmp_path) == {"trial0": "ok", "trial1": "ok"}
+
+
+def test_a_result_of_a_trial_that_was_never_handed_out_is_not_taken(tmp_path):
+    queue = make_queue(tmp_path, 1)
+    queue.finish("a", "trial0", make_outcome(make_trial(0)))
+    assert store.finished(tmp_path) == {}
+
+
+def test_speaking_is_one_thing_and_making_steps_another(tmp_path, clock):
     queue = make_queue(tmp_path, 1)
     queue.take("a")
-    for _ in range(5):
-        clock[0] += LEASE_SEC * 0.9
-        queue.renew("a", epoch=1, score=0.5)
-        assert queue.take("b") is None
+    clock[0] = 50.0
+    queue.alive("a")
+    clock[0] = 100.0
+    assert (queue.unheard(60), queue.still(60)) == ([], ["a"])
+    assert queue.progress().running[0].silent == 100.0
+    queue.renew("a", epoch=1, score=0.5)
+    assert (queue.unheard(0.5), queue.still(0.5)) == ([], [])
     assert queue.progress().running[0].score == 0.5
+    clock[0] = 200.0
+    assert (queue.unheard(60), queue.still(60)) == (["a"], ["a"])
 
 
 def test_a_full_disk_is_raised_and_the_trial_stays_unfinished(tmp_path, monkeypatch):
@@ -164,6 +229,9 @@ def test_two_processes_cannot_run_one_folder(tmp_path, monkeypatch):
     plan = type("Plan", (), {"folder": tmp_path, "skips": (), "trials": ()})()
     plan.study = type("Study", (), {"name": "s"})()
     monkeypatch.setattr(trial_queue, "footer", lambda _plan: {})
+    (tmp_path / ".writing" / "left").mkdir(parents=True)  # by a process that was killed
+    with trial_queue.opened(plan, shared_device=False):
+        assert not (tmp_path / ".writing").exists()
     with (
         trial_queue.opened(plan, shared_device=False),
         pytest.raises(StudyError, match="another process"),

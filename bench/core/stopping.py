@@ -1,0 +1,58 @@
+"""How the command is stopped from outside: Ctrl-C, SIGTERM and a closed terminal are one thing.
+
+Before work has begun there is nothing to close, so the command ends at once. While it works, the
+first signal is a KeyboardInterrupt, which closes what is open (Ray, the process that trains, the
+display), and a second one ends the command where it is: whatever is on disk is whole at any time.
+Imports nothing but the standard library: it is what the command begins with.
+"""
+
+import os
+import signal
+import sys
+from types import FrameType
+
+#: The status that shells give a command ended by Ctrl-C.
+INTERRUPTED = 130
+LAST_WORDS = "stopped; what was finished is on disk, the same command goes on from there."
+
+# SIGHUP is a terminal that was closed; Windows has none.
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+
+
+class Stopping:
+    """Whether this command was asked to stop, and what it does when it is."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._at_once = True
+        self._process = os.getpid()
+
+    def listen(self, *, at_once: bool) -> None:
+        """Hear the signals from now on, but for those that the caller's shell ignores (nohup)."""
+        self._at_once = at_once
+        self._process = os.getpid()
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._hear)
+
+    def deafen(self) -> None:
+        """Ignore the signals: nothing is left but Python's own end, which would forget us."""
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _hear(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a copy of this process: it has no words of its own
+            os._exit(128 + number)
+        if self._at_once or self.asked:
+            # Not by print: the signal may have come in the middle of one.
+            show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+            os.write(2, f"{show_cursor}{LAST_WORDS}\n".encode())
+            os._exit(INTERRUPTED)
+        self.asked = True
+        raise KeyboardInterrupt
+
+
+#: Of this process.
+STOPPING = Stopping()

@@ -1,0 +1,101 @@
+"""The process beside a run without Ray: trains its trials, so that nothing they do ends the run.
+
+Started by bench.execution.local with one end of a pipe: it is given its cargo, asks and tells as a
+lane does, and ends when the other end is closed.
+"""
+
+import itertools
+import logging
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.core.processes import World
+from bench.execution.attempts import Attempts
+from bench.execution.worker import Worker, take_trials
+
+
+class Link:
+    """The child's end of the pipe: what it asks is answered, and what it tells is not."""
+
+    def __init__(self, pipe: Connection, attempts: Attempts) -> None:
+        self._pipe, self._attempts = pipe, attempts
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def ask(self, call: str, *values: Any) -> Any:
+        """Send a call and wait for its answer; one thread asks at a time."""
+        self._send(next(self._numbers), call, values)
+        return self._answers.get()
+
+    def tell(self, call: str, *values: Any) -> None:
+        """Send a call that needs no answer."""
+        self._send(None, call, values)
+
+    def _send(self, number: int | None, call: str, values: tuple[Any, ...]) -> None:
+        if os.getpid() != _OWN:
+            os._exit(0)  # a copy that a user's code forked: it must not go on with the run
+        with self._lock:
+            try:
+                self._pipe.send((number, call, values))
+            except OSError:
+                os._exit(1)  # the pipe is closed, by the run or by what a trial did
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                self._answers.put(self._pipe.recv())
+            except (EOFError, OSError):
+                # The run was killed, or needs this process no more: no doing of the trial in hand.
+                self._attempts.end()
+                os._exit(1)
+
+
+# This process, not a copy that a user's code forks.
+_OWN = os.getpid()
+
+
+def _not_for_us(number: int, _frame: object) -> None:
+    """Let a signal pass that a whole job is sent: the run decides, and closes the pipe."""
+    if os.getpid() != _OWN:
+        os._exit(128 + number)
+
+
+def main() -> None:
+    """Train what the other end of the pipe hands out: its number is the first argument."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _not_for_us)
+    pipe = Connection(int(sys.argv[1]))
+    cargo = pickle.loads(pipe.recv_bytes())  # noqa: S301  # of the process that started this one
+    sys.path[:] = cargo.pop("path")
+    # What is told, and what a user's code prints, is in the run's log: both are stderr.
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("medopt").setLevel(logging.INFO)
+    link = Link(pipe, Attempts(Path(cargo.pop("folder"))))
+    device = torch.device(cargo.pop("device"))
+    take_trials(
+        Worker(
+            world=World(),
+            place=("", os.getpid()),
+            ask=link.ask,
+            tell=link.tell,
+            broadcast=lambda value: value,
+            barrier=lambda: None,
+            device=lambda: device,
+        ),
+        **cargo,
+    )
+    # Not by Python's own end, which waits for the threads and children of a user's code.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

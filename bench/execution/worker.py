@@ -1,0 +1,136 @@
+"""A worker: takes trials and runs them, in a lane of Ray or in the process beside a run. No Ray."""
+
+import pickle
+import socket
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bench.core.packages import check_packages
+from bench.core.processes import World
+from bench.core.pulse import PULSE
+from bench.core.startup import begin
+from bench.core.undisturbed import undisturbed
+from bench.execution.dispatcher import Place
+from bench.execution.provenance import code_fingerprint, differences, plan_fingerprint
+from bench.execution.trial_queue import LEASE_SEC, reason
+from bench.planning.plan import Plan
+from bench.study.trial import Trial
+from bench.training.train import run_trial
+
+# How often a lane speaks while it trains: its lease outlives five words that are lost.
+SPEAK_SEC = LEASE_SEC / 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """What a worker of a lane needs of what carries its words; tests give their own.
+
+    `ask` waits for the answer and `tell` does not; `broadcast` returns the first worker's value to
+    all of the lane, `barrier` waits for all of them, `device` is where this one trains. `place` is
+    the machine and process that it runs in.
+    """
+
+    world: World
+    place: Place
+    ask: Callable[..., Any]
+    tell: Callable[..., None]
+    broadcast: Callable[[Any], Any]
+    barrier: Callable[[], None]
+    device: Callable[[], torch.device]
+
+
+def take_trials(
+    worker: Worker, *, code: dict[str, str], content: dict[str, str], plan: bytes
+) -> None:
+    """Take trials and run them until there are none left.
+
+    `code` and `content` are the driver's fingerprints, `plan` is its plan, pickled, which a worker
+    unpickles only if its code is the driver's. The first worker of a lane speaks for it; the others
+    hear from it which trial is next. A worker that differs says so, and the lane gets no trial.
+    """
+    first = worker.world.rank == 0
+    if first:
+        worker.ask("back")
+    worker.barrier()
+    worker.tell("here", *worker.place)
+    unpickled, problem = None, _code_problem(code)
+    if problem is None:
+        unpickled = pickle.loads(plan)  # noqa: S301  # our own driver's, by its pipe or a Ray with a token
+        begin(unpickled.study.threads)
+        problem = _content_problem(unpickled, content)
+    if problem:
+        worker.ask("unfit", f"{socket.gethostname()}: {problem}")
+    # No trial is taken before every worker of the lane had its say; of an unfit lane none is.
+    worker.barrier()
+    with _leased(worker.tell):
+        while trial_id := worker.broadcast(worker.ask("take") if first else None):
+            assert unpickled is not None
+            trial = next(t for t in unpickled.trials if t.trial_id == trial_id)
+            _run_one(trial, unpickled, worker)
+
+
+def _code_problem(expected: dict[str, str]) -> str | None:
+    """Say why the code of this process is not the driver's, or return None."""
+    try:
+        check_packages()
+    except ImportError as error:
+        return reason(error)
+    return differences(expected, code_fingerprint())
+
+
+def _content_problem(plan: Plan, expected: dict[str, str]) -> str | None:
+    """Say how the data or a user's own code differ from the driver's, or return None."""
+    try:
+        return differences(expected, plan_fingerprint(plan))
+    except (OSError, ValueError) as error:
+        return reason(error)
+
+
+def _run_one(trial: Trial, plan: Plan, worker: Worker) -> None:
+    """Run one trial and hand in what came of it."""
+    world, device = worker.world, worker.device()
+
+    def watch(epoch: int, score: float | None) -> None:
+        if world.rank == 0:
+            worker.tell("renew", epoch, score)
+
+    try:
+        with undisturbed():
+            outcome = run_trial(
+                trial, plan.data(trial.dataset), plan.base, device=device, world=world, watch=watch
+            )
+    except BaseException as error:
+        # Whatever a user's code raises (an exit, an interrupt) is its trial's end, not the run's.
+        worker.ask("fail", trial.trial_id, reason(error), traceback.format_exc())
+        if world.size > 1 or device.type == "cuda":
+            # The other workers wait in a collective that will not come, and a CUDA context may be
+            # of no more use: the lane starts again.
+            raise
+        return
+    if world.rank == 0:
+        worker.ask("finish", trial.trial_id, vars(outcome))
+
+
+@contextmanager
+def _leased(tell: Callable[..., None]) -> Iterator[None]:
+    """Say now and then that this process lives, and whether its trial has made a step since."""
+    stop = threading.Event()
+
+    def keep() -> None:
+        seen = PULSE.count
+        while not stop.wait(SPEAK_SEC):
+            now = PULSE.count
+            tell("alive" if now == seen else "renew")
+            seen = now
+
+    threading.Thread(target=keep, daemon=True).start()
+    try:
+        yield
+    finally:
+        stop.set()

@@ -1,0 +1,314 @@
+"""A run without Ray, whose trials do to their process what a user's code can do to one."""
+
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from bench.execution.dispatcher import LanesLost
+from bench.execution.local import LANE, run_here
+from bench.execution.trial_queue import KILLS, opened
+from bench.planning.plan import resolve, save
+from bench.study.schema import load_study
+from results.tables.store import finished, read
+
+ROOT = Path(__file__).resolve().parents[3]
+
+LOSSES = '''
+"""Losses that end, stop or disturb the process they run in."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from torch.nn.functional import cross_entropy
+
+HERE = Path(__file__).parent
+
+
+def exits(logits, target):
+    sys.exit(0)
+
+
+def leaves(logits, target):
+    os._exit(0)
+
+
+def crashes(logits, target):
+    ctypes.string_at(0)
+
+
+def interrupts(logits, target):
+    raise KeyboardInterrupt
+
+
+def kills_its_group(logits, target):
+    os.killpg(0, signal.SIGKILL)
+
+
+def closes_everything(logits, target):
+    os.closerange(0, 256)
+    return cross_entropy(logits, target)
+
+
+def crashes_once(logits, target):
+    if not (HERE / "crashed").exists():
+        (HERE / "crashed").touch()
+        ctypes.string_at(0)
+    return cross_entropy(logits, target)
+
+
+def hangs(logits, target):
+    time.sleep(1000)
+
+
+def hangs_with_the_lock(logits, target):
+    ctypes.PyDLL(None).sleep(1000)  # PyDLL keeps the interpreter's lock, unlike CDLL
+
+
+def copies_itself(logits, target):
+    os.fork()
+    return cross_entropy(logits, target)
+
+
+def leaves_children(logits, target):
+    if not (HERE / "child").exists():
+        child = subprocess.Popen(["sleep", "1000"])
+        (HERE / "child").write_text(str(child.pid))
+    return cross_entropy(logits, target)
+
+
+def disturbs(logits, target):
+    import logging, resource, warnings
+    import numpy as np
+    import torch
+
+    found = cross_entropy(logits, target)
+    os.chdir("/")
+    os.umask(0o777)
+    os.environ.clear()
+    sys.path.clear()
+    sys.stdout = sys.stderr = None
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.alarm(1)
+    sys.setrecursionlimit(120)
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("error")
+    np.seterr(all="raise")
+    torch.set_default_dtype(torch.float64)
+    torch.set_float32_matmul_precision("medium")
+    torch.use_deterministic_algorithms(True)
+    return found
+
+
+def waits(logits, target):
+    (HERE / "waits").touch()
+    while not (HERE / "go").exists():
+        time.sleep(0.05)
+    return cross_entropy(logits, target)
+'''
+
+
+@pytest.fixture
+def plan(tmp_path, small_store):
+    """Return a maker of saved plans of one trial a loss and fold, by the losses' names."""
+
+    def make(*losses: str, **changes: object):
+        (tmp_path / "own.py").write_text(LOSSES)
+        study = {
+            "name": "own",
+            "data": [str(small_store("classification", 2).path)],
+            "models": ["plain_cnn"],
+            "optimizers": ["sgd"],
+            "losses": ["ce", *(f"own.py:{name}" for name in losses)],
+            "epochs": 2,
+            "folds": 2,
+            "batch_size": 8,
+            "threads": 1,
+            "device": "cpu",
+        }
+        path = tmp_path / "own.yaml"
+        path.write_text(yaml.safe_dump(study | changes))
+        made = resolve(*load_study(path), tmp_path / "run")
+        save(made)
+        return made
+
+    return make
+
+
+def run(made, **options) -> dict[str, dict[str, object]]:
+    """Run a plan; return the rows of fold 0 by their loss, and check that all are written."""
+    with opened(made, shared_device=False) as queue:
+        run_here(made, queue, lambda _progress: None, **options)
+    rows = read(made.folder, "trials").to_pylist()
+    assert len(rows) == len(made.trials)
+    return {row["loss"]: row for row in rows if row["fold"] == 0}
+
+
+ENDS = {
+    "exits": "SystemExit: 0",
+    "interrupts": "KeyboardInterrupt: without a message",
+    "leaves": f"it ended its process (exit status 0) {KILLS} times",
+    "crashes": f"it ended its process (SIGSEGV) {KILLS} times",
+    "kills_its_group": f"it ended its process (SIGKILL, as where memory runs out) {KILLS} times",
+}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("leaves",),
+        pytest.param((*ENDS, "closes_everything", "crashes_once"), marks=pytest.mark.slow),
+    ],
+)
+def test_a_trial_that_ends_its_process_has_failed_and_the_run_goes_on(plan, names):
+    made = plan(*names)
+    rows = run(replace(made, trials=tuple(t for t in made.trials if t.fold == 0)))
+    for name in set(ENDS) & set(names):
+        assert (rows[name]["status"], rows[name]["reason"]) == ("failed", ENDS[name])
+    assert (rows["ce"]["status"], rows["ce"]["lane"]) == ("ok", LANE)
+    if "crashes_once" in names:
+        assert rows["closes_everything"]["status"] == "failed"
+        assert (rows["crashes_once"]["status"], rows["crashes_once"]["attempt"]) == ("ok", 2)
+    assert not (made.folder / "attempts.json").exists()
+    assert not (made.folder / ".in_hand").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hangs", "hangs_with_the_lock"])
+def test_a_trial_that_hangs_is_ended_and_the_run_goes_on(plan, name):
+    made = plan(name)
+    made = replace(made, trials=tuple(t for t in made.trials if t.fold == 0))
+    heard = []
+    with opened(made, shared_device=False) as queue:
+        run_here(made, queue, heard.append, hung_minutes=0.2)
+    statuses = {r["loss"]: r["status"] for r in read(made.folder, "trials").to_pylist()}
+    assert statuses == {"ce": "ok", name: "failed"}
+    reasons = {r["reason"] for r in read(made.folder, "trials").to_pylist()}
+    assert f"it hung (no step in 0.2 min) {KILLS} times" in reasons
+    longest = max(lane.silent for step in heard for lane in step.running)
+    assert 10 < longest < 30
+
+
+def test_copies_and_children_of_a_trial_do_not_go_on_with_the_run(plan, tmp_path):
+    made = plan("copies_itself", "leaves_children")
+    rows = run(made)
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    child = int((tmp_path / "child").read_text())
+    until = time.monotonic() + 20
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < until, "a child of a trial outlives the run"
+        time.sleep(0.1)
+    with opened(made, shared_device=False) as queue:  # nobody holds its lock
+        assert queue.pending() == 0
+
+
+def test_what_a_trial_does_to_its_process_is_not_done_to_the_next(plan, tmp_path):
+    made = plan("disturbs")
+    rows = run(made)
+    assert rows["ce"]["status"] == "ok"
+    assert {row["attempt"] for row in rows.values()} == {1}  # no process died of it
+
+    # ce of fold 1 came after disturbs of fold 0: it has the numbers of a run of its own.
+    alone = replace(
+        made,
+        folder=tmp_path / "alone",
+        trials=tuple(t for t in made.trials if t.choices["loss"].label == "ce"),
+    )
+    assert run(alone)["ce"]["status"] == "ok"
+    ids = {t.trial_id for t in alone.trials}
+    disturbed, calm = (
+        sorted(str(row) for row in read(p.folder, "metrics").to_pylist() if row["trial_id"] in ids)
+        for p in (made, alone)
+    )
+    assert disturbed == calm
+    assert len(calm) > len(ids)
+
+
+RUN = """
+import sys
+from pathlib import Path
+from bench.execution.local import run_here
+from bench.execution.trial_queue import opened
+from bench.planning.plan import resolve
+from bench.study.schema import load_study
+
+made = resolve(*load_study(Path(sys.argv[1])), Path(sys.argv[2]))
+with opened(made, shared_device=False) as queue:
+    run_here(made, queue, lambda _progress: None)
+"""
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_run_that_is_killed_leaves_no_process_and_blames_a_trial_that_went_with_it(
+    plan, tmp_path, whole
+):
+    """Killed alone, the run's end is not the trial's doing; killed with its child it may be."""
+    made = plan("waits")
+    driver = subprocess.Popen(
+        [sys.executable, "-c", RUN, tmp_path / "own.yaml", made.folder], cwd=ROOT
+    )
+    until = time.monotonic() + 120
+    while not (tmp_path / "waits").exists():
+        assert driver.poll() is None
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    (child,) = psutil.Process(driver.pid).children()
+    if whole:
+        child.send_signal(signal.SIGSTOP)  # so that it cannot say that it was left alone
+    driver.kill()
+    driver.wait()
+    if whole:
+        child.kill()
+    child.wait(30)
+    assert (made.folder / ".in_hand").exists() == whole
+    (tmp_path / "go").touch()
+    rows = run(made)
+    assert {row["status"] for row in rows.values()} == {"ok"}
+    assert rows["waits"]["attempt"] == (2 if whole else 1)
+
+
+def test_a_process_that_cannot_start_ends_the_run_with_a_sentence(plan, monkeypatch):
+    made = plan()
+    monkeypatch.setattr("bench.execution.local._CHILD", "import sys; sys.exit(7)")
+    with (
+        opened(made, shared_device=False) as queue,
+        pytest.raises(
+            LanesLost, match=r"2 trial\(s\) are unfinished: .*\(exit status 7\); see .*log"
+        ),
+    ):
+        run_here(made, queue, lambda _progress: None)
+    assert finished(made.folder) == {}
+
+
+def test_a_process_that_hangs_before_it_takes_a_trial_ends_the_run_too(plan, monkeypatch):
+    made = plan()
+    monkeypatch.setattr("bench.execution.local._CHILD", "import time; time.sleep(1000)")
+    with (
+        opened(made, shared_device=False) as queue,
+        pytest.raises(LanesLost, match=r"ended 3 times before it took a trial \(SIGKILL"),
+    ):
+        run_here(made, queue, lambda _progress: None, hung_minutes=0.02)
+
+
+def test_a_source_that_was_edited_meanwhile_is_told(plan, tmp_path):
+    made = plan("crashes_once")
+    own = tmp_path / "own.py"
+    own.write_text(own.read_text() + "\n# another version\n")
+    with (
+        opened(made, shared_device=False) as queue,
+        pytest.raises(LanesLost, match=r"source of 'own\.py:crashes_once' is"),
+    ):
+        run_here(made, queue, lambda _progress: None)
+    assert finished(made.folder) == {}
