@@ -137,7 +137,7 @@ def test_a_users_file_that_moves_the_process_when_it_is_loaded_splits_no_run(
 
 def test_a_users_file_that_exits_when_it_is_loaded_is_a_bad_study(study, tmp_path):
     (tmp_path / "own.py").write_text("raise SystemExit(0)\n")
-    with pytest.raises(StudyError, match=r"own\.py failed while it was loaded: SystemExit\(0\)"):
+    with pytest.raises(StudyError, match=r"own\.py failed while it was loaded: SystemExit: 0"):
         api.run(study("own.py:loss"))
 
 

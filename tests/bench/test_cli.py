@@ -454,7 +454,7 @@ def test_names_in_brackets_are_shown_while_a_run_goes_on():
 
     shown = io.StringIO()
     console = Console(file=shown, width=200, force_terminal=True, color_system=None)
-    lane = Running(lane=ODD, label=ODD, epoch=1, epochs=2, score=0.5)
+    lane = Running(lane=ODD, label=ODD, epoch=1, epochs=2, score=0.5, metric="auc")
     with RunDisplay(console).showing() as display:
         display.changed(
             Progress(

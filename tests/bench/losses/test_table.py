@@ -272,7 +272,7 @@ def test_settings_that_cannot_be(name: str, params: dict[str, object], why: str)
 @pytest.mark.parametrize("row", [r for r in ROWS if r.weighted], ids=lambda r: r.name)
 def test_weights_must_be_there_where_they_count(row: Loss) -> None:
     logits, target = draw(())
-    with pytest.raises(ValueError, match="needs the class weights of the training part"):
+    with pytest.raises(ValueError, match="needs the weights of the classes"):
         row.bind({})(logits, target, None, alone)
 
 

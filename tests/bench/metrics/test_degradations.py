@@ -65,7 +65,9 @@ def test_blur_widens_a_point_as_asked() -> None:
     assert (worse.sum(0) * offset**2).sum() == pytest.approx(4, rel=0.02)
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0])
-def test_a_strength_is_above_nothing(value: float) -> None:
-    with pytest.raises(ValueError, match=r"noise\.deviation is above 0"):
+@pytest.mark.parametrize(
+    ("value", "said"), [(0.0, "is above 0"), (-1.0, "must lie between 0 and 100")]
+)
+def test_a_strength_is_above_nothing(value: float, said: str) -> None:
+    with pytest.raises(ValueError, match=rf"noise\.deviation {said}"):
         DEGRADATIONS["noise"].settings({"deviation": value})

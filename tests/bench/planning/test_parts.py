@@ -17,7 +17,7 @@ from bench.study.schema import parse_study
 from bench.training.evaluate import Evaluator
 from bench.training.train import make_sampler
 from loaders.cases import Case, Item, Kind, Meta, Survey
-from loaders.store.read import write_store
+from loaders.store.write import write_store
 
 CASES = 40
 

@@ -268,7 +268,10 @@ def test_a_part_that_is_not_there_is_said_with_the_choices(own_plan, tmp_path):
 
 def test_a_trial_that_breaks_is_a_row_and_the_others_go_on(own_plan, tmp_path):
     breaks = OWN.replace(
-        "return nn.functional.cross", "raise RuntimeError('planted')\n    nn.cross"
+        # Not on the three samples that a plan tries it with.
+        "return nn.functional.cross",
+        "if len(logits) > 3:\n        raise RuntimeError('planted')\n"
+        "    return nn.functional.cross",
     )
     (tmp_path / "code" / "own.py").write_text(breaks)
     plan = own_plan()

@@ -106,7 +106,10 @@ def test_weight_decay_by_hand(optimizer: Choice, factor: float, found: float) ->
     assert decay_of(optimizer, chosen) == pytest.approx(found)
 
 
-@pytest.mark.parametrize(("name", "setting"), [("weight_decay", "factor"), ("mixup", "alpha")])
-def test_a_setting_out_of_bounds_is_said(name: str, setting: str) -> None:
-    with pytest.raises(ValueError, match=rf"{name}\.{setting} must lie between 0 and inf, not -1"):
+@pytest.mark.parametrize(
+    ("name", "setting", "most"), [("weight_decay", "factor", "inf"), ("mixup", "alpha", "100")]
+)
+def test_a_setting_out_of_bounds_is_said(name: str, setting: str, most: str) -> None:
+    said = rf"{name}\.{setting} must lie between 0 and {most}, not -1"
+    with pytest.raises(ValueError, match=said):
         REGULARIZERS[name].settings({setting: -1})

@@ -10,7 +10,8 @@ from bench.metrics.scoring import Seen, thinned
 from bench.training.examples import EXAMPLES, chosen
 from bench.training.train import run_trial
 from loaders.cases import Case, Item, Meta, Survey
-from loaders.store.read import open_store, write_store
+from loaders.store.read import open_store
+from loaders.store.write import write_store
 from tests.conftest import SMALL
 
 

@@ -23,7 +23,8 @@ from bench.training.train import run_trial
 from bench.training.transfer import WRAPPERS, LayerGroups, load_weights, read_state
 from loaders.cases import Case, Item, Kind, Meta, Survey
 from loaders.store.pseudonyms import key_fingerprint, keyed_id
-from loaders.store.read import Store, write_store
+from loaders.store.read import Store
+from loaders.store.write import write_store
 from models.table import MODELS
 from tests.trials import changed
 

@@ -20,10 +20,11 @@ from loaders.datasets.table import KINDS
 from loaders.phantoms.make import make_brats, make_lidc
 from loaders.store import prepare as store_prepare
 from loaders.store.copies import Conflicts, merged_groups
-from loaders.store.layout import FORMAT, _command
+from loaders.store.layout import FORMAT, StoreError, _command
 from loaders.store.perceptual_hash import FURTHEST, near_pairs, perceptual_hash
 from loaders.store.pseudonyms import key_fingerprint, keyed_id
-from loaders.store.read import Report, Store, StoreError, open_store, verify_store, write_store
+from loaders.store.read import Store, open_store, verify_store
+from loaders.store.write import Report, write_store
 
 KEY = b"a secret"
 
