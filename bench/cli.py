@@ -464,7 +464,7 @@ def _arguments(given: Sequence[str]) -> list[str]:
 def main() -> None:
     """Run the command line; turn whatever can go wrong into one sentence and an exit status."""
     from bench.core.packages import check_packages
-    from bench.stopping import INTERRUPTED, LAST_WORDS, STOPPING
+    from bench.execution.stopping import INTERRUPTED, LAST_WORDS, STOPPING
 
     STOPPING.listen(at_once=True)
     check_packages()

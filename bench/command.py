@@ -1,6 +1,6 @@
 """Where the medopt command begins: it can be stopped from its first moment on, imports included."""
 
-from bench.stopping import STOPPING
+from bench.execution.stopping import STOPPING
 
 
 def main() -> None:

@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 
 from bench.core.references import StudyError
@@ -299,10 +298,6 @@ def _trained_on(run: Path) -> dict[tuple[str, int, int], People]:
         raise StudyError(
             f"pretrained: {error}; which patients it trained on is not known"
         ) from error
-    # What a run of an older version does not have is not known.
-    for name in ("source_group_id", "image_id", "kind", "key"):
-        if name not in table.column_names:
-            table = table.append_column(name, pa.nulls(len(table), pa.string()))
     rows: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
     for row in table.to_pylist():
         if row["part"] != "test":

@@ -52,6 +52,8 @@ TABLE = pa.schema(
 
 
 _SAVED = pa.schema([pa.field(f.name, f.type) for f in TABLE] + [pa.field("dataset", pa.string())])
+# And who the cases are, by which another run may ask; runs of older versions do not say it.
+_PEOPLE = ("source_group_id", "image_id", "kind", "key")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,18 +263,23 @@ def splits_table(
 
 
 def read_folds(path: Path) -> pa.Table:
-    """Return the table of folds of a run, `splits_table`'s with a column `dataset` more.
+    """Return the table of folds of a run: `splits_table`'s, `dataset`, and who the cases are.
 
-    Raises FoldError where the file is damaged, or has other columns or empty cells.
+    The latter (`source_group_id`, `image_id`, `kind` of source, `key` that made the ids) may be
+    null. Raises FoldError where the file is damaged, or lacks columns or cells.
     """
     try:
-        table = pq.read_table(path)
-        table = table.select([*TABLE.names, "dataset"]).cast(_SAVED)
+        found = pq.read_table(path)
+        table = found.select(_SAVED.names).cast(_SAVED)
+        for name in _PEOPLE:
+            known = name in found.column_names
+            column = found[name].cast(pa.string()) if known else pa.nulls(len(found), pa.string())
+            table = table.append_column(name, column)
         table.validate(full=True)
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:
-        found = " ".join(str(error).split())
-        raise FoldError(f"{path.name} of run {path.parent.name!r} is damaged: {found}") from error
-    if any(column.null_count for column in table.columns):
+        said = " ".join(str(error).split())
+        raise FoldError(f"{path.name} of run {path.parent.name!r} is damaged: {said}") from error
+    if any(table[name].null_count for name in _SAVED.names):
         raise FoldError(f"{path.name} of run {path.parent.name!r} is damaged: it has empty cells")
     return table
 
