@@ -217,6 +217,18 @@ def with_pixels(start: Start, path: Path) -> DicomFile:
     return start.file
 
 
+def check_pixels_whole(file: DicomFile) -> None:
+    """Raise BadCase if PixelData claims more bytes than the file holds."""
+    pixels: Any = file.dataset.get_item("PixelData", keep_deferred=True)
+    if not isinstance(pixels, RawDataElement) or pixels.length == _UNDEFINED:
+        return
+    if (held := len(pixels.value or b"")) < pixels.length:
+        raise BadCase(
+            f"the file is cut off: PixelData claims {pixels.length} bytes and {held} are there",
+            where=file.where,
+        )
+
+
 def _begin(start: bytes, path: Path, where: str) -> int | None:
     """Return where the first element is, None where this is no DICOM file.
 

@@ -17,7 +17,14 @@ from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import iter_pixels
 
 from loaders.cases import Array, BadCase
-from loaders.formats.dicom.file import DAMAGE, DicomFile, damage_told, open_file, quiet
+from loaders.formats.dicom.file import (
+    DAMAGE,
+    DicomFile,
+    check_pixels_whole,
+    damage_told,
+    open_file,
+    quiet,
+)
 from loaders.formats.dicom.functional_groups import FrameHeader, frame_headers
 from loaders.formats.dicom.limits import check_coded, decoder_of
 from loaders.formats.dicom.modality_lut import ModalityLut, modality_lut
@@ -65,6 +72,7 @@ def open_frames(path: Path, where: str, *, stride: int = 1) -> Frames:
             raise BadCase("the file is no DICOM file", where=where)
         if "PixelData" not in file.dataset:
             raise BadCase("the DICOM file holds no pixels: no image, or cut off", where=where)
+        check_pixels_whole(file)
         colours = file.text("PhotometricInterpretation")
         if colours not in _CHANNELS:
             known = ", ".join(_CHANNELS)

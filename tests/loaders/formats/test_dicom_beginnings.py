@@ -166,13 +166,11 @@ def test_an_element_that_claims_4_gib_takes_no_memory(tmp_path: Path, form: str)
     raw = path.read_bytes() if form == "whole" else elements_alone(path)
     at = raw.index(b"\xe0\x7f\x10\x00OW") + 8
     (tmp_path / "a.dcm").write_bytes(raw[:at] + struct.pack("<L", 2**32 - 16) + raw[at + 4 :])
-    wanted = read_picture(path, "x").array
     tracemalloc.start()
     try:
-        # The pixels are there; what else it claims is not.
-        np.testing.assert_array_equal(read_picture(tmp_path / "a.dcm", "x").array, wanted)
-        (tmp_path / "a.dcm").write_bytes((tmp_path / "a.dcm").read_bytes()[: at + 8000])
-        with pytest.raises(BadCase, match="cannot be decoded"):
+        with pytest.raises(
+            BadCase, match=r"cut off: PixelData claims 4294967280 bytes and \d+ are"
+        ):
             read_picture(tmp_path / "a.dcm", "x")
         assert tracemalloc.get_traced_memory()[1] < 50 << 20
     finally:

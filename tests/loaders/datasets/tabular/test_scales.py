@@ -35,7 +35,7 @@ from loaders.formats.levels import Picture, common_scale, on_scale
 from loaders.formats.pictures import read_picture
 from loaders.store import prepare as store_prepare
 from loaders.store.pseudonyms import keyed_id
-from loaders.store.read import Report, Store, open_store
+from loaders.store.read import open_store
 
 KEY = b"a secret"
 SHAPE = (40, 48)
@@ -155,10 +155,10 @@ def prepared(root: Path, *files: bytes, **options: Any) -> tuple[dict[int, Any],
     """Return the store's pictures by the number of their file, and why others were rejected."""
     source = source_of(root / "set", files)
     given = {"positive": "b", **options}
-    report: Report = store_prepare.prepare(
+    report = store_prepare.prepare(
         KINDS["images"], source, root / "store", options=given, key=KEY, strict=False
     )
-    store: Store = open_store(root / "store")
+    store = open_store(root / "store")
     names = {keyed_id(KEY, "images", f"images/p{n}"): n for n in range(len(files))}
     images = {names[name]: store.image(row)[0] for row, name in enumerate(store.case_ids)}
     return images, {bad.where: bad.reason for bad in report.rejected}
