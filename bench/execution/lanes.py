@@ -48,8 +48,10 @@ log = logging.getLogger("medopt.lanes")
 START_LIMIT = 5
 # Seconds that lanes get to end by themselves once the queue is empty.
 GRACE_SEC = 10.0
-# Ray's own processes answer within milliseconds, and a swapping machine within seconds. Assumption.
-HEAD_SEC = 30.0
+# Ray's own processes answer within milliseconds, those of a swapping machine within seconds.
+# Without its head Ray ends this process after 60 s, in its own words: before that we must be gone.
+# Assumption.
+HEAD_SEC = 15.0
 # As Ray Train's own groups.
 GROUP_TIMEOUT = timedelta(seconds=1800)
 
@@ -171,6 +173,10 @@ def _serve(
                     dispatcher.lost(lane, f"none of its workers started in {hung_minutes:g} min")
                 names &= dispatcher.spoken
             changed(queue.progress())
+            if not _head_answers(HEAD_SEC if queue.pending() else 0):
+                if not queue.pending():
+                    break  # all is on disk
+                raise LanesLost(f"Ray's head has not answered for {HEAD_SEC:.0f} s.")
             if not queue.pending():
                 until = min(until, monotonic() + GRACE_SEC)
             elif not names:
@@ -186,19 +192,24 @@ def _heard(mailbox: Any) -> list[Call]:
     """Return what lanes said; raise LanesLost if Ray has gone."""
     import ray
 
-    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     try:
         heard: list[Call] = ray.get(mailbox.heard.remote(1.0), timeout=HEAD_SEC)
     except ray.exceptions.GetTimeoutError as error:
         raise LanesLost(f"Ray has not answered for {HEAD_SEC:.0f} s.") from error
     except ray.exceptions.RayError as error:
         raise LanesLost(f"Ray stopped on this machine: {reason(error)}") from error
-    until = monotonic() + HEAD_SEC
-    while not heard and not answers(host, int(port)):
-        if monotonic() > until:
-            raise LanesLost(f"Ray's head at {host}:{port} has not answered for {HEAD_SEC:.0f} s.")
-        sleep(1)
     return heard
+
+
+def _head_answers(seconds: float) -> bool:
+    """Return whether Ray's head answers within so many seconds."""
+    import ray
+
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    until = monotonic() + seconds
+    while not (found := answers(host, int(port))) and monotonic() < until:
+        sleep(1)
+    return found
 
 
 def _end(threads: list[threading.Thread], controllers: list[Any]) -> None:

@@ -328,6 +328,27 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_does(medopt, study, tmp_pat
     assert done < set(results.finished(run))
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gcs_server", "raylet"])
+def test_a_ray_that_goes_is_said_in_a_sentence(study, tmp_path, name):
+    lengthen(study)
+    (tmp_path / "slow.py").write_text(
+        "import time\nfrom torch.nn.functional import cross_entropy\n"
+        "def slow(logits, target):\n    time.sleep(0.2)\n    return cross_entropy(logits, target)\n"
+    )
+    study.write_text(study.read_text().replace("[ce]", "[slow.py:slow]"))
+    process = start(study, "--ray", "--lanes", "1")
+    wait_for(process, tmp_path / "runs" / "small", 1)
+    (part,) = [p for p in psutil.Process(process.pid).children(True) if p.name() == name]
+    part.kill()
+    words = process.communicate(timeout=150)[1]
+    assert process.returncode == 1
+    assert "Ray" in words
+    assert "ask again to go on" in words
+    assert "Traceback" not in words
+
+
 # A program that says when it is about to load what the command needs, and then takes its time.
 STARTING = """
 import sys, time
