@@ -416,11 +416,13 @@ def claiming_pictures(folder: Path) -> list[Source]:
         dataset.save_as(file)
         scans[f"{name}.dcm"] = file.getvalue()
     sources = [pictures(folder / "stills", bad), pictures(folder / "scans", scans, any_good=True)]
-    deep = RANDOM.integers(0, 65536, (40, 30)).astype(np.uint16)
+    # Of the same scale as the one that may be read: Hounsfield units.
     for number in range(2):
+        dataset = pydicom.dcmread(test_file("CT_small.dcm"))
+        dataset.PixelData = RANDOM.integers(0, 1000, 128 * 128).astype(np.int16).tobytes()
         file = io.BytesIO()
-        Image.fromarray(deep).save(file, "PNG")
-        put(folder / "scans" / f"good{number}.png", file.getvalue() + bytes(number))
+        dataset.save_as(file)
+        put(folder / "scans" / f"good{number}.png", file.getvalue())
     return sources
 
 
