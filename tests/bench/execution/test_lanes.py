@@ -39,6 +39,7 @@ OWN_LOSSES = '''
 """Losses of a user's own: an honest one, and ones that break or kill the process they run in."""
 
 import os
+from functools import wraps
 from pathlib import Path
 
 from torch.nn.functional import cross_entropy
@@ -46,10 +47,21 @@ from torch.nn.functional import cross_entropy
 MARK = Path(__file__).with_name("died")
 
 
+def in_training(loss):
+    """Let a loss do it in training alone: a plan tries it before, with three samples."""
+
+    @wraps(loss)
+    def guarded(logits, target):
+        return loss(logits, target) if len(logits) > 3 else cross_entropy(logits, target)
+
+    return guarded
+
+
 def own(logits, target):
     return cross_entropy(logits, target)
 
 
+@in_training
 def kills_once(logits, target):
     if not MARK.exists():
         MARK.touch()
@@ -57,10 +69,12 @@ def kills_once(logits, target):
     return cross_entropy(logits, target)
 
 
+@in_training
 def kills(logits, target):
     os._exit(1)
 
 
+@in_training
 def breaks(logits, target):
     raise ValueError("planted")
 '''

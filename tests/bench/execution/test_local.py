@@ -29,6 +29,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import wraps
 from pathlib import Path
 
 from torch.nn.functional import cross_entropy
@@ -36,31 +37,48 @@ from torch.nn.functional import cross_entropy
 HERE = Path(__file__).parent
 
 
+def in_training(loss):
+    """Let a loss do it in training alone: a plan tries it before, with three samples."""
+
+    @wraps(loss)
+    def guarded(logits, target):
+        return loss(logits, target) if len(logits) > 3 else cross_entropy(logits, target)
+
+    return guarded
+
+
+@in_training
 def exits(logits, target):
     sys.exit(0)
 
 
+@in_training
 def leaves(logits, target):
     os._exit(0)
 
 
+@in_training
 def crashes(logits, target):
     ctypes.string_at(0)
 
 
+@in_training
 def interrupts(logits, target):
     raise KeyboardInterrupt
 
 
+@in_training
 def kills_its_group(logits, target):
     os.killpg(0, signal.SIGKILL)
 
 
+@in_training
 def closes_everything(logits, target):
     os.closerange(0, 256)
     return cross_entropy(logits, target)
 
 
+@in_training
 def crashes_once(logits, target):
     if not (HERE / "crashed").exists():
         (HERE / "crashed").touch()
@@ -68,19 +86,23 @@ def crashes_once(logits, target):
     return cross_entropy(logits, target)
 
 
+@in_training
 def hangs(logits, target):
     time.sleep(1000)
 
 
+@in_training
 def hangs_with_the_lock(logits, target):
     ctypes.PyDLL(None).sleep(1000)  # PyDLL keeps the interpreter's lock, unlike CDLL
 
 
+@in_training
 def copies_itself(logits, target):
     os.fork()
     return cross_entropy(logits, target)
 
 
+@in_training
 def leaves_children(logits, target):
     if not (HERE / "child").exists():
         child = subprocess.Popen(["sleep", "1000"])
@@ -88,6 +110,7 @@ def leaves_children(logits, target):
     return cross_entropy(logits, target)
 
 
+@in_training
 def disturbs(logits, target):
     import logging, resource, warnings
     import numpy as np
@@ -112,6 +135,7 @@ def disturbs(logits, target):
     return found
 
 
+@in_training
 def waits(logits, target):
     (HERE / "waits").touch()
     while not (HERE / "go").exists():
