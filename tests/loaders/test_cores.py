@@ -39,9 +39,10 @@ def counted(command: list[str], environment: dict[str, str]) -> int:
 def test_it_counts_as_nproc_does(variables, pinned):
     core = str(min(os.sched_getaffinity(0)))
     before = ["taskset", "-c", core] if pinned else []
+    if list(cores._quotas(Path("/"))):
+        pytest.skip("this machine has a quota, of which nproc knows nothing before coreutils 9.8")
     theirs = counted([*before, "nproc"], variables)
-    if not list(cores._quotas(Path("/"))):  # of which nproc knows nothing before coreutils 9.8
-        assert counted([*before, sys.executable, "-c", CODE], variables) == theirs
+    assert counted([*before, sys.executable, "-c", CODE], variables) == theirs
 
 
 @pytest.mark.parametrize(
