@@ -27,7 +27,6 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]  # not in 
 from bench.core.processes import World
 from bench.execution.dispatcher import Dispatcher, LanesLost
 from bench.execution.mailbox import Call, Mailbox
-from bench.execution.provenance import code_fingerprint, plan_fingerprint
 from bench.execution.ray_cluster import (
     LaneSize,
     answers,
@@ -38,7 +37,7 @@ from bench.execution.ray_cluster import (
     machines_of_cluster,
 )
 from bench.execution.trial_queue import HUNG_MINUTES, Progress, Queue, opened, reason
-from bench.execution.worker import Worker, take_trials
+from bench.execution.worker import Worker, cargo_of, take_trials
 from bench.planning.plan import Plan
 from loaders.cores import usable_cores
 
@@ -144,7 +143,7 @@ def _serve(
     )
     over: queues.SimpleQueue[LaneEnd] = queues.SimpleQueue()
     names = {f"lane {number + 1}" for number in range(lanes)}
-    cargo = _cargo(plan)
+    cargo = cargo_of(plan)
     controllers: list[Any] = []
     threads = [
         threading.Thread(
@@ -241,20 +240,6 @@ def _until_over(lane: str, fit: Callable[[], Any], over: queues.SimpleQueue[Lane
         over.put(LaneEnd(lane=lane, why=why))
     else:
         over.put(LaneEnd(lane=lane, why=None))
-
-
-def _cargo(plan: Plan) -> dict[str, Any]:
-    """Return what `take_trials` is given in each worker: plain values, and the plan as bytes.
-
-    A worker whose checkout is another one must be able to say so before it unpickles what is ours.
-    """
-    from ray import cloudpickle
-
-    return {
-        "code": code_fingerprint(),
-        "content": plan_fingerprint(plan),
-        "plan": cloudpickle.dumps(plan),  # type: ignore[no-untyped-call]  # Ray's
-    }
 
 
 def _trainer(

@@ -20,8 +20,8 @@ from typing import Any
 from bench.core.packages import ROOT
 from bench.execution.dispatcher import STARTS, Dispatcher, LanesLost, Place
 from bench.execution.mailbox import Call
-from bench.execution.provenance import code_fingerprint, plan_fingerprint
 from bench.execution.trial_queue import HUNG_MINUTES, Progress, Queue
+from bench.execution.worker import cargo_of
 from bench.planning.plan import Plan
 
 LANE = "process"
@@ -131,9 +131,7 @@ def run_here(
             "path": sys.path,
             "folder": str(queue.folder.absolute()),
             "device": plan.study.device,
-            "code": code_fingerprint(),
-            "content": plan_fingerprint(plan),
-            "plan": pickle.dumps(plan),
+            **cargo_of(plan),
         }
     )
     log = queue.folder / "log.txt"

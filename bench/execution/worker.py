@@ -45,6 +45,18 @@ class Worker:
     device: Callable[[], torch.device]
 
 
+def cargo_of(plan: Plan) -> dict[str, Any]:
+    """Return what `take_trials` is given in each worker: plain values, and the plan as bytes.
+
+    A worker whose checkout is another one must be able to say so before it unpickles what is ours.
+    """
+    return {
+        "code": code_fingerprint(),
+        "content": plan_fingerprint(plan),
+        "plan": pickle.dumps(plan),
+    }
+
+
 def take_trials(
     worker: Worker, *, code: dict[str, str], content: dict[str, str], plan: bytes
 ) -> None:
