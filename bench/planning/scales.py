@@ -20,10 +20,8 @@ from bench.planning.plan import Plan
 from bench.study.components import Combination
 from bench.study.trial import Trial
 from bench.training.networks import make_network
-from bench.training.train import make_sampler, seeds_of
-from loaders.batches.drawn import class_counts
+from bench.training.train import loss_weights, make_sampler, seeds_of
 from loaders.batches.torch_loader import gather
-from loaders.sampling.normalization import class_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,10 +83,7 @@ def gradient_norm(trial: Trial, plan: Plan) -> float:
         data.store, sampler.draw(np.arange(min(trial.batch_size, len(split.train))))
     )
     image, target = (torch.from_numpy(part).to(device) for part in (pixels, labels))
-    weights = None
-    if parts.loss.row.weighted:
-        weights = torch.from_numpy(class_weights(class_counts(data.store, sampler)))
-        weights = weights.to(device, torch.float32)
+    weights = loss_weights(parts.loss.row, data.store, sampler, device)
     torch.manual_seed(step_seed)
     network.train()
     values_of = supervised(parts.loss.row.bind(parts.loss.settings), weights, alone)

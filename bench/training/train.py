@@ -27,7 +27,7 @@ from bench.core.timing import Clock, reset_peak_memory
 from bench.losses.mixup import Mixing
 from bench.losses.objective import Objective
 from bench.losses.supervision import supervised
-from bench.losses.table import alone, over_processes
+from bench.losses.table import Loss, alone, over_processes
 from bench.optimizers.averaging import REFRESH_BATCHES, MovingAverage, evaluation_weights
 from bench.optimizers.spec import state_bytes
 from bench.optimizers.steps import STEPS, StepParts
@@ -125,10 +125,7 @@ def run_trial(
             **hparams,
         )
         rates = [group.get("lr") for group in optimizer.param_groups]
-        weights = None
-        if combination.loss.row.weighted:
-            weights = torch.from_numpy(class_weights(class_counts(store, sampler)))
-            weights = weights.to(device, torch.float32)
+        weights = loss_weights(combination.loss.row, store, sampler, device)
         n_train = len(split.train)
         at_once = trial.batch_size * optimizer_kind.batch_multiple
         batch = min(at_once * trial.accumulate, n_train)
@@ -354,6 +351,14 @@ def _on_worse_images(evaluator: Evaluator, cases: np.ndarray, trial: Trial) -> l
         found = evaluator.score(cases, final=True, worse=worse).metrics
         rows += [{**m, "degradation": worse.label} for m in found if not m["stratum"]]
     return rows
+
+
+def loss_weights(loss: Loss, store: Store, sampler: Sampler, device: torch.device) -> Tensor | None:
+    """Return the weights of classes (n_classes,) that a loss takes, of what is drawn; else None."""
+    if not loss.weighted:
+        return None
+    weights = torch.from_numpy(class_weights(class_counts(store, sampler)))
+    return weights.to(device, torch.float32)
 
 
 def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:
