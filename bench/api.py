@@ -191,12 +191,12 @@ def plan(
     from bench.study.schema import load_study
 
     asked, base = load_study(Path(study))
-    with undisturbed():
-        made = resolve(asked, base, _folder(out, asked.name), lanes=lanes or 1)
+    made = resolve(asked, base, _folder(out, asked.name), lanes=lanes or 1)
     _begin(made.study.threads)
     with counting("measuring") as told, undisturbed():
         seconds = estimate(made, told) / (lanes or 1)
-    return Planned(plan=made, seconds=seconds, scales=tuple(gradient_scales(made)))
+        scales = tuple(gradient_scales(made))
+    return Planned(plan=made, seconds=seconds, scales=scales)
 
 
 def run(

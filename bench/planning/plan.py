@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from bench.core.references import StudyError
+from bench.core.undisturbed import undisturbed
 from bench.planning.expand import expand
 from bench.planning.resolved import resolved, together
 from bench.study.dataset import (
@@ -68,6 +69,7 @@ class Plan:
         return replace(self, trials=chosen)
 
 
+@undisturbed()
 def resolve(
     study: Study,
     base: Path,
@@ -79,6 +81,8 @@ def resolve(
     devices: int = 1,
 ) -> Plan:
     """Fix every automatic setting of a study and expand it; writes nothing.
+
+    A user's own code is tried meanwhile, and what it changes of this process is put back.
 
     `lanes` trials are to run at once on one machine's `cores`, with a GPU each where `cuda`; None
     is what this process may use. `devices` share each trial. A run folder that exists keeps the
