@@ -40,7 +40,12 @@ LAYERS: dict[str, tuple[set[str], ...]] = {
         {"batches"},
     ),
     "models": ({"output", "spec", "stem"}, {"classification"}, {"segmentation"}, {"table"}),
-    "results": ({"tables", "text", "yaml_text"}, {"verdict"}, {"run_folder"}, {"report", "export"}),
+    "results": (
+        {"tables", "text", "yaml_text", "statistics"},
+        {"verdict"},
+        {"run_folder"},
+        {"report", "export"},
+    ),
 }
 
 # package: the unit or module that alone may import it

@@ -1,0 +1,1 @@
+"""What scores can tell: pure functions of arrays, numpy and scipy only."""
