@@ -139,8 +139,15 @@ HERE = Path(__file__).parent
 SECOND = (HERE / "second").read_text()
 
 
+def rehearsed(logits):
+    '''Whether a plan tries the loss, in the driver's process: on three samples.'''
+    return len(logits) <= 3
+
+
 def where(logits, target):
     '''Cross-entropy that leaves a note of the machine it ran on, and waits for the other's.'''
+    if rehearsed(logits):
+        return cross_entropy(logits, target)
     (HERE / f"ran-{os.stat('/proc/self/ns/net').st_ino}").touch()
     while len(list(HERE.glob("ran-*"))) < 2:
         time.sleep(0.1)
@@ -149,6 +156,8 @@ def where(logits, target):
 
 def hangs(logits, target):
     '''Cross-entropy that never returns on the second machine; the first waits until it does so.'''
+    if rehearsed(logits):
+        return cross_entropy(logits, target)
     if str(os.stat("/proc/self/ns/net").st_ino) == SECOND:
         (HERE / "hangs").touch()
         time.sleep(600)
