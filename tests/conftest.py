@@ -9,6 +9,7 @@ import torch
 from hypothesis import settings
 from scipy.ndimage import gaussian_filter
 
+from bench.planning.rehearsal import rehearse
 from bench.study.choice import Choice
 from bench.study.dataset import DataSet, split_store
 from bench.study.schema import Augment
@@ -41,6 +42,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("ray") or item.get_closest_marker("cluster"):
             item.add_marker(pytest.mark.xdist_group("ray"))
+
+
+@pytest.fixture(autouse=True)
+def _tried_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try a user's own code in this process: one of its own takes seconds to start.
+
+    The mark `apart` keeps it, as do the tests that start the command itself.
+    """
+    if not request.node.get_closest_marker("apart"):
+        monkeypatch.setattr("bench.planning.plan.rehearse_apart", rehearse)
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

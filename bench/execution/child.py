@@ -7,7 +7,6 @@ lane does, and ends when the other end is closed.
 import itertools
 import logging
 import os
-import pickle
 import queue
 import signal
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 
-from bench.core.processes import World
+from bench.core.processes import World, begun_beside
 from bench.execution.attempts import Attempts
 from bench.execution.worker import Worker, take_trials
 
@@ -72,12 +71,10 @@ def _not_for_us(number: int, _frame: object) -> None:
 
 
 def main() -> None:
-    """Train what the other end of the pipe hands out: its number is the first argument."""
+    """Train what the other end of the pipe hands out."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _not_for_us)
-    pipe = Connection(int(sys.argv[1]))
-    cargo = pickle.loads(pipe.recv_bytes())  # noqa: S301  # of the process that started this one
-    sys.path[:] = cargo.pop("path")
+    pipe, cargo = begun_beside()
     # What is told, and what a user's code prints, is in the run's log: both are stderr.
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("medopt").setLevel(logging.INFO)

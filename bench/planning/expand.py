@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from bench.core.references import StudyError
 from bench.metrics.degradations import DEGRADATIONS
 from bench.planning.compatibility import misfit
-from bench.planning.rehearsal import Failures, rehearse
+from bench.planning.rehearsal import Failures, Patch, rehearse
 from bench.planning.starts import Starts
 from bench.study.components import Combination
 from bench.study.dataset import DataSet, automatic_patch
@@ -33,20 +33,25 @@ MOST_BATCH_BYTES = 16 * 2**30
 
 
 def expand(
-    study: Study, sets: Sequence[DataSet], base: Path, *, devices: int = 1
+    study: Study,
+    sets: Sequence[DataSet],
+    base: Path,
+    *,
+    devices: int = 1,
+    tried: Callable[[Study, Sequence[tuple[DataSet, Patch]], Path], Failures] = rehearse,
 ) -> tuple[list[Trial], list[Skip]]:
     """Expand a resolved study into trials with stable ids, and skips with their reason.
 
     Trials come fold by fold, each fold holding every combination, so that a run cut short has
     whole folds to compare. `base` is the folder that references in the study start at; `devices`
-    share each trial.
+    share each trial, and `tried` tries what is the user's own.
     Raises StudyError if a reference or weights cannot be loaded, or nothing is left to run.
     """
     trials: list[Trial] = []
     skips: list[Skip] = []
     common = [_settings(study, entry, data) for entry, data in zip(study.data, sets, strict=True)]
     patches = [settings["patch"] for settings in common]
-    failures = rehearse(study, list(zip(sets, patches, strict=True)), base)
+    failures = tried(study, list(zip(sets, patches, strict=True)), base)
     for settings, data in zip(common, sets, strict=True):
         starts = Starts(data)
         runnable: list[Combination] = []

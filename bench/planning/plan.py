@@ -19,6 +19,7 @@ import yaml
 from bench.core.references import StudyError
 from bench.core.undisturbed import undisturbed
 from bench.planning.expand import expand
+from bench.planning.rehearsal import rehearse_apart
 from bench.planning.resolved import resolved, together
 from bench.study.dataset import (
     DataSet,
@@ -128,7 +129,7 @@ def resolve(
     study = study.model_copy(update={"data": tuple(entries)})
     if before:
         _same_protocol(study, before)
-    trials, skips = expand(study, sets, base, devices=devices)
+    trials, skips = expand(study, sets, base, devices=devices, tried=rehearse_apart)
     study = study.model_copy(update={"resolved": resolved(study, base)})
     _same_ids(folder, trials)
     return Plan(

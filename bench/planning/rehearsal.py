@@ -1,18 +1,25 @@
 """A user's own models and losses, tried on each data set before anything is trained."""
 
-from collections.abc import Hashable, Mapping, Sequence
+import os
+import pickle
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bench.core.processes import Beside, begun_beside, starting
 from bench.core.references import StudyError, failure, is_reference, said
 from bench.losses.supervision import logits_of
 from bench.losses.table import Loss, alone
 from bench.study.choice import Choice
 from bench.study.components import (
     LOSS_WANTED,
+    MODEL_WANTED,
+    OPTIMIZER_WANTED,
     Component,
     Part,
     loss_row,
@@ -34,26 +41,138 @@ Failures = Mapping[tuple[str, str, str], str]
 _tried: dict[Hashable, str | None] = {}
 
 
-def rehearse(study: Study, sets: Sequence[tuple[DataSet, Patch]], base: Path) -> Failures:
+# What is to be said when an entry is begun: the key of its axis, and the entry.
+Begun = Callable[[str, Choice], None]
+
+_WANTED = {"optimizers": OPTIMIZER_WANTED, "models": MODEL_WANTED, "losses": LOSS_WANTED}
+# One step of one entry, on every data set: seconds, minutes for large volumes on a CPU. Assumption.
+LONGEST_SEC = 600.0
+# How often one looks whether the process that tries them lives.
+_LOOK_SEC = 0.2
+_STDERR = 2
+_APART = starting("bench.planning.rehearsal")
+
+
+def rehearse_apart(study: Study, sets: Sequence[tuple[DataSet, Patch]], base: Path) -> Failures:
+    """Do as `rehearse`; in a process of its own, where the study names code of the user's own.
+
+    An entry that ends that process, or takes longer than LONGEST_SEC, is told as any other that
+    fails, and the others are tried in another one.
+    """
+    ended: list[str] = []
+    while any(is_reference(entry.name) for key in _WANTED for entry in study.entries(key)):
+        wrong, failures, begun, how = _tried_apart(study, sets, base)
+        if how is None:
+            if wrong or ended:
+                raise StudyError("\n".join([*ended, *wrong]))
+            return failures
+        if begun is None:
+            raise StudyError(
+                f"models, losses and optimizers of the user's own are tried in a process of their "
+                f"own, which ended before it began with one ({how})."
+            )
+        key, label = begun
+        (entry,) = (entry for entry in study.entries(key) if entry.label == label)
+        ended.append(f"{key}: {entry.name} {how}; wanted is {_WANTED[key]}")
+        left = tuple(entry for entry in study.entries(key) if entry.label != label)
+        study = study.model_copy(update={key: left})
+    try:
+        failures = rehearse(study, sets, base)
+    except StudyError as error:
+        raise StudyError("\n".join([*ended, str(error)])) from error
+    if ended:
+        raise StudyError("\n".join(ended))
+    return failures
+
+
+def _tried_apart(
+    study: Study, sets: Sequence[tuple[DataSet, Patch]], base: Path
+) -> tuple[list[str], Failures, tuple[str, str] | None, str | None]:
+    """Return what is wrong, what fails, the entry that was begun last, and how that ended it all.
+
+    The last is None where nothing did.
+    """
+    cargo = {"study": study, "sets": sets, "base": base}
+    beside = Beside(_APART, {"asked": pickle.dumps(cargo)}, _STDERR)
+    begun, since = None, monotonic()
+    try:
+        while True:
+            over = beside.ended()  # looked up first: what it said before is heard all the same
+            for what, value in beside.heard(_LOOK_SEC, lambda what, value: (what, value)):
+                if what == "begun":
+                    begun, since = value, monotonic()
+                elif what == "wrong":
+                    return [value], {}, begun, None
+                else:
+                    return [], value, begun, None
+            if over:
+                return [], {}, begun, f"ended the process that it was tried in ({beside.end()})"
+            if begun and monotonic() - since > LONGEST_SEC:
+                return [], {}, begun, f"was tried for {LONGEST_SEC / 60:g} min without an end"
+    finally:
+        beside.end()
+
+
+def main() -> None:
+    """Try what the other end of the pipe sends, and say what comes of it."""
+    pipe, cargo = begun_beside()
+    own = os.getpid()
+
+    def say(what: str, value: Any) -> None:
+        if os.getpid() != own:
+            os._exit(0)  # a copy that a user's code forked
+        pipe.send((what, value))
+
+    def end_with_the_other() -> None:
+        """Wait for the other end of the pipe, which says no more, to be closed."""
+        try:
+            pipe.recv()
+        except (EOFError, OSError):
+            os._exit(1)
+
+    threading.Thread(target=end_with_the_other, daemon=True).start()
+    asked = pickle.loads(cargo["asked"])  # noqa: S301  # of the process that started this one
+    try:
+        failures = rehearse(**asked, begun=lambda key, entry: say("begun", (key, entry.label)))
+    except StudyError as error:
+        say("wrong", str(error))
+    else:
+        say("failures", failures)
+    os._exit(0)  # not by Python's own end, which waits for the threads of a user's code
+
+
+def _unsaid(_key: str, _entry: Choice) -> None:
+    pass
+
+
+def rehearse(
+    study: Study,
+    sets: Sequence[tuple[DataSet, Patch]],
+    base: Path,
+    *,
+    begun: Begun = _unsaid,
+) -> Failures:
     """Look up every model, optimizer and loss of a study, and try those of the user's own.
 
     A model of the user's own is given a random batch of each data set's shape, in training and in
     evaluation, a loss random logits of that shape. (An optimizer is tried where it is looked up.)
-    Returns what fails on some data sets and not on others. Raises StudyError with a sentence for
-    each that cannot be had, or fails on all of them.
+    `begun` hears of each entry before it is tried. Returns what fails on some data sets and not on
+    others. Raises StudyError with a sentence for each that cannot be had, or fails on all of them.
     """
     failures: dict[tuple[str, str, str], str] = {}
     wrong: dict[str, None] = {}
     for entry in study.optimizers:
+        begun("optimizers", entry)
         try:
             optimizer_row(entry.name, entry.params, base)
         except StudyError as error:
             wrong[str(error)] = None
-    for column, entries, fault in (
-        ("model", study.models, _model_fault),
-        ("loss", study.losses, _loss_fault),
+    for key, column, fault in (
+        ("models", "model", _model_fault),
+        ("losses", "loss", _loss_fault),
     ):
-        for entry in entries:
+        for entry in study.entries(key):
+            begun(key, entry)
             try:
                 found = {data.name: fault(entry, base, data, patch) for data, patch in sets}
             except StudyError as error:

@@ -66,6 +66,18 @@ def test_trial_ids_are_stable_and_differ_where_the_result_may(plan_of):
         assert not set(first) & {t.trial_id for t in plan_of(**{key: value}).trials}, key
 
 
+@pytest.mark.apart
+def test_code_of_the_users_own_that_ends_its_process_does_not_end_the_plan(
+    plan_of, tmp_path, monkeypatch
+):
+    (tmp_path / "leaving.py").write_text("import os\nos._exit(4)\n")
+    with pytest.raises(StudyError, match=r"^losses: leaving.py:loss ended the process .*status 4"):
+        plan_of(losses="[leaving.py:loss]")
+    # Without code of the user's own there is no such process: it takes seconds to start.
+    monkeypatch.setattr("bench.planning.rehearsal.Beside", pytest.fail)
+    assert plan_of().trials
+
+
 def test_the_loader_is_in_the_id_where_it_may_change_the_bits(plan_of):
     def ids(**changes):
         return {t.trial_id for t in plan_of(**changes).trials}

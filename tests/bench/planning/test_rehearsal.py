@@ -6,11 +6,16 @@ import pytest
 
 from bench.core.references import StudyError, load_reference
 from bench.planning.expand import expand
+from bench.planning.rehearsal import rehearse, rehearse_apart
 from bench.study.dataset import DataSet, locate, split_store
 from bench.study.schema import Study
 
 OWN = """
+import ctypes
+import os
+import signal
 import sys
+import time
 import numpy as np
 import torch
 from torch import nn
@@ -134,6 +139,45 @@ class Closing(torch.optim.SGD):
 
     def step(self, closure):
         raise RuntimeError("planted")
+
+
+class Leaves(Net):
+    def forward(self, x):
+        os._exit(3)
+
+
+class Crashes(Net):
+    def forward(self, x):
+        ctypes.string_at(0)
+
+
+class Stops(Net):
+    def forward(self, x):
+        time.sleep(1000)
+
+
+class Copies(Net):
+    def forward(self, x):
+        os.fork()
+        return super().forward(x)
+
+
+def kills(logits, target):
+    os.killpg(0, signal.SIGKILL)
+
+
+def cuts(logits, target):
+    os.closerange(3, 256)
+    time.sleep(1)
+
+
+def ends_python(params, lr=0.1):
+    raise KeyboardInterrupt
+
+
+def prints(logits, target):
+    print("of the user's own")
+    return mean(logits, target)
 """
 
 
@@ -143,7 +187,7 @@ def expanded(small_store, tmp_path):
     (tmp_path / "own.py").write_text(OWN)
     load_reference.cache_clear()
 
-    def make(*tasks: str, **keys: object):
+    def make(*tasks: str, tried=rehearse, **keys: object):
         sets = []
         for task in tasks or ("classification",):
             store = small_store(task, 2)
@@ -163,7 +207,7 @@ def expanded(small_store, tmp_path):
                 **keys,
             }
         )
-        return expand(study, sets, tmp_path)
+        return expand(study, sets, tmp_path, tried=tried)
 
     return make
 
@@ -273,6 +317,60 @@ def test_everything_that_is_wrong_is_told_at_once(expanded):
     names = ("no_optimizer", "adam", "Breaks", "Tuple", "column", "nowhere")
     for name, line in zip(names, said, strict=True):
         assert name in line
+
+
+def test_what_ends_the_process_that_tries_it_is_told_with_the_rest(expanded, capfd):
+    with pytest.raises(StudyError) as caught:
+        expanded(
+            models=["own.py:Leaves", "own.py:Net"],
+            losses=["own.py:prints", "own.py:column"],
+            tried=rehearse_apart,
+        )
+    ended, wrong = str(caught.value).splitlines()
+    assert ended.startswith(
+        "models: own.py:Leaves ended the process that it was tried in (exit status 3); wanted is a "
+        "class or function that makes a torch.nn.Module"
+    )
+    assert wrong.startswith("losses: own.py:column was given logits")
+    assert not capfd.readouterr().out  # stdout is for what was asked: --json
+
+
+@pytest.mark.slow
+def test_what_ends_the_process_that_tries_it_in_other_ways(expanded, tmp_path):
+    (tmp_path / "leaving.py").write_text("import os; os._exit(5)")
+    ends = {
+        "optimizers: own.py:ends_python": "(SIGINT)",
+        "models: leaving.py:Net": "(exit status 5)",
+        "models: own.py:Crashes": "(SIGSEGV)",
+        "losses: own.py:kills": "(SIGKILL, as where memory runs out)",
+        "losses: own.py:cuts": "(",
+    }
+    named = {key: [] for key in ("models", "losses", "optimizers")}
+    for what in ends:
+        key, name = what.split(": ")
+        named[key].append(name)
+    with pytest.raises(StudyError) as caught:
+        expanded(**named, tried=rehearse_apart)
+    said = str(caught.value).splitlines()
+    assert len(said) == len(ends)
+    for line, (what, how) in zip(said, ends.items(), strict=True):
+        assert line.startswith(f"{what} ended the process that it was tried in {how}")
+
+
+@pytest.mark.slow
+def test_what_is_tried_without_an_end_is_told(expanded, monkeypatch):
+    monkeypatch.setattr("bench.planning.rehearsal.LONGEST_SEC", 3.0)
+    with pytest.raises(StudyError, match=r"Stops was tried for 0.05 min without an end; wanted"):
+        expanded(models=["own.py:Stops"], tried=rehearse_apart)
+
+
+@pytest.mark.slow
+def test_a_copy_of_the_process_that_tries_it_is_not_heard(expanded):
+    trials, skips = expanded(
+        "classification", "segmentation", models=["own.py:Copies"], tried=rehearse_apart
+    )
+    assert {t.dataset for t in trials} == {"classification"}
+    assert [s.combination["dataset"] for s in skips] == ["segmentation"]
 
 
 def test_what_fails_on_one_data_set_is_skipped_there_with_the_reason(expanded):
