@@ -151,7 +151,7 @@ def _settings(study: Study, entry: DataEntry, data: DataSet) -> dict[str, Any]:
 # ---- ids -----------------------------------------------------------------------------------
 
 
-def _hash(decides: Mapping[str, Any]) -> str:
+def hashed(decides: Mapping[str, Any]) -> str:
     """Return the id of what decides a result.
 
     What JSON cannot hold is a TypeError: it has no text that is the same in another process.
@@ -219,7 +219,7 @@ def _skip(combination: Combination, data: DataSet, reason: str) -> Skip:
         **labels(combination.choices),
     }
     return Skip(
-        trial_id=_hash(decides),
+        trial_id=hashed(decides),
         task=data.store.meta.task,
         combination={"dataset": data.name, **labels(combination.choices)},
         reason=reason,
@@ -252,7 +252,7 @@ def _trial(
         "numerics": NUMERICS,
     }
     return Trial(
-        trial_id=_hash(decides),
+        trial_id=hashed(decides),
         dataset=data.name,
         task=data.store.meta.task,
         choices=combination.choices,

@@ -131,7 +131,7 @@ def resolve(
         _same_protocol(study, before)
     trials, skips = expand(study, sets, base, devices=devices, tried=rehearse_apart)
     study = study.model_copy(update={"resolved": resolved(study, base)})
-    _same_ids(folder, trials)
+    same_ids(folder, trials)
     return Plan(
         folder=folder,
         study=study,
@@ -264,10 +264,10 @@ def _same_protocol(study: Study, before: Study) -> None:
 
 
 # What names a trial within a run; its id says besides how it is computed.
-_CELL = ("dataset", *COLUMNS, "repeat", "fold", "seed")
+_CELL = ("dataset", *COLUMNS, "repeat", "fold", "seed", "point")
 
 
-def _same_ids(folder: Path, trials: Sequence[Trial]) -> None:
+def same_ids(folder: Path, trials: Sequence[Trial]) -> None:
     """Raise StudyError where the run has finished these trials under other ids.
 
     The protocol being the same, another version of the numerics or of the ids made them. An edit of

@@ -6,7 +6,7 @@ Each is looked up once for a combination, with its settings, and carried from th
 import inspect
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.references import StudyError, failure, is_reference, load_callable, said
-from bench.core.settings import merge
+from bench.core.settings import Setting, merge
 from bench.losses.reductions import wide
 from bench.losses.table import LOSSES, Loss, Total
 from bench.optimizers.by_reference import borrowed, source_of
@@ -68,11 +68,13 @@ class Combination:
     """One point of the axes, with what its entries stand for.
 
     `choices` maps the column of each axis to its entry; `base` is the folder that references in the
-    study start at. Properties raise StudyError on a setting that a row does not know or take.
+    study start at; `drawn` are settings of the optimizer that a search drew, over all others.
+    Properties raise StudyError on a setting that a row does not know or take.
     """
 
     choices: Mapping[str, Choice]
     base: Path
+    drawn: Mapping[str, Setting] = field(default_factory=dict)
 
     @cached_property
     def own_model(self) -> Part[Model]:
@@ -100,7 +102,7 @@ class Combination:
     def optimizer(self) -> Component[Optimizer]:
         """The optimizer, with all that is set for it."""
         own = self.own_optimizer
-        settings = own.row.settings(self.given("optimizer"))
+        settings = own.row.settings({**self.given("optimizer"), **self.drawn})
         return Component(row=own.row, identity=own.identity, settings=settings)
 
     @cached_property

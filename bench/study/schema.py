@@ -68,6 +68,7 @@ _WITHIN: dict[str, tuple[float, float]] = {
     "patience": (1, 1_000_000),
     "overlap": (0, 0.95),  # 20 windows along each side of a patch
     "threads": (1, 1024),
+    "points": (2, 1024),
     "rotate": (0, 180),
     "shift": (0, 100),
     "noise": (0, 100),
@@ -180,6 +181,15 @@ def _one_each(name: str, values: tuple[_Entry, ...], number: int) -> tuple[_Entr
 def _several(entry: Any) -> Any:
     """Read one value as a list of one."""
     return entry if isinstance(entry, list | tuple) else [entry]
+
+
+class Tuning(_Frozen):
+    """A search over each optimizer's own space, anew in each fold, by its inner validation."""
+
+    points: int = Field(
+        5, ge=2, description="settings tried for each combination in each fold, the defaults first"
+    )
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="of the draws")
 
 
 # How intensities are brought to units that a network can take.
@@ -355,6 +365,9 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
         DEFAULTS["alpha"], gt=0, lt=0.5, description="error rate of the simultaneous intervals"
     )
     target: float | None = Field(None, description="score that time-to-target counts to")
+    tuning: Tuning | None = Field(
+        None, description="search each optimizer's own space first: `medopt tune`; null: do not"
+    )
 
     loader: Annotated[str, _known("loader", ["auto", *LOADERS])] = Field(
         "auto", description="auto, or a row of `medopt list loaders`"
@@ -386,12 +399,30 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     @model_validator(mode="after")
     def _not_endless(self) -> "Study":
         axes = [len(self.entries(axis.key)) for axis in AXES]
-        trials = math.prod([*axes, len(self.data), len(self.seeds), self.folds, self.repeats])
+        # Those of a search, then those of each seed.
+        each = len(self.seeds) + (self.tuning.points if self.tuning else 0)
+        trials = math.prod([*axes, len(self.data), each, self.folds, self.repeats])
         if trials > MOST_TRIALS:
             raise ValueError(
-                f"its axes, folds, repeats and seeds make {trials} trials; {MOST_TRIALS} can be."
+                f"its axes, folds, repeats, seeds and points make {trials} trials; "
+                f"{MOST_TRIALS} can be."
             )
         return self
+
+
+def with_tuning(study: Study, points: int | None) -> Study:
+    """Return a study that is tuned, by `points` settings where that is given.
+
+    Raises StudyError where there cannot be so many.
+    """
+    tuning = study.tuning or Tuning()  # type: ignore[call-arg]  # pydantic fills every default
+    asked = tuning.model_dump() | ({} if points is None else {"points": points})
+    try:
+        checked = Study.model_validate(study.model_dump() | {"tuning": asked})
+    except ValidationError as error:
+        raise StudyError("\n".join(_problems(error.errors()))) from error
+    found: Study = study.model_copy(update={"tuning": checked.tuning})
+    return found
 
 
 # ---- what is wrong, in sentences ---------------------------------------------------------------

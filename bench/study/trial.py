@@ -1,10 +1,11 @@
 """Trial: one unit of a study's work, frozen; and the combinations that are skipped."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.core.references import is_reference
+from bench.core.settings import Setting
 from bench.study.choice import Choice
 from bench.study.components import Combination
 from bench.study.pretrained import InitialWeights
@@ -27,6 +28,10 @@ class Trial:
 
     Holds all that decides its result but the data themselves, which `dataset` names. `choices` maps
     the column of each axis to the entry chosen on it.
+
+    Of a search, `drawn` are the settings of the optimizer that its `point` has over all others, out
+    of `points` in all (None: nothing was searched); a trial that tries a point is `inner_only`: it
+    is scored on inner validation, and does not look at the test fold.
     """
 
     trial_id: str
@@ -61,6 +66,10 @@ class Trial:
     degrade: tuple[Choice, ...]
     loader: str
     threads: int
+    drawn: Mapping[str, Setting] = field(default_factory=dict)
+    point: int | None = None
+    points: int | None = None
+    inner_only: bool = False
 
     @property
     def has_own(self) -> bool:
@@ -103,7 +112,7 @@ def trial_columns(trial: Trial) -> dict[str, Any]:
         "loader": trial.loader,
         "precision": trial.precision,
         "compiled": trial.compiled,
-        "tuned": False,
+        "tuned": trial.points is not None,
         "early_stopping": trial.stops,
         "repeat": trial.repeat,
         "fold": trial.fold,
@@ -111,6 +120,8 @@ def trial_columns(trial: Trial) -> dict[str, Any]:
         "primary_metric": trial.primary,
         "target": trial.target,
         "threads": trial.threads,
+        "point": trial.point,
+        "points": trial.points,
     }
 
 

@@ -104,7 +104,7 @@ def run_trial(
             torch.use_deterministic_algorithms(mode=True, warn_only=True)
         store, split = data.store, data.split(trial.repeat, trial.fold)
         store.check()
-        combination = Combination(choices=trial.choices, base=base)
+        combination = Combination(choices=trial.choices, base=base, drawn=trial.drawn)
         model_kind, optimizer_kind = combination.model.row, combination.optimizer.row
         criterion = combination.loss.row.bind(combination.loss.settings)
         hparams = combination.optimizer.settings
@@ -257,16 +257,16 @@ def run_trial(
     best, diverged = state.best, state.diverged
 
     # ---- test: once, by the weights that inner validation chose; to be read beside them, the last
-    # weights, and of a trial that diverged those chosen before ----
+    # weights, and of a trial that diverged those chosen before; never for a point of a search ----
     last = best is not None and best.epoch == state.epochs[-1]["epoch"]
     final: Score | None = None
-    if not (diverged or last):
+    if not (diverged or last or trial.inner_only):
         judged = evaluation_weights(optimizer, model, refresh, average)
         with clock.phase("eval"), judged:
             final = evaluator.score(split.test, final=True)
     chosen: Score | None = None
     degraded: list[dict[str, Any]] = []
-    if best is not None:
+    if best is not None and not trial.inner_only:
         with clock.phase("eval"):
             model.load_state_dict(best.weights)
             chosen = evaluator.score(split.test, final=True)

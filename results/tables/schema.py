@@ -41,7 +41,8 @@ def _columns(*groups: tuple[pa.DataType, str]) -> pa.Schema:
 #: `early_stopping` whether patience could end the trial. `val_score` and `test_score` are of the
 #: weights that inner validation chose, the best of many noisy looks; `last_...` are of those that
 #: training ended with, `test_score_before_diverging` of those chosen before a trial diverged, which
-#: has no other. Nothing is chosen by the latter three.
+#: has no other. Nothing is chosen by the latter three. `point` says which point of a search, 0 the
+#: defaults, out of `points` in all a trial has its settings of; null where nothing was searched.
 TRIALS = _columns(
     (pa.string(), "study trial_id dataset task"),
     (pa.string(), " ".join(COLUMNS)),
@@ -74,6 +75,7 @@ TRIALS = _columns(
     (pa.string(), "weight_decay_kind"),
     (pa.bool_(), "early_stopping"),
     (pa.float64(), "last_val_score last_test_score test_score_before_diverging"),
+    (pa.int64(), "point points"),
 )
 
 #: Long form: one row a trial x split (inner or test) x metric x unit x region x convention x

@@ -82,7 +82,7 @@ def _judge(
         "reason": _reason(contest, compared, tied, recommended, price, alpha, margin),
         "tied_group": [c.name for c in tied],
         "price": price,
-        "settings": settings_compared(_in_order_of(contest, combinations)),
+        "settings": settings_compared(_in_order_of(contest, combinations), _points(contest)),
         "selected_by_validation": _by_validation(contest, tied, alpha) if compared else None,
         "folds": len(contest.folds),
         "seeds": len({row["seed"] for row in contest.rows if row["seed"] is not None}),
@@ -227,6 +227,12 @@ def _tuned(combination: Combination) -> bool | None:
     if not combination.trials:
         return None
     return any(row["tuned"] for row in combination.trials)
+
+
+def _points(contest: Contest) -> int | None:
+    """Return the points of a search that all tuned trials have in common, None without."""
+    found = {row.get("points") for row in contest.rows if row["tuned"]}
+    return found.pop() if len(found) == 1 else None
 
 
 def _described(
