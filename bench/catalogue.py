@@ -59,8 +59,14 @@ def _optimizers() -> Rows:
     return [{"name": row.pop("name"), "tasks": list(TASKS), **row} for row in rows]
 
 
+def _models() -> Rows:
+    rows = _fields(MODELS, "name", "tasks", "dims", "settings", "weights", "summary", "source")()
+    # As it is published.
+    return [{"options" if k == "settings" else k: v for k, v in row.items()} for row in rows]
+
+
 TABLES: dict[str, Callable[[], Rows]] = {
-    "models": _fields(MODELS, "name", "tasks", "dims", "options", "weights", "summary", "source"),
+    "models": _models,
     "optimizers": _optimizers,
     "losses": _fields(LOSSES, "name", "tasks", "defaults", "formula", "summary", "source"),
     "metrics": _fields(

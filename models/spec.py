@@ -7,7 +7,7 @@ from math import prod
 
 from torch import nn
 
-Option = bool | int | float | str | tuple[float, ...]
+Setting = bool | int | float | str | tuple[float, ...]
 Stages = Callable[[nn.Module], tuple[str, ...]]
 
 
@@ -42,11 +42,11 @@ class Model:
 
     `build(in_channels=, out_channels=, dims=, patch=)` returns a module that maps images
     (N, in_channels, *patch) to logits, or to an `Output` of them: (N, out_channels) for
-    classification, (N, out_channels, *patch) for segmentation. `options` are bound to it, so
-    that `dataclasses.replace(row, options=...)` is the same network with other options. Initial
+    classification, (N, out_channels, *patch) for segmentation. `settings` are bound to it, so
+    that `dataclasses.replace(row, settings=...)` is the same network with other settings. Initial
     weights come from torch's global generator.
 
-    Raises ValueError on an option outside its `choices`, and on a `dropout` outside [0, 1).
+    Raises ValueError on a setting outside its `choices`, and on a `dropout` outside [0, 1).
     """
 
     name: str
@@ -57,28 +57,28 @@ class Model:
     min_size: int  # each side of a patch has at least this many pixels or voxels
     summary: str
     source: str
-    options: Mapping[str, Option] = field(default_factory=dict)
-    # Option -> the texts it can be, for those that are one of a few.
+    settings: Mapping[str, Setting] = field(default_factory=dict)
+    # Setting -> the texts it can be, for those that are one of a few.
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     # Network -> module names from input to output that together cover every parameter once. The
     # last is the head: what depends on out_channels.
     stages: Stages = TOP_LEVEL
     weights: str | None = None  # torchvision's, for builds in 2-D
     first: str | None = None  # the first convolution's weight, whose input channels vary
-    # The rows that the option `encoder` chooses from, of networks that look at single frames.
+    # The rows that the setting `encoder` chooses from, of networks that look at single frames.
     encoders: Mapping[str, "Model"] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        for option, allowed in self.choices.items():
-            if self.options[option] not in allowed:
+        for setting, allowed in self.choices.items():
+            if self.settings[setting] not in allowed:
                 raise ValueError(
-                    f"model {self.name} has no {option} {self.options[option]!r}; "
+                    f"model {self.name} has no {setting} {self.settings[setting]!r}; "
                     f"choices: {', '.join(allowed)}"
                 )
-        dropout = self.options.get("dropout", 0.0)
+        dropout = self.settings.get("dropout", 0.0)
         if not isinstance(dropout, float | int) or not 0 <= dropout < 1:
             raise ValueError(f"model {self.name}: dropout is from 0 to below 1, not {dropout!r}")
-        object.__setattr__(self, "build", partial(self.build, **self.options))
+        object.__setattr__(self, "build", partial(self.build, **self.settings))
 
     def unfit(self, *, task: str, dims: int, patch: tuple[int, ...]) -> str | None:
         """Return the sentence that says why this network cannot be used so; None if it can."""
@@ -99,7 +99,7 @@ class Model:
             # Normalising over a single voxel gives zero, and torch refuses it.
             return f"model {self.name} would bring {size} down to one voxel; take a larger patch"
         if self.encoders:
-            why = self.encoders[str(self.options["encoder"])].unfit(
+            why = self.encoders[str(self.settings["encoder"])].unfit(
                 task=task, dims=2, patch=patch[1:]
             )
             return why and f"model {self.name} looks at single frames, and {why}"

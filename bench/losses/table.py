@@ -74,18 +74,18 @@ class Loss:
     summary: str
     source: str
 
-    def settings(self, params: Mapping[str, Any]) -> dict[str, Setting]:
-        """Return every setting, `params` over the defaults.
+    def settings(self, given: Mapping[str, Any]) -> dict[str, Setting]:
+        """Return every setting, `given` over the defaults.
 
         Raises ValueError as `merge` does, and for a value out of bounds.
         """
-        merged = merge(f"loss {self.name}", self.defaults, params)
+        merged = merge(f"loss {self.name}", self.defaults, given)
         check_bounds(f"loss {self.name}", merged, self.bounds)
         return merged
 
-    def bind(self, params: Mapping[str, Any]) -> Criterion:
+    def bind(self, given: Mapping[str, Any]) -> Criterion:
         """Return the loss with its settings fixed; raises ValueError as `settings` does."""
-        return partial(self.function, **self.settings(params))
+        return partial(self.function, **self.settings(given))
 
 
 def _each(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -37,12 +37,12 @@ class Degradation:
     summary: str
     source: str
 
-    def settings(self, params: Mapping[str, Any]) -> dict[str, Setting]:
-        """Return every setting, `params` over the defaults; raises ValueError.
+    def settings(self, given: Mapping[str, Any]) -> dict[str, Setting]:
+        """Return every setting, `given` over the defaults; raises ValueError.
 
         Every strength is above 0 and at most MOST.
         """
-        found = merge(f"degradation {self.name}", self.defaults, params)
+        found = merge(f"degradation {self.name}", self.defaults, given)
         check_bounds(f"degradation {self.name}", found, dict.fromkeys(found, (0, MOST)))
         for name, value in found.items():
             if not isinstance(value, float) or value <= 0:

@@ -25,7 +25,7 @@ _PARTS = ("step", "zero_grad", "param_groups", "state_dict", "load_state_dict")
 _HOW = {"foreach", "fused", "capturable", "differentiable", "maximize"}
 
 
-def borrowed(name: str, constructor: Constructor, params: Mapping[str, Any]) -> Optimizer:
+def borrowed(name: str, constructor: Constructor, given: Mapping[str, Any]) -> Optimizer:
     """Return the row of an optimizer that is called as `constructor(parameters, **settings)`.
 
     Its settings are those in the constructor's signature, with their defaults. What the loop must
@@ -33,7 +33,7 @@ def borrowed(name: str, constructor: Constructor, params: Mapping[str, Any]) -> 
     closure, an argument `hessian` of its step that it differentiates the gradient again, and the
     methods `train` and `eval` that it averages weights.
 
-    Raises StudyError if a setting is unknown, of another type, or needed and missing in `params`,
+    Raises StudyError if a setting is unknown, of another type, or needed and missing in `given`,
     and if two steps on a small network raise an error: such an optimizer needs something that the
     loop does not give.
     """
@@ -42,7 +42,7 @@ def borrowed(name: str, constructor: Constructor, params: Mapping[str, Any]) -> 
     row = Optimizer(
         name=name,
         constructor=constructor,
-        defaults=_defaults(name, constructor, params),
+        defaults=_defaults(name, constructor, given),
         decay="unknown",
         scale_free=False,  # not known: rather a warning too many
         fractions=_fractions(constructor),
@@ -89,8 +89,8 @@ def _fractions(constructor: Constructor) -> frozenset[str]:
     )
 
 
-def _defaults(name: str, constructor: Constructor, params: Mapping[str, Any]) -> dict[str, Setting]:
-    """Return the settings that `constructor` takes by name: its defaults, `params` over them."""
+def _defaults(name: str, constructor: Constructor, given: Mapping[str, Any]) -> dict[str, Setting]:
+    """Return the settings that `constructor` takes by name: its defaults, `given` over them."""
     arguments = list(_arguments(constructor).values())[1:]
     named = {
         a.name: a.default for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)
@@ -98,24 +98,24 @@ def _defaults(name: str, constructor: Constructor, params: Mapping[str, Any]) ->
     # pytorch-optimizer's constructors accept any name, so a misspelt one would go unseen.
     swallows = getattr(constructor, "__module__", "").startswith("pytorch_optimizer.")
     more = any(a.kind == a.VAR_KEYWORD for a in arguments) and not swallows
-    missing = [n for n, d in named.items() if d is inspect.Parameter.empty and n not in params]
+    missing = [n for n, d in named.items() if d is inspect.Parameter.empty and n not in given]
     if missing:
         raise StudyError(
-            f"optimizers: {name} needs {', '.join(missing)}; give it as a parameter if it is a "
+            f"optimizers: {name} needs {', '.join(missing)}; give it as a setting if it is a "
             f"number or a text, otherwise this optimizer cannot be named in a study"
         )
     settings = {n: d for n, d in named.items() if _is_setting(d) and n not in _HOW}
     # Settings whose default is None or missing: there is no type to hold them to.
     free = {
         n: tuple(v) if isinstance(v, list) else v
-        for n, v in params.items()
+        for n, v in given.items()
         if n not in settings and (more or n in named) and _is_setting(v)
     }
     # A rate whose default is written 0 takes fractions.
     whole = _fractions(constructor)
-    settings |= {n: float(d) for n, d in settings.items() if n in whole and _is_float(params, n)}
+    settings |= {n: float(d) for n, d in settings.items() if n in whole and _is_float(given, n)}
     try:
-        return merge(f"optimizer {name}", {**settings, **free}, params)
+        return merge(f"optimizer {name}", {**settings, **free}, given)
     except ValueError as error:
         raise StudyError(f"optimizers: {error}") from error
 
@@ -125,8 +125,8 @@ def _check_parts(made: object) -> None:
         raise TypeError(f"it made {said(made)}, which has no {', '.join(missing)}")
 
 
-def _is_float(params: Mapping[str, Any], name: str) -> bool:
-    return isinstance(params.get(name), float)
+def _is_float(given: Mapping[str, Any], name: str) -> bool:
+    return isinstance(given.get(name), float)
 
 
 def _is_setting(value: object) -> bool:

@@ -44,13 +44,13 @@ class Schedule:
     summary: str
     source: str
 
-    def settings(self, params: Mapping[str, Any]) -> dict[str, Setting]:
-        """Return every setting: the defaults with `params` over them.
+    def settings(self, given: Mapping[str, Any]) -> dict[str, Setting]:
+        """Return every setting: the defaults with `given` over them.
 
         Raises ValueError if a setting is unknown or of another type, if `warmup` or `rise` is not
         in [0, 1), or if another is outside BOUNDS.
         """
-        found = merge(f"schedule {self.name}", self.defaults, params)
+        found = merge(f"schedule {self.name}", self.defaults, given)
         for name in ("warmup", "rise"):
             share = found.get(name, 0.0)
             assert isinstance(share, float)
@@ -62,13 +62,13 @@ class Schedule:
         check_bounds(f"schedule {self.name}", found, BOUNDS)
         return found
 
-    def falls(self, params: Mapping[str, Any]) -> bool:
+    def falls(self, given: Mapping[str, Any]) -> bool:
         """Tell whether the rate falls towards the end of the budget, to which it is then meant."""
-        return self.bind(params)(1.0, 0.0) < 1
+        return self.bind(given)(1.0, 0.0) < 1
 
-    def bind(self, params: Mapping[str, Any]) -> Factor:
+    def bind(self, given: Mapping[str, Any]) -> Factor:
         """Return the factor as a function of the shares of the budget spent and of one batch."""
-        settings = self.settings(params)
+        settings = self.settings(given)
         warmup = settings.pop("warmup")
         assert isinstance(warmup, float)
 

@@ -90,23 +90,23 @@ class Optimizer:
     summary: str
     source: str
 
-    def settings(self, hparams: Mapping[str, Any]) -> dict[str, Setting]:
-        """Return every setting: the defaults with `hparams` over them, of the defaults' types.
+    def settings(self, given: Mapping[str, Any]) -> dict[str, Setting]:
+        """Return every setting: the defaults with `given` over them, of the defaults' types.
 
-        The defaults are those of the choices made in `hparams`. Raises ValueError for a name that
+        The defaults are those of the choices made in `given`. Raises ValueError for a name that
         this optimizer does not have, for a value of another type (YAML reads 1e-3 as text), and for
         a text that is not one of its choices.
         """
-        chosen = self.chosen(hparams)
-        rates = [n for n in chosen.fractions & set(hparams) if isinstance(hparams[n], float)]
+        chosen = self.chosen(given)
+        rates = [n for n in chosen.fractions & set(given) if isinstance(given[n], float)]
         defaults = {**chosen.defaults, **dict.fromkeys(rates, 0.0)}
-        return merge(f"optimizer {self.name}", defaults, hparams)
+        return merge(f"optimizer {self.name}", defaults, given)
 
-    def chosen(self, hparams: Mapping[str, Any]) -> "Optimizer":
-        """Return the row as the choices in `hparams` make it; raises ValueError as `settings`."""
+    def chosen(self, given: Mapping[str, Any]) -> "Optimizer":
+        """Return the row as the choices in `given` make it; raises ValueError as `settings`."""
         own = {name: self.defaults[name] for name in self.choices}
-        given = {name: value for name, value in hparams.items() if name in own}
-        made = merge(f"optimizer {self.name}", own, given)
+        chosen = {name: value for name, value in given.items() if name in own}
+        made = merge(f"optimizer {self.name}", own, chosen)
         for name, choices in self.choices.items():
             if made[name] not in choices:
                 where = f"{self.name}.{name}"
@@ -115,9 +115,9 @@ class Optimizer:
                 )
         return self if self.brings is None else replace(self, **self.brings(made))
 
-    def usual_decay(self, hparams: Mapping[str, Any]) -> float:
-        """Return the weight decay that `hparams` or the row sets, or if it is 0 a usual one."""
-        settings = self.settings(hparams)
+    def usual_decay(self, given: Mapping[str, Any]) -> float:
+        """Return the weight decay that `given` or the row sets, or if it is 0 a usual one."""
+        settings = self.settings(given)
         own, rate = settings.get("weight_decay"), settings.get("lr")
         if isinstance(own, float) and own:
             return own
@@ -126,9 +126,9 @@ class Optimizer:
         return USUAL_COUPLED
 
     def build(
-        self, params: Iterable[Tensor] | Iterable[dict[str, Any]], **hparams: Any
+        self, params: Iterable[Tensor] | Iterable[dict[str, Any]], **given: Any
     ) -> torch.optim.Optimizer:
-        """Return the torch optimizer of `params`, with defaults for what `hparams` leaves out.
+        """Return the torch optimizer of `params`, with defaults for what `given` leaves out.
 
         `params` are parameters, or groups {"params": [...], "lr": own rate}. Raises ValueError as
         `settings` does, and for several groups if the row takes only one.
@@ -139,35 +139,35 @@ class Optimizer:
                 f"optimizer {self.name} takes one group of parameters, not {len(entries)}: "
                 f"no layer can have a rate of its own"
             )
-        return self.constructor(entries, **self.settings(hparams))
+        return self.constructor(entries, **self.settings(given))
 
-    def state_numbers(self, shapes: Shapes, hparams: Mapping[str, Any]) -> float | None:
+    def state_numbers(self, shapes: Shapes, given: Mapping[str, Any]) -> float | None:
         """Return how many float32 numbers of state it keeps for parameters of these shapes."""
         claim = self.state_floats
         if isinstance(claim, int | float):
             return claim * numbers(shapes)
-        return claim(shapes, self.settings(hparams)) if claim else None
+        return claim(shapes, self.settings(given)) if claim else None
 
-    def coverage(self, params: Iterable[Tensor], **hparams: Any) -> float:
+    def coverage(self, params: Iterable[Tensor], **given: Any) -> float:
         """Return the share of all numbers in `params` that the method itself drives, 0 to 1."""
         shapes = shapes_of(params)
-        return self.driven(shapes, self.settings(hparams)) / numbers(shapes)
+        return self.driven(shapes, self.settings(given)) / numbers(shapes)
 
-    def unfit(self, shapes: Shapes, hparams: Mapping[str, Any], *, devices: int = 1) -> str | None:
+    def unfit(self, shapes: Shapes, given: Mapping[str, Any], *, devices: int = 1) -> str | None:
         """Return a sentence on why it cannot train parameters of these shapes, None if it can.
 
         `devices` is how many share a trial.
         """
         if self.one_device and devices > 1:
             return f"optimizer {self.name} trains on one device a trial, not on {devices}"
-        widest = max(self.widths(shapes, self.settings(hparams)), default=0)
+        widest = max(self.widths(shapes, self.settings(given)), default=0)
         if widest > WIDEST:
             return (
                 f"optimizer {self.name} would decompose a matrix of {widest} x {widest} again and "
                 f"again; the widest that is still in proportion is {WIDEST}"
                 + self._hint(("max_precondition_dim", "block_size"))
             )
-        state = 4 * (self.state_numbers(shapes, hparams) or 0.0)
+        state = 4 * (self.state_numbers(shapes, given) or 0.0)
         weights = 4 * numbers(shapes)
         if state > MOST_STATE_BYTES and state > MOST_STATE_TIMES * weights:
             return (

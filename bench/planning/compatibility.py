@@ -66,7 +66,7 @@ def _of_setter(combination: Combination, row: Regularizer, study: Study, task: s
         return f"{row.what} {row.name} is not for {task}"
     names = {part: combination.choices[part].label for part in ("model", "optimizer", "loss")}
     reason = (
-        row.unfit("model", names["model"], combination.own_model.row.options)
+        row.unfit("model", names["model"], combination.own_model.row.settings)
         or row.unfit("optimizer", names["optimizer"], combination.own_optimizer.row.defaults)
         or row.unfit("loss", names["loss"], combination.own_loss.row.defaults)
     )

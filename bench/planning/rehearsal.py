@@ -192,7 +192,7 @@ def _model_fault(entry: Choice, base: Path, data: DataSet, patch: Patch) -> str 
     part = model_row(entry.name, entry.params, base)
     if not is_reference(entry.name):
         return None
-    model = Component(row=part.row, identity=part.identity, settings=part.row.options)
+    model = Component(row=part.row, identity=part.identity, settings=part.row.settings)
     key = entry.name, identity_of(model, data.path, patch)
     if key not in _tried:
         _tried[key] = _tried_model(model, data, patch)
@@ -260,23 +260,21 @@ def _loss_fault(entry: Choice, base: Path, data: DataSet, patch: Patch) -> str |
     return _tried[key]
 
 
-def _tried_loss(
-    part: Part[Loss], settings: Mapping[str, Any], shape: tuple[int, ...]
-) -> str | None:
+def _tried_loss(part: Part[Loss], given: Mapping[str, Any], shape: tuple[int, ...]) -> str | None:
     where = (shape[0], *shape[2:])
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
         logits = torch.randn(shape, requires_grad=True)
         target = torch.randint(0, shape[1], where)
         try:
-            fault = _values_fault(part.row.bind(settings)(logits, target, None, alone), logits)
+            fault = _values_fault(part.row.bind(given)(logits, target, None, alone), logits)
         except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a user's code raises
             fault = f"failed with {failure(error)}"
     if fault is None:
         return None
     return (
         f"losses: {part.row.name} was given logits {shape} of float32, a target {where} of int64 "
-        f"and {dict(settings) or 'no settings'}, and {fault}; wanted is {LOSS_WANTED}"
+        f"and {dict(given) or 'no settings'}, and {fault}; wanted is {LOSS_WANTED}"
     )
 
 

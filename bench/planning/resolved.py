@@ -14,7 +14,7 @@ from bench.study.schema import Study
 
 # Key of an axis -> every setting of one of its entries.
 _SETTINGS: dict[str, Callable[[Choice, Path], Mapping[str, Any]]] = {
-    "models": lambda entry, base: model_row(entry.name, entry.params, base).row.options,
+    "models": lambda entry, base: model_row(entry.name, entry.params, base).row.settings,
     "optimizers": lambda entry, base: optimizer_row(entry.name, entry.params, base).row.settings(
         entry.params
     ),

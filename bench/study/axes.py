@@ -38,17 +38,17 @@ class StudyAxis:
 
 
 @dataclass(frozen=True)
-class _Options:
+class _Settable:
     """A model as `check_entry` asks for it: models know no settings of ours."""
 
     name: str
-    options: Mapping[str, Setting]
+    defaults: Mapping[str, Setting]
 
-    def settings(self, params: Mapping[str, Any]) -> dict[str, Setting]:
-        return merge(f"model {self.name}", self.options, params)
+    def settings(self, given: Mapping[str, Any]) -> dict[str, Setting]:
+        return merge(f"model {self.name}", self.defaults, given)
 
 
-_MODELS = {name: _Options(name, row.options) for name, row in MODELS.items()}
+_MODELS = {name: _Settable(name, row.settings) for name, row in MODELS.items()}
 
 
 def _rows(

@@ -95,7 +95,7 @@ class Combination:
     def model(self) -> Component[Model]:
         """The model, with all that is set for it."""
         own = self.own_model
-        settings = {**own.row.options, **self.given("model")}
+        settings = {**own.row.settings, **self.given("model")}
         return Component(row=own.row, identity=own.identity, settings=settings)
 
     @cached_property
@@ -146,16 +146,16 @@ class Combination:
         return self.choices[part].name, self.choices[part].params
 
 
-def model_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Model]:
-    """Return the row of a model with the options set for it: its `build` gets them.
+def model_row(name: str, given: Mapping[str, Any], base: Path) -> Part[Model]:
+    """Return the row of a model with the settings set for it: its `build` gets them.
 
-    A reference is called as `Model.build` is, with the options by name. Raises StudyError on an
-    option that the row does not know, or a value that it does not take.
+    A reference is called as `Model.build` is, with the settings by name. Raises StudyError on a
+    setting that the row does not know, or a value that it does not take.
     """
     if not is_reference(name):
         own = MODELS[name]
         try:
-            row = replace(own, options=merge(f"model {name}", own.options, params))
+            row = replace(own, settings=merge(f"model {name}", own.settings, given))
         except ValueError as error:
             raise StudyError(f"models: {error}") from error
         return Part(row=row, identity=name)
@@ -167,47 +167,47 @@ def model_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Model]:
         dims=(2, 3),
         divisor=1,
         min_size=1,
-        options=dict(params),
+        settings=dict(given),
         summary="of the user's own",
         source=name,
     )
     return Part(row=row, identity=_own(name, source))
 
 
-def optimizer_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Optimizer]:
+def optimizer_row(name: str, given: Mapping[str, Any], base: Path) -> Part[Optimizer]:
     """Return the row of an optimizer as its choices make it, after checking what is set for it.
 
-    A reference is called as `constructor(params, **parameters)`:
-    `bench.optimizers.by_reference.borrowed`. Raises StudyError on a parameter that the row does not
+    A reference is called as `constructor(parameters, **settings)`:
+    `bench.optimizers.by_reference.borrowed`. Raises StudyError on a setting that the row does not
     know, and on a reference that no loop can drive.
     """
     if not is_reference(name):
         row = OPTIMIZERS[name]
         try:
-            settings = row.settings(params)
-            row = row.chosen(params)
+            settings = row.settings(given)
+            row = row.chosen(given)
         except ValueError as error:
             raise StudyError(f"optimizers: {error}") from error
         _try_settings(name, json.dumps(settings, sort_keys=True))
         return Part(row=row, identity=name)
     constructor, source = load_callable(name, base, key="optimizers", wanted=OPTIMIZER_WANTED)
     return Part(
-        row=borrowed(name, constructor, params), identity=_own(name, source_of(constructor, source))
+        row=borrowed(name, constructor, given), identity=_own(name, source_of(constructor, source))
     )
 
 
-def loss_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Loss]:
-    """Return the row of a loss, after checking the parameters set for it.
+def loss_row(name: str, given: Mapping[str, Any], base: Path) -> Part[Loss]:
+    """Return the row of a loss, after checking the settings given for it.
 
     A reference is a function, or a class to be made without arguments. It takes logits
-    (N, C, *spatial) of float32 or wider, targets (N, *spatial) and the parameters by name, and
+    (N, C, *spatial) of float32 or wider, targets (N, *spatial) and the settings by name, and
     returns one value a sample (N,) or their mean: over several processes it sees the samples of
-    one. Raises StudyError on a parameter that the row does not know or whose value cannot be.
+    one. Raises StudyError on a setting that the row does not know or whose value cannot be.
     """
     if not is_reference(name):
         row = LOSSES[name]
         try:
-            row.settings(params)
+            row.settings(given)
         except ValueError as error:
             raise StudyError(f"losses: {error}") from error
         return Part(row=row, identity=name)
@@ -223,7 +223,7 @@ def loss_row(name: str, params: Mapping[str, Any], base: Path) -> Part[Loss]:
     own = Loss(
         name=name,
         function=_per_sample(function),
-        defaults=dict(params),
+        defaults=dict(given),
         bounds={},
         tasks=tuple(TASKS),
         formula="of the user's own",
@@ -258,10 +258,10 @@ def _per_sample(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         target: Tensor,
         weights: Tensor | None,
         total: Total,
-        **params: Any,
+        **settings: Any,
     ) -> Tensor:
         del weights, total
-        value = function(wide(logits), target, **params)
+        value = function(wide(logits), target, **settings)
         if not isinstance(value, Tensor):
             raise TypeError(f"it returned {said(value)}, no tensor")
         return value.expand(len(logits)) if value.dim() == 0 else value

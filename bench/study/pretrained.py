@@ -67,9 +67,9 @@ class InitialWeights:
         }
 
 
-def start_settings(params: Mapping[str, Any]) -> dict[str, Setting]:
+def start_settings(given: Mapping[str, Any]) -> dict[str, Setting]:
     """Return every setting of pretrained weights; raises ValueError if one is wrong."""
-    found = merge("pretrained weights", DEFAULTS, params)
+    found = merge("pretrained weights", DEFAULTS, given)
     rate, every = found["lower_rate"], found["unfreeze_every"]
     if not isinstance(rate, float) or not 0 < rate <= 1:
         raise ValueError(f"lower_rate is above 0 and at most 1, not {rate}")
@@ -115,14 +115,14 @@ class WeightsNeeded:
 
 
 def find(
-    name: str, params: Mapping[str, Any], label: str, base: Path, wanted: WeightsNeeded
+    name: str, given: Mapping[str, Any], label: str, base: Path, wanted: WeightsNeeded
 ) -> InitialWeights:
     """Find the weights that an entry of `pretrained` names: imagenet, a file, or a run's folder.
 
     Raises StudyError if they are missing, or if every trial of the run has trained on patients that
     this fold tests on, or may have (see `_fault`); LookupError if there are none for this model.
     """
-    settings = start_settings(params)
+    settings = start_settings(given)
     others = settings["patients"] == "others"
     if name == "imagenet":
         file = _imagenet(wanted)

@@ -42,20 +42,20 @@ class Regularizer:
     summary: str
     source: str
 
-    def settings(self, params: Mapping[str, Any]) -> dict[str, Setting]:
-        """Return every setting, `params` over the defaults.
+    def settings(self, given: Mapping[str, Any]) -> dict[str, Setting]:
+        """Return every setting, `given` over the defaults.
 
         Raises ValueError as `merge` does, and for a value out of bounds.
         """
-        found = merge(f"{self.what} {self.name}", self.defaults, params)
+        found = merge(f"{self.what} {self.name}", self.defaults, given)
         check_bounds(f"{self.what} {self.name}", found, self.bounds)
         return found
 
     def changes(
-        self, part: str, params: Mapping[str, Any], usual: Mapping[str, float]
+        self, part: str, given: Mapping[str, Any], usual: Mapping[str, float]
     ) -> dict[str, Setting]:
         """Return field -> value of what is set in one of PARTS, where `usual` is what is usual."""
-        found = self.settings(params)
+        found = self.settings(given)
         made: dict[str, Setting] = {}
         for target, setting in self.sets.items():
             place, _, name = target.partition(".")

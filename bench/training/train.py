@@ -107,7 +107,7 @@ def run_trial(
         combination = Combination(choices=trial.choices, base=base, drawn=trial.drawn)
         model_kind, optimizer_kind = combination.model.row, combination.optimizer.row
         criterion = combination.loss.row.bind(combination.loss.settings)
-        hparams = combination.optimizer.settings
+        settings = combination.optimizer.settings
         factor = combination.schedule.row.bind(combination.schedule.settings)
         stream_seed, weight_seed, step_seed = seeds_of(trial)
         sampler = make_sampler(trial, data, stream_seed)
@@ -119,10 +119,10 @@ def run_trial(
         layers = LayerGroups(model, model_kind, trial.start)
         optimizer = optimizer_kind.build(
             layers.groups(
-                _base_rate(hparams),
-                decay_norms=trial.decay_norms or not hparams.get("weight_decay"),
+                _base_rate(settings),
+                decay_norms=trial.decay_norms or not settings.get("weight_decay"),
             ),
-            **hparams,
+            **settings,
         )
         rates = [group.get("lr") for group in optimizer.param_groups]
         weights = loss_weights(combination.loss.row, store, sampler, device)
@@ -278,7 +278,7 @@ def run_trial(
     row = {
         **trial_columns(trial),
         "batch_size": batch,
-        "hparams": _as_json(hparams),
+        "hparams": _as_json(settings),
         "weight_decay_kind": optimizer_kind.decay,
         "status": "diverged" if diverged else "ok",
         "reason": diverged,
@@ -396,8 +396,8 @@ def _first_batches(
         yield torch.from_numpy(gather(store, sampler.draw(at))[0]).to(device)
 
 
-def _base_rate(hparams: Mapping[str, Setting]) -> float | None:
-    rate = hparams.get("lr")
+def _base_rate(settings: Mapping[str, Setting]) -> float | None:
+    rate = settings.get("lr")
     return rate if isinstance(rate, float) else None
 
 

@@ -74,7 +74,7 @@ def frame_cnn(
     dropout: float,
     encoders: Mapping[str, Model],
 ) -> FrameCNN:
-    """Return the order-blind network, `encoder` one of the `encoders`, with its own options."""
+    """Return the order-blind network, `encoder` one of the `encoders`, with its own settings."""
     del dims
     return FrameCNN(Frames(encoders[encoder], in_channels, patch), out_channels, dropout)
 
@@ -89,7 +89,7 @@ def cnn_lstm(
     dropout: float,
     encoders: Mapping[str, Model],
 ) -> CNNLSTM:
-    """Return the network that sees order, `encoder` one of the `encoders`, with its own options."""
+    """Return the network that sees order, `encoder` one of the `encoders`, with own settings."""
     del dims
     return CNNLSTM(Frames(encoders[encoder], in_channels, patch), out_channels, dropout)
 

@@ -200,9 +200,9 @@ def test_the_borders_of_small(name: str, patch: tuple[int, ...], strides: int) -
 # ---------------------------------------------------------------- plain networks
 
 
-def plain_cnn(patch: tuple[int, ...], **options: str) -> nn.Sequential:
+def plain_cnn(patch: tuple[int, ...], **settings: str) -> nn.Sequential:
     row = MODELS["plain_cnn"]
-    row = replace(row, options={**row.options, **options})
+    row = replace(row, settings={**row.settings, **settings})
     network = row.build(in_channels=1, out_channels=2, dims=len(patch), patch=patch)
     assert isinstance(network, nn.Sequential)
     return network
@@ -513,7 +513,7 @@ def test_both_learns_to_segment_and_to_say_what_is_there(patch: tuple[int, ...])
 def clip_network(name: str, encoder: str, patch: tuple[int, ...] = (6, 16, 16)) -> nn.Module:
     torch.manual_seed(0)
     row = MODELS[name]
-    row = replace(row, options={**row.options, "encoder": encoder})
+    row = replace(row, settings={**row.settings, "encoder": encoder})
     return row.build(in_channels=1, out_channels=2, dims=3, patch=patch).eval()
 
 
@@ -540,7 +540,7 @@ def test_frames_are_seen_one_by_one() -> None:
 @pytest.mark.parametrize("encoder", MODELS["cnn_lstm"].choices["encoder"])
 def test_any_2d_classifier_looks_at_frames(encoder: str) -> None:
     row = MODELS["cnn_lstm"]
-    row = replace(row, options={**row.options, "encoder": encoder})
+    row = replace(row, settings={**row.settings, "encoder": encoder})
     with torch.device("meta"):
         network = row.build(in_channels=1, out_channels=2, dims=3, patch=(4, 28, 28))
         assert network(torch.empty(2, 1, 4, 28, 28)).shape == (2, 2)
@@ -552,8 +552,8 @@ def test_any_2d_classifier_looks_at_frames(encoder: str) -> None:
 def test_encoders_that_do_not_fit() -> None:
     row = MODELS["cnn_lstm"]
     with pytest.raises(ValueError, match="cnn_lstm has no encoder 'unet'; choices: plain_cnn"):
-        replace(row, options={**row.options, "encoder": "unet"})
-    inception = replace(row, options={**row.options, "encoder": "inception_v3"})
+        replace(row, settings={**row.settings, "encoder": "unet"})
+    inception = replace(row, settings={**row.settings, "encoder": "inception_v3"})
     assert inception.unfit(task="classification", dims=3, patch=(2, 16, 32)) == (
         "model cnn_lstm looks at single frames, and model inception_v3 takes patches whose sides "
         "are multiples of 1 and at least 21, not 16 x 32"

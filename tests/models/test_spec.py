@@ -13,8 +13,8 @@ from models.table import MODELS
 HERE = Path(__file__).parent
 
 
-def built(name: str, **options: object) -> nn.Module:
-    row = model_row(name, options, HERE).row
+def built(name: str, **settings: object) -> nn.Module:
+    row = model_row(name, settings, HERE).row
     return row.build(in_channels=1, out_channels=2, dims=2, patch=(16, 16))
 
 
@@ -28,13 +28,13 @@ def test_build_gets_the_options_of_the_study() -> None:
 
 def test_the_row_says_every_option_with_its_value() -> None:
     row = model_row("plain_cnn", {"dropout": 0.25}, HERE).row
-    assert row.options == {"pool": "max", "dropout": 0.25}
-    assert model_row("plain_cnn", {}, HERE).row.options == MODELS["plain_cnn"].options
+    assert row.settings == {"pool": "max", "dropout": 0.25}
+    assert model_row("plain_cnn", {}, HERE).row.settings == MODELS["plain_cnn"].settings
     assert model_row("plain_cnn", {"dropout": 0.25}, HERE).identity == "plain_cnn"
 
 
 @pytest.mark.parametrize(
-    ("name", "params", "message"),
+    ("name", "given", "message"),
     [
         ("plain_cnn", {"width": 3}, "model plain_cnn has no setting 'width'; its settings are"),
         ("plain_cnn", {"dropout": "much"}, "must be like 0.0, not 'much'"),
@@ -44,9 +44,9 @@ def test_the_row_says_every_option_with_its_value() -> None:
         ("mednext_s", {"dropout": 0.1}, "it has none"),
     ],
 )
-def test_options_that_are_wrong(name: str, params: dict[str, object], message: str) -> None:
+def test_settings_that_are_wrong(name: str, given: dict[str, object], message: str) -> None:
     with pytest.raises(StudyError, match=message):
-        model_row(name, params, HERE)
+        model_row(name, given, HERE)
 
 
 def test_a_network_of_the_users_own_gets_its_options(tmp_path: Path) -> None:
@@ -58,6 +58,6 @@ def test_a_network_of_the_users_own_gets_its_options(tmp_path: Path) -> None:
     )
     row = model_row("mine.py:make", {"width": 9}, tmp_path).row
     network = row.build(in_channels=1, out_channels=2, dims=2, patch=(16, 16))
-    assert row.options == {"width": 9}
+    assert row.settings == {"width": 9}
     assert network(torch.zeros(1, 1, 16, 16)).shape == (1, 2)
     assert row.stages(network) == ("0", "3")

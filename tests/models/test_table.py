@@ -120,7 +120,7 @@ def test_every_row_is_filed_under_its_name() -> None:
         assert row.summary
         assert row.source
         assert (row.weights is None) == (row.first is None)
-        assert set(row.choices) <= set(row.options)
+        assert set(row.choices) <= set(row.settings)
 
 
 def test_unfit_says_what_would_fit() -> None:
@@ -148,9 +148,9 @@ def test_unfit_says_what_would_fit() -> None:
 def test_options_that_a_row_does_not_take() -> None:
     plain = MODELS["plain_cnn"]
     with pytest.raises(ValueError, match="plain_cnn has no pool 'mean'; choices: max, average"):
-        replace(plain, options={**plain.options, "pool": "mean"})
+        replace(plain, settings={**plain.settings, "pool": "mean"})
     with pytest.raises(ValueError, match=r"dropout is from 0 to below 1, not 1\.5"):
-        replace(plain, options={**plain.options, "dropout": 1.5})
+        replace(plain, settings={**plain.settings, "dropout": 1.5})
 
 
 def test_the_table_is_light_to_import() -> None:
@@ -336,14 +336,14 @@ def test_compiled_it_is_the_same_network(row: Model, task: str, dims: int) -> No
 
 @pytest.mark.parametrize(
     ("row", "task", "dims"),
-    [u for u in uses(slow=MANY_WEIGHTS) if "dropout" in u.values[0].options],
+    [u for u in uses(slow=MANY_WEIGHTS) if "dropout" in u.values[0].settings],
 )
 def test_dropout_acts_in_training_alone(row: Model, task: str, dims: int) -> None:
     patch = smallest(row, task, dims)
     image = torch.randn(2, 2, *patch)
     given = []
     for rate in (0.0, 0.5):
-        dropping = replace(row, options={**row.options, "dropout": rate})
+        dropping = replace(row, settings={**row.settings, "dropout": rate})
         network = build(dropping, task, patch)
         with torch.no_grad():
             scored = everything(network.eval()(image))

@@ -251,7 +251,7 @@ def test_every_setting_counts(row: Loss, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "params", "why"),
+    ("name", "given", "why"),
     [
         ("ce", {"gamma": 2.0}, r"loss ce has no setting 'gamma'; its settings are label_smoothing"),
         ("lovasz", {"smooth": 1.0}, r"loss lovasz has no setting 'smooth'; it has none"),
@@ -264,9 +264,9 @@ def test_every_setting_counts(row: Loss, name: str) -> None:
         ("dice", {"smooth": 0}, r"loss setting dice.smooth must lie between 1e-12 and inf, not 0"),
     ],
 )
-def test_settings_that_cannot_be(name: str, params: dict[str, object], why: str) -> None:
+def test_settings_that_cannot_be(name: str, given: dict[str, object], why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        LOSSES[name].bind(params)
+        LOSSES[name].bind(given)
 
 
 @pytest.mark.parametrize("row", [r for r in ROWS if r.weighted], ids=lambda r: r.name)
@@ -294,10 +294,10 @@ def test_a_loss_of_the_users_own(tmp_path: Path) -> None:
         row.bind({"beta": 1.0})
 
 
-@pytest.mark.parametrize("params", [{"share": 2.0}, {"gamma": 2.0}])
-def test_a_study_says_what_a_loss_cannot_be(params: dict[str, float], tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [{"share": 2.0}, {"gamma": 2.0}])
+def test_a_study_says_what_a_loss_cannot_be(given: dict[str, float], tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"^losses: loss"):
-        loss_row("topk_ce", params, tmp_path)
+        loss_row("topk_ce", given, tmp_path)
 
 
 @pytest.mark.gpu

@@ -34,10 +34,10 @@ def draw(
     return logits, target
 
 
-def values(name: str, logits: Tensor, target: Tensor, **params: float) -> Tensor:
+def values(name: str, logits: Tensor, target: Tensor, **given: float) -> Tensor:
     row = LOSSES[name]
     class_weights = torch.linspace(0.5, 2.0, logits.shape[1]) if row.weighted else None
-    return row.bind(params)(logits, target, class_weights, alone)
+    return row.bind(given)(logits, target, class_weights, alone)
 
 
 # ---------------------------------------------------------------- worked by hand
@@ -277,13 +277,13 @@ SAME = [
 ]
 
 
-@pytest.mark.parametrize(("name", "params", "other", "others"), SAME)
+@pytest.mark.parametrize(("name", "given", "other", "others"), SAME)
 def test_settings_that_make_two_rows_one(
-    name: str, params: dict[str, float], other: str, others: dict[str, float]
+    name: str, given: dict[str, float], other: str, others: dict[str, float]
 ) -> None:
     logits, target = draw((6, 5))
     torch.testing.assert_close(
-        values(name, logits, target, **params),
+        values(name, logits, target, **given),
         values(other, logits, target, **others),
         rtol=3e-3 if name == "gce" else 1e-5,  # gce: cross-entropy in the limit of q to 0
         atol=1e-5,
@@ -367,16 +367,16 @@ def test_unified_focal_against_monai(spatial: tuple[int, ...], gamma: float) -> 
     # well as the voxels, which halves it beside the paper's and the authors'; so part by part.
     logits, target = draw(spatial, classes=2)
     p, g = of_classes(logits, target)
-    params: dict[str, Any] = {"delta": 0.7, "gamma": gamma}
+    given: dict[str, Any] = {"delta": 0.7, "gamma": gamma}
     torch.testing.assert_close(
-        values("unified_focal", logits, target, balance=1.0, **params).mean(),
-        2 * AsymmetricFocalLoss(**params)(p, g),
+        values("unified_focal", logits, target, balance=1.0, **given).mean(),
+        2 * AsymmetricFocalLoss(**given)(p, g),
         rtol=1e-5,
         atol=1e-6,
     )
     torch.testing.assert_close(
-        values("unified_focal", logits, target, balance=0.0, **params).mean(),
-        AsymmetricFocalTverskyLoss(**params)(p, g),
+        values("unified_focal", logits, target, balance=0.0, **given).mean(),
+        AsymmetricFocalTverskyLoss(**given)(p, g),
         rtol=1e-5,
         atol=1e-5,
     )

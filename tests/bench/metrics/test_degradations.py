@@ -14,8 +14,8 @@ def image(axes: str = "yx", side: int = 24) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(2, *[side] * len(axes))).astype(np.float32)
 
 
-def spoil(row: Degradation, pixels: np.ndarray, axes: str, **params: float) -> np.ndarray:
-    return row.function(pixels, np.random.default_rng(1), axes, **row.settings(params))
+def spoil(row: Degradation, pixels: np.ndarray, axes: str, **given: float) -> np.ndarray:
+    return row.function(pixels, np.random.default_rng(1), axes, **row.settings(given))
 
 
 @pytest.mark.parametrize("row", ROWS)

@@ -16,16 +16,16 @@ HERE = Path()
 CPU = torch.device("cpu")
 
 
-def row(name, **params):
-    return optimizer_row(name, params, HERE).row
+def row(name, **given):
+    return optimizer_row(name, given, HERE).row
 
 
-def trains(found, **params):
+def trains(found, **given):
     """Tell whether a row brings the loss of a logistic regression to less than half."""
     torch.manual_seed(0)
     net, x = nn.Linear(10, 2), torch.randn(64, 10)
     y = (x[:, 0] > 0).long()
-    optimizer = found.build(net.parameters(), **params)
+    optimizer = found.build(net.parameters(), **given)
 
     def loss_of(image, target):
         return nn.functional.cross_entropy(net(image), target)
@@ -47,7 +47,7 @@ def trains(found, **params):
 
 
 @pytest.mark.parametrize(
-    ("name", "params"),
+    ("name", "given"),
     [
         (
             "pytorch_optimizer:Ranger21",
@@ -59,8 +59,8 @@ def trains(found, **params):
         ("torch.optim:Rprop", {}),
     ],
 )
-def test_an_optimizer_of_a_library_trains(name, params):
-    assert trains(row(name, **params), **params)
+def test_an_optimizer_of_a_library_trains(name, given):
+    assert trains(row(name, **given), **given)
 
 
 def test_what_the_loop_must_do_is_read_from_the_class():
@@ -81,7 +81,7 @@ def test_settings_are_those_of_the_signature():
 
 
 @pytest.mark.parametrize(
-    ("name", "params", "said"),
+    ("name", "given", "said"),
     [
         ("pytorch_optimizer:AdaBelief", {"learning_rate": 0.1}, "no setting 'learning_rate'"),
         ("pytorch_optimizer:AdaBelief", {"lr": "fast"}, "AdaBelief.lr must be like 0.001"),
@@ -97,9 +97,9 @@ def test_settings_are_those_of_the_signature():
         ("pytorch_optimizer:Nonesuch", {}, "unknown name 'Nonesuch'"),
     ],
 )
-def test_what_cannot_be_driven_is_refused_with_the_reason(name, params, said):
+def test_what_cannot_be_driven_is_refused_with_the_reason(name, given, said):
     with pytest.raises(StudyError, match=re.escape(said)) as caught:
-        optimizer_row(name, params, HERE)
+        optimizer_row(name, given, HERE)
     assert name in str(caught.value)
 
 
@@ -125,7 +125,7 @@ class Searching(torch.optim.LBFGS):
 @pytest.fixture
 def own(tmp_path):
     (tmp_path / "mine.py").write_text(OWN)
-    return lambda name, **params: optimizer_row(f"mine.py:{name}", params, tmp_path)
+    return lambda name, **given: optimizer_row(f"mine.py:{name}", given, tmp_path)
 
 
 def test_a_users_class_has_the_settings_it_names(own):

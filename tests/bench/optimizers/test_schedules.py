@@ -79,7 +79,7 @@ def test_a_warm_up_starts_at_one_step_of_as_many_as_it_has(steps: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "params", "falls"),
+    ("name", "given", "falls"),
     [
         ("constant", {}, False),
         ("constant", {"warmup": 0.1}, False),
@@ -93,8 +93,8 @@ def test_a_warm_up_starts_at_one_step_of_as_many_as_it_has(steps: int) -> None:
         ("polynomial", {}, True),
     ],
 )
-def test_a_schedule_falls_if_its_rate_is_lower_at_the_end(name, params, falls) -> None:
-    assert SCHEDULES[name].falls(params) == falls
+def test_a_schedule_falls_if_its_rate_is_lower_at_the_end(name, given, falls) -> None:
+    assert SCHEDULES[name].falls(given) == falls
 
 
 @pytest.mark.parametrize("warmup", [-0.1, 1.0, 3.0])

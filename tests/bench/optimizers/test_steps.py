@@ -30,8 +30,8 @@ def mean_loss(net):
     return lambda image, target: nn.functional.cross_entropy(net(image), target)
 
 
-def scaler(*, enabled=False, **params):
-    return torch.amp.GradScaler("cpu", enabled=enabled, **params)
+def scaler(*, enabled=False, **settings):
+    return torch.amp.GradScaler("cpu", enabled=enabled, **settings)
 
 
 def parts_of(net, optimizer, loss_of, *, processes=1, own_scaler=None, **more):
@@ -46,9 +46,9 @@ def parts_of(net, optimizer, loss_of, *, processes=1, own_scaler=None, **more):
     )
 
 
-def make(name: str, net: nn.Module, loss_of, **params):
+def make(name: str, net: nn.Module, loss_of, **given):
     row = OPTIMIZERS[name]
-    optimizer = row.build(net.parameters(), **params)
+    optimizer = row.build(net.parameters(), **given)
     step = STEPS[row.step](parts_of(net, optimizer, loss_of))
     return optimizer, step
 

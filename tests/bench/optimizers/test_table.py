@@ -218,9 +218,9 @@ def test_every_setting_reaches_the_optimizer(row: Optimizer) -> None:
         return row.constructor(params, **given)
 
     lr = row.defaults["lr"] / 2
-    for hparams in ({}, {"lr": lr}):
-        optimizer = replace(row, constructor=recorder).build(small_cnn().parameters(), **hparams)
-        assert seen[-1] == {**row.defaults, **hparams}
+    for given in ({}, {"lr": lr}):
+        optimizer = replace(row, constructor=recorder).build(small_cnn().parameters(), **given)
+        assert seen[-1] == {**row.defaults, **given}
         assert all(group["lr"] == seen[-1]["lr"] for group in optimizer.param_groups)
 
 
@@ -656,7 +656,7 @@ def test_every_row_fits_a_usual_network_on_one_device(row: Optimizer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "shapes", "hparams", "devices", "said"),
+    ("name", "shapes", "given", "devices", "said"),
     [
         (
             "soap",
@@ -686,9 +686,9 @@ def test_every_row_fits_a_usual_network_on_one_device(row: Optimizer) -> None:
     ],
 )
 def test_what_is_out_of_proportion_says_so(
-    name: str, shapes: list[tuple[int, ...]], hparams: dict[str, object], devices: int, said: str
+    name: str, shapes: list[tuple[int, ...]], given: dict[str, object], devices: int, said: str
 ) -> None:
-    assert OPTIMIZERS[name].unfit(shapes, hparams, devices=devices) == said
+    assert OPTIMIZERS[name].unfit(shapes, given, devices=devices) == said
 
 
 def test_proportion_is_of_bytes_and_of_weights_both() -> None:
@@ -707,7 +707,7 @@ def test_proportion_is_of_bytes_and_of_weights_both() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "hparams"),
+    ("name", "given"),
     [
         ("sgd", {"momentum": 0.0}),
         ("rmsprop", {"momentum": 0.9, "centered": True}),
@@ -718,13 +718,13 @@ def test_proportion_is_of_bytes_and_of_weights_both() -> None:
         ("sam", {"base": "adam"}),
     ],
 )
-def test_the_claim_of_state_follows_the_settings(name: str, hparams: dict[str, object]) -> None:
+def test_the_claim_of_state_follows_the_settings(name: str, given: dict[str, object]) -> None:
     row, network = OPTIMIZERS[name], small_cnn()
-    optimizer = row.build(network.parameters(), **hparams)
+    optimizer = row.build(network.parameters(), **given)
     step = stepper(row, network, optimizer)
     for _ in range(10):
         step(*lesions(16), 100)
-    claim = row.state_numbers(shapes_of(network.parameters()), hparams)
+    claim = row.state_numbers(shapes_of(network.parameters()), given)
     assert state_bytes(optimizer) / 4 == pytest.approx(claim, rel=0.1, abs=100)
 
 

@@ -206,21 +206,21 @@ FORMULAS: list[tuple[str, Formula, tuple[int, ...], Settings]] = [
 
 
 @pytest.mark.parametrize(
-    ("name", "formula", "shape", "hparams"), FORMULAS, ids=[f[0] for f in FORMULAS]
+    ("name", "formula", "shape", "given"), FORMULAS, ids=[f[0] for f in FORMULAS]
 )
 def test_eight_steps_are_those_of_the_paper(
-    name: str, formula: Formula, shape: tuple[int, ...], hparams: Settings
+    name: str, formula: Formula, shape: tuple[int, ...], given: Settings
 ) -> None:
     rng = np.random.default_rng(0)
     start = rng.normal(size=shape)
     gradients = rng.normal(size=(STEPS, *shape))
     parameter = nn.Parameter(torch.from_numpy(start.copy()))
     row = OPTIMIZERS[name]
-    optimizer = row.build([parameter], **hparams)
+    optimizer = row.build([parameter], **given)
     for gradient in gradients:
         parameter.grad = torch.from_numpy(gradient.copy())
         optimizer.step()
-    expected = formula(start, list(gradients), row.settings(hparams))
+    expected = formula(start, list(gradients), row.settings(given))
     assert np.abs(expected - start).max() > 1e-4
     np.testing.assert_allclose(parameter.detach().numpy() - start, expected - start, rtol=1e-4)
 

@@ -62,7 +62,7 @@ def test_nothing_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("params", "said"),
+    ("given", "said"),
     [
         ({"freeze": "x"}, "no setting 'freeze'"),
         ({"lower_rate": 1.5}, "lower_rate is above 0 and at most 1"),
@@ -71,6 +71,6 @@ def test_nothing_there(tmp_path: Path) -> None:
         ({"patients": "mine"}, "patients is compared or others, not 'mine'"),
     ],
 )
-def test_settings_are_checked(params: dict[str, object], said: str) -> None:
+def test_settings_are_checked(given: dict[str, object], said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        start_settings(params)
+        start_settings(given)

@@ -34,7 +34,7 @@ def test_rows_set_what_is_there_to_set(row: Regularizer) -> None:
     assert row.source
     assert set(row.sets.values()) == set(row.defaults)
     tables = {
-        "model": [m.options for m in MODELS.values()],
+        "model": [m.settings for m in MODELS.values()],
         "optimizer": [o.defaults for o in OPTIMIZERS.values()],
         "loss": [f.defaults for f in LOSSES.values()],
         "augment": [Augment.model_fields],
