@@ -14,6 +14,7 @@ from results.report.examples import examples
 from results.report.looks import COLOURS, DARK
 from results.report.published import beside_paper
 from results.report.robustness import worse
+from results.report.sections import price
 from results.run_folder import Recorded
 from results.tables.tasks import TASKS
 from results.verdict.combinations import Combination, Contest, Fold, fold_of, means_by_fold
@@ -22,10 +23,12 @@ from results.verdict.schema import OfDataset
 
 def page(run: Recorded) -> dict[str, Any]:
     """Return all that `templates/report.html` shows of a run."""
+    priced = price.of_run(run)
     sections = [
         _section(run, number, contest, found)
-        for number, (contest, found) in enumerate(
-            zip(run.contests, run.verdict["datasets"], strict=True), 1
+        | {"priced": price.table(costs, text.short_names(found["combinations"]))}
+        for number, (contest, found, costs) in enumerate(
+            zip(run.contests, run.verdict["datasets"], priced, strict=True), 1
         )
     ]
     rows = [row for contest in run.contests for row in contest.rows]
@@ -34,6 +37,7 @@ def page(run: Recorded) -> dict[str, Any]:
     return {
         "verdict": run.verdict,
         "sections": sections,
+        "profile": price.of_optimizers(priced),
         "counts": [f"{n} {status}" for status, n in run.verdict["statuses"].items()],
         "began": min(started, default=None),
         "ended": max(finished, default=None),

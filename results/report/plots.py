@@ -64,6 +64,16 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Profile:
+    """How many problems one method solves, (n,) shares from 0 to 1, within each of (n,) ratios."""
+
+    colour: str
+    dash: Sequence[float] = ()
+    ratios: np.ndarray
+    shares: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """One combination in the plane of training time and score; `rank` is written beside it."""
 
@@ -92,6 +102,22 @@ def curves(lines: Sequence[Curve], *, name: str, x_label: str, y_label: str, alt
         min(ticks[0], *(line.x.min() for line in lines)) - room,
         max(ticks[-1], *(line.x.max() for line in lines)) + room,
     )
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    return _svg(figure, name, alt)
+
+
+def profiles(lines: Sequence[Profile], *, name: str, x_label: str, y_label: str, alt: str) -> str:
+    """Return performance profiles: a staircase a method, which rises as more time is allowed."""
+    figure, axes = _axes(_CURVES)
+    for line in lines:
+        (drawn,) = axes.step(
+            line.ratios, line.shares, where="post", color=line.colour, linewidth=2, clip_on=False
+        )
+        drawn.set_dashes(line.dash)
+    axes.set_xlim(min(line.ratios[0] for line in lines), max(line.ratios[-1] for line in lines))
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.0f} %"))
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     return _svg(figure, name, alt)

@@ -10,8 +10,6 @@ profiles", Mathematical Programming 91. The score is that of AlgoPerf: Dahl et a
 that it can be.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -50,7 +48,8 @@ def ratios(costs: ArrayLike) -> Array:
     if not (y > 0).all():
         raise ValueError("a cost is above 0, and infinite where the target was not reached")
     best = y.min(axis=0, initial=np.inf)
-    return np.divide(y, best, out=np.full(y.shape, np.inf), where=np.isfinite(y))
+    found: Array = np.divide(y, best, out=np.full(y.shape, np.inf), where=np.isfinite(y))
+    return found
 
 
 def profile(costs: ArrayLike, taus: ArrayLike = TAUS) -> Array:
@@ -66,6 +65,6 @@ def profile(costs: ArrayLike, taus: ArrayLike = TAUS) -> Array:
 
 def score(costs: ArrayLike, taus: ArrayLike = TAUS) -> Array:
     """Return (m,) scores from 0 to 1: the area under each profile over the span of the ratios."""
-    at: Any = np.asarray(taus, np.float64)
-    area: Array = np.trapezoid(profile(costs, at), at, axis=1)
-    return area / (at[-1] - at[0])
+    at = np.asarray(taus, np.float64)
+    area: Array = np.trapezoid(profile(costs, at), at, axis=1) / (at[-1] - at[0])
+    return area

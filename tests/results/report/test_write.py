@@ -134,7 +134,7 @@ def test_the_page_of_a_whole_run(make_run):
         "No claim across data sets",
     ):
         assert said in found.words
-    assert len(drawings(found)) == 4
+    assert len(drawings(found)) == 6
     assert len(found.all("img")) == 12
     first_verdict = found.words.index(content["datasets"][0]["reason"])
     assert first_verdict < found.words.index("Ranking")
@@ -252,7 +252,7 @@ def test_a_partial_run_shows_what_there_is(make_run):
     assert_sound(found)
     assert "No verdict is possible" in found.words
     assert "1 of 3 trials are not finished" in found.words
-    assert len(drawings(found)) == 1
+    assert len(drawings(found)) == 3
 
 
 def test_a_run_without_a_finished_trial(make_run):
