@@ -15,7 +15,7 @@ imported when a function is called, so that the command answers `--help` at once
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bench.execution.trial_queue import Progress
     from bench.planning.plan import Plan
     from bench.planning.scales import Scales
+    from bench.study.schema import Study
     from loaders.store.copies import Conflicts
     from loaders.store.write import Report
     from results.verdict.schema import Verdict
@@ -43,12 +44,14 @@ _begun: list[int | None] = []
 class Planned:
     """What a run would do: its plan, and the seconds that it takes at most on its lanes.
 
-    `scales` says how long the gradients of each loss are at the start.
+    `scales` says how long the gradients of each loss are at the start. `points` are the trials of a
+    search among the plan's, 0 without one.
     """
 
     plan: "Plan"
     seconds: float
     scales: tuple["Scales", ...]
+    points: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,13 +176,16 @@ def plan(
     out: str | Path | None = None,
     *,
     lanes: int | None = None,
+    points: int | None = None,
     counting: Counting = _uncounted,
 ) -> Planned:
     """Say what a run would do, and measure how long it takes; writes nothing.
 
     `study` is a study file or the name of a ready study, `out` the run folder to be (None:
-    runs/NAME), `lanes` how many trials would run at once (None: one). The time comes from one real
-    step and one real evaluation of each model on each data set; early stopping only shortens it.
+    runs/NAME), `lanes` how many trials would run at once (None: one). With `points`, or where the
+    study says `tuning`, it is what `tune` would do: the points of the search come first. The time
+    comes from one real step and one real evaluation of each model on each data set; early stopping
+    only shortens it.
 
     Raises StudyError where the study or its data cannot be used, and where it needs other threads
     than an earlier study in this process.
@@ -187,16 +193,22 @@ def plan(
     check_lanes("local", lanes)
     from bench.planning.estimate import estimate
     from bench.planning.plan import resolve
+    from bench.planning.points import point_plan
     from bench.planning.scales import gradient_scales
-    from bench.study.schema import load_study
+    from bench.study.schema import load_study, with_tuning
 
     asked, base = load_study(Path(study))
-    made = resolve(asked, base, _folder(out, asked.name), lanes=lanes or 1)
+    name = asked.name
+    if points is not None or asked.tuning:
+        asked, name = with_tuning(asked, points), f"{name}-tuned"
+    made = resolve(asked, base, _folder(out, name), lanes=lanes or 1)
+    tried = point_plan(made).trials if made.study.tuning else ()
+    made = replace(made, trials=(*tried, *made.trials))
     _begin(made.study.threads)
     with counting("measuring") as told, undisturbed():
         seconds = estimate(made, told) / (lanes or 1)
         scales = tuple(gradient_scales(made))
-    return Planned(plan=made, seconds=seconds, scales=scales)
+    return Planned(plan=made, seconds=seconds, scales=scales, points=len(tried))
 
 
 def run(
@@ -226,24 +238,91 @@ def run(
     finished is on disk in each case, and asking again goes on from there.
     """
     check_lanes(ray, lanes, gpus_per_trial)
-    from bench.execution.lanes import run_lanes
-    from bench.execution.local import run_here
-    from bench.execution.ray_cluster import capacity
-    from bench.execution.trial_queue import HUNG_MINUTES, opened
-    from bench.planning.plan import resolve, save
-    from bench.planning.preflight import fits
+    from bench.core.references import StudyError
     from bench.study.schema import load_study
     from results.report.write import write_report
 
-    address = None if ray == "local" else ray
     asked, base = load_study(Path(study))
+    if asked.tuning:
+        raise StudyError("tuning: this study is tuned: ask for it by `medopt tune`, api.tune().")
     folder = _folder(out, asked.name)
-    hung = HUNG_MINUTES if hung_minutes is None else hung_minutes
-    if ray is None:
-        made = resolve(asked, base, folder)
-    else:
-        space = capacity(asked, address=address, lanes=lanes, gpus_per_trial=gpus_per_trial)
-        lanes = space.lanes
+    where = _Where(ray=ray, lanes=lanes, gpus=gpus_per_trial, hung_minutes=hung_minutes)
+    made, where = where.resolved(asked, base, folder)
+    if trial is not None:
+        made = made.only(trial)
+    with _saved(made):
+        progress = where.trained(made, changed)
+    return Ended(folder=folder, page=write_report(folder), progress=progress)
+
+
+def tune(
+    study: str | Path,
+    out: str | Path | None = None,
+    *,
+    points: int | None = None,
+    defaults: bool = False,
+    ray: str | None = None,
+    lanes: int | None = None,
+    gpus_per_trial: int = 1,
+    hung_minutes: float | None = None,
+    changed: Callable[["Progress"], None] = _unheard,
+) -> Ended:
+    """Tune each combination of a study in each fold, run it so, and write its report.
+
+    `points` settings are tried for each (None: as the study's `tuning` says, else 5): those that it
+    has without a search, and draws from its optimizer's own space, new ones in each fold. Inner
+    validation chooses on the first seed; all seeds are trained by the choice, and it alone meets
+    the test fold. `defaults` trains the study untuned too, in the folder `defaults` of the run, for
+    the report to set the two rankings side by side. `out` is the run folder (None:
+    runs/NAME-tuned); everything else is as in `run`, also what is raised: a search that was stopped
+    goes on when it is asked for again.
+    """
+    check_lanes(ray, lanes, gpus_per_trial)
+    from bench.execution.tuning.phases import DEFAULTS, tuned
+    from bench.planning.plan import save
+    from bench.study.pretrained import FOLDS
+    from bench.study.schema import load_study, with_tuning
+    from results.report.write import write_report
+    from results.tables.files import replace_file
+
+    asked, base = load_study(Path(study))
+    asked = with_tuning(asked, points)
+    folder = _folder(out, f"{asked.name}-tuned")
+    where = _Where(ray=ray, lanes=lanes, gpus=gpus_per_trial, hung_minutes=hung_minutes)
+    made, where = where.resolved(asked, base, folder)
+    with _saved(made):
+        untuned = None
+        if defaults:
+            below = folder / DEFAULTS
+            below.mkdir(exist_ok=True)
+            replace_file(below / FOLDS, (folder / FOLDS).read_bytes())
+            same = {key: getattr(made.study, key) for key in ("device", "threads", "loader")}
+            plain = asked.model_copy(update={**same, "tuning": None})
+            untuned, _ = where.resolved(plain, base, below)
+            save(untuned)
+        progress = tuned(made, untuned, where.trained, changed)
+    if defaults:
+        write_report(folder / DEFAULTS)
+    return Ended(folder=folder, page=write_report(folder), progress=progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Where:
+    """Where trials run: in a process beside this one, or on lanes of a Ray."""
+
+    ray: str | None
+    lanes: int | None
+    gpus: int
+    hung_minutes: float | None
+
+    def resolved(self, asked: "Study", base: Path, folder: Path) -> tuple["Plan", "_Where"]:
+        """Return the plan of a study for this place, and the place with its lanes counted."""
+        from bench.execution.ray_cluster import capacity
+        from bench.planning.plan import resolve
+
+        if self.ray is None:
+            return resolve(asked, base, folder), self
+        space = capacity(asked, address=self.address, lanes=self.lanes, gpus_per_trial=self.gpus)
         made = resolve(
             asked,
             base,
@@ -251,32 +330,51 @@ def run(
             lanes=space.workers_a_machine,
             cores=space.cores,
             cuda=space.cuda,
-            devices=gpus_per_trial,
+            devices=self.gpus,
         )
-    if trial is not None:
-        made = made.only(trial)
+        return made, replace(self, lanes=space.lanes)
+
+    @property
+    def address(self) -> str | None:
+        """The cluster to join, None where this machine is one of its own."""
+        return None if self.ray == "local" else self.ray
+
+    def trained(self, made: "Plan", changed: Callable[["Progress"], None]) -> "Progress":
+        """Run every trial of a plan that has no result yet."""
+        from bench.execution.lanes import run_lanes
+        from bench.execution.local import run_here
+        from bench.execution.trial_queue import HUNG_MINUTES, opened
+
+        hung = HUNG_MINUTES if self.hung_minutes is None else self.hung_minutes
+        if self.lanes is None:
+            with opened(made, shared_device=False) as queue:
+                run_here(made, queue, changed, hung_minutes=hung)
+                return queue.progress()
+        return run_lanes(
+            made,
+            address=self.address,
+            lanes=self.lanes,
+            gpus_per_trial=self.gpus,
+            changed=changed,
+            hung_minutes=hung,
+        )
+
+
+@contextmanager
+def _saved(made: "Plan") -> Iterator[None]:
+    """Write down what a run will be, and send what it has to say to its log meanwhile."""
+    from bench.planning.plan import save
+    from bench.planning.preflight import fits
+
     fitting = list(fits(made))  # before anything runs: what does not fit would fail every trial
     save(made)
-    with _logging(folder / "log.txt"):
+    with _logging(made.folder / "log.txt"):
         for line in fitting:
             logging.getLogger("medopt.transfer").info(line)
         for data in made.sets:
             for warning in data.store.warnings:
                 logging.getLogger("medopt.data").warning("%s: %s", data.name, warning)
-        if lanes is None:
-            with opened(made, shared_device=False) as queue:
-                run_here(made, queue, changed, hung_minutes=hung)
-                progress = queue.progress()
-        else:
-            progress = run_lanes(
-                made,
-                address=address,
-                lanes=lanes,
-                gpus_per_trial=gpus_per_trial,
-                changed=changed,
-                hung_minutes=hung,
-            )
-    return Ended(folder=folder, page=write_report(folder), progress=progress)
+        yield
 
 
 def _folder(out: str | Path | None, name: str) -> Path:

@@ -12,12 +12,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from bench.api import Ended
 
 app = typer.Typer(
     name="medopt",
@@ -43,6 +46,19 @@ Lanes = Annotated[
 ]
 GpusPerTrial = Annotated[
     int, typer.Option("--gpus-per-trial", min=1, help="GPUs (or CPU workers) that share a trial.")
+]
+Points = Annotated[
+    int | None,
+    typer.Option(metavar="P", help="Settings tried for each combination in each fold. Default: 5."),
+]
+Hung = Annotated[
+    float,
+    typer.Option(
+        metavar="MINUTES",
+        min=0.1,
+        help="End a trial that makes no step (no batch, no case) for so long. One that hangs "
+        "twice is written down as failed, and the others go on.",
+    ),
 ]
 Ray = Annotated[
     str | None,
@@ -204,9 +220,12 @@ def plan(
     study: Annotated[Path, typer.Argument(help="A study file, or the name of a ready study.")],
     out_dir: Annotated[Path | None, typer.Option("--out", help="The run folder to be.")] = None,
     lanes: Lanes = None,
+    points: Points = None,
     as_json: Json = False,
 ) -> None:
     """Say what a run would do: trials, what is skipped and why, and the time it takes.
+
+    With --points it is what `medopt tune` would do.
 
     The time comes from one real step and one real evaluation of each model on each data set,
     measured here; early stopping only shortens it.
@@ -218,7 +237,7 @@ def plan(
     from bench.study.trial import skip_columns
     from results.text import duration
 
-    planned = api.plan(study, out_dir, lanes=lanes, counting=partial(counting, err))
+    planned = api.plan(study, out_dir, lanes=lanes, points=points, counting=partial(counting, err))
     made = planned.plan
     if as_json:
         out.print_json(
@@ -230,6 +249,7 @@ def plan(
                 ],
                 "seconds": planned.seconds,
                 "lanes": lanes or 1,
+                "points": planned.points,
                 "gradient_norms": [
                     {"dataset": s.dataset, "model": s.model, "norms": s.norms}
                     for s in planned.scales
@@ -240,6 +260,8 @@ def plan(
         )
         return
     title = Text(f"{made.study.name}: {len(made.trials)} trials")
+    if planned.points:
+        title.append(f", {planned.points} of them points of the search")
     table = Table(title=title, title_justify="left")
     for column in ("data", "cases", "patients or groups", "trials", "epochs", "batch", "patch"):
         table.add_column(column)
@@ -282,15 +304,7 @@ def run(
     lanes: Lanes = None,
     gpus_per_trial: GpusPerTrial = 1,
     trial: Annotated[str | None, typer.Option(help="Run this one trial, by its id.")] = None,
-    hung_after: Annotated[
-        float,
-        typer.Option(
-            metavar="MINUTES",
-            min=0.1,
-            help="End a trial that makes no step (no batch, no case) for so long. One that hangs "
-            "twice is written down as failed, and the others go on.",
-        ),
-    ] = 30.0,
+    hung_after: Hung = 30.0,
 ) -> None:
     """Run a study, or go on with it: finished trials are not run again.
 
@@ -306,6 +320,56 @@ def run(
         trial=trial,
         hung_minutes=hung_after,
     )
+
+
+@app.command()
+def tune(
+    study: Annotated[Path, typer.Argument(help="A study file, or the name of a ready study.")],
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", help="The run folder. Default: runs/NAME-tuned.")
+    ] = None,
+    points: Points = None,
+    defaults: Annotated[
+        bool,
+        typer.Option(
+            "--defaults",
+            help="Run the study untuned too, so that the report has both rankings side by side.",
+        ),
+    ] = False,
+    ray: Ray = None,
+    lanes: Lanes = None,
+    gpus_per_trial: GpusPerTrial = 1,
+    hung_after: Hung = 30.0,
+) -> None:
+    """Tune every optimizer on an equal budget, fold by fold, and run the study so.
+
+    Each combination tries the same number of points in each fold: first what it has without a
+    search, then draws from its optimizer's own space, new ones in each fold. Inner validation
+    chooses the best, on the first seed; the choice is trained on all seeds and it alone is scored
+    on the test fold. What the study sets by hand, or by a regularizer, stays as it is and is not
+    searched; an optimizer that has nothing left to search runs untuned, and the verdict says so.
+
+    The chosen training of the first seed is done again, for the test fold: P + S trainings for P
+    points and S seeds. `medopt plan STUDY --points P` says how long that takes. A search that was
+    stopped goes on when you ask for it again. With fewer than 5 points the verdict is of these
+    configurations alone.
+    """
+    from bench import api
+    from bench.display import RunDisplay
+
+    with RunDisplay(err, ray=ray is not None).showing() as display:
+        ended = api.tune(
+            study,
+            out_dir,
+            points=points,
+            defaults=defaults,
+            ray=ray,
+            lanes=lanes,
+            gpus_per_trial=gpus_per_trial,
+            hung_minutes=hung_after,
+            changed=display.changed,
+        )
+    _show_ended(ended)
 
 
 @app.command()
@@ -424,6 +488,11 @@ def _run_study(
             hung_minutes=hung_minutes,
             changed=display.changed,
         )
+    _show_ended(ended)
+
+
+def _show_ended(ended: "Ended") -> None:
+    """Show the verdict of a run; raise Failed if a trial failed."""
     _show_verdict(ended.folder, ended.page)
     failed = ended.progress.statuses.get("failed", 0)
     if failed:

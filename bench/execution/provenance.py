@@ -7,6 +7,7 @@ import torch
 from bench.core.environment import device_name, git_commit, versions
 from bench.metrics.table import METRICS
 from bench.planning.plan import Plan
+from bench.planning.points import spaces
 from bench.study.components import Part, loss_row, model_row, optimizer_row
 from bench.study.dataset import described
 from bench.study.trial import NUMERICS
@@ -30,6 +31,7 @@ def footer(plan: Plan) -> dict[str, Any]:
         "protocol": plan.study.model_dump(mode="json"),
         "numerics": NUMERICS,
         "data": {data.name: described(data.store) for data in plan.sets},
+        **({"spaces": spaces(plan)} if plan.study.tuning else {}),
     }
 
 

@@ -32,6 +32,7 @@ _SETTINGS = {
     "margin": "Margin of practical equivalence",
     "alpha": "Level of the simultaneous intervals",
     "target": "Target of time-to-target",
+    "tuning": "Search of each optimizer's space (automatic: none)",
     "loader": "Loader",
     "threads": "CPU threads a trial",
     "device": "Device",

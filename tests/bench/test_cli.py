@@ -100,6 +100,21 @@ def test_plan_counts_and_estimates(medopt, study):
     assert "gradient norms at the start, " in medopt("plan", study)[1]
 
 
+def test_a_study_is_tuned_and_its_plan_says_what_that_takes(medopt, study, tmp_path):
+    study.write_text(study.read_text().replace("folds: 3", "folds: 2"))
+    status, out, _ = medopt("plan", study, "--points", 2, "--json")
+    planned = json.loads(out)
+    assert (status, planned["points"], len(planned["trials"])) == (0, 8, 8 + 4)
+    assert "12 trials, 8 of them points of the search" in medopt("plan", study, "--points", 2)[1]
+    status, out, _ = medopt("tune", study, "--points", 2)
+    assert status == 0
+    assert "Every optimizer was tuned, with its defaults and 1 draw from its space" in out
+    assert "a lead is one of this configuration" in out
+    assert "runs/small-tuned/report.html" in out
+    status, _, err = medopt("tune", study, "--points", 1)
+    assert (status, "tuning.points" in err) == (2, True)
+
+
 def test_one_trial_by_its_id(medopt, study, tmp_path):
     trial = json.loads(medopt("plan", study, "--json")[1])["trials"][4]["trial_id"]
     assert medopt("run", study, "--trial", trial)[0] == 0

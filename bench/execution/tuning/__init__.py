@@ -1,0 +1,1 @@
+"""Tuned runs: points first, then the chosen; searches by Ray Tune."""
