@@ -49,8 +49,8 @@ NAME-cases.csv: one row a case x combination (x region) x repeat; numbers are me
 
 NAME-claims-reloaded.csv: one row a case and a column a combination that is judged, for
 claims-reloaded.dkfz.de; NAME-claims-reloaded-key.csv says which column is which.
-  classification: classes as numbers. Called classes have no mean, so these are those of the first seed
-  in the first repeat.
+  classification: classes as numbers. Called classes have no mean: they are of the first seed of the
+  first repeat.
   segmentation: Dice, mean over regions, then over seeds and repeats; 1 where reference and
   prediction are both empty, so that all combinations are scored on the same regions.
 """
