@@ -401,6 +401,23 @@ def report(
         raise Failed(1)
 
 
+@app.command("export")
+def export_(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="The folder to write to.")],
+) -> None:
+    """Write the score of each test case as CSV, for your own statistics and for Claims Reloaded.
+
+    Per data set: NAME-cases.csv, a row a case and combination, and NAME-claims-reloaded.csv, a row
+    a case and a column a combination, which claims-reloaded.dkfz.de takes as it is. README.txt
+    beside them says what each number is; several seeds are averaged. Ids stay keyed hashes.
+    """
+    from results.export.scores import export_scores
+
+    for path in export_scores(run, out_dir):
+        out.print(Text(str(path)))
+
+
 @app.command("list")
 def list_(
     kind: Annotated[

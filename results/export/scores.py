@@ -1,0 +1,240 @@
+"""Scores case by case as CSV: for one's own statistics, and in the form that Claims Reloaded takes.
+
+For each data set of a run:
+
+- `NAME-cases.csv`: one row a test case x combination (x region, where masks are the answer) x
+  repeat, the mean over seeds. Every combination with a scored trial is in it; `state` says which
+  are complete.
+- `NAME-claims-reloaded.csv`: one row a case and a column a combination, `alg_01` and so on, of
+  those that are judged; `NAME-claims-reloaded-key.csv` says which is which, and the number of each
+  class.
+
+Claims Reloaded (claims-reloaded.dkfz.de; Christodoulou et al. 2025, arXiv 2505.04720) says how
+likely a claim of outperformance is to be false. It takes `case_id`, then `ground_truth` and called
+classes as numbers for classification, or Dice from 0 to 1 for segmentation.
+
+Ids are the keyed hashes of the run: no name of a patient is known here.
+"""
+
+import csv
+import io
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from results.run_folder import Recorded, made_of
+from results.tables.files import replace_file
+from results.tables.store import RunError
+from results.verdict.combinations import Combination, Contest, Row
+
+Line = dict[str, Any]
+
+# Scores of a region of a case, as the table `cases` has them, that a mean over seeds is taken of.
+_MEASURED = ("tp", "fp", "fn", "tn", "hd95_mm", "nsd_2mm", "assd_mm")
+
+RULES = """\
+Scores of test cases, by the run `{run}` of MedOptBench.
+
+Each case is scored by networks that have not seen its group. Ids are keyed hashes.
+
+NAME-cases.csv: one row a case x combination (x region) x repeat; numbers are means over seeds,
+`seeds` says over how many. `state` is `judged` where the combination has all of its trials.
+  classification: `correct` is 1 where the most probable class is the true one (over several seeds
+  the share of them); `prob_CLASS` is the probability of each class.
+  segmentation: where reference and prediction are both empty a region has no Dice in
+  `dice_skip_empty` and 1 in `dice_empty_is_one`.
+
+NAME-claims-reloaded.csv: one row a case and a column a combination that is judged, for
+claims-reloaded.dkfz.de; NAME-claims-reloaded-key.csv says which column is which.
+  classification: classes as numbers. Called classes have no mean: they are of the first seed of the
+  first repeat.
+  segmentation: Dice, mean over regions, then over seeds and repeats; 1 where reference and
+  prediction are both empty, so that all combinations are scored on the same regions.
+"""
+
+
+def export_scores(run: Path, out: Path) -> list[Path]:
+    """Write the files of the head of this module and a README.txt to `out`; return their paths.
+
+    Raises RunError where the folder holds no run, or one without a scored case, and OSError where
+    files cannot be written; a file is replaced whole or not at all.
+    """
+    files = made_of(run, _files)
+    if not files:
+        raise RunError(f"{run} has no scored test case yet: there is nothing to export")
+    out.mkdir(parents=True, exist_ok=True)
+    files["README.txt"] = RULES.format(run=run.name)
+    for name, text in files.items():
+        replace_file(out / name, text.encode())
+    return [out / name for name in files]
+
+
+def _files(run: Recorded) -> dict[str, str]:
+    """Return file name -> content."""
+    files: dict[str, str] = {}
+    for number, contest in enumerate(run.contests, 1):
+        rows = {c.name: _cases(run, c) for c in contest.combinations if c.scored}
+        lines = [
+            line
+            for combination in contest.combinations
+            if combination.name in rows
+            for line in _lines(contest, combination, rows[combination.name])
+        ]
+        if not lines:
+            continue
+        # A name is the user's: what a file system may not take is left out, the number tells apart.
+        safe = re.sub(r"[^\w.-]+", "_", contest.dataset).strip("._") or "data"
+        name = safe if safe == contest.dataset else f"{safe}-{number}"
+        files[f"{name}-cases.csv"] = _csv(lines)
+        table, key = _claims(contest.judged, rows)
+        if table:
+            files[f"{name}-claims-reloaded.csv"] = _csv(table)
+            files[f"{name}-claims-reloaded-key.csv"] = _csv(key)
+    return files
+
+
+def _cases(run: Recorded, combination: Combination) -> list[Line]:
+    """Return the rows of `cases` of a combination with repeat, fold and seed."""
+    trials = {row["trial_id"]: row for row in combination.scored}
+    return [
+        {**row, "repeat": trial["repeat"] or 0, "fold": trial["fold"], "seed": trial["seed"] or 0}
+        for row in run.rows("cases", trials)
+        for trial in (trials[row["trial_id"]],)
+    ]
+
+
+def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Return lines as CSV with the columns of any of them; what is None is empty."""
+    columns = list(dict.fromkeys(column for line in lines for column in line))
+    text = io.StringIO(newline="")
+    table = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+    table.writeheader()
+    table.writerows(lines)
+    return text.getvalue()
+
+
+def _grouped(rows: Iterable[Row], *columns: str) -> dict[tuple[Any, ...], list[Row]]:
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[column] for column in columns), []).append(row)
+    return found
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _has_masks(rows: Collection[Row]) -> bool:
+    return any(row["tp"] is not None for row in rows)
+
+
+# ---- one row a case x combination ------------------------------------------------------------
+
+
+def _lines(contest: Contest, combination: Combination, rows: Sequence[Row]) -> list[Line]:
+    of_masks = _has_masks(rows)
+    place = ("repeat", "fold", "case_id", "group_id", *(["region"] if of_masks else []))
+    about = {"dataset": contest.dataset, "combination": combination.name}
+    about |= {"state": combination.state}
+    return [
+        {
+            **about,
+            **{column: entry or "" for column, entry in combination.entries.items()},
+            **dict(zip(place, key, strict=True)),
+            "seeds": len({row["seed"] for row in own}),
+            **(_of_masks(own) if of_masks else _of_classes(own)),
+        }
+        for key, own in sorted(_grouped(rows, *place).items())
+    ]
+
+
+def _of_masks(rows: Sequence[Row]) -> Line:
+    return {
+        "dice_skip_empty": _mean(row["dice"] for row in rows),
+        "dice_empty_is_one": _mean(_dice(row) for row in rows),
+        **{name: _mean(row[name] for row in rows) for name in _MEASURED},
+    }
+
+
+def _dice(row: Row) -> float:
+    """Return the Dice of a region, 1 where reference and prediction are both empty."""
+    return 1.0 if row["dice"] is None else float(row["dice"])
+
+
+def _of_classes(rows: Sequence[Row]) -> Line:
+    by_seed = _grouped(rows, "seed").values()
+    truth = {row["region"] for row in rows if row["label"]}
+    return {
+        "truth": next(iter(truth), None),
+        "correct": _mean(float(_called(own) in truth) for own in by_seed),
+        **{
+            f"prob_{region}": _mean(row["prob"] for row in own)
+            for (region,), own in _grouped(rows, "region").items()
+        },
+    }
+
+
+def _called(rows: Sequence[Row]) -> Any:
+    """Return the most probable class of one case from one trial; of equal ones the first."""
+    return max(rows, key=lambda row: row["prob"] if row["log_odds"] is None else row["log_odds"])[
+        "region"
+    ]
+
+
+# ---- Claims Reloaded -------------------------------------------------------------------------
+
+
+def _claims(
+    judged: Sequence[Combination], rows: Mapping[str, Sequence[Row]]
+) -> tuple[list[Line], list[Line]]:
+    """Return the table and its key; of the cases that every judged combination has a score of."""
+    columns: list[dict[str, Any]] = []
+    truth: dict[str, Any] = {}
+    classes: dict[str, int] = {}
+    for combination in judged:
+        own = rows[combination.name]
+        if _has_masks(own):
+            columns.append(_dice_by_case(own))
+            continue
+        for row in own:
+            classes.setdefault(row["region"], len(classes))
+            if row["label"]:
+                truth[row["case_id"]] = row["region"]
+        columns.append(_calls_by_case(own))
+    if not columns:
+        return [], []
+    names = {f"alg_{n:0{max(2, len(str(len(judged))))}d}": c.name for n, c in enumerate(judged, 1)}
+    shared = sorted(set.intersection(*(set(column) for column in columns)))
+    table = []
+    for case in shared:
+        values = [column[case] for column in columns]
+        line: Line = {"case_id": case}
+        if truth:
+            line["ground_truth"] = classes[truth[case]]
+            values = [classes[value] for value in values]
+        table.append({**line, **dict(zip(names, values, strict=True))})
+    key = [{"column": column, "is": name} for column, name in names.items()]
+    key += [{"column": f"class {n}", "is": name} for name, n in classes.items()]
+    return table, key
+
+
+def _dice_by_case(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return case -> Dice: mean over regions, then over seeds and repeats."""
+    return {
+        case: float(np.mean([np.mean([_dice(row) for row in each]) for each in _trials(own)]))
+        for (case,), own in _grouped(rows, "case_id").items()
+    }
+
+
+def _calls_by_case(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return case -> class, as its first seed of its first repeat calls it."""
+    return {case: _called(_trials(own)[0]) for (case,), own in _grouped(rows, "case_id").items()}
+
+
+def _trials(rows: Sequence[Row]) -> list[list[Row]]:
+    """Return the rows of one case by trial, in the order of repeats and seeds."""
+    return [own for _, own in sorted(_grouped(rows, "repeat", "seed").items())]
