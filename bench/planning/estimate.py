@@ -45,8 +45,10 @@ class Cost:
         """Return the seconds of a trial that spends its whole budget."""
         split = data.split(trial.repeat, trial.fold)
         samples = trial.epochs * len(split.train)
-        # The test fold by the chosen weights and by the last; by none of a point of a search.
-        scored = trial.epochs * len(split.inner) + (not trial.inner_only) * 2 * len(split.test)
+        # The test fold by the chosen weights and by the last, by none of a point of a search; and
+        # training cases by the last.
+        tests = 0 if trial.inner_only else 2
+        scored = (trial.epochs + 1) * len(split.inner) + tests * len(split.test)
         update = self.update_sec.get(trial.choices["optimizer"].label, 0.0)
         gradients = samples / self.batch * self.step_sec
         updates = samples / (trial.batch_size * trial.accumulate)

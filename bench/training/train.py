@@ -34,6 +34,7 @@ from bench.optimizers.steps import STEPS, StepParts
 from bench.study.components import Combination
 from bench.study.dataset import DataSet
 from bench.study.trial import Trial, trial_columns
+from bench.training.course import StepNorms, loss_swing, spread
 from bench.training.evaluate import Evaluator, Score
 from bench.training.networks import CHANNELS_LAST, flops_per_sample, make_network
 from bench.training.state import BestEpoch, Checkpoint, TargetReached, TrainingState
@@ -164,6 +165,7 @@ def run_trial(
         average = None if trial.ema is None else MovingAverage(model, trial.ema)
         step = STEPS[optimizer_kind.step](parts)
         step = step if average is None else average.following(step)
+        norms = StepNorms(list(model.parameters()))
         mixing = Mixing(alpha=trial.mixup, seed=stream_seed, shard=world.shard)
         refresh = partial(_first_batches, store, sampler, batch, world, device)
         state = TrainingState(
@@ -204,7 +206,9 @@ def run_trial(
                     image, target, derived = clock.wait(batches)
                     image, wanted = mixing.apply(image, target, state.batches, derived)
                     _set_rates(optimizer, rates, factor(state.spent / budget, batch / budget))
+                    norms.before(len(losses))
                     loss, used = step(image, wanted, (budget - state.spent) // batch)
+                    norms.after()
                     losses.append(loss)
                     state.batches += 1
                     state.evaluations += used
@@ -212,6 +216,7 @@ def run_trial(
                     if len(losses) % CHECK_EVERY == 0 and not bool(torch.isfinite(loss)):
                         break
                 train_loss = float(torch.stack(losses).mean())
+                swing, step_norm = loss_swing(losses), norms.taken()
             # One that broke off before its goal counts as begun.
             whole = max(state.spent, goal) // n_train
             epoch = trial.epochs if budget - state.spent < batch else whole
@@ -235,6 +240,8 @@ def run_trial(
                     "samples_per_sec": (state.spent - spent_before)
                     / (clock.seconds["train"] - seconds_before["train"]),
                     "data_wait_sec": clock.seconds["data_wait"] - seconds_before["data_wait"],
+                    "step_loss_sd_diff": swing,
+                    "step_norm": step_norm,
                 }
             )
             if watch:
@@ -257,13 +264,16 @@ def run_trial(
     best, diverged = state.best, state.diverged
 
     # ---- test: once, by the weights that inner validation chose; to be read beside them, the last
-    # weights, and of a trial that diverged those chosen before; never for a point of a search ----
+    # weights, on cases of the training part too, and of a trial that diverged those chosen before;
+    # never for a point of a search ----
     last = best is not None and best.epoch == state.epochs[-1]["epoch"]
     final: Score | None = None
-    if not (diverged or last or trial.inner_only):
+    seen: Score | None = None
+    if not diverged and not trial.inner_only:
         judged = evaluation_weights(optimizer, model, refresh, average)
         with clock.phase("eval"), judged:
-            final = evaluator.score(split.test, final=True)
+            seen = evaluator.score(spread(split.train, len(split.inner)), final=False)
+            final = None if last else evaluator.score(split.test, final=True)
     chosen: Score | None = None
     degraded: list[dict[str, Any]] = []
     if best is not None and not trial.inner_only:
@@ -299,6 +309,8 @@ def run_trial(
         "last_val_score": state.epochs[-1]["val_score"] if test else None,
         "last_test_score": final.value if final else None,
         "test_score_before_diverging": chosen.value if chosen and diverged else None,
+        "last_train_score": seen.value if seen and test else None,
+        "parameters": sum(p.numel() for p in model.parameters()),
         "setup_sec": times["setup"],
         "train_sec": times["train"],
         "data_wait_sec": times["data_wait"],

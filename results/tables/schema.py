@@ -43,6 +43,9 @@ def _columns(*groups: tuple[pa.DataType, str]) -> pa.Schema:
 #: training ended with, `test_score_before_diverging` of those chosen before a trial diverged, which
 #: has no other. Nothing is chosen by the latter three. `point` says which point of a search, 0 the
 #: defaults, out of `points` in all a trial has its settings of; null where nothing was searched.
+#: `last_train_score`: by the last weights too, on as many cases of the training part as inner
+#: validation has, evenly spread over it and not augmented; null for a point. `parameters`: how many
+#: numbers the network learns.
 TRIALS = _columns(
     (pa.string(), "study trial_id dataset task"),
     (pa.string(), " ".join(COLUMNS)),
@@ -76,6 +79,8 @@ TRIALS = _columns(
     (pa.bool_(), "early_stopping"),
     (pa.float64(), "last_val_score last_test_score test_score_before_diverging"),
     (pa.int64(), "point points"),
+    (pa.float64(), "last_train_score"),
+    (pa.int64(), "parameters"),
 )
 
 #: Long form: one row a trial x split (inner or test) x metric x unit x region x convention x
@@ -88,13 +93,16 @@ METRICS = _columns(
     (pa.float64(), "value"),
 )
 
-#: One row a trial x epoch.
+#: One row a trial x epoch. `step_loss_sd_diff`: the standard deviation of the differences between
+#: the losses of successive steps; `step_norm`: the geometric mean of the length (L2) of some steps,
+#: as `bench.training.course` measures it. Null where an epoch has too few steps.
 EPOCHS = _columns(
     (pa.string(), "trial_id"),
     (pa.int64(), "epoch"),
     (pa.float64(), "train_loss val_loss val_score lr"),
     (pa.int64(), "sample_gradients gradient_evaluations"),
     (pa.float64(), "elapsed_sec samples_per_sec data_wait_sec"),
+    (pa.float64(), "step_loss_sd_diff step_norm"),
 )
 
 #: One row a trial x case of the test fold x class or region. `case_id` and `group_id` are keyed

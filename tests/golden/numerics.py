@@ -42,6 +42,7 @@ TIMES = ("_sec", "_ms", "per_sec")
 # The id, and columns that came since: other commits do not have them.
 NOT_NUMBERS = {"trial_id", "degradation", "headline"}
 NOT_NUMBERS |= {"log_odds", "lesion_log_odds", "false_log_odds"}
+NOT_NUMBERS |= {"step_loss_sd_diff", "step_norm"}
 
 
 def study_text(store: str, loader: str, augment: str, folder: Path) -> str:
