@@ -218,6 +218,7 @@ def run(
     ray: str | None = None,
     lanes: int | None = None,
     gpus_per_trial: int = 1,
+    race: bool = False,
     trial: str | None = None,
     hung_minutes: float | None = None,
     changed: Callable[["Progress"], None] = _unheard,
@@ -227,8 +228,9 @@ def run(
     `study` is a study file or the name of a ready study, `out` the run folder (None: runs/NAME).
     `ray` None runs in a process beside this one; "local" starts a Ray on this machine, "auto" or
     host:port joins a cluster that is up. There, `lanes` trials run at once (None: as many as there
-    is room for), each on `gpus_per_trial` GPUs or CPU workers. `trial` is the id of the one trial
-    to run.
+    is room for), each on `gpus_per_trial` GPUs or CPU workers. With `race`, or where the study says
+    so, what cannot be the best after the first seed is dropped (at the study's level, else 0.01).
+    `trial` is the id of the one trial to run.
     A trial that makes no step for `hung_minutes` (None: 30) is ended. `changed` hears of each step.
 
     Returns the run as it ended; a trial that broke is counted in it as failed. Raises StudyError
@@ -239,19 +241,23 @@ def run(
     """
     check_lanes(ray, lanes, gpus_per_trial)
     from bench.core.references import StudyError
-    from bench.study.schema import load_study
+    from bench.execution.tuning.race import raced
+    from bench.study.schema import load_study, with_race
     from results.report.write import write_report
 
     asked, base = load_study(Path(study))
     if asked.tuning:
         raise StudyError("tuning: this study is tuned: ask for it by `medopt tune`, api.tune().")
+    if race:
+        asked = with_race(asked)
     folder = _folder(out, asked.name)
     where = _Where(ray=ray, lanes=lanes, gpus=gpus_per_trial, hung_minutes=hung_minutes)
     made, where = where.resolved(asked, base, folder)
     if trial is not None:
         made = made.only(trial)
+    races = made.study.race is not None and trial is None
     with _saved(made):
-        progress = where.trained(made, changed)
+        progress = raced(made, where.trained, changed) if races else where.trained(made, changed)
     return Ended(folder=folder, page=write_report(folder), progress=progress)
 
 

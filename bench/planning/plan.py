@@ -223,8 +223,10 @@ def _fix(study: Study, before: Study | None, threads: int, *, cuda: bool) -> Stu
         "device": before.device if before else device,
         "threads": before.threads if before else threads,
         "loader": before.loader if before else fastest_loader(device),
+        "race": before.race if before else None,
     }
     asked = {
+        "race": study.race is not None,
         "device": study.device != "auto",
         "threads": study.threads is not None,
         "loader": study.loader != "auto",

@@ -364,6 +364,12 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     alpha: float = Field(
         DEFAULTS["alpha"], gt=0, lt=0.5, description="error rate of the simultaneous intervals"
     )
+    race: float | None = Field(
+        None,
+        gt=0,
+        description="level at which `medopt run --race` drops, after the first seed, what cannot "
+        "be the best; it is taken off alpha. null: every combination runs on every seed",
+    )
     target: float | None = Field(None, description="score that time-to-target counts to")
     tuning: Tuning | None = Field(
         None, description="search each optimizer's own space first: `medopt tune`; null: do not"
@@ -397,6 +403,15 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
         return found
 
     @model_validator(mode="after")
+    def _level_is_left(self) -> "Study":
+        if self.race is not None and self.race >= self.alpha:
+            raise ValueError(
+                f"race: the drop takes {self.race:g} of alpha, which is {self.alpha:g}; some must "
+                f"be left for the verdict."
+            )
+        return self
+
+    @model_validator(mode="after")
     def _not_endless(self) -> "Study":
         axes = [len(self.entries(axis.key)) for axis in AXES]
         # Those of a search, then those of each seed.
@@ -417,12 +432,31 @@ def with_tuning(study: Study, points: int | None) -> Study:
     """
     tuning = study.tuning or Tuning()  # type: ignore[call-arg]  # pydantic fills every default
     asked = tuning.model_dump() | ({} if points is None else {"points": points})
+    return _changed(study, tuning=asked)
+
+
+def _changed(study: Study, **fields: Any) -> Study:
+    """Return a study with other values in some fields; raises StudyError where they cannot be."""
     try:
-        checked = Study.model_validate(study.model_dump() | {"tuning": asked})
+        checked = Study.model_validate(study.model_dump() | fields)
     except ValidationError as error:
         raise StudyError("\n".join(_problems(error.errors()))) from error
-    found: Study = study.model_copy(update={"tuning": checked.tuning})
+    found: Study = study.model_copy(update={name: getattr(checked, name) for name in fields})
     return found
+
+
+# What a drop takes of alpha where nothing else is said: the level at which the best was never
+# dropped in simulated studies (tests/results/statistics).
+RACE_LEVEL = 0.01
+
+
+def with_race(study: Study) -> Study:
+    """Return a study that is raced, at its own level or the usual one.
+
+    Raises StudyError where that leaves nothing of alpha.
+    """
+    level = RACE_LEVEL if study.race is None else study.race
+    return _changed(study, race=level)
 
 
 # ---- what is wrong, in sentences ---------------------------------------------------------------

@@ -31,7 +31,7 @@ def tuned(
     """
     tried = point_plan(plan)
     left = len(plan.trials) + (len(untuned.trials) if untuned else 0)
-    so_far = run(tried, lambda now: changed(_joined(None, now, left)))
+    so_far = run(tried, lambda now: changed(joined(None, now, left)))
     final = final_plan(plan, tried)
     missing = len(plan.trials) - len(final.trials)
     if missing:
@@ -42,13 +42,13 @@ def tuned(
             before, after = so_far, left if part is final else 0
             ended = run(
                 part,
-                lambda now, before=before, after=after: changed(_joined(before, now, after)),  # type: ignore[misc]  # mypy knows no defaults of lambdas
+                lambda now, before=before, after=after: changed(joined(before, now, after)),  # type: ignore[misc]  # mypy knows no defaults of lambdas
             )
-            so_far = _joined(before, ended, after)
+            so_far = joined(before, ended, after)
     return so_far
 
 
-def _joined(before: Progress | None, now: Progress, after: int) -> Progress:
+def joined(before: Progress | None, now: Progress, after: int) -> Progress:
     """Return a phase as part of the whole: what came before it, and trials that come after."""
     left = now.seconds_left
     if left is not None and (pending := now.total - now.done):
