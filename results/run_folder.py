@@ -51,7 +51,10 @@ _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "data": (_are_entries, "a list of names, or of mappings with a name"),
     "degrade": (_are_entries, "a list of names, or of mappings with a name"),
     "seeds": (lambda value: isinstance(value, list), "a list"),
-    "folds": (_is_count, "a whole number above 0"),
+    "folds": (
+        lambda value: _is_count(value) or (isinstance(value, str) and bool(value)),
+        "a whole number above 0, or a text",
+    ),
     "repeats": (_is_count, "a whole number above 0"),
     "primary": (lambda value: isinstance(value, dict), "a mapping of tasks to metrics"),
     "alpha": (lambda value: _is_number(value) and 0 < value < 0.5, "a number between 0 and 0.5"),
@@ -129,7 +132,9 @@ class Recorded:
             lost = [trial for trial in self.incomplete if trial["dataset"] == data["dataset"]]
             first = [lost_sentence(lost)] if lost else []
             last = [self._left_out()] if self.without.files else []
-            data["warnings"] = [*first, *data["warnings"], *last]
+            # Of splits that others made, and of tests on another data set.
+            notes = self.footer.get("data", {}).get(data["dataset"], {}).get("notes", ())
+            data["warnings"] = [*first, *notes, *data["warnings"], *last]
         return found
 
     @cached_property
