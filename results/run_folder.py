@@ -45,6 +45,10 @@ def _are_entries(value: Any) -> bool:
     )
 
 
+def _has_folds(entry: Any) -> bool:
+    return isinstance(entry, dict) and _is_count(entry.get("n_folds"))
+
+
 # Key of study.yaml -> whether a value of it can be judged by, and what it must be.
 _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (lambda value: isinstance(value, str), "a text"),
@@ -52,8 +56,8 @@ _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "degrade": (_are_entries, "a list of names, or of mappings with a name"),
     "seeds": (lambda value: isinstance(value, list), "a list"),
     "folds": (
-        lambda value: _is_count(value) or (isinstance(value, str) and bool(value)),
-        "a whole number above 0, or a text",
+        lambda value: _is_count(value) or isinstance(value, str),
+        "a whole number above 0, or the name of splits",
     ),
     "repeats": (_is_count, "a whole number above 0"),
     "primary": (lambda value: isinstance(value, dict), "a mapping of tasks to metrics"),
@@ -67,6 +71,12 @@ def _check_shape(study: Mapping[str, Any], axes: Iterable[Axis]) -> None:
     for key, (fits, wanted) in (_SHAPES | {axis.key: _SHAPES["data"] for axis in axes}).items():
         if key in study and not fits(study[key]):
             raise RunError(f"study.yaml: {key} must be {wanted}, not {study[key]!r:.80}")
+    data = study.get("data", [])
+    if isinstance(study.get("folds"), str) and not (data and all(map(_has_folds, data))):
+        raise RunError(
+            f"study.yaml: folds must be a whole number above 0, not {study['folds']!r:.80}, where "
+            f"an entry of data has no n_folds"
+        )
 
 
 def made_of(path: Path, make: Callable[["Recorded"], _Made]) -> _Made:
