@@ -372,7 +372,7 @@ def _saved(made: "Plan") -> Iterator[None]:
         for line in fitting:
             logging.getLogger("medopt.transfer").info(line)
         for data in made.sets:
-            for warning in data.store.warnings:
+            for warning in (*data.notes, *data.store.warnings):
                 logging.getLogger("medopt.data").warning("%s: %s", data.name, warning)
         yield
 
