@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bench.core.references import local_path
 from bench.core.undisturbed import undisturbed
+from bench.study.ready import find_study
 
 if TYPE_CHECKING:
     from bench.execution.trial_queue import Progress
@@ -118,10 +119,10 @@ def prepare(
 
     `kind` is a row of `medopt list data`, for medmnist with the set's name (`medmnist:NAME`).
     `source` is the folder or file; None fetches the official file, where it is free. `options` are
-    the kind's settings (what a message writes `--set NAME=VALUE` is `options={"NAME": "VALUE"}`
-    here, and `--out` is `out`), `workers` the processes that read (None: one a core that this
-    process may use). `strict` stops at the first bad case. `conflicts` says what becomes of one
-    image under several answers: "keep" its cases in one group, or "reject" them all.
+    the kind's settings (where a message says NAME=VALUE, `options={"NAME": "VALUE"}`), `workers`
+    the processes that read (None: one a core that this process may use). `strict` stops at the
+    first bad case. `conflicts` says what becomes of one image under several answers: "keep" its
+    cases in one group, or "reject" them all.
 
     Returns the number of cases, those that were rejected with their reasons, warnings of copies
     among them, and whether the store was there already. Raises BadSource where the kind, a setting,
@@ -140,7 +141,7 @@ def prepare(
 
     if wrong := _wrong_count("workers", workers):
         raise BadSource(wrong)
-    store = local_path(out, "--out")
+    store = local_path(out, "out")
     name, _, part = kind.partition(":")
     if name not in KINDS:
         raise BadSource(unknown("kind", name, KINDS))
@@ -185,6 +186,7 @@ def plan(
     than an earlier study in this process.
     """
     check_lanes("local", lanes)
+    _check_places(study, out)
     from bench.planning.estimate import estimate
     from bench.planning.plan import resolve
     from bench.planning.scales import gradient_scales
@@ -226,6 +228,7 @@ def run(
     finished is on disk in each case, and asking again goes on from there.
     """
     check_lanes(ray, lanes, gpus_per_trial)
+    _check_places(study, out)
     from bench.execution.lanes import run_lanes
     from bench.execution.local import run_here
     from bench.execution.ray_cluster import capacity
@@ -276,12 +279,19 @@ def run(
                 changed=changed,
                 hung_minutes=hung,
             )
-    return Ended(folder=folder, page=write_report(folder), progress=progress)
+    return Ended(folder=folder, page=write_report(folder).page, progress=progress)
+
+
+def _check_places(study: str | Path, out: str | Path | None) -> None:
+    """Raise StudyError where no study is, or no run can be, before anything heavy is imported."""
+    find_study(Path(study))
+    if out is not None:
+        local_path(out, "out")
 
 
 def _folder(out: str | Path | None, name: str) -> Path:
     """Return the run folder that is asked for, wherever a user's code may go from here."""
-    return (Path("runs") / name if out is None else local_path(out, "--out")).absolute()
+    return (Path("runs") / name if out is None else local_path(out, "out")).absolute()
 
 
 def _begin(threads: int | None) -> None:
