@@ -115,7 +115,7 @@ def demo(
     from bench.demo import make_demo
 
     api.check_lanes(ray, lanes)
-    local_path(out_dir, "--out")
+    local_path(out_dir, "out")
     study = make_demo(out_dir, lambda line: err.print(Text(line)))
     _run_study(study, out_dir / "runs" / "demo", ray=ray, lanes=lanes, gpus_per_trial=1, trial=None)
 
@@ -232,12 +232,14 @@ def plan(
     """
     from bench import api
     from bench.display import counting
+
+    planned = api.plan(study, out_dir, lanes=lanes, points=points, counting=partial(counting, err))
+    # After what may be wrong was told: these import torch.
     from bench.planning.plan import ends_early
     from bench.planning.preflight import fits
     from bench.study.trial import skip_columns
     from results.text import duration
 
-    planned = api.plan(study, out_dir, lanes=lanes, points=points, counting=partial(counting, err))
     made = planned.plan
     if as_json:
         out.print_json(
@@ -383,21 +385,18 @@ def report(
     status 1 where a finished trial has lost some of its files: it is not counted.
     """
     from results.report.write import write_report
-    from results.run_folder import lost_sentence, made_of
 
-    pages = [(folder, write_report(folder)) for folder in runs]
+    written = [(folder, write_report(folder)) for folder in runs]
     if as_json:
-        verdicts = [_verdict(folder) for folder, _ in pages]
+        verdicts = [_verdict(folder) for folder in runs]
         out.print_json(data=verdicts if len(verdicts) > 1 else verdicts[0])
     else:
-        for folder, page in pages:
-            _show_verdict(folder, page)
-    whole = True
-    for folder in runs:
-        if lost := made_of(folder, lambda content: content.incomplete):
-            err.print(Text(f"{folder}: {lost_sentence(lost)}", "red"))
-            whole = False
-    if not whole:
+        for folder, each in written:
+            _show_verdict(folder, each.page)
+    lost = [f"{folder}: {each.lost}" for folder, each in written if each.lost]
+    for line in lost:
+        err.print(Text(line, "red"))
+    if lost:
         raise Failed(1)
 
 

@@ -13,7 +13,6 @@ Everything else has a documented default, which the field descriptions below sta
 """
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -38,13 +37,13 @@ from bench.metrics.degradations import DEGRADATIONS
 from bench.metrics.table import METRICS
 from bench.study.axes import STUDY_AXES
 from bench.study.choice import Choice, Entry, check_distinct, check_entry
+from bench.study.ready import find_study
 from bench.study.tasks import TASKS
 from loaders.batches.table import LOADERS
 from results.tables.axes import AXES, Axis
 from results.tables.protocol import DEFAULTS
 from results.yaml_text import TextError, load_yaml, read_text
 
-STUDIES = Path(__file__).parents[1] / "ready_studies"
 # What may grow while a run is made: the axes, the data, the seeds.
 GROWING = ("data", *(axis.key for axis in AXES), "seeds")
 # Keys whose entries are a name, or a name with settings.
@@ -585,12 +584,5 @@ def load_study(path: Path) -> tuple[Study, Path]:
 
     Raises StudyError if there is none, or if it does not validate.
     """
-    ready = {p.stem: p for p in sorted(STUDIES.glob("*.yaml"))}
-    if os.path.isfile(path):  # noqa: PTH113  # False too for a name that no file can have
-        return read_study(path, path.name), path.resolve().parent
-    if str(path) in ready:
-        return read_study(ready[str(path)], str(path)), Path.cwd()
-    raise StudyError(
-        f"there is no study file {str(path)!r}, and no ready study of that name. "
-        f"Ready studies: {', '.join(ready)}."
-    )
+    file = find_study(path)
+    return read_study(file.path, file.called), file.base

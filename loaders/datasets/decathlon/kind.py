@@ -305,8 +305,8 @@ def _modality(chosen: str, channels: Sequence[str], unnamed: Mapping[str, tuple[
     if are_ct == {True}:
         return "ct"
     how = (
-        "say --set modality=ct (one scale for all cases, from the training part) or "
-        "--set modality=mri (each case has its own)"
+        "set modality=ct (one scale for all cases, from the training part) or "
+        "modality=mri (each case has its own)"
     )
     if True in are_ct:
         raise BadSource(f"the channels {', '.join(channels)} are CT and others: {how}")

@@ -148,7 +148,7 @@ def read_labels(
     if positive is None and chosen["readers"] in ONE_SIDED:
         raise BadSource(
             f"readers is {chosen['readers']!r}, which is for a finding or two classes; column "
-            f"{label_column} has {len(classes)}: say --set readers=majority or --set finding=NAME"
+            f"{label_column} has {len(classes)}: set readers=majority or finding=NAME"
         )
     check_groups(table, column, lines)
     numbered = _numbered(table.name, chosen["keep"], lines)
@@ -194,7 +194,7 @@ def _check(chosen: Mapping[str, Any]) -> None:
             known = ", ".join(value for value in values if value)
             raise BadSource(f"option {name} is {chosen[name]!r}; it is one of: {known}")
     if chosen["uncertain"] != EXCLUDE and not chosen["finding"]:
-        raise BadSource("option uncertain is for a finding: say --set finding=NAME")
+        raise BadSource("option uncertain is for a finding: set finding=NAME")
     if len(set(chosen["keep"])) < len(chosen["keep"]):
         raise BadSource(f"option keep names a column twice: {', '.join(chosen['keep'])}")
     if chosen["group"] and chosen["group_pattern"]:
@@ -214,8 +214,7 @@ def _table_of(source: Path, name: str) -> Path:
     if len(tables) != 1:
         found = ", ".join(path.name for path in tables) or "none"
         raise BadSource(
-            f"{source} should hold one table .csv or .tsv, found: {found}; "
-            "say which with --set csv=NAME"
+            f"{source} should hold one table .csv or .tsv, found: {found}; set csv=NAME"
         )
     return table_under(source, tables[0].name, "csv")
 
@@ -232,7 +231,7 @@ def _classes(
     if any(findings[word] > 1 for words in several for word in words):
         raise BadSource(
             f"{table}: column {column} has several findings an image: say which is asked for, "
-            f"--set finding={max(findings, key=lambda word: (findings[word], word))}"
+            f"finding={max(findings, key=lambda word: (findings[word], word))}"
         )
     if all(WHOLE.fullmatch(name) for name in names):
         ordered = sorted(names, key=int)
@@ -266,7 +265,7 @@ def _positive(classes: tuple[str, ...], wanted: str, column: str) -> int | None:
     if not wanted and classes != ("0", "1"):
         raise BadSource(
             f"column {column} has {classes[0]} and {classes[1]}: say which is the disease, "
-            f"--set positive={classes[1]} or --set positive={classes[0]}"
+            f"positive={classes[1]} or positive={classes[0]}"
         )
     return classes.index(canonical(wanted or "1"))
 
@@ -338,7 +337,7 @@ def _one_a_picture(
             raise BadSource(
                 f"{table.name}: column {label_column} gives one picture several findings (lines "
                 f"{same[0].line.number} and {same[-1].line.number}): say which is asked for, "
-                "--set finding=NAME"
+                "finding=NAME"
             )
         told = [label for label in given if label is not None]
         label = RULES[rule](told, positive)
@@ -358,11 +357,11 @@ def _one_a_picture(
     unsaid = [same for same in disagreed if len({one.line.image for one in same}) < len(same)]
     if len(unsaid) > _MISTAKES * len(pictures):
         numbers = [one.line.number for one in unsaid[0]]
-        asked = ", or which finding is asked for, --set finding=NAME" if positive is None else ""
+        asked = ", or which finding is asked for, finding=NAME" if positive is None else ""
         raise BadSource(
             f"{table.name}: of {len(pictures)} pictures {len(unsaid)} have several rows that "
             f"disagree in column {label_column} (the first in lines {numbers[0]} to "
-            f"{numbers[-1]}): say which answer counts, --set readers=majority, any or all{asked}"
+            f"{numbers[-1]}): say which answer counts, readers=majority, any or all{asked}"
         )
     if again:
         log.warning(

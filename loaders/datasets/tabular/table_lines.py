@@ -58,7 +58,7 @@ def columns_of(table: Table, chosen: Mapping[str, Any]) -> dict[str, int]:
         if chosen["label"] != LABEL and table.column(chosen["label"]) is not None:
             raise BadSource(
                 f"{table.name} has a column {chosen['finding']!r}: for what it says leave out "
-                "--set label"
+                "the setting label"
             )
         column["label"] = own
     else:
@@ -68,7 +68,7 @@ def columns_of(table: Table, chosen: Mapping[str, Any]) -> dict[str, int]:
     if column["label"] == column["image"]:
         raise BadSource(
             f"{table.name}: column {table.columns[column['image']]!r} cannot be both image and "
-            f"label: say --set image=COLUMN or label=COLUMN; {_shown(table)}"
+            f"label: set image=COLUMN or label=COLUMN; {_shown(table)}"
         )
     return column
 
@@ -77,7 +77,7 @@ def _column(table: Table, role: str, name: str) -> int:
     at = table.column(name)
     if at is None:
         raise BadSource(
-            f"{table.name} has no column {name!r} for the {role}: say --set {role}=COLUMN; "
+            f"{table.name} has no column {name!r} for the {role}: set {role}=COLUMN; "
             f"{_shown(table)}"
         )
     return at

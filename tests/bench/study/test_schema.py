@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.core.references import StudyError
-from bench.study.schema import STUDIES, Study, parse_study
+from bench.study.ready import READY
+from bench.study.schema import Study, parse_study
 
 GOOD = """
 name: breast
@@ -99,7 +100,7 @@ def test_no_values_make_it_fall_over(raw):
         parse_study(yaml.safe_dump({**raw, "no_such_key": 1}), "mine.yaml")
 
 
-@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(READY.glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_ready_study_is_a_study(path):
     study = parse_study(path.read_text(encoding="utf-8"), path.name)
     assert study.name == path.stem

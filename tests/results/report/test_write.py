@@ -70,7 +70,7 @@ class Page(HTMLParser):
 
 
 def page(run: Path) -> Page:
-    return Page(write_report(run))
+    return Page(write_report(run).page)
 
 
 def assert_sound(found: Page) -> None:
@@ -451,14 +451,14 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
 
 def test_the_same_run_gives_the_same_page(make_run):
     run = make_run(datasets=CLASSES, **SMALL)
-    first = write_report(run).read_bytes()
-    assert write_report(run).read_bytes() == first
+    first = write_report(run).page.read_bytes()
+    assert write_report(run).page.read_bytes() == first
     assert not [p for p in run.iterdir() if p.name.endswith(".new")]
 
 
 def test_a_full_disk_leaves_the_page_there_was(make_run, monkeypatch):
     run = make_run(datasets=CLASSES, **SMALL)
-    before = write_report(run).read_bytes()
+    before = write_report(run).page.read_bytes()
     real = Path.write_bytes
 
     def full(path, content):
