@@ -41,7 +41,7 @@ setup_sec train_sec data_wait_sec eval_sec wall_sec samples_per_sec voxels_per_s
 step_ms_p95 optimizer_step_ms_p50 infer_ms_per_case optimizer_state_bytes peak_memory_bytes
 energy_joules flops_per_sample sec_to_target sample_gradients_to_target device_name device_count
 threads lane shared_device started_at finished_at git_commit versions weight_decay_kind
-early_stopping last_val_score last_test_score test_score_before_diverging
+early_stopping last_val_score last_test_score test_score_before_diverging point points
 """,
     "metrics": "trial_id split metric unit region convention stratum degradation headline value",
     "epochs": """
