@@ -95,11 +95,11 @@ def optimizers(rows: Sequence[Mapping[str, Any]], study: Mapping[str, Any]) -> l
     """Return each optimizer with its learning rate and its other settings, as its trials had them.
 
     They come in the order of the study. One that another axis sets something for (weight decay,
-    say) has a line for each of these.
+    say) has a line for each of these. What was tuned has settings in each fold, which stand there.
     """
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        if row["hparams"]:
+        if row["hparams"] and not row["tuned"]:
             under = found.setdefault((row["optimizer"], row["hparams"]), [])
             regularizer = row["regularizer"] or "none"
             if regularizer not in under:
