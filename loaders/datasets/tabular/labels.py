@@ -56,7 +56,7 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
     "reader": ("", f"column of the reader; empty: {READER} where there is one"),
     "split": ("", "column of the official part: train, val or test; empty: none"),
 }
-_PARTS = {
+PARTS = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -254,11 +254,11 @@ def _positive(classes: tuple[str, ...], wanted: str, column: str) -> int | None:
 
 
 def _part(table: str, column: str, text: str) -> str:
-    if text.lower() not in _PARTS:
+    if text.lower() not in PARTS:
         raise BadSource(
             f"{table}: column {column} has {text!r}; a part is one of: train, val, test"
         )
-    return _PARTS[text.lower()]
+    return PARTS[text.lower()]
 
 
 # ---- files ------------------------------------------------------------------------------------
