@@ -111,12 +111,12 @@ class NiftiError(ValueError):
     """A fault of one file, in words that name no path."""
 
 
-def stem(path: Path) -> str | None:
-    """Return a file's name without its NIfTI ending; None where it is no NIfTI file.
+def stem(path: Path, endings: Sequence[str] = ENDINGS) -> str | None:
+    """Return a file's name without its NIfTI ending (or one of these); None where it has none.
 
     Hidden files are none: archives made on a Mac hold `._name.nii.gz` beside each file.
     """
-    for ending in ENDINGS:
+    for ending in endings:
         if path.name.lower().endswith(ending) and not path.name.startswith("."):
             return path.name[: -len(ending)]
     return None

@@ -1,5 +1,6 @@
 """What masks may be, whose images are, and real files by two patterns, beside other readers."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -350,6 +351,38 @@ def test_no_name_of_a_patient_reaches_a_store(tmp_path: Path) -> None:
     stored("pairs", tmp_path / "s", tmp_path / "store", **options)
     for path in (tmp_path / "store").rglob("*"):
         assert path.is_dir() or b"ustermann" not in path.read_bytes()
+
+
+def test_an_nnunet_folder_of_png_and_of_nrrd(tmp_path: Path) -> None:
+    for name, ending in (("flat", ".png"), ("deep", ".nrrd")):
+        for number in range(3):
+            shape = (12, 14) if ending == ".png" else (12, 14, 4)
+            image, mask = blobs(number, shape, 2)
+            for folder, end, array in (("imagesTr", "_0000", image), ("labelsTr", "", mask)):
+                path = tmp_path / name / folder / f"case_{number}{end}{ending}"
+                if ending == ".png":
+                    colour = np.stack([array, array // 2, array // 3], -1) if end else array
+                    picture(path, colour)
+                else:
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(nrrd(array.astype(np.int16)))
+        about = {
+            "channel_names": {"0": "R", "1": "G", "2": "B"} if ending == ".png" else {"0": "T1"},
+            "labels": {"background": 0, "whole": [1, 2], "core": 2},
+            "regions_class_order": [1, 2],
+            "numTraining": 3,
+            "file_ending": ending,
+        }
+        (tmp_path / name / "dataset.json").write_text(json.dumps(about))
+    flat = stored("nnunet", tmp_path / "flat", tmp_path / "a")
+    assert (flat.meta.dims, flat.meta.channels) == (2, ("R", "G", "B"))
+    assert flat.meta.regions == {"whole": (1, 2), "core": (2,)}
+    sums = sorted(int(blobs(n, (12, 14), 2)[1].sum()) for n in range(3))
+    assert sorted(int(np.asarray(flat.mask(n)).sum()) for n in range(3)) == sums
+    deep = stored("nnunet", tmp_path / "deep", tmp_path / "b")
+    assert (deep.meta.dims, deep.meta.channels, len(deep)) == (3, ("T1",), 3)
+    sums = sorted(int(blobs(n, (12, 14, 4), 2)[1].sum()) for n in range(3))
+    assert sorted(int(np.asarray(deep.mask(n)).sum()) for n in range(3)) == sums
 
 
 # ---- real files -------------------------------------------------------------------------------
