@@ -25,6 +25,8 @@ _ENTRY = re.compile(r"\s*(?:(#?[0-9a-fA-F]{6}|[0-9]{1,5})\s*=)?\s*([^=]+?)\s*")
 _SHOWN = 8
 # A mask of more levels, white among them, is smoothed at its edges (assumption).
 _MANY = 16
+# Classes in one picture; what has more levels is a grey picture (assumption).
+_MOST_IN_A_PICTURE = 64
 # Share of the masks that may be unlike the rest (assumption): odd ones, which are rejected.
 _ODD = 1 / 4
 _WHITE = (255, MAX_LABEL)
@@ -215,12 +217,15 @@ class _Seen:
     colours: Counter[int]
     palette: Mapping[int, int] = field(default_factory=dict)
     lossy: bool = False
+    flat: bool = True
 
     @property
     def plain(self) -> bool:
-        """Whether it can be of numbers as it is: not in colour, not JPEG, not smoothed."""
-        smoothed = len(self.levels) > _MANY and max(self.levels) in _WHITE
-        return not (self.colours or smoothed or (self.lossy and len(self.levels) > 2))
+        """Whether it can be of numbers as it is: not in colour, not JPEG, no smoothed edges."""
+        count = len(self.levels)
+        smoothed = count > _MANY and max(self.levels) in _WHITE
+        grey = self.flat and count > _MOST_IN_A_PICTURE
+        return not (self.colours or smoothed or grey or (self.lossy and count > 2))
 
 
 def _found(pairs: Sequence[Pair], chosen: Mapping[str, Any], *, flat: bool) -> Coding:
@@ -247,8 +252,9 @@ def _found(pairs: Sequence[Pair], chosen: Mapping[str, Any], *, flat: bool) -> C
         share = (counts[0] + counts[levels[-1]]) / sum(counts.values())
         raise BadSource(
             f"the masks hold {len(levels)} levels, {share:.1%} of their pixels 0 or {levels[-1]}, "
-            "as JPEG and smoothing leave them: if two classes are meant, say --set "
-            f"threshold={(levels[-1] + 1) // 2}; if more, save them as PNG"
+            "as JPEG and smoothing leave them, or as images have: if two classes are meant, say "
+            f"--set threshold={(levels[-1] + 1) // 2}; if more, save them as PNG and name them, "
+            "--set labels=NAME,NAME,..."
         )
     if len(levels) > MAX_CLASSES - 1:
         raise BadSource(
@@ -281,7 +287,11 @@ def _looked_at(path: Path, *, flat: bool, nan: str) -> _Seen:
         for number, first in zip(*np.unique(levels, return_index=True), strict=True):
             palette[int(number)] = int(mask.colours.flat[first])
     return _Seen(
-        levels=Counter(_counts(levels)), colours=Counter(), palette=palette, lossy=mask.lossy
+        levels=Counter(_counts(levels)),
+        colours=Counter(),
+        palette=palette,
+        lossy=mask.lossy,
+        flat=flat,
     )
 
 
