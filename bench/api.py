@@ -261,7 +261,7 @@ def run(
         for line in fitting:
             logging.getLogger("medopt.transfer").info(line)
         for data in made.sets:
-            for warning in data.store.warnings:
+            for warning in (*data.notes, *data.store.warnings):
                 logging.getLogger("medopt.data").warning("%s: %s", data.name, warning)
         if lanes is None:
             with opened(made, shared_device=False) as queue:

@@ -257,7 +257,7 @@ def plan(
             )
     out.print(table)
     for data in made.sets:
-        for warning in data.store.warnings:
+        for warning in (*data.notes, *data.store.warnings):
             out.print(Text.assemble(("warning", "yellow"), f" {data.name}: {warning}"))
     for line in (*ends_early(made), *map(str, planned.scales)):
         out.print(Text(line))

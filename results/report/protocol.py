@@ -41,6 +41,7 @@ _SETTINGS = {
     "keep_weights": "Weights kept",
     "degrade": "Degraded test images",
 }
+_GIVEN_FOLDS = "Splits that others made: official parts, a file of folds, or a column"
 # Settings that are lists of entries, as an axis is.
 _ENTRIES = ("degrade",)
 
@@ -63,7 +64,9 @@ def settings(study: Mapping[str, Any], axes: Sequence[Axis]) -> list[dict[str, A
     other = {"name", "data", "resolved", *(axis.key for axis in axes)}
     return [
         {
-            "name": _SETTINGS.get(key, key.replace("_", " ")),
+            "name": _GIVEN_FOLDS
+            if key == "folds" and isinstance(value, str)
+            else _SETTINGS.get(key, key.replace("_", " ")),
             "value": (", ".join(asked(study, key)) if key in _ENTRIES else text.setting(value))
             or "–",
             "default": text.setting(DEFAULTS[key])

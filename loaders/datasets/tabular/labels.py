@@ -55,6 +55,10 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
     ),
     "reader": ("", f"column of the reader; empty: {READER} where there is one"),
     "split": ("", "column of the official part: train, val or test; empty: none"),
+    "keep": (
+        [],
+        "columns to split by, with commas, such as site or fold: the numbers of values are stored",
+    ),
 }
 PARTS = {
     "train": "train",
@@ -70,19 +74,25 @@ PARTS = {
 # Share of the pictures about which a table may contradict itself by mistake (assumption); where it
 # is more, rows are several answers by design, and to leave those pictures out leaves the easy ones.
 _MISTAKES = 0.01
+# More values than this name patients or dates rather than places or folds. Assumption.
+_MOST_KEPT = 100
 # Of files of one size the ends are compared first: the bytes of two pictures differ there too.
 _END_BYTES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One usable line: `path` is the file, `key` its path under the source, `label` its class."""
+    """One usable line: `path` is the file, `key` its path under the source, `label` its class.
+
+    `columns` numbers its values in the columns that are kept; None: none is.
+    """
 
     path: Path
     key: str
     group: str
     label: int
     split: str | None
+    columns: Mapping[str, int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +151,7 @@ def read_labels(
             f"{label_column} has {len(classes)}: say --set readers=majority or --set finding=NAME"
         )
     check_groups(table, column, lines)
+    numbered = _numbered(table.name, chosen["keep"], lines)
     files = Files(source, suffixes, frames, [line.image for line in lines])
     found: list[_Found] = []
     for line in lines:
@@ -158,6 +169,11 @@ def read_labels(
             split=None
             if line.split is None
             else _part(table.name, table.columns[column["split"]], line.split),
+            columns={
+                name: numbered[name][value]
+                for name, value in zip(chosen["keep"], line.kept, strict=True)
+            }
+            or None,
         )
         found.append(_Found(line, row))
     rows, twice = _one_a_picture(table, label_column, found, positive, chosen["readers"])
@@ -179,6 +195,8 @@ def _check(chosen: Mapping[str, Any]) -> None:
             raise BadSource(f"option {name} is {chosen[name]!r}; it is one of: {known}")
     if chosen["uncertain"] != EXCLUDE and not chosen["finding"]:
         raise BadSource("option uncertain is for a finding: say --set finding=NAME")
+    if len(set(chosen["keep"])) < len(chosen["keep"]):
+        raise BadSource(f"option keep names a column twice: {', '.join(chosen['keep'])}")
     if chosen["group"] and chosen["group_pattern"]:
         raise BadSource("options group and group_pattern both name the patient: leave one out")
 
@@ -261,6 +279,25 @@ def _part(table: str, column: str, text: str) -> str:
     return PARTS[text.lower()]
 
 
+def _numbered(table: str, names: Sequence[str], lines: Sequence[Line]) -> dict[str, dict[str, int]]:
+    """Return for each kept column the number of each value, by size or by the alphabet.
+
+    Raises BadSource where there are so many that they may name patients, or dates.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for at, name in enumerate(names):
+        values = {line.kept[at] for line in lines}
+        if len(values) > _MOST_KEPT:
+            raise BadSource(
+                f"{table}: column {name!r} of option keep has {len(values)} different values; a "
+                f"column to split by has at most {_MOST_KEPT}, such as sites, scanners or folds"
+            )
+        whole = all(WHOLE.fullmatch(value) for value in values)
+        ordered = sorted(values, key=int) if whole else sorted(values)
+        found[name] = {value: number for number, value in enumerate(ordered)}
+    return found
+
+
 # ---- files ------------------------------------------------------------------------------------
 
 
@@ -285,7 +322,7 @@ def _one_a_picture(
         if len(same) == 1:
             rows.append(same[0].row)
             continue
-        facts = {(one.row.group, one.row.split) for one in same}
+        facts = {(one.row.group, one.row.split, one.line.kept) for one in same}
         if len(facts) > 1:
             rejected += _twice(table, same, f"{len(same)} times, with other patients or parts")
             continue

@@ -12,6 +12,8 @@ from loaders.formats.csv_table import Table
 from loaders.formats.missing_words import Missing, missing
 
 LABEL = "label"
+# Begins the role of each column that is kept beside the cases.
+KEPT = "keep "
 _ROLES = ("image", "label", "group", "reader", "split")
 # Up to 18 digits, as 64 bits hold; what has more is text.
 WHOLE = re.compile(r"([+-]?[0-9]{1,18})(\.0*)?")
@@ -42,12 +44,14 @@ class Line(NamedTuple):
     group: str | None
     reader: str | None
     split: str | None
+    kept: tuple[str, ...]
 
 
 def columns_of(table: Table, chosen: Mapping[str, Any]) -> dict[str, int]:
     """Return the column number of each role that is asked for; raises BadSource."""
     named = {role: chosen[role] for role in _ROLES if chosen[role]}
     column = {role: _column(table, role, name) for role, name in named.items() if role != "label"}
+    column |= {f"{KEPT}{name}": _column(table, "keep", name) for name in chosen["keep"]}
     column.setdefault("image", table.first_named)
     own = table.column(chosen["finding"]) if chosen["finding"] else None
     if own is not None:
@@ -115,7 +119,8 @@ def lines_of(
         )
         assert label is not None
         answer = sys.intern(canonical(label))
-        lines.append(Line(number, cell["image"], answer, group, reader, split))
+        kept = tuple(sys.intern(canonical(cell[role])) for role in cell if role.startswith(KEPT))
+        lines.append(Line(number, cell["image"], answer, group, reader, split, kept))
     return lines
 
 

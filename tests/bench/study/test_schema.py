@@ -206,3 +206,25 @@ def test_a_list_for_one_data_set_is_told_of_with_its_place():
     assert said[0].startswith("s: data, entry 1, augment.zoom: ")
     assert said[1].startswith("s: data, entry 1, augment: unknown key 'fli'. Did you mean 'flip'?")
     assert said[2] == "s: data, entry 2, store: this key is required and missing."
+
+
+@pytest.mark.parametrize(
+    ("folds", "read"),
+    [
+        ("7", 7),
+        ("'7'", 7),
+        ("official", "official"),
+        ("site", "site"),
+        ("splits/splits_final.json", "splits/splits_final.json"),
+    ],
+)
+def test_folds_are_a_number_or_name_splits_that_others_made(folds, read):
+    study = parse_study(GOOD.replace("epochs: 25", f"folds: {folds}"), "s")
+    assert study.folds == read
+
+
+@pytest.mark.parametrize("folds", ["''", "' '", "2.5", "'2.5'", "[site]", "{leave_out: site}", "1"])
+def test_folds_that_are_neither_are_one_sentence(folds):
+    with pytest.raises(StudyError, match=r"^mine\.yaml: folds: ") as caught:
+        parse_study(GOOD.replace("epochs: 25", f"folds: {folds}"), "mine.yaml")
+    assert len(str(caught.value).splitlines()) == 1
