@@ -60,7 +60,7 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
         "columns to split by, with commas, such as site or fold: the numbers of values are stored",
     ),
 }
-_PARTS = {
+PARTS = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -271,11 +271,11 @@ def _positive(classes: tuple[str, ...], wanted: str, column: str) -> int | None:
 
 
 def _part(table: str, column: str, text: str) -> str:
-    if text.lower() not in _PARTS:
+    if text.lower() not in PARTS:
         raise BadSource(
             f"{table}: column {column} has {text!r}; a part is one of: train, val, test"
         )
-    return _PARTS[text.lower()]
+    return PARTS[text.lower()]
 
 
 def _numbered(table: str, names: Sequence[str], lines: Sequence[Line]) -> dict[str, dict[str, int]]:

@@ -1013,7 +1013,7 @@ def test_ct_in_any_channel_that_nobody_named_is_asked_about(tmp_path: Path) -> N
     [
         ({"labels": {"background": 0, "a": 1, "ignore": 2}}, "`ignore` label"),
         ({"labels": {"background": 1, "a": 0}}, "label 'background' is not 0"),
-        ({"file_ending": ".png"}, "holds .png files; only NIfTI is read"),
+        ({"file_ending": ".gipl"}, "holds .gipl files; read are: .nii.gz, .nii, .nrrd"),
         ({"channel_names": {}}, "has no 'channel_names'"),
         ({"channel_names": {"0": "T1", "2": "T2"}}, "channels are numbered 0, 2, not from 0 on"),
         ({"labels": {"background": 0, "a": float("inf")}}, "inf is no number of a label"),
