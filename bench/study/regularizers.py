@@ -145,10 +145,13 @@ REGULARIZERS: dict[str, Regularizer] = {
         ),
         Regularizer(
             name="augmentation",
-            sets={f"augment.{name}": name for name in ("flip", "rotate", "zoom", "translate", "chance")},
+            sets={
+                f"augment.{name}": name
+                for name in ("flip", "rotate", "zoom", "translate", "chance")
+            },
             # Paper A names rotation, scaling, translation and flips, without ranges: assumptions.
             defaults={"flip": True, "rotate": 15.0, "zoom": 0.1, "translate": 0.1, "chance": 0.5},
-            summary="flips, rotation, scaling and translation, over a study that draws none of them",
+            summary="flips, rotation, scaling and translation, for a study that draws none itself",
             source="paper A: rotation, scaling, translation, flips",
         ),
         Regularizer(

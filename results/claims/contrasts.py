@@ -7,7 +7,7 @@ import numpy as np
 from scipy import stats
 
 from results.claims.measures import ByFold, Difference
-from results.statistics_of_folds import mean_variance_factor
+from results.statistics.spread import mean_variance_factor
 from results.verdict.combinations import Combination, Contest, Fold
 
 # Which entries of an axis are meant, by the names of their rows: those named, or with a "!" before
@@ -43,11 +43,11 @@ class Found:
         return self.estimate - half, self.estimate + half
 
     def p_above(self, level: float) -> float:
-        """Return the one-sided p-value of the hypothesis that the difference is at most `level`."""
+        """Return the one-sided p-value of: the difference is at most `level`."""
         return self._tail(self.estimate - level)
 
     def p_below(self, level: float) -> float:
-        """Return the one-sided p-value of the hypothesis that the difference is at least `level`."""
+        """Return the one-sided p-value of: the difference is at least `level`."""
         return self._tail(level - self.estimate)
 
     def _tail(self, distance: float) -> float:

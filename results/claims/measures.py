@@ -7,7 +7,6 @@ left out.
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,9 @@ def _less(values: Values) -> Difference:
     known: dict[str, ByFold] = {}
 
     def of(combination: Combination) -> ByFold:
-        return known.setdefault(combination.name, known.get(combination.name) or values(combination))
+        return known.setdefault(
+            combination.name, known.get(combination.name) or values(combination)
+        )
 
     def difference(one: Combination, other: Combination) -> ByFold:
         mine, theirs = of(one), of(other)
@@ -39,7 +40,9 @@ def _less(values: Values) -> Difference:
     return difference
 
 
-def _by_fold(combination: Combination, value: Callable[[Mapping[str, Any]], float | None]) -> ByFold:
+def _by_fold(
+    combination: Combination, value: Callable[[Mapping[str, Any]], float | None]
+) -> ByFold:
     found = ((fold_of(row), value(row)) for row in combination.scored)
     return means_by_fold((fold, v) for fold, v in found if v is not None and math.isfinite(v))
 
@@ -63,7 +66,9 @@ def seconds(_run: Recorded, _contest: Contest) -> Difference:
 
 def parameters(_run: Recorded, _contest: Contest) -> Difference:
     """Compare numbers of parameters, as powers of 2."""
-    return _less(lambda combination: _by_fold(combination, lambda row: _log2(row.get("parameters"))))
+    return _less(
+        lambda combination: _by_fold(combination, lambda row: _log2(row.get("parameters")))
+    )
 
 
 def overfitting(_run: Recorded, contest: Contest) -> Difference:
@@ -178,7 +183,9 @@ def samples_to_score(run: Recorded, contest: Contest) -> Difference:
         cell: REACHED * max((r["val_score"] for r in rows if r["val_score"] is not None), default=0)
         for cell, rows in cells.items()
     }
-    most = {cell: max((r["sample_gradients"] for r in rows), default=0) for cell, rows in cells.items()}
+    most = {
+        cell: max((r["sample_gradients"] for r in rows), default=0) for cell, rows in cells.items()
+    }
 
     def samples(row: Mapping[str, Any]) -> float | None:
         cell = fold_of(row), row["seed"]
@@ -230,7 +237,8 @@ def _swings(
             continue
         wanted = max(scores) - (1 - REACHED) * abs(max(scores))
         begun = next(
-            i for i, r in enumerate(rows)
+            i
+            for i, r in enumerate(rows)
             if r["val_score"] is not None and contest.sign * r["val_score"] >= wanted
         )
         points = sorted(
@@ -279,9 +287,7 @@ def _of_epochs(
     return _by_fold(combination, lambda row: value(epochs.get(row["trial_id"], [])))
 
 
-def _test_rows(
-    run: Recorded, combination: Combination
-) -> Iterable[tuple[Fold, Mapping[str, Any]]]:
+def _test_rows(run: Recorded, combination: Combination) -> Iterable[tuple[Fold, Mapping[str, Any]]]:
     trials = {row["trial_id"]: fold_of(row) for row in combination.scored}
     for row in run.rows("metrics", trials):
         if row["split"] == "test" and row["value"] is not None:
