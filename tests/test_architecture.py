@@ -44,6 +44,7 @@ LAYERS: dict[str, tuple[set[str], ...]] = {
         {"tables", "text", "yaml_text", "statistics"},
         {"verdict"},
         {"run_folder"},
+        {"claims"},
         {"report", "export"},
     ),
 }
