@@ -354,6 +354,29 @@ def export_(
         out.print(Text(str(path)))
 
 
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run folder: before.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another one: after.")],
+    as_json: Json = False,
+) -> None:
+    """Say what got better, worse or slower from one run to another.
+
+    Combinations that both runs have scored on the same cases in the same folds are compared in
+    pairs, with intervals; else their means stand side by side and nothing is claimed. Speed is what
+    a sample costs alone, within its noise. Exit status 0 whatever got worse.
+    """
+    from results.compare import compare as compare_runs
+    from results.compare import in_words
+
+    found = compare_runs(first, second)
+    if as_json:
+        out.print_json(data=asdict(found))
+        return
+    for line in in_words(found):
+        out.print(Text(line))
+
+
 @app.command("list")
 def list_(
     kind: Annotated[

@@ -44,7 +44,7 @@ LAYERS: dict[str, tuple[set[str], ...]] = {
         {"tables", "text", "yaml_text", "statistics"},
         {"verdict"},
         {"run_folder"},
-        {"report", "export"},
+        {"report", "export", "compare"},
     ),
 }
 
