@@ -417,6 +417,57 @@ def export_(
         out.print(Text(str(path)))
 
 
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run folder: before.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another one: after.")],
+    as_json: Json = False,
+) -> None:
+    """Say what got better, worse or slower from one run to another.
+
+    Combinations that both runs have scored on the same cases in the same folds are compared in
+    pairs, with intervals; else their means stand side by side and nothing is claimed. Speed is what
+    a sample costs alone, within its noise. Exit status 0 whatever got worse.
+    """
+    from results.compare import compare as compare_runs
+    from results.compare import in_words
+
+    found = compare_runs(first, second)
+    if as_json:
+        out.print_json(data=asdict(found))
+        return
+    for line in in_words(found):
+        out.print(Text(line))
+
+
+@app.command()
+def recipe(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    form: Annotated[
+        str, typer.Option("--as", help="What to write for: pytorch, monai or nnunet.")
+    ] = "pytorch",
+    data: Annotated[
+        str | None, typer.Option(help="The data set, where the run has several.")
+    ] = None,
+    combination: Annotated[
+        str | None, typer.Option(help="Another combination than the recommended, by its name.")
+    ] = None,
+) -> None:
+    """Write the recommended combination as Python text: optimizer, schedule, loss, step, budget.
+
+    `medopt recipe runs/tumours --as monai > recipe.py`. Its head says what was found and how sure
+    it is. What PyTorch or MONAI has in the same form is written by its name; for anything else the
+    text takes MedOptBench's own row.
+    """
+    from bench.core.references import StudyError, unknown
+    from results.export.recipe import FORMS
+    from results.export.recipe import recipe as write
+
+    if form not in FORMS:
+        raise StudyError(f"--as: {unknown('form', form, FORMS)}")
+    sys.stdout.write(write(run, form, data=data, name=combination))
+
+
 @app.command("list")
 def list_(
     kind: Annotated[

@@ -45,7 +45,7 @@ LAYERS: dict[str, tuple[set[str], ...]] = {
         {"verdict"},
         {"run_folder"},
         {"claims"},
-        {"report", "export"},
+        {"report", "export", "compare"},
     ),
 }
 
