@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bench.core.references import local_path
 from bench.core.undisturbed import undisturbed
+from bench.study.ready import find_study
 
 if TYPE_CHECKING:
     from bench.execution.trial_queue import Progress
@@ -121,10 +122,10 @@ def prepare(
 
     `kind` is a row of `medopt list data`, for medmnist with the set's name (`medmnist:NAME`).
     `source` is the folder or file; None fetches the official file, where it is free. `options` are
-    the kind's settings (what a message writes `--set NAME=VALUE` is `options={"NAME": "VALUE"}`
-    here, and `--out` is `out`), `workers` the processes that read (None: one a core that this
-    process may use). `strict` stops at the first bad case. `conflicts` says what becomes of one
-    image under several answers: "keep" its cases in one group, or "reject" them all.
+    the kind's settings (where a message says NAME=VALUE, `options={"NAME": "VALUE"}`), `workers`
+    the processes that read (None: one a core that this process may use). `strict` stops at the
+    first bad case. `conflicts` says what becomes of one image under several answers: "keep" its
+    cases in one group, or "reject" them all.
 
     Returns the number of cases, those that were rejected with their reasons, warnings of copies
     among them, and whether the store was there already. Raises BadSource where the kind, a setting,
@@ -143,7 +144,7 @@ def prepare(
 
     if wrong := _wrong_count("workers", workers):
         raise BadSource(wrong)
-    store = local_path(out, "--out")
+    store = local_path(out, "out")
     name, _, part = kind.partition(":")
     if name not in KINDS:
         raise BadSource(unknown("kind", name, KINDS))
@@ -191,6 +192,7 @@ def plan(
     than an earlier study in this process.
     """
     check_lanes("local", lanes)
+    _check_places(study, out)
     from bench.planning.estimate import estimate
     from bench.planning.plan import resolve
     from bench.planning.points import point_plan
@@ -240,6 +242,7 @@ def run(
     finished is on disk in each case, and asking again goes on from there.
     """
     check_lanes(ray, lanes, gpus_per_trial)
+    _check_places(study, out)
     from bench.core.references import StudyError
     from bench.execution.tuning.race import raced
     from bench.study.schema import load_study, with_race
@@ -258,7 +261,7 @@ def run(
     races = made.study.race is not None and trial is None
     with _saved(made):
         progress = raced(made, where.trained, changed) if races else where.trained(made, changed)
-    return Ended(folder=folder, page=write_report(folder), progress=progress)
+    return Ended(folder=folder, page=write_report(folder).page, progress=progress)
 
 
 def tune(
@@ -284,6 +287,7 @@ def tune(
     goes on when it is asked for again.
     """
     check_lanes(ray, lanes, gpus_per_trial)
+    _check_places(study, out)
     from bench.execution.tuning.phases import DEFAULTS, tuned
     from bench.planning.plan import save
     from bench.study.pretrained import FOLDS
@@ -309,7 +313,7 @@ def tune(
         progress = tuned(made, untuned, where.trained, changed)
     if defaults:
         write_report(folder / DEFAULTS)
-    return Ended(folder=folder, page=write_report(folder), progress=progress)
+    return Ended(folder=folder, page=write_report(folder).page, progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -378,14 +382,21 @@ def _saved(made: "Plan") -> Iterator[None]:
         for line in fitting:
             logging.getLogger("medopt.transfer").info(line)
         for data in made.sets:
-            for warning in data.store.warnings:
+            for warning in (*data.notes, *data.store.warnings):
                 logging.getLogger("medopt.data").warning("%s: %s", data.name, warning)
         yield
 
 
+def _check_places(study: str | Path, out: str | Path | None) -> None:
+    """Raise StudyError where no study is, or no run can be, before anything heavy is imported."""
+    find_study(Path(study))
+    if out is not None:
+        local_path(out, "out")
+
+
 def _folder(out: str | Path | None, name: str) -> Path:
     """Return the run folder that is asked for, wherever a user's code may go from here."""
-    return (Path("runs") / name if out is None else local_path(out, "--out")).absolute()
+    return (Path("runs") / name if out is None else local_path(out, "out")).absolute()
 
 
 def _begin(threads: int | None) -> None:

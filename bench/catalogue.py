@@ -1,28 +1,27 @@
-"""What can stand in a study: every table of the project, as plain rows for `medopt list`."""
+"""What can stand in a study: every table of the project, as plain rows for `medopt list`.
+
+A table is imported when its rows are asked for, so that a wrong name is told at once.
+"""
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
-import yaml
-
-from bench.core.precision import PRECISIONS
-from bench.losses.table import LOSSES
-from bench.metrics.degradations import DEGRADATIONS
-from bench.metrics.table import METRICS
-from bench.optimizers.schedules import SCHEDULES
-from bench.optimizers.table import OPTIMIZERS
-from bench.study.regularizers import REGULARIZERS
-from bench.study.schema import GROWING, STUDIES
-from bench.study.tasks import TASKS
-from loaders.batches.table import LOADERS
+from bench.study.ready import READY
 from loaders.datasets.table import KINDS
-from models.table import MODELS
 
 Rows = list[dict[str, Any]]
 
 
-def _fields(table: dict[str, Any], *names: str) -> Callable[[], Rows]:
-    return lambda: [{name: getattr(row, name) for name in names} for row in table.values()]
+def _fields(table: str, *names: str) -> Callable[[], Rows]:
+    """Return what makes the rows of `module:TABLE`, of these fields."""
+    module, _, name = table.partition(":")
+
+    def rows() -> Rows:
+        found = getattr(import_module(module), name)
+        return [{field: getattr(row, field) for field in names} for row in found.values()]
+
+    return rows
 
 
 def _data() -> Rows:
@@ -41,8 +40,12 @@ def _data() -> Rows:
 
 
 def _studies() -> Rows:
+    import yaml
+
+    from bench.study.schema import GROWING
+
     rows = []
-    for path in sorted(STUDIES.glob("*.yaml")):
+    for path in sorted(READY.glob("*.yaml")):
         text = path.read_text(encoding="utf-8")
         about = " ".join(line[1:].strip() for line in text.splitlines() if line.startswith("#"))
         study = yaml.safe_load(text)
@@ -52,15 +55,21 @@ def _studies() -> Rows:
 
 
 def _optimizers() -> Rows:
+    from bench.study.tasks import TASKS
+
     rows = _fields(
-        OPTIMIZERS, "name", "step", "drives", "decay", "scale_free", "defaults", "summary", "source"
+        "bench.optimizers.table:OPTIMIZERS",
+        *("name", "step", "drives", "decay", "scale_free", "defaults", "summary", "source"),
     )()
     # A rule for gradients asks nothing of the task.
     return [{"name": row.pop("name"), "tasks": list(TASKS), **row} for row in rows]
 
 
 def _models() -> Rows:
-    rows = _fields(MODELS, "name", "tasks", "dims", "settings", "weights", "summary", "source")()
+    rows = _fields(
+        "models.table:MODELS",
+        *("name", "tasks", "dims", "settings", "weights", "summary", "source"),
+    )()
     # As it is published.
     return [{"options" if k == "settings" else k: v for k, v in row.items()} for row in rows]
 
@@ -68,17 +77,32 @@ def _models() -> Rows:
 TABLES: dict[str, Callable[[], Rows]] = {
     "models": _models,
     "optimizers": _optimizers,
-    "losses": _fields(LOSSES, "name", "tasks", "defaults", "formula", "summary", "source"),
-    "metrics": _fields(
-        METRICS,
-        *("name", "tasks", "levels", "unit", "range", "influence", "empty_rule"),
-        *("summary", "source"),
+    "losses": _fields(
+        "bench.losses.table:LOSSES", "name", "tasks", "defaults", "formula", "summary", "source"
     ),
-    "schedules": _fields(SCHEDULES, "name", "defaults", "summary", "source"),
-    "regularizers": _fields(REGULARIZERS, "name", "tasks", "defaults", "summary", "source"),
-    "degradations": _fields(DEGRADATIONS, "name", "defaults", "summary", "source"),
-    "precisions": _fields(PRECISIONS, "name", "summary", "source"),
+    "metrics": _fields(
+        "bench.metrics.table:METRICS",
+        "name",
+        "tasks",
+        "levels",
+        "unit",
+        "range",
+        "influence",
+        "empty_rule",
+        "summary",
+        "source",
+    ),
+    "schedules": _fields(
+        "bench.optimizers.schedules:SCHEDULES", "name", "defaults", "summary", "source"
+    ),
+    "regularizers": _fields(
+        "bench.study.regularizers:REGULARIZERS", "name", "tasks", "defaults", "summary", "source"
+    ),
+    "degradations": _fields(
+        "bench.metrics.degradations:DEGRADATIONS", "name", "defaults", "summary", "source"
+    ),
+    "precisions": _fields("bench.core.precision:PRECISIONS", "name", "summary", "source"),
     "data": _data,
-    "loaders": _fields(LOADERS, "name", "summary"),
+    "loaders": _fields("loaders.batches.table:LOADERS", "name", "summary"),
     "studies": _studies,
 }

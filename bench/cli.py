@@ -115,7 +115,7 @@ def demo(
     from bench.demo import make_demo
 
     api.check_lanes(ray, lanes)
-    local_path(out_dir, "--out")
+    local_path(out_dir, "out")
     study = make_demo(out_dir, lambda line: err.print(Text(line)))
     _run_study(study, out_dir / "runs" / "demo", ray=ray, lanes=lanes, gpus_per_trial=1)
 
@@ -232,12 +232,14 @@ def plan(
     """
     from bench import api
     from bench.display import counting
+
+    planned = api.plan(study, out_dir, lanes=lanes, points=points, counting=partial(counting, err))
+    # After what may be wrong was told: these import torch.
     from bench.planning.plan import ends_early
     from bench.planning.preflight import fits
     from bench.study.trial import skip_columns
     from results.text import duration
 
-    planned = api.plan(study, out_dir, lanes=lanes, points=points, counting=partial(counting, err))
     made = planned.plan
     if as_json:
         out.print_json(
@@ -279,7 +281,7 @@ def plan(
             )
     out.print(table)
     for data in made.sets:
-        for warning in data.store.warnings:
+        for warning in (*data.notes, *data.store.warnings):
             out.print(Text.assemble(("warning", "yellow"), f" {data.name}: {warning}"))
     for line in (*ends_early(made), *map(str, planned.scales)):
         out.print(Text(line))
@@ -394,21 +396,18 @@ def report(
     status 1 where a finished trial has lost some of its files: it is not counted.
     """
     from results.report.write import write_report
-    from results.run_folder import lost_sentence, made_of
 
-    pages = [(folder, write_report(folder)) for folder in runs]
+    written = [(folder, write_report(folder)) for folder in runs]
     if as_json:
-        verdicts = [_verdict(folder) for folder, _ in pages]
+        verdicts = [_verdict(folder) for folder in runs]
         out.print_json(data=verdicts if len(verdicts) > 1 else verdicts[0])
     else:
-        for folder, page in pages:
-            _show_verdict(folder, page)
-    whole = True
-    for folder in runs:
-        if lost := made_of(folder, lambda content: content.incomplete):
-            err.print(Text(f"{folder}: {lost_sentence(lost)}", "red"))
-            whole = False
-    if not whole:
+        for folder, each in written:
+            _show_verdict(folder, each.page)
+    lost = [f"{folder}: {each.lost}" for folder, each in written if each.lost]
+    for line in lost:
+        err.print(Text(line, "red"))
+    if lost:
         raise Failed(1)
 
 
@@ -427,6 +426,57 @@ def export_(
 
     for path in export_scores(run, out_dir):
         out.print(Text(str(path)))
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run folder: before.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another one: after.")],
+    as_json: Json = False,
+) -> None:
+    """Say what got better, worse or slower from one run to another.
+
+    Combinations that both runs have scored on the same cases in the same folds are compared in
+    pairs, with intervals; else their means stand side by side and nothing is claimed. Speed is what
+    a sample costs alone, within its noise. Exit status 0 whatever got worse.
+    """
+    from results.compare import compare as compare_runs
+    from results.compare import in_words
+
+    found = compare_runs(first, second)
+    if as_json:
+        out.print_json(data=asdict(found))
+        return
+    for line in in_words(found):
+        out.print(Text(line))
+
+
+@app.command()
+def recipe(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    form: Annotated[
+        str, typer.Option("--as", help="What to write for: pytorch, monai or nnunet.")
+    ] = "pytorch",
+    data: Annotated[
+        str | None, typer.Option(help="The data set, where the run has several.")
+    ] = None,
+    combination: Annotated[
+        str | None, typer.Option(help="Another combination than the recommended, by its name.")
+    ] = None,
+) -> None:
+    """Write the recommended combination as Python text: optimizer, schedule, loss, step, budget.
+
+    `medopt recipe runs/tumours --as monai > recipe.py`. Its head says what was found and how sure
+    it is. What PyTorch or MONAI has in the same form is written by its name; for anything else the
+    text takes MedOptBench's own row.
+    """
+    from bench.core.references import StudyError, unknown
+    from results.export.recipe import FORMS
+    from results.export.recipe import recipe as write
+
+    if form not in FORMS:
+        raise StudyError(f"--as: {unknown('form', form, FORMS)}")
+    sys.stdout.write(write(run, form, data=data, name=combination))
 
 
 @app.command("list")

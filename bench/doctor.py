@@ -97,7 +97,7 @@ def _disk() -> Finding:
         what="disk",
         state="problem" if low else "ok",
         detail=f"{free:.0f} GB free here",
-        advice="a full disk stops a run (it resumes): free some, or use --out" if low else "",
+        advice="a full disk stops a run (it resumes): free some, or write elsewhere" if low else "",
     )
 
 

@@ -153,7 +153,9 @@ class Case:
     unknown. `split` is the source's official part, None where it has none. `ratings` is what its
     readers said of it, by the name of a scale: one number a reader, the readers in the same order
     on every scale; None where nobody rated. They are stored beside the answer and
-    decide no trial.
+    decide no trial. `columns` numbers the case's values in columns of the source by which a study
+    may split (the site, a fold): whole numbers from 0 on and never the values, which may say who
+    somebody is.
     """
 
     key: str
@@ -165,6 +167,7 @@ class Case:
     split: str | None = None
     files: tuple[Path, ...] | None = None
     ratings: Mapping[str, Sequence[int]] | None = None
+    columns: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,13 +45,20 @@ def _are_entries(value: Any) -> bool:
     )
 
 
+def _has_folds(entry: Any) -> bool:
+    return isinstance(entry, dict) and _is_count(entry.get("n_folds"))
+
+
 # Key of study.yaml -> whether a value of it can be judged by, and what it must be.
 _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (lambda value: isinstance(value, str), "a text"),
     "data": (_are_entries, "a list of names, or of mappings with a name"),
     "degrade": (_are_entries, "a list of names, or of mappings with a name"),
     "seeds": (lambda value: isinstance(value, list), "a list"),
-    "folds": (_is_count, "a whole number above 0"),
+    "folds": (
+        lambda value: _is_count(value) or isinstance(value, str),
+        "a whole number above 0, or the name of splits",
+    ),
     "repeats": (_is_count, "a whole number above 0"),
     "primary": (lambda value: isinstance(value, dict), "a mapping of tasks to metrics"),
     "alpha": (lambda value: _is_number(value) and 0 < value < 0.5, "a number between 0 and 0.5"),
@@ -64,6 +71,12 @@ def _check_shape(study: Mapping[str, Any], axes: Iterable[Axis]) -> None:
     for key, (fits, wanted) in (_SHAPES | {axis.key: _SHAPES["data"] for axis in axes}).items():
         if key in study and not fits(study[key]):
             raise RunError(f"study.yaml: {key} must be {wanted}, not {study[key]!r:.80}")
+    data = study.get("data", [])
+    if isinstance(study.get("folds"), str) and not (data and all(map(_has_folds, data))):
+        raise RunError(
+            f"study.yaml: folds must be a whole number above 0, not {study['folds']!r:.80}, where "
+            f"an entry of data has no n_folds"
+        )
 
 
 def made_of(path: Path, make: Callable[["Recorded"], _Made]) -> _Made:
@@ -129,7 +142,9 @@ class Recorded:
             lost = [trial for trial in self.incomplete if trial["dataset"] == data["dataset"]]
             first = [lost_sentence(lost)] if lost else []
             last = [self._left_out()] if self.without.files else []
-            data["warnings"] = [*first, *data["warnings"], *last]
+            # Of splits that others made, and of tests on another data set.
+            notes = self.footer.get("data", {}).get(data["dataset"], {}).get("notes", ())
+            data["warnings"] = [*first, *notes, *data["warnings"], *last]
         return found
 
     @cached_property

@@ -19,6 +19,7 @@ from loaders.cases import Case, Item, Kind, Meta, Survey
 from loaders.store.read import Store, open_store
 from loaders.store.write import write_store
 from loaders.targets import TARGETS
+from tests.metas import made_meta
 from tests.trials import PLAIN, changed
 
 # Once a process, at its start: a second call made a training step many times slower (measured).
@@ -71,7 +72,7 @@ def shared_data() -> Path:
 def small_meta(task: str, dims: int) -> Meta:
     """Return the meta of a small data set: blobs that are bright (classes) or outlined (masks)."""
     segments = TARGETS[task].masks
-    return Meta(
+    return made_meta(
         kind="small",
         name=f"small-{task}",
         task=task,
@@ -80,13 +81,8 @@ def small_meta(task: str, dims: int) -> Meta:
         classes=("background", "rim", "core") if segments else ("dark", "bright"),
         regions={"whole": (1, 2), "core": (2,)} if segments else {},
         positive=None if segments else 1,
-        normalize="train",
-        fill=0.0,
         unit="volume" if segments else "image",
         group_source="patient",
-        source="made by a test",
-        licence="none",
-        options={},
     )
 
 

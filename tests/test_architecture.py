@@ -44,7 +44,8 @@ LAYERS: dict[str, tuple[set[str], ...]] = {
         {"tables", "text", "yaml_text", "statistics"},
         {"verdict"},
         {"run_folder"},
-        {"report", "export"},
+        {"claims"},
+        {"report", "export", "compare"},
     ),
 }
 

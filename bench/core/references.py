@@ -103,9 +103,9 @@ def said(given: object) -> str:
 
 
 def failure(error: BaseException) -> str:
-    """Return what went wrong in a user's code, in one line: `TypeError: ...`."""
+    """Return what went wrong in one line, for a sentence or a row of results: `TypeError: ...`."""
     text = " ".join(str(error).split())
-    text = text if len(text) <= 300 else f"{text[:297]}..."
+    text = text if len(text) <= 500 else f"{text[:497]}..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch.distributed import FileStore  # type: ignore[attr-defined]  # not in torch's list
 
 from bench.core.processes import World
+from bench.core.references import failure
 from bench.execution.dispatcher import Dispatcher, LanesLost
 from bench.execution.mailbox import Call, Mailbox
 from bench.execution.ray_cluster import (
@@ -36,7 +37,7 @@ from bench.execution.ray_cluster import (
     machines_answer,
     machines_of_cluster,
 )
-from bench.execution.trial_queue import HUNG_MINUTES, Progress, Queue, opened, reason
+from bench.execution.trial_queue import HUNG_MINUTES, Progress, Queue, opened
 from bench.execution.worker import Worker, cargo_of, take_trials
 from bench.planning.plan import Plan
 from loaders.cores import usable_cores
@@ -196,7 +197,7 @@ def _heard(mailbox: Any) -> list[Call]:
     except ray.exceptions.GetTimeoutError as error:
         raise LanesLost(f"Ray has not answered for {HEAD_SEC:.0f} s.") from error
     except ray.exceptions.RayError as error:
-        raise LanesLost(f"Ray stopped on this machine: {reason(error)}") from error
+        raise LanesLost(f"Ray stopped on this machine: {failure(error)}") from error
     return heard
 
 
@@ -236,8 +237,7 @@ def _until_over(lane: str, fit: Callable[[], Any], over: queues.SimpleQueue[Lane
     except Exception as error:
         # Whatever ended a lane, the others go on; if none is left, the run says why.
         log.debug("%s", lane, exc_info=True)
-        why = f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
-        over.put(LaneEnd(lane=lane, why=why))
+        over.put(LaneEnd(lane=lane, why=failure(error)))
     else:
         over.put(LaneEnd(lane=lane, why=None))
 

@@ -9,7 +9,7 @@ from bench.metrics.table import METRICS
 from bench.planning.plan import Plan
 from bench.planning.points import spaces
 from bench.study.components import Part, loss_row, model_row, optimizer_row
-from bench.study.dataset import described
+from bench.study.dataset import DataSet, described
 from bench.study.trial import NUMERICS
 
 
@@ -30,8 +30,18 @@ def footer(plan: Plan) -> dict[str, Any]:
         },
         "protocol": plan.study.model_dump(mode="json"),
         "numerics": NUMERICS,
-        "data": {data.name: described(data.store) for data in plan.sets},
+        "data": {data.name: _described(data) for data in plan.sets},
         **({"spaces": spaces(plan)} if plan.study.tuning else {}),
+    }
+
+
+def _described(data: DataSet) -> dict[str, Any]:
+    """Return what a data set is; with what its splits leave in doubt and what it is tested on."""
+    outside = data.store.outside
+    return {
+        **described(data.own),
+        **({"notes": list(data.notes)} if data.notes else {}),
+        **({"tested_on": described(outside)} if outside is not None else {}),
     }
 
 

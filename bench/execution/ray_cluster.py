@@ -23,9 +23,8 @@ import psutil
 import torch
 
 from bench.core.packages import ROOT
-from bench.core.references import StudyError
+from bench.core.references import StudyError, failure
 from bench.execution.dispatcher import LanesLost, Place
-from bench.execution.trial_queue import reason
 from bench.study.schema import Study
 from loaders.cores import usable_cores
 
@@ -235,11 +234,11 @@ def _start(options: dict[str, Any], *, tries: int) -> None:
         # Ray raises a bare Exception for it; whatever it was, starting anew is what can be done.
         ray.shutdown()
         if tries > 1:
-            log.warning("Ray did not start (%s); it is started once more", reason(error))
+            log.warning("Ray did not start (%s); it is started once more", failure(error))
             return _start(options, tries=tries - 1)
         raise LanesLost(
-            f"Ray did not start on this machine, twice ({reason(error)}). Free some memory or "
-            f"cores, or run without --ray."
+            f"Ray did not start on this machine, twice ({failure(error)}). Free some memory or "
+            f"cores, or run without Ray."
         ) from error
 
 
@@ -263,7 +262,7 @@ def _join(options: dict[str, Any]) -> None:
         _init(options)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise StudyError(
-            f"Ray at {options['address']}: no cluster answers there ({reason(error)}). Look with "
+            f"Ray at {options['address']}: no cluster answers there ({failure(error)}). Look with "
             f"`ray status`; a cluster with a token needs it in ~/.ray/auth_token here too."
         ) from error
 

@@ -359,9 +359,3 @@ def opened(plan: Plan, *, shared_device: bool) -> Iterator[Queue]:
             shared_device=shared_device,
         )
         compact(plan.folder)
-
-
-def reason(error: BaseException) -> str:
-    """Return one line on an error, for a row of the results."""
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'without a message'}"[:500]

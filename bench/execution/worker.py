@@ -14,11 +14,12 @@ import torch
 from bench.core.packages import check_packages
 from bench.core.processes import World
 from bench.core.pulse import PULSE
+from bench.core.references import failure
 from bench.core.startup import begin
 from bench.core.undisturbed import undisturbed
 from bench.execution.dispatcher import Place
 from bench.execution.provenance import code_fingerprint, differences, plan_fingerprint
-from bench.execution.trial_queue import LEASE_SEC, reason
+from bench.execution.trial_queue import LEASE_SEC
 from bench.planning.plan import Plan
 from bench.study.trial import Trial
 from bench.training.train import run_trial
@@ -92,7 +93,7 @@ def _code_problem(expected: dict[str, str]) -> str | None:
     try:
         check_packages()
     except ImportError as error:
-        return reason(error)
+        return failure(error)
     return differences(expected, code_fingerprint())
 
 
@@ -101,7 +102,7 @@ def _content_problem(plan: Plan, expected: dict[str, str]) -> str | None:
     try:
         return differences(expected, plan_fingerprint(plan))
     except (OSError, ValueError) as error:
-        return reason(error)
+        return failure(error)
 
 
 def _run_one(trial: Trial, plan: Plan, worker: Worker) -> None:
@@ -119,7 +120,7 @@ def _run_one(trial: Trial, plan: Plan, worker: Worker) -> None:
             )
     except BaseException as error:
         # Whatever a user's code raises (an exit, an interrupt) is its trial's end, not the run's.
-        worker.ask("fail", trial.trial_id, reason(error), traceback.format_exc())
+        worker.ask("fail", trial.trial_id, failure(error), traceback.format_exc())
         if world.size > 1 or device.type == "cuda":
             # The other workers wait in a collective that will not come, and a CUDA context may be
             # of no more use: the lane starts again.

@@ -16,6 +16,10 @@ from bench.core.references import StudyError, failure, said
 from bench.core.settings import Setting, merge
 from bench.optimizers.spec import Optimizer
 
+# What wrappers call their first argument. Some take parameters in its place and choose a base by
+# themselves, which would be compared under their name.
+_WRAPPED = {"optimizer", "base_optimizer"}
+
 Constructor = Callable[..., torch.optim.Optimizer]
 
 # What the loop and the results ask of an optimizer.
@@ -33,9 +37,9 @@ def borrowed(name: str, constructor: Constructor, given: Mapping[str, Any]) -> O
     closure, an argument `hessian` of its step that it differentiates the gradient again, and the
     methods `train` and `eval` that it averages weights.
 
-    Raises StudyError if a setting is unknown, of another type, or needed and missing in `given`,
-    and if two steps on a small network raise an error: such an optimizer needs something that the
-    loop does not give.
+    Raises StudyError if it takes another optimizer, if a setting is unknown, of another type, or
+    needed and missing in `given`, and if two steps on a small network raise an error: such an
+    optimizer needs something that the loop does not give.
     """
     closure = bool(getattr(constructor, "needs_closure", False))
     graph = "hessian" in _arguments(getattr(constructor, "step", None))
@@ -91,6 +95,11 @@ def _fractions(constructor: Constructor) -> frozenset[str]:
 
 def _defaults(name: str, constructor: Constructor, given: Mapping[str, Any]) -> dict[str, Setting]:
     """Return the settings that `constructor` takes by name: its defaults, `given` over them."""
+    if next(iter(_arguments(constructor)), None) in _WRAPPED:
+        raise StudyError(
+            f"optimizers: {name} takes another optimizer, which a study cannot give. Write a "
+            f"function of parameters and settings that makes both, and name it as path/file.py:name"
+        )
     arguments = list(_arguments(constructor).values())[1:]
     named = {
         a.name: a.default for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)

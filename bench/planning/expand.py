@@ -112,7 +112,7 @@ def _name(trial: Trial) -> str:
 def _settings(study: Study, entry: DataEntry, data: DataSet) -> dict[str, Any]:
     """Return what every trial of a data set has in common."""
     meta = data.store.meta
-    patch = entry.patch or study.patch or automatic_patch(data.store)
+    patch = entry.patch or study.patch or automatic_patch(data.own)
     if len(patch) != meta.dims:
         raise StudyError(
             f"patch: {list(patch)} has {len(patch)} sides, {data.name!r} has {meta.dims}."

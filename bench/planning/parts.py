@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bench.core.references import StudyError
-from bench.metrics.aggregate import headline, segmentation_rows
+from bench.metrics.aggregate import classification_rows, headline, segmentation_rows
 from bench.metrics.confusion import confusion
 from bench.metrics.table import METRICS
 from bench.planning.plan import Plan
@@ -21,8 +21,8 @@ def tell_apart(plan: Plan) -> Iterator[str]:
     a network finds: nothing could be compared.
     """
     for data in plan.sets:
+        yield from _of_primary(data, plan.study.primary[data.store.meta.task])
         if data.store.meta.regions:
-            yield from _of_primary(data, plan.study.primary[data.store.meta.task])
             yield from _of_regions(data)
 
 
@@ -56,6 +56,16 @@ def _best(store: Store, cases: np.ndarray, primary: str) -> float | None:
 
     For that one case of each kind will do: with the region or without, of known size or not.
     """
+    meta = store.meta
+    if not meta.masked:
+        labels = np.unique(store.labels[cases])
+        right = np.eye(len(meta.classes))[labels]
+        return headline(
+            classification_rows(
+                right, labels, classes=meta.classes, positive=meta.positive, unit=meta.unit
+            ),
+            primary,
+        )
     there = store.boxes[cases, :, 0, 0] >= 0
     known = np.isfinite(store.spacing[cases]).all(axis=1)
     rows = []

@@ -7,6 +7,7 @@ Asking again resumes it. The axes may grow; a changed protocol, or changed data,
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,14 @@ from bench.core.undisturbed import undisturbed
 from bench.planning.expand import expand
 from bench.planning.rehearsal import rehearse_apart
 from bench.planning.resolved import resolved, together
-from bench.study.dataset import (
-    DataSet,
-    labels_to_stratify,
-    locate,
-    open_once,
-    split_store,
-)
+from bench.study import splits
+from bench.study.dataset import DataSet, locate, open_once
 from bench.study.pretrained import FOLDS
 from bench.study.schema import GROWING, DataEntry, Study, read_study
 from bench.study.trial import NUMERICS, Skip, Trial, trial_columns
 from loaders.batches.table import LOADERS, fastest_loader
 from loaders.cores import usable_cores
-from loaders.sampling.folds import FoldError, Split, check_splits, read_folds, splits_from_table
+from loaders.sampling.folds import FoldError, Split, read_folds, splits_from_table
 from loaders.store.layout import StoreError
 from loaders.store.read import Store
 from results.tables.axes import COLUMNS
@@ -102,30 +98,38 @@ def resolve(
     open_once.cache_clear()
     for entry in study.data:
         path = locate(entry.store, base, folder.parent / "stores")
+        outside = None if entry.test is None else locate(entry.test, base, folder.parent / "stores")
         try:
-            store = open_once(path)
+            own, store = open_once(path), open_once(path, outside)
         except StoreError as error:
             raise StudyError(f"data {entry.store!r}: {error}") from error
         name = entry.name or store.meta.name
         if name in {d.name for d in sets}:
             raise StudyError(f"data: two sets are called {name!r}; give one of them a `name`.")
-        splits = _splits(saved.get(name), store, name) or split_store(
-            store,
-            folds=study.folds,
-            repeats=study.repeats,
-            seed=study.split_seed,
-            inner_fraction=study.inner_fraction,
-        )
+        # Folds that were dealt here are dealt once; what others made may have changed since.
+        made = partial(splits.make, study, entry, store, own, base)
+        given = isinstance(study.folds, str) or outside is not None
+        found = _splits(saved.get(name), study, store, name, made() if given else ()) or made()
         entries.append(
             entry.model_copy(
                 update={
                     "store": os.path.relpath(path, folder),
                     "name": name,
                     "content": store.content_hash,
+                    "test": outside and os.path.relpath(outside, folder),
+                    "n_folds": len(found) if isinstance(study.folds, str) else None,
                 }
             )
         )
-        sets.append(DataSet(name=name, path=path, splits=tuple(splits)))
+        sets.append(
+            DataSet(
+                name=name,
+                path=path,
+                splits=tuple(found),
+                outside=outside,
+                notes=splits.told(study, entry, store, found),
+            )
+        )
     study = study.model_copy(update={"data": tuple(entries)})
     if before:
         _same_protocol(study, before)
@@ -200,19 +204,24 @@ def _saved_folds(folder: Path) -> dict[str, pa.Table]:
     return {n: table.filter(pc.equal(table.column("dataset"), n)) for n in names}
 
 
-def _splits(table: pa.Table | None, store: Store, name: str) -> list[Split] | None:
-    """Return the folds that an earlier call saved, checked against the store as it is now."""
+def _splits(
+    table: pa.Table | None, study: Study, store: Store, name: str, given: Sequence[Split]
+) -> list[Split] | None:
+    """Return the folds that an earlier call saved, checked against the store as it is now.
+
+    `given` are the splits that others made as they are now, or those of a test store outside.
+    """
     if table is None:
         return None
     try:
-        splits = splits_from_table(table.drop_columns("dataset"), store.case_ids)
-        check_splits(splits, store.groups, labels_to_stratify(store))
+        found = splits_from_table(table.drop_columns("dataset"), store.case_ids)
+        splits.check(found, study, store, given)
     except FoldError as error:
         raise StudyError(
             f"folds.parquet does not fit the store of {name!r} any more: {error} "
             f"Choose another run folder, or bring the store back."
         ) from error
-    return splits
+    return found
 
 
 def _fix(study: Study, before: Study | None, threads: int, *, cuda: bool) -> Study:
@@ -257,7 +266,7 @@ def _same_protocol(study: Study, before: Study) -> None:
                 f"Choose another run folder, or bring the store back."
             )
         if data.name in known and known[data.name] != data.model_copy(
-            update={"store": known[data.name].store}
+            update={"store": known[data.name].store, "test": known[data.name].test}
         ):
             raise StudyError(
                 f"data: {data.name!r} has other settings than when this run was made. "

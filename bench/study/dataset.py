@@ -31,15 +31,26 @@ open_once = lru_cache(maxsize=None)(open_store)
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """One data set of a study: its name in the results, where its store is, and its splits."""
+    """One data set of a study: its name in the results, where its store is, and its splits.
+
+    `outside` is the store that it is tested on, None: its own. `notes` are sentences on splits that
+    others made, which every reader of its scores must know.
+    """
 
     name: str
     path: Path
     splits: tuple[Split, ...]
+    outside: Path | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def store(self) -> Store:
-        """Return the store, opened at most once in this process."""
+        """Return the store, with the cases outside, opened at most once in this process."""
+        return open_once(self.path, self.outside)
+
+    @property
+    def own(self) -> Store:
+        """Return the store without the cases outside, opened at most once in this process."""
         return open_once(self.path)
 
     def split(self, repeat: int, fold: int) -> Split:
@@ -47,14 +58,15 @@ class DataSet:
         return next(s for s in self.splits if (s.repeat, s.fold) == (repeat, fold))
 
     def people(self, rows: Sequence[int] | np.ndarray) -> People:
-        """Return whose cases these rows of the store are."""
+        """Return whose cases these rows of the store are; all are of one source."""
         store = self.store
+        source = store.source_of(int(rows[0]))
         found = [(store.case_ids[i], store.source_groups[i], store.image_ids[i]) for i in rows]
         return People(
             ids=frozenset(one for case, group, _ in found for one in (case, group)),
             images=frozenset(image for *_, image in found if image is not None),
-            kind=store.meta.kind,
-            key=store.key,
+            kind=source.meta.kind,
+            key=source.key,
         )
 
     def folds(self) -> pa.Table:
@@ -71,8 +83,8 @@ class DataSet:
             "dataset": [self.name] * len(rows),
             "source_group_id": [store.source_groups[row] for row in rows],
             "image_id": [store.image_ids[row] for row in rows],
-            "kind": [store.meta.kind] * len(rows),
-            "key": [store.key] * len(rows),
+            "kind": [store.source_of(row).meta.kind for row in rows],
+            "key": [store.source_of(row).key for row in rows],
         }
         for name, values in columns.items():
             table = table.append_column(name, pa.array(values, pa.string()))

@@ -144,6 +144,17 @@ REGULARIZERS: dict[str, Regularizer] = {
             source="Isensee et al. 2021 (nnU-Net), supplementary note 4",
         ),
         Regularizer(
+            name="augmentation",
+            sets={
+                f"augment.{name}": name
+                for name in ("flip", "rotate", "zoom", "translate", "chance")
+            },
+            # Paper A names rotation, scaling, translation and flips, without ranges: assumptions.
+            defaults={"flip": True, "rotate": 15.0, "zoom": 0.1, "translate": 0.1, "chance": 0.5},
+            summary="flips, rotation, scaling and translation, for a study that draws none itself",
+            source="paper A: rotation, scaling, translation, flips",
+        ),
+        Regularizer(
             name="resampling",
             sets={"trial.balance": "balance"},
             defaults={"balance": True},

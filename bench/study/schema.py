@@ -13,7 +13,6 @@ Everything else has a documented default, which the field descriptions below sta
 """
 
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -38,13 +37,13 @@ from bench.metrics.degradations import DEGRADATIONS
 from bench.metrics.table import METRICS
 from bench.study.axes import STUDY_AXES
 from bench.study.choice import Choice, Entry, check_distinct, check_entry
+from bench.study.ready import find_study
 from bench.study.tasks import TASKS
 from loaders.batches.table import LOADERS
 from results.tables.axes import AXES, Axis
 from results.tables.protocol import DEFAULTS
 from results.yaml_text import TextError, load_yaml, read_text
 
-STUDIES = Path(__file__).parents[1] / "ready_studies"
 # What may grow while a run is made: the axes, the data, the seeds.
 GROWING = ("data", *(axis.key for axis in AXES), "seeds")
 # Keys whose entries are a name, or a name with settings.
@@ -102,7 +101,7 @@ class _Frozen(BaseModel):
                 raise ValueError("at least 1 entry is wanted.")
             least, most = _WITHIN[info.field_name]
             for number in value if isinstance(value, tuple) else (value,):
-                if not least <= number <= most:
+                if not isinstance(number, str) and not least <= number <= most:
                     raise ValueError(f"lies between {least} and {most}, not {_short(number)}.")
         return value
 
@@ -220,6 +219,19 @@ class DataEntry(Protocol):
         description="its name in the results; null: the store's own",
     )
     content: str | None = Field(None, description="hash of the store, filled in at the first run")
+    test: str | None = Field(
+        None,
+        min_length=1,
+        max_length=1000,
+        description="folder of another store: training and inner validation by the folds of"
+        " `store`, all tests on every case of this one",
+    )
+    patients: Literal["others"] | None = Field(
+        None, description="others: patients of `test` are not those of `store`, whatever ids say"
+    )
+    n_folds: int | None = Field(
+        None, ge=1, description="of splits that others made, filled in at the first run"
+    )
 
 
 def _data_entry(entry: Any) -> Any:
@@ -276,6 +288,27 @@ def _primary(given: dict[str, str]) -> dict[str, str]:
     return {**{row.name: row.primary for row in TASKS.values()}, **given}
 
 
+def _folds(given: Any) -> Any:
+    """Return a number of folds, or the text that names splits that others made."""
+    try:
+        number = float(given)
+    except (TypeError, ValueError):
+        if isinstance(given, str) and given.strip():
+            return given
+        raise ValueError(f"{_FOLDS}, not {_short(given)}.") from None
+    except OverflowError:
+        return given  # a number, and far beyond what can be
+    if not number.is_integer():
+        raise ValueError(f"{_FOLDS}, not {_short(given)}.")
+    return int(given) if isinstance(given, int) else int(number)
+
+
+_FOLDS = (
+    "a number of folds is wanted, official, the name of a splits_final.json or of a column that"
+    " the store keeps"
+)
+
+
 def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
     if len(set(seeds)) < len(seeds):
         raise ValueError("a seed is listed twice.")
@@ -293,8 +326,11 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
         (0,), min_length=1, description="weights and sample order"
     )
 
-    folds: int = Field(
-        DEFAULTS["folds"], ge=2, description="cross-validation folds, grouped and stratified"
+    folds: Annotated[int | str, BeforeValidator(_folds)] = Field(
+        DEFAULTS["folds"],
+        description="cross-validation folds, grouped and stratified; or splits that others made:"
+        " official (the source's train, val and test), a splits_final.json of nnU-Net's, or a"
+        " column that the store keeps, each value of which is tested once (fold numbers, sites)",
     )
     repeats: int = Field(DEFAULTS["repeats"], ge=1, description="times the data are split anew")
     split_seed: int = Field(0, ge=0, description="seed of the splits")
@@ -412,11 +448,27 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
         return self
 
     @model_validator(mode="after")
+    def _as_given(self) -> "Study":
+        if isinstance(self.folds, str):
+            if self.repeats > 1:
+                raise ValueError(
+                    f"repeats: splits that others made (folds: {self.folds}) are not dealt anew; "
+                    f"leave repeats out."
+                )
+            if own := [entry.store for entry in self.data if entry.test is not None]:
+                raise ValueError(
+                    f"data: {own[0]!r} has a test store, for which folds is a number, not "
+                    f"{self.folds!r}: each fold of the store is inner validation once."
+                )
+        return self
+
+    @model_validator(mode="after")
     def _not_endless(self) -> "Study":
         axes = [len(self.entries(axis.key)) for axis in AXES]
+        folds = 1 if isinstance(self.folds, str) else self.folds
         # Those of a search, then those of each seed.
         each = len(self.seeds) + (self.tuning.points if self.tuning else 0)
-        trials = math.prod([*axes, len(self.data), each, self.folds, self.repeats])
+        trials = math.prod([*axes, len(self.data), each, folds, self.repeats])
         if trials > MOST_TRIALS:
             raise ValueError(
                 f"its axes, folds, repeats, seeds and points make {trials} trials; "
@@ -566,12 +618,5 @@ def load_study(path: Path) -> tuple[Study, Path]:
 
     Raises StudyError if there is none, or if it does not validate.
     """
-    ready = {p.stem: p for p in sorted(STUDIES.glob("*.yaml"))}
-    if os.path.isfile(path):  # noqa: PTH113  # False too for a name that no file can have
-        return read_study(path, path.name), path.resolve().parent
-    if str(path) in ready:
-        return read_study(ready[str(path)], str(path)), Path.cwd()
-    raise StudyError(
-        f"there is no study file {str(path)!r}, and no ready study of that name. "
-        f"Ready studies: {', '.join(ready)}."
-    )
+    file = find_study(path)
+    return read_study(file.path, file.called), file.base

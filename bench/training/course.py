@@ -5,9 +5,11 @@ Only looks at the weights, between steps: nothing here changes a number of the t
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 # One step in EVERY is measured, from the fifth of an epoch on: an optimizer's very first steps are
@@ -77,7 +79,8 @@ def loss_swing(losses: Sequence[Tensor]) -> float | None:
     return swing if math.isfinite(swing) else None
 
 
-def spread(cases: Sequence[int], number: int) -> np.ndarray:
+def spread(cases: NDArray[np.integer[Any]], number: int) -> NDArray[np.integer[Any]]:
     """Return at most `number` of (n,) cases, evenly spaced over them."""
-    rows = np.asarray(cases)
-    return rows[np.unique(np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(int))]
+    places = np.linspace(0, len(cases) - 1, min(number, len(cases))).astype(np.int64)
+    chosen: NDArray[np.integer[Any]] = cases[np.unique(places)]
+    return chosen

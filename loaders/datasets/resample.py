@@ -102,6 +102,15 @@ def resampled(case: Case, spacing: Sequence[float]) -> Case:
     return replace(case, image=image, mask=_labels(case.mask, narrow), spacing=(z, y, x))
 
 
+def resized_labels(mask: Array, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Return a mask (Y, X) in another number of pixels over the same extent."""
+    taps = [_taps(np.zeros(1), 1, 1.0)]
+    for new, old in zip(shape, mask.shape, strict=True):
+        taps.append(_taps((np.arange(new) + 0.5) * (old / new) - 0.5, old, 1.0))
+    plane: NDArray[np.uint8] = _labels(mask[np.newaxis], taps)[0]
+    return plane
+
+
 # Shares nearer than this are alike: float32's rounding is far below it.
 _ALIKE = np.float32(1e-4)
 

@@ -31,6 +31,7 @@ KINDS: Mapping[str, Kind] = _Kinds(
         "msd": "loaders.datasets.decathlon.kind:MSD",
         "nnunet": "loaders.datasets.decathlon.kind:NNUNET",
         "medmnist": "loaders.datasets.medmnist.kind:MEDMNIST",
+        "pairs": "loaders.datasets.pairs.kind:PAIRS",
         "images": "loaders.datasets.tabular.images:IMAGES",
         "cine": "loaders.datasets.tabular.cine:CINE",
     }

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import nibabel
 import numpy as np
@@ -95,16 +95,28 @@ class Header:
         return np.dtype(np.float64) if self.scaled else self.dtype
 
 
+class Placed(Protocol):
+    """What has a shape, (X, Y, Z) or with channels behind, and an affine (4, 4) to mm."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Voxels along each axis."""
+
+    @property
+    def affine(self) -> Array:
+        """From voxels to mm."""
+
+
 class NiftiError(ValueError):
     """A fault of one file, in words that name no path."""
 
 
-def stem(path: Path) -> str | None:
-    """Return a file's name without its NIfTI ending; None where it is no NIfTI file.
+def stem(path: Path, endings: Sequence[str] = ENDINGS) -> str | None:
+    """Return a file's name without its NIfTI ending (or one of these); None where it has none.
 
     Hidden files are none: archives made on a Mac hold `._name.nii.gz` beside each file.
     """
-    for ending in ENDINGS:
+    for ending in endings:
         if path.name.lower().endswith(ending) and not path.name.startswith("."):
             return path.name[: -len(ending)]
     return None
@@ -357,12 +369,12 @@ def read_case(
     try:
         headers = [_of("image", read_header, path) for path in images]
         truth = _of("label", read_header, label)
-        _agree(headers, truth, shift)
+        agree(headers, truth, shift)
         answer = _of("label", read_voxels, label, truth)
         image = _channels(images, headers)
         if nan == "fill":
-            answer, image = _filled(answer, 0), _filled(image, lowest or 0)
-        mask = _to_classes(answer, label_values)
+            answer, image = filled(answer, 0), filled(image, lowest or 0)
+        mask = to_classes(answer, label_values)
     except NiftiError as error:
         raise BadCase(str(error), where=key) from None
     if lowest is not None and image.min() < lowest:
@@ -379,7 +391,7 @@ def read_case(
     )
 
 
-def _filled(voxels: Array, value: float) -> Array:
+def filled(voxels: Array, value: float) -> Array:
     """Return voxels with a value where they are NaN."""
     if voxels.dtype.kind != "f":
         return voxels
@@ -430,7 +442,7 @@ def _of(what: str, step: Callable[..., Any], *arguments: Any) -> Any:
         raise NiftiError(f"the {what} {error}") from None
 
 
-def _agree(images: Sequence[Header], label: Header, shift: float) -> None:
+def agree(images: Sequence[Placed], label: Placed, shift: float) -> None:
     """Hold the shapes and affines of a case's files against each other; raises NiftiError."""
     for header in images:
         if len(header.shape) not in ((3, 4) if len(images) == 1 else (3,)):
@@ -450,13 +462,16 @@ def _agree(images: Sequence[Header], label: Header, shift: float) -> None:
             )
 
 
-def _to_classes(voxels: Array, label_values: Sequence[int]) -> Array:
-    """Return class indices as uint8 for the numbers of a label file; raises NiftiError."""
+def to_classes(voxels: Array, label_values: Sequence[int]) -> Array:
+    """Return class indices as uint8 for the numbers of a label file; raises NiftiError.
+
+    `label_values[i]` is the number of class i.
+    """
     if len(label_values) > NO_CLASS:
         raise NiftiError(f"the set has {len(label_values)} labels, up to {NO_CLASS} are read")
     table = np.full(MAX_LABEL + 1, NO_CLASS, dtype=np.uint8)
     table[list(label_values)] = np.arange(len(label_values))
-    numbers = _whole_numbers(voxels).ravel(order="K")
+    numbers = whole_numbers(voxels).ravel(order="K")
     classes = np.empty(numbers.size, dtype=np.uint8)
     # Block by block: np.take makes 64-bit numbers first, which then stay in a core's cache. They
     # lie within the table; mode="clip" spares it from looking (a third of the time, measured).
@@ -470,7 +485,7 @@ def _to_classes(voxels: Array, label_values: Sequence[int]) -> Array:
     return classes.reshape(voxels.shape, order="F")
 
 
-def _whole_numbers(voxels: Array) -> Array:
+def whole_numbers(voxels: Array) -> Array:
     """Return a label file's voxels as indices 0..MAX_LABEL; raises NiftiError."""
     if voxels.dtype.kind == "f":
         if not np.isfinite(voxels).all():
@@ -494,7 +509,7 @@ def found_labels(labels: Sequence[Path], *, nan: str = "refuse") -> list[int]:
     for path in labels:
         try:
             voxels = read_voxels(path, read_header(path))
-            numbers = _whole_numbers(_filled(voxels, 0) if nan == "fill" else voxels)
+            numbers = whole_numbers(filled(voxels, 0) if nan == "fill" else voxels)
         except NiftiError:
             continue
         found |= {int(number) for number in np.flatnonzero(np.bincount(numbers.ravel(order="K")))}

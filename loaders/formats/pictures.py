@@ -14,6 +14,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -334,3 +335,98 @@ def shrink(image: Array, size: int) -> Array:
         limits = np.iinfo(image.dtype)
         small = np.clip(np.rint(small), limits.min, limits.max)
     return small.astype(image.dtype)
+
+
+# ---- masks ------------------------------------------------------------------------------------
+
+# Formats whose pixels may be numbers into a palette.
+_INDEXED = ("PNG", "GIF", "TIFF", "BMP")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskPicture:
+    """A picture of labels (Y, X): its levels or numbers, its colours as 0xRRGGBB, or both.
+
+    `levels` is None of a picture in colour, `colours` of one in grey; numbers into a palette have
+    both. `lossy`: it was saved as JPEG, which changes levels.
+    """
+
+    levels: Array | None
+    colours: Array | None = None
+    lossy: bool = False
+
+
+def read_mask(path: Path, where: str) -> MaskPicture:
+    """Return a picture as the mask it is: numbers stay numbers; raises BadCase.
+
+    Of a palette of greys the levels are returned, as each viewer shows them. A colour whose three
+    parts are the same everywhere is its level.
+    """
+    from PIL import Image
+
+    with present(where):
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise BadCase(f"the file has {size} bytes; {MAX_BYTES} are read", where=where)
+        raw = path.read_bytes()
+    if raw.startswith(_INDEXED_BEGINS):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # damaged metadata; bombs are refused below
+                with Image.open(io.BytesIO(raw), formats=_INDEXED) as image:
+                    if image.mode == "P" or image.format == "GIF":
+                        return _indexed(image, where)
+        except Image.DecompressionBombError:
+            raise BadCase(f"the mask has more than {MAX_PIXELS} pixels", where=where) from None
+        except BadCase:
+            raise
+        except _DAMAGE as error:
+            raise BadCase(
+                f"the mask is damaged or cut off: {type(error).__name__}", where=where
+            ) from error
+    try:
+        picture = read_picture(path, where)
+    except BadCase as bad:
+        reason = bad.reason.replace("the picture", "the mask").replace("the file", "the mask")
+        raise BadCase(reason, where=where) from None
+    array = picture.array
+    if picture.white_is_zero:
+        array = 2**picture.bits - 1 - array
+    if len(array) == 3 and (array == array[:1]).all():
+        array = array[:1]
+    lossy = raw.startswith(_LOSSY_BEGINS)
+    if len(array) == 1:
+        return MaskPicture(levels=array[0], lossy=lossy)
+    if array.dtype != np.uint8:
+        raise BadCase("the mask is in colour of 16 bits: save it with 8", where=where)
+    return MaskPicture(levels=None, colours=_packed(array), lossy=lossy)
+
+
+def _packed(colours: Array) -> Array:
+    """Return colours (3, ...) of 8 bits as numbers 0xRRGGBB."""
+    red, green, blue = colours.astype(np.int64)
+    packed: Array = (red << 16) | (green << 8) | blue
+    return packed
+
+
+_INDEXED_BEGINS = (*(magic for _, magic, name in _READ if name in _INDEXED), b"GIF8")
+_LOSSY_BEGINS = (b"\xff\xd8\xff",)
+
+
+def _indexed(image: "Image.Image", where: str) -> MaskPicture:
+    """Return a picture whose pixels are numbers into its palette, or levels (a grey GIF)."""
+    _refuse_beyond(image, MAX_PIXELS, where)
+    if (count := getattr(image, "n_frames", 1)) > 1:
+        raise BadCase(
+            f"the mask holds {count} pictures, and which is meant is not known", where=where
+        )
+    image.load()
+    numbers = np.ascontiguousarray(upright(np.asarray(image), _orientation(image)))
+    if image.mode == "L":
+        return MaskPicture(levels=numbers)
+    colours = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
+    used = np.flatnonzero(np.bincount(numbers.ravel()))
+    if used[-1] >= len(colours):
+        raise BadCase("the mask holds numbers that its palette has not", where=where)
+    if (colours[used] == colours[used][:, :1]).all():
+        return MaskPicture(levels=colours[:, 0][numbers])
+    return MaskPicture(levels=numbers, colours=_packed(colours.T)[numbers])

@@ -144,6 +144,26 @@ def deal(
     raise FoldError(problems[max(problems)])
 
 
+def deal_inner(
+    cohort: Cohort, *, inner_fraction: float, seed: tuple[int, int, int]
+) -> NDArray[np.bool_]:
+    """Return which of the cases (n,) of one training part are its inner validation.
+
+    As `deal` does it for each of its own folds. Raises FoldError.
+    """
+    counts = cohort.counts(np.zeros(len(cohort.y), dtype=np.int64), 1)[:, 0]
+    rarest = int(counts[: cohort.strict].argmin())
+    enough = counts[rarest] > 1 and int(np.bincount(cohort.y).max()) > 1
+    mask = _inner(cohort, inner_fraction, seed) if enough else None
+    if mask is None:
+        advice = cohort.advise("say which cases are for validation")
+        raise FoldError(
+            "the training part cannot give up an inner validation part that holds what is to be "
+            f"learned: there {cohort.describe(rarest)}; {advice}"
+        )
+    return mask
+
+
 def in_order(numbers: NDArray[np.integer[Any]]) -> Indices:
     """Return the numbers renamed 0, 1, 2 ... by where each first stands."""
     _, first, inverse = np.unique(numbers, return_index=True, return_inverse=True)

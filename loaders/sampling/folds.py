@@ -28,6 +28,7 @@ __all__ = [
     "FoldError",
     "Split",
     "check_splits",
+    "cohorts_of",
     "make_splits",
     "read_folds",
     "split_hash",
@@ -97,11 +98,7 @@ def make_splits(
             f"folds is {folds}, repeats is {repeats}, inner_fraction is {inner_fraction}: "
             "at least 2 folds, 1 repeat, and a fraction between 0 and 1"
         )
-    merged = np.unique(np.asarray(groups), return_inverse=True)[1]
-    if labels is None:
-        cohorts = _of_regions(merged, present)
-    else:
-        cohorts = [_of_classes(merged, np.asarray(labels, np.int64), classes)]
+    cohorts = cohorts_of(labels=labels, groups=groups, classes=classes, present=present)
     order = np.lexsort((cohorts[0].y, np.asarray(hashes)))
     deal_out = partial(
         _dealt,
@@ -122,6 +119,23 @@ def make_splits(
                 raise
     check_splits(splits, groups, labels, classes)
     return splits
+
+
+def cohorts_of(
+    *,
+    labels: Labels | None,
+    groups: Sequence[str],
+    classes: Sequence[str],
+    present: NDArray[np.bool_] | None,
+) -> list[Cohort]:
+    """Return n cases with all that every part is to hold, then with ever less; see `make_splits`.
+
+    Of classes nothing is given up. Raises FoldError where a label is none of `classes`.
+    """
+    merged = np.unique(np.asarray(groups), return_inverse=True)[1]
+    if labels is None:
+        return _of_regions(merged, present)
+    return [_of_classes(merged, np.asarray(labels, np.int64), classes)]
 
 
 def _of_classes(group: Indices, labels: Indices, classes: Sequence[str]) -> Cohort:

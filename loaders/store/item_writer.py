@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from loaders.cases import Array, BadCase, Case, Item, Meta, Read
 from loaders.formats.npy import ArrayFile
-from loaders.store.layout import CASES, PACK_CASES, sync_folder, write_table
+from loaders.store.layout import CASES, COLUMNS, PACK_CASES, sync_folder, write_table
 from loaders.store.perceptual_hash import perceptual_hash
 from loaders.store.pseudonyms import keyed_hash, keyed_id
 from loaders.store.statistics import Facts, measure
@@ -27,6 +27,7 @@ BUILT = pa.schema(
         *(pa.field(f"{role}_sum", pa.string()) for role in ROLES),
         pa.field("answer", pa.string(), nullable=False),
         pa.field("look", pa.binary()),
+        COLUMNS,
     ]
 )
 
@@ -104,6 +105,7 @@ class _ItemWriter:
             "group_id": keyed_id(self._key, self._kind, case.group),
             "split": case.split,
             "ratings": case.ratings,
+            "columns": case.columns or None,
             "label": -1 if self._segmented else case.label,
             "content_hash": facts.content_hash,
             # Without the kind: the same image is known again whatever read it.

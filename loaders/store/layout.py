@@ -10,6 +10,7 @@ arrays/*.npy         C-ordered images and masks: one file a case, or packs of eq
 
 In cases.parquet `group_id` is never split: groups of the source (`source_group_id`) that share an
 image are one. `image_id` is equal where the values of images are, and null where there is but one.
+`columns` is there where columns of the source were kept, by which a study may split.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from loaders.cases import AXES, Meta
+from loaders.cases import AXES, JSON, Meta
 
 # Raised when the files change, or what a reader makes of the same source: older stores are then
 # refused by name and older unfinished ones are not resumed.
@@ -64,6 +65,8 @@ CASES = pa.schema(
         pa.field("ratings", pa.map_(pa.string(), pa.list_(pa.int64()))),
     ]
 )
+# Of some stores alone: by the name of a column of the source, the number of the case's value there.
+COLUMNS = pa.field("columns", pa.map_(pa.string(), pa.int64()))
 REJECTED = pa.schema(
     [
         pa.field("case_id", pa.string(), nullable=False),
@@ -134,24 +137,26 @@ def read_description(path: Path) -> dict[str, Any]:
     if found != FORMAT:
         raise StoreError(
             f"store {path} has format {found}, this version reads {FORMAT}. Make it anew: "
-            f"{_command(path, known)}"
+            f"{prepare_command(path, known)}"
         )
     return dict(known)
 
 
 # What a reader found in the files and wrote beside its settings: nobody can set it.
-_FOUND = ("label_values", "lowest", "bits", "depths")
+_FOUND = ("label_values", "lowest", "bits", "depths", "way", "classes_of", "volumes")
 
 
-def _command(path: Path, known: Mapping[str, Any]) -> str:
-    """Return the command that makes a store of another format anew, as far as the store knows it.
+def prepare_command(path: Path, known: Mapping[str, Any], **more: JSON) -> str:
+    """Return the command that makes a store anew, with `more` settings, as far as the store knows.
 
     It knows neither its source nor settings that shaped no array, such as the column of the label.
+    `known` is what its store.json says.
     """
     meta = known.get("meta")
     if not isinstance(meta, dict) or not isinstance(meta.get("options"), dict):
         meta = {"kind": "KIND", "options": {}}
     settings = {k: v for k, v in meta["options"].items() if k not in _FOUND and v is not None}
+    settings |= more
     words = ["medopt", "prepare", str(meta.get("kind")), "SOURCE", "--out", str(path)]
     for name, value in sorted(settings.items()):
         text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -179,12 +184,14 @@ def write_table(table: pa.Table, path: Path) -> None:
     write_file(path, sink.getvalue().to_pybytes())
 
 
-def read_table(path: Path, schema: pa.Schema) -> pa.Table:
-    """Return a table of a store, of exactly these columns; raises StoreError."""
+def read_table(path: Path, schema: pa.Schema, optional: pa.Field | None = None) -> pa.Table:
+    """Return a table of a store, of exactly these columns, `optional` last; raises StoreError."""
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"store {path.parent}: {path.name} cannot be read ({error})") from None
+    if optional is not None and optional.name in table.schema.names:
+        schema = schema.append(optional)
     if table.schema.names != schema.names or table.schema.types != schema.types:
         raise StoreError(f"store {path.parent}: {path.name} has other columns than this version's")
     return table

@@ -1,5 +1,6 @@
 """A prepared store, opened: the table of its cases, and its arrays as memory maps."""
 
+import hashlib
 import os
 import re
 from functools import cached_property, lru_cache
@@ -13,6 +14,7 @@ from loaders.formats.checksum import file_hash
 from loaders.store.layout import (
     CASES,
     CHECKED,
+    COLUMNS,
     StoreError,
     content_hash,
     files_state,
@@ -22,6 +24,11 @@ from loaders.store.layout import (
 )
 from loaders.store.statistics import BINS
 
+# What of two metas must be the same for a network of one to be tested on the other.
+_ALIKE = (
+    *("task", "dims", "axes", "channels", "classes"),
+    *("regions", "positive", "normalize", "fill"),
+)
 _ADVICE = "bring it back as it was, or remove the store and prepare it again"
 _ARRAY_NAME = re.compile(r"arrays/[0-9a-z_]+\.npy")
 
@@ -32,9 +39,12 @@ class Store:
     `table` is cases.parquet. Rows, ids and arrays are in one order, which follows the content
     alone. `content_hash` does not depend on the key, nor on the order that cases were read in.
     `key` is the fingerprint of the key that made the ids, `warnings` what must be told of copies.
+
+    With `outside`, the cases of a second store follow, to be tested on: rows below `n_own` are of
+    this one, all others of `outside`. Meta, path and key are those of the first.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, outside: Path | None = None) -> None:
         self.path = path
         known = read_description(path)
         try:
@@ -46,7 +56,11 @@ class Store:
             self.warnings: list[str] = list(known["warnings"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"store {path}: store.json is damaged ({error})") from None
-        self.table: pa.Table = read_table(path / "cases.parquet", CASES)
+        self.table: pa.Table = read_table(path / "cases.parquet", CASES, COLUMNS)
+        self.n_own = len(self.table)
+        self.outside = None if outside is None else Store(outside)
+        if self.outside is not None:
+            self._join(self.outside)
         self._checked = ""
         self._load = lru_cache(maxsize=256)(self._open_array)
 
@@ -56,6 +70,8 @@ class Store:
         Sizes and dates are looked at. Where one differs, all checksums are compared (a store that
         was copied is read whole, once), and the new sizes and dates are remembered in the store.
         """
+        if self.outside is not None:
+            self.outside.check()
         memory = self.path / CHECKED
         try:
             state = files_state(self.path, self.files)
@@ -76,9 +92,27 @@ class Store:
     def __len__(self) -> int:
         return len(self.table)
 
-    def __reduce__(self) -> tuple[type["Store"], tuple[Path]]:
+    def __reduce__(self) -> tuple[type["Store"], tuple[Path, Path | None]]:
         # Memory maps would be pickled as their content.
-        return Store, (self.path,)
+        return Store, (self.path, None if self.outside is None else self.outside.path)
+
+    def _join(self, outside: "Store") -> None:
+        """Append the cases of another store; raises StoreError where they are of another kind."""
+        for name in _ALIKE:
+            mine, other = getattr(self.meta, name), getattr(outside.meta, name)
+            if mine != other:
+                raise StoreError(
+                    f"store {outside.path} cannot be tested on by what store {self.path} trains: "
+                    f"its {name} is {other!r}, that of the other {mine!r}"
+                )
+        self.table = pa.concat_tables([self.table, outside.table], promote_options="default")
+        both = f"{self.content_hash} tested on {outside.content_hash}"
+        self.content_hash = hashlib.sha256(both.encode()).hexdigest()
+        self.warnings = [*self.warnings, *outside.warnings]
+
+    def source_of(self, index: int) -> "Store":
+        """Return the store that a case is of: this one, or the one outside."""
+        return self if self.outside is None or index < self.n_own else self.outside
 
     @cached_property
     def case_ids(self) -> list[str]:
@@ -107,6 +141,20 @@ class Store:
     def splits(self) -> list[str | None]:
         """Each case's part in the source's official split, None where it has none."""
         return list(self.table["split"].to_pylist())
+
+    def column(self, name: str) -> list[int | None]:
+        """Return the number of each case's value in a column that was kept of the source."""
+        if COLUMNS.name not in self.table.schema.names:
+            return [None] * len(self)
+        return [dict(kept or ()).get(name) for kept in self.table[COLUMNS.name].to_pylist()]
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the columns that were kept of the source."""
+        if COLUMNS.name not in self.table.schema.names:
+            return ()
+        kept = self.table[COLUMNS.name].to_pylist()
+        return tuple(sorted({name for row in kept for name, _ in row or ()}))
 
     @cached_property
     def hashes(self) -> list[str]:
@@ -166,20 +214,28 @@ class Store:
 
     def image_file(self, index: int) -> tuple[Path, int | None]:
         """Return the file of a case's image, and its row there; None: the file is the image."""
+        if self.outside is not None and index >= self.n_own:
+            return self.outside.image_file(index - self.n_own)
         name, row = self._place("image", index)
         return self.path / name, row
 
     def mask_file(self, index: int) -> tuple[Path, int | None]:
         """Return the file of a case's mask, and its row there; None: the file is the mask."""
+        if self.outside is not None and index >= self.n_own:
+            return self.outside.mask_file(index - self.n_own)
         name, row = self._place("mask", index)
         return self.path / name, row
 
     def image(self, index: int) -> Array:
         """Return a case's image (C, *spatial), a read-only memory map; raises StoreError."""
+        if self.outside is not None and index >= self.n_own:
+            return self.outside.image(index - self.n_own)
         return self._array("image", index, (len(self.meta.channels), *self._sizes[index]))
 
     def mask(self, index: int) -> Array:
         """Return a case's label map (*spatial) uint8, a read-only memory map; raises StoreError."""
+        if self.outside is not None and index >= self.n_own:
+            return self.outside.mask(index - self.n_own)
         return self._array("mask", index, self._sizes[index])
 
     @cached_property
@@ -236,9 +292,12 @@ class Store:
         return np.asarray(numbers)
 
 
-def open_store(path: Path) -> Store:
-    """Open a store that is as it was written; raises StoreError with what is wrong and to do."""
-    store = Store(path)
+def open_store(path: Path, outside: Path | None = None) -> Store:
+    """Open a store that is as it was written, with the cases of another to be tested on.
+
+    Raises StoreError with what is wrong and to do.
+    """
+    store = Store(path, outside)
     store.check()
     return store
 

@@ -50,7 +50,7 @@ class Facts:
 
 def measure(case: Case, meta: Meta) -> Facts:
     """Check one case against its data set and measure it; raises BadCase."""
-    if reason := _image_fault(case, meta) or _answer_fault(case, meta):
+    if reason := _image_fault(case, meta) or _answer_fault(case, meta) or _columns_fault(case):
         raise BadCase(reason, where=case.key, key=case.key)
     ranges = [_range(channel) for channel in case.image]
     image = _smallest(case, ranges)
@@ -100,6 +100,13 @@ def _image_fault(case: Case, meta: Meta) -> str | None:
         return f"the image is empty: its shape is {_by(image.shape[1:])}"
     if image.dtype.kind == "f" and not np.isfinite(image).all():
         return "the image holds NaN or infinity"
+    return None
+
+
+def _columns_fault(case: Case) -> str | None:
+    for name, value in (case.columns or {}).items():
+        if type(value) is not int or not 0 <= value < 2**63:
+            return f"column {name} is no whole number from 0 on: values are numbered, never stored"
     return None
 
 

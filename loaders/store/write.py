@@ -24,6 +24,7 @@ from loaders.store.finalize import Making, arrange
 from loaders.store.item_writer import Built, build_item
 from loaders.store.layout import (
     CASES,
+    COLUMNS,
     FORMAT,
     REJECTED,
     StoreError,
@@ -149,7 +150,7 @@ def _tell_of_empty_classes(building: Path, meta: Meta, rejected: list[BadCase]) 
     """Warn where a class that the source names has no case in the store."""
     if meta.masked:
         return
-    there = set(read_table(building / "cases.parquet", CASES)["label"].to_pylist())
+    there = set(read_table(building / "cases.parquet", CASES, COLUMNS)["label"].to_pylist())
     empty = [name for number, name in enumerate(meta.classes) if number not in there]
     if len(there) == 1:
         (only,) = there

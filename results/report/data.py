@@ -48,6 +48,10 @@ def about(data: Mapping[str, Any], contest: Contest) -> dict[str, Any] | None:
             ("source", data["source"]),
             ("licence", data["licence"]),
         ]
+    if tested := data.get("tested_on"):
+        people = f"{tested['groups']} patients" if tested["group_source"] == "patient" else ""
+        said = [f"{tested['cases']} cases", people, tested["source"]]
+        lines.append(("tested on another data set", ", ".join(filter(None, said))))
     classes = data.get("classes", ())
     total = sum(each["number"] for each in classes) or 1
     return {

@@ -15,6 +15,8 @@ from results.report.looks import COLOURS, DARK
 from results.report.published import beside_paper
 from results.report.robustness import worse
 from results.report.sections import price
+from results.report.sections.budgets import budgets
+from results.report.sections.tuning import tuning
 from results.run_folder import Recorded
 from results.tables.tasks import TASKS
 from results.verdict.combinations import Combination, Contest, Fold, fold_of, means_by_fold
@@ -80,6 +82,8 @@ def _section(run: Recorded, number: int, contest: Contest, found: OfDataset) -> 
         "curves": figures.learning_curves(run, key, found, by_name, short),
         "price": figures.price_and_score(key, found),
         "seconds": figures.where_seconds_went(found, short),
+        "tuning": tuning(run, contest, found, key, short),
+        "budgets": budgets(run, contest, found, short),
         "worse": worse(run, contest.metric, _in_ranking(rows, by_name), short),
         "metrics": metrics,
         "metrics_of": first,

@@ -170,7 +170,7 @@ def price_and_score(
             markeredgewidth=1.2,
             zorder=3,
         )
-    _log_seconds(axes, [point.seconds for point in points])
+    _log_axis(axes, [point.seconds for point in points])
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.margins(y=0.12)
@@ -179,9 +179,45 @@ def price_and_score(
     return _svg(figure, name, alt)
 
 
-def _log_seconds(axes: Axes, seconds: Sequence[float]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class TriedRate:
+    """One point of a search in the plane of learning rate and score; `ringed`: it was chosen."""
+
+    rate: float
+    score: float
+    look: Look
+    ringed: bool
+
+
+def rates(points: Sequence[TriedRate], *, name: str, y_label: str, alt: str) -> str:
+    """Return learning rate (log) against score, a mark a point."""
+    figure, axes = _axes(_SCATTER)
+    side = 7 if len(points) <= _MANY else 5
+    for point in points:
+        if point.ringed:
+            axes.plot(
+                *(point.rate, point.score, "o"),
+                markersize=side + 5,
+                markerfacecolor="none",
+                markeredgecolor=INK,
+                markeredgewidth=1.1,
+            )
+        axes.plot(
+            *(point.rate, point.score, "o"),
+            markersize=side,
+            fillstyle=point.look.fill,
+            color=point.look.colour,
+            markerfacecoloralt=PAPER,
+        )
+    _log_axis(axes, [point.rate for point in points])
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel(y_label)
+    return _svg(figure, name, alt)
+
+
+def _log_axis(axes: Axes, values: Sequence[float]) -> None:
     axes.set_xscale("log")
-    low, high = min(seconds), max(seconds)
+    low, high = min(values), max(values)
     if high / low < 5:
         # Within a decade the log ticks are few: room around the points and a tick at 1, 1.5, 2 ...
         axes.set_xlim(low / 1.3, high * 1.3)

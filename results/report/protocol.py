@@ -42,6 +42,7 @@ _SETTINGS = {
     "keep_weights": "Weights kept",
     "degrade": "Degraded test images",
 }
+_GIVEN_FOLDS = "Splits that others made: official parts, a file of folds, or a column"
 # Settings that are lists of entries, as an axis is.
 _ENTRIES = ("degrade",)
 
@@ -64,7 +65,9 @@ def settings(study: Mapping[str, Any], axes: Sequence[Axis]) -> list[dict[str, A
     other = {"name", "data", "resolved", *(axis.key for axis in axes)}
     return [
         {
-            "name": _SETTINGS.get(key, key.replace("_", " ")),
+            "name": _GIVEN_FOLDS
+            if key == "folds" and isinstance(value, str)
+            else _SETTINGS.get(key, key.replace("_", " ")),
             "value": (", ".join(asked(study, key)) if key in _ENTRIES else text.setting(value))
             or "–",
             "default": text.setting(DEFAULTS[key])
@@ -92,11 +95,11 @@ def optimizers(rows: Sequence[Mapping[str, Any]], study: Mapping[str, Any]) -> l
     """Return each optimizer with its learning rate and its other settings, as its trials had them.
 
     They come in the order of the study. One that another axis sets something for (weight decay,
-    say) has a line for each of these.
+    say) has a line for each of these. What was tuned has settings in each fold, which stand there.
     """
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
-        if row["hparams"]:
+        if row["hparams"] and not row["tuned"]:
             under = found.setdefault((row["optimizer"], row["hparams"]), [])
             regularizer = row["regularizer"] or "none"
             if regularizer not in under:

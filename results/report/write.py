@@ -1,6 +1,7 @@
 """The report of a run: `report.html`, one file that needs no network, and `verdict.json`."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -8,29 +9,41 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from results import text as words
 from results.report.page import page
 from results.report.terminal import leaderboard
-from results.run_folder import Recorded, made_of
+from results.run_folder import Recorded, lost_sentence, made_of
 from results.tables.files import replace_file
 from results.verdict.schema import Verdict
 
-__all__ = ["leaderboard", "load_verdicts", "write_report"]
+__all__ = ["Written", "leaderboard", "load_verdicts", "write_report"]
 
 
-def write_report(run: Path) -> Path:
-    """Write `verdict.json` and `report.html` of a run, finished or not; return the page's path.
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """The page of a run, and a sentence on finished trials that lost some of their files, if any.
+
+    Those are not counted.
+    """
+
+    page: Path
+    lost: str | None
+
+
+def write_report(run: Path) -> Written:
+    """Write `verdict.json` and `report.html` of a run, finished or not.
 
     Of files that are damaged, and of the trials whose rows they had, it says that they are left
     out. Raises RunError where the folder holds no run, or nothing of one that can be read, OSError
     where it cannot be written; a file is replaced whole or not at all.
     """
 
-    def rendered(content: Recorded) -> tuple[str, str]:
+    def rendered(content: Recorded) -> tuple[str, str, str | None]:
+        lost = lost_sentence(content.incomplete) if content.incomplete else None
         text = json.dumps(content.verdict, indent=2, ensure_ascii=False, allow_nan=False)
-        return f"{text}\n", _environment().get_template("report.html").render(page(content))
+        return f"{text}\n", _environment().get_template("report.html").render(page(content)), lost
 
-    text, html = made_of(run, rendered)
+    text, html, lost = made_of(run, rendered)
     replace_file(run / "verdict.json", text.encode())
     replace_file(run / "report.html", html.encode())
-    return run / "report.html"
+    return Written(page=run / "report.html", lost=lost)
 
 
 def load_verdicts(run: Path) -> Verdict:

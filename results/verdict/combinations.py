@@ -196,9 +196,8 @@ def _contest(
     if runs and metric not in metrics:
         raise KeyError(f"the results do not say whether a larger {metric!r} is better")
     described = metrics.get(metric, {"direction": "max"})
-    planned = (
-        int(study.get("folds", 0)) * int(study.get("repeats", 1)) * len(study.get("seeds", ()))
-    )
+    repeats, seeds = int(study.get("repeats", 1)), len(study.get("seeds", ()))
+    planned = _planned_folds(study, dataset) * repeats * seeds
     expected = max(len({_cell(row) for row in runs}), planned)
     ratios = [
         row["n_test_cases"] / row["n_train_cases"]
@@ -256,6 +255,18 @@ def _combinations(
         )
         for key, by_cell in cells.items()
     )
+
+
+def _planned_folds(study: Mapping[str, Any], dataset: str) -> int:
+    """Return how many folds a data set has, 0 where that is not known.
+
+    Of splits that others made each data set has its own number.
+    """
+    folds = study.get("folds", 0)
+    if isinstance(folds, int):
+        return folds
+    known = {label(entry): entry for entry in study.get("data", ()) if isinstance(entry, Mapping)}
+    return int(known.get(dataset, {}).get("n_folds") or 0)
 
 
 def _planned(study: Mapping[str, Any], dataset: str, axes: tuple[Axis, ...]) -> list[Key]:

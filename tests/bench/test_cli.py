@@ -155,10 +155,10 @@ def test_a_bad_study_is_exit_2_and_a_sentence(medopt, study, change, said):
         (["demo", "--lanes", "2"], "--ray"),
         (["plan", "demo", "--lanes", "100000"], "lanes is 100000; it is a whole number from 1 to"),
         (["prepare", "msd", ".", "--set", "a=1", "--set", "a=2"], "--set a is given twice"),
-        (["run", "demo", "--out", "s3://bucket/runs/a"], "--out s3:/bucket/runs/a: results are"),
+        (["run", "demo", "--out", "s3://bucket/runs/a"], "out s3:/bucket/runs/a: results are"),
         (["plan", "demo", "--out", "gs://bucket/a"], "written to a disk, and gs: is none"),
         (["demo", "--out", "file:///tmp/a"], "Give a folder"),
-        (["prepare", "msd", ".", "--out", "s3://bucket/store"], "--out s3:/bucket/store: results"),
+        (["prepare", "msd", ".", "--out", "s3://bucket/store"], "out s3:/bucket/store: results"),
     ],
 )
 def test_bad_usage_is_exit_2_and_a_sentence(medopt, words, said, tmp_path):
@@ -190,7 +190,7 @@ def test_every_table_is_listed_with_a_name_and_a_source_or_summary(medopt, kind)
 def test_help_teaches_every_command(medopt):
     status, out, _ = medopt("--help")
     assert status == 0
-    commands = "demo prepare verify plan run tune report export list doctor"
+    commands = "demo prepare verify plan run tune report export compare recipe list doctor"
     for command in commands.split():
         assert command in out
         assert len(medopt(command, "--help")[1]) > 200
@@ -521,34 +521,61 @@ def test_a_terminal_of_few_letters_is_no_reason_to_end(tmp_path):
     assert b"Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["prepare", "images", "pictures", "--set", "colour=red"], "colour"),
-        (["prepare", "images", "pictures", "--set", "label=nowhere"], "nowhere"),
-        (["prepare", "images", "pictures", "--set", "csv=none.csv"], "none.csv"),
-        (["prepare", "imagse", "pictures"], "Did you mean 'images'?"),
-        (["prepare", "images", "pictures", "--workers", "100000"], "workers is 100000"),
-        (["run", "demo", "--lanes", "2"], "need Ray"),
-        (["run", "demo", "--ray", "--lanes", "0"], "--lanes"),
-    ],
-)
-def test_a_wrong_option_or_column_is_told_before_torch_is_imported(tmp_path, words, said):
+WRONG = [
+    (["prepare", "images", "pictures", "--set", "colour=red"], "colour"),
+    (["prepare", "images", "pictures", "--set", "label=nowhere"], "nowhere"),
+    (["prepare", "images", "pictures", "--set", "csv=none.csv"], "none.csv"),
+    (["prepare", "imagse", "pictures"], "Did you mean 'images'?"),
+    (["prepare", "images", "pictures", "--workers", "100000"], "workers is 100000"),
+    (["run", "demo", "--lanes", "2"], "need Ray"),
+    (["run", "demo", "--ray", "--lanes", "0"], "--lanes"),
+    (["list", "modles"], "Did you mean 'models'?"),
+    (["run", "nothing.yaml"], "Ready studies: breastmnist, demo"),
+    (["plan", "nothing.yaml"], "there is no study file 'nothing.yaml'"),
+    (["run", "demo", "--out", "s3://bucket/run"], "out s3:/bucket/run: results are written"),
+    (["plan", "demo", "--out", "s3://bucket/run"], "out s3:/bucket/run: results are written"),
+    (["plan", "demo", "--lanes", "100000"], "lanes is 100000"),
+    (["demo", "--out", "s3://bucket/run"], "out s3:/bucket/run: results are written"),
+    (["demo", "--lanes", "2"], "need Ray"),
+    (["prepare", "images", "pictures", "--set", "label"], "NAME=VALUE"),
+    (["prepare", "images", "pictures", "--conflicts", "drop"], "Choices: keep, reject"),
+    (["prepare", "images", "nowhere"], "nowhere"),
+    (["verify", "nowhere"], "store nowhere does not exist"),
+    (["report", "nowhere"], "nowhere holds no run"),
+    (["doctor", "--fast"], "--fast"),
+    (["frobnicate"], "frobnicate"),
+]
+
+# Runs the lines of a table in one process: [exit status, what was said, whether torch is there].
+CALLS = """
+import contextlib, io, json, sys
+from bench.cli import main
+
+found = []
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["medopt", *words]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            main()
+    except SystemExit as ended:
+        found.append([ended.code, said.getvalue(), "torch" in sys.modules])
+print(json.dumps(found))
+"""
+
+
+def test_what_is_wrong_on_the_command_line_is_told_before_torch_is_imported(tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "labels.csv").write_text("file,label\na.png,x\nb.png,y\n")
-    code = (
-        "import sys\nfrom bench.cli import main\n"
-        "try:\n    main()\nfinally:\n    print('torch' in sys.modules)"
-    )
-    extra = ["--out", "store"] if words[0] == "prepare" else []
+    lines = [words + ["--out", "store"] * (words[0] == "prepare") for words, _ in WRONG]
     done = subprocess.run(
-        [sys.executable, "-c", code, *words, *extra],
+        [sys.executable, "-c", CALLS, json.dumps(lines)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT), "MEDOPT_KEY": "test", "COLUMNS": "400"},
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
     )
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert done.stdout.split()[-1] == "False"
+    for (words, said), (status, told, torch) in zip(WRONG, json.loads(done.stdout), strict=True):
+        assert (status, torch) == (2, False), words
+        assert said in told, words

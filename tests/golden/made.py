@@ -7,6 +7,7 @@ import numpy as np
 
 from loaders.cases import Case, Item, Kind, Meta, Survey
 from loaders.store.write import write_store
+from tests.metas import made_meta
 
 # name -> (task, dims, cases, side)
 STORES = {
@@ -19,7 +20,7 @@ def meta_of(name: str) -> Meta:
     """Return what is said of one of STORES."""
     task, dims, _, _ = STORES[name]
     segments = task == "segmentation"
-    return Meta(
+    return made_meta(
         kind="golden",
         name=name,
         task=task,
@@ -28,13 +29,8 @@ def meta_of(name: str) -> Meta:
         classes=("background", "rim", "core") if segments else ("dark", "bright"),
         regions={"whole": (1, 2), "core": (2,)} if segments else {},
         positive=None if segments else 1,
-        normalize="train",
-        fill=0.0,
         unit="volume" if segments else "image",
         group_source="patient",
-        source="made by a test",
-        licence="none",
-        options={},
     )
 
 
@@ -57,6 +53,8 @@ def cases(meta: Meta) -> Iterator[Case]:
             label=None if meta.task == "segmentation" else int(bright),
             mask=mask.astype(np.uint8) if meta.task == "segmentation" else None,
             spacing=(1.0,) * dims,
+            # For studies by official parts: each has both classes.
+            split=None if meta.task == "segmentation" else ("train", "val", "test")[n // 8],
         )
 
 

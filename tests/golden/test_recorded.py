@@ -31,7 +31,7 @@ def run(tmp_path) -> Path:
 
 
 def test_verdict_and_leaderboard_are_as_they_were(run):
-    page = write_report(run)
+    page = write_report(run).page
     found = json.loads((run / "verdict.json").read_text(encoding="utf-8"))
     assert found == json.loads((HERE / "verdict.json").read_text(encoding="utf-8"))
     assert printed(found) == (HERE / "leaderboard.txt").read_text(encoding="utf-8")

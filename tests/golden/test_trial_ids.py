@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from bench.planning.plan import Plan, resolve
-from bench.study.schema import STUDIES, load_study, parse_study
+from bench.study.ready import READY
+from bench.study.schema import load_study, parse_study
 from tests.golden.made import make_store
 
 HERE = Path(__file__).parent
@@ -100,7 +101,7 @@ def plan_of(name: str, folder: Path) -> Plan:
     if name == "everything":
         text = EVERYTHING.replace("STORES", "stores")
     else:
-        raw = yaml.safe_load((STUDIES / f"{name}.yaml").read_text(encoding="utf-8"))
+        raw = yaml.safe_load((READY / f"{name}.yaml").read_text(encoding="utf-8"))
         settings = [d if isinstance(d, dict) else {"store": d} for d in raw["data"]]
         # The first data set of a study is replaced by one of the same task.
         kinds = {
@@ -116,7 +117,7 @@ def plan_of(name: str, folder: Path) -> Plan:
     return resolve(parse_study(text, name), folder, folder / "runs" / name)
 
 
-NAMES = ["everything", *sorted(path.stem for path in STUDIES.glob("*.yaml"))]
+NAMES = ["everything", *sorted(path.stem for path in READY.glob("*.yaml"))]
 
 
 def test_every_ready_study_is_kept():

@@ -47,6 +47,7 @@ from loaders.sampling.normalization import normalization
 from loaders.sampling.sampler import Recipe, Sampler
 from loaders.store.read import Store, open_store
 from loaders.store.write import write_store
+from tests.metas import made_meta
 
 ENDLESS = 10**6
 SCALE = SHIFT = ZOOM = 0.1
@@ -149,22 +150,14 @@ GROUPS = [
 def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return name, work and store; one kind of data on the disk at a time."""
     work = WORK[request.param]
-    meta = Meta(
+    meta = made_meta(
         kind="random",
         name="random",
-        task="classification",
         dims=len(work.shape),  # type: ignore[arg-type]  # 2 or 3
         channels=tuple(f"channel {c}" for c in range(work.channels)),
         classes=("healthy", "ill"),
-        regions={},
         positive=1,
-        normalize="train",
-        fill=0.0,
-        unit="image",
-        group_source="case",
         source="none",
-        licence="none",
-        options={},
     )
 
     def survey(source: Path, options: Any) -> Survey:

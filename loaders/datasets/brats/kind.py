@@ -217,7 +217,7 @@ def _patients(
         held = " and ".join(f"20{year}" for year in years)
         raise BadSource(
             f"{source} holds cases of {held}: each year has the patients of earlier ones again, "
-            "under new names. Prepare one year, or say which are one patient: --set "
+            "under new names. Prepare one year, or say which are one patient: "
             "mapping=name_mapping.csv (the official file's path under the source)"
         )
     return {}
@@ -293,8 +293,8 @@ def _release(
         raise BadSource(f"{source} holds {names}, which are different sets: prepare each apart")
     if chosen == "auto" and len(found) > 1:
         names = " and ".join(RELEASES[year].name for year in found)
-        known = " or ".join(f"--set release={year}" for year in found)
-        raise BadSource(f"{names} bear the same names and differ in their labels: give {known}")
+        known = " or ".join(f"release={year}" for year in found)
+        raise BadSource(f"{names} bear the same names and differ in their labels: set {known}")
     return next(iter(found)) if chosen == "auto" else chosen
 
 

@@ -7,14 +7,13 @@ are those found in the files unless an option names them.
 """
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from loaders.cases import JSON, BadCase, BadSource, Item, Kind, Meta, Survey, settings
+from loaders.cases import JSON, BadCase, BadSource, Case, Item, Kind, Meta, Survey, settings
 from loaders.datasets.decathlon.dataset_json import (
-    LONGEST_NAME,
     by_number,
     channels_of,
     dictionary,
@@ -23,6 +22,8 @@ from loaders.datasets.decathlon.dataset_json import (
     read_description,
     text_of,
 )
+from loaders.datasets.decathlon.other_endings import PICTURES, ending_of, other_item, other_meta
+from loaders.datasets.pairs.read import read as read_pair
 from loaders.datasets.patient_pattern import patient_in
 from loaders.datasets.resample import SPACING, chosen_spacing, read
 from loaders.formats.nifti import (
@@ -35,6 +36,7 @@ from loaders.formats.nifti import (
     stem,
     without_copies,
 )
+from loaders.formats.nifti import ENDINGS as NIFTI
 from loaders.formats.nifti import OPTIONS as READING
 
 MODALITIES = ("auto", "ct", "mri")
@@ -108,23 +110,27 @@ def survey_nnunet(source: Path, options: Mapping[str, Any]) -> Survey:
     chosen = settings("nnunet", NNUNET.options, options)
     about = read_description(source)
     channels = _nnunet_channels(about, source) if about else ()
-    images, labels = _folder(source, "imagesTr"), _folder(source, "labelsTr")
+    ending = ending_of(about, source)
+    images, labels = _folder(source, "imagesTr", ending), _folder(source, "labelsTr", ending)
     parts: dict[str, dict[int, list[Path]]] = {}
     for name, paths in images.items():
         if match := _CHANNEL.fullmatch(name):
             parts.setdefault(match[1], {})[int(match[2])] = paths
     if not parts:
-        raise BadSource(f"{source}: no file in imagesTr is named CASE_0000.nii.gz")
+        raise BadSource(f"{source}: no file in imagesTr is named CASE_0000{ending}")
     if not channels:
         count = 1 + max(number for mine in parts.values() for number in mine)
         channels = tuple(f"channel_{number}" for number in range(count))
+    # Of a picture in colour all channels lie in the first file.
+    colour = ending in PICTURES and not any(any(mine) for mine in parts.values())
+    of_files = channels[:1] if colour else channels
     files: dict[str, tuple[Path, ...]] = {}
     rejected = []
     for case in sorted({*parts, *labels}):
-        mine = [parts.get(case, {}).get(number, []) for number in range(len(channels))]
+        mine = [parts.get(case, {}).get(number, []) for number in range(len(of_files))]
         faults = [
             _count_fault(f"channel {channel}", paths)
-            for channel, paths in zip(channels, mine, strict=True)
+            for channel, paths in zip(of_files, mine, strict=True)
         ]
         faults.append(_count_fault("label", labels.get(case, [])))
         if reason := next((fault for fault in faults if fault), None):
@@ -139,23 +145,33 @@ def survey_nnunet(source: Path, options: Mapping[str, Any]) -> Survey:
     else:
         meanings = _by_class(_named(chosen, files))
     meta = _meta("nnunet", about, chosen, channels, modality, meanings)
-    return _survey(meta, files, rejected, chosen["group"])
+    found = _survey(meta, files, rejected, chosen["group"])
+    if ending in NIFTI:
+        return found
+    items = [other_item(item.key, item.extra["group"], item.paths) for item in found.items]
+    return replace(found, meta=other_meta(meta, files, ending), items=tuple(items))
+
+
+def read_nnunet(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
+    """Give the case of an item, NIfTI or of another format."""
+    yield from (read_pair if "way" in meta.options else read)(item, meta)
 
 
 # Files
 
 
-def _folder(source: Path, name: str) -> dict[str, list[Path]]:
+def _folder(source: Path, name: str, ending: str = NIFTI[0]) -> dict[str, list[Path]]:
     folder = source / name
     if not folder.is_dir():
         raise BadSource(f"{source} has no folder {name}")
-    return _stems(sorted(folder.iterdir()))
+    return _stems(sorted(folder.iterdir()), ending)
 
 
-def _stems(paths: Sequence[Path]) -> dict[str, list[Path]]:
+def _stems(paths: Sequence[Path], ending: str = NIFTI[0]) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
+    endings = NIFTI if ending in NIFTI else (ending,)
     for path in paths:
-        if (name := stem(path)) is not None:
+        if (name := stem(path, endings)) is not None:
             found.setdefault(name, []).append(path)
     return {name: without_copies(same) for name, same in found.items()}
 
@@ -226,9 +242,6 @@ def _msd_channels(
 
 def _nnunet_channels(about: Mapping[str, Any], source: Path) -> tuple[str, ...]:
     names = dictionary(about, "channel_names" if "channel_names" in about else "modality", source)
-    if str(about.get("file_ending", ".nii.gz")).lower() not in (".nii.gz", ".nii"):
-        ending = str(about["file_ending"])[:LONGEST_NAME]
-        raise BadSource(f"{source} holds {ending} files; only NIfTI is read")
     channels = channels_of(names)
     if sorted(map(number_of, names)) != list(range(len(names))):
         raise BadSource(f"dataset.json: channels are numbered {', '.join(names)}, not from 0 on")
@@ -266,7 +279,10 @@ def _nnunet_labels(about: Mapping[str, Any], source: Path) -> _Labels:
     """Return the labels of nnU-Net, where one name may cover several numbers (a region)."""
     labels = dictionary(about, "labels", source)
     if "ignore" in labels:
-        raise BadSource(f"{source} has an `ignore` label (sparse annotation), which is not read")
+        raise BadSource(
+            f"{source} has an `ignore` label (sparse annotation), which is not read: losses and "
+            "scores count every voxel, so give such voxels a class or leave their cases out"
+        )
     if all(str(name).isdigit() for name in labels):
         return _by_class(_msd_labels(about, source))
     united: dict[str, tuple[int, ...]] = {}
@@ -305,8 +321,8 @@ def _modality(chosen: str, channels: Sequence[str], unnamed: Mapping[str, tuple[
     if are_ct == {True}:
         return "ct"
     how = (
-        "say --set modality=ct (one scale for all cases, from the training part) or "
-        "--set modality=mri (each case has its own)"
+        "set modality=ct (one scale for all cases, from the training part) or "
+        "modality=mri (each case has its own)"
     )
     if True in are_ct:
         raise BadSource(f"the channels {', '.join(channels)} are CT and others: {how}")
@@ -375,6 +391,6 @@ NNUNET = Kind(
     summary="a raw data set of nnU-Net",
     source="Isensee et al. 2021, 10.1038/s41592-020-01008-z; github.com/MIC-DKFZ/nnUNet",
     survey=survey_nnunet,
-    read=read,
+    read=read_nnunet,
     options=_OPTIONS,
 )

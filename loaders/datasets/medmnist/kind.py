@@ -159,7 +159,7 @@ def _check_finding(name: str, finding: str) -> None:
             else f"each image of {name} has {len(choices) - 1} answers"
         )
         known = ", ".join(choices)
-        raise BadSource(f"{fault}: say --set finding=NAME; the findings are: {known}")
+        raise BadSource(f"{fault}: set finding=NAME; the findings are: {known}")
 
 
 def _locate(source: Path, name: str, size: int) -> tuple[Path, str, int]:
@@ -173,7 +173,7 @@ def _locate(source: Path, name: str, size: int) -> tuple[Path, str, int]:
             found = ", ".join(path.name for path in fitting) or "none"
             raise BadSource(
                 f"{source} should hold one file {file_name(name or 'NAME', size or SIZES[0])}, "
-                f"found: {found}; name a set as medmnist:NAME and its size as --set size=64, or "
+                f"found: {found}; name a set as medmnist:NAME and its size as size=64, or "
                 "give the file itself"
             )
         return fitting[0], _set_of(fitting[0]), size

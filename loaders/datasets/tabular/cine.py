@@ -15,7 +15,13 @@ from typing import Any
 import numpy as np
 
 from loaders.cases import Array, BadCase, BadSource, Case, Item, Kind, Meta, Survey, settings
-from loaders.datasets.tabular.images import APPEARANCE, check_appearance, fitted, make_meta
+from loaders.datasets.tabular.images import (
+    APPEARANCE,
+    check_appearance,
+    fitted,
+    kept_columns,
+    make_meta,
+)
 from loaders.datasets.tabular.labels import OPTIONS, Row, read_labels
 from loaders.formats import video
 from loaders.formats.dicom.preamble import ENOUGH, begin_of
@@ -75,6 +81,7 @@ def _item(row: Row, inside: Inside) -> Item:
         "label": row.label,
         "split": row.split,
         "folder": row.path.is_dir(),
+        **kept_columns([row.columns]),
     }
     return Item(key=row.key, paths=paths, extra=extra)
 
@@ -127,6 +134,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
     assert isinstance(frames, int)
     assert isinstance(stride, int)
     loop = _open(item, stride=stride)
+    (kept,) = item.extra.get("columns", [None])
     for number, clip in enumerate(_clips(loop.pictures, frames, stride, meta, item.key)):
         yield Case(
             key=f"{item.key}#{number}",
@@ -136,6 +144,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
             mask=None,
             spacing=(stride * loop.seconds, np.nan, np.nan),
             split=item.extra["split"],
+            columns=kept,
         )
 
 

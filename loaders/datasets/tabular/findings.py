@@ -65,12 +65,12 @@ def _own_column(
         elif label:
             lines.append(line._replace(label=label))
         else:
-            # As was chosen: no fault of the line's, which --strict would stop at.
+            # As was chosen: no fault of the line's, which `strict` would stop at.
             left += 1
     if left:
         log.warning(
-            "%d images are left out, since %s is uncertain (-1) in them; --set uncertain=negative "
-            "or positive would keep them.",
+            "%d images are left out, since %s is uncertain (-1) in them; uncertain=negative "
+            "or uncertain=positive would keep them.",
             left,
             name,
         )
@@ -92,7 +92,7 @@ def _among_words(
     if finding not in known:
         shown = ", ".join(sorted(known))
         raise BadSource(
-            f"{table.name}: there is no finding {finding!r}: say --set finding=NAME; column "
+            f"{table.name}: there is no finding {finding!r}: set finding=NAME; column "
             f"{name} has: {shown[:SHOWN] or 'none'}{most_often(rejected)}"
         )
     return lines

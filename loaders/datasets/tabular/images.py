@@ -7,7 +7,7 @@ brought to the set's (`loaders.formats.levels`); a picture that does not fit is 
 that no image is silently on another scale.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,12 +38,24 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
             Item(
                 key=rows[at].key,
                 paths=tuple(row.path for row in rows[at : at + _TOGETHER]),
-                extra={"rows": [_facts(row) for row in rows[at : at + _TOGETHER]]},
+                extra={
+                    "rows": [_facts(row) for row in rows[at : at + _TOGETHER]],
+                    **kept_columns(row.columns for row in rows[at : at + _TOGETHER]),
+                },
             )
             for at in range(0, len(rows), _TOGETHER)
         ),
         rejected=answers.rejected,
     )
+
+
+def kept_columns(columns: Iterable[Mapping[str, int] | None]) -> dict[str, Any]:
+    """Return what an item keeps of columns to split by; {} where none is kept.
+
+    So items, and the fingerprints of stores made of them, are as before there were any.
+    """
+    kept = list(columns)
+    return {"columns": kept} if any(kept) else {}
 
 
 def _facts(row: Row) -> tuple[str, str, int, str | None]:
@@ -95,6 +107,8 @@ def make_meta(
     asked = {"finding": finding, "uncertain": chosen["uncertain"]} if finding else {}
     if chosen["readers"]:
         asked["readers"] = chosen["readers"]
+    if chosen["keep"]:
+        asked["keep"] = chosen["keep"]
     return Meta(
         kind=kind,
         name=chosen["name"] or (f"{kind}-{finding}" if finding else kind),
@@ -133,7 +147,9 @@ def fitted(picture: Picture, meta: Meta, where: str) -> Array:
 
 def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
     """Give the images of an item, one in memory at a time."""
-    for path, (key, group, label, split) in zip(item.paths, item.extra["rows"], strict=True):
+    rows = item.extra["rows"]
+    columns = item.extra.get("columns", [None] * len(rows))
+    for path, (key, group, label, split), kept in zip(item.paths, rows, columns, strict=True):
         try:
             image = fitted(read_picture(path, key), meta, key)
         except BadCase as bad:
@@ -149,6 +165,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
             spacing=(np.nan, np.nan),
             split=split,
             files=(path,),
+            columns=kept,
         )
 
 

@@ -55,8 +55,12 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
     ),
     "reader": ("", f"column of the reader; empty: {READER} where there is one"),
     "split": ("", "column of the official part: train, val or test; empty: none"),
+    "keep": (
+        [],
+        "columns to split by, with commas, such as site or fold: the numbers of values are stored",
+    ),
 }
-_PARTS = {
+PARTS = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -70,19 +74,25 @@ _PARTS = {
 # Share of the pictures about which a table may contradict itself by mistake (assumption); where it
 # is more, rows are several answers by design, and to leave those pictures out leaves the easy ones.
 _MISTAKES = 0.01
+# More values than this name patients or dates rather than places or folds. Assumption.
+_MOST_KEPT = 100
 # Of files of one size the ends are compared first: the bytes of two pictures differ there too.
 _END_BYTES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One usable line: `path` is the file, `key` its path under the source, `label` its class."""
+    """One usable line: `path` is the file, `key` its path under the source, `label` its class.
+
+    `columns` numbers its values in the columns that are kept; None: none is.
+    """
 
     path: Path
     key: str
     group: str
     label: int
     split: str | None
+    columns: Mapping[str, int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,9 +148,10 @@ def read_labels(
     if positive is None and chosen["readers"] in ONE_SIDED:
         raise BadSource(
             f"readers is {chosen['readers']!r}, which is for a finding or two classes; column "
-            f"{label_column} has {len(classes)}: say --set readers=majority or --set finding=NAME"
+            f"{label_column} has {len(classes)}: set readers=majority or finding=NAME"
         )
     check_groups(table, column, lines)
+    numbered = _numbered(table.name, chosen["keep"], lines)
     files = Files(source, suffixes, frames, [line.image for line in lines])
     found: list[_Found] = []
     for line in lines:
@@ -158,6 +169,11 @@ def read_labels(
             split=None
             if line.split is None
             else _part(table.name, table.columns[column["split"]], line.split),
+            columns={
+                name: numbered[name][value]
+                for name, value in zip(chosen["keep"], line.kept, strict=True)
+            }
+            or None,
         )
         found.append(_Found(line, row))
     rows, twice = _one_a_picture(table, label_column, found, positive, chosen["readers"])
@@ -178,7 +194,9 @@ def _check(chosen: Mapping[str, Any]) -> None:
             known = ", ".join(value for value in values if value)
             raise BadSource(f"option {name} is {chosen[name]!r}; it is one of: {known}")
     if chosen["uncertain"] != EXCLUDE and not chosen["finding"]:
-        raise BadSource("option uncertain is for a finding: say --set finding=NAME")
+        raise BadSource("option uncertain is for a finding: set finding=NAME")
+    if len(set(chosen["keep"])) < len(chosen["keep"]):
+        raise BadSource(f"option keep names a column twice: {', '.join(chosen['keep'])}")
     if chosen["group"] and chosen["group_pattern"]:
         raise BadSource("options group and group_pattern both name the patient: leave one out")
 
@@ -196,8 +214,7 @@ def _table_of(source: Path, name: str) -> Path:
     if len(tables) != 1:
         found = ", ".join(path.name for path in tables) or "none"
         raise BadSource(
-            f"{source} should hold one table .csv or .tsv, found: {found}; "
-            "say which with --set csv=NAME"
+            f"{source} should hold one table .csv or .tsv, found: {found}; set csv=NAME"
         )
     return table_under(source, tables[0].name, "csv")
 
@@ -214,7 +231,7 @@ def _classes(
     if any(findings[word] > 1 for words in several for word in words):
         raise BadSource(
             f"{table}: column {column} has several findings an image: say which is asked for, "
-            f"--set finding={max(findings, key=lambda word: (findings[word], word))}"
+            f"finding={max(findings, key=lambda word: (findings[word], word))}"
         )
     if all(WHOLE.fullmatch(name) for name in names):
         ordered = sorted(names, key=int)
@@ -248,17 +265,36 @@ def _positive(classes: tuple[str, ...], wanted: str, column: str) -> int | None:
     if not wanted and classes != ("0", "1"):
         raise BadSource(
             f"column {column} has {classes[0]} and {classes[1]}: say which is the disease, "
-            f"--set positive={classes[1]} or --set positive={classes[0]}"
+            f"positive={classes[1]} or positive={classes[0]}"
         )
     return classes.index(canonical(wanted or "1"))
 
 
 def _part(table: str, column: str, text: str) -> str:
-    if text.lower() not in _PARTS:
+    if text.lower() not in PARTS:
         raise BadSource(
             f"{table}: column {column} has {text!r}; a part is one of: train, val, test"
         )
-    return _PARTS[text.lower()]
+    return PARTS[text.lower()]
+
+
+def _numbered(table: str, names: Sequence[str], lines: Sequence[Line]) -> dict[str, dict[str, int]]:
+    """Return for each kept column the number of each value, by size or by the alphabet.
+
+    Raises BadSource where there are so many that they may name patients, or dates.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for at, name in enumerate(names):
+        values = {line.kept[at] for line in lines}
+        if len(values) > _MOST_KEPT:
+            raise BadSource(
+                f"{table}: column {name!r} of option keep has {len(values)} different values; a "
+                f"column to split by has at most {_MOST_KEPT}, such as sites, scanners or folds"
+            )
+        whole = all(WHOLE.fullmatch(value) for value in values)
+        ordered = sorted(values, key=int) if whole else sorted(values)
+        found[name] = {value: number for number, value in enumerate(ordered)}
+    return found
 
 
 # ---- files ------------------------------------------------------------------------------------
@@ -285,7 +321,7 @@ def _one_a_picture(
         if len(same) == 1:
             rows.append(same[0].row)
             continue
-        facts = {(one.row.group, one.row.split) for one in same}
+        facts = {(one.row.group, one.row.split, one.line.kept) for one in same}
         if len(facts) > 1:
             rejected += _twice(table, same, f"{len(same)} times, with other patients or parts")
             continue
@@ -301,7 +337,7 @@ def _one_a_picture(
             raise BadSource(
                 f"{table.name}: column {label_column} gives one picture several findings (lines "
                 f"{same[0].line.number} and {same[-1].line.number}): say which is asked for, "
-                "--set finding=NAME"
+                "finding=NAME"
             )
         told = [label for label in given if label is not None]
         label = RULES[rule](told, positive)
@@ -321,11 +357,11 @@ def _one_a_picture(
     unsaid = [same for same in disagreed if len({one.line.image for one in same}) < len(same)]
     if len(unsaid) > _MISTAKES * len(pictures):
         numbers = [one.line.number for one in unsaid[0]]
-        asked = ", or which finding is asked for, --set finding=NAME" if positive is None else ""
+        asked = ", or which finding is asked for, finding=NAME" if positive is None else ""
         raise BadSource(
             f"{table.name}: of {len(pictures)} pictures {len(unsaid)} have several rows that "
             f"disagree in column {label_column} (the first in lines {numbers[0]} to "
-            f"{numbers[-1]}): say which answer counts, --set readers=majority, any or all{asked}"
+            f"{numbers[-1]}): say which answer counts, readers=majority, any or all{asked}"
         )
     if again:
         log.warning(

@@ -12,6 +12,8 @@ from loaders.formats.csv_table import Table
 from loaders.formats.missing_words import Missing, missing
 
 LABEL = "label"
+# Begins the role of each column that is kept beside the cases.
+KEPT = "keep "
 _ROLES = ("image", "label", "group", "reader", "split")
 # Up to 18 digits, as 64 bits hold; what has more is text.
 WHOLE = re.compile(r"([+-]?[0-9]{1,18})(\.0*)?")
@@ -42,19 +44,21 @@ class Line(NamedTuple):
     group: str | None
     reader: str | None
     split: str | None
+    kept: tuple[str, ...]
 
 
 def columns_of(table: Table, chosen: Mapping[str, Any]) -> dict[str, int]:
     """Return the column number of each role that is asked for; raises BadSource."""
     named = {role: chosen[role] for role in _ROLES if chosen[role]}
     column = {role: _column(table, role, name) for role, name in named.items() if role != "label"}
+    column |= {f"{KEPT}{name}": _column(table, "keep", name) for name in chosen["keep"]}
     column.setdefault("image", table.first_named)
     own = table.column(chosen["finding"]) if chosen["finding"] else None
     if own is not None:
         if chosen["label"] != LABEL and table.column(chosen["label"]) is not None:
             raise BadSource(
                 f"{table.name} has a column {chosen['finding']!r}: for what it says leave out "
-                "--set label"
+                "the setting label"
             )
         column["label"] = own
     else:
@@ -64,7 +68,7 @@ def columns_of(table: Table, chosen: Mapping[str, Any]) -> dict[str, int]:
     if column["label"] == column["image"]:
         raise BadSource(
             f"{table.name}: column {table.columns[column['image']]!r} cannot be both image and "
-            f"label: say --set image=COLUMN or label=COLUMN; {_shown(table)}"
+            f"label: set image=COLUMN or label=COLUMN; {_shown(table)}"
         )
     return column
 
@@ -73,7 +77,7 @@ def _column(table: Table, role: str, name: str) -> int:
     at = table.column(name)
     if at is None:
         raise BadSource(
-            f"{table.name} has no column {name!r} for the {role}: say --set {role}=COLUMN; "
+            f"{table.name} has no column {name!r} for the {role}: set {role}=COLUMN; "
             f"{_shown(table)}"
         )
     return at
@@ -115,7 +119,8 @@ def lines_of(
         )
         assert label is not None
         answer = sys.intern(canonical(label))
-        lines.append(Line(number, cell["image"], answer, group, reader, split))
+        kept = tuple(sys.intern(canonical(cell[role])) for role in cell if role.startswith(KEPT))
+        lines.append(Line(number, cell["image"], answer, group, reader, split, kept))
     return lines
 
 

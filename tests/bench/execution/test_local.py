@@ -182,7 +182,7 @@ def run(made, **options) -> dict[str, dict[str, object]]:
 
 ENDS = {
     "exits": "SystemExit: 0",
-    "interrupts": "KeyboardInterrupt: without a message",
+    "interrupts": "KeyboardInterrupt",
     "leaves": f"it ended its process (exit status 0) {KILLS} times",
     "crashes": f"it ended its process (SIGSEGV) {KILLS} times",
     "kills_its_group": f"it ended its process (SIGKILL, as where memory runs out) {KILLS} times",

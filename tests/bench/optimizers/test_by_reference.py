@@ -89,7 +89,8 @@ def test_settings_are_those_of_the_signature():
         ("pytorch_optimizer:Ranger21", {}, "needs num_iterations"),
         ("pytorch_optimizer:SAM", {}, "needs base_optimizer"),
         ("pytorch_optimizer:AliG", {}, "AliG requires closure"),
-        ("pytorch_optimizer:Lookahead", {}, "cannot be driven by the training loop"),
+        ("pytorch_optimizer:Lookahead", {}, "takes another optimizer, which a study"),
+        ("pytorch_optimizer:Magma", {"lr": 0.1}, "makes both, and name it as path/file.py:name"),
         ("pytorch_optimizer:LOMO", {}, "cannot be driven by the training loop"),
         ("torch.optim:LBFGS", {}, "cannot be driven by the training loop"),
         ("torch.optim:Muon", {}, "only supports 2D parameters"),
@@ -104,6 +105,7 @@ def test_what_cannot_be_driven_is_refused_with_the_reason(name, given, said):
 
 
 OWN = """
+import pytorch_optimizer
 import torch
 
 class Mine(torch.optim.SGD):
@@ -116,6 +118,9 @@ def anything(params, **settings):
 def bare(params, lr=1, weight_decay=0, steps: int = 3, clip=float("inf")):
     assert isinstance(steps, int)
     return torch.optim.SGD(params, lr=lr, weight_decay=weight_decay)
+
+def masked(params, lr=1e-3, share=0.5):
+    return pytorch_optimizer.Magma(torch.optim.SGD(params, lr=lr), mask_prob=share)
 
 class Searching(torch.optim.LBFGS):
     needs_closure = True
@@ -172,12 +177,18 @@ def test_a_rehearsal_draws_nothing_from_the_random_stream():
 @pytest.mark.parametrize(
     "wrapper",
     ["SAM", "GSAM", "WSAM", "LookSAM", "FriendlySAM", "Lookahead", "PCGrad", "TRAC", "OrthoGrad",
-     "ScheduleFreeWrapper"],
+     "ScheduleFreeWrapper", "Magma", "SafeFP16Optimizer"],
 )  # fmt: skip
 def test_a_wrapper_of_the_library_is_refused(wrapper):
     """It takes another optimizer, made already: of ours, sam alone takes one by name."""
-    with pytest.raises(StudyError, match=r"needs .*base_optimizer|cannot be driven"):
+    with pytest.raises(StudyError, match=r"needs .*base_optimizer|takes another optimizer"):
         row(f"pytorch_optimizer:{wrapper}")
+
+
+def test_a_users_function_may_make_a_wrapper_with_what_it_wraps(own):
+    found = own("masked", share=0.9).row
+    assert found.settings({"share": 0.9}) == {"lr": 1e-3, "share": 0.9}
+    assert trains(found, lr=1.0, share=0.9)
 
 
 def test_a_rate_whose_default_is_a_whole_number_takes_fractions(own):

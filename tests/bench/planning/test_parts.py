@@ -18,6 +18,7 @@ from bench.training.evaluate import Evaluator
 from bench.training.train import make_sampler
 from loaders.cases import Case, Item, Kind, Meta, Survey
 from loaders.store.write import write_store
+from tests.metas import made_meta
 
 CASES = 40
 
@@ -41,22 +42,12 @@ def store_of(folder: Path, held: dict[str, int], spacing: float = 1.0) -> Path:
                 spacing=(spacing,) * 2,
             )
 
-    meta = Meta(
+    meta = made_meta(
         kind="rare",
         name="rare",
         task="segmentation",
-        dims=2,
-        channels=("a",),
         classes=("background", *held),
         regions={name: (label,) for label, name in enumerate(held, start=1)},
-        positive=None,
-        normalize="train",
-        fill=0.0,
-        unit="image",
-        group_source="case",
-        source="made by a test",
-        licence="none",
-        options={},
     )
     kind = Kind(name="rare", summary="", source="", survey=pytest.fail, read=read, options={})
     survey = Survey(meta=meta, items=(Item(key="all", paths=(), extra={}),), rejected=())

@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bench.core.references import StudyError
-from bench.study.schema import STUDIES, Study, parse_study
+from bench.study.ready import READY
+from bench.study.schema import Study, parse_study
 
 GOOD = """
 name: breast
@@ -99,7 +100,7 @@ def test_no_values_make_it_fall_over(raw):
         parse_study(yaml.safe_dump({**raw, "no_such_key": 1}), "mine.yaml")
 
 
-@pytest.mark.parametrize("path", sorted(STUDIES.glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted(READY.glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_ready_study_is_a_study(path):
     study = parse_study(path.read_text(encoding="utf-8"), path.name)
     assert study.name == path.stem
@@ -206,3 +207,25 @@ def test_a_list_for_one_data_set_is_told_of_with_its_place():
     assert said[0].startswith("s: data, entry 1, augment.zoom: ")
     assert said[1].startswith("s: data, entry 1, augment: unknown key 'fli'. Did you mean 'flip'?")
     assert said[2] == "s: data, entry 2, store: this key is required and missing."
+
+
+@pytest.mark.parametrize(
+    ("folds", "read"),
+    [
+        ("7", 7),
+        ("'7'", 7),
+        ("official", "official"),
+        ("site", "site"),
+        ("splits/splits_final.json", "splits/splits_final.json"),
+    ],
+)
+def test_folds_are_a_number_or_name_splits_that_others_made(folds, read):
+    study = parse_study(GOOD.replace("epochs: 25", f"folds: {folds}"), "s")
+    assert study.folds == read
+
+
+@pytest.mark.parametrize("folds", ["''", "' '", "2.5", "'2.5'", "[site]", "{leave_out: site}", "1"])
+def test_folds_that_are_neither_are_one_sentence(folds):
+    with pytest.raises(StudyError, match=r"^mine\.yaml: folds: ") as caught:
+        parse_study(GOOD.replace("epochs: 25", f"folds: {folds}"), "mine.yaml")
+    assert len(str(caught.value).splitlines()) == 1

@@ -9,10 +9,11 @@ import torch
 from bench.metrics.scoring import Seen, thinned
 from bench.training.examples import EXAMPLES, chosen
 from bench.training.train import run_trial
-from loaders.cases import Case, Item, Meta, Survey
+from loaders.cases import Case, Item, Survey
 from loaders.store.read import open_store
 from loaders.store.write import write_store
 from tests.conftest import SMALL
+from tests.metas import made_meta
 
 
 @pytest.mark.parametrize(
@@ -52,22 +53,11 @@ COLOURS = np.arange(8 * 10 * 3, dtype=np.uint8).reshape(8, 10, 3)
 
 
 def colour_store(folder):
-    meta = Meta(
+    meta = made_meta(
         kind="small",
         name="colour",
-        task="classification",
-        dims=2,
         channels=("red", "green", "blue"),
         classes=("a", "b"),
-        regions={},
-        positive=None,
-        normalize="train",
-        fill=0.0,
-        unit="image",
-        group_source="case",
-        source="made by a test",
-        licence="none",
-        options={},
     )
 
     def read(_item, _meta):

@@ -83,8 +83,14 @@ def test_the_test_fold_is_scored_once_by_the_weights_that_inner_validation_chose
     monkeypatch.setattr(evaluate.Evaluator, "score", score)
     row = run_trial(trial, data, base, device=CPU).trial
     inner, test = tuple(split.inner), tuple(split.test)
-    looks, final = scored[:4], scored[4:]
+    looks, seen, final = scored[:4], scored[4], scored[5:]
     assert [s[:2] for s in looks] == [(inner, False)] * 4
+    # By the last weights, as many training cases as inner ones.
+    assert len(seen[0]) == len(inner) < len(split.train)
+    assert set(seen[0]) < set(split.train)
+    assert not seen[1]
+    assert torch.equal(looks[-1][3], seen[3])
+    assert row["last_train_score"] == seen[2]
     best = max(looks, key=lambda s: s[2])
     # Beside the chosen weights the last, where they are others; the chosen count.
     assert [s[:2] for s in final] == [(test, True)] * (1 if best is looks[-1] else 2)
@@ -254,6 +260,7 @@ def test_where_inner_validation_has_nothing_to_score_false_alarms_and_loss_decid
 ):
     scores = [scripted(*epoch) for epoch in course]
     test = scripted(0.5, 0.0, 0.5, 1)
+    scores.append(test)  # of training cases, after the last epoch
     monkeypatch.setattr(
         Evaluator, "score", lambda self, cases, *, final: test if final else scores.pop(0)
     )

@@ -26,6 +26,7 @@ from loaders.store.pseudonyms import key_fingerprint, keyed_id
 from loaders.store.read import Store
 from loaders.store.write import write_store
 from models.table import MODELS
+from tests.metas import made_meta
 from tests.trials import changed
 
 CPU = torch.device("cpu")
@@ -367,22 +368,11 @@ def people_study(tmp_path):
         prefix: str = "patient ",
         seed: int = 0,
     ):
-        meta = Meta(
+        meta = made_meta(
             kind=kind,
             name="people",
-            task="classification",
-            dims=2,
-            channels=("a",),
-            classes=("dark", "bright"),
-            regions={},
             positive=1,
-            normalize="train",
-            fill=0.0,
-            unit="image",
             group_source="patient",
-            source="made by a test",
-            licence="none",
-            options={},
         )
         row = Kind(
             name=kind, summary="", source="", survey=unsurveyed, read=read_people, options={}

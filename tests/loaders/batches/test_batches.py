@@ -26,6 +26,7 @@ from loaders.sampling.sampler import Draws, Recipe, Sampler
 from loaders.store.layout import StoreError
 from loaders.store.read import Store, open_store
 from loaders.store.write import write_store
+from tests.metas import made_meta
 
 CPU = torch.device("cpu")
 N = 11
@@ -66,7 +67,7 @@ def a_store(
                 spacing=(1.0,) * dims,
             )
         )
-    meta = Meta(
+    meta = made_meta(
         kind="fake",
         name="fake",
         task="segmentation" if masks else "classification",
@@ -75,13 +76,8 @@ def a_store(
         classes=("background", "lesion") if masks else ("healthy", "ill"),
         regions={"lesion": (1,)} if masks else {},
         positive=None if masks else 1,
-        normalize="train",
         fill=fill,
-        unit="image",
-        group_source="case",
         source="none",
-        licence="none",
-        options={},
     )
     items = tuple(Item(key=case.key, paths=(), extra={"cases": [case]}) for case in cases)
 

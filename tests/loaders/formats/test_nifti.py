@@ -538,7 +538,7 @@ def test_brats_of_children_has_to_be_told_by_its_year(tmp_path: Path) -> None:
     """1 is the core in 2023 and the enhancing tumour in 2024, under the same names."""
     make_brats(tmp_path / "raw", "BraTS-PED-00002-000", NEW, (0, 1, 2, 3))
     brats = KINDS["brats"]
-    with pytest.raises(BadSource, match="give --set release=2023-ped or --set release=2024-ped"):
+    with pytest.raises(BadSource, match="set release=2023-ped or release=2024-ped"):
         brats.survey(tmp_path / "raw", {})
     with pytest.raises(BadSource, match="option release is '2025'; it is one of auto, 2018, 2023"):
         brats.survey(tmp_path / "raw", {"release": "2025"})
@@ -552,7 +552,7 @@ def test_brats_of_children_has_to_be_told_by_its_year(tmp_path: Path) -> None:
 
 def test_metastases_after_treatment_have_to_be_told_by_their_year(tmp_path: Path) -> None:
     make_brats(tmp_path / "raw", "BraTS-MET-00002-000", NEW, (0, 1, 2, 3, 4))
-    with pytest.raises(BadSource, match="give --set release=2023-met or --set release=2025-met"):
+    with pytest.raises(BadSource, match="set release=2023-met or release=2025-met"):
         KINDS["brats"].survey(tmp_path / "raw", {})
     store, _, _ = prepare("brats", tmp_path / "raw", tmp_path / "s", {"release": "2025-met"})
     assert store.meta.regions["RC"] == (4,)
@@ -598,7 +598,7 @@ def test_names_of_several_years_are_one_patient_by_the_mapping(tmp_path: Path) -
     )
     make_years(tmp_path / "raw", *cases)
     brats = KINDS["brats"]
-    with pytest.raises(BadSource, match=r"cases of 2018 and 2019 and 2020: each year .* --set map"):
+    with pytest.raises(BadSource, match=r"cases of 2018 and 2019 and 2020: each year .* map"):
         brats.survey(tmp_path / "raw", {})
     (tmp_path / "raw" / "name_mapping.csv").write_text(MAPPING)
     options = {"mapping": "name_mapping.csv"}
@@ -865,7 +865,8 @@ def test_the_modality_is_as_the_channels_are_named(
     )
     msd = KINDS["msd"]
     if modality is None:
-        with pytest.raises(BadSource, match=f"{channels[0]}, {channels[1]} are CT and others: say"):
+        said = f"{channels[0]}, {channels[1]} are CT and others: set mod"
+        with pytest.raises(BadSource, match=said):
             msd.survey(tmp_path, {})
         modality = "ct"
         survey = msd.survey(tmp_path, {"modality": "ct"})
@@ -879,7 +880,7 @@ def test_ct_that_nobody_named_is_not_taken_for_mri(tmp_path: Path) -> None:
     (tmp_path / "imagesTr" / "case_0.nii.gz").write_bytes(b"broken")
     assert KINDS["msd"].survey(tmp_path, {}).meta.normalize == "case"
     save(tmp_path / "imagesTr" / "case_1.nii.gz", a_brain() - np.int16(1024))
-    with pytest.raises(BadSource, match=r"case_1.nii.gz goes down to -1\d{3}, as CT does, .*: say"):
+    with pytest.raises(BadSource, match=r"case_1.nii.gz goes down to -1\d{3}, as CT does, .*: set"):
         KINDS["msd"].survey(tmp_path, {})
     assert KINDS["msd"].survey(tmp_path, {"modality": "ct"}).meta.normalize == "train"
     assert KINDS["msd"].survey(tmp_path, {"modality": "mri"}).meta.normalize == "case"
@@ -1013,7 +1014,7 @@ def test_ct_in_any_channel_that_nobody_named_is_asked_about(tmp_path: Path) -> N
     [
         ({"labels": {"background": 0, "a": 1, "ignore": 2}}, "`ignore` label"),
         ({"labels": {"background": 1, "a": 0}}, "label 'background' is not 0"),
-        ({"file_ending": ".png"}, "holds .png files; only NIfTI is read"),
+        ({"file_ending": ".gipl"}, "holds .gipl files; read are: .nii.gz, .nii, .nrrd"),
         ({"channel_names": {}}, "has no 'channel_names'"),
         ({"channel_names": {"0": "T1", "2": "T2"}}, "channels are numbered 0, 2, not from 0 on"),
         ({"labels": {"background": 0, "a": float("inf")}}, "inf is no number of a label"),

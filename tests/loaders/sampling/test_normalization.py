@@ -13,6 +13,7 @@ from loaders.sampling.assign import FoldError
 from loaders.sampling.normalization import class_weights, normalization, value_range
 from loaders.store.read import open_store
 from loaders.store.write import write_store
+from tests.metas import made_meta
 
 CLASSES = ("benign", "malignant")
 
@@ -119,22 +120,11 @@ def test_the_range_of_a_store_is_that_of_its_voxels(
     tmp_path_factory: pytest.TempPathFactory, seed: int, scope: Literal["case", "train"]
 ) -> None:
     generator = np.random.default_rng(seed)
-    meta = Meta(
-        kind="made",
-        name="made",
-        task="classification",
-        dims=2,
+    meta = made_meta(
         channels=("a", "b"),
         classes=CLASSES,
-        regions={},
         positive=1,
         normalize=scope,
-        fill=0.0,
-        unit="image",
-        group_source="case",
-        source="made by a test",
-        licence="none",
-        options={},
     )
 
     def read(_item: Item, _meta: Meta) -> Iterator[Case]:

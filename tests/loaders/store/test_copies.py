@@ -25,12 +25,13 @@ from loaders.store.perceptual_hash import FURTHEST, near_pairs, perceptual_hash
 from loaders.store.pseudonyms import key_fingerprint, keyed_id
 from loaders.store.read import Store, open_store, verify_store
 from loaders.store.write import Report, write_store
+from tests.metas import made_meta
 
 KEY = b"a secret"
 
 
 def a_meta(*, masked: bool = False, dims: Any = 2) -> Meta:
-    return Meta(
+    return made_meta(
         kind="fake",
         name="fake set",
         task="segmentation" if masked else "classification",
@@ -39,13 +40,8 @@ def a_meta(*, masked: bool = False, dims: Any = 2) -> Meta:
         classes=("healthy", "ill"),
         regions={"ill": (1,)} if masked else {},
         positive=None if masked else 1,
-        normalize="train",
-        fill=0.0,
-        unit="image",
         group_source="patient",
         source="none",
-        licence="none",
-        options={},
     )
 
 

@@ -41,6 +41,7 @@ from loaders.store.pseudonyms import keyed_id, user_key
 from loaders.store.read import Store, open_store, verify_store
 from loaders.store.statistics import BINS, measure
 from loaders.store.write import Report, write_store
+from tests.metas import made_meta
 
 KEY = b"a secret"
 CLASSES = ("background", "core", "rim")
@@ -50,7 +51,7 @@ QUICK = settings(
 
 
 def a_meta(**changes: Any) -> Meta:
-    base = Meta(
+    base = made_meta(
         kind="fake",
         name="fake set",
         task="segmentation",
@@ -58,14 +59,10 @@ def a_meta(**changes: Any) -> Meta:
         channels=("t1",),
         classes=CLASSES,
         regions={"all": (1, 2), "core": (1,)},
-        positive=None,
         normalize="case",
-        fill=0.0,
         unit="volume",
         group_source="patient",
         source="none",
-        licence="none",
-        options={},
     )
     return replace(base, **changes)
 

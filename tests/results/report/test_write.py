@@ -70,7 +70,7 @@ class Page(HTMLParser):
 
 
 def page(run: Path) -> Page:
-    return Page(write_report(run))
+    return Page(write_report(run).page)
 
 
 def assert_sound(found: Page) -> None:
@@ -402,6 +402,48 @@ def test_a_study_that_was_edited_into_none_is_named(make_run, text):
         load_verdicts(run)
 
 
+def given_folds(number: object) -> dict[str, object]:
+    """Return what of a study says that it was split by others, into so many folds."""
+    return {"folds": "site", "data": [{"store": "s", "name": CLASSES[0][0], "n_folds": number}]}
+
+
+def test_splits_that_others_made_have_as_many_folds_as_the_data_set_says(make_run):
+    """Of 4 sites 3 are finished: nothing is judged, as with four folds that were dealt."""
+    found = [
+        load_verdicts(
+            make_run(name, datasets=CLASSES, **{**SMALL, "folds": 3}, study=study, data={})
+        )["datasets"][0]
+        for name, study in (("given", given_folds(4)), ("dealt", {"folds": 4}))
+    ]
+    assert [f["expected"] for f in found] == [4, 4]
+    assert [f["state"] for f in found] == ["none", "none"]
+    assert found[0]["combinations"] == found[1]["combinations"]
+    whole = make_run("whole", datasets=CLASSES, **{**SMALL, "folds": 4}, study=given_folds(4))
+    assert load_verdicts(whole)["datasets"][0]["state"] != "none"
+    assert "Splits that others made" in write_report(whole).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("number", [None, 0, "4", True])
+def test_splits_without_their_number_are_named(make_run, number):
+    run = make_run(datasets=CLASSES, **SMALL, study=given_folds(number))
+    with pytest.raises(RunError, match=r"^study\.yaml: folds must be .*'site'.* has no n_folds"):
+        load_verdicts(run)
+
+
+def test_what_splits_leave_in_doubt_and_what_was_tested_on_stand_in_the_report(make_run):
+    task = CLASSES[0][1]
+    described = {
+        **DATA[task],
+        "notes": ["12 of 90 tested cases share a patient."],
+        "tested_on": {**DATA[task], "cases": 77, "groups": 71, "source": "elsewhere"},
+    }
+    run = make_run(datasets=CLASSES, **SMALL, data={task: described})
+    page = write_report(run).read_text(encoding="utf-8")
+    assert "12 of 90 tested cases share a patient." in load_verdicts(run)["datasets"][0]["warnings"]
+    assert "12 of 90 tested cases share a patient." in page
+    assert "77 cases, 71 patients, elsewhere" in page
+
+
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(RunError, match="holds no run"):
         write_report(tmp_path)
@@ -409,14 +451,14 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
 
 def test_the_same_run_gives_the_same_page(make_run):
     run = make_run(datasets=CLASSES, **SMALL)
-    first = write_report(run).read_bytes()
-    assert write_report(run).read_bytes() == first
+    first = write_report(run).page.read_bytes()
+    assert write_report(run).page.read_bytes() == first
     assert not [p for p in run.iterdir() if p.name.endswith(".new")]
 
 
 def test_a_full_disk_leaves_the_page_there_was(make_run, monkeypatch):
     run = make_run(datasets=CLASSES, **SMALL)
-    before = write_report(run).read_bytes()
+    before = write_report(run).page.read_bytes()
     real = Path.write_bytes
 
     def full(path, content):

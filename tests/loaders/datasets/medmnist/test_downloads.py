@@ -367,7 +367,7 @@ def test_a_set_is_fetched_by_name_and_size(
         ({"name": "breastmnist_64", "size": 28}, "there is no MedMNIST set 'breastmnist_64'"),
         ({"name": "breastmnist", "size": 32}, "has no size 32; its sizes are: 28, 64, 128, 224"),
         ({"name": "nodulemnist3d", "size": 224}, "has no size 224; its sizes are: 28, 64"),
-        ({"name": "chestmnist"}, "say --set finding=NAME; the findings are: atelectasis"),
+        ({"name": "chestmnist"}, "set finding=NAME; the findings are: atelectasis"),
         ({"name": "chestmnist", "finding": "cancer"}, "there is no finding 'cancer'"),
         ({"name": "breastmnist", "finding": "any"}, "option finding is for chestmnist"),
     ],

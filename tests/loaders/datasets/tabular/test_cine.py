@@ -33,6 +33,7 @@ from loaders.store.layout import content_hash, meta_from_json, meta_to_json
 from loaders.store.pseudonyms import keyed_id
 from loaders.store.read import Store, open_store, verify_store
 from loaders.store.write import Report, write_store
+from tests.metas import made_meta
 
 KEY = b"a secret"
 # content_hash() of a_meta(), as the version before axes gave it.
@@ -40,22 +41,16 @@ HASH_BEFORE_AXES = "cba4907e34681ecaa133c4cca3b1d776faac629cae68f2dbbfcde13c1789
 
 
 def a_meta(**changes: object) -> Meta:
-    base = Meta(
+    base = made_meta(
         kind="cine",
         name="loops",
-        task="classification",
         dims=3,
         channels=("intensity",),
         classes=("still", "moving"),
-        regions={},
         positive=1,
-        normalize="train",
-        fill=0.0,
         unit="video",
-        group_source="case",
         source="",
         licence="",
-        options={},
     )
     return replace(base, **changes)
 

@@ -957,8 +957,8 @@ def test_a_finding_has_a_column_of_its_own(
 @pytest.mark.parametrize(
     ("table", "options", "sentence"),
     [
-        (NIH, {"positive": ""}, "several findings an image: say .* --set finding=Effusion"),
-        (NIH, {"finding": "effusion", "positive": ""}, "no finding 'effusion': say .* has: Eff"),
+        (NIH, {"positive": ""}, "several findings an image: say .* finding=Effusion"),
+        (NIH, {"finding": "effusion", "positive": ""}, "no finding 'effusion': set .* has: Eff"),
         (NIH, {"finding": "Mass"}, "positive is 'b': of a finding it is always the finding"),
         (
             NIH,
@@ -966,11 +966,11 @@ def test_a_finding_has_a_column_of_its_own(
             "uncertain is for a finding's own column",
         ),
         (NIH, {"finding": "Mass", "uncertain": "maybe"}, "it is one of: exclude, negative, pos"),
-        (rows("a b a b a b"), {"uncertain": "negative"}, "say --set finding=NAME"),
+        (rows("a b a b a b"), {"uncertain": "negative"}, "set finding=NAME"),
         (
             "image,dx,Mass\nMustermann_0,a,1\n",
             {"finding": "Mass", "label": "dx", "positive": ""},
-            "has a column 'Mass': for what it says leave out --set label",
+            "has a column 'Mass': for what it says leave out the setting label",
         ),
     ],
 )
@@ -1040,10 +1040,10 @@ def test_a_label_too_long_for_a_name_is_a_rejected_line(tmp_path: Path) -> None:
     [
         (rows("a a a a a a"), {}, r"column label has 1 different values \(a\); a label has 2"),
         (rows("a A b b b b"), {}, "has 'A' and 'a', which differ in upper and lower case alone"),
-        (rows("a c a c a c"), {"positive": ""}, "has a and c: say which is the disease, --set"),
+        (rows("a c a c a c"), {"positive": ""}, "has a and c: say which is the disease, positive="),
         (rows("a c a c a c"), {"positive": "x"}, "positive is 'x'; column label has: a, c"),
         (rows("1 2 3 1 2 3"), {"positive": "1"}, "positive is for two classes; column label has 3"),
-        (rows("a b a b a b"), {"label": "dx"}, "no column 'dx' for the label: say --set label="),
+        (rows("a b a b a b"), {"label": "dx"}, "no column 'dx' for the label: set label="),
         (rows("a b a b a b"), {"group": "pat"}, "its columns are: image, label"),
         (rows("a b a b a b"), {"image": "label"}, "cannot be both image and label"),
         (
@@ -1077,7 +1077,7 @@ def test_a_table_that_cannot_be_used_says_why(
 def test_the_table_must_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = folder_of(tmp_path / "set")
     (source / "more.tsv").write_text("image\tlabel\n")
-    with pytest.raises(BadSource, match=r"found: labels\.csv, more\.tsv; say which with --set csv"):
+    with pytest.raises(BadSource, match=r"found: labels\.csv, more\.tsv; set csv"):
         survey_of(source)
     assert survey_of(source, csv="labels.csv").rejected == ()
     (source / "linked.csv").symlink_to("/etc/hostname")

@@ -300,10 +300,10 @@ def test_readers_who_disagree_are_not_left_out_unasked(tmp_path: Path) -> None:
     with pytest.raises(
         BadSource,
         match=r"of 4 pictures 2 have several rows that disagree in column class_name \(the first "
-        r"in lines 5 to 8\): say which answer counts, --set readers=majority, any or all$",
+        r"in lines 5 to 8\): say which answer counts, readers=majority, any or all$",
     ):
         survey_of(source, label="class_name", finding="Cardiomegaly")
-    with pytest.raises(BadSource, match=r"gives one picture several .* --set finding=NAME"):
+    with pytest.raises(BadSource, match=r"gives one picture several .* finding=NAME"):
         survey_of(source, label="class_name")
     with pytest.raises(BadSource, match="readers is 'most'; it is one of: majority, any, all"):
         survey_of(source, label="class_name", readers="most")
@@ -352,7 +352,7 @@ def test_readers_of_classes(tmp_path: Path) -> None:
         assert survey.meta.classes == ("mild", "none", "severe")
         assert answers_of(survey) == {"a": 0, "c": 1}
         assert len(survey.rejected) == 1
-    with pytest.raises(BadSource, match="or which finding is asked for, --set finding=NAME"):
+    with pytest.raises(BadSource, match="or which finding is asked for, finding=NAME"):
         survey_of(source)
 
 
@@ -503,7 +503,7 @@ def test_a_cell_may_run_over_lines(tmp_path: Path) -> None:
 
 def test_columns_that_are_not_used_may_share_a_name(tmp_path: Path) -> None:
     source = source_of(tmp_path / "set", ["a.png", "b.png"], "image,x,LABEL,x\na,,0,\nb,,1,\n")
-    # And a name may be written in other case than --set has it.
+    # And a name may be written in other case than the setting has it.
     assert answers_of(survey_of(source, image="Image")) == {"a": 0, "b": 1}
     with pytest.raises(BadSource, match=r"has 2 columns called 'x': .* that are used each once"):
         survey_of(source, label="x")

@@ -1,0 +1,31 @@
+"""Where a study is: in a file of its user's, or among the ready studies. Imports little."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.core.references import StudyError
+
+READY = Path(__file__).parents[1] / "ready_studies"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyFile:
+    """A study's file, what it is called in messages, and the folder that its paths start at."""
+
+    path: Path
+    called: str
+    base: Path
+
+
+def find_study(named: Path) -> StudyFile:
+    """Return the file of a study, by its path or a ready study's name; raises StudyError."""
+    ready = {p.stem: p for p in sorted(READY.glob("*.yaml"))}
+    if os.path.isfile(named):  # noqa: PTH113  # False too for a name that no file can have
+        return StudyFile(path=named, called=named.name, base=named.resolve().parent)
+    if str(named) in ready:
+        return StudyFile(path=ready[str(named)], called=str(named), base=Path.cwd())
+    raise StudyError(
+        f"there is no study file {str(named)!r}, and no ready study of that name. "
+        f"Ready studies: {', '.join(ready)}."
+    )

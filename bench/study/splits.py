@@ -1,0 +1,285 @@
+"""The splits of a data set: dealt here, as others made them, or tested on a store outside.
+
+What must be told of them is put in sentences (`told`); what would make every score worthless, a
+test store with the same images as training, is refused.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench.core.references import StudyError, unknown
+from bench.study.dataset import labels_to_stratify, split_store
+from bench.study.schema import DataEntry, Study
+from loaders.cases import BadSource
+from loaders.datasets.decathlon.splits_final import read_splits_final
+from loaders.datasets.table import KINDS
+from loaders.sampling.folds import FoldError, Split, check_splits
+from loaders.sampling.given import (
+    GivenFold,
+    check_given,
+    complete,
+    folds_by_value,
+    official_fold,
+    shared_of,
+)
+from loaders.store.layout import REJECTED, prepare_command, read_description, read_table
+from loaders.store.pseudonyms import key_fingerprint, keyed_id, user_key
+from loaders.store.read import Store
+
+OFFICIAL = "official"
+FILE_ENDS = ".json"
+
+
+def make(study: Study, entry: DataEntry, store: Store, own: Store, base: Path) -> list[Split]:
+    """Split the cases of a store as the study's `folds` says; raises StudyError.
+
+    `store` is `own` with the cases that `entry.test` names; `base` is the folder that paths in the
+    study start at.
+    """
+    if isinstance(study.folds, str):
+        return _given(study, store, base)
+    dealt = split_store(
+        own,
+        folds=study.folds,
+        repeats=study.repeats,
+        seed=study.split_seed,
+        inner_fraction=study.inner_fraction,
+    )
+    if store.outside is None:
+        return list(dealt)
+    _check_outside(entry, store)
+    tested = np.arange(store.n_own, len(store))
+    return [
+        Split(
+            repeat=split.repeat,
+            fold=split.fold,
+            train=np.sort(np.concatenate([split.train, split.inner])),
+            inner=split.test,
+            test=tested,
+        )
+        for split in dealt
+    ]
+
+
+def check(splits: Sequence[Split], study: Study, store: Store, made: Sequence[Split]) -> None:
+    """Raise FoldError unless saved splits keep what those of this study promise.
+
+    Those that others made, and whom each tests, must still be as `made` has them.
+    """
+    labels = labels_to_stratify(store)
+    if not isinstance(study.folds, str) and store.outside is None:
+        check_splits(splits, store.groups, labels)
+        return
+    check_given(splits, labels=labels, classes=store.meta.classes)
+    if [_outline(split) for split in splits] != [_outline(split) for split in made]:
+        raise FoldError("its cases are split in another way than when this run was made.")
+
+
+def _outline(split: Split) -> tuple[int, int, list[int], list[int]]:
+    """Return what of a split its makers decide: whom it tests, and whom it does not."""
+    others = np.sort(np.concatenate([split.train, split.inner]))
+    return split.repeat, split.fold, split.test.tolist(), others.tolist()
+
+
+def told(study: Study, entry: DataEntry, store: Store, splits: Sequence[Split]) -> tuple[str, ...]:
+    """Return the sentences that a reader of scores by these splits must know."""
+    if store.outside is not None:
+        return tuple(_of_outside(entry, store))
+    if not isinstance(study.folds, str):
+        return ()
+    return tuple(_of_given(study.folds, store, splits))
+
+
+# ---- as others made them -------------------------------------------------------------------
+
+
+def _given(study: Study, store: Store, base: Path) -> list[Split]:
+    try:
+        return complete(
+            _folds(str(study.folds), store, base),
+            labels=labels_to_stratify(store),
+            present=store.boxes[:, :, 0, 0] >= 0,
+            groups=store.groups,
+            hashes=store.hashes,
+            classes=store.meta.classes,
+            seed=study.split_seed,
+            inner_fraction=study.inner_fraction,
+        )
+    except FoldError as error:
+        raise StudyError(f"folds: {study.folds} of data {store.meta.name!r}: {error}.") from error
+
+
+def _folds(folds: str, store: Store, base: Path) -> list[GivenFold]:
+    if folds == OFFICIAL:
+        if not any(store.splits):
+            raise StudyError(f"folds: official: {_without_parts(store)}")
+        return [official_fold(store.splits)]
+    if folds.endswith(FILE_ENDS):
+        return _named(base / folds, store)
+    values = store.column(folds)
+    if folds not in store.columns:
+        raise StudyError(f"folds: {_without_column(folds, store)}")
+    if lost := values.count(None):
+        raise FoldError(f"{lost} of {len(store)} cases have no value in this column")
+    return folds_by_value([value for value in values if value is not None])
+
+
+def _without_parts(store: Store) -> str:
+    options = _options(store)
+    here = f"the store of {store.meta.name!r} says of no case which part it is in"
+    if "split" not in options:
+        return f"{here}, and sources of kind {store.meta.kind} have no parts. {_choices(store)}"
+    command = prepare_command(store.path, read_description(store.path), split="COLUMN")
+    return f"{here}. Make it anew with the table's column of train, val and test: {command}"
+
+
+def _without_column(name: str, store: Store) -> str:
+    said = unknown("column", name, [OFFICIAL, *store.columns])
+    here = (
+        f"{said} The store of {store.meta.name!r} keeps {', '.join(store.columns) or 'no column'}"
+    )
+    if "keep" not in _options(store):
+        return (
+            f"{here}, and sources of kind {store.meta.kind} have no table to keep one of. "
+            f"{_choices(store)}"
+        )
+    kept: list[str] = [*store.columns, name]
+    command = prepare_command(store.path, read_description(store.path), keep=kept)
+    return f"{here}; to keep it, make the store anew: {command}"
+
+
+def _choices(store: Store) -> str:
+    return (
+        f"Choices: a number of folds, official where the source has parts, a file ending in "
+        f"{FILE_ENDS}, or a column that the store keeps (here: "
+        f"{', '.join(store.columns) or 'none'})."
+    )
+
+
+def _options(store: Store) -> Sequence[str]:
+    return list(KINDS[store.meta.kind].options) if store.meta.kind in KINDS else []
+
+
+def _named(path: Path, store: Store) -> list[GivenFold]:
+    """Return the folds of a splits_final.json, whose names are those of the source's cases.
+
+    A store knows hashes of names alone, so the key that made them is asked for.
+    """
+    try:
+        folds, key = read_splits_final(path), user_key()
+    except BadSource as error:
+        raise StudyError(f"folds: {error}.") from error
+    if key_fingerprint(key) != store.key:
+        raise StudyError(
+            f"folds: {path.name} names cases, and the ids of {store.meta.name!r} were made with "
+            f"another key than yours: set MEDOPT_KEY to the one that it was prepared with, or "
+            f"prepare it again."
+        )
+    place = {case: row for row, case in enumerate(store.case_ids)}
+    rejected = set(read_table(store.path / "rejected.parquet", REJECTED)["case_id"].to_pylist())
+
+    def rows(names: Sequence[str], where: str) -> np.ndarray:
+        found = []
+        strange = []
+        for name in names:
+            case = keyed_id(key, store.meta.kind, name)
+            if case in place:
+                found.append(place[case])
+            elif case not in rejected:
+                strange.append(name)
+        if strange:
+            raise StudyError(
+                f"folds: {path.name}: {where} names {strange[0]!r}, which is no case of "
+                f"{store.meta.name!r} ({len(strange)} of {len(names)} names are none). Names are "
+                f"those of the source's cases, without channel and suffix."
+            )
+        return np.sort(np.array(found, dtype=np.int64))
+
+    return [
+        GivenFold(
+            name=f"fold {number}",
+            train=rows(fold.train, f"fold {number}: train"),
+            test=rows(fold.val, f"fold {number}: val"),
+        )
+        for number, fold in enumerate(folds)
+    ]
+
+
+def _of_given(folds: str, store: Store, splits: Sequence[Split]) -> list[str]:
+    said = []
+    if len(splits) == 1:
+        said.append(
+            f"There is one fold, as others split the data (folds: {folds}): what luck of that "
+            f"split a score owes cannot be told, only how it would vary with other test cases."
+        )
+    shared = shared_of(splits, store.source_groups, store.image_ids)
+    if shared.people or shared.images:
+        whom = "patient" if store.meta.group_source == "patient" else store.meta.group_source
+        said.append(
+            f"In these splits, which others made (folds: {folds}) and which are kept as they are, "
+            f"{shared.people} of {shared.tested} tested cases share a {whom} with training or "
+            f"inner validation, and {shared.images} have the same pixels as a case there: scores "
+            f"of those tell what was remembered."
+        )
+    used = {int(row) for split in splits for row in (*split.train, *split.inner, *split.test)}
+    if unused := len(store) - len(used):
+        said.append(
+            f"{unused} of {len(store)} cases are in no part of these splits (folds: {folds}), and "
+            f"are not used."
+        )
+    return said
+
+
+# ---- tested on a store outside -------------------------------------------------------------
+
+
+def _check_outside(entry: DataEntry, store: Store) -> None:
+    """Raise StudyError where cases of a test store are among those trained on."""
+    outside = store.outside
+    assert outside is not None
+    mine, theirs = slice(None, store.n_own), slice(store.n_own, None)
+
+    def common(of: Sequence[str | None]) -> int:
+        known = set(of[mine]) - {None}
+        return sum(one in known for one in of[theirs])
+
+    same_key = store.key == outside.key
+    same = max(common(store.hashes), common(store.image_ids) if same_key else 0)
+    if same:
+        raise StudyError(
+            f"data: {same} of {len(outside)} cases of test {entry.test!r} have the pixels of a "
+            f"case of {entry.store!r}: it tests what was trained on. Take them out of one of the "
+            f"two."
+        )
+    if same_key and store.meta.kind == outside.meta.kind and entry.patients is None:
+        people = common(store.source_groups)
+        if people:
+            raise StudyError(
+                f"data: {people} of {len(outside)} cases of test {entry.test!r} are of patients "
+                f"(or bear names) that {entry.store!r} has too. Take them out of one of the two; "
+                f"if they are other people of the same names, say so: `patients: others` beside "
+                f"`test`."
+            )
+
+
+def _of_outside(entry: DataEntry, store: Store) -> list[str]:
+    outside = store.outside
+    assert outside is not None
+    same_trained = (
+        f"Every fold is tested on the same {len(outside)} cases, of another data set "
+        f"({outside.meta.name}): intervals over folds hold the luck of training, not that of "
+        f"these cases."
+    )
+    same_key = store.key == outside.key
+    if entry.patients is not None or (same_key and store.meta.kind == outside.meta.kind):
+        return [same_trained]
+    why, what = (
+        ("of other kinds of sources", "pixels") if same_key else ("by other keys", "content")
+    )
+    unknown_people = (
+        f"Whether patients of the test set are in training too is not known: ids of the two were "
+        f"made {why}. No case has the {what} of one in training."
+    )
+    return [same_trained, unknown_people]

@@ -1,0 +1,1 @@
+"""Images and their masks, found by two patterns or by a layout known by name."""

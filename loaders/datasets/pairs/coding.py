@@ -1,0 +1,517 @@
+"""What the values of masks mean: numbers, colours, a threshold, or one file a structure.
+
+Where it is not said, all masks of the source are looked at. Numbers are then classes, 0 the
+background; of 0 and 255 alone 255 is the foreground. Colours, and the many levels of a mask that
+was saved as JPEG or smoothed, are asked for: which of them is which only their maker knows.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loaders.cases import JSON, MAX_CLASSES, Array, BadCase, BadSource, Meta
+from loaders.datasets.pairs.matching import Pair
+from loaders.formats.nifti import MAX_LABEL, NiftiError, filled, whole_numbers
+from loaders.formats.pictures import MaskPicture, read_mask
+from loaders.formats.volumes.open import open_volume
+
+_ENTRY = re.compile(r"\s*(?:(#?[0-9a-fA-F]{6}|[0-9]{1,5})\s*=)?\s*([^=]+?)\s*")
+# Colours or levels that a message lists.
+_SHOWN = 8
+# A mask of more levels, white among them, is smoothed at its edges (assumption).
+_MANY = 16
+# Classes in one picture; what has more levels is a grey picture (assumption).
+_MOST_IN_A_PICTURE = 64
+# Share of the masks that may be unlike the rest (assumption): odd ones, which are rejected.
+_ODD = 1 / 4
+_WHITE = (255, MAX_LABEL)
+# Two structures that lie on one voxel are told apart by bits of a number of 64.
+_MOST_OVERLAPPING = 62
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coding:
+    """How a mask becomes classes: `values[i]` is of class `classes_of[i]`.
+
+    `way` is numbers, colours (as 0xRRGGBB), threshold (foreground from there on) or structures
+    (their names are `structures`; `values` are sums of 2**n where `overlap` is regions).
+    """
+
+    way: str
+    classes: tuple[str, ...]
+    values: tuple[int, ...] = ()
+    classes_of: tuple[int, ...] = ()
+    structures: tuple[str, ...] = ()
+    threshold: int = 0
+    nearest: bool = False
+    overlap: str = "refuse"
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def told(self) -> dict[str, JSON]:
+        """Return it for a meta's options, those that are not the default."""
+        told: dict[str, JSON] = {"way": self.way, "overlap": self.overlap}
+        for name, called in _TOLD.items():
+            if value := getattr(self, name):
+                told[called] = value
+        return told
+
+    @staticmethod
+    def of(meta: Meta) -> "Coding":
+        """Return the coding that a meta's options tell."""
+        known: dict[str, Any] = meta.options
+        more = {name: known[as_] for name, as_ in _TOLD.items() if as_ in known}
+        return Coding(way=known["way"], classes=meta.classes, overlap=known["overlap"], **more)
+
+
+# Its fields and what they are called among a meta's options.
+_TOLD = {
+    "values": "label_values",
+    "classes_of": "classes_of",
+    "structures": "structures",
+    "threshold": "threshold",
+    "nearest": "nearest",
+}
+
+
+def coding_of(
+    pairs: Sequence[Pair], structures: Sequence[str], chosen: Mapping[str, Any], *, flat: bool
+) -> Coding:
+    """Return the coding that is chosen or found; `flat`: masks are pictures. Raises BadSource."""
+    _check(chosen, structures)
+    if structures:
+        coding = _of_structures(pairs, structures, chosen, flat=flat)
+    elif chosen["threshold"]:
+        names = _names(chosen["labels"]) or [(None, "background"), (None, "foreground")]
+        if len(names) != 2:
+            raise BadSource("option threshold makes two classes: name two in labels, or none")
+        coding = Coding(
+            way="threshold",
+            classes=tuple(name for _, name in names),
+            threshold=chosen["threshold"],
+        )
+    elif chosen["palette"]:
+        coding = _named("colours", _names(chosen["palette"]), chosen)
+    elif chosen["labels"]:
+        coding = _named("numbers", _names(chosen["labels"]), chosen)
+    else:
+        coding = _found(pairs, chosen, flat=flat)
+    if not 2 <= len(coding.classes) <= MAX_CLASSES - 1:
+        raise BadSource(
+            f"the masks have {len(coding.classes)} classes with the background; 2 to "
+            f"{MAX_CLASSES - 1} can be"
+        )
+    regions = _regions(chosen["regions"], coding)
+    return Coding(**{**vars(coding), "regions": regions})
+
+
+def _check(chosen: Mapping[str, Any], structures: Sequence[str]) -> None:
+    choices = {
+        "missing": ("reject", "empty"),
+        "several": ("refuse", "union"),
+        "overlap": ("refuse", "last", "regions"),
+    }
+    for name, values in choices.items():
+        if chosen[name] not in values:
+            raise BadSource(f"option {name} is {chosen[name]!r}; it is {' or '.join(values)}")
+    if not 0 <= chosen["threshold"] <= MAX_LABEL:
+        raise BadSource(f"option threshold is {chosen['threshold']}; it is 0 to {MAX_LABEL}")
+    if chosen["labels"] and chosen["palette"]:
+        raise BadSource("options labels and palette both name the classes: leave one out")
+    if chosen["palette"] and chosen["threshold"]:
+        raise BadSource("options palette and threshold exclude each other: leave one out")
+    if structures and (chosen["labels"] or chosen["palette"]):
+        raise BadSource(
+            "of one mask a structure the files name the classes: leave out labels and palette"
+        )
+
+
+# ---- what is said -----------------------------------------------------------------------------
+
+
+def _names(text: str) -> list[tuple[int | str | None, str]]:
+    """Return the values and names of `0=background,255=lesion` or `background,lesion`."""
+    found: list[tuple[int | str | None, str]] = []
+    for entry in text.split(",") if text else ():
+        match = _ENTRY.fullmatch(entry)
+        if not match:
+            raise BadSource(
+                f"{entry.strip()!r} names no class: write VALUE=NAME,... or NAME,..., the "
+                "background first"
+            )
+        found.append((match[1], match[2]))
+    if len({value is None for value, _ in found}) > 1:
+        raise BadSource(f"{text!r} gives some classes a value and some none")
+    return found
+
+
+def _named(
+    way: str, names: Sequence[tuple[int | str | None, str]], chosen: Mapping[str, Any]
+) -> Coding:
+    option = "palette" if way == "colours" else "labels"
+    values = []
+    for at, (value, name) in enumerate(names):
+        text = str(at if value is None else value)
+        if way == "colours":
+            if value is None or len(text.lstrip("#")) != 6:
+                raise BadSource(
+                    f"option palette gives {name!r} no colour: write #RRGGBB=NAME,..., the "
+                    "background first"
+                )
+            values.append(int(text.lstrip("#"), 16))
+        elif not text.isdecimal() or int(text) > MAX_LABEL:
+            raise BadSource(
+                f"option labels has {text!r} for {name!r}; a value is 0 to {MAX_LABEL}, and "
+                "colours are named by palette"
+            )
+        else:
+            values.append(int(text))
+    if len(set(values)) < len(values):
+        raise BadSource(f"option {option} gives one value two names")
+    titles = [name for _, name in names]
+    if way == "numbers" and 0 not in values:
+        values, titles = [0, *values], ["background", *titles]
+    classes = list(dict.fromkeys(titles))
+    return Coding(
+        way=way,
+        classes=tuple(classes),
+        values=tuple(values),
+        classes_of=tuple(classes.index(name) for name in titles),
+        nearest=chosen["nearest"],
+    )
+
+
+def _regions(text: str, coding: Coding) -> dict[str, tuple[int, ...]]:
+    """Return what is scored: `liver=liver+tumour,tumour=tumour`, else each class by itself."""
+    if not text:
+        alone: dict[str, tuple[int, ...]] = {
+            name: (at,) for at, name in enumerate(coding.classes) if at
+        }
+        return dict(coding.regions) or alone
+    numbers = {name: at for at, name in enumerate(coding.classes) if at}
+    found = {}
+    for entry in text.split(","):
+        name, equals, union = entry.partition("=")
+        members = [part.strip() for part in union.split("+")]
+        if not equals or not name.strip() or any(member not in numbers for member in members):
+            raise BadSource(
+                f"option regions has {entry.strip()!r}: write NAME=CLASS+CLASS,...; classes are: "
+                f"{', '.join(numbers)}"
+            )
+        found[name.strip()] = tuple(sorted(numbers[member] for member in members))
+    return found
+
+
+# ---- what is found ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What one mask holds: pixels of each level or colour, and the colours of its numbers."""
+
+    levels: Counter[int]
+    colours: Counter[int]
+    palette: Mapping[int, int] = field(default_factory=dict)
+    lossy: bool = False
+    flat: bool = True
+
+    @property
+    def plain(self) -> bool:
+        """Whether it can be of numbers as it is: not in colour, not JPEG, no smoothed edges."""
+        count = len(self.levels)
+        smoothed = count > _MANY and max(self.levels) in _WHITE
+        grey = self.flat and count > _MOST_IN_A_PICTURE
+        return not (self.colours or smoothed or grey or (self.lossy and count > 2))
+
+
+def _found(pairs: Sequence[Pair], chosen: Mapping[str, Any], *, flat: bool) -> Coding:
+    every = []
+    for path in (path for pair in pairs for paths in pair.masks.values() for path in paths):
+        try:
+            every.append(_looked_at(path, flat=flat, nan=chosen["nan"]))
+        except (BadCase, NiftiError):
+            continue  # it is told when it is read
+    plain = [seen for seen in every if seen.plain]
+    # A few odd ones are rejected when they are read.
+    if len(every) - len(plain) <= _ODD * len(every):
+        every = plain
+    if colours := sum((seen.colours for seen in every), Counter[int]()):
+        raise BadSource(_ask_for_colours(colours))
+    _check_palettes(every)
+    counts = sum((seen.levels for seen in every), Counter[int]())
+    levels = sorted({0, *counts})
+    if len(levels) < 2:
+        raise BadSource(
+            "the masks hold nothing but 0, or none of them can be read: say --set labels=VALUE=NAME"
+        )
+    if not all(seen.plain for seen in every):
+        share = (counts[0] + counts[levels[-1]]) / sum(counts.values())
+        raise BadSource(
+            f"the masks hold {len(levels)} levels, {share:.1%} of their pixels 0 or {levels[-1]}, "
+            "as JPEG and smoothing leave them, or as images have: if two classes are meant, say "
+            f"--set threshold={(levels[-1] + 1) // 2}; if more, save them as PNG and name them, "
+            "--set labels=NAME,NAME,..."
+        )
+    if len(levels) > MAX_CLASSES - 1:
+        raise BadSource(
+            f"the masks hold {len(levels)} levels, from 0 to {levels[-1]}, and a set has up to "
+            f"{MAX_CLASSES - 2} classes beside the background: are they masks? say --set "
+            "labels=VALUE=NAME,... or --set threshold=LEVEL"
+        )
+    if len(levels) == 2 and levels[1] in _WHITE:
+        names = ["background", "foreground"]
+    else:
+        names = [f"label_{level}" if level else "background" for level in levels]
+    return Coding(
+        way="numbers",
+        classes=tuple(names),
+        values=tuple(levels),
+        classes_of=tuple(range(len(levels))),
+    )
+
+
+def _looked_at(path: Path, *, flat: bool, nan: str) -> _Seen:
+    mask = loader(flat=flat, nan=nan)(path)
+    if mask.levels is None:
+        assert mask.colours is not None  # a mask has one of both
+        numbers, counts = np.unique(mask.colours, return_counts=True)
+        of_colours = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+        return _Seen(levels=Counter(), colours=Counter(of_colours))
+    levels = whole_numbers(mask.levels)
+    palette = {}
+    if mask.colours is not None:
+        for number, first in zip(*np.unique(levels, return_index=True), strict=True):
+            palette[int(number)] = int(mask.colours.flat[first])
+    return _Seen(
+        levels=Counter(_counts(levels)),
+        colours=Counter(),
+        palette=palette,
+        lossy=mask.lossy,
+        flat=flat,
+    )
+
+
+def _check_palettes(every: Iterable[_Seen]) -> None:
+    """Raise BadSource where one number is of several colours: programs number them anew."""
+    known: dict[int, int] = {}
+    for seen in every:
+        for number, colour in seen.palette.items():
+            if (other := known.setdefault(number, colour)) != colour:
+                raise BadSource(
+                    f"number {number} is {_hex(other)} in the palette of one mask and "
+                    f"{_hex(colour)} in that of another, so the numbers mean nothing: name the "
+                    "colours, the background first, --set "
+                    f"'palette={_hex(other)}=NAME,{_hex(colour)}=NAME'"
+                )
+
+
+def _counts(levels: Array) -> dict[int, int]:
+    counts = np.bincount(levels.ravel(order="K"))
+    return {int(level): int(counts[level]) for level in np.flatnonzero(counts)}
+
+
+def _ask_for_colours(colours: Counter[int]) -> str:
+    most = colours.most_common(_SHOWN)
+    shown = ", ".join(f"{_hex(colour)} ({count} pixels)" for colour, count in most)
+    if len(colours) > _SHOWN:
+        shown += (
+            f" and {len(colours) - _SHOWN} more, as JPEG and smoothing leave them: those are taken "
+            "for the nearest one with --set nearest=true"
+        )
+    palette = ",".join(
+        f"{_hex(colour)}={'background' if not at else 'NAME'}"
+        for at, (colour, _) in enumerate(most)
+    )
+    return (
+        f"the masks are in colour, and what each colour means is not known. They hold {shown}. "
+        f"Name those that count, the background first: --set 'palette={palette}'"
+    )
+
+
+def _hex(colour: int) -> str:
+    return f"#{colour:06x}"
+
+
+# ---- one file a structure ---------------------------------------------------------------------
+
+
+def _of_structures(
+    pairs: Sequence[Pair], structures: Sequence[str], chosen: Mapping[str, Any], *, flat: bool
+) -> Coding:
+    coding = Coding(
+        way="structures",
+        classes=("background", *structures),
+        structures=tuple(structures),
+        threshold=chosen["threshold"],
+        overlap=chosen["overlap"],
+    )
+    if chosen["overlap"] != "regions":
+        return coding
+    if len(structures) > _MOST_OVERLAPPING:
+        raise BadSource(
+            f"overlap=regions is for up to {_MOST_OVERLAPPING} structures, and there are "
+            f"{len(structures)}: choose some with --set structures=NAME,NAME"
+        )
+    alone = {1 << at for at in range(len(structures))}
+    load = loader(flat=flat, nan=chosen["nan"])
+    found = {0, *alone}
+    for pair in pairs:
+        try:
+            found |= set(np.unique(bits_of(pair.masks, coding, load)).tolist())
+        except (BadCase, NiftiError):
+            continue  # it is told when it is read
+    values = [0, *sorted(alone), *sorted(found - alone - {0})]
+    members = [
+        tuple(name for at, name in enumerate(structures) if value >> at & 1) for value in values
+    ]
+    return Coding(
+        **{
+            **vars(coding),
+            "classes": ("background", *("+".join(names) for names in members[1:])),
+            "values": tuple(values),
+            "classes_of": tuple(range(len(values))),
+            "regions": {
+                name: tuple(at for at, names in enumerate(members) if name in names)
+                for name in structures
+            },
+        }
+    )
+
+
+# ---- one mask ---------------------------------------------------------------------------------
+
+Load = Callable[[Path], MaskPicture]
+
+
+def loader(*, flat: bool, nan: str) -> Load:
+    """Return what reads a mask; it raises BadCase of a picture and NiftiError of a volume."""
+
+    def load(path: Path) -> MaskPicture:
+        if flat:
+            return read_mask(path, "")
+        voxels = open_volume(path).load()
+        return MaskPicture(levels=filled(voxels, 0) if nan == "fill" else voxels)
+
+    return load
+
+
+def answer(
+    masks: Mapping[str, Iterable[Path]], coding: Coding, load: Load, shape: tuple[int, ...]
+) -> Array:
+    """Return the classes of a case's masks (`shape`) as uint8; raises NiftiError or BadCase.
+
+    All its masks must have that shape; where there is none, all is background.
+    """
+
+    def shaped(path: Path) -> MaskPicture:
+        mask = load(path)
+        found = (mask.colours if mask.levels is None else mask.levels).shape  # type: ignore[union-attr]  # one of both is there
+        if found != shape:
+            sizes = [" x ".join(map(str, size)) for size in (found, shape)]
+            turned = ": one of both is turned" if found == shape[::-1] else ""
+            raise NiftiError(f"the mask is {sizes[0]}, the image {sizes[1]}{turned}")
+        return mask
+
+    out = np.zeros(shape, np.uint8)
+    if coding.way != "structures":
+        for path in masks[""]:
+            mine = classes_of(shaped(path), coding)
+            if ((out > 0) & (mine > 0) & (out != mine)).any():
+                raise NiftiError("its masks give one voxel two classes, so they cannot be united")
+            out = np.where(mine > 0, mine, out)
+        return out
+    if coding.overlap == "regions":
+        return looked_up(np.broadcast_to(bits_of(masks, coding, shaped), shape), coding)
+    for number, name in enumerate(coding.structures, start=1):
+        inside = _inside(masks[name], coding, shaped, name)
+        if inside is None:
+            continue
+        below = out[inside]
+        if coding.overlap == "refuse" and below.any():
+            other = coding.structures[int(below[below > 0][0]) - 1]
+            raise NiftiError(
+                f"{other} and {name} overlap in {np.count_nonzero(below)} voxels: --set "
+                "overlap=regions would keep both, overlap=last the last of them"
+            )
+        out[inside] = number
+    return out
+
+
+def classes_of(mask: MaskPicture, coding: Coding) -> Array:
+    """Return the classes of one mask that holds all of them; raises NiftiError."""
+    if coding.way == "colours":
+        if mask.colours is not None:
+            return looked_up(mask.colours, coding)
+        # Black, white and grey are colours too.
+        grey = whole_numbers(mask.levels)  # type: ignore[arg-type]  # one of both is there
+        return looked_up(grey.astype(np.int64) * 0x010101, coding)
+    if mask.levels is None:
+        raise NiftiError("the mask is in colour, and those of the set hold numbers")
+    levels = whole_numbers(mask.levels)
+    if coding.way == "threshold":
+        return (levels >= coding.threshold).astype(np.uint8)
+    return looked_up(levels, coding)
+
+
+def looked_up(values: Array, coding: Coding) -> Array:
+    """Return the class of each value as uint8; raises NiftiError where one has none.
+
+    Of colours, where `nearest`, each is taken for the nearest that has a class, by the distance
+    between their red, green and blue.
+    """
+    known = np.array(coding.values, dtype=np.int64)
+    classes = np.array(coding.classes_of, dtype=np.uint8)
+    order = np.argsort(known)
+    found, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    if coding.nearest and coding.way == "colours":
+        parts = [np.stack([each >> 16, each >> 8 & 255, each & 255], -1) for each in (found, known)]
+        apart = np.square(parts[0][:, np.newaxis] - parts[1]).sum(axis=-1)
+        nearest: Array = classes[apart.argmin(axis=1)][inverse].reshape(values.shape)
+        return nearest
+    place = np.minimum(np.searchsorted(known, found, sorter=order), len(known) - 1)
+    place = order[place]
+    if (strange := known[place] != found).any():
+        raise NiftiError(_unknown(coding, found[strange].tolist(), int(counts[strange].sum())))
+    exact: Array = classes[place][inverse].reshape(values.shape)
+    return exact
+
+
+def _unknown(coding: Coding, strange: Sequence[int], count: int) -> str:
+    if coding.way == "structures":
+        return f"{count} voxels lie in structures that overlap nowhere else"
+    shown = _hex if coding.way == "colours" else str
+    more = f" and {len(strange) - 1} values more" if len(strange) > 1 else ""
+    known = ", ".join(shown(value) for value in coding.values)
+    return f"the mask holds {shown(strange[0])}{more}, in {count} pixels; known are {known}"
+
+
+def bits_of(masks: Mapping[str, Iterable[Path]], coding: Coding, load: Load) -> Array:
+    """Return the sum of 2**n over the structures on each voxel; one 0 where none has a file."""
+    bits: Array = np.zeros((), np.int64)
+    for number, name in enumerate(coding.structures):
+        inside = _inside(masks[name], coding, load, name)
+        if inside is not None:
+            bits = bits | (inside.astype(np.int64) << number)
+    return bits
+
+
+def _inside(paths: Iterable[Path], coding: Coding, load: Load, name: str) -> Array | None:
+    """Return where a structure is, None where it has no file; raises NiftiError."""
+    inside: Array | None = None
+    for path in paths:
+        mask = load(path)
+        if mask.levels is None:
+            raise NiftiError(f"the mask of {name} is in colour, not black and white")
+        levels = whole_numbers(mask.levels)
+        here = levels >= (coding.threshold or 1)
+        if not coding.threshold and len(several := np.unique(levels[here])) > 1:
+            raise NiftiError(
+                f"the mask of {name} holds {len(several)} levels beside 0: say --set "
+                f"threshold={(int(several[-1]) + 1) // 2}, or save it in black and white"
+            )
+        inside = here if inside is None else inside | here
+    return inside

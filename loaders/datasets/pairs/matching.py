@@ -1,0 +1,152 @@
+"""Which masks belong to which image; what is left over is told and lost to nobody."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from loaders.cases import BadCase, BadSource
+from loaders.datasets.pairs.patterns import (
+    OF_IMAGE,
+    STRUCTURE,
+    Files,
+    check,
+    known_of,
+    parts_of,
+)
+from loaders.formats.inside import Inside
+from loaders.formats.nifti import without_copies
+
+# Names that a message shows.
+_SHOWN = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """An image and its masks by structure ("" where a mask holds all); `key` is its path.
+
+    `parts` are those that the pattern of the images names.
+    """
+
+    key: str
+    image: Path
+    masks: Mapping[str, tuple[Path, ...]]
+    parts: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Matched:
+    """The pairs of a source; `structures` are in order, none where a mask holds all."""
+
+    pairs: tuple[Pair, ...]
+    rejected: tuple[BadCase, ...]
+    structures: tuple[str, ...]
+
+
+def match(source: Path, files: Files, chosen: Mapping[str, Any]) -> Matched:
+    """Find each image and its masks by the chosen patterns; raises BadSource."""
+    images, masks = chosen["images"], chosen["masks"]
+    if not images or not masks:
+        raise BadSource(
+            "pairs needs two patterns, or --set layout=NAME: --set images=images/*.png --set "
+            f"'masks=masks/{{stem}}.png' for instance; the source holds {files.kinds()}"
+        )
+    check("images", images)
+    check("masks", masks, [*parts_of(images), *OF_IMAGE, STRUCTURE])
+    found = {
+        name: (parts, files.fitting(masks, known_of(name, parts)))
+        for name, parts in files.fitting(images, {})
+    }
+    taken = {mask for _, mine in found.values() for mask, _ in mine}
+    # A pattern of images as wide as *.png fits the masks beside them too.
+    found = {name: one for name, one in found.items() if name not in taken}
+    if not found:
+        raise BadSource(
+            f"no file under {source} is an image {images!r}; it holds {files.kinds()}: say "
+            "--set images=PATTERN"
+        )
+    by_structure = STRUCTURE in parts_of(masks)
+    there = {parts[STRUCTURE] for _, mine in found.values() for _, parts in mine if by_structure}
+    structures = _structures(chosen, there, by_structure=by_structure)
+    inside = Inside(source)
+    pairs, rejected = [], []
+    for name, (parts, mine) in found.items():
+        try:
+            for path in (name, *(mask for mask, _ in mine)):
+                _hold(inside, source, path)
+            groups = _grouped(source, mine, structures, chosen, masks, name)
+        except BadCase as bad:
+            rejected.append(bad)
+            continue
+        pairs.append(Pair(key=name, image=source / name, masks=groups, parts=parts))
+    if not pairs:
+        raise BadSource(
+            f"no image under {source} has its masks: {rejected[0].where}: {rejected[0].reason}; "
+            f"the source holds {files.kinds()}"
+        )
+    alone = [
+        BadCase("the mask has no image", where=name, key=name)
+        for name, _ in files.fitting(masks, {})
+        if name not in taken and name not in found
+    ]
+    return Matched(pairs=tuple(pairs), rejected=(*rejected, *alone), structures=tuple(structures))
+
+
+def _structures(chosen: Mapping[str, Any], there: set[str], *, by_structure: bool) -> Sequence[str]:
+    asked = [name.strip() for name in chosen["structures"].split(",") if name.strip()]
+    if not by_structure:
+        if asked:
+            raise BadSource(
+                "option structures is for one mask a structure: write {structure} in the pattern "
+                "of the masks, masks/{stem}/{structure}.nii.gz for instance"
+            )
+        return []
+    if unknown := [name for name in asked if name not in there]:
+        raise BadSource(
+            f"option structures names {unknown[0]!r}, and no mask is called so; there are: "
+            f"{', '.join(sorted(there))[:1000] or 'none'}"
+        )
+    return asked or sorted(there)
+
+
+def _hold(inside: Inside, source: Path, name: str) -> None:
+    try:
+        held = inside.holds(source / name)
+    except (OSError, RuntimeError):
+        raise BadCase("the file is a link that leads nowhere", where=name, key=name) from None
+    if not held:
+        raise BadCase("the file is a link that leads out of the source", where=name, key=name)
+
+
+def _grouped(
+    source: Path,
+    mine: Sequence[tuple[str, Mapping[str, str]]],
+    structures: Sequence[str],
+    chosen: Mapping[str, Any],
+    masks: str,
+    image: str,
+) -> dict[str, tuple[Path, ...]]:
+    """Return the masks of one image by structure; raises BadCase."""
+    groups: dict[str, list[Path]] = {name: [] for name in structures or [""]}
+    for mask, parts in mine:
+        # Letters of another case are the same structure only where the file says so.
+        name = parts.get(STRUCTURE, "") if structures else ""
+        if name in groups:
+            groups[name].append(source / mask)
+    for name, paths in groups.items():
+        what = f"mask of {name}" if name else "mask"
+        paths[:] = without_copies(paths)
+        if not paths and chosen["missing"] != "empty":
+            raise BadCase(
+                f"the image has no {what}; --set missing=empty would count it as empty",
+                where=f"{image} (masks are {masks})",
+                key=image,
+            )
+        if len(paths) > 1 and chosen["several"] != "union":
+            raise BadCase(
+                f"the image has {len(paths)} files of its {what}; --set several=union would unite "
+                "them",
+                where=f"{image} ({', '.join(path.name for path in paths[:_SHOWN])})",
+                key=image,
+            )
+    return {name: tuple(paths) for name, paths in groups.items()}

@@ -1,0 +1,1 @@
+"""What the two papers claim, as questions with a measure, a test and an answer."""

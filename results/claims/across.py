@@ -1,0 +1,130 @@
+"""Claims that several data sets of one run answer together."""
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import combinations as pairs_of
+from itertools import permutations
+
+import numpy as np
+from scipy import stats
+
+from results.claims.contrasts import (
+    Found,
+    Lacking,
+    Side,
+    apart,
+    base_name,
+    best_of,
+    matched,
+    of_folds,
+)
+from results.claims.measures import Measure, degraded_values, values_of
+from results.run_folder import Recorded
+from results.verdict.combinations import Contest
+
+Answer = Found | Lacking
+# How sets made of one by a number are named: `skin-zeros-90`.
+_MADE_ZEROS = re.compile(r"(?P<of>.+)-zeros-(?P<number>\d+)")
+
+
+def more_zeros(measure: Measure, one: Side, other: Side) -> Callable[[Recorded], Iterator[Answer]]:
+    """Compare a difference where most entries are zero with the same where fewest are.
+
+    Data sets are told by their names: NAME-zeros-P, with P percent of the entries made zero.
+    """
+
+    def ask(run: Recorded) -> Iterator[Answer]:
+        families: dict[str, dict[int, Contest]] = {}
+        for contest in run.contests:
+            if made := _MADE_ZEROS.fullmatch(contest.dataset):
+                families.setdefault(made["of"], {})[int(made["number"])] = contest
+        for name, shares in families.items():
+            if len(shares) < 2:
+                yield Lacking(dataset=name, reason="one share of zero entries alone")
+                continue
+            least, most = (shares[pick(shares)] for pick in (min, max))
+            found = [matched(c, measure(run, c), one, other) for c in (most, least)]
+            lacking = next((f for f in found if isinstance(f, Lacking)), None)
+            if lacking or not all(isinstance(f, Found) for f in found):
+                yield lacking or Lacking(dataset=name, reason="nothing to compare")
+                continue
+            high, low = (f for f in found if isinstance(f, Found))
+            said = f"{high.compared}, at {max(shares)} % zeros less the same at {min(shares)} %"
+            yield apart(high, low, name, said)
+
+    return ask
+
+
+def by_range(run: Recorded) -> Iterator[Answer]:
+    """Compare `normalize: range` with `z-score` of one store, on degraded test images."""
+    usual = run.study.get("normalize", "z-score")
+    entries = {
+        entry.get("name"): (entry.get("content"), entry.get("normalize") or usual)
+        for entry in run.study.get("data", ())
+        if isinstance(entry, dict)
+    }
+    for one, other in permutations([c for c in run.contests if c.dataset in entries], 2):
+        (content, mine), (same, theirs) = entries[one.dataset], entries[other.dataset]
+        if content is None or content != same or (mine, theirs) != ("range", "z-score"):
+            continue
+        rivals = {c.name: c for c in other.combinations if c.state == "judged"}
+        ours, others = degraded_values(run, one), degraded_values(run, other)
+        both = [(ours(c), others(rivals[c.name])) for c in one.judged if c.name in rivals]
+        folds = [f for f in one.folds if all(f in a and f in b for a, b in both)]
+        if not both or len(folds) < len(one.folds):
+            yield Lacking(dataset=one.dataset, reason="no test image was made worse (`degrade`)")
+            continue
+        gaps = [float(np.mean([a[f] - b[f] for a, b in both])) for f in folds]
+        yield of_folds(one, gaps, f"range ({one.dataset}) against z-score ({other.dataset})")
+
+
+def other_best(run: Recorded) -> Iterator[Answer]:
+    """Ask of two data sets whether one optimizer leads on the one and another on the other.
+
+    The lead is the smaller of the two, of the pair for which it is surest: one optimizer before
+    another on one set, and behind it on the other (Gail and Simon 1985, Biometrics 41: a
+    qualitative interaction). Its standard error is widened until its p-value is that of the larger
+    of both, times the number of pairs and directions that were looked at.
+    """
+    for one, other in pairs_of([c for c in run.contests if len(c.folds) > 1], 2):
+        if one.metric != other.metric:
+            continue
+        scores = [best_of(c, values_of(c), "optimizer") for c in (one, other)]
+        common = [name for name in scores[0] if name in scores[1]]
+        name = f"{one.dataset} and {other.dataset}"
+        if len(common) < 2:
+            yield Lacking(dataset=name, reason="fewer than two optimizers were judged on both")
+            continue
+        looked = list(permutations(common, 2))
+        found: list[tuple[float, Found, tuple[str, str]]] = []
+        for first, second in looked:
+            leads = []
+            for contest, values, (a, b) in (
+                (one, scores[0], (first, second)),
+                (other, scores[1], (second, first)),
+            ):
+                gaps = [values[a][f] - values[b][f] for f in contest.folds]
+                lead = of_folds(contest, gaps, "")
+                if isinstance(lead, Found):
+                    leads.append(lead)
+            least = max(leads, key=lambda lead: lead.p_above(0))
+            found.append((least.p_above(0), least, (first, second)))
+        p, least, (first, second) = min(found, key=lambda each: each[0])
+        before = f"{base_name(first)} before {base_name(second)}"
+        said = f"{before} on {one.dataset}, behind on {other.dataset}"
+        yield _at_p(least, min(p * len(looked), 1.0), name, said)
+
+
+def _at_p(found: Found, p: float, dataset: str, compared: str) -> Found:
+    """Return a finding with the standard error by which its one-sided p-value is `p`."""
+    t = float(stats.t.isf(p, found.df)) if 0 < p < 1 else 0.0
+    # At a p of one half or more nothing leads: as wide as its own error at the least.
+    error = found.estimate / t if t > 0 and found.estimate > 0 else found.error
+    return Found(
+        dataset=dataset,
+        estimate=found.estimate if p < 1 else min(found.estimate, 0.0),
+        error=max(error, found.error),
+        df=found.df,
+        folds=found.folds,
+        compared=compared,
+    )

@@ -1,0 +1,161 @@
+"""The answers: yes, no or undecided for each claim on each data set, Holm over all of them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+from results.claims.contrasts import Found, Lacking
+from results.claims.table import CLAIMS, Claim, is_phantom
+from results.run_folder import Recorded
+
+
+class Answered(TypedDict):
+    """One claim on one data set.
+
+    `estimate`, `low` and `high` are of `measure`; the interval is of this claim alone. `p_value` is
+    two-sided, adjusted by Holm over all that were answered. `tuned`: whether every optimizer was.
+    """
+
+    claim: str
+    paper: str
+    sentence: str
+    measure: str
+    dataset: str
+    phantom: bool
+    tuned: bool
+    compared: str
+    answer: Literal["yes", "no", "undecided"]
+    estimate: float
+    low: float
+    high: float
+    p_value: float
+    folds: int
+
+
+class Unanswered(TypedDict):
+    """A claim that no data set answers: what it needs, and what each data set lacks."""
+
+    claim: str
+    paper: str
+    sentence: str
+    measure: str
+    needs: str
+    lacking: dict[str, str]
+
+
+class Claims(TypedDict):
+    """What runs tell of the papers' claims."""
+
+    version: int
+    alpha: float
+    answered: list[Answered]
+    unanswered: list[Unanswered]
+
+
+# Raised when a key changes its meaning or goes.
+VERSION = 1
+
+
+def claims_of(runs: Sequence[Recorded]) -> Claims:
+    """Answer every claim by every data set of some runs, as one family of tests.
+
+    The level is that of the first run's study.
+    """
+    alpha = float(runs[0].study.get("alpha", 0.05)) if runs else 0.05
+    found: list[tuple[Claim, Recorded, Found]] = []
+    lacking: dict[str, dict[str, str]] = {claim: {} for claim in CLAIMS}
+    for run in runs:
+        for claim in CLAIMS.values():
+            for told in claim.ask(run):
+                if isinstance(told, Lacking):
+                    lacking[claim.id][told.dataset] = told.reason
+                else:
+                    found.append((claim, run, told))
+    raw = [_p_value(claim, run, told) for claim, run, told in found]
+    answered = [
+        _answer(claim, run, told, p, alpha)
+        for (claim, run, told), p in zip(found, holm(raw), strict=True)
+    ]
+    done = {answer["claim"] for answer in answered}
+    return {
+        "version": VERSION,
+        "alpha": alpha,
+        "answered": answered,
+        "unanswered": [
+            {
+                "claim": claim.id,
+                "paper": claim.paper,
+                "sentence": claim.sentence,
+                "measure": claim.measure,
+                "needs": claim.needs,
+                "lacking": lacking[claim.id],
+            }
+            for claim in CLAIMS.values()
+            if claim.id not in done
+        ],
+    }
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted by Holm 1979, Scandinavian Journal of Statistics 6."""
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    for rank, i in enumerate(order):
+        highest = max(highest, min(p_values[i] * (len(p_values) - rank), 1.0))
+        adjusted[i] = highest
+    return adjusted
+
+
+def _tails(claim: Claim, run: Recorded, told: Found) -> tuple[float, float]:
+    """Return the one-sided p-values for the claim, and for that it is not so."""
+    margin = float(run.study.get("margin", 0.01)) if claim.margin else 0.0
+    match claim.says:
+        case "above":  # or so little above that it does not matter
+            return told.p_above(0.0), told.p_below(margin)
+        case "below":
+            return told.p_below(0.0), told.p_above(-margin)
+        case "not worse":
+            return told.p_above(-margin), told.p_below(-margin)
+
+
+def _p_value(claim: Claim, run: Recorded, told: Found) -> float:
+    return min(2 * min(_tails(claim, run, told)), 1.0)
+
+
+def _answer(claim: Claim, run: Recorded, told: Found, p_value: float, alpha: float) -> Answered:
+    true, false = _tails(claim, run, told)
+    low, high = told.interval(alpha)
+    sure: Literal["yes", "no"] = "yes" if true <= false else "no"
+    return {
+        "claim": claim.id,
+        "paper": claim.paper,
+        "sentence": claim.sentence,
+        "measure": claim.measure,
+        "dataset": told.dataset,
+        "phantom": any(
+            is_phantom(run, contest.dataset)
+            for contest in run.contests
+            if contest.dataset in told.dataset or told.dataset in contest.dataset
+        ),
+        "tuned": _all_tuned(run),
+        "compared": told.compared,
+        "answer": sure if p_value < alpha else "undecided",
+        "estimate": told.estimate,
+        "low": low,
+        "high": high,
+        "p_value": p_value,
+        "folds": told.folds,
+    }
+
+
+def _all_tuned(run: Recorded) -> bool:
+    rows: list[Mapping[str, Any]] = [
+        row for contest in run.contests for row in contest.rows if row["status"] == "ok"
+    ]
+    return bool(rows) and all(row["tuned"] for row in rows)
+
+
+def as_json(claims: Claims) -> str:
+    """Return the answers as `claims.json` has them."""
+    return json.dumps(claims, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

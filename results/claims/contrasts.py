@@ -1,0 +1,187 @@
+"""One side of a claim against the other: matched combinations, fold by fold, and what it tells."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from results.claims.measures import ByFold, Difference
+from results.statistics.spread import mean_variance_factor
+from results.verdict.combinations import Combination, Contest, Fold
+
+# Which entries of an axis are meant, by the names of their rows: those named, or with a "!" before
+# each all but those. Column of `trials` -> names.
+Side = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lacking:
+    """What a claim needs and a data set of a run does not have, as a sentence."""
+
+    dataset: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What folds tell of a difference: its estimate, its standard error and degrees of freedom.
+
+    `folds` is how many there are; `compared` says in words what was.
+    """
+
+    dataset: str
+    estimate: float
+    error: float
+    df: float
+    folds: int
+    compared: str
+
+    def interval(self, alpha: float) -> tuple[float, float]:
+        """Return the two-sided interval."""
+        half = float(stats.t.ppf(1 - alpha / 2, self.df)) * self.error
+        return self.estimate - half, self.estimate + half
+
+    def p_above(self, level: float) -> float:
+        """Return the one-sided p-value of: the difference is at most `level`."""
+        return self._tail(self.estimate - level)
+
+    def p_below(self, level: float) -> float:
+        """Return the one-sided p-value of: the difference is at least `level`."""
+        return self._tail(level - self.estimate)
+
+    def _tail(self, distance: float) -> float:
+        if self.error == 0:
+            return 0.0 if distance > 0 else 1.0
+        return float(stats.t.sf(distance / self.error, self.df))
+
+
+def matched(contest: Contest, difference: Difference, one: Side, other: Side) -> Found | Lacking:
+    """Compare one side with the other where all axes that neither names are equal.
+
+    The mean over all pairs of a place on the other axes, then over the places. A pair counts where
+    the difference is known in every fold.
+    """
+    judged = [c for c in contest.combinations if c.state == "judged"]
+    ours = [c for c in judged if _is_of(c, one)]
+    theirs = [c for c in judged if _is_of(c, other)]
+    for side, found in ((one, ours), (other, theirs)):
+        if not found:
+            return Lacking(
+                dataset=contest.dataset, reason=f"no judged combination has {_said(side)}"
+            )
+    folds = sorted({fold for c in ours for fold in c.by_fold("test_score")})
+    named = {*one, *other}
+    places: dict[tuple[str, ...], list[ByFold]] = {}
+    pairs: list[tuple[Combination, Combination]] = []
+    for mine in ours:
+        for rival in theirs:
+            place = _rest(mine, named)
+            if place != _rest(rival, named) or mine.name == rival.name:
+                continue
+            gaps = difference(mine, rival)
+            if all(fold in gaps for fold in folds):
+                places.setdefault(place, []).append(gaps)
+                pairs.append((mine, rival))
+    if not pairs:
+        return Lacking(
+            dataset=contest.dataset,
+            reason=f"{_said(one)} and {_said(other)} have no measure in common in every fold",
+        )
+    by_fold = [
+        float(np.mean([np.mean([gaps[fold] for gaps in place]) for place in places.values()]))
+        for fold in folds
+    ]
+    said = [
+        ", ".join(dict.fromkeys(_entries(pair[side], which) for pair in pairs))
+        for side, which in ((0, one), (1, other))
+    ]
+    return of_folds(contest, by_fold, f"{said[0]} against {said[1]}")
+
+
+def of_folds(contest: Contest, values: Sequence[float], compared: str) -> Found | Lacking:
+    """Return what (k,) differences of folds tell: Student's t, corrected.
+
+    Nadeau and Bengio 2003, eq. 9: training sets overlap, so the variance of the mean of k folds is
+    s^2 (1/k + n_test/n_train).
+    """
+    k = len(values)
+    if k < 2:
+        return Lacking(dataset=contest.dataset, reason="one fold has no scatter to tell by")
+    return Found(
+        dataset=contest.dataset,
+        estimate=float(np.mean(values)),
+        error=float(np.sqrt(np.var(values, ddof=1) * mean_variance_factor(k, contest.ratio))),
+        df=k - 1,
+        folds=k,
+        compared=compared,
+    )
+
+
+def apart(one: Found, other: Found, dataset: str, compared: str) -> Found:
+    """Return one difference less another, of two data sets whose folds are not the same.
+
+    Degrees of freedom: Welch 1947, Biometrika 34. Patients that both have only make it careful.
+    """
+    parts = [one.error**2, other.error**2]
+    total = sum(parts)
+    below = sum(p**2 / f.df for p, f in zip(parts, (one, other), strict=True))
+    return Found(
+        dataset=dataset,
+        estimate=one.estimate - other.estimate,
+        error=float(np.sqrt(total)),
+        df=total**2 / below if below else min(one.df, other.df),
+        folds=min(one.folds, other.folds),
+        compared=compared,
+    )
+
+
+def best_of(
+    contest: Contest, values: Callable[[Combination], ByFold], column: str
+) -> dict[str, dict[Fold, float]]:
+    """Return entry of an axis -> its mean in each fold over the other axes' common places."""
+    by_entry: dict[str, dict[tuple[str, ...], ByFold]] = {}
+    for c in contest.combinations:
+        if c.state == "judged":
+            by_entry.setdefault(c.entries[column], {})[_rest(c, {column})] = values(c)
+    common = set.intersection(*(set(places) for places in by_entry.values())) if by_entry else set()
+    if not common:
+        return {}
+    folds = {f for places in by_entry.values() for p in common for f in places[p]}
+    return {
+        entry: {fold: float(np.mean([places[p][fold] for p in common])) for fold in folds}
+        for entry, places in by_entry.items()
+    }
+
+
+def base_name(entry: str) -> str:
+    """Return the row of an entry: `sgd` of `sgd(lr=0.05)`."""
+    return entry.partition("(")[0]
+
+
+def _is_of(combination: Combination, side: Side) -> bool:
+    return all(
+        _picked(base_name(combination.entries[column] or "none"), names)
+        for column, names in side.items()
+    )
+
+
+def _picked(name: str, names: Sequence[str]) -> bool:
+    refused = [n[1:] for n in names if n.startswith("!")]
+    wanted = [n for n in names if not n.startswith("!")]
+    return name not in refused and (not wanted or name in wanted)
+
+
+def _rest(combination: Combination, named: set[str]) -> tuple[str, ...]:
+    return tuple(entry for column, entry in combination.entries.items() if column not in named)
+
+
+def _entries(combination: Combination, side: Side) -> str:
+    return " + ".join(combination.entries[column] or "none" for column in side)
+
+
+def _said(side: Side) -> str:
+    return " and ".join(
+        f"{column} {' or '.join(n.replace('!', 'other than ') for n in names)}"
+        for column, names in side.items()
+    )

@@ -1,0 +1,427 @@
+"""The claims of both papers, one row each: sentence, measure, what a study must have, the test.
+
+Paper A: Xue, "Optimization of convolutional neural networks for medical images". Paper B: Skalozub,
+Nesterenkov and Yarmosh, on gradient optimization methods for medical diagnostics. The words are
+theirs in substance, made into one statement each that can be true or not.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from results.claims import across, measures
+from results.claims.contrasts import Found, Lacking, Side, matched
+from results.claims.measures import Measure
+from results.run_folder import Recorded
+from results.verdict.combinations import Contest
+
+Answer = Found | Lacking
+# Of a data set: why it cannot answer, or None.
+Need = Callable[[Recorded, Contest], str | None]
+Ask = Callable[[Recorded], Iterator[Answer]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One claim: `ask` gives what each data set of a run tells, or what it lacks.
+
+    The claim says that the difference is above zero, or for `says="below"` under it; for
+    `says="not worse"` that it is above the study's margin below zero. `margin`: whether the measure
+    is a score, so that what the study's margin does not reach does not matter.
+    """
+
+    id: str
+    paper: Literal["A", "B"]
+    sentence: str
+    measure: str
+    needs: str
+    says: Literal["above", "below", "not worse"] = "above"
+    margin: bool = False
+    ask: Ask
+
+
+# ---- what a data set must be -----------------------------------------------------------------
+
+# Words in the name of a data set, or of its source, that tell what its images are. Assumption.
+XRAY = re.compile(r"x-?ray|radiograph|chestmnist|pneumonia|cxr|chexpert", re.IGNORECASE)
+SKIN = re.compile(r"skin|derma|isic|melanoma|ham10000", re.IGNORECASE)
+# Patients below which data are called little, and a score above which they are no hard ones:
+# assumptions; the papers name no number.
+LITTLE, EASY = 100, 0.9
+
+
+def _shows(words: re.Pattern[str], what: str) -> Need:
+    def need(run: Recorded, contest: Contest) -> str | None:
+        data = run.footer.get("data", {}).get(contest.dataset, {})
+        said = f"{contest.dataset} {data.get('source', '')}"
+        return None if words.search(said) else f"its name and source do not say that it is {what}"
+
+    return need
+
+
+def _cine(run: Recorded, contest: Contest) -> str | None:
+    axes = run.footer.get("data", {}).get(contest.dataset, {}).get("axes", "")
+    return None if "t" in axes else "it has no loops"
+
+
+def _real(run: Recorded, contest: Contest) -> str | None:
+    return "its images are phantoms" if is_phantom(run, contest.dataset) else None
+
+
+def _little(_run: Recorded, contest: Contest) -> str | None:
+    patients = {
+        sum(row[f"n_{part}_groups"] or 0 for part in ("train", "val", "test"))
+        for row in contest.rows
+        if row["n_train_groups"]
+    }
+    if patients and max(patients) <= LITTLE:
+        return None
+    return f"it has more than {LITTLE} patients"
+
+
+def _hard(_run: Recorded, contest: Contest) -> str | None:
+    scores = [c.mean("test_score") or 0.0 for c in contest.judged]
+    if contest.sign > 0 and scores and max(scores) <= EASY:
+        return None
+    return f"it is not hard: some combination scores above {EASY}"
+
+
+def is_phantom(run: Recorded, dataset: str) -> bool:
+    """Return whether a data set says that its images are made up."""
+    source = str(run.footer.get("data", {}).get(dataset, {}).get("source", ""))
+    return source.startswith("phantom") or "phantom" in dataset
+
+
+# ---- how a claim is asked --------------------------------------------------------------------
+
+
+def _each(measure: Measure, one: Side, other: Side, *needs: Need) -> Ask:
+    """Ask every data set of a run by itself."""
+
+    def ask(run: Recorded) -> Iterator[Answer]:
+        for contest in run.contests:
+            lacks = next((why for need in needs if (why := need(run, contest))), None)
+            if lacks:
+                yield Lacking(dataset=contest.dataset, reason=lacks)
+            else:
+                yield matched(contest, measure(run, contest), one, other)
+
+    return ask
+
+
+# ---- sides -----------------------------------------------------------------------------------
+
+SIX = ("sgd", "adagrad", "rmsprop", "adam", "adamw", "lbfgs")
+PLAIN_NETS = ("plain_cnn", "unet", "unet_small")
+RESIDUAL_NETS = ("resnet18", "resnet34", "resnet50", "small_resnet", "unet_res", "segresnet")
+DICE = ("dice", "dice_squared", "dice_batch", "generalized_dice")
+FOCAL = ("focal", "weighted_focal")
+DICE_OR_FOCAL = (*DICE, *FOCAL, "dice_focal")
+AUGMENTED = ("augmentation", "strong_augmentation")
+REGULARIZED = ("weight_decay", "dropout", "label_smoothing", "mixup", *AUGMENTED)
+
+
+def _optimizer(*names: str) -> tuple[Side, Side]:
+    """Return some of paper B's six, and the others of them."""
+    return {"optimizer": names}, {"optimizer": [n for n in SIX if n not in names]}
+
+
+_score = partial(_each, measures.score)
+_FOLDS = "two folds or more"
+_SIX = f"some others of the six optimizers, {_FOLDS}"
+_SAMPLES = (
+    f"sample-gradients until the inner score is {measures.REACHED} of the best that any combination"
+    " reaches at that fold and seed, log2; who never gets there counts as with the last sample used"
+)
+_SWING = (
+    "sd of the differences between successive steps' losses at equal loss, log2, once the inner "
+    f"score is {measures.REACHED} of the trial's best"
+)
+
+CLAIMS: dict[str, Claim] = {
+    claim.id: claim
+    for claim in (
+        Claim(
+            id="sgd-fast",
+            paper="B",
+            sentence="SGD converges fast.",
+            measure=f"{_SAMPLES}; SGD less the others",
+            needs=f"sgd and {_SIX}",
+            says="below",
+            ask=_each(measures.samples_to_score, *_optimizer("sgd")),
+        ),
+        Claim(
+            id="sgd-oscillates",
+            paper="B",
+            sentence="SGD oscillates.",
+            measure=f"{_SWING}; SGD less the others",
+            needs=f"sgd and {_SIX}, three steps an epoch or more",
+            ask=_each(measures.swing, *_optimizer("sgd")),
+        ),
+        Claim(
+            id="adagrad-decays",
+            paper="B",
+            sentence="Adagrad's rate decays.",
+            measure="length of steps in the last epoch by that in the first, log10; Adagrad less "
+            "the others",
+            needs=f"adagrad and {_SIX}, five steps an epoch or more",
+            says="below",
+            ask=_each(measures.step_decay, *_optimizer("adagrad")),
+        ),
+        Claim(
+            id="adagrad-sparse",
+            paper="B",
+            sentence="Adagrad suits sparse data.",
+            measure="test score, Adagrad less the others: with most entries zero, less the same "
+            "with fewest",
+            needs="data sets NAME-zeros-P of one source, P percent of their entries made zero; "
+            f"adagrad and {_SIX}",
+            margin=True,
+            ask=across.more_zeros(measures.score, *_optimizer("adagrad")),
+        ),
+        Claim(
+            id="rmsprop-steadies",
+            paper="B",
+            sentence="RMSprop steadies training on hard data.",
+            measure=f"{_SWING}; RMSprop less SGD",
+            needs=f"rmsprop and sgd; no mean test score above {EASY}",
+            says="below",
+            ask=_each(measures.swing, {"optimizer": ["rmsprop"]}, {"optimizer": ["sgd"]}, _hard),
+        ),
+        Claim(
+            id="adam-fast",
+            paper="B",
+            sentence="Adam speeds convergence.",
+            measure=f"{_SAMPLES}; Adam less the others",
+            needs=f"adam and {_SIX}",
+            says="below",
+            ask=_each(measures.samples_to_score, *_optimizer("adam")),
+        ),
+        Claim(
+            id="adam-overfits-less",
+            paper="B",
+            sentence="Adam resists over-fitting.",
+            measure="score of the last weights on training cases less that on inner validation; "
+            "Adam less the others",
+            needs=f"adam and {_SIX}",
+            says="below",
+            margin=True,
+            ask=_each(measures.overfitting, *_optimizer("adam")),
+        ),
+        Claim(
+            id="adamw-real",
+            paper="B",
+            sentence="AdamW is better on real medical images.",
+            measure="test score, AdamW less the others",
+            needs=f"adamw and {_SIX}; images that are no phantoms",
+            margin=True,
+            ask=_score(*_optimizer("adamw"), _real),
+        ),
+        Claim(
+            id="lbfgs-minima",
+            paper="B",
+            sentence="L-BFGS finds more exact minima on little data.",
+            measure="lowest training loss of an epoch, log10; L-BFGS less the others",
+            needs=f"lbfgs and {_SIX}; at most {LITTLE} patients",
+            says="below",
+            ask=_each(measures.lowest_loss, *_optimizer("lbfgs"), _little),
+        ),
+        Claim(
+            id="xray-adam-rmsprop",
+            paper="B",
+            sentence="Adam and RMSprop find the anomalies of chest X-rays.",
+            measure="test score, the mean of Adam and RMSprop less the others",
+            needs=f"adam or rmsprop and {_SIX}; chest X-rays by name or source",
+            margin=True,
+            ask=_score(*_optimizer("adam", "rmsprop"), _shows(XRAY, "of X-rays")),
+        ),
+        Claim(
+            id="cine-false-positives",
+            paper="B",
+            sentence="A CNN with an LSTM trained by SGD has fewer false positives in ultrasound.",
+            measure="specificity in the test cases, cnn_lstm less frame_cnn, both by SGD",
+            needs="loops, cnn_lstm and frame_cnn, sgd",
+            margin=True,
+            ask=_each(
+                measures.specificity,
+                {"model": ["cnn_lstm"], "optimizer": ["sgd"]},
+                {"model": ["frame_cnn"], "optimizer": ["sgd"]},
+                _cine,
+            ),
+        ),
+        Claim(
+            id="cine-adam-rmsprop",
+            paper="B",
+            sentence="Adam and RMSprop train the CNN with an LSTM well.",
+            measure="test score of cnn_lstm, the mean of Adam and RMSprop less SGD; well: no worse "
+            "than by the margin",
+            needs="loops, cnn_lstm, adam or rmsprop, sgd",
+            says="not worse",
+            margin=True,
+            ask=_score(
+                {"model": ["cnn_lstm"], "optimizer": ["adam", "rmsprop"]},
+                {"model": ["cnn_lstm"], "optimizer": ["sgd"]},
+                _cine,
+            ),
+        ),
+        Claim(
+            id="skin-regularized",
+            paper="B",
+            sentence="Regularization helps to generalise on skin lesions.",
+            measure="test score, the mean of the regularizers less none of them",
+            needs="skin by name or source; `none` and others on the axis of regularizers",
+            margin=True,
+            ask=_score(
+                {"regularizer": REGULARIZED}, {"regularizer": ["none"]}, _shows(SKIN, "of skin")
+            ),
+        ),
+        Claim(
+            id="best-depends",
+            paper="B",
+            sentence="Which optimizer is best depends on the data.",
+            measure="test score: the lead of one optimizer on one data set and of another on the "
+            "other, the smaller of the two",
+            needs="two data sets with one primary metric, two optimizers or more",
+            ask=across.other_best,
+        ),
+        Claim(
+            id="before-after",
+            paper="A",
+            sentence="The optimized network is better than the plain one.",
+            measure="test score: residual network, Dice or Focal, augmentation, less plain "
+            "network, cross-entropy, no augmentation",
+            needs="all of these in one study",
+            margin=True,
+            ask=_score(
+                {"model": RESIDUAL_NETS, "loss": DICE_OR_FOCAL, "regularizer": AUGMENTED},
+                {"model": PLAIN_NETS, "loss": ["ce"], "regularizer": ["none"]},
+            ),
+        ),
+        Claim(
+            id="structure",
+            paper="A",
+            sentence="Of that gain, the structure gives a part.",
+            measure="test score, residual less plain network, mean over losses and augmentation",
+            needs="a plain and a residual network",
+            margin=True,
+            ask=_score({"model": RESIDUAL_NETS}, {"model": PLAIN_NETS}),
+        ),
+        Claim(
+            id="loss",
+            paper="A",
+            sentence="Of that gain, the loss gives a part.",
+            measure="test score, Dice and Focal less cross-entropy, mean over the rest",
+            needs="ce and a Dice or Focal loss",
+            margin=True,
+            ask=_score({"loss": DICE_OR_FOCAL}, {"loss": ["ce"]}),
+        ),
+        Claim(
+            id="augmentation",
+            paper="A",
+            sentence="Of that gain, augmentation gives a part.",
+            measure="test score with augmentation less without, mean over the rest",
+            needs="`none` and `augmentation` or `strong_augmentation`",
+            margin=True,
+            ask=_score({"regularizer": AUGMENTED}, {"regularizer": ["none"]}),
+        ),
+        Claim(
+            id="densenet-exact",
+            paper="A",
+            sentence="DenseNet is as exact as ResNet.",
+            measure="test score, densenet121 less the residual networks; as exact: no worse than "
+            "by the margin",
+            needs="densenet121 and a resnet",
+            says="not worse",
+            margin=True,
+            ask=_score({"model": ["densenet121"]}, {"model": RESIDUAL_NETS}),
+        ),
+        Claim(
+            id="densenet-fewer",
+            paper="A",
+            sentence="DenseNet has fewer parameters than ResNet.",
+            measure="number of parameters, log2; densenet121 less the residual networks",
+            needs="densenet121 and a resnet",
+            says="below",
+            ask=_each(measures.parameters, {"model": ["densenet121"]}, {"model": RESIDUAL_NETS}),
+        ),
+        Claim(
+            id="dice-small",
+            paper="A",
+            sentence="Dice loss helps with small lesions.",
+            measure="Dice of the small references of the test cases; Dice losses less "
+            "cross-entropy",
+            needs="segmentation with small references, ce and a Dice loss",
+            margin=True,
+            ask=_each(measures.small_dice, {"loss": DICE}, {"loss": ["ce"]}),
+        ),
+        Claim(
+            id="focal-rare",
+            paper="A",
+            sentence="Focal loss is better than Dice loss for rare classes.",
+            measure="F1 (of masks: Dice) of the rarest class or region; Focal less Dice losses",
+            needs="a Focal and a Dice loss",
+            margin=True,
+            ask=_each(measures.rarest_f1, {"loss": FOCAL}, {"loss": DICE}),
+        ),
+        Claim(
+            id="fine-tuning-time",
+            paper="A",
+            sentence="Fine-tuning the upper layers saves training time.",
+            measure="seconds of training, log2; from weights less from scratch",
+            needs="pretrained weights and `none`",
+            says="below",
+            ask=_each(measures.seconds, {"pretrained": ["!none"]}, {"pretrained": ["none"]}),
+        ),
+        Claim(
+            id="fine-tuning-small",
+            paper="A",
+            sentence="Fine-tuning the upper layers helps on small data sets.",
+            measure="test score, from weights less from scratch",
+            needs=f"pretrained weights and `none`; at most {LITTLE} patients",
+            margin=True,
+            ask=_score({"pretrained": ["!none"]}, {"pretrained": ["none"]}, _little),
+        ),
+        Claim(
+            id="minority-augmentation",
+            paper="A",
+            sentence="Augmentation raises the sensitivity to the minority class.",
+            measure="sensitivity to the rarest class, with augmentation less without",
+            needs="classification; `none` and `augmentation` or `strong_augmentation`",
+            margin=True,
+            ask=_each(
+                measures.rarest_sensitivity, {"regularizer": AUGMENTED}, {"regularizer": ["none"]}
+            ),
+        ),
+        Claim(
+            id="minority-weighting",
+            paper="A",
+            sentence="Weighting of classes raises the sensitivity to the minority class.",
+            measure="sensitivity to the rarest class, weighted_ce less ce",
+            needs="classification; weighted_ce and ce",
+            margin=True,
+            ask=_each(measures.rarest_sensitivity, {"loss": ["weighted_ce"]}, {"loss": ["ce"]}),
+        ),
+        Claim(
+            id="range-devices",
+            paper="A",
+            sentence="Intensities of 0 to 1 help across devices.",
+            measure="test score on images made worse, which stand for other devices; range less "
+            "z-score",
+            needs="one store twice, with `normalize: range` and `z-score`; `degrade`",
+            margin=True,
+            ask=across.by_range,
+        ),
+        Claim(
+            id="fusion-devices",
+            paper="A",
+            sentence="Fusion of several channels helps across devices.",
+            measure="test score on images made worse, which stand for other devices; fusion by "
+            "layers (unet_late) less at the input (unet)",
+            needs="segmentation of several channels, unet_late and unet; `degrade`",
+            margin=True,
+            ask=_each(measures.degraded, {"model": ["unet_late"]}, {"model": ["unet"]}),
+        ),
+    )
+}

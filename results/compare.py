@@ -1,0 +1,349 @@
+"""Two runs side by side: what got better, worse or slower from the first to the second.
+
+A combination that both runs have is compared in pairs where both have scored it on the same cases
+in the same folds: the differences of the fold means (over seeds), with the corrected interval of
+`results.verdict.statistics` (overlapping training sets), Bonferroni over the combinations of the
+data set. Case by case it is counted where the second run is better: by Dice (1 where both masks are
+empty, mean over regions), or by the probability of the true class. Where cases or folds differ, the
+two means stand side by side and nothing is claimed.
+
+Speed is the cost of a sample-gradient alone (`results.verdict.prices`), compared on one device only
+and within its noise.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from results import text
+from results.run_folder import Recorded, made_of
+from results.tables.axes import label
+from results.verdict import statistics
+from results.verdict.combinations import Combination, Contest, Fold, fold_of
+from results.verdict.prices import Price, prices, smallest_factor
+
+# Keys of a study that say what was run, not how.
+_NO_SETTING = ("name", "data", "resolved")
+# A difference of two scores this small is rounding of their sums.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """One combination in both runs; differences are the second run's minus the first's.
+
+    - `low`, `high`: of the difference of the scores; None where nothing is paired or one fold.
+    - `found`: better, worse, same, alike (cannot be told apart) or unpaired.
+    - `cases`: on how many cases the second is (better, worse, equal); None unpaired.
+    - `cost`: seconds of a sample-gradient alone, second by first; `memory`: peaks; None: unknown.
+    - `speed`: slower, faster, alike or unknown.
+    """
+
+    name: str
+    scores: tuple[float, float]
+    low: float | None
+    high: float | None
+    found: str
+    cases: tuple[int, int, int] | None
+    cost: float | None
+    speed: str
+    memory: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Side:
+    """One data set in both runs. `why`: why a combination is not paired, "" where all are.
+
+    `states` and `recommended` are those of the two verdicts; `only` are the combinations that one
+    of the runs alone has scored.
+    """
+
+    dataset: str
+    metric: str
+    level: float
+    why: str
+    states: tuple[str, str]
+    recommended: tuple[str | None, str | None]
+    combinations: tuple[Compared, ...]
+    only: tuple[tuple[str, ...], tuple[str, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two runs: data sets in both, those of one alone, and settings (key, first, second)."""
+
+    runs: tuple[str, str]
+    settings: tuple[tuple[str, str, str], ...]
+    sides: tuple[Side, ...]
+    only: tuple[tuple[str, ...], tuple[str, ...]]
+
+
+def compare(first: Path, second: Path) -> Comparison:
+    """Return how the second run differs from the first.
+
+    Raises RunError where one of the folders holds no run that can be read. Of damaged files what is
+    whole is compared.
+    """
+    return made_of(first, lambda a: made_of(second, lambda b: _compared(a, b)))
+
+
+def _compared(a: Recorded, b: Recorded) -> Comparison:
+    names = [{contest.dataset: contest for contest in run.contests} for run in (a, b)]
+    keys = [key for key in {**a.study, **b.study} if key not in _NO_SETTING]
+    return Comparison(
+        runs=(a.path.name, b.path.name),
+        settings=tuple(
+            (key, _setting(a.study.get(key)), _setting(b.study.get(key)))
+            for key in keys
+            if a.study.get(key) != b.study.get(key)
+        ),
+        sides=tuple(
+            _side(a, b, names[0][dataset], names[1][dataset])
+            for dataset in names[0]
+            if dataset in names[1]
+        ),
+        only=(
+            tuple(name for name in names[0] if name not in names[1]),
+            tuple(name for name in names[1] if name not in names[0]),
+        ),
+    )
+
+
+def _setting(value: Any) -> str:
+    """Return a setting of a study in words; of a list of entries their labels."""
+    if isinstance(value, list) and any(isinstance(entry, Mapping) for entry in value):
+        return ", ".join(label(entry) for entry in value)
+    return text.setting(value)
+
+
+def _side(a: Recorded, b: Recorded, one: Contest, other: Contest) -> Side:
+    scored = [{c.name: c for c in contest.combinations if c.scored} for contest in (one, other)]
+    both = [name for name in scored[0] if name in scored[1]]
+    alpha = float(b.verdict["alpha"])
+    level = alpha / max(len(both), 1)
+    why = _unpaired(one, other)
+    costs = [
+        found.by_name if (found := prices(contest, run.rows, alpha)) else {}
+        for run, contest in ((a, one), (b, other))
+    ]
+    devices = {row["device_name"] for contest in (one, other) for row in contest.rows} - {None}
+    compared, reasons = [], [why]
+    for name in both:
+        pair = scored[0][name], scored[1][name]
+        values = _case_scores(a, pair[0]), _case_scores(b, pair[1])
+        apart = why or _other_cases(*values)
+        reasons.append(apart)
+        prices_ = costs[0].get(name), costs[1].get(name)
+        compared.append(
+            _combination(pair, values, prices_, one, level, apart, one_device=len(devices) == 1)
+        )
+    states = [
+        {data["dataset"]: data for data in run.verdict["datasets"]}[one.dataset] for run in (a, b)
+    ]
+    return Side(
+        dataset=one.dataset,
+        metric=one.metric,
+        level=level,
+        why=next(filter(None, reasons), ""),
+        states=(states[0]["state"], states[1]["state"]),
+        recommended=(states[0]["recommended"], states[1]["recommended"]),
+        combinations=tuple(compared),
+        only=(
+            tuple(name for name in scored[0] if name not in both),
+            tuple(name for name in scored[1] if name not in both),
+        ),
+    )
+
+
+def _unpaired(one: Contest, other: Contest) -> str:
+    if one.metric != other.metric:
+        return f"the primary metric was {one.metric} and is {other.metric}"
+    if one.folds != other.folds:
+        return f"{text.count(len(one.folds), 'fold')} then, {len(other.folds)} now"
+    return ""
+
+
+# Case -> its score, by (repeat, fold).
+_Scores = dict[Fold, dict[str, float]]
+
+
+def _case_scores(run: Recorded, combination: Combination) -> _Scores:
+    """Return what each case scores, mean over regions and seeds."""
+    trials = {row["trial_id"]: fold_of(row) for row in combination.scored}
+    found: dict[Fold, dict[str, list[float]]] = {}
+    for row in run.rows("cases", trials):
+        if row["tp"] is not None:
+            value = 1.0 if row["dice"] is None else row["dice"]
+        elif row["label"]:
+            value = row["prob"]
+        else:
+            continue
+        found.setdefault(trials[row["trial_id"]], {}).setdefault(row["case_id"], []).append(value)
+    return {
+        fold: {case: float(np.mean(values)) for case, values in cases.items()}
+        for fold, cases in found.items()
+    }
+
+
+def _other_cases(first: _Scores, second: _Scores) -> str:
+    if not first or not second:
+        return "no scores of cases were kept"
+    folds = [{fold: set(cases) for fold, cases in scores.items()} for scores in (first, second)]
+    if folds[0] == folds[1]:
+        return ""
+    every = [set().union(*found.values()) for found in folds]
+    if not every[0] & every[1]:
+        return "no case in common (other data, or ids made with another key)"
+    return "other cases" if every[0] != every[1] else "the same cases in other folds"
+
+
+def _combination(
+    pair: tuple[Combination, Combination],
+    values: tuple[_Scores, _Scores],
+    costs: tuple[Price | None, Price | None],
+    contest: Contest,
+    level: float,
+    apart: str,
+    *,
+    one_device: bool,
+) -> Compared:
+    means = tuple(combination.mean("test_score") for combination in pair)
+    assert means[0] is not None, "a scored combination has a mean"
+    assert means[1] is not None, "a scored combination has a mean"
+    low = high = None
+    found, cases = "unpaired", None
+    folds = [combination.by_fold("test_score") for combination in pair]
+    if not apart and folds[0].keys() == folds[1].keys():
+        differences = [folds[1][fold] - folds[0][fold] for fold in folds[0]]
+        cases = _counted(*values)
+        found = "alike"
+        if len(differences) > 1:
+            _, low, high = statistics.corrected_interval(
+                differences, test_train_ratio=contest.ratio, alpha=level
+            )
+            found = _found(low, high, contest.sign)
+        if not np.any(np.abs(differences) > _ROUNDING) and cases[:2] == (0, 0):
+            found = "same"
+    cost, speed = _speed(costs, level) if one_device else (None, "unknown")
+    return Compared(
+        name=pair[0].name,
+        scores=(means[0], means[1]),
+        low=low,
+        high=high,
+        found=found,
+        cases=cases,
+        cost=cost,
+        speed=speed,
+        memory=costs[1].memory / costs[0].memory
+        if costs[0] and costs[1] and costs[0].memory and costs[1].memory
+        else None,
+    )
+
+
+def _found(low: float, high: float, sign: float) -> str:
+    if low <= 0 <= high:
+        return "alike"
+    return "better" if sign * low > 0 else "worse"
+
+
+def _counted(first: _Scores, second: _Scores) -> tuple[int, int, int]:
+    """Return how many cases the second run has better, worse and equal; larger is better."""
+    differences = np.array(
+        [second[fold][case] - first[fold][case] for fold in first for case in first[fold]]
+    )
+    better, worse = (differences > _ROUNDING).sum(), (differences < -_ROUNDING).sum()
+    return int(better), int(worse), int(len(differences) - better - worse)
+
+
+def _speed(costs: Sequence[Price | None], level: float) -> tuple[float | None, str]:
+    first, second = costs
+    if not first or not second or not first.sample_sec or not second.sample_sec:
+        return None, "unknown"
+    ratio = second.sample_sec / first.sample_sec
+    factor = smallest_factor([first.alone, second.alone], level)
+    if factor is None:
+        return ratio, "unknown"
+    if abs(math.log(ratio)) < math.log(factor) or ratio == 1:
+        return ratio, "alike"
+    return ratio, "slower" if ratio > 1 else "faster"
+
+
+# ---- in words --------------------------------------------------------------------------------
+
+_FOUND = {
+    "better": "better",
+    "worse": "worse",
+    "same": "the same, case by case",
+    "alike": "cannot be told apart",
+    "unpaired": "not paired",
+}
+
+
+def in_words(found: Comparison) -> list[str]:
+    """Return a comparison as lines of plain text."""
+    first, second = found.runs
+    lines = [f"From {first} to {second}"]
+    if found.settings:
+        lines.append("Settings that differ:")
+        lines += [f"  {key.replace('_', ' ')}: {a} -> {b}" for key, a, b in found.settings]
+    for run, names in zip(found.runs, found.only, strict=True):
+        if names:
+            lines.append(f"Only {run} has the data {text.listed(names)}.")
+    if not found.sides:
+        lines.append("The runs have no data set in common: there is nothing to compare.")
+    for side in found.sides:
+        lines += ["", *_side_in_words(side, found.runs)]
+    return lines
+
+
+def _side_in_words(side: Side, runs: tuple[str, str]) -> list[str]:
+    counts = {
+        key: sum(row.found == key for row in side.combinations)
+        for key in ("better", "worse", "same", "alike", "unpaired")
+    }
+    slower = sum(row.speed == "slower" for row in side.combinations)
+    faster = sum(row.speed == "faster" for row in side.combinations)
+    said = [f"{n} {_FOUND[key]}" for key, n in counts.items() if n]
+    said += [f"{n} {what}" for n, what in ((slower, "slower"), (faster, "faster")) if n]
+    lines = [
+        f"{side.dataset}, {text.metric(side.metric)}: "
+        f"{text.count(len(side.combinations), 'combination')} in both"
+        + (f" ({', '.join(said)})" if said else ""),
+        "  verdict: " + " -> ".join(text.STATES[state].lower() for state in side.states),
+        "  recommended: " + " -> ".join(name or "none" for name in side.recommended),
+    ]
+    if side.why:
+        lines.append(
+            f"  Not paired ({side.why}): the means stand side by side, and nothing is claimed."
+        )
+    if counts["unpaired"] < len(side.combinations):
+        lines.append(
+            f"  Paired on the same cases and folds; intervals of {text.percent(1 - side.level)} "
+            "each."
+        )
+    lines += [f"  {_line(row)}" for row in side.combinations]
+    for run, names in zip(runs, side.only, strict=True):
+        if names:
+            lines.append(f"  only in {run}: {text.listed(names)}")
+    return lines
+
+
+def _line(row: Compared) -> str:
+    change = row.scores[1] - row.scores[0]
+    said = [f"{text.score(row.scores[0])} -> {text.score(row.scores[1])} ({text.signed(change)}"]
+    if row.low is not None and row.high is not None:
+        said[0] += f", {text.signed(row.low)} to {text.signed(row.high)}"
+    said[0] += f"): {_FOUND[row.found]}"
+    if row.cases:
+        better, worse, equal = row.cases
+        said.append(f"cases better {better}, worse {worse}, equal {equal}")
+    if row.cost is not None:
+        noise = {"alike": " (within noise)", "unknown": " (noise unknown)"}
+        said.append(f"a sample costs {row.cost:.2f} times as much{noise.get(row.speed, '')}")
+    if row.memory is not None and abs(row.memory - 1) > 0.05:
+        said.append(f"memory {row.memory:.2f} times")
+    return f"{row.name}: {'; '.join(said)}"

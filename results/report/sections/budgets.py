@@ -1,0 +1,121 @@
+"""The ranking had training ended at a part of its budget: a ranking that flips says little."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from results.report.sections.tuning import POINTS, tried_points
+from results.run_folder import Recorded
+from results.tables.axes import label
+from results.tables.store import read
+from results.verdict.combinations import Contest, Row, fold_of
+from results.verdict.schema import OfDataset
+
+# Parts of the budget, and how the page calls them.
+PARTS = {0.25: "a quarter", 0.5: "half", 1.0: "the whole"}
+
+
+def budgets(
+    run: Recorded, contest: Contest, found: OfDataset, short: Mapping[str, str]
+) -> dict[str, Any] | None:
+    """Return the ranking by inner validation at parts of the budget; None for fewer than two.
+
+    By the best look that lies within a part, as early stopping would choose; of a tuned run by the
+    best point of each fold, as its search would. A combination that has no look within the smallest
+    part in some fold is left out of the ranking.
+    """
+    epochs = _epochs_of(run.study, contest.dataset)
+    names = [row["name"] for row in found["combinations"] if row["state"] == "judged"]
+    if epochs is None or len(names) < 2:
+        return None
+    trials, courses = _looks(run, contest)
+    scores: dict[str, list[float]] = {}
+    for name in names:
+        means = [_mean_of_folds(contest, trials[name], courses, part * epochs) for part in PARTS]
+        known = [mean for mean in means if mean is not None]
+        if len(known) == len(PARTS):
+            scores[name] = known
+    if len(scores) < 2:
+        return None
+    ranks = {
+        part: sorted(scores, key=lambda name: -contest.sign * scores[name][k])
+        for k, part in enumerate(PARTS)
+    }
+    whole = ranks[1.0]
+    first = {part: ranked[0] for part, ranked in ranks.items()}
+    return {
+        "parts": list(PARTS.values()),
+        "lines": [
+            {
+                "name": short[name],
+                "cells": [
+                    {"rank": ranks[part].index(name) + 1, "score": scores[name][k]}
+                    for k, part in enumerate(PARTS)
+                ],
+            }
+            for name in whole
+        ],
+        "flips": [
+            f"at {PARTS[part]} {short[leader]} leads"
+            for part, leader in first.items()
+            if leader != whole[0]
+        ],
+    }
+
+
+def _epochs_of(study: Mapping[str, Any], dataset: str) -> int | None:
+    """Return the budget of a data set in epochs, None where the study does not say."""
+    entries = [e for e in study.get("data", ()) if isinstance(e, Mapping) and label(e) == dataset]
+    own = entries[0].get("epochs") if entries else None
+    epochs = own or study.get("epochs")
+    return epochs if isinstance(epochs, int) else None
+
+
+# (epochs spent, score) of each look at inner validation, by trial.
+Courses = dict[str, list[tuple[float, float]]]
+
+
+def _looks(run: Recorded, contest: Contest) -> tuple[dict[str, list[Row]], Courses]:
+    """Return the trials of each combination that a budget is judged by, and their looks.
+
+    Of a combination that was tuned these are its points.
+    """
+    tried = tried_points(run, contest.dataset)
+    trials = {
+        c.name: [row for rows in tried[c.name].values() for row in rows]
+        if c.name in tried
+        else c.scored
+        for c in contest.judged
+    }
+    by_id = {row["trial_id"]: row for rows in trials.values() for row in rows}
+    points = [row["trial_id"] for name in tried for rows in tried[name].values() for row in rows]
+    found = run.rows("epochs", by_id)
+    if points:
+        found += read(run.path / POINTS, "epochs", trials=points).to_pylist()
+    courses: Courses = {}
+    for row in found:
+        trial = by_id.get(row["trial_id"])
+        if trial and trial["n_train_cases"] and row["val_score"] is not None:
+            spent = row["sample_gradients"] / trial["n_train_cases"]
+            courses.setdefault(row["trial_id"], []).append((spent, row["val_score"]))
+    return trials, courses
+
+
+def _mean_of_folds(
+    contest: Contest, rows: list[Row], courses: Courses, epochs: float
+) -> float | None:
+    """Return the mean over folds of the best look within so many epochs; None without one.
+
+    Seeds are averaged, of points the best is taken.
+    """
+    folds: dict[tuple[tuple[int, int], int], list[float]] = {}
+    for row in rows:
+        within = [score for spent, score in courses.get(row["trial_id"], ()) if spent <= epochs]
+        if within and row["status"] == "ok":
+            best = max(within, key=lambda score: contest.sign * score)
+            folds.setdefault((fold_of(row), row["seed"] or 0), []).append(best)
+    if {fold for fold, _ in folds} != set(contest.folds):
+        return None
+    best_points = [max(found, key=lambda score: contest.sign * score) for found in folds.values()]
+    return float(np.mean(best_points))
