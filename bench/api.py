@@ -82,6 +82,10 @@ def _unheard(_progress: "Progress") -> None:
     pass
 
 
+def _unsaid(_line: str) -> None:
+    pass
+
+
 # More processes that read, lanes or GPUs of a trial are a slip of the keyboard. Assumption.
 MOST_AT_ONCE = 1024
 
@@ -223,6 +227,7 @@ def run(
     trial: str | None = None,
     hung_minutes: float | None = None,
     changed: Callable[["Progress"], None] = _unheard,
+    say: Callable[[str], None] = _unsaid,
 ) -> Ended:
     """Run a study, or go on with it: finished trials are not run again. Then write its report.
 
@@ -231,7 +236,8 @@ def run(
     host:port joins a cluster that is up. There, `lanes` trials run at once (None: as many as there
     is room for), each on `gpus_per_trial` GPUs or CPU workers. `trial` is the id of the one trial
     to run.
-    A trial that makes no step for `hung_minutes` (None: 30) is ended. `changed` hears of each step.
+    A trial that makes no step for `hung_minutes` (None: 30) is ended. `changed` hears of each step,
+    `say` before the first trial by what rule the run will be judged.
 
     Returns the run as it ended; a trial that broke is counted in it as failed. Raises StudyError
     where the study, its data, its pretrained weights or the machines cannot be used, and where
@@ -253,7 +259,7 @@ def run(
     made, where = where.resolved(asked, base, folder)
     if trial is not None:
         made = made.only(trial)
-    with _saved(made):
+    with _saved(made, say):
         progress = where.trained(made, changed)
     return Ended(folder=folder, page=write_report(folder).page, progress=progress)
 
@@ -269,6 +275,7 @@ def tune(
     gpus_per_trial: int = 1,
     hung_minutes: float | None = None,
     changed: Callable[["Progress"], None] = _unheard,
+    say: Callable[[str], None] = _unsaid,
 ) -> Ended:
     """Tune each combination of a study in each fold, run it so, and write its report.
 
@@ -294,7 +301,7 @@ def tune(
     folder = _folder(out, f"{asked.name}-tuned")
     where = _Where(ray=ray, lanes=lanes, gpus=gpus_per_trial, hung_minutes=hung_minutes)
     made, where = where.resolved(asked, base, folder)
-    with _saved(made):
+    with _saved(made, say):
         untuned = None
         if defaults:
             below = folder / DEFAULTS
@@ -365,13 +372,19 @@ class _Where:
 
 
 @contextmanager
-def _saved(made: "Plan") -> Iterator[None]:
-    """Write down what a run will be, and send what it has to say to its log meanwhile."""
+def _saved(made: "Plan", say: Callable[[str], None]) -> Iterator[None]:
+    """Write down what a run will be, and send what it has to say to its log meanwhile.
+
+    `say` hears by what rule it will be judged.
+    """
     from bench.planning.plan import save
     from bench.planning.preflight import fits
+    from results.tables.rule import in_words, read_rule
 
     fitting = list(fits(made))  # before anything runs: what does not fit would fail every trial
     save(made)
+    if rule := read_rule(made.folder, {}):
+        say(in_words(rule))
     with _logging(made.folder / "log.txt"):
         for line in fitting:
             logging.getLogger("medopt.transfer").info(line)

@@ -554,6 +554,7 @@ def _run_study(
             trial=trial,
             hung_minutes=hung_minutes,
             changed=display.changed,
+            say=lambda line: err.print(Text(line)),
         )
     _show_ended(ended)
 
