@@ -370,6 +370,7 @@ def tune(
             gpus_per_trial=gpus_per_trial,
             hung_minutes=hung_after,
             changed=display.changed,
+            say=lambda line: err.print(Text(line)),
         )
     _show_ended(ended)
 
