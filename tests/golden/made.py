@@ -12,6 +12,7 @@ from loaders.store.write import write_store
 STORES = {
     "images": ("classification", 2, 24, 16),
     "volumes": ("segmentation", 3, 18, 16),
+    "clips": ("classification", 3, 24, 16),
 }
 
 
@@ -30,11 +31,12 @@ def meta_of(name: str) -> Meta:
         positive=None if segments else 1,
         normalize="train",
         fill=0.0,
-        unit="volume" if segments else "image",
+        unit={"images": "image", "volumes": "volume", "clips": "clip"}[name],
         group_source="patient",
         source="made by a test",
         licence="none",
         options={},
+        axes="tyx" if name == "clips" else "",
     )
 
 

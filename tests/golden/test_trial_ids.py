@@ -13,7 +13,7 @@ import yaml
 
 from bench.planning.plan import Plan, resolve
 from bench.study.schema import STUDIES, load_study, parse_study
-from tests.golden.made import make_store
+from tests.golden.made import STORES, make_store
 
 HERE = Path(__file__).parent
 KEPT = HERE / "trial_ids.json"
@@ -93,7 +93,7 @@ def ids(plan: Plan) -> dict[str, str]:
 
 def plan_of(name: str, folder: Path) -> Plan:
     """Return the plan of a ready study, or of EVERYTHING, on the golden stores."""
-    for store in ("images", "volumes"):
+    for store in STORES:
         make_store(store, folder / "stores")
     (folder / "own.py").write_text(OWN)
     (folder / "start.pt").write_bytes(b"weights, of which the digest alone counts here")
@@ -107,6 +107,9 @@ def plan_of(name: str, folder: Path) -> Plan:
             "demo": ["images", "volumes"],
             "hippocampus": ["volumes"],
             "nnunet": ["volumes"],
+            "xue_brats": ["volumes"],
+            "skalozub_tumours": ["images", "volumes"],
+            "skalozub_cine": ["clips"],
         }.get(name, ["images"])
         for data, store in zip(settings, kinds, strict=True):
             data["store"] = f"stores/{store}"
