@@ -5,7 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-from results.tables.axes import Axis, axes_of
+from results.tables.alone import read_alone
+from results.tables.axes import Axis, axes_of, key_of, name_of
 from results.tables.store import (
     Damage,
     DamagedError,
@@ -130,6 +131,15 @@ class Recorded:
             first = [lost_sentence(lost)] if lost else []
             last = [self._left_out()] if self.without.files else []
             data["warnings"] = [*first, *data["warnings"], *last]
+        return found
+
+    @cached_property
+    def alone(self) -> dict[tuple[str, str], list[dict[str, Any]]]:
+        """(data set, combination) -> rows of `results.tables.alone`, by `medopt price`."""
+        found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for row in read_alone(self.path):
+            key = row["dataset"], name_of(key_of(row, self.axes))
+            found.setdefault(key, []).append(row)
         return found
 
     @cached_property

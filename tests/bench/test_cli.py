@@ -175,8 +175,8 @@ def test_every_table_is_listed_with_a_name_and_a_source_or_summary(medopt, kind)
 def test_help_teaches_every_command(medopt):
     status, out, _ = medopt("--help")
     assert status == 0
-    commands = ("demo", "prepare", "verify", "plan", "run", "report", "export", "compare", "recipe")
-    for command in (*commands, "list", "doctor"):
+    commands = ("demo", "prepare", "verify", "plan", "run", "report", "price", "export")
+    for command in (*commands, "compare", "recipe", "list", "doctor"):
         assert command in out
         assert len(medopt(command, "--help")[1]) > 200
 
