@@ -217,6 +217,32 @@ def plan(
     return Planned(plan=made, seconds=seconds, scales=scales, points=len(tried))
 
 
+def price(
+    study: str | Path, out: str | Path | None = None, *, counting: Counting = _uncounted
+) -> Path:
+    """Measure what a sample-gradient of each combination costs alone; return the file of it.
+
+    Trains each combination of a study twice for two epochs, one after the other, and writes
+    `alone.parquet` into the run folder `out` (None: runs/NAME), before the run or after it. The
+    report takes prices from it: the seconds of trials that ran side by side are noise. To be called
+    while nothing else runs on the machine.
+
+    Raises StudyError as `plan` does, and what a combination raises that cannot be trained.
+    """
+    from bench.planning.plan import resolve
+    from bench.study.schema import load_study
+    from bench.training.alone import sample_costs
+    from results.tables.alone import write_alone
+
+    asked, base = load_study(Path(study))
+    folder = _folder(out, asked.name)
+    made = resolve(asked, base, folder)
+    _begin(made.study.threads)
+    with counting("measuring") as told, undisturbed():
+        rows = sample_costs(made.trials, made.data, made.base, device=made.study.device, told=told)
+    return write_alone(folder, rows)
+
+
 def run(
     study: str | Path,
     out: str | Path | None = None,

@@ -419,6 +419,26 @@ def export_(
 
 
 @app.command()
+def price(
+    study: Annotated[Path, typer.Argument(help="A study file, or the name of a ready study.")],
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", help="The run folder. Default: runs/NAME.")
+    ] = None,
+) -> None:
+    """Measure what a sample costs alone, for the prices in the report of a run on lanes.
+
+    Trials that run side by side disturb each other's seconds. This trains each combination twice
+    for two epochs, one after the other, and keeps the times in the run folder, before the run or
+    after it; `medopt report` then shows prices. Let nothing else run meanwhile. A run without lanes
+    needs none of this.
+    """
+    from bench import api
+    from bench.display import counting
+
+    out.print(Text(str(_shown(api.price(study, out_dir, counting=partial(counting, err))))))
+
+
+@app.command()
 def compare(
     first: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run folder: before.")],
     second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another one: after.")],

@@ -127,10 +127,14 @@ def _side(a: Recorded, b: Recorded, one: Contest, other: Contest) -> Side:
     level = alpha / max(len(both), 1)
     why = _unpaired(one, other)
     costs = [
-        found.by_name if (found := prices(contest, run.rows, alpha)) else {}
+        found.by_name if (found := prices(contest, run.rows, alpha, run.alone)) else {}
         for run, contest in ((a, one), (b, other))
     ]
-    devices = {row["device_name"] for contest in (one, other) for row in contest.rows} - {None}
+    devices = {
+        row["device_name"] for contest in (one, other) for row in contest.rows if row["device_name"]
+    }
+    for run in (a, b):
+        devices |= {row["device_name"] for rows in run.alone.values() for row in rows}
     compared, reasons = [], [why]
     for name in both:
         pair = scored[0][name], scored[1][name]

@@ -5,7 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from results.tables.axes import Axis, axes_of
+from results.tables.alone import read_alone
+from results.tables.axes import Axis, axes_of, key_of, name_of
 from results.tables.rule import read_rule
 from results.tables.store import (
     Damage,
@@ -147,6 +148,15 @@ class Recorded:
             # Of splits that others made, and of tests on another data set.
             notes = self.footer.get("data", {}).get(data["dataset"], {}).get("notes", ())
             data["warnings"] = [*first, *notes, *data["warnings"], *last]
+        return found
+
+    @cached_property
+    def alone(self) -> dict[tuple[str, str], list[dict[str, Any]]]:
+        """(data set, combination) -> rows of `results.tables.alone`, by `medopt price`."""
+        found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for row in read_alone(self.path):
+            key = row["dataset"], name_of(key_of(row, self.axes))
+            found.setdefault(key, []).append(row)
         return found
 
     @cached_property

@@ -190,7 +190,7 @@ def test_every_table_is_listed_with_a_name_and_a_source_or_summary(medopt, kind)
 def test_help_teaches_every_command(medopt):
     status, out, _ = medopt("--help")
     assert status == 0
-    commands = "demo prepare verify plan run tune report export compare recipe list doctor"
+    commands = "demo prepare verify plan run tune report price export compare recipe list doctor"
     for command in commands.split():
         assert command in out
         assert len(medopt(command, "--help")[1]) > 200
