@@ -865,7 +865,9 @@ def test_the_modality_is_as_the_channels_are_named(
     )
     msd = KINDS["msd"]
     if modality is None:
-        with pytest.raises(BadSource, match=f"{channels[0]}, {channels[1]} are CT and others: set mod"):
+        with pytest.raises(
+            BadSource, match=f"{channels[0]}, {channels[1]} are CT and others: set mod"
+        ):
             msd.survey(tmp_path, {})
         modality = "ct"
         survey = msd.survey(tmp_path, {"modality": "ct"})
