@@ -78,8 +78,8 @@ def _column(table: Table, role: str, name: str) -> int:
     at = table.column(name)
     if at is None:
         raise BadSource(
-            f"{table.name} has no column {name!r} for the {_SAID.get(role, role)}: set {role}=COLUMN; "
-            f"{_shown(table)}"
+            f"{table.name} has no column {name!r} for the {_SAID.get(role, role)}: "
+            f"set {role}=COLUMN; {_shown(table)}"
         )
     return at
 
