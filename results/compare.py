@@ -21,6 +21,7 @@ import numpy as np
 
 from results import text
 from results.run_folder import Recorded, made_of
+from results.statistics.intervals import corrected_interval
 from results.tables.axes import label
 from results.verdict.combinations import Combination, Contest, Fold, fold_of
 from results.verdict.prices import Price, prices, smallest_factor

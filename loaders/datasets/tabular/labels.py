@@ -251,8 +251,7 @@ def _tables_of(source: Path, names: str, suffixes: Collection[str]) -> list[Path
         if not tables and ".png" in suffixes:
             hint = ", or put the pictures into a folder a class"
         raise BadSource(
-            f"{source} should hold one table .csv or .tsv, found: {found}; "
-            f"set csv=NAME{hint}"
+            f"{source} should hold one table .csv or .tsv, found: {found}; set csv=NAME{hint}"
         )
     return [table_under(source, tables[0].name, "csv")]
 
