@@ -82,6 +82,10 @@ def _unheard(_progress: "Progress") -> None:
     pass
 
 
+def _unsaid(_line: str) -> None:
+    pass
+
+
 # More processes that read, lanes or GPUs of a trial are a slip of the keyboard. Assumption.
 MOST_AT_ONCE = 1024
 
@@ -213,6 +217,32 @@ def plan(
     return Planned(plan=made, seconds=seconds, scales=scales, points=len(tried))
 
 
+def price(
+    study: str | Path, out: str | Path | None = None, *, counting: Counting = _uncounted
+) -> Path:
+    """Measure what a sample-gradient of each combination costs alone; return the file of it.
+
+    Trains each combination of a study twice for two epochs, one after the other, and writes
+    `alone.parquet` into the run folder `out` (None: runs/NAME), before the run or after it. The
+    report takes prices from it: the seconds of trials that ran side by side are noise. To be called
+    while nothing else runs on the machine.
+
+    Raises StudyError as `plan` does, and what a combination raises that cannot be trained.
+    """
+    from bench.planning.plan import resolve
+    from bench.study.schema import load_study
+    from bench.training.alone import sample_costs
+    from results.tables.alone import write_alone
+
+    asked, base = load_study(Path(study))
+    folder = _folder(out, asked.name)
+    made = resolve(asked, base, folder)
+    _begin(made.study.threads)
+    with counting("measuring") as told, undisturbed():
+        rows = sample_costs(made.trials, made.data, made.base, device=made.study.device, told=told)
+    return write_alone(folder, rows)
+
+
 def run(
     study: str | Path,
     out: str | Path | None = None,
@@ -224,6 +254,7 @@ def run(
     trial: str | None = None,
     hung_minutes: float | None = None,
     changed: Callable[["Progress"], None] = _unheard,
+    say: Callable[[str], None] = _unsaid,
 ) -> Ended:
     """Run a study, or go on with it: finished trials are not run again. Then write its report.
 
@@ -233,7 +264,8 @@ def run(
     is room for), each on `gpus_per_trial` GPUs or CPU workers. With `race`, or where the study says
     so, what cannot be the best after the first seed is dropped (at the study's level, else 0.01).
     `trial` is the id of the one trial to run.
-    A trial that makes no step for `hung_minutes` (None: 30) is ended. `changed` hears of each step.
+    A trial that makes no step for `hung_minutes` (None: 30) is ended. `changed` hears of each step,
+    `say` before the first trial by what rule the run will be judged.
 
     Returns the run as it ended; a trial that broke is counted in it as failed. Raises StudyError
     where the study, its data, its pretrained weights or the machines cannot be used, and where
@@ -259,7 +291,7 @@ def run(
     if trial is not None:
         made = made.only(trial)
     races = made.study.race is not None and trial is None
-    with _saved(made):
+    with _saved(made, say):
         progress = raced(made, where.trained, changed) if races else where.trained(made, changed)
     return Ended(folder=folder, page=write_report(folder).page, progress=progress)
 
@@ -275,6 +307,7 @@ def tune(
     gpus_per_trial: int = 1,
     hung_minutes: float | None = None,
     changed: Callable[["Progress"], None] = _unheard,
+    say: Callable[[str], None] = _unsaid,
 ) -> Ended:
     """Tune each combination of a study in each fold, run it so, and write its report.
 
@@ -300,7 +333,7 @@ def tune(
     folder = _folder(out, f"{asked.name}-tuned")
     where = _Where(ray=ray, lanes=lanes, gpus=gpus_per_trial, hung_minutes=hung_minutes)
     made, where = where.resolved(asked, base, folder)
-    with _saved(made):
+    with _saved(made, say):
         untuned = None
         if defaults:
             below = folder / DEFAULTS
@@ -371,13 +404,19 @@ class _Where:
 
 
 @contextmanager
-def _saved(made: "Plan") -> Iterator[None]:
-    """Write down what a run will be, and send what it has to say to its log meanwhile."""
+def _saved(made: "Plan", say: Callable[[str], None]) -> Iterator[None]:
+    """Write down what a run will be, and send what it has to say to its log meanwhile.
+
+    `say` hears by what rule it will be judged.
+    """
     from bench.planning.plan import save
     from bench.planning.preflight import fits
+    from results.tables.rule import in_words, read_rule
 
     fitting = list(fits(made))  # before anything runs: what does not fit would fail every trial
     save(made)
+    if rule := read_rule(made.folder, {}):
+        say(in_words(rule))
     with _logging(made.folder / "log.txt"):
         for line in fitting:
             logging.getLogger("medopt.transfer").info(line)

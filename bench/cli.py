@@ -381,6 +381,7 @@ def tune(
             gpus_per_trial=gpus_per_trial,
             hung_minutes=hung_after,
             changed=display.changed,
+            say=lambda line: err.print(Text(line)),
         )
     _show_ended(ended)
 
@@ -426,6 +427,26 @@ def export_(
 
     for path in export_scores(run, out_dir):
         out.print(Text(str(path)))
+
+
+@app.command()
+def price(
+    study: Annotated[Path, typer.Argument(help="A study file, or the name of a ready study.")],
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", help="The run folder. Default: runs/NAME.")
+    ] = None,
+) -> None:
+    """Measure what a sample costs alone, for the prices in the report of a run on lanes.
+
+    Trials that run side by side disturb each other's seconds. This trains each combination twice
+    for two epochs, one after the other, and keeps the times in the run folder, before the run or
+    after it; `medopt report` then shows prices. Let nothing else run meanwhile. A run without lanes
+    needs none of this.
+    """
+    from bench import api
+    from bench.display import counting
+
+    out.print(Text(str(_shown(api.price(study, out_dir, counting=partial(counting, err))))))
 
 
 @app.command()
@@ -567,6 +588,7 @@ def _run_study(
             trial=trial,
             hung_minutes=hung_minutes,
             changed=display.changed,
+            say=lambda line: err.print(Text(line)),
         )
     _show_ended(ended)
 

@@ -2,7 +2,7 @@
 
 A combination that both runs have is compared in pairs where both have scored it on the same cases
 in the same folds: the differences of the fold means (over seeds), with the corrected interval of
-`results.verdict.statistics` (overlapping training sets), Bonferroni over the combinations of the
+`results.statistics.intervals` (overlapping training sets), Bonferroni over the combinations of the
 data set. Case by case it is counted where the second run is better: by Dice (1 where both masks are
 empty, mean over regions), or by the probability of the true class. Where cases or folds differ, the
 two means stand side by side and nothing is claimed.
@@ -21,8 +21,8 @@ import numpy as np
 
 from results import text
 from results.run_folder import Recorded, made_of
+from results.statistics.intervals import corrected_interval
 from results.tables.axes import label
-from results.verdict import statistics
 from results.verdict.combinations import Combination, Contest, Fold, fold_of
 from results.verdict.prices import Price, prices, smallest_factor
 
@@ -127,10 +127,14 @@ def _side(a: Recorded, b: Recorded, one: Contest, other: Contest) -> Side:
     level = alpha / max(len(both), 1)
     why = _unpaired(one, other)
     costs = [
-        found.by_name if (found := prices(contest, run.rows, alpha)) else {}
+        found.by_name if (found := prices(contest, run.rows, alpha, run.alone)) else {}
         for run, contest in ((a, one), (b, other))
     ]
-    devices = {row["device_name"] for contest in (one, other) for row in contest.rows} - {None}
+    devices = {
+        row["device_name"] for contest in (one, other) for row in contest.rows if row["device_name"]
+    }
+    for run in (a, b):
+        devices |= {row["device_name"] for rows in run.alone.values() for row in rows}
     compared, reasons = [], [why]
     for name in both:
         pair = scored[0][name], scored[1][name]
@@ -222,7 +226,7 @@ def _combination(
         cases = _counted(*values)
         found = "alike"
         if len(differences) > 1:
-            _, low, high = statistics.corrected_interval(
+            _, low, high = corrected_interval(
                 differences, test_train_ratio=contest.ratio, alpha=level
             )
             found = _found(low, high, contest.sign)

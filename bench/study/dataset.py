@@ -221,10 +221,9 @@ def described(store: Store) -> dict[str, Any]:
     """Return what results say of a data set: plain numbers and names that JSON can hold.
 
     `classes` are in the order of labels, each with its number of cases (classification) or voxels
-    (segmentation), and `positive` the label among them whose detection is scored (null: the mean
-    over the classes); `regions` have their labels and the number of cases that hold them. `shape`
-    and `spacing` are [least, median, greatest] along each axis, null where unknown; spacing in mm
-    along z, y and x, in seconds along t.
+    (segmentation); `regions` have their labels and the number of cases that hold them. `shape` and
+    `spacing` are [least, median, greatest] along each axis, null where unknown; spacing in mm along
+    z, y and x, in seconds along t.
     """
     meta = store.meta
     there = (store.boxes >= 0).all(axis=(2, 3)).sum(axis=0).tolist()
@@ -243,7 +242,6 @@ def described(store: Store) -> dict[str, Any]:
                 meta.classes, store.class_counts.sum(axis=0).tolist(), strict=True
             )
         ],
-        "positive": meta.positive,
         "regions": [
             {"name": name, "labels": list(labels), "cases": cases}
             for (name, labels), cases in zip(meta.regions.items(), there, strict=True)

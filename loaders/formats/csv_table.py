@@ -11,10 +11,10 @@ import codecs
 import csv
 import re
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from loaders.cases import BadCase, BadSource
 from loaders.formats.inside import Inside, leads_out
@@ -38,15 +38,51 @@ _ENCODINGS = (
 )
 
 
+class _Part(NamedTuple):
+    """One file of a table: its text, what separates its cells, its records up to the header.
+
+    `before` lines stand in the files before it.
+    """
+
+    name: str
+    text: str
+    separator: str
+    header: int
+    before: int
+
+
+# The cells of a line -> one cell more, or why the line cannot be used.
+Make: TypeAlias = "Callable[[Sequence[str]], str | BadCase]"
+
+
+class _Made(NamedTuple):
+    """A column that is made of others, `used`."""
+
+    name: str
+    make: Make
+    used: Sequence[int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table whose header has been read: its name, and the names of its columns."""
+    """A table whose header has been read: its name, and the names of its columns.
+
+    It may lie in several files of the same columns, whose lines are numbered through.
+    """
 
     name: str
     columns: Sequence[str]
-    _text: str
-    _separator: str
-    _header: int  # records up to the header, with it
+    _parts: tuple[_Part, ...]
+    _made: _Made | None = None
+
+    def with_column(self, name: str, make: Make, used: Sequence[int]) -> "Table":
+        """Return the table with one column more, made of the cells of a line.
+
+        `used` are the columns (numbers from 0) that `make` looks at.
+        """
+        return replace(
+            self, columns=[*self.columns, name], _made=_Made(name=name, make=make, used=used)
+        )
 
     def lines(
         self, rejected: list[BadCase], used: Collection[int]
@@ -56,13 +92,22 @@ class Table:
         Those that do not fit the columns, or whose cells in the `used` columns (numbers from 0)
         cannot be told, are added to `rejected`. Raises BadSource.
         """
-        wide = len(self.columns)
-        records = _records(self._text, self._separator, header=self._header, width=wide)
+        for part in self._parts:
+            yield from self._lines_of(part, rejected, used)
+
+    def _lines_of(
+        self, part: _Part, rejected: list[BadCase], used: Collection[int]
+    ) -> Iterator[tuple[int, list[str]]]:
+        wide = len(self.columns) - (self._made is not None)
+        records = _records(part.text, part.separator, header=part.header, width=wide)
+        if self._made and wide in used:
+            used = {*used, *self._made.used}
         try:
-            for count, (number, cells, stray) in enumerate(records, start=1):
+            for count, (line, cells, stray) in enumerate(records, start=1):
+                number = part.before + line
                 if number > MAX_LINES:
                     raise BadSource(f"{self.name} has more than {MAX_LINES} lines")
-                if count <= self._header or not any(cell.strip() for cell in cells):
+                if count <= part.header or not any(cell.strip() for cell in cells):
                     continue
                 reason = None
                 if len(cells) < wide or any(cell.strip() for cell in cells[wide:]):
@@ -70,16 +115,36 @@ class Table:
                 elif unclear := [at for at in used if at in stray]:
                     name = self.columns[unclear[0]]
                     reason = f"the line is no CSV: a quotation mark in column {name} has no end"
+                whole = [cell.strip() for cell in cells[:wide]]
+                if self._made and not reason:
+                    made = self._made.make(whole)
+                    if isinstance(made, BadCase):
+                        reason = made.reason
+                    else:
+                        whole.append(made)
                 if reason:
                     rejected.append(BadCase(reason, where=self.where(number)))
                     continue
-                yield number, [cell.strip() for cell in cells[:wide]]
+                yield number, whole
         except csv.Error as error:
-            raise BadSource(f"{self.name} is no CSV ({error})") from None
+            raise BadSource(f"{part.name} is no CSV ({error})") from None
 
     def where(self, line: int) -> str:
         """Return how the terminal names a line."""
-        return f"{self.name} line {line}"
+        part = self._part(line)
+        return f"{part.name} line {line - part.before}"
+
+    def file_of(self, line: int) -> str:
+        """Return the name of the file in which a line stands."""
+        return self._part(line).name
+
+    @property
+    def files(self) -> Sequence[str]:
+        """The names of its files."""
+        return [part.name for part in self._parts]
+
+    def _part(self, line: int) -> _Part:
+        return next(part for part in reversed(self._parts) if part.before < line)
 
     def column(self, name: str) -> int | None:
         """Return the number of the column of that name, or None where there is none.
@@ -137,7 +202,24 @@ def open_table(path: Path) -> Table:
             f"found: {shown[:100]}"
         )
     columns = [name or f"Unnamed: {at}" for at, name in enumerate(columns)]
-    return Table(name=path.name, columns=columns, _text=text, _separator=mark, _header=header)
+    part = _Part(name=path.name, text=text, separator=mark, header=header, before=0)
+    return Table(name=path.name, columns=columns, _parts=(part,))
+
+
+def joined(tables: Sequence[Table]) -> Table:
+    """Return several tables of the same columns as one; raises BadSource."""
+    first = tables[0]
+    parts: list[_Part] = []
+    before = 0
+    for table in tables:
+        if list(table.columns) != list(first.columns):
+            odd = sorted(set(table.columns) ^ set(first.columns))
+            shown = f": {', '.join(odd)[:200]}" if odd else ", in another order"
+            raise BadSource(f"{first.name} and {table.name} do not have the same columns{shown}")
+        for part in table._parts:  # noqa: SLF001  # of its own kind
+            parts.append(part._replace(before=before))
+            before += sum(1 for _ in _lines(part.text))
+    return replace(first, name=" and ".join(table.name for table in tables), _parts=tuple(parts))
 
 
 def table_under(source: Path, name: str, option: str) -> Path:

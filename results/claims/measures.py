@@ -172,7 +172,9 @@ def samples_to_score(run: Recorded, contest: Contest) -> Difference:
     """
     if contest.sign < 0:
         return lambda _one, _other: {}
-    cells = {(fold_of(r), r["seed"]): [] for c in contest.combinations for r in c.scored}
+    cells: dict[tuple[Fold, Any], list[Mapping[str, Any]]] = {
+        (fold_of(r), r["seed"]): [] for c in contest.combinations for r in c.scored
+    }
     courses: dict[str, list[Mapping[str, Any]]] = {}
     for combination in contest.combinations:
         epochs = _epochs(run, combination)
@@ -302,7 +304,8 @@ def _metric(run: Recorded, contest: Contest, name: str, where: Mapping[str, str]
         heads = [r for _, r in rows if r["headline"] and not r["degradation"]]
         if not heads:
             return {}
-        asked = {c: heads[0][c] or "" for c in ("unit", "region", "convention", "stratum")} | where
+        columns = ("unit", "region", "convention", "stratum")
+        asked = {c: where.get(c, heads[0][c] or "") for c in columns}
         return means_by_fold(
             (fold, row["value"])
             for fold, row in rows

@@ -43,6 +43,11 @@ class Cases:
         """Return whether a column has any value."""
         return name in self.columns and bool(np.isfinite(self.columns[name]).any())
 
+    def column(self, name: str) -> Array:
+        """Return a column, nan throughout where there is none."""
+        some = next(iter(self.columns.values()), np.empty((len(self.patients), 1)))
+        return self.columns.get(name, np.full_like(some, np.nan))
+
     def scored(self, values: Array) -> Array:
         """Return the columns of (n, r) that a metric of one class against the rest is of."""
         return values if self.positive is None else values[:, [self.positive]]
@@ -53,11 +58,13 @@ class Influence:
     """A score, and the parts that its error has: each (n,), nan where a case has no value in it.
 
     The entries of a part add up to 0 over its cases; the influence of a case is their sum over the
-    parts.
+    parts. `grain` is the smallest step that the score can take where that is not the worth of a
+    case: of an AUC 1 / (positives x negatives).
     """
 
     score: float
     parts: Sequence[Array]
+    grain: float = 0.0
 
 
 Rule: TypeAlias = Callable[[Cases], Influence | None]
@@ -104,7 +111,7 @@ def _mean_of(value: Callable[[Cases], Array]) -> Rule:
 
 def _overlap(cases: Cases) -> Array:
     # Of a case without a voxel in either mask there is none, as the headline has it.
-    return cases.columns["dice"]
+    return cases.column("dice")
 
 
 def _jaccard(cases: Cases) -> Array:
@@ -117,29 +124,29 @@ def _measured(name: str) -> Callable[[Cases], Array]:
     """Return the value of a column where either mask has a voxel."""
 
     def value(cases: Cases) -> Array:
-        nothing = (cases.columns["n_ref"] == 0) & (cases.columns["n_pred"] == 0)
-        return np.where(nothing, np.nan, cases.columns[name])
+        nothing = (cases.column("n_ref") == 0) & (cases.column("n_pred") == 0)
+        return np.where(nothing, np.nan, cases.column(name))
 
     return value
 
 
 def _false_alarm(cases: Cases) -> Array:
-    alarm = (cases.columns["n_pred"] > 0).astype(float)
-    return np.where(cases.columns["n_ref"] == 0, alarm, np.nan)
+    alarm = (cases.column("n_pred") > 0).astype(float)
+    return np.where(cases.column("n_ref") == 0, alarm, np.nan)
 
 
 def _squared_error(cases: Cases) -> Array:
-    error = cases.columns["prob"] - cases.columns["label"]
+    error = cases.column("prob") - cases.column("label")
     found: Array = (error**2).sum(axis=1, keepdims=True) / 2
     return found
 
 
 def _calls(cases: Cases) -> tuple[Array, Array]:
     """Return whether each of r classes is the true one, and the one called, both (n, r) of 0, 1."""
-    prob = cases.columns["prob"]
+    prob = cases.column("prob")
     called = np.zeros_like(prob)
     called[np.arange(len(prob)), prob.argmax(axis=1)] = 1
-    return (cases.columns["label"] == 1).astype(float), called
+    return (cases.column("label") == 1).astype(float), called
 
 
 def _right(cases: Cases) -> Array:
@@ -159,9 +166,10 @@ def _auc(cases: Cases) -> Influence | None:
     a negative that of the positives above it.
     """
     by = "log_odds" if cases.known("log_odds") else "prob"
-    score, label = cases.scored(cases.columns[by]), cases.scored(cases.columns["label"])
+    score, label = cases.scored(cases.column(by)), cases.scored(cases.column("label"))
     areas: list[float] = []
     parts: list[Array] = []
+    pairs: list[int] = []
     for z, y in zip(score.T, label.T, strict=True):
         positive = y == 1
         p, q = int(positive.sum()), int((~positive).sum())
@@ -171,13 +179,18 @@ def _auc(cases: Cases) -> Influence | None:
         above = (rank[positive] - stats.rankdata(z[positive])) / q
         below = 1 - (rank[~positive] - stats.rankdata(z[~positive])) / p
         areas.append(float(above.mean()))
+        pairs.append(p * q)
         for kind, component, number in ((positive, above, p), (~positive, below, q)):
             part = np.full(len(z), np.nan)
             part[kind] = (component - areas[-1]) / number
             parts.append(part)
     if not areas:
         return None
-    return Influence(score=float(np.mean(areas)), parts=[part / len(areas) for part in parts])
+    return Influence(
+        score=float(np.mean(areas)),
+        parts=[part / len(areas) for part in parts],
+        grain=1 / (len(areas) * max(pairs)),
+    )
 
 
 # ---------------------------------------------------------------- functions of counts
@@ -186,7 +199,7 @@ def _auc(cases: Cases) -> Influence | None:
 def _counts(cases: Cases) -> Array:
     """Return tp, fp, fn and tn, (4, n, r): voxels of a mask, or the calls of one class."""
     if cases.known("tp"):
-        return np.stack([cases.columns[name] for name in ("tp", "fp", "fn", "tn")])
+        return np.stack([cases.column(name) for name in ("tp", "fp", "fn", "tn")])
     truth, called = (cases.scored(found) for found in _calls(cases))
     return np.stack(
         [truth * called, (1 - truth) * called, truth * (1 - called), (1 - truth) * (1 - called)]

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from bench import api
 from bench.core.references import StudyError
 from loaders.cases import BadCase, BadSource
-from results.tables.store import finished, read
+from results.report.write import write_report
+from results.run_folder import Recorded
+from results.tables.store import RunError, finished, read
 
 STUDY = """
 name: small
@@ -89,6 +92,21 @@ def test_plan_then_run_then_go_on(study, tmp_path, notebook, capfd):
     assert before == {p: p.stat().st_mtime_ns for p in (ended.folder / "trials").iterdir()}
     assert notebook == [1]
     assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_sample_costs_alone_is_measured_before_a_run_or_after(study, tmp_path):
+    path = api.price(study(), tmp_path / "run")
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["alone.parquet"]
+    rows = pq.read_table(path).to_pylist()
+    assert [row["optimizer"] for row in rows] == ["sgd", "adam", "sgd", "adam"]
+    assert all(row["sample_sec"] > 0 and row["threads"] == 1 for row in rows)
+    ended = api.run(study(), tmp_path / "run")
+    assert "of what <span" in ended.page.read_text(encoding="utf-8")
+    costs = Recorded(tmp_path / "run").alone["small-classification", "plain_cnn + adam + ce"]
+    assert [row["sample_sec"] for row in costs] == [r["sample_sec"] for r in rows[1::2]]
+    path.write_bytes(b"cut")
+    with pytest.raises(RunError, match=r"alone.parquet is damaged .*`medopt price` measures it"):
+        write_report(tmp_path / "run")
 
 
 def test_a_plan_is_for_the_folder_that_is_asked_for(study, tmp_path):

@@ -13,6 +13,7 @@ from tests.metas import made_meta
 STORES = {
     "images": ("classification", 2, 24, 16),
     "volumes": ("segmentation", 3, 18, 16),
+    "clips": ("classification", 3, 24, 16),
 }
 
 
@@ -29,8 +30,9 @@ def meta_of(name: str) -> Meta:
         classes=("background", "rim", "core") if segments else ("dark", "bright"),
         regions={"whole": (1, 2), "core": (2,)} if segments else {},
         positive=None if segments else 1,
-        unit="volume" if segments else "image",
+        unit={"images": "image", "volumes": "volume", "clips": "clip"}[name],
         group_source="patient",
+        axes="tyx" if name == "clips" else "",
     )
 
 

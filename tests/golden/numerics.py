@@ -90,7 +90,7 @@ def hashes() -> dict[str, str]:
     found = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        for store in made.STORES:
+        for store in MODELS:
             for loader in LOADERS:
                 for augment in AUGMENT:
                     text = study_text(store, loader, augment, folder)

@@ -14,7 +14,7 @@ import yaml
 from bench.planning.plan import Plan, resolve
 from bench.study.ready import READY
 from bench.study.schema import load_study, parse_study
-from tests.golden.made import make_store
+from tests.golden.made import STORES, make_store
 
 HERE = Path(__file__).parent
 KEPT = HERE / "trial_ids.json"
@@ -94,7 +94,7 @@ def ids(plan: Plan) -> dict[str, str]:
 
 def plan_of(name: str, folder: Path) -> Plan:
     """Return the plan of a ready study, or of EVERYTHING, on the golden stores."""
-    for store in ("images", "volumes"):
+    for store in STORES:
         make_store(store, folder / "stores")
     (folder / "own.py").write_text(OWN)
     (folder / "start.pt").write_bytes(b"weights, of which the digest alone counts here")
@@ -108,6 +108,9 @@ def plan_of(name: str, folder: Path) -> Plan:
             "demo": ["images", "volumes"],
             "hippocampus": ["volumes"],
             "nnunet": ["volumes"],
+            "xue_brats": ["volumes"],
+            "skalozub_tumours": ["images", "volumes"],
+            "skalozub_cine": ["clips"],
         }.get(name, ["images"])
         for data, store in zip(settings, kinds, strict=True):
             data["store"] = f"stores/{store}"

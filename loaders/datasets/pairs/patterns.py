@@ -14,13 +14,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from loaders.cases import BadSource
+from loaders.datasets.stray_files import is_stray, is_stray_folder
 from loaders.formats.inside import leads_out
 from loaders.formats.volumes.open import volume_stem
 
 _TOKEN = re.compile(r"\*\*/|\*|\{(\w+)(?::([^{}]*))?\}|[^*{}]+|[{}]")
-# What systems leave in folders, in lower case; names that begin with a dot are passed by as well.
-_STRAY = {"thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"}
-_STRAY_FOLDERS = {"__macosx", "$recycle.bin", "@eadir"}
 # Parts that a pattern of masks may name though the images' does not.
 STRUCTURE = "structure"
 OF_IMAGE = ("stem", "folder")
@@ -34,16 +32,12 @@ class Files:
             raise BadSource(f"there is no folder {source}")
         self.names: list[str] = []
         for folder, inner, names in os.walk(source):
-            inner[:] = sorted(
-                name
-                for name in inner
-                if not name.startswith(".") and name.lower() not in _STRAY_FOLDERS
-            )
+            inner[:] = sorted(name for name in inner if not is_stray_folder(name))
             place = Path(folder).relative_to(source).as_posix()
             self.names += [
                 name if place == "." else f"{place}/{name}"
                 for name in sorted(names)
-                if not name.startswith(".") and name.lower() not in _STRAY
+                if not is_stray(name)
             ]
         # By the last part of the path, to be looked up by its beginning.
         self._by_last = sorted((PurePosixPath(name).name.casefold(), name) for name in self.names)

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from loaders.cases import JSON, Array, BadCase, BadSource, Case, Item, Kind, Meta, Survey, settings
+from loaders.datasets.tabular.class_folders import has_class_folders, read_class_folders
 from loaders.datasets.tabular.labels import OPTIONS, Answers, Row, read_labels
 from loaders.formats.levels import Picture, Scale, common_scale, on_scale
 from loaders.formats.pictures import SUFFIXES, in_channels, is_grey, read_picture, shrink
@@ -29,7 +30,10 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     """List a folder by its table, and look at a few pictures; raises BadSource."""
     chosen = settings("images", IMAGES.options, options)
     check_appearance("images", chosen)
-    answers = read_labels(source, chosen, suffixes=SUFFIXES)
+    if has_class_folders(source, chosen, SUFFIXES):
+        answers = read_class_folders(source, chosen, SUFFIXES)
+    else:
+        answers = read_labels(source, chosen, suffixes=SUFFIXES)
     found = _probe(answers.rows)
     rows = answers.rows
     return Survey(
@@ -175,7 +179,8 @@ APPEARANCE: Mapping[str, tuple[JSON, str]] = {
 }
 IMAGES = Kind(
     name="images",
-    summary="a folder of PNG, JPEG, TIFF, DICOM or other images, with their classes in a CSV",
+    summary="a folder of PNG, JPEG, TIFF, DICOM or other images, with their classes in a CSV or "
+    "in a folder a class",
     source="the user's own: chest X-ray, skin, fundus, histology",
     survey=survey,
     read=read,

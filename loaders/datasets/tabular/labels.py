@@ -12,6 +12,7 @@ they become one answer (`loaders.datasets.tabular.readers`).
 import hashlib
 import logging
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ from loaders.cases import JSON, MAX_CLASSES, BadCase, BadSource, most_often
 from loaders.datasets.patient_pattern import patient_in
 from loaders.datasets.tabular.findings import EXCLUDE, UNCERTAIN, finding_lines, words_of
 from loaders.datasets.tabular.named_files import Files
+from loaders.datasets.tabular.one_hot import CLASS, one_hot_columns, with_class
 from loaders.datasets.tabular.readers import ONE_SIDED, READER, RULES, answers, has_boxes
 from loaders.datasets.tabular.table_lines import (
     LABEL,
@@ -32,13 +34,16 @@ from loaders.datasets.tabular.table_lines import (
     columns_of,
     lines_of,
 )
-from loaders.formats.csv_table import Table, open_table, table_under
+from loaders.formats.csv_table import Table, joined, open_table, table_under
 
 log = logging.getLogger(__name__)
 
 OPTIONS: Mapping[str, tuple[JSON, str]] = {
     "name": ("", "what the set is called in studies and reports; empty: as its kind"),
-    "csv": ("", "the table, by its path under the source; empty: the one .csv or .tsv there"),
+    "csv": (
+        "",
+        "tables by their paths there, with commas; empty: the only one; none: class folders",
+    ),
     "image": ("", "column that names the files; empty: the first"),
     "label": (LABEL, "column of the class"),
     "group": ("", "column of the patient or lesion, kept on one side of every split; empty: none"),
@@ -49,6 +54,7 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
         "of several findings the one asked for: in label's A|B, or a column of its own",
     ),
     "uncertain": (EXCLUDE, "what -1 in a finding's own column is: exclude, negative or positive"),
+    "one_hot": ([], "of a table with a column a class those columns, with commas (ISIC 2019)"),
     "readers": (
         "",
         "of several rows a picture: majority, any or all; empty: its readers must agree",
@@ -131,7 +137,12 @@ def read_labels(
     if not source.is_dir():
         raise BadSource(f"there is no folder {source}")
     _check(chosen)
-    table = open_table(_table_of(source, chosen["csv"]))
+    table = joined([open_table(path) for path in _tables_of(source, chosen["csv"], suffixes)])
+    if chosen["one_hot"]:
+        table = with_class(table, chosen["one_hot"])
+        chosen = {**chosen, "label": CLASS}
+    elif not chosen["finding"] and table.column(chosen["label"]) is None:
+        _suggest_one_hot(table, chosen["label"])
     column = columns_of(table, chosen)
     label_column = table.columns[column["label"]]
     rejected: list[BadCase] = []
@@ -142,15 +153,16 @@ def read_labels(
         classes, positive, numbers = (f"no {finding}", finding), 1, {"0": 0, "1": 1}
     else:
         lines = lines_of(table, column, rejected)
-        names = {line.label for line in lines}
-        classes, numbers = _classes(table.name, label_column, names, rejected)
-        positive = _positive(classes, chosen["positive"], label_column)
+        where = f"{table.name}: column {label_column}"
+        classes, numbers = classes_of(where, {line.label for line in lines}, rejected)
+        positive = positive_of(classes, chosen["positive"], f"column {label_column}")
     if positive is None and chosen["readers"] in ONE_SIDED:
         raise BadSource(
             f"readers is {chosen['readers']!r}, which is for a finding or two classes; column "
             f"{label_column} has {len(classes)}: set readers=majority or finding=NAME"
         )
     check_groups(table, column, lines)
+    parts = _parts_by_name(table.files) if "split" not in column else {}
     numbered = _numbered(table.name, chosen["keep"], lines)
     files = Files(source, suffixes, frames, [line.image for line in lines])
     found: list[_Found] = []
@@ -166,7 +178,7 @@ def read_labels(
             key=key,
             group=_group(line, key, chosen["group_pattern"]),
             label=numbers[line.label],
-            split=None
+            split=parts.get(table.file_of(line.number))
             if line.split is None
             else _part(table.name, table.columns[column["split"]], line.split),
             columns={
@@ -177,7 +189,7 @@ def read_labels(
         )
         found.append(_Found(line, row))
     rows, twice = _one_a_picture(table, label_column, found, positive, chosen["readers"])
-    rows, contradicted = _consistent(rows)
+    rows, contradicted = consistent(rows)
     return Answers(
         rows=tuple(rows),
         rejected=(*rejected, *twice, *contradicted),
@@ -185,6 +197,15 @@ def read_labels(
         positive=positive,
         grouped="group" in column or bool(chosen["group_pattern"]),
     )
+
+
+def _suggest_one_hot(table: Table, label: str) -> None:
+    """Raise BadSource where a table without the label's column has a column a class."""
+    if names := one_hot_columns(table):
+        raise BadSource(
+            f"{table.name} has no column {label!r} and looks as if it had a column a class: say "
+            f"--set one_hot={','.join(names)} or --set label=COLUMN"
+        )
 
 
 def _check(chosen: Mapping[str, Any]) -> None:
@@ -195,6 +216,8 @@ def _check(chosen: Mapping[str, Any]) -> None:
             raise BadSource(f"option {name} is {chosen[name]!r}; it is one of: {known}")
     if chosen["uncertain"] != EXCLUDE and not chosen["finding"]:
         raise BadSource("option uncertain is for a finding: set finding=NAME")
+    if chosen["one_hot"] and (chosen["finding"] or chosen["label"] != LABEL):
+        raise BadSource("option one_hot names the classes: leave out label and finding")
     if len(set(chosen["keep"])) < len(chosen["keep"]):
         raise BadSource(f"option keep names a column twice: {', '.join(chosen['keep'])}")
     if chosen["group"] and chosen["group_pattern"]:
@@ -207,30 +230,58 @@ def _group(line: Line, key: str, pattern: str) -> str:
     return canonical(patient_in(key, pattern, "group_pattern")) if pattern else key
 
 
-def _table_of(source: Path, name: str) -> Path:
-    if name:
-        return table_under(source, name, "csv")
-    tables = sorted(p for p in source.iterdir() if p.suffix.lower() in (".csv", ".tsv"))
+def is_table(path: Path) -> bool:
+    """Tell whether a file is a table by its ending."""
+    return path.suffix.lower() in (".csv", ".tsv") and not path.name.startswith(".")
+
+
+def _tables_of(source: Path, names: str, suffixes: Collection[str]) -> list[Path]:
+    if names and (source / names).is_file():
+        return [table_under(source, names, "csv")]
+    if names:
+        asked = [name.strip() for name in names.split(",")]
+        if len(set(asked)) < len(asked):
+            raise BadSource(f"option csv names a table twice: {names}")
+        return [table_under(source, name, "csv") for name in asked]
+    tables = sorted(filter(is_table, source.iterdir()))
     if len(tables) != 1:
         found = ", ".join(path.name for path in tables) or "none"
+        several = ",".join(path.name for path in tables)
+        hint = f", or all of them, csv={several}" if tables else ""
+        if not tables and ".png" in suffixes:
+            hint = ", or put the pictures into a folder a class"
         raise BadSource(
-            f"{source} should hold one table .csv or .tsv, found: {found}; set csv=NAME"
+            f"{source} should hold one table .csv or .tsv, found: {found}; set csv=NAME{hint}"
         )
-    return table_under(source, tables[0].name, "csv")
+    return [table_under(source, tables[0].name, "csv")]
+
+
+def _parts_by_name(files: Sequence[str]) -> dict[str, str]:
+    """Return the official part of each of several files, {} where not every name is of one."""
+    if len(files) < 2:
+        return {}
+    words = {file: set(re.split("[^a-z]+", file.rpartition(".")[0].lower())) for file in files}
+    parts = {file: {PARTS[word] for word in mine & set(PARTS)} for file, mine in words.items()}
+    if any(len(mine) != 1 for mine in parts.values()):
+        return {}
+    return {file: part for file, (part,) in parts.items()}
 
 
 # ---- classes ----------------------------------------------------------------------------------
 
 
-def _classes(
-    table: str, column: str, names: Collection[str], rejected: Collection[BadCase]
+def classes_of(
+    where: str, names: Collection[str], rejected: Collection[BadCase]
 ) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Return the classes, numbers by size or text by the alphabet, and the index of each."""
+    """Return the classes, numbers by size or text by the alphabet, and the index of each.
+
+    `where` begins the messages: which column of which table. Raises BadSource.
+    """
     findings = Counter(word for name in names for word in words_of(name))
     several = (words_of(name) for name in names if "|" in name)
     if any(findings[word] > 1 for words in several for word in words):
         raise BadSource(
-            f"{table}: column {column} has several findings an image: say which is asked for, "
+            f"{where} has several findings an image: say which is asked for, "
             f"finding={max(findings, key=lambda word: (findings[word], word))}"
         )
     if all(WHOLE.fullmatch(name) for name in names):
@@ -240,31 +291,34 @@ def _classes(
     if not 2 <= len(ordered) <= MAX_CLASSES:
         shown = ", ".join(ordered[:5]) + (", ..." if len(ordered) > 5 else "")
         raise BadSource(
-            f"{table}: column {column} has {len(ordered)} different values ({shown or 'none'}); "
+            f"{where} has {len(ordered)} different values ({shown or 'none'}); "
             f"a label has 2 to {MAX_CLASSES}{most_often(rejected)}"
         )
     alike = Counter(name.casefold() for name in ordered)
     if clash := [name for name in ordered if alike[name.casefold()] > 1]:
         raise BadSource(
-            f"{table}: column {column} has {' and '.join(map(repr, clash[:2]))}, which differ in "
+            f"{where} has {' and '.join(map(repr, clash[:2]))}, which differ in "
             "upper and lower case alone: write them in one way"
         )
     return tuple(ordered), {name: number for number, name in enumerate(ordered)}
 
 
-def _positive(classes: tuple[str, ...], wanted: str, column: str) -> int | None:
+def positive_of(classes: tuple[str, ...], wanted: str, where: str) -> int | None:
+    """Return which of two classes is the disease, None of more; raises BadSource.
+
+    `where` says in the messages what has the classes.
+    """
     if len(classes) > 2:
         if wanted:
             raise BadSource(
-                f"positive is for two classes; column {column} has {len(classes)}: "
-                f"{', '.join(classes)}"
+                f"positive is for two classes; {where} has {len(classes)}: {', '.join(classes)}"
             )
         return None
     if wanted and canonical(wanted) not in classes:
-        raise BadSource(f"positive is {wanted!r}; column {column} has: {', '.join(classes)}")
+        raise BadSource(f"positive is {wanted!r}; {where} has: {', '.join(classes)}")
     if not wanted and classes != ("0", "1"):
         raise BadSource(
-            f"column {column} has {classes[0]} and {classes[1]}: say which is the disease, "
+            f"{where} has {classes[0]} and {classes[1]}: say which is the disease, "
             f"positive={classes[1]} or positive={classes[0]}"
         )
     return classes.index(canonical(wanted or "1"))
@@ -383,7 +437,7 @@ def _twice(table: Table, same: Sequence[_Found], how: str) -> list[BadCase]:
     ]
 
 
-def _consistent(rows: Sequence[Row]) -> tuple[list[Row], list[BadCase]]:
+def consistent(rows: Sequence[Row]) -> tuple[list[Row], list[BadCase]]:
     """Reject files of the same bytes under different labels; folders are not compared."""
     # What may not be read is told when it is read.
     files = [row for row in rows if row.path.is_file() and os.access(row.path, os.R_OK)]

@@ -14,6 +14,7 @@ from loaders.formats.missing_words import Missing, missing
 LABEL = "label"
 # Begins the role of each column that is kept beside the cases.
 KEPT = "keep "
+_SAID = {"keep": "splits that keep is for"}
 _ROLES = ("image", "label", "group", "reader", "split")
 # Up to 18 digits, as 64 bits hold; what has more is text.
 WHOLE = re.compile(r"([+-]?[0-9]{1,18})(\.0*)?")
@@ -77,8 +78,8 @@ def _column(table: Table, role: str, name: str) -> int:
     at = table.column(name)
     if at is None:
         raise BadSource(
-            f"{table.name} has no column {name!r} for the {role}: set {role}=COLUMN; "
-            f"{_shown(table)}"
+            f"{table.name} has no column {name!r} for the {_SAID.get(role, role)}: "
+            f"set {role}=COLUMN; {_shown(table)}"
         )
     return at
 

@@ -21,7 +21,7 @@ _NEVER = "not reached"
 
 def of_run(run: Recorded) -> list[Prices | None]:
     """Return the prices of each data set of a run, in the order of its contests."""
-    return [prices(contest, run.rows, run.verdict["alpha"]) for contest in run.contests]
+    return [prices(contest, run.rows, run.verdict["alpha"], run.alone) for contest in run.contests]
 
 
 def table(found: Prices | None, short: Mapping[str, str]) -> dict[str, Any] | None:
@@ -35,6 +35,7 @@ def table(found: Prices | None, short: Mapping[str, str]) -> dict[str, Any] | No
     return {
         "target": found.target.said,
         "noise": found.noise,
+        "measured": found.measured,
         "priced": any(row.sample_sec is not None for row in found.rows),
         "lines": [{"name": short[row.name], **_line(row)} for row in order],
     }

@@ -1,5 +1,6 @@
 """A run without Ray, whose trials do to their process what a user's code can do to one."""
 
+import pickle
 import signal
 import subprocess
 import sys
@@ -171,6 +172,10 @@ def plan(tmp_path, small_store):
     return make
 
 
+def of_fold_0(made):
+    return replace(made, trials=tuple(t for t in made.trials if t.fold == 0))
+
+
 def run(made, **options) -> dict[str, dict[str, object]]:
     """Run a plan; return the rows of fold 0 by their loss, and check that all are written."""
     with opened(made, shared_device=False) as queue:
@@ -198,7 +203,7 @@ ENDS = {
 )
 def test_a_trial_that_ends_its_process_has_failed_and_the_run_goes_on(plan, names):
     made = plan(*names)
-    rows = run(replace(made, trials=tuple(t for t in made.trials if t.fold == 0)))
+    rows = run(of_fold_0(made))
     for name in set(ENDS) & set(names):
         assert (rows[name]["status"], rows[name]["reason"]) == ("failed", ENDS[name])
     assert (rows["ce"]["status"], rows["ce"]["lane"]) == ("ok", LANE)
@@ -212,8 +217,7 @@ def test_a_trial_that_ends_its_process_has_failed_and_the_run_goes_on(plan, name
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["hangs", "hangs_with_the_lock"])
 def test_a_trial_that_hangs_is_ended_and_the_run_goes_on(plan, name):
-    made = plan(name)
-    made = replace(made, trials=tuple(t for t in made.trials if t.fold == 0))
+    made = of_fold_0(plan(name))
     heard = []
     with opened(made, shared_device=False) as queue:
         run_here(made, queue, heard.append, hung_minutes=0.2)
@@ -226,7 +230,7 @@ def test_a_trial_that_hangs_is_ended_and_the_run_goes_on(plan, name):
 
 
 def test_copies_and_children_of_a_trial_do_not_go_on_with_the_run(plan, tmp_path):
-    made = plan("copies_itself", "leaves_children")
+    made = of_fold_0(plan("copies_itself", "leaves_children"))
     rows = run(made)
     assert {row["status"] for row in rows.values()} == {"ok"}
     child = int((tmp_path / "child").read_text())
@@ -261,14 +265,12 @@ def test_what_a_trial_does_to_its_process_is_not_done_to_the_next(plan, tmp_path
 
 
 RUN = """
-import sys
+import pickle, sys
 from pathlib import Path
 from bench.execution.local import run_here
 from bench.execution.trial_queue import opened
-from bench.planning.plan import resolve
-from bench.study.schema import load_study
 
-made = resolve(*load_study(Path(sys.argv[1])), Path(sys.argv[2]))
+made = pickle.loads(Path(sys.argv[1]).read_bytes())
 with opened(made, shared_device=False) as queue:
     run_here(made, queue, lambda _progress: None)
 """
@@ -279,10 +281,10 @@ def test_a_run_that_is_killed_leaves_no_process_and_blames_a_trial_that_went_wit
     plan, tmp_path, whole
 ):
     """Killed alone, the run's end is not the trial's doing; killed with its child it may be."""
-    made = plan("waits")
-    driver = subprocess.Popen(
-        [sys.executable, "-c", RUN, tmp_path / "own.yaml", made.folder], cwd=ROOT
-    )
+    made = of_fold_0(plan("waits"))
+    made = replace(made, trials=tuple(t for t in made.trials if t.choices["loss"].label == "waits"))
+    (tmp_path / "plan").write_bytes(pickle.dumps(made))
+    driver = subprocess.Popen([sys.executable, "-c", RUN, tmp_path / "plan"], cwd=ROOT)
     until = time.monotonic() + 120
     while not (tmp_path / "waits").exists():
         assert driver.poll() is None

@@ -17,7 +17,6 @@ def test_an_image_set_is_described(small_store):
     assert found["cases"] == len(labels)
     assert found["groups"] == len(set(store.groups))
     assert found["kind"] == store.meta.kind
-    assert found["positive"] == store.meta.positive
     assert found["regions"] == []
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 

@@ -113,6 +113,30 @@ def test_seconds_of_trials_side_by_side_are_no_price():
     assert "No trial had its device to itself" in none.noise
 
 
+def test_what_was_measured_apart_goes_before_what_the_trials_took():
+    runs = [
+        Run(optimizer="adam", scores=[0.9], each=0.01),
+        Run(optimizer="sgd", scores=[0.9], each=0.01, device="other"),
+    ]
+    contest, rows_of = contest_of(runs)
+    own = {
+        ("scans", f"cnn + {name} + ce"): [
+            {"sample_sec": cost, "device_name": "GPU"} for cost in costs
+        ]
+        for name, costs in (("adam", [0.02, 0.04]), ("sgd", [0.05, 0.05]))
+    }
+    found = prices(contest, rows_of, 0.05, own)
+    assert found is not None
+    assert found.measured
+    assert [row.sample_sec for row in found.rows] == pytest.approx([0.03, 0.05])
+    assert [row.price for row in found.rows] == pytest.approx([3.0, 5.0])
+    # One of two is not enough: two sources are no comparison.
+    part = prices(contest, rows_of, 0.05, {k: v for k, v in own.items() if "adam" in k[1]})
+    assert part is not None
+    assert not part.measured
+    assert [row.price for row in part.rows] == [None, None]
+
+
 def test_what_diverged_after_the_target_never_reached_it_and_failed_trials_do_not_count():
     runs = [
         Run(optimizer="adam", scores=[0.9], target=0.7),

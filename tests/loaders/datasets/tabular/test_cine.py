@@ -596,3 +596,13 @@ def test_a_store_built_by_two_processes_is_that_of_one(tmp_path: Path) -> None:
         write_store(KINDS["cine"], survey, out, key=KEY, workers=workers, strict=False)
         hashes.add(open_store(out).content_hash)
     assert len(hashes) == 1
+
+
+def test_clips_keep_the_column_of_their_loop(tmp_path: Path) -> None:
+    table = "video,label,site\nMustermann_0,a,Zug\nMustermann_1,b,Aarau\n"
+    source = source_of(tmp_path / "set", video(LOOP), video(NOISE), table=table)
+    store, _ = prepare(source, tmp_path / "s", frames=4, keep="site")
+    for loop, site in ((0, 1), (1, 0)):
+        ids = [keyed_id(KEY, "cine", f"videos/Mustermann_{loop}#{k}") for k in (0, 1)]
+        assert [store.column("site")[store.case_ids.index(one)] for one in ids] == [site, site]
+    assert len(store) == 4

@@ -1230,3 +1230,48 @@ def test_the_skin_images_of_the_isic_archive(shared_data: Path, tmp_path: Path) 
         width, height = image.size
         other = np.asarray(image.resize((64, round(height * 64 / width)), Image.Resampling.BICUBIC))
     assert np.abs(store.image(row).astype(int) - np.moveaxis(other, -1, 0)).max() <= 1
+
+
+# ---- columns to split by ------------------------------------------------------------------------
+
+
+def kept_of(root: Path, values: str, **options: Any) -> Store:
+    """Return the store of as many pictures as there are values of a column `place`."""
+    names = values.split(",")
+    table = "image,label,place\n" + "".join(f"{n},{'ab'[n % 2]},{v}\n" for n, v in enumerate(names))
+    (root / "set").mkdir(parents=True)
+    (root / "set" / "labels.csv").write_text(table)
+    for number in range(len(names)):
+        (root / "set" / f"{number}.png").write_bytes(encoded(GREY + np.uint8(number)))
+    store, _ = prepare(root / "set", root / "store", **options)
+    return store
+
+
+def test_values_of_a_kept_column_are_numbered_by_size_or_by_the_alphabet(tmp_path: Path) -> None:
+    for name, values, numbers in (
+        ("whole", "10,9,010,-1", [2, 1, 2, 0]),
+        ("text", "b,B,a,b", [2, 0, 1, 2]),
+        ("mixed", "10,9,x,9.0", [0, 1, 2, 1]),
+    ):
+        store = kept_of(tmp_path / name, values, keep="place")
+        found = dict(zip(store.case_ids, store.column("place"), strict=True))
+        ids = [keyed_id(KEY, "images", f"{n}.png") for n in range(4)]
+        assert [found[one] for one in ids] == numbers
+
+
+def test_a_picture_without_a_value_to_split_by_is_rejected(tmp_path: Path) -> None:
+    assert len(kept_of(tmp_path / "kept", "a,,b,a", keep="place")) == 3
+    assert len(kept_of(tmp_path / "not", "a,,b,a")) == 4
+
+
+@pytest.mark.parametrize(
+    ("keep", "said"),
+    [
+        ("places", r"no column 'places' .*--set keep=COLUMN; its columns are: image, label, place"),
+        ("place,place", "option keep names a column twice"),
+        ("place", "column 'place' of option keep has 101 different values; .* at most 100"),
+    ],
+)
+def test_columns_that_cannot_be_kept_are_told(tmp_path: Path, keep: str, said: str) -> None:
+    with pytest.raises(BadSource, match=said):
+        kept_of(tmp_path, ",".join(map(str, range(101))), keep=keep)

@@ -7,13 +7,16 @@ left out (`results.statistics.profiles`).
 Seconds of two trials that ran side by side on one device are noise. So the price of a combination
 is what does not depend on who else ran, its sample-gradients to the target, times what a
 sample-gradient costs alone: the training seconds of an epoch by its sample-gradients (waits for
-data and the optimizer's own work included), median over epochs, then over the trials that had their
-device to themselves. The raw seconds stand beside it.
+data and the optimizer's own work included). `medopt price` measures that; where it has not measured
+every combination, it is the median over epochs, then over the trials that had their device to
+themselves. The raw seconds stand beside it.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 from scipy import stats
@@ -59,8 +62,8 @@ class Price:
 
     - `reached` of the `ended` trials were at the target or past it.
     - `seconds`: raw, of training, as the trials had them.
-    - `sample_sec`: seconds of a sample-gradient alone, None where no trial was alone; `alone`: the
-      same for each trial that was.
+    - `sample_sec`: seconds of a sample-gradient alone, None where that was not measured; `alone`:
+      each measurement.
     - `memory`: greatest peak of a trial in bytes, None if unmeasured.
     """
 
@@ -84,7 +87,8 @@ class Price:
 class Prices:
     """The prices of one data set, of each combination with a trial that ended.
 
-    `paid` is by trial; `noise` says in a sentence what the noise of the seconds allows to say.
+    `paid` is by trial; `noise` says in a sentence what the noise of the seconds allows to say;
+    `measured`: costs alone are those that `medopt price` measured, not those of trials.
     """
 
     contest: Contest
@@ -92,6 +96,7 @@ class Prices:
     rows: tuple[Price, ...]
     paid: Mapping[str, Paid]
     noise: str
+    measured: bool
 
     @property
     def by_name(self) -> dict[str, Price]:
@@ -133,7 +138,13 @@ def target_of(contest: Contest) -> Target | None:
     )
 
 
-def prices(contest: Contest, rows_of: RowsOf, alpha: float) -> Prices | None:
+#: (data set, combination) -> rows of `results.tables.alone`.
+Measured = Mapping[tuple[str, str], Sequence[Row]]
+
+
+def prices(
+    contest: Contest, rows_of: RowsOf, alpha: float, measured: Measured = MappingProxyType({})
+) -> Prices | None:
     """Return the prices on one data set; None where nothing is scored or no epoch was kept.
 
     `rows_of(table, trial ids)` gives the rows of `epochs`; `alpha` is the level at which noise is
@@ -157,18 +168,28 @@ def prices(contest: Contest, rows_of: RowsOf, alpha: float) -> Prices | None:
         trial: _paid(row, epochs.get(trial, ()), target.value, higher=contest.sign > 0)
         for trial, row in ended.items()
     }
-    devices = sorted({row["device_name"] for row in ended.values() if row["device_name"]})
-    rows = tuple(
-        _price(combination, paid, epochs if len(devices) < 2 else {})
+    priced = [
+        combination
         for combination in contest.combinations
         if any(row["trial_id"] in ended for row in combination.trials)
-    )
+    ]
+    apart = [measured.get((contest.dataset, combination.name), ()) for combination in priced]
+    if all(apart):
+        devices = {row["device_name"] for own in apart for row in own}
+        alone = [tuple(row["sample_sec"] for row in own) for own in apart]
+    else:
+        devices = {row["device_name"] for row in ended.values() if row["device_name"]}
+        alone = [_alone(combination, epochs) for combination in priced]
+    if len(devices) > 1:
+        alone = [() for _ in priced]
+    rows = tuple(map(partial(_price, paid), priced, alone))
     return Prices(
         contest=contest,
         target=target,
         rows=rows,
         paid=paid,
-        noise=_noise([row.alone for row in rows], devices, alpha),
+        noise=_noise(alone, sorted(devices), alpha),
+        measured=all(apart),
     )
 
 
@@ -185,17 +206,19 @@ def _paid(trial: Row, looks: Sequence[Row], target: float, *, higher: bool) -> P
     )
 
 
-def _price(
-    combination: Combination, paid: Mapping[str, Paid], epochs: Mapping[str, Sequence[Row]]
-) -> Price:
-    trials = [row for row in combination.trials if row["trial_id"] in paid]
-    own = [paid[row["trial_id"]] for row in trials]
-    alone = tuple(
+def _alone(combination: Combination, epochs: Mapping[str, Sequence[Row]]) -> tuple[float, ...]:
+    """Return what a sample-gradient cost in each trial that had its device to itself."""
+    return tuple(
         cost
-        for row in trials
+        for row in combination.trials
         if row["shared_device"] is False
         and (cost := _sample_sec(epochs.get(row["trial_id"], ()))) is not None
     )
+
+
+def _price(paid: Mapping[str, Paid], combination: Combination, alone: tuple[float, ...]) -> Price:
+    trials = [row for row in combination.trials if row["trial_id"] in paid]
+    own = [paid[row["trial_id"]] for row in trials]
     peaks = [row["peak_memory_bytes"] for row in trials if row["peak_memory_bytes"]]
     return Price(
         name=combination.name,
@@ -240,14 +263,15 @@ def _noise(alone: Sequence[Sequence[float]], devices: Sequence[str], alpha: floa
     if len(devices) > 1:
         return (
             f"Trials ran on {text.listed(devices)}: seconds of different devices forbid a "
-            "comparison, so there are no prices. Compare sample-gradients."
+            "comparison, so there are no prices. Compare sample-gradients, or have `medopt price` "
+            "measure on one."
         )
     measured = [costs for costs in alone if costs]
     if not measured:
         return (
             "No trial had its device to itself, so what a sample-gradient costs alone was not "
-            "measured. Seconds of trials that ran side by side disturb each other: compare "
-            "sample-gradients, not seconds."
+            "measured. Trials side by side disturb each other's seconds: compare sample-gradients, "
+            "or have `medopt price` measure."
         )
     missing = len(alone) - len(measured)
     lacking = (
@@ -256,21 +280,21 @@ def _noise(alone: Sequence[Sequence[float]], devices: Sequence[str], alpha: floa
     factor = smallest_factor(measured, alpha)
     if factor is None:
         return (
-            "How much the cost of a sample-gradient varies is not known: no combination ran alone "
-            f"twice, or there is nothing to compare. Take prices as rough.{lacking}"
+            "How much the cost of a sample-gradient varies is not known: no combination was "
+            f"measured twice, or there is nothing to compare. Take prices as rough.{lacking}"
         )
     typical = [float(np.median(costs)) for costs in measured]
     spread = max(typical) / min(typical)
     if spread < factor:
         return (
             f"Noise forbids a comparison of what a sample-gradient costs: the dearest is "
-            f"{_times(spread)} the cheapest, and below {_times(factor)} these trials cannot tell "
-            f"two apart (level {text.percent(alpha)}, all pairs). Prices differ by "
+            f"{_times(spread)} the cheapest, and below {_times(factor)} these measurements "
+            f"cannot tell two apart (level {text.percent(alpha)}, all pairs). Prices differ by "
             f"sample-gradients alone.{lacking}"
         )
     return (
         f"Costs of a sample-gradient that differ by less than {_times(factor)} cannot be told "
-        f"apart by these trials (level {text.percent(alpha)}, all pairs); the dearest is "
+        f"apart by these measurements (level {text.percent(alpha)}, all pairs); the dearest is "
         f"{_times(spread)} the cheapest.{lacking}"
     )
 
