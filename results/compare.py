@@ -7,7 +7,7 @@ data set. Case by case it is counted where the second run is better: by Dice (1 
 empty, mean over regions), or by the probability of the true class. Where cases or folds differ, the
 two means stand side by side and nothing is claimed.
 
-Speed is the cost of a sample-gradient alone (`results.verdict.prices`), compared on one device only
+Speed is the cost of a sample-gradient alone (`results.prices`), compared on one device only
 and within its noise.
 """
 
@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from results import text
+from results.prices import Price, prices, smallest_factor
 from results.run_folder import Recorded, made_of
 from results.statistics.intervals import corrected_interval
 from results.tables.axes import label
 from results.verdict.combinations import Combination, Contest, Fold, fold_of
-from results.verdict.prices import Price, prices, smallest_factor
 
 # Keys of a study that say what was run, not how.
 _NO_SETTING = ("name", "data", "resolved")

@@ -11,23 +11,25 @@ from typing import Any
 
 import numpy as np
 
+from results import text
 from results.statistics.race import race_drop
 from results.statistics.spread import Spread
 from results.verdict.combinations import Contest
 from results.verdict.doubts import RowsOf
-from results.verdict.evidence import Measure, known, tested
+from results.verdict.evidence import Measure, known, read_cases
 
 
 @dataclass(frozen=True, kw_only=True)
 class Race:
     """Who of a race is left and who is dropped, by name, and the spread of those left.
 
-    That spread is what the whole field showed of it.
+    That spread is what the whole field showed of it. `level` is what the drop took of alpha.
     """
 
     left: tuple[str, ...]
     dropped: tuple[str, ...]
     spread: Spread
+    level: float
 
     def of(self, names: Sequence[str]) -> Spread | None:
         """Return the spread of some of those left; None where one did not race."""
@@ -35,25 +37,43 @@ class Race:
             return None
         return self.spread.of(np.array([self.left.index(name) for name in names]))
 
+    def in_words(self, alpha: float) -> str:
+        """Return what the race did, for those who read the verdict; `alpha` is the study's."""
+        field, behind = len(self.left) + len(self.dropped), len(self.dropped)
+        said = f"none of {field} combinations" if not behind else f"{behind} of {field}"
+        return (
+            f"A race dropped {said} after the first seed, at level {text.percent(self.level)}; "
+            f"the verdict on those left has level {text.percent(alpha - self.level)}."
+        )
+
 
 def race(contest: Contest, study: Mapping[str, Any], rows_of: RowsOf) -> Race | None:
-    """Return how the first seed of a contest ends; None where fewer than two have it in all folds.
+    """Return how the first seed of a contest ends.
 
-    `study` is the content of study.yaml, whose `race` is the level of the drop.
+    `study` is the content of study.yaml, whose `race` is the level of the drop. None without a
+    race, and where fewer than two combinations have the first seed in all folds.
     """
+    level = study.get("race")
+    if level is None:
+        return None
     first = _first_round(contest, int(study["seeds"][0]))
     field = first.judged
     if len(field) < 2 or len(first.folds) < 2:
         return None
     measure = Measure.of(first.metric, first.described[first.metric])
     found = known(
-        first, field, measure, tested(field, rows_of), lambda row: float(row["test_score"])
+        first, field, measure, read_cases(field, rows_of), lambda row: float(row["test_score"])
     )
-    ended = race_drop(found.evidence, alpha=float(study["race"]))
+    ended = race_drop(found.evidence, alpha=float(level))
     names: dict[bool, list[str]] = {out: [] for out in (False, True)}
     for combination, out in zip(field, ended.dropped.tolist(), strict=True):
         names[out].append(combination.name)
-    return Race(left=tuple(names[False]), dropped=tuple(names[True]), spread=ended.frozen)
+    return Race(
+        left=tuple(names[False]),
+        dropped=tuple(names[True]),
+        spread=ended.frozen,
+        level=float(level),
+    )
 
 
 def dropped(

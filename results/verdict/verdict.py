@@ -32,6 +32,7 @@ from results.verdict.doubts import RowsOf, doubts, no_rows, rule_changed
 from results.verdict.evidence import CasesByTrial, Known, Measure, known, read_cases
 from results.verdict.margins import Field, interactions, margins
 from results.verdict.next_steps import one_fold, what_next
+from results.verdict.race import Race, race
 from results.verdict.schema import (
     Chosen,
     Claim,
@@ -109,8 +110,13 @@ class _Judgement:
     next: Next
 
 
-def _judgement(contest: Contest, alpha: float, margin: float, rows_of: RowsOf) -> _Judgement | None:
-    """Compare the judged of a contest; None where there is nothing to compare by."""
+def _judgement(
+    contest: Contest, alpha: float, margin: float, rows_of: RowsOf, raced: Race | None
+) -> _Judgement | None:
+    """Compare the judged of a contest; None where there is nothing to compare by.
+
+    After a race that dropped some, by what the whole field showed of training's spread.
+    """
     judged = contest.judged
     if len(judged) < 2:
         return None
@@ -138,7 +144,9 @@ def _judgement(contest: Contest, alpha: float, margin: float, rows_of: RowsOf) -
             second=second,
             next=one_fold(),
         )
-    headline = _asked(names, compare(evidence.evidence, alpha=alpha), contest, margin)
+    frozen = raced.of(names) if raced and raced.dropped else None
+    compared = compare(evidence.evidence, alpha=alpha, frozen=frozen)
+    headline = _asked(names, compared, contest, margin)
     field = Field(
         judged=judged,
         evidence=evidence.evidence,
@@ -173,7 +181,11 @@ def _judge(
     rows_of: RowsOf,
     rule: Rule | None,
 ) -> OfDataset:
-    found = _judgement(contest, alpha, margin, rows_of)
+    raced = race(contest, study, rows_of)
+    study_alpha = alpha
+    if raced:
+        alpha -= raced.level
+    found = _judgement(contest, alpha, margin, rows_of, raced)
     tied: list[Combination] = []
     if found:
         group = found.headline.found.group
@@ -209,6 +221,7 @@ def _judge(
         "next": found.next if found else None,
         "warnings": [
             *rule_changed(study, rule),
+            *([raced.in_words(study_alpha)] if raced else []),
             *doubts(contest, study, recommended, rows_of, _own_interval(own), alpha),
         ],
         "combinations": combinations,

@@ -8,11 +8,11 @@ import numpy as np
 from markupsafe import Markup
 
 from results import text
+from results.prices import Contenders, Price, Prices, contenders, prices
 from results.report import plots
 from results.report.looks import COLOURS, DASHES, stroke
 from results.run_folder import Recorded
 from results.statistics import profiles
-from results.verdict.prices import Contenders, Price, Prices, contenders, prices
 
 # Profiles that one figure shows: more are not told apart.
 _PROFILES = min(len(COLOURS), len(DASHES))

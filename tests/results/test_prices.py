@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from results.prices import contenders, prices, smallest_factor, target_of
 from results.tables.schema import TRIALS
 from results.verdict.combinations import Contest, contests
-from results.verdict.prices import contenders, prices, smallest_factor, target_of
 
 INF = math.inf
 METRICS = {
