@@ -342,7 +342,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_does(medopt, study, tmp_pat
     for number in signals:
         process.send_signal(number)
         time.sleep(0.3)
-    words = process.communicate(timeout=60)[1]
+    words = process.communicate(timeout=120)[1]
     assert words.count("the same command goes on from there") == 1
     assert "Traceback" not in words
     assert process.returncode == 130
