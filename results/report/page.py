@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -12,8 +13,9 @@ from results.report import figures, plots, protocol
 from results.report.data import about, described
 from results.report.examples import examples
 from results.report.looks import COLOURS, DARK
-from results.report.published import beside_paper
 from results.report.robustness import worse
+from results.report.sections.claims import claims
+from results.report.sections.papers import paper
 from results.run_folder import Recorded
 from results.tables.tasks import TASKS
 from results.verdict.combinations import Combination, Contest, Fold, fold_of, means_by_fold
@@ -34,6 +36,7 @@ def page(run: Recorded) -> dict[str, Any]:
     return {
         "verdict": run.verdict,
         "sections": sections,
+        "claims": claims(run),
         "counts": [f"{n} {status}" for status, n in run.verdict["statuses"].items()],
         "began": min(started, default=None),
         "ended": max(finished, default=None),
@@ -80,7 +83,9 @@ def _section(run: Recorded, number: int, contest: Contest, found: OfDataset) -> 
         "metrics": metrics,
         "metrics_of": first,
         "data": about(data, contest),
-        "paper": beside_paper(contest.task, metrics, data),
+        "paper": paper(
+            run, contest, data, (first, metrics) if first else None, partial(_metrics, run)
+        ),
         "examples": examples(run, shown, by_name, data),
         "outlined": contest.task in TASKS and TASKS[contest.task].outlined,
     }

@@ -536,3 +536,20 @@ def test_a_wrong_option_or_column_is_told_before_torch_is_imported(tmp_path, wor
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stdout.split()[-1] == "False"
+
+
+def test_claims_are_answered_from_a_run(medopt, study):
+    """What two optimizers on three folds can tell is asked; the rest says what it needs."""
+    assert medopt("run", study)[0] == 0
+    status, printed, _ = medopt("claims", "runs/small", "--json")
+    found = json.loads(printed)
+    assert status == 0
+    assert {"sgd-fast", "adam-fast", "adam-overfits-less"} <= {
+        answer["claim"] for answer in found["answered"]
+    }
+    assert all(a["answer"] in ("yes", "no", "undecided") for a in found["answered"])
+    assert any(u["claim"] == "densenet-exact" for u in found["unanswered"])
+    status, printed, _ = medopt("claims", "runs/small")
+    assert status == 0
+    assert "SGD converges fast." in printed
+    assert medopt("claims", "runs/nothing")[0] == 2
