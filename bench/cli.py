@@ -500,6 +500,29 @@ def recipe(
     sys.stdout.write(write(run, form, data=data, name=combination))
 
 
+@app.command()
+def claims(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    as_json: Json = False,
+) -> None:
+    """Answer what the two papers claim by finished runs: yes, no or undecided, with an interval.
+
+    Every claim has a measure and a test; a run answers those that it has what they need for. The
+    answers of all runs named are one family of tests (Holm). What is not answered is said with what
+    it needs.
+    """
+    from results.claims.answers import claims_of
+    from results.claims.terminal import lines
+    from results.run_folder import Recorded
+
+    found = claims_of([Recorded(folder) for folder in runs])
+    if as_json:
+        out.print_json(data=found)
+        return
+    for line in lines(found):
+        out.print(line)
+
+
 @app.command("list")
 def list_(
     kind: Annotated[

@@ -18,8 +18,8 @@ from results.claims.contrasts import (
     matched,
     of_folds,
 )
+from results.claims.kept import Kept
 from results.claims.measures import Measure, degraded_values, values_of
-from results.run_folder import Recorded
 from results.verdict.combinations import Contest
 
 Answer = Found | Lacking
@@ -27,13 +27,13 @@ Answer = Found | Lacking
 _MADE_ZEROS = re.compile(r"(?P<of>.+)-zeros-(?P<number>\d+)")
 
 
-def more_zeros(measure: Measure, one: Side, other: Side) -> Callable[[Recorded], Iterator[Answer]]:
+def more_zeros(measure: Measure, one: Side, other: Side) -> Callable[[Kept], Iterator[Answer]]:
     """Compare a difference where most entries are zero with the same where fewest are.
 
     Data sets are told by their names: NAME-zeros-P, with P percent of the entries made zero.
     """
 
-    def ask(run: Recorded) -> Iterator[Answer]:
+    def ask(run: Kept) -> Iterator[Answer]:
         families: dict[str, dict[int, Contest]] = {}
         for contest in run.contests:
             if made := _MADE_ZEROS.fullmatch(contest.dataset):
@@ -55,7 +55,7 @@ def more_zeros(measure: Measure, one: Side, other: Side) -> Callable[[Recorded],
     return ask
 
 
-def by_range(run: Recorded) -> Iterator[Answer]:
+def by_range(run: Kept) -> Iterator[Answer]:
     """Compare `normalize: range` with `z-score` of one store, on degraded test images."""
     usual = run.study.get("normalize", "z-score")
     entries = {
@@ -78,7 +78,7 @@ def by_range(run: Recorded) -> Iterator[Answer]:
         yield of_folds(one, gaps, f"range ({one.dataset}) against z-score ({other.dataset})")
 
 
-def other_best(run: Recorded) -> Iterator[Answer]:
+def other_best(run: Kept) -> Iterator[Answer]:
     """Ask of two data sets whether one optimizer leads on the one and another on the other.
 
     The lead is the smaller of the two, of the pair for which it is surest: one optimizer before

@@ -1,10 +1,10 @@
 """The answers: yes, no or undecided for each claim on each data set, Holm over all of them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from results.claims.contrasts import Found, Lacking
+from results.claims.kept import Kept
 from results.claims.table import CLAIMS, Claim, is_phantom
 from results.run_folder import Recorded
 
@@ -62,9 +62,9 @@ def claims_of(runs: Sequence[Recorded]) -> Claims:
     The level is that of the first run's study.
     """
     alpha = float(runs[0].study.get("alpha", 0.05)) if runs else 0.05
-    found: list[tuple[Claim, Recorded, Found]] = []
+    found: list[tuple[Claim, Kept, Found]] = []
     lacking: dict[str, dict[str, str]] = {claim: {} for claim in CLAIMS}
-    for run in runs:
+    for run in map(Kept, runs):
         for claim in CLAIMS.values():
             for told in claim.ask(run):
                 if isinstance(told, Lacking):
@@ -107,7 +107,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _tails(claim: Claim, run: Recorded, told: Found) -> tuple[float, float]:
+def _tails(claim: Claim, run: Kept, told: Found) -> tuple[float, float]:
     """Return the one-sided p-values for the claim, and for that it is not so."""
     margin = float(run.study.get("margin", 0.01)) if claim.margin else 0.0
     match claim.says:
@@ -119,11 +119,11 @@ def _tails(claim: Claim, run: Recorded, told: Found) -> tuple[float, float]:
             return told.p_above(-margin), told.p_below(-margin)
 
 
-def _p_value(claim: Claim, run: Recorded, told: Found) -> float:
+def _p_value(claim: Claim, run: Kept, told: Found) -> float:
     return min(2 * min(_tails(claim, run, told)), 1.0)
 
 
-def _answer(claim: Claim, run: Recorded, told: Found, p_value: float, alpha: float) -> Answered:
+def _answer(claim: Claim, run: Kept, told: Found, p_value: float, alpha: float) -> Answered:
     true, false = _tails(claim, run, told)
     low, high = told.interval(alpha)
     sure: Literal["yes", "no"] = "yes" if true <= false else "no"
@@ -149,13 +149,8 @@ def _answer(claim: Claim, run: Recorded, told: Found, p_value: float, alpha: flo
     }
 
 
-def _all_tuned(run: Recorded) -> bool:
+def _all_tuned(run: Kept) -> bool:
     rows: list[Mapping[str, Any]] = [
         row for contest in run.contests for row in contest.rows if row["status"] == "ok"
     ]
     return bool(rows) and all(row["tuned"] for row in rows)
-
-
-def as_json(claims: Claims) -> str:
-    """Return the answers as `claims.json` has them."""
-    return json.dumps(claims, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -63,8 +63,8 @@ def matched(contest: Contest, difference: Difference, one: Side, other: Side) ->
     the difference is known in every fold.
     """
     judged = [c for c in contest.combinations if c.state == "judged"]
-    ours = [c for c in judged if _is_of(c, one)]
-    theirs = [c for c in judged if _is_of(c, other)]
+    ours = [c for c in judged if is_of(c, one)]
+    theirs = [c for c in judged if is_of(c, other)]
     for side, found in ((one, ours), (other, theirs)):
         if not found:
             return Lacking(
@@ -159,7 +159,8 @@ def base_name(entry: str) -> str:
     return entry.partition("(")[0]
 
 
-def _is_of(combination: Combination, side: Side) -> bool:
+def is_of(combination: Combination, side: Side) -> bool:
+    """Return whether a combination is of a side."""
     return all(
         _picked(base_name(combination.entries[column] or "none"), names)
         for column, names in side.items()

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from results.run_folder import Recorded
+from results.claims.kept import Kept
 from results.verdict.combinations import Combination, Contest, Fold, fold_of, means_by_fold
 
 ByFold = dict[Fold, float]
 Values = Callable[[Combination], ByFold]
 Difference = Callable[[Combination, Combination], ByFold]
-Measure = Callable[[Recorded, Contest], Difference]
+Measure = Callable[[Kept, Contest], Difference]
 
 # Share of the best inner score that training is waited for to reach: as the papers' claims are put
 # here. Assumption.
@@ -54,24 +54,24 @@ def values_of(contest: Contest) -> Values:
     }
 
 
-def score(_run: Recorded, contest: Contest) -> Difference:
+def score(_run: Kept, contest: Contest) -> Difference:
     """Compare primary test scores."""
     return _less(values_of(contest))
 
 
-def seconds(_run: Recorded, _contest: Contest) -> Difference:
+def seconds(_run: Kept, _contest: Contest) -> Difference:
     """Compare seconds of training, as powers of 2."""
     return _less(lambda combination: _by_fold(combination, lambda row: _log2(row["train_sec"])))
 
 
-def parameters(_run: Recorded, _contest: Contest) -> Difference:
+def parameters(_run: Kept, _contest: Contest) -> Difference:
     """Compare numbers of parameters, as powers of 2."""
     return _less(
         lambda combination: _by_fold(combination, lambda row: _log2(row.get("parameters")))
     )
 
 
-def overfitting(_run: Recorded, contest: Contest) -> Difference:
+def overfitting(_run: Kept, contest: Contest) -> Difference:
     """Compare by how much the last weights score better on training cases than on inner ones."""
 
     def gap(row: Mapping[str, Any]) -> float | None:
@@ -81,22 +81,22 @@ def overfitting(_run: Recorded, contest: Contest) -> Difference:
     return _less(lambda combination: _by_fold(combination, gap))
 
 
-def specificity(run: Recorded, contest: Contest) -> Difference:
+def specificity(run: Kept, contest: Contest) -> Difference:
     """Compare 1 less the share of false positives among the negative test cases."""
     return _less(_metric(run, contest, "specificity", {}))
 
 
-def small_dice(run: Recorded, contest: Contest) -> Difference:
+def small_dice(run: Kept, contest: Contest) -> Difference:
     """Compare the Dice of small lesions (small references) in the test cases."""
     return _less(_metric(run, contest, "dice", {"stratum": "small"}))
 
 
-def degraded(run: Recorded, contest: Contest) -> Difference:
+def degraded(run: Kept, contest: Contest) -> Difference:
     """Compare the primary test score on test images made worse, mean over the ways."""
     return _less(degraded_values(run, contest))
 
 
-def degraded_values(run: Recorded, contest: Contest) -> Values:
+def degraded_values(run: Kept, contest: Contest) -> Values:
     """Return the primary score on test images made worse, mean over the ways, larger the better."""
 
     def values(combination: Combination) -> ByFold:
@@ -111,7 +111,7 @@ def degraded_values(run: Recorded, contest: Contest) -> Values:
     return values
 
 
-def rarest_f1(run: Recorded, contest: Contest) -> Difference:
+def rarest_f1(run: Kept, contest: Contest) -> Difference:
     """Compare F1, which is Dice, of the rarest class (of masks: of the rarest region)."""
     if regions := _data(run, contest).get("regions"):
         counts = {c["name"]: c["number"] for c in run.footer["data"][contest.dataset]["classes"]}
@@ -127,7 +127,7 @@ def rarest_f1(run: Recorded, contest: Contest) -> Difference:
     return _less(_of_rarest_class(run, contest, f1))
 
 
-def rarest_sensitivity(run: Recorded, contest: Contest) -> Difference:
+def rarest_sensitivity(run: Kept, contest: Contest) -> Difference:
     """Compare the share of the rarest class's test cases that are called so."""
     if _data(run, contest).get("regions"):
         return lambda _one, _other: {}
@@ -138,12 +138,12 @@ def rarest_sensitivity(run: Recorded, contest: Contest) -> Difference:
     return _less(_of_rarest_class(run, contest, sensitivity))
 
 
-def lowest_loss(run: Recorded, _contest: Contest) -> Difference:
+def lowest_loss(run: Kept, _contest: Contest) -> Difference:
     """Compare the lowest training loss of an epoch, as powers of 10."""
     return _less(lambda combination: lowest_loss_values(run, combination))
 
 
-def lowest_loss_values(run: Recorded, combination: Combination) -> ByFold:
+def lowest_loss_values(run: Kept, combination: Combination) -> ByFold:
     """Return the lowest training loss of an epoch, as a power of 10."""
 
     def lowest(rows: Sequence[Mapping[str, Any]]) -> float | None:
@@ -153,7 +153,7 @@ def lowest_loss_values(run: Recorded, combination: Combination) -> ByFold:
     return _of_epochs(run, combination, lowest)
 
 
-def step_decay(run: Recorded, _contest: Contest) -> Difference:
+def step_decay(run: Kept, _contest: Contest) -> Difference:
     """Compare the length of steps in the last epoch by that in the first, as powers of 10."""
 
     def decay(rows: Sequence[Mapping[str, Any]]) -> float | None:
@@ -163,7 +163,7 @@ def step_decay(run: Recorded, _contest: Contest) -> Difference:
     return _less(lambda combination: _of_epochs(run, combination, decay))
 
 
-def samples_to_score(run: Recorded, contest: Contest) -> Difference:
+def samples_to_score(run: Kept, contest: Contest) -> Difference:
     """Compare the sample-gradients until the inner score is REACHED, as powers of 2.
 
     What is waited for is REACHED times the best inner score of any combination at that fold and
@@ -201,7 +201,7 @@ def samples_to_score(run: Recorded, contest: Contest) -> Difference:
     return _less(lambda combination: _by_fold(combination, samples))
 
 
-def swing(run: Recorded, contest: Contest) -> Difference:
+def swing(run: Kept, contest: Contest) -> Difference:
     """Compare how the loss swings from step to step at equal loss, as powers of 2.
 
     Of each trial: the standard deviation of the differences between the losses of successive
@@ -226,9 +226,7 @@ def swing(run: Recorded, contest: Contest) -> Difference:
 Curve = tuple[np.ndarray, np.ndarray]
 
 
-def _swings(
-    run: Recorded, contest: Contest, combination: Combination
-) -> dict[tuple[Fold, Any], Curve]:
+def _swings(run: Kept, contest: Contest, combination: Combination) -> dict[tuple[Fold, Any], Curve]:
     """Return (fold, seed) -> losses (n,), rising, and log2 of the swing at each."""
     curves = {}
     epochs = _epochs(run, combination)
@@ -267,12 +265,12 @@ def _gap(one: Curve, other: Curve) -> float | None:
 # ---- rows of a run ---------------------------------------------------------------------------
 
 
-def _data(run: Recorded, contest: Contest) -> Mapping[str, Any]:
+def _data(run: Kept, contest: Contest) -> Mapping[str, Any]:
     found: Mapping[str, Any] = run.footer.get("data", {}).get(contest.dataset, {})
     return found
 
 
-def _epochs(run: Recorded, combination: Combination) -> dict[str, list[Mapping[str, Any]]]:
+def _epochs(run: Kept, combination: Combination) -> dict[str, list[Mapping[str, Any]]]:
     """Return trial id -> its rows of `epochs`, in order."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for row in run.rows("epochs", {r["trial_id"] for r in combination.scored}):
@@ -281,7 +279,7 @@ def _epochs(run: Recorded, combination: Combination) -> dict[str, list[Mapping[s
 
 
 def _of_epochs(
-    run: Recorded,
+    run: Kept,
     combination: Combination,
     value: Callable[[Sequence[Mapping[str, Any]]], float | None],
 ) -> ByFold:
@@ -289,14 +287,14 @@ def _of_epochs(
     return _by_fold(combination, lambda row: value(epochs.get(row["trial_id"], [])))
 
 
-def _test_rows(run: Recorded, combination: Combination) -> Iterable[tuple[Fold, Mapping[str, Any]]]:
+def _test_rows(run: Kept, combination: Combination) -> Iterable[tuple[Fold, Mapping[str, Any]]]:
     trials = {row["trial_id"]: fold_of(row) for row in combination.scored}
     for row in run.rows("metrics", trials):
         if row["split"] == "test" and row["value"] is not None:
             yield trials[row["trial_id"]], row
 
 
-def _metric(run: Recorded, contest: Contest, name: str, where: Mapping[str, str]) -> Values:
+def _metric(run: Kept, contest: Contest, name: str, where: Mapping[str, str]) -> Values:
     """Return a test metric's headline value, or that value of it which differs as `where` says."""
 
     def values(combination: Combination) -> ByFold:
@@ -317,7 +315,7 @@ def _metric(run: Recorded, contest: Contest, name: str, where: Mapping[str, str]
 
 
 def _of_rarest_class(
-    run: Recorded, contest: Contest, value: Callable[[np.ndarray, np.ndarray], float]
+    run: Kept, contest: Contest, value: Callable[[np.ndarray, np.ndarray], float]
 ) -> Values:
     """Return a value of (cases,) bool: which are of the rarest class, and which are called so."""
     classes = _data(run, contest).get("classes", ())

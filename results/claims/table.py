@@ -13,14 +13,14 @@ from typing import Literal
 
 from results.claims import across, measures
 from results.claims.contrasts import Found, Lacking, Side, matched
+from results.claims.kept import Kept
 from results.claims.measures import Measure
-from results.run_folder import Recorded
 from results.verdict.combinations import Contest
 
 Answer = Found | Lacking
 # Of a data set: why it cannot answer, or None.
-Need = Callable[[Recorded, Contest], str | None]
-Ask = Callable[[Recorded], Iterator[Answer]]
+Need = Callable[[Kept, Contest], str | None]
+Ask = Callable[[Kept], Iterator[Answer]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ LITTLE, EASY = 100, 0.9
 
 
 def _shows(words: re.Pattern[str], what: str) -> Need:
-    def need(run: Recorded, contest: Contest) -> str | None:
+    def need(run: Kept, contest: Contest) -> str | None:
         data = run.footer.get("data", {}).get(contest.dataset, {})
         said = f"{contest.dataset} {data.get('source', '')}"
         return None if words.search(said) else f"its name and source do not say that it is {what}"
@@ -61,16 +61,16 @@ def _shows(words: re.Pattern[str], what: str) -> Need:
     return need
 
 
-def _cine(run: Recorded, contest: Contest) -> str | None:
+def _cine(run: Kept, contest: Contest) -> str | None:
     axes = run.footer.get("data", {}).get(contest.dataset, {}).get("axes", "")
     return None if "t" in axes else "it has no loops"
 
 
-def _real(run: Recorded, contest: Contest) -> str | None:
+def _real(run: Kept, contest: Contest) -> str | None:
     return "its images are phantoms" if is_phantom(run, contest.dataset) else None
 
 
-def _little(_run: Recorded, contest: Contest) -> str | None:
+def _little(_run: Kept, contest: Contest) -> str | None:
     patients = {
         sum(row[f"n_{part}_groups"] or 0 for part in ("train", "val", "test"))
         for row in contest.rows
@@ -81,14 +81,14 @@ def _little(_run: Recorded, contest: Contest) -> str | None:
     return f"it has more than {LITTLE} patients"
 
 
-def _hard(_run: Recorded, contest: Contest) -> str | None:
+def _hard(_run: Kept, contest: Contest) -> str | None:
     scores = [c.mean("test_score") or 0.0 for c in contest.judged]
     if contest.sign > 0 and scores and max(scores) <= EASY:
         return None
     return f"it is not hard: some combination scores above {EASY}"
 
 
-def is_phantom(run: Recorded, dataset: str) -> bool:
+def is_phantom(run: Kept, dataset: str) -> bool:
     """Return whether a data set says that its images are made up."""
     source = str(run.footer.get("data", {}).get(dataset, {}).get("source", ""))
     return source.startswith("phantom") or "phantom" in dataset
@@ -100,7 +100,7 @@ def is_phantom(run: Recorded, dataset: str) -> bool:
 def _each(measure: Measure, one: Side, other: Side, *needs: Need) -> Ask:
     """Ask every data set of a run by itself."""
 
-    def ask(run: Recorded) -> Iterator[Answer]:
+    def ask(run: Kept) -> Iterator[Answer]:
         for contest in run.contests:
             lacks = next((why for need in needs if (why := need(run, contest))), None)
             if lacks:
@@ -121,6 +121,11 @@ FOCAL = ("focal", "weighted_focal")
 DICE_OR_FOCAL = (*DICE, *FOCAL, "dice_focal")
 AUGMENTED = ("augmentation", "strong_augmentation")
 REGULARIZED = ("weight_decay", "dropout", "label_smoothing", "mixup", *AUGMENTED)
+
+
+# Paper A's two recipes.
+AFTER: Side = {"model": RESIDUAL_NETS, "loss": DICE_OR_FOCAL, "regularizer": AUGMENTED}
+BEFORE: Side = {"model": PLAIN_NETS, "loss": ["ce"], "regularizer": ["none"]}
 
 
 def _optimizer(*names: str) -> tuple[Side, Side]:
@@ -294,10 +299,7 @@ CLAIMS: dict[str, Claim] = {
             "network, cross-entropy, no augmentation",
             needs="all of these in one study",
             margin=True,
-            ask=_score(
-                {"model": RESIDUAL_NETS, "loss": DICE_OR_FOCAL, "regularizer": AUGMENTED},
-                {"model": PLAIN_NETS, "loss": ["ce"], "regularizer": ["none"]},
-            ),
+            ask=_score(AFTER, BEFORE),
         ),
         Claim(
             id="structure",

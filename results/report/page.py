@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -12,10 +13,11 @@ from results.report import figures, plots, protocol
 from results.report.data import about, described
 from results.report.examples import examples
 from results.report.looks import COLOURS, DARK
-from results.report.published import beside_paper
 from results.report.robustness import worse
 from results.report.sections import price
 from results.report.sections.budgets import budgets
+from results.report.sections.claims import claims
+from results.report.sections.papers import paper
 from results.report.sections.tuning import tuning
 from results.run_folder import Recorded
 from results.tables.tasks import TASKS
@@ -40,6 +42,7 @@ def page(run: Recorded) -> dict[str, Any]:
         "verdict": run.verdict,
         "sections": sections,
         "profile": price.of_optimizers(priced),
+        "claims": claims(run),
         "counts": [f"{n} {status}" for status, n in run.verdict["statuses"].items()],
         "began": min(started, default=None),
         "ended": max(finished, default=None),
@@ -88,7 +91,9 @@ def _section(run: Recorded, number: int, contest: Contest, found: OfDataset) -> 
         "metrics": metrics,
         "metrics_of": first,
         "data": about(data, contest),
-        "paper": beside_paper(contest.task, metrics, data),
+        "paper": paper(
+            run, contest, data, (first, metrics) if first else None, partial(_metrics, run)
+        ),
         "examples": examples(run, shown, by_name, data),
         "outlined": contest.task in TASKS and TASKS[contest.task].outlined,
     }

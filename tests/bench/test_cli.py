@@ -199,7 +199,9 @@ def test_every_table_is_listed_with_a_name_and_a_source_or_summary(medopt, kind)
 def test_help_teaches_every_command(medopt):
     status, out, _ = medopt("--help")
     assert status == 0
-    commands = "demo prepare verify plan run tune report price export compare recipe list doctor"
+    commands = (
+        "demo prepare verify plan run tune report price export compare recipe claims list doctor"
+    )
     for command in commands.split():
         assert command in out
         assert len(medopt(command, "--help")[1]) > 200
@@ -589,3 +591,20 @@ def test_what_is_wrong_on_the_command_line_is_told_before_torch_is_imported(tmp_
     for (words, said), (status, told, torch) in zip(WRONG, json.loads(done.stdout), strict=True):
         assert (status, torch) == (2, False), words
         assert said in told, words
+
+
+def test_claims_are_answered_from_a_run(medopt, study):
+    """What two optimizers on three folds can tell is asked; the rest says what it needs."""
+    assert medopt("run", study)[0] == 0
+    status, printed, _ = medopt("claims", "runs/small", "--json")
+    found = json.loads(printed)
+    assert status == 0
+    assert {"sgd-fast", "adam-fast", "adam-overfits-less"} <= {
+        answer["claim"] for answer in found["answered"]
+    }
+    assert all(a["answer"] in ("yes", "no", "undecided") for a in found["answered"])
+    assert any(u["claim"] == "densenet-exact" for u in found["unanswered"])
+    status, printed, _ = medopt("claims", "runs/small")
+    assert status == 0
+    assert "SGD converges fast." in printed
+    assert medopt("claims", "runs/nothing")[0] == 2

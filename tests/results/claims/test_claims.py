@@ -15,6 +15,8 @@ from results.claims.across import other_best
 from results.claims.answers import claims_of, holm
 from results.claims.contrasts import Found, Lacking, apart, matched, of_folds
 from results.claims.table import CLAIMS, SIX
+from results.claims.terminal import lines
+from results.report.sections.claims import claims
 from results.run_folder import Recorded
 from results.tables.schema import TRIALS
 from results.tables.store import write_trial
@@ -566,3 +568,22 @@ def test_what_is_missing_is_said(tmp_path):
     found = matched(contest, measures.score(run, contest), {"loss": ["dice"]}, {"loss": ["ce"]})
     assert isinstance(found, Lacking)
     assert found.reason == "no judged combination has loss dice"
+
+
+def test_the_terminal_and_the_page_say_the_same(tmp_path):
+    """Each answer with its interval, whose claim it is, and that nothing was tuned."""
+    columns, ones, others = PLANTED["loss"]
+    effects = dict.fromkeys(ones, EFFECT) | dict.fromkeys(others, 0.0)
+    run = make_run(tmp_path / "run", {"skin": REAL}, scored("skin", effects, columns))
+    found = claims_of([run])
+    printed = "\n".join(line.plain for line in lines(found))
+    shown = claims(run)
+    assert shown is not None
+    answer = next(a for a in shown["answered"] if a["claim"] == "loss")
+    assert "yes  skin: dice, focal against ce" in printed
+    assert f"p {answer['p_value']:.3f}" in printed
+    assert "SGD converges fast.  not asked: it needs sgd" in printed
+    assert "No optimizer was tuned" in printed
+    assert shown["note"] in printed
+    bare = make_run(tmp_path / "bare", {"skin": REAL}, scored("skin", {("ce",): 0.0}, ("loss",)))
+    assert claims(bare) is None

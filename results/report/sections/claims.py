@@ -1,0 +1,15 @@
+"""What a run tells of the papers' claims, for the page."""
+
+from typing import Any
+
+from results.claims.answers import claims_of
+from results.claims.terminal import footnote
+from results.run_folder import Recorded
+
+
+def claims(run: Recorded) -> dict[str, Any] | None:
+    """Return {"answered", "unanswered", "note"}; None where no claim is answered."""
+    found = claims_of([run])
+    if not found["answered"]:
+        return None
+    return {**found, "note": footnote(found)}
