@@ -15,6 +15,7 @@ from results.report.looks import COLOURS, DARK
 from results.report.published import beside_paper
 from results.report.robustness import worse
 from results.report.sections.budgets import budgets
+from results.report.sections.search import search
 from results.report.sections.tuning import tuning
 from results.run_folder import Recorded
 from results.tables.tasks import TASKS
@@ -35,6 +36,7 @@ def page(run: Recorded) -> dict[str, Any]:
     finished = [row["finished_at"] for row in rows if row["finished_at"]]
     return {
         "verdict": run.verdict,
+        "search": search(run),
         "sections": sections,
         "counts": [f"{n} {status}" for status, n in run.verdict["statuses"].items()],
         "began": min(started, default=None),

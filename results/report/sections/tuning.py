@@ -76,17 +76,21 @@ def tuning(
 
 def tried_points(run: Recorded, dataset: str) -> Tried:
     """Return the points of a data set that have a result, by combination and fold."""
-    folder = run.path / POINTS
-    try:
-        rows = read(folder, "trials").to_pylist()
-    except DamagedError:
-        rows = read(folder, "trials", without=find_damage(folder)).to_pylist()
     tried: Tried = {}
-    for row in sorted(rows, key=lambda row: row["point"] or 0):
+    for row in all_points(run.path / POINTS):
         if row["dataset"] == dataset and row["status"] in ("ok", "diverged", "dropped"):
             name = name_of(key_of(row, run.axes))
             tried.setdefault(name, {}).setdefault(fold_of(row), []).append(row)
     return tried
+
+
+def all_points(folder: Path) -> list[Row]:
+    """Return the rows of all points in a folder, in order, without what is damaged of them."""
+    try:
+        rows = read(folder, "trials").to_pylist()
+    except DamagedError:
+        rows = read(folder, "trials", without=find_damage(folder)).to_pylist()
+    return sorted(rows, key=lambda row: row["point"] or 0)
 
 
 def inner_score(row: Row) -> float | None:
