@@ -10,7 +10,7 @@ from bench.losses.table import LOSSES
 from bench.metrics.degradations import DEGRADATIONS
 from bench.metrics.table import METRICS
 from bench.optimizers.schedules import SCHEDULES
-from bench.optimizers.table import OPTIMIZERS
+from bench.optimizers.table import OPTIMIZERS, Optimizer
 from bench.study.regularizers import REGULARIZERS
 from bench.study.schema import GROWING, STUDIES
 from bench.study.tasks import TASKS
@@ -56,7 +56,18 @@ def _optimizers() -> Rows:
         OPTIMIZERS, "name", "step", "drives", "decay", "scale_free", "defaults", "summary", "source"
     )()
     # A rule for gradients asks nothing of the task.
-    return [{"name": row.pop("name"), "tasks": list(TASKS), **row} for row in rows]
+    return [
+        {"name": row["name"], "tasks": list(TASKS), **row, "space": _space(OPTIMIZERS[row["name"]])}
+        for row in rows
+    ]
+
+
+def _space(row: Optimizer) -> dict[str, str]:
+    """Return where `medopt tune` searches each setting of an optimizer."""
+    return {
+        name: f"{space.low:g} to {space.high:g}{', by its logarithm' if space.log else ''}"
+        for name, space in row.space.items()
+    }
 
 
 TABLES: dict[str, Callable[[], Rows]] = {

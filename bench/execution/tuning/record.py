@@ -168,7 +168,7 @@ class Record:
         last: dict[str, Any] = under_way.epochs[-1] if under_way.epochs else {}
         return Running(
             lane=name,
-            label=f"{label(under_way.trial)} · point {under_way.trial.point}",
+            label=label(under_way.trial),
             epoch=last.get("epoch", 0),
             epochs=under_way.trial.epochs,
             metric=under_way.trial.primary,

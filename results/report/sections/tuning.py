@@ -13,7 +13,7 @@ from markupsafe import Markup
 from results import text
 from results.report import plots
 from results.report.looks import COLOURS, DASHES, legend, looks, sign, stroke
-from results.run_folder import Recorded
+from results.run_folder import Recorded, made_of
 from results.tables.axes import key_of, name_of
 from results.tables.store import DamagedError, find_damage, read
 from results.verdict.combinations import Contest, Fold, Row, fold_of
@@ -299,7 +299,7 @@ def _beside_defaults(
     folder: Path = run.path / DEFAULTS
     if not (folder / "study.yaml").exists():
         return []
-    plain = Recorded(folder)
+    plain = made_of(folder, lambda whole: whole)
     untuned = next((c for c in plain.contests if c.dataset == contest.dataset), None)
     if untuned is None:
         return []
