@@ -58,5 +58,5 @@ $(STAMP): pyproject.toml constraints.txt
 	fi; \
 	echo "installing into $(VENV): minutes and about 7 GB when it is new" >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  -c constraints.txt -e '.[tests,check]'
+	  -c constraints.txt -e '.[tests,check,search]'
 	@echo "$(CURDIR)" > $@

@@ -67,6 +67,15 @@ class Ended:
     progress: "Progress"
 
     @property
+    def incumbents(self) -> list[dict[str, Any]]:
+        """The best settings of a search by Ray Tune, a combination and fold each; else none."""
+        from results.report.sections.search import search
+        from results.run_folder import made_of
+
+        found = made_of(self.folder, search)
+        return found["lines"] if found else []
+
+    @property
     def verdict(self) -> "Verdict":
         """The verdict, as `verdict.json` has it; results.verdict.schema lists the keys."""
         from results.report.write import load_verdicts
@@ -301,6 +310,7 @@ def tune(
     out: str | Path | None = None,
     *,
     points: int | None = None,
+    search: str | None = None,
     defaults: bool = False,
     ray: str | None = None,
     lanes: int | None = None,
@@ -316,20 +326,34 @@ def tune(
     validation chooses on the first seed; all seeds are trained by the choice, and it alone meets
     the test fold. `defaults` trains the study untuned too, in the folder `defaults` of the run, for
     the report to set the two rankings side by side. `out` is the run folder (None:
-    runs/NAME-tuned); everything else is as in `run`, also what is raised: a search that was stopped
-    goes on when it is asked for again.
+    runs/NAME-tuned).
+
+    `search` "optuna" or "asha" looks for settings by Ray Tune instead, in the same spaces: nothing
+    is trained by them on all seeds, and nothing is judged.
+
+    Everything else is as in `run`, also what is raised: a search that was stopped goes on when it
+    is asked for again.
     """
-    check_lanes(ray, lanes, gpus_per_trial)
+    from bench.core.references import StudyError
+
+    check_lanes("local" if search else ray, lanes, gpus_per_trial)
     _check_places(study, out)
     from bench.execution.tuning.phases import DEFAULTS, tuned
     from bench.planning.plan import save
     from bench.study.pretrained import FOLDS
-    from bench.study.schema import load_study, with_tuning
+    from bench.study.schema import load_study, search_of, with_tuning
     from results.report.write import write_report
     from results.tables.files import replace_file
 
     asked, base = load_study(Path(study))
-    asked = with_tuning(asked, points)
+    asked = with_tuning(asked, points, search)
+    if search_of(asked) != "sobol":
+        if defaults or gpus_per_trial > 1:
+            raise StudyError(
+                "a search by Ray Tune tries each point on one device, and judges nothing: there is "
+                "no ranking with defaults to set beside it."
+            )
+        return _searched(asked, base, out, ray=ray, lanes=lanes, told=changed, say=say)
     folder = _folder(out, f"{asked.name}-tuned")
     where = _Where(ray=ray, lanes=lanes, gpus=gpus_per_trial, hung_minutes=hung_minutes)
     made, where = where.resolved(asked, base, folder)
@@ -346,6 +370,29 @@ def tune(
         progress = tuned(made, untuned, where.trained, changed)
     if defaults:
         write_report(folder / DEFAULTS)
+    return Ended(folder=folder, page=write_report(folder).page, progress=progress)
+
+
+def _searched(
+    asked: "Study",
+    base: Path,
+    out: str | Path | None,
+    *,
+    ray: str | None,
+    lanes: int | None,
+    told: Callable[["Progress"], None],
+    say: Callable[[str], None],
+) -> Ended:
+    """Search by Ray Tune, which starts a Ray on this machine where none is named."""
+    from bench.execution.tuning.ray_tune import search_by_tune
+    from bench.study.schema import search_of
+    from results.report.write import write_report
+
+    folder = _folder(out, f"{asked.name}-{search_of(asked)}")
+    where = _Where(ray=ray or "local", lanes=lanes, gpus=1, hung_minutes=None)
+    made, where = where.resolved(asked, base, folder)
+    with _saved(made, say):
+        progress = search_by_tune(made, address=where.address, lanes=where.lanes or 1, changed=told)
     return Ended(folder=folder, page=write_report(folder).page, progress=progress)
 
 

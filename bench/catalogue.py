@@ -55,6 +55,7 @@ def _studies() -> Rows:
 
 
 def _optimizers() -> Rows:
+    from bench.optimizers.table import OPTIMIZERS
     from bench.study.tasks import TASKS
 
     rows = _fields(
@@ -62,7 +63,18 @@ def _optimizers() -> Rows:
         *("name", "step", "drives", "decay", "scale_free", "defaults", "summary", "source"),
     )()
     # A rule for gradients asks nothing of the task.
-    return [{"name": row.pop("name"), "tasks": list(TASKS), **row} for row in rows]
+    return [
+        {"name": row["name"], "tasks": list(TASKS), **row, "space": _space(OPTIMIZERS[row["name"]])}
+        for row in rows
+    ]
+
+
+def _space(row: Any) -> dict[str, str]:
+    """Return where `medopt tune` searches each setting of an optimizer."""
+    return {
+        name: f"{space.low:g} to {space.high:g}{', by its logarithm' if space.log else ''}"
+        for name, space in row.space.items()
+    }
 
 
 def _models() -> Rows:

@@ -8,7 +8,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -342,6 +342,14 @@ def tune(
         Path | None, typer.Option("--out", help="The run folder. Default: runs/NAME-tuned.")
     ] = None,
     points: Points = None,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Search by Ray Tune instead: optuna (its TPE sampler) or asha (the draws, stopped "
+            "early at rungs of sample-gradients). Nothing is judged then.",
+        ),
+    ] = None,
     defaults: Annotated[
         bool,
         typer.Option(
@@ -375,6 +383,7 @@ def tune(
             study,
             out_dir,
             points=points,
+            search=search,
             defaults=defaults,
             ray=ray,
             lanes=lanes,
@@ -618,12 +627,31 @@ def _run_study(
 
 def _show_ended(ended: "Ended") -> None:
     """Show the verdict of a run; raise Failed if a trial failed."""
-    _show_verdict(ended.folder, ended.page)
+    if ended.incumbents:
+        _show_incumbents(ended.incumbents)
+        out.print(Text(f"report: {_shown(ended.page)}"))
+    else:
+        _show_verdict(ended.folder, ended.page)
     failed = ended.progress.statuses.get("failed", 0)
     if failed:
         log = _shown(ended.folder / "log.txt")
         err.print(Text(f"{failed} trial(s) failed; the reasons are in {log}.", "red"))
         raise Failed(1)
+
+
+def _show_incumbents(lines: Sequence[Mapping[str, Any]]) -> None:
+    """Show the best settings that a search has found, by inner validation."""
+    from results.text import score
+
+    table = Table(title="best so far by inner validation", title_justify="left")
+    for column in ("data", "combination", "fold", "settings", "selected score", "tried", "stopped"):
+        table.add_column(column)
+    for line in lines:
+        words = (line["dataset"], line["name"], line["fold"], line["settings"])
+        numbers = score(line["score"]), str(line["tried"]), str(line["stopped"])
+        table.add_row(*map(Text, (*words, *numbers)))
+    out.print(table)
+    out.print("A search, no verdict: it chose by what it saw. `medopt tune` compares optimizers.")
 
 
 def _verdict(folder: Path) -> dict[str, Any]:

@@ -316,7 +316,8 @@ class Queue:
 def label(trial: Trial) -> str:
     """Return a trial's name for people: combination, fold and seed."""
     said = " · ".join(part for part in (trial.dataset, *key_of(trial.combination)) if part)
-    return f"{said} · fold {trial.fold} · seed {trial.seed}"
+    point = f" · point {trial.point}" if trial.inner_only else ""
+    return f"{said} · fold {trial.fold} · seed {trial.seed}{point}"
 
 
 def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -72,11 +72,7 @@ def take_trials(
         worker.ask("back")
     worker.barrier()
     worker.tell("here", *worker.place)
-    unpickled, problem = None, _code_problem(code)
-    if problem is None:
-        unpickled = pickle.loads(plan)  # noqa: S301  # our own driver's, by its pipe or a Ray with a token
-        begin(unpickled.study.threads)
-        problem = _content_problem(unpickled, content)
+    unpickled, problem = unpacked(code=code, content=content, plan=plan)
     if problem:
         worker.ask("unfit", f"{socket.gethostname()}: {problem}")
     # No trial is taken before every worker of the lane had its say; of an unfit lane none is.
@@ -86,6 +82,21 @@ def take_trials(
             assert unpickled is not None
             trial = next(t for t in unpickled.trials if t.trial_id == trial_id)
             _run_one(trial, unpickled, worker)
+
+
+def unpacked(
+    *, code: dict[str, str], content: dict[str, str], plan: bytes
+) -> tuple[Plan | None, str | None]:
+    """Return the plan of a cargo, unpickled only by the driver's own code, and what is amiss.
+
+    Sets this process up to train.
+    """
+    problem = _code_problem(code)
+    if problem:
+        return None, problem
+    unpickled: Plan = pickle.loads(plan)  # noqa: S301  # our own driver's, by its pipe or a Ray with a token
+    begin(unpickled.study.threads)
+    return unpickled, _content_problem(unpickled, content)
 
 
 def _code_problem(expected: dict[str, str]) -> str | None:

@@ -110,7 +110,7 @@ def point_plan(plan: Plan) -> Plan:
     for trial in plan.trials:
         found = draws_of(trial, plan) if trial.seed == first else ()
         if len(found) > 1:
-            trials += [_try(trial, drawn, p, len(found)) for p, drawn in enumerate(found)]
+            trials += [attempt(trial, drawn, p, len(found)) for p, drawn in enumerate(found)]
     made = replace(plan, folder=plan.folder / POINTS, trials=tuple(trials), skips=())
     same_ids(made.folder, made.trials)
     return made
@@ -178,7 +178,7 @@ def _cell(trial: Trial) -> Cell:
     return (*trial.combination.values(), trial.repeat, trial.fold)
 
 
-def _try(trial: Trial, drawn: Mapping[str, Setting], point: int, points: int) -> Trial:
+def attempt(trial: Trial, drawn: Mapping[str, Setting], point: int, points: int) -> Trial:
     """Return the trial of one point: seen by inner validation alone, with no weights kept."""
     decides = {"trial": trial.trial_id, "drawn": dict(drawn), "inner_only": True}
     return replace(

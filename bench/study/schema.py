@@ -189,6 +189,11 @@ class Tuning(_Frozen):
         5, ge=2, description="settings tried for each combination in each fold, the defaults first"
     )
     seed: int = Field(0, ge=0, le=2**63 - 1, description="of the draws")
+    search: Literal["sobol", "optuna", "asha"] = Field(
+        "sobol",
+        description="sobol: the draws, fold by fold, under a verdict; optuna (its TPE sampler) and"
+        " asha (the draws, stopped early) search by Ray Tune, and nothing is judged",
+    )
 
 
 # How intensities are brought to units that a network can take.
@@ -477,13 +482,14 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
         return self
 
 
-def with_tuning(study: Study, points: int | None) -> Study:
-    """Return a study that is tuned, by `points` settings where that is given.
+def with_tuning(study: Study, points: int | None, search: str | None = None) -> Study:
+    """Return a study that is tuned, by so many `points` and such a `search` where they are given.
 
-    Raises StudyError where there cannot be so many.
+    Raises StudyError where there can be no such.
     """
     tuning = study.tuning or Tuning()  # type: ignore[call-arg]  # pydantic fills every default
-    asked = tuning.model_dump() | ({} if points is None else {"points": points})
+    given = {"points": points, "search": search}
+    asked = tuning.model_dump() | {key: value for key, value in given.items() if value is not None}
     return _changed(study, tuning=asked)
 
 
@@ -495,6 +501,11 @@ def _changed(study: Study, **fields: Any) -> Study:
         raise StudyError("\n".join(_problems(error.errors()))) from error
     found: Study = study.model_copy(update={name: getattr(checked, name) for name in fields})
     return found
+
+
+def search_of(study: Study) -> str | None:
+    """Return the search of a study that is tuned, None of one that is not."""
+    return study.tuning.search if study.tuning else None
 
 
 # What a drop takes of alpha where nothing else is said: the level at which the best was never

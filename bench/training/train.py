@@ -288,7 +288,7 @@ def run_trial(
     row = {
         **trial_columns(trial),
         "batch_size": batch,
-        "hparams": _as_json(settings),
+        "hparams": settings_as_json(settings),
         "weight_decay_kind": optimizer_kind.decay,
         "status": "diverged" if diverged else "ok",
         "reason": diverged,
@@ -413,7 +413,7 @@ def _base_rate(settings: Mapping[str, Setting]) -> float | None:
     return rate if isinstance(rate, float) else None
 
 
-def _as_json(settings: Mapping[str, Setting]) -> str:
+def settings_as_json(settings: Mapping[str, Setting]) -> str:
     """Return settings as a JSON object, which has no word for what is infinite: it is a text."""
     infinite = {k: str(v) for k, v in settings.items() if isinstance(v, float) and math.isinf(v)}
     return json.dumps({**settings, **infinite}, sort_keys=True)

@@ -18,6 +18,7 @@ from results.report.sections import price
 from results.report.sections.budgets import budgets
 from results.report.sections.claims import claims
 from results.report.sections.papers import paper
+from results.report.sections.search import search
 from results.report.sections.tuning import tuning
 from results.run_folder import Recorded
 from results.tables.tasks import TASKS
@@ -40,6 +41,7 @@ def page(run: Recorded) -> dict[str, Any]:
     finished = [row["finished_at"] for row in rows if row["finished_at"]]
     return {
         "verdict": run.verdict,
+        "search": search(run),
         "sections": sections,
         "profile": price.of_optimizers(priced),
         "claims": claims(run),

@@ -20,7 +20,7 @@ READABLE = frozenset({1, 2, 3, SCHEMA_VERSION})
 
 #: What became of a trial. `ok`: trained and scored. `diverged`: went non-finite, which is an
 #: outcome. `failed`: broke (an error, a lost machine). `skipped`: cannot be run, for `reason`.
-#: `dropped`: ended early by the study's race.
+#: `dropped`: ended early, by the study's race or by a search.
 STATUSES = ("ok", "diverged", "failed", "skipped", "dropped")
 
 #: Statuses that running the study again does not change. A failed trial is tried again.

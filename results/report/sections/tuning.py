@@ -13,7 +13,7 @@ from markupsafe import Markup
 from results import text
 from results.report import plots
 from results.report.looks import COLOURS, DASHES, legend, looks, sign, stroke
-from results.run_folder import Recorded
+from results.run_folder import Recorded, made_of
 from results.tables.axes import key_of, name_of
 from results.tables.store import DamagedError, find_damage, read
 from results.verdict.combinations import Contest, Fold, Row, fold_of
@@ -76,17 +76,21 @@ def tuning(
 
 def tried_points(run: Recorded, dataset: str) -> Tried:
     """Return the points of a data set that have a result, by combination and fold."""
-    folder = run.path / POINTS
-    try:
-        rows = read(folder, "trials").to_pylist()
-    except DamagedError:
-        rows = read(folder, "trials", without=find_damage(folder)).to_pylist()
     tried: Tried = {}
-    for row in sorted(rows, key=lambda row: row["point"] or 0):
+    for row in all_points(run.path / POINTS):
         if row["dataset"] == dataset and row["status"] in ("ok", "diverged", "dropped"):
             name = name_of(key_of(row, run.axes))
             tried.setdefault(name, {}).setdefault(fold_of(row), []).append(row)
     return tried
+
+
+def all_points(folder: Path) -> list[Row]:
+    """Return the rows of all points in a folder, in order, without what is damaged of them."""
+    try:
+        rows = read(folder, "trials").to_pylist()
+    except DamagedError:
+        rows = read(folder, "trials", without=find_damage(folder)).to_pylist()
+    return sorted(rows, key=lambda row: row["point"] or 0)
 
 
 def inner_score(row: Row) -> float | None:
@@ -295,7 +299,7 @@ def _beside_defaults(
     folder: Path = run.path / DEFAULTS
     if not (folder / "study.yaml").exists():
         return []
-    plain = Recorded(folder)
+    plain = made_of(folder, lambda whole: whole)
     untuned = next((c for c in plain.contests if c.dataset == contest.dataset), None)
     if untuned is None:
         return []
