@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from bench.core.references import StudyError
+from bench.core.references import StudyError, failure
 from bench.core.undisturbed import undisturbed
 from bench.execution.ray_cluster import LaneSize, check_room, connected, machines_of_cluster
-from bench.execution.trial_queue import Progress, opened, reason
+from bench.execution.trial_queue import Progress, opened
 from bench.execution.tuning.course import Course
 from bench.execution.tuning.record import Job, Record
 from bench.execution.worker import cargo_of, unpacked
@@ -153,7 +153,7 @@ def _listener(record: Record) -> Any:
 
         def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             del iteration, trials, info
-            record.fail(trial.trial_id, trial.config["job"], reason(trial.get_error()))
+            record.fail(trial.trial_id, trial.config["job"], failure(trial.get_error()))
 
     return Listener()
 

@@ -186,7 +186,7 @@ def test_a_run_by_official_parts_says_so_wherever_it_is_read(
     assert len(rows) == 4
     counts = {(r["n_train_cases"], r["n_val_cases"], r["n_test_cases"]) for r in rows}
     assert counts == {(30, 8, 10)}
-    page = write_report(plan.folder).read_text(encoding="utf-8")
+    page = write_report(plan.folder).page.read_text(encoding="utf-8")
     (found,) = load_verdicts(plan.folder)["datasets"]
     assert (found["folds"], found["expected"], found["state"]) == (1, 2, "none")
     assert all(note in found["warnings"] for note in plan.sets[0].notes)

@@ -420,7 +420,7 @@ def test_splits_that_others_made_have_as_many_folds_as_the_data_set_says(make_ru
     assert found[0]["combinations"] == found[1]["combinations"]
     whole = make_run("whole", datasets=CLASSES, **{**SMALL, "folds": 4}, study=given_folds(4))
     assert load_verdicts(whole)["datasets"][0]["state"] != "none"
-    assert "Splits that others made" in write_report(whole).read_text(encoding="utf-8")
+    assert "Splits that others made" in write_report(whole).page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("number", [None, 0, "4", True])
@@ -438,7 +438,7 @@ def test_what_splits_leave_in_doubt_and_what_was_tested_on_stand_in_the_report(m
         "tested_on": {**DATA[task], "cases": 77, "groups": 71, "source": "elsewhere"},
     }
     run = make_run(datasets=CLASSES, **SMALL, data={task: described})
-    page = write_report(run).read_text(encoding="utf-8")
+    page = write_report(run).page.read_text(encoding="utf-8")
     assert "12 of 90 tested cases share a patient." in load_verdicts(run)["datasets"][0]["warnings"]
     assert "12 of 90 tested cases share a patient." in page
     assert "77 cases, 71 patients, elsewhere" in page

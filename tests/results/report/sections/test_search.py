@@ -67,7 +67,7 @@ def test_the_best_point_of_each_combination_and_fold(searched, direction, best):
 
 def test_a_search_stands_under_no_verdict(searched):
     run = searched()
-    html = " ".join(write_report(run).read_text(encoding="utf-8").split())
+    html = " ".join(write_report(run).page.read_text(encoding="utf-8").split())
     assert "A search, no verdict" in html
     assert "asynchronous successive halving (ASHA)" in html
     assert json.loads((run / "verdict.json").read_text())["datasets"] == []
@@ -76,5 +76,5 @@ def test_a_search_stands_under_no_verdict(searched):
 def test_a_search_that_has_tried_nothing_yet_says_so(searched, tmp_path):
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "study.yaml").write_text((searched() / "study.yaml").read_text())
-    page_of = write_report(tmp_path / "new").read_text(encoding="utf-8")
+    page_of = write_report(tmp_path / "new").page.read_text(encoding="utf-8")
     assert "No point has a result yet" in page_of

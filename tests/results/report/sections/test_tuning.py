@@ -122,7 +122,7 @@ def test_the_page_marks_the_selected_score_and_the_ranks_with_defaults(tuned):
         ("sgd + ce", 2, 1),
     ]
     assert found["beside"][0]["gain"] == pytest.approx(0.84 + 0.015 - 0.70)
-    html = " ".join(write_report(run).read_text(encoding="utf-8").split())
+    html = " ".join(write_report(run).page.read_text(encoding="utf-8").split())
     assert "chosen (selected)" in html
     assert "so too good: the test fold, which no point was scored on" in html
     assert "With defaults and tuned" in html
@@ -133,7 +133,7 @@ def test_the_page_marks_the_selected_score_and_the_ranks_with_defaults(tuned):
 def test_a_run_without_a_search_says_nothing_of_one(make_run):
     run = make_run("plain", **MADE)
     assert section(run)["tuning"] is None
-    assert "<h3>Tuning</h3>" not in write_report(run).read_text(encoding="utf-8")
+    assert "<h3>Tuning</h3>" not in write_report(run).page.read_text(encoding="utf-8")
 
 
 def test_a_search_with_a_damaged_file_is_reported_without_it(tuned):
