@@ -72,5 +72,6 @@ def test_the_most_that_a_figure_draws_are_the_best(make_run):
     scores = [line["samples"] for line in found["lines"]]
     assert scores == sorted(scores, reverse=True)
     assert len(scores) == 8
-    text = write_report(run).read_text(encoding="utf-8")
+    write_report(run)
+    text = (run / "report.html").read_text(encoding="utf-8")
     assert re.search(r"the best 6 of\s+8 are drawn", text)
