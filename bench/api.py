@@ -78,6 +78,10 @@ def _unheard(_progress: "Progress") -> None:
     pass
 
 
+def _unsaid(_line: str) -> None:
+    pass
+
+
 # More processes that read, lanes or GPUs of a trial are a slip of the keyboard. Assumption.
 MOST_AT_ONCE = 1024
 
@@ -209,6 +213,7 @@ def run(
     trial: str | None = None,
     hung_minutes: float | None = None,
     changed: Callable[["Progress"], None] = _unheard,
+    say: Callable[[str], None] = _unsaid,
 ) -> Ended:
     """Run a study, or go on with it: finished trials are not run again. Then write its report.
 
@@ -217,7 +222,8 @@ def run(
     host:port joins a cluster that is up. There, `lanes` trials run at once (None: as many as there
     is room for), each on `gpus_per_trial` GPUs or CPU workers. `trial` is the id of the one trial
     to run.
-    A trial that makes no step for `hung_minutes` (None: 30) is ended. `changed` hears of each step.
+    A trial that makes no step for `hung_minutes` (None: 30) is ended. `changed` hears of each step,
+    `say` before the first trial by what rule the run will be judged.
 
     Returns the run as it ended; a trial that broke is counted in it as failed. Raises StudyError
     where the study, its data, its pretrained weights or the machines cannot be used, and where
@@ -234,6 +240,7 @@ def run(
     from bench.planning.preflight import fits
     from bench.study.schema import load_study
     from results.report.write import write_report
+    from results.tables.rule import in_words, read_rule
 
     address = None if ray == "local" else ray
     asked, base = load_study(Path(study))
@@ -257,6 +264,8 @@ def run(
         made = made.only(trial)
     fitting = list(fits(made))  # before anything runs: what does not fit would fail every trial
     save(made)
+    if rule := read_rule(folder, {}):
+        say(in_words(rule))
     with _logging(folder / "log.txt"):
         for line in fitting:
             logging.getLogger("medopt.transfer").info(line)

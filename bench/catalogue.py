@@ -64,7 +64,9 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "optimizers": _optimizers,
     "losses": _fields(LOSSES, "name", "tasks", "defaults", "formula", "summary", "source"),
     "metrics": _fields(
-        METRICS, "name", "tasks", "levels", "unit", "range", "empty_rule", "summary", "source"
+        METRICS,
+        *("name", "tasks", "levels", "unit", "range", "influence", "empty_rule"),
+        *("summary", "source"),
     ),
     "schedules": _fields(SCHEDULES, "name", "defaults", "summary", "source"),
     "regularizers": _fields(REGULARIZERS, "name", "tasks", "defaults", "summary", "source"),

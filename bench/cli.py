@@ -446,6 +446,7 @@ def _run_study(
             trial=trial,
             hung_minutes=hung_minutes,
             changed=display.changed,
+            say=lambda line: err.print(Text(line)),
         )
     _show_verdict(ended.folder, ended.page)
     failed = ended.progress.statuses.get("failed", 0)

@@ -1,11 +1,12 @@
 """The content of a run's folder: study, contests and verdict at once, tables on request."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from results.tables.axes import Axis, axes_of
+from results.tables.rule import read_rule
 from results.tables.store import (
     Damage,
     DamagedError,
@@ -17,7 +18,7 @@ from results.tables.store import (
 )
 from results.text import count, listed
 from results.verdict.combinations import contests
-from results.verdict.schema import Verdict
+from results.verdict.schema import Rule, Verdict
 from results.verdict.verdict import verdict
 from results.yaml_text import TextError, load_yaml, read_text
 
@@ -124,7 +125,8 @@ class Recorded:
     @cached_property
     def verdict(self) -> Verdict:
         """The verdict of the run, as `verdict.json` has it; a warning says what is left out."""
-        found = verdict(self.contests, self.study, self.rows)
+        rule = read_rule(self.path, self.footer)
+        found = verdict(self.contests, self.study, self.rows, cast("Rule | None", rule))
         for data in found["datasets"]:
             lost = [trial for trial in self.incomplete if trial["dataset"] == data["dataset"]]
             first = [lost_sentence(lost)] if lost else []
@@ -146,9 +148,11 @@ class Recorded:
             f"{'is' if len(self.without.trial_ids) == 1 else 'are'} left out."
         )
 
-    def rows(self, table: str, trials: Collection[str]) -> list[dict[str, Any]]:
-        """Return the rows of some trials in metrics, epochs or cases."""
+    def rows(
+        self, table: str, trials: Collection[str], columns: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the rows of some trials in a table; with `columns` those columns alone."""
         found: list[dict[str, Any]] = read(
-            self.path, table, trials=trials, without=self.without
+            self.path, table, columns=columns, trials=trials, without=self.without
         ).to_pylist()
         return found

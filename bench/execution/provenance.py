@@ -23,6 +23,7 @@ def footer(plan: Plan) -> dict[str, Any]:
                 "direction": "max" if m.higher_is_better else "min",
                 "range": list(m.range),
                 "unit": m.unit,
+                "influence": m.influence,
             }
             for m in METRICS.values()
         },

@@ -48,6 +48,10 @@ class Metric:
     - `costly`: whether its first form in segmentation needs distances, components or probabilities,
       which are computed in the final scoring, or where it is the primary metric.
 
+    - `influence`: how far one case moves the headline: a rule of results.statistics.influence, by
+      which a verdict pairs scores case by case. None where none is smooth (a point of a curve, an
+      average over recall, an error in bins): there folds alone tell how far scores vary.
+
     None as a value means undefined. `range` is the lowest and highest value, None where unbounded.
     """
 
@@ -64,6 +68,7 @@ class Metric:
     lesions: Callable[[Sequence[float | None], Sequence[float], int], float | None] | None = None
     by_size: bool = True
     costly: bool = False
+    influence: str | None = None
     empty_rule: str
     summary: str
     source: str
@@ -146,6 +151,7 @@ METRICS: dict[str, Metric] = {
             ranks=True,
             presence=True,
             costly=True,
+            influence="delong",
             empty_rule=CLASS_RULE,
             summary="area under the receiver operating characteristic curve",
             source="Hanley and McNeil 1982; as sklearn.metrics.roc_auc_score",
@@ -156,6 +162,7 @@ METRICS: dict[str, Metric] = {
             range=(0.0, 1.0),
             classification=rates.case_accuracy,
             pooled=rates.accuracy,
+            influence="share right",
             empty_rule=POOLED_RULE,
             summary="share of cases, or of voxels, that are called right",
             source="(TP + TN) / (TP + TN + FP + FN)",
@@ -165,6 +172,7 @@ METRICS: dict[str, Metric] = {
             higher_is_better=True,
             range=(0.0, 1.0),
             classification=rates.balanced_accuracy,
+            influence="mean sensitivity",
             empty_rule=CLASS_RULE,
             summary="mean over the classes of the share of their cases that is called right",
             source="Brodersen et al. 2010; as sklearn.metrics.balanced_accuracy_score",
@@ -177,6 +185,7 @@ METRICS: dict[str, Metric] = {
             presence=True,
             pooled=rates.sensitivity,
             lesions=lesions.sensitivity,
+            influence="sensitivity",
             empty_rule=f"{CLASS_RULE}; {POOLED_RULE}",
             summary="share of the positive that is called positive; of lesions, that share a voxel "
             "with the prediction",
@@ -189,6 +198,7 @@ METRICS: dict[str, Metric] = {
             classification=one_vs_rest(from_counts(rates.specificity)),
             presence=True,
             pooled=rates.specificity,
+            influence="specificity",
             empty_rule=f"{CLASS_RULE}; {POOLED_RULE}",
             summary="share of the negative that is called negative",
             source="TN / (TN + FP)",
@@ -199,6 +209,7 @@ METRICS: dict[str, Metric] = {
             range=(0.0, 1.0),
             classification=one_vs_rest(from_counts(rates.precision)),
             pooled=rates.precision,
+            influence="precision",
             empty_rule="0 where nothing is called positive but something is; undefined where "
             "nothing is either",
             summary="share of what is called positive that is positive",
@@ -210,6 +221,7 @@ METRICS: dict[str, Metric] = {
             range=(0.0, 1.0),
             classification=one_vs_rest(from_counts(rates.f1)),
             pooled=rates.f1,
+            influence="f1",
             empty_rule="undefined where nothing is positive and nothing is called so",
             summary="harmonic mean of precision and sensitivity; by voxel the Dice of all cases' "
             "counts together",
@@ -221,6 +233,7 @@ METRICS: dict[str, Metric] = {
             range=(-1.0, 1.0),
             classification=rates.case_mcc,
             pooled=rates.mcc,
+            influence="correlation",
             empty_rule="0 where all is called one class; undefined where all is of one class",
             summary="Matthews' correlation of truth and call, over all classes",
             source="Matthews 1975; Gorodkin 2004; as sklearn.metrics.matthews_corrcoef",
@@ -267,6 +280,7 @@ METRICS: dict[str, Metric] = {
             higher_is_better=False,
             range=(0.0, 1.0),
             classification=rates.brier,
+            influence="squared error",
             empty_rule="undefined where there is no case",
             summary="half the mean squared error of the probabilities, summed over the classes",
             source="Brier 1950; as sklearn.metrics.brier_score_loss(scale_by_half=True)",
@@ -277,6 +291,7 @@ METRICS: dict[str, Metric] = {
             range=(0.0, 1.0),
             per_case=_dice,
             per_patient=True,
+            influence="dice",
             empty_rule=OVERLAP_RULE,
             summary="overlap of prediction and reference, 2 TP / (2 TP + FP + FN)",
             source="Dice 1945, Ecology 26",
@@ -287,6 +302,7 @@ METRICS: dict[str, Metric] = {
             range=(0.0, 1.0),
             per_case=_iou,
             per_patient=True,
+            influence="iou",
             empty_rule=OVERLAP_RULE,
             summary="intersection over union, TP / (TP + FP + FN)",
             source="Jaccard 1912, New Phytologist 11",
@@ -298,6 +314,7 @@ METRICS: dict[str, Metric] = {
             unit="mm",
             per_case=_distance("hd95_mm"),
             costly=True,
+            influence="hd95",
             empty_rule=DISTANCE_RULE,
             summary="95th percentile of the distance between the surfaces, the worse direction",
             source="as monai.metrics.compute_hausdorff_distance(percentile=95)",
@@ -308,6 +325,7 @@ METRICS: dict[str, Metric] = {
             range=(0.0, 1.0),
             per_case=_nsd,
             costly=True,
+            influence="nsd",
             empty_rule=f"{OVERLAP_RULE}; spacing unknown: left out",
             summary="normalised surface Dice: share of both surfaces within 2 mm of the other",
             source="Nikolov et al. 2018, arXiv:1809.04430; as monai.metrics.compute_surface_dice",
@@ -319,6 +337,7 @@ METRICS: dict[str, Metric] = {
             unit="mm",
             per_case=_distance("assd_mm"),
             costly=True,
+            influence="assd",
             empty_rule=DISTANCE_RULE,
             summary="average symmetric surface distance, over both surfaces together",
             source="as monai.metrics.compute_average_surface_distance(symmetric=True)",
@@ -329,6 +348,7 @@ METRICS: dict[str, Metric] = {
             range=(0.0, 1.0),
             per_case=_false_alarm,
             by_size=False,
+            influence="false alarm",
             empty_rule="over the cases whose reference is empty; undefined where there is none",
             summary="share of the cases without the object in which some is predicted",
             source="what skip_empty and empty_is_one differ by",

@@ -37,6 +37,7 @@ from loaders.store.layout import StoreError
 from loaders.store.read import Store
 from results.tables.axes import COLUMNS
 from results.tables.files import replace_file
+from results.tables.rule import fix_rule
 from results.tables.schema import FINAL_STATUSES
 from results.tables.store import footer, read
 
@@ -157,7 +158,7 @@ def ends_early(plan: Plan) -> list[str]:
 
 
 def save(plan: Plan) -> None:
-    """Write `study.yaml` and `folds.parquet` of a run, each complete or not at all.
+    """Write `study.yaml`, `folds.parquet` and, of a new run, `rule.json`: each whole or not at all.
 
     An axis that grew keeps what an earlier call asked for, since those results stand there too.
     """
@@ -168,7 +169,9 @@ def save(plan: Plan) -> None:
         grown: dict[str, Any] = {axis: _union(before, study, axis) for axis in GROWING}
         grown["resolved"] = together(before.resolved, study.resolved)
         study = study.model_copy(update=grown)
-    text = yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    content = study.model_dump(mode="json")
+    fix_rule(plan.folder, content)
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
     replace_file(plan.folder / "study.yaml", text.encode())
     tables = {**_saved_folds(plan.folder)}
     for data in plan.sets:

@@ -104,9 +104,12 @@ def interaction(
         df = (float((shape[0] - 1) * (shape[1] - 1)), np.inf)
         f = 0.0 if square == 0 else np.inf
     else:
-        own = np.diagonal(centre) * found.training * spread.own_share
-        shared = float((np.diagonal(centre) * found.training).sum() - own.sum())
-        error = shared**2 / ((spread.field - 1) * spread.freedom) + (own**2).sum() / spread.freedom
+        part_of = (
+            np.diagonal(centre) * found.training.sum() / max(float(spread.extra.sum()), 1e-300)
+        )
+        own = float((part_of * spread.own_error).sum())
+        shared = float((part_of * spread.typical_error).sum())
+        error = shared**2 / ((spread.field - 1) * spread.freedom) + own**2 / spread.freedom
         if part.patients is not None:
             error += float(np.trace(centre @ patients)) ** 2 / max(part.patients - 2, 1)
         df = (expected**2 / float((covariance**2).sum()), expected**2 / float(error))

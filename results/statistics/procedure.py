@@ -112,7 +112,13 @@ def compare_models(evidence: Evidence, *, alpha: float) -> Comparison:
         )
     m = evidence.combinations
     none = Spread(
-        extra=np.zeros(m), own_share=np.zeros(m), freedom=1, field=m, seeds=evidence.seeds
+        extra=np.zeros(m),
+        own_error=np.zeros(m),
+        typical_error=np.zeros(m),
+        own_share=np.zeros(m),
+        freedom=1,
+        field=m,
+        seeds=evidence.seeds,
     )
     found, _ = evidence_pairs(evidence, none)
     return _judge(evidence, found, none, alpha)

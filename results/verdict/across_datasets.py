@@ -5,12 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from results import text
-from results.verdict import statistics
+from results.statistics.across import best_across, fewest_datasets, mean_ranks
 from results.verdict.combinations import Contest
 from results.verdict.schema import Across
-
-# Two-sided Wilcoxon on n data sets has p >= 2^(1 - n), 0.0625 with five.
-FEWEST_DATASETS = 6
 
 
 def across(every: Sequence[Contest], alpha: float) -> Across:
@@ -36,15 +33,16 @@ def across(every: Sequence[Contest], alpha: float) -> Across:
             "ranks": [],
         }
     scores = np.array([[table[name] for table in tables] for name in names])
-    ranks = statistics.mean_ranks(scores)
-    best, p = statistics.best_across(scores)
-    enough = len(every) >= FEWEST_DATASETS
+    ranks = mean_ranks(scores)
+    best, p = best_across(scores)
+    fewest = fewest_datasets(len(names), alpha)
+    enough = len(every) >= fewest
     claim = enough and bool((np.delete(p, best) < alpha).all())
     return {
         "datasets": datasets,
         "claim": claim,
         "best": names[best],
-        "reason": _reason(names[best], len(every), claim=claim, enough=enough, alpha=alpha),
+        "reason": _reason(names[best], len(every), claim=claim, fewest=fewest, alpha=alpha),
         "ranks": [
             {
                 "name": names[i],
@@ -67,12 +65,12 @@ def _recipes(contest: Contest) -> dict[str, float]:
     return {name: float(np.mean(s)) for name, s in found.items() if len(s) == len(models)}
 
 
-def _reason(best: str, n: int, *, claim: bool, enough: bool, alpha: float) -> str:
+def _reason(best: str, n: int, *, claim: bool, fewest: int, alpha: float) -> str:
     rule = f"two-sided Wilcoxon, Holm, level {text.percent(alpha)}"
-    if not enough:
+    if n < fewest:
         return (
             f"No claim across data sets: with {n} of them no difference can be told from chance, "
-            f"whatever the scores ({rule}); {FEWEST_DATASETS} are the fewest that allow one. The "
+            f"whatever the scores ({rule}); {fewest} are the fewest that allow one. The "
             "ranks describe these data sets and no others."
         )
     if claim:

@@ -116,7 +116,8 @@ class Contest:
     """The combinations of one data set, and the rule that they are judged by.
 
     `bounds` are the lowest and highest value that `metric` can take; `sign` is 1 where a larger
-    one is better, -1 where a smaller one is; `ratio` is n_test / n_train of a fold.
+    one is better, -1 where a smaller one is; `ratio` is n_test / n_train of a fold. `described` is
+    what the footers say of every metric.
     """
 
     dataset: str
@@ -129,6 +130,7 @@ class Contest:
     expected: int
     rows: tuple[Row, ...]
     combinations: tuple[Combination, ...]
+    described: Mapping[str, Mapping[str, Any]]
 
     @property
     def judged(self) -> list[Combination]:
@@ -199,7 +201,7 @@ def _contest(
     planned = (
         int(study.get("folds", 0)) * int(study.get("repeats", 1)) * len(study.get("seeds", ()))
     )
-    expected = max(len({_cell(row) for row in runs}), planned)
+    expected = max(len({cell_of(row) for row in runs}), planned)
     ratios = [
         row["n_test_cases"] / row["n_train_cases"]
         for row in runs
@@ -219,6 +221,7 @@ def _contest(
         expected=expected,
         rows=tuple(rows),
         combinations=_combinations(rows, _planned(study, dataset, axes), expected, axes),
+        described=metrics,
     )
 
 
@@ -227,7 +230,8 @@ def _bounds(found: Sequence[float | None] | None) -> tuple[float, float]:
     return -math.inf if low is None else low, math.inf if high is None else high
 
 
-def _cell(row: Row) -> tuple[int, int, int]:
+def cell_of(row: Row) -> tuple[int, int, int]:
+    """Return (repeat, fold, seed): one trial of a combination."""
     return *fold_of(row), row["seed"] or 0
 
 
@@ -243,7 +247,7 @@ def _combinations(
         if row["status"] == "skipped":
             skipped[key] = row["reason"] or "no reason given"
         else:
-            mine[_cell(row)] = row
+            mine[cell_of(row)] = row
     for key in asked:
         cells.setdefault(key, {})
     return tuple(

@@ -2,16 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from results import text
-from results.verdict import statistics
 from results.verdict.combinations import Combination, Contest, Row
-
-# (table, ids of trials) -> their rows.
-RowsOf = Callable[[str, Collection[str]], Sequence[Row]]
+from results.verdict.schema import Rule
 
 # A class that takes this share of all calls takes nearly all. Assumption.
 _NEARLY_ALL = 0.95
@@ -19,7 +16,19 @@ _NEARLY_ALL = 0.95
 _FEWEST_FOLDS = 3
 
 
-def no_rows(_table: str, _trials: Collection[str]) -> Sequence[Row]:
+class RowsOf(Protocol):
+    """Gives the rows of some trials in a table; with `columns` those alone."""
+
+    def __call__(
+        self, table: str, trials: Collection[str], columns: Sequence[str] | None = None, /
+    ) -> Sequence[Row]:
+        """Return the rows."""
+        ...
+
+
+def no_rows(
+    _table: str, _trials: Collection[str], _columns: Sequence[str] | None = None, /
+) -> Sequence[Row]:
     """Return no rows: for those who have the rows of `trials` alone."""
     return ()
 
@@ -29,20 +38,43 @@ def doubts(
     study: Mapping[str, Any],
     recommended: Combination | None,
     rows_of: RowsOf,
+    interval: tuple[float, float, float] | None,
     alpha: float,
 ) -> list[str]:
-    """Return the warnings of one data set, a sentence or two each."""
+    """Return the warnings of one data set, a sentence or two each.
+
+    `interval` is the recommended one's mean test score with its own interval, None with one fold.
+    """
     found = [*_of_the_run(contest), *_of_the_protocol(study)]
     if recommended is None:
         return found
     cases = rows_of("cases", [row["trial_id"] for row in recommended.scored])
     said = [
         _few_folds(contest),
-        _no_better_than_chance(contest, recommended, cases, alpha),
+        _no_better_than_chance(contest, recommended, cases, interval, alpha),
         _one_answer(recommended, cases),
         _best_at_the_last(recommended),
     ]
     return [*found, *(sentence for sentence in said if sentence)]
+
+
+def rule_changed(study: Mapping[str, Any], rule: Rule | None) -> list[str]:
+    """Return what of the rule is not as it was before the first trial."""
+    if rule is None:
+        return []
+    found = []
+    for key, before in (
+        ("primary", rule["primary"]),
+        ("margin", rule["margin"]),
+        ("alpha", rule["alpha"]),
+    ):
+        now = study.get(key, before)
+        if now != before:
+            found.append(
+                f"{key} was {text.setting(before)} before the first trial, and study.yaml says "
+                f"{text.setting(now)} now: a rule that is chosen after the results proves nothing."
+            )
+    return found
 
 
 def _of_the_run(contest: Contest) -> list[str]:
@@ -92,19 +124,19 @@ def _few_folds(contest: Contest) -> str | None:
 
 
 def _no_better_than_chance(
-    contest: Contest, recommended: Combination, cases: Sequence[Row], alpha: float
+    contest: Contest,
+    recommended: Combination,
+    cases: Sequence[Row],
+    interval: tuple[float, float, float] | None,
+    alpha: float,
 ) -> str | None:
     chance = _chance(contest.metric, cases)
-    scores = list(recommended.by_fold("test_score").values())
-    if chance is None or len(scores) < 2:
+    if chance is None or interval is None:
         return None
     value, who = chance
-    mean, low, high = statistics.corrected_interval(
-        scores, test_train_ratio=contest.ratio, alpha=alpha
-    )
+    mean, low, high = interval
     if (low if contest.sign > 0 else -high) > contest.sign * value:
         return None
-    low, high = max(low, contest.bounds[0]), min(high, contest.bounds[1])
     return (
         f"{recommended.name} is not shown to be better than chance: its test "
         f"{text.metric(contest.metric)} of {text.score(mean)} "

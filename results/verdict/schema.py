@@ -1,11 +1,16 @@
 """The keys of `verdict.json`, which is the return value of `results.verdict.verdict.verdict`.
 
+`verdict.schema.json` beside this file says the same as a JSON schema (`python -m
+tests.results.verdict.test_schema` makes it).
+
 A score that is null was not measured. Names of combinations are `model + optimizer + loss`, with
 schedule, regularizer and pretrained weights where a study has them (null: constant, none, from
 scratch).
 """
 
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
 
 State = Literal["better", "tie", "undecided", "none"]
 
@@ -49,6 +54,149 @@ class Advantage(TypedDict):
     high: float
 
 
+class Lead(TypedDict):
+    """How far the best is ahead of the next, with the interval of this one difference."""
+
+    best: str
+    over: str
+    estimate: float
+    low: float
+    high: float
+    degrees_of_freedom: float
+
+
+class Shares(TypedDict):
+    """Where the variance of the lead comes from; `seed` is null where every fold has one seed."""
+
+    patients: float
+    training: float
+    seed: float | None
+
+
+class Errors(TypedDict):
+    """How sure the comparison is, and why.
+
+    - `by`: "cases" where each patient's part in the scores is known, "folds" where the scatter of
+      folds alone tells; `reason` says then why.
+    - `shares`: null where `by` is "folds".
+    - `floor`: the smallest lead that these patients can show, however many seeds and repeats; null
+      where `by` is "folds". `floor_is_about`: one seed of one repeat leaves training's noise in it.
+    """
+
+    by: Literal["cases", "folds"]
+    reason: str | None
+    shares: Shares | None
+    floor: float | None
+    floor_is_about: bool
+
+
+class Claim(TypedDict):
+    """One question, its answer and the sentence that says it.
+
+    `of`: "procedure" (trained anew on other patients; the headline), "models" (the models trained
+    here, on new patients), or "AXIS" (a level of an axis, on average over the other axes).
+    """
+
+    of: str
+    state: State
+    best: str | None
+    group: list[str]
+    lead: Lead | None
+    sentence: str
+
+
+class Level(TypedDict):
+    """A level of an axis by its mean over the other axes, beside the best of the other levels."""
+
+    name: str
+    mean: float
+    advantage: Advantage
+    in_group: bool
+
+
+class Margin(TypedDict):
+    """The marginal table of an axis: its levels, best first, by means over `cells` of the others.
+
+    `left_out`: levels, and cells, that some level lacks. `levels` is empty where two levels share
+    no cell; `claim` says so then.
+    """
+
+    axis: str
+    levels: list[Level]
+    cells: int
+    left_out: list[str]
+    claim: Claim
+
+
+class Within(TypedDict):
+    """What is best of one axis at one level of another."""
+
+    level: str
+    state: State
+    best: str | None
+    group: list[str]
+
+
+class Interaction(TypedDict):
+    """Whether what is best on one axis depends on another; `within` is empty if not."""
+
+    axes: list[str]
+    f: float | None
+    degrees_of_freedom: list[float | None]
+    p_value: float
+    real: bool
+    within: list[Within]
+    sentence: str
+
+
+class Second(TypedDict):
+    """What another metric says of the same combinations; `agrees`: whether the answer is the same.
+
+    `state` is none where it was not measured everywhere, and `agrees` null.
+    """
+
+    metric: str
+    state: State
+    best: str | None
+    group: list[str]
+    agrees: bool | None
+    sentence: str
+
+
+class Option(TypedDict):
+    """One way to learn more: so many folds, repeats, seeds or patients in all, and what they bring.
+
+    `half_width` of the lead's interval to expect; `decides`: whether it is below the lead.
+    `seconds` of work for what is added, null where no time was measured or where patients are
+    asked for.
+    """
+
+    what: Literal["folds", "repeats", "seeds", "patients"]
+    number: int
+    half_width: float
+    decides: bool
+    seconds: float | None
+
+
+class Next(TypedDict):
+    """What to do next, in words, and the ways that were weighed; empty where it is decided."""
+
+    sentence: str
+    options: list[Option]
+
+
+class Rule(TypedDict):
+    """The rule as it stood before the first trial: the study's hash, and what the verdict takes.
+
+    All but what the footers of the trials tell is null for runs that were begun without it.
+    """
+
+    hash: str | None
+    primary: dict[str, str]
+    margin: float
+    alpha: float
+
+
 class Seconds(TypedDict):
     """Where the seconds of a trial went."""
 
@@ -68,7 +216,7 @@ class Judged(TypedDict):
     - `note`: why it is not judged, or null; `reasons`: what its failed and diverged trials said.
     - `test_low`, `test_high`: of its own, not simultaneous; null with one fold.
     - `last_test_score`: by the weights that training ended with, not by those chosen.
-    - `error_sd`: standard deviation of one fold in the comparison, or null.
+    - `steady`: whether its spread is the typical one of the field, or null.
     """
 
     name: str
@@ -91,7 +239,7 @@ class Judged(TypedDict):
     last_test_score: float | None
     fold_scores: list[float]
     advantage: Advantage | None
-    error_sd: float | None
+    steady: bool | None
     in_tied_group: bool
     train_sec: float | None
     wall_sec: float | None
@@ -111,7 +259,10 @@ class OfDataset(TypedDict):
     - `tied_group`: all that cannot be told from the best.
     - `expected`: trials of a combination; `test_train_ratio`: cases of a test fold by those of its
       training part.
-    - `critical_value`, `degrees_of_freedom`: null without a comparison.
+    - `claims`: the procedure first (its sentence opens `reason`), then the models trained here,
+      then an optimizer over the losses and any other axis of several levels; empty without a
+      comparison, as are `margins`, `interactions` and `second`.
+    - `lead`, `errors`, `next`: null without a comparison.
     - `combinations`: the judged, best first, then the others.
     """
 
@@ -131,8 +282,13 @@ class OfDataset(TypedDict):
     seeds: int
     expected: int
     test_train_ratio: float
-    critical_value: float | None
-    degrees_of_freedom: int | None
+    lead: Lead | None
+    errors: Errors | None
+    claims: list[Claim]
+    margins: list[Margin]
+    interactions: list[Interaction]
+    second: list[Second]
+    next: Next | None
     warnings: list[str]
     combinations: list[Judged]
 
@@ -156,12 +312,16 @@ class Across(TypedDict):
 
 
 class Verdict(TypedDict):
-    """The verdict of a run; `across` is null with one data set, `statuses` counts trials."""
+    """The verdict of a run; `across` is null with one data set, `statuses` counts trials.
+
+    `rule`: as it stood before the first trial, null where nothing recorded it.
+    """
 
     version: int
     study: str | None
     alpha: float
     margin: float
+    rule: Rule | None
     n_trials: int
     statuses: dict[str, int]
     datasets: list[OfDataset]

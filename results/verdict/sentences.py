@@ -1,100 +1,39 @@
-"""The verdict in words: what was found, how sure it is, what it costs, what was compared."""
+"""The verdict in words: what is recommended and its price, what was compared, why nothing was."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from results import text as words
-from results.verdict.schema import Judged, Price, State
+from results.verdict.schema import Judged, Price
 
 
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """What a verdict with a comparison rests on; differences are in units of the metric.
+def choice(recommended: str, group: int, price: Price | None) -> str:
+    """Return what is recommended of a group that nothing tells from the best, why, and its price.
 
-    `lead`: the best mean over the next; `reach`: the furthest that the simultaneous intervals of
-    the tied group go from zero. `price` is as a verdict has it, None where no time was measured.
+    `price` is as a verdict has it, None where no time was measured.
     """
-
-    state: State
-    metric: str
-    judged: int
-    tied: Sequence[str]
-    recommended: str
-    lead: float
-    reach: float
-    price: Price | None
-    alpha: float
-    margin: float
-
-    def in_words(self) -> str:
-        """Return the verdict and the choice it leads to."""
-        return f"{_FOUND[self.state](self)} {_choice(self)}"
-
-
-def _better(f: Finding) -> str:
-    whom = "the other" if f.judged == 2 else f"each of the other {f.judged - 1}"
-    text = (
-        f"{f.tied[0]} is better than {whom} at level {words.percent(f.alpha)}: it is ahead of the "
-        f"next by {words.score(f.lead)} {words.metric(f.metric)}, and with "
-        f"{words.percent(1 - f.alpha)} confidence by no more than {words.score(f.reach)}."
-    )
-    if f.reach > f.margin:
-        return text
-    return (
-        f"{text} Real, but inside the margin of {words.score(f.margin)} that matters in practice."
-    )
-
-
-def _tie(f: Finding) -> str:
-    return (
-        f"{_group(f)} cannot be told from the best, and with {words.percent(1 - f.alpha)} "
-        f"confidence none of them is further from it than {words.score(f.margin)} "
-        f"{words.metric(f.metric)}: for the score it does not matter which is taken."
-    )
-
-
-def _undecided(f: Finding) -> str:
-    return (
-        f"{_group(f)} cannot be told from the best, yet may differ from it by up to "
-        f"{words.score(f.reach)} {words.metric(f.metric)} with {words.percent(1 - f.alpha)} "
-        f"confidence, where {words.score(f.margin)} would matter. More seeds, repeats or data "
-        "would narrow this."
-    )
-
-
-_FOUND = {"better": _better, "tie": _tie, "undecided": _undecided}
-
-
-def _group(f: Finding) -> str:
-    if len(f.tied) < f.judged:
-        return f"{len(f.tied)} of {f.judged} combinations"
-    return "The two combinations" if f.judged == 2 else f"All {f.judged} combinations"
-
-
-def _choice(f: Finding) -> str:
-    alone = len(f.tied) == 1
-    if f.price is None:
+    alone = group == 1
+    if price is None:
         missing = "Training times were not measured"
         if alone:
             return f"{missing}."
-        return f"{missing}, so {f.recommended} is taken for its mean score: a choice, no finding."
-    cost = f"One trial of it takes {_seconds(f.price)}."
+        return f"{missing}, so {recommended} is taken for its mean score: a choice, no finding."
+    cost = f"One trial of it takes {_seconds(price)}."
     if alone:
         return cost
-    alike = len(f.price["alike"])
-    low, high = (words.duration(seconds) for seconds in f.price["alike_seconds"])
+    alike = len(price["alike"])
+    low, high = (words.duration(seconds) for seconds in price["alike_seconds"])
     times = f"training took {low}" if low == high else f"training took {low} to {high} a trial"
     if alike == 1:
         why = "it is the quickest of them to train"
-    elif alike == len(f.tied):
+    elif alike == group:
         why = f"{times} and these folds cannot tell which is quickest, and it scores best"
     else:
         why = (
             f"of these, {alike} cannot be told from the quickest to train ({times}), and it scores "
             f"best among them"
         )
-    return f"{f.recommended} is recommended, since {why}: a choice, not a finding. {cost}"
+    return f"{recommended} is recommended, since {why}: a choice, not a finding. {cost}"
 
 
 def _seconds(price: Price) -> str:

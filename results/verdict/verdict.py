@@ -1,27 +1,58 @@
 """The verdict of a run: one for each data set, and one across them.
 
-A study states the rule before it runs; `results.verdict.statistics` has the formulas,
-`results.verdict.combinations` says what is judged, and `results.verdict.schema` lists the keys.
+A study states the rule before it runs; `results.statistics` has the formulas,
+`results.verdict.combinations` says what is judged, `results.verdict.evidence` by what, and
+`results.verdict.schema` lists the keys.
 """
 
 import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
+from scipy import stats
 
+from results.statistics.intervals import Scale, corrected_interval, interval
+from results.statistics.procedure import Comparison, compare, compare_models
 from results.tables.protocol import DEFAULTS
-from results.verdict import statistics
 from results.verdict.across_datasets import across
+from results.verdict.claims import (
+    Asked,
+    by_other_metrics,
+    errors,
+    models_unknown,
+    of_models,
+    of_procedure,
+)
 from results.verdict.combinations import Combination, Contest
-from results.verdict.doubts import RowsOf, doubts, no_rows
-from results.verdict.schema import Chosen, Judged, OfDataset, Price, Seconds, State, Verdict
-from results.verdict.sentences import Finding, no_verdict, settings_compared
+from results.verdict.doubts import RowsOf, doubts, no_rows, rule_changed
+from results.verdict.evidence import CasesByTrial, Known, Measure, known, read_cases
+from results.verdict.margins import Field, interactions, margins
+from results.verdict.next_steps import one_fold, what_next
+from results.verdict.schema import (
+    Chosen,
+    Claim,
+    Interaction,
+    Judged,
+    Margin,
+    Next,
+    OfDataset,
+    Price,
+    Rule,
+    Second,
+    Seconds,
+    Verdict,
+)
+from results.verdict.sentences import choice, no_verdict, settings_compared
 
-#: Raised when a key of the verdict changes its meaning.
-VERDICT_VERSION = 1
+#: Raised when a key of the verdict changes its meaning. 2: errors are told by cases where they are
+#: known; `lead`, `errors`, `claims`, `margins`, `interactions`, `second`, `next` and `rule` came,
+#: `steady` took the place of `error_sd`; `critical_value` and `degrees_of_freedom` went, which
+#: differ from pair to pair now.
+VERDICT_VERSION = 2
 
 _MEANS = {
     "train_sec": "train_sec",
@@ -35,12 +66,16 @@ _MEANS = {
 
 
 def verdict(
-    every: Sequence[Contest], study: Mapping[str, Any], rows_of: RowsOf = no_rows
+    every: Sequence[Contest],
+    study: Mapping[str, Any],
+    rows_of: RowsOf = no_rows,
+    rule: Rule | None = None,
 ) -> Verdict:
     """Return the verdict of a run from its contests.
 
     `study` is the content of study.yaml, {} where there is none; its `alpha` and `margin` rule.
-    `rows_of(table, trial ids)` gives the rows of other tables, which some warnings need.
+    `rows_of(table, trial ids)` gives the rows of other tables, by which cases are paired and some
+    warnings are found. `rule` is what was fixed before the first trial.
     """
     rows = [row for contest in every for row in contest.rows]
     alpha, margin = (float(study.get(key, DEFAULTS[key])) for key in ("alpha", "margin"))
@@ -49,9 +84,10 @@ def verdict(
         "study": study.get("name") or next((r["study"] for r in rows if r["study"]), None),
         "alpha": alpha,
         "margin": margin,
+        "rule": rule,
         "n_trials": len(rows),
         "statuses": dict(sorted(Counter(row["status"] for row in rows).items())),
-        "datasets": [_judge(contest, study, alpha, margin, rows_of) for contest in every],
+        "datasets": [_judge(contest, study, alpha, margin, rows_of, rule) for contest in every],
         "across": across(every, alpha) if len(every) > 1 else None,
     }
 
@@ -59,76 +95,147 @@ def verdict(
 # ---- one data set ----------------------------------------------------------------------------
 
 
-def _judge(
-    contest: Contest, study: Mapping[str, Any], alpha: float, margin: float, rows_of: RowsOf
-) -> OfDataset:
+@dataclass(frozen=True, kw_only=True)
+class _Judgement:
+    """What was compared: the evidence, the headline comparison, and what follows from it."""
+
+    known: Known
+    cases: CasesByTrial | str
+    headline: Asked
+    claims: Sequence[Claim]
+    margins: Sequence[Margin]
+    interactions: Sequence[Interaction]
+    second: Sequence[Second]
+    next: Next
+
+
+def _judgement(contest: Contest, alpha: float, margin: float, rows_of: RowsOf) -> _Judgement | None:
+    """Compare the judged of a contest; None where there is nothing to compare by."""
     judged = contest.judged
-    scores = contest.sign * contest.matrix("test_score")
-    compared = None
-    if len(judged) > 1 and scores.shape[1] > 1:
-        compared = statistics.hsu_mcb(scores, test_train_ratio=contest.ratio, alpha=alpha)
-    tied = [c for c, may in zip(judged, compared.candidate, strict=True) if may] if compared else []
-    state = _state(compared, margin)
+    if len(judged) < 2:
+        return None
+    measure = Measure.of(contest.metric, contest.described[contest.metric])
+    cases = read_cases(judged, rows_of)
+    evidence = known(contest, judged, measure, cases, lambda row: float(row["test_score"]))
+    names = [c.name for c in judged]
+    by_models = None
+    if evidence.evidence.influence is not None:
+        by_models = _asked(names, compare_models(evidence.evidence, alpha=alpha), contest, margin)
+    models = (
+        models_unknown(evidence.folds_alone or "") if by_models is None else of_models(by_models)
+    )
+    if len(contest.folds) < 2:
+        if by_models is None:
+            return None
+        second = by_other_metrics(contest, by_models, cases, rows_of)
+        return _Judgement(
+            known=evidence,
+            cases=cases,
+            headline=by_models,
+            claims=[models],
+            margins=[],
+            interactions=[],
+            second=second,
+            next=one_fold(),
+        )
+    headline = _asked(names, compare(evidence.evidence, alpha=alpha), contest, margin)
+    field = Field(
+        judged=judged,
+        evidence=evidence.evidence,
+        metric=contest.metric,
+        sign=contest.sign,
+        alpha=alpha,
+        margin=margin,
+    )
+    tables = margins(field)
+    order = sorted(tables, key=lambda table: table["axis"] != "optimizer")
+    return _Judgement(
+        known=evidence,
+        cases=cases,
+        headline=headline,
+        claims=[of_procedure(headline), models, *(table["claim"] for table in order)],
+        margins=tables,
+        interactions=interactions(field),
+        second=by_other_metrics(contest, headline, cases, rows_of),
+        next=what_next(contest, evidence, headline),
+    )
+
+
+def _asked(names: Sequence[str], found: Comparison, contest: Contest, margin: float) -> Asked:
+    return Asked(names=names, found=found, metric=contest.metric, margin=margin)
+
+
+def _judge(
+    contest: Contest,
+    study: Mapping[str, Any],
+    alpha: float,
+    margin: float,
+    rows_of: RowsOf,
+    rule: Rule | None,
+) -> OfDataset:
+    found = _judgement(contest, alpha, margin, rows_of)
+    tied: list[Combination] = []
+    if found:
+        group = found.headline.found.group
+        tied = [c for c, may in zip(contest.judged, group, strict=True) if may]
     recommended, price = _recommended(contest, tied, alpha)
-    combinations = _described(contest, compared, alpha)
+    combinations = _described(contest, found, alpha)
+    own = next(
+        (row for row in combinations if recommended and row["name"] == recommended.name), None
+    )
     return {
         "dataset": contest.dataset,
         "task": contest.task,
         "metric": contest.metric,
         "direction": "max" if contest.sign > 0 else "min",
         "unit": contest.unit,
-        "state": state,
+        "state": found.headline.state if found else "none",
         "recommended": recommended.name if recommended else None,
-        "reason": _reason(contest, compared, tied, recommended, price, alpha, margin),
+        "reason": _reason(contest, found, recommended, price),
         "tied_group": [c.name for c in tied],
         "price": price,
         "settings": settings_compared(_in_order_of(contest, combinations)),
-        "selected_by_validation": _by_validation(contest, tied, alpha) if compared else None,
+        "selected_by_validation": _by_validation(contest, found, tied, alpha),
         "folds": len(contest.folds),
         "seeds": len({row["seed"] for row in contest.rows if row["seed"] is not None}),
         "expected": contest.expected,
         "test_train_ratio": contest.ratio,
-        "critical_value": compared.critical_value if compared else None,
-        "degrees_of_freedom": compared.degrees_of_freedom if compared else None,
-        "warnings": doubts(contest, study, recommended, rows_of, alpha),
+        "lead": found.headline.lead if found else None,
+        "errors": errors(found.known, found.headline.found) if found else None,
+        "claims": list(found.claims) if found else [],
+        "margins": list(found.margins) if found else [],
+        "interactions": list(found.interactions) if found else [],
+        "second": list(found.second) if found else [],
+        "next": found.next if found else None,
+        "warnings": [
+            *rule_changed(study, rule),
+            *doubts(contest, study, recommended, rows_of, _own_interval(own), alpha),
+        ],
         "combinations": combinations,
     }
 
 
-def _state(compared: statistics.Comparison | None, margin: float) -> State:
-    if compared is None:
-        return "none"
-    group = compared.candidate
-    if group.sum() == 1:
-        return "better"
-    inside = (compared.low[group] >= -margin) & (compared.high[group] <= margin)
-    return "tie" if inside.all() else "undecided"
+def _own_interval(row: Judged | None) -> tuple[float, float, float] | None:
+    if row is None or row["test_score"] is None:
+        return None
+    if row["test_low"] is None or row["test_high"] is None:
+        return None
+    return row["test_score"], row["test_low"], row["test_high"]
 
 
 def _reason(
     contest: Contest,
-    compared: statistics.Comparison | None,
-    tied: Sequence[Combination],
+    found: _Judgement | None,
     recommended: Combination | None,
     price: Price | None,
-    alpha: float,
-    margin: float,
 ) -> str:
-    if compared is None or recommended is None:
+    if found is None or recommended is None:
         return no_verdict([c.state for c in contest.combinations], contest.expected)
-    group = compared.candidate
-    return Finding(
-        state=_state(compared, margin),
-        metric=contest.metric,
-        judged=len(contest.judged),
-        tied=[c.name for c in tied],
-        recommended=recommended.name,
-        lead=float(compared.estimate.max()),
-        reach=float(max(-compared.low[group].min(), compared.high[group].max())),
-        price=price,
-        alpha=alpha,
-        margin=margin,
-    ).in_words()
+    group = found.headline.group
+    said = [found.claims[0]["sentence"], choice(recommended.name, len(group), price)]
+    if found.headline.state == "undecided":
+        said.append(found.next["sentence"])
+    return " ".join(said)
 
 
 def _recommended(
@@ -162,16 +269,34 @@ def _alike(
 ) -> list[str]:
     """Return the names of those whose training time cannot be told from the quickest's, its too."""
     columns = [c.by_fold("train_sec") for c in tied]
-    known = [i for i, c in enumerate(columns) if len(c) == len(contest.folds) and min(c.values())]
+    whole = [i for i, c in enumerate(columns) if len(c) == len(contest.folds) and min(c.values())]
     own = tied.index(quickest)
-    if own not in known:
+    if own not in whole:
         return [quickest.name]
-    table = [[columns[i][fold] for fold in contest.folds] for i in known]
-    same = statistics.same_price(table, known.index(own), alpha=alpha)
-    return [tied[i].name for i, alike in zip(known, same, strict=True) if alike]
+    table = [[columns[i][fold] for fold in contest.folds] for i in whole]
+    same = _same_price(np.array(table), whole.index(own), alpha=alpha)
+    return [tied[i].name for i, alike in zip(whole, same, strict=True) if alike]
 
 
-def _by_validation(contest: Contest, tied: Sequence[Combination], alpha: float) -> Chosen | None:
+def _same_price(seconds: np.ndarray, cheapest: int, *, alpha: float) -> np.ndarray:
+    """Return (m,) bool: whose price cannot be told from the cheapest's, (m, k) seconds by fold.
+
+    Paired t-tests on log seconds, Bonferroni over the m - 1 comparisons; one fold tells nothing, so
+    all are alike then.
+    """
+    log = np.log(seconds)
+    m, k = log.shape
+    if k < 2:
+        return np.ones(m, bool)
+    ratio = log - log[cheapest]
+    reach = stats.t.ppf(1 - alpha / (2 * max(m - 1, 1)), k - 1) * ratio.std(axis=1, ddof=1)
+    same: np.ndarray = ratio.mean(axis=1) <= reach / np.sqrt(k)
+    return same
+
+
+def _by_validation(
+    contest: Contest, found: _Judgement | None, tied: Sequence[Combination], alpha: float
+) -> Chosen | None:
     """Return what inner validation alone would have chosen, and the honest estimate of its score.
 
     The test folds had no part in the choice, so its test score is not the luckiest of many. One
@@ -179,32 +304,57 @@ def _by_validation(contest: Contest, tied: Sequence[Combination], alpha: float) 
     free of it: each fold chooses by its own inner validation.
     """
     judged, folds = contest.judged, contest.folds
+    if found is None or len(folds) < 2:
+        return None
     inner, test = contest.matrix("val_score"), contest.matrix("test_score")
     if not np.isfinite(inner).all():
         return None
     best = int((contest.sign * inner).mean(axis=1).argmax())
     anew = (contest.sign * inner).argmax(axis=0)
-    mean, low, high = _interval(contest, test[best], alpha)
-    nested, nested_low, nested_high = _interval(contest, test[anew, np.arange(len(folds))], alpha)
+    low, high = _interval(contest, found.known, best, alpha)
+    each = test[anew, np.arange(len(folds))]
+    nested_low, nested_high = _by_folds(contest, each, alpha)
     return {
         "name": judged[best].name,
         "val_score": float(inner[best].mean()),
-        "test_score": mean,
+        "test_score": float(test[best].mean()),
         "low": low,
         "high": high,
         "in_tied_group": judged[best] in tied,
-        "nested": {"test_score": nested, "low": nested_low, "high": nested_high},
+        "nested": {"test_score": float(each.mean()), "low": nested_low, "high": nested_high},
     }
 
 
-def _interval(
-    contest: Contest, scores: Sequence[float] | np.ndarray, alpha: float
-) -> tuple[float, float, float]:
-    """Return (mean, low, high) of fold scores; no end lies where the metric has no values."""
-    mean, low, high = statistics.corrected_interval(
-        scores, test_train_ratio=contest.ratio, alpha=alpha
+# The rule of a metric -> the scale on which its interval is taken; the others as they are.
+_SCALES: dict[str | None, Scale] = {"delong": "logit", "share right": "wilson"}
+
+
+def _interval(contest: Contest, known: Known, i: int, alpha: float) -> tuple[float, float]:
+    """Return the interval of one judged combination's score, cases told where they are known."""
+    evidence = known.evidence
+    measure = Measure.of(contest.metric, contest.described[contest.metric])
+    own = interval(
+        contest.sign * evidence.scores[i],
+        None if evidence.influence is None else contest.sign * evidence.influence[i],
+        test_train_ratio=contest.ratio,
+        alpha=alpha,
+        scale=_SCALES.get(measure.rule, "raw"),
+        grain=evidence.grain,
     )
-    return mean, max(low, contest.bounds[0]), min(high, contest.bounds[1])
+    return _within(contest, own.low, own.high)
+
+
+def _by_folds(
+    contest: Contest, scores: Sequence[float] | np.ndarray, alpha: float
+) -> tuple[float, float]:
+    """Return the interval of fold scores, two at least, from their scatter alone."""
+    _, low, high = corrected_interval(scores, test_train_ratio=contest.ratio, alpha=alpha)
+    return _within(contest, low, high)
+
+
+def _within(contest: Contest, low: float, high: float) -> tuple[float, float]:
+    """Return an interval whose ends lie where the metric has values."""
+    return max(low, contest.bounds[0]), min(high, contest.bounds[1])
 
 
 def _in_order_of(contest: Contest, described: Sequence[Judged]) -> list[Judged]:
@@ -229,9 +379,7 @@ def _tuned(combination: Combination) -> bool | None:
     return any(row["tuned"] for row in combination.trials)
 
 
-def _described(
-    contest: Contest, compared: statistics.Comparison | None, alpha: float
-) -> list[Judged]:
+def _described(contest: Contest, found: _Judgement | None, alpha: float) -> list[Judged]:
     """Return one row a combination: the judged, best first, then the others by state and name."""
     judged = contest.judged
     rows: list[Judged] = []
@@ -252,22 +400,26 @@ def _described(
             "test_high": None,
             "fold_scores": list(folds.values()),
             "advantage": None,
-            "error_sd": None,
+            "steady": None,
             "in_tied_group": False,
             **{key: combination.mean(column) for key, column in _MEANS.items()},
             "seconds": _seconds(combination),
         }
-        if len(folds) > 1:
-            _, row["test_low"], row["test_high"] = _interval(contest, list(folds.values()), alpha)
-        if compared and combination in judged:
-            i = judged.index(combination)
-            row["in_tied_group"] = bool(compared.candidate[i])
-            row["error_sd"] = float(compared.error_sd[i])
+        if found and combination in judged:
+            i, compared = judged.index(combination), found.headline.found
+            row["in_tied_group"] = bool(compared.group[i])
+            row["steady"] = bool(compared.steady[i])
             row["advantage"] = {
                 "estimate": float(compared.estimate[i]),
                 "low": float(compared.low[i]),
                 "high": float(compared.high[i]),
             }
+        if len(folds) > 1:
+            row["test_low"], row["test_high"] = (
+                _interval(contest, found.known, judged.index(combination), alpha)
+                if found and combination in judged
+                else _by_folds(contest, list(folds.values()), alpha)
+            )
         # Built as a plain mapping: the axes, whose columns are among its keys, are a table's.
         rows.append(cast("Judged", row))
     return sorted(rows, key=lambda row: _place(row, contest.sign))

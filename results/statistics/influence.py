@@ -1,0 +1,310 @@
+"""What one case does to a score: the empirical influence of each case, metric by metric.
+
+A score of a test fold is a function of its cases. To first order it moves with each case on its
+own, so the variance that it has for having met these cases and no others, and the covariance of two
+models' scores on the same cases, are sums over cases of products of influences. That is DeLong,
+DeLong and Clarke-Pearson (1988), Biometrics 44, for the area under the ROC curve, and the delta
+method (infinitesimal jackknife) for means and for functions of counts.
+
+A rule splits a score into parts, each about the cases that have a value in it: of a mean over
+regions the regions, of an AUC the positives and the negatives. Influences are summed within a
+patient after they were centred, since cases of one patient are no independent samples (Obuchowski
+1997, Biometrics 53), and a part is scaled by sqrt(G / (G - 1)), with the G patients that it has, so
+that the sum of squares is free of the bias of small samples.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Array: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cases:
+    """The n cases of one test fold as one trained model scored them.
+
+    - `columns`: name -> (n, r), a value for each case and each of r classes or regions, nan where
+      there is none; named as the columns of the table `cases`.
+    - `patients`: (n,) whose each case is, as numbers.
+    - `positive`: the class whose detection is scored, None for the mean over all classes, one
+      against the rest. Regions have none.
+    """
+
+    columns: Mapping[str, Array]
+    patients: NDArray[np.int64]
+    positive: int | None = None
+
+    def known(self, name: str) -> bool:
+        """Return whether a column has any value."""
+        return name in self.columns and bool(np.isfinite(self.columns[name]).any())
+
+    def column(self, name: str) -> Array:
+        """Return a column, nan throughout where there is none."""
+        some = next(iter(self.columns.values()), np.empty((len(self.patients), 1)))
+        return self.columns.get(name, np.full_like(some, np.nan))
+
+    def scored(self, values: Array) -> Array:
+        """Return the columns of (n, r) that a metric of one class against the rest is of."""
+        return values if self.positive is None else values[:, [self.positive]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Influence:
+    """A score, and the parts that its error has: each (n,), nan where a case has no value in it.
+
+    The entries of a part add up to 0 over its cases; the influence of a case is their sum over the
+    parts. `grain` is the smallest step that the score can take where that is not the worth of a
+    case: of an AUC 1 / (positives x negatives).
+    """
+
+    score: float
+    parts: Sequence[Array]
+    grain: float = 0.0
+
+
+Rule: TypeAlias = Callable[[Cases], Influence | None]
+
+
+def by_patient(found: Influence, patients: NDArray[np.int64], n_patients: int) -> Array | None:
+    """Return (n_patients,) influences, 0 for patients without a case; None where a part is too few.
+
+    `patients` (n,) says whose each case is, of 0..n_patients - 1. A part of a single patient tells
+    nothing of how patients differ.
+    """
+    total = np.zeros(n_patients)
+    for part in found.parts:
+        there = np.isfinite(part)
+        number = len(np.unique(patients[there]))
+        if number < 2:
+            return None
+        summed = np.bincount(patients[there], part[there], n_patients)
+        total += summed * np.sqrt(number / (number - 1))
+    return total
+
+
+# ---------------------------------------------------------------- means over cases
+
+
+def _mean(values: Array) -> Influence | None:
+    """Return the mean over cases, then over those of the r columns that have any value."""
+    found = [column for column in values.T if np.isfinite(column).any()]
+    if not found:
+        return None
+    means = [float(np.nanmean(column)) for column in found]
+    return Influence(
+        score=float(np.mean(means)),
+        parts=[
+            (column - mean) / (np.isfinite(column).sum() * len(found))
+            for column, mean in zip(found, means, strict=True)
+        ],
+    )
+
+
+def _mean_of(value: Callable[[Cases], Array]) -> Rule:
+    return lambda cases: _mean(value(cases))
+
+
+def _overlap(cases: Cases) -> Array:
+    # Of a case without a voxel in either mask there is none, as the headline has it.
+    return cases.column("dice")
+
+
+def _jaccard(cases: Cases) -> Array:
+    dice = _overlap(cases)
+    found: Array = dice / (2 - dice)
+    return found
+
+
+def _measured(name: str) -> Callable[[Cases], Array]:
+    """Return the value of a column where either mask has a voxel."""
+
+    def value(cases: Cases) -> Array:
+        nothing = (cases.column("n_ref") == 0) & (cases.column("n_pred") == 0)
+        return np.where(nothing, np.nan, cases.column(name))
+
+    return value
+
+
+def _false_alarm(cases: Cases) -> Array:
+    alarm = (cases.column("n_pred") > 0).astype(float)
+    return np.where(cases.column("n_ref") == 0, alarm, np.nan)
+
+
+def _squared_error(cases: Cases) -> Array:
+    error = cases.column("prob") - cases.column("label")
+    found: Array = (error**2).sum(axis=1, keepdims=True) / 2
+    return found
+
+
+def _calls(cases: Cases) -> tuple[Array, Array]:
+    """Return whether each of r classes is the true one, and the one called, both (n, r) of 0, 1."""
+    prob = cases.column("prob")
+    called = np.zeros_like(prob)
+    called[np.arange(len(prob)), prob.argmax(axis=1)] = 1
+    return (cases.column("label") == 1).astype(float), called
+
+
+def _right(cases: Cases) -> Array:
+    truth, called = _calls(cases)
+    found: Array = (truth * called).sum(axis=1, keepdims=True)
+    return found
+
+
+# ---------------------------------------------------------------- ranks
+
+
+def _auc(cases: Cases) -> Influence | None:
+    """Return the area under the ROC curve, the mean over classes or regions that have both kinds.
+
+    The structural components of DeLong et al. (1988), from midranks (Sun and Xu 2014, IEEE Signal
+    Processing Letters 21): of a positive the share of the negatives below it, ties counted half; of
+    a negative that of the positives above it.
+    """
+    by = "log_odds" if cases.known("log_odds") else "prob"
+    score, label = cases.scored(cases.column(by)), cases.scored(cases.column("label"))
+    areas: list[float] = []
+    parts: list[Array] = []
+    pairs: list[int] = []
+    for z, y in zip(score.T, label.T, strict=True):
+        positive = y == 1
+        p, q = int(positive.sum()), int((~positive).sum())
+        if not p or not q:
+            continue
+        rank = stats.rankdata(z)
+        above = (rank[positive] - stats.rankdata(z[positive])) / q
+        below = 1 - (rank[~positive] - stats.rankdata(z[~positive])) / p
+        areas.append(float(above.mean()))
+        pairs.append(p * q)
+        for kind, component, number in ((positive, above, p), (~positive, below, q)):
+            part = np.full(len(z), np.nan)
+            part[kind] = (component - areas[-1]) / number
+            parts.append(part)
+    if not areas:
+        return None
+    return Influence(
+        score=float(np.mean(areas)),
+        parts=[part / len(areas) for part in parts],
+        grain=1 / (len(areas) * max(pairs)),
+    )
+
+
+# ---------------------------------------------------------------- functions of counts
+
+
+def _counts(cases: Cases) -> Array:
+    """Return tp, fp, fn and tn, (4, n, r): voxels of a mask, or the calls of one class."""
+    if cases.known("tp"):
+        return np.stack([cases.column(name) for name in ("tp", "fp", "fn", "tn")])
+    truth, called = (cases.scored(found) for found in _calls(cases))
+    return np.stack(
+        [truth * called, (1 - truth) * called, truth * (1 - called), (1 - truth) * (1 - called)]
+    )
+
+
+def _ratio(top: Sequence[int], bottom: Sequence[int]) -> Rule:
+    """Return the rule of (top . counts) / (bottom . counts), the counts of all cases together.
+
+    `top` and `bottom` weigh tp, fp, fn and tn. The gradient of such a ratio, which no common factor
+    of the counts changes, times a case's own counts is the case's influence.
+    """
+
+    def rule(cases: Cases) -> Influence | None:
+        counts = _counts(cases)
+        above, below = (np.tensordot(weights, counts, axes=1) for weights in (top, bottom))
+        whole = below.sum(axis=0)
+        defined = whole > 0
+        if not defined.any():
+            return None
+        above, below, whole = above[:, defined], below[:, defined], whole[defined]
+        ratio = above.sum(axis=0) / whole
+        part = np.where(below > 0, (above - ratio * below) / (whole * len(whole)), np.nan)
+        return Influence(score=float(ratio.mean()), parts=list(part.T))
+
+    return rule
+
+
+_SENSITIVITY = _ratio((1, 0, 0, 0), (1, 0, 1, 0))
+
+
+def _precision(cases: Cases) -> Influence | None:
+    # 0 by a rule, not by a count, where nothing is called: no case has an influence on that.
+    tp, fp, fn, _ = _counts(cases).sum(axis=1)
+    if ((tp + fp == 0) & (fn > 0)).any():
+        return None
+    return _ratio((1, 0, 0, 0), (1, 1, 0, 0))(cases)
+
+
+def _share_right(cases: Cases) -> Influence | None:
+    if cases.known("tp"):
+        return _ratio((1, 0, 0, 1), (1, 1, 1, 1))(cases)
+    return _mean(_right(cases))
+
+
+def _correlation(cases: Cases) -> Influence | None:
+    """Return Matthews' correlation; of regions the mean over those in which it has a value."""
+    if not cases.known("tp"):
+        truth, called = _calls(cases)
+        found = [_matthews(truth[:, :, None] * called[:, None, :])]
+    else:
+        tp, fp, fn, tn = _counts(cases)
+        tables = np.stack([np.stack([tp, fn], -1), np.stack([fp, tn], -1)], -2)  # (n, r, 2, 2)
+        has_both = [t for t in np.moveaxis(tables, 1, 0) if (t.sum(axis=(0, 2)) > 0).all()]
+        found = [_matthews(table) for table in has_both]
+    known = [each for each in found if each is not None]
+    if not known or len(known) < len(found):
+        return None
+    return Influence(
+        score=float(np.mean([each.score for each in known])),
+        parts=[part / len(known) for each in known for part in each.parts],
+    )
+
+
+def _matthews(table: Array) -> Influence | None:
+    """Return R_K (Gorodkin 2004) of (n, K, K) counts, the truth by the call; None without spread.
+
+    With the shares p of the calls and q of the truth, R_K = (right - p.q) / sqrt((1 - p.p)
+    (1 - q.q)), whose derivative by the count of each cell is taken by the quotient rule.
+    """
+    whole = table.sum()
+    share = table.sum(axis=0) / whole
+    q, p = share.sum(axis=1), share.sum(axis=0)
+    covariance = np.trace(share) - p @ q
+    of_calls, of_truth = 1 - p @ p, 1 - q @ q
+    if of_calls <= 0 or of_truth <= 0:
+        return None
+    spread = np.sqrt(of_calls * of_truth)
+    score = covariance / spread
+    # Of one more count with truth t (rows) and call c (columns).
+    moved = np.eye(len(q)) - np.trace(share) - (p[:, None] + q[None, :] - 2 * p @ q)
+    by_calls, by_truth = -2 * (p - p @ p), -2 * (q - q @ q)
+    slope = moved / spread - score / 2 * (
+        by_calls[None, :] / of_calls + by_truth[:, None] / of_truth
+    )
+    return Influence(score=float(score), parts=[(table * slope).sum(axis=(1, 2)) / whole])
+
+
+#: What a metric's row names -> its rule. A metric without one (a point of a curve, an error in
+#: bins, an average over recall) has no smooth influence, and is told by the fold rule: its error is
+#: what folds differ by.
+RULES: dict[str, Rule] = {
+    "delong": _auc,
+    "share right": _share_right,
+    "mean sensitivity": lambda cases: _SENSITIVITY(replace(cases, positive=None)),
+    "sensitivity": _SENSITIVITY,
+    "specificity": _ratio((0, 0, 0, 1), (0, 1, 0, 1)),
+    "precision": _precision,
+    "f1": _ratio((2, 0, 0, 0), (2, 1, 1, 0)),
+    "correlation": _correlation,
+    "squared error": _mean_of(_squared_error),
+    "dice": _mean_of(_overlap),
+    "iou": _mean_of(_jaccard),
+    "hd95": _mean_of(_measured("hd95_mm")),
+    "nsd": _mean_of(_measured("nsd_2mm")),
+    "assd": _mean_of(_measured("assd_mm")),
+    "false alarm": _mean_of(_false_alarm),
+}

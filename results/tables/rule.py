@@ -1,0 +1,70 @@
+"""The rule of a run as it stood before its first trial: `rule.json` in the run folder.
+
+A margin or a metric that is chosen after the results proves nothing. So what the verdict takes from
+the study is written down before there is a result, with a hash of the whole study, and a verdict
+says what is otherwise now. Every file of results repeats the study in its footer besides.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from results.tables.files import replace_file
+from results.tables.protocol import DEFAULTS
+
+RULE = "rule.json"
+_KEYS = ("primary", "margin", "alpha")
+
+
+def fix_rule(run: Path, study: Mapping[str, Any]) -> None:
+    """Write the rule of a run that has neither a rule nor a result; `study` is its study.yaml."""
+    begun = (run / "trials").is_dir() and any((run / "trials").iterdir())
+    if begun or (run / RULE).exists():
+        return
+    text = json.dumps(study, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    rule = {"hash": hashlib.sha256(text.encode()).hexdigest(), **_of(study)}
+    replace_file(run / RULE, f"{json.dumps(rule, indent=2, ensure_ascii=False)}\n".encode())
+
+
+def read_rule(run: Path, footer: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return `hash`, `primary`, `margin` and `alpha` as they were before the first trial.
+
+    Of a run that was begun without `rule.json`, and of one whose file is no rule any more, as the
+    footers of its trials have them, without a hash; None where these say nothing.
+    """
+    try:
+        content = json.loads((run / RULE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
+        content = None
+    told = footer.get("protocol") or {}
+    if _is_rule(content) and (not told or _of(told) == {key: content[key] for key in _KEYS}):
+        return {key: content[key] for key in ("hash", *_KEYS)}
+    return {"hash": None, **_of(told)} if told else None
+
+
+def _of(study: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "primary": dict(study.get("primary") or {}),
+        **{key: float(study.get(key, DEFAULTS[key])) for key in ("margin", "alpha")},
+    }
+
+
+def _is_rule(content: Any) -> bool:
+    return (
+        isinstance(content, dict)
+        and isinstance(content.get("hash"), str)
+        and isinstance(content.get("primary"), dict)
+        and all(isinstance(content.get(key), float) for key in ("margin", "alpha"))
+    )
+
+
+def in_words(rule: Mapping[str, Any]) -> str:
+    """Return the rule as a run says it before its first trial."""
+    primary = ", ".join(f"{metric} ({task})" for task, metric in rule["primary"].items())
+    study = f"study {rule['hash'][:12]}, " if rule["hash"] else ""
+    return (
+        f"rule: {study}judged by {primary or 'each task by its own metric'}, margin "
+        f"{rule['margin']:g}, alpha {rule['alpha']:g}; fixed before the first trial"
+    )

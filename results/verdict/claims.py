@@ -1,0 +1,287 @@
+"""What is claimed of a comparison, and of what: the procedure, the models here, another metric.
+
+Three questions have three answers. Which *procedure* is best asks what would come of training anew
+on as many other patients; that is the headline. Which of the *models trained here* are best asks
+for new patients alone, and is answered more often. Which level of an axis is best on average over
+the others is asked in `results.verdict.margins`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from results import text as words
+from results.statistics.procedure import Comparison, compare, compare_models
+from results.verdict.combinations import Combination, Contest, Row
+from results.verdict.doubts import RowsOf
+from results.verdict.evidence import CasesByTrial, Known, Measure, known
+from results.verdict.schema import Claim, Errors, Lead, Second, State
+
+# What else a task is judged by, to see whether the answer hangs on the metric.
+_ALSO = {
+    "classification": ("auc", "calibration_error", "brier"),
+    "segmentation": ("dice", "hd95"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A comparison of things by their names, in one metric; `alpha` and `margin` rule."""
+
+    names: Sequence[str]
+    found: Comparison
+    metric: str
+    margin: float
+
+    @property
+    def state(self) -> State:
+        """Return better, tie or undecided."""
+        if self.found.winner is not None:
+            return "better"
+        inside = self.found.low[self.found.group] >= -self.margin
+        return "tie" if inside.size > 1 and inside.all() else "undecided"
+
+    @property
+    def best(self) -> str:
+        """Return the name of the best mean."""
+        return self.names[self.found.best]
+
+    @property
+    def group(self) -> list[str]:
+        """Return the names of those that may be the best."""
+        return [n for n, may in zip(self.names, self.found.group, strict=True) if may]
+
+    @property
+    def reach(self) -> float:
+        """Return how far, at most, a member of the group may be behind the best."""
+        return float(-self.found.low[self.found.group].min())
+
+    @property
+    def lead(self) -> Lead:
+        """Return how far the best is ahead of the next."""
+        f = self.found
+        estimate = float(f.estimate[f.best])
+        return {
+            "best": self.best,
+            "over": self.names[f.runner_up],
+            "estimate": estimate,
+            "low": estimate - f.lead_reach,
+            "high": estimate + f.lead_reach,
+            "degrees_of_freedom": float(f.df[f.best, f.runner_up]),
+        }
+
+    def claim(self, of: str, sentence: str) -> Claim:
+        """Return the claim with its sentence."""
+        return {
+            "of": of,
+            "state": self.state,
+            "best": self.best,
+            "group": self.group,
+            "lead": self.lead,
+            "sentence": sentence,
+        }
+
+    @property
+    def others(self) -> str:
+        """Return whom the best is compared with: `the other`, `each of the other 5`."""
+        number = len(self.names) - 1
+        return "the other" if number == 1 else f"each of the other {number}"
+
+    @property
+    def ahead(self) -> str:
+        """Return how far the best is ahead, to follow `it is `."""
+        lead = self.lead
+        said = (
+            f"ahead of the next, {lead['over']}, by {words.score(lead['estimate'])} "
+            f"{words.metric(self.metric)} "
+            f"({words.interval(lead['low'], lead['high'], self.found.alpha)})"
+        )
+        if lead["high"] > self.margin:
+            return said
+        return f"{said}, real, but inside the margin of {words.score(self.margin)} that matters"
+
+    def alike(self, what: str) -> str:
+        """Return which may be the best, and how far they may be from it."""
+        number, every = len(self.group), len(self.names)
+        who = f"{number} of {every} {what}"
+        if number == every:
+            who = f"either of the two {what}" if every == 2 else f"any of the {every} {what}"
+        sure, metric = words.percent(1 - self.found.alpha), words.metric(self.metric)
+        if self.state == "tie":
+            return (
+                f"{who} may be the best, and with {sure} confidence none of them is further from "
+                f"it than {words.score(self.margin)} {metric}: for the score it does not matter "
+                "which is taken"
+            )
+        return (
+            f"{who} may be the best, and with {sure} confidence none of them is further from it "
+            f"than {words.score(self.reach)} {metric}, where {words.score(self.margin)} would "
+            "matter"
+        )
+
+
+def of_procedure(asked: Asked) -> Claim:
+    """Return the headline: what would come of training anew."""
+    said = asked.alike("combinations")
+    if asked.state == "better":
+        level = words.percent(asked.found.alpha)
+        said = f"{asked.best} scores better than {asked.others} ({level}); it is {asked.ahead}"
+    return asked.claim("procedure", f"Trained anew on as many patients like these, {said}.")
+
+
+def of_models(asked: Asked) -> Claim:
+    """Return the claim on the models that were trained here, on new patients."""
+    said = f"on new patients {asked.alike('combinations')}"
+    if asked.state == "better":
+        level = words.percent(asked.found.alpha)
+        said = (
+            f"those of {asked.best} score better on new patients than those of {asked.others} "
+            f"({level}); they are {asked.ahead}"
+        )
+    return asked.claim(
+        "models", f"Of the models trained here, {said}. Other training sets may differ."
+    )
+
+
+def models_unknown(reason: str) -> Claim:
+    """Return that nothing is claimed of the models trained here, and why."""
+    return {
+        "of": "models",
+        "state": "none",
+        "best": None,
+        "group": [],
+        "lead": None,
+        "sentence": "What the models trained here would score on new patients cannot be told: "
+        f"{reason}.",
+    }
+
+
+def errors(evidence: Known, found: Comparison) -> Errors:
+    """Return how sure a comparison is, and why."""
+    shares = found.shares
+    return {
+        "by": "folds" if evidence.evidence.influence is None else "cases",
+        "reason": evidence.folds_alone,
+        "shares": None
+        if shares is None
+        else {"patients": shares.patients, "training": shares.training, "seed": shares.seed},
+        "floor": found.floor,
+        "floor_is_about": found.floor_is_about,
+    }
+
+
+# ---------------------------------------------------------------- another metric
+
+
+def by_other_metrics(
+    contest: Contest,
+    asked: Asked,
+    cases: CasesByTrial | str,
+    rows_of: RowsOf,
+) -> list[Second]:
+    """Return what the other metrics of a task say, those that the footers describe."""
+    others = [
+        name
+        for name in _ALSO.get(contest.task, ())
+        if name != contest.metric and name in contest.described
+    ]
+    if not others:
+        return []
+    judged = contest.judged
+    scores = _headlines(judged, others, rows_of)
+    found = []
+    for name in others:
+        of_metric = scores[name]
+        if all(row["trial_id"] in of_metric for c in judged for row in c.scored):
+            found.append(_second(contest, judged, asked, name, of_metric, cases))
+        else:
+            found.append(_unmeasured(name))
+    return found
+
+
+def _headlines(
+    judged: Sequence[Combination], names: Sequence[str], rows_of: RowsOf
+) -> dict[str, dict[str, float]]:
+    """Return metric -> trial id -> the value that stands for the metric on the test fold."""
+    found: dict[str, dict[str, float]] = {name: {} for name in names}
+    columns = ("trial_id", "split", "metric", "degradation", "headline", "value")
+    for combination in judged:
+        trials = [row["trial_id"] for row in combination.scored]
+        for row in rows_of("metrics", trials, columns):
+            wanted = row["split"] == "test" and row["headline"] and not row["degradation"]
+            if wanted and row["metric"] in found and row["value"] is not None:
+                found[row["metric"]][row["trial_id"]] = row["value"]
+    return found
+
+
+def _second(
+    contest: Contest,
+    judged: Sequence[Combination],
+    first: Asked,
+    name: str,
+    scores: dict[str, float],
+    cases: CasesByTrial | str,
+) -> Second:
+    def score_of(row: Row) -> float:
+        return scores[row["trial_id"]]
+
+    measure = Measure.of(name, contest.described[name])
+    evidence = known(contest, judged, measure, cases, score_of).evidence
+    # A margin is in units of the primary metric: of another one only better or not is asked.
+    compared = compare if evidence.folds > 1 else compare_models
+    if evidence.folds < 2 and evidence.influence is None:
+        return _unmeasured(name)
+    asked = Asked(
+        names=first.names,
+        found=compared(evidence, alpha=first.found.alpha),
+        metric=name,
+        margin=-np.inf,
+    )
+    agrees, sentence = _agreement(first, asked)
+    return {
+        "metric": name,
+        "state": asked.state,
+        "best": asked.best,
+        "group": asked.group,
+        "agrees": agrees,
+        "sentence": sentence,
+    }
+
+
+def _agreement(first: Asked, second: Asked) -> tuple[bool, str]:
+    by = f"By {words.metric(second.metric)}"
+    mine, other = first.found.winner, second.found.winner
+    if mine is not None and other is not None:
+        if mine == other:
+            return True, f"{by} it is better than each other one too."
+        return False, f"{by} the winner is another: {second.best} is better than each other one."
+    if mine is not None:
+        among = first.best in second.group
+        return among, (
+            f"{by} no winner is shown: {len(second.group)} of {len(second.names)} may be the best, "
+            f"{first.best} {'' if among else 'not '}among them."
+        )
+    if other is not None:
+        among = second.best in first.group
+        return among, (
+            f"{by} {second.best} is better than each other one; by "
+            f"{words.metric(first.metric)} it is {'one' if among else 'none'} of those that may be "
+            "the best."
+        )
+    shared = [name for name in second.group if name in first.group]
+    return bool(shared), (
+        f"{by} no winner is shown either: {len(second.group)} of {len(second.names)} may be the "
+        f"best, {len(shared)} of them by {words.metric(first.metric)} too."
+    )
+
+
+def _unmeasured(name: str) -> Second:
+    return {
+        "metric": name,
+        "state": "none",
+        "best": None,
+        "group": [],
+        "agrees": None,
+        "sentence": f"By {words.metric(name)} nothing is known: not every trial has it.",
+    }

@@ -1,0 +1,210 @@
+"""What to do next: what the uncertainty comes from, and what would decide, for what price.
+
+The variance V of the lead has three parts (`results.statistics.procedure`): patients, whom no
+further training replaces; training sets; seeds. With n', k', R', S' in place of n patients, k
+folds, R repeats and S seeds, and f = 1/(kR) + n_test/n_train,
+
+    V' = n/n' (patients + (k' f' / (k f)) (training + seeds S/S')),
+
+since what training adds to a fold goes with what patients add to it, which goes with k. A lead is
+decided where the half-width of its interval is at most the lead as it stands, or the margin.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from results import text as words
+from results.statistics import critical
+from results.statistics.spread import mean_variance_factor
+from results.verdict.claims import Asked
+from results.verdict.combinations import Contest
+from results.verdict.evidence import Known
+from results.verdict.schema import Next, Option
+
+# More seeds, repeats or folds than this nobody would train. Assumption.
+_MOST = 10
+_Trained = Literal["repeats", "seeds", "folds"]
+
+# Below this a lead is rounding, and no number of patients decides it. As the procedure has it.
+_ROUNDING = 1e-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Design:
+    """What a lead was measured with, and the parts of its variance."""
+
+    folds: int
+    repeats: int
+    seeds: int
+    ratio: float
+    patients_part: float
+    training: float
+    seed: float
+
+    def variance(self, *, folds: int, repeats: int, seeds: int) -> float:
+        """Return the variance to expect with other numbers, of as many patients."""
+        now = self.folds * mean_variance_factor(self.folds * self.repeats, self.ratio)
+        ratio = self.ratio * (self.folds - 1) / (folds - 1)
+        then = folds * mean_variance_factor(folds * repeats, ratio)
+        of_seeds = self.seed * self.seeds / seeds
+        return self.patients_part + then / now * (self.training + of_seeds)
+
+
+def one_fold() -> Next:
+    """Return what to do after a single fold."""
+    return {
+        "sentence": "One fold cannot tell what another training set would change: with five folds "
+        "the claim is of the procedure, not of the models trained here.",
+        "options": [],
+    }
+
+
+def what_next(contest: Contest, known: Known, asked: Asked) -> Next:
+    """Return where the uncertainty of the lead comes from, and what would decide it."""
+    f, evidence = asked.found, known.evidence
+    variance = float(f.variance[f.best, f.runner_up])
+    comes_from = _comes_from(asked, known)
+    if asked.state != "undecided" or variance <= 0:
+        return {"sentence": comes_from, "options": []}
+    shares = f.shares
+    design = _Design(
+        folds=evidence.folds,
+        repeats=evidence.repeats,
+        seeds=evidence.seeds,
+        ratio=evidence.test_train_ratio,
+        patients_part=shares.patients * variance if shares else 0.0,
+        training=shares.training * variance if shares else variance,
+        seed=(shares.seed or 0.0) * variance if shares else 0.0,
+    )
+    t = float(critical.two_sided_t(f.df[f.best, f.runner_up], f.alpha))
+    lead = asked.lead["estimate"]
+    wanted = max(lead, asked.margin)
+
+    def half_width(variance: float) -> float:
+        return t * float(np.sqrt(variance))
+
+    ways: dict[_Trained, Sequence[int]] = {
+        "repeats": range(design.repeats + 1, _MOST + 1),
+        "seeds": range(design.seeds + 1, _MOST + 1),
+        "folds": (_MOST,) if design.folds < _MOST else (),
+    }
+    options = [
+        _option(contest, asked, design, what, numbers, wanted, half_width)
+        for what, numbers in ways.items()
+        if numbers
+    ]
+    patients = evidence.patients or _groups(contest)
+    if patients and wanted > _ROUNDING:
+        needed = int(np.ceil(patients * (half_width(variance) / wanted) ** 2))
+        options.append(
+            {
+                "what": "patients",
+                "number": needed,
+                "half_width": wanted,
+                "decides": True,
+                "seconds": None,
+            }
+        )
+    advice = _advice(design, options, wanted, patients)
+    return {"sentence": f"{comes_from} {advice}", "options": options}
+
+
+def _option(
+    contest: Contest,
+    asked: Asked,
+    design: _Design,
+    what: _Trained,
+    numbers: Sequence[int],
+    wanted: float,
+    half_width: Callable[[float], float],
+) -> Option:
+    """Return the least of `numbers` that decides, or the last where none does."""
+    now = {"folds": design.folds, "repeats": design.repeats, "seeds": design.seeds}
+    for number in numbers:
+        then = {**now, what: number}
+        width = half_width(design.variance(**then))
+        if width <= wanted:
+            break
+    # Other folds share no trial with these: all are trained anew.
+    before = 0 if what == "folds" else int(np.prod(list(now.values())))
+    trials = (int(np.prod(list(then.values()))) - before) * len(asked.names)
+    return {
+        "what": what,
+        "number": number,
+        "half_width": width,
+        "decides": width <= wanted,
+        "seconds": _seconds(contest, trials),
+    }
+
+
+def _seconds(contest: Contest, trials: int) -> float | None:
+    """Return the seconds of so many trials of the judged, None where no time was measured."""
+    known = [wall for c in contest.judged if (wall := c.mean("wall_sec")) is not None]
+    return float(np.mean(known)) * trials if known else None
+
+
+def _groups(contest: Contest) -> int | None:
+    """Return how many patients a contest has, by the counts of a trial; None where unknown."""
+    for row in contest.rows:
+        parts = [row[f"n_{part}_groups"] for part in ("train", "val", "test")]
+        if all(parts):
+            return int(sum(parts))
+    return None
+
+
+# ---------------------------------------------------------------- words
+
+
+def _comes_from(asked: Asked, known: Known) -> str:
+    f = asked.found
+    if f.shares is None or f.floor is None:
+        why = f" ({known.folds_alone})" if known.folds_alone else ""
+        return (
+            "How much of the uncertainty comes from the number of patients is not known: errors "
+            f"are told by the scatter of folds alone{why}."
+        )
+    parts = [(f.shares.patients, "the number of patients"), (f.shares.training, "training")]
+    if f.shares.seed is not None:
+        parts[1] = f.shares.training, "the training sets"
+        parts.append((f.shares.seed, "the seed"))
+    said = [f"{words.percent(round(share, 2))} from {what}" for share, what in parts]
+    said[0] = said[0].replace(" from ", " of the uncertainty of the lead comes from ")
+    floor = words.score(f.floor)
+    if not float(floor):
+        return f"{words.listed(said)}."
+    about = "about " if f.floor_is_about else ""
+    return (
+        f"{words.listed(said)}; with these patients no lead below {about}{floor} can be shown, "
+        "however many seeds."
+    )
+
+
+def _advice(design: _Design, options: Sequence[Option], wanted: float, patients: int | None) -> str:
+    now = {"repeats": design.repeats, "seeds": design.seeds, "folds": design.folds}
+    bring = [each for each in options if each["decides"] and each["what"] != "patients"]
+    fail = [each for each in options if not each["decides"]]
+    said = []
+    if bring:
+        ways = []
+        for each in bring:
+            price = words.duration(each["seconds"], unknown="an unknown time")
+            ways.append(
+                f"{words.count(each['number'], each['what'][:-1])} (now {now[each['what']]}; "
+                f"{price} of trials)"
+            )
+        said.append(f"about {' or '.join(ways)} would do")
+    if fail:
+        tried = [words.count(each["number"], each["what"][:-1]) for each in fail]
+        said.append(f"{' or '.join(tried)} would not")
+    said += [
+        f"about {each['number']} patients (now {patients}) would"
+        for each in options
+        if each["what"] == "patients"
+    ]
+    return (
+        f"To decide takes an interval of {words.score(wanted)} to either side, the larger of lead "
+        f"and margin: {'; '.join(said)}."
+    )

@@ -1,0 +1,286 @@
+"""The influence of a case, against DeLong pair by pair, scikit-learn's weights, and by hand."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn import metrics
+
+from bench.metrics.table import METRICS
+from results.statistics.influence import RULES, Cases, by_patient
+
+N_RANDOM = 100
+
+
+def one_hot(label, n_classes):
+    return np.eye(n_classes)[label]
+
+
+def classified(rng, n_classes=2, n=40, *, ties=False):
+    """Return prob (n, C), label (n,): each class is there twice at least."""
+    label = np.concatenate([np.repeat(np.arange(n_classes), 2), rng.integers(n_classes, size=n)])
+    logits = rng.normal(size=(len(label), n_classes)) + one_hot(label, n_classes)
+    if ties:
+        logits = np.round(logits)
+    prob = np.exp(logits)
+    return prob / prob.sum(axis=1, keepdims=True), label
+
+
+def cases_of(prob, label, positive, patients=None):
+    return Cases(
+        columns={
+            "prob": prob,
+            "label": one_hot(label, prob.shape[1]),
+            "log_odds": np.log(prob / (1 - prob)),
+        },
+        patients=np.arange(len(label)) if patients is None else patients,
+        positive=positive,
+    )
+
+
+def influences(found):
+    """Return (n,) influence of each case, the parts together."""
+    return np.nansum(found.parts, axis=0)
+
+
+def slope(score, n):
+    """Return (n,) derivatives of score(weights) at weights of one, by central differences."""
+    step = 1e-4
+    moved = [step * np.eye(n)[i] for i in range(n)]
+    return np.array([(score(1 + w) - score(1 - w)) / (2 * step) for w in moved])
+
+
+# ---- against scikit-learn: how its scores move with a case's weight -----------------------------
+
+WEIGHTED = {
+    "share right": lambda y, p, w: metrics.accuracy_score(y, p.argmax(1), sample_weight=w),
+    "mean sensitivity": lambda y, p, w: metrics.balanced_accuracy_score(
+        y, p.argmax(1), sample_weight=w
+    ),
+    "sensitivity": lambda y, p, w: metrics.recall_score(y, p.argmax(1), sample_weight=w),
+    "specificity": lambda y, p, w: metrics.recall_score(
+        y, p.argmax(1), sample_weight=w, pos_label=0
+    ),
+    "precision": lambda y, p, w: metrics.precision_score(y, p.argmax(1), sample_weight=w),
+    "f1": lambda y, p, w: metrics.f1_score(y, p.argmax(1), sample_weight=w),
+    "correlation": lambda y, p, w: metrics.matthews_corrcoef(y, p.argmax(1), sample_weight=w),
+    "squared error": lambda y, p, w: metrics.brier_score_loss(y, p[:, 1], sample_weight=w),
+    "delong": lambda y, p, w: metrics.roc_auc_score(y, p[:, 1], sample_weight=w),
+}
+
+
+@pytest.mark.parametrize("rule", WEIGHTED)
+def test_a_case_moves_a_score_as_its_weight_moves_that_of_scikit_learn(rule):
+    rng = np.random.default_rng(0)
+    for _ in range(N_RANDOM):
+        prob, label = classified(rng, n=int(rng.integers(6, 12)))
+        found = RULES[rule](cases_of(prob, label, 1))
+        score = lambda w, prob=prob, label=label: WEIGHTED[rule](label, prob, w)  # noqa: E731  # short
+        assert found.score == pytest.approx(score(np.ones(len(label))), abs=1e-12)
+        np.testing.assert_allclose(influences(found), slope(score, len(label)), atol=1e-6)
+
+
+SEVERAL = {
+    "mean sensitivity": WEIGHTED["mean sensitivity"],
+    "correlation": WEIGHTED["correlation"],
+    "share right": WEIGHTED["share right"],
+    "f1": lambda y, p, w: metrics.f1_score(y, p.argmax(1), sample_weight=w, average="macro"),
+    "squared error": lambda y, p, w: (w * ((p - one_hot(y, 4)) ** 2).sum(1)).sum() / w.sum() / 2,
+    "delong": lambda y, p, w: np.mean(
+        [metrics.roc_auc_score(y == c, p[:, c], sample_weight=w) for c in range(4)]
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", SEVERAL)
+def test_several_classes_are_scored_one_against_the_rest(rule):
+    rng = np.random.default_rng(1)
+    for _ in range(N_RANDOM // 10):
+        prob, label = classified(rng, n_classes=4, n=8)
+        found = RULES[rule](cases_of(prob, label, None))
+        score = lambda w, prob=prob, label=label: SEVERAL[rule](label, prob, w)  # noqa: E731  # short
+        assert found.score == pytest.approx(score(np.ones(len(label))), abs=1e-12)
+        np.testing.assert_allclose(influences(found), slope(score, len(label)), atol=1e-6)
+
+
+# ---- DeLong, from the paper ---------------------------------------------------------------------
+
+
+def delong_covariance(first, second, label):
+    """Return the covariance of two AUCs as DeLong et al. 1988 write it: all pairs, (4) to (7)."""
+
+    def kernel(x, y):
+        return 1.0 if y < x else 0.5 if y == x else 0.0
+
+    def components(z):
+        x, y = z[label == 1], z[label == 0]
+        v10 = [np.mean([kernel(xi, yj) for yj in y]) for xi in x]
+        v01 = [np.mean([kernel(xi, yj) for xi in x]) for yj in y]
+        return v10, v01
+
+    (a10, a01), (b10, b01) = components(first), components(second)
+    s10, s01 = np.cov(a10, b10)[0, 1], np.cov(a01, b01)[0, 1]
+    return s10 / len(a10) + s01 / len(a01)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_products_of_influences_are_the_covariance_of_delong(ties):
+    rng = np.random.default_rng(2)
+    for _ in range(N_RANDOM):
+        prob, label = classified(rng, n=30, ties=ties)
+        other = prob + rng.dirichlet([1, 1], len(label))
+        models = [prob, other / other.sum(axis=1, keepdims=True)]
+        n = len(label)
+        phi = [by_patient(RULES["delong"](cases_of(p, label, 1)), np.arange(n), n) for p in models]
+        z = [cases_of(p, label, 1).columns["log_odds"][:, 1] for p in models]
+        for a, b in ((0, 0), (0, 1), (1, 1)):
+            expected = delong_covariance(z[a], z[b], label)
+            assert phi[a] @ phi[b] == pytest.approx(expected, abs=1e-6 * abs(expected) + 1e-12)
+
+
+# ---- segmentation -------------------------------------------------------------------------------
+
+
+def segmented(rng, n=7, regions=2):
+    """Return columns (n, regions) of counts and distances; some cases are empty on both sides."""
+    tp, fp, fn = (rng.integers(0, 30, (n, regions)) * 1.0 for _ in range(3))
+    empty = rng.random((n, regions)) < 0.3
+    tp[empty] = fp[empty] = fn[empty] = 0
+    whole = 2 * tp + fp + fn
+    return {
+        "tp": tp,
+        "fp": fp,
+        "fn": fn,
+        "tn": 200 - tp - fp - fn,
+        "n_ref": tp + fn,
+        "n_pred": tp + fp,
+        "dice": np.divide(2 * tp, whole, out=np.full_like(tp, np.nan), where=whole > 0),
+        "hd95_mm": rng.random((n, regions)) * 20,
+        "nsd_2mm": rng.random((n, regions)),
+        "assd_mm": rng.random((n, regions)) * 5,
+    }
+
+
+def region_means(columns, w, value):
+    """Return the mean over regions of the weighted mean over the cases that have a value."""
+    n, regions = columns["tp"].shape
+    means = []
+    for g in range(regions):
+        found = [(w[i], value({k: v[i, g] for k, v in columns.items()})) for i in range(n)]
+        found = [(weight, v) for weight, v in found if v is not None]
+        if found:
+            means.append(sum(a * v for a, v in found) / sum(a for a, _ in found))
+    return np.mean(means)
+
+
+def not_empty(case, value):
+    return value if case["n_ref"] or case["n_pred"] else None
+
+
+OF_CASES = {
+    "dice": lambda c: not_empty(c, 2 * c["tp"] / max(2 * c["tp"] + c["fp"] + c["fn"], 1)),
+    "iou": lambda c: not_empty(c, c["tp"] / max(c["tp"] + c["fp"] + c["fn"], 1)),
+    "hd95": lambda c: not_empty(c, c["hd95_mm"]),
+    "nsd": lambda c: not_empty(c, c["nsd_2mm"]),
+    "assd": lambda c: not_empty(c, c["assd_mm"]),
+    "false alarm": lambda c: None if c["n_ref"] else float(c["n_pred"] > 0),
+}
+
+
+@pytest.mark.parametrize("rule", OF_CASES)
+def test_means_over_cases_then_regions(rule):
+    rng = np.random.default_rng(3)
+    for _ in range(N_RANDOM):
+        columns = segmented(rng)
+        n = len(columns["tp"])
+        found = RULES[rule](Cases(columns=columns, patients=np.arange(n)))
+        score = lambda w, columns=columns: region_means(columns, w, OF_CASES[rule])  # noqa: E731  # short
+        assert found.score == pytest.approx(score(np.ones(n)), abs=1e-12)
+        np.testing.assert_allclose(influences(found), slope(score, n), atol=1e-6)
+
+
+OF_VOXELS = {
+    "share right": lambda tp, fp, fn, tn: (tp + tn) / (tp + fp + fn + tn),
+    "sensitivity": lambda tp, fp, fn, tn: tp / (tp + fn),
+    "specificity": lambda tp, fp, fn, tn: tn / (tn + fp),
+    "precision": lambda tp, fp, fn, tn: tp / (tp + fp),
+    "f1": lambda tp, fp, fn, tn: 2 * tp / (2 * tp + fp + fn),
+    "correlation": lambda tp, fp, fn, tn: (
+        (tp * tn - fp * fn) / np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    ),
+}
+
+
+@pytest.mark.parametrize("rule", OF_VOXELS)
+def test_voxels_of_all_cases_together_move_with_a_case(rule):
+    rng = np.random.default_rng(4)
+    for _ in range(N_RANDOM):
+        columns = segmented(rng)
+        n = len(columns["tp"])
+
+        def score(w, columns=columns):
+            totals = [w @ columns[name] for name in ("tp", "fp", "fn", "tn")]
+            return np.mean([OF_VOXELS[rule](*counts) for counts in zip(*totals, strict=True)])
+
+        found = RULES[rule](Cases(columns=columns, patients=np.arange(n)))
+        assert found.score == pytest.approx(score(np.ones(n)), abs=1e-12)
+        np.testing.assert_allclose(influences(found), slope(score, n), atol=1e-6)
+
+
+def test_the_auc_of_images_is_the_mean_over_regions_that_have_both_kinds():
+    rng = np.random.default_rng(5)
+    label = (rng.random((20, 3)) < 0.5).astype(float)
+    label[:, 1] = 1
+    odds = rng.normal(size=(20, 3))
+    found = RULES["delong"](
+        Cases(columns={"label": label, "log_odds": odds}, patients=np.arange(20))
+    )
+    expected = np.mean([metrics.roc_auc_score(label[:, g], odds[:, g]) for g in (0, 2)])
+    assert found.score == pytest.approx(expected)
+
+
+# ---- patients -----------------------------------------------------------------------------------
+
+
+def test_cases_of_a_patient_are_summed_and_a_part_knows_its_patients():
+    """Mean of 1, 2 (patient 0), 6 (patient 1), 3 (patient 3): by hand, G = 3, mean 3."""
+    columns = {"n_ref": np.zeros((5, 1)), "n_pred": np.zeros((5, 1)), "hd95_mm": np.zeros((5, 1))}
+    columns["hd95_mm"][:, 0] = [1, 2, 6, 3, np.nan]
+    columns["n_ref"][:] = 1
+    patients = np.array([0, 0, 1, 3, 2])
+    found = RULES["hd95"](Cases(columns=columns, patients=patients))
+    phi = by_patient(found, patients, 5)
+    expected = np.array([(1 - 3) + (2 - 3), 6 - 3, 0, 0, 0]) / 4 * np.sqrt(3 / 2)
+    np.testing.assert_allclose(phi, expected, rtol=1e-12)
+
+
+def test_one_case_a_patient_gives_the_standard_error_of_a_mean():
+    values = np.random.default_rng(6).normal(size=(30, 1))
+    columns = {"n_ref": np.ones((30, 1)), "n_pred": np.ones((30, 1)), "assd_mm": values}
+    patients = np.arange(30)
+    phi = by_patient(RULES["assd"](Cases(columns=columns, patients=patients)), patients, 30)
+    assert phi @ phi == pytest.approx(stats.sem(values[:, 0]) ** 2)
+
+
+def test_a_part_of_one_patient_has_no_influence():
+    prob, label = classified(np.random.default_rng(7), n=0)
+    found = RULES["delong"](cases_of(prob, label, 1))
+    assert by_patient(found, np.array([0, 1, 2, 2]), 3) is None
+    assert by_patient(found, np.array([0, 1, 2, 0]), 3) is not None
+
+
+def test_what_a_rule_of_zero_sets_has_no_influence():
+    """Nothing is called positive: precision is 0 by a rule, the correlation too."""
+    label = np.array([0, 1, 0, 1])
+    cases = cases_of(np.tile([0.9, 0.1], (4, 1)), label, 1)
+    assert RULES["precision"](cases) is None
+    assert RULES["correlation"](cases) is None
+
+
+def test_every_metric_names_a_rule_or_none():
+    named = {row.influence for row in METRICS.values()} - {None}
+    assert named == set(RULES)
+    without = {row.name for row in METRICS.values() if row.influence is None}
+    assert without == {
+        "average_precision", "sensitivity_at_5_percent_fpr", "sensitivity_at_10_percent_fpr",
+        "calibration_error", "false_positives_per_scan", "froc",
+    }  # fmt: skip
