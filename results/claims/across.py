@@ -15,11 +15,11 @@ from results.claims.contrasts import (
     apart,
     base_name,
     best_of,
-    matched,
     of_folds,
 )
 from results.claims.kept import Kept
-from results.claims.measures import Measure, degraded_values, values_of
+from results.claims.measures import degraded_values, values_of
+from results.claims.scores import matched_scores
 from results.verdict.combinations import Contest
 
 Answer = Found | Lacking
@@ -27,8 +27,8 @@ Answer = Found | Lacking
 _MADE_ZEROS = re.compile(r"(?P<of>.+)-zeros-(?P<number>\d+)")
 
 
-def more_zeros(measure: Measure, one: Side, other: Side) -> Callable[[Kept], Iterator[Answer]]:
-    """Compare a difference where most entries are zero with the same where fewest are.
+def more_zeros(one: Side, other: Side) -> Callable[[Kept], Iterator[Answer]]:
+    """Compare a difference of test scores where most entries are zero with that of the fewest.
 
     Data sets are told by their names: NAME-zeros-P, with P percent of the entries made zero.
     """
@@ -43,7 +43,7 @@ def more_zeros(measure: Measure, one: Side, other: Side) -> Callable[[Kept], Ite
                 yield Lacking(dataset=name, reason="one share of zero entries alone")
                 continue
             least, most = (shares[pick(shares)] for pick in (min, max))
-            found = [matched(c, measure(run, c), one, other) for c in (most, least)]
+            found = [matched_scores(run, c, one, other) for c in (most, least)]
             lacking = next((f for f in found if isinstance(f, Lacking)), None)
             if lacking or not all(isinstance(f, Found) for f in found):
                 yield lacking or Lacking(dataset=name, reason="nothing to compare")

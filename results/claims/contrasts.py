@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from scipy import stats
@@ -56,11 +57,22 @@ class Found:
         return float(stats.t.sf(distance / self.error, self.df))
 
 
-def matched(contest: Contest, difference: Difference, one: Side, other: Side) -> Found | Lacking:
-    """Compare one side with the other where all axes that neither names are equal.
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A combination of each side at one place on the other axes, and the difference by fold."""
 
-    The mean over all pairs of a place on the other axes, then over the places. A pair counts where
-    the difference is known in every fold.
+    place: tuple[str, ...]
+    one: Combination
+    other: Combination
+    gaps: ByFold
+
+
+def pairs_of(
+    contest: Contest, difference: Difference, one: Side, other: Side
+) -> list[Pair] | Lacking:
+    """Return the pairs of one side and the other where all axes that neither names are equal.
+
+    A pair counts where the difference is known in every fold.
     """
     judged = [c for c in contest.combinations if c.state == "judged"]
     ours = [c for c in judged if is_of(c, one)]
@@ -70,33 +82,43 @@ def matched(contest: Contest, difference: Difference, one: Side, other: Side) ->
             return Lacking(
                 dataset=contest.dataset, reason=f"no judged combination has {_said(side)}"
             )
-    folds = sorted({fold for c in ours for fold in c.by_fold("test_score")})
     named = {*one, *other}
-    places: dict[tuple[str, ...], list[ByFold]] = {}
-    pairs: list[tuple[Combination, Combination]] = []
-    for mine in ours:
-        for rival in theirs:
-            place = _rest(mine, named)
-            if place != _rest(rival, named) or mine.name == rival.name:
-                continue
+    pairs = []
+    for mine, rival in product(ours, theirs):
+        place = _rest(mine, named)
+        if place == _rest(rival, named) and mine.name != rival.name:
             gaps = difference(mine, rival)
-            if all(fold in gaps for fold in folds):
-                places.setdefault(place, []).append(gaps)
-                pairs.append((mine, rival))
-    if not pairs:
-        return Lacking(
-            dataset=contest.dataset,
-            reason=f"{_said(one)} and {_said(other)} have no measure in common in every fold",
-        )
+            if all(fold in gaps for fold in contest.folds):
+                pairs.append(Pair(place=place, one=mine, other=rival, gaps=gaps))
+    return pairs or Lacking(
+        dataset=contest.dataset,
+        reason=f"{_said(one)} and {_said(other)} have no measure in common in every fold",
+    )
+
+
+def matched(contest: Contest, difference: Difference, one: Side, other: Side) -> Found | Lacking:
+    """Compare one side with the other, fold by fold.
+
+    The mean over all pairs of a place on the other axes, then over the places.
+    """
+    pairs = pairs_of(contest, difference, one, other)
+    if isinstance(pairs, Lacking):
+        return pairs
+    places: dict[tuple[str, ...], list[ByFold]] = {}
+    for pair in pairs:
+        places.setdefault(pair.place, []).append(pair.gaps)
     by_fold = [
         float(np.mean([np.mean([gaps[fold] for gaps in place]) for place in places.values()]))
-        for fold in folds
+        for fold in contest.folds
     ]
-    said = [
-        ", ".join(dict.fromkeys(_entries(pair[side], which) for pair in pairs))
-        for side, which in ((0, one), (1, other))
-    ]
-    return of_folds(contest, by_fold, f"{said[0]} against {said[1]}")
+    return of_folds(contest, by_fold, compared(pairs, one, other))
+
+
+def compared(pairs: Sequence[Pair], one: Side, other: Side) -> str:
+    """Return in words what was compared: `adam, adamw against sgd`."""
+    ours = dict.fromkeys(_entries(pair.one, one) for pair in pairs)
+    theirs = dict.fromkeys(_entries(pair.other, other) for pair in pairs)
+    return f"{', '.join(ours)} against {', '.join(theirs)}"
 
 
 def of_folds(contest: Contest, values: Sequence[float], compared: str) -> Found | Lacking:

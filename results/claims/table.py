@@ -8,13 +8,13 @@ theirs in substance, made into one statement each that can be true or not.
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 from results.claims import across, measures
 from results.claims.contrasts import Found, Lacking, Side, matched
 from results.claims.kept import Kept
 from results.claims.measures import Measure
+from results.claims.scores import matched_scores
 from results.verdict.combinations import Contest
 
 Answer = Found | Lacking
@@ -111,6 +111,20 @@ def _each(measure: Measure, one: Side, other: Side, *needs: Need) -> Ask:
     return ask
 
 
+def _score(one: Side, other: Side, *needs: Need) -> Ask:
+    """Ask every data set of a run by the primary test score."""
+
+    def ask(run: Kept) -> Iterator[Answer]:
+        for contest in run.contests:
+            lacks = next((why for need in needs if (why := need(run, contest))), None)
+            if lacks:
+                yield Lacking(dataset=contest.dataset, reason=lacks)
+            else:
+                yield matched_scores(run, contest, one, other)
+
+    return ask
+
+
 # ---- sides -----------------------------------------------------------------------------------
 
 SIX = ("sgd", "adagrad", "rmsprop", "adam", "adamw", "lbfgs")
@@ -133,7 +147,6 @@ def _optimizer(*names: str) -> tuple[Side, Side]:
     return {"optimizer": names}, {"optimizer": [n for n in SIX if n not in names]}
 
 
-_score = partial(_each, measures.score)
 _FOLDS = "two folds or more"
 _SIX = f"some others of the six optimizers, {_FOLDS}"
 _SAMPLES = (
@@ -184,7 +197,7 @@ CLAIMS: dict[str, Claim] = {
             needs="data sets NAME-zeros-P of one source, P percent of their entries made zero; "
             f"adagrad and {_SIX}",
             margin=True,
-            ask=across.more_zeros(measures.score, *_optimizer("adagrad")),
+            ask=across.more_zeros(*_optimizer("adagrad")),
         ),
         Claim(
             id="rmsprop-steadies",

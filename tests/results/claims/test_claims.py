@@ -14,6 +14,8 @@ from results.claims import measures
 from results.claims.across import other_best
 from results.claims.answers import claims_of, holm
 from results.claims.contrasts import Found, Lacking, apart, matched, of_folds
+from results.claims.kept import Kept
+from results.claims.scores import matched_scores
 from results.claims.table import CLAIMS, SIX
 from results.claims.terminal import lines
 from results.report.sections.claims import claims
@@ -25,7 +27,7 @@ FOLDS = 5
 TRAIN, INNER, TEST = 320, 80, 100
 METRICS = {
     name: {"direction": "max", "range": [0, 1], "unit": "1"}
-    for name in ("auc", "dice", "specificity")
+    for name in ("auc", "dice", "specificity", "accuracy")
 }
 AXES = {
     "model": "vgg_small",
@@ -188,6 +190,57 @@ def test_two_sets_are_compared_as_welch_does():
     welch = stats.ttest_ind(one, other, equal_var=False, alternative="greater")
     assert found.p_above(0) == pytest.approx(welch.pvalue)
     assert found.df == pytest.approx(welch.df)
+
+
+def test_scores_are_compared_by_folds_where_no_case_tells(tmp_path):
+    """The corrected paired t; places weigh alike though they hold other numbers of losses."""
+    effects = {("sgd", "ce"): 0.0, ("adam", "ce"): 0.1, ("adamw", "ce"): 0.3, ("sgd", "dice"): 0.0}
+    effects |= {("adam", "dice"): 0.05}
+    trials = scored("skin", effects, ("optimizer", "loss"))
+    run = Kept(make_run(tmp_path / "run", {"skin": REAL}, trials))
+    (contest,) = run.contests
+    sides = {"optimizer": ["!sgd"]}, {"optimizer": ["sgd"]}
+    found = matched_scores(run, contest, *sides)
+    by_hand = matched(contest, measures.score(run, contest), *sides)
+    assert isinstance(found, Found)
+    assert isinstance(by_hand, Found)
+    assert found.estimate == pytest.approx(by_hand.estimate)
+    assert found.compared == by_hand.compared
+    assert found.df == pytest.approx(FOLDS - 1)
+    assert found.error == pytest.approx(by_hand.error)
+
+
+def test_patients_tell_more_than_folds(tmp_path):
+    """Of right and wrong calls of 5 x 40 patients: the paired variance over patients is in it.
+
+    adam is right where sgd is, and on some more: the difference is sure over patients. The least
+    error is that over patients alone, by hand: sum of squared deviations of the paired differences.
+    """
+    random = np.random.default_rng(1)
+    trials, differences = [], []
+    for fold in range(FOLDS):
+        truth = np.arange(40) % 2
+        right = {"sgd": random.random(40) < 0.6}
+        right["adam"] = right["sgd"] | (random.random(40) < 0.5)
+        gap = right["adam"].astype(float) - right["sgd"]
+        differences.append(gap - gap.mean())
+        for name, own in right.items():
+            called = np.where(own, truth, 1 - truth)
+            rows = cases("".join("ab"[v] for v in truth), "".join("ab"[v] for v in called))
+            ids = [{**r, "case_id": f"{fold}-{r['case_id']}"} for r in rows]
+            trials.append({
+                "dataset": "skin", "fold": fold, "optimizer": name, "primary_metric": "accuracy",
+                "test_score": float(own.mean()),
+                "cases": [{**r, "group_id": r["case_id"]} for r in ids],
+            })  # fmt: skip
+    run = Kept(make_run(tmp_path / "run", {"skin": REAL}, trials))
+    (contest,) = run.contests
+    found = matched_scores(run, contest, {"optimizer": ["adam"]}, {"optimizer": ["sgd"]})
+    assert isinstance(found, Found)
+    assert run.evidence(contest)[1].influence is not None
+    over_patients = np.sqrt(sum((d**2).sum() for d in differences)) / (40 * FOLDS)
+    assert over_patients * 0.9 < found.error < over_patients * 2
+    assert found.df > FOLDS - 1
 
 
 def test_holm_by_hand():

@@ -49,6 +49,7 @@ def contest(task: str, *combinations: Combination) -> Contest:
         dataset="set",
         task=task,
         metric="auc",
+        described={},
         unit=None,
         bounds=(0.0, 1.0),
         sign=1.0,

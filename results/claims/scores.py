@@ -1,0 +1,48 @@
+"""One side's test scores against the other's, by what folds and patients tell."""
+
+from collections.abc import Sequence
+from math import lcm, sqrt
+
+from results.claims.contrasts import Found, Lacking, Pair, Side, compared, matched, pairs_of
+from results.claims.kept import Kept
+from results.claims.measures import score
+from results.statistics.procedure import compare
+from results.verdict.combinations import Contest
+
+
+def matched_scores(run: Kept, contest: Contest, one: Side, other: Side) -> Found | Lacking:
+    """Compare the primary test scores of one side with the other's, as the verdict compares.
+
+    Means over each place on the other axes, then over the places; their variance is that over
+    patients plus what training adds (results.statistics.procedure). Where no case tells of the
+    metric it is that of folds.
+    """
+    difference = score(run, contest)
+    pairs = pairs_of(contest, difference, one, other)
+    if isinstance(pairs, Lacking) or len(contest.folds) < 2:
+        return matched(contest, difference, one, other)
+    names, evidence = run.evidence(contest)
+    ours, theirs = (_weighted(pairs, side, names) for side in ("one", "other"))
+    found = compare(evidence.averaged([ours, theirs]), alpha=0.05)  # no use is made of its level
+    return Found(
+        dataset=contest.dataset,
+        estimate=float(found.mean[0] - found.mean[1]),
+        error=sqrt(float(found.variance[0, 1])),
+        df=float(found.df[0, 1]),
+        folds=len(contest.folds),
+        compared=compared(pairs, one, other),
+    )
+
+
+def _weighted(pairs: Sequence[Pair], side: str, names: Sequence[str]) -> list[int]:
+    """Return indices of a side's combinations, so often that each place weighs the same."""
+    places: dict[tuple[str, ...], dict[str, None]] = {}
+    for pair in pairs:
+        places.setdefault(pair.place, {})[getattr(pair, side).name] = None
+    most = lcm(*(len(own) for own in places.values()))
+    return [
+        names.index(name)
+        for own in places.values()
+        for name in own
+        for _ in range(most // len(own))
+    ]
