@@ -9,7 +9,7 @@ from scipy import special
 
 from results.statistics.evidence import Evidence
 from results.statistics.procedure import Comparison, compare
-from results.statistics.spread import case_covariances, evidence_pairs
+from results.statistics.spread import ROUNDING, case_covariances, evidence_pairs
 
 Array = NDArray[np.float64]
 
@@ -97,12 +97,14 @@ def interaction(
     )
     covariance = centre @ (patients + np.diag(found.training)) @ centre
     residual = centre @ part.scores.mean(axis=(1, 2, 3))
+    # Sums of equal scores leave rounding, which is no variance.
+    tiny = ROUNDING * float(np.abs(part.scores).max()) ** 2
     expected = float(np.trace(covariance))
     square = float(residual @ residual)
     shape = (len(levels_a), len(levels_b))
-    if expected <= 0:
+    if expected <= tiny:
         df = (float((shape[0] - 1) * (shape[1] - 1)), np.inf)
-        f = 0.0 if square == 0 else np.inf
+        f = 0.0 if square <= tiny else np.inf
     else:
         part_of = (
             np.diagonal(centre) * found.training.sum() / max(float(spread.extra.sum()), 1e-300)
@@ -112,7 +114,10 @@ def interaction(
         error = shared**2 / ((spread.field - 1) * spread.freedom) + own**2 / spread.freedom
         if part.patients is not None:
             error += float(np.trace(centre @ patients)) ** 2 / max(part.patients - 2, 1)
-        df = (expected**2 / float((covariance**2).sum()), expected**2 / float(error))
+        df = (
+            expected**2 / float((covariance**2).sum()),
+            expected**2 / error if error > 0 else np.inf,
+        )
         f = square / expected
     return Interaction(
         levels_a=levels_a,
@@ -120,8 +125,17 @@ def interaction(
         residual=residual.reshape(shape),
         f=f,
         df=df,
-        p_value=float(special.fdtrc(*df, f)) if np.isfinite(f) else 0.0,
+        p_value=_above(f, *df),
     )
+
+
+def _above(f: float, first: float, second: float) -> float:
+    """Return the chance that an F of these degrees of freedom is above `f`."""
+    if not 0 < f < np.inf:
+        return float(f == 0)
+    if np.isinf(second):
+        return float(special.chdtrc(first, first * f))
+    return float(special.fdtrc(first, second, f))
 
 
 def _centring(size: int) -> Array:

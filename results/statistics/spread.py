@@ -21,7 +21,7 @@ from results.statistics.evidence import Evidence
 Array = NDArray[np.float64]
 
 # A variance this much smaller than the square of the scores is rounding: (2^-53)^2 is about 1e-32.
-_ROUNDING = 1e-20
+ROUNDING = 1e-20
 
 # The ratio of what folds scatter to what patients explain of it is drawn to 1, as it is in real
 # trainings (30 pairs of ten tasks of the Medical Segmentation Decathlon: median 0.9, mean 1.4), as
@@ -129,7 +129,7 @@ def training_spread(scores: Array, by_repeat: Array | None) -> Spread:
     if by_repeat is not None:
         scale = np.abs(scores).max(axis=(-4, -3, -2, -1))[..., None] ** 2
         case = _case_scatter(by_repeat, weights, folds)
-        told = case > _ROUNDING * scale  # else no patient tells anything: the folds alone
+        told = case > ROUNDING * scale  # else no patient tells anything: the folds alone
         case = np.where(told, case, 1.0)
         ratio = np.where(told, own, 1.0) / case
         middle = np.median(ratio, axis=-1, keepdims=True) / _median_of_mean_square(m, freedom)
@@ -163,7 +163,7 @@ def middle_scatter(scores: Array, by_repeat: Array | None) -> float:
     own, weights = _own_scatter(scores.mean(axis=-1))
     if by_repeat is not None:
         case = _case_scatter(by_repeat, weights, folds)
-        told = case > _ROUNDING * float(np.abs(scores).max()) ** 2
+        told = case > ROUNDING * float(np.abs(scores).max()) ** 2
         own = np.where(told, own, 1.0) / np.where(told, case, 1.0)
     return float(np.median(own)) / _median_of_mean_square(m, (folds - 1) * repeats)
 

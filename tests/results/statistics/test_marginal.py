@@ -85,6 +85,15 @@ def test_a_main_effect_is_found_that_single_combinations_hide():
     assert shares(drawn(rng, 600, 24), effect=False)[1] <= 0.02
 
 
+def test_scores_that_never_vary_have_an_interaction_or_none():
+    """Where nothing errs a difference of differences is certain, and rounding is none."""
+    levels, cells = "aabb", "wxwx"
+    even = np.array([0.1, 0.3, 0.2, 0.1 + 0.3])[:, None, None, None].repeat(3, axis=2)
+    assert interaction(grid(even), levels, cells).p_value == 1
+    even[3] += 0.1
+    assert interaction(grid(even), levels, cells).p_value == 0
+
+
 def test_an_interaction_is_rarely_found_where_there_is_none():
     levels, cells = zip(*CELLS, strict=True)
     rng = np.random.default_rng(4)
