@@ -33,8 +33,8 @@ _PRIOR_FREEDOM, _MARGIN = 1.7, 0.9
 
 # Folds scatter by their training at least by this part of what patients make them scatter: some of
 # what training adds is alike in all folds, since they share cases, and no fold tells it. By
-# simulation of ridge classifiers: with many combinations, for one combination.
-_LEAST_RATIO, _LEAST_SINGLE = 1.05, 1.25
+# simulation of ridge classifiers: with two combinations, with many, for one combination.
+_LEAST_TWO, _LEAST_MANY, _LEAST_SINGLE = 1.15, 1.05, 1.25
 
 # Quantiles of the typical scatter's chi-squared from the first to the second of which a
 # combination's own scatter takes its place: of the best and the runner-up, between whom a false
@@ -133,7 +133,7 @@ def training_spread(scores: Array, by_repeat: Array | None) -> Spread:
         case = np.where(told, case, 1.0)
         ratio = np.where(told, own, 1.0) / case
         middle = np.median(ratio, axis=-1, keepdims=True) / _median_of_mean_square(m, freedom)
-        typical = typical_ratio(middle, (m - 1) * freedom)
+        typical = typical_ratio(middle, m, (m - 1) * freedom)
         own_part = _own_share(ratio, typical, freedom, leads, _LEADERS_BY_CASES)
         drawn = typical + own_part * (_COUNTS_BY_CASES * ratio - typical)
         share = np.where(told, own_part, share)
@@ -206,11 +206,12 @@ def nervousness(middle: Array) -> Array:
     return share
 
 
-def typical_ratio(middle: Array, freedom: int) -> Array:
-    """Return the ratio to count with, from the field's middle one and its degrees of freedom."""
+def typical_ratio(middle: Array, m: int, freedom: int) -> Array:
+    """Return the ratio to count with, from the middle one of m and its degrees of freedom."""
+    least = _LEAST_MANY + (_LEAST_TWO - _LEAST_MANY) * 2 / m
     drawn = np.maximum(middle, 0) ** (freedom / (freedom + _PRIOR_FREEDOM))
     raised = (1 + _MARGIN / np.sqrt(freedom)) * drawn
-    ratio: Array = np.maximum(np.maximum(raised, middle), _LEAST_RATIO)
+    ratio: Array = np.maximum(np.maximum(raised, middle), least)
     return ratio
 
 
