@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bench.planning.scales import Scales
     from loaders.store.copies import Conflicts
     from loaders.store.write import Report
+    from results.verdict.next_steps import Foreseen
     from results.verdict.schema import Verdict
 
 # Told (things done, things in all) as work goes on.
@@ -43,12 +44,14 @@ _begun: list[int | None] = []
 class Planned:
     """What a run would do: its plan, and the seconds that it takes at most on its lanes.
 
-    `scales` says how long the gradients of each loss are at the start.
+    `scales` says how long the gradients of each loss are at the start; `foreseen`, from a pilot,
+    what the verdict on each data set will be able to tell.
     """
 
     plan: "Plan"
     seconds: float
     scales: tuple["Scales", ...]
+    foreseen: tuple["Foreseen", ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +180,7 @@ def plan(
     out: str | Path | None = None,
     *,
     lanes: int | None = None,
+    pilot: str | Path | None = None,
     counting: Counting = _uncounted,
 ) -> Planned:
     """Say what a run would do, and measure how long it takes; writes nothing.
@@ -184,12 +188,15 @@ def plan(
     `study` is a study file or the name of a ready study, `out` the run folder to be (None:
     runs/NAME), `lanes` how many trials would run at once (None: one). The time comes from one real
     step and one real evaluation of each model on each data set; early stopping only shortens it.
+    `pilot` is the folder of a run on the same data, two folds of it at least, from which is told
+    what the verdict will be able to tell.
 
-    Raises StudyError where the study or its data cannot be used, and where it needs other threads
-    than an earlier study in this process.
+    Raises RunError where the pilot cannot be read; StudyError where it is of other data, where the
+    study or its data cannot be used, and where it needs other threads than an earlier study in this
+    process.
     """
     check_lanes("local", lanes)
-    from bench.planning.estimate import estimate
+    from bench.planning.estimate import estimate, foreseen_by
     from bench.planning.plan import resolve
     from bench.planning.scales import gradient_scales
     from bench.study.schema import load_study
@@ -197,10 +204,11 @@ def plan(
     asked, base = load_study(Path(study))
     made = resolve(asked, base, _folder(out, asked.name), lanes=lanes or 1)
     _begin(made.study.threads)
-    with counting("measuring") as told, undisturbed():
-        seconds = estimate(made, told) / (lanes or 1)
+    with counting("measuring") as counted, undisturbed():
+        seconds = estimate(made, counted) / (lanes or 1)
         scales = tuple(gradient_scales(made))
-    return Planned(plan=made, seconds=seconds, scales=scales)
+    told = foreseen_by(made, local_path(pilot, "--pilot")) if pilot is not None else ()
+    return Planned(plan=made, seconds=seconds, scales=scales, foreseen=tuple(told))
 
 
 def run(

@@ -204,6 +204,13 @@ def plan(
     study: Annotated[Path, typer.Argument(help="A study file, or the name of a ready study.")],
     out_dir: Annotated[Path | None, typer.Option("--out", help="The run folder to be.")] = None,
     lanes: Lanes = None,
+    pilot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="A run on the same data, two folds at least: say what leads the study could find.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a run would do: trials, what is skipped and why, and the time it takes.
@@ -218,7 +225,7 @@ def plan(
     from bench.study.trial import skip_columns
     from results.text import duration
 
-    planned = api.plan(study, out_dir, lanes=lanes, counting=partial(counting, err))
+    planned = api.plan(study, out_dir, lanes=lanes, pilot=pilot, counting=partial(counting, err))
     made = planned.plan
     if as_json:
         out.print_json(
@@ -234,6 +241,7 @@ def plan(
                     {"dataset": s.dataset, "model": s.model, "norms": s.norms}
                     for s in planned.scales
                 ],
+                "foreseen": [asdict(each) for each in planned.foreseen],
                 "skips": [skip_columns(s) for s in made.skips],
                 "study": made.study.model_dump(mode="json"),
             }
@@ -270,6 +278,8 @@ def plan(
         f"about {duration(planned.seconds, clock=True)} at most, on {lanes or 1} lane(s) with "
         f"{made.study.threads} thread(s) each on {made.study.device}"
     )
+    for told in planned.foreseen:
+        out.print(Text(str(told)))
 
 
 @app.command()

@@ -13,6 +13,9 @@ from results.statistics.spread import case_covariances, evidence_pairs
 
 Array = NDArray[np.float64]
 
+# A square this much smaller than that of the scores is rounding: (2^-53)^2 is about 1e-32.
+_ROUNDING = 1e-20
+
 
 @dataclass(frozen=True, kw_only=True)
 class MainEffect:
@@ -100,9 +103,10 @@ def interaction(
     expected = float(np.trace(covariance))
     square = float(residual @ residual)
     shape = (len(levels_a), len(levels_b))
-    if expected <= 0:
+    rounding = _ROUNDING * float(np.abs(part.scores).max()) ** 2
+    if expected <= rounding:
         df = (float((shape[0] - 1) * (shape[1] - 1)), np.inf)
-        f = 0.0 if square == 0 else np.inf
+        f = 0.0 if square <= rounding else np.inf
     else:
         part_of = (
             np.diagonal(centre) * found.training.sum() / max(float(spread.extra.sum()), 1e-300)
@@ -112,7 +116,9 @@ def interaction(
         error = shared**2 / ((spread.field - 1) * spread.freedom) + own**2 / spread.freedom
         if part.patients is not None:
             error += float(np.trace(centre @ patients)) ** 2 / max(part.patients - 2, 1)
-        df = (expected**2 / float((covariance**2).sum()), expected**2 / float(error))
+        # Where nothing was estimated (each scatter is 0) the denominator is known.
+        known = expected**2 / float(error) if error > 0 else np.inf
+        df = (expected**2 / float((covariance**2).sum()), known)
         f = square / expected
     return Interaction(
         levels_a=levels_a,
@@ -120,7 +126,16 @@ def interaction(
         residual=residual.reshape(shape),
         f=f,
         df=df,
-        p_value=float(special.fdtrc(*df, f)) if np.isfinite(f) else 0.0,
+        p_value=_tail(f, *df),
+    )
+
+
+def _tail(f: float, above: float, below: float) -> float:
+    """Return P(F > f) with `above` and `below` degrees of freedom, the latter maybe infinite."""
+    if np.isinf(f):
+        return 0.0
+    return float(
+        special.chdtrc(above, above * f) if np.isinf(below) else special.fdtrc(above, below, f)
     )
 
 
