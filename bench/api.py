@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bench.study.schema import Study
     from loaders.store.copies import Conflicts
     from loaders.store.write import Report
+    from results.verdict.next_steps import Foreseen
     from results.verdict.schema import Verdict
 
 # Told (things done, things in all) as work goes on.
@@ -46,13 +47,15 @@ class Planned:
     """What a run would do: its plan, and the seconds that it takes at most on its lanes.
 
     `scales` says how long the gradients of each loss are at the start. `points` are the trials of a
-    search among the plan's, 0 without one.
+    search among the plan's, 0 without one. `foreseen`: from a pilot, what the verdict on each data
+    set will be able to tell.
     """
 
     plan: "Plan"
     seconds: float
     scales: tuple["Scales", ...]
     points: int = 0
+    foreseen: tuple["Foreseen", ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,6 +194,7 @@ def plan(
     *,
     lanes: int | None = None,
     points: int | None = None,
+    pilot: str | Path | None = None,
     counting: Counting = _uncounted,
 ) -> Planned:
     """Say what a run would do, and measure how long it takes; writes nothing.
@@ -199,14 +203,16 @@ def plan(
     runs/NAME), `lanes` how many trials would run at once (None: one). With `points`, or where the
     study says `tuning`, it is what `tune` would do: the points of the search come first. The time
     comes from one real step and one real evaluation of each model on each data set; early stopping
-    only shortens it.
+    only shortens it. `pilot` is the folder of a run on the same data, two folds of it at least,
+    from which is told what the verdict will be able to tell.
 
-    Raises StudyError where the study or its data cannot be used, and where it needs other threads
-    than an earlier study in this process.
+    Raises RunError where the pilot cannot be read; StudyError where it is of other data, where the
+    study or its data cannot be used, and where it needs other threads than an earlier study in this
+    process.
     """
     check_lanes("local", lanes)
     _check_places(study, out)
-    from bench.planning.estimate import estimate
+    from bench.planning.estimate import estimate, foreseen_by
     from bench.planning.plan import resolve
     from bench.planning.points import point_plan
     from bench.planning.scales import gradient_scales
@@ -220,10 +226,13 @@ def plan(
     tried = point_plan(made).trials if made.study.tuning else ()
     made = replace(made, trials=(*tried, *made.trials))
     _begin(made.study.threads)
-    with counting("measuring") as told, undisturbed():
-        seconds = estimate(made, told) / (lanes or 1)
+    with counting("measuring") as counted, undisturbed():
+        seconds = estimate(made, counted) / (lanes or 1)
         scales = tuple(gradient_scales(made))
-    return Planned(plan=made, seconds=seconds, scales=scales, points=len(tried))
+    told = foreseen_by(made, local_path(pilot, "--pilot")) if pilot is not None else ()
+    return Planned(
+        plan=made, seconds=seconds, scales=scales, points=len(tried), foreseen=tuple(told)
+    )
 
 
 def price(

@@ -221,6 +221,13 @@ def plan(
     out_dir: Annotated[Path | None, typer.Option("--out", help="The run folder to be.")] = None,
     lanes: Lanes = None,
     points: Points = None,
+    pilot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="A run on the same data, two folds at least: say what leads the study could find.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a run would do: trials, what is skipped and why, and the time it takes.
@@ -233,7 +240,9 @@ def plan(
     from bench import api
     from bench.display import counting
 
-    planned = api.plan(study, out_dir, lanes=lanes, points=points, counting=partial(counting, err))
+    planned = api.plan(
+        study, out_dir, lanes=lanes, points=points, pilot=pilot, counting=partial(counting, err)
+    )
     # After what may be wrong was told: these import torch.
     from bench.planning.plan import ends_early
     from bench.planning.preflight import fits
@@ -256,6 +265,7 @@ def plan(
                     {"dataset": s.dataset, "model": s.model, "norms": s.norms}
                     for s in planned.scales
                 ],
+                "foreseen": [asdict(each) for each in planned.foreseen],
                 "skips": [skip_columns(s) for s in made.skips],
                 "study": made.study.model_dump(mode="json"),
             }
@@ -294,6 +304,8 @@ def plan(
         f"about {duration(planned.seconds, clock=True)} at most, on {lanes or 1} lane(s) with "
         f"{made.study.threads} thread(s) each on {made.study.device}"
     )
+    for told in planned.foreseen:
+        out.print(Text(str(told)))
 
 
 @app.command()

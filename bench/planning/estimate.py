@@ -1,8 +1,11 @@
-"""How long a study will take: one real step and one real evaluation of each kind, measured."""
+"""How long a study will take, by one real step and one real evaluation of each kind, measured.
+
+And what it will be able to tell, by a pilot.
+"""
 
 import math
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -13,6 +16,7 @@ from torch import nn
 
 from bench.core.precision import PRECISIONS
 from bench.core.processes import World
+from bench.core.references import StudyError
 from bench.losses.supervision import supervised
 from bench.losses.table import alone
 from bench.optimizers.table import Optimizer
@@ -24,6 +28,9 @@ from bench.training.evaluate import Evaluator
 from bench.training.networks import build_model
 from bench.training.train import make_sampler
 from loaders.batches.torch_loader import gather
+from results.run_folder import made_of
+from results.statistics import predict
+from results.verdict.next_steps import Foreseen, foreseen
 
 # Steps timed after one that warms up; the median is taken.
 STEPS = 3
@@ -142,3 +149,38 @@ def _update_sec(kind: Component[Optimizer], model: nn.Module, device: torch.devi
     if device.type == "cuda":
         torch.cuda.synchronize()
     return perf_counter() - start
+
+
+# ---- what it will be able to tell ------------------------------------------------------------
+
+
+def foreseen_by(plan: Plan, pilot: Path) -> Iterator[Foreseen]:
+    """Yield what a plan will be able to tell of each data set that the run `pilot` has too.
+
+    Raises RunError where the folder holds no run, StudyError where it has none of these data sets.
+    """
+    run = made_of(pilot, lambda content: content)
+    contests = {contest.dataset: contest for contest in run.contests}
+    if not contests.keys() & {data.name for data in plan.sets}:
+        raise StudyError(
+            f"--pilot {pilot.name}: it is of {', '.join(contests) or 'no data'}, the study of "
+            f"{', '.join(data.name for data in plan.sets)}. A pilot is a run on the same data."
+        )
+    for data in plan.sets:
+        if data.name in contests:
+            yield foreseen(
+                contests[data.name], _design(plan, data), run.rows, alpha=plan.study.alpha
+            )
+
+
+def _design(plan: Plan, data: DataSet) -> predict.Plan:
+    """Return what a verdict on a data set will rest on."""
+    own = [trial for trial in plan.trials if trial.dataset == data.name]
+    ratios = [len(split.test) / len(split.train) for split in data.splits]
+    return predict.Plan(
+        folds=plan.study.folds,
+        repeats=plan.study.repeats,
+        seeds=len({trial.seed for trial in own}) or len(plan.study.seeds),
+        patients=len(set(data.store.groups)),
+        test_train_ratio=float(np.mean(ratios)),
+    )

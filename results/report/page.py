@@ -1,6 +1,5 @@
 """What the page of a run says: a plain dictionary for the template."""
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -15,8 +14,12 @@ from results.report.examples import examples
 from results.report.looks import COLOURS, DARK
 from results.report.robustness import worse
 from results.report.sections import price
+from results.report.sections.bars import bars
 from results.report.sections.budgets import budgets
 from results.report.sections.claims import claims
+from results.report.sections.estimands import answers
+from results.report.sections.marginal import margins
+from results.report.sections.next_steps import next_steps
 from results.report.sections.papers import paper
 from results.report.sections.search import search
 from results.report.sections.tuning import tuning
@@ -76,11 +79,14 @@ def _section(run: Recorded, number: int, contest: Contest, found: OfDataset) -> 
     return {
         "key": key,
         "found": found,
+        "answers": answers(found),
+        "margins": margins(found),
+        "next": next_steps(found),
         "state": text.STATES[found["state"]],
         "better_is": "higher" if found["direction"] == "max" else "lower",
         "short": short,
         "recommended": next((r for r in rows if r["name"] == found["recommended"]), None),
-        "ranking": _ranking(found, [row for row in rows if row["state"] == "judged"]),
+        "ranking": _ranking([row for row in rows if row["state"] == "judged"]),
         "others": [row for row in rows if row["state"] not in ("judged", "skipped")],
         "skips": _skips(rows, short),
         "heat": figures.heat_maps(run.study, run.axes, found),
@@ -135,39 +141,14 @@ def _shown(found: Mapping[str, Any]) -> dict[str, str]:
     return shown
 
 
-def _ranking(found: Mapping[str, Any], judged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the judged, best first, with their interval in words and on a common scale in percent.
-
-    An unsteady combination may have an interval many times as wide as the others': the scale
-    ends at three times the typical reach, and what goes past it is cut.
-    """
-    compared = [row for row in judged if row["advantage"]]
-    lows = [-row["advantage"]["low"] for row in compared]
-    highs = [row["advantage"]["high"] for row in compared]
-    left = min(max(lows, default=0), 3 * float(np.median(lows or [0])) or math.inf)
-    span = (left + max(highs, default=0)) or 1.0
-
-    def at(value: float) -> float:
-        return round(100 * min(max((value + left) / span, 0.0), 1.0), 2)
-
+def _ranking(judged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the judged, best first, with their interval as a bar and in words."""
     ranked = []
-    for rank, row in enumerate(judged, 1):
-        advantage = row["advantage"]
-        bar, said = None, ""
-        if advantage:
-            tied, alone = row["in_tied_group"], len(found["tied_group"]) == 1
-            said = text.against_best(advantage, tied=tied, alone=alone)
-            low, high = at(advantage["low"]), at(advantage["high"])
-            bar = {
-                "low": low,
-                "width": round(high - low, 2),
-                "point": at(advantage["estimate"]),
-                "zero": at(0.0),
-                "cut": advantage["low"] < -left,
-            }
+    drawn = bars(judged, grouped="in_tied_group")
+    for rank, (row, bar) in enumerate(zip(judged, drawn, strict=True), 1):
         rate = (row["hparams"] or {}).get("lr")
         rate = "–" if rate is None else text.setting(rate)
-        ranked.append({**row, "rank": rank, "bar": bar, "said": said, "rate": rate})
+        ranked.append({**row, **bar, "rank": rank, "rate": rate})
     return ranked
 
 

@@ -41,6 +41,13 @@ def _terminal(verdict: Mapping[str, Any]) -> Iterator[RenderableType]:
         if judged:
             yield Padding(_table(found, judged, verdict["alpha"]), (0, 0, 0, 2))
             yield Padding(Text(_legend(found), style="dim"), (0, 0, 0, 2))
+        # The headline's sentence opens the reason; the others stand below the table.
+        found_on = [c for c in found["claims"][1:] if c["state"] == "better" or c["of"] == "models"]
+        real = [each for each in found["interactions"] if each["real"]]
+        for told in (*found_on, *real, *found["second"]):
+            yield Text(told["sentence"])
+        if found["next"] and found["next"]["sentence"] not in found["reason"]:
+            yield Text(found["next"]["sentence"])
         chosen = found["selected_by_validation"]
         if chosen:
             reach = text.interval(chosen["low"], chosen["high"], verdict["alpha"])
@@ -107,5 +114,6 @@ def _legend(found: Mapping[str, Any]) -> str:
     if label != name:
         said.insert(0, f"all with {name.removesuffix(label).removesuffix(' + ')}")
     if found["tied_group"]:
-        said.insert(0, "● cannot be told from the best; bold: recommended")
+        what = "better than each other one" if found["state"] == "better" else "may be the best"
+        said.insert(0, f"● {what}; bold: recommended")
     return "; ".join(said)

@@ -114,10 +114,9 @@ def interaction(
         error = shared**2 / ((spread.field - 1) * spread.freedom) + own**2 / spread.freedom
         if part.patients is not None:
             error += float(np.trace(centre @ patients)) ** 2 / max(part.patients - 2, 1)
-        df = (
-            expected**2 / float((covariance**2).sum()),
-            expected**2 / error if error > 0 else np.inf,
-        )
+        # Where nothing was estimated (each scatter is 0) the denominator is known.
+        known = expected**2 / float(error) if error > 0 else np.inf
+        df = (expected**2 / float((covariance**2).sum()), known)
         f = square / expected
     return Interaction(
         levels_a=levels_a,

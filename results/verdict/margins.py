@@ -151,9 +151,7 @@ def _interaction(field: Field, inner: Axis, outer: Axis) -> Interaction | None:
     tested = marginal.interaction(evidence, [a for a, _ in keys], [b for _, b in keys])
     if tested is None:
         return None
-    # Scores that differ by rounding alone have no statistic: nothing is shown by them.
-    p_value = tested.p_value if isfinite(tested.p_value) else 1.0
-    real = p_value < field.alpha
+    real = tested.p_value < field.alpha
     within = [
         _within(field, evidence, keys, str(level), [str(a) for a in tested.levels_a])
         for level in (tested.levels_b if real else ())
@@ -162,10 +160,10 @@ def _interaction(field: Field, inner: Axis, outer: Axis) -> Interaction | None:
         "axes": [inner.column, outer.column],
         "f": tested.f if isfinite(tested.f) else None,
         "degrees_of_freedom": [d if isfinite(d) else None for d in tested.df],
-        "p_value": p_value,
+        "p_value": tested.p_value,
         "real": real,
         "within": within,
-        "sentence": _depends(inner, outer, p_value, within, field.alpha),
+        "sentence": _depends(inner, outer, tested.p_value, within, field.alpha),
     }
 
 

@@ -11,17 +11,19 @@ decided where the half-width of its interval is at most the lead as it stands, o
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from results import text as words
 from results.statistics import critical
+from results.statistics.predict import Plan, Prediction, predict
 from results.statistics.spread import mean_variance_factor
 from results.verdict.claims import Asked
-from results.verdict.combinations import Contest
-from results.verdict.evidence import Known
+from results.verdict.combinations import Combination, Contest, cell_of, fold_of
+from results.verdict.doubts import RowsOf
+from results.verdict.evidence import Known, Measure, known, read_cases
 from results.verdict.schema import Next, Option
 
 # More seeds, repeats or folds than this nobody would train. Assumption.
@@ -62,11 +64,11 @@ def one_fold() -> Next:
     }
 
 
-def what_next(contest: Contest, known: Known, asked: Asked) -> Next:
+def what_next(contest: Contest, judged_by: Known, asked: Asked) -> Next:
     """Return where the uncertainty of the lead comes from, and what would decide it."""
-    f, evidence = asked.found, known.evidence
+    f, evidence = asked.found, judged_by.evidence
     variance = float(f.variance[f.best, f.runner_up])
-    comes_from = _comes_from(asked, known)
+    comes_from = _comes_from(asked, judged_by)
     if asked.state != "undecided" or variance <= 0:
         return {"sentence": comes_from, "options": []}
     shares = f.shares
@@ -88,7 +90,8 @@ def what_next(contest: Contest, known: Known, asked: Asked) -> Next:
 
     ways: dict[_Trained, Sequence[int]] = {
         "repeats": range(design.repeats + 1, _MOST + 1),
-        "seeds": range(design.seeds + 1, _MOST + 1),
+        # With one seed, what another would take away is not known.
+        "seeds": range(design.seeds + 1, _MOST + 1) if design.seeds > 1 else (),
         "folds": (_MOST,) if design.folds < _MOST else (),
     }
     options = [
@@ -158,10 +161,10 @@ def _groups(contest: Contest) -> int | None:
 # ---------------------------------------------------------------- words
 
 
-def _comes_from(asked: Asked, known: Known) -> str:
+def _comes_from(asked: Asked, judged_by: Known) -> str:
     f = asked.found
     if f.shares is None or f.floor is None:
-        why = f" ({known.folds_alone})" if known.folds_alone else ""
+        why = f" ({judged_by.folds_alone})" if judged_by.folds_alone else ""
         return (
             "How much of the uncertainty comes from the number of patients is not known: errors "
             f"are told by the scatter of folds alone{why}."
@@ -204,7 +207,91 @@ def _advice(design: _Design, options: Sequence[Option], wanted: float, patients:
         for each in options
         if each["what"] == "patients"
     ]
+    if design.seeds == 1:
+        said.append("a second seed would tell how much of the rest is the luck of a seed")
     return (
         f"To decide takes an interval of {words.score(wanted)} to either side, the larger of lead "
         f"and margin: {'; '.join(said)}."
     )
+
+
+# ---- before a study runs ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foreseen:
+    """What a planned study will tell of one data set, from a pilot; `prediction` None: why not.
+
+    `folds`, `seeds` and `combinations` are those of the pilot that were used.
+    """
+
+    dataset: str
+    metric: str
+    prediction: Prediction | None
+    folds: int
+    seeds: int
+    combinations: int
+
+    def __str__(self) -> str:
+        metric = words.metric(self.metric)
+        if self.prediction is None:
+            return (
+                f"{self.dataset}: the pilot cannot tell what to expect; it takes two combinations "
+                "that were scored on the same two folds"
+            )
+        p = self.prediction
+        pilot = ", ".join(
+            words.count(number, what)
+            for number, what in (
+                (self.combinations, "combination"),
+                (self.folds, "fold"),
+                (self.seeds, "seed"),
+            )
+        )
+        half, metric = words.score(p.half_width), words.metric(self.metric)
+        return (
+            f"{self.dataset}: to expect, the best's lead over the next to within {half} {metric} "
+            f"(80 % range {words.score(p.low)} to {words.score(p.high)}); a lead of {half} is "
+            f"found in half of such studies, one of {words.score(p.findable)} in 80 % (from a "
+            f"pilot of {pilot})"
+        )
+
+
+def foreseen(contest: Contest, plan: Plan, rows_of: RowsOf, *, alpha: float) -> Foreseen:
+    """Return what a planned study will tell of a data set, from what its pilot has finished.
+
+    Of a pilot that is unfinished, the trials that all combinations with a score have in common.
+    """
+    pilot = _in_common(contest)
+    cells = {cell_of(row) for row in pilot[0].scored} if pilot else set()
+    folds, seeds = len({cell[:2] for cell in cells}), len({cell[2] for cell in cells})
+    prediction = None
+    if len(pilot) > 1 and folds > 1:
+        measure = Measure.of(contest.metric, contest.described[contest.metric])
+        cases = read_cases(pilot, rows_of)
+        evidence = known(contest, pilot, measure, cases, lambda row: float(row["test_score"]))
+        prediction = predict(evidence.evidence, plan, alpha=alpha)
+    return Foreseen(
+        dataset=contest.dataset,
+        metric=contest.metric,
+        prediction=prediction,
+        folds=folds,
+        seeds=seeds,
+        combinations=len(pilot),
+    )
+
+
+def _in_common(contest: Contest) -> list[Combination]:
+    """Return the combinations with a score, each with the trials that all of them have."""
+    scored = [c for c in contest.combinations if len({fold_of(row) for row in c.scored}) > 1]
+    if not scored:
+        return []
+    cells = set.intersection(*({cell_of(row) for row in c.scored} for c in scored))
+    return [
+        replace(
+            c,
+            trials=tuple(row for row in c.scored if cell_of(row) in cells),
+            expected=len(cells),
+        )
+        for c in scored
+    ]

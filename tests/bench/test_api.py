@@ -1,5 +1,6 @@
 """The work of the command, called from Python: what comes back, what is raised, what is written."""
 
+import hashlib
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ import nibabel
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from bench import api
 from bench.core.references import StudyError
@@ -75,7 +77,9 @@ def test_plan_then_run_then_go_on(study, tmp_path, notebook, capfd):
     assert counted.calls == {"measuring": [(0, 1), (1, 1)]}
     assert not (tmp_path / "runs").exists()
 
-    ended = api.run(str(path), changed=heard.append)
+    said = []
+    ended = api.run(str(path), changed=heard.append, say=said.append)
+    assert len(said) == 1
     assert ended.folder.resolve() == tmp_path / "runs" / "small"
     assert ended.progress.statuses == {"ok": 6}
     assert heard[-1].done == 6
@@ -107,6 +111,53 @@ def test_what_a_sample_costs_alone_is_measured_before_a_run_or_after(study, tmp_
     path.write_bytes(b"cut")
     with pytest.raises(RunError, match=r"alone.parquet is damaged .*`medopt price` measures it"):
         write_report(tmp_path / "run")
+
+
+def test_the_rule_stands_before_the_first_trial(study, tmp_path):
+    """Its hash is of study.yaml as the run fixed it, and an edit afterwards is told."""
+    said = []
+
+    def trained(progress):
+        said.append(progress.done)
+
+    ended = api.run(study(), changed=trained, say=said.append)
+    rule = json.loads((ended.folder / "rule.json").read_text())
+    content = yaml.safe_load((ended.folder / "study.yaml").read_text())
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False)
+    assert rule["hash"] == hashlib.sha256(text.encode()).hexdigest()
+    assert (rule["margin"], rule["alpha"]) == (content["margin"], content["alpha"])
+    assert rule["primary"] == content["primary"]
+    assert said[0].startswith(f"rule: study {rule['hash'][:12]}, judged by ")
+    assert all(isinstance(each, int) for each in said[1:])
+    assert ended.verdict["rule"] == rule
+    before = ended.verdict["datasets"][0]["warnings"]
+
+    (ended.folder / "study.yaml").write_text(yaml.safe_dump(content | {"margin": 0.3}))
+    warning, *others = ended.verdict["datasets"][0]["warnings"]
+    assert others == before
+    assert warning.startswith("margin was 0.01 before the first trial, and study.yaml says 0.3 now")
+    # Nor does it help to write another rule: each file of results repeats the first in its footer.
+    for other in (json.dumps(rule | {"margin": 0.3}), "none"):
+        (ended.folder / "rule.json").write_text(other)
+        assert ended.verdict["datasets"][0]["warnings"][0] == warning
+        assert ended.verdict["rule"]["hash"] is None
+
+
+def test_a_pilot_tells_what_a_plan_will_be_able_to_find(study, tmp_path):
+    pilot = api.run(study()).folder
+    path = study()
+    path.write_text(path.read_text().replace("folds: 3", "folds: 5"))
+    (told,) = api.plan(path, tmp_path / "more", pilot=pilot).foreseen
+    assert (told.folds, told.seeds, told.combinations) == (3, 1, 2)
+    p = told.prediction
+    assert 0 < p.low < p.half_width < p.high
+    assert p.findable > p.half_width
+    assert f"to within {p.half_width:.3f} AUC (80 % range {p.low:.3f} to {p.high:.3f})" in str(told)
+    assert api.plan(path, tmp_path / "more").foreseen == ()
+    text = path.read_text().replace("data: [", "data: [{name: other, store: ")
+    path.write_text(text.replace("]\nmodels", "}]\nmodels"))
+    with pytest.raises(StudyError, match="A pilot is a run on the same data"):
+        api.plan(path, tmp_path / "more", pilot=pilot)
 
 
 def test_a_plan_is_for_the_folder_that_is_asked_for(study, tmp_path):

@@ -71,9 +71,10 @@ def study(small_store, tmp_path):
 
 
 def test_a_run_ends_with_a_verdict_and_a_report_and_resumes(medopt, study, tmp_path):
-    status, out, _ = medopt("run", study)
+    status, out, told = medopt("run", study)
     assert status == 0
     run = tmp_path / "runs" / "small"
+    assert "fixed before the first trial" in " ".join(told.split())
     assert (run / "report.html").stat().st_size > 10_000
     assert "report:" in out
     assert json.loads((run / "verdict.json").read_text())

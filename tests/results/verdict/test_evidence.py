@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+from results.statistics.predict import Plan
 from results.verdict.combinations import contests
 from results.verdict.evidence import Measure, known, read_cases
+from results.verdict.next_steps import foreseen
 from results.verdict.verdict import verdict
 
 ONE = (("lung-nodules", "classification"),)
@@ -270,3 +272,27 @@ def test_a_margin_that_changed_is_told(make_rows):
     changed = study | {"margin": 0.5}
     (warning,) = verdict(every, changed, rule=rule)["datasets"][0]["warnings"]
     assert warning.startswith("margin was 0.01 before the first trial, and study.yaml says 0.5 now")
+
+
+# ---- a pilot ------------------------------------------------------------------------------------
+
+
+def test_an_unfinished_pilot_is_used_by_what_all_have(make_rows):
+    """Of 3 folds one combination has two: the others' third does not count, nor one without any."""
+    rows, study, rows_of = with_cases(
+        make_rows(**OPTIONS | {"optimizers": ("adam", "sgd", "lbfgs")})
+    )
+    plan = Plan(folds=5, repeats=1, seeds=1, patients=500, test_train_ratio=0.3)
+
+    def told_by(kept):
+        (contest,) = contests(kept, study, DESCRIBED)
+        return foreseen(contest, plan, rows_of, alpha=0.05)
+
+    two = [row for row in rows if row["optimizer"] != "lbfgs"]
+    partial = told_by([r for r in two if (r["optimizer"], r["fold"]) != ("adam", 2)])
+    assert (partial.folds, partial.combinations) == (2, 2)
+    assert partial == told_by([row for row in two if row["fold"] < 2])
+    assert partial != told_by(two)
+    one_fold = told_by([row for row in rows if row["fold"] == 0])
+    assert one_fold.prediction is None
+    assert "the same two folds" in str(one_fold)

@@ -1,0 +1,40 @@
+"""The three questions with their answers, and what another metric says: for the page."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from results import text
+
+_ASKED = {
+    "procedure": "Trained anew on as many patients like these",
+    "models": "The models trained here, on new patients",
+}
+
+
+def answers(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return each question of a data set's verdict with its state and sentence."""
+    claims = [
+        {
+            "asked": _ASKED.get(claim["of"], f"The {claim['of']}, on average over the others"),
+            "state": claim["state"],
+            "badge": text.STATES[claim["state"]] if claim["state"] != "none" else "No claim",
+            "sentence": claim["sentence"],
+        }
+        for claim in found["claims"]
+    ]
+    others = [
+        {
+            "asked": f"By {text.metric(second['metric'])} instead",
+            "state": "none",
+            "badge": _agreement(second),
+            "sentence": second["sentence"],
+        }
+        for second in found["second"]
+    ]
+    return claims + others
+
+
+def _agreement(second: Mapping[str, Any]) -> str:
+    if second["agrees"] and second["state"] != "better":
+        return "No winner"
+    return {True: "Agrees", False: "Differs", None: "Unknown"}[second["agrees"]]
