@@ -28,7 +28,10 @@ if TYPE_CHECKING:
     from bench.planning.plan import Plan
     from bench.planning.scales import Scales
     from bench.study.schema import Study
+    from loaders.cases import Kind
+    from loaders.datasets.recognize import Seems
     from loaders.store.copies import Conflicts
+    from loaders.store.dry_run import Counted
     from loaders.store.write import Report
     from results.verdict.next_steps import Foreseen
     from results.verdict.schema import Verdict
@@ -152,7 +155,6 @@ def prepare(
     from bench.core.references import unknown
     from loaders.cases import BadSource
     from loaders.cores import usable_cores
-    from loaders.datasets.table import KINDS
     from loaders.memory import keep_freed_memory
     from loaders.store.copies import CONFLICTS
     from loaders.store.prepare import prepare as prepare_store
@@ -161,16 +163,12 @@ def prepare(
     if wrong := _wrong_count("workers", workers):
         raise BadSource(wrong)
     store = local_path(out, "out")
-    name, _, part = kind.partition(":")
-    if name not in KINDS:
-        raise BadSource(unknown("kind", name, KINDS))
+    row, settings = _kind(kind, options)
     if conflicts not in CONFLICTS:
         raise BadSource(unknown("conflicts", conflicts, CONFLICTS))
-    settings = {**(options or {}), **({"name": part} if part else {})}
-    row = KINDS[name]
     if source is None:
         if row.fetch is None:
-            raise BadSource(f"{name} needs SOURCE, the folder or file as it was downloaded.")
+            raise BadSource(f"{row.name} needs SOURCE, the folder or file as it was downloaded.")
         with counting("fetching, KiB") as told:
             source = row.fetch(settings, lambda done, total: told(done // 1024, total // 1024))
     keep_freed_memory()
@@ -186,6 +184,47 @@ def prepare(
             conflicts=conflicts,
             progress=told,
         )
+
+
+def recognize(source: str | Path) -> "list[Seems]":
+    """Say what a folder or file seems to be and what `prepare` needs for it; writes nothing.
+
+    What fits comes first; of the others `missing` says why they do not. Raises BadSource where
+    there is no such folder or file, or nothing in it.
+    """
+    from loaders.datasets.recognize import recognize as recognize_source
+
+    return recognize_source(Path(source))
+
+
+def count(
+    kind: str,
+    source: str | Path,
+    *,
+    options: Mapping[str, Any] | None = None,
+    counting: Counting = _uncounted,
+) -> "Counted":
+    """Read a source as `prepare` does and count cases, groups, classes and rejects.
+
+    Writes nothing. `kind`, `source` and `options` are as in `prepare`. Raises BadSource.
+    """
+    from loaders.store.dry_run import count as count_source
+
+    row, settings = _kind(kind, options)
+    with counting("reading") as told:
+        return count_source(row, Path(source), settings, told)
+
+
+def _kind(kind: str, options: Mapping[str, Any] | None) -> "tuple[Kind, dict[str, Any]]":
+    """Return the row of a kind and its settings; raises BadSource."""
+    from bench.core.references import unknown
+    from loaders.cases import BadSource
+    from loaders.datasets.table import KINDS
+
+    name, _, part = kind.partition(":")
+    if name not in KINDS:
+        raise BadSource(unknown("kind", name, KINDS))
+    return KINDS[name], {**(options or {}), **({"name": part} if part else {})}
 
 
 def plan(

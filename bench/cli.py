@@ -7,6 +7,7 @@ usable input. 130: interrupted; the run resumes.
 import io
 import json
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -21,6 +22,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from bench.api import Ended
+    from loaders.store.dry_run import Counted
 
 app = typer.Typer(
     name="medopt",
@@ -122,8 +124,14 @@ def demo(
 
 @app.command()
 def prepare(
-    kind: Annotated[str, typer.Argument(help="What the source is; `medopt list data` shows all.")],
-    store: Annotated[Path, typer.Option("--out", help="The store to make.")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="What the source is; `medopt list data` shows all. A folder in its place is "
+            "looked at: which kind fits, and what is missing, is said."
+        ),
+    ],
+    store: Annotated[Path | None, typer.Option("--out", help="The store to make.")] = None,
     source: Annotated[
         Path | None,
         typer.Argument(
@@ -146,6 +154,9 @@ def prepare(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes that read. Default: one a usable core.")
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read and count all; write nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Turn scans as they were downloaded into a store: read once, checked, with ids hashed.
@@ -157,14 +168,20 @@ def prepare(
     from bench.display import counting
     from loaders.cases import BadCase, BadSource
 
-    options: dict[str, str] = {}
-    for setting in set_ or []:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise BadSource(f"--set {setting!r}: write NAME=VALUE.")
-        if key in options:
-            raise BadSource(f"--set {key} is given twice: {options[key]!r} and {value!r}.")
-        options[key] = value
+    options = _settings(set_ or [])
+    if source is None and _is_source(kind):
+        _show_what_it_seems(Path(kind), as_json=as_json)
+        return
+    if dry_run:
+        if source is None:
+            raise BadSource("--dry-run needs SOURCE, the folder or file as it was downloaded.")
+        _show_counted(
+            api.count(kind, source, options=options, counting=partial(counting, err)),
+            as_json=as_json,
+        )
+        return
+    if store is None:
+        raise BadSource("--out is missing: the folder of the store to make (or --dry-run).")
     try:
         report = api.prepare(
             kind,
@@ -195,6 +212,85 @@ def prepare(
         state = "is up to date" if report.reused else "is ready"
         cases = "1 case" if report.n_cases == 1 else f"{report.n_cases} cases"
         out.print(Text(f"{store} {state}: {cases}, {len(report.rejected)} rejected"))
+
+
+def _settings(given: list[str]) -> dict[str, str]:
+    """Return what each --set says; raises BadSource."""
+    from loaders.cases import BadSource
+
+    options: dict[str, str] = {}
+    for setting in given:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise BadSource(f"--set {setting!r}: write NAME=VALUE.")
+        if key in options:
+            raise BadSource(f"--set {key} is given twice: {options[key]!r} and {value!r}.")
+        options[key] = value
+    return options
+
+
+def _is_source(kind: str) -> bool:
+    """Tell whether what stands for a kind is a folder or file to be looked at."""
+    from loaders.datasets.table import KINDS
+
+    return kind.partition(":")[0] not in KINDS and Path(kind).exists()
+
+
+def _show_what_it_seems(source: Path, *, as_json: bool) -> None:
+    from bench import api
+
+    found = api.recognize(source)
+    if as_json:
+        out.print_json(data=[asdict(seems) for seems in found])
+        return
+    if not found:
+        out.print(
+            Text(
+                f"{source} is like no kind that is known. `medopt list data` shows the kinds; "
+                "images with masks are `pairs`, pictures with a table or in class folders `images`."
+            )
+        )
+    for seems in found:
+        words = ["medopt", "prepare", seems.kind, str(source)]
+        for name, value in seems.options.items():
+            words += ["--set", f"{name}={value}"]
+        fits = "may be" if seems.missing else "seems to be"
+        out.print(Text(f"{source} {fits} {seems.kind}: {seems.why}."))
+        if seems.missing:
+            out.print(Text(f"  What is missing: {seems.missing}"))
+        else:
+            out.print(Text(f"  {seems.cases} cases fit, {seems.rejected} do not."))
+            if not seems.grouped:
+                out.print(
+                    Text(
+                        "  Whose they are is not known, so each case is its own group; `medopt "
+                        f"list data` says how {seems.kind} is told."
+                    )
+                )
+        out.print(Text(f"  {shlex.join([*words, '--out', 'STORE'])}"))
+
+
+def _show_counted(counted: "Counted", *, as_json: bool) -> None:
+    """Print what a store would hold, and on stderr what it would not."""
+    for bad in counted.rejected:
+        err.print(Text.assemble(("rejected", "yellow"), f" {bad.where}: {bad.reason}"))
+    known = {name: value for name, value in vars(counted).items() if name != "rejected"}
+    known["rejected"] = len(counted.rejected)
+    if as_json:
+        out.print_json(data=known)
+        return
+    lines = {
+        "cases": f"{counted.cases}, {len(counted.rejected)} rejected",
+        "groups": f"{counted.groups}, by {counted.group_source}",
+        "classes": ", ".join(f"{name} {number}" for name, number in counted.classes.items()),
+        "parts": ", ".join(f"{name} {number}" for name, number in counted.parts.items()) or "none",
+        "shape": " x ".join(f"{low:g} to {high:g}" for low, _, high in counted.shape),
+        "spacing": " x ".join(
+            f"{mm[0]:g} to {mm[2]:g}" if mm else "unknown" for mm in counted.spacing
+        ),
+    }
+    for name, text in lines.items():
+        out.print(Text(f"{name:8} {text}"))
 
 
 @app.command()

@@ -167,6 +167,11 @@ def foreseen_by(plan: Plan, pilot: Path) -> Iterator[Foreseen]:
             f"{', '.join(data.name for data in plan.sets)}. A pilot is a run on the same data."
         )
     for data in plan.sets:
+        if len(data.splits) < 2:
+            raise StudyError(
+                f"--pilot {pilot.name}: the study tests {data.name!r} in one fold, which cannot tell "
+                f"what another training set would change; a pilot tells nothing of it."
+            )
         if data.name in contests:
             yield foreseen(
                 contests[data.name], _design(plan, data), run.rows, alpha=plan.study.alpha
@@ -178,7 +183,7 @@ def _design(plan: Plan, data: DataSet) -> predict.Plan:
     own = [trial for trial in plan.trials if trial.dataset == data.name]
     ratios = [len(split.test) / len(split.train) for split in data.splits]
     return predict.Plan(
-        folds=plan.study.folds,
+        folds=len({split.fold for split in data.splits}),
         repeats=plan.study.repeats,
         seeds=len({trial.seed for trial in own}) or len(plan.study.seeds),
         patients=len(set(data.store.groups)),

@@ -1,0 +1,192 @@
+"""What a folder seems to be: each kind that its names remind of is tried on it.
+
+Names alone suggest; a kind's own survey then says whether it fits, and if not, what is missing. So
+nothing is said here that `medopt prepare` would not say.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from loaders.cases import BadSource, Survey
+from loaders.datasets.pairs.layouts import LAYOUTS, with_layout
+from loaders.datasets.pairs.patterns import Files, known_of, stem_of
+from loaders.datasets.table import KINDS
+from loaders.datasets.tabular.labels import PARTS, is_table
+from loaders.formats.pictures import SUFFIXES
+from loaders.formats.video import SUFFIXES as VIDEOS
+from loaders.formats.volumes.open import volume_stem
+
+# Words for a mask in the name of a folder or at the end of a file's.
+_MASK = (
+    "mask|masks|msk|seg|segm|segs|segmentation|segmentations|label|labels|gt|groundtruth|truth|"
+    "manual|annotation|annotations|roi"
+)
+_MASK_FOLDER = re.compile(rf"(?:.*[^a-z])?(?:{_MASK})(?:[^a-z].*)?", re.IGNORECASE)
+_MASK_FILE = re.compile(rf"(.+?)([ _.-](?:{_MASK}))", re.IGNORECASE)
+_BRATS = re.compile(r"brats|[-_](?:flair|t2f|t1ce|t1c)\.nii", re.IGNORECASE)
+# Images whose masks are looked for, to tell how these are named (assumption).
+_PROBES = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seems:
+    """One thing that a folder may be.
+
+    `missing` is why it cannot be prepared so, in one sentence with the choices; empty where it can
+    be: then `cases` are ready and `rejected` are not. `grouped`: it is known whose each case is.
+    """
+
+    kind: str
+    options: dict[str, str]
+    why: str
+    missing: str = ""
+    cases: int = 0
+    rejected: int = 0
+    grouped: bool = False
+
+
+def recognize(source: Path) -> list[Seems]:
+    """Return what a source may be, what fits first; raises BadSource where it is not there."""
+    if source.is_file():
+        found = list(_medmnist([source.name]))
+    else:
+        files = Files(source)
+        if not files.names:
+            raise BadSource(f"{source} holds no file")
+        found = list(_suggested(source, files))
+    tried = [_tried(source, kind, options, why) for kind, options, why in found]
+    return sorted(tried, key=lambda seems: (bool(seems.missing), -seems.cases))
+
+
+_Suggestion = tuple[str, dict[str, str], str]
+
+
+def _tried(source: Path, kind: str, options: dict[str, str], why: str) -> Seems:
+    try:
+        survey = KINDS[kind].survey(source, options)
+    except BadSource as error:
+        return Seems(kind=kind, options=options, why=why, missing=str(error))
+    return Seems(
+        kind=kind,
+        options=options,
+        why=why,
+        cases=_cases(survey),
+        rejected=len(survey.rejected),
+        grouped=survey.meta.group_source == "patient",
+    )
+
+
+def _cases(survey: Survey) -> int:
+    return sum(len(item.extra.get("rows", [item])) for item in survey.items)
+
+
+def _suggested(source: Path, files: Files) -> Iterator[_Suggestion]:
+    """Give the kinds that the names of files remind of."""
+    names = files.names
+    pictures = [name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES]
+    tables = [path for path in source.iterdir() if is_table(path)]
+    layouts = list(_layouts(source, files))
+    yield from layouts
+    if (source / "imagesTr").is_dir() and (source / "labelsTr").is_dir():
+        channels = any(re.search(r"_\d{4}\.[^/]+$", name) for name in names)
+        kind = "nnunet" if channels else "msd"
+        yield kind, {}, "it has the folders imagesTr and labelsTr"
+        return
+    if any(map(_BRATS.search, names)):
+        yield "brats", {}, "its files are named as those of BraTS"
+    if any(name.lower().endswith(".xml") for name in names) and any(
+        PurePosixPath(name).suffix.lower() in (".dcm", "") for name in names
+    ):
+        yield "lidc", {}, "it has DICOM files and XML, as LIDC-IDRI"
+    yield from _medmnist(names)
+    if tables and any(PurePosixPath(name).suffix.lower() in VIDEOS for name in names):
+        yield "cine", {}, f"it has videos and the table {tables[0].name}"
+    pairs = [] if layouts else list(_pairs(names))
+    yield from pairs
+    if tables and pictures:
+        yield "images", {}, f"it has pictures and the table {tables[0].name}"
+    elif pictures and not pairs and not layouts:
+        yield "images", {}, "it has pictures in folders, perhaps a folder a class"
+
+
+def _layouts(source: Path, files: Files) -> Iterator[_Suggestion]:
+    for name in LAYOUTS:
+        settings, _ = with_layout(source, {"layout": name})
+        for image, parts in files.fitting(settings["images"], {})[:_PROBES]:
+            if files.fitting(settings["masks"], known_of(image, parts)):
+                yield "pairs", {"layout": name}, f"{image} has its mask where that layout has it"
+                break
+
+
+def _medmnist(names: list[str]) -> Iterator[_Suggestion]:
+    from loaders.datasets.medmnist.catalogue import INFO
+
+    for name in names:
+        path = PurePosixPath(name)
+        if path.suffix == ".npz" and (known := re.sub(r"_\d+$", "", path.stem)) in INFO:
+            yield "medmnist", {"name": known}, f"{name} is called as a set of MedMNIST"
+
+
+def _pairs(names: list[str]) -> Iterator[_Suggestion]:
+    """Give patterns of images and masks: in one folder by their ends, or in two folders."""
+    readable = [name for name in names if _ending(name)]
+    masks: Counter[tuple[str, str]] = Counter()
+    there = {(_folder(name), stem_of(name).casefold()): _ending(name) for name in readable}
+    for name in readable:
+        match = _MASK_FILE.fullmatch(stem_of(name))
+        image = match and there.get((_folder(name), match[1].casefold()))
+        if match and image:
+            masks[image, f"{match[2]}{_ending(name)}"] += 1
+    for (image, end), count in masks.most_common(1):
+        options = {"images": f"**/*{image}", "masks": f"{{folder}}/{{stem}}{end}"}
+        yield "pairs", options, f"{count} files are called as another one with {end} behind it"
+        return
+    yield from _two_folders(readable)
+
+
+def _two_folders(readable: list[str]) -> Iterator[_Suggestion]:
+    folders: dict[str, list[str]] = {}
+    for name in readable:
+        folders.setdefault(_folder(name), []).append(name)
+    found: Counter[tuple[str, str, str, str, str]] = Counter()
+    for masks, mine in folders.items():
+        place, _, last = masks.rpartition("/")
+        if not _MASK_FOLDER.fullmatch(last):
+            continue
+        for images, others in folders.items():
+            beside, _, other = images.rpartition("/")
+            if beside != place or images == masks or _MASK_FOLDER.fullmatch(other):
+                continue
+            for image in others[:_PROBES]:
+                stem = stem_of(image)
+                ends = [name for name in mine if stem_of(name).startswith(stem)]
+                if ends:
+                    end = min(ends, key=len).rpartition("/")[2][len(stem) :]
+                    found[_as_part(place), other, _ending(image), last, end] += 1
+    for (place, other, ending, last, end), _ in found.most_common(1):
+        options = {"images": f"{place}{other}/*{ending}", "masks": f"{place}{last}/{{stem}}{end}"}
+        yield "pairs", options, f"{last} lies beside {other}, with files of the same names"
+
+
+def _as_part(place: str) -> str:
+    """Return the folders above both as a pattern begins; a part of train and test has its name."""
+    if not place:
+        return ""
+    above, slash, last = place.rpartition("/")
+    return f"{above}{slash}{{split}}/" if last.lower() in PARTS else f"{place}/"
+
+
+def _folder(name: str) -> str:
+    return name.rpartition("/")[0]
+
+
+def _ending(name: str) -> str:
+    """Return the ending of a picture or a volume, empty where it is neither."""
+    last = PurePosixPath(name).name
+    if base := volume_stem(last):
+        return last[len(base) :]
+    suffix = PurePosixPath(last).suffix
+    return suffix if suffix.lower() in SUFFIXES else ""

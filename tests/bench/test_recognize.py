@@ -1,0 +1,173 @@
+"""A folder without a kind: what it seems to be, what is missing, and what it would become."""
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench import api
+from loaders.cases import BadSource
+from loaders.store.read import open_store
+from tests.bench.test_cli import medopt  # noqa: F401  # a fixture
+from tests.loaders.datasets.pairs.made import MINIATURES, blobs, picture, stray, volume
+
+Medopt = Callable[..., tuple[int, str, str]]
+
+
+@pytest.mark.parametrize("layout", MINIATURES)
+def test_each_public_layout_is_known_again(tmp_path: Path, layout: str) -> None:
+    MINIATURES[layout](tmp_path)
+    first, *_ = api.recognize(tmp_path)
+    assert (first.kind, first.options, first.missing) == ("pairs", {"layout": layout}, "")
+    assert first.cases == (16 if layout == "camus" else 8)
+
+
+def two_folders(root: Path) -> None:
+    for number in range(4):
+        image, mask = blobs(number, (9, 8))
+        picture(root / "My Images" / f"case {number}.png", image)
+        picture(root / "My Masks (final)" / f"case {number}_m.png", mask * 255)
+    stray(root / "My Images")
+
+
+def one_folder(root: Path) -> None:
+    for number in range(4):
+        image, mask = blobs(number, (9, 8, 3))
+        volume(root / f"P{number}" / "t1.nii.gz", image)
+        volume(root / f"P{number}" / "t1_seg.nii.gz", mask)
+
+
+def parts(root: Path) -> None:
+    for number in range(4):
+        image, mask = blobs(number, (9, 8))
+        part = ("train", "test")[number % 2]
+        picture(root / part / "images" / f"{number // 2}.png", image)
+        picture(root / part / "labels" / f"{number // 2}.bmp", mask)
+
+
+def classes(root: Path) -> None:
+    for number in range(6):
+        name = ("a", "b", "c")[number % 3]
+        picture(root / name / f"{number}.png", blobs(number, (9, 8))[0])
+
+
+FOLDERS: dict[str, tuple[Callable[[Path], None], str, dict[str, str]]] = {
+    "two folders": (
+        two_folders,
+        "pairs",
+        {"images": "My Images/*.png", "masks": "My Masks (final)/{stem}_m.png"},
+    ),
+    "one folder": (
+        one_folder,
+        "pairs",
+        {"images": "**/*.nii.gz", "masks": "{folder}/{stem}_seg.nii.gz"},
+    ),
+    "parts": (
+        parts,
+        "pairs",
+        {"images": "{split}/images/*.png", "masks": "{split}/labels/{stem}.bmp"},
+    ),
+    "classes": (classes, "images", {}),
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_command_that_is_shown_works(
+    medopt: Medopt,  # noqa: F811  # the fixture
+    tmp_path: Path,
+    name: str,
+) -> None:
+    make, kind, options = FOLDERS[name]
+    make(tmp_path / "a folder")
+    status, said, _ = medopt("prepare", "a folder")
+    assert status == 0
+    assert f"a folder seems to be {kind}" in said
+    command = shlex.split(said.splitlines()[-1])
+    assert command[:4] == ["medopt", "prepare", kind, "a folder"]
+    assert [f"{key}={value}" for key, value in options.items()] == command[5:-2:2]
+    assert [path.name for path in tmp_path.iterdir()] == ["a folder"]
+    status, said, _ = medopt(*command[1:-1], "store", "--workers", 1)
+    assert status == 0
+    assert len(open_store(tmp_path / "store")) == (6 if kind == "images" else 4)
+
+
+def test_what_is_missing_is_said(medopt: Medopt, tmp_path: Path) -> None:  # noqa: F811  # the fixture
+    for number in range(4):
+        picture(
+            tmp_path / "x" / ("NORMAL", "SICK")[number % 2] / f"{number}.png",
+            blobs(number, (9, 8))[0],
+        )
+    status, said, _ = medopt("prepare", "x")
+    assert status == 0
+    assert "x may be images: it has pictures in folders, perhaps a folder a class." in said
+    assert "What is missing: the source has NORMAL and SICK: say which is the disease" in said
+    (tmp_path / "y").mkdir()
+    (tmp_path / "y" / "thesis.docx").write_bytes(b"text")
+    assert "y is like no kind that is known" in medopt("prepare", "y")[1]
+    (tmp_path / "z").mkdir()
+    status, _, said = medopt("prepare", "z")
+    assert (status, "z holds no file" in said) == (2, True)
+    status, said, _ = medopt("prepare", "x", "--json")
+    assert json.loads(said)[0]["kind"] == "images"
+
+
+def test_colours_are_told_before_anything_is_written(tmp_path: Path) -> None:
+    for number in range(3):
+        image, mask = blobs(number, (9, 8))
+        picture(tmp_path / "images" / f"{number}.png", image)
+        colours = np.array([(0, 0, 0), (9, 8, 7)], np.uint8)[mask]
+        picture(tmp_path / "masks" / f"{number}.png", colours)
+    (seems,) = api.recognize(tmp_path)
+    assert "#090807" in seems.missing
+
+
+def test_a_dry_run_counts_what_a_store_would_hold(
+    medopt: Medopt,  # noqa: F811  # the fixture
+    tmp_path: Path,
+) -> None:
+    parts(tmp_path / "x")
+    (tmp_path / "x" / "test" / "images" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    options = FOLDERS["parts"][2]
+    words = ["--set", f"images={options['images']}", "--set", f"masks={options['masks']}"]
+    status, said, told = medopt("prepare", "pairs", "x", *words, "--dry-run", "--json")
+    assert status == 0
+    assert "test/images/0.png: the PNG file is damaged" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    counted = json.loads(said)
+    medopt("prepare", "pairs", "x", *words, "--out", "store", "--workers", 1)
+    store = open_store(tmp_path / "store")
+    assert counted["cases"] == len(store) == 3
+    assert counted["rejected"] == 1
+    assert counted["groups"] == len(set(store.groups))
+    assert counted["parts"] == {"test": 1, "train": 2}
+    there = [bool(np.asarray(store.mask(n)).any()) for n in range(3)]
+    assert counted["classes"] == {"label_1": sum(there)}
+    assert counted["shape"] == [[9.0] * 3, [8.0] * 3]
+    assert counted["spacing"] == [None, None]
+    status, said, _ = medopt("prepare", "pairs", "x", *words, "--dry-run")
+    assert "cases    3, 1 rejected" in said
+    assert medopt("prepare", "pairs", "x", *words)[0] == 2
+
+
+def test_a_source_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BadSource, match="there is no folder"):
+        api.recognize(tmp_path / "none")
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / "a.png")
+    assert api.recognize(tmp_path / "a.png") == []
+
+
+def test_a_set_of_medmnist_is_known_by_its_name(shared_data: Path) -> None:
+    first: Any = api.recognize(shared_data / "breastmnist")[0]
+    assert (first.kind, first.options, first.missing) == ("medmnist", {"name": "breastmnist"}, "")
+
+
+def test_real_folders_are_known(shared_data: Path) -> None:
+    found = {
+        name: api.recognize(shared_data / name)[0].kind for name in ("msd_hippocampus", "isic_uda1")
+    }
+    assert found == {"msd_hippocampus": "msd", "isic_uda1": "images"}
