@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 import numpy as np
 from scipy.stats import qmc
 
-from bench.core.references import is_reference
+from bench.core.references import StudyError, is_reference
 from bench.core.settings import Setting
 from bench.metrics.table import METRICS
 from bench.optimizers.spec import Space
@@ -103,7 +103,8 @@ def draws_of(trial: Trial, plan: Plan) -> Draws:
 def point_plan(plan: Plan) -> Plan:
     """Return the plan of a search: a trial a point, in a folder of their own inside the run.
 
-    Raises StudyError where points that are finished there have ids of an older version.
+    Raises StudyError where there is nothing to search, and where points that are finished there
+    have ids of an older version.
     """
     first = plan.study.seeds[0]
     trials: list[Trial] = []
@@ -111,6 +112,11 @@ def point_plan(plan: Plan) -> Plan:
         found = draws_of(trial, plan) if trial.seed == first else ()
         if len(found) > 1:
             trials += [attempt(trial, drawn, p, len(found)) for p, drawn in enumerate(found)]
+    if not trials:
+        raise StudyError(
+            "tuning: nothing is left to search: the study sets what its optimizers' spaces have, "
+            "or they are the user's own. Leave such settings out, or ask for `medopt run`."
+        )
     made = replace(plan, folder=plan.folder / POINTS, trials=tuple(trials), skips=())
     same_ids(made.folder, made.trials)
     return made

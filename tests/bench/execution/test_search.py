@@ -188,6 +188,7 @@ def test_a_search_fills_the_same_tables_and_is_no_verdict(study, tmp_path, name,
     assert len(rows) == 4 * 5
     assert {row["point"] for row in rows} == set(range(5))
     statuses = {row["status"] for row in rows}
+    assert not [row["reason"] for row in rows if row["status"] == "failed"]
     assert statuses <= {"ok", "diverged", "dropped"}
     assert ("dropped" in statuses) == (name == "asha")
     assert all(row["test_score"] is None and row["seed"] == 2 for row in rows)

@@ -155,6 +155,8 @@ def test_what_the_study_sets_is_not_searched(plan_of):
     assert set(found["adamw", "weight_decay"][1]) == {"lr"}
     assert found["lbfgs", "none"] == ({},)
     assert not [t for t in point_plan(plan).trials if t.choices["optimizer"].name == "lbfgs"]
+    with pytest.raises(StudyError, match="nothing is left to search"):
+        point_plan(plan_of(run="other", optimizers=[{"adam": {"lr": 0.01}}]))
     assert set(spaces(plan)["adamw"]) == {"lr", "weight_decay"}
     assert spaces(plan)["lbfgs(lr=0.5)"] == {}
     with_settings = Combination(
@@ -243,16 +245,18 @@ def test_points_of_an_older_version_of_the_numerics_are_told(plan_of):
 
 # ---- the test fold ---------------------------------------------------------------------------
 
+# Patience ends some of these trials before their budget is spent.
+BRIEF = {"epochs": 6, "patience": 1, "seeds": [1]}
+
 
 @pytest.fixture
-def planted(plan_of, tmp_path, monkeypatch):
+def planted(plan_of, tmp_path, monkeypatch, request):
     """Return two plans of one fold alike, but that the second's test cases carry a signal.
 
-    Their images give their labels away, half of which are others than before.
+    Their images give their labels away, half of which are others than before, and their intensities
+    are others, which a normalisation by all cases would feel.
     """
-    plan = plan_of(
-        optimizers=["sgd", "adam"], losses=["ce"], normalize="range", epochs=3, seeds=[1]
-    )
+    plan = plan_of(optimizers=["sgd", "adam"], losses=["ce"], normalize=request.param, **BRIEF)
     plan = replace(plan, trials=tuple(t for t in plan.trials if t.fold == 0))
     (data,) = plan.sets
     copy = tmp_path / "planted"
@@ -261,9 +265,12 @@ def planted(plan_of, tmp_path, monkeypatch):
     table = pq.read_table(copy / "cases.parquet")
     labels = data.store.labels.copy()
     labels[test[::2]] = 1 - labels[test[::2]]
-    column = table.schema.get_field_index("label")
-    table = table.set_column(column, table.schema.field("label"), pa.array(labels, pa.int64()))
-    pq.write_table(table, copy / "cases.parquet")
+    rows = table.to_pylist()
+    for case in test:
+        rows[case]["label"] = int(labels[case])
+        for name in ("total", "squares", "low", "high"):
+            rows[case][name] = [7.0 * value for value in rows[case][name]]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), copy / "cases.parquet")
     for case in test:
         path, row = Store(copy).image_file(case)
         image = np.load(path, mmap_mode="r+")
@@ -273,6 +280,7 @@ def planted(plan_of, tmp_path, monkeypatch):
     return plan, replace(plan, sets=(replace(data, path=copy),))
 
 
+@pytest.mark.parametrize("planted", ["range", "z-score"], indirect=True)
 def test_a_signal_that_only_a_test_fold_holds_changes_no_choice(planted):
     plain, marked = planted
     outcomes = []
@@ -304,6 +312,7 @@ def test_a_signal_that_only_a_test_fold_holds_changes_no_choice(planted):
         epochs = read(folder, "epochs", columns=looks).to_pylist()
         outcomes.append((choose(tried), rows, epochs, read(folder, "metrics").to_pylist()))
     assert outcomes[0] == outcomes[1]
+    assert min(row["epochs_run"] for row in outcomes[0][1]) < BRIEF["epochs"]
     # It is there to be seen: the chosen settings score otherwise on it.
     trial = plain.trials[0]
     one, other = (
