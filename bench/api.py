@@ -268,7 +268,7 @@ def plan(
     with counting("measuring") as counted, undisturbed():
         seconds = estimate(made, counted) / (lanes or 1)
         scales = tuple(gradient_scales(made))
-    told = foreseen_by(made, local_path(pilot, "--pilot")) if pilot is not None else ()
+    told = foreseen_by(made, local_path(pilot, "pilot")) if pilot is not None else ()
     return Planned(
         plan=made, seconds=seconds, scales=scales, points=len(tried), foreseen=tuple(told)
     )

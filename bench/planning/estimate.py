@@ -163,14 +163,14 @@ def foreseen_by(plan: Plan, pilot: Path) -> Iterator[Foreseen]:
     contests = {contest.dataset: contest for contest in run.contests}
     if not contests.keys() & {data.name for data in plan.sets}:
         raise StudyError(
-            f"--pilot {pilot.name}: it is of {', '.join(contests) or 'no data'}, the study of "
+            f"pilot {pilot.name}: it is of {', '.join(contests) or 'no data'}, the study of "
             f"{', '.join(data.name for data in plan.sets)}. A pilot is a run on the same data."
         )
     for data in plan.sets:
         if len(data.splits) < 2:
             raise StudyError(
-                f"--pilot {pilot.name}: the study tests {data.name!r} in one fold, which cannot tell "
-                f"what another training set would change; a pilot tells nothing of it."
+                f"pilot {pilot.name}: the study tests {data.name!r} in one fold, which cannot "
+                f"tell what another training set would change; a pilot tells nothing of it."
             )
         if data.name in contests:
             yield foreseen(

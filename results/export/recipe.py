@@ -111,7 +111,7 @@ def recipe(run: Path, form: str, *, data: str | None = None, name: str | None = 
 def _recipe(run: Recorded, data: str | None, name: str | None) -> Recipe:
     names = [contest.dataset for contest in run.contests]
     if data is None and len(names) > 1:
-        raise RunError(f"the run has several data sets: name one by --data ({', '.join(names)})")
+        raise RunError(f"the run has several data sets: name one as `data` ({', '.join(names)})")
     if data is not None and data not in names:
         raise RunError(f"the run has no data set {data!r}; choices: {', '.join(names)}")
     place = names.index(data) if data else 0
@@ -122,8 +122,8 @@ def _recipe(run: Recorded, data: str | None, name: str | None) -> Recipe:
     chosen = name or found["recommended"]
     if chosen is None:
         raise RunError(
-            f"nothing is recommended on {contest.dataset}: {found['reason']} Name a combination by "
-            "--combination to have it all the same."
+            f"nothing is recommended on {contest.dataset}: {found['reason']} Name a "
+            "`combination` to have it all the same."
         )
     if chosen not in scored:
         raise RunError(f"no scored combination {chosen!r}; choices: {', '.join(scored)}")
@@ -546,7 +546,7 @@ def nnunet(r: Recipe) -> str:
     if r.step != "plain":
         raise RunError(
             f"nnU-Net's training step is one gradient and one update, which is not how "
-            f"{r.optimizer.name} steps. --as pytorch and --as monai can have it."
+            f"{r.optimizer.name} steps. The forms pytorch and monai can have it."
         )
     if r.loss.name.startswith("weighted"):
         raise RunError(

@@ -246,21 +246,21 @@ def _found(pairs: Sequence[Pair], chosen: Mapping[str, Any], *, flat: bool) -> C
     levels = sorted({0, *counts})
     if len(levels) < 2:
         raise BadSource(
-            "the masks hold nothing but 0, or none of them can be read: say --set labels=VALUE=NAME"
+            "the masks hold nothing but 0, or none of them can be read: say labels=VALUE=NAME"
         )
     if not all(seen.plain for seen in every):
         share = (counts[0] + counts[levels[-1]]) / sum(counts.values())
         raise BadSource(
             f"the masks hold {len(levels)} levels, {share:.1%} of their pixels 0 or {levels[-1]}, "
             "as JPEG and smoothing leave them, or as images have: if two classes are meant, say "
-            f"--set threshold={(levels[-1] + 1) // 2}; if more, save them as PNG and name them, "
-            "--set labels=NAME,NAME,..."
+            f"threshold={(levels[-1] + 1) // 2}; if more, save them as PNG and name them, "
+            "labels=NAME,NAME,..."
         )
     if len(levels) > MAX_CLASSES - 1:
         raise BadSource(
             f"the masks hold {len(levels)} levels, from 0 to {levels[-1]}, and a set has up to "
-            f"{MAX_CLASSES - 2} classes beside the background: are they masks? say --set "
-            "labels=VALUE=NAME,... or --set threshold=LEVEL"
+            f"{MAX_CLASSES - 2} classes beside the background: are they masks? say "
+            "labels=VALUE=NAME,... or threshold=LEVEL"
         )
     if len(levels) == 2 and levels[1] in _WHITE:
         names = ["background", "foreground"]
@@ -304,7 +304,7 @@ def _check_palettes(every: Iterable[_Seen]) -> None:
                 raise BadSource(
                     f"number {number} is {_hex(other)} in the palette of one mask and "
                     f"{_hex(colour)} in that of another, so the numbers mean nothing: name the "
-                    "colours, the background first, --set "
+                    "colours, the background first, "
                     f"'palette={_hex(other)}=NAME,{_hex(colour)}=NAME'"
                 )
 
@@ -320,7 +320,7 @@ def _ask_for_colours(colours: Counter[int]) -> str:
     if len(colours) > _SHOWN:
         shown += (
             f" and {len(colours) - _SHOWN} more, as JPEG and smoothing leave them: those are taken "
-            "for the nearest one with --set nearest=true"
+            "for the nearest one with nearest=true"
         )
     palette = ",".join(
         f"{_hex(colour)}={'background' if not at else 'NAME'}"
@@ -328,7 +328,7 @@ def _ask_for_colours(colours: Counter[int]) -> str:
     )
     return (
         f"the masks are in colour, and what each colour means is not known. They hold {shown}. "
-        f"Name those that count, the background first: --set 'palette={palette}'"
+        f"Name those that count, the background first: 'palette={palette}'"
     )
 
 
@@ -354,7 +354,7 @@ def _of_structures(
     if len(structures) > _MOST_OVERLAPPING:
         raise BadSource(
             f"overlap=regions is for up to {_MOST_OVERLAPPING} structures, and there are "
-            f"{len(structures)}: choose some with --set structures=NAME,NAME"
+            f"{len(structures)}: choose some with structures=NAME,NAME"
         )
     alone = {1 << at for at in range(len(structures))}
     load = loader(flat=flat, nan=chosen["nan"])
@@ -434,7 +434,7 @@ def answer(
         if coding.overlap == "refuse" and below.any():
             other = coding.structures[int(below[below > 0][0]) - 1]
             raise NiftiError(
-                f"{other} and {name} overlap in {np.count_nonzero(below)} voxels: --set "
+                f"{other} and {name} overlap in {np.count_nonzero(below)} voxels: "
                 "overlap=regions would keep both, overlap=last the last of them"
             )
         out[inside] = number
@@ -510,7 +510,7 @@ def _inside(paths: Iterable[Path], coding: Coding, load: Load, name: str) -> Arr
         here = levels >= (coding.threshold or 1)
         if not coding.threshold and len(several := np.unique(levels[here])) > 1:
             raise NiftiError(
-                f"the mask of {name} holds {len(several)} levels beside 0: say --set "
+                f"the mask of {name} holds {len(several)} levels beside 0: say "
                 f"threshold={(int(several[-1]) + 1) // 2}, or save it in black and white"
             )
         inside = here if inside is None else inside | here

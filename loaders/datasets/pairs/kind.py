@@ -251,8 +251,8 @@ def _modality(chosen: str, volumes: Sequence[Volume]) -> str:
             continue  # it is told when it is read
         if lowest < CT_BELOW:
             raise BadSource(
-                f"an image goes down to {lowest:g}, as CT does: say --set modality=ct (one scale "
-                "for all cases, from the training part) or --set modality=mri (each case has its "
+                f"an image goes down to {lowest:g}, as CT does: say modality=ct (one scale "
+                "for all cases, from the training part) or modality=mri (each case has its "
                 "own)"
             )
         break
@@ -262,7 +262,7 @@ def _modality(chosen: str, volumes: Sequence[Volume]) -> str:
 PAIRS = Kind(
     name="pairs",
     summary="images and masks by two patterns: PNG, JPEG, BMP, TIFF, NIfTI, NRRD, MHA; 2-D or 3-D",
-    source="the user's own, or a public set in its own layout (--set layout=NAME)",
+    source="the user's own, or a public set in its own layout (layout=NAME)",
     survey=survey,
     read=read,
     options=OPTIONS,

@@ -48,7 +48,7 @@ def match(source: Path, files: Files, chosen: Mapping[str, Any]) -> Matched:
     images, masks = chosen["images"], chosen["masks"]
     if not images or not masks:
         raise BadSource(
-            "pairs needs two patterns, or --set layout=NAME: --set images=images/*.png --set "
+            "pairs needs two patterns, or layout=NAME: images=images/*.png "
             f"'masks=masks/{{stem}}.png' for instance; the source holds {files.kinds()}"
         )
     check("images", images)
@@ -63,7 +63,7 @@ def match(source: Path, files: Files, chosen: Mapping[str, Any]) -> Matched:
     if not found:
         raise BadSource(
             f"no file under {source} is an image {images!r}; it holds {files.kinds()}: say "
-            "--set images=PATTERN"
+            "images=PATTERN"
         )
     by_structure = STRUCTURE in parts_of(masks)
     there = {parts[STRUCTURE] for _, mine in found.values() for _, parts in mine if by_structure}
@@ -138,14 +138,13 @@ def _grouped(
         paths[:] = without_copies(paths)
         if not paths and chosen["missing"] != "empty":
             raise BadCase(
-                f"the image has no {what}; --set missing=empty would count it as empty",
+                f"the image has no {what}; missing=empty would count it as empty",
                 where=f"{image} (masks are {masks})",
                 key=image,
             )
         if len(paths) > 1 and chosen["several"] != "union":
             raise BadCase(
-                f"the image has {len(paths)} files of its {what}; --set several=union would unite "
-                "them",
+                f"the image has {len(paths)} files of its {what}; several=union would unite them",
                 where=f"{image} ({', '.join(path.name for path in paths[:_SHOWN])})",
                 key=image,
             )

@@ -30,7 +30,7 @@ def people_of(
     if chosen["csv"]:
         told, rejected = _table(source, pairs, chosen)
     elif chosen["group"] or chosen["split"]:
-        raise BadSource("options group and split name columns of a table: say --set csv=NAME too")
+        raise BadSource("options group and split name columns of a table: say csv=NAME too")
     if chosen["group"] and chosen["group_pattern"]:
         raise BadSource("options group and group_pattern both name the patient: leave one out")
     groups: list[str] = []
@@ -108,6 +108,6 @@ def _table(
     if not found:
         raise BadSource(
             f"{table.name}: column {table.columns[column['image']]} names none of the images, "
-            f"{pairs[0].key} for instance: say --set image=COLUMN"
+            f"{pairs[0].key} for instance: say image=COLUMN"
         )
     return found, rejected

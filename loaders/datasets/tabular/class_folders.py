@@ -58,7 +58,7 @@ def read_class_folders(
     if without := [name for name in asked if name not in _WITHOUT]:
         raise BadSource(
             f"option {without[0]} is for a table, and this source is of class folders: leave it "
-            "out, or say --set csv=NAME"
+            "out, or say csv=NAME"
         )
     top = _top(source)
     parts = _parts(top)

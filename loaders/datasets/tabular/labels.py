@@ -204,7 +204,7 @@ def _suggest_one_hot(table: Table, label: str) -> None:
     if names := one_hot_columns(table):
         raise BadSource(
             f"{table.name} has no column {label!r} and looks as if it had a column a class: say "
-            f"--set one_hot={','.join(names)} or --set label=COLUMN"
+            f"one_hot={','.join(names)} or label=COLUMN"
         )
 
 

@@ -209,7 +209,7 @@ def test_what_nnunet_cannot_have_is_refused(made):
 
 def test_which_combination_is_asked_for(make_run):
     run = make_run(folds=3, optimizers=("adamw", "sgd"), losses=("ce",))
-    with pytest.raises(RunError, match=r"several data sets: name one by --data \(lung-nodules, b"):
+    with pytest.raises(RunError, match=r"several data sets: name one as `data` \(lung-nodules, b"):
         recipe(run, "pytorch")
     with pytest.raises(RunError, match="no data set 'x'; choices: lung-nodules, brain-tumours"):
         recipe(run, "pytorch", data="x")

@@ -53,7 +53,7 @@ CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "turned": (lambda r: mask(r, np.zeros((14, 12), np.uint8)), "one of both is turned"),
     "missing": (
         lambda r: (r / "masks" / "2.png").unlink(),
-        "the image has no mask; --set missing=",
+        "the image has no mask; missing=",
     ),
     "in colour": (lambda r: mask(r, np.full((12, 14, 3), (9, 8, 7), np.uint8)), "is in colour"),
     "noise colours of JPEG": (noisy, "the mask is in colour"),
@@ -119,7 +119,7 @@ def test_two_masks_where_one_is_asked(tmp_path: Path) -> None:
     _, cases, rejected = read(root, **options)
     assert len(cases) == 5
     (bad,) = rejected
-    assert "2 files of its mask; --set several=union" in bad.reason
+    assert "2 files of its mask; several=union" in bad.reason
     assert bad.where == "images/2.png (2.bmp, 2.png)"
     _, cases, rejected = read(root, **options, several="union")
     assert (len(cases), rejected) == (6, [])
@@ -138,7 +138,7 @@ def test_endings_may_be_mixed(tmp_path: Path) -> None:
 
 # Settings, and the sentence about them.
 SETTINGS: dict[str, tuple[dict[str, str], str]] = {
-    "none": ({}, r"pairs needs two patterns, or --set layout=NAME: .*6 x images/\*.png"),
+    "none": ({}, r"pairs needs two patterns, or layout=NAME: .*6 x images/\*.png"),
     "no masks": ({"images": "images/*.png"}, "pairs needs two patterns"),
     "an empty pattern": ({**PNG, "images": ""}, "pairs needs two patterns"),
     "nothing fits": ({**PNG, "images": "imgs/*.png"}, r"no file .* it holds 6 x"),
@@ -162,7 +162,7 @@ SETTINGS: dict[str, tuple[dict[str, str], str]] = {
     "threshold": ({**PNG, "threshold": "-1"}, "it is 0 to 65535"),
     "regions": ({**PNG, "regions": "whole=tumour"}, "write NAME=CLASS.*classes are: foreground"),
     "table": ({**PNG, "csv": "no.csv"}, "there is no file no.csv"),
-    "column without a table": ({**PNG, "group": "patient"}, "say --set csv=NAME too"),
+    "column without a table": ({**PNG, "group": "patient"}, "say csv=NAME too"),
     "pattern of the patient": ({**PNG, "group_pattern": "("}, "no pattern with a group"),
     "spacing of pictures": ({**PNG, "spacing": "1,1,1"}, "option spacing is for volumes"),
     "unknown": ({**PNG, "mask": "x"}, "pairs has no option 'mask'; its options are: name, layout"),
@@ -253,7 +253,7 @@ def test_a_shift_may_be_allowed(tmp_path: Path) -> None:
 def test_ct_is_asked_for(tmp_path: Path) -> None:
     root = volumes(tmp_path)
     volume(root / "0_image.nii.gz", np.full((12, 10, 6), -1024, np.int16), (1, 1, 2))
-    with pytest.raises(BadSource, match=r"goes down to -1024, as CT does: say --set modality=ct"):
+    with pytest.raises(BadSource, match=r"goes down to -1024, as CT does: say modality=ct"):
         read(root, **VOLUMES)
     survey, _, _ = read(root, **VOLUMES, modality="ct")
     assert (survey.meta.normalize, survey.meta.fill) == ("train", -1000.0)
@@ -271,7 +271,7 @@ def test_a_structure_that_is_missing_or_misspelt(tmp_path: Path) -> None:
     _, cases, rejected = read(tmp_path, **options)
     assert len(cases) == 2
     assert [bad.reason for bad in rejected] == [
-        "the image has no mask of spleen; --set missing=empty would count it as empty"
+        "the image has no mask of spleen; missing=empty would count it as empty"
     ]
     with pytest.raises(BadSource, match=r"names 'livr', .*there are: liver, spleen"):
         read(tmp_path, **options, structures="livr")

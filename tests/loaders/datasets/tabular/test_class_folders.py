@@ -158,7 +158,7 @@ def test_a_one_hot_table_is_what_pandas_makes_of_it(tmp_path: Path) -> None:
 
 
 def test_a_one_hot_table_is_recognized(tmp_path: Path) -> None:
-    with pytest.raises(BadSource, match=rf"a column a class: say --set one_hot={NAMES} or --set"):
+    with pytest.raises(BadSource, match=rf"a column a class: say one_hot={NAMES} or label"):
         survey_of(isic(tmp_path))
 
 

@@ -1267,7 +1267,7 @@ def test_a_picture_without_a_value_to_split_by_is_rejected(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("keep", "said"),
     [
-        ("places", r"no column 'places' .*--set keep=COLUMN; its columns are: image, label, place"),
+        ("places", r"no column 'places' .*set keep=COLUMN; its columns are: image, label, place"),
         ("place,place", "option keep names a column twice"),
         ("place", "column 'place' of option keep has 101 different values; .* at most 100"),
     ],
