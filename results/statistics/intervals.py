@@ -54,7 +54,7 @@ def interval(
     t = float(critical.two_sided_t(df, alpha))
     if scale == "wilson":
         bare = mean * (1 - mean)
-        count = min(patients, bare / variance) if variance > 0 else patients
+        count = min(patients, bare / variance) if bare > 0 and variance > 0 else patients
         low, high = wilson_interval(mean, count, quantile=t)
     elif scale == "logit":
         # At 1 itself the logit has no end: the score stands half a grain below.
@@ -78,7 +78,8 @@ def wilson_interval(share: float, count: float, *, quantile: float) -> tuple[flo
     z2 = quantile**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = quantile * np.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
-    return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
+    # At 0 and 1 rounding would leave the share itself outside.
+    return min(max(float(centre - half), 0.0), share), max(min(float(centre + half), 1.0), share)
 
 
 def corrected_interval(

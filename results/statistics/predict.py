@@ -87,7 +87,7 @@ def predict(pilot: Evidence, plan: Plan, *, alpha: float) -> Prediction:
         patients, spread = _patients(pair.influence, plan.patients)
         known = patients * np.exp(spread * rng.standard_normal(_DRAWS))
         case = plan.folds * known
-        ratio = typical_ratio(seen, after)
+        ratio = typical_ratio(seen, pilot.combinations, after)
         both = np.maximum((ratio - 1) * case + 2 * _seeds(pair, plan), 0) * factor
         variance = known + both
         error = known**2 / max(plan.patients - 2, 1)

@@ -25,23 +25,25 @@ _ROUNDING = 1e-20
 
 # The ratio of what folds scatter to what patients explain of it is drawn to 1, as it is in real
 # trainings (30 pairs of ten tasks of the Medical Segmentation Decathlon: median 0.9, mean 1.4), as
-# if that had been seen with 1.7 degrees of freedom. It is then raised by 2 over its degrees of
-# freedom, since a ratio taken for too small makes false claims. By simulation and by those pairs:
-# of all such powers and factors that keep two combinations' half-widths at three quarters of
-# Nadeau and Bengio's there, these make the fewest false claims.
-_PRIOR_FREEDOM, _MARGIN = 1.7, 2.0
+# if that had been seen with 1.7 degrees of freedom. It is then raised by 0.9 over the root of its
+# degrees of freedom, since a ratio taken for too small makes false claims. By simulation and by
+# those pairs: of the powers and factors that keep two combinations' half-widths at three quarters
+# of Nadeau and Bengio's there, these are among those with the fewest false claims.
+_PRIOR_FREEDOM, _MARGIN = 1.7, 0.9
 
 # Folds scatter by their training at least by this part of what patients make them scatter: some of
 # what training adds is alike in all folds, since they share cases, and no fold tells it. By
-# simulation of ridge classifiers: with many combinations, for one combination.
-_LEAST_RATIO, _LEAST_SINGLE = 1.1, 1.25
+# simulation of ridge classifiers: with two combinations, with many, for one combination.
+_LEAST_TWO, _LEAST_MANY, _LEAST_SINGLE = 1.15, 1.05, 1.25
 
 # Quantiles of the typical scatter's chi-squared from the first to the second of which a
 # combination's own scatter takes its place: of the best and the runner-up, between whom a false
-# claim is made, and of the others, some of whom are far out by chance. Its own counts a little more
-# than it is, since only those that look unsteady are judged by it. By simulation.
-_OWN_OF_LEADERS, _OWN_OF_OTHERS = (0.6, 0.94), (0.98, 0.998)
-_OWN_COUNTS = 1.15
+# claim is made, and of the others, some of whom are far out by chance. Where patients explain part
+# of the scatter the rest is smaller: the leaders' own takes its place sooner, and counts a little
+# more than it is, since only what looks unsteady is judged by it. By simulation.
+_OTHERS = (0.98, 0.998)
+_LEADERS_BY_FOLDS, _COUNTS_BY_FOLDS = (0.85, 0.975), 1.0
+_LEADERS_BY_CASES, _COUNTS_BY_CASES = (0.6, 0.94), 1.15
 
 # From the first to the second of these typical ratios, the degrees of freedom of the folds come to
 # count for the typical ratio: then training and not the patients decides.
@@ -117,27 +119,26 @@ def training_spread(scores: Array, by_repeat: Array | None) -> Spread:
     m, repeats, folds, seeds = scores.shape[-4:]
     freedom = (folds - 1) * repeats
     y = scores.mean(axis=-1)
-    own = _own_scatter(y)
+    own, weights = _own_scatter(y)
     rank = np.argsort(np.argsort(-y.mean(axis=(-2, -1)), axis=-1, kind="stable"), axis=-1)
     leads = rank < 2
     typical = np.median(own, axis=-1, keepdims=True) / _median_of_mean_square(m, freedom)
-    share = _own_share(own, typical, freedom, leads)
-    counted = _OWN_COUNTS * own
-    extra = typical + share * (counted - typical)
-    own_error, typical_error = share * counted, (1 - share) * typical
+    share = _own_share(own, typical, freedom, leads, _LEADERS_BY_FOLDS)
+    extra = typical + share * (_COUNTS_BY_FOLDS * own - typical)
+    own_error, typical_error = share * _COUNTS_BY_FOLDS * own, (1 - share) * typical
     if by_repeat is not None:
         scale = np.abs(scores).max(axis=(-4, -3, -2, -1))[..., None] ** 2
-        case = folds * _centred_diagonal(by_repeat.mean(axis=-3)) / (1 - 1 / m)
+        case = _case_scatter(by_repeat, weights, folds)
         told = case > _ROUNDING * scale  # else no patient tells anything: the folds alone
         case = np.where(told, case, 1.0)
         ratio = np.where(told, own, 1.0) / case
         middle = np.median(ratio, axis=-1, keepdims=True) / _median_of_mean_square(m, freedom)
-        typical = typical_ratio(middle, (m - 1) * freedom)
-        own_part = _own_share(ratio, typical, freedom, leads)
-        drawn = typical + own_part * (_OWN_COUNTS * ratio - typical)
+        typical = typical_ratio(middle, m, (m - 1) * freedom)
+        own_part = _own_share(ratio, typical, freedom, leads, _LEADERS_BY_CASES)
+        drawn = typical + own_part * (_COUNTS_BY_CASES * ratio - typical)
         share = np.where(told, own_part, share)
         extra = np.where(told, (drawn - 1) * case, extra)
-        own_error = np.where(told, own_part * counted, own_error)
+        own_error = np.where(told, own_part * _COUNTS_BY_CASES * own, own_error)
         typical_error = np.where(
             told, nervousness(middle) * (1 - own_part) * typical * case, typical_error
         )
@@ -159,29 +160,43 @@ def middle_scatter(scores: Array, by_repeat: Array | None) -> float:
     patients explain nothing has the ratio 1.
     """
     m, repeats, folds, _ = scores.shape
-    own = _own_scatter(scores.mean(axis=-1))
+    own, weights = _own_scatter(scores.mean(axis=-1))
     if by_repeat is not None:
-        case = folds * _centred_diagonal(by_repeat.mean(axis=0)) / (1 - 1 / m)
+        case = _case_scatter(by_repeat, weights, folds)
         told = case > _ROUNDING * float(np.abs(scores).max()) ** 2
         own = np.where(told, own, 1.0) / np.where(told, case, 1.0)
     return float(np.median(own)) / _median_of_mean_square(m, (folds - 1) * repeats)
 
 
-def _own_scatter(y: Array) -> Array:
-    """Return each one's variance of a fold, (m, R, k) scores, what folds share taken off."""
+def _own_scatter(y: Array) -> tuple[Array, Array]:
+    """Return each one's variance of a fold from (m, R, k) scores, what folds share taken off.
+
+    What folds share is their weighted mean over combinations; also returns the (m,) weights. They
+    are equal first and then, once, as 1 / variance, else one unsteady combination would leave its
+    error in everyone's residual. 1 - w_i undoes what a combination takes from its own.
+    """
     m, repeats, folds = y.shape[-3:]
-    residual = y - y.mean(axis=-1, keepdims=True)
-    residual = residual - residual.mean(axis=-3, keepdims=True)
-    own: Array = (residual**2).sum(axis=(-2, -1)) / ((folds - 1) * repeats * (1 - 1 / m))
-    return own
+    centred = y - y.mean(axis=-1, keepdims=True)
+    weights = np.full(y.shape[:-2], 1 / m)
+    for last in (False, True):
+        residual = centred - (weights[..., None, None] * centred).sum(axis=-3, keepdims=True)
+        own: Array = (residual**2).sum(axis=(-2, -1)) / ((folds - 1) * repeats * (1 - weights))
+        if last or m == 2:
+            break
+        steady = np.maximum(own, np.median(own, axis=-1, keepdims=True))
+        inverse = np.divide(1.0, steady, out=np.ones_like(steady), where=steady > 0)
+        weights = inverse / inverse.sum(axis=-1, keepdims=True)
+    return own, weights
 
 
-def _centred_diagonal(covariance: Array) -> Array:
-    """Return the diagonal of C A C for (m, m) A and C that takes the mean over m off."""
-    row = covariance.mean(axis=-1)
+def _case_scatter(by_repeat: Array, weights: Array, folds: int) -> Array:
+    """Return what patients explain of each one's variance of a fold, the same means taken off."""
+    covariance = by_repeat.mean(axis=-3)
+    row = (covariance @ weights[..., None])[..., 0]
+    common = (weights * row).sum(axis=-1, keepdims=True)
     diagonal = np.diagonal(covariance, axis1=-2, axis2=-1)
-    centred: Array = diagonal - 2 * row + row.mean(axis=-1, keepdims=True)
-    return centred
+    scatter: Array = folds * (diagonal - 2 * row + common) / (1 - weights)
+    return scatter
 
 
 def nervousness(middle: Array) -> Array:
@@ -191,11 +206,12 @@ def nervousness(middle: Array) -> Array:
     return share
 
 
-def typical_ratio(middle: Array, freedom: int) -> Array:
-    """Return the ratio to count with, from the field's middle one and its degrees of freedom."""
+def typical_ratio(middle: Array, m: int, freedom: int) -> Array:
+    """Return the ratio to count with, from the middle one of m and its degrees of freedom."""
+    least = _LEAST_MANY + (_LEAST_TWO - _LEAST_MANY) * 2 / m
     drawn = np.maximum(middle, 0) ** (freedom / (freedom + _PRIOR_FREEDOM))
-    raised = (1 + _MARGIN / freedom) * drawn
-    ratio: Array = np.maximum(np.maximum(raised, middle), _LEAST_RATIO)
+    raised = (1 + _MARGIN / np.sqrt(freedom)) * drawn
+    ratio: Array = np.maximum(np.maximum(raised, middle), least)
     return ratio
 
 
@@ -206,19 +222,23 @@ def _median_of_mean_square(m: int, freedom: int) -> float:
     return 1 - (1 - median) * (1 - 2 / m)  # two have one mean square between them
 
 
-def _own_share(values: Array, typical: Array, freedom: int, leads: NDArray[np.bool_]) -> Array:
+def _own_share(
+    values: Array,
+    typical: Array,
+    freedom: int,
+    leads: NDArray[np.bool_],
+    leaders: tuple[float, float],
+) -> Array:
     """Return how far each of (m,) variances or ratios is its combination's own: 0 to 1.
 
-    From one quantile of the typical one's chi-squared to another. `leads`: (m,) bool, the best and
-    the runner-up, between whom a false claim is made; of the many others some are far out by
-    chance, and a claim must beat them all.
+    From one quantile of the typical one's chi-squared to another: `leaders` for the best and the
+    runner-up, the (m,) `leads`, and higher ones for the others.
     """
     m = values.shape[-1]
     if m == 2:
         return np.zeros_like(values)
     first, others = (
-        np.asarray(stats.chi2.ppf(quantiles, freedom)) / freedom
-        for quantiles in (_OWN_OF_LEADERS, _OWN_OF_OTHERS)
+        np.asarray(stats.chi2.ppf(quantiles, freedom)) / freedom for quantiles in (leaders, _OTHERS)
     )
     low, high = np.where(leads, first[0], others[0]), np.where(leads, first[1], others[1])
     above = np.divide(values, typical, out=np.ones_like(values), where=typical > 0)
@@ -320,11 +340,13 @@ def single_variance(
     """Return the variance of one combination's mean and its degrees of freedom.
 
     From its (R, k, S) scores and (R, S, n) influence: over patients, and what training adds, from
-    the scatter of its own folds.
+    the scatter of its own folds. Raises ValueError for one fold.
     """
     repeats, folds, _ = scores.shape
+    if folds < 2:
+        raise ValueError("one fold has no scatter to tell what training adds")
     by_repeat, covariance = case_covariances(influence[None])
-    patients = influence.shape[-1]
+    most = max(influence.shape[-1] - 2, 1)
     freedom = (folds - 1) * repeats
     y = scores.mean(axis=-1)
     own = float(((y - y.mean(axis=1, keepdims=True)) ** 2).sum()) / freedom
@@ -333,7 +355,6 @@ def single_variance(
     factor = mean_variance_factor(folds * repeats, test_train_ratio)
     extra = max(own - case, (_LEAST_SINGLE - 1) * case) * factor
     variance = known + extra
-    error = known**2 / max(patients - 2, 1) + extra**2 / freedom
-    df = variance**2 / error if error > 0 else float(patients)
-    most = max(patients - 2, 1)
+    error = known**2 / most + extra**2 / freedom
+    df = variance**2 / error if error > 0 else float(most)
     return variance, float(np.clip(df, max(min(folds - 1, most), 1), most))

@@ -24,6 +24,7 @@ class Studies:
     ratio: float
     truth: np.ndarray
     trained: np.ndarray | None = None  # (N, m): the true mean score of the models trained
+    influence: np.ndarray | None = None  # (N, m, n), of few combinations only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,8 @@ class Said:
     holds: float
     covers: float
     winner: np.ndarray
-    ranking: procedure.Ranking
+    variance: np.ndarray
+    df: np.ndarray
 
 
 def judged(studies: Studies, *, alpha: float = 0.05) -> Said:
@@ -50,12 +52,7 @@ def judged(studies: Studies, *, alpha: float = 0.05) -> Said:
     )
     mean = studies.scores.mean(axis=(2, 3, 4))
     ranking = procedure.rank(mean, found, scale=np.ones(n_studies), field=m, alpha=alpha)
-    return said(ranking, studies.truth)
-
-
-def said(ranking: procedure.Ranking, truth: np.ndarray) -> Said:
-    """Compare what is said with the (m,) truth."""
-    m = truth.size
+    truth = studies.truth
     leaders = np.flatnonzero(truth == truth.max())
     alone = leaders.size == 1
     right = ranking.claimed & (ranking.best == leaders[0]) & alone
@@ -67,7 +64,8 @@ def said(ranking: procedure.Ranking, truth: np.ndarray) -> Said:
         holds=float(ranking.group[:, leaders].any(axis=1).mean()),
         covers=float(covers.mean()),
         winner=ranking.claimed,
-        ranking=ranking,
+        variance=found.variance,
+        df=found.df,
     )
 
 
@@ -159,6 +157,7 @@ def ridge(rng, count, m, name, *, gain=0.0, folds=5, seeds=3, leaders=1):
     scores = np.empty((count, m, folds, seeds))
     true = np.empty((count, m, folds, seeds))
     covariance = np.empty((count, m, m))
+    influence = np.empty((count, m, n)) if m <= 2 else None
     for study in range(count):
         common = rng.standard_normal((1, n, 4))
         x = np.concatenate(
@@ -192,9 +191,12 @@ def ridge(rng, count, m, name, *, gain=0.0, folds=5, seeds=3, leaders=1):
                     folds * np.sqrt(p * (p - 1))
                 )
         covariance[study] = phi @ phi.T
+        if influence is not None:
+            influence[study] = phi
     level = true.mean(axis=(0, 2, 3))
-    truth = np.full(m, level[leaders:].mean()) if m > leaders else np.zeros(m)
-    truth[:leaders] = level[:leaders].mean() if gain else truth[-1]
+    truth = np.full(m, level.mean())
+    if gain:
+        truth[:leaders], truth[leaders:] = level[:leaders].mean(), level[leaders:].mean()
     return Studies(
         scores=scores[:, :, None],
         by_repeat=covariance[:, None],
@@ -203,4 +205,5 @@ def ridge(rng, count, m, name, *, gain=0.0, folds=5, seeds=3, leaders=1):
         ratio=0.2 / 0.64,
         truth=truth,
         trained=true.mean(axis=(2, 3)),
+        influence=influence,
     )

@@ -61,6 +61,177 @@ def test_what_holds_of_every_comparison(scores):
     np.testing.assert_allclose(again.high, compared.high[order], atol=1e-9)
 
 
+def phi_of_means(case, fold, k):
+    """Influence of (m, n) scores of cases on the mean over folds of their means."""
+    phi = np.empty_like(case)
+    for j in range(k):
+        own = case[:, fold == j]
+        n_j = own.shape[1]
+        centred = own - own.mean(axis=1, keepdims=True)
+        phi[:, fold == j] = centred / (k * n_j) * np.sqrt(n_j / (n_j - 1))
+    return phi
+
+
+def test_models_are_compared_as_by_the_paired_t_test():
+    """One fold, mean of cases: lead / sqrt(variance) is scipy's paired t on 100 random inputs."""
+    rng = np.random.default_rng(5)
+    for _ in range(100):
+        n = int(rng.integers(5, 60))
+        case = rng.normal(0.8, 0.1, (2, n)) + rng.normal(0, 0.1, n)
+        phi = phi_of_means(case, np.zeros(n, int), 1)
+        made = evidence(case.mean(axis=1)[:, None, None, None], phi[:, None, None, :])
+        compared = compare_models(made, alpha=0.05)
+        ours = (compared.mean[0] - compared.mean[1]) / np.sqrt(compared.variance[0, 1])
+        assert ours == pytest.approx(scipy_stats.ttest_rel(*case).statistic, rel=1e-6)
+        assert compared.df[0, 1] == pytest.approx(n - 2)
+
+
+def delong(score, label):
+    """DeLong, DeLong and Clarke-Pearson (1988), Biometrics 44: AUCs and variance of a difference.
+
+    Plain loops over pairs of cases, as the paper has it: psi is 1, 1/2 or 0.
+    """
+    high, low = score[:, label == 1], score[:, label == 0]
+    p, q = high.shape[1], low.shape[1]
+    psi = [
+        [[1.0 if x > y else 0.5 if x == y else 0.0 for y in low[i]] for x in high[i]]
+        for i in range(2)
+    ]
+    auc = [sum(map(sum, table)) / (p * q) for table in psi]
+    v10 = [[sum(row) / q for row in table] for table in psi]
+    v01 = [[sum(row[j] for row in table) / p for j in range(q)] for table in psi]
+
+    def s(v, i, other, count):
+        return sum((a - auc[i]) * (b - auc[other]) for a, b in zip(v[i], v[other], strict=True)) / (
+            count - 1
+        )
+
+    def covariance(i, other):
+        return s(v10, i, other, p) / p + s(v01, i, other, q) / q
+
+    return auc, covariance(0, 0) + covariance(1, 1) - 2 * covariance(0, 1), v10, v01
+
+
+def test_models_are_compared_as_by_delong():
+    """One fold, AUC with ties, on 100 random inputs."""
+    rng = np.random.default_rng(6)
+    for _ in range(100):
+        label = np.repeat([0, 1], rng.integers(4, 12, 2))
+        score = np.round(rng.normal(label, 1, (2, label.size)) + rng.normal(0, 1, label.size), 1)
+        auc, variance, v10, v01 = delong(score, label)
+        phi = np.empty((2, label.size))
+        for values, c in ((np.array(v10), 1), (np.array(v01), 0)):
+            count = values.shape[1]
+            centred = values - np.array(auc)[:, None]
+            phi[:, label == c] = centred / np.sqrt(count * (count - 1))
+        made = evidence(np.array(auc)[:, None, None, None], phi[:, None, None, :])
+        assert compare_models(made, alpha=0.05).variance[0, 1] == pytest.approx(variance, abs=1e-12)
+
+
+def plain(case, fold, scores, ratio, alpha):
+    """The procedure of two combinations written anew, with plain arithmetic, one repeat and seed.
+
+    Returns the variance of the difference, its degrees of freedom and the half-width.
+    """
+    k, n = scores.shape[1], case.shape[1]
+    gap = scores[0] - scores[1]
+    own = sum((g - sum(gap) / k) ** 2 for g in gap) / (k - 1)
+    patients = (
+        sum(np.var((case[0] - case[1])[fold == j], ddof=1) / (fold == j).sum() for j in range(k))
+        / k**2
+    )
+    seen = own / (k * patients)
+    d = k - 1
+    q = max((1 + 0.9 / d**0.5) * seen ** (d / (d + 1.7)), seen, 1.15)
+    factor = 1 / k + ratio
+    variance = patients + (q - 1) * k * patients * factor
+    nervous = min(max((seen - 2.5) / 0.5, 0), 1)
+    error = patients**2 / (n - 2) + nervous * (q * k * patients * factor) ** 2 / d
+    df = min(max(variance**2 / error, min(k - 1, n - 2)), n - 2)
+    return variance, df, scipy_stats.t.ppf(1 - alpha / 2, df) * variance**0.5
+
+
+def test_two_combinations_with_cases_are_the_formulas_written_anew():
+    rng = np.random.default_rng(7)
+    nervous = 0
+    for _ in range(100):
+        k = int(rng.integers(2, 8))
+        fold = np.arange(k * int(rng.integers(3, 30))) % k
+        case = rng.normal(0.8, 0.1, (2, fold.size)) + rng.normal(0, 0.1, fold.size)
+        case += rng.choice([0, 0.05]) * rng.normal(size=(2, k))[:, fold]
+        scores = np.stack([case[:, fold == j].mean(axis=1) for j in range(k)], axis=1)
+        made = evidence(scores[:, None, :, None], phi_of_means(case, fold, k)[:, None, None, :])
+        compared = compare(made, alpha=0.05)
+        variance, df, half = plain(case, fold, scores, 0.25, 0.05)
+        assert compared.variance[0, 1] == pytest.approx(variance, rel=1e-6)
+        assert compared.df[0, 1] == pytest.approx(df, rel=1e-6)
+        assert compared.lead_reach == pytest.approx(half, rel=1e-6)
+        assert compared.reach[0, 1] == pytest.approx(half, rel=1e-6)  # two: Hsu's is the same
+        assert (compared.winner is not None) == (abs(scores.mean(axis=1) @ [1, -1]) > half)
+        nervous += df < fold.size - 2
+    assert 0 < nervous < 100
+
+
+def test_intervals_and_group_are_hsus_formulas_written_anew():
+    """Six combinations, from the variances and degrees of freedom that are given with them."""
+    rng = np.random.default_rng(8)
+    for _ in range(100):
+        scores = 0.8 + rng.normal(0, 0.02, (6, 1, 1, 1)) + rng.normal(0, 0.01, (6, 1, 5, 1))
+        c = compare(evidence(scores), alpha=0.05)
+        mean = scores.mean(axis=(1, 2, 3))
+        t = scipy_stats.t.ppf(0.975, c.df)
+        best = int(mean.argmax())
+        rivals = [i for i in range(6) if i != best]
+        wins = all(mean[best] - mean[i] > t[best, i] * c.variance[best, i] ** 0.5 for i in rivals)
+        assert (c.winner == best) if wins else (c.winner is None)
+        above = [
+            min(mean[i] - mean[j] + c.reach[i, j] for j in range(6) if j != i) for i in range(6)
+        ]
+        group = [i == best for i in range(6)] if wins else [a >= 0 for a in above]
+        assert c.group.tolist() == group
+        for i in range(6):
+            below = [mean[i] - mean[j] - c.reach[i, j] for j in range(6) if j != i and group[j]]
+            assert c.low[i] == pytest.approx(min([0, *below]), abs=1e-12)
+            assert c.high[i] == pytest.approx(max(0, above[i]) if group[i] else 0, abs=1e-12)
+
+
+def test_shares_add_up_and_a_floor_is_what_patients_leave():
+    rng = np.random.default_rng(9)
+    fold = np.arange(100) % 5
+    lasting = rng.normal(0, 0.2, (2, 100))  # what a patient does to a combination, each time
+    case = 0.8 + lasting[:, None] + rng.normal(0, 0.3, (2, 40, 100))
+    scores = np.stack([case[..., fold == j].mean(axis=-1) for j in range(5)], axis=1)
+    phi = np.stack([phi_of_means(case[i], fold, 5) for i in range(2)])
+    compared = compare(evidence(scores[:, None], phi[:, None]), alpha=0.05)
+    parts = compared.shares
+    assert parts.patients + parts.training + parts.seed == pytest.approx(1)
+    truth = (lasting[0] - lasting[1]).var(ddof=1) / 100
+    assert compared.floor == pytest.approx(scipy_stats.t.ppf(0.975, 98) * truth**0.5, rel=0.05)
+    assert not compared.floor_is_about
+    one = compare(evidence(scores[:, None, :, :1], phi[:, None, :1]), alpha=0.05)
+    assert one.floor_is_about
+    assert one.shares.seed is None
+    assert one.shares.patients + one.shares.training == pytest.approx(1)
+
+
+def test_a_grain_is_the_least_that_is_known():
+    made = Evidence(
+        scores=np.ones((2, 1, 5, 1)),
+        influence=np.zeros((2, 1, 1, 50)),
+        test_train_ratio=0.25,
+        grain=0.01,
+    )
+    compared = compare(made, alpha=0.05)
+    assert compared.lead_reach == pytest.approx(0.01 * scipy_stats.t.ppf(0.975, 48))
+
+
+def test_fewer_patients_than_folds_take_the_lower_limit_of_freedom():
+    """n - 2 is then below k - 1."""
+    rng = np.random.default_rng(10)
+    made = evidence(rng.normal(size=(2, 1, 5, 1)), rng.normal(size=(2, 1, 1, 5)))
+    assert compare(made, alpha=0.05).df[0, 1] == 3
+
+
 def test_equal_scores_are_a_group_without_width():
     compared = compare(evidence(np.ones((4, 1, 5, 1))), alpha=0.05)
     assert compared.group.all()

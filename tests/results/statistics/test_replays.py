@@ -1,0 +1,100 @@
+"""The procedure and its predictions on real trainings that others published."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+
+from results.statistics.evidence import Evidence
+from results.statistics.predict import Plan, predict
+from results.statistics.procedure import compare
+from tests.results.statistics import replays
+
+
+@pytest.fixture(scope="module")
+def tasks(shared_data):
+    if not (shared_data / "replays/msd_nnunet").is_dir():
+        pytest.skip("the recorded trainings are not here: no folder replays/msd_nnunet")
+    return replays.tasks(shared_data)
+
+
+def test_half_widths_are_three_quarters_of_nadeau_and_bengios(tasks):
+    ours, theirs = [], []
+    for fold, case in tasks.values():
+        for pair in replays.pairs_of(case):
+            evidence = replays.evidence(fold, pair)
+            ours.append(compare(evidence, alpha=0.05).lead_reach)
+            gap = evidence.scores[0, 0, :, 0] - evidence.scores[1, 0, :, 0]
+            se = np.sqrt(gap.var(ddof=1) * (1 / 5 + 1 / 4))
+            theirs.append(scipy_stats.t.ppf(0.975, 4) * se)
+    ours, theirs = np.array(ours), np.array(theirs)
+    assert len(ours) == 30
+    assert np.median(ours / theirs) <= 0.75
+    assert np.mean(ours <= 0.01) >= 0.46
+    assert np.mean(theirs <= 0.01) == pytest.approx(1 / 3)  # as published for the folds alone
+
+
+def test_swapped_methods_have_no_winner(tasks):
+    """Two methods swapped within some of the folds are equals: 450 nulls, 45 a task."""
+    by_task = {}
+    for name, (fold, case) in tasks.items():
+        by_task[name] = [
+            compare(replays.evidence(fold, made), alpha=0.05).winner is not None
+            for pair in replays.pairs_of(case)
+            for swapped, made in replays.swapped(fold, pair)
+            if swapped
+        ]
+    assert sum(map(len, by_task.values())) == 450
+    assert np.mean(list(by_task.values())) <= 0.05
+    assert max(map(np.mean, by_task.values())) <= 0.05
+
+
+def test_two_folds_predict_the_half_width_of_five(tasks):
+    near, inside = [], []
+    for fold, case in tasks.values():
+        ratio = []
+        plan = Plan(folds=5, repeats=1, seeds=1, patients=case.shape[1], test_train_ratio=0.25)
+        for pair in replays.pairs_of(case):
+            seen = compare(replays.evidence(fold, pair), alpha=0.05).lead_reach
+            for two in combinations(range(5), 2):
+                said = predict(replays.evidence(fold, pair, two), plan, alpha=0.05)
+                assert said.low <= said.half_width <= said.high < said.findable * 10
+                ratio.append(said.half_width / seen)
+                inside.append(said.low <= seen <= said.high)
+        near.append(1 / 1.2 <= np.median(ratio) <= 1.2)
+    assert len(inside) == 300
+    assert sum(near) >= 8
+    assert 0.75 <= np.mean(inside) <= 0.90
+
+
+def made_pilot(seeds=1):
+    rng = np.random.default_rng(0)
+    return Evidence(
+        scores=0.8 + rng.normal(0, 0.01, (3, 1, 4, seeds)),
+        influence=rng.normal(0, 0.001, (3, 1, seeds, 80)),
+        test_train_ratio=0.25,
+    )
+
+
+def test_more_patients_folds_repeats_and_seeds_narrow_a_prediction():
+    base = {"folds": 4, "repeats": 1, "seeds": 2, "patients": 80, "test_train_ratio": 0.25}
+    pilot = made_pilot(seeds=2)
+    plain = predict(pilot, Plan(**base), alpha=0.05)
+    for change in ({"patients": 320}, {"repeats": 4}, {"seeds": 8}):
+        assert predict(pilot, Plan(**base | change), alpha=0.05).half_width < plain.half_width
+    assert plain.half_width < plain.findable
+    with pytest.raises(ValueError, match="two folds"):
+        predict(pilot, Plan(**base | {"folds": 1}), alpha=0.05)
+
+
+def test_scores_alone_predict_the_corrected_t():
+    """As many folds as the pilot's, known without error for a pilot of very many repeats."""
+    rng = np.random.default_rng(1)
+    scores = 0.8 + rng.normal(0, 0.01, (2, 400, 5, 1))
+    pilot = Evidence(scores=scores, influence=None, test_train_ratio=0.25)
+    plan = Plan(folds=5, repeats=400, seeds=1, patients=100, test_train_ratio=0.25)
+    gap = (scores[0] - scores[1]).reshape(400, 5)
+    variance = gap.var(axis=1, ddof=1).mean() * (1 / 2000 + 0.25)
+    expected = scipy_stats.norm.ppf(0.975) * np.sqrt(variance)
+    assert predict(pilot, plan, alpha=0.05).half_width == pytest.approx(expected, rel=0.05)

@@ -1,0 +1,219 @@
+"""What the procedure promises, by simulated studies whose truth is known.
+
+Shares have a standard error of 0.3 points at 4000 studies and 5 %, 0.7 at 1000. False winners may
+reach 6 %: what is promised is 5 % and the rest is chance and rounding of the approximations; where
+more was found, the test says how much and why.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.results.statistics.generators import Studies, drawn, judged, of_cases, ridge
+
+slow = pytest.mark.slow
+
+
+def leaders(m, *, first=1.0, second=1.0, rest=-0.3):
+    """Two tied leaders, how unsteady they are, and the rest well below."""
+    level = np.full(m, rest)
+    level[:2] = 0
+    sd = np.ones(m)
+    sd[:2] = first, second
+    return {"level": level, "sd": sd}
+
+
+def ahead(m, lead):
+    level = np.zeros(m)
+    level[0] = lead
+    return level
+
+
+# ---- scores without cases --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("m", [2, 6, 24])
+def test_false_winners_are_rare(m):
+    """Folds correlate as Nadeau and Bengio's factor assumes."""
+    rng = np.random.default_rng(m)
+    assert judged(drawn(rng, 1000, m)).false <= 0.06
+    assert judged(drawn(rng, 1000, m, **leaders(m))).false <= 0.06
+
+
+def test_a_lead_is_found():
+    rng = np.random.default_rng(1)
+    assert judged(drawn(rng, 1000, 2, level=ahead(2, 0.04))).right > 0.80
+    assert judged(drawn(rng, 1000, 6, level=ahead(6, 0.04))).right > 0.77
+
+
+@slow
+@pytest.mark.parametrize("m", [6, 24, 120])
+def test_two_tied_with_folds_that_correlate_more(m):
+    rng = np.random.default_rng(10 + m)
+    assert judged(drawn(rng, 4000 if m < 120 else 300, m, rho=0.3, **leaders(m))).false <= 0.06
+
+
+@slow
+@pytest.mark.parametrize("m", [6, 24])
+@pytest.mark.parametrize(("first", "second"), [(2, 2), (3, 3), (3, 1), (5, 1), (5, 5)])
+def test_unsteady_leaders(m, first, second):
+    rng = np.random.default_rng(20 + m)
+    said = judged(drawn(rng, 4000 if m < 24 else 2000, m, **leaders(m, first=first, second=second)))
+    assert said.false <= 0.065
+
+
+@slow
+@pytest.mark.parametrize(("first", "second"), [(1, 1), (2, 2), (3, 3), (3, 1), (5, 1), (5, 5)])
+def test_unsteady_leaders_of_three(first, second):
+    """The third tells little of what is typical: up to 0.07."""
+    rng = np.random.default_rng(23)
+    assert judged(drawn(rng, 4000, 3, **leaders(3, first=first, second=second))).false <= 0.075
+
+
+@slow
+def test_a_third_unsteady_one_that_falls_back_makes_no_false_winner():
+    """The best by truth is unsteady and may fall behind those just below; then it is no leader."""
+    rng = np.random.default_rng(24)
+    for rest in (-0.02, -0.05):
+        level = leaders(24, rest=rest)["level"]
+        sd = np.ones(24)
+        sd[0] = 4
+        assert judged(drawn(rng, 2000, 24, level=level, sd=sd)).false <= 0.06
+
+
+@slow
+def test_a_few_that_are_ten_times_as_unsteady():
+    rng = np.random.default_rng(25)
+    sd = np.ones(24)
+    sd[-4:] = 10
+    assert judged(drawn(rng, 1500, 24, sd=sd)).holds >= 0.94
+    led = judged(drawn(rng, 1500, 24, sd=sd, level=ahead(24, 0.04)))
+    assert led.covers >= 0.94
+    assert led.false <= 0.06
+
+
+@slow
+def test_a_lead_among_many_is_found():
+    """Lower 95 % limit above 0.62 with 24 combinations and a lead of 0.04."""
+    right = judged(drawn(np.random.default_rng(26), 3000, 24, level=ahead(24, 0.04))).right
+    assert right - 1.96 * np.sqrt(right * (1 - right) / 3000) > 0.62
+
+
+# ---- real cross-validation -------------------------------------------------------------------
+
+
+def ratio_of_variances(studies):
+    """The estimated over the true variance of the difference of the first two."""
+    mean = studies.scores.mean(axis=(2, 3, 4))
+    reach = judged(studies).variance[:, 0, 1]
+    return reach.mean() / (mean[:, 0] - mean[:, 1]).var()
+
+
+def test_real_cross_validation_makes_few_false_winners():
+    assert judged(ridge(np.random.default_rng(30), 200, 2, "unstable")).false <= 0.08
+
+
+@slow
+@pytest.mark.parametrize("name", ["unstable", "mid"])
+def test_two_equals_by_real_cross_validation(name):
+    studies = ridge(np.random.default_rng(31), 1500, 2, name)
+    assert judged(studies).false <= 0.06
+    assert 0.95 <= ratio_of_variances(studies) <= 1.8
+
+
+@slow
+def test_two_tied_of_six_by_real_cross_validation():
+    studies = ridge(np.random.default_rng(32), 800, 6, "unstable", gain=2.5, leaders=2)
+    assert judged(studies).false <= 0.06
+
+
+@slow
+def test_a_lead_among_many_by_real_cross_validation():
+    """24 classifiers, one ahead by 0.05 AUC: lower 95 % limit above 0.33, intervals cover."""
+    studies = ridge(np.random.default_rng(33), 1500, 24, "sim", gain=1.7)
+    assert studies.truth[0] - studies.truth[1] == pytest.approx(0.05, abs=0.003)
+    said = judged(studies)
+    assert said.right - 1.96 * np.sqrt(said.right * (1 - said.right) / 1500) > 0.33
+    assert said.covers >= 0.945
+    assert said.false <= 0.01
+
+
+# ---- means of cases --------------------------------------------------------------------------
+
+
+@slow
+@pytest.mark.parametrize("m", [6, 24])
+@pytest.mark.parametrize("training", [0.0, 0.1, 0.5, 1.0])
+def test_two_tied_by_cases(m, training):
+    """What training adds to a fold runs from nothing to as much as its cases add."""
+    rng = np.random.default_rng(40 + m)
+    for made in ({}, leaders(m)):
+        said = judged(of_cases(rng, 3000 if m < 24 else 1000, m, training=training, **made))
+        assert said.false <= 0.06
+
+
+@slow
+@pytest.mark.parametrize(
+    ("training", "most"), [(0.1, 0.04), (0.5, 0.065), (1.0, 0.085), (3.0, 0.11)]
+)
+def test_two_combinations_by_cases(training, most):
+    """Two, one repeat, one seed: nobody tells what is typical, and five folds tell it badly.
+
+    Where training adds as much as the cases or more, false winners reach 10 %: no rule whose
+    half-width is three quarters of Nadeau and Bengio's on the recorded trainings stays below 7 %.
+    """
+    rng = np.random.default_rng(50)
+    assert judged(of_cases(rng, 4000, 2, training=training)).false <= most
+
+
+@slow
+@pytest.mark.parametrize("m", [6, 24])
+@pytest.mark.parametrize(("first", "second"), [(2, 2), (3, 3), (3, 1), (5, 1)])
+def test_unsteady_leaders_by_cases(m, first, second):
+    """Leaders that training moves two to five times as far as the rest: up to 8 % where it adds
+    little to the rest, since five folds show it in three of four studies only."""
+    rng = np.random.default_rng(60 + m)
+    made = leaders(m, first=first, second=second)
+    for training in (0.1, 0.5, 1.0):
+        said = judged(of_cases(rng, 2000 if m < 24 else 800, m, training=training, **made))
+        assert said.false <= 0.095
+
+
+# ---- continuity ------------------------------------------------------------------------------
+
+
+def with_a_worse_copy(studies: Studies) -> Studies:
+    """Add a copy of the second combination, 0.3 below it."""
+    index = [0, 1, 1]
+    scores = studies.scores[:, index].copy()
+    scores[:, 2] -= 0.3
+    parts = {}
+    if studies.covariance is not None:
+        covariance = studies.covariance[:, index][:, :, index]
+        parts = {"covariance": covariance, "by_repeat": covariance[:, None]}
+    return replace(studies, scores=scores, truth=np.array([0.0, 0.0, -0.3]), **parts)
+
+
+@slow
+@pytest.mark.parametrize("kind", ["drawn", "of_cases", "ridge"])
+def test_a_clearly_worse_copy_makes_no_winner(kind):
+    make = {
+        "drawn": lambda rng: drawn(rng, 4000, 2),
+        "of_cases": lambda rng: of_cases(rng, 4000, 2, training=0.5),
+        "ridge": lambda rng: ridge(rng, 1000, 2, "mid"),
+    }[kind]
+    studies = make(np.random.default_rng(70))
+    before, after = judged(studies).winner, judged(with_a_worse_copy(studies)).winner
+    assert np.mean(after & ~before) <= 0.01
+
+
+def test_the_procedure_is_continuous_in_its_scores():
+    """A step of 1e-9 in a score moves every variance by no more than that."""
+    rng = np.random.default_rng(71)
+    for made in (drawn(rng, 200, 5), of_cases(rng, 200, 5, training=1.0)):
+        moved = made.scores.copy()
+        moved[:, 0, 0, 0, 0] += 1e-9
+        a, b = judged(made), judged(replace(made, scores=moved))
+        np.testing.assert_allclose(b.variance, a.variance, rtol=1e-4)
+        np.testing.assert_allclose(b.df, a.df, rtol=1e-4)
