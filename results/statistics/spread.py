@@ -34,7 +34,7 @@ _PRIOR_FREEDOM, _MARGIN = 1.7, 0.9
 # Folds scatter by their training at least by this part of what patients make them scatter: some of
 # what training adds is alike in all folds, since they share cases, and no fold tells it. By
 # simulation of ridge classifiers: with two combinations, with many, for one combination.
-_LEAST_TWO, _LEAST_MANY, _LEAST_SINGLE = 1.15, 1.05, 1.25
+_LEAST_TWO, _LEAST_MANY, _LEAST_SINGLE = 1.1, 1.05, 1.25
 
 # Quantiles of the typical scatter's chi-squared from the first to the second of which a
 # combination's own scatter takes its place: of the best and the runner-up, between whom a false
