@@ -333,7 +333,7 @@ def run(
     check_lanes(ray, lanes, gpus_per_trial)
     _check_places(study, out)
     from bench.core.references import StudyError
-    from bench.execution.tuning.race import raced
+    from bench.execution.phases.race import raced
     from bench.study.schema import load_study, with_race
     from results.report.write import write_report
 
@@ -386,7 +386,7 @@ def tune(
 
     check_lanes("local" if search else ray, lanes, gpus_per_trial)
     _check_places(study, out)
-    from bench.execution.tuning.phases import DEFAULTS, tuned
+    from bench.execution.phases.tuning import DEFAULTS, tuned
     from bench.planning.plan import save
     from bench.study.pretrained import FOLDS
     from bench.study.schema import load_study, search_of, with_tuning
@@ -432,7 +432,7 @@ def _searched(
     say: Callable[[str], None],
 ) -> Ended:
     """Search by Ray Tune, which starts a Ray on this machine where none is named."""
-    from bench.execution.tuning.ray_tune import search_by_tune
+    from bench.execution.phases.ray_tune import search_by_tune
     from bench.study.schema import search_of
     from results.report.write import write_report
 

@@ -53,7 +53,7 @@ LAYERS: dict[str, tuple[set[str], ...]] = {
 ONLY = {
     "ray": "bench.execution",
     "ray.train": "bench.execution.lanes",
-    "ray.tune": "bench.execution.tuning.ray_tune",
+    "ray.tune": "bench.execution.phases.ray_tune",
     "nvidia.dali": "loaders.batches.dali_loader",
 }
 
@@ -264,7 +264,7 @@ CLEAN = {
     "bench.core.settings": "",
     "bench.execution": DOC,
     "bench.execution.lanes": "import ray.train.torch\nfrom bench.execution import trial_queue\n",
-    "bench.execution.tuning.ray_tune": "from ray import tune\n",
+    "bench.execution.phases.ray_tune": "from ray import tune\n",
     "bench.execution.cluster": "import ray\n",
     "bench.execution.trial_queue": "from bench.training import train\nimport results.tables.store",
     "bench.losses": DOC,
@@ -305,7 +305,7 @@ PLANTED = [
     (
         "bench.execution.lanes",
         "from ray import tune",
-        "only bench.execution.tuning.ray_tune may import",
+        "only bench.execution.phases.ray_tune may import",
     ),
     ("loaders.batches.torch_loader", "from nvidia import dali", "only loaders.batches.dali_loader"),
     (

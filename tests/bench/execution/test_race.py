@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from bench.core.references import StudyError
+from bench.execution.phases.race import first_round, raced
 from bench.execution.provenance import footer
 from bench.execution.trial_queue import Progress
-from bench.execution.tuning.race import first_round, raced
 from bench.planning.plan import Plan, resolve, save
 from bench.study.schema import Study, load_study, with_race
 from bench.study.trial import trial_columns

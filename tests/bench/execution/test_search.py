@@ -9,8 +9,8 @@ import torch
 
 from bench import api
 from bench.core.references import StudyError
-from bench.execution.tuning.course import Course
-from bench.execution.tuning.record import Record
+from bench.execution.phases.course import Course
+from bench.execution.phases.record import Record
 from bench.planning.plan import resolve
 from bench.planning.points import POINTS, draws_of, point_plan
 from bench.study.schema import Study

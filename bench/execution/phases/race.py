@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bench.core.references import StudyError
+from bench.execution.phases.tuning import Changed, joined
 from bench.execution.provenance import footer
 from bench.execution.trial_queue import Progress
-from bench.execution.tuning.phases import Changed, joined
 from bench.planning.plan import Plan
 from bench.study.trial import Trial, trial_columns
 from results import text

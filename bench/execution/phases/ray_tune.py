@@ -21,10 +21,10 @@ import torch
 
 from bench.core.references import StudyError, failure
 from bench.core.undisturbed import undisturbed
+from bench.execution.phases.course import Course
+from bench.execution.phases.record import Job, Record
 from bench.execution.ray_cluster import LaneSize, check_room, connected, machines_of_cluster
 from bench.execution.trial_queue import Progress, opened
-from bench.execution.tuning.course import Course
-from bench.execution.tuning.record import Job, Record
 from bench.execution.worker import cargo_of, unpacked
 from bench.planning.plan import Plan
 from bench.planning.points import POINTS, attempt, draws_of, space_of

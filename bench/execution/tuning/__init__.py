@@ -1,1 +1,0 @@
-"""Tuned runs: points first, then the chosen; searches by Ray Tune."""
