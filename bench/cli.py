@@ -620,6 +620,10 @@ def recipe(
 @app.command()
 def claims(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    claim: Annotated[
+        list[str] | None,
+        typer.Option(help="Ask this claim alone, by its id; may be repeated. Default: all."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Answer what the two papers claim by finished runs: yes, no or undecided, with an interval.
@@ -628,11 +632,15 @@ def claims(
     answers of all runs named are one family of tests (Holm). What is not answered is said with what
     it needs.
     """
+    from bench.core.references import StudyError
     from results.claims.answers import claims_of
     from results.claims.terminal import lines
     from results.run_folder import Recorded
 
-    found = claims_of([Recorded(folder) for folder in runs])
+    try:
+        found = claims_of([Recorded(folder) for folder in runs], claim or ())
+    except ValueError as error:
+        raise StudyError(f"--claim: {error}.") from error
     if as_json:
         out.print_json(data=found)
         return

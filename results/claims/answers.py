@@ -1,6 +1,6 @@
 """The answers: yes, no or undecided for each claim on each data set, Holm over all of them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from results.claims.contrasts import Found, Lacking
@@ -56,16 +56,21 @@ class Claims(TypedDict):
 VERSION = 1
 
 
-def claims_of(runs: Sequence[Recorded]) -> Claims:
-    """Answer every claim by every data set of some runs, as one family of tests.
+def claims_of(runs: Sequence[Recorded], only: Collection[str] = ()) -> Claims:
+    """Answer claims by every data set of some runs, as one family of tests.
 
-    The level is that of the first run's study.
+    `only`: the ids of those to be asked, empty for all. The level is that of the first run's study.
+    Raises ValueError for an id that is none.
     """
+    unknown = [claim for claim in only if claim not in CLAIMS]
+    if unknown:
+        raise ValueError(f"no claim is called {unknown[0]!r}; there are {', '.join(CLAIMS)}")
+    asked = [claim for claim in CLAIMS.values() if not only or claim.id in only]
     alpha = float(runs[0].study.get("alpha", 0.05)) if runs else 0.05
     found: list[tuple[Claim, Kept, Found]] = []
     lacking: dict[str, dict[str, str]] = {claim: {} for claim in CLAIMS}
     for run in map(Kept, runs):
-        for claim in CLAIMS.values():
+        for claim in asked:
             for told in claim.ask(run):
                 if isinstance(told, Lacking):
                     lacking[claim.id][told.dataset] = told.reason
@@ -90,7 +95,7 @@ def claims_of(runs: Sequence[Recorded]) -> Claims:
                 "needs": claim.needs,
                 "lacking": lacking[claim.id],
             }
-            for claim in CLAIMS.values()
+            for claim in asked
             if claim.id not in done
         ],
     }

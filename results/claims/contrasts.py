@@ -15,6 +15,9 @@ from results.verdict.combinations import Combination, Contest, Fold
 # each all but those. Column of `trials` -> names.
 Side = Mapping[str, Sequence[str]]
 
+# A standard error this small is rounding.
+_ROUNDING = 1e-9
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lacking:
@@ -28,7 +31,9 @@ class Lacking:
 class Found:
     """What folds tell of a difference: its estimate, its standard error and degrees of freedom.
 
-    `folds` is how many there are; `compared` says in words what was.
+    `folds` is how many there are; `compared` says in words what was. `exact`: the measure is no
+    sample, as a number of parameters is not. `p_value`: one-sided, that the difference is above
+    zero, where it counts more than this one look; then nothing is told of the contrary.
     """
 
     dataset: str
@@ -37,6 +42,8 @@ class Found:
     df: float
     folds: int
     compared: str
+    exact: bool = False
+    p_value: float | None = None
 
     def interval(self, alpha: float) -> tuple[float, float]:
         """Return the two-sided interval."""
@@ -45,15 +52,17 @@ class Found:
 
     def p_above(self, level: float) -> float:
         """Return the one-sided p-value of: the difference is at most `level`."""
-        return self._tail(self.estimate - level)
+        return self._tail(self.estimate - level) if self.p_value is None else self.p_value
 
     def p_below(self, level: float) -> float:
         """Return the one-sided p-value of: the difference is at least `level`."""
-        return self._tail(level - self.estimate)
+        return self._tail(level - self.estimate) if self.p_value is None else 1.0
 
     def _tail(self, distance: float) -> float:
-        if self.error == 0:
-            return 0.0 if distance > 0 else 1.0
+        if self.error <= _ROUNDING * max(1.0, abs(self.estimate)):
+            # All folds are alike: what they tell is their sign, as in a sign test.
+            alike = 0.0 if self.exact else 0.5**self.folds
+            return alike if distance > 0 else 1.0
         return float(stats.t.sf(distance / self.error, self.df))
 
 
@@ -72,7 +81,8 @@ def pairs_of(
 ) -> list[Pair] | Lacking:
     """Return the pairs of one side and the other where all axes that neither names are equal.
 
-    A pair counts where the difference is known in every fold.
+    A pair counts where the difference is known in every fold; if there is none such, where it is in
+    two folds or more: not every fold may hold what is measured.
     """
     judged = [c for c in contest.combinations if c.state == "judged"]
     ours = [c for c in judged if is_of(c, one)]
@@ -88,11 +98,16 @@ def pairs_of(
         place = _rest(mine, named)
         if place == _rest(rival, named) and mine.name != rival.name:
             gaps = difference(mine, rival)
-            if all(fold in gaps for fold in contest.folds):
-                pairs.append(Pair(place=place, one=mine, other=rival, gaps=gaps))
-    return pairs or Lacking(
-        dataset=contest.dataset,
-        reason=f"{_said(one)} and {_said(other)} have no measure in common in every fold",
+            pairs.append(Pair(place=place, one=mine, other=rival, gaps=gaps))
+    whole = [p for p in pairs if all(fold in p.gaps for fold in contest.folds)]
+    part = [p for p in pairs if len(p.gaps) > 1]
+    return (
+        whole
+        or part
+        or Lacking(
+            dataset=contest.dataset,
+            reason=f"{_said(one)} and {_said(other)} have no measure in common in two folds",
+        )
     )
 
 
@@ -110,6 +125,7 @@ def matched(contest: Contest, difference: Difference, one: Side, other: Side) ->
     by_fold = [
         float(np.mean([np.mean([gaps[fold] for gaps in place]) for place in places.values()]))
         for fold in contest.folds
+        if all(fold in pair.gaps for pair in pairs)
     ]
     return of_folds(contest, by_fold, compared(pairs, one, other))
 

@@ -3,10 +3,21 @@
 from collections.abc import Sequence
 from math import lcm, sqrt
 
-from results.claims.contrasts import Found, Lacking, Pair, Side, compared, matched, pairs_of
+from results.claims.contrasts import (
+    Found,
+    Lacking,
+    Pair,
+    Side,
+    compared,
+    is_of,
+    matched,
+    of_folds,
+    pairs_of,
+)
 from results.claims.kept import Kept
 from results.claims.measures import score
 from results.statistics.procedure import compare
+from results.statistics.spread import single_variance
 from results.verdict.combinations import Contest
 
 
@@ -46,3 +57,31 @@ def _weighted(pairs: Sequence[Pair], side: str, names: Sequence[str]) -> list[in
         for name in own
         for _ in range(most // len(own))
     ]
+
+
+def above_chance(run: Kept, contest: Contest, side: Side) -> Found | Lacking:
+    """Compare the mean AUC of a side with that of chance, 0.5."""
+    judged = [c.name for c in contest.judged if is_of(c, side)]
+    if not judged or contest.metric != "auc" or len(contest.folds) < 2:
+        return Lacking(dataset=contest.dataset, reason="no judged combination of these has an AUC")
+    names, evidence = run.evidence(contest)
+    mean = evidence.averaged([[names.index(name) for name in judged]])
+    scores, error, df = mean.scores[0], 0.0, float(len(contest.folds) - 1)
+    if mean.influence is None:
+        folds = of_folds(contest, (scores.mean(axis=-1).ravel() - 0.5).tolist(), "")
+        assert isinstance(folds, Found)
+        error = folds.error
+    else:
+        variance, df = single_variance(
+            scores, mean.influence[0], test_train_ratio=evidence.test_train_ratio
+        )
+        # No score is known better than its grain.
+        error = sqrt(max(variance, evidence.grain**2))
+    return Found(
+        dataset=contest.dataset,
+        estimate=float(scores.mean()) - 0.5,
+        error=error,
+        df=df,
+        folds=len(contest.folds),
+        compared=f"{', '.join(judged)} against chance",
+    )
