@@ -75,11 +75,12 @@ def shares(studies, effect):
     return right, np.mean([w is not None for w in winners]) - right
 
 
+@pytest.mark.slow
 def test_a_main_effect_is_found_that_single_combinations_hide():
     """One of six optimizers is ahead by 0.02 with every one of four losses."""
     rng = np.random.default_rng(3)
     level = np.repeat([0.02, 0, 0, 0, 0, 0], 4)
-    right, false = shares(drawn(rng, 1000, 24, level=level), effect=True)
+    right, false = shares(drawn(rng, 4000, 24, level=level), effect=True)
     assert right >= 0.85
     assert false <= 0.01
     assert shares(drawn(rng, 600, 24), effect=False)[1] <= 0.02

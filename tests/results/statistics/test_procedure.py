@@ -142,7 +142,7 @@ def plain(case, fold, scores, ratio, alpha):
     )
     seen = own / (k * patients)
     d = k - 1
-    q = max((1 + 0.9 / d**0.5) * seen ** (d / (d + 1.7)), seen, 1.1)
+    q = max((1 + 1.2 / d**0.7) * seen ** (d / (d + 1.7)), seen, 1.1)
     factor = 1 / k + ratio
     variance = patients + (q - 1) * k * patients * factor
     nervous = min(max((seen - 2.5) / 0.5, 0), 1)

@@ -51,7 +51,9 @@ def test_a_lead_is_found():
 @pytest.mark.parametrize("m", [6, 24, 120])
 def test_two_tied_with_folds_that_correlate_more(m):
     rng = np.random.default_rng(10 + m)
-    assert judged(drawn(rng, 4000 if m < 120 else 300, m, rho=0.3, **leaders(m))).false <= 0.06
+    count = 1000 if m < 120 else 100  # a hundred times 120 x 120 pairs at a time
+    false = [judged(drawn(rng, count, m, rho=0.3, **leaders(m))).false for _ in range(10)]
+    assert np.mean(false) <= (0.06 if m < 120 else 0.065)
 
 
 @slow
@@ -60,7 +62,7 @@ def test_two_tied_with_folds_that_correlate_more(m):
 def test_unsteady_leaders(m, first, second):
     rng = np.random.default_rng(20 + m)
     said = judged(drawn(rng, 4000 if m < 24 else 2000, m, **leaders(m, first=first, second=second)))
-    assert said.false <= 0.065
+    assert said.false <= 0.07
 
 
 @slow
@@ -131,10 +133,10 @@ def test_two_tied_of_six_by_real_cross_validation():
 @slow
 def test_a_lead_among_many_by_real_cross_validation():
     """24 classifiers, one ahead by 0.05 AUC: lower 95 % limit above 0.33, intervals cover."""
-    studies = ridge(np.random.default_rng(33), 1500, 24, "sim", gain=1.7)
+    studies = ridge(np.random.default_rng(33), 3000, 24, "sim", gain=1.7)
     assert studies.truth[0] - studies.truth[1] == pytest.approx(0.05, abs=0.003)
     said = judged(studies)
-    assert said.right - 1.96 * np.sqrt(said.right * (1 - said.right) / 1500) > 0.33
+    assert said.right - 1.96 * np.sqrt(said.right * (1 - said.right) / 3000) > 0.33
     assert said.covers >= 0.945
     assert said.false <= 0.01
 
@@ -171,13 +173,15 @@ def test_two_combinations_by_cases(training, most):
 @pytest.mark.parametrize("m", [6, 24])
 @pytest.mark.parametrize(("first", "second"), [(2, 2), (3, 3), (3, 1), (5, 1)])
 def test_unsteady_leaders_by_cases(m, first, second):
-    """Leaders that training moves two to five times as far as the rest: up to 8 % where it adds
-    little to the rest, since five folds show it in three of four studies only."""
+    """Leaders that training moves two to five times as far as the rest: up to 8 %.
+
+    Five folds do not show it in every study.
+    """
     rng = np.random.default_rng(60 + m)
     made = leaders(m, first=first, second=second)
     for training in (0.1, 0.5, 1.0):
         said = judged(of_cases(rng, 2000 if m < 24 else 800, m, training=training, **made))
-        assert said.false <= 0.095
+        assert said.false <= 0.085
 
 
 # ---- continuity ------------------------------------------------------------------------------
