@@ -23,6 +23,7 @@ from results.verdict.claims import (
     Asked,
     by_other_metrics,
     errors,
+    level_that_holds,
     models_unknown,
     of_models,
     of_procedure,
@@ -222,6 +223,7 @@ def _judge(
         "warnings": [
             *rule_changed(study, rule),
             *([raced.in_words(study_alpha)] if raced else []),
+            *(level_that_holds(found.known, found.headline) if found else []),
             *doubts(contest, study, recommended, rows_of, _own_interval(own), alpha),
         ],
         "combinations": combinations,

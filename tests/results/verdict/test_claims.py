@@ -1,0 +1,55 @@
+"""What a claim says of its own level, where simulated studies show another."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from results.statistics.evidence import Evidence
+from results.statistics.procedure import compare
+from results.verdict.claims import Asked, level_that_holds
+from results.verdict.evidence import Known
+
+
+def asked(m, seeds, *, by_cases=True):
+    """A field whose first is far ahead of the others, all equally steady."""
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0.7, 0.002, (m, 1, 5, seeds))
+    scores[0] += 0.2
+    influence = rng.normal(0, 0.001, (m, 1, seeds, 100)) if by_cases else None
+    if influence is not None:
+        influence -= influence.mean(axis=-1, keepdims=True)
+    evidence = Evidence(scores=scores, influence=influence, test_train_ratio=0.25)
+    found = compare(evidence, alpha=0.05)
+    assert found.winner == 0
+    names = [f"c{i}" for i in range(m)]
+    known = Known(evidence=evidence, folds_alone=None if by_cases else "no cases")
+    return known, Asked(names=names, found=found, metric="auc", margin=0.01)
+
+
+def test_two_of_one_seed_are_told_that_five_percent_may_be_nine():
+    (said,) = level_that_holds(*asked(2, 1))
+    assert said.startswith("5 % is the level that was asked for")
+    assert "two combinations of one seed and one repeat" in said
+    assert "was false in up to 9 %. A second seed would tell." in said
+
+
+@pytest.mark.parametrize(("m", "seeds", "by_cases"), [(2, 3, True), (2, 1, False)])
+def test_other_claims_have_the_level_that_they_say(m, seeds, by_cases):
+    assert level_that_holds(*asked(m, seeds, by_cases=by_cases)) == []
+
+
+def test_a_leader_less_steady_than_the_field_is_told():
+    known, six = asked(6, 3)
+    found = replace(six.found, steady=np.ones(6, bool))
+    assert level_that_holds(known, replace(six, found=found)) == []
+    unsteady = found.steady.copy()
+    unsteady[found.runner_up] = False
+    (said,) = level_that_holds(known, replace(six, found=replace(found, steady=unsteady)))
+    assert "less steady than the others) was false in up to 8 %." in said
+
+
+def test_nothing_is_said_where_no_winner_is_claimed():
+    known, two = asked(2, 1)
+    undecided = replace(two, found=replace(two.found, winner=None))
+    assert level_that_holds(known, undecided) == []
