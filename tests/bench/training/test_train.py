@@ -38,6 +38,7 @@ def test_a_trial_fills_every_column_that_was_measured(make_trial, task, dims):
     assert row["status"] == "ok"
     filled_later = {"study", "attempt", "lane", "shared_device"}
     not_measured = {"reason", "pretrained", "energy_joules", "test_score_before_diverging"}
+    not_measured |= {"point", "points"}  # nothing was searched
     missing = {c for c in TABLES["trials"].names if row.get(c) is None}
     assert missing == filled_later | not_measured
     assert row["sample_gradients"] <= 3 * row["n_train_cases"]
@@ -597,6 +598,6 @@ def test_settings_are_json_though_one_is_infinite():
     def refuse(constant):
         raise AssertionError(constant)  # Python's json alone reads Infinity; no database does
 
-    text = train._as_json({"lr": 0.1, "clip": math.inf, "low": -math.inf, "betas": (0.9,)})
+    text = train.settings_as_json({"lr": 0.1, "clip": math.inf, "low": -math.inf, "betas": (0.9,)})
     found = json.loads(text, parse_constant=refuse)
     assert found == {"lr": 0.1, "clip": "inf", "low": "-inf", "betas": [0.9]}

@@ -21,7 +21,7 @@ from loaders.datasets.table import KINDS
 from loaders.phantoms.make import make_brats, make_lidc
 from loaders.store import prepare as store_prepare
 from loaders.store.copies import Conflicts, merged_groups
-from loaders.store.layout import FORMAT, StoreError, _command
+from loaders.store.layout import FORMAT, StoreError, prepare_command
 from loaders.store.perceptual_hash import FURTHEST, near_pairs, perceptual_hash
 from loaders.store.pseudonyms import key_fingerprint, keyed_id
 from loaders.store.read import Store, open_store, verify_store
@@ -400,7 +400,7 @@ def test_that_command_has_the_settings_of_before(tmp_path: Path, name: str) -> N
         store = open_store(tmp_path / out)
         known.append(store.content_hash)
         meta = {"kind": name, "options": dict(store.meta.options)}
-        words = shlex.split(_command(Path("x"), {"meta": meta}).partition("&& ")[2])
+        words = shlex.split(prepare_command(Path("x"), {"meta": meta}).partition("&& ")[2])
         assert words[:6] == ["medopt", "prepare", name, "SOURCE", "--out", "x"]
         options = dict(word.split("=", 1) for word in words[7::2])
     assert known[0] == known[1]
@@ -415,7 +415,7 @@ def test_that_command_has_no_setting_that_nobody_can_set(tmp_path: Path) -> None
     options = {"positive": "a", "size": 16}
     meta = KINDS["images"].survey(tmp_path, options).meta
     known = {"meta": {"kind": "images", "options": dict(meta.options)}}
-    words = shlex.split(_command(Path("x"), known).partition("&& ")[2])
+    words = shlex.split(prepare_command(Path("x"), known).partition("&& ")[2])
     names = {word.partition("=")[0] for word in words[7::2]}
     assert {"size", "channels"} <= names <= set(KINDS["images"].options)
 

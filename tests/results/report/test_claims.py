@@ -12,7 +12,7 @@ ONE = (("lung-nodules", "classification"),)
 
 def test_the_page_has_every_claim_axis_and_option(make_run):
     run = make_run(datasets=ONE, spread=0, noise=0.04)
-    page = " ".join(write_report(run).read_text().replace("&#39;", "'").split())
+    page = " ".join(write_report(run).page.read_text().replace("&#39;", "'").split())
     (found,) = json.loads((run / "verdict.json").read_text())["datasets"]
     assert [c["of"] for c in found["claims"]] == ["procedure", "models", "optimizer", "loss"]
     for claim in found["claims"]:

@@ -155,7 +155,13 @@ def test_the_ranking_at_parts_of_the_budget_by_hand(make_run):
     }
     for row in read(run, "trials").to_pylist():
         looks = [
-            {"epoch": e, "val_score": s, "sample_gradients": e * row["n_train_cases"]}
+            {
+                "epoch": e,
+                "val_score": s,
+                "sample_gradients": e * row["n_train_cases"],
+                "gradient_evaluations": e,
+                "elapsed_sec": float(e),
+            }
             for e, s in enumerate(course[row["optimizer"]], 1)
         ]
         write_trial(run, trial=row, metrics=[], epochs=looks, cases=[], footer=FOOTER)
