@@ -255,11 +255,12 @@ def _fix(study: Study, before: Study | None, threads: int, *, cuda: bool) -> Stu
 
 def _same_protocol(study: Study, before: Study) -> None:
     """Raise StudyError if anything but the length of the axes differs from the run as it stands."""
+    then, now = (each.model_dump(mode="json") for each in (before, study))
     for key in Study.model_fields:
-        if key not in (*GROWING, "resolved") and getattr(study, key) != getattr(before, key):
+        if key not in (*GROWING, "resolved") and then[key] != now[key]:
             raise StudyError(
-                f"{key}: this run was made with {getattr(before, key)!r}, the study now says "
-                f"{getattr(study, key)!r}. Choose another run folder, or a new name in the study."
+                f"{key}: this run was made with {then[key]!r}, the study now says {now[key]!r}. "
+                f"Choose another run folder, or a new name in the study."
             )
     known = {d.name: d for d in before.data}
     for data in study.data:
