@@ -19,6 +19,7 @@ class Evidence:
     each combination's adds up to zero in a fold. None: the metric has none, or not in every fold.
     `test_train_ratio`: n_test / n_train of one fold. `grain`: the smallest step that a score can
     take, say 1 / (positives x negatives) for an AUC; no difference is known better than that.
+    `span`: the largest difference that two scores can have, 1 for an AUC; no interval goes further.
 
     Raises ValueError where a shape does not fit or a number is not finite.
     """
@@ -27,6 +28,7 @@ class Evidence:
     influence: Array | None
     test_train_ratio: float
     grain: float = 0.0
+    span: float = np.inf
 
     def __post_init__(self) -> None:
         _check("scores", self.scores, "(combinations, repeats, folds, seeds)")

@@ -59,6 +59,7 @@ class Comparison:
     patients can show, however many seeds, None where no influence is known; `floor_is_about` where
     one repeat of one seed leaves training's noise in it. `shares`: None where no influence is
     known. `steady`: (m,) bool, whose spread is the typical one. `spread`: what `race` freezes.
+    `span`: the largest difference that scores can have, where intervals end.
     """
 
     mean: Array
@@ -75,6 +76,7 @@ class Comparison:
     training: Array
     reach: Array
     lead_reach: float
+    span: float
     floor: float | None
     floor_is_about: bool
     shares: Shares | None
@@ -199,8 +201,8 @@ def _judge(evidence: Evidence, found: Pairs, spread: Spread, alpha: float) -> Co
     return Comparison(
         mean=mean,
         estimate=ranking.estimate,
-        low=ranking.low,
-        high=ranking.high,
+        low=np.maximum(ranking.low, -evidence.span),
+        high=np.minimum(ranking.high, evidence.span),
         group=ranking.group,
         best=best,
         runner_up=runner_up,
@@ -211,6 +213,7 @@ def _judge(evidence: Evidence, found: Pairs, spread: Spread, alpha: float) -> Co
         training=found.training,
         reach=ranking.reach,
         lead_reach=t * float(np.sqrt(found.variance[best, runner_up])),
+        span=evidence.span,
         floor=None if lasting is None else _floor(evidence, lasting, best, alpha),
         floor_is_about=evidence.seeds * evidence.repeats == 1,
         shares=None if lasting is None else _shares(evidence, found, lasting, best, runner_up),

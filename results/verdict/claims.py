@@ -66,8 +66,8 @@ class Asked:
             "best": self.best,
             "over": self.names[f.runner_up],
             "estimate": estimate,
-            "low": estimate - f.lead_reach,
-            "high": estimate + f.lead_reach,
+            "low": max(estimate - f.lead_reach, -f.span),
+            "high": min(estimate + f.lead_reach, f.span),
             "degrees_of_freedom": float(f.df[f.best, f.runner_up]),
         }
 

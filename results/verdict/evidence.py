@@ -52,6 +52,11 @@ class Measure:
     sign: float
     rule: str | None
 
+    @property
+    def span(self) -> float:
+        """The largest difference that two scores can have."""
+        return self.bounds[1] - self.bounds[0]
+
     @classmethod
     def of(cls, name: str, described: Mapping[str, Any]) -> "Measure":
         """Return the measure of a footer's description; one of no rule is told by folds."""
@@ -157,6 +162,7 @@ def known(
                 scores=measure.sign * np.array(by_fold)[:, None, :, None],
                 influence=None,
                 test_train_ratio=contest.ratio,
+                span=measure.span,
             ),
             folds_alone="repeats, folds and seeds are no full grid",
         )
@@ -173,6 +179,7 @@ def known(
             scores=measure.sign * scores,
             influence=None if influence is None else measure.sign * influence,
             test_train_ratio=contest.ratio,
+            span=measure.span,
             grain=grain,
         ),
         folds_alone=why,

@@ -53,3 +53,15 @@ def test_nothing_is_said_where_no_winner_is_claimed():
     known, two = asked(2, 1)
     undecided = replace(two, found=replace(two.found, winner=None))
     assert level_that_holds(known, undecided) == []
+
+
+def test_no_interval_goes_further_than_two_scores_can_differ():
+    scores = np.random.default_rng(1).uniform(0, 1, (4, 1, 3, 1))
+    free = Evidence(scores=scores, influence=None, test_train_ratio=0.5)
+    assert compare(free, alpha=0.05).low.min() < -1
+    kept = compare(replace(free, span=1.0), alpha=0.05)
+    assert kept.low.min() == -1
+    assert kept.high.max() <= 1
+    two = Asked(names=list("abcd"), found=kept, metric="dice", margin=0.01)
+    assert two.reach <= 1
+    assert two.lead["high"] <= 1
