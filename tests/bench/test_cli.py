@@ -326,7 +326,7 @@ def wait_for(process, run, count):
     ("words", "signals"),
     [
         ((), [signal.SIGINT]),
-        ((), [signal.SIGTERM, signal.SIGTERM]),
+        pytest.param((), [signal.SIGTERM, signal.SIGTERM], marks=pytest.mark.slow),
         pytest.param((), [signal.SIGHUP], marks=pytest.mark.slow),
         pytest.param((), [signal.SIGINT, signal.SIGINT], marks=pytest.mark.slow),
         *(
@@ -380,7 +380,10 @@ def test_a_ray_that_goes_is_said_in_a_sentence(study, tmp_path, name):
 
 # A program that says when it is about to load what the command needs, and then takes its time.
 STARTING = """
-import sys, time
+import signal, sys, time
+
+# As at a terminal: whoever starts the tests in the background has it ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Slow:
     @staticmethod

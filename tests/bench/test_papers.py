@@ -102,7 +102,11 @@ def test_the_study_plans_on_its_phantoms(stores, name):
         assert " is for " in skip.reason or (lbfgs and "weight_decay" in skip.reason)
 
 
-@pytest.mark.parametrize("name", STORES)
+# One kind of data; `make test-all` trains the others.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n != "skalozub_skin" else ()) for n in STORES],
+)
 def test_the_study_trains_on_its_phantoms(stores, name):
     """The first and the last combination of each data set and model, for one epoch."""
     plan = plan_of(name, stores)

@@ -229,6 +229,7 @@ def test_a_trial_that_hangs_is_ended_and_the_run_goes_on(plan, name):
     assert 10 < longest < 30
 
 
+@pytest.mark.slow
 def test_copies_and_children_of_a_trial_do_not_go_on_with_the_run(plan, tmp_path):
     made = of_fold_0(plan("copies_itself", "leaves_children"))
     rows = run(made)
@@ -276,7 +277,7 @@ with opened(made, shared_device=False) as queue:
 """
 
 
-@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("whole", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_run_that_is_killed_leaves_no_process_and_blames_a_trial_that_went_with_it(
     plan, tmp_path, whole
 ):

@@ -172,6 +172,7 @@ def killed_in_mid_search(path: Path, folder: Path, **where: object) -> None:
     psutil.wait_procs(children, timeout=60)
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(study, tmp_path):
     path = study(epochs=4)
     killed_in_mid_search(path, tmp_path / "killed")
