@@ -25,7 +25,7 @@ from bench.optimizers.spec import Space
 from bench.planning.expand import hashed
 from bench.planning.plan import Plan, same_ids
 from bench.study.components import Combination
-from bench.study.schema import Tuning
+from bench.study.schema import tuning_of
 from bench.study.trial import Trial
 from results.tables.schema import FINAL_STATUSES
 from results.tables.store import read
@@ -93,7 +93,7 @@ def draws_of(trial: Trial, plan: Plan) -> Draws:
 
     The losses and models that an optimizer is run with try the same points.
     """
-    tuning = plan.study.tuning or Tuning()  # type: ignore[call-arg]  # pydantic fills every default
+    tuning = tuning_of(plan.study)
     name = f"{trial.dataset}\n{trial.choices['optimizer'].label}"
     word = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
     seed = (tuning.seed, trial.repeat, trial.fold, word)

@@ -482,14 +482,19 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
         return self
 
 
+def tuning_of(study: Study) -> Tuning:
+    """Return how a study is tuned, by the defaults where it does not say."""
+    return study.tuning or Tuning()  # type: ignore[call-arg]  # pydantic fills every default
+
+
 def with_tuning(study: Study, points: int | None, search: str | None = None) -> Study:
     """Return a study that is tuned, by so many `points` and such a `search` where they are given.
 
     Raises StudyError where there can be no such.
     """
-    tuning = study.tuning or Tuning()  # type: ignore[call-arg]  # pydantic fills every default
     given = {"points": points, "search": search}
-    asked = tuning.model_dump() | {key: value for key, value in given.items() if value is not None}
+    asked = {key: value for key, value in given.items() if value is not None}
+    asked = tuning_of(study).model_dump() | asked
     return _changed(study, tuning=asked)
 
 

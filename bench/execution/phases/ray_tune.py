@@ -28,7 +28,7 @@ from bench.execution.trial_queue import Progress, opened
 from bench.execution.worker import cargo_of, unpacked
 from bench.planning.plan import Plan
 from bench.planning.points import POINTS, attempt, draws_of, space_of
-from bench.study.schema import Tuning
+from bench.study.schema import tuning_of
 from bench.training.train import Outcome, run_trial
 from loaders.cores import usable_cores
 
@@ -57,7 +57,7 @@ def search_by_tune(
 
     `lanes` points are tried at once. Raises what `bench.execution.lanes.run_lanes` raises.
     """
-    tuning = plan.study.tuning or Tuning()  # type: ignore[call-arg]  # pydantic fills every default
+    tuning = tuning_of(plan.study)
     cuda = plan.study.device == "cuda"
     size = LaneSize(workers=1, threads=plan.study.threads or 1, cuda=cuda)
     shared = not cuda and lanes > 1
@@ -217,7 +217,7 @@ def _by_optuna(record: Record, plan: Plan) -> Any:
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    tuning = plan.study.tuning or Tuning()  # type: ignore[call-arg]  # pydantic fills every default
+    tuning = tuning_of(plan.study)
 
     def sampler(number: int, cell: str) -> Any:
         trial = record.cells[cell]
