@@ -212,7 +212,7 @@ def _contest(
         task=task,
         metric=metric,
         unit=described.get("unit"),
-        bounds=_bounds(described.get("range")),
+        bounds=bounds_of(described.get("range")),
         sign={"max": 1.0, "min": -1.0}[described["direction"]],
         # n_train leaves the inner validation out: the larger, more careful factor. Where no trial
         # counted its cases, k folds of one size.
@@ -224,7 +224,8 @@ def _contest(
     )
 
 
-def _bounds(found: Sequence[float | None] | None) -> tuple[float, float]:
+def bounds_of(found: Sequence[float | None] | None) -> tuple[float, float]:
+    """Return the lowest and highest value of a metric from the range that a footer gives it."""
     low, high = found or (None, None)
     return -math.inf if low is None else low, math.inf if high is None else high
 

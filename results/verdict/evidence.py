@@ -14,7 +14,14 @@ import numpy as np
 from results import text
 from results.statistics.evidence import Evidence
 from results.statistics.influence import RULES, Cases, Influence, Rule, by_patient
-from results.verdict.combinations import Combination, Contest, Row, cell_of, means_by_fold
+from results.verdict.combinations import (
+    Combination,
+    Contest,
+    Row,
+    bounds_of,
+    cell_of,
+    means_by_fold,
+)
 from results.verdict.doubts import RowsOf
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -60,11 +67,10 @@ class Measure:
     @classmethod
     def of(cls, name: str, described: Mapping[str, Any]) -> "Measure":
         """Return the measure of a footer's description; one of no rule is told by folds."""
-        low, high = described.get("range") or (None, None)
         return cls(
             name=name,
             unit=described.get("unit"),
-            bounds=(-np.inf if low is None else low, np.inf if high is None else high),
+            bounds=bounds_of(described.get("range")),
             sign={"max": 1.0, "min": -1.0}[described["direction"]],
             rule=described.get("influence", _BEFORE.get(name)),
         )
