@@ -144,6 +144,14 @@ def _as_arrays(
 # ---------------------------------------------------------------- evidence
 
 
+def by_primary(
+    contest: Contest, combinations: Sequence[Combination], cases: CasesByTrial | str
+) -> Known:
+    """Return the evidence on some combinations by the metric that decides, as `known` does."""
+    measure = Measure.of(contest.metric, contest.described[contest.metric])
+    return known(contest, combinations, measure, cases, lambda row: float(row["test_score"]))
+
+
 def known(
     contest: Contest,
     combinations: Sequence[Combination],

@@ -23,7 +23,7 @@ from results.statistics.spread import mean_variance_factor
 from results.verdict.claims import Asked
 from results.verdict.combinations import Combination, Contest, cell_of, fold_of
 from results.verdict.doubts import RowsOf
-from results.verdict.evidence import Known, Measure, known, read_cases
+from results.verdict.evidence import Known, by_primary, read_cases
 from results.verdict.schema import Next, Option
 
 # More seeds, repeats or folds than this nobody would train. Assumption.
@@ -248,7 +248,7 @@ class Foreseen:
                 (self.seeds, "seed"),
             )
         )
-        half, metric = words.score(p.half_width), words.metric(self.metric)
+        half = words.score(p.half_width)
         return (
             f"{self.dataset}: to expect, the best's lead over the next to within {half} {metric} "
             f"(80 % range {words.score(p.low)} to {words.score(p.high)}); a lead of {half} is "
@@ -267,9 +267,7 @@ def foreseen(contest: Contest, plan: Plan, rows_of: RowsOf, *, alpha: float) -> 
     folds, seeds = len({cell[:2] for cell in cells}), len({cell[2] for cell in cells})
     prediction = None
     if len(pilot) > 1 and folds > 1:
-        measure = Measure.of(contest.metric, contest.described[contest.metric])
-        cases = read_cases(pilot, rows_of)
-        evidence = known(contest, pilot, measure, cases, lambda row: float(row["test_score"]))
+        evidence = by_primary(contest, pilot, read_cases(pilot, rows_of))
         prediction = predict(evidence.evidence, plan, alpha=alpha)
     return Foreseen(
         dataset=contest.dataset,

@@ -16,7 +16,7 @@ from results.statistics.race import race_drop
 from results.statistics.spread import Spread
 from results.verdict.combinations import Contest
 from results.verdict.doubts import RowsOf
-from results.verdict.evidence import Measure, known, read_cases
+from results.verdict.evidence import by_primary, read_cases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +60,7 @@ def race(contest: Contest, study: Mapping[str, Any], rows_of: RowsOf) -> Race | 
     field = first.judged
     if len(field) < 2 or len(first.folds) < 2:
         return None
-    measure = Measure.of(first.metric, first.described[first.metric])
-    found = known(
-        first, field, measure, read_cases(field, rows_of), lambda row: float(row["test_score"])
-    )
+    found = by_primary(first, field, read_cases(field, rows_of))
     ended = race_drop(found.evidence, alpha=float(level))
     names: dict[bool, list[str]] = {out: [] for out in (False, True)}
     for combination, out in zip(field, ended.dropped.tolist(), strict=True):

@@ -30,7 +30,7 @@ from results.verdict.claims import (
 )
 from results.verdict.combinations import Combination, Contest
 from results.verdict.doubts import RowsOf, doubts, no_rows, rule_changed
-from results.verdict.evidence import CasesByTrial, Known, Measure, known, read_cases
+from results.verdict.evidence import CasesByTrial, Known, Measure, by_primary, read_cases
 from results.verdict.margins import Field, interactions, margins
 from results.verdict.next_steps import one_fold, what_next
 from results.verdict.race import Race, race
@@ -121,9 +121,8 @@ def _judgement(
     judged = contest.judged
     if len(judged) < 2:
         return None
-    measure = Measure.of(contest.metric, contest.described[contest.metric])
     cases = read_cases(judged, rows_of)
-    evidence = known(contest, judged, measure, cases, lambda row: float(row["test_score"]))
+    evidence = by_primary(contest, judged, cases)
     names = [c.name for c in judged]
     by_models = None
     if evidence.evidence.influence is not None:
