@@ -127,7 +127,7 @@ def test_a_tuned_run_scores_the_chosen_alone_and_goes_on(study, tmp_path):
 def test_what_is_tuned_and_what_is_not_are_two_runs(study, tmp_path):
     path = study()
     api.tune(path, points=2)
-    with pytest.raises(StudyError, match=r"tuning: this run was made with .*points=2"):
+    with pytest.raises(StudyError, match=r"tuning: this run was made with .*'points': 2"):
         api.tune(path, points=3)
     with pytest.raises(StudyError, match="tuning: this run was made with"):
         api.run(path, tmp_path / "runs" / "small-tuned")
