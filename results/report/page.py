@@ -17,7 +17,7 @@ from results.report.sections import price
 from results.report.sections.bars import bars
 from results.report.sections.budgets import budgets
 from results.report.sections.claims import claims
-from results.report.sections.estimands import answers
+from results.report.sections.estimands import answers, leading
 from results.report.sections.marginal import margins
 from results.report.sections.next_steps import next_steps
 from results.report.sections.papers import paper
@@ -80,6 +80,7 @@ def _section(run: Recorded, number: int, contest: Contest, found: OfDataset) -> 
         "key": key,
         "found": found,
         "answers": answers(found),
+        "leading": [{**claim, "badge": text.STATES[claim["state"]]} for claim in leading(found)],
         "margins": margins(found),
         "next": next_steps(found),
         "state": text.STATES[found["state"]],

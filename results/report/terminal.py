@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from results import text
+from results.report.sections.estimands import leading
 
 # Rows of the table; report.html has them all.
 _ROWS = 12
@@ -34,15 +35,20 @@ def _terminal(verdict: Mapping[str, Any]) -> Iterator[RenderableType]:
             f"({'higher' if found['direction'] == 'max' else 'lower'} is better), "
             f"{text.count(found['folds'], 'fold')}, {text.count(found['seeds'], 'seed')}",
         )
-        state = text.STATES[found["state"]]
-        lead = () if found["state"] == "none" else ((state, _STYLES[found["state"]]), ": ")
-        yield Text.assemble(*lead, found["reason"])
+        first = leading(found)
+        for claim in first:
+            yield Text.assemble(*_badge(claim["state"]), claim["sentence"])
+        yield Text.assemble(*_badge(found["state"]), found["reason"])
         judged = [row for row in found["combinations"] if row["state"] == "judged"]
         if judged:
             yield Padding(_table(found, judged, verdict["alpha"]), (0, 0, 0, 2))
             yield Padding(Text(_legend(found), style="dim"), (0, 0, 0, 2))
         # The headline's sentence opens the reason; the others stand below the table.
-        found_on = [c for c in found["claims"][1:] if c["state"] == "better" or c["of"] == "models"]
+        found_on = [
+            claim
+            for claim in found["claims"][1:]
+            if claim not in first and (claim["state"] == "better" or claim["of"] == "models")
+        ]
         real = [each for each in found["interactions"] if each["real"]]
         for told in (*found_on, *real, *found["second"]):
             yield Text(told["sentence"])
@@ -63,6 +69,10 @@ def _terminal(verdict: Mapping[str, Any]) -> Iterator[RenderableType]:
     if verdict["across"]:
         yield Text("")
         yield Text(verdict["across"]["reason"])
+
+
+def _badge(state: str) -> tuple[Any, ...]:
+    return () if state == "none" else ((text.STATES[state], _STYLES[state]), ": ")
 
 
 def _not_judged(rows: Sequence[Mapping[str, Any]]) -> Iterator[Text]:

@@ -81,6 +81,8 @@ DATA = {
 class MadeUp:
     """What a made-up run holds. `lead` is added to the first combination of each data set.
 
+    `effect` maps optimizers and losses to what each adds to the scores of all that have it.
+
     `broken` maps (dataset, optimizer, loss, fold) to the status of that trial; `missing` are left
     out as if not yet run; `skips` maps (dataset, model, optimizer, loss) to a reason.
     """
@@ -95,6 +97,7 @@ class MadeUp:
     seeds: Sequence[int] = (0,)
     folds: int = 5
     lead: float = 0.0
+    effect: dict[str, float] = field(default_factory=dict)
     spread: float = 0.02
     noise: float = 0.01
     metric: dict[str, str] = field(
@@ -199,6 +202,7 @@ def everything(made: MadeUp) -> Iterator[tuple[dict[str, Any], "_Trial | None"]]
             number += 1
             score = level[model, optimizer, loss] + fold_effect[fold]
             score += made.noise * rng.standard_normal()
+            score += made.effect.get(optimizer, 0.0) + made.effect.get(loss, 0.0)
             trial = _Trial(
                 made=made,
                 dataset=dataset,

@@ -34,6 +34,22 @@ def answers(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     return claims + others
 
 
+def leading(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the claims on single axes that answer where no combination could be told from others.
+
+    Those found better or alike on average; not of axes whose order depends on another one, of which
+    an average says little.
+    """
+    if found["state"] != "undecided":
+        return []
+    dependent = {axis for each in found["interactions"] if each["real"] for axis in each["axes"]}
+    return [
+        claim
+        for claim in found["claims"]
+        if claim["of"] not in (*_ASKED, *dependent) and claim["state"] in ("better", "tie")
+    ]
+
+
 def _agreement(second: Mapping[str, Any]) -> str:
     if second["agrees"] and second["state"] != "better":
         return "No winner"

@@ -222,6 +222,16 @@ def test_an_end_that_the_method_sets_at_zero_is_said_in_words(make_run):
     assert "to 0.000)" not in page(run).words + printed
 
 
+def test_an_axis_that_is_decided_comes_before_combinations_that_are_not(make_run):
+    run = make_run(datasets=CLASSES, spread=0.0, effect={"focal": -0.2, "dice_ce": -0.1})
+    content = load_verdicts(run)["datasets"][0]
+    assert content["state"] == "undecided"
+    assert len(content["tied_group"]) == 3  # ce with each optimizer
+    said = "On average over these optimizers, ce scores better than each of the other 2 (5 %)"
+    for shown in (printed_leaderboard(run, 2000), page(run).words):
+        assert 0 < shown.index(said) < shown.index("Trained anew on as many patients")
+
+
 def test_a_single_winner_is_ahead_by_at_most_its_interval(make_run):
     run = make_run(datasets=CLASSES, lead=0.08)
     top = load_verdicts(run)["datasets"][0]["combinations"][0]
