@@ -12,7 +12,7 @@ from loaders.phantoms.make import make_brats, make_lidc
 from loaders.store.prepare import prepare
 from loaders.store.pseudonyms import user_key
 
-# Chosen so that data, 144 trials and report fit in four minutes on two cores (measured, LOG.md).
+# Chosen so that data, 60 trials and report fit in four minutes on two cores (measured, LOG.md).
 PATIENTS = {"lidc": 24, "brats": 18}
 SEED = 2026
 

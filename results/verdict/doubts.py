@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import combinations as pairs_of
 from typing import Any, Protocol
 
 import numpy as np
 
 from results import text
-from results.verdict.combinations import Combination, Contest, Row
+from results.verdict.combinations import Combination, Contest, Row, cell_of
 from results.verdict.schema import Rule
 
 # A class that takes this share of all calls takes nearly all. Assumption.
@@ -45,7 +46,7 @@ def doubts(
 
     `interval` is the recommended one's mean test score with its own interval, None with one fold.
     """
-    found = [*_of_the_run(contest), *_of_the_protocol(study)]
+    found = [*_of_the_run(contest), *_of_the_protocol(study), *_one_under_two_names(contest)]
     if recommended is None:
         return found
     cases = rows_of("cases", [row["trial_id"] for row in recommended.scored])
@@ -109,6 +110,36 @@ def _of_the_protocol(study: Mapping[str, Any]) -> list[str]:
         "comparable, so combinations stop at different points."
     )
     return [said]
+
+
+# What two trials share only if they trained alike: another loss would have other values.
+_NUMBERS = ("val_score", "test_score", "test_loss")
+
+
+def _one_under_two_names(contest: Contest) -> list[str]:
+    """Say which two entries of an axis gave the same numbers wherever both were judged.
+
+    As a loss that weighs classes does where there are as many of each: their tie is no finding.
+    """
+    found = []
+    for axis in contest.judged[0].axes if contest.judged else ():
+        cells: dict[tuple[str, ...], dict[str, list[tuple[Any, ...]]]] = {}
+        for combination in contest.judged:
+            others = combination.entries
+            entry = others.pop(axis.column) or axis.plain or "none"
+            rows = sorted(combination.scored, key=cell_of)
+            numbers = [tuple(row[key] for key in _NUMBERS) for row in rows]
+            cells.setdefault(tuple(others.values()), {})[entry] = numbers
+        entries = list(dict.fromkeys(entry for own in cells.values() for entry in own))
+        for one, other in pairs_of(entries, 2):
+            both = [own for own in cells.values() if one in own and other in own]
+            if both and all(own[one] == own[other] for own in both):
+                trials = text.count(sum(len(own[one]) for own in both), "trial")
+                found.append(
+                    f"{other} gave the numbers of {one} in all {trials}: on these data the two are "
+                    "the same under two names."
+                )
+    return found
 
 
 # ---- of the recommended ----------------------------------------------------------------------

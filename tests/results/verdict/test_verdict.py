@@ -377,6 +377,19 @@ def test_a_best_epoch_at_the_last_of_a_few_folds_is_none_of_the_verdict(make_row
     assert only((rows, study))["warnings"] == []
 
 
+def test_one_entry_under_two_names_is_told(make_rows):
+    rows, study = make_rows(datasets=ONE)
+    numbers = {(row["optimizer"], row["fold"]): row for row in rows if row["loss"] == "ce"}
+    for row in rows:
+        if row["loss"] == "focal":
+            own = numbers[row["optimizer"], row["fold"]]
+            row |= {key: own[key] for key in ("val_score", "test_score", "test_loss")}
+    (said,) = [w for w in only((rows, study))["warnings"] if "under two names" in w]
+    assert said.startswith("focal gave the numbers of ce in all 15 trials: on these data the two ")
+    numbers["adamw", 0]["test_loss"] += 1e-9
+    assert not [w for w in only((rows, study))["warnings"] if "under two names" in w]
+
+
 def class_cases(rows, called: dict[str, int], truth: dict[str, int]):
     """Return `rows_of` where each trial's cases are of these classes, and called these."""
 
