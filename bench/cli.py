@@ -810,11 +810,6 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A name that the terminal's encoding has no letters for is no reason to end.
             stream.reconfigure(errors="backslashreplace")
-    from bench.core.references import StudyError
-    from loaders.cases import BadSource
-    from loaders.store.layout import StoreError
-    from results.tables.store import RunError
-
     STOPPING.listen(at_once=False)
     try:
         status = app(_arguments(sys.argv[1:]), standalone_mode=False)
@@ -822,7 +817,7 @@ def main() -> None:
         status = failed.status
     except typer.Exit as done:
         status = done.exit_code
-    except (StudyError, BadSource, StoreError, RunError) as error:
+    except _explained() as error:
         _show_error(str(error))
         status = 2
     except OSError as error:
@@ -845,6 +840,19 @@ def main() -> None:
     if STOPPING.asked:
         STOPPING.deafen()
     sys.exit(status or 0)
+
+
+def _explained() -> tuple[type[ValueError], ...]:
+    """Return the errors whose words are for the user; imported once there is one, as for `--help`.
+
+    What they are defined beside takes a quarter of a second to import.
+    """
+    from bench.core.references import StudyError
+    from loaders.cases import BadSource
+    from loaders.store.layout import StoreError
+    from results.tables.store import RunError
+
+    return StudyError, BadSource, StoreError, RunError
 
 
 def _show_error(what: str) -> None:

@@ -612,3 +612,14 @@ def test_claims_are_answered_from_a_run(medopt, study):
     assert status == 0
     assert "SGD converges fast." in printed
     assert medopt("claims", "runs/nothing")[0] == 2
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from bench.command import main; sys.argv = ['medopt', '--help']\n"
+        "try: main()\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "print([m for m in ('numpy', 'pyarrow', 'torch', 'pydantic') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
