@@ -360,7 +360,7 @@ def batches(ctx):
             size, count = trial.batch_size, 4 if ctx.quick else 24
             settings = {"batch_size": size, "batches": count, "threads": 2}
             with LOADERS["torch"].open(store, sampler, device=torch.device("cpu"), **settings) as s:
-                wanted = [(i.clone(), t.clone()) for i, t in s]
+                wanted = [(i.clone(), t.clone()) for i, t, *_ in s]
             span = float(np.ptp(np.concatenate([i.numpy().ravel() for i, _ in wanted])))
             for loader in ("dali", "torch", "monai"):
                 if not LOADERS[loader].available():
@@ -397,7 +397,7 @@ def _collect(row, store, sampler, settings, device):
     kept = []
     busy = torch.randn(4096, 4096, device=device) if device.type == "cuda" else None
     with row.open(store, sampler, device=device, **settings) as stream:
-        for image, target in stream:
+        for image, target, *_ in stream:
             if busy is not None:
                 for _ in range(40):
                     busy @ busy
@@ -436,7 +436,7 @@ def repeat(ctx):
                         epochs=2,
                         precision=precision,
                         keep_weights=True,
-                        **({"patch": [16 if ctx.quick else 32] * 3} if data == "small3" else {}),
+                        **({"patch": [24 if ctx.quick else 32] * 3} if data == "small3" else {}),
                     )
                     with warnings.catch_warnings(record=True) as said:
                         warnings.simplefilter("always")
@@ -487,7 +487,7 @@ def precision(ctx):
             losses=["dice_ce"],
             epochs=2 if ctx.quick else 12,
             precision=kind,
-            patch=[16 if ctx.quick else 32] * 3,
+            patch=[24 if ctx.quick else 32] * 3,
         )
         with Watch(ctx.device) as watch:
             outcome = one(plan, ctx.device)
@@ -538,7 +538,7 @@ def work(ctx, data, model, loss, epochs, **study):
             ) as stream:
                 next(stream)
                 start = time.perf_counter()
-                for image, _ in stream:  # noqa: B007  # the last one is measured below
+                for image, *_ in stream:  # noqa: B007  # the last one is measured below
                     pass
                 if ctx.device.type == "cuda":
                     torch.cuda.synchronize()
