@@ -455,7 +455,7 @@ class _Where:
 
     def resolved(self, asked: "Study", base: Path, folder: Path) -> tuple["Plan", "_Where"]:
         """Return the plan of a study for this place, and the place with its lanes counted."""
-        from bench.execution.ray_cluster import capacity
+        from bench.execution.ray.cluster import capacity
         from bench.planning.plan import resolve
 
         if self.ray is None:
@@ -479,8 +479,8 @@ class _Where:
 
     def trained(self, made: "Plan", changed: Callable[["Progress"], None]) -> "Progress":
         """Run every trial of a plan that has no result yet."""
-        from bench.execution.lanes import run_lanes
         from bench.execution.local import run_here
+        from bench.execution.ray.lanes import run_lanes
         from bench.execution.trial_queue import HUNG_MINUTES, opened
 
         hung = HUNG_MINUTES if self.hung_minutes is None else self.hung_minutes
