@@ -92,7 +92,9 @@ class Queue:
     """Hands out trials under leases and puts what comes back on disk before anything else.
 
     `footer` goes into every Parquet file; `shared_device` says that other trials run on the same
-    device at the same time, so that times are not those of a trial alone.
+    device at the same time, so that times are not those of a trial alone. `one_memory` says that
+    all processes share one machine's memory: what ended its process is tried again alone, since
+    memory that ran out is all processes' doing.
     """
 
     folder: Path
@@ -100,6 +102,7 @@ class Queue:
     trials: Sequence[Trial]
     footer: dict[str, Any]
     shared_device: bool
+    one_memory: bool = False
     _ready: deque[Trial] = field(init=False)
     _held: dict[str, _TrialInHand] = field(init=False, default_factory=dict)
     # Whatever was handed out: a lane that was taken for lost may yet come with its result.
@@ -124,9 +127,10 @@ class Queue:
 
     def take(self, lane: str) -> Lease | None:
         """Hand out a trial, or None where none is left to hand out now (see `pending`)."""
-        if not self._ready:
+        trial = self._next()
+        if trial is None:
             return None
-        trial = self._ready.popleft()
+        self._ready.remove(trial)
         before = self._count.get(trial.trial_id, self.attempts.deaths(trial.trial_id))
         lease = Lease(trial=trial, attempt=before + 1)
         self._count[trial.trial_id] = lease.attempt
@@ -135,6 +139,14 @@ class Queue:
         self._given[lane, trial.trial_id] = lease
         self._most_lanes = max(self._most_lanes, len(self._held))
         return lease
+
+    def _next(self) -> Trial | None:
+        """Return the trial to hand out now; None where none is left, or one must train alone."""
+        if not self.one_memory or not self._held:
+            return self._ready[0] if self._ready else None
+        if any(self.attempts.deaths(held.lease.trial.trial_id) for held in self._held.values()):
+            return None
+        return next((t for t in self._ready if not self.attempts.deaths(t.trial_id)), None)
 
     def pending(self) -> int:
         """Return how many trials have no result yet: in hand or waiting."""
@@ -185,9 +197,9 @@ class Queue:
             self._count_death(held.lease, lane, why)
 
     def died_before(self, lane: str) -> None:
-        """Count the death of an earlier process of this run that left its trial in hand."""
-        trial_id = self.attempts.left()
-        for trial in [t for t in self._ready if t.trial_id == trial_id]:
+        """Count the deaths of earlier processes of this run that left their trials in hand."""
+        left = self.attempts.left()
+        for trial in [t for t in self._ready if t.trial_id in left]:
             self._ready.remove(trial)
             lease = Lease(trial=trial, attempt=self.attempts.deaths(trial.trial_id) + 1)
             self._count[trial.trial_id] = lease.attempt
