@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from loaders.store.copies import Conflicts
     from loaders.store.dry_run import Counted
     from loaders.store.write import Report
+    from results.status import Status
     from results.verdict.next_steps import Foreseen
     from results.verdict.schema import Verdict
 
@@ -348,6 +349,7 @@ def run(
     _check_places(study, out)
     from bench.core.references import StudyError
     from bench.execution.phases.race import raced
+    from bench.execution.watching import watched
     from bench.study.schema import load_study, with_race
     from results.report.write import write_report
 
@@ -362,9 +364,22 @@ def run(
     if trial is not None:
         made = made.only(trial)
     races = made.study.race is not None and trial is None
-    with _saved(made, say, where.why):
-        progress = raced(made, where.trained, changed) if races else where.trained(made, changed)
+    with _saved(made, say, where.why), watched(folder, made.study.name, changed) as told:
+        progress = raced(made, where.trained, told) if races else where.trained(made, told)
     return Ended(folder=folder, page=write_report(folder).page, progress=progress)
+
+
+def status(run: str | Path) -> "Status":
+    """Say how far a run is, by its folder alone: also from another machine, or when it is over.
+
+    `run` is the run folder. Returns how many trials are done, by status, and left; which are in
+    hand, where, and for how long nothing has come of them; why trials failed; whether the process
+    that runs the study lives; and how fast it goes. `Status.as_json` gives plain values. Nothing is
+    written. Raises RunError where the folder holds no run, or its tables cannot be read.
+    """
+    from results.status import status as read_status
+
+    return read_status(local_path(run, "run"))
 
 
 def tune(
@@ -401,6 +416,7 @@ def tune(
     check_lanes("local" if search else ray, lanes, gpus_per_trial)
     _check_places(study, out)
     from bench.execution.phases.tuning import DEFAULTS, tuned
+    from bench.execution.watching import watched
     from bench.planning.plan import save
     from bench.study.pretrained import FOLDS
     from bench.study.schema import load_study, search_of, with_tuning
@@ -429,7 +445,8 @@ def tune(
             plain = asked.model_copy(update={**same, "tuning": None})
             untuned, _ = where.resolved(plain, base, below)
             save(untuned)
-        progress = tuned(made, untuned, where.trained, changed)
+        with watched(folder, made.study.name, changed) as told:
+            progress = tuned(made, untuned, where.trained, told)
     if defaults:
         write_report(folder / DEFAULTS)
     return Ended(folder=folder, page=write_report(folder).page, progress=progress)
@@ -447,14 +464,16 @@ def _searched(
 ) -> Ended:
     """Search by Ray Tune, which starts a Ray on this machine where none is named."""
     from bench.execution.phases.ray_tune import search_by_tune
+    from bench.execution.watching import watched
     from bench.study.schema import search_of
     from results.report.write import write_report
 
     folder = _folder(out, f"{asked.name}-{search_of(asked)}")
     where = _Where(ray=ray or "local", lanes=lanes, gpus=1, hung_minutes=None)
     made, where = where.resolved(asked, base, folder)
-    with _saved(made, say):
-        progress = search_by_tune(made, address=where.address, lanes=where.lanes or 1, changed=told)
+    lanes = where.lanes or 1
+    with _saved(made, say), watched(folder, made.study.name, told) as changed:
+        progress = search_by_tune(made, address=where.address, lanes=lanes, changed=changed)
     return Ended(folder=folder, page=write_report(folder).page, progress=progress)
 
 

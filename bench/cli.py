@@ -512,6 +512,29 @@ def tune(
 
 
 @app.command()
+def status(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    as_json: Json = False,
+) -> None:
+    """Say how far a run is: from any machine that sees its folder, while it runs or later.
+
+    Trials that are done, by status, and left; those in hand, with their epoch and how long ago they
+    made a step; why trials failed; the time to go. It also says whether the process that runs the
+    study lives: where it is gone, `medopt run` goes on. Reads the folder and changes nothing in it;
+    `watch medopt status RUN` looks every two seconds. Exit status 2 where the folder holds no run.
+    """
+    from bench import api
+    from results.status import in_words
+
+    found = api.status(run)
+    if as_json:
+        out.print_json(data=found.as_json())
+        return
+    for line in in_words(found):
+        out.print(Text(line))
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     as_json: Json = False,

@@ -43,7 +43,7 @@ LAYERS: dict[str, tuple[set[str], ...]] = {
     "results": (
         {"tables", "text", "yaml_text", "statistics"},
         {"verdict"},
-        {"run_folder", "prices"},
+        {"run_folder", "prices", "status"},
         {"claims"},
         {"report", "export", "compare"},
     ),

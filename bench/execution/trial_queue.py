@@ -22,6 +22,7 @@ from bench.execution.provenance import footer
 from bench.planning.plan import Plan
 from bench.study.trial import Trial, skip_columns, trial_columns
 from bench.training.train import Outcome
+from results.status import LOCK
 from results.tables.axes import key_of
 from results.tables.files import replace_file
 from results.tables.schema import FINAL_STATUSES
@@ -52,7 +53,7 @@ class Lease:
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """What a lane is working on, and for how many seconds nothing has come of it."""
+    """What a lane is working on, where, since when, and for how many seconds nothing came of it."""
 
     lane: str
     label: str
@@ -61,6 +62,9 @@ class Running:
     metric: str
     score: float | None
     silent: float = 0.0
+    trial_id: str = ""
+    host: str = ""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +85,7 @@ class _TrialInHand:
     """A lease, when its lane last spoke, when its trial last made a step, and how far it is."""
 
     lease: Lease
+    begun: float
     heard: float
     moved: float
     epoch: int = 0
@@ -103,6 +108,8 @@ class Queue:
     footer: dict[str, Any]
     shared_device: bool
     one_memory: bool = False
+    # Lane -> the machine that it runs on, as people call it.
+    hosts: dict[str, str] = field(init=False, default_factory=dict)
     _ready: deque[Trial] = field(init=False)
     _held: dict[str, _TrialInHand] = field(init=False, default_factory=dict)
     # Whatever was handed out: a lane that was taken for lost may yet come with its result.
@@ -135,7 +142,7 @@ class Queue:
         lease = Lease(trial=trial, attempt=before + 1)
         self._count[trial.trial_id] = lease.attempt
         now = time.monotonic()
-        self._held[lane] = _TrialInHand(lease, heard=now, moved=now)
+        self._held[lane] = _TrialInHand(lease, begun=now, heard=now, moved=now)
         self._given[lane, trial.trial_id] = lease
         self._most_lanes = max(self._most_lanes, len(self._held))
         return lease
@@ -258,6 +265,9 @@ class Queue:
                     metric=held.lease.trial.primary,
                     score=held.score,
                     silent=now - held.moved,
+                    trial_id=held.lease.trial.trial_id,
+                    host=self.hosts.get(lane, ""),
+                    seconds=now - held.begun,
                 )
                 for lane, held in sorted(self._held.items())
             ),
@@ -348,7 +358,7 @@ def opened(plan: Plan, *, shared_device: bool) -> Iterator[Queue]:
     is running it.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with (plan.folder / ".lock").open("w") as lock:
+    with (plan.folder / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
