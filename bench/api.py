@@ -28,11 +28,13 @@ if TYPE_CHECKING:
     from bench.planning.plan import Plan
     from bench.planning.scales import Scales
     from bench.study.schema import Study
+    from bench.training.room import Room
     from loaders.cases import Kind
     from loaders.datasets.recognize import Seems
     from loaders.store.copies import Conflicts
     from loaders.store.dry_run import Counted
     from loaders.store.write import Report
+    from results.status import Status
     from results.verdict.next_steps import Foreseen
     from results.verdict.schema import Verdict
 
@@ -47,8 +49,9 @@ _begun: list[int | None] = []
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """What a run would do: its plan, and the seconds that it takes at most on its lanes.
+    """What a run would do: its plan, and the seconds that it takes at most on its `lanes`.
 
+    `room` says why so many trials run at once, empty where the caller said how many.
     `scales` says how long the gradients of each loss are at the start. `points` are the trials of a
     search among the plan's, 0 without one. `foreseen`: from a pilot, what the verdict on each data
     set will be able to tell.
@@ -57,6 +60,8 @@ class Planned:
     plan: "Plan"
     seconds: float
     scales: tuple["Scales", ...]
+    lanes: int = 1
+    room: str = ""
     points: int = 0
     foreseen: tuple["Foreseen", ...] = ()
 
@@ -119,9 +124,9 @@ def check_lanes(ray: str | None, lanes: int | None, gpus_per_trial: int = 1) -> 
     for name, number in (("lanes", lanes), ("gpus_per_trial", gpus_per_trial)):
         if wrong := _wrong_count(name, number):
             raise StudyError(wrong)
-    if ray is None and (lanes is not None or gpus_per_trial > 1):
+    if ray is None and gpus_per_trial > 1:
         raise StudyError(
-            "lanes and several GPUs a trial need Ray: ask for it too, in Python by "
+            "several GPUs (or CPU workers) a trial need Ray: ask for it too, in Python by "
             '`ray="local"`, on the command line by `--ray`.'
         )
 
@@ -239,7 +244,8 @@ def plan(
     """Say what a run would do, and measure how long it takes; writes nothing.
 
     `study` is a study file or the name of a ready study, `out` the run folder to be (None:
-    runs/NAME), `lanes` how many trials would run at once (None: one). With `points`, or where the
+    runs/NAME), `lanes` how many trials would run at once (None: as many as a run without Ray would
+    choose, which `Planned.room` explains). With `points`, or where the
     study says `tuning`, it is what `tune` would do: the points of the search come first. The time
     comes from one real step and one real evaluation of each model on each data set; early stopping
     only shortens it. `pilot` is the folder of a run on the same data, two folds of it at least,
@@ -261,16 +267,24 @@ def plan(
     name = asked.name
     if points is not None or asked.tuning:
         asked, name = with_tuning(asked, points), f"{name}-tuned"
-    made = resolve(asked, base, _folder(out, name), lanes=lanes or 1)
+    made = resolve(asked, base, _folder(out, name), lanes=lanes)
+    here = None if lanes else _room(made)
     tried = point_plan(made).trials if made.study.tuning else ()
     made = replace(made, trials=(*tried, *made.trials))
     _begin(made.study.threads)
     with counting("measuring") as counted, undisturbed():
-        seconds = estimate(made, counted) / (lanes or 1)
+        at_once = min(here.lanes if here else lanes or 1, len(made.trials))
+        seconds = estimate(made, counted) / at_once
         scales = tuple(gradient_scales(made))
     told = foreseen_by(made, local_path(pilot, "pilot")) if pilot is not None else ()
     return Planned(
-        plan=made, seconds=seconds, scales=scales, points=len(tried), foreseen=tuple(told)
+        plan=made,
+        seconds=seconds,
+        scales=scales,
+        lanes=at_once,
+        room=here.why if here else "",
+        points=len(tried),
+        foreseen=tuple(told),
     )
 
 
@@ -293,7 +307,7 @@ def price(
 
     asked, base = load_study(Path(study))
     folder = _folder(out, asked.name)
-    made = resolve(asked, base, folder)
+    made = resolve(asked, base, folder, lanes=None)
     _begin(made.study.threads)
     with counting("measuring") as told, undisturbed():
         rows = sample_costs(made.trials, made.data, made.base, device=made.study.device, told=told)
@@ -316,13 +330,14 @@ def run(
     """Run a study, or go on with it: finished trials are not run again. Then write its report.
 
     `study` is a study file or the name of a ready study, `out` the run folder (None: runs/NAME).
-    `ray` None runs in a process beside this one; "local" starts a Ray on this machine, "auto" or
-    host:port joins a cluster that is up. There, `lanes` trials run at once (None: as many as there
-    is room for), each on `gpus_per_trial` GPUs or CPU workers. With `race`, or where the study says
+    `ray` None runs in processes beside this one; "local" starts a Ray on this machine, "auto" or
+    host:port joins a cluster that is up, where each trial has `gpus_per_trial` GPUs or CPU workers.
+    `lanes` trials run at once; None is as many as there is room for: without Ray as cores and
+    memory hold, and one on a GPU. With `race`, or where the study says
     so, what cannot be the best after the first seed is dropped (at the study's level, else 0.01).
     `trial` is the id of the one trial to run.
     A trial that makes no step for `hung_minutes` (None: 30) is ended. `changed` hears of each step,
-    `say` before the first trial by what rule the run will be judged.
+    `say` before the first trial by what rule the run will be judged, and how many run at once.
 
     Returns the run as it ended; a trial that broke is counted in it as failed. Raises StudyError
     where the study, its data, its pretrained weights or the machines cannot be used, and where
@@ -334,6 +349,7 @@ def run(
     _check_places(study, out)
     from bench.core.references import StudyError
     from bench.execution.phases.race import raced
+    from bench.execution.watching import watched
     from bench.study.schema import load_study, with_race
     from results.report.write import write_report
 
@@ -348,9 +364,22 @@ def run(
     if trial is not None:
         made = made.only(trial)
     races = made.study.race is not None and trial is None
-    with _saved(made, say):
-        progress = raced(made, where.trained, changed) if races else where.trained(made, changed)
+    with _saved(made, say, where.why), watched(folder, made.study.name, changed) as told:
+        progress = raced(made, where.trained, told) if races else where.trained(made, told)
     return Ended(folder=folder, page=write_report(folder).page, progress=progress)
+
+
+def status(run: str | Path) -> "Status":
+    """Say how far a run is, by its folder alone: also from another machine, or when it is over.
+
+    `run` is the run folder. Returns how many trials are done, by status, and left; which are in
+    hand, where, and for how long nothing has come of them; why trials failed; whether the process
+    that runs the study lives; and how fast it goes. `Status.as_json` gives plain values. Nothing is
+    written. Raises RunError where the folder holds no run, or its tables cannot be read.
+    """
+    from results.status import status as read_status
+
+    return read_status(local_path(run, "run"))
 
 
 def tune(
@@ -387,6 +416,7 @@ def tune(
     check_lanes("local" if search else ray, lanes, gpus_per_trial)
     _check_places(study, out)
     from bench.execution.phases.tuning import DEFAULTS, tuned
+    from bench.execution.watching import watched
     from bench.planning.plan import save
     from bench.study.pretrained import FOLDS
     from bench.study.schema import load_study, search_of, with_tuning
@@ -405,7 +435,7 @@ def tune(
     folder = _folder(out, f"{asked.name}-tuned")
     where = _Where(ray=ray, lanes=lanes, gpus=gpus_per_trial, hung_minutes=hung_minutes)
     made, where = where.resolved(asked, base, folder)
-    with _saved(made, say):
+    with _saved(made, say, where.why):
         untuned = None
         if defaults:
             below = folder / DEFAULTS
@@ -415,7 +445,8 @@ def tune(
             plain = asked.model_copy(update={**same, "tuning": None})
             untuned, _ = where.resolved(plain, base, below)
             save(untuned)
-        progress = tuned(made, untuned, where.trained, changed)
+        with watched(folder, made.study.name, changed) as told:
+            progress = tuned(made, untuned, where.trained, told)
     if defaults:
         write_report(folder / DEFAULTS)
     return Ended(folder=folder, page=write_report(folder).page, progress=progress)
@@ -433,33 +464,49 @@ def _searched(
 ) -> Ended:
     """Search by Ray Tune, which starts a Ray on this machine where none is named."""
     from bench.execution.phases.ray_tune import search_by_tune
+    from bench.execution.watching import watched
     from bench.study.schema import search_of
     from results.report.write import write_report
 
     folder = _folder(out, f"{asked.name}-{search_of(asked)}")
     where = _Where(ray=ray or "local", lanes=lanes, gpus=1, hung_minutes=None)
     made, where = where.resolved(asked, base, folder)
-    with _saved(made, say):
-        progress = search_by_tune(made, address=where.address, lanes=where.lanes or 1, changed=told)
+    lanes = where.lanes or 1
+    with _saved(made, say), watched(folder, made.study.name, told) as changed:
+        progress = search_by_tune(made, address=where.address, lanes=lanes, changed=changed)
     return Ended(folder=folder, page=write_report(folder).page, progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Where:
-    """Where trials run: in a process beside this one, or on lanes of a Ray."""
+    """Where trials run: in processes beside this one, or on lanes of a Ray.
+
+    `why` says why so many at once, where that was chosen here.
+    """
 
     ray: str | None
     lanes: int | None
     gpus: int
     hung_minutes: float | None
+    why: str = ""
 
     def resolved(self, asked: "Study", base: Path, folder: Path) -> tuple["Plan", "_Where"]:
         """Return the plan of a study for this place, and the place with its lanes counted."""
-        from bench.execution.ray_cluster import capacity
+        from bench.core.references import StudyError
+        from bench.execution.ray.cluster import capacity
         from bench.planning.plan import resolve
 
         if self.ray is None:
-            return resolve(asked, base, folder), self
+            made = resolve(asked, base, folder, lanes=self.lanes)
+            if self.lanes is None:
+                here = _room(made)
+                return made, replace(self, lanes=here.lanes, why=here.why)
+            if self.lanes > 1 and made.study.device == "cuda":
+                raise StudyError(
+                    "lanes: without Ray one trial at a time trains on a GPU. Ask for Ray too, in "
+                    'Python by `ray="local"`, on the command line by `--ray`: a lane a GPU.'
+                )
+            return made, self
         space = capacity(asked, address=self.address, lanes=self.lanes, gpus_per_trial=self.gpus)
         made = resolve(
             asked,
@@ -479,14 +526,15 @@ class _Where:
 
     def trained(self, made: "Plan", changed: Callable[["Progress"], None]) -> "Progress":
         """Run every trial of a plan that has no result yet."""
-        from bench.execution.lanes import run_lanes
         from bench.execution.local import run_here
+        from bench.execution.ray.lanes import run_lanes
         from bench.execution.trial_queue import HUNG_MINUTES, opened
 
         hung = HUNG_MINUTES if self.hung_minutes is None else self.hung_minutes
-        if self.lanes is None:
-            with opened(made, shared_device=False) as queue:
-                run_here(made, queue, changed, hung_minutes=hung)
+        assert self.lanes is not None, "counted by `resolved`"
+        if self.ray is None:
+            with opened(made, shared_device=self.lanes > 1) as queue:
+                run_here(made, queue, changed, lanes=self.lanes, hung_minutes=hung)
                 return queue.progress()
         return run_lanes(
             made,
@@ -498,11 +546,22 @@ class _Where:
         )
 
 
+def _room(made: "Plan") -> "Room":
+    """Return how many trials of a plan are to run at once without Ray."""
+    from bench.training.room import Room, room
+    from loaders.cores import usable_cores
+
+    threads = made.study.threads or 1
+    if made.study.device != "cpu":
+        return Room(lanes=1, threads=threads, why="1 trial at once, since one GPU trains them")
+    return room(made.trials, made.data, made.base, cores=usable_cores(), threads=threads)
+
+
 @contextmanager
-def _saved(made: "Plan", say: Callable[[str], None]) -> Iterator[None]:
+def _saved(made: "Plan", say: Callable[[str], None], why: str = "") -> Iterator[None]:
     """Write down what a run will be, and send what it has to say to its log meanwhile.
 
-    `say` hears by what rule it will be judged.
+    `say` hears by what rule it will be judged, and `why` so many trials run at once.
     """
     from bench.planning.plan import save
     from bench.planning.preflight import fits
@@ -512,7 +571,11 @@ def _saved(made: "Plan", say: Callable[[str], None]) -> Iterator[None]:
     save(made)
     if rule := read_rule(made.folder, {}):
         say(in_words(rule))
+    if why:
+        say(f"{why}.")
     with _logging(made.folder / "log.txt"):
+        if why:
+            logging.getLogger("medopt.run").info(why)
         for line in fitting:
             logging.getLogger("medopt.transfer").info(line)
         for data in made.sets:

@@ -43,7 +43,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for sc
 Lanes = Annotated[
     int | None,
     typer.Option(
-        min=1, help="Worker groups at once, with --ray. Default: as many as there is room for."
+        min=1,
+        help="Trials at once: processes on this machine, with --ray worker groups. Default: as "
+        "many as there is room for.",
     ),
 ]
 GpusPerTrial = Annotated[
@@ -110,7 +112,8 @@ def demo(
 
     Makes chest-CT and brain-MRI phantoms in their true formats (DICOM with radiologists' XML reads;
     NIfTI), prepares them like real scans, runs six optimizers x four losses x three folds on each,
-    and ends with a verdict and report.html. Takes a few minutes on two CPU cores.
+    and ends with a verdict and report.html. A trial a core runs at once; on two it takes a few
+    minutes.
     """
     from bench import api
     from bench.core.references import local_path
@@ -355,7 +358,8 @@ def plan(
                     for t in made.trials
                 ],
                 "seconds": planned.seconds,
-                "lanes": lanes or 1,
+                "lanes": planned.lanes,
+                "room": planned.room,
                 "points": planned.points,
                 "gradient_norms": [
                     {"dataset": s.dataset, "model": s.model, "norms": s.norms}
@@ -397,9 +401,11 @@ def plan(
     for dataset, _, reason in sorted(skipped):
         out.print(Text(f"skipped on {dataset}: {reason}"))
     out.print(
-        f"about {duration(planned.seconds, clock=True)} at most, on {lanes or 1} lane(s) with "
+        f"about {duration(planned.seconds, clock=True)} at most, on {planned.lanes} lane(s) with "
         f"{made.study.threads} thread(s) each on {made.study.device}"
     )
+    if planned.room:
+        out.print(Text(planned.room))
     for told in planned.foreseen:
         out.print(Text(str(told)))
 
@@ -426,10 +432,12 @@ def run(
 ) -> None:
     """Run a study, or go on with it: finished trials are not run again.
 
-    Without --ray one trial after the other runs in a process beside this one. Ends with the verdict
-    and report.html. A race saves a third of the training or more where some are clearly behind; its
-    drop takes 0.01 of the study's alpha (`race: LEVEL` in the study says another), and the verdict
-    has the rest. A raced run stays one when it is asked for again.
+    Without --ray trials run side by side in processes of this machine, a core each where memory
+    holds so many (--lanes 1: one after the other, so that their seconds can be compared); with it
+    on its lanes. Ends with the verdict and report.html. A race saves a third of the training or
+    more where some are clearly behind; its drop takes 0.01 of the study's alpha (`race: LEVEL` in
+    the study says another), and the verdict has the rest. A raced run stays one when it is asked
+    for again.
     """
     _run_study(
         study,
@@ -504,6 +512,29 @@ def tune(
 
 
 @app.command()
+def status(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    as_json: Json = False,
+) -> None:
+    """Say how far a run is: from any machine that sees its folder, while it runs or later.
+
+    Trials that are done, by status, and left; those in hand, with their epoch and how long ago they
+    made a step; why trials failed; the time to go. It also says whether the process that runs the
+    study lives: where it is gone, `medopt run` goes on. Reads the folder and changes nothing in it;
+    `watch medopt status RUN` looks every two seconds. Exit status 2 where the folder holds no run.
+    """
+    from bench import api
+    from results.status import in_words
+
+    found = api.status(run)
+    if as_json:
+        out.print_json(data=found.as_json())
+        return
+    for line in in_words(found):
+        out.print(Text(line))
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     as_json: Json = False,
@@ -553,12 +584,12 @@ def price(
         Path | None, typer.Option("--out", help="The run folder. Default: runs/NAME.")
     ] = None,
 ) -> None:
-    """Measure what a sample costs alone, for the prices in the report of a run on lanes.
+    """Measure what a sample costs alone, for the prices in the report.
 
     Trials that run side by side disturb each other's seconds. This trains each combination twice
     for two epochs, one after the other, and keeps the times in the run folder, before the run or
-    after it; `medopt report` then shows prices. Let nothing else run meanwhile. A run without lanes
-    needs none of this.
+    after it; `medopt report` then shows prices. Let nothing else run meanwhile. A run of one
+    trial at a time (`--lanes 1`) needs none of this.
     """
     from bench import api
     from bench.display import counting

@@ -38,20 +38,28 @@ def _quotas(root: Path) -> Iterator[float]:
     """Give the cores that each cgroup around this process may keep busy; `root` is that of files.
 
     A quota of 2.5 cores counts as 2 (as for Ray): with three threads all would be stopped together
-    for a sixth of the time, and each step waits for its slowest thread. cgroups(7): the groups of a
-    process are `hierarchy:controllers:path` in /proc/self/cgroup, version 2 with no controllers;
-    its limit is in cpu.max, that of version 1 in cpu.cfs_quota_us and cpu.cfs_period_us.
+    for a sixth of the time, and each step waits for its slowest thread. The limit of version 2 is
+    in cpu.max, that of version 1 in cpu.cfs_quota_us and cpu.cfs_period_us.
+    """
+    for folder in groups(root, "cpu"):
+        yield from _quota(folder)
+
+
+def groups(root: Path, controller: str) -> Iterator[Path]:
+    """Give the folders of the cgroups around this process where a controller's limits may stand.
+
+    cgroups(7): the groups of a process are `hierarchy:controllers:path` in /proc/self/cgroup,
+    version 2 with no controllers. `root` is that of files.
     """
     listed, mounted = root / "proc/self/cgroup", root / "sys/fs/cgroup"
     for line in listed.read_text(encoding="utf-8").splitlines() if listed.exists() else ():
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        names = (controllers, "cpu") if controllers else ("", "unified")
+        names = (controllers, controller) if controllers else ("", "unified")
         # In a container the mount may begin at its own group, and the path at the machine's.
         own = Path(path.lstrip("/"))
-        for folder in {mounted / name / part for name in names for part in (own, *own.parents)}:
-            yield from _quota(folder)
+        yield from {mounted / name / part for name in names for part in (own, *own.parents)}
 
 
 def _quota(folder: Path) -> Iterator[float]:

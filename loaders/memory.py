@@ -1,7 +1,17 @@
-"""Memory that the process keeps once it has it."""
+"""Memory: what is free for this process, and what it keeps once it has it."""
 
 import ctypes
 import platform
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from loaders.cores import groups
+
+# A limit of a cgroup (version 1) from here on is none: the kernel writes the largest it can say.
+_NO_LIMIT = 1 << 60
 
 # Parameters of mallopt (malloc.h of glibc).
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
@@ -28,6 +38,34 @@ def keep_freed_memory() -> None:
         (_ARENA_MAX, 1),
     ):
         libc.mallopt(parameter, value)
+
+
+def usable_memory() -> int:
+    """Return the bytes of memory that are free for this process and those that it starts.
+
+    The least of what is said: what the machine has left, and the limits of the process's cgroup and
+    of those around it (which containers and Slurm set). What is read from files and can be dropped
+    counts as free.
+    """
+    return max(0, min([psutil.virtual_memory().available, *_left(Path("/"))]))
+
+
+def _left(root: Path) -> Iterator[int]:
+    """Give what each cgroup around this process has left of its limit, in bytes."""
+    for folder in groups(root, "memory"):
+        for limit, usage, cache in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            if not (folder / limit).exists() or not (folder / usage).exists():
+                continue
+            most = (folder / limit).read_text(encoding="ascii").strip()
+            if most == "max" or int(most) >= _NO_LIMIT:
+                continue
+            used = int((folder / usage).read_text(encoding="ascii"))
+            stat = (folder / "memory.stat").read_text(encoding="ascii")
+            kept = re.search(rf"^{cache} (\d+)$", stat, re.MULTILINE)
+            yield int(most) - used + (int(kept[1]) if kept else 0)
 
 
 def give_back_freed_memory() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from time import monotonic, sleep
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from bench.core.packages import ROOT
@@ -42,10 +43,17 @@ def starting(module: str) -> str:
 class Beside:
     """A process beside this one, which runs what may end its process; and our end of its pipe."""
 
-    def __init__(self, code: str, cargo: Mapping[str, Any], output: int) -> None:
+    def __init__(
+        self,
+        code: str,
+        cargo: Mapping[str, Any],
+        output: int,
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Start it with `cargo`, in a session of its own: what it does to its group spares ours.
 
-        `output` is the file descriptor that its stdout and stderr go to.
+        `output` is the file descriptor that its stdout and stderr go to; `environment` is set for
+        it beside our own.
         """
         self._pipe, theirs = Pipe()
         self._cut = False
@@ -58,11 +66,21 @@ class Beside:
                 stdout=output,
                 stderr=output,
                 start_new_session=True,
+                env={**os.environ, **environment},
             )
         try:
             self._pipe.send_bytes(pickle.dumps({"path": sys.path, **cargo}))
         except OSError:
             self._cut = True  # it died at once: `ended` and `end` tell
+
+    @property
+    def number(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def fileno(self) -> int:
+        """Return the descriptor of our end of its pipe, for `multiprocessing.connection.wait`."""
+        return self._pipe.fileno()
 
     def heard(self, seconds: float, made: Callable[..., Message]) -> list[Message]:
         """Return what it said, none if it says nothing for so long or has ended.

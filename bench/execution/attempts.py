@@ -1,8 +1,8 @@
 """Which trials ended the process they ran in, on disk: the next start must know of the last.
 
 `attempts.json` of a run folder maps trial ids to the number of processes that died in them, and
-`.in_hand` names the trial that a process without lanes is training, so that one which dies with
-everything around it (a machine out of memory) is counted when the run is asked for again.
+each `.in_hand.LANE` names the trial that a process beside the run is training, so that one which
+dies with everything around it (a machine out of memory) is counted when the run is asked for again.
 """
 
 import json
@@ -13,6 +13,8 @@ from results.tables.files import replace_file
 
 log = logging.getLogger("medopt.run")
 
+_MARK = ".in_hand"
+
 
 class Attempts:
     """The deaths of a run's trials; every change is on disk when a method returns."""
@@ -20,7 +22,7 @@ class Attempts:
     def __init__(self, folder: Path) -> None:
         """Read what an earlier process left."""
         self._path = folder / "attempts.json"
-        self.mark = folder / ".in_hand"
+        self._folder = folder
         self._deaths: dict[str, int] = {}
         if self._path.exists():
             try:
@@ -45,21 +47,24 @@ class Attempts:
         if self._deaths.pop(trial_id, None) is not None:
             self._write()
 
-    def begin(self, trial_id: str) -> None:
-        """Mark the trial that the one process of this run is about to train."""
-        replace_file(self.mark, trial_id.encode())
+    def begin(self, lane: str, trial_id: str) -> None:
+        """Mark the trial that a process of this run is about to train."""
+        replace_file(self._mark(lane), trial_id.encode())
 
-    def end(self) -> None:
+    def end(self, lane: str) -> None:
         """Take the mark away: whatever ended the trial is known, or not of its doing."""
-        self.mark.unlink(missing_ok=True)
+        self._mark(lane).unlink(missing_ok=True)
 
-    def left(self) -> str | None:
-        """Return the trial that an earlier process died in, if one did; take its mark away."""
-        if not self.mark.exists():
-            return None
-        trial_id = self.mark.read_text()
-        self.end()
-        return trial_id
+    def left(self) -> list[str]:
+        """Return the trials that earlier processes died in; take their marks away."""
+        found = []
+        for mark in sorted(self._folder.glob(f"{_MARK}*")):
+            found.append(mark.read_text())
+            mark.unlink()
+        return found
+
+    def _mark(self, lane: str) -> Path:
+        return self._folder / f"{_MARK}.{lane.replace(' ', '-')}"
 
     def _write(self) -> None:
         if self._deaths:

@@ -11,6 +11,8 @@ import queue
 import signal
 import sys
 import threading
+from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,8 +27,9 @@ from bench.execution.worker import Worker, take_trials
 class Link:
     """The child's end of the pipe: what it asks is answered, and what it tells is not."""
 
-    def __init__(self, pipe: Connection, attempts: Attempts) -> None:
-        self._pipe, self._attempts = pipe, attempts
+    def __init__(self, pipe: Connection, left_alone: Callable[[], None]) -> None:
+        """Take the pipe; `left_alone` is called before this process ends with the run."""
+        self._pipe, self._left_alone = pipe, left_alone
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -56,7 +59,7 @@ class Link:
                 self._answers.put(self._pipe.recv())
             except (EOFError, OSError):
                 # The run was killed, or needs this process no more: no doing of the trial in hand.
-                self._attempts.end()
+                self._left_alone()
                 os._exit(1)
 
 
@@ -78,7 +81,8 @@ def main() -> None:
     # What is told, and what a user's code prints, is in the run's log: both are stderr.
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("medopt").setLevel(logging.INFO)
-    link = Link(pipe, Attempts(Path(cargo.pop("folder"))))
+    attempts = Attempts(Path(cargo.pop("folder")))
+    link = Link(pipe, partial(attempts.end, cargo.pop("lane")))
     device = torch.device(cargo.pop("device"))
     take_trials(
         Worker(

@@ -117,8 +117,9 @@ class Dispatcher:
         if self._starts[lane] > STARTS:
             self._unfit(lane, f"its workers died {STARTS} times before they took a trial")
 
-    def _here(self, lane: str, machine: str, process: int) -> None:
+    def _here(self, lane: str, machine: str, process: int, host: str = "") -> None:
         self._places.setdefault(lane, []).append((machine, process))
+        self.queue.hosts[lane] = host
 
     def _unfit(self, lane: str, why: str) -> None:
         if lane not in self.ended:

@@ -1,12 +1,16 @@
-"""The runner without Ray: one trial after the other, in one process beside this one.
+"""The runner without Ray: trials side by side on this machine, each in a process beside this one.
 
 This process keeps the queue, the lock and the files; the trials of a study, with whatever code of
-the user's own they run, train in a child (bench.execution.child). A trial that ends its process,
-or hangs, costs that process: the next one goes on where it was.
+the user's own they run, train in children (bench.execution.child), one trial after the other in
+each. A trial that ends its process, or hangs, costs that process: another one takes its place, and
+the others go on.
 """
 
+import itertools
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
+from multiprocessing.connection import wait
 from time import monotonic
 from typing import Any
 
@@ -17,20 +21,23 @@ from bench.execution.trial_queue import HUNG_MINUTES, Progress, Queue
 from bench.execution.worker import cargo_of
 from bench.planning.plan import Plan
 
+log = logging.getLogger("medopt.lanes")
+
+# What the one process that trains is called in the results; of several each has its number too.
 LANE = "process"
-# How often one looks whether the child lives, and the display is told.
+# How often one looks whether children live, and the display is told.
 LOOK_SEC = 0.5
 
 _CHILD = starting("bench.execution.child")
 
 
-def _call(number: int | None, name: str, values: tuple[Any, ...]) -> Call:
-    return Call(number, LANE, name, values)
+@dataclass
+class _Lane:
+    """A child, when it was started, and how many took no trial since one of this lane's did."""
 
-
-def _child(cargo: Mapping[str, Any], log: Path) -> Beside:
-    with log.open("ab") as output:
-        return Beside(_CHILD, cargo, output.fileno())
+    child: Beside
+    since: float
+    starts: int
 
 
 def run_here(
@@ -38,65 +45,142 @@ def run_here(
     queue: Queue,
     changed: Callable[[Progress], None],
     *,
+    lanes: int = 1,
     hung_minutes: float = HUNG_MINUTES,
 ) -> None:
-    """Run every trial of the queue, one at a time; `changed` hears of each step.
+    """Run every trial of the queue, `lanes` at a time; `changed` hears of each step.
 
     A trial that breaks is written down as failed and the run goes on; so is one that ends its
-    process KILLS times, or makes no step for `hung_minutes` as often. Raises OSError where results
-    cannot be written, LanesLost where no process can be started that takes a trial, and
-    KeyboardInterrupt; what is finished is on disk in each case.
+    process KILLS times, or makes no step for `hung_minutes` as often. One that ended its process is
+    tried again with no other beside it. Raises OSError where results cannot be written, LanesLost
+    where no process can be started that takes a trial, and KeyboardInterrupt; what is finished is
+    on disk in each case.
     """
+    queue.one_memory = True
     queue.died_before(LANE)
     changed(queue.progress())
     if not queue.pending():
         return
-    cargo = {
-        "folder": str(queue.folder.absolute()),
-        "device": plan.study.device,
-        **cargo_of(plan),
-    }
-    log = queue.folder / "log.txt"
-    child, since = _child(cargo, log), monotonic()
-    starts = 1
+    Here(plan, queue, min(lanes, queue.pending()), hung_minutes).run(changed)
 
-    def say(_number: int, value: Any) -> None:
-        nonlocal starts
-        if value is not None:
-            starts = 0
-            queue.attempts.begin(value)
-        child.say(value)
 
-    def kill(_places: Sequence[Place]) -> None:
-        child.end()
+class Here:
+    """The processes of this machine that train a queue's trials."""
 
-    dispatcher = Dispatcher(
-        queue, say, answers=lambda _places: True, kill=kill, hung_minutes=hung_minutes
-    )
-    try:
-        while queue.pending():
+    def __init__(self, plan: Plan, queue: Queue, lanes: int, hung_minutes: float) -> None:
+        """Start `lanes` of them."""
+        self._queue, self._hung_sec = queue, hung_minutes * 60
+        self._log = queue.folder / "log.txt"
+        self._cargo = {
+            "folder": str(queue.folder.absolute()),
+            "device": plan.study.device,
+            **cargo_of(plan),
+        }
+        # Else each would have a pool of threads for every core, and a loader beside its steps.
+        threads = {"OMP_NUM_THREADS": str(plan.study.threads or 1)}
+        self._environment: Mapping[str, str] = threads if lanes > 1 else {}
+        self._numbers = itertools.count()
+        # Of each call that awaits an answer: which lane asks.
+        self._asked: dict[int, str] = {}
+        self._lost: dict[str, None] = {}
+        self._dispatcher = Dispatcher(
+            queue,
+            self._say,
+            answers=lambda _places: True,
+            kill=self._kill,
+            hung_minutes=hung_minutes,
+        )
+        self._lanes: dict[str, _Lane] = {}
+        names = [LANE] if lanes == 1 else [f"{LANE} {n}" for n in range(1, lanes + 1)]
+        try:
+            for name in names:
+                self._lanes[name] = self._started(name, 1)
+        except BaseException:
+            self._end()
+            raise
+
+    def run(self, changed: Callable[[Progress], None]) -> None:
+        """Serve them until every trial has a result, and end them; raises as `run_here`."""
+        try:
+            while self._queue.pending():
+                self._serve()
+                changed(self._queue.progress())
+        finally:
+            self._end()
+
+    def _serve(self) -> None:
+        """Wait for what they say, do it, and put another in the place of each that has ended."""
+        children = [lane.child for lane in self._lanes.values()]
+        living = [child.fileno() for child in children if not child.ended()]
+        wait(living, LOOK_SEC if len(living) == len(self._lanes) else 0)
+        heard, over = [], []
+        for name, lane in self._lanes.items():
+            if lane.starts and monotonic() - lane.since > self._hung_sec:
+                lane.child.end()  # it hangs before it takes a trial
             # Whether it has ended is looked up first: what it said before is heard all the same.
-            if starts and monotonic() - since > hung_minutes * 60:
-                child.end()  # it hangs before it takes a trial
-            over = child.ended()
-            dispatcher.serve(child.heard(LOOK_SEC, _call))
-            if over:
-                how = child.end()
-                queue.attempts.end()
-                dispatcher.died(LANE, f"it ended its process ({how})")
-                if LANE in dispatcher.ended or starts == STARTS:
-                    raise LanesLost(_unfinished(queue, dispatcher, how, log))
-                starts += 1
-                child, since = _child(cargo, log), monotonic()
-            changed(queue.progress())
-    finally:
-        child.end()
-        queue.attempts.end()
+            if lane.child.ended():
+                over.append(name)
+            heard += [
+                Call(None if number is None else self._asks(name), name, call, values)
+                for number, call, values in lane.child.heard(0, lambda *said: said)
+            ]
+        self._dispatcher.serve(heard)
+        for name in over:
+            self._replace(name)
 
+    def _asks(self, name: str) -> int:
+        """Return the number of a call of a lane that awaits an answer, one of all lanes' calls."""
+        number = next(self._numbers)
+        self._asked[number] = name
+        return number
 
-def _unfinished(queue: Queue, dispatcher: Dispatcher, how: str, log: Path) -> str:
-    why = dispatcher.ended.get(LANE)
-    if why is None:
-        why = f"the process that trains ended {STARTS} times before it took a trial "
-        why += f"({how}); see {log}"
-    return f"{queue.pending()} trial(s) are unfinished: {why}"
+    def _say(self, number: int, value: Any) -> None:
+        name = self._asked.pop(number)
+        lane = self._lanes[name]
+        if value is not None:
+            lane.starts = 0
+            self._queue.attempts.begin(name, value)
+        lane.child.say(value)
+
+    def _kill(self, places: Sequence[Place]) -> None:
+        processes = {process for _machine, process in places}
+        for lane in self._lanes.values():
+            if lane.child.number in processes:
+                lane.child.end()
+
+    def _replace(self, name: str) -> None:
+        """Note how a child ended, and start another unless its lane is at its end."""
+        lane = self._lanes[name]
+        how = lane.child.end()
+        self._queue.attempts.end(name)
+        self._dispatcher.died(name, f"it ended its process ({how})")
+        if not self._queue.pending():
+            return
+        why = self._dispatcher.ended.get(name)
+        if why is None and lane.starts == STARTS:
+            why = (
+                f"the process that trains ended {STARTS} times before it took a trial ({how}); "
+                f"see {self._log}"
+            )
+        if why is None:
+            self._lanes[name] = self._started(name, lane.starts + 1)
+            return
+        self._lost[why] = None
+        del self._lanes[name]
+        if not self._lanes:
+            raise LanesLost(
+                f"{self._queue.pending()} trial(s) are unfinished: {'; '.join(self._lost)}"
+            )
+        log.error("%s ends, the others go on: %s", name, why)
+
+    def _started(self, name: str, starts: int) -> _Lane:
+        with self._log.open("ab") as output:
+            child = Beside(
+                _CHILD, {**self._cargo, "lane": name}, output.fileno(), self._environment
+            )
+        return _Lane(child=child, since=monotonic(), starts=starts)
+
+    def _end(self) -> None:
+        for name, lane in self._lanes.items():
+            lane.child.end()
+            self._queue.attempts.end(name)

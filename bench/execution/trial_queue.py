@@ -22,6 +22,7 @@ from bench.execution.provenance import footer
 from bench.planning.plan import Plan
 from bench.study.trial import Trial, skip_columns, trial_columns
 from bench.training.train import Outcome
+from results.status import LOCK
 from results.tables.axes import key_of
 from results.tables.files import replace_file
 from results.tables.schema import FINAL_STATUSES
@@ -52,7 +53,7 @@ class Lease:
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """What a lane is working on, and for how many seconds nothing has come of it."""
+    """What a lane is working on, where, since when, and for how many seconds nothing came of it."""
 
     lane: str
     label: str
@@ -61,6 +62,9 @@ class Running:
     metric: str
     score: float | None
     silent: float = 0.0
+    trial_id: str = ""
+    host: str = ""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +85,7 @@ class _TrialInHand:
     """A lease, when its lane last spoke, when its trial last made a step, and how far it is."""
 
     lease: Lease
+    begun: float
     heard: float
     moved: float
     epoch: int = 0
@@ -92,7 +97,9 @@ class Queue:
     """Hands out trials under leases and puts what comes back on disk before anything else.
 
     `footer` goes into every Parquet file; `shared_device` says that other trials run on the same
-    device at the same time, so that times are not those of a trial alone.
+    device at the same time, so that times are not those of a trial alone. `one_memory` says that
+    all processes share one machine's memory: what ended its process is tried again alone, since
+    memory that ran out is all processes' doing.
     """
 
     folder: Path
@@ -100,6 +107,9 @@ class Queue:
     trials: Sequence[Trial]
     footer: dict[str, Any]
     shared_device: bool
+    one_memory: bool = False
+    # Lane -> the machine that it runs on, as people call it.
+    hosts: dict[str, str] = field(init=False, default_factory=dict)
     _ready: deque[Trial] = field(init=False)
     _held: dict[str, _TrialInHand] = field(init=False, default_factory=dict)
     # Whatever was handed out: a lane that was taken for lost may yet come with its result.
@@ -124,17 +134,26 @@ class Queue:
 
     def take(self, lane: str) -> Lease | None:
         """Hand out a trial, or None where none is left to hand out now (see `pending`)."""
-        if not self._ready:
+        trial = self._next()
+        if trial is None:
             return None
-        trial = self._ready.popleft()
+        self._ready.remove(trial)
         before = self._count.get(trial.trial_id, self.attempts.deaths(trial.trial_id))
         lease = Lease(trial=trial, attempt=before + 1)
         self._count[trial.trial_id] = lease.attempt
         now = time.monotonic()
-        self._held[lane] = _TrialInHand(lease, heard=now, moved=now)
+        self._held[lane] = _TrialInHand(lease, begun=now, heard=now, moved=now)
         self._given[lane, trial.trial_id] = lease
         self._most_lanes = max(self._most_lanes, len(self._held))
         return lease
+
+    def _next(self) -> Trial | None:
+        """Return the trial to hand out now; None where none is left, or one must train alone."""
+        if not self.one_memory or not self._held:
+            return self._ready[0] if self._ready else None
+        if any(self.attempts.deaths(held.lease.trial.trial_id) for held in self._held.values()):
+            return None
+        return next((t for t in self._ready if not self.attempts.deaths(t.trial_id)), None)
 
     def pending(self) -> int:
         """Return how many trials have no result yet: in hand or waiting."""
@@ -185,9 +204,9 @@ class Queue:
             self._count_death(held.lease, lane, why)
 
     def died_before(self, lane: str) -> None:
-        """Count the death of an earlier process of this run that left its trial in hand."""
-        trial_id = self.attempts.left()
-        for trial in [t for t in self._ready if t.trial_id == trial_id]:
+        """Count the deaths of earlier processes of this run that left their trials in hand."""
+        left = self.attempts.left()
+        for trial in [t for t in self._ready if t.trial_id in left]:
             self._ready.remove(trial)
             lease = Lease(trial=trial, attempt=self.attempts.deaths(trial.trial_id) + 1)
             self._count[trial.trial_id] = lease.attempt
@@ -246,6 +265,9 @@ class Queue:
                     metric=held.lease.trial.primary,
                     score=held.score,
                     silent=now - held.moved,
+                    trial_id=held.lease.trial.trial_id,
+                    host=self.hosts.get(lane, ""),
+                    seconds=now - held.begun,
                 )
                 for lane, held in sorted(self._held.items())
             ),
@@ -336,7 +358,7 @@ def opened(plan: Plan, *, shared_device: bool) -> Iterator[Queue]:
     is running it.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with (plan.folder / ".lock").open("w") as lock:
+    with (plan.folder / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

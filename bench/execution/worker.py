@@ -71,7 +71,7 @@ def take_trials(
     if first:
         worker.ask("back")
     worker.barrier()
-    worker.tell("here", *worker.place)
+    worker.tell("here", *worker.place, socket.gethostname())
     unpickled, problem = unpacked(code=code, content=content, plan=plan)
     if problem:
         worker.ask("unfit", f"{socket.gethostname()}: {problem}")

@@ -20,13 +20,14 @@ import yaml
 from bench.core.references import StudyError
 from bench.core.undisturbed import undisturbed
 from bench.planning.expand import expand
-from bench.planning.rehearsal import rehearse_apart
+from bench.planning.rehearsal import Failures, rehearse_apart
 from bench.planning.resolved import resolved, together
 from bench.study import splits
 from bench.study.dataset import DataSet, locate, open_once
 from bench.study.pretrained import FOLDS
 from bench.study.schema import GROWING, DataEntry, Study, read_study
 from bench.study.trial import NUMERICS, Skip, Trial, trial_columns
+from bench.training.room import room
 from loaders.batches.table import LOADERS, fastest_loader
 from loaders.cores import usable_cores
 from loaders.sampling.folds import FoldError, Split, read_folds, splits_from_table
@@ -73,7 +74,7 @@ def resolve(
     base: Path,
     folder: Path,
     *,
-    lanes: int = 1,
+    lanes: int | None = 1,
     cores: int | None = None,
     cuda: bool | None = None,
     devices: int = 1,
@@ -83,15 +84,18 @@ def resolve(
     A user's own code is tried meanwhile, and what it changes of this process is put back.
 
     `lanes` trials are to run at once on one machine's `cores`, with a GPU each where `cuda`; None
-    is what this process may use. `devices` share each trial. A run folder that exists keeps the
-    settings it was made with.
+    is what this process may use, and lanes None on a CPU as many as its cores and memory hold, with
+    a thread each. `devices` share each trial. A run folder that exists keeps the settings it was
+    made with.
 
     Raises StudyError where the study, its data or its folds cannot be used, where it asks for
     another protocol than the run's, or where the run's trials have ids of an older version.
     """
     before = _earlier(folder)
     gpus = torch.cuda.is_available() if cuda is None else cuda
-    study = _fix(study, before, max((cores or usable_cores()) // lanes, 1), cuda=gpus)
+    cores = cores or usable_cores()
+    automatic = lanes is None and before is None and study.threads is None
+    study = _fix(study, before, max(cores // (lanes or 1), 1), cuda=gpus)
     saved = _saved_folds(folder)
     entries: list[DataEntry] = []
     sets: list[DataSet] = []
@@ -134,7 +138,20 @@ def resolve(
     study = study.model_copy(update={"data": tuple(entries)})
     if before:
         _same_protocol(study, before)
-    trials, skips = expand(study, sets, base, devices=devices, tried=rehearse_apart)
+    failures: list[Failures] = []
+
+    def tried(*asked: Any) -> Failures:
+        if not failures:
+            failures.append(rehearse_apart(*asked))
+        return failures[0]
+
+    if automatic and study.device == "cpu":
+        # What a trial needs is known of trials, whose ids the threads are a part of.
+        first, _ = expand(study, sets, base, devices=devices, tried=tried)
+        named = {data.name: data for data in sets}
+        chosen = room(first, named.__getitem__, base, cores=cores)
+        study = study.model_copy(update={"threads": chosen.threads})
+    trials, skips = expand(study, sets, base, devices=devices, tried=tried)
     study = study.model_copy(update={"resolved": resolved(study, base)})
     same_ids(folder, trials)
     return Plan(

@@ -420,7 +420,10 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
         "auto", description="auto, or a row of `medopt list loaders`"
     )
     threads: int | None = Field(
-        None, ge=1, description="CPU threads a trial; null: usable cores / lanes"
+        None,
+        ge=1,
+        description="CPU threads a trial; null: 1 on a CPU, more where memory holds too few "
+        "trials or fewer lanes are asked for; else usable cores / lanes",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where trials train")
     precision: Annotated[str, _known("precision", PRECISIONS)] = Field(

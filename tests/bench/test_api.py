@@ -79,7 +79,7 @@ def test_plan_then_run_then_go_on(study, tmp_path, notebook, capfd):
 
     said = []
     ended = api.run(str(path), changed=heard.append, say=said.append)
-    assert len(said) == 1
+    assert len(said) == 2
     assert ended.folder.resolve() == tmp_path / "runs" / "small"
     assert ended.progress.statuses == {"ok": 6}
     assert heard[-1].done == 6
@@ -128,7 +128,8 @@ def test_the_rule_stands_before_the_first_trial(study, tmp_path):
     assert (rule["margin"], rule["alpha"]) == (content["margin"], content["alpha"])
     assert rule["primary"] == content["primary"]
     assert said[0].startswith(f"rule: study {rule['hash'][:12]}, judged by ")
-    assert all(isinstance(each, int) for each in said[1:])
+    assert said[1].startswith("1 trial at once, 1 thread each")
+    assert all(isinstance(each, int) for each in said[2:])
     assert ended.verdict["rule"] == rule
     before = ended.verdict["datasets"][0]["warnings"]
 
@@ -212,7 +213,7 @@ def test_a_users_file_that_exits_when_it_is_loaded_is_a_bad_study(study, tmp_pat
 
 def test_what_cannot_be_run_writes_nothing(study, tmp_path):
     with pytest.raises(StudyError, match="need Ray"):
-        api.run(study(), lanes=2)
+        api.run(study(), gpus_per_trial=2)
     with pytest.raises(StudyError, match="Did you mean 'focal'"):
         api.run(study("focall"))
     with pytest.raises(StudyError, match="Ready studies"):
@@ -286,6 +287,37 @@ def test_logging_is_left_as_it_was(study):
     before = (ours.level, ours.propagate, list(ours.handlers))
     api.run(study(), trial=api.plan(study()).plan.trials[0].trial_id)
     assert (ours.level, ours.propagate, ours.handlers) == before
+
+
+def test_trials_run_side_by_side_as_one_after_the_other(study, monkeypatch):
+    """By default as many as there is room for: here 3 cores, and memory for two."""
+    monkeypatch.setattr("loaders.cores.usable_cores", lambda: 3)
+    monkeypatch.setattr("bench.training.room.usable_memory", lambda: int(3.5 * 2**30))
+    planned, said = api.plan(study()), []
+    assert planned.lanes == 2
+    assert planned.room.startswith("2 trials at once, 1 thread each, by the memory: 3 cores")
+    two = api.run(study(), "two", say=said.append)
+    assert f"{planned.room}." in said
+    assert planned.room in (two.folder / "log.txt").read_text()
+    one = api.run(study(), "one", lanes=1, say=said.append)
+    assert not any("1 trial at once" in line for line in said)  # as it was asked for
+    rows = [read(ended.folder, "trials").to_pylist() for ended in (one, two)]
+    assert [{row["shared_device"] for row in each} for each in rows] == [{False}, {True}]
+    assert {row["lane"] for row in rows[0]} == {"process"}
+    assert {row["lane"] for row in rows[1]} <= {"process 1", "process 2"}
+    metrics = [sorted(map(str, read(e.folder, "metrics").to_pylist())) for e in (one, two)]
+    assert metrics[0] == metrics[1]
+    # Seconds of trials side by side are noise: prices come of a measurement of each alone.
+    assert "have `medopt price` measure" in two.page.read_text()
+    assert "have `medopt price` measure" not in one.page.read_text()
+
+
+def test_a_gpu_trains_one_trial_at_a_time_without_ray(study, monkeypatch):
+    path = study()
+    path.write_text(path.read_text().replace("device: cpu", "device: cuda"))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(StudyError, match="one trial at a time trains on a GPU"):
+        api.run(path, lanes=2)
 
 
 @pytest.mark.ray

@@ -161,8 +161,7 @@ def test_a_bad_study_is_exit_2_and_a_sentence(medopt, study, change, said):
         (["verify", "nowhere"], "nowhere"),
         (["report", "nowhere"], "nowhere"),
         (["list", "modles"], "Did you mean 'models'?"),
-        (["run", "demo", "--lanes", "2"], "--ray"),
-        (["demo", "--lanes", "2"], "--ray"),
+        (["run", "demo", "--gpus-per-trial", "2"], "--ray"),
         (["plan", "demo", "--lanes", "100000"], "lanes is 100000; it is a whole number from 1 to"),
         (["prepare", "msd", ".", "--set", "a=1", "--set", "a=2"], "--set a is given twice"),
         (["run", "demo", "--out", "s3://bucket/runs/a"], "out s3:/bucket/runs/a: results are"),
@@ -201,7 +200,8 @@ def test_help_teaches_every_command(medopt):
     status, out, _ = medopt("--help")
     assert status == 0
     commands = (
-        "demo prepare verify plan run tune report price export compare recipe claims list doctor"
+        "demo prepare verify plan run tune status report price export compare recipe claims list "
+        "doctor"
     )
     for command in commands.split():
         assert command in out
@@ -326,6 +326,8 @@ def wait_for(process, run, count):
     ("words", "signals"),
     [
         ((), [signal.SIGINT]),
+        (("--lanes", "2"), [signal.SIGINT]),
+        pytest.param(("--lanes", "2"), [signal.SIGTERM, signal.SIGTERM], marks=pytest.mark.slow),
         pytest.param((), [signal.SIGTERM, signal.SIGTERM], marks=pytest.mark.slow),
         pytest.param((), [signal.SIGHUP], marks=pytest.mark.slow),
         pytest.param((), [signal.SIGINT, signal.SIGINT], marks=pytest.mark.slow),
@@ -355,6 +357,59 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_does(medopt, study, tmp_pat
     assert 2 <= len(done) < 6 * seeds
     assert medopt("run", study)[0] == 0
     assert done < set(results.finished(run))
+
+
+def test_the_status_of_a_run_while_it_goes_on_when_it_is_killed_and_when_it_is_done(
+    medopt, study, tmp_path
+):
+    """Killed by kill -9, the driver has said nothing of its end: its process tells."""
+    lengthen(study, 1)
+    study.write_text(study.read_text().replace("epochs: 12", "epochs: 60\npatience: 60"))
+    run = tmp_path / "runs" / "small"
+    assert medopt("status", run)[0] == 2
+    process = start(study, "--lanes", "2")
+    wait_for(process, run, 1)
+
+    def said() -> dict:
+        status, out, err = medopt("status", run, "--json")
+        assert (status, err) == (0, "")
+        return json.loads(out)
+
+    end = time.monotonic() + 60
+    while not (found := said())["running"]:  # it is written every few seconds
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert (found["study"], found["total"]) == ("small", 6)
+    assert found["driver"]["state"] == "running"
+    assert (found["driver"]["process"], found["driver"]["age_seconds"] < 30) == (process.pid, True)
+    assert found["hosts"] == [found["driver"]["host"]]
+    assert {one["lane"] for one in found["running"]} <= {"process 1", "process 2"}
+    assert found["done"] + found["left"] == 6
+    in_hand = found["running"][0]
+    assert (in_hand["epochs"], in_hand["metric"]) == (60, "auc")
+    assert 0 <= in_hand["silent_seconds"] <= in_hand["seconds"]
+
+    process.kill()
+    process.communicate()
+    found = said()
+    assert found["driver"]["state"] == "gone"
+    assert found["seconds_left"] is None
+    # What was finished in the last seconds, before it could be written down, is counted.
+    done = len(results.finished(run))
+    assert (found["done"], found["left"]) == (done, 6 - done)
+    assert found["samples_per_sec"] > 0
+    assert 0 <= found["data_wait_share"] < 1
+    words = medopt("status", run)[1]
+    assert f"small: {done} of 6 trials done, {6 - done} left" in words
+    assert "is gone" in words
+    assert "`medopt run` goes on" in words
+
+    assert medopt("run", study)[0] == 0
+    found = said()
+    assert (found["driver"]["state"], found["driver"]["ended"]) == ("ended", "done")
+    assert (found["done"], found["left"], found["running"]) == (6, 0, [])
+    assert found["statuses"] == {"ok": 6}
+    assert "all is done" in medopt("status", run)[1]
 
 
 @pytest.mark.ray
@@ -543,7 +598,7 @@ WRONG = [
     (["prepare", "images", "pictures", "--set", "csv=none.csv"], "none.csv"),
     (["prepare", "imagse", "pictures"], "Did you mean 'images'?"),
     (["prepare", "images", "pictures", "--workers", "100000"], "workers is 100000"),
-    (["run", "demo", "--lanes", "2"], "need Ray"),
+    (["run", "demo", "--gpus-per-trial", "2"], "need Ray"),
     (["run", "demo", "--ray", "--lanes", "0"], "--lanes"),
     (["list", "modles"], "Did you mean 'models'?"),
     (["run", "nothing.yaml"], "Ready studies: breastmnist, demo"),
@@ -552,12 +607,12 @@ WRONG = [
     (["plan", "demo", "--out", "s3://bucket/run"], "out s3:/bucket/run: results are written"),
     (["plan", "demo", "--lanes", "100000"], "lanes is 100000"),
     (["demo", "--out", "s3://bucket/run"], "out s3:/bucket/run: results are written"),
-    (["demo", "--lanes", "2"], "need Ray"),
     (["prepare", "images", "pictures", "--set", "label"], "NAME=VALUE"),
     (["prepare", "images", "pictures", "--conflicts", "drop"], "Choices: keep, reject"),
     (["prepare", "images", "nowhere"], "nowhere"),
     (["verify", "nowhere"], "store nowhere does not exist"),
     (["report", "nowhere"], "nowhere holds no run"),
+    (["status", "nowhere"], "nowhere holds no run"),
     (["doctor", "--fast"], "--fast"),
     (["frobnicate"], "frobnicate"),
 ]

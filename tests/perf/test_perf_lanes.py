@@ -5,7 +5,7 @@ from time import perf_counter
 import pytest
 import yaml
 
-from bench.execution.lanes import run_lanes
+from bench.execution.ray.lanes import run_lanes
 from bench.planning.plan import resolve
 from bench.study.schema import load_study
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 import yaml
 
-from bench.execution.lanes import run_lanes
 from bench.execution.phases.ray_tune import search_by_tune
+from bench.execution.ray.lanes import run_lanes
 from bench.planning.plan import resolve
 from bench.planning.points import point_plan
 from bench.study.schema import load_study

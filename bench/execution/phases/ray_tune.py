@@ -23,7 +23,7 @@ from bench.core.references import StudyError, failure
 from bench.core.undisturbed import undisturbed
 from bench.execution.phases.course import Course
 from bench.execution.phases.record import Job, Record
-from bench.execution.ray_cluster import LaneSize, check_room, connected, machines_of_cluster
+from bench.execution.ray.cluster import LaneSize, check_room, connected, machines_of_cluster
 from bench.execution.trial_queue import Progress, opened
 from bench.execution.worker import cargo_of, unpacked
 from bench.planning.plan import Plan
@@ -55,7 +55,7 @@ def search_by_tune(
 ) -> Progress:
     """Run the search that a plan's study names, or go on with it; its rows go into POINTS.
 
-    `lanes` points are tried at once. Raises what `bench.execution.lanes.run_lanes` raises.
+    `lanes` points are tried at once. Raises what `bench.execution.ray.lanes.run_lanes` raises.
     """
     tuning = tuning_of(plan.study)
     cuda = plan.study.device == "cuda"

@@ -173,6 +173,7 @@ class Record:
             epochs=under_way.trial.epochs,
             metric=under_way.trial.primary,
             score=last.get("val_score"),
+            trial_id=under_way.trial.trial_id,
         )
 
     def _write(

@@ -12,14 +12,17 @@ import psutil
 import pytest
 import yaml
 
+from bench.execution import local
 from bench.execution.dispatcher import LanesLost
 from bench.execution.local import LANE, run_here
 from bench.execution.trial_queue import KILLS, opened
 from bench.planning.plan import resolve, save
 from bench.study.schema import load_study
+from bench.training.room import most_bytes
 from results.tables.store import finished, read
 
 ROOT = Path(__file__).resolve().parents[3]
+CHILD = "bench.execution.child"
 
 LOSSES = '''
 """Losses that end, stop or disturb the process they run in."""
@@ -142,6 +145,15 @@ def waits(logits, target):
     while not (HERE / "go").exists():
         time.sleep(0.05)
     return cross_entropy(logits, target)
+
+
+@in_training
+def meets(logits, target):
+    """Wait until two processes have trained by it."""
+    (HERE / f"met-{os.getpid()}").touch()
+    while len(list(HERE.glob("met-*"))) < 2:
+        time.sleep(0.05)
+    return cross_entropy(logits, target)
 '''
 
 
@@ -211,7 +223,104 @@ def test_a_trial_that_ends_its_process_has_failed_and_the_run_goes_on(plan, name
         assert rows["closes_everything"]["status"] == "failed"
         assert (rows["crashes_once"]["status"], rows["crashes_once"]["attempt"]) == ("ok", 2)
     assert not (made.folder / "attempts.json").exists()
-    assert not (made.folder / ".in_hand").exists()
+    assert not list(made.folder.glob(".in_hand*"))
+
+
+def metrics(made) -> list[str]:
+    return sorted(str(row) for row in read(made.folder, "metrics").to_pylist())
+
+
+def side_by_side(made, heard=None, lanes: int = 2, **options) -> list[dict[str, object]]:
+    """Run a plan's trials so many at once; return the rows."""
+    with opened(made, shared_device=True) as queue:
+        run_here(made, queue, [].append if heard is None else heard, lanes=lanes, **options)
+    return read(made.folder, "trials").to_pylist()
+
+
+def test_two_side_by_side_give_the_bits_of_one(plan, tmp_path, monkeypatch):
+    """Also where nothing says how many threads a process may have, and with other threads."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    made = plan("meets", optimizers=["sgd", "lbfgs"], augment={"rotate": 10, "noise": 0.1})
+    alone = replace(made, folder=tmp_path / "alone")
+    seen = []
+    rows = side_by_side(made, seen.append)
+    run(alone)
+    assert {row["lane"] for row in rows} == {"process 1", "process 2"}
+    assert {(row["status"], row["shared_device"]) for row in rows} == {("ok", True)}
+    assert max(len(step.running) for step in seen) == 2
+    assert metrics(made) == metrics(alone)
+    assert len(metrics(made)) > len(rows)
+    assert not list(made.folder.glob(".in_hand*"))
+    # What a trial was said to take at most before it ran, the kernel has seen less of.
+    (most,) = {most_bytes(made.trials, made.data, made.base)}
+    assert 0.3 * most < max(row["peak_memory_bytes"] for row in rows) < most
+
+
+def test_a_trial_that_ends_its_process_costs_no_other_trial_anything(plan):
+    """It is tried again with none beside it: memory that runs out is the doing of all."""
+    made = plan("crashes_once", "leaves")
+    seen = []
+    rows = side_by_side(made, seen.append)
+    assert len(rows) == len(made.trials)
+    found = {(row["loss"], row["status"], row["attempt"]) for row in rows if row["loss"] == "ce"}
+    assert found == {("ce", "ok", 1)}
+    assert sorted(r["attempt"] for r in rows if r["loss"] == "crashes_once") in ([1, 2], [2, 2])
+    reasons = {row["reason"] for row in rows if row["loss"] == "leaves"}
+    assert reasons == {f"it ended its process (exit status 0) {KILLS} times"}
+    assert not (made.folder / "attempts.json").exists()
+
+
+def test_a_process_that_is_killed_costs_its_trial_and_the_rest_go_on(plan, tmp_path):
+    """As where the kernel ends the largest process of a machine that has run out of memory."""
+    made = plan("waits", epochs=3)
+    killed = []
+
+    def watch(step) -> None:
+        if not killed and (tmp_path / "waits").exists() and len(step.running) == 2:
+            lane = next(lane for lane in step.running if "waits" in lane.label)
+            child = children()[int(lane.lane.split()[1]) - 1]
+            child.kill()
+            killed.append(lane.label)
+        if killed:
+            (tmp_path / "go").touch()
+            again = killed[0] in {lane.label for lane in step.running}
+            if noticed and again:
+                alone.add(len(step.running))
+            noticed.extend([True] * (not again))
+
+    alone: set[int] = set()
+    noticed: list[bool] = []
+    rows = side_by_side(made, watch)
+    assert {row["status"] for row in rows} == {"ok"}
+    assert sorted(row["attempt"] for row in rows) == [1] * (len(rows) - 1) + [2]
+    assert alone == {1}
+
+
+def children() -> list[psutil.Process]:
+    """Return the processes that train beside this one, in the order of their start."""
+    found = psutil.Process().children()
+    return sorted((p for p in found if CHILD in " ".join(p.cmdline())), key=lambda p: p.pid)
+
+
+@pytest.mark.slow
+def test_a_lane_whose_process_cannot_start_is_left_out(plan, monkeypatch):
+    """One of two is enough; where none starts, the run ends with a sentence."""
+    start = local.Beside
+
+    def one_breaks(code, cargo, output, environment):
+        broken = "import sys; sys.exit(7)"
+        return start(broken if cargo["lane"] == "process 2" else code, cargo, output, environment)
+
+    monkeypatch.setattr(local, "Beside", one_breaks)
+    made = plan("waits")
+    (made.folder.parent / "go").touch()
+    rows = side_by_side(made)
+    assert {(row["status"], row["lane"]) for row in rows} == {("ok", "process 1")}
+
+    monkeypatch.setattr(local, "_CHILD", "import sys; sys.exit(7)")
+    other = replace(made, folder=made.folder.parent / "other")
+    with pytest.raises(LanesLost, match=r"4 trial\(s\) are unfinished: .*\(exit status 7\)"):
+        side_by_side(other)
 
 
 @pytest.mark.slow
@@ -299,7 +408,7 @@ def test_a_run_that_is_killed_leaves_no_process_and_blames_a_trial_that_went_wit
     if whole:
         child.kill()
     child.wait(30)
-    assert (made.folder / ".in_hand").exists() == whole
+    assert [mark.name for mark in made.folder.glob(".in_hand*")] == [".in_hand.process"] * whole
     (tmp_path / "go").touch()
     rows = run(made)
     assert {row["status"] for row in rows.values()} == {"ok"}

@@ -132,11 +132,45 @@ def test_a_run_that_was_killed_whole_with_its_trial_counts_as_that_trials_death(
     for _ in range(KILLS):
         queue = make_queue(tmp_path, 2)
         queue.died_before("process")
-        queue.attempts.begin(queue.take("process").trial.trial_id)
+        queue.attempts.begin("process", queue.take("process").trial.trial_id)
     queue = make_queue(tmp_path, 2)
     queue.died_before("process")
     assert store.finished(tmp_path) == {"trial0": "failed"}
     assert queue.take("process").trial.trial_id == "trial1"
+
+
+def test_of_several_that_went_down_together_none_is_blamed_before_it_was_alone(tmp_path):
+    """Trial 1 takes the whole machine with it each time; trial 0 is beside it the first time."""
+    queue = make_queue(tmp_path, 3)
+    queue.one_memory = True
+    for lane in ("process 1", "process 2"):
+        queue.attempts.begin(lane, queue.take(lane).trial.trial_id)
+    again = make_queue(tmp_path, 3)
+    again.one_memory = True
+    again.died_before("process")
+    first = again.take("a").trial
+    assert first.trial_id in ("trial0", "trial1")
+    assert again.take("b") is None  # nothing beside what has ended a process
+    again.finish("a", first.trial_id, make_outcome(first))
+    assert again.take("b").trial.trial_id in ("trial0", "trial1")
+    assert again.take("a") is None
+    again.died("b", "it ended its process (SIGKILL)")
+    assert len(store.finished(tmp_path)) == 2
+    assert again.take("a").trial.trial_id == "trial2"
+
+
+def test_what_died_waits_until_it_can_be_alone(tmp_path):
+    queue = make_queue(tmp_path, 4)
+    queue.one_memory = True
+    queue.take("a"), queue.take("b")
+    queue.died("a", "it ended its process (SIGKILL)")  # trial0, while trial1 trains
+    assert queue.take("a").trial.trial_id == "trial2"
+    queue.finish("b", "trial1", make_outcome(make_trial(1)))
+    assert queue.take("b").trial.trial_id == "trial3"
+    queue.finish("a", "trial2", make_outcome(make_trial(2)))
+    assert queue.take("a") is None
+    queue.finish("b", "trial3", make_outcome(make_trial(3)))
+    assert queue.take("b").trial.trial_id == "trial0"
 
 
 def test_a_list_of_deaths_that_is_damaged_stops_no_run(tmp_path):

@@ -42,7 +42,7 @@ def in_one_line(content) -> str:
 def plan_of(small_store, tmp_path):
     path = small_store("classification", 2).path
 
-    def make(run: str = "run", lanes: int = 1, cores: int | None = None, **changes: str):
+    def make(run: str = "run", lanes: int | None = 1, cores: int | None = None, **changes: str):
         study = parse_study(study_text(path, **changes), "study.yaml")
         return resolve(study, tmp_path, tmp_path / run, lanes=lanes, cores=cores)
 
@@ -123,6 +123,26 @@ def test_automatic_settings_are_fixed_at_the_first_run(plan_of):
     again = plan_of(threads="null", lanes=1, cores=2)
     assert again.study.threads == 4
     assert {t.trial_id for t in again.trials} == {t.trial_id for t in first.trials}
+
+
+@pytest.mark.parametrize(("free", "threads"), [(1000, 1), (6, 2), (0.1, 8)])
+def test_a_trial_has_a_core_where_memory_holds_so_many(plan_of, monkeypatch, free, threads):
+    """Of 8 cores; with 6 GiB free a process of 1.25 GiB at least fits 3 times (0.8 of them)."""
+    monkeypatch.setattr("bench.training.room.usable_memory", lambda: int(free * 2**30))
+    first = plan_of(threads="null", lanes=None, cores=8)
+    assert first.study.threads == threads
+    assert {trial.threads for trial in first.trials} == {threads}
+    ids = {t.trial_id for t in plan_of(threads=str(threads)).trials}
+    assert {t.trial_id for t in first.trials} == ids
+    save(first)
+    # Asked for again where less or more is free, the run keeps what it was made with.
+    monkeypatch.setattr("bench.training.room.usable_memory", lambda: 2**31)
+    again = plan_of(threads="null", lanes=None, cores=3)
+    assert again.study.threads == threads
+    assert {t.trial_id for t in again.trials} == ids
+    # What is asked for stands.
+    assert plan_of(run="other", threads="4", lanes=None, cores=8).study.threads == 4
+    assert plan_of(run="other", threads="null", lanes=2, cores=8).study.threads == 4
 
 
 def test_a_plan_says_what_may_end_early(plan_of):

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from bench.core.references import StudyError
-from bench.execution import ray_cluster
 from bench.execution.dispatcher import LanesLost
-from bench.execution.ray_cluster import LaneSize, Machine, capacity, check_room
+from bench.execution.ray import cluster
+from bench.execution.ray.cluster import LaneSize, Machine, capacity, check_room
 from bench.study.schema import parse_study
 
 
@@ -43,14 +43,14 @@ def test_room_is_a_lane_a_gpu_or_for_some_cores(
     asked, monkeypatch, machines, study, lanes_asked, gpus_per_trial, found
 ):
     monkeypatch.setattr(
-        ray_cluster, "this_machine", lambda: [Machine(cores=c, gpus=g) for c, g in machines]
+        cluster, "this_machine", lambda: [Machine(cores=c, gpus=g) for c, g in machines]
     )
     made = capacity(asked(**study), address=None, lanes=lanes_asked, gpus_per_trial=gpus_per_trial)
     assert (made.lanes, made.workers_a_machine, made.cores, made.cuda) == found
 
 
 def test_a_study_for_gpus_is_refused_where_there_is_none(asked, monkeypatch):
-    monkeypatch.setattr(ray_cluster, "this_machine", lambda: [Machine(cores=4, gpus=0)])
+    monkeypatch.setattr(cluster, "this_machine", lambda: [Machine(cores=4, gpus=0)])
     with pytest.raises(StudyError, match="none of the machines has a GPU"):
         capacity(asked(device="cuda"), address=None, lanes=None, gpus_per_trial=1)
 
@@ -91,7 +91,7 @@ def test_more_lanes_than_the_machines_hold_are_refused_with_what_there_is():
 
 HOLDS = """
 import time
-from bench.execution.ray_cluster import _scratch_folder
+from bench.execution.ray.cluster import _scratch_folder
 with _scratch_folder() as folder:
     print(folder, flush=True)
     time.sleep(100)
@@ -102,7 +102,7 @@ def test_folders_of_the_dead_are_removed_and_those_of_the_living_are_not():
     holders = [
         subprocess.Popen(
             [sys.executable, "-c", HOLDS],
-            cwd=Path(__file__).resolve().parents[3],
+            cwd=Path(__file__).resolve().parents[4],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -113,7 +113,7 @@ def test_folders_of_the_dead_are_removed_and_those_of_the_living_are_not():
         holders[0].kill()
         holders[0].wait()
         assert dead.exists()
-        with ray_cluster._scratch_folder() as own:
+        with cluster._scratch_folder() as own:
             assert own.exists()
             assert alive.exists()
             assert not dead.exists()
@@ -121,7 +121,7 @@ def test_folders_of_the_dead_are_removed_and_those_of_the_living_are_not():
     finally:
         holders[1].kill()
         holders[1].wait()
-        with ray_cluster._scratch_folder():
+        with cluster._scratch_folder():
             assert not alive.exists()
 
 
@@ -142,9 +142,9 @@ def test_a_ray_that_does_not_come_up_is_started_once_more(monkeypatch, caplog, t
             with pytest.raises(
                 LanesLost, match=r"did not start on this machine, twice .*timed out"
             ):
-                ray_cluster._start({}, tries=2)
+                cluster._start({}, tries=2)
         else:
-            ray_cluster._start({}, tries=2)
+            cluster._start({}, tries=2)
     assert len(calls) == 2
     assert "it is started once more" in caplog.text
 
@@ -164,7 +164,7 @@ def listening() -> set[tuple[str, str]]:
 def test_a_ray_of_our_own_listens_on_the_loopback_interface_alone():
     import ray
 
-    with ray_cluster.connected(None, cores=1):
+    with cluster.connected(None, cores=1):
 
         @ray.remote(num_cpus=0)
         class Idle:

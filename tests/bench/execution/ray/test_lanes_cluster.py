@@ -27,7 +27,7 @@ from results.tables.store import read
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 HEAD, WORKER = "10.77.0.1", "10.77.0.2"
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 RAY = Path(sys.executable).with_name("ray")
 
 
@@ -111,8 +111,8 @@ import sys
 from pathlib import Path
 
 import bench.execution.trial_queue
-from bench.execution.lanes import run_lanes
-from bench.execution.ray_cluster import capacity
+from bench.execution.ray.lanes import run_lanes
+from bench.execution.ray.cluster import capacity
 from bench.planning.plan import resolve
 from bench.study.schema import load_study
 

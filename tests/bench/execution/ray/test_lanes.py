@@ -18,20 +18,21 @@ import torch
 import yaml
 
 from bench.core.processes import World
-from bench.execution import lanes, provenance, trial_queue
+from bench.execution import provenance, trial_queue
 from bench.execution import worker as workers
 from bench.execution.dispatcher import LanesLost
-from bench.execution.lanes import run_lanes
 from bench.execution.local import run_here
 from bench.execution.provenance import code_fingerprint, differences, plan_fingerprint
-from bench.execution.ray_cluster import TOKEN
+from bench.execution.ray import lanes
+from bench.execution.ray.cluster import TOKEN
+from bench.execution.ray.lanes import run_lanes
 from bench.execution.trial_queue import opened
 from bench.planning.plan import resolve, save
 from bench.study.schema import load_study
 from results.tables.store import finished, read
-from tests.bench.execution.test_ray_cluster import listening
+from tests.bench.execution.ray.test_cluster import listening
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 # ---- whole runs ------------------------------------------------------------------------------
 
@@ -242,7 +243,7 @@ INTERRUPTED = """
 import sys
 from pathlib import Path
 from bench.execution.dispatcher import LanesLost
-from bench.execution.lanes import run_lanes
+from bench.execution.ray.lanes import run_lanes
 from bench.planning.plan import resolve
 from bench.study.schema import load_study
 

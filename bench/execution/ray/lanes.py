@@ -28,7 +28,7 @@ from bench.core.processes import World
 from bench.core.references import failure
 from bench.execution.dispatcher import Dispatcher, LanesLost
 from bench.execution.mailbox import Call, Mailbox
-from bench.execution.ray_cluster import (
+from bench.execution.ray.cluster import (
     LaneSize,
     answers,
     check_room,

@@ -1,0 +1,1 @@
+"""Ray: the lanes that train on it, and the machines under them."""

@@ -1,0 +1,159 @@
+"""The room on a machine: what memory a trial on a CPU takes, and how many train side by side.
+
+Memory is estimated before anything is trained, by what a forward pass keeps for the backward one,
+counted on the meta device, which computes nothing; and rounded up wherever it is not known: too few
+trials side by side cost time, too many cost the run.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from bench.core.references import is_reference
+from bench.losses.supervision import logits_of
+from bench.study.components import Combination, Component
+from bench.study.dataset import DataSet
+from bench.study.trial import Trial
+from bench.training.networks import build_model
+from loaders.memory import usable_memory
+from models.spec import Model
+
+# A process that has imported torch, MONAI, DALI and our own, before it trains: 0.9 GiB (measured).
+PROCESS_BYTES = 5 * 2**28
+# Of the memory that is free, what trials may take: others on the machine start something too.
+# Assumption.
+SHARE = 0.8
+# Copies of the parameters: the network, its gradients, the weights chosen and their average, two
+# buffers of an optimizer and what its update is computed from. Assumption.
+COPIES = 8
+# L-BFGS keeps the last steps and gradients in pairs, `history_size` of 10 unless it is set; Shampoo
+# and SOAP keep matrices. Assumption.
+COPIES_OF_LARGE_STATES = 30
+LARGE_STATES = frozenset({"lbfgs", "shampoo", "soap"})
+# Gradients of what the forward pass keeps, and what a convolution and the allocator need beside.
+# Assumption, checked by a test.
+OVER_SAVED = 2.5
+# Copies of the logits and of the image of a whole case while it is scored: logits, their weights
+# and sums over windows, probabilities in float64, maps of distance. Assumption.
+OVER_CASE = 8
+# A network that cannot be counted: of the user's own, whose code is not called here. Assumption.
+UNKNOWN_BYTES = 6 * 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """How many trials train at once, each with how many threads, and `why` in a sentence."""
+
+    lanes: int
+    threads: int
+    why: str
+
+
+def side_by_side(*, cores: int, threads: int | None, needed: int, usable: int) -> Room:
+    """Return how many trials are to train at once on so many cores and bytes of memory.
+
+    `needed` bytes are those of one trial, `usable` those that are free. With `threads` None a trial
+    gets one, and more where memory holds fewer trials than there are cores: small networks train
+    faster side by side than by several threads each (467 ms a step against 280 on two cores,
+    measured).
+    """
+    fit = max(int(SHARE * usable / needed), 1)
+    lanes = max(min(cores // (threads or 1), fit), 1)
+    each = max(threads or cores // lanes, 1)
+    limit = "memory" if fit < cores // (threads or 1) else "cores"
+    at_once = "1 trial" if lanes == 1 else f"{lanes} trials"
+    why = (
+        f"{at_once} at once, {each} {'thread' if each == 1 else 'threads'} each, by the {limit}: "
+        f"{cores} {'core' if cores == 1 else 'cores'}, memory for {fit} "
+        f"({_gib(usable)} free, a trial takes {_gib(needed)} at most)"
+    )
+    return Room(lanes=lanes, threads=each, why=why)
+
+
+def room(
+    trials: Sequence[Trial],
+    data: Callable[[str], DataSet],
+    base: Path,
+    *,
+    cores: int,
+    threads: int | None = None,
+) -> Room:
+    """Return how many of some trials are to train at once on this machine's CPU.
+
+    `data` gives a data set by its name, `base` is the folder that references in the study start at;
+    `threads` are those of a trial, None where they are to be chosen.
+    """
+    needed = most_bytes(trials, data, base)
+    return side_by_side(cores=cores, threads=threads, needed=needed, usable=usable_memory())
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"
+
+
+def most_bytes(trials: Sequence[Trial], data: Callable[[str], DataSet], base: Path) -> int:
+    """Estimate the bytes of the largest of some trials in training; `data` gives a set by name."""
+    kinds: dict[tuple[str, str], dict[str, Trial]] = {}
+    for trial in trials:
+        of_kind = kinds.setdefault((trial.dataset, trial.choices["model"].label), {})
+        of_kind.setdefault(trial.choices["optimizer"].label, trial)
+    return max(_kind_bytes(list(found.values()), data, base) for found in kinds.values())
+
+
+def _kind_bytes(trials: Sequence[Trial], data: Callable[[str], DataSet], base: Path) -> int:
+    """Estimate the bytes of the largest of trials of one model on one data set."""
+    parts = [Combination(choices=trial.choices, base=base) for trial in trials]
+    first = trials[0]
+    return trial_bytes(
+        parts[0].model,
+        data(first.dataset),
+        patch=first.patch,
+        batch=max(first.batch_size * part.optimizer.row.batch_multiple for part in parts),
+        optimizers=[part.optimizer.row.name for part in parts],
+    )
+
+
+def trial_bytes(
+    model: Component[Model],
+    data: DataSet,
+    *,
+    patch: tuple[int, ...],
+    batch: int,
+    optimizers: Iterable[str],
+) -> int:
+    """Estimate the bytes that the process of a trial has in memory at its peak, too many at worst.
+
+    `batch` is the number of samples of one gradient, `optimizers` are the names of those it is
+    trained by: the largest counts. The store is mapped, and so not counted.
+    """
+    if is_reference(model.row.name):
+        return UNKNOWN_BYTES
+    meta = data.store.meta
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        network = build_model(model, data.path, patch)
+        saved = _saved(network, torch.empty(max(batch, 2), len(meta.channels), *patch))
+    parameters = sum(p.numel() * p.element_size() for p in network.parameters())
+    copies = COPIES_OF_LARGE_STATES if LARGE_STATES & set(optimizers) else COPIES
+    voxels = int(data.store.shapes.prod(1).max()) if meta.masked else math.prod(patch)
+    case = 4 * voxels * (len(meta.classes) + len(meta.channels))
+    return int(PROCESS_BYTES + copies * parameters + OVER_SAVED * saved + OVER_CASE * case)
+
+
+def _saved(network: nn.Module, images: Tensor) -> int:
+    """Return the bytes that a forward pass in training keeps, parameters included."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[StorageWeakRef(storage).cdata] = storage.nbytes()  # type: ignore[no-untyped-call]  # torch's has no types
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        logits = logits_of(network(images))
+    del logits  # until here it held what was kept, so that no two storages had one name
+    return sum(kept.values())

@@ -1,0 +1,358 @@
+"""How far a run is, by its folder alone: from any machine, also while the driver is gone.
+
+The process that runs a study, its driver, writes `status.json` every few seconds: how far it is,
+and which trials are in hand. What became of the trials is read from the tables. Whether the driver
+lives is told by its process on its own machine and by the lock that it holds, elsewhere by when it
+wrote last.
+"""
+
+import fcntl
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from socket import gethostname
+from typing import Any
+
+import psutil
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from results import text
+from results.tables.files import replace_file
+from results.tables.store import DamagedError, RunError, find_damage, read
+
+FILE = "status.json"
+LOCK = ".lock"
+# A driver writes every few seconds. One on another machine that was silent for so long, and whose
+# lock is free, is gone: there a free lock alone says nothing, since not every file system shares
+# locks. Assumption.
+SILENT = timedelta(minutes=2)
+# The start of a process as two readings give it, apart by their rounding.
+_SAME_START_SEC = 2.0
+_COLUMNS = ("trial_id", "status", "reason", "finished_at")
+_TIMES = ("train_sec", "data_wait_sec", "sample_gradients")
+# What a trial that was trained has.
+_TRAINED = frozenset({"ok", "diverged"})
+
+
+class InHand(BaseModel):
+    """A trial in hand: on which lane, machine and process, and how far it is.
+
+    `seconds` since it was handed out, `silent_seconds` since its last step, both when it was
+    written; `score` by inner validation, null before the first look.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    lane: str
+    host: str
+    trial_id: str
+    label: str
+    epoch: int
+    epochs: int
+    metric: str
+    score: float | None
+    seconds: float
+    silent_seconds: float
+
+
+class State(BaseModel):
+    """What a driver writes of its run: `status.json`.
+
+    `process_started` (seconds since 1970) tells the driver from another process of that number.
+    `ended` is null while it works, else how it ended: "done", or in words. Numbers of trials are
+    those of the whole run, all phases of a search included; `reused` had a result before.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: int = 1
+    study: str
+    host: str
+    process: int
+    process_started: float
+    written_at: datetime
+    ended: str | None
+    total: int
+    done: int
+    reused: int
+    statuses: dict[str, int]
+    seconds: float
+    seconds_left: float | None
+    running: tuple[InHand, ...]
+
+
+def write_state(run: Path, state: State) -> None:
+    """Write the state of a run, whole or not at all; raises OSError where it cannot be."""
+    replace_file(run / FILE, state.model_dump_json(indent=1).encode())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Driver:
+    """The process that runs a study.
+
+    `state`: "running"; "ended", as `ended` says; "gone", without a word; or "unknown", where none
+    has written what it does. `age_seconds` since it wrote last.
+    """
+
+    state: str
+    host: str | None = None
+    process: int | None = None
+    written_at: str | None = None
+    age_seconds: float | None = None
+    ended: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why trials failed, and how many did for it."""
+
+    reason: str
+    trials: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """How far a run is.
+
+    `total`, `left` and `reused` are None where no driver has written them. `statuses` counts the
+    `done` trials, `failed` groups those that failed. `running` are the trials in hand, of a driver
+    that is gone those that it had; their `seconds` and `silent_seconds` are as of now. `hosts` are
+    the machines of their `lanes`. `data_wait_share` is the part of training that trials waited for
+    data, `samples_per_sec` the sample-gradients of a second of training of one trial, both over
+    finished trials and None before the first. `seconds_left` is the time to go, None where it is
+    not known.
+    """
+
+    run: str
+    study: str
+    driver: Driver
+    total: int | None
+    done: int
+    left: int | None
+    reused: int | None
+    statuses: dict[str, int]
+    failed: tuple[Failure, ...]
+    running: tuple[InHand, ...]
+    lanes: int
+    hosts: tuple[str, ...]
+    data_wait_share: float | None
+    samples_per_sec: float | None
+    seconds: float | None
+    seconds_left: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain values, as `medopt status --json` prints it."""
+        plain = {**vars(self), "driver": vars(self.driver)}
+        plain["failed"] = [vars(each) for each in self.failed]
+        plain["running"] = [each.model_dump() for each in self.running]
+        plain["hosts"] = list(self.hosts)
+        return plain
+
+
+def status(run: Path, now: datetime | None = None) -> Status:
+    """Return how far a run is; `now` is the time, None that of this machine's clock.
+
+    Raises RunError where the folder holds no run, or what is in it cannot be read.
+    """
+    if not (run / "study.yaml").exists():
+        raise RunError(f"{run} holds no run: there is no study.yaml in it.")
+    now = now or datetime.now(UTC)
+    state = _read_state(run)
+    rows = list(_rows(run))
+    known = {row["trial_id"]: row for row in rows if row["status"] != "skipped"}
+    totals = [sum(row[name] or 0 for row in rows if row["status"] in _TRAINED) for name in _TIMES]
+    trained, waited, samples = totals
+    # What failed before this driver began is tried again, and so not counted as done.
+    begun = state and state.written_at - timedelta(seconds=state.seconds)
+    reasons = Counter(
+        row["reason"]
+        for row in rows
+        if row["status"] == "failed" and (begun is None or row["finished_at"] > begun)
+    )
+    driver = _driver(run, state, now)
+    in_hand, after = _since(state, known)
+    statuses = Counter(state.statuses if state else {})
+    statuses.update(after if state else (row["status"] for row in known.values()))
+    done = statuses.total()
+    age = driver.age_seconds or 0.0
+    ages = {"seconds": age, "silent_seconds": age}
+    left = None if state is None else max(state.total - done, 0)
+    alive = driver.state == "running"
+    return Status(
+        run=str(run),
+        study=state.study if state else run.name,
+        driver=driver,
+        total=None if state is None else state.total,
+        done=done,
+        left=left,
+        reused=None if state is None else state.reused,
+        statuses=dict(sorted(statuses.items())),
+        failed=tuple(
+            Failure(reason=reason or "unknown", trials=count)
+            for reason, count in reasons.most_common()
+        ),
+        running=tuple(
+            one.model_copy(update={name: getattr(one, name) + more for name, more in ages.items()})
+            for one in in_hand
+        ),
+        lanes=len({one.lane for one in in_hand}),
+        hosts=tuple(sorted({one.host for one in in_hand if one.host})),
+        data_wait_share=waited / trained if trained else None,
+        samples_per_sec=samples / trained if trained else None,
+        seconds=state.seconds + (age if alive else 0.0) if state else None,
+        seconds_left=_left(state, age) if alive and state else None,
+    )
+
+
+def in_words(found: Status) -> list[str]:
+    """Return a status as lines for people."""
+    of = "" if found.total is None else f" of {found.total}"
+    more = [] if found.left is None else [f"{found.left} left"]
+    if found.seconds_left is not None:
+        more.append(f"about {text.duration(found.seconds_left, clock=True)} to go")
+    lines = [", ".join([f"{found.study}: {found.done}{of} trials done", *more])]
+    if found.statuses:
+        lines.append("  " + ", ".join(f"{n} {status}" for status, n in found.statuses.items()))
+    lines.append(f"  {_of_the_driver(found.driver)}")
+    if found.running:
+        where = f" on {text.listed(found.hosts)}" if found.hosts else ""
+        had = "had" if found.driver.state == "gone" else "has"
+        trials = text.count(len(found.running), "trial")
+        lines.append(f"  {had} {trials} in hand, {text.count(found.lanes, 'lane')}{where}")
+    for one in found.running:
+        told = [f"epoch {one.epoch} of {one.epochs}"]
+        if one.score is not None:
+            told.append(f"{text.metric(one.metric)} {text.score(one.score)} on inner validation")
+        told.append(f"last step {text.duration(one.silent_seconds, clock=True)} ago")
+        lines += [f"  {one.lane}: {one.label}", f"    {', '.join(told)}"]
+    lines += [
+        f"  failed, {text.count(each.trials, 'trial')}: {each.reason}" for each in found.failed
+    ]
+    if found.data_wait_share is not None:
+        lines.append(
+            f"  {text.rate(found.samples_per_sec)} samples/s while a trial trains, "
+            f"{text.percent(round(found.data_wait_share, 3))} of it waiting for data"
+        )
+    return lines
+
+
+def _of_the_driver(driver: Driver) -> str:
+    where = f"process {driver.process} on {driver.host}"
+    ago = f"{text.duration(driver.age_seconds, clock=True)} ago"
+    if driver.state == "running":
+        return f"{where} runs it; it wrote this {ago}"
+    if driver.state == "ended":
+        said = "all is done" if driver.ended == "done" else driver.ended
+        return f"{where} ended {ago}: {said}"
+    if driver.state == "gone":
+        return f"the driver that wrote this {ago} is gone ({where}); `medopt run` goes on"
+    return "no driver has said how far it is"
+
+
+def _read_state(run: Path) -> State | None:
+    path = run / FILE
+    try:
+        return State.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise RunError(
+            f"{path} is damaged or of another version ({error.error_count()} faults); `medopt run` "
+            "writes it anew."
+        ) from error
+
+
+def _rows(run: Path) -> Iterator[Mapping[str, Any]]:
+    """Give what became of the trials of a run and of its phases, which have folders below it."""
+    for trials in sorted({run / "trials", *run.glob("*/trials"), *run.glob("*/*/trials")}):
+        if trials.is_dir():
+            columns = [*_COLUMNS, *_TIMES]
+            try:
+                found = read(trials.parent, "trials", columns=columns)
+            except DamagedError:  # what is whole is told; a report says what is damaged
+                damage = find_damage(trials.parent)
+                found = read(trials.parent, "trials", columns=columns, without=damage)
+            yield from found.to_pylist()
+
+
+def _since(
+    state: State | None, known: Mapping[str, Mapping[str, Any]]
+) -> tuple[list[InHand], list[str]]:
+    """Return the trials still in hand, and the statuses of those that ended since it was written.
+
+    Results are on disk before the driver writes how far it is, and it may have died in between.
+    """
+    if state is None:
+        return [], []
+    ended: dict[str, str] = {}
+    in_hand = []
+    for one in state.running:
+        row = known.get(one.trial_id)
+        begun = state.written_at - timedelta(seconds=one.seconds)
+        if row is not None and row["finished_at"] is not None and row["finished_at"] > begun:
+            ended[one.trial_id] = row["status"]
+        else:
+            in_hand.append(one)
+    for trial_id, row in known.items():
+        if row["finished_at"] is not None and row["finished_at"] > state.written_at:
+            ended[trial_id] = row["status"]
+    return in_hand, list(ended.values())
+
+
+def _left(state: State, age: float) -> float | None:
+    return None if state.seconds_left is None else max(state.seconds_left - age, 0.0)
+
+
+# ---- the driver ------------------------------------------------------------------------------
+
+
+def _driver(run: Path, state: State | None, now: datetime) -> Driver:
+    if state is None:
+        return Driver(state="unknown")
+    age = max((now - state.written_at).total_seconds(), 0.0)
+    if state.ended is not None:
+        which = "ended"
+    elif _is_gone(run, state, age):
+        which = "gone"
+    else:
+        which = "running"
+    return Driver(
+        state=which,
+        host=state.host,
+        process=state.process,
+        written_at=state.written_at.isoformat(),
+        age_seconds=age,
+        ended=state.ended,
+    )
+
+
+def _is_gone(run: Path, state: State, age: float) -> bool:
+    if state.host == gethostname():
+        return not _lives(state) or _is_free(run / LOCK)
+    return age > SILENT.total_seconds() and _is_free(run / LOCK)
+
+
+def _lives(state: State) -> bool:
+    try:
+        process = psutil.Process(state.process)
+        started = process.create_time()
+        return (
+            abs(started - state.process_started) < _SAME_START_SEC
+            and process.status() != psutil.STATUS_ZOMBIE
+        )
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _is_free(lock: Path) -> bool:
+    """Return whether nobody holds a lock. A driver that starts this moment may find it held."""
+    try:
+        with lock.open() as ours:
+            fcntl.flock(ours, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        return True
+    return True
