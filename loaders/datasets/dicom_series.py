@@ -32,20 +32,35 @@ def is_image(series: Series) -> bool:
 
 def series_below(folder: Path, source: Path) -> list[Series]:
     """Return the image series in a folder and below it, by their headers; raises BadCase."""
-    where = folder.relative_to(source).as_posix()
+    bad: list[BadCase] = []
+    found, damaged = list_series(held_files(folder, source, bad), source, nameless=True)
+    if bad := [*bad, *damaged]:
+        key = folder.relative_to(source).as_posix()
+        raise BadCase(bad[0].reason, where=bad[0].where, key=key)
+    return list(filter(is_image, found))
+
+
+def images_of(source: Path, rejected: list[BadCase]) -> list[Series]:
+    """Return all image series of a source; files that cannot be used are added to `rejected`."""
+    found, bad = list_series(held_files(source, source, rejected), source, nameless=True)
+    rejected += bad
+    return list(filter(is_image, found))
+
+
+def held_files(folder: Path, source: Path, rejected: list[BadCase]) -> list[Path]:
+    """Return all files below a folder; links that lead out of the source are `rejected`."""
     inside = Inside(source)
-    files: list[Path] = []
+    held = []
     for place, inner, names in os.walk(folder):
         inner[:] = sorted(name for name in inner if not is_stray_folder(name))
-        files += [Path(place, name) for name in sorted(names) if not is_stray(name)]
-    for path in files:
-        if path.is_symlink() and not (path.exists() and inside.holds(path)):
-            reason = "a file is a link that leads out of the source, or nowhere"
-            raise BadCase(reason, where=where, key=where)
-    found, bad = list_series(files, source, nameless=True)
-    if bad:
-        raise BadCase(bad[0].reason, where=bad[0].where, key=where)
-    return list(filter(is_image, found))
+        for path in (Path(place, name) for name in sorted(names) if not is_stray(name)):
+            if path.is_symlink() and not (path.exists() and inside.holds(path)):
+                where = path.relative_to(source).as_posix()
+                reason = "the file is a link that leads out of the source, or nowhere"
+                rejected.append(BadCase(reason, where=where, key=where))
+            else:
+                held.append(path)
+    return held
 
 
 def one_series(found: Sequence[Series], wanted: str, where: str) -> Series:

@@ -28,6 +28,8 @@ _MASK = (
 _MASK_FOLDER = re.compile(rf"(?:.*[^a-z])?(?:{_MASK})(?:[^a-z].*)?", re.IGNORECASE)
 _MASK_FILE = re.compile(rf"(.+?)([ _.-](?:{_MASK}))", re.IGNORECASE)
 _BRATS = re.compile(r"brats|[-_](?:flair|t2f|t1ce|t1c)\.nii", re.IGNORECASE)
+# Endings of DICOM files, none among them.
+_DICOM = (".dcm", ".dicom", ".ima", "")
 # What is surely no DICOM file.
 _NO_DICOM = (".csv", ".tsv", ".txt", ".json", ".xml", ".npz", ".md", ".pdf", ".xlsx", *VIDEOS)
 # Files of each folder in which masks of DICOM series are looked for, and of a source in which all
@@ -116,6 +118,8 @@ def _suggested(source: Path, files: Files) -> Iterator[_Suggestion]:
         yield "cine", {}, f"it has videos and the table {tables[0].name}"
     pairs = [] if layouts else list(_pairs(names))
     yield from pairs
+    if tables:
+        yield from _volumes(names, tables[0])
     if tables and pictures:
         yield "images", {}, f"it has pictures and the table {tables[0].name}"
     elif pictures and not pairs and not layouts:
@@ -129,6 +133,15 @@ def _layouts(source: Path, files: Files) -> Iterator[_Suggestion]:
             if files.fitting(settings["masks"], known_of(image, parts)):
                 yield "pairs", {"layout": name}, f"{image} has its mask where that layout has it"
                 break
+
+
+def _volumes(names: list[str], table: Path) -> Iterator[_Suggestion]:
+    if any(map(volume_stem, names)):
+        yield "volumes", {}, f"it has volumes and the table {table.name}"
+    elif any(PurePosixPath(name).suffix.lower() in _DICOM for name in names):
+        yield "volumes", {}, f"it has DICOM files and the table {table.name}"
+        why = f"it has DICOM files and the table {table.name}, perhaps of patients"
+        yield "volumes", {"by": "PatientID"}, why
 
 
 def _dicom_mask(source: Path, names: list[str]) -> str:

@@ -4,7 +4,8 @@ Lines are parsed strictly (RFC 4180). Where a quotation mark opens a cell and no
 line is read by itself and the mark counts as text; if that cell is in a column that is used, the
 line is rejected. A first line `sep=;` (Excel's) names the separator. Separators at the end of the
 header or of a line (NIH's Data_Entry_2017.csv) are ignored. A column without a name, as pandas
-writes its index, gets the name that pandas would give it: `Unnamed: 0`.
+writes its index, gets the name that pandas would give it: `Unnamed: 0`. Of a workbook the first
+sheet is read (`loaders.formats.sheets.workbook`).
 """
 
 import codecs
@@ -18,6 +19,7 @@ from typing import NamedTuple, TypeAlias
 
 from loaders.cases import BadCase, BadSource
 from loaders.formats.inside import Inside, leads_out
+from loaders.formats.sheets.workbook import ZIP, is_workbook, sheet_text
 
 # Assumption: NIH ChestX-ray14's table, of 112 120 images, has 8 MiB.
 MAX_TABLE_BYTES = 64 * 2**20
@@ -172,12 +174,17 @@ class Table:
 
 def open_table(path: Path) -> Table:
     """Read a table's header, and find out what separates its cells; raises BadSource."""
-    text = _text(path)
+    with path.open("rb") as file:
+        workbook = is_workbook(file.read(len(ZIP)))
+    text = sheet_text(path) if workbook else _text(path)
     starts = (line.rstrip("\r\n") for line in _lines(text) if line.strip())
-    first = next(starts)
-    said = _SEP.fullmatch(first)
+    first = next(starts, None)
+    if first is None:
+        raise BadSource(f"{path.name}: its first sheet is empty")
+    said = None if workbook else _SEP.fullmatch(first)
     head = next(starts, "") if said else first
-    mark = said[1] if said else max(_SEPARATORS, key=lambda mark: len(_literally(head, mark)[0]))
+    marks = "," if workbook else _SEPARATORS
+    mark = said[1] if said else max(marks, key=lambda mark: len(_literally(head, mark)[0]))
     before = 1 if said else 0
     columns: list[str] = []
     header = 0
@@ -332,10 +339,6 @@ def _text(table: Path) -> str:
     try:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
-        if raw.startswith(b"PK\x03\x04"):
-            raise BadSource(
-                f"{table.name} is a workbook or another ZIP archive: save it as CSV UTF-8"
-            ) from None
         line = raw.count(b"\n", 0, error.start) + 1
         why = f"line {line} is of another encoding, as a spreadsheet's plain CSV is"
         if encoding != "utf-8-sig":

@@ -6,16 +6,15 @@ them, in folders called by UIDs).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from loaders.cases import BadCase, BadSource
-from loaders.datasets.dicom_series import is_image, one_series, series_below
+from loaders.datasets.dicom_series import held_files, is_image, one_series, series_below
 from loaders.datasets.pairs.patterns import PATIENT, STRUCTURE, Files, known_of
 from loaders.formats.dicom.series import Series, list_series
-from loaders.formats.inside import Inside
 from loaders.formats.missing_words import missing
 from loaders.formats.scans.masks import FORMS, Contents, class_of, contents_of
 from loaders.formats.volumes.open import volume_stem
@@ -54,7 +53,7 @@ def in_folders(source: Path, files: Files, chosen: Mapping[str, Any]) -> Found:
     return found
 
 
-def by_reference(source: Path, files: Files, chosen: Mapping[str, Any]) -> Found:
+def by_reference(source: Path, chosen: Mapping[str, Any]) -> Found:
     """Return the series that the masks of a source name; raises BadSource."""
     if chosen["masks"] not in FORMS:
         raise BadSource(
@@ -62,7 +61,7 @@ def by_reference(source: Path, files: Files, chosen: Mapping[str, Any]) -> Found
             f"{', '.join(FORMS)} ({BY_REFERENCE} for both)"
         )
     found = Found()
-    listed, bad = list_series(_held(source, files.names, found.rejected), source, nameless=True)
+    listed, bad = list_series(held_files(source, source, found.rejected), source, nameless=True)
     found.rejected.extend(bad)
     images = {series.uid: series for series in listed if is_image(series)}
     masks: dict[str, list[tuple[str, _Parts]]] = {}
@@ -130,19 +129,6 @@ def _masks(
 def _named(name: str, parts: _Parts, contents: Contents) -> list[tuple[str, _Parts]]:
     # Of several structures of one name the file says it once more when it is read.
     return [(name, {**parts, STRUCTURE: one}) for one in dict.fromkeys(contents.names)]
-
-
-def _held(source: Path, names: Sequence[str], rejected: list[BadCase]) -> list[Path]:
-    inside = Inside(source)
-    held = []
-    for name in names:
-        path = source / name
-        if path.is_symlink() and not (path.exists() and inside.holds(path)):
-            reason = "the file is a link that leads out of the source, or nowhere"
-            rejected.append(BadCase(reason, where=name, key=name))
-        else:
-            held.append(path)
-    return held
 
 
 def _folder(series: Series, source: Path) -> str:

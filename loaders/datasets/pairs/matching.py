@@ -56,7 +56,7 @@ def match(source: Path, files: Files, chosen: Mapping[str, Any]) -> Matched:
         )
     series = Found()
     if images == BY_REFERENCE:
-        series = by_reference(source, files, chosen)
+        series = by_reference(source, chosen)
     else:
         check("images", images)
         check("masks", masks, [*parts_of(images), *OF_IMAGE, STRUCTURE])

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from loaders.cases import JSON, MAX_CLASSES, BadCase, BadSource, most_often
 from loaders.datasets.patient_pattern import patient_in
 from loaders.datasets.tabular.findings import EXCLUDE, UNCERTAIN, finding_lines, words_of
-from loaders.datasets.tabular.named_files import Files
+from loaders.datasets.tabular.named_files import Files, Finder
 from loaders.datasets.tabular.one_hot import CLASS, one_hot_columns, with_class
 from loaders.datasets.tabular.readers import ONE_SIDED, READER, RULES, answers, has_boxes
 from loaders.datasets.tabular.table_lines import (
@@ -66,6 +66,7 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
         "columns to split by, with commas, such as site or fold: the numbers of values are stored",
     ),
 }
+BOOK = ".xlsx"
 PARTS = {
     "train": "train",
     "training": "train",
@@ -124,12 +125,14 @@ def read_labels(
     chosen: Mapping[str, Any],
     *,
     suffixes: Collection[str],
-    frames: Collection[str] = (),
+    frames: Collection[str] | None = (),
+    files: Finder | None = None,
 ) -> Answers:
     """Read the table of a source by the chosen OPTIONS; raises BadSource.
 
     The table names a file as `loaders.datasets.tabular.named_files` says, with or without a suffix
-    that is one of `suffixes`; it may also name a folder of files whose suffix is one of `frames`.
+    that is one of `suffixes`; it may also name a folder of files whose suffix is one of `frames`
+    (None: any folder). `files` finds them where they are named in another way.
     Files with the same bytes and different labels are all rejected: at least one label is wrong,
     and on two sides of a split they would leak. Copies with the same label are kept, and folds keep
     them together.
@@ -164,7 +167,8 @@ def read_labels(
     check_groups(table, column, lines)
     parts = _parts_by_name(table.files) if "split" not in column else {}
     numbered = _numbered(table.name, chosen["keep"], lines)
-    files = Files(source, suffixes, frames, [line.image for line in lines])
+    if files is None:
+        files = Files(source, suffixes, frames, [line.image for line in lines])
     found: list[_Found] = []
     for line in lines:
         try:
@@ -232,7 +236,7 @@ def _group(line: Line, key: str, pattern: str) -> str:
 
 def is_table(path: Path) -> bool:
     """Tell whether a file is a table by its ending."""
-    return path.suffix.lower() in (".csv", ".tsv") and not path.name.startswith(".")
+    return path.suffix.lower() in (".csv", ".tsv", BOOK) and not path.name.startswith((".", "~$"))
 
 
 def _tables_of(source: Path, names: str, suffixes: Collection[str]) -> list[Path]:
@@ -244,6 +248,8 @@ def _tables_of(source: Path, names: str, suffixes: Collection[str]) -> list[Path
             raise BadSource(f"option csv names a table twice: {names}")
         return [table_under(source, name, "csv") for name in asked]
     tables = sorted(filter(is_table, source.iterdir()))
+    # A workbook beside a table is mostly what that was saved from.
+    tables = [path for path in tables if path.suffix.lower() != BOOK] or tables
     if len(tables) != 1:
         found = ", ".join(path.name for path in tables) or "none"
         several = ",".join(path.name for path in tables)
@@ -251,7 +257,8 @@ def _tables_of(source: Path, names: str, suffixes: Collection[str]) -> list[Path
         if not tables and ".png" in suffixes:
             hint = ", or put the pictures into a folder a class"
         raise BadSource(
-            f"{source} should hold one table .csv or .tsv, found: {found}; set csv=NAME{hint}"
+            f"{source} should hold one table .csv, .tsv or .xlsx, found: {found}; "
+            f"set csv=NAME{hint}"
         )
     return [table_under(source, tables[0].name, "csv")]
 

@@ -61,6 +61,7 @@ class Series:
     phantom: bool
     paths: tuple[Path, ...]
     description: str
+    study: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +143,7 @@ def _series(uid: str, images: Sequence[tuple[dict[str, str], Path]], where: str)
         phantom=any(header["QualityControlImage"] == "YES" for header, _ in images),
         paths=tuple(path for _, path in images),
         description=first["SeriesDescription"],
+        study=first["StudyInstanceUID"],
     )
 
 
