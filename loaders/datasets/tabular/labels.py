@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from loaders.cases import JSON, MAX_CLASSES, BadCase, BadSource, most_often
 from loaders.datasets.patient_pattern import patient_in
 from loaders.datasets.tabular.findings import EXCLUDE, UNCERTAIN, finding_lines, words_of
+from loaders.datasets.tabular.joined_tables import with_joined
 from loaders.datasets.tabular.named_files import Files, Finder
 from loaders.datasets.tabular.one_hot import CLASS, one_hot_columns, with_class
 from loaders.datasets.tabular.readers import ONE_SIDED, READER, RULES, answers, has_boxes
@@ -44,6 +45,7 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
         "",
         "tables by their paths there, with commas; empty: the only one; none: class folders",
     ),
+    "join": ("", "a second table, by its path there, joined by the columns that both have"),
     "image": ("", "column that names the files; empty: the first"),
     "label": (LABEL, "column of the class"),
     "group": ("", "column of the patient or lesion, kept on one side of every split; empty: none"),
@@ -66,7 +68,8 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
         "columns to split by, with commas, such as site or fold: the numbers of values are stored",
     ),
 }
-BOOK = ".xlsx"
+# Endings of tables, in lower case.
+_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".xlsx")
 PARTS = {
     "train": "train",
     "training": "train",
@@ -141,6 +144,8 @@ def read_labels(
         raise BadSource(f"there is no folder {source}")
     _check(chosen)
     table = joined([open_table(path) for path in _tables_of(source, chosen["csv"], suffixes)])
+    if chosen["join"]:
+        table = with_joined(table, open_table(table_under(source, chosen["join"], "join")))
     if chosen["one_hot"]:
         table = with_class(table, chosen["one_hot"])
         chosen = {**chosen, "label": CLASS}
@@ -236,7 +241,7 @@ def _group(line: Line, key: str, pattern: str) -> str:
 
 def is_table(path: Path) -> bool:
     """Tell whether a file is a table by its ending."""
-    return path.suffix.lower() in (".csv", ".tsv", BOOK) and not path.name.startswith((".", "~$"))
+    return path.name.lower().endswith(_TABLES) and not path.name.startswith((".", "~$"))
 
 
 def _tables_of(source: Path, names: str, suffixes: Collection[str]) -> list[Path]:
@@ -248,8 +253,8 @@ def _tables_of(source: Path, names: str, suffixes: Collection[str]) -> list[Path
             raise BadSource(f"option csv names a table twice: {names}")
         return [table_under(source, name, "csv") for name in asked]
     tables = sorted(filter(is_table, source.iterdir()))
-    # A workbook beside a table is mostly what that was saved from.
-    tables = [path for path in tables if path.suffix.lower() != BOOK] or tables
+    # A workbook or a packed table beside a plain one is mostly what that was made from.
+    tables = [path for path in tables if path.suffix.lower() in (".csv", ".tsv")] or tables
     if len(tables) != 1:
         found = ", ".join(path.name for path in tables) or "none"
         several = ",".join(path.name for path in tables)
