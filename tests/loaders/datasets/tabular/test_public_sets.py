@@ -67,7 +67,7 @@ def test_a_set_is_read_in_its_published_layout(tmp_path: Path, name: str) -> Non
 
 def test_what_a_set_lacks_is_asked_for(tmp_path: Path) -> None:
     made = SETS["rsna"](tmp_path)
-    with pytest.raises(BadSource, match="should hold one table .* stage_2_detailed_class_info"):
+    with pytest.raises(BadSource, match=r"should hold one table .* stage_2_detailed_class_info"):
         read(tmp_path, Made(options={}, labels={}, groups=None))
     (tmp_path / "v").mkdir()
     made = SETS["vindr"](tmp_path / "v")
