@@ -18,6 +18,7 @@ from loaders.formats.scans.structure_set import even_odd
 from tests.loaders.formats.scans.write import (
     ACROSS,
     DOWN,
+    LEVEL,
     NORMAL,
     ORIGIN,
     ROOT,
@@ -26,6 +27,7 @@ from tests.loaders.formats.scans.write import (
     SQUARE,
     retargeted,
     truth,
+    wide_truth,
     write_series,
 )
 
@@ -89,6 +91,20 @@ def test_a_structure_set_of_rt_utils(tmp_path: Path, name: str) -> None:
     path = WRITTEN / "rt_utils.dcm"
     assert contents_of(path, "x").names == ("ball", "ring")
     np.testing.assert_array_equal(loaded(scan, path, name), truth()[name])
+
+
+@pytest.mark.parametrize("name", ["disc", "star"])
+def test_a_structure_set_of_plastimatch(tmp_path: Path, name: str) -> None:
+    """Its outlines give back what it was given, hole and all.
+
+    Filled by itself they give the same star; a hole it fills up.
+    """
+    scan = read_scan(write_series(tmp_path, **LEVEL), "x")
+    found = loaded(scan, WRITTEN / "plastimatch.dcm", name)
+    np.testing.assert_array_equal(found, wide_truth()[name])
+    if name == "star":
+        with np.load(WRITTEN / "plastimatch.npz", allow_pickle=False) as filled:
+            np.testing.assert_array_equal(found, filled[name])
 
 
 def test_frames_are_placed_by_position_and_not_by_order(scan: Scan, tmp_path: Path) -> None:

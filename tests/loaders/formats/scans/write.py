@@ -1,13 +1,14 @@
 """A small DICOM series of nobody, and masks on it as other programs write them.
 
 What lies in `written/` was made by this file, run by itself where highdicom 0.28, rt-utils 1.2,
-SimpleITK 2.5 and dcmqi 1.5 are installed (none of them is needed to read or to test):
+SimpleITK 2.5, dcmqi 1.5 and Debian's plastimatch 1.9 are installed (none of them is needed to read or to test):
 
     python write.py written
 
 The truth is in `truth()`: what the programs were given, not what this project makes of it.
 """
 
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,14 +47,39 @@ def truth() -> dict[str, np.ndarray[Any, Any]]:
     return {"ball": ball, "ring": ring}
 
 
-def write_series(folder: Path, *, series: str = "1", seed: int = 0, **changed: Any) -> list[Path]:
+# A larger series, not askew, for plastimatch: Z, Y, X, and what its slices say.
+WIDE = (5, 100, 110)
+LEVEL: dict[str, Any] = {
+    "series": "3",
+    "wide": True,
+    "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+    "Rows": WIDE[1],
+    "Columns": WIDE[2],
+}
+
+
+def wide_truth() -> dict[str, np.ndarray[Any, Any]]:
+    """Return two structures (Z, Y, X): a disc with a hole off its middle, and a star."""
+    z, y, x = np.indices(WIDE)
+    disc = (np.hypot(y - 50, x - 52) < 40 - z) & (np.hypot(y - 44, x - 60) > 11 + z)
+    star = np.hypot(y - 48, x - 50) < 34 + 8 * np.sin(5 * np.arctan2(y - 48, x - 50))
+    return {"disc": disc, "star": star & (z > 0) & (z < 4)}
+
+
+def write_series(
+    folder: Path, *, series: str = "1", seed: int = 0, wide: bool = False, **changed: Any
+) -> list[Path]:
     """Write the slices, a file each, in an order that is not that of their places."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for n, (pixels, place) in enumerate(zip(stored(seed), positions(), strict=True)):
+    values, places = stored(seed), positions()
+    if wide:
+        values = np.random.default_rng(seed).integers(0, 3000, WIDE).astype(np.uint16)
+        places = [np.array([-31.5, 12.25, 40.0 + 2.5 * n]) for n in range(WIDE[0])]
+    for n, (pixels, place) in enumerate(zip(values, places, strict=True)):
         data = Dataset()
         data.file_meta = FileMetaDataset()
         data.file_meta.MediaStorageSOPClassUID = CTImageStorage
@@ -78,7 +104,7 @@ def write_series(folder: Path, *, series: str = "1", seed: int = 0, **changed: A
             "SeriesDescription": "made axial",
             "Manufacturer": "made",
             "SeriesNumber": 1,
-            "InstanceNumber": SHAPE[0] - n,
+            "InstanceNumber": len(values) - n,
             "Modality": "CT",
             "SliceThickness": 3.0,
             "ImagePositionPatient": [round(float(mm), 6) for mm in place],
@@ -100,7 +126,7 @@ def write_series(folder: Path, *, series: str = "1", seed: int = 0, **changed: A
         for name, value in elements.items():
             if value is not None:
                 setattr(data, name, value)
-        path = folder / f"{(5 * n) % SHAPE[0]:03d}.dcm"
+        path = folder / f"{(len(values) - 1) * n % len(values):03d}.dcm"
         data.save_as(path, enforce_file_format=True)
         paths.append(path)
     return paths
@@ -242,6 +268,34 @@ def _rt_utils(out: Path, series: Path) -> None:
     made.save(str(out / "rt_utils.dcm"))
 
 
+def _plastimatch(out: Path, series: Path) -> None:
+    """Write its outlines of the wide structures, and what it fills of them itself."""
+    import SimpleITK
+
+    scan = SimpleITK.ReadImage(SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(series)))
+    with tempfile.TemporaryDirectory() as folder:
+        bits = sum(mask.astype(np.uint32) << n for n, mask in enumerate(wide_truth().values()))
+        image = SimpleITK.GetImageFromArray(bits)
+        image.CopyInformation(scan)
+        SimpleITK.WriteImage(image, f"{folder}/in.nrrd")
+        listed = [f"{n}|255 0 0|{name}" for n, name in enumerate(wide_truth())]
+        Path(folder, "in.txt").write_text("\n".join(listed) + "\n")
+        ct = ["--referenced-ct", series]
+        convert = ["plastimatch", "convert"]
+        given = ["--input-ss-img", f"{folder}/in.nrrd", "--input-ss-list", f"{folder}/in.txt"]
+        write = [*given, *ct, "--output-dicom", f"{folder}/rt"]
+        subprocess.run([*convert, *write], check=True)
+        (rtss,) = Path(folder, "rt").glob("*rtss*.dcm")
+        shutil.copy(rtss, out / "plastimatch.dcm")
+        fill = ["--input", rtss, *ct, "--output-prefix", f"{folder}/out"]
+        subprocess.run([*convert, *fill, "--prefix-format", "nrrd"], check=True)
+        filled = {
+            name: SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(f"{folder}/out/{name}.nrrd")) > 0
+            for name in wide_truth()
+        }
+        np.savez_compressed(out / "plastimatch.npz", **filled)
+
+
 if __name__ == "__main__":
     target = Path(sys.argv[1])
     target.mkdir(exist_ok=True)
@@ -251,3 +305,5 @@ if __name__ == "__main__":
         _highdicom(target, Path(folder, "1"))
         _dcmqi(target, Path(folder, "1"))
         _rt_utils(target, Path(folder, "2"))
+        write_series(Path(folder, "3"), **LEVEL)
+        _plastimatch(target, Path(folder, "3"))
