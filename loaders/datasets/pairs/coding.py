@@ -422,7 +422,9 @@ def series_loader(scan: Scan, shift: float, coding: Coding, *, nan: str, union: 
 
     def load(path: Path, name: str) -> MaskPicture:
         if volume_stem(path.name) is None:
-            return MaskPicture(levels=masks.load(path, name, union=union))
+            # Whatever the threshold was, what is inside is above it.
+            inside = masks.load(path, name, union=union).astype(np.uint16)
+            return MaskPicture(levels=inside * max(coding.threshold, 1))
         label = volume_of("label", path)
         agree([scan.volume], label, shift)
         voxels = label.load()

@@ -1,5 +1,6 @@
 """Which masks belong to which image; what is left over is told and lost to nobody."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,13 +61,11 @@ def match(source: Path, files: Files, chosen: Mapping[str, Any]) -> Matched:
     else:
         check("images", images)
         check("masks", masks, [*parts_of(images), *OF_IMAGE, STRUCTURE])
-    found = {
-        name: (parts, files.fitting(masks, known_of(name, parts)))
-        for name, parts in files.fitting(images, {})
-    }
-    if not found and images != BY_REFERENCE:
-        series = in_folders(source, files, chosen)
+    fitting = [] if images == BY_REFERENCE else files.fitting(images, {})
+    found = {name: (parts, files.fitting(masks, known_of(name, parts))) for name, parts in fitting}
     if not found:
+        if images != BY_REFERENCE:
+            series = in_folders(source, files, chosen)
         found = series.images
         if series.rejected and not found:
             raise BadSource(
@@ -101,7 +100,7 @@ def match(source: Path, files: Files, chosen: Mapping[str, Any]) -> Matched:
     if not pairs:
         raise BadSource(
             f"no image under {source} has its masks: {rejected[0].where}: {rejected[0].reason}; "
-            f"the source holds {files.kinds()}"
+            + (_common(found, structures) or f"the source holds {files.kinds()}")
         )
     alone = [
         BadCase("the mask has no image", where=name, key=name)
@@ -109,6 +108,22 @@ def match(source: Path, files: Files, chosen: Mapping[str, Any]) -> Matched:
         if name not in taken and name not in found
     ]
     return Matched(pairs=tuple(pairs), rejected=(*rejected, *alone), structures=tuple(structures))
+
+
+def _common(
+    found: Mapping[str, tuple[Mapping[str, str], Sequence[tuple[str, Mapping[str, str]]]]],
+    structures: Sequence[str],
+) -> str:
+    """Return which structures how many images have, empty where masks are of all."""
+    if not structures:
+        return ""
+    held = Counter(
+        name
+        for _, mine in found.values()
+        for name in {parts[STRUCTURE] for _, parts in mine if STRUCTURE in parts}
+    )
+    shown = ", ".join(f"{name} ({count})" for name, count in held.most_common(40))
+    return f"choose those that all have, structures=NAME,NAME: {shown[:1000]}"
 
 
 def _structures(chosen: Mapping[str, Any], there: set[str], *, by_structure: bool) -> Sequence[str]:

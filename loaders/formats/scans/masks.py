@@ -5,15 +5,18 @@ names none of the series in its frame of reference; one of another series is ref
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from loaders.cases import Array, BadCase
 from loaders.formats.dicom.file import MAX_BYTES, DicomFile, open_file, open_header, quiet
 from loaders.formats.scans import segmentation, structure_set
 from loaders.formats.scans.scan import Scan
+
+# (name, series, shift, threshold) -> the structure as 0 and 1 (X, Y, Z); raises BadCase.
+Voxels: TypeAlias = Callable[[str, Scan, float, int], Array]
 
 
 class _Reader(Protocol):
@@ -28,10 +31,8 @@ class _Reader(Protocol):
     def frames_of(self, file: DicomFile, /) -> set[str]:
         """Return the UIDs of its frames of reference."""
 
-    def voxels(
-        self, file: DicomFile, name: str, scan: Scan, shift: float, threshold: int, /
-    ) -> Array:
-        """Return a structure (X, Y, Z)."""
+    def opened(self, file: DicomFile, /) -> Voxels:
+        """Return what gives the voxels of one of its structures after another."""
 
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", segmentation.LABEL_MAP)
@@ -79,39 +80,36 @@ class Masks:
     shift: float
     threshold: int
     where: str
-    _open_files: dict[Path, DicomFile] = field(default_factory=dict)
+    _known: dict[Path, tuple[Counter[str], Voxels]] = field(default_factory=dict)
 
     def load(self, path: Path, name: str, *, union: bool) -> Array:
-        """Return one structure of a file as 0 and 1 (X, Y, Z), or as levels; raises BadCase.
+        """Return one structure of a file as 0 and 1 (X, Y, Z); raises BadCase.
 
         `union`: several of that name are united, else they are refused.
         """
         with quiet():
-            if path not in self._open_files:
-                self._open_files[path] = _open(path, self.where, pixels=True)[0]
-            file = self._open_files[path]
-            reader = _READERS[str(file.value("SOPClassUID"))]
-            self._check_series(file, reader.series_of(file), reader.frames_of(file))
-            count = Counter(reader.names(file))[name]
-            if not count:
+            if path not in self._known:
+                file, reader = _open(path, self.where, pixels=True)
+                self._check_series(reader.series_of(file), reader.frames_of(file))
+                self._known[path] = Counter(reader.names(file)), reader.opened(file)
+            names, voxels = self._known[path]
+            if not names[name]:
                 raise BadCase(f"the mask has no structure {name!r}", where=self.where)
-            if count > 1 and not union:
+            if names[name] > 1 and not union:
                 raise BadCase(
-                    f"the mask has {count} structures of the name {name!r}; several=union would "
-                    "unite them",
+                    f"the mask has {names[name]} structures of the name {name!r}; several=union "
+                    "would unite them",
                     where=self.where,
                 )
-            return reader.voxels(file, name, self.scan, self.shift, self.threshold)
+            return voxels(name, self.scan, self.shift, self.threshold)
 
-    def _check_series(
-        self, file: DicomFile, series: Collection[str], frames: Collection[str]
-    ) -> None:
+    def _check_series(self, series: Collection[str], frames: Collection[str]) -> None:
         strange = series and self.scan.series not in series
         elsewhere = frames and self.scan.frame and self.scan.frame not in frames
         if strange or elsewhere:
             what = "series" if strange else "frame of reference"
             raise BadCase(
-                f"the mask is of another {what}: it was not drawn on this image", where=file.where
+                f"the mask is of another {what}: it was not drawn on this image", where=self.where
             )
 
 

@@ -7,7 +7,7 @@ MaximumFractionalValue on.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from loaders.cases import Array, BadCase
 from loaders.formats.dicom.file import DicomFile, check_pixels_whole
 from loaders.formats.dicom.functional_groups import FrameHeader, frame_headers
-from loaders.formats.dicom.pixels import decoded_pixels
+from loaders.formats.dicom.pixels import decoded_frames
 from loaders.formats.dicom.slices import MAX_VOXELS
 from loaders.formats.scans.scan import Scan
 
@@ -41,9 +41,9 @@ def frames_of(file: DicomFile) -> set[str]:
     return {str(file.value("FrameOfReferenceUID") or "").strip()} - {""}
 
 
-def voxels(file: DicomFile, name: str, scan: Scan, shift: float, threshold: int) -> Array:
-    """Return a segment as 0 and 1 (X, Y, Z), a fractional one as levels where `threshold`."""
-    wanted = {number for number, label in _segments(file).items() if label == name}
+def opened(file: DicomFile) -> Callable[[str, Scan, float, int], Array]:
+    """Return what gives a segment as 0 and 1 (X, Y, Z), by its label; raises BadCase."""
+    segments = _segments(file)
     form = str(file.value("SegmentationType") or "").strip()
     if form not in ("BINARY", "FRACTIONAL", "LABELMAP"):
         raise BadCase("SegmentationType is none of BINARY, FRACTIONAL, LABELMAP", where=file.where)
@@ -56,19 +56,22 @@ def voxels(file: DicomFile, name: str, scan: Scan, shift: float, threshold: int)
         )
     headers = frame_headers(file, count)
     labelled = form == "LABELMAP"
-    chosen = [at for at in range(count) if labelled or _segment_of(headers[at]) in wanted]
-    inside: Array = np.zeros(scan.volume.shape, np.uint8)
+    of_frames = [] if labelled else list(map(_segment_of, headers))
     half = 1
     if form == "FRACTIONAL":
         half = math.ceil(file.numbers("MaximumFractionalValue", 1)[0] / 2)
-    for at, frame in _frames(file, chosen, (rows, columns), count):
-        seen: Array
-        if labelled:
-            seen = np.isin(frame, list(wanted)).astype(np.uint8)
-        else:
-            seen = frame if form == "FRACTIONAL" and threshold else (frame >= half).astype(np.uint8)
-        _place(seen, headers[at], scan, shift, inside)
-    return inside
+
+    def voxels(name: str, scan: Scan, shift: float, threshold: int) -> Array:
+        wanted = [number for number, label in segments.items() if label == name]
+        chosen = [at for at in range(count) if labelled or of_frames[at] in wanted]
+        level = threshold if threshold and form == "FRACTIONAL" else half
+        inside: Array = np.zeros(scan.volume.shape, np.uint8)
+        for at, frame in _frames(file, chosen, (rows, columns), count):
+            seen = np.isin(frame, wanted) if labelled else frame >= level
+            _place(seen, headers[at], scan, shift, inside)
+        return inside
+
+    return voxels
 
 
 def _segments(file: DicomFile) -> dict[int, str]:
@@ -97,12 +100,10 @@ def _frames(
     if "PixelData" not in file.dataset:
         raise BadCase("the mask holds no pixels: cut off", where=file.where)
     if file.numbers("BitsAllocated", 1)[0] != 1:
-        pixels = decoded_pixels(file, count)
-        if len(pixels) != count or any(pixels[at].shape != shape for at in chosen):
-            raise BadCase(f"the mask's pixels are not {count} frames", where=file.where)
-        for at in chosen:
-            frame = pixels[at].read()
-            yield at, frame.astype(frame.dtype.newbyteorder("="), copy=False)
+        for at, frame in zip(chosen, decoded_frames(file, chosen, count), strict=True):
+            if frame.shape != shape:
+                raise BadCase("the mask's pixels are not as its header says", where=file.where)
+            yield at, frame
         return
     if file.meta.value("TransferSyntaxUID").is_encapsulated:
         raise BadCase("the mask's single bits are compressed, which is not read", where=file.where)
@@ -119,7 +120,7 @@ def _frames(
 
 
 def _place(
-    frame: NDArray[np.integer], header: FrameHeader, scan: Scan, shift: float, out: Array
+    frame: NDArray[np.bool_], header: FrameHeader, scan: Scan, shift: float, out: Array
 ) -> None:
     """Put a frame (rows, columns) onto the voxels of `out` (X, Y, Z); raises BadCase."""
     where = header.file.where
@@ -154,4 +155,4 @@ def _place(
         )
     row, column = np.nonzero(frame)
     x, y, z = (start + row[:, np.newaxis] * downwards + column[:, np.newaxis] * along).T
-    out[x, y, z] = np.maximum(out[x, y, z], frame[row, column])
+    out[x, y, z] = 1

@@ -7,7 +7,8 @@ hole's too. Points and open lines have no inside.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +47,12 @@ def frames_of(file: DicomFile) -> set[str]:
     return {frame for _, frame in _structures(file).values()} - {""}
 
 
-def voxels(file: DicomFile, name: str, scan: Scan, _shift: float, _threshold: int) -> Array:
-    """Return a structure as 0 and 1 (X, Y, Z); raises BadCase."""
+def opened(file: DicomFile) -> Callable[[str, Scan, float, int], Array]:
+    """Return what gives a structure as 0 and 1 (X, Y, Z), by its name; raises BadCase."""
+    return partial(_voxels, file)
+
+
+def _voxels(file: DicomFile, name: str, scan: Scan, _shift: float, _threshold: int) -> Array:
     numbers = {number for number, (own, _) in _structures(file).items() if own == name}
     inside: Array = np.zeros(scan.volume.shape, np.uint8)
     for roi in file.items("ROIContourSequence"):

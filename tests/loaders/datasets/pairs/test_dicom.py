@@ -93,6 +93,31 @@ def test_overlap_is_refused_where_nothing_is_said(tmp_path: Path) -> None:
     assert {bad.reason.removesuffix(" the last of them") for bad in rejected} == {said}
 
 
+def test_structures_that_no_two_have_are_counted(tmp_path: Path) -> None:
+    root = patients(tmp_path)
+    for number in range(4):
+        data = pydicom.dcmread(root / f"P{number}" / "seg.dcm")
+        data.SegmentSequence[1].SegmentLabel = f"ring of {number}"
+        data.save_as(root / f"P{number}" / "seg.dcm")
+    with pytest.raises(
+        BadSource, match=r"choose those that all have.*: ball \(4\), ring of \d \(1\)"
+    ):
+        read(root, **PATTERNS)
+    assert len(read(root, **PATTERNS, structures="ball")[1]) == 4
+
+
+def test_a_threshold_is_of_fractional_segments_alone(tmp_path: Path) -> None:
+    root = patients(tmp_path)
+    retargeted("highdicom_fractional.dcm", root / "P1" / "seg.dcm", series="51")
+    options = {**PATTERNS, "structures": "ball", "threshold": "64"}
+    _, cases, rejected = read(root, **options)
+    assert rejected == []
+    beside = truth()["ball"] | np.roll(truth()["ball"], 2, axis=2)
+    for key, case in cases.items():
+        wanted = beside if key == "P1/CT" else truth()["ball"]
+        np.testing.assert_array_equal(case.mask, turned(wanted.astype(np.uint8)))
+
+
 def test_one_structure_is_chosen_by_its_name(tmp_path: Path) -> None:
     survey, cases, _ = read(patients(tmp_path), **PATTERNS, structures="ring")
     assert survey.meta.classes == ("background", "ring")

@@ -1,7 +1,8 @@
 """A small DICOM series of nobody, and masks on it as other programs write them.
 
 What lies in `written/` was made by this file, run by itself where highdicom 0.28, rt-utils 1.2,
-SimpleITK 2.5, dcmqi 1.5 and Debian's plastimatch 1.9 are installed (none of them is needed to read or to test):
+SimpleITK 2.5, dcmqi 1.5 and Debian's plastimatch 1.9 are installed (none of them is needed to read
+or to test):
 
     python write.py written
 
