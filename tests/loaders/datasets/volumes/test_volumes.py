@@ -521,3 +521,25 @@ def test_from_files_to_a_report(
     assert planned.plan.trials[0].patch == tuple(median.tolist())
     ended = api.run(tmp_path / "one.yaml", tmp_path / "run")
     assert "volumes" in ended.page.read_text(encoding="utf-8")
+
+
+# ---- real volumes -----------------------------------------------------------------------------
+
+
+def test_the_hippocampi_are_those_of_their_own_kind(shared_data: Path, tmp_path: Path) -> None:
+    """Under made answers, each image as kind msd has it: values, spacing and group."""
+    source = shared_data / "msd_hippocampus"
+    msd = KINDS["msd"].survey(source, {})
+    root = tmp_path / "set"
+    shutil.copytree(source / "imagesTr", root / "imagesTr")
+    keys = [item.key for item in msd.items][:30]
+    table(root, [f"{key},{n % 2}" for n, key in enumerate(keys)])
+    survey, cases, rejected = read(root)
+    assert rejected == []
+    assert (survey.meta.normalize, survey.meta.fill) == (msd.meta.normalize, msd.meta.fill)
+    assert len(cases) == 30
+    for item, case in zip(msd.items, cases.values(), strict=False):
+        (known,) = KINDS["msd"].read(item, msd.meta)
+        assert isinstance(known, Case)
+        np.testing.assert_array_equal(case.image, known.image)
+        assert case.spacing == known.spacing
