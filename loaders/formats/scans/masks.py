@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from loaders.cases import Array, BadCase
-from loaders.formats.dicom.file import MAX_BYTES, DicomFile, open_file, open_header, quiet
+from loaders.formats.dicom.file import (
+    MAX_BYTES,
+    DicomFile,
+    damage_told,
+    open_file,
+    open_header,
+    quiet,
+)
 from loaders.formats.scans import segmentation, structure_set
 from loaders.formats.scans.scan import Scan
 
@@ -63,7 +70,7 @@ def class_of(path: Path, where: str) -> str:
 
 def contents_of(path: Path, where: str) -> Contents:
     """Return what a file of masks holds; raises BadCase."""
-    with quiet():
+    with quiet(), damage_told(where, "the mask is damaged or cut off"):
         file, reader = _open(path, where, pixels=False)
         return Contents(names=tuple(reader.names(file)), series=frozenset(reader.series_of(file)))
 
@@ -87,7 +94,7 @@ class Masks:
 
         `union`: several of that name are united, else they are refused.
         """
-        with quiet():
+        with quiet(), damage_told(self.where, "the mask is damaged or cut off"):
             if path not in self._known:
                 file, reader = _open(path, self.where, pixels=True)
                 self._check_series(reader.series_of(file), reader.frames_of(file))

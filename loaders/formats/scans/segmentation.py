@@ -12,6 +12,7 @@ from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from loaders.cases import Array, BadCase
 from loaders.formats.dicom.file import DicomFile, check_pixels_whole
@@ -105,8 +106,11 @@ def _frames(
                 raise BadCase("the mask's pixels are not as its header says", where=file.where)
             yield at, frame
         return
-    if file.meta.value("TransferSyntaxUID").is_encapsulated:
-        raise BadCase("the mask's single bits are compressed, which is not read", where=file.where)
+    if file.meta.value("TransferSyntaxUID") not in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
+        raise BadCase(
+            "the mask's single bits are compressed or big-endian, which is not read",
+            where=file.where,
+        )
     check_pixels_whole(file)
     packed = np.frombuffer(file.value("PixelData"), np.uint8)
     size = shape[0] * shape[1]

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 # How a ZIP archive begins, and an old workbook or one that is locked by a password (MS-CFB 2.2).
 ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
+# Bytes of a workbook (assumption).
+_MAX_FILE = 2**26
 # Bytes that a part of a workbook may unpack to: a sheet of 500 000 rows of ten cells (assumption).
 _MAX_PART = 2**28
 # Characters of a sheet: a cell may repeat one long text a million times (as a CSV: assumption).
@@ -46,8 +48,12 @@ def is_workbook(begin: bytes) -> bool:
 
 def sheet_text(path: Path) -> str:
     """Return the first sheet of a workbook as CSV with commas; raises BadSource."""
+    if (size := path.stat().st_size) > _MAX_FILE:
+        raise BadSource(f"{path.name} has {size} bytes; a workbook has at most {_MAX_FILE}")
+    # In memory: places that lie are no errors of the disk then.
+    content = io.BytesIO(path.read_bytes())
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(content) as archive:
             name, since = _first_sheet(archive, path)
             shared = list(_shared(archive))
             styles = _date_styles(archive)
