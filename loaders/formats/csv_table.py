@@ -57,15 +57,16 @@ class _Part(NamedTuple):
     before: int
 
 
-# The cells of a line -> more cells, or why the line cannot be used.
-Make: TypeAlias = "Callable[[Sequence[str]], Sequence[str] | BadCase]"
+# The cells of a line -> one cell more, or several, or why the line cannot be used.
+Make: TypeAlias = "Callable[[Sequence[str]], str | BadCase]"
+MakeSeveral: TypeAlias = "Callable[[Sequence[str]], Sequence[str] | BadCase]"
 
 
 class _Made(NamedTuple):
     """Columns that are made of those before them, of `used`."""
 
     names: Sequence[str]
-    make: Make
+    make: MakeSeveral
     used: Sequence[int]
 
 
@@ -81,7 +82,16 @@ class Table:
     _parts: tuple[_Part, ...]
     _made: tuple[_Made, ...] = ()
 
-    def with_columns(self, names: Sequence[str], make: Make, used: Sequence[int]) -> "Table":
+    def with_column(self, name: str, make: Make, used: Sequence[int]) -> "Table":
+        """Return the table with one column more, as `with_columns`."""
+
+        def alone(cells: Sequence[str]) -> Sequence[str] | BadCase:
+            made = make(cells)
+            return made if isinstance(made, BadCase) else [made]
+
+        return self.with_columns([name], alone, used)
+
+    def with_columns(self, names: Sequence[str], make: MakeSeveral, used: Sequence[int]) -> "Table":
         """Return the table with more columns, made of the cells of a line.
 
         `used` are the columns (numbers from 0) that `make` looks at.

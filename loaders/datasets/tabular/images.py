@@ -141,7 +141,10 @@ def asked_of(chosen: Mapping[str, Any]) -> dict[str, JSON]:
     asked: dict[str, JSON] = (
         {"finding": finding, "uncertain": chosen["uncertain"]} if finding else {}
     )
-    return {**asked, **{name: chosen[name] for name in ("readers", "keep") if chosen[name]}}
+    for name in ("readers", "keep"):
+        if chosen[name] != OPTIONS[name][0]:
+            asked[name] = chosen[name]
+    return asked
 
 
 def fitted(picture: Picture, meta: Meta, where: str) -> Array:

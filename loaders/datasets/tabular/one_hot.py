@@ -37,8 +37,8 @@ def with_class(table: Table, names: Sequence[str]) -> Table:
             )
         at.append(column)
 
-    def class_of(cells: Sequence[str]) -> list[str] | BadCase:
-        chosen: list[str] = []
+    def class_of(cells: Sequence[str]) -> str | BadCase:
+        chosen = []
         for name, column in zip(names, at, strict=True):
             told = _told(cells[column])
             if told is None:
@@ -48,9 +48,9 @@ def with_class(table: Table, names: Sequence[str]) -> Table:
         if len(chosen) != 1:
             shown = f"several classes: {', '.join(chosen)}" if chosen else "no class"
             return BadCase(f"the line has {shown}", where="")
-        return chosen
+        return chosen[0]
 
-    return table.with_columns([CLASS], class_of, at)
+    return table.with_column(CLASS, class_of, at)
 
 
 def _told(cell: str) -> bool | None:
