@@ -25,6 +25,7 @@ from tests.loaders.datasets.pairs.test_dicom import turned
 from tests.loaders.datasets.pairs.test_layouts import canonical
 from tests.loaders.formats.scans.write import ROOT, retargeted, stored, write_series
 from tests.loaders.formats.sheets.test_workbook import workbook
+from tests.loaders.formats.test_dicom import enhanced
 from tests.loaders.formats.test_volumes import DIRECTION, ORIGIN, SPACING, mha, nrrd
 
 nib: Any = nibabel
@@ -253,6 +254,22 @@ def test_channels_of_one_file(tmp_path: Path) -> None:
     assert (survey.meta.channels, rejected) == (("channel_0", "channel_1"), [])
     wanted = canonical(tmp_path / "0.nii.gz")
     np.testing.assert_array_equal(cases["0.nii.gz"].image, wanted)
+
+
+def test_an_enhanced_file_is_a_row(tmp_path: Path) -> None:
+    values = [
+        np.random.default_rng(n).integers(0, 2000, (5, 8, 9)).astype(np.uint16) for n in (0, 1)
+    ]
+    for n, array in enumerate(values):
+        enhanced(tmp_path / f"{n}.dcm", array, (3, 0, 4, 1, 2), SeriesInstanceUID=f"1.2.{n}")
+    table(tmp_path, ["0.dcm,0", "1.dcm,1"])
+    _, cases, rejected = read(tmp_path)
+    assert rejected == []
+    for n, array in enumerate(values):
+        hounsfield = np.maximum(array.astype(int) - 1024, -1000)
+        # Rows run to the left and columns to the back there.
+        np.testing.assert_array_equal(cases[f"{n}.dcm"].image[0], hounsfield[:, ::-1, ::-1])
+        assert cases[f"{n}.dcm"].spacing == (2.5, 0.7, 0.8)
 
 
 def test_mri_and_pet_series_keep_their_values(tmp_path: Path) -> None:
