@@ -7,10 +7,11 @@ nothing is said here that `medopt prepare` would not say.
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from loaders.cases import BadSource, Survey
+from loaders.cases import BadCase, BadSource, Survey
 from loaders.datasets.pairs.layouts import LAYOUTS, with_layout
 from loaders.datasets.pairs.patterns import Files, known_of, stem_of
 from loaders.datasets.table import KINDS
@@ -27,6 +28,13 @@ _MASK = (
 _MASK_FOLDER = re.compile(rf"(?:.*[^a-z])?(?:{_MASK})(?:[^a-z].*)?", re.IGNORECASE)
 _MASK_FILE = re.compile(rf"(.+?)([ _.-](?:{_MASK}))", re.IGNORECASE)
 _BRATS = re.compile(r"brats|[-_](?:flair|t2f|t1ce|t1c)\.nii", re.IGNORECASE)
+# Endings of DICOM files, none among them.
+_DICOM = (".dcm", ".dicom", ".ima", "")
+# What is surely no DICOM file.
+_NO_DICOM = (".csv", ".tsv", ".txt", ".json", ".xml", ".npz", ".md", ".pdf", ".xlsx", *VIDEOS)
+# Files of each folder in which masks of DICOM series are looked for, and of a source in which all
+# are (assumptions).
+_FIRST, _PROBED_WHOLE = 3, 2000
 # Images whose masks are looked for, to tell how these are named (assumption).
 _PROBES = 50
 
@@ -97,6 +105,10 @@ def _suggested(source: Path, files: Files) -> Iterator[_Suggestion]:
         return
     if any(map(_BRATS.search, names)):
         yield "brats", {}, "its files are named as those of BraTS"
+    if mask := _dicom_mask(source, names):
+        why = f"{mask} is a segmentation or a structure set of a DICOM series"
+        yield "pairs", {"layout": "dicom"}, why
+        return
     if any(name.lower().endswith(".xml") for name in names) and any(
         PurePosixPath(name).suffix.lower() in (".dcm", "") for name in names
     ):
@@ -106,6 +118,8 @@ def _suggested(source: Path, files: Files) -> Iterator[_Suggestion]:
         yield "cine", {}, f"it has videos and the table {tables[0].name}"
     pairs = [] if layouts else list(_pairs(names))
     yield from pairs
+    if tables:
+        yield from _volumes(names, tables[0])
     if tables and pictures:
         yield "images", {}, f"it has pictures and the table {tables[0].name}"
     elif pictures and not pairs and not layouts:
@@ -119,6 +133,34 @@ def _layouts(source: Path, files: Files) -> Iterator[_Suggestion]:
             if files.fitting(settings["masks"], known_of(image, parts)):
                 yield "pairs", {"layout": name}, f"{image} has its mask where that layout has it"
                 break
+
+
+def _volumes(names: list[str], table: Path) -> Iterator[_Suggestion]:
+    if any(map(volume_stem, names)):
+        yield "volumes", {}, f"it has volumes and the table {table.name}"
+    elif any(PurePosixPath(name).suffix.lower() in _DICOM for name in names):
+        yield "volumes", {}, f"it has DICOM files and the table {table.name}"
+        why = f"it has DICOM files and the table {table.name}, perhaps of patients"
+        yield "volumes", {"by": "PatientID"}, why
+
+
+def _dicom_mask(source: Path, names: list[str]) -> str:
+    """Return a file that is a mask of a DICOM series, empty where none of those looked at is.
+
+    Looked at are the first files of each folder, for series lie in folders by themselves.
+    """
+    from loaders.formats.scans.masks import FORMS, class_of
+
+    seen: Counter[str] = Counter()
+    for name in names:
+        seen[_folder(name)] += 1
+        dicom = PurePosixPath(name).suffix.lower() not in _NO_DICOM and not volume_stem(name)
+        if not dicom or (seen[_folder(name)] > _FIRST and len(names) > _PROBED_WHOLE):
+            continue
+        with suppress(BadCase, OSError):
+            if class_of(source / name, "") in FORMS["dicom"]:
+                return name
+    return ""
 
 
 def _medmnist(names: list[str]) -> Iterator[_Suggestion]:

@@ -62,15 +62,15 @@ def read(item: Item, meta: Meta) -> Iterator[Case]:
 
 
 def resampled(case: Case, spacing: Sequence[float]) -> Case:
-    """Return a segmented volume on a grid of `spacing`, mm along z, y, x; raises BadCase.
+    """Return a volume, with its mask if it has one, on a grid of `spacing`, mm along z, y, x.
 
     The new grid has the old one's centre, and as many voxels as come nearest to its extent. Whole
     numbers stay whole, rounded to even. An axis whose spacing is 0 or unchanged is left as it is.
+    Raises BadCase.
     """
-    assert case.mask is not None
     native: Triple = case.spacing  # type: ignore[assignment]  # a volume's
     z, y, x = (own if mm == 0 else mm for mm, own in zip(spacing, native, strict=True))
-    old = case.mask.shape
+    old = case.image.shape[1:]
     shape = [
         max(1, round(count * own / mm))
         for count, own, mm in zip(old, native, (z, y, x), strict=True)
@@ -99,7 +99,8 @@ def resampled(case: Case, spacing: Sequence[float]) -> Case:
         if channel.dtype.kind != "f":
             np.rint(field, out=field)
         new[...] = field
-    return replace(case, image=image, mask=_labels(case.mask, narrow), spacing=(z, y, x))
+    mask = None if case.mask is None else _labels(case.mask, narrow)
+    return replace(case, image=image, mask=mask, spacing=(z, y, x))
 
 
 def resized_labels(mask: Array, shape: tuple[int, ...]) -> NDArray[np.uint8]:

@@ -32,6 +32,7 @@ KINDS: Mapping[str, Kind] = _Kinds(
         "nnunet": "loaders.datasets.decathlon.kind:NNUNET",
         "medmnist": "loaders.datasets.medmnist.kind:MEDMNIST",
         "pairs": "loaders.datasets.pairs.kind:PAIRS",
+        "volumes": "loaders.datasets.volumes.kind:VOLUMES",
         "images": "loaders.datasets.tabular.images:IMAGES",
         "cine": "loaders.datasets.tabular.cine:CINE",
     }

@@ -4,12 +4,14 @@ Lines are parsed strictly (RFC 4180). Where a quotation mark opens a cell and no
 line is read by itself and the mark counts as text; if that cell is in a column that is used, the
 line is rejected. A first line `sep=;` (Excel's) names the separator. Separators at the end of the
 header or of a line (NIH's Data_Entry_2017.csv) are ignored. A column without a name, as pandas
-writes its index, gets the name that pandas would give it: `Unnamed: 0`.
+writes its index, gets the name that pandas would give it: `Unnamed: 0`. Of a workbook the first
+sheet is read (`loaders.formats.sheets.workbook`).
 """
 
 import codecs
 import csv
 import re
+import zlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,15 +20,19 @@ from typing import NamedTuple, TypeAlias
 
 from loaders.cases import BadCase, BadSource
 from loaders.formats.inside import Inside, leads_out
+from loaders.formats.sheets.workbook import ZIP, is_workbook, sheet_text
 
-# Assumption: NIH ChestX-ray14's table, of 112 120 images, has 8 MiB.
-MAX_TABLE_BYTES = 64 * 2**20
+# Assumption: NIH ChestX-ray14's table, of 112 120 images, has 8 MiB; PadChest's, of 160 000 with
+# their reports, many times that.
+MAX_TABLE_BYTES = 256 * 2**20
 # MIMIC-CXR, the largest set of chest X-rays, has 377 110 images. So many lines of 64 bytes that are
 # all rejected, each with its sentence, take 0.9 GiB (measured).
 MAX_LINES = 500_000
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)?")
 _SEPARATORS = ",;\t"
 _SEP = re.compile(r'"?sep=([^\w\s"]|\t)"?', re.IGNORECASE)
+# How a gzip file begins (RFC 1952, 2.3.1).
+_GZIP = b"\x1f\x8b"
 _UNNAMED = re.compile(r"Unnamed: [0-9]+")
 # The marks that a text may begin with, and its encoding; UTF-32's begins as UTF-16's does.
 _ENCODINGS = (
@@ -51,15 +57,16 @@ class _Part(NamedTuple):
     before: int
 
 
-# The cells of a line -> one cell more, or why the line cannot be used.
+# The cells of a line -> one cell more, or several, or why the line cannot be used.
 Make: TypeAlias = "Callable[[Sequence[str]], str | BadCase]"
+MakeSeveral: TypeAlias = "Callable[[Sequence[str]], Sequence[str] | BadCase]"
 
 
 class _Made(NamedTuple):
-    """A column that is made of others, `used`."""
+    """Columns that are made of those before them, of `used`."""
 
-    name: str
-    make: Make
+    names: Sequence[str]
+    make: MakeSeveral
     used: Sequence[int]
 
 
@@ -73,16 +80,24 @@ class Table:
     name: str
     columns: Sequence[str]
     _parts: tuple[_Part, ...]
-    _made: _Made | None = None
+    _made: tuple[_Made, ...] = ()
 
     def with_column(self, name: str, make: Make, used: Sequence[int]) -> "Table":
-        """Return the table with one column more, made of the cells of a line.
+        """Return the table with one column more, as `with_columns`."""
+
+        def alone(cells: Sequence[str]) -> Sequence[str] | BadCase:
+            made = make(cells)
+            return made if isinstance(made, BadCase) else [made]
+
+        return self.with_columns([name], alone, used)
+
+    def with_columns(self, names: Sequence[str], make: MakeSeveral, used: Sequence[int]) -> "Table":
+        """Return the table with more columns, made of the cells of a line.
 
         `used` are the columns (numbers from 0) that `make` looks at.
         """
-        return replace(
-            self, columns=[*self.columns, name], _made=_Made(name=name, make=make, used=used)
-        )
+        made = _Made(names=names, make=make, used=used)
+        return replace(self, columns=[*self.columns, *names], _made=(*self._made, made))
 
     def lines(
         self, rejected: list[BadCase], used: Collection[int]
@@ -98,10 +113,9 @@ class Table:
     def _lines_of(
         self, part: _Part, rejected: list[BadCase], used: Collection[int]
     ) -> Iterator[tuple[int, list[str]]]:
-        wide = len(self.columns) - (self._made is not None)
+        wide = len(self.columns) - sum(len(made.names) for made in self._made)
         records = _records(part.text, part.separator, header=part.header, width=wide)
-        if self._made and wide in used:
-            used = {*used, *self._made.used}
+        used = self._looked_at(used)
         try:
             for count, (line, cells, stray) in enumerate(records, start=1):
                 number = part.before + line
@@ -116,18 +130,28 @@ class Table:
                     name = self.columns[unclear[0]]
                     reason = f"the line is no CSV: a quotation mark in column {name} has no end"
                 whole = [cell.strip() for cell in cells[:wide]]
-                if self._made and not reason:
-                    made = self._made.make(whole)
-                    if isinstance(made, BadCase):
-                        reason = made.reason
-                    else:
-                        whole.append(made)
+                for made in () if reason else self._made:
+                    cells_more = made.make(whole)
+                    if isinstance(cells_more, BadCase):
+                        reason = cells_more.reason
+                        break
+                    whole += cells_more
                 if reason:
                     rejected.append(BadCase(reason, where=self.where(number)))
                     continue
                 yield number, whole
         except csv.Error as error:
             raise BadSource(f"{part.name} is no CSV ({error})") from None
+
+    def _looked_at(self, used: Collection[int]) -> Collection[int]:
+        """Return the columns that are used, and those of which others of them are made."""
+        end = len(self.columns)
+        for made in reversed(self._made):
+            start = end - len(made.names)
+            if any(start <= at < end for at in used):
+                used = {*used, *made.used}
+            end = start
+        return used
 
     def where(self, line: int) -> str:
         """Return how the terminal names a line."""
@@ -172,12 +196,17 @@ class Table:
 
 def open_table(path: Path) -> Table:
     """Read a table's header, and find out what separates its cells; raises BadSource."""
-    text = _text(path)
+    with path.open("rb") as file:
+        workbook = is_workbook(file.read(len(ZIP)))
+    text = sheet_text(path) if workbook else _text(path)
     starts = (line.rstrip("\r\n") for line in _lines(text) if line.strip())
-    first = next(starts)
-    said = _SEP.fullmatch(first)
+    first = next(starts, None)
+    if first is None:
+        raise BadSource(f"{path.name}: its first sheet is empty")
+    said = None if workbook else _SEP.fullmatch(first)
     head = next(starts, "") if said else first
-    mark = said[1] if said else max(_SEPARATORS, key=lambda mark: len(_literally(head, mark)[0]))
+    marks = "," if workbook else _SEPARATORS
+    mark = said[1] if said else max(marks, key=lambda mark: len(_literally(head, mark)[0]))
     before = 1 if said else 0
     columns: list[str] = []
     header = 0
@@ -323,19 +352,31 @@ def _lines(text: str) -> Iterator[str]:
 # ---- text -------------------------------------------------------------------------------------
 
 
+def _unpacked(raw: bytes, table: Path) -> bytes:
+    """Return what a .csv.gz holds; raises BadSource."""
+    inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    try:
+        content = inflater.decompress(raw, MAX_TABLE_BYTES + 1)
+    except zlib.error:
+        raise BadSource(f"{table.name} is damaged: it cannot be decompressed") from None
+    if len(content) > MAX_TABLE_BYTES:
+        raise BadSource(f"{table.name} unpacks to more than {MAX_TABLE_BYTES} bytes")
+    if not inflater.eof:
+        raise BadSource(f"{table.name} is cut off")
+    return content
+
+
 def _text(table: Path) -> str:
     if (size := table.stat().st_size) > MAX_TABLE_BYTES:
         raise BadSource(f"{table.name} has {size} bytes; a table has at most {MAX_TABLE_BYTES}")
     raw = table.read_bytes()
+    if raw.startswith(_GZIP):
+        raw = _unpacked(raw, table)
     # Spreadsheets save "Unicode text" as UTF-16 with a mark; UTF-8 may have its own, which goes.
     encoding = next(name for mark, name in _ENCODINGS if raw.startswith(mark))
     try:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
-        if raw.startswith(b"PK\x03\x04"):
-            raise BadSource(
-                f"{table.name} is a workbook or another ZIP archive: save it as CSV UTF-8"
-            ) from None
         line = raw.count(b"\n", 0, error.start) + 1
         why = f"line {line} is of another encoding, as a spreadsheet's plain CSV is"
         if encoding != "utf-8-sig":

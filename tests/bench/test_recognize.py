@@ -15,6 +15,7 @@ from loaders.cases import BadSource
 from loaders.store.read import open_store
 from tests.bench.test_cli import medopt  # noqa: F401  # a fixture
 from tests.loaders.datasets.pairs.made import MINIATURES, blobs, picture, stray, volume
+from tests.loaders.formats.scans.write import write_series
 
 Medopt = Callable[..., tuple[int, str, str]]
 
@@ -171,3 +172,38 @@ def test_real_folders_are_known(shared_data: Path) -> None:
         name: api.recognize(shared_data / name)[0].kind for name in ("msd_hippocampus", "isic_uda1")
     }
     assert found == {"msd_hippocampus": "msd", "isic_uda1": "images"}
+
+
+def labelled_volumes(root: Path) -> None:
+    for number in range(4):
+        volume(root / "ct" / f"{number}.nii.gz", blobs(number, (9, 8, 7))[0])
+    table = "".join(f"{n},{n % 2}\n" for n in range(4))
+    (root / "list.csv").write_text(f"file,label\n{table}")
+
+
+def series_in_folders(root: Path) -> None:
+    for number in range(4):
+        write_series(root / f"P{number}", series=f"5{number}", seed=number)
+    table = "".join(f"P{n},{n % 2}\n" for n in range(4))
+    (root / "list.csv").write_text(f"file,label\n{table}")
+
+
+def series_by_patient(root: Path) -> None:
+    for number in range(4):
+        who = {"PatientID": f"who{number}"}
+        write_series(root / f"1.2.{number}", series=f"5{number}", seed=number, **who)
+    table = "".join(f"who{n},{n % 2}\n" for n in range(4))
+    (root / "list.csv").write_text(f"id,label\n{table}")
+
+
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [(labelled_volumes, {}), (series_in_folders, {}), (series_by_patient, {"by": "PatientID"})],
+)
+def test_volumes_and_a_table_are_known(
+    tmp_path: Path, make: Callable[[Path], None], options: dict[str, str]
+) -> None:
+    make(tmp_path)
+    first, *_ = api.recognize(tmp_path)
+    assert (first.kind, first.options, first.missing) == ("volumes", options, "")
+    assert first.cases == 4

@@ -16,9 +16,12 @@ import numpy as np
 
 from loaders.cases import JSON, MAX_CLASSES, Array, BadCase, BadSource, Meta
 from loaders.datasets.pairs.matching import Pair
-from loaders.formats.nifti import MAX_LABEL, NiftiError, filled, whole_numbers
+from loaders.formats.nifti import MAX_LABEL, NiftiError, agree, filled, whole_numbers
 from loaders.formats.pictures import MaskPicture, read_mask
-from loaders.formats.volumes.open import open_volume
+from loaders.formats.scans.masks import Masks
+from loaders.formats.scans.scan import Scan, read_scan
+from loaders.formats.volumes.open import open_volume, volume_stem
+from loaders.formats.volumes.volume import Volume
 
 _ENTRY = re.compile(r"\s*(?:(#?[0-9a-fA-F]{6}|[0-9]{1,5})\s*=)?\s*([^=]+?)\s*")
 # Colours or levels that a message lists.
@@ -275,7 +278,7 @@ def _found(pairs: Sequence[Pair], chosen: Mapping[str, Any], *, flat: bool) -> C
 
 
 def _looked_at(path: Path, *, flat: bool, nan: str) -> _Seen:
-    mask = loader(flat=flat, nan=nan)(path)
+    mask = loader(flat=flat, nan=nan)(path, "")
     if mask.levels is None:
         assert mask.colours is not None  # a mask has one of both
         numbers, counts = np.unique(mask.colours, return_counts=True)
@@ -357,10 +360,20 @@ def _of_structures(
             f"{len(structures)}: choose some with structures=NAME,NAME"
         )
     alone = {1 << at for at in range(len(structures))}
-    load = loader(flat=flat, nan=chosen["nan"])
     found = {0, *alone}
-    for pair in pairs:
+    # One structure overlaps with nothing.
+    for pair in pairs if len(structures) > 1 else ():
         try:
+            load = loader(flat=flat, nan=chosen["nan"])
+            if pair.slices:
+                scan = read_scan(pair.slices, "")
+                load = series_loader(
+                    scan,
+                    chosen["shift"],
+                    coding,
+                    nan=chosen["nan"],
+                    union=chosen["several"] == "union",
+                )
             found |= set(np.unique(bits_of(pair.masks, coding, load)).tolist())
         except (BadCase, NiftiError):
             continue  # it is told when it is read
@@ -384,19 +397,48 @@ def _of_structures(
 
 # ---- one mask ---------------------------------------------------------------------------------
 
-Load = Callable[[Path], MaskPicture]
+# (file, the structure that is wanted of it, "" for all) -> what it holds.
+Load = Callable[[Path, str], MaskPicture]
 
 
 def loader(*, flat: bool, nan: str) -> Load:
     """Return what reads a mask; it raises BadCase of a picture and NiftiError of a volume."""
 
-    def load(path: Path) -> MaskPicture:
+    def load(path: Path, _name: str) -> MaskPicture:
         if flat:
             return read_mask(path, "")
         voxels = open_volume(path).load()
         return MaskPicture(levels=filled(voxels, 0) if nan == "fill" else voxels)
 
     return load
+
+
+def series_loader(scan: Scan, shift: float, coding: Coding, *, nan: str, union: bool) -> Load:
+    """Return what reads a mask of a DICOM series, a DICOM file or a volume, onto its voxels.
+
+    It raises BadCase and NiftiError.
+    """
+    masks = Masks(scan=scan, shift=shift, threshold=coding.threshold, where="")
+
+    def load(path: Path, name: str) -> MaskPicture:
+        if volume_stem(path.name) is None:
+            # Whatever the threshold was, what is inside is above it.
+            inside = masks.load(path, name, union=union).astype(np.uint16)
+            return MaskPicture(levels=inside * max(coding.threshold, 1))
+        label = volume_of("label", path)
+        agree([scan.volume], label, shift)
+        voxels = label.load()
+        return MaskPicture(levels=filled(voxels, 0) if nan == "fill" else voxels)
+
+    return load
+
+
+def volume_of(what: str, path: Path) -> Volume:
+    """Return a volume whose faults are told as those of `what`; raises NiftiError."""
+    try:
+        return open_volume(path)
+    except NiftiError as error:
+        raise NiftiError(f"the {what} {error}") from None
 
 
 def answer(
@@ -407,8 +449,8 @@ def answer(
     All its masks must have that shape; where there is none, all is background.
     """
 
-    def shaped(path: Path) -> MaskPicture:
-        mask = load(path)
+    def shaped(path: Path, name: str) -> MaskPicture:
+        mask = load(path, name)
         found = (mask.colours if mask.levels is None else mask.levels).shape  # type: ignore[union-attr]  # one of both is there
         if found != shape:
             sizes = [" x ".join(map(str, size)) for size in (found, shape)]
@@ -419,7 +461,7 @@ def answer(
     out = np.zeros(shape, np.uint8)
     if coding.way != "structures":
         for path in masks[""]:
-            mine = classes_of(shaped(path), coding)
+            mine = classes_of(shaped(path, ""), coding)
             if ((out > 0) & (mine > 0) & (out != mine)).any():
                 raise NiftiError("its masks give one voxel two classes, so they cannot be united")
             out = np.where(mine > 0, mine, out)
@@ -503,7 +545,7 @@ def _inside(paths: Iterable[Path], coding: Coding, load: Load, name: str) -> Arr
     """Return where a structure is, None where it has no file; raises NiftiError."""
     inside: Array | None = None
     for path in paths:
-        mask = load(path)
+        mask = load(path, name)
         if mask.levels is None:
             raise NiftiError(f"the mask of {name} is in colour, not black and white")
         levels = whole_numbers(mask.levels)

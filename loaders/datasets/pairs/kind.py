@@ -14,7 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from loaders.cases import JSON, BadCase, BadSource, Kind, Meta, Survey, settings
-from loaders.datasets.decathlon.kind import CT_BELOW
+from loaders.datasets.dicom_series import SERIES
+from loaders.datasets.modality import modality_of
 from loaders.datasets.pairs.coding import Coding, coding_of
 from loaders.datasets.pairs.layouts import LAYOUTS, Layout, with_layout
 from loaders.datasets.pairs.matching import Pair, match
@@ -27,10 +28,10 @@ from loaders.formats.levels import Picture, common_scale
 from loaders.formats.nifti import AIR, NiftiError, chosen_reading
 from loaders.formats.nifti import OPTIONS as READING
 from loaders.formats.pictures import is_grey, read_picture
+from loaders.formats.scans.scan import modality_in
 from loaders.formats.volumes.open import open_volume, volume_stem
 from loaders.formats.volumes.volume import Volume
 
-MODALITIES = ("auto", "ct", "mri", "other")
 # Files looked at to tell what the set is (assumption).
 _PROBES = 16
 # Pictures of one unit of work: long enough to be worth handing to a process (assumption).
@@ -44,6 +45,7 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
         "",
         "pattern of an image's masks, which may name {stem}, {folder}, {id}, {structure}",
     ),
+    "series": SERIES,
     "labels": ("", "classes of numbers 0, 1, ... by name with commas, or VALUE=NAME,..."),
     "palette": ("", "classes of colours, the background first: #RRGGBB=NAME,..."),
     "threshold": (0, "levels from here on are the foreground, below the background; 0: not asked"),
@@ -75,16 +77,22 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     groups, splits, grouped, unused = people_of(source, found.pairs, chosen)
     coding = coding_of(found.pairs, found.structures, chosen, flat=not volumes)
     make = _meta_of_volumes if volumes else _meta_of_pictures
+    if any(pair.slices for pair in found.pairs):
+        make = _meta_of_series
     rows = [
         (
             Row(
                 key=pair.key,
                 group=group,
                 split=split,
-                images=1,
+                images=len(pair.slices) or 1,
                 masks=tuple((name, len(paths)) for name, paths in pair.masks.items()),
+                series=bool(pair.slices),
             ),
-            (pair.image, *(path for paths in pair.masks.values() for path in paths)),
+            (
+                *(pair.slices or (pair.image,)),
+                *(path for paths in pair.masks.values() for path in paths),
+            ),
         )
         for pair, group, split in zip(found.pairs, groups, splits, strict=True)
     ]
@@ -98,6 +106,8 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
 
 def _are_volumes(pairs: Sequence[Pair]) -> bool:
     """Tell whether the set is of volumes; raises BadSource where it is of both."""
+    if any(pair.slices for pair in pairs):
+        return True
     files = [
         (pair.image, path) for pair in pairs for paths in pair.masks.values() for path in paths
     ]
@@ -217,7 +227,7 @@ def _meta_of_volumes(
     if dims == 2 and spacing:
         raise BadSource("option spacing is for volumes of several slices; these have one")
     count = volumes[0].shape[3] if len(volumes[0].shape) > 3 else 1
-    modality = _modality(chosen["modality"], volumes)
+    modality = modality_of(chosen["modality"], volumes)
     ct = modality == "ct"
     return _meta(
         chosen,
@@ -238,25 +248,38 @@ def _meta_of_volumes(
     )
 
 
-def _modality(chosen: str, volumes: Sequence[Volume]) -> str:
-    """Return what the volumes are: as asked for, else MRI if none goes as low as CT does."""
-    if chosen not in MODALITIES:
-        raise BadSource(f"option modality is {chosen!r}; it is one of: {', '.join(MODALITIES)}")
-    if chosen != "auto":
-        return chosen
-    for volume in volumes:
-        try:
-            lowest = volume.load().min()
-        except NiftiError:
-            continue  # it is told when it is read
-        if lowest < CT_BELOW:
-            raise BadSource(
-                f"an image goes down to {lowest:g}, as CT does: say modality=ct (one scale "
-                "for all cases, from the training part) or modality=mri (each case has its "
-                "own)"
-            )
-        break
-    return "mri"
+def _meta_of_series(
+    chosen: Mapping[str, Any],
+    layout: Layout | None,
+    coding: Coding,
+    images: Sequence[Path],
+    grouped: str,
+) -> Meta:
+    reading = chosen_reading("pairs", chosen)
+    spacing = chosen_spacing("pairs", chosen)
+    if chosen["size"]:
+        raise BadSource("option size is for pictures; of volumes set spacing, mm along z, y, x")
+    modality = modality_of(chosen["modality"], [], {modality_in(path) for path in images})
+    ct = modality == "ct"
+    several = {"several": chosen["several"]} if chosen["several"] != "refuse" else {}
+    return _meta(
+        chosen,
+        layout,
+        coding,
+        grouped,
+        dims=3,
+        channels=("intensity",),
+        normalize="case" if modality == "mri" else "train",
+        fill=AIR if ct else 0.0,
+        options={
+            "volumes": True,
+            "modality": modality,
+            "lowest": AIR if ct else None,
+            **several,
+            **spacing,
+            **reading,
+        },
+    )
 
 
 PAIRS = Kind(

@@ -108,6 +108,12 @@ LAYOUTS: Mapping[str, Layout] = {
             "modality": "ct",
         },
     ),
+    # Whatever the files are called: masks say which series they were drawn on.
+    "dicom": Layout(
+        source="DICOM series with segmentations or RT structure sets, as TCIA has them",
+        licence="its own",
+        settings={"images": "dicom", "masks": "dicom", "overlap": "regions"},
+    ),
     "totalsegmentator": Layout(
         source="Wasserthal et al. 2023, 10.1148/ryai.230024; layout as its own "
         "resources/convert_dataset_to_nnunet.py reads it",

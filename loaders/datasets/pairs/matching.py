@@ -1,11 +1,13 @@
 """Which masks belong to which image; what is left over is told and lost to nobody."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loaders.cases import BadCase, BadSource
+from loaders.cases import BadCase, BadSource, most_often
+from loaders.datasets.pairs.dicom import BY_REFERENCE, Found, by_reference, in_folders
 from loaders.datasets.pairs.patterns import (
     OF_IMAGE,
     STRUCTURE,
@@ -25,13 +27,15 @@ _SHOWN = 5
 class Pair:
     """An image and its masks by structure ("" where a mask holds all); `key` is its path.
 
-    `parts` are those that the pattern of the images names.
+    `parts` are those that the pattern of the images names. Of a DICOM series `slices` are its
+    files, and `image` is the first of them; its masks may hold several structures a file.
     """
 
     key: str
     image: Path
     masks: Mapping[str, tuple[Path, ...]]
     parts: Mapping[str, str]
+    slices: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +55,23 @@ def match(source: Path, files: Files, chosen: Mapping[str, Any]) -> Matched:
             "pairs needs two patterns, or layout=NAME: images=images/*.png "
             f"'masks=masks/{{stem}}.png' for instance; the source holds {files.kinds()}"
         )
-    check("images", images)
-    check("masks", masks, [*parts_of(images), *OF_IMAGE, STRUCTURE])
-    found = {
-        name: (parts, files.fitting(masks, known_of(name, parts)))
-        for name, parts in files.fitting(images, {})
-    }
+    series = Found()
+    if images == BY_REFERENCE:
+        series = by_reference(source, chosen)
+    else:
+        check("images", images)
+        check("masks", masks, [*parts_of(images), *OF_IMAGE, STRUCTURE])
+    fitting = [] if images == BY_REFERENCE else files.fitting(images, {})
+    found = {name: (parts, files.fitting(masks, known_of(name, parts))) for name, parts in fitting}
+    if not found:
+        if images != BY_REFERENCE:
+            series = in_folders(source, files, chosen)
+        found = series.images
+        if series.rejected and not found:
+            raise BadSource(
+                f"no folder under {source} that images={images} fits is a series with its masks"
+                f"{most_often(series.rejected)}"
+            )
     taken = {mask for _, mine in found.values() for mask, _ in mine}
     # A pattern of images as wide as *.png fits the masks beside them too.
     found = {name: one for name, one in found.items() if name not in taken}
@@ -65,31 +80,50 @@ def match(source: Path, files: Files, chosen: Mapping[str, Any]) -> Matched:
             f"no file under {source} is an image {images!r}; it holds {files.kinds()}: say "
             "images=PATTERN"
         )
-    by_structure = STRUCTURE in parts_of(masks)
-    there = {parts[STRUCTURE] for _, mine in found.values() for _, parts in mine if by_structure}
+    named = (parts for _, mine in found.values() for _, parts in mine)
+    there = {parts[STRUCTURE] for parts in named if STRUCTURE in parts}
+    by_structure = STRUCTURE in parts_of(masks) or bool(there)
     structures = _structures(chosen, there, by_structure=by_structure)
     inside = Inside(source)
-    pairs, rejected = [], []
+    pairs, rejected = [], list(series.rejected)
     for name, (parts, mine) in found.items():
         try:
-            for path in (name, *(mask for mask, _ in mine)):
+            slices = series.slices.get(name, ())
+            for path in (*(() if slices else (name,)), *(mask for mask, _ in mine)):
                 _hold(inside, source, path)
             groups = _grouped(source, mine, structures, chosen, masks, name)
         except BadCase as bad:
             rejected.append(bad)
             continue
-        pairs.append(Pair(key=name, image=source / name, masks=groups, parts=parts))
+        image = slices[0] if slices else source / name
+        pairs.append(Pair(key=name, image=image, masks=groups, parts=parts, slices=slices))
     if not pairs:
         raise BadSource(
             f"no image under {source} has its masks: {rejected[0].where}: {rejected[0].reason}; "
-            f"the source holds {files.kinds()}"
+            + (_common(found, structures) or f"the source holds {files.kinds()}")
         )
     alone = [
         BadCase("the mask has no image", where=name, key=name)
-        for name, _ in files.fitting(masks, {})
+        for name, _ in ([] if series.slices else files.fitting(masks, {}))
         if name not in taken and name not in found
     ]
     return Matched(pairs=tuple(pairs), rejected=(*rejected, *alone), structures=tuple(structures))
+
+
+def _common(
+    found: Mapping[str, tuple[Mapping[str, str], Sequence[tuple[str, Mapping[str, str]]]]],
+    structures: Sequence[str],
+) -> str:
+    """Return which structures how many images have, empty where masks are of all."""
+    if not structures:
+        return ""
+    held = Counter(
+        name
+        for _, mine in found.values()
+        for name in {parts[STRUCTURE] for _, parts in mine if STRUCTURE in parts}
+    )
+    shown = ", ".join(f"{name} ({count})" for name, count in held.most_common(40))
+    return f"choose those that all have, structures=NAME,NAME: {shown[:1000]}"
 
 
 def _structures(chosen: Mapping[str, Any], there: set[str], *, by_structure: bool) -> Sequence[str]:

@@ -21,6 +21,8 @@ from loaders.formats.volumes.open import volume_stem
 _TOKEN = re.compile(r"\*\*/|\*|\{(\w+)(?::([^{}]*))?\}|[^*{}]+|[{}]")
 # Parts that a pattern of masks may name though the images' does not.
 STRUCTURE = "structure"
+# A part of a pattern of images that says whose each is.
+PATIENT = "patient"
 OF_IMAGE = ("stem", "folder")
 
 
@@ -50,6 +52,15 @@ class Files:
         regex = compiled(pattern, known)
         near = self._near(pattern, known)
         return [(name, match.groupdict()) for name in near if (match := regex.fullmatch(name))]
+
+    def folders(self, pattern: str) -> list[tuple[str, dict[str, str]]]:
+        """Return the folders that hold files and that a pattern fits, as `fitting` does files."""
+        above = {_folder(name) for name in self.names}
+        for name in list(above):
+            above |= {parent.as_posix() for parent in PurePosixPath(name).parents}
+        regex = compiled(pattern, {})
+        fits = ((name, regex.fullmatch(name)) for name in sorted(above - {"", "."}))
+        return [(name, match.groupdict()) for name, match in fits if match]
 
     def _near(self, pattern: str, known: Mapping[str, str]) -> Sequence[str]:
         """Return the files that may fit, few where the pattern begins with what is known."""

@@ -7,15 +7,15 @@ from typing import Any
 
 from loaders.cases import BadCase, BadSource
 from loaders.datasets.pairs.matching import Pair
-from loaders.datasets.pairs.patterns import stem_of
+from loaders.datasets.pairs.patterns import PATIENT, stem_of
 from loaders.datasets.patient_pattern import patient_in
 from loaders.datasets.tabular.labels import PARTS
 from loaders.datasets.tabular.table_lines import canonical
 from loaders.formats.csv_table import open_table, table_under
 from loaders.formats.missing_words import missing
 
-# Parts of a pattern of images that say more than their name.
-PATIENT, SPLIT = "patient", "split"
+# Another part of a pattern of images that says more than its name.
+SPLIT = "split"
 
 
 def people_of(

@@ -1,31 +1,36 @@
 """Images and masks to cases, pictures and volumes, as a meta says."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from loaders.cases import Array, BadCase, Case, Item, Meta
-from loaders.datasets.pairs.coding import Coding, answer
+from loaders.datasets.pairs.coding import Coding, answer, series_loader, volume_of
 from loaders.datasets.resample import resampled, resized_labels
 from loaders.formats.levels import Scale, on_scale
 from loaders.formats.nifti import AFFINE_TOLERANCE, NiftiError, agree, filled, to_ras
 from loaders.formats.pictures import MaskPicture, in_channels, read_mask, read_picture, shrink
-from loaders.formats.volumes.open import open_volume
-from loaders.formats.volumes.volume import Volume
+from loaders.formats.scans.scan import read_scan
+from loaders.formats.volumes.upright import upright
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What an item knows of one case: how many of its paths are images, and masks by structure."""
+    """What an item knows of one case: how many of its paths are images, and masks by structure.
+
+    `series`: its images are the slices of one DICOM series, else they are its channels.
+    """
 
     key: str
     group: str
     split: str | None
     images: int
     masks: tuple[tuple[str, int], ...]
+    # Not told by repr, so that items of other sets, and the stores made of them, are as before.
+    series: bool = field(default=False, repr=False)
 
 
 def item_of(rows: Sequence[tuple[Row, Sequence[Path]]]) -> Item:
@@ -47,7 +52,9 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
         images = [next(paths) for _ in range(row.images)]
         masks = {name: tuple(next(paths) for _ in range(count)) for name, count in row.masks}
         try:
-            image, mask, spacing = make(images, masks, meta, coding, row.key)
+            image, mask, spacing = (_of_series if row.series else make)(
+                images, masks, meta, coding, row.key
+            )
             case = Case(
                 key=row.key,
                 group=row.group,
@@ -88,7 +95,7 @@ def _of_pictures(
     if len({part.shape for part in parts}) > 1:
         raise BadCase("its channels are pictures of several sizes", where=key)
     image = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    mask = answer(masks, coding, lambda path: read_mask(path, key), image.shape[1:])
+    mask = answer(masks, coding, lambda path, _: read_mask(path, key), image.shape[1:])
     small = shrink(image, known["size"])
     if small.shape != image.shape:
         mask = resized_labels(mask, small.shape[1:])
@@ -99,13 +106,13 @@ def _of_volumes(
     images: Sequence[Path], masks: _Masks, meta: Meta, coding: Coding, _key: str
 ) -> _Made:
     known: dict[str, Any] = meta.options
-    volumes = [_of("image", path) for path in images]
+    volumes = [volume_of("image", path) for path in images]
     first = volumes[0]
     shift = known.get("shift", AFFINE_TOLERANCE)
     fill = known.get("nan") == "fill"
 
-    def load(path: Path) -> MaskPicture:
-        label = _of("label", path)
+    def load(path: Path, _name: str) -> MaskPicture:
+        label = volume_of("label", path)
         agree(volumes, label, shift)
         try:
             voxels = label.load()
@@ -115,32 +122,30 @@ def _of_volumes(
 
     if len(volumes) > 1:
         agree(volumes, first, shift)
-    mask, spacing = to_ras(answer(masks, coding, load, first.shape[:3]), first.affine)
-    parts = []
-    for volume in volumes:
-        try:
-            voxels = volume.load()
-        except NiftiError as error:
-            raise NiftiError(f"the image {error}") from None
-        turned = to_ras(voxels, first.affine)[0].T
-        parts.append(turned if turned.ndim == 4 else turned[np.newaxis])
-    image = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    lowest = known["lowest"]
-    if fill:
-        image = filled(image, lowest or 0)
-    if lowest is not None and image.min() < lowest:
-        image = np.maximum(image, image.dtype.type(lowest))
+    mask, _ = to_ras(answer(masks, coding, load, first.shape[:3]), first.affine)
+    image, spacing = upright(volumes, lowest=known["lowest"], fill=fill)
     if meta.dims == 3:
-        return image, mask.T, spacing[::-1]
+        return image, mask.T, spacing
     single = [axis for axis, length in enumerate(image.shape[1:]) if length == 1]
     if not single:
         raise NiftiError("the image has several slices, and others of the set one")
-    kept = tuple(mm for axis, mm in enumerate(spacing[::-1]) if axis != single[0])
+    kept = tuple(mm for axis, mm in enumerate(spacing) if axis != single[0])
     return image.squeeze(axis=single[0] + 1), mask.T.squeeze(axis=single[0]), kept
 
 
-def _of(what: str, path: Path) -> Volume:
-    try:
-        return open_volume(path)
-    except NiftiError as error:
-        raise NiftiError(f"the {what} {error}") from None
+def _of_series(
+    slices: Sequence[Path], masks: _Masks, meta: Meta, coding: Coding, key: str
+) -> _Made:
+    known: dict[str, Any] = meta.options
+    scan = read_scan(slices, key)
+    nan = known.get("nan", "refuse")
+    load = series_loader(
+        scan,
+        known.get("shift", AFFINE_TOLERANCE),
+        coding,
+        nan=nan,
+        union=known.get("several") == "union",
+    )
+    mask, _ = to_ras(answer(masks, coding, load, scan.volume.shape), scan.volume.affine)
+    image, spacing = upright([scan.volume], lowest=known["lowest"], fill=nan == "fill")
+    return image, mask.T, spacing

@@ -108,11 +108,6 @@ def make_meta(
     )
     scale = common_scale(found)
     finding = chosen["finding"]
-    asked = {"finding": finding, "uncertain": chosen["uncertain"]} if finding else {}
-    if chosen["readers"]:
-        asked["readers"] = chosen["readers"]
-    if chosen["keep"]:
-        asked["keep"] = chosen["keep"]
     return Meta(
         kind=kind,
         name=chosen["name"] or (f"{kind}-{finding}" if finding else kind),
@@ -133,11 +128,23 @@ def make_meta(
             "size": chosen["size"],
             "bits": scale.bits,
             "depths": scale.told,
-            **asked,
+            **asked_of(chosen),
             **more,
         },
         axes=axes,
     )
+
+
+def asked_of(chosen: Mapping[str, Any]) -> dict[str, JSON]:
+    """Return what was asked of a table, for a meta's options: what is not the default."""
+    finding = chosen["finding"]
+    asked: dict[str, JSON] = (
+        {"finding": finding, "uncertain": chosen["uncertain"]} if finding else {}
+    )
+    for name in ("readers", "keep"):
+        if chosen[name] != OPTIONS[name][0]:
+            asked[name] = chosen[name]
+    return asked
 
 
 def fitted(picture: Picture, meta: Meta, where: str) -> Array:

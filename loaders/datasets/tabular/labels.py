@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 from loaders.cases import JSON, MAX_CLASSES, BadCase, BadSource, most_often
 from loaders.datasets.patient_pattern import patient_in
 from loaders.datasets.tabular.findings import EXCLUDE, UNCERTAIN, finding_lines, words_of
-from loaders.datasets.tabular.named_files import Files
+from loaders.datasets.tabular.joined_tables import with_joined
+from loaders.datasets.tabular.named_files import Files, Finder
 from loaders.datasets.tabular.one_hot import CLASS, one_hot_columns, with_class
 from loaders.datasets.tabular.readers import ONE_SIDED, READER, RULES, answers, has_boxes
 from loaders.datasets.tabular.table_lines import (
@@ -44,6 +45,7 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
         "",
         "tables by their paths there, with commas; empty: the only one; none: class folders",
     ),
+    "join": ("", "a second table, by its path there, joined by the columns that both have"),
     "image": ("", "column that names the files; empty: the first"),
     "label": (LABEL, "column of the class"),
     "group": ("", "column of the patient or lesion, kept on one side of every split; empty: none"),
@@ -66,6 +68,8 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
         "columns to split by, with commas, such as site or fold: the numbers of values are stored",
     ),
 }
+# Endings of tables, in lower case.
+_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".xlsx")
 PARTS = {
     "train": "train",
     "training": "train",
@@ -124,12 +128,14 @@ def read_labels(
     chosen: Mapping[str, Any],
     *,
     suffixes: Collection[str],
-    frames: Collection[str] = (),
+    frames: Collection[str] | None = (),
+    files: Finder | None = None,
 ) -> Answers:
     """Read the table of a source by the chosen OPTIONS; raises BadSource.
 
     The table names a file as `loaders.datasets.tabular.named_files` says, with or without a suffix
-    that is one of `suffixes`; it may also name a folder of files whose suffix is one of `frames`.
+    that is one of `suffixes`; it may also name a folder of files whose suffix is one of `frames`
+    (None: any folder). `files` finds them where they are named in another way.
     Files with the same bytes and different labels are all rejected: at least one label is wrong,
     and on two sides of a split they would leak. Copies with the same label are kept, and folds keep
     them together.
@@ -138,6 +144,8 @@ def read_labels(
         raise BadSource(f"there is no folder {source}")
     _check(chosen)
     table = joined([open_table(path) for path in _tables_of(source, chosen["csv"], suffixes)])
+    if chosen["join"]:
+        table = with_joined(table, open_table(table_under(source, chosen["join"], "join")))
     if chosen["one_hot"]:
         table = with_class(table, chosen["one_hot"])
         chosen = {**chosen, "label": CLASS}
@@ -164,7 +172,8 @@ def read_labels(
     check_groups(table, column, lines)
     parts = _parts_by_name(table.files) if "split" not in column else {}
     numbered = _numbered(table.name, chosen["keep"], lines)
-    files = Files(source, suffixes, frames, [line.image for line in lines])
+    if files is None:
+        files = Files(source, suffixes, frames, [line.image for line in lines])
     found: list[_Found] = []
     for line in lines:
         try:
@@ -232,7 +241,7 @@ def _group(line: Line, key: str, pattern: str) -> str:
 
 def is_table(path: Path) -> bool:
     """Tell whether a file is a table by its ending."""
-    return path.suffix.lower() in (".csv", ".tsv") and not path.name.startswith(".")
+    return path.name.lower().endswith(_TABLES) and not path.name.startswith((".", "~$"))
 
 
 def _tables_of(source: Path, names: str, suffixes: Collection[str]) -> list[Path]:
@@ -244,6 +253,8 @@ def _tables_of(source: Path, names: str, suffixes: Collection[str]) -> list[Path
             raise BadSource(f"option csv names a table twice: {names}")
         return [table_under(source, name, "csv") for name in asked]
     tables = sorted(filter(is_table, source.iterdir()))
+    # A workbook or a packed table beside a plain one is mostly what that was made from.
+    tables = [path for path in tables if path.suffix.lower() in (".csv", ".tsv")] or tables
     if len(tables) != 1:
         found = ", ".join(path.name for path in tables) or "none"
         several = ",".join(path.name for path in tables)
@@ -251,7 +262,8 @@ def _tables_of(source: Path, names: str, suffixes: Collection[str]) -> list[Path
         if not tables and ".png" in suffixes:
             hint = ", or put the pictures into a folder a class"
         raise BadSource(
-            f"{source} should hold one table .csv or .tsv, found: {found}; set csv=NAME{hint}"
+            f"{source} should hold one table .csv, .tsv or .xlsx, found: {found}; "
+            f"set csv=NAME{hint}"
         )
     return [table_under(source, tables[0].name, "csv")]
 

@@ -6,10 +6,18 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Protocol
 
 from loaders.cases import BadCase
 from loaders.formats.csv_table import Table
 from loaders.formats.inside import Inside, leads_out
+
+
+class Finder(Protocol):
+    """What finds the files that a table means."""
+
+    def find(self, name: str, table: Table, line: int) -> Path:
+        """Return the one file that a table means by `name`; raises BadCase."""
 
 
 class Files:
@@ -18,14 +26,15 @@ class Files:
     A name may be a path under the source or the end of such a path. It may also begin above the
     source: as an absolute path, or with the source's own name (CheXpert's `CheXpert-v1.0-small/`).
     Case, and the way an accent is encoded, are ignored where that leaves one file. `names` are all
-    names in the table.
+    names in the table. Folders with files of the endings `frames` can be named too; None: all that
+    have files in them or below.
     """
 
     def __init__(
         self,
         source: Path,
         suffixes: Collection[str],
-        frames: Collection[str],
+        frames: Collection[str] | None,
         names: Iterable[str],
     ) -> None:
         self._source = source
@@ -42,15 +51,20 @@ class Files:
         # The second index ignores case; it is built once the first finds nothing.
         self._ways = [cache(partial(_Index, files, suffixes, leads, way)) for way in (str, _plain)]
 
-    def _walk(self, frames: Collection[str]) -> Iterator[tuple[str, bool]]:
+    def _walk(self, frames: Collection[str] | None) -> Iterator[tuple[str, bool]]:
+        above: set[Path] = set()
         for folder, inner, names in os.walk(self._source):
             inner.sort()
             self._linked += sum(Path(folder, name).is_symlink() for name in inner)
             place = Path(folder).relative_to(self._source)
-            if any(Path(name).suffix.lower() in frames for name in names):
+            if frames is None:
+                above |= {place, *place.parents} if names else set()
+            elif any(Path(name).suffix.lower() in frames for name in names):
                 yield place.as_posix(), True
             for name in sorted(names):
                 yield (place / name).as_posix(), False
+        for place in sorted(above - {Path()}):
+            yield place.as_posix(), True
 
     def _has(self, folders: Sequence[str]) -> bool:
         try:
@@ -115,12 +129,15 @@ class _Index:
         self._written = written
         self._leads = {tuple(map(written, lead)) for lead in leads}
         self._sorted: list[tuple[str, str]] = []
+        # Longer ones first: .nii.gz before .gz.
+        endings = tuple(sorted(suffixes, key=len, reverse=True))
         for key, is_folder in files:
             *folders, last = map(written, PurePosixPath(key).parts or ("",))
             self._sorted.append((_backwards((*folders, last)), key))
-            path = PurePosixPath(last)
-            if not is_folder and path.suffix.lower() in suffixes:
-                self._sorted.append((_backwards((*folders, path.stem)), key))
+            if not is_folder and last.lower().endswith(endings):
+                ending = next(ending for ending in endings if last.lower().endswith(ending))
+                if stem := last[: -len(ending)]:
+                    self._sorted.append((_backwards((*folders, stem)), key))
         self._sorted.sort()
 
     def find(self, parts: Iterable[str]) -> tuple[str, int]:

@@ -24,6 +24,11 @@ WHOLE = re.compile(r"([+-]?[0-9]{1,18})(\.0*)?")
 _NO_NAME: tuple[Missing, ...] = ("blank", "lost", "unnamed")
 _NO_CLASS: tuple[Missing, ...] = ("blank", "lost")
 _NO_ANSWER: tuple[Missing, ...] = ("lost",)
+# A day with its year, in figures or with the month's name; 1-2 and 3/4 are grades as well.
+_DATE = re.compile(
+    r"\d{4}-\d{1,2}-\d{1,2}([ T]\d{1,2}:\d{2}(:\d{2}(\.\d*)?)?)?"
+    r"|\d{1,2}([./])\d{1,2}\4(\d{4}|\d{2})|\d{1,2}[-. ][A-Z][a-z]{2,8}[-. ](\d{4}|\d{2})"
+)
 # A class is named in tables and plots (assumption).
 _LONGEST = 100
 # Characters of a list of columns or findings that a message shows: CheXpert's fourteen fit.
@@ -108,6 +113,11 @@ def lines_of(
             reason = f"column {name} has a list that cannot be read"
         elif missing(label) in no_value["label"]:
             reason = f"column {name} has an empty list"
+        elif _DATE.fullmatch(label):
+            reason = (
+                f"column {name} holds a date, as spreadsheets make of what looks like one: a class "
+                "or a number is meant"
+            )
         elif len(label) > _LONGEST and "|" not in label:
             reason = f"column {name} has a value of {len(label)} characters"
         if reason:

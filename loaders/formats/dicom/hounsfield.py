@@ -61,6 +61,25 @@ class Meaning(NamedTuple):
         summand = np.array(int(self.intercept) % 2**16, np.uint16).view(np.int16)
         np.add(clipped, summand, out=out)
 
+    def values(self, raw: NDArray[Any]) -> NDArray[Any]:
+        """Return what written numbers stand for in whatever unit, neither rounded nor clipped.
+
+        Padding becomes the lowest of the others.
+        """
+        raw = np.asarray(raw, self.dtype)
+        stored = cut(raw, self.bits)
+        found: NDArray[Any] = stored
+        if self.lut is not None:
+            found = self.lut.apply(stored)
+        elif self.slope == 1 and self.intercept % 1 == 0:
+            found = stored.astype(np.int32) + int(self.intercept) if self.intercept else stored
+        else:
+            found = (stored * self.slope + self.intercept).astype(np.float32)
+        padding = padded(raw, stored, self.bits, self.padding)
+        if padding.any() and not padding.all():
+            found = np.where(padding, found[~padding].min(), found)
+        return found
+
     def computed(self, raw: NDArray[Any]) -> NDArray[np.int16]:
         """Return what `hounsfield` looks up."""
         stored = cut(raw, self.bits)

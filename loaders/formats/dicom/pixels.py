@@ -6,7 +6,7 @@ becomes Hounsfield units. All other files are decoded.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,11 +73,23 @@ def decoded_pixels(file: DicomFile, count: int) -> list[Pixels]:
     ]
 
 
-def _decoded(file: DicomFile, count: int) -> Iterator[NDArray[Any]]:
+def decoded_frames(file: DicomFile, wanted: Sequence[int], count: int) -> Iterator[NDArray[Any]]:
+    """Give some of a file's frames, in this machine's byte order, one at a time; raises BadCase."""
+    for frame in _decoded(file, count, wanted) if wanted else ():
+        yield frame.astype(frame.dtype.newbyteorder("="), copy=False)
+
+
+def _decoded(
+    file: DicomFile, count: int, wanted: Sequence[int] | None = None
+) -> Iterator[NDArray[Any]]:
     plugin, name = decoder_of(file)
     what = f"the pixels of a slice (transfer syntax {name}) cannot be decoded"
     with damage_told(file.where, what):
         check_coded(file, count)
         yield from iter_pixels(
-            file.dataset, decoding_plugin=plugin, correct_unused_bits=False, view_only=True
+            file.dataset,
+            indices=wanted,
+            decoding_plugin=plugin,
+            correct_unused_bits=False,
+            view_only=True,
         )

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ _LISTED = {
     # A series is of one study and in one frame of reference (PS3.3 A.1.2).
     "StudyInstanceUID": False,
     "FrameOfReferenceUID": False,
+    "SeriesDescription": False,
 }
 # Positions are written rounded to 0.01 mm, which moves a gap of 0.5 mm by 2 %; a changed spacing
 # moves it by far more (assumption).
@@ -50,6 +52,7 @@ class Series:
     """The files of one series, and what its headers say of it.
 
     `phantom` is what Quality Control Image (0028,0300) says: made by a phantom, of no patient.
+    `patient` is empty where a file need not name one; `description` is for the terminal alone.
     """
 
     uid: str
@@ -57,33 +60,43 @@ class Series:
     modality: str
     phantom: bool
     paths: tuple[Path, ...]
+    description: str
+    study: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Volume:
-    """A series as one array (Z, Y, X): int16 Hounsfield units, z along the normal of the slices.
+    """A series as one array (Z, Y, X), z along the normal of the slices.
 
+    It is in int16 Hounsfield units, or in whatever unit and type another modality has. `affine`
+    (4, 4) maps x, y, z in voxels to mm to the left, posterior, superior; its last axis is the mean
+    distance of slices. `heights` are the slices' own places along the normal, in mm.
     `spacing` is in mm along Z, Y, X; `slices` gives the place of a slice by its SOP instance UID. A
     frame of a converted multi-frame file goes by the UID of the slice that it was made of.
     """
 
-    array: NDArray[np.int16]
+    array: NDArray[Any]
     spacing: tuple[float, float, float]
     slices: Mapping[str, int]
+    affine: NDArray[np.float64]
+    heights: NDArray[np.float64]
 
 
-def list_series(files: Iterable[Path], root: Path) -> tuple[list[Series], list[BadCase]]:
+def list_series(
+    files: Iterable[Path], root: Path, *, nameless: bool = False
+) -> tuple[list[Series], list[BadCase]]:
     """Group DICOM files into series by their headers; no pixel is read.
 
     Files that are no DICOM are passed over, unless their name ends in .dcm. A file that is found
-    twice in the tree (one SOP instance UID) counts once.
+    twice in the tree (one SOP instance UID) counts once. `nameless`: a file need not name its
+    patient.
     """
     found: dict[str, dict[str, tuple[dict[str, str], Path]]] = {}
     rejected = []
     for path in sorted(files):
         where = str(path.relative_to(root))
         try:
-            header = _header(path, where)
+            header = _header(path, where, nameless=nameless)
         except BadCase as error:
             error.key = where
             rejected.append(error)
@@ -102,7 +115,7 @@ def list_series(files: Iterable[Path], root: Path) -> tuple[list[Series], list[B
     return series, rejected
 
 
-def _header(path: Path, where: str) -> dict[str, str] | None:
+def _header(path: Path, where: str, *, nameless: bool) -> dict[str, str] | None:
     """Return the listed elements of a file; None where it is no DICOM file or a DICOMDIR."""
     with quiet():
         file = open_header(path, where, list(_LISTED))
@@ -111,7 +124,9 @@ def _header(path: Path, where: str) -> dict[str, str] | None:
         if file.meta.value("MediaStorageSOPClassUID") == _DIRECTORY:
             return None
         return {
-            keyword: file.text(keyword) if needed else str(file.value(keyword) or "")
+            keyword: file.text(keyword)
+            if needed and not (nameless and keyword == "PatientID")
+            else str(file.value(keyword) or "").strip()
             for keyword, needed in _LISTED.items()
         }
 
@@ -127,18 +142,23 @@ def _series(uid: str, images: Sequence[tuple[dict[str, str], Path]], where: str)
         modality=first["Modality"],
         phantom=any(header["QualityControlImage"] == "YES" for header, _ in images),
         paths=tuple(path for _, path in images),
+        description=first["SeriesDescription"],
+        study=first["StudyInstanceUID"],
     )
 
 
-def read_series(paths: Sequence[Path], *, window: tuple[int, int], where: str) -> Volume:
+def read_series(
+    paths: Sequence[Path], *, window: tuple[int, int], where: str, measured: bool = True
+) -> Volume:
     """Read the slices of one series into one volume, clipped to `window` (HU).
 
-    `read_slices` says how values become HU. Raises BadCase, which names `where`.
+    `read_slices` says how values become HU. What is not `measured` in them (MRI, PET) keeps its
+    values, unclipped. Raises BadCase, which names `where`.
     """
     slices: list[Slice] = []
     voxels = 0
     for path in paths:
-        for one in read_slices(path, window, where):
+        for one in read_slices(path, window, where, measured=measured):
             voxels += math.prod(one.shape)
             if voxels > MAX_VOXELS:
                 raise BadCase(f"the series has more than {MAX_VOXELS} voxels", where=where)
@@ -163,31 +183,44 @@ def read_series(paths: Sequence[Path], *, window: tuple[int, int], where: str) -
             "the slices are shifted within their plane (tilted gantry or mixed reconstructions)",
             where=where,
         )
-    kept, places = _once(slices, positions[:, 0], order)
-    spacing = (_slice_spacing(positions[kept, 0], where), *first.pixel_spacing)
-    array = np.empty((len(kept), *first.shape), np.int16)
+    kept, places = _once(slices, positions[:, 0], order, measured=measured)
+    heights = positions[kept, 0]
+    spacing = (_slice_spacing(heights, where), *first.pixel_spacing)
+    affine = np.eye(4)
+    mean = (heights[-1] - heights[0]) / (len(kept) - 1)
+    affine[:3, :3] = axes[::-1].T * (*first.pixel_spacing[::-1], mean)
+    affine[:3, 3] = slices[kept[0]].position
     # Each slice is freed once its pixels are in the volume.
     waiting = deque(slices[i] for i in kept)
     del slices
-    for pixels in array:
-        waiting.popleft().hounsfield(pixels)
-    return Volume(array=array, spacing=spacing, slices=places)
+    if measured:
+        array: NDArray[Any] = np.empty((len(kept), *first.shape), np.int16)
+        for pixels in array:
+            waiting.popleft().hounsfield(pixels)
+    else:
+        array = np.stack([waiting.popleft().values() for _ in kept])
+    return Volume(array=array, spacing=spacing, slices=places, affine=affine, heights=heights)
 
 
 def _once(
-    slices: Sequence[Slice], heights: NDArray[np.float64], order: NDArray[np.intp]
+    slices: Sequence[Slice],
+    heights: NDArray[np.float64],
+    order: NDArray[np.intp],
+    *,
+    measured: bool,
 ) -> tuple[list[int], dict[str, int]]:
     """Return which slices to keep, sorted, and the place of each by its UID.
 
     A slice with the position and the values of the one before is that one again.
     """
+    look = Slice.hounsfield if measured else Slice.values
     kept: list[int] = []
     places: dict[str, int] = {}
     for i in order:
         again = (
             kept
             and heights[i] - heights[kept[-1]] < _SAME_MM
-            and np.array_equal(slices[i].hounsfield(), slices[kept[-1]].hounsfield())
+            and np.array_equal(look(slices[i]), look(slices[kept[-1]]))
         )
         if not again:
             kept.append(int(i))

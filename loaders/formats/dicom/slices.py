@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,9 +55,17 @@ class Slice:
         self.meaning.hounsfield(self.pixels.read(), out)
         return out
 
+    def values(self) -> NDArray[Any]:
+        """Return its values (Y, X) in whatever unit they have; raises BadCase."""
+        return self.meaning.values(self.pixels.read())
 
-def read_slices(path: Path, window: tuple[int, int], where: str) -> list[Slice]:
+
+def read_slices(
+    path: Path, window: tuple[int, int], where: str, *, measured: bool = True
+) -> list[Slice]:
     """Return the slices of one file, clipped to `window` (HU); raises BadCase, which names `where`.
+
+    Where they are not `measured` in Hounsfield units (MRI), they may lack slope and intercept.
 
     Padding (PixelPaddingValue, PixelPaddingRangeLimit) is found in the stored values and becomes
     the window's lower bound: rescaled first, it would be a density that no tissue has. Stored
@@ -92,7 +101,7 @@ def read_slices(path: Path, window: tuple[int, int], where: str) -> list[Slice]:
             Slice(
                 image=header.image,
                 pixels=of_frame,
-                meaning=header.meaning(of_frame, window),
+                meaning=header.meaning(of_frame, window, measured=measured),
                 position=header.numbers("ImagePositionPatient", 3),
                 orientation=header.numbers("ImageOrientationPatient", 6),
                 pixel_spacing=header.pixel_spacing,
@@ -138,6 +147,10 @@ class _Frame:
         """Return an element's numbers, of the frame or of all; raises BadCase."""
         return self._header.numbers(keyword, count)
 
+    def has(self, keyword: str) -> bool:
+        """Tell whether an element has a value, of the frame or of all; raises BadCase."""
+        return self._header.holder(keyword).value(keyword) not in (None, "")
+
     @property
     def pixel_spacing(self) -> tuple[float, float]:
         """Distance of rows and of columns, mm."""
@@ -146,8 +159,8 @@ class _Frame:
             raise BadCase("PixelSpacing is not positive", where=self._file.where)
         return float(spacing[0]), float(spacing[1])
 
-    def meaning(self, pixels: Pixels, window: tuple[int, int]) -> Meaning:
-        """Return how the written numbers become Hounsfield units; raises BadCase."""
+    def meaning(self, pixels: Pixels, window: tuple[int, int], *, measured: bool) -> Meaning:
+        """Return how the written numbers become Hounsfield units, or others; raises BadCase."""
         if len(pixels.shape) != 2:
             raise BadCase(
                 f"a slice has {len(pixels.shape)} axes; rows and columns are read",
@@ -156,10 +169,10 @@ class _Frame:
         slope, intercept, lut = 1.0, 0.0, modality_lut(self._file)
         if lut is None:
             slope, intercept = (
-                float(self.numbers(keyword, 1)[0])
-                for keyword in ("RescaleSlope", "RescaleIntercept")
+                float(self.numbers(keyword, 1)[0]) if measured or self.has(keyword) else default
+                for keyword, default in (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
             )
-        elif lut.unit != "HU":
+        elif lut.unit != "HU" and measured:
             raise BadCase(
                 "ModalityLUTType is not HU: the slice's values are no Hounsfield units",
                 where=self._file.where,

@@ -1,18 +1,19 @@
-"""MetaImage, .mha: a text header and voxels in one file.
+"""MetaImage, .mha: a text header and voxels in one file, or .mhd with its voxels beside it.
 
 The format: itk.org/Wiki/MetaIO/Documentation. Read are plain and zlib data of integers and floats,
 flat or in space, with one channel or several. A header that names another file for its data (.mhd)
-is refused: what it names may lie anywhere.
+must name one in its own folder: what lies anywhere else is not opened.
 """
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
 from loaders.cases import Array
+from loaders.formats.inside import leads_out
 from loaders.formats.volumes.volume import (
     LPS_TO_RAS,
     MAX_HEADER,
@@ -46,7 +47,8 @@ _DATA = b"ElementDataFile"
 
 def open_metaimage(path: Path) -> Volume:
     """Read the header of an MHA file and hold it against the file; raises VolumeError."""
-    fields, start = _header(path)
+    fields, start, beside = _header(path)
+    data = beside or path
     name = fields.get("elementtype", "")
     if name not in _TYPES:
         raise VolumeError(f"holds voxels of type {name[:30]!r}, not real numbers of up to 64 bits")
@@ -61,7 +63,7 @@ def open_metaimage(path: Path) -> Volume:
     if not _true(fields, "binarydata", default=True):
         raise VolumeError("has its voxels as text, which is not read")
     packed = ZLIB_WINDOW if _true(fields, "compresseddata") else None
-    if packed is None and path.stat().st_size - start < count:
+    if packed is None and data.stat().st_size - start < count:
         raise VolumeError("is truncated: its header declares more voxels than the file can hold")
     spacing = _numbers(fields, "elementspacing", "elementsize") or [1.0] * axes
     turns = _numbers(fields, "transformmatrix", "rotation", "orientation") or list(
@@ -77,7 +79,8 @@ def open_metaimage(path: Path) -> Volume:
         shape=(*shape, channels) if channels > 1 else shape,
         dtype=dtype.newbyteorder("="),
         affine=LPS_TO_RAS @ affine_of(directions, np.array(origin)),
-        load=partial(_load, path, start, count, dtype, (channels, *shape), packed),
+        load=partial(_load, data, start, count, dtype, (channels, *shape), packed),
+        beside=(beside,) if beside else (),
     )
 
 
@@ -95,23 +98,36 @@ def _load(
     return voxels if stored[0] > 1 else voxels[..., 0]
 
 
-def _header(path: Path) -> tuple[dict[str, str], int]:
-    """Return the fields by their names in lower case, and where the data begin."""
+def _header(path: Path) -> tuple[dict[str, str], int, Path | None]:
+    """Return the fields by their names in lower case, and where the data begin, in which file.
+
+    None: in this one.
+    """
     with path.open("rb") as file:
         raw = file.read(MAX_HEADER)
     if not raw.startswith(BEGINS):
         raise VolumeError("is not a MetaImage file")
     at = raw.find(b"\n" + _DATA)
     end = raw.find(b"\n", at + 1)
-    if at < 0 or end < 0:
+    if end < 0 and at >= 0:
+        end = len(raw)
+    if at < 0:
         raise VolumeError("is a MetaImage header without data, or one that is cut off")
     fields = {}
     for line in raw[:end].decode("utf-8", "replace").splitlines():
         name, _, value = line.partition("=")
         fields[name.strip().lower()] = value.strip()
-    if fields["elementdatafile"] != "LOCAL":
-        raise VolumeError("has its data in another file: save it as one .mha file")
-    return fields, end + 1
+    name = fields["elementdatafile"]
+    if name == "LOCAL":
+        return fields, end + 1, None
+    if fields.get("headersize", "0") != "0":
+        raise VolumeError("has its data behind a header of another file, which is not read")
+    beside = path.with_name(name) if PurePath(name).name == name and not leads_out(name) else path
+    if beside == path or beside.is_symlink() or not beside.is_file():
+        raise VolumeError(
+            "has its data in another file, which is not beside it: save it as one .mha file"
+        )
+    return fields, 0, beside
 
 
 def _numbers(fields: Mapping[str, str], *names: str) -> list[float]:

@@ -8,7 +8,7 @@ from loaders.formats.volumes.metaimage import BEGINS, open_metaimage
 from loaders.formats.volumes.nrrd import MAGIC, open_nrrd
 from loaders.formats.volumes.volume import Volume, VolumeError
 
-# Endings of volumes, in lower case; .mhd and .nhdr are told what is wanted.
+# Endings of volumes, in lower case; .nhdr is told what is wanted.
 ENDINGS = (*nifti.ENDINGS, ".nrrd", ".mha", ".mhd", ".nhdr")
 
 

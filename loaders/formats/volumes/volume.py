@@ -25,13 +25,15 @@ class Volume:
     """A volume whose header is read and held against its file.
 
     `shape` is (X, Y, Z) or (X, Y, Z, C); `affine` (4, 4) maps voxels to mm, right, anterior,
-    superior. `load()` returns the voxels in that shape and raises VolumeError.
+    superior. `load()` returns the voxels in that shape and raises VolumeError. `beside`
+    are other files in which they are.
     """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     affine: Array
     load: Callable[[], Array]
+    beside: tuple[Path, ...] = ()
 
 
 def affine_of(axes: Array, origin: Array) -> Array:

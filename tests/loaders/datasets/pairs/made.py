@@ -6,11 +6,15 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pydicom
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from tests.loaders.formats.scans.write import SQUARE, retargeted, write_series
+
 # Its functions are not annotated.
 nib: Any = nibabel
+SQUARE_PIXELS = {"PixelSpacing": SQUARE["PixelSpacing"]}
 
 
 def blobs(number: int, shape: tuple[int, ...], levels: int = 1) -> tuple[Any, Any]:
@@ -148,6 +152,30 @@ def totalsegmentator(root: Path, count: int = 8) -> None:
     (root / "meta.csv").write_text("\n".join(lines) + "\n")
 
 
+def dicom(root: Path, count: int = 8) -> None:
+    """Write series with masks on them as TCIA has them: folders by UIDs, files by number."""
+    for number in range(count):
+        study = root / f"MADE-{number // 2}" / f"1.2.{number // 2}"
+        write_series(
+            study / f"1.2.{number}.1",
+            series=f"7{number}",
+            seed=number,
+            PatientID=f"MADE-{number // 2}",
+            **SQUARE_PIXELS,
+        )
+        if number % 2:
+            retargeted("rt_utils.dcm", study / f"1.2.{number}.3" / "1-1.dcm", series=f"7{number}")
+            continue
+        path = study / f"1.2.{number}.2" / "1-1.dcm"
+        retargeted("highdicom_binary.dcm", path, series=f"7{number}")
+        data = pydicom.dcmread(path)
+        measures = data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        measures.PixelSpacing = SQUARE_PIXELS["PixelSpacing"]
+        data.save_as(path)
+    (root / "LICENSE").write_text("made")
+    (root / "DICOMDIR").write_bytes(b"no DICOM")
+
+
 MINIATURES: Mapping[str, Callable[..., None]] = {
     "isic": isic,
     "busi": busi,
@@ -157,4 +185,5 @@ MINIATURES: Mapping[str, Callable[..., None]] = {
     "kits": kits,
     "lits": lits,
     "totalsegmentator": totalsegmentator,
+    "dicom": dicom,
 }

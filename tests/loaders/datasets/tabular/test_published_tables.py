@@ -518,7 +518,10 @@ def test_columns_that_are_not_used_may_share_a_name(tmp_path: Path) -> None:
             "file,label\n".encode("utf-16")[:-1],
             r"is no UTF-16 text .*: save it as CSV UTF-8; it begins as one, and is damaged",
         ),
-        (b"PK\x03\x04\xff\xfe", "is a workbook or another ZIP archive: save it as CSV UTF-8"),
+        (
+            b"PK\x03\x04\xff\xfe",
+            r"old workbook \(.xls\), damaged, or locked .* save it as CSV UTF-8",
+        ),
         (b"sep=;\nimage,label\n", "separated by ';', as it says; found: image,label"),
         (b"\n\n,,\n,,", "found: none"),
         (b",,label,\n", "found: label"),

@@ -1,0 +1,135 @@
+"""Images that are DICOM series, with the segmentations and structure sets that were drawn on them.
+
+A pattern of images that fits folders takes the series in each. With images=dicom no pattern is
+needed: each segmentation and structure set names its series, wherever the files lie (as TCIA has
+them, in folders called by UIDs).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from loaders.cases import BadCase, BadSource
+from loaders.datasets.dicom_series import held_files, is_image, one_series, series_below
+from loaders.datasets.pairs.patterns import PATIENT, STRUCTURE, Files, known_of
+from loaders.formats.dicom.series import Series, list_series
+from loaders.formats.missing_words import missing
+from loaders.formats.scans.masks import FORMS, Contents, class_of, contents_of
+from loaders.formats.volumes.open import volume_stem
+
+# The setting images of a source whose masks name their series.
+BY_REFERENCE = "dicom"
+_Parts = dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """Images by their keys, with the parts of their paths and their masks; the slices of each."""
+
+    images: dict[str, tuple[_Parts, list[tuple[str, _Parts]]]] = field(default_factory=dict)
+    slices: dict[str, tuple[Path, ...]] = field(default_factory=dict)
+    rejected: list[BadCase] = field(default_factory=list)
+
+
+def in_folders(source: Path, files: Files, chosen: Mapping[str, Any]) -> Found:
+    """Return the series in the folders that the pattern of the images fits, and their masks."""
+    found = Found()
+    for folder, parts in files.folders(chosen["images"]):
+        try:
+            series = series_below(source / folder, source)
+            known = {**known_of(folder, parts), "stem": PurePosixPath(folder).name}
+            masks, named = _masks(source, files.fitting(chosen["masks"], known))
+            # Of several series in a folder that is meant on which its masks were drawn.
+            drawn = [one for one in series if one.uid in named]
+            one = one_series(
+                drawn if drawn and not chosen["series"] else series, chosen["series"], folder
+            )
+        except BadCase as bad:
+            found.rejected.append(bad)
+            continue
+        _add(found, folder, one, parts, masks)
+    return found
+
+
+def by_reference(source: Path, chosen: Mapping[str, Any]) -> Found:
+    """Return the series that the masks of a source name; raises BadSource."""
+    if chosen["masks"] not in FORMS:
+        raise BadSource(
+            f"option masks is {chosen['masks']!r}: with images={BY_REFERENCE} it is one of: "
+            f"{', '.join(FORMS)} ({BY_REFERENCE} for both)"
+        )
+    found = Found()
+    listed, bad = list_series(held_files(source, source, found.rejected), source, nameless=True)
+    found.rejected.extend(bad)
+    images = {series.uid: series for series in listed if is_image(series)}
+    masks: dict[str, list[tuple[str, _Parts]]] = {}
+    wanted = FORMS[chosen["masks"]]
+    for path in (path for series in listed if not is_image(series) for path in series.paths):
+        name = path.relative_to(source).as_posix()
+        try:
+            if class_of(path, name) not in wanted:
+                continue
+            contents = contents_of(path, name)
+        except BadCase as bad_mask:
+            bad_mask.key = name
+            found.rejected.append(bad_mask)
+            continue
+        if not contents.series & set(images):
+            reason = "the series that the mask names is not in the source"
+            if not contents.series:
+                reason = "the mask names no series: say where images are, images=PATTERN"
+            found.rejected.append(BadCase(reason, where=name, key=name))
+        for uid in contents.series & set(images):
+            masks.setdefault(uid, []).extend(_named(name, {}, contents))
+    folders = Counter(_folder(images[uid], source) for uid in masks)
+    taken: Counter[str] = Counter()
+    for uid in sorted(masks):
+        folder = _folder(images[uid], source)
+        taken[folder] += 1
+        key = folder if folders[folder] == 1 else f"{folder} (series {taken[folder]})"
+        _add(found, key, images[uid], {}, masks[uid])
+    if not masks:
+        raise BadSource(
+            f"{source} holds {len(images)} DICOM series of images and no mask of one"
+            + (f": {found.rejected[0].where}: {found.rejected[0].reason}" if found.rejected else "")
+        )
+    return found
+
+
+def _add(
+    found: Found,
+    key: str,
+    series: Series,
+    parts: _Parts,
+    masks: list[tuple[str, _Parts]],
+) -> None:
+    whose = {} if PATIENT in parts or missing(series.patient) else {PATIENT: series.patient}
+    found.images[key] = ({**parts, **whose}, masks)
+    found.slices[key] = series.paths
+
+
+def _masks(
+    source: Path, fitting: Iterable[tuple[str, _Parts]]
+) -> tuple[list[tuple[str, _Parts]], set[str]]:
+    """Return the masks among files, one of each structure, and the series that they name."""
+    masks: list[tuple[str, _Parts]] = []
+    named: set[str] = set()
+    for name, parts in fitting:
+        if volume_stem(name):
+            masks.append((name, parts))
+        elif class_of(source / name, name) in FORMS[BY_REFERENCE]:
+            contents = contents_of(source / name, name)
+            masks += _named(name, parts, contents)
+            named |= contents.series
+    return masks, named
+
+
+def _named(name: str, parts: _Parts, contents: Contents) -> list[tuple[str, _Parts]]:
+    # Of several structures of one name the file says it once more when it is read.
+    return [(name, {**parts, STRUCTURE: one}) for one in dict.fromkeys(contents.names)]
+
+
+def _folder(series: Series, source: Path) -> str:
+    return series.paths[0].parent.relative_to(source).as_posix()

@@ -1,0 +1,1 @@
+"""Whole volumes that a table labels: DICOM series, NIfTI, NRRD, MetaImage."""

@@ -1,0 +1,36 @@
+"""Volumes of one case as one image, its axes z, y, x to superior, anterior and right."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from loaders.cases import Array
+from loaders.formats.nifti import NiftiError, filled, to_ras
+from loaders.formats.volumes.volume import Volume
+
+
+def upright(
+    volumes: Sequence[Volume], *, lowest: float | None, fill: bool
+) -> tuple[Array, tuple[float, float, float]]:
+    """Return an image (C, Z, Y, X) and its spacing, mm along Z, Y, X; raises NiftiError.
+
+    `volumes` are channels of one grid, or one with channels in its last axis. Axes are swapped and
+    flipped, never resampled. Values below `lowest` are raised to it; `fill`: NaN becomes the
+    lowest, or 0.
+    """
+    affine = volumes[0].affine
+    parts = []
+    for volume in volumes:
+        try:
+            voxels = volume.load()
+        except NiftiError as error:
+            raise NiftiError(f"the image {error}") from None
+        turned, spacing = to_ras(voxels, affine)
+        parts.append(turned.T if turned.ndim == 4 else turned.T[np.newaxis])
+    image = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    if fill:
+        image = filled(image, lowest or 0)
+    if lowest is not None and image.min() < lowest:
+        image = np.maximum(image, image.dtype.type(lowest))
+    x, y, z = spacing
+    return image, (z, y, x)
