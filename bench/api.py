@@ -49,13 +49,14 @@ _begun: list[int | None] = []
 class Planned:
     """What a run would do: its plan, and the seconds that it takes at most on its lanes.
 
-    `scales` says how long the gradients of each loss are at the start. `points` are the trials of a
-    search among the plan's, 0 without one. `foreseen`: from a pilot, what the verdict on each data
-    set will be able to tell.
+    `eval_sec`: how many of them are evaluation. `scales` says how long the gradients of each loss
+    are at the start. `points` are the trials of a search among the plan's, 0 without one.
+    `foreseen`: from a pilot, what the verdict on each data set will be able to tell.
     """
 
     plan: "Plan"
     seconds: float
+    eval_sec: float
     scales: tuple["Scales", ...]
     points: int = 0
     foreseen: tuple["Foreseen", ...] = ()
@@ -266,11 +267,16 @@ def plan(
     made = replace(made, trials=(*tried, *made.trials))
     _begin(made.study.threads)
     with counting("measuring") as counted, undisturbed():
-        seconds = estimate(made, counted) / (lanes or 1)
+        found = estimate(made, counted)
         scales = tuple(gradient_scales(made))
     told = foreseen_by(made, local_path(pilot, "pilot")) if pilot is not None else ()
     return Planned(
-        plan=made, seconds=seconds, scales=scales, points=len(tried), foreseen=tuple(told)
+        plan=made,
+        seconds=found.seconds / (lanes or 1),
+        eval_sec=found.eval_sec / (lanes or 1),
+        scales=scales,
+        points=len(tried),
+        foreseen=tuple(told),
     )
 
 

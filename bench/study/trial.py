@@ -32,6 +32,9 @@ class Trial:
     Of a search, `drawn` are the settings of the optimizer that its `point` has over all others, out
     of `points` in all (None: nothing was searched); a trial that tries a point is `inner_only`: it
     is scored on inner validation, and does not look at the test fold.
+
+    `looks` is how often inner validation looks over the budget (bench.training.looks.due); None:
+    after each epoch.
     """
 
     trial_id: str
@@ -70,6 +73,7 @@ class Trial:
     point: int | None = None
     points: int | None = None
     inner_only: bool = False
+    looks: int | None = None
 
     @property
     def has_own(self) -> bool:
@@ -122,6 +126,7 @@ def trial_columns(trial: Trial) -> dict[str, Any]:
         "threads": trial.threads,
         "point": trial.point,
         "points": trial.points,
+        "looks": trial.looks or trial.epochs,
     }
 
 

@@ -36,6 +36,7 @@ from bench.study.dataset import DataSet
 from bench.study.trial import Trial, trial_columns
 from bench.training.course import StepNorms, loss_swing, spread
 from bench.training.evaluate import Evaluator, Score
+from bench.training.looks import due
 from bench.training.networks import CHANNELS_LAST, flops_per_sample, make_network
 from bench.training.state import BestEpoch, Checkpoint, TargetReached, TrainingState
 from bench.training.transfer import LayerGroups
@@ -84,7 +85,7 @@ def run_trial(
     """Train and score one trial.
 
     `base` is the folder that references in the study start at. `watch(epoch, score)` is told of
-    every evaluation.
+    every epoch, with the score of the last look at inner validation.
 
     `checkpoint(state)` is called after every epoch, the last included. `state.to_bytes()`, called
     before it returns, gives what `resume` takes: the trial goes on after that epoch as if it had
@@ -220,8 +221,11 @@ def run_trial(
             # One that broke off before its goal counts as begun.
             whole = max(state.spent, goal) // n_train
             epoch = trial.epochs if budget - state.spent < batch else whole
+            before = state.epochs[-1]["epoch"] if state.epochs else 0
             score = None
-            if math.isfinite(train_loss):
+            if math.isfinite(train_loss) and due(
+                before, epoch, looks=trial.looks, epochs=trial.epochs
+            ):
                 judged = evaluation_weights(optimizer, model, refresh, average)
                 with clock.phase("eval"), judged:
                     score = evaluator.score(split.inner, final=False)
@@ -244,8 +248,9 @@ def run_trial(
                     "step_norm": step_norm,
                 }
             )
+            looks = [row for row in state.epochs if row["val_loss"] is not None]
             if watch:
-                watch(epoch, score.value if score else None)
+                watch(epoch, looks[-1]["val_score"] if looks else None)
             if score is not None and not state.diverged:
                 if _hit(score.value, trial.target, higher):
                     state.reached = state.reached or TargetReached(
@@ -253,10 +258,10 @@ def run_trial(
                     )
                 best_epoch = state.best.epoch if state.best else 0
                 # Looks, not epochs: one step of L-BFGS may spend 20, and is looked at once.
-                looks = sum(row["epoch"] > best_epoch for row in state.epochs)
-                state.stopped = trial.stops and looks >= trial.patience
-                if layers.thaw(epoch):
-                    objective.share()
+                worse = sum(row["epoch"] > best_epoch for row in looks)
+                state.stopped = trial.stops and worse >= trial.patience
+            if not state.diverged and layers.thaw(epoch):
+                objective.share()
             layers.train()
             if checkpoint:
                 checkpoint(state)

@@ -26,6 +26,7 @@ _SETTINGS = {
     "normalize": "Intensities",
     "early_stopping": "Early stopping (automatic: where the schedule's rate does not fall)",
     "patience": "Patience, looks at inner validation without a better score",
+    "looks": "Looks at inner validation, evenly over the budget (automatic: after each epoch)",
     "stop_on": "Inner validation stops on",
     "overlap": "Overlap of sliding windows in evaluation",
     "primary": "Primary metric",
