@@ -24,7 +24,7 @@ from bench.planning.plan import Plan
 from bench.study.components import Combination, Component
 from bench.study.dataset import DataSet
 from bench.study.trial import Trial
-from bench.training.evaluate import Evaluator
+from bench.training.evaluate import Evaluator, whole_sides
 from bench.training.networks import build_model
 from bench.training.train import make_sampler
 from loaders.batches.torch_loader import gather
@@ -149,6 +149,7 @@ def measure(trials: Mapping[str, Trial], data: DataSet, base: Path, device_kind:
         weights=weights,
         device=device,
         world=World(),
+        whole=whole_sides(trial, first.model.row),
     )
     looked_at = split.inner[:batch]
     evaluator.score(looked_at[:1], final=False)  # the first one takes longer

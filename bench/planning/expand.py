@@ -34,7 +34,7 @@ from results.tables.axes import AXES, name_of
 MOST_BATCH_BYTES = 16 * 2**30
 # Settings that came after trials had ids, each as every trial was before: one that is still so
 # enters no id.
-_AS_BEFORE: dict[str, Any] = {"looks": None}
+_AS_BEFORE: dict[str, Any] = {"looks": None, "inference": "windows"}
 
 
 def expand(
@@ -167,7 +167,8 @@ def looks_of(study: Study, sets: Sequence[DataSet]) -> int:
         settings, task = _settings(study, entry, data), TASKS[data.store.meta.task]
         cost = np.ones(len(data.store))
         if task.windows:
-            cost = passes(data.store.shapes, settings["patch"], overlap=study.overlap, whole=False)
+            whole = study.inference == "whole"
+            cost = passes(data.store.shapes, settings["patch"], overlap=study.overlap, whole=whole)
         # By the chosen weights and by the last, and on images made worse.
         tests = 2 + len(study.degrade)
         epochs = settings["epochs"]
@@ -219,12 +220,19 @@ def _decided(
         "schedule_settings": combination.schedule.settings,
         "trial": combination.changes("trial"),
         "augment": augment.model_dump(),
+        "inference": _inference(combination, study, data),
     }
     # Loaders give the same samples to the bit (tests hold them to it), but for some recipes.
     recipe = Recipe(patch=settings["patch"], **augment.along(data.store.meta.axes))
     if LOADERS[study.loader].rounds(recipe, study.device):
         identity["loader"] = study.loader
     return _Decided(identity=identity, augment=augment)
+
+
+def _inference(combination: Combination, study: Study, data: DataSet) -> str:
+    """Return how images are evaluated: whole where the study says so and the network can."""
+    able = TASKS[data.store.meta.task].windows and combination.model.row.whole is not None
+    return study.inference if able else "windows"
 
 
 def _augment(combination: Combination, data: DataSet, asked: Augment) -> Augment:
@@ -293,6 +301,6 @@ def _trial(
         keep_weights=study.keep_weights,
         loader=study.loader,
         **where,
-        **{**settings, "augment": what.augment},
+        **{**settings, "augment": what.augment, "inference": what.identity["inference"]},
         **of_trial,
     )

@@ -409,6 +409,11 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
         description="inner validation stops on it; loss: as the papers do",
     )
     overlap: float = Field(0.25, ge=0, lt=1, description="overlap of sliding windows in evaluation")
+    inference: Literal["windows", "whole"] = Field(
+        "windows",
+        description="how segmented images are evaluated: in sliding windows of the patch, or whole,"
+        " in one pass, where the network takes any size",
+    )
 
     degrade: _entries(partial(check_entry, "degradation", table=DEGRADATIONS)) = Field(  # type: ignore[valid-type]  # made of a table
         (), description="done to test images, for how much worse the scores get: noise, blur, ..."

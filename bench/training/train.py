@@ -35,7 +35,7 @@ from bench.study.components import Combination
 from bench.study.dataset import DataSet
 from bench.study.trial import Trial, trial_columns
 from bench.training.course import StepNorms, loss_swing, spread
-from bench.training.evaluate import Evaluator, Score
+from bench.training.evaluate import Evaluator, Score, whole_sides
 from bench.training.looks import due
 from bench.training.networks import CHANNELS_LAST, flops_per_sample, make_network
 from bench.training.state import BestEpoch, Checkpoint, TargetReached, TrainingState
@@ -141,6 +141,7 @@ def run_trial(
             weights=weights,
             device=device,
             world=world,
+            whole=whole_sides(trial, model_kind),
         )
         higher = evaluator.higher_is_better
         precision = PRECISIONS[trial.precision]
@@ -278,13 +279,14 @@ def run_trial(
         judged = evaluation_weights(optimizer, model, refresh, average)
         with clock.phase("eval"), judged:
             seen = evaluator.score(spread(split.train, len(split.inner)), final=False)
-            final = None if last else evaluator.score(split.test, final=True)
+            # Of the last weights the primary metric alone is kept.
+            final = None if last else evaluator.score(split.test, final=False)
     chosen: Score | None = None
     degraded: list[dict[str, Any]] = []
     if best is not None and not trial.inner_only:
         with clock.phase("eval"):
             model.load_state_dict(best.weights)
-            chosen = evaluator.score(split.test, final=True)
+            chosen = evaluator.score(split.test, final=not diverged)
             degraded = [] if diverged else _on_worse_images(evaluator, split.test, trial)
     test = None if diverged else chosen
     final = test if last else final

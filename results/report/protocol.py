@@ -29,6 +29,7 @@ _SETTINGS = {
     "looks": "Looks at inner validation, evenly over the budget (automatic: after each epoch)",
     "stop_on": "Inner validation stops on",
     "overlap": "Overlap of sliding windows in evaluation",
+    "inference": "Segmented images are evaluated in windows, or whole where the network can",
     "primary": "Primary metric",
     "margin": "Margin of practical equivalence",
     "alpha": "Level of the simultaneous intervals",

@@ -46,6 +46,7 @@ def _columns(*groups: tuple[pa.DataType, str]) -> pa.Schema:
 #: `last_train_score`: by the last weights too, on as many cases of the training part as inner
 #: validation has, evenly spread over it and not augmented; null for a point. `parameters`: how many
 #: numbers the network learns. `looks`: how often inner validation looks over the budget.
+#: `inference`: whether segmented images were evaluated in `windows` or `whole`, null for others.
 TRIALS = _columns(
     (pa.string(), "study trial_id dataset task"),
     (pa.string(), " ".join(COLUMNS)),
@@ -81,6 +82,7 @@ TRIALS = _columns(
     (pa.int64(), "point points"),
     (pa.float64(), "last_train_score"),
     (pa.int64(), "parameters looks"),
+    (pa.string(), "inference"),
 )
 
 #: Long form: one row a trial x split (inner or test) x metric x unit x region x convention x
