@@ -51,14 +51,15 @@ _begun: list[int | None] = []
 class Planned:
     """What a run would do: its plan, and the seconds that it takes at most on its `lanes`.
 
-    `room` says why so many trials run at once, empty where the caller said how many.
-    `scales` says how long the gradients of each loss are at the start. `points` are the trials of a
-    search among the plan's, 0 without one. `foreseen`: from a pilot, what the verdict on each data
-    set will be able to tell.
+    `eval_sec`: how many of them are evaluation. `room` says why so many trials run at once, empty
+    where the caller said how many. `scales` says how long the gradients of each loss are at the
+    start. `points` are the trials of a search among the plan's, 0 without one. `foreseen`: from a
+    pilot, what the verdict on each data set will be able to tell.
     """
 
     plan: "Plan"
     seconds: float
+    eval_sec: float
     scales: tuple["Scales", ...]
     lanes: int = 1
     room: str = ""
@@ -274,12 +275,13 @@ def plan(
     _begin(made.study.threads)
     with counting("measuring") as counted, undisturbed():
         at_once = min(here.lanes if here else lanes or 1, len(made.trials))
-        seconds = estimate(made, counted) / at_once
+        found = estimate(made, counted)
         scales = tuple(gradient_scales(made))
     told = foreseen_by(made, local_path(pilot, "pilot")) if pilot is not None else ()
     return Planned(
         plan=made,
-        seconds=seconds,
+        seconds=found.seconds / at_once,
+        eval_sec=found.eval_sec / at_once,
         scales=scales,
         lanes=at_once,
         room=here.why if here else "",

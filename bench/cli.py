@@ -358,6 +358,7 @@ def plan(
                     for t in made.trials
                 ],
                 "seconds": planned.seconds,
+                "eval_sec": planned.eval_sec,
                 "lanes": planned.lanes,
                 "room": planned.room,
                 "points": planned.points,
@@ -375,7 +376,16 @@ def plan(
     if planned.points:
         title.append(f", {planned.points} of them points of the search")
     table = Table(title=title, title_justify="left")
-    for column in ("data", "cases", "patients or groups", "trials", "epochs", "batch", "patch"):
+    for column in (
+        "data",
+        "cases",
+        "patients or groups",
+        "trials",
+        "epochs",
+        "looks",
+        "batch",
+        "patch",
+    ):
         table.add_column(column)
     for data in made.sets:
         own = [t for t in made.trials if t.dataset == data.name]
@@ -386,6 +396,7 @@ def plan(
                 Text(f"{len(set(data.store.groups))} ({data.store.meta.group_source})"),
                 str(len(own)),
                 str(own[0].epochs),
+                str(own[0].looks or own[0].epochs),
                 str(own[0].batch_size),
                 "x".join(map(str, own[0].patch)),
             )
@@ -401,7 +412,8 @@ def plan(
     for dataset, _, reason in sorted(skipped):
         out.print(Text(f"skipped on {dataset}: {reason}"))
     out.print(
-        f"about {duration(planned.seconds, clock=True)} at most, on {planned.lanes} lane(s) with "
+        f"about {duration(planned.seconds, clock=True)} at most, "
+        f"{planned.eval_sec / planned.seconds:.0%} of it evaluation, on {planned.lanes} lane(s) with "
         f"{made.study.threads} thread(s) each on {made.study.device}"
     )
     if planned.room:

@@ -36,6 +36,11 @@ def by_children(*opened: str) -> Stages:
 TOP_LEVEL = by_children()
 
 
+def multiples(divisor: int, patch: tuple[int, ...]) -> tuple[int, ...]:
+    """Return `divisor` for each side of a patch."""
+    return (divisor,) * len(patch)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """One network of the table.
@@ -65,6 +70,9 @@ class Model:
     stages: Stages = TOP_LEVEL
     weights: str | None = None  # torchvision's, for builds in 2-D
     first: str | None = None  # the first convolution's weight, whose input channels vary
+    # Patch it was built for -> what each side of a whole image must be a multiple of, of networks
+    # that take images of any size; None: it takes patches alone.
+    whole: Callable[[tuple[int, ...]], tuple[int, ...]] | None = field(default=None, repr=False)
     # The rows that the setting `encoder` chooses from, of networks that look at single frames.
     encoders: Mapping[str, "Model"] = field(default_factory=dict, repr=False)
 

@@ -15,6 +15,7 @@ from models.classification.resnet import resnet
 from models.classification.vgg import vgg16
 from models.classification.video import clip_stages, cnn_lstm, frame_cnn
 from models.segmentation.dynunet import DynUNet
+from models.segmentation.dynunet import multiples as dynunet_multiples
 from models.segmentation.late_fusion import late_stages, unet_late
 from models.segmentation.mednext import mednext_s, mednext_stages
 from models.segmentation.resnet_unet import ResNetUNet
@@ -27,7 +28,7 @@ from models.segmentation.unet import (
     unet,
     unet_stages,
 )
-from models.spec import Model, Setting, by_children
+from models.spec import Model, Setting, by_children, multiples
 
 __all__ = ["MODELS", "Model", "Setting", "by_children"]
 
@@ -159,6 +160,7 @@ _SEGMENTERS = (
         min_size=16,
         settings={"dropout": 0.0},
         stages=unet_stages,
+        whole=partial(multiples, 8),
         summary="U-Net, 16-32-64-128 channels, instance normalisation; early fusion of channels",
         source="Ronneberger et al. 2015, arXiv 1505.04597; MONAI's UNet",
     ),
@@ -171,6 +173,7 @@ _SEGMENTERS = (
         min_size=8,
         settings={"dropout": 0.0},
         stages=unet_stages,
+        whole=partial(multiples, 4),
         summary="U-Net, 8-16-32 channels, instance normalisation: for laptops and the demo",
         source="Ronneberger et al. 2015, arXiv 1505.04597; MONAI's UNet",
     ),
@@ -183,6 +186,7 @@ _SEGMENTERS = (
         min_size=16,
         settings={"dropout": 0.0},
         stages=unet_stages,
+        whole=partial(multiples, 8),
         summary="the unet with residual units of two convolutions at each level",
         source="Kerfoot et al. 2019, doi 10.1007/978-3-030-12029-0_40; MONAI's UNet",
     ),
@@ -195,6 +199,7 @@ _SEGMENTERS = (
         min_size=16,
         settings={"dropout": 0.0},
         stages=late_stages,
+        whole=partial(multiples, 8),
         summary="the unet with an encoder for each channel, fused at every level",
         source="layer-level fusion in Zhou et al. 2019, arXiv 2004.10664, section 3.2",
     ),
@@ -207,6 +212,7 @@ _SEGMENTERS = (
         min_size=16,
         settings={"dropout": 0.0},
         stages=attention_stages,
+        whole=partial(multiples, 8),
         summary="U-Net whose skips are gated by what comes from below, 16-32-64-128 channels",
         source="Oktay et al. 2018, arXiv 1804.03999; MONAI's AttentionUnet",
     ),
@@ -219,6 +225,7 @@ _SEGMENTERS = (
         min_size=16,
         settings={"dropout": 0.2},
         stages=segresnet_stages,
+        whole=partial(multiples, 8),
         summary="residual encoder, light decoder, group normalisation, 16 to 128 channels",
         source="Myronenko 2018, arXiv 1810.11654, without the VAE branch; MONAI's SegResNet",
     ),
@@ -231,6 +238,7 @@ _SEGMENTERS = (
         min_size=8,
         settings={"dropout": 0.0},
         stages=by_children("encoder", "decoder"),
+        whole=dynunet_multiples,
         summary="nnU-Net's U-Net: planned from the patch, 32 to 320 or 512 channels, supervised"
         " at every level",
         source="Isensee et al. 2021, doi 10.1038/s41592-020-01008-z; blocks of MONAI's DynUNet",
@@ -243,6 +251,7 @@ _SEGMENTERS = (
         divisor=16,
         min_size=16,
         stages=mednext_stages,
+        whole=partial(multiples, 16),
         summary="ConvNeXt blocks in a U-Net, kernel 3, supervised at every level",
         source="Roy et al. 2023, arXiv 2303.09975, MedNeXt-S; blocks of MONAI's MedNeXt",
     ),

@@ -52,13 +52,15 @@ def confusion(
     diagonal_mm = float(np.linalg.norm(np.multiply(pred.shape, spacing)))
     pred, ref = pred[box], ref[box]
     # pairs[i, j]: voxels of reference label i and predicted label j
-    pairs = np.bincount((ref.astype(np.uint16) * 256 + pred).ravel(), minlength=256 * 256)
-    pairs = pairs.reshape(256, 256)
+    highest = max(int(pred.max(initial=0)), int(ref.max(initial=0)), *map(max, regions.values()))
+    size = highest + 1
+    pairs = np.bincount((ref.astype(np.uint16) * size + pred).ravel(), minlength=size * size)
+    pairs = pairs.reshape(size, size)
     pairs[0, 0] += whole - pred.size
 
     rows: list[Row] = []
     for name, labels in regions.items():
-        inside = np.zeros(256, dtype=bool)
+        inside = np.zeros(size, dtype=bool)
         inside[list(labels)] = True
         tp = int(pairs[inside][:, inside].sum())
         fp = int(pairs[~inside][:, inside].sum())
@@ -75,9 +77,13 @@ def confusion(
             "ref_mm": lesions.diameter_mm(tp + fn, spacing) if tp + fn else None,
             "label": int(tp + fn > 0),
         }
-        masks = inside[pred], inside[ref]
-        row |= _distances(*masks, spacing if distances else [np.nan], diagonal_mm)
-        row |= _scores(*masks, spacing, labels, box, logits, presence)
+        row |= dict.fromkeys((*_DISTANCES, *_SCORES))
+        if distances or logits is not None:
+            masks = inside[pred], inside[ref]
+            if distances:
+                row |= _distances(*masks, spacing, diagonal_mm)
+            if logits is not None:
+                row |= _scores(*masks, spacing, labels, box, logits, presence)
         rows.append(row)
     return rows
 
@@ -89,7 +95,7 @@ def _distances(
     diagonal_mm: float,
 ) -> dict[str, float | None]:
     if not np.isfinite(spacing).all():
-        return {"hd95_mm": None, "assd_mm": None, "nsd_2mm": None}
+        return dict.fromkeys(_DISTANCES)
     found = surfaces(pred, ref, spacing)
     if found is None:
         both_empty = bool(pred.any() == ref.any())
@@ -108,13 +114,14 @@ def _scores(
     spacing: Sequence[float],
     labels: tuple[int, ...],
     box: tuple[slice, ...],
-    logits: NDArray[np.floating] | None,
+    logits: NDArray[np.floating],
     presence: NDArray[np.floating] | None,
 ) -> dict[str, Any]:
     """Return what the logits say of a region; the masks (*box) are cut out of the image."""
-    if logits is None:
-        return dict.fromkeys(_SCORES)
-    found = lesions.find(pred, ref, odds.against_rest(logits[(slice(None), *box)], labels), spacing)
+    # Of voxels of candidates alone: no other is looked at.
+    said = np.full(pred.shape, np.nan)
+    said[pred] = odds.against_rest(logits[(slice(None), *box)][:, pred], labels)
+    found = lesions.find(pred, ref, said, spacing)
     if presence is None:
         of_image = odds.highest(logits, labels)
     else:
@@ -130,6 +137,7 @@ def _scores(
     }
 
 
+_DISTANCES = ("hd95_mm", "assd_mm", "nsd_2mm")
 _SCORES = (
     *("prob", "lesion_mm", "lesion_prob", "false_prob"),
     *("log_odds", "lesion_log_odds", "false_log_odds"),

@@ -24,7 +24,7 @@ from bench.planning.plan import Plan
 from bench.study.components import Combination, Component
 from bench.study.dataset import DataSet
 from bench.study.trial import Trial
-from bench.training.evaluate import Evaluator
+from bench.training.evaluate import Evaluator, whole_sides
 from bench.training.networks import build_model
 from bench.training.train import make_sampler
 from loaders.batches.torch_loader import gather
@@ -48,22 +48,35 @@ class Cost:
     case_sec: float
     update_sec: Mapping[str, float]
 
-    def trial_sec(self, trial: Trial, data: DataSet) -> float:
-        """Return the seconds of a trial that spends its whole budget."""
-        split = data.split(trial.repeat, trial.fold)
-        samples = trial.epochs * len(split.train)
-        # The test fold by the chosen weights and by the last, by none of a point of a search; and
-        # training cases by the last.
-        tests = 0 if trial.inner_only else 2
-        scored = (trial.epochs + 1) * len(split.inner) + tests * len(split.test)
+    def train_sec(self, trial: Trial, data: DataSet) -> float:
+        """Return the seconds of training of a trial that spends its whole budget."""
+        samples = trial.epochs * len(data.split(trial.repeat, trial.fold).train)
         update = self.update_sec.get(trial.choices["optimizer"].label, 0.0)
         gradients = samples / self.batch * self.step_sec
         updates = samples / (trial.batch_size * trial.accumulate)
-        return gradients + updates * update + scored * self.case_sec
+        return gradients + updates * update
+
+    def eval_sec(self, trial: Trial, data: DataSet) -> float:
+        """Return the seconds of evaluation of a trial that spends its whole budget."""
+        split = data.split(trial.repeat, trial.fold)
+        scored = (trial.looks or trial.epochs) * len(split.inner)
+        # The test fold by the chosen weights and by the last, and made worse by the former; and
+        # training cases by the last. A point of a search has no test.
+        if not trial.inner_only:
+            scored += len(split.inner) + (2 + len(trial.degrade)) * len(split.test)
+        return scored * self.case_sec
 
 
-def estimate(plan: Plan, told: Callable[[int, int], None]) -> float:
-    """Return the seconds that all trials of a plan take one after the other, at the longest.
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Seconds that trials take one after the other, at the longest: all, and evaluation of it."""
+
+    seconds: float
+    eval_sec: float
+
+
+def estimate(plan: Plan, told: Callable[[int, int], None]) -> Estimate:
+    """Return what all trials of a plan take one after the other, at the longest.
 
     Measures each data set x model once, with the first loss it is run with, and the update of each
     optimizer on it. Early stopping only shortens.
@@ -77,18 +90,21 @@ def estimate(plan: Plan, told: Callable[[int, int], None]) -> float:
         told(done, len(kinds))
         costs[kind] = measure(trials, plan.data(kind[0]), plan.base, plan.study.device)
     told(len(kinds), len(kinds))
-    return math.fsum(
-        costs[trial.dataset, trial.choices["model"].label].trial_sec(
-            trial, plan.data(trial.dataset)
-        )
+    parts = [
+        (cost.train_sec(trial, data), cost.eval_sec(trial, data))
         for trial in plan.trials
-    )
+        for cost in (costs[trial.dataset, trial.choices["model"].label],)
+        for data in (plan.data(trial.dataset),)
+    ]
+    evaluation = math.fsum(part for _, part in parts)
+    return Estimate(seconds=math.fsum(part for part, _ in parts) + evaluation, eval_sec=evaluation)
 
 
 def measure(trials: Mapping[str, Trial], data: DataSet, base: Path, device_kind: str) -> Cost:
-    """Time the gradient of a trial on its own first batch, and the evaluation of one inner case.
+    """Time the gradient of a trial on its own first batch, and the evaluation of an inner case.
 
-    `trials` are of one model, a trial an optimizer: its update is timed on that gradient.
+    Inner cases are evaluated as a trial does, in batches. `trials` are of one model, a trial an
+    optimizer: its update is timed on that gradient.
     """
     trial = next(iter(trials.values()))
     device = torch.device(device_kind)
@@ -133,10 +149,13 @@ def measure(trials: Mapping[str, Trial], data: DataSet, base: Path, device_kind:
         weights=weights,
         device=device,
         world=World(),
+        whole=whole_sides(trial, first.model.row),
     )
+    looked_at = split.inner[:batch]
+    evaluator.score(looked_at[:1], final=False)  # the first one takes longer
     start = perf_counter()
-    evaluator.score(split.inner[:1], final=False)
-    case_sec = perf_counter() - start
+    evaluator.score(looked_at, final=False)
+    case_sec = (perf_counter() - start) / len(looked_at)
     return Cost(batch=batch, step_sec=step_sec, case_sec=case_sec, update_sec=update_sec)
 
 

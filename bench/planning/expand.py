@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from bench.core.references import StudyError
@@ -22,6 +23,7 @@ from bench.study.pretrained import InitialWeights
 from bench.study.schema import Augment, DataEntry, Study
 from bench.study.tasks import TASKS
 from bench.study.trial import NUMERICS, Skip, Trial, labels, settable
+from bench.training.looks import affordable, passes
 from loaders.batches.table import LOADERS
 from loaders.sampling.folds import split_hash
 from loaders.sampling.sampler import Recipe
@@ -30,6 +32,9 @@ from results.tables.axes import AXES, name_of
 # The largest batch of images: a network's activations take tens of times as much, which no device
 # has. Assumption.
 MOST_BATCH_BYTES = 16 * 2**30
+# Settings that came after trials had ids, each as every trial was before: one that is still so
+# enters no id.
+_AS_BEFORE: dict[str, Any] = {"looks": None, "inference": "windows"}
 
 
 def expand(
@@ -125,8 +130,10 @@ def _settings(study: Study, entry: DataEntry, data: DataSet) -> dict[str, Any]:
             f"patch, batch_size: a batch of {batch} patches {list(patch)} of {data.name!r} takes "
             f"{size / 2**30:.0f} GiB, at most {MOST_BATCH_BYTES >> 30} can be: take smaller ones."
         )
+    epochs = entry.epochs or study.epochs
+    looks = study.looks
     return {
-        "epochs": entry.epochs or study.epochs,
+        "epochs": epochs,
         "batch_size": batch,
         "patch": patch,
         "augment": entry.augment or study.augment,
@@ -145,7 +152,29 @@ def _settings(study: Study, entry: DataEntry, data: DataSet) -> dict[str, Any]:
         "compiled": study.compiled,
         "degrade": study.degrade,
         "threads": study.threads,
+        # As many as epochs is one after each.
+        "looks": looks if isinstance(looks, int) and looks < epochs else None,
     }
+
+
+def looks_of(study: Study, sets: Sequence[DataSet]) -> int:
+    """Return how often trials of a study look at inner validation where it says `auto`.
+
+    One number for all its data sets, that of the one where a look costs the most.
+    """
+    most, longest = [], 0
+    for entry, data in zip(study.data, sets, strict=True):
+        settings, task = _settings(study, entry, data), TASKS[data.store.meta.task]
+        cost = np.ones(len(data.store))
+        if task.windows:
+            whole = study.inference == "whole"
+            cost = passes(data.store.shapes, settings["patch"], overlap=study.overlap, whole=whole)
+        # By the chosen weights and by the last, and on images made worse.
+        tests = 2 + len(study.degrade)
+        epochs = settings["epochs"]
+        most += [affordable(cost, split, epochs=epochs, tests=tests) for split in data.splits]
+        longest = max(longest, epochs)
+    return min(*most, longest)
 
 
 # ---- ids -----------------------------------------------------------------------------------
@@ -191,12 +220,19 @@ def _decided(
         "schedule_settings": combination.schedule.settings,
         "trial": combination.changes("trial"),
         "augment": augment.model_dump(),
+        "inference": _inference(combination, study, data),
     }
     # Loaders give the same samples to the bit (tests hold them to it), but for some recipes.
     recipe = Recipe(patch=settings["patch"], **augment.along(data.store.meta.axes))
     if LOADERS[study.loader].rounds(recipe, study.device):
         identity["loader"] = study.loader
     return _Decided(identity=identity, augment=augment)
+
+
+def _inference(combination: Combination, study: Study, data: DataSet) -> str:
+    """Return how images are evaluated: whole where the study says so and the network can."""
+    able = TASKS[data.store.meta.task].windows and combination.model.row.whole is not None
+    return study.inference if able else "windows"
 
 
 def _augment(combination: Combination, data: DataSet, asked: Augment) -> Augment:
@@ -251,6 +287,11 @@ def _trial(
         "device": study.device,
         "numerics": NUMERICS,
     }
+    decides = {
+        key: value
+        for key, value in decides.items()
+        if key not in _AS_BEFORE or value != _AS_BEFORE[key]
+    }
     return Trial(
         trial_id=hashed(decides),
         dataset=data.name,
@@ -260,6 +301,6 @@ def _trial(
         keep_weights=study.keep_weights,
         loader=study.loader,
         **where,
-        **{**settings, "augment": what.augment},
+        **{**settings, "augment": what.augment, "inference": what.identity["inference"]},
         **of_trial,
     )

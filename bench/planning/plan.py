@@ -19,7 +19,7 @@ import yaml
 
 from bench.core.references import StudyError
 from bench.core.undisturbed import undisturbed
-from bench.planning.expand import expand
+from bench.planning.expand import expand, looks_of
 from bench.planning.rehearsal import Failures, rehearse_apart
 from bench.planning.resolved import resolved, together
 from bench.study import splits
@@ -136,6 +136,10 @@ def resolve(
             )
         )
     study = study.model_copy(update={"data": tuple(entries)})
+    if study.looks == "auto":
+        study = study.model_copy(
+            update={"looks": before.looks if before else looks_of(study, sets)}
+        )
     if before:
         _same_protocol(study, before)
     failures: list[Failures] = []
@@ -166,17 +170,16 @@ def resolve(
 
 def ends_early(plan: Plan) -> list[str]:
     """Say which trials patience may end before their budget is spent, and which it may not."""
-    reasons = {
-        True: "early stopping after {} looks without a better score",
-        False: "the whole budget",
-    }
-    found: dict[bool, dict[str, None]] = {}
+    found: dict[str, dict[str, None]] = {}
     for trial in plan.trials:
-        found.setdefault(trial.stops, {})[trial.choices["schedule"].label] = None
-    return [
-        f"{reasons[stops].format(plan.study.patience)}: schedule {', '.join(schedules)}"
-        for stops, schedules in found.items()
-    ]
+        looks, patience = trial.looks or trial.epochs, trial.patience
+        reason = "the whole budget"
+        if trial.stops and patience < looks:
+            reason = f"early stopping after {patience} looks without a better score"
+        elif trial.stops:
+            reason += f", as patience is {patience} and looks are {looks}"
+        found.setdefault(reason, {})[trial.choices["schedule"].label] = None
+    return [f"{reason}: schedule {', '.join(schedules)}" for reason, schedules in found.items()]
 
 
 def save(plan: Plan) -> None:
@@ -205,8 +208,13 @@ def save(plan: Plan) -> None:
 
 
 def _earlier(folder: Path) -> Study | None:
+    """Return the study of a run as it was fixed, None where there is no run."""
     path = folder / "study.yaml"
-    return read_study(path, path.name) if path.exists() else None
+    if not path.exists():
+        return None
+    study = read_study(path, path.name)
+    # A run that was made before this could be set looks after each epoch.
+    return study.model_copy(update={"looks": None}) if study.looks == "auto" else study
 
 
 def _saved_folds(folder: Path) -> dict[str, pa.Table]:

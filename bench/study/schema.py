@@ -65,6 +65,7 @@ _WITHIN: dict[str, tuple[float, float]] = {
     "batch_size": (1, 1_000_000),
     "patch": (1, 16_384),
     "patience": (1, 1_000_000),
+    "looks": (1, 1_000_000),
     "overlap": (0, 0.95),  # 20 windows along each side of a patch
     "threads": (1, 1024),
     "points": (2, 1024),
@@ -320,6 +321,18 @@ def _each_once(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
+def _looks(given: Any) -> Any:
+    """Return a number of looks, `auto`, or None."""
+    if given is None or given == "auto":
+        return given
+    if isinstance(given, int | float) and float(given).is_integer():
+        return int(given)
+    raise ValueError(
+        f"a number of looks over the budget is wanted, auto, or null for one after each epoch, not"
+        f" {_short(given)}."
+    )
+
+
 _fields: dict[str, Any] = {axis.key: _axis_field(axis) for axis in AXES}
 _WithAxes = create_model("_WithAxes", __base__=_Asked, **_fields)
 
@@ -383,14 +396,24 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     patience: int = Field(
         DEFAULTS["patience"],
         ge=1,
-        description="looks at inner validation, one after each epoch or longer step, without a"
-        " better score",
+        description="looks at inner validation without a better score; see `looks`",
+    )
+    looks: Annotated[int | str | None, BeforeValidator(_looks)] = Field(
+        "auto",
+        description="how often a trial looks at inner validation, evenly over its budget, the last"
+        " at its end; null: after each epoch; auto: as often as keeps evaluation within 15 % of the"
+        " passes through the network, at least 5 times. A number from the first run on",
     )
     stop_on: StopOn = Field(
         DEFAULTS["stop_on"],
         description="inner validation stops on it; loss: as the papers do",
     )
     overlap: float = Field(0.25, ge=0, lt=1, description="overlap of sliding windows in evaluation")
+    inference: Literal["windows", "whole"] = Field(
+        "windows",
+        description="how segmented images are evaluated: in sliding windows of the patch, or whole,"
+        " in one pass, where the network takes any size",
+    )
 
     degrade: _entries(partial(check_entry, "degradation", table=DEGRADATIONS)) = Field(  # type: ignore[valid-type]  # made of a table
         (), description="done to test images, for how much worse the scores get: noise, blur, ..."

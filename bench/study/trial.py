@@ -10,6 +10,7 @@ from bench.study.choice import Choice
 from bench.study.components import Combination
 from bench.study.pretrained import InitialWeights
 from bench.study.schema import Augment, Normalize, StopOn, Study
+from bench.study.tasks import TASKS
 from results.tables.axes import AXES
 
 # Raised by a developer whenever the same settings would give other numbers than before; each
@@ -32,6 +33,10 @@ class Trial:
     Of a search, `drawn` are the settings of the optimizer that its `point` has over all others, out
     of `points` in all (None: nothing was searched); a trial that tries a point is `inner_only`: it
     is scored on inner validation, and does not look at the test fold.
+
+    `looks` is how often inner validation looks over the budget (bench.training.looks.due); None:
+    after each epoch. `inference`: whether segmented images go through the network in windows or
+    whole.
     """
 
     trial_id: str
@@ -70,6 +75,8 @@ class Trial:
     point: int | None = None
     points: int | None = None
     inner_only: bool = False
+    looks: int | None = None
+    inference: str = "windows"
 
     @property
     def has_own(self) -> bool:
@@ -122,6 +129,8 @@ def trial_columns(trial: Trial) -> dict[str, Any]:
         "threads": trial.threads,
         "point": trial.point,
         "points": trial.points,
+        "looks": trial.looks or trial.epochs,
+        "inference": trial.inference if TASKS[trial.task].windows else None,
     }
 
 

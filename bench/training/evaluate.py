@@ -1,14 +1,14 @@
-"""Score a model on some cases: whole volumes by sliding window, whole images, each case once."""
+"""Score a model on some cases, each once: whole segmented images, classified ones as patches."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
 from bench.core.precision import PRECISIONS
@@ -24,13 +24,18 @@ from bench.study.choice import Choice
 from bench.study.tasks import TASKS
 from bench.study.trial import Trial
 from bench.training.examples import EXAMPLES, chosen, stacked
+from bench.training.windows import Image, Part, importance, in_batches, places
 from loaders.batches.torch_loader import gather
 from loaders.sampling.sampler import Sampler
 from loaders.store.read import Store
 from models.output import Output
+from models.spec import Model
 
-# Windows of a volume that go through the network at once. Assumption: fits wherever training does.
+# Windows that go through the network at once, or as many as a batch of training has where those are
+# more. Assumption: fits wherever training does.
 WINDOWS = 4
+
+_Given = TypeVar("_Given")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +78,11 @@ class _Scored:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
-    """Everything that the evaluations of one trial have in common."""
+    """Everything that the evaluations of one trial have in common.
+
+    `whole`: what each side of an image must be a multiple of, where whole images go through the
+    network in one pass; None where they do in windows.
+    """
 
     trial: Trial
     store: Store
@@ -83,6 +92,7 @@ class Evaluator:
     weights: Tensor | None
     device: torch.device
     world: World
+    whole: tuple[int, ...] | None = None
 
     def network(self, image: Tensor) -> Tensor:
         """Return the logits of a batch in float32, computed in the precision of the trial."""
@@ -125,7 +135,7 @@ class Evaluator:
         done: list[_Scored] = []
         shown = set(cases[chosen(self.store.class_counts[cases] > 0)].tolist()) if final else set()
         with torch.inference_mode():
-            passes = self._windows if task.windows else self._batches
+            passes = self._volumes if task.windows else self._batches
             for seen, losses, seconds in passes(own, worse, costly=costly):
                 for place, score in enumerate(task.score(seen)):
                     PULSE.beat()
@@ -179,69 +189,92 @@ class Evaluator:
             )
             yield seen, losses.cpu().numpy(), seconds
 
-    def _windows(
+    def _volumes(
         self, own: np.ndarray, worse: Choice | None, *, costly: bool
     ) -> Iterator[tuple[Seen, np.ndarray, float]]:
-        """Give whole cases one at a time, by sliding windows, with losses (1,) and seconds."""
+        """Give whole cases one at a time, with losses (1,) and seconds.
+
+        They go through the network in windows, or in one pass: several parts at once, of several
+        cases where they are small.
+        """
+        weight = importance(self.trial.patch, self.device)
+        voxels = max(WINDOWS, self.trial.batch_size) * math.prod(self.trial.patch)
+        for parts in in_batches(self._parts(own, worse), voxels):
+            self._pass(parts, weight)
+            for image in dict.fromkeys(part.image for part in parts):
+                if image.whole:
+                    yield self._seen(image, costly=costly)
+
+    def _parts(self, own: np.ndarray, worse: Choice | None) -> Iterator[Part]:
+        """Give the windows of cases, case after case."""
         for index in own:
-            pixels, inside = _whole(self.store, self.sampler, int(index), self.trial.patch)
-            pixels = self.worsened(pixels, int(index), worse)
-            mask = np.array(self.store.mask(int(index)))
-            found: list[Tensor] = []
-
-            def window(image: Tensor, found: list[Tensor] = found) -> Tensor:
-                given = self.outputs(image)
-                if given.presence is not None:
-                    found.append(given.presence)
-                return given.logits
-
-            def predict(image: Tensor, window: Callable[[Tensor], Tensor] = window) -> Tensor:
-                logits = sliding_window_inference(
-                    image,
-                    roi_size=self.trial.patch,
-                    sw_batch_size=WINDOWS,
-                    predictor=window,
-                    overlap=self.trial.overlap,
-                    mode="gaussian",
-                )
-                assert isinstance(logits, Tensor)  # a tuple only where the network returns one
-                return logits
-
-            logits, seconds = _timed(predict, _to(pixels[None], self.device), self.device)
-            within = (slice(None), slice(None), *inside)
-            logits = logits[within]
-            target = _to(mask[None], self.device).long()
-            losses = self.criterion(logits, target, self.weights, alone)
-            seen = Seen(
-                store=self.store,
-                cases=np.array([index]),
-                pixels=pixels[None][within],
-                logits=logits,
-                target=mask[None],
-                presence=_presence(found),
-                costly=costly,
+            pixels, inside = _padded(
+                self.store, self.sampler, int(index), self.trial.patch, self.whole
             )
-            yield seen, losses.cpu().numpy(), seconds
+            pixels = self.worsened(pixels, int(index), worse)
+            sides = pixels.shape[1:]
+            window = self.trial.patch if self.whole is None else sides
+            image = Image(
+                index=int(index),
+                pixels=pixels,
+                on_device=_to(pixels, self.device),
+                inside=inside,
+                windows=places(sides, window, self.trial.overlap),
+            )
+            yield from (Part(image, place) for place in image.windows)
+
+    def _pass(self, parts: Sequence[Part], weight: Tensor) -> None:
+        """Take parts of one size through the network together."""
+        given, seconds = _timed(
+            self.outputs, torch.stack([part.pixels for part in parts]), self.device
+        )
+        for n, (image, place) in enumerate(parts):
+            presence = None if given.presence is None else given.presence[n]
+            image.take(place, given.logits[n], presence, weight)
+            image.seconds += seconds / len(parts)
+
+    def _seen(self, image: Image, *, costly: bool) -> tuple[Seen, np.ndarray, float]:
+        """Return a case as the metrics take it, its loss (1,) and its seconds."""
+        within = (slice(None), slice(None), *image.inside)
+        logits = image.logits[None][within]
+        mask = np.array(self.store.mask(image.index))
+        target = _to(mask[None], self.device).long()
+        losses = self.criterion(logits, target, self.weights, alone)
+        presence = image.presence
+        seen = Seen(
+            store=self.store,
+            cases=np.array([image.index]),
+            pixels=image.pixels[None][within],
+            logits=logits,
+            target=mask[None],
+            presence=None if presence is None else presence.double().cpu().numpy(),
+            costly=costly,
+        )
+        return seen, losses.cpu().numpy(), image.seconds
 
 
-def _presence(windows: Sequence[Tensor]) -> np.ndarray | None:
-    """Return the log-odds of each label anywhere (C,), by what the network says of windows (B, C).
-
-    The highest counts. None for a network that says nothing of it.
-    """
-    if not windows:
-        return None
-    each: np.ndarray = torch.cat(list(windows)).amax(0).double().cpu().numpy()
-    return each
+def whole_sides(trial: Trial, model: Model) -> tuple[int, ...] | None:
+    """Return what sides of whole images are multiples of, None where a trial has windows."""
+    return model.whole(trial.patch) if trial.inference == "whole" and model.whole else None
 
 
-def _whole(
-    store: Store, sampler: Sampler, index: int, patch: tuple[int, ...]
+def _padded(
+    store: Store,
+    sampler: Sampler,
+    index: int,
+    patch: tuple[int, ...],
+    multiple: tuple[int, ...] | None,
 ) -> tuple[np.ndarray, tuple[slice, ...]]:
-    """Return a normalised image, no side under the patch's, and where the image lies in it."""
+    """Return a normalised image, and where the image itself lies in it.
+
+    No side is shorter than the patch's, each is a multiple of `multiple`.
+    """
     raw = store.image(index)
     draws = sampler.centre(np.array([index]))
-    room = [max(p - s, 0) for p, s in zip(patch, raw.shape[1:], strict=True)]
+    sides = np.maximum(raw.shape[1:], patch)
+    if multiple is not None:
+        sides = -(-sides // multiple) * np.array(multiple)
+    room = (sides - raw.shape[1:]).tolist()
     before = [r // 2 for r in room]
     padded = np.pad(
         raw,
@@ -259,10 +292,10 @@ def _to(array: np.ndarray, device: torch.device) -> Tensor:
 
 
 def _timed(
-    predict: Callable[[Tensor], Tensor], image: Tensor, device: torch.device
-) -> tuple[Tensor, float]:
+    predict: Callable[[Tensor], _Given], image: Tensor, device: torch.device
+) -> tuple[_Given, float]:
     start = perf_counter()
-    logits = predict(image)
+    given = predict(image)
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return logits, perf_counter() - start
+    return given, perf_counter() - start

@@ -35,7 +35,8 @@ from bench.study.components import Combination
 from bench.study.dataset import DataSet
 from bench.study.trial import Trial, trial_columns
 from bench.training.course import StepNorms, loss_swing, spread
-from bench.training.evaluate import Evaluator, Score
+from bench.training.evaluate import Evaluator, Score, whole_sides
+from bench.training.looks import due
 from bench.training.networks import CHANNELS_LAST, flops_per_sample, make_network
 from bench.training.state import BestEpoch, Checkpoint, TargetReached, TrainingState
 from bench.training.transfer import LayerGroups
@@ -84,7 +85,7 @@ def run_trial(
     """Train and score one trial.
 
     `base` is the folder that references in the study start at. `watch(epoch, score)` is told of
-    every evaluation.
+    every epoch, with the score of the last look at inner validation.
 
     `checkpoint(state)` is called after every epoch, the last included. `state.to_bytes()`, called
     before it returns, gives what `resume` takes: the trial goes on after that epoch as if it had
@@ -140,6 +141,7 @@ def run_trial(
             weights=weights,
             device=device,
             world=world,
+            whole=whole_sides(trial, model_kind),
         )
         higher = evaluator.higher_is_better
         precision = PRECISIONS[trial.precision]
@@ -220,8 +222,11 @@ def run_trial(
             # One that broke off before its goal counts as begun.
             whole = max(state.spent, goal) // n_train
             epoch = trial.epochs if budget - state.spent < batch else whole
+            before = state.epochs[-1]["epoch"] if state.epochs else 0
             score = None
-            if math.isfinite(train_loss):
+            if math.isfinite(train_loss) and due(
+                before, epoch, looks=trial.looks, epochs=trial.epochs
+            ):
                 judged = evaluation_weights(optimizer, model, refresh, average)
                 with clock.phase("eval"), judged:
                     score = evaluator.score(split.inner, final=False)
@@ -244,8 +249,9 @@ def run_trial(
                     "step_norm": step_norm,
                 }
             )
+            looks = [row for row in state.epochs if row["val_loss"] is not None]
             if watch:
-                watch(epoch, score.value if score else None)
+                watch(epoch, looks[-1]["val_score"] if looks else None)
             if score is not None and not state.diverged:
                 if _hit(score.value, trial.target, higher):
                     state.reached = state.reached or TargetReached(
@@ -253,10 +259,10 @@ def run_trial(
                     )
                 best_epoch = state.best.epoch if state.best else 0
                 # Looks, not epochs: one step of L-BFGS may spend 20, and is looked at once.
-                looks = sum(row["epoch"] > best_epoch for row in state.epochs)
-                state.stopped = trial.stops and looks >= trial.patience
-                if layers.thaw(epoch):
-                    objective.share()
+                worse = sum(row["epoch"] > best_epoch for row in looks)
+                state.stopped = trial.stops and worse >= trial.patience
+            if not state.diverged and layers.thaw(epoch):
+                objective.share()
             layers.train()
             if checkpoint:
                 checkpoint(state)
@@ -273,13 +279,14 @@ def run_trial(
         judged = evaluation_weights(optimizer, model, refresh, average)
         with clock.phase("eval"), judged:
             seen = evaluator.score(spread(split.train, len(split.inner)), final=False)
-            final = None if last else evaluator.score(split.test, final=True)
+            # Of the last weights the primary metric alone is kept.
+            final = None if last else evaluator.score(split.test, final=False)
     chosen: Score | None = None
     degraded: list[dict[str, Any]] = []
     if best is not None and not trial.inner_only:
         with clock.phase("eval"):
             model.load_state_dict(best.weights)
-            chosen = evaluator.score(split.test, final=True)
+            chosen = evaluator.score(split.test, final=not diverged)
             degraded = [] if diverged else _on_worse_images(evaluator, split.test, trial)
     test = None if diverged else chosen
     final = test if last else final

@@ -1,5 +1,6 @@
 """nnU-Net's U-Net, its kernels and strides planned from the patch, made of MONAI's blocks."""
 
+from math import prod
 from typing import Any
 
 import torch
@@ -44,6 +45,12 @@ def plan(patch: tuple[int, ...]) -> Plan:
             spacings[axis] *= 2
     kernels.append((3,) * len(patch))
     return kernels, strides
+
+
+def multiples(patch: tuple[int, ...]) -> tuple[int, ...]:
+    """Return what each side of an image must be a multiple of, for a network of this patch."""
+    _, strides = plan(patch)
+    return tuple(prod(along) for along in zip(*strides, strict=True))
 
 
 class DynUNet(nn.Module):

@@ -528,6 +528,16 @@ def _transforms(r: Recipe) -> str:
 
 
 def _inferer(r: Recipe) -> str:
+    if r.study.get("inference") == "whole":
+        return '''def make_inferer(patch):
+    """Return what evaluates whole images in one pass, where the network takes any size.
+
+    Pad them first: each side to a multiple of what the network halves it by, at least the patch.
+    """
+    import monai
+
+    del patch
+    return monai.inferers.SimpleInferer()'''
     overlap = _literal(float(r.study.get("overlap", 0.25)))
     return f'''def make_inferer(patch):
     """Return what evaluates whole images, in windows of the training patch."""

@@ -45,7 +45,8 @@ def _columns(*groups: tuple[pa.DataType, str]) -> pa.Schema:
 #: defaults, out of `points` in all a trial has its settings of; null where nothing was searched.
 #: `last_train_score`: by the last weights too, on as many cases of the training part as inner
 #: validation has, evenly spread over it and not augmented; null for a point. `parameters`: how many
-#: numbers the network learns.
+#: numbers the network learns. `looks`: how often inner validation looks over the budget.
+#: `inference`: whether segmented images were evaluated in `windows` or `whole`, null for others.
 TRIALS = _columns(
     (pa.string(), "study trial_id dataset task"),
     (pa.string(), " ".join(COLUMNS)),
@@ -80,7 +81,8 @@ TRIALS = _columns(
     (pa.float64(), "last_val_score last_test_score test_score_before_diverging"),
     (pa.int64(), "point points"),
     (pa.float64(), "last_train_score"),
-    (pa.int64(), "parameters"),
+    (pa.int64(), "parameters looks"),
+    (pa.string(), "inference"),
 )
 
 #: Long form: one row a trial x split (inner or test) x metric x unit x region x convention x
@@ -95,7 +97,8 @@ METRICS = _columns(
 
 #: One row a trial x epoch. `step_loss_sd_diff`: the standard deviation of the differences between
 #: the losses of successive steps; `step_norm`: the geometric mean of the length (L2) of some steps,
-#: as `bench.training.course` measures it. Null where an epoch has too few steps.
+#: as `bench.training.course` measures it. Null where an epoch has too few steps. `val_loss` and
+#: `val_score` are null where inner validation did not look.
 EPOCHS = _columns(
     (pa.string(), "trial_id"),
     (pa.int64(), "epoch"),

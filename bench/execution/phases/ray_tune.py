@@ -2,7 +2,7 @@
 
 One Tuner runs the whole search, so that its actors, whose start takes seconds, are used from point
 to point; each combination in each fold has a searcher and a scheduler of its own, since scores of
-two of them say nothing of each other. Actors take trials as lanes do and report epoch by epoch; the
+two of them say nothing of each other. Actors take trials as lanes do and report look by look; the
 rows are written here. A search chooses by what it sees and so never stands under a verdict.
 """
 
@@ -143,7 +143,8 @@ def _listener(record: Record) -> Any:
             if "outcome" in result:
                 record.finish(trial.trial_id, job, pickle.loads(result["outcome"]))  # noqa: S301  # of our own actor, by a Ray with a token
             else:
-                record.heard(trial.trial_id, job, json.loads(result["epoch"]))
+                for epoch in json.loads(result["rows"]):
+                    record.heard(trial.trial_id, job, epoch)
 
         def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
             del iteration, trials, info
@@ -295,7 +296,7 @@ _WAYS = {
 
 
 def _point_actor() -> Any:
-    """Return the class whose actors try points, one after the other, epoch by epoch."""
+    """Return the class whose actors try points, one after the other, look by look."""
     from ray import tune
 
     class PointActor(tune.Trainable):
@@ -307,7 +308,12 @@ def _point_actor() -> Any:
             self._begin(config)
 
         def step(self) -> dict[str, Any]:
-            said = self._course.next()
+            # Epochs that inner validation did not look after go with the next that it did.
+            rows: list[dict[str, Any]] = []
+            while not isinstance(said := self._course.next(), Outcome):
+                rows.append(said)
+                if said["val_loss"] is not None:
+                    break
             if isinstance(said, Outcome):
                 score = said.trial["val_score"] if said.trial["status"] == "ok" else None
                 spent = said.trial["sample_gradients"]
@@ -315,7 +321,7 @@ def _point_actor() -> Any:
                 return {**told, "outcome": pickle.dumps(said), "done": True}
             told = self._told(said["val_score"], said["sample_gradients"])
             # As texts and bytes: Tune takes mappings apart.
-            return {**told, "epochs": said["epoch"], "epoch": json.dumps(said)}
+            return {**told, "epochs": said["epoch"], "rows": json.dumps(rows)}
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self._course.stop()

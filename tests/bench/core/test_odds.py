@@ -134,3 +134,28 @@ def test_lesions_and_images_that_a_network_is_sure_of_are_ranked_by_their_logits
     rows = segmentation_rows([*cases, scan({5: 51.0}, [])], ["r"])
     (auc,) = (r["value"] for r in rows if r["metric"] == "auc" and r["region"] == "r")
     assert auc == 1
+
+
+@pytest.mark.parametrize("labels", [(1,), (1, 3), (2, 3, 4)])
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 30.0, 1e4, 1e30])
+def test_the_highest_is_that_of_every_voxel_looked_at(
+    labels: tuple[int, ...], scale: float
+) -> None:
+    rng = np.random.default_rng(0)
+    for n in range(20):
+        logits = (scale * rng.normal(size=(5, 6, 7, 8))).astype(np.float32)
+        if n % 2:
+            # Sums of several classes, not the largest alone, decide.
+            logits = np.round(logits / scale) * np.float32(min(scale, 1.0))
+        logits[:, rng.random((6, 7, 8)) < 0.1] = np.nan
+        every = odds.against_rest(logits, labels)
+        assert odds.highest(logits, labels) == np.nanmax(every)
+
+
+def test_the_highest_where_logits_are_infinite() -> None:
+    logits = np.zeros((3, 4), dtype=np.float32)
+    logits[1, 2] = np.inf
+    assert odds.highest(logits, (1,)) == np.inf
+    assert odds.highest(logits, (2,)) == pytest.approx(-np.log(2))
+    logits[1] = -np.inf
+    assert odds.highest(logits, (1,)) == -np.inf

@@ -28,6 +28,7 @@ losses: [ce]
 seeds: [2, 5]
 folds: 2
 epochs: 9
+looks: 3
 threads: 1
 device: cpu
 loader: torch

@@ -264,3 +264,18 @@ def test_imagenet_weights_that_a_model_has_not_are_a_skip(expanded):
     assert {t.start for t in trials} == {None}
     assert {s.combination["pretrained"] for s in skips} == {"imagenet"}
     assert "no ImageNet weights for model vgg_small in 2-D" in skips[0].reason
+
+
+def test_whole_images_are_other_trials_where_the_network_takes_them(expanded):
+    def found(task, model, **keys):
+        trials, _ = expanded(task, models=[model], **keys)
+        return {t.trial_id for t in trials}, {t.inference for t in trials}
+
+    whole = {"inference": "whole"}
+    ids, how = found("segmentation", "unet_small")
+    others, other = found("segmentation", "unet_small", **whole)
+    assert (how, other) == ({"windows"}, {"whole"})
+    assert not ids & others
+    # One that takes patches alone, and a task whose cases are patches.
+    for task, model in (("segmentation", "unet_resnet_both"), ("classification", "vgg_small")):
+        assert found(task, model) == found(task, model, **whole)

@@ -146,10 +146,53 @@ def test_a_trial_has_a_core_where_memory_holds_so_many(plan_of, monkeypatch, fre
 
 
 def test_a_plan_says_what_may_end_early(plan_of):
-    assert ends_early(plan_of(schedules="[constant, one_cycle, cosine]", patience=7)) == [
+    assert ends_early(plan_of(schedules="[constant, one_cycle, cosine]", epochs=8, patience=7)) == [
         "early stopping after 7 looks without a better score: schedule constant",
         "the whole budget: schedule one_cycle, cosine",
     ]
+
+
+def test_a_plan_says_where_looks_are_too_few_for_patience(plan_of):
+    assert ends_early(plan_of(epochs=40, looks=7, patience=7)) == [
+        "the whole budget, as patience is 7 and looks are 7: schedule constant"
+    ]
+
+
+def test_looks_are_a_number_from_the_first_run_on(plan_of):
+    first = plan_of(epochs=200)
+    # Images are one pass each: 40 of them make 19 or 20 in training, 6 to 8 in inner validation.
+    looks = first.study.looks
+    sizes = [(len(s.train), len(s.inner), len(s.test)) for s in first.sets[0].splits]
+    room = [3 * 200 * train * 0.15 / 0.85 - 2 * test - inner for train, inner, test in sizes]
+    expected = min(200, *(int(r / inner) for r, (_, inner, _) in zip(room, sizes, strict=True)))
+    assert looks == expected
+    save(first)
+    assert yaml.safe_load((first.folder / "study.yaml").read_text())["looks"] == looks
+    for same in ({}, {"looks": looks}):
+        again = plan_of(epochs=200, **same)
+        assert {t.trial_id for t in again.trials} == {t.trial_id for t in first.trials}
+    with pytest.raises(StudyError, match="looks: this run was made with"):
+        plan_of(epochs=200, looks="null")
+
+
+def test_a_run_from_before_looks_could_be_set_looks_after_each_epoch(plan_of):
+    first = plan_of(epochs=200, looks="null")
+    save(first)
+    path = first.folder / "study.yaml"
+    path.write_text(path.read_text().replace("looks: null\n", ""))
+    again = plan_of(epochs=200)
+    assert again.study.looks is None
+    assert {t.trial_id for t in again.trials} == {t.trial_id for t in first.trials}
+    save(again)
+    assert yaml.safe_load(path.read_text())["looks"] is None
+
+
+def test_as_many_looks_as_epochs_are_no_other_trial(plan_of):
+    def ids(looks):
+        return {t.trial_id for t in plan_of(run=str(looks), epochs=4, looks=looks).trials}
+
+    assert ids("null") == ids(4) == ids(9)
+    assert not ids("null") & ids(3)
 
 
 def test_the_axes_may_grow_and_the_record_keeps_both(plan_of):

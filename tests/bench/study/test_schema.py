@@ -109,7 +109,11 @@ def test_every_ready_study_is_a_study(path):
 # YAML's own words for what no number of a study can be; 1e400 is a text in YAML, 1.0e+400 infinite.
 @pytest.mark.parametrize("number", [".nan", ".inf", "-.inf", "-1", "1e400", "1.0e+400", "true"])
 @pytest.mark.parametrize(
-    "key", ["epochs", "batch_size", "patience", "folds", "repeats", "margin", "overlap", "threads"]
+    "key",
+    [
+        *("epochs", "batch_size", "patience", "folds", "repeats", "margin", "overlap", "threads"),
+        "looks",
+    ],
 )
 def test_an_absurd_number_is_refused_with_its_key(key, number):
     with pytest.raises(StudyError, match=rf"^mine\.yaml: {key}: ") as caught:

@@ -136,6 +136,19 @@ def test_budget_and_network(made):
     assert whole.shape == (1, 4, 40, 48)
 
 
+def test_whole_images_go_through_in_one_pass(made):
+    found = ran(made("monai", data=SCANS, loss="dice_ce", study={"inference": "whole"}))
+    network = found.make_model(2, 4, (32, 32))
+    sizes = []
+
+    def noted(image):
+        sizes.append(tuple(image.shape))
+        return network(image)
+
+    assert found.make_inferer((32, 32))(torch.zeros(1, 2, 40, 48), noted).shape == (1, 4, 40, 48)
+    assert sizes == [(1, 2, 40, 48)]
+
+
 def test_the_transforms_of_monai_are_the_studys(made):
     augment = {"flip": [True, False, True], "scale": 0.1, "shift": 0.2, "rotate": 10.0}
     text = made("monai", data=SCANS, study={"augment": augment})
