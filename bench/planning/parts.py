@@ -2,16 +2,13 @@
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from bench.core.references import StudyError
-from bench.metrics.aggregate import classification_rows, headline, segmentation_rows
-from bench.metrics.confusion import confusion
+from bench.metrics.aggregate import headline
 from bench.metrics.table import METRICS
 from bench.planning.plan import Plan
 from bench.study.dataset import DataSet
+from bench.study.tasks import TASKS
 from loaders.sampling.folds import PARTS
-from loaders.store.read import Store
 
 
 def tell_apart(plan: Plan) -> Iterator[str]:
@@ -27,9 +24,12 @@ def tell_apart(plan: Plan) -> Iterator[str]:
 
 
 def _of_primary(data: DataSet, primary: str) -> Iterator[str]:
+    right = TASKS[data.store.meta.task].right
+
     def without(part: str) -> int:
         return sum(
-            _best(data.store, getattr(split, part), primary) is None for split in data.splits
+            headline(right(data.store, getattr(split, part)), primary) is None
+            for split in data.splits
         )
 
     rule = METRICS[primary].empty_rule
@@ -49,35 +49,6 @@ def _of_primary(data: DataSet, primary: str) -> Iterator[str]:
             f"{data.name}: {primary} has no value on {lost} of {of} inner validation parts for the "
             f"right answer; there epochs are chosen by false alarms, then by the loss"
         )
-
-
-def _best(store: Store, cases: np.ndarray, primary: str) -> float | None:
-    """Return what the right answer scores on some cases, None where the metric has no value.
-
-    For that one case of each kind will do: with the region or without, of known size or not.
-    """
-    meta = store.meta
-    if not meta.masked:
-        labels = np.unique(store.labels[cases])
-        right = np.eye(len(meta.classes))[labels]
-        return headline(
-            classification_rows(
-                right, labels, classes=meta.classes, positive=meta.positive, unit=meta.unit
-            ),
-            primary,
-        )
-    there = store.boxes[cases, :, 0, 0] >= 0
-    known = np.isfinite(store.spacing[cases]).all(axis=1)
-    rows = []
-    for column, name in enumerate(store.meta.regions):
-        for holds, spaced in sorted(
-            set(zip(there[:, column].tolist(), known.tolist(), strict=True))
-        ):
-            mask = np.array([[0, holds]], dtype=np.uint8)
-            logits = np.stack([mask == 0, mask == 1]).astype(np.float64)
-            spacing = (1.0 if spaced else np.nan,) * 2
-            rows += confusion(mask, mask, {name: (1,)}, spacing, distances=True, logits=logits)
-    return headline(segmentation_rows(rows, tuple(store.meta.regions)), primary)
 
 
 def _of_regions(data: DataSet) -> Iterator[str]:

@@ -16,7 +16,7 @@ from bench.core.references import StudyError, failure, load_callable, said
 from bench.study.pretrained import People
 from bench.study.tasks import TASKS
 from loaders.cases import BadCase, Case, Item, Kind, Meta, Survey
-from loaders.sampling.folds import FoldError, Split, make_splits, splits_table
+from loaders.sampling.folds import FoldError, Split, Strata, make_splits, splits_table
 from loaders.store.layout import FORMAT
 from loaders.store.pseudonyms import user_key
 from loaders.store.read import Store, open_store
@@ -187,8 +187,7 @@ def split_store(
     try:
         return tuple(
             make_splits(
-                labels=labels_to_stratify(store),
-                present=store.boxes[:, :, 0, 0] >= 0,
+                **strata_of(store),
                 groups=store.groups,
                 hashes=store.hashes,
                 classes=store.meta.classes,
@@ -202,9 +201,9 @@ def split_store(
         raise StudyError(f"data {store.meta.name!r}: {error}") from error
 
 
-def labels_to_stratify(store: Store) -> np.ndarray | None:
-    """Return the labels (n,) that folds are stratified by, None where the task has none."""
-    return store.labels if TASKS[store.meta.task].stratified else None
+def strata_of(store: Store) -> Strata:
+    """Return what the folds of a store are stratified by."""
+    return TASKS[store.meta.task].strata(store)
 
 
 def automatic_patch(store: Store) -> tuple[int, ...]:

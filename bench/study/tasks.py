@@ -10,8 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from bench.metrics import classified, segmented
-from bench.metrics.scoring import Seen
+from bench.metrics.tasks import classified, segmented
+from bench.metrics.tasks.scoring import Seen
+from loaders.batches.drawn import class_counts
+from loaders.sampling.folds import Strata
+from loaders.sampling.normalization import class_weights
+from loaders.sampling.sampler import Sampler
 from loaders.store.read import Store
 
 Rows = list[dict[str, Any]]
@@ -21,14 +25,18 @@ Rows = list[dict[str, Any]]
 class Task:
     """One task of the table.
 
-    - `served_by`: the task whose networks and losses serve this one: its own name, or another's.
+    - `served_by`: the task whose losses, metrics and regularizers serve this one: its own name, or
+      another's. `networks`: the task whose networks do.
     - `primary`: the metric that decides unless a study names another.
     - `batch`: samples a step by the number of dimensions, unless a study says.
     - `patch_multiple`: an automatic patch is the median shape brought up to a multiple of this; 1
       for whole images.
     - `windows`: whether a case is evaluated whole, by sliding windows of the patch, and not as the
       patch in its middle.
-    - `stratified`: whether folds are stratified by the label of a case.
+    - `strata(store)`: what folds are stratified by.
+    - `weights(store, sampler)`: the weights (n_classes,) that a weighted loss takes; raises
+      FoldError where a class has none.
+    - `right(store, cases)`: the rows of `metrics` that the right answers to some cases get.
     - `score(seen)`: what its rows are made of, for each case; plain values and arrays, since they
       go from process to process.
     - `rows(store, cases, scores)`: the rows of `metrics` and of `cases` for (n,) cases.
@@ -37,14 +45,32 @@ class Task:
 
     name: str
     served_by: str
+    networks: str
     primary: str
     batch: Mapping[int, int]
     patch_multiple: int
     windows: bool
-    stratified: bool
+    strata: Callable[[Store], Strata]
+    weights: Callable[[Store, Sampler], np.ndarray]
+    right: Callable[[Store, np.ndarray], Rows]
     score: Callable[[Seen], list[Any]]
     rows: Callable[[Store, np.ndarray, list[Any]], tuple[Rows, Rows]]
     example: Callable[[Seen, int, Any], dict[str, np.ndarray]]
+
+
+def _by_class(store: Store) -> Strata:
+    """Stratify by the class of a case, each of which every part must hold."""
+    return {"labels": store.labels, "present": None}
+
+
+def _by_region(store: Store) -> Strata:
+    """Stratify by the regions that a case holds."""
+    return {"labels": None, "present": store.boxes[:, :, 0, 0] >= 0}
+
+
+def _by_frequency(store: Store, sampler: Sampler) -> np.ndarray:
+    """Weigh each class by its inverse share of what is drawn."""
+    return class_weights(class_counts(store, sampler))
 
 
 TASKS: dict[str, Task] = {
@@ -53,12 +79,15 @@ TASKS: dict[str, Task] = {
         Task(
             name="classification",
             served_by="classification",
+            networks="classification",
             primary="auc",
             # Here and below: what an 8 GB GPU and a laptop both hold. Assumption.
             batch={2: 32, 3: 8},
             patch_multiple=1,
             windows=False,
-            stratified=True,
+            strata=_by_class,
+            weights=_by_frequency,
+            right=classified.right,
             score=classified.logits,
             rows=classified.rows,
             example=classified.example,
@@ -66,11 +95,14 @@ TASKS: dict[str, Task] = {
         Task(
             name="segmentation",
             served_by="segmentation",
+            networks="segmentation",
             primary="dice",
             batch={2: 16, 3: 2},
             patch_multiple=16,  # which four levels of pooling divide
             windows=True,
-            stratified=False,
+            strata=_by_region,
+            weights=_by_frequency,
+            right=segmented.right,
             score=segmented.regions,
             rows=segmented.rows,
             example=segmented.example,

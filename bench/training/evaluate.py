@@ -18,8 +18,8 @@ from bench.losses.supervision import logits_of
 from bench.losses.table import Criterion, alone
 from bench.metrics.aggregate import headline
 from bench.metrics.degradations import DEGRADATIONS
-from bench.metrics.scoring import Seen
 from bench.metrics.table import METRICS
+from bench.metrics.tasks.scoring import Seen
 from bench.study.choice import Choice
 from bench.study.tasks import TASKS
 from bench.study.trial import Trial

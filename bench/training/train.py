@@ -33,17 +33,17 @@ from bench.optimizers.spec import state_bytes
 from bench.optimizers.steps import STEPS, StepParts
 from bench.study.components import Combination
 from bench.study.dataset import DataSet
+from bench.study.tasks import TASKS
 from bench.study.trial import Trial, trial_columns
 from bench.training.course import StepNorms, loss_swing, spread
 from bench.training.evaluate import Evaluator, Score
 from bench.training.networks import CHANNELS_LAST, flops_per_sample, make_network
 from bench.training.state import BestEpoch, Checkpoint, TargetReached, TrainingState
 from bench.training.transfer import LayerGroups
-from loaders.batches.drawn import class_counts
 from loaders.batches.table import LOADERS
 from loaders.batches.torch_loader import gather
 from loaders.sampling.foreground import Foreground
-from loaders.sampling.normalization import class_weights, normalization, value_range
+from loaders.sampling.normalization import normalization, value_range
 from loaders.sampling.sampler import Recipe, Sampler, batch_positions
 from loaders.store.read import Store
 
@@ -369,7 +369,7 @@ def loss_weights(loss: Loss, store: Store, sampler: Sampler, device: torch.devic
     """Return the weights of classes (n_classes,) that a loss takes, of what is drawn; else None."""
     if not loss.weighted:
         return None
-    weights = torch.from_numpy(class_weights(class_counts(store, sampler)))
+    weights = torch.from_numpy(TASKS[store.meta.task].weights(store, sampler))
     return weights.to(device, torch.float32)
 
 

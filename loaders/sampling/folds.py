@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ from loaders.sampling.assign import Cohort, FoldError, deal, in_order
 __all__ = [
     "FoldError",
     "Split",
+    "Strata",
     "check_splits",
     "cohorts_of",
     "make_splits",
@@ -55,6 +56,13 @@ TABLE = pa.schema(
 _SAVED = pa.schema([pa.field(f.name, f.type) for f in TABLE] + [pa.field("dataset", pa.string())])
 # And who the cases are, by which another run may ask; runs of older versions do not say it.
 _PEOPLE = ("source_group_id", "image_id", "kind", "key")
+
+
+class Strata(TypedDict):
+    """What the folds of n cases are stratified by, as `make_splits` has it."""
+
+    labels: Labels | None
+    present: NDArray[np.bool_] | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,7 @@ Ids are the keyed hashes of the run: no name of a patient is known here.
 import csv
 import io
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import numpy as np
 from results.run_folder import Recorded, made_of
 from results.tables.files import replace_file
 from results.tables.store import RunError
+from results.tables.tasks import Answer, answer_of
 from results.verdict.combinations import Combination, Contest, Row
 
 Line = dict[str, Any]
@@ -89,7 +90,7 @@ def _files(run: Recorded) -> dict[str, str]:
         safe = re.sub(r"[^\w.-]+", "_", contest.dataset).strip("._") or "data"
         name = safe if safe == contest.dataset else f"{safe}-{number}"
         files[f"{name}-cases.csv"] = _csv(lines)
-        table, key = _claims(contest.judged, rows)
+        table, key = _claims(contest, rows)
         if table:
             files[f"{name}-claims-reloaded.csv"] = _csv(table)
             files[f"{name}-claims-reloaded-key.csv"] = _csv(key)
@@ -128,16 +129,12 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _has_masks(rows: Collection[Row]) -> bool:
-    return any(row["tp"] is not None for row in rows)
-
-
 # ---- one row a case x combination ------------------------------------------------------------
 
 
 def _lines(contest: Contest, combination: Combination, rows: Sequence[Row]) -> list[Line]:
-    of_masks = _has_masks(rows)
-    place = ("repeat", "fold", "case_id", "group_id", *(["region"] if of_masks else []))
+    by_region, line_of = _LINES[answer_of(contest.task) or "class"]
+    place = ("repeat", "fold", "case_id", "group_id", *(["region"] if by_region else []))
     about = {"dataset": contest.dataset, "combination": combination.name}
     about |= {"state": combination.state}
     return [
@@ -146,7 +143,7 @@ def _lines(contest: Contest, combination: Combination, rows: Sequence[Row]) -> l
             **{column: entry or "" for column, entry in combination.entries.items()},
             **dict(zip(place, key, strict=True)),
             "seeds": len({row["seed"] for row in own}),
-            **(_of_masks(own) if of_masks else _of_classes(own)),
+            **line_of(own),
         }
         for key, own in sorted(_grouped(rows, *place).items())
     ]
@@ -178,6 +175,13 @@ def _of_classes(rows: Sequence[Row]) -> Line:
     }
 
 
+# What an answer is -> whether its regions have a line each, and what a line says beside its place.
+_LINES: Mapping[Answer, tuple[bool, Callable[[Sequence[Row]], Line]]] = {
+    "class": (False, _of_classes),
+    "mask": (True, _of_masks),
+}
+
+
 def _called(rows: Sequence[Row]) -> Any:
     """Return the most probable class of one case from one trial; of equal ones the first."""
     return max(rows, key=lambda row: row["prob"] if row["log_odds"] is None else row["log_odds"])[
@@ -188,23 +192,24 @@ def _called(rows: Sequence[Row]) -> Any:
 # ---- Claims Reloaded -------------------------------------------------------------------------
 
 
-def _claims(
-    judged: Sequence[Combination], rows: Mapping[str, Sequence[Row]]
-) -> tuple[list[Line], list[Line]]:
-    """Return the table and its key; of the cases that every judged combination has a score of."""
+def _claims(contest: Contest, rows: Mapping[str, Sequence[Row]]) -> tuple[list[Line], list[Line]]:
+    """Return the table and its key; of the cases that every judged combination has a score of.
+
+    Both are empty where nothing is judged, or Claims Reloaded has no form for the task.
+    """
+    judged, answer = contest.judged, answer_of(contest.task) or "class"
     columns: list[dict[str, Any]] = []
     truth: dict[str, Any] = {}
     classes: dict[str, int] = {}
     for combination in judged:
         own = rows[combination.name]
-        if _has_masks(own):
-            columns.append(_dice_by_case(own))
-            continue
-        for row in own:
-            classes.setdefault(row["region"], len(classes))
-            if row["label"]:
-                truth[row["case_id"]] = row["region"]
-        columns.append(_calls_by_case(own))
+        if answer in _COLUMNS:
+            columns.append(_COLUMNS[answer](own))
+        if answer == "class":
+            for row in own:
+                classes.setdefault(row["region"], len(classes))
+                if row["label"]:
+                    truth[row["case_id"]] = row["region"]
     if not columns:
         return [], []
     names = {f"alg_{n:0{max(2, len(str(len(judged))))}d}": c.name for n, c in enumerate(judged, 1)}
@@ -233,6 +238,13 @@ def _dice_by_case(rows: Sequence[Row]) -> dict[str, Any]:
 def _calls_by_case(rows: Sequence[Row]) -> dict[str, Any]:
     """Return case -> class, as its first seed of its first repeat calls it."""
     return {case: _called(_trials(own)[0]) for (case,), own in _grouped(rows, "case_id").items()}
+
+
+# What an answer is -> case -> what a column of Claims Reloaded has of it.
+_COLUMNS: Mapping[Answer, Callable[[Sequence[Row]], dict[str, Any]]] = {
+    "class": _calls_by_case,
+    "mask": _dice_by_case,
+}
 
 
 def _trials(rows: Sequence[Row]) -> list[list[Row]]:

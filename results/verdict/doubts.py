@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from results import text
+from results.tables.tasks import Answer, answer_of
 from results.verdict.combinations import Combination, Contest, Row
 from results.verdict.schema import Rule
 
@@ -52,7 +53,7 @@ def doubts(
     said = [
         _few_folds(contest),
         _no_better_than_chance(contest, recommended, cases, interval, alpha),
-        _one_answer(recommended, cases),
+        _one_answer(contest, recommended, cases),
         _best_at_the_last(recommended),
     ]
     return [*found, *(sentence for sentence in said if sentence)]
@@ -130,7 +131,7 @@ def _no_better_than_chance(
     interval: tuple[float, float, float] | None,
     alpha: float,
 ) -> str | None:
-    chance = _chance(contest.metric, cases)
+    chance = _chance(contest, cases)
     if chance is None or interval is None:
         return None
     value, who = chance
@@ -145,10 +146,9 @@ def _no_better_than_chance(
     )
 
 
-def _one_answer(recommended: Combination, cases: Sequence[Row]) -> str | None:
-    if any(row["tp"] is not None for row in cases):
-        return _finds_nothing(recommended, cases)
-    return _one_class(recommended, cases)
+def _one_answer(contest: Contest, recommended: Combination, cases: Sequence[Row]) -> str | None:
+    answer = answer_of(contest.task)
+    return _ONE_ANSWER[answer](recommended, cases) if answer else None
 
 
 def _one_class(recommended: Combination, cases: Sequence[Row]) -> str | None:
@@ -195,6 +195,13 @@ def _finds_nothing(recommended: Combination, cases: Sequence[Row]) -> str | None
     return f"{recommended.name} finds {text.listed(said)}."
 
 
+# What an answer is -> says whether nearly all answers are one.
+_ONE_ANSWER: Mapping[Answer, Callable[[Combination, Sequence[Row]], str | None]] = {
+    "class": _one_class,
+    "mask": _finds_nothing,
+}
+
+
 def _best_at_the_last(recommended: Combination) -> str | None:
     # A schedule that ends low is meant to be best at its end.
     if recommended.entries.get("schedule"):
@@ -212,13 +219,13 @@ def _best_at_the_last(recommended: Combination) -> str | None:
 # ---- what a guess would score ----------------------------------------------------------------
 
 
-def _chance(metric: str, cases: Sequence[Row]) -> tuple[float, str] | None:
+def _chance(contest: Contest, cases: Sequence[Row]) -> tuple[float, str] | None:
     """Return what one that looks at no image would score, and who that is; None if unknown."""
-    of_masks = any(row["tp"] is not None for row in cases)
-    table = _GUESSES_OF_MASKS if of_masks else _GUESSES_OF_CLASSES
-    if metric not in table or not cases:
+    answer = answer_of(contest.task)
+    table = _GUESSES[answer] if answer else {}
+    if contest.metric not in table or not cases:
         return None
-    value, who = table[metric]
+    value, who = table[contest.metric]
     return value(cases), who
 
 
@@ -255,7 +262,10 @@ _COIN = "a toss of a coin"
 _COMMONEST = "always calling the commonest class"
 _ALL_FOREGROUND = "calling every voxel the region"
 
-_GUESSES_OF_CLASSES: dict[str, tuple[Callable[[Sequence[Row]], float], str]] = {
+# Metric -> what a guess scores on some cases, and who guesses so.
+_Guesses = Mapping[str, tuple[Callable[[Sequence[Row]], float], str]]
+
+_GUESSES_OF_CLASSES: _Guesses = {
     "auc": (lambda _cases: 0.5, _COIN),
     "accuracy": (lambda cases: float(_shares(cases).max()), _COMMONEST),
     "balanced_accuracy": (lambda cases: 1 / len(_shares(cases)), _COMMONEST),
@@ -265,7 +275,7 @@ _GUESSES_OF_CLASSES: dict[str, tuple[Callable[[Sequence[Row]], float], str]] = {
         "giving every case the classes' shares",
     ),
 }
-_GUESSES_OF_MASKS: dict[str, tuple[Callable[[Sequence[Row]], float], str]] = {
+_GUESSES_OF_MASKS: _Guesses = {
     "auc": (lambda _cases: 0.5, _COIN),
     "dice": (lambda cases: _by_case(cases, lambda p: 2 * p / (p + 1)), _ALL_FOREGROUND),
     "iou": (lambda cases: _by_case(cases, lambda p: p), _ALL_FOREGROUND),
@@ -276,3 +286,5 @@ _GUESSES_OF_MASKS: dict[str, tuple[Callable[[Sequence[Row]], float], str]] = {
         "calling every voxel the commoner of region and rest",
     ),
 }
+# What an answer is -> the guesses.
+_GUESSES: Mapping[Answer, _Guesses] = {"class": _GUESSES_OF_CLASSES, "mask": _GUESSES_OF_MASKS}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.metrics.scoring import Seen
 from bench.metrics.table import METRICS
+from bench.metrics.tasks.scoring import Seen
 from bench.study.tasks import TASKS
 from bench.training.evaluate import EXAMPLES
 from bench.training.train import run_trial
