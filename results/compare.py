@@ -4,8 +4,8 @@ A combination that both runs have is compared in pairs where both have scored it
 in the same folds: the differences of the fold means (over seeds), with the corrected interval of
 `results.statistics.intervals` (overlapping training sets), Bonferroni over the combinations of the
 data set. Case by case it is counted where the second run is better: by Dice (1 where both masks are
-empty, mean over regions), or by the probability of the true class. Where cases or folds differ, the
-two means stand side by side and nothing is claimed.
+empty, mean over regions), or by the probability of the true class or answer. Where cases or folds
+differ, the two means stand side by side and nothing is claimed.
 
 Speed is the cost of a sample-gradient alone (`results.prices`), compared on one device only
 and within its noise.
@@ -180,6 +180,13 @@ def _prob_of_the_true_class(row: Mapping[str, Any]) -> float | None:
     return row["prob"] if row["label"] else None
 
 
+def _prob_of_the_answer(row: Mapping[str, Any]) -> float | None:
+    if row["label"] is None:
+        return None
+    prob = float(row["prob"])
+    return prob if row["label"] else 1 - prob
+
+
 def _dice(row: Mapping[str, Any]) -> float | None:
     return 1.0 if row["dice"] is None else row["dice"]
 
@@ -188,6 +195,7 @@ def _dice(row: Mapping[str, Any]) -> float | None:
 _OF_CASE: Mapping[Answer, Callable[[Mapping[str, Any]], float | None]] = {
     "class": _prob_of_the_true_class,
     "mask": _dice,
+    "findings": _prob_of_the_answer,
 }
 
 

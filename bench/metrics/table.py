@@ -78,6 +78,8 @@ class Metric:
         """The tasks that this metric has a function for."""
         able = {
             "classification": self.classification is not None,
+            # Each finding is a class of two.
+            "multilabel": self.classification is not None,
             "segmentation": bool(self.per_case or self.pooled or self.lesions or self.presence),
         }
         return tuple(task for task, yes in able.items() if yes)

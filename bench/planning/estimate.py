@@ -17,7 +17,7 @@ from torch import nn
 from bench.core.precision import PRECISIONS
 from bench.core.processes import World
 from bench.core.references import StudyError
-from bench.losses.supervision import supervised
+from bench.losses.supervision import as_target, supervised
 from bench.losses.table import alone
 from bench.optimizers.table import Optimizer
 from bench.planning.plan import Plan
@@ -102,7 +102,7 @@ def measure(trials: Mapping[str, Trial], data: DataSet, base: Path, device_kind:
     batch = min(trial.batch_size * row.batch_multiple, len(split.train))
     pixels, labels = gather(store, sampler.draw(np.arange(batch)))
     image = torch.from_numpy(pixels).to(device)
-    target = torch.from_numpy(labels).to(device).long()
+    target = as_target(torch.from_numpy(labels).to(device))
     weights = torch.ones(len(store.meta.classes), device=device) if loss.weighted else None
 
     values_of = supervised(criterion, weights, alone)

@@ -6,7 +6,7 @@ from bench.core.references import StudyError
 from bench.metrics.aggregate import headline
 from bench.metrics.table import METRICS
 from bench.planning.plan import Plan
-from bench.study.dataset import DataSet
+from bench.study.dataset import DataSet, strata_of
 from bench.study.tasks import TASKS
 from loaders.sampling.folds import PARTS
 
@@ -19,8 +19,7 @@ def tell_apart(plan: Plan) -> Iterator[str]:
     """
     for data in plan.sets:
         yield from _of_primary(data, plan.study.primary[data.store.meta.task])
-        if data.store.meta.regions:
-            yield from _of_regions(data)
+        yield from _of_strata(data)
 
 
 def _of_primary(data: DataSet, primary: str) -> Iterator[str]:
@@ -51,17 +50,19 @@ def _of_primary(data: DataSet, primary: str) -> Iterator[str]:
         )
 
 
-def _of_regions(data: DataSet) -> Iterator[str]:
-    present = data.store.boxes[:, :, 0, 0] >= 0
-    for column, name in enumerate(data.store.meta.regions):
+def _of_strata(data: DataSet) -> Iterator[str]:
+    """Tell of each region or finding that not every part of the folds has a case of."""
+    strata = strata_of(data.store)
+    columns = () if strata["present"] is None else strata["present"].T
+    for name, present in zip(strata["names"], columns, strict=True):
         lacking = {
-            part: sum(not present[getattr(split, part), column].any() for split in data.splits)
+            part: sum(not present[getattr(split, part)].any() for split in data.splits)
             for part in PARTS
         }
         if any(lacking.values()):
             parts = ", ".join(f"{n} {part}" for part, n in lacking.items() if n)
             yield (
-                f"{data.name}: region {name} is in {int(present[:, column].sum())} of "
+                f"{data.name}: {name} is in {int(present.sum())} of "
                 f"{len(present)} cases, and not in every part of the {len(data.splits)} folds "
                 f"(parts without it: {parts}); use fewer folds, or a larger inner_fraction"
             )

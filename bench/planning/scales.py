@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bench.core.precision import PRECISIONS
 from bench.core.processes import World
-from bench.losses.supervision import supervised
+from bench.losses.supervision import as_target, supervised
 from bench.losses.table import alone
 from bench.planning.plan import Plan
 from bench.study.components import Combination
@@ -89,7 +89,7 @@ def gradient_norm(trial: Trial, plan: Plan) -> float:
     values_of = supervised(parts.loss.row.bind(parts.loss.settings), weights, alone)
     with PRECISIONS[trial.precision].autocast(device):
         given = network(image)
-    values_of(given, target.long()).mean().backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
+    values_of(given, as_target(target)).mean().backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
     return float(nn.utils.get_total_norm(_gradients(network)))
 
 

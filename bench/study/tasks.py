@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-from bench.metrics.tasks import classified, segmented
+from bench.metrics.tasks import classified, findings, segmented
 from bench.metrics.tasks.scoring import Seen
 from loaders.batches.drawn import class_counts
 from loaders.sampling.folds import Strata
-from loaders.sampling.normalization import class_weights
+from loaders.sampling.normalization import class_weights, presence_weights
 from loaders.sampling.sampler import Sampler
 from loaders.store.read import Store
 
@@ -36,6 +37,8 @@ class Task:
     - `strata(store)`: what folds are stratified by.
     - `weights(store, sampler)`: the weights (n_classes,) that a weighted loss takes; raises
       FoldError where a class has none.
+    - `target(shape)`: a target that fits logits of a shape, drawn from torch's generator: what a
+      user's own loss is tried with.
     - `right(store, cases)`: the rows of `metrics` that the right answers to some cases get.
     - `score(seen)`: what its rows are made of, for each case; plain values and arrays, since they
       go from process to process.
@@ -52,6 +55,7 @@ class Task:
     windows: bool
     strata: Callable[[Store], Strata]
     weights: Callable[[Store, Sampler], np.ndarray]
+    target: Callable[[tuple[int, ...]], torch.Tensor]
     right: Callable[[Store, np.ndarray], Rows]
     score: Callable[[Seen], list[Any]]
     rows: Callable[[Store, np.ndarray, list[Any]], tuple[Rows, Rows]]
@@ -60,17 +64,48 @@ class Task:
 
 def _by_class(store: Store) -> Strata:
     """Stratify by the class of a case, each of which every part must hold."""
-    return {"labels": store.labels, "present": None}
+    return {"labels": store.labels, "present": None, "overlap": False, "names": ()}
 
 
 def _by_region(store: Store) -> Strata:
     """Stratify by the regions that a case holds."""
-    return {"labels": None, "present": store.boxes[:, :, 0, 0] >= 0}
+    return {
+        "labels": None,
+        "present": store.boxes[:, :, 0, 0] >= 0,
+        "overlap": False,
+        "names": tuple(f"region {name}" for name in store.meta.regions),
+    }
+
+
+def _by_finding(store: Store) -> Strata:
+    """Stratify by each finding that a case is known to have, or not to have."""
+    names = store.meta.classes
+    return {
+        "labels": None,
+        "present": np.concatenate([store.numbers == 1, store.numbers == 0], axis=1),
+        "overlap": True,
+        "names": (*(f"finding {n}" for n in names), *(f"the absence of {n}" for n in names)),
+    }
 
 
 def _by_frequency(store: Store, sampler: Sampler) -> np.ndarray:
     """Weigh each class by its inverse share of what is drawn."""
     return class_weights(class_counts(store, sampler))
+
+
+def _by_presence(store: Store, sampler: Sampler) -> np.ndarray:
+    """Weigh each finding that is there by how many are not for one that is."""
+    return presence_weights(store.numbers[sampler.cases], store.meta.classes)
+
+
+def _classes(shape: tuple[int, ...]) -> torch.Tensor:
+    """Draw a class for each place of logits (N, C, ...)."""
+    return torch.randint(0, shape[1], (shape[0], *shape[2:]))
+
+
+def _yes_or_no(shape: tuple[int, ...]) -> torch.Tensor:
+    """Draw 0 or 1 for each logit."""
+    return torch.randint(0, 2, shape).float()
 
 
 TASKS: dict[str, Task] = {
@@ -87,6 +122,7 @@ TASKS: dict[str, Task] = {
             windows=False,
             strata=_by_class,
             weights=_by_frequency,
+            target=_classes,
             right=classified.right,
             score=classified.logits,
             rows=classified.rows,
@@ -102,10 +138,27 @@ TASKS: dict[str, Task] = {
             windows=True,
             strata=_by_region,
             weights=_by_frequency,
+            target=_classes,
             right=segmented.right,
             score=segmented.regions,
             rows=segmented.rows,
             example=segmented.example,
+        ),
+        Task(
+            name="multilabel",
+            served_by="multilabel",
+            networks="classification",
+            primary="auc",
+            batch={2: 32, 3: 8},  # as classification
+            patch_multiple=1,
+            windows=False,
+            strata=_by_finding,
+            weights=_by_presence,
+            target=_yes_or_no,
+            right=findings.right,
+            score=classified.logits,
+            rows=findings.rows,
+            example=findings.example,
         ),
     )
 }

@@ -48,10 +48,10 @@ class Score:
     def decides(self) -> bool:
         """Whether the primary metric tells how good a network is on these cases.
 
-        It has no value where they lack what it needs. Where no case holds any region, overlap and
-        distance have none for a network that is right, and one for every false alarm.
+        It has no value where they lack what it needs. Where no case holds any region (label 0),
+        overlap and distance have none for a network that is right, and one for every false alarm.
         """
-        return self.value is not None and any(case["label"] for case in self.cases)
+        return self.value is not None and any(case.get("label") != 0 for case in self.cases)
 
     @property
     def false_alarm(self) -> float | None:

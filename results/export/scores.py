@@ -2,16 +2,17 @@
 
 For each data set of a run:
 
-- `NAME-cases.csv`: one row a test case x combination (x region, where masks are the answer) x
-  repeat, the mean over seeds. Every combination with a scored trial is in it; `state` says which
-  are complete.
+- `NAME-cases.csv`: one row a test case x combination (x region, where masks or several findings
+  are the answer) x repeat, the mean over seeds. Every combination with a scored trial is in it;
+  `state` says which are complete.
 - `NAME-claims-reloaded.csv`: one row a case and a column a combination, `alg_01` and so on, of
   those that are judged; `NAME-claims-reloaded-key.csv` says which is which, and the number of each
   class.
 
 Claims Reloaded (claims-reloaded.dkfz.de; Christodoulou et al. 2025, arXiv 2505.04720) says how
 likely a claim of outperformance is to be false. It takes `case_id`, then `ground_truth` and called
-classes as numbers for classification, or Dice from 0 to 1 for segmentation.
+classes as numbers for classification, or Dice from 0 to 1 for segmentation; it has no form for
+several findings.
 
 Ids are the keyed hashes of the run: no name of a patient is known here.
 """
@@ -45,6 +46,8 @@ NAME-cases.csv: one row a case x combination (x region) x repeat; numbers are me
 `seeds` says over how many. `state` is `judged` where the combination has all of its trials.
   classification: `correct` is 1 where the most probable class is the true one (over several seeds
   the share of them); `prob_CLASS` is the probability of each class.
+  several findings: a line each (`region`), `truth` 1, 0 or empty where it is not known, `prob` its
+  probability.
   segmentation: where reference and prediction are both empty a region has no Dice in
   `dice_skip_empty` and 1 in `dice_empty_is_one`.
 
@@ -175,10 +178,15 @@ def _of_classes(rows: Sequence[Row]) -> Line:
     }
 
 
+def _of_findings(rows: Sequence[Row]) -> Line:
+    return {"truth": rows[0]["label"], "prob": _mean(row["prob"] for row in rows)}
+
+
 # What an answer is -> whether its regions have a line each, and what a line says beside its place.
 _LINES: Mapping[Answer, tuple[bool, Callable[[Sequence[Row]], Line]]] = {
     "class": (False, _of_classes),
     "mask": (True, _of_masks),
+    "findings": (True, _of_findings),
 }
 
 

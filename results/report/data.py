@@ -5,6 +5,7 @@ from typing import Any
 
 from results import text
 from results.run_folder import Recorded
+from results.tables.tasks import answer_of
 from results.verdict.combinations import Contest, Row
 
 _UNITS = {"t": "s"}
@@ -53,7 +54,9 @@ def about(data: Mapping[str, Any], contest: Contest) -> dict[str, Any] | None:
         said = [f"{tested['cases']} cases", people, tested["source"]]
         lines.append(("tested on another data set", ", ".join(filter(None, said))))
     classes = data.get("classes", ())
-    total = sum(each["number"] for each in classes) or 1
+    several = answer_of(contest.task) == "findings"
+    total = counted["cases"] if several else sum(each["number"] for each in classes)
+    total = total or 1
     return {
         "lines": lines,
         "of": "voxels" if data.get("regions") else "cases",

@@ -143,8 +143,33 @@ def _classified(
         )
 
 
+def _with_findings(
+    _run: Recorded,
+    _trial: Mapping[str, Any],
+    content: Mapping[str, np.ndarray],
+    data: Mapping[str, Any],
+) -> Iterator[_Example]:
+    arrays = (content[name] for name in ("image", "label", "prob"))
+    for image, label, prob in zip(*arrays, strict=True):
+        names = [each["name"] for each in data.get("classes", ())]
+        if len(names) != len(prob):
+            names = [f"finding {i}" for i in range(len(prob))]
+        there = [name for name, known in zip(names, label, strict=True) if known == 1]
+        called = [f"{name} ({p:.2f})" for name, p in zip(names, prob, strict=True) if p > 0.5]
+        known = np.isfinite(label)
+        wrong = bool(((prob > 0.5) != (label == 1))[known].any())
+        said = f"{', '.join(there) or 'no finding'}; predicted {', '.join(called) or 'none'}"
+        yield _Example(
+            uri=plots.picture(image),
+            caption=said,
+            alt=f"Test image with {said}{', not all of it right' if wrong else ''}.",
+            wrong=wrong,
+        )
+
+
 # What an answer is -> (run, trial, arrays, what footers say of the data set) -> its pictures.
 _PICTURES: Mapping[Answer, Callable[..., Iterator[_Example]]] = {
     "class": _classified,
     "mask": _outlined,
+    "findings": _with_findings,
 }

@@ -7,9 +7,9 @@ same names.
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-# What the rows of the table `cases` say of a case: which of its classes is the true one, or how far
-# masks agree. The rooms that show cases have a form of each.
-Answer: TypeAlias = Literal["class", "mask"]
+# What the rows of the table `cases` say of a case: which of its classes is the true one, how far
+# masks agree, whether each of several findings is there. Those who show cases have a form of each.
+Answer: TypeAlias = Literal["class", "mask", "findings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,13 @@ TASKS: dict[str, Task] = {
             arrays=("image", "reference", "prediction", "case_id"),
             also_by=frozenset({"patient", "image", "lesion"}),
             seconds=("dice", "hd95"),
+        ),
+        Task(
+            name="multilabel",
+            answer="findings",
+            arrays=("image", "label", "prob", "case_id"),
+            also_by=frozenset({"patient"}),
+            seconds=("auc", "average_precision", "brier"),
         ),
     )
 }

@@ -70,6 +70,9 @@ def rule_changed(study: Mapping[str, Any], rule: Rule | None) -> list[str]:
         ("alpha", rule["alpha"]),
     ):
         now = study.get(key, before)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            # A later version may have tasks that this run's did not have.
+            now = {task: now.get(task) for task in before}
         if now != before:
             found.append(
                 f"{key} was {text.setting(before)} before the first trial, and study.yaml says "
@@ -178,6 +181,23 @@ def _one_class(recommended: Combination, cases: Sequence[Row]) -> str | None:
     )
 
 
+def _calls_alike(recommended: Combination, cases: Sequence[Row]) -> str | None:
+    """Say which findings are called in none or in all of the test cases, and are not so."""
+    calls: dict[str, list[bool]] = {}
+    truth: dict[str, list[int]] = {}
+    for row in cases:
+        if row["label"] is not None and row["prob"] is not None:
+            calls.setdefault(row["region"], []).append(row["prob"] > 0.5)
+            truth.setdefault(row["region"], []).append(row["label"])
+    said = [
+        f"{name} in {'all' if found[0] else 'none'} of the test cases that it is known of "
+        f"({text.percent(round(float(np.mean(truth[name])), 3))} have it)"
+        for name, found in calls.items()
+        if len(set(found)) == 1 and len(set(truth[name])) > 1
+    ]
+    return f"{recommended.name} calls {text.listed(said)}." if said else None
+
+
 def _finds_nothing(recommended: Combination, cases: Sequence[Row]) -> str | None:
     """Say which regions stay empty in nearly all cases that hold them."""
     empty: dict[str, list[bool]] = {}
@@ -199,6 +219,7 @@ def _finds_nothing(recommended: Combination, cases: Sequence[Row]) -> str | None
 _ONE_ANSWER: Mapping[Answer, Callable[[Combination, Sequence[Row]], str | None]] = {
     "class": _one_class,
     "mask": _finds_nothing,
+    "findings": _calls_alike,
 }
 
 
@@ -286,5 +307,32 @@ _GUESSES_OF_MASKS: _Guesses = {
         "calling every voxel the commoner of region and rest",
     ),
 }
+_RATE = "giving every case each finding's share"
+
+
+def _over_findings(cases: Sequence[Row], score: Callable[[float], float]) -> float:
+    """Return the mean over findings of score(share of the cases known that have it)."""
+    found: dict[str, list[int]] = {}
+    for row in cases:
+        if row["label"] is not None:
+            found.setdefault(row["region"], []).append(row["label"])
+    return float(np.mean([score(float(np.mean(known))) for known in found.values()]))
+
+
+_GUESSES_OF_FINDINGS: _Guesses = {
+    "auc": (lambda _cases: 0.5, _COIN),
+    "accuracy": (
+        lambda cases: _over_findings(cases, lambda p: max(p, 1 - p)),
+        "always giving the commoner answer",
+    ),
+    "balanced_accuracy": (lambda _cases: 0.5, _COIN),
+    "mcc": (lambda _cases: 0.0, _COIN),
+    "brier": (lambda cases: _over_findings(cases, lambda p: p * (1 - p)), _RATE),
+}
+
 # What an answer is -> the guesses.
-_GUESSES: Mapping[Answer, _Guesses] = {"class": _GUESSES_OF_CLASSES, "mask": _GUESSES_OF_MASKS}
+_GUESSES: Mapping[Answer, _Guesses] = {
+    "class": _GUESSES_OF_CLASSES,
+    "mask": _GUESSES_OF_MASKS,
+    "findings": _GUESSES_OF_FINDINGS,
+}

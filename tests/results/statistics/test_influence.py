@@ -276,6 +276,53 @@ def test_what_a_rule_of_zero_sets_has_no_influence():
     assert RULES["correlation"](cases) is None
 
 
+# ---- several findings, each by itself -----------------------------------------------------------
+
+
+def of_findings(rng):
+    """Return probabilities and answers (n, 3), some not known, and the weighted mean's parts."""
+    n = int(rng.integers(12, 20))
+    prob, label = rng.random((n, 3)), (rng.random((n, 3)) < 0.5).astype(float)
+    label[:4] = [[0], [1], [0], [1]]
+    label[4:][rng.random((n - 4, 3)) < 0.3] = np.nan
+    if rng.random() < 0.5:
+        label[:, 2] = np.where(np.isfinite(label[:, 2]), 1.0, np.nan)  # all have it
+    return prob, label
+
+
+# Rules whose score needs both answers; of a finding that all cases have there is none.
+_BOTH = {"mean sensitivity", "correlation", "delong"}
+_ABSENT = {"specificity"}
+
+
+@pytest.mark.parametrize("rule", WEIGHTED)
+def test_a_case_moves_the_mean_over_findings_as_its_weight_does(rule):
+    """scikit-learn's score of each finding, on the cases that it is known of, and their mean."""
+    rng = np.random.default_rng(1)
+    for _ in range(8):
+        prob, label = of_findings(rng)
+        n = len(prob)
+
+        def score(w, prob=prob, label=label):
+            found = []
+            for p, y in zip(prob.T, label.T, strict=True):
+                at = np.isfinite(y)
+                if rule in _BOTH | _ABSENT and len(set(y[at])) < 2:
+                    continue
+                pair = np.stack([1 - p[at], p[at]], axis=1)
+                found.append(WEIGHTED[rule](y[at].astype(int), pair, w[at]))
+            return np.mean(found)
+
+        cases = Cases(
+            columns={"prob": prob, "label": label, "log_odds": np.log(prob / (1 - prob))},
+            patients=np.arange(n),
+            apart=True,
+        )
+        found = RULES[rule](cases)
+        assert found.score == pytest.approx(score(np.ones(n)), abs=1e-12)
+        np.testing.assert_allclose(influences(found), slope(score, n), atol=1e-6)
+
+
 def test_every_metric_names_a_rule_or_none():
     named = {row.influence for row in METRICS.values()} - {None}
     assert named == set(RULES)
