@@ -185,8 +185,9 @@ HALF = [("adam", name) for name in LOSSES] + [
 
 @pytest.mark.parametrize(("optimizer", "loss"), HALF)
 def test_every_loss_and_optimizer_that_may_trains_in_float16(make_trial, optimizer, loss):
+    able = [task for task in TASKS if TASKS[task].served_by in LOSSES[loss].tasks]
     trial, data, base = make_trial(
-        "segmentation",
+        "segmentation" if "segmentation" in able else able[0],
         precision="float16",
         epochs=1,
         optimizer=Choice(name=optimizer),
