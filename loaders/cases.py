@@ -72,9 +72,10 @@ class Meta:
     """What holds for every case of a store.
 
     `classes[i]` is the name of label i; in segmentation 0 is the background; where a case has
-    several findings (multi-label) they are its findings. `regions` names the
-    foreground regions that are scored, each a union of labels; empty in classification. `positive`
-    is the class that counts as positive (the disease) in binary classification, else None.
+    several findings (multi-label) they are its findings, and of a number (regression) its name.
+    `regions` names the foreground regions that are scored, each a union of labels; empty in
+    classification. `positive` is the class that counts as positive (the disease) in binary
+    classification, else None.
     `normalize` is the scope of what intensities are normalised by: "case" (each case's own: MRI, in
     a z-score over its non-zero voxels) or "train" (that of the training part: CT, 2-D). `fill` is
     the raw value outside the image. `unit` is what a case is: "image", "lesion", "volume".
@@ -167,14 +168,14 @@ class Case:
     `key` and `group` are real identifiers, which the store hashes; `group` is `key` where the
     source has no group column. `image` (C, *spatial) has one of IMAGE_TYPES; `label` is the class
     (classification) or one number for each name in the meta's `classes`, None where it is missing
-    (multi-label: 1 or 0), `mask` (*spatial) the uint8 label map (segmentation). Spatial axes run
-    as the meta's `axes` say; `spacing` is in mm along z, y and x and in seconds along t, nan where
-    unknown. `split` is the source's official part, None where it has none. `ratings` is what its
-    readers said of it, by the name of a scale: one number a reader, the readers in the same order
-    on every scale; None where nobody rated. They are stored beside the answer and
-    decide no trial. `columns` numbers the case's values in columns of the source by which a study
-    may split (the site, a fold): whole numbers from 0 on and never the values, which may say who
-    somebody is.
+    (multi-label: 1 or 0; regression: the number), `mask` (*spatial) the uint8 label map
+    (segmentation). Spatial axes run as the meta's `axes` say; `spacing` is in mm along z, y and x
+    and in seconds along t, nan where unknown. `split` is the source's official part, None where it
+    has none. `ratings` is what its readers said of it, by the name of a scale: one number a reader,
+    the readers in the same order on every scale; None where nobody rated. They are stored beside
+    the answer and decide no trial. `columns` numbers the case's values in columns of the source by
+    which a study may split (the site, a fold): whole numbers from 0 on and never the values, which
+    may say who somebody is.
     """
 
     key: str

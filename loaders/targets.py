@@ -50,6 +50,10 @@ def _no_findings(numbers: Floats) -> str | None:
     return None if len(known) else "none of its findings is known"
 
 
+def _no_number(numbers: Floats) -> str | None:
+    return None if np.isfinite(numbers).all() else "its number is missing or infinite"
+
+
 TARGETS: dict[str, Target] = {
     row.task: row
     for row in (
@@ -61,6 +65,11 @@ TARGETS: dict[str, Target] = {
             numbers=Numbers(
                 least=2, most=None, fault=_no_findings, held=lambda numbers: numbers == 1
             ),
+        ),
+        Target(
+            task="regression",
+            masks=False,
+            numbers=Numbers(least=1, most=1, fault=_no_number, held=np.isfinite),
         ),
     )
 }

@@ -180,6 +180,10 @@ def _prob_of_the_true_class(row: Mapping[str, Any]) -> float | None:
     return row["prob"] if row["label"] else None
 
 
+def _nearness(row: Mapping[str, Any]) -> float | None:
+    return -abs(float(row["predicted"]) - float(row["truth"]))
+
+
 def _prob_of_the_answer(row: Mapping[str, Any]) -> float | None:
     if row["label"] is None:
         return None
@@ -196,6 +200,7 @@ _OF_CASE: Mapping[Answer, Callable[[Mapping[str, Any]], float | None]] = {
     "class": _prob_of_the_true_class,
     "mask": _dice,
     "findings": _prob_of_the_answer,
+    "number": _nearness,
 }
 
 

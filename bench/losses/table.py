@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from bench.core.settings import Setting, check_bounds, merge
-from bench.losses import binary, boundary, compound, cross_entropy, overlap
+from bench.losses import binary, boundary, compound, cross_entropy, numbers, overlap
 from bench.losses.reductions import Total, alone, over_processes, wide
 
 __all__ = ["LOSSES", "Criterion", "Loss", "Total", "alone", "over_processes"]
@@ -57,9 +57,10 @@ class Loss:
     `function(logits, target, class_weights, total, **settings)` takes logits (N, C) and target (N,)
     for classification, logits (N, C, *spatial) and target (N, *spatial) for segmentation, target
     int64 in 0..C-1; for several findings (multilabel) logits (N, C) and target (N, C) float32 of 1,
-    0 and nan where an answer is missing: this process's share of a global batch. It returns the
-    values (N,). `class_weights` (C,) is for the rows that are `weighted`, of several findings what
-    one that is there weighs; the others take None. `total` sums
+    0 and nan where an answer is missing, for numbers (regression) both (N, 1), in standard
+    deviations from the mean of the training part: this process's share of a global batch. It
+    returns the values (N,). `class_weights` (C,) is for the rows that are `weighted`, of several
+    findings what one that is there weighs; the others take None. `total` sums
     over the processes; rows that do not couple samples ignore it. `defaults` names every setting
     that a study may change, `bounds` the least and greatest value of those that have one.
     `derive(target, classes=C)` makes what the function also needs of the target (N, ...), such as
@@ -150,6 +151,7 @@ def _coupled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 BOTH = ("classification", "segmentation")
 MASKS = ("segmentation",)
 FINDINGS = ("multilabel",)
+NUMBERS = ("regression",)
 
 # MONAI's and nnU-Net's: an absent class that is not predicted costs 0.
 SMOOTH: Mapping[str, Setting] = {"smooth": 1e-5}
@@ -281,6 +283,42 @@ LOSSES: dict[str, Loss] = {
             "log(1 - m), m = max(p - margin, 0)",
             summary="binary focal loss that looks away from easy absences, which are most",
             source="Ridnik et al. 2021, arXiv 2009.14119, equation 7",
+        ),
+        # ---- a number ----
+        Loss(
+            name="l1",
+            function=_each(numbers.absolute),
+            tasks=NUMBERS,
+            formula="|d|, d the prediction less the number, in standard deviations",
+            summary="absolute error, which leads to the median",
+            source="torch.nn.functional.l1_loss",
+        ),
+        Loss(
+            name="l2",
+            function=_each(numbers.squared),
+            tasks=NUMBERS,
+            formula="d^2, d the prediction less the number, in standard deviations",
+            summary="squared error, which leads to the mean",
+            source="torch.nn.functional.mse_loss",
+        ),
+        Loss(
+            name="huber",
+            function=_each(numbers.huber),
+            defaults={"delta": 1.0},  # torch's
+            bounds={"delta": (1e-3, inf)},
+            tasks=NUMBERS,
+            formula="d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), d the prediction "
+            "less the number, in standard deviations",
+            summary="squared error near and absolute error far off",
+            source="Huber 1964, Annals of Mathematical Statistics 35; torch's huber_loss",
+        ),
+        Loss(
+            name="log_cosh",
+            function=_each(numbers.log_cosh),
+            tasks=NUMBERS,
+            formula="log cosh d, d the prediction less the number, in standard deviations",
+            summary="squared error near and absolute error far off, with every derivative",
+            source="Green 1990, IEEE Transactions on Medical Imaging 9; as log_cosh of keras",
         ),
         # ---- overlap of each sample ----
         Loss(

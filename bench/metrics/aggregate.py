@@ -133,6 +133,38 @@ def finding_rows(
     )
 
 
+def number_rows(
+    predicted: Floats,
+    true: Floats,
+    *,
+    unit: str,
+    groups: Sequence[str] = (),
+    group_unit: str = "patient",
+) -> list[Row]:
+    """Return rows (see the table `metrics`) for each metric of numbers.
+
+    `predicted` and `true` (n,) are of the same n cases, in one unit. `groups` (n,) are as in
+    `classification_rows`; of a patient both numbers are the means over its cases. Raises ValueError
+    where shapes do not fit or a number is not finite.
+    """
+    if predicted.shape != true.shape or true.ndim != 1:
+        raise ValueError(f"numbers are (n,) and (n,), not {predicted.shape} and {true.shape}")
+    if not (np.isfinite(predicted).all() and np.isfinite(true).all()):
+        raise ValueError("a number is not finite")
+    levels = [(unit, predicted, true)]
+    if len(set(groups)) < len(groups):
+        whose = np.unique(np.asarray(groups), return_inverse=True)[1]
+        size = np.bincount(whose)
+        own = [np.bincount(whose, values) / size for values in (predicted, true)]
+        levels.append((group_unit, own[0], own[1]))
+    return _with_headlines(
+        _row(name, unit=level, value=metric.numbers(x, y))
+        for level, x, y in levels
+        for name, metric in METRICS.items()
+        if metric.numbers
+    )
+
+
 def segmentation_rows(
     cases: Cases, regions: Sequence[str], *, group: str | None = None
 ) -> list[Row]:

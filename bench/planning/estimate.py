@@ -26,7 +26,7 @@ from bench.study.dataset import DataSet
 from bench.study.trial import Trial
 from bench.training.evaluate import Evaluator
 from bench.training.networks import build_model
-from bench.training.train import make_sampler
+from bench.training.train import make_criterion, make_sampler
 from loaders.batches.torch_loader import gather
 from results.run_folder import made_of
 from results.statistics import predict
@@ -98,7 +98,7 @@ def measure(trials: Mapping[str, Trial], data: DataSet, base: Path, device_kind:
     first = next(iter(parts.values()))
     model = build_model(first.model, store.path, trial.patch).to(device)
     row, loss = first.optimizer.row, first.loss.row
-    criterion = loss.bind(first.loss.settings)
+    criterion = make_criterion(first.loss, store, sampler)
     batch = min(trial.batch_size * row.batch_multiple, len(split.train))
     pixels, labels = gather(store, sampler.draw(np.arange(batch)))
     image = torch.from_numpy(pixels).to(device)

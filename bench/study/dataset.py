@@ -21,6 +21,7 @@ from loaders.store.layout import FORMAT
 from loaders.store.pseudonyms import user_key
 from loaders.store.read import Store, open_store
 from loaders.store.write import write_store
+from results.tables.tasks import answer_of
 
 # Largest automatic patch side by dims, in voxels: common practice is 512 and 96 to 128; lowered to
 # what a laptop trains on. Assumption.
@@ -222,7 +223,7 @@ def described(store: Store) -> dict[str, Any]:
     `classes` are in the order of labels, each with its number of cases (classification) or voxels
     (segmentation); `regions` have their labels and the number of cases that hold them. `shape` and
     `spacing` are [least, median, greatest] along each axis, null where unknown; spacing in mm along
-    z, y and x, in seconds along t.
+    z, y and x, in seconds along t; `numbers` are the same of numbers that are to be predicted.
     """
     meta = store.meta
     there = (store.boxes >= 0).all(axis=(2, 3)).sum(axis=0).tolist()
@@ -245,6 +246,7 @@ def described(store: Store) -> dict[str, Any]:
             {"name": name, "labels": list(labels), "cases": cases}
             for (name, labels), cases in zip(meta.regions.items(), there, strict=True)
         ],
+        **({"numbers": _ranges(store.numbers)} if answer_of(meta.task) == "number" else {}),
         "axes": meta.axes,
         "shape": _ranges(store.shapes),
         "spacing": _ranges(store.spacing),

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.metrics.tasks import classified, findings, segmented
-from bench.metrics.tasks.scoring import Seen
+from bench.metrics.tasks import classified, findings, measured, segmented
+from bench.metrics.tasks.scoring import Scale, Seen
 from loaders.batches.drawn import class_counts
 from loaders.sampling.folds import Strata
 from loaders.sampling.normalization import class_weights, presence_weights
@@ -20,6 +20,9 @@ from loaders.sampling.sampler import Sampler
 from loaders.store.read import Store
 
 Rows = list[dict[str, Any]]
+
+# Parts of equally many cases that folds of numbers are stratified by: assumption.
+BINS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,8 @@ class Task:
       FoldError where a class has none.
     - `target(shape)`: a target that fits logits of a shape, drawn from torch's generator: what a
       user's own loss is tried with.
+    - `scale(store, cases)`: in what a network learns numbers, by the cases that it trains on; None:
+      answers are learned as they are.
     - `right(store, cases)`: the rows of `metrics` that the right answers to some cases get.
     - `score(seen)`: what its rows are made of, for each case; plain values and arrays, since they
       go from process to process.
@@ -56,6 +61,7 @@ class Task:
     strata: Callable[[Store], Strata]
     weights: Callable[[Store, Sampler], np.ndarray]
     target: Callable[[tuple[int, ...]], torch.Tensor]
+    scale: Callable[[Store, np.ndarray], Scale | None]
     right: Callable[[Store, np.ndarray], Rows]
     score: Callable[[Seen], list[Any]]
     rows: Callable[[Store, np.ndarray, list[Any]], tuple[Rows, Rows]]
@@ -98,6 +104,39 @@ def _by_presence(store: Store, sampler: Sampler) -> np.ndarray:
     return presence_weights(store.numbers[sampler.cases], store.meta.classes)
 
 
+def _alike(store: Store, _sampler: Sampler) -> np.ndarray:
+    """Weigh all alike."""
+    return np.ones(len(store.meta.classes))
+
+
+def _as_they_are(_store: Store, _cases: np.ndarray) -> None:
+    """Learn answers as they are."""
+
+
+def _standardized(store: Store, cases: np.ndarray) -> Scale:
+    """Learn numbers in standard deviations from the mean of some cases; 1 where all are one."""
+    numbers = store.numbers[cases]
+    deviation = numbers.std(axis=0)
+    return Scale(mean=numbers.mean(axis=0), deviation=np.where(deviation > 0, deviation, 1.0))
+
+
+def _by_quantile(store: Store) -> Strata:
+    """Stratify by which fifth of all numbers that of a case is in."""
+    numbers = store.numbers[:, 0]
+    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, BINS + 1)[1:-1]))
+    bin_of = np.searchsorted(edges, numbers, side="right")
+    bins = np.unique(bin_of)
+    return {
+        "labels": None,
+        "present": bin_of[:, None] == bins,
+        "overlap": False,
+        "names": tuple(
+            f"{store.meta.classes[0]} from {own.min():g} to {own.max():g}"
+            for own in (numbers[bin_of == one] for one in bins)
+        ),
+    }
+
+
 def _classes(shape: tuple[int, ...]) -> torch.Tensor:
     """Draw a class for each place of logits (N, C, ...)."""
     return torch.randint(0, shape[1], (shape[0], *shape[2:]))
@@ -123,6 +162,7 @@ TASKS: dict[str, Task] = {
             strata=_by_class,
             weights=_by_frequency,
             target=_classes,
+            scale=_as_they_are,
             right=classified.right,
             score=classified.logits,
             rows=classified.rows,
@@ -139,6 +179,7 @@ TASKS: dict[str, Task] = {
             strata=_by_region,
             weights=_by_frequency,
             target=_classes,
+            scale=_as_they_are,
             right=segmented.right,
             score=segmented.regions,
             rows=segmented.rows,
@@ -155,10 +196,28 @@ TASKS: dict[str, Task] = {
             strata=_by_finding,
             weights=_by_presence,
             target=_yes_or_no,
+            scale=_as_they_are,
             right=findings.right,
             score=classified.logits,
             rows=findings.rows,
             example=findings.example,
+        ),
+        Task(
+            name="regression",
+            served_by="regression",
+            networks="classification",
+            primary="mae",
+            batch={2: 32, 3: 8},  # as classification
+            patch_multiple=1,
+            windows=False,
+            strata=_by_quantile,
+            weights=_alike,
+            target=torch.randn,
+            scale=_standardized,
+            right=measured.right,
+            score=measured.predictions,
+            rows=measured.rows,
+            example=measured.example,
         ),
     )
 }

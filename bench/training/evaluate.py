@@ -161,6 +161,7 @@ class Evaluator:
         self, own: np.ndarray, worse: Choice | None, *, costly: bool
     ) -> Iterator[tuple[Seen, np.ndarray, float]]:
         """Give cases in batches, each as the patch in its middle, with losses (n,) and seconds."""
+        scale = TASKS[self.trial.task].scale(self.store, self.sampler.cases)
         for at in range(0, len(own), self.trial.batch_size):
             part = own[at : at + self.trial.batch_size]
             pixels, target = gather(self.store, self.sampler.centre(part))
@@ -176,6 +177,7 @@ class Evaluator:
                 target=target,
                 presence=None,
                 costly=costly,
+                scale=scale,
             )
             yield seen, losses.cpu().numpy(), seconds
 

@@ -12,7 +12,7 @@ For each data set of a run:
 Claims Reloaded (claims-reloaded.dkfz.de; Christodoulou et al. 2025, arXiv 2505.04720) says how
 likely a claim of outperformance is to be false. It takes `case_id`, then `ground_truth` and called
 classes as numbers for classification, or Dice from 0 to 1 for segmentation; it has no form for
-several findings.
+several findings or numbers.
 
 Ids are the keyed hashes of the run: no name of a patient is known here.
 """
@@ -48,6 +48,7 @@ NAME-cases.csv: one row a case x combination (x region) x repeat; numbers are me
   the share of them); `prob_CLASS` is the probability of each class.
   several findings: a line each (`region`), `truth` 1, 0 or empty where it is not known, `prob` its
   probability.
+  numbers: `truth` and `predicted`, in the unit of the source.
   segmentation: where reference and prediction are both empty a region has no Dice in
   `dice_skip_empty` and 1 in `dice_empty_is_one`.
 
@@ -182,11 +183,16 @@ def _of_findings(rows: Sequence[Row]) -> Line:
     return {"truth": rows[0]["label"], "prob": _mean(row["prob"] for row in rows)}
 
 
+def _of_numbers(rows: Sequence[Row]) -> Line:
+    return {"truth": rows[0]["truth"], "predicted": _mean(row["predicted"] for row in rows)}
+
+
 # What an answer is -> whether its regions have a line each, and what a line says beside its place.
 _LINES: Mapping[Answer, tuple[bool, Callable[[Sequence[Row]], Line]]] = {
     "class": (False, _of_classes),
     "mask": (True, _of_masks),
     "findings": (True, _of_findings),
+    "number": (True, _of_numbers),
 }
 
 

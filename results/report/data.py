@@ -49,6 +49,9 @@ def about(data: Mapping[str, Any], contest: Contest) -> dict[str, Any] | None:
             ("source", data["source"]),
             ("licence", data["licence"]),
         ]
+    for name, found in zip(data.get("classes", ()), data.get("numbers", ()), strict=False):
+        low, middle, high = found
+        lines.append((name["name"], f"{low:.4g} to {high:.4g}, median {middle:.4g}"))
     if tested := data.get("tested_on"):
         people = f"{tested['groups']} patients" if tested["group_source"] == "patient" else ""
         said = [f"{tested['cases']} cases", people, tested["source"]]

@@ -167,9 +167,23 @@ def _with_findings(
         )
 
 
+def _measured(
+    _run: Recorded,
+    _trial: Mapping[str, Any],
+    content: Mapping[str, np.ndarray],
+    data: Mapping[str, Any],
+) -> Iterator[_Example]:
+    name = next((each["name"] for each in data.get("classes", ())), "number")
+    arrays = (content[name] for name in ("image", "label", "predicted"))
+    for image, label, predicted in zip(*arrays, strict=True):
+        said = f"{name} {float(label[0]):.4g}, predicted {float(predicted[0]):.4g}"
+        yield _Example(uri=plots.picture(image), caption=said, alt=f"Test image with {said}.")
+
+
 # What an answer is -> (run, trial, arrays, what footers say of the data set) -> its pictures.
 _PICTURES: Mapping[Answer, Callable[..., Iterator[_Example]]] = {
     "class": _classified,
     "mask": _outlined,
     "findings": _with_findings,
+    "number": _measured,
 }

@@ -205,6 +205,65 @@ def _auc(cases: Cases) -> Influence | None:
     )
 
 
+# ---------------------------------------------------------------- numbers
+
+
+def _numbers(cases: Cases) -> tuple[Array, Array]:
+    """Return what is predicted (n,) and what is true (n,)."""
+    return cases.column("predicted")[:, 0], cases.column("truth")[:, 0]
+
+
+def _absolute_error(cases: Cases) -> Array:
+    found: Array = np.abs(cases.column("predicted") - cases.column("truth"))
+    return found
+
+
+def _root_mean_square(cases: Cases) -> Influence | None:
+    x, y = _numbers(cases)
+    square = (x - y) ** 2
+    score = float(np.sqrt(square.mean()))
+    if not score > 0:
+        return None
+    return Influence(score=score, parts=[(square - score**2) / (2 * score * len(x))])
+
+
+def _determination(cases: Cases) -> Influence | None:
+    """Return 1 - errors / spread; a case moves both sums, and the mean that it moves counts not."""
+    x, y = _numbers(cases)
+    square, spread = (x - y) ** 2, (y - y.mean()) ** 2
+    if not spread.sum() > 0:
+        return None
+    score = float(1 - square.sum() / spread.sum())
+    return Influence(score=score, parts=[((1 - score) * spread - square) / spread.sum()])
+
+
+def _pearson(cases: Cases) -> Influence | None:
+    """Return Pearson's correlation: zx zy - r (zx^2 + zy^2) / 2 of each case over n (Devlin 1975).
+
+    None where it is 0 by a rule, since all predictions are one number.
+    """
+    x, y = _numbers(cases)
+    if not (x.std() > 0 and y.std() > 0):
+        return None
+    zx, zy = (x - x.mean()) / x.std(), (y - y.mean()) / y.std()
+    score = float((zx * zy).mean())
+    return Influence(score=score, parts=[(zx * zy - score / 2 * (zx**2 + zy**2)) / len(x)])
+
+
+def _concordance(cases: Cases) -> Influence | None:
+    """Return Lin's concordance, 2 cov / (var + var + shift^2), by the quotient rule."""
+    x, y = _numbers(cases)
+    if not y.std() > 0:
+        return None
+    dx, dy, shift = x - x.mean(), y - y.mean(), x.mean() - y.mean()
+    covariance = (dx * dy).mean()
+    whole = x.var() + y.var() + shift**2
+    score = float(2 * covariance / whole)
+    top = 2 * (dx * dy - covariance)
+    bottom = dx**2 - x.var() + dy**2 - y.var() + 2 * shift * (dx - dy)
+    return Influence(score=score, parts=[(top - score * bottom) / (whole * len(x))])
+
+
 # ---------------------------------------------------------------- functions of counts
 
 
@@ -335,6 +394,11 @@ RULES: dict[str, Rule] = {
     "f1": _ratio((2, 0, 0, 0), (2, 1, 1, 0)),
     "correlation": _correlation,
     "squared error": _mean_of(_squared_error),
+    "absolute error": _mean_of(_absolute_error),
+    "root mean square": _root_mean_square,
+    "determination": _determination,
+    "pearson": _pearson,
+    "concordance": _concordance,
     "dice": _mean_of(_overlap),
     "iou": _mean_of(_jaccard),
     "hd95": _mean_of(_measured("hd95_mm")),

@@ -115,6 +115,7 @@ EPOCHS = _columns(
 #: as each of its lesions; `lesion_prob` has each lesion's score, null where missed, and
 #: `false_prob` those of the false candidates. `log_odds` are logarithms of prob / (1 - prob), which
 #: tell apart what rounds to 1: what is ranked (AUC, FROC) is ranked by them.
+#: A number: `region` is its name, `truth` and `predicted` are in the unit of the source.
 CASES = _columns(
     (pa.string(), "trial_id case_id group_id region"),
     (pa.int64(), "label"),
@@ -126,6 +127,7 @@ CASES = _columns(
     (pa.list_(pa.float32()), "lesion_prob false_prob"),
     (pa.float64(), "log_odds"),
     (pa.list_(pa.float64()), "lesion_log_odds false_log_odds"),
+    (pa.float64(), "truth predicted"),
 )
 
 #: Folder of a run -> its schema. The order is the order of writing: `trials` is the record that a

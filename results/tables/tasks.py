@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 # What the rows of the table `cases` say of a case: which of its classes is the true one, how far
-# masks agree, whether each of several findings is there. Those who show cases have a form of each.
-Answer: TypeAlias = Literal["class", "mask", "findings"]
+# masks agree, whether each of several findings is there, how large a number is. Those who show
+# cases have a form of each.
+Answer: TypeAlias = Literal["class", "mask", "findings", "number"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,13 @@ TASKS: dict[str, Task] = {
             arrays=("image", "label", "prob", "case_id"),
             also_by=frozenset({"patient"}),
             seconds=("auc", "average_precision", "brier"),
+        ),
+        Task(
+            name="regression",
+            answer="number",
+            arrays=("image", "label", "predicted", "case_id"),
+            also_by=frozenset({"patient"}),
+            seconds=("mae", "rmse", "concordance"),
         ),
     )
 }

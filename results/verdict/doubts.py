@@ -181,6 +181,22 @@ def _one_class(recommended: Combination, cases: Sequence[Row]) -> str | None:
     )
 
 
+def _says_one_number(recommended: Combination, cases: Sequence[Row]) -> str | None:
+    """Say if the predictions of each trial hardly differ, though the numbers do."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for row in cases:
+        if row["truth"] is not None and row["predicted"] is not None:
+            found.setdefault(row["trial_id"], []).append((row["truth"], row["predicted"]))
+    spreads = [np.array(pairs).std(axis=0) for pairs in found.values()]
+    flat = sum(bool(spread[1] < (1 - _NEARLY_ALL) * spread[0]) for spread in spreads)
+    if not flat or 2 * flat < len(spreads):
+        return None
+    return (
+        f"{recommended.name} gives nearly one number to all test cases in {flat} of "
+        f"{text.count(len(spreads), 'trial')}."
+    )
+
+
 def _calls_alike(recommended: Combination, cases: Sequence[Row]) -> str | None:
     """Say which findings are called in none or in all of the test cases, and are not so."""
     calls: dict[str, list[bool]] = {}
@@ -220,6 +236,7 @@ _ONE_ANSWER: Mapping[Answer, Callable[[Combination, Sequence[Row]], str | None]]
     "class": _one_class,
     "mask": _finds_nothing,
     "findings": _calls_alike,
+    "number": _says_one_number,
 }
 
 
@@ -330,9 +347,27 @@ _GUESSES_OF_FINDINGS: _Guesses = {
     "brier": (lambda cases: _over_findings(cases, lambda p: p * (1 - p)), _RATE),
 }
 
+
+def _true(cases: Sequence[Row]) -> np.ndarray:
+    """Return the true numbers, one a row of the table."""
+    return np.array([row["truth"] for row in cases], float)
+
+
+_GUESSES_OF_NUMBERS: _Guesses = {
+    "mae": (
+        lambda cases: float(np.abs(_true(cases) - np.median(_true(cases))).mean()),
+        "always saying the median",
+    ),
+    "rmse": (lambda cases: float(_true(cases).std()), "always saying the mean"),
+    "r2": (lambda _cases: 0.0, "always saying the mean"),
+    "pearson": (lambda _cases: 0.0, "always saying one number"),
+    "concordance": (lambda _cases: 0.0, "always saying one number"),
+}
+
 # What an answer is -> the guesses.
 _GUESSES: Mapping[Answer, _Guesses] = {
     "class": _GUESSES_OF_CLASSES,
     "mask": _GUESSES_OF_MASKS,
     "findings": _GUESSES_OF_FINDINGS,
+    "number": _GUESSES_OF_NUMBERS,
 }

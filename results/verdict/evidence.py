@@ -30,7 +30,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 # What a rule reads of the table `cases`.
 _VALUES = (
     *("label", "prob", "log_odds", "tp", "fp", "fn", "tn", "n_ref", "n_pred"),
-    *("dice", "hd95_mm", "nsd_2mm", "assd_mm"),
+    *("dice", "hd95_mm", "nsd_2mm", "assd_mm", "truth", "predicted"),
 )
 _COLUMNS = ("trial_id", "case_id", "group_id", "region", *_VALUES)
 
@@ -243,7 +243,7 @@ def _reproduced(
     Which class counts as positive stands in no table; the scores of all trials tell it.
     """
     if positives is None:
-        whole = cases.known("tp") or cases.apart
+        whole = cases.known("tp") or cases.known("truth") or cases.apart
         positives = [None] if whole else [None, *range(cases.columns["label"].shape[1])]
     found: Influence | None = None
     left: list[int | None] = []

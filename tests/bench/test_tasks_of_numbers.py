@@ -26,6 +26,12 @@ MADE: dict[str, tuple[str, Any, dict[str, str], list[str]]] = {
         {"finding": "all", "blank": "missing", "group": "patient"},
         ["bce", "weighted_bce", "ce"],
     ),
+    "regression": (
+        "patient,EF",
+        lambda n: f"p{n // 2},{50 + 10 * (n % 2) - 5 * (n // 2 % 2)}",
+        {"value": "EF", "group": "patient"},
+        ["l1", "huber", "ce"],
+    ),
 }
 
 

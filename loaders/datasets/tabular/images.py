@@ -121,6 +121,8 @@ def make_meta(
     scale = common_scale(found)
     finding = chosen["finding"]
     asked = {"finding": finding, "uncertain": chosen["uncertain"]} if finding else {}
+    if chosen["value"]:
+        asked["value"] = chosen["value"]
     if chosen["blank"] != OPTIONS["blank"][0]:
         asked["blank"] = chosen["blank"]
     if chosen["readers"]:
@@ -129,7 +131,7 @@ def make_meta(
         asked["keep"] = chosen["keep"]
     return Meta(
         kind=kind,
-        name=chosen["name"] or (f"{kind}-{finding}" if finding else kind),
+        name=chosen["name"] or "-".join(filter(None, (kind, finding, chosen["value"]))),
         task=answers.task,
         dims=dims,
         channels=("red", "green", "blue") if rgb else ("intensity",),

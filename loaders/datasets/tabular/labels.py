@@ -33,6 +33,7 @@ from loaders.datasets.tabular.findings import (
     words_of,
 )
 from loaders.datasets.tabular.named_files import Files
+from loaders.datasets.tabular.numbers import lines_with_numbers
 from loaders.datasets.tabular.one_hot import CLASS, one_hot_columns, with_class
 from loaders.datasets.tabular.readers import (
     ONE_SIDED,
@@ -70,6 +71,7 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
         "",
         "one of several findings, in label's A|B or a column of its own; A,B or all: multi-label",
     ),
+    "value": ("", "instead of a class the column of a number that is to be predicted (regression)"),
     "blank": (BLANKS[0], "what a blank in one of several findings' own columns is: or missing"),
     "uncertain": (EXCLUDE, "what -1 in a finding's own column is: exclude, negative or positive"),
     "one_hot": ([], "of a table with a column a class those columns, with commas (ISIC 2019)"),
@@ -163,6 +165,8 @@ def read_labels(
     if chosen["one_hot"]:
         table = with_class(table, chosen["one_hot"])
         chosen = {**chosen, "label": CLASS}
+    elif chosen["value"]:
+        chosen = {**chosen, "label": chosen["value"]}
     elif not chosen["finding"] and table.column(chosen["label"]) is None:
         _suggest_one_hot(table, chosen["label"])
     several = several_findings(table, chosen) if chosen["finding"] else None
@@ -177,7 +181,10 @@ def read_labels(
     classes: tuple[str, ...]
     positive: int | None
     numbers: Callable[[str], Label]
-    if several is not None:
+    if chosen["value"]:
+        lines = lines_with_numbers(table, column, rejected)
+        classes, positive, numbers = (label_column,), None, lambda text: (float(text),)
+    elif several is not None:
         lines = lines_of(table, column, rejected)
         classes, positive, numbers = tuple(several[1]), None, lru_cache(answers_told)
     elif finding := chosen["finding"]:
@@ -189,7 +196,8 @@ def read_labels(
         classes, number_of = classes_of(where, {line.label for line in lines}, rejected)
         positive = positive_of(classes, chosen["positive"], f"column {label_column}")
         numbers = number_of.__getitem__
-    if positive is None and several is None and chosen["readers"] in ONE_SIDED:
+    task = "regression" if chosen["value"] else "multilabel" if several else "classification"
+    if positive is None and task == "classification" and chosen["readers"] in ONE_SIDED:
         raise BadSource(
             f"readers is {chosen['readers']!r}, which is for a finding or two classes; column "
             f"{label_column} has {len(classes)}: set readers=majority or finding=NAME"
@@ -229,7 +237,7 @@ def read_labels(
         classes=classes,
         positive=positive,
         grouped="group" in column or bool(chosen["group_pattern"]),
-        task="classification" if several is None else "multilabel",
+        task=task,
     )
 
 
@@ -256,6 +264,12 @@ def _check(chosen: Mapping[str, Any]) -> None:
         raise BadSource("option uncertain is for a finding: set finding=NAME")
     if chosen["one_hot"] and (chosen["finding"] or chosen["label"] != LABEL):
         raise BadSource("option one_hot names the classes: leave out label and finding")
+    others = ("finding", "one_hot", "positive", "readers")
+    if chosen["value"] and (chosen["label"] != LABEL or any(chosen[name] for name in others)):
+        raise BadSource(
+            "option value names a column of numbers: leave out label, "
+            f"{', '.join(others[:-1])} and {others[-1]}"
+        )
     if len(set(chosen["keep"])) < len(chosen["keep"]):
         raise BadSource(f"option keep names a column twice: {', '.join(chosen['keep'])}")
     if chosen["group"] and chosen["group_pattern"]:

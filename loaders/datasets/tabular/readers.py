@@ -51,10 +51,13 @@ def one_answer(
 ) -> Label | None:
     """Return what the rows (reader, answer) of one picture come to by a rule; None: undecided.
 
-    Of several findings each is decided by itself, by those who answer it: one that the rule
-    `majority` leaves undecided is missing. Raises SeveralClasses.
+    A number must be the same in all. Of several findings each is decided by itself, by those who
+    answer it: one that the rule `majority` leaves undecided is missing. Raises SeveralClasses.
     """
     labels = [label for _, label in rows]
+    if isinstance(labels[0], tuple) and len(labels[0]) == 1:
+        # A number is no vote.
+        return labels[0] if len(set(labels)) == 1 else None
     if not isinstance(labels[0], tuple):
         given = answers(((who, label) for who, label in rows if isinstance(label, int)), positive)
         told = [label for label in given if label is not None]

@@ -44,13 +44,14 @@ COUPLED = replace(
 )
 
 ROWS = [*LOSSES.values(), NEWCOMER, COUPLED]
-# What is scored at once: the sides of masks, () for one class an image, or several FINDINGS.
+# What is scored at once: the sides of masks, () for one class an image, FINDINGS or NUMBERS.
 Spatial = tuple[int, ...] | str
-FINDINGS = "findings"
+FINDINGS, NUMBERS = "findings", "numbers"
 SPATIAL: dict[str, list[Spatial]] = {
     "classification": [()],
     "segmentation": [(5, 4), (3, 2, 4)],
     "multilabel": [FINDINGS],
+    "regression": [NUMBERS],
 }
 USES = [
     pytest.param(row, at, id=f"{row.name}-{at if isinstance(at, str) else f'{len(at)}d'}")
@@ -65,6 +66,8 @@ def draw(spatial: Spatial, *, n: int = 6, classes: int = 3, seed: int = 0) -> tu
     generator = torch.Generator().manual_seed(seed)
     if isinstance(spatial, str):
         logits = torch.randn(n, classes, generator=generator, dtype=torch.float64)
+        if spatial == NUMBERS:
+            return logits, torch.randn(n, classes, generator=generator, dtype=torch.float64)
         target = torch.randint(2, (n, classes), generator=generator).double()
         target[1, 0] = target[-1, 1:] = torch.nan  # what is not known
         return logits, target
@@ -74,7 +77,9 @@ def draw(spatial: Spatial, *, n: int = 6, classes: int = 3, seed: int = 0) -> tu
 
 
 def truth_of(target: Tensor, spatial: Spatial) -> Tensor:
-    """Return what logits that say the answer are proportional to."""
+    """Return what logits that say the answer are proportional to: 4 times it says it."""
+    if spatial == NUMBERS:
+        return target / 4
     if isinstance(spatial, str):
         return 2 * target.nan_to_num(nan=0.5) - 1
     return F.one_hot(target, 3).movedim(-1, 1).double()
@@ -84,6 +89,8 @@ def one_answer(
     spatial: Spatial, label: int, ahead: int, confidence: float
 ) -> tuple[Tensor, Tensor]:
     """Return two samples of one answer throughout, and sure logits: right, or wrong if `ahead`."""
+    if spatial == NUMBERS:
+        return torch.full((2, 3), label + ahead * confidence), torch.full((2, 3), float(label))
     if isinstance(spatial, str):
         target = torch.full((2, 3), float(label > 0))
         return confidence * (-1) ** ahead * (2 * target - 1), target

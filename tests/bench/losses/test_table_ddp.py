@@ -25,6 +25,7 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
     "classification": [(8, 6)],
     "segmentation": [(8, 6), (3, 4, 5)],
     "multilabel": [(8, 6)],
+    "regression": [(8, 6)],
 }
 
 
@@ -77,6 +78,8 @@ def batch(task: str, shape: tuple[int, ...]) -> tuple[nn.Module, Tensor, Tensor]
     image = 2 * torch.randn(7, 1, *shape, dtype=torch.float64)
     if task == "classification":
         return net, image, torch.randint(3, (7,))
+    if task == "regression":
+        return net, image, torch.randn(7, 3, dtype=torch.float64)
     if task == "multilabel":
         target = torch.randint(2, (7, 3)).double()
         target[2, :2] = torch.nan

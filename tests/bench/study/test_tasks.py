@@ -22,6 +22,7 @@ RIGHT = {
     "class": one_hot,
     "mask": one_hot,
     "findings": lambda target, _classes: 20 * (2 * target.nan_to_num() - 1),
+    "number": lambda target, _classes: target,
 }
 
 

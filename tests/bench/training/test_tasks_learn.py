@@ -35,6 +35,8 @@ ANSWERS: dict[str, tuple[tuple[str, ...], Callable[[np.ndarray, int], Label]]] =
             None if (n + k) % 7 == 0 else float(level[k] > 0.5) for k in range(3)
         ),
     ),
+    # In no unit that a network would start from: 800 to 1200.
+    "regression": (("pressure",), lambda level, _n: (1000 + 200 * float(level[0] - level[3]),)),
 }
 
 
@@ -112,3 +114,14 @@ def test_several_findings_are_learnt_each(learnt: Callable[..., Any]) -> None:
         assert found["auc", name] > 0.9
     assert found[TASKS["multilabel"].primary, "mean"] > 0.9
     assert 0.35 < learnt("multilabel", shuffled=True)["auc", "mean"] < 0.65
+
+
+def test_a_number_is_learnt_in_its_own_unit(learnt: Callable[..., Any]) -> None:
+    found = learnt("regression", shuffled=False)
+    assert found["r2", ""] > 0.8
+    assert found["concordance", ""] > 0.9
+    # The difference of two levels, of 0 to 1 each, has a deviation of 200 / sqrt(6) = 82.
+    assert found[TASKS["regression"].primary, ""] < 30
+    of_others = learnt("regression", shuffled=True)
+    assert of_others["r2", ""] < 0.1
+    assert of_others["rmse", ""] > 60

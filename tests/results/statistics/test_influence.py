@@ -323,6 +323,47 @@ def test_a_case_moves_the_mean_over_findings_as_its_weight_does(rule):
         np.testing.assert_allclose(influences(found), slope(score, n), atol=1e-6)
 
 
+# ---- numbers -----------------------------------------------------------------------------------
+
+
+def weighted_moments(x, y, w):
+    """Return means and covariances by numpy's weights."""
+    return np.average([x, y], axis=1, weights=w), np.cov(x, y, ddof=0, aweights=w)
+
+
+def pearson(y, x, w):
+    _, c = weighted_moments(x, y, w)
+    return c[0, 1] / np.sqrt(c[0, 0] * c[1, 1])
+
+
+def lin(y, x, w):
+    m, c = weighted_moments(x, y, w)
+    return 2 * c[0, 1] / (c[0, 0] + c[1, 1] + (m[0] - m[1]) ** 2)
+
+
+OF_NUMBERS = {
+    "absolute error": lambda y, x, w: metrics.mean_absolute_error(y, x, sample_weight=w),
+    "root mean square": lambda y, x, w: metrics.root_mean_squared_error(y, x, sample_weight=w),
+    "determination": lambda y, x, w: metrics.r2_score(y, x, sample_weight=w),
+    "pearson": pearson,
+    "concordance": lin,
+}
+
+
+@pytest.mark.parametrize("rule", OF_NUMBERS)
+def test_a_case_moves_a_score_of_numbers_as_its_weight_does(rule):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        n = int(rng.integers(5, 12))
+        y = rng.normal(size=n)
+        x = 0.5 * y + rng.normal(size=n)
+        cases = Cases(columns={"truth": y[:, None], "predicted": x[:, None]}, patients=np.arange(n))
+        found = RULES[rule](cases)
+        score = lambda w, x=x, y=y: OF_NUMBERS[rule](y, x, w)  # noqa: E731  # short
+        assert found.score == pytest.approx(score(np.ones(n)), abs=1e-12)
+        np.testing.assert_allclose(influences(found), slope(score, n), atol=1e-6)
+
+
 def test_every_metric_names_a_rule_or_none():
     named = {row.influence for row in METRICS.values()} - {None}
     assert named == set(RULES)
