@@ -78,10 +78,14 @@ def _space(row: Any) -> dict[str, str]:
 
 
 def _models() -> Rows:
+    from bench.study.tasks import TASKS
+
     rows = _fields(
         "models.table:MODELS",
         *("name", "tasks", "dims", "settings", "weights", "summary", "source"),
     )()
+    for row in rows:
+        row["tasks"] = [task.name for task in TASKS.values() if task.networks in row["tasks"]]
     # As it is published.
     return [{"options" if k == "settings" else k: v for k, v in row.items()} for row in rows]
 

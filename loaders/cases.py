@@ -9,8 +9,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.targets import TARGETS
+from loaders.targets import TARGETS, Numbers
 
+# A case's class, or its numbers, None where one is missing.
+Label: TypeAlias = int | tuple[float | None, ...]
 JSON: TypeAlias = "str | int | float | bool | Sequence[JSON] | Mapping[str, JSON] | None"
 Array: TypeAlias = NDArray[Any]
 
@@ -69,9 +71,11 @@ class BadSource(ValueError):  # noqa: N818 - as BadCase
 class Meta:
     """What holds for every case of a store.
 
-    `classes[i]` is the name of label i; in segmentation 0 is the background. `regions` names the
-    foreground regions that are scored, each a union of labels; empty in classification. `positive`
-    is the class that counts as positive (the disease) in binary classification, else None.
+    `classes[i]` is the name of label i; in segmentation 0 is the background; where a case has
+    several findings (multi-label) they are its findings, and of a number (regression) its name.
+    `regions` names the foreground regions that are scored, each a union of labels; empty in
+    classification. `positive` is the class that counts as positive (the disease) in binary
+    classification, else None.
     `normalize` is the scope of what intensities are normalised by: "case" (each case's own: MRI, in
     a z-score over its non-zero voxels) or "train" (that of the training part: CT, 2-D). `fill` is
     the raw value outside the image. `unit` is what a case is: "image", "lesion", "volume".
@@ -112,8 +116,9 @@ class Meta:
             raise ValueError(f"normalize is {self.normalize!r}; it is case or train")
         if not self.channels:
             raise ValueError("channels is empty")
-        if not 2 <= len(self.classes) <= MAX_CLASSES:
-            raise ValueError(f"there are {len(self.classes)} classes; 2 to {MAX_CLASSES} can be")
+        least, most = self._names
+        if not least <= len(self.classes) <= most:
+            raise ValueError(f"there are {len(self.classes)} classes; {least} to {most} can be")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"two classes share a name: {', '.join(self.classes)}")
         if bool(self.regions) != self.masked:
@@ -121,6 +126,8 @@ class Meta:
         for name, labels in self.regions.items():
             if not labels or not all(0 < label < len(self.classes) for label in labels):
                 raise ValueError(f"region {name} unites labels {labels} of {len(self.classes)}")
+        if self.positive is not None and self.numbers:
+            raise ValueError(f"positive is {self.positive}; {self.task} has no class that is so")
         if self.positive is not None and not 0 <= self.positive < len(self.classes) == 2:
             raise ValueError(f"positive is {self.positive} among {len(self.classes)} classes")
 
@@ -128,6 +135,18 @@ class Meta:
     def masked(self) -> bool:
         """Whether the answer of a case is a mask."""
         return TARGETS[self.task].masks
+
+    @property
+    def numbers(self) -> Numbers | None:
+        """What numbers the answer of a case is; None: a class or a mask."""
+        return TARGETS[self.task].numbers
+
+    @property
+    def _names(self) -> tuple[int, int]:
+        """The least and the greatest number of classes."""
+        if self.numbers is None:
+            return 2, MAX_CLASSES
+        return self.numbers.least, self.numbers.most or MAX_CLASSES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,20 +167,21 @@ class Case:
 
     `key` and `group` are real identifiers, which the store hashes; `group` is `key` where the
     source has no group column. `image` (C, *spatial) has one of IMAGE_TYPES; `label` is the class
-    (classification), `mask` (*spatial) the uint8 label map (segmentation). Spatial axes run
-    as the meta's `axes` say; `spacing` is in mm along z, y and x and in seconds along t, nan where
-    unknown. `split` is the source's official part, None where it has none. `ratings` is what its
-    readers said of it, by the name of a scale: one number a reader, the readers in the same order
-    on every scale; None where nobody rated. They are stored beside the answer and
-    decide no trial. `columns` numbers the case's values in columns of the source by which a study
-    may split (the site, a fold): whole numbers from 0 on and never the values, which may say who
-    somebody is.
+    (classification) or one number for each name in the meta's `classes`, None where it is missing
+    (multi-label: 1 or 0; regression: the number), `mask` (*spatial) the uint8 label map
+    (segmentation). Spatial axes run as the meta's `axes` say; `spacing` is in mm along z, y and x
+    and in seconds along t, nan where unknown. `split` is the source's official part, None where it
+    has none. `ratings` is what its readers said of it, by the name of a scale: one number a reader,
+    the readers in the same order on every scale; None where nobody rated. They are stored beside
+    the answer and decide no trial. `columns` numbers the case's values in columns of the source by
+    which a study may split (the site, a fold): whole numbers from 0 on and never the values, which
+    may say who somebody is.
     """
 
     key: str
     group: str
     image: Array
-    label: int | None
+    label: Label | None
     mask: Array | None
     spacing: tuple[float, ...]
     split: str | None = None

@@ -4,15 +4,15 @@ A combination that both runs have is compared in pairs where both have scored it
 in the same folds: the differences of the fold means (over seeds), with the corrected interval of
 `results.statistics.intervals` (overlapping training sets), Bonferroni over the combinations of the
 data set. Case by case it is counted where the second run is better: by Dice (1 where both masks are
-empty, mean over regions), or by the probability of the true class. Where cases or folds differ, the
-two means stand side by side and nothing is claimed.
+empty, mean over regions), or by the probability of the true class or answer. Where cases or folds
+differ, the two means stand side by side and nothing is claimed.
 
 Speed is the cost of a sample-gradient alone (`results.prices`), compared on one device only
 and within its noise.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from results.prices import Price, prices, smallest_factor
 from results.run_folder import Recorded, made_of
 from results.statistics.intervals import corrected_interval
 from results.tables.axes import label
+from results.tables.tasks import Answer, answer_of
 from results.verdict.combinations import Combination, Contest, Fold, fold_of
 
 # Keys of a study that say what was run, not how.
@@ -175,18 +176,45 @@ def _unpaired(one: Contest, other: Contest) -> str:
 _Scores = dict[Fold, dict[str, float]]
 
 
+def _prob_of_the_true_class(row: Mapping[str, Any]) -> float | None:
+    return row["prob"] if row["label"] else None
+
+
+def _nearness(row: Mapping[str, Any]) -> float | None:
+    return -abs(float(row["predicted"]) - float(row["truth"]))
+
+
+def _prob_of_the_answer(row: Mapping[str, Any]) -> float | None:
+    if row["label"] is None:
+        return None
+    prob = float(row["prob"])
+    return prob if row["label"] else 1 - prob
+
+
+def _dice(row: Mapping[str, Any]) -> float | None:
+    return 1.0 if row["dice"] is None else row["dice"]
+
+
+# What an answer is -> what a row of the table `cases` says of how well a case went, larger better.
+_OF_CASE: Mapping[Answer, Callable[[Mapping[str, Any]], float | None]] = {
+    "class": _prob_of_the_true_class,
+    "mask": _dice,
+    "findings": _prob_of_the_answer,
+    "number": _nearness,
+}
+
+
 def _case_scores(run: Recorded, combination: Combination) -> _Scores:
     """Return what each case scores, mean over regions and seeds."""
     trials = {row["trial_id"]: fold_of(row) for row in combination.scored}
     found: dict[Fold, dict[str, list[float]]] = {}
+    answers = {row["task"]: answer_of(row["task"]) for row in combination.scored}
+    score = _OF_CASE[next(filter(None, answers.values()), "class")]
     for row in run.rows("cases", trials):
-        if row["tp"] is not None:
-            value = 1.0 if row["dice"] is None else row["dice"]
-        elif row["label"]:
-            value = row["prob"]
-        else:
-            continue
-        found.setdefault(trials[row["trial_id"]], {}).setdefault(row["case_id"], []).append(value)
+        value = score(row)
+        if value is not None:
+            of_fold = found.setdefault(trials[row["trial_id"]], {})
+            of_fold.setdefault(row["case_id"], []).append(value)
     return {
         fold: {case: float(np.mean(values)) for case, values in cases.items()}
         for fold, cases in found.items()

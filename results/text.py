@@ -16,6 +16,10 @@ _METRICS = {
     "f1": "F1",
     "mcc": "MCC",
     "brier": "Brier score",
+    "mae": "MAE",
+    "rmse": "RMSE",
+    "r2": "R²",
+    "pearson": "Pearson's r",
     "sensitivity_at_5_percent_fpr": "sensitivity at 5 % false positives",
     "sensitivity_at_10_percent_fpr": "sensitivity at 10 % false positives",
 }

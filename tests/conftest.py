@@ -9,13 +9,14 @@ import torch
 from hypothesis import settings
 from scipy.ndimage import gaussian_filter
 
+from bench.losses.table import LOSSES
 from bench.planning.rehearsal import rehearse
 from bench.study.choice import Choice
 from bench.study.dataset import DataSet, split_store
 from bench.study.schema import Augment
 from bench.study.tasks import TASKS
 from bench.study.trial import Trial
-from loaders.cases import Case, Item, Kind, Meta, Survey
+from loaders.cases import Case, Item, Kind, Label, Meta, Survey
 from loaders.store.read import Store, open_store
 from loaders.store.write import write_store
 from loaders.targets import TARGETS
@@ -71,16 +72,18 @@ def shared_data() -> Path:
 
 def small_meta(task: str, dims: int) -> Meta:
     """Return the meta of a small data set: blobs that are bright (classes) or outlined (masks)."""
-    segments = TARGETS[task].masks
+    segments, numbers = TARGETS[task].masks, TARGETS[task].numbers
+    # Findings of a channel each, of which some are not known; else whether a case is bright.
+    classes = ("bright", "marked")[: numbers.most] if numbers else ("dark", "bright")
     return made_meta(
         kind="small",
         name=f"small-{task}",
         task=task,
         dims=dims,
         channels=("a", "b"),
-        classes=("background", "rim", "core") if segments else ("dark", "bright"),
+        classes=("background", "rim", "core") if segments else classes,
         regions={"whole": (1, 2), "core": (2,)} if segments else {},
-        positive=None if segments else 1,
+        positive=None if segments or numbers else 1,
         unit="volume" if segments else "image",
         group_source="patient",
     )
@@ -95,9 +98,16 @@ def small_cases(meta: Meta, count: int, side: int) -> Iterator[Case]:
         field /= field.std()
         noise = rng.normal(size=(2, *shape))
         bright = n % 4 < 2
+        label: Label | None = int(bright)
         if meta.masked:
             mask = ((field > 0.5).astype(np.uint8) + (field > 1.2)).astype(np.uint8)
-            signal = np.stack([mask, mask == 2])
+            signal, label = np.stack([mask, mask == 2]), None
+        elif meta.numbers:
+            mask = None
+            marked = n % 6 < 3
+            given = (float(bright), None if n % 5 == 0 else float(marked))
+            label = given[: len(meta.classes)]
+            signal = np.stack([np.full(shape, 0.6 * bright), np.full(shape, 0.6 * marked)])
         else:
             mask = None
             signal = np.full((2, *shape), 0.6 * bright)
@@ -106,7 +116,7 @@ def small_cases(meta: Meta, count: int, side: int) -> Iterator[Case]:
             key=f"case{n}",
             group=f"patient{n // 2}",
             image=image,
-            label=None if meta.masked else int(bright),
+            label=label,
             mask=mask,
             spacing=(1.0,) * meta.dims,
         )
@@ -155,7 +165,9 @@ def make_trial(
         store = small_store(task, dims, side)
         splits = split_store(store, folds=4, repeats=1, seed=0, inner_fraction=0.25)
         data = DataSet(name=store.meta.name, path=store.path, splits=splits)
-        model = {"classification": "plain_cnn", "segmentation": "unet_small"}[TASKS[task].served_by]
+        served = TASKS[task]
+        model = {"classification": "plain_cnn", "segmentation": "unet_small"}[served.networks]
+        loss = next(name for name, row in LOSSES.items() if served.served_by in row.tasks)
         fields = {
             "trial_id": "a0",
             "dataset": data.name,
@@ -164,7 +176,7 @@ def make_trial(
                 **PLAIN,
                 "model": Choice(name=model),
                 "optimizer": Choice(name="adam"),
-                "loss": Choice(name="ce"),
+                "loss": Choice(name=loss),
             },
             "start": None,
             "repeat": 0,

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.losses.supervision import Supervised
+from bench.losses.supervision import Supervised, as_target
 from models.output import Output
 
 # Sets the shares' random stream apart from those of the samples, which have the same seed.
@@ -66,15 +66,15 @@ class Mixing:
     ) -> tuple[Tensor, Goal]:
         """Return this process's samples of what `reads` gave as the k-th batch, and their goal."""
         if not self.alpha:
-            return image, Goal(target=target.long(), derived=derived)
+            return image, Goal(target=as_target(target), derived=derived)
         draw = np.random.default_rng([self.seed, STREAM, batch])
         share = float(draw.beta(self.alpha, self.alpha))
         mixed = torch.lerp(image.roll(-1, 0), image, share)
         rank, world = self.shard
         own = slice(len(image) * rank // world, len(image) * (rank + 1) // world)
         goal = Goal(
-            target=target[own].long(),
-            partner=target.roll(-1, 0)[own].long(),
+            target=as_target(target[own]),
+            partner=as_target(target.roll(-1, 0)[own]),
             share=share,
             derived=None if derived is None else derived[own],
             partner_derived=None if derived is None else derived.roll(-1, 0)[own],

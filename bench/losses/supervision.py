@@ -28,6 +28,11 @@ def logits_of(given: Tensor | Output) -> Tensor:
     return given.logits if isinstance(given, Output) else given
 
 
+def as_target(answers: Tensor) -> Tensor:
+    """Return answers as losses take them: classes and label maps as int64, numbers as they are."""
+    return answers if answers.is_floating_point() else answers.long()
+
+
 def supervised(criterion: Criterion, class_weights: Tensor | None, total: Total) -> Supervised:
     """Return the loss of all heads of a network, for each sample (N,).
 

@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from bench.core.settings import Setting, check_bounds, merge
-from bench.losses import boundary, compound, cross_entropy, overlap
+from bench.losses import binary, boundary, compound, cross_entropy, numbers, overlap
 from bench.losses.reductions import Total, alone, over_processes, wide
 
 __all__ = ["LOSSES", "Criterion", "Loss", "Total", "alone", "over_processes"]
@@ -39,7 +39,10 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "delta": (0, 1),
     "exponent": (0, inf),
     "gamma": (0, inf),
+    "gamma_negative": (0, inf),
+    "gamma_positive": (0, inf),
     "label_smoothing": (0, 1),
+    "margin": (0, 1),
     "q": (1e-3, 1),
     "share": (0, 1),
     "smooth": (1e-12, inf),
@@ -53,8 +56,11 @@ class Loss:
 
     `function(logits, target, class_weights, total, **settings)` takes logits (N, C) and target (N,)
     for classification, logits (N, C, *spatial) and target (N, *spatial) for segmentation, target
-    int64 in 0..C-1: this process's share of a global batch. It returns the values (N,).
-    `class_weights` (C,) is for the rows that are `weighted`; the others take None. `total` sums
+    int64 in 0..C-1; for several findings (multilabel) logits (N, C) and target (N, C) float32 of 1,
+    0 and nan where an answer is missing, for numbers (regression) both (N, 1), in standard
+    deviations from the mean of the training part: this process's share of a global batch. It
+    returns the values (N,). `class_weights` (C,) is for the rows that are `weighted`, of several
+    findings what one that is there weighs; the others take None. `total` sums
     over the processes; rows that do not couple samples ignore it. `defaults` names every setting
     that a study may change, `bounds` the least and greatest value of those that have one.
     `derive(target, classes=C)` makes what the function also needs of the target (N, ...), such as
@@ -144,10 +150,13 @@ def _coupled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 BOTH = ("classification", "segmentation")
 MASKS = ("segmentation",)
+FINDINGS = ("multilabel",)
+NUMBERS = ("regression",)
 
 # MONAI's and nnU-Net's: an absent class that is not predicted costs 0.
 SMOOTH: Mapping[str, Setting] = {"smooth": 1e-5}
 LABELS: Mapping[str, Setting] = {"label_smoothing": 0.0}
+BINARY = "mean over the known findings of"
 # Lin et al. 2017, section 5.1
 FOCUS: Mapping[str, Setting] = {"gamma": 2.0}
 # A tenth: TopK10 of nnU-Net
@@ -232,6 +241,84 @@ LOSSES: dict[str, Loss] = {
             formula=f"{HARDEST}; label_smoothing as ce",
             summary="cross-entropy of each sample's hardest voxels",
             source="Wu et al. 2016, arXiv 1605.06885; TopKLoss of nnU-Net, there by batch",
+        ),
+        # ---- each of several findings by itself ----
+        Loss(
+            name="bce",
+            function=_each(binary.binary_cross_entropy),
+            defaults=LABELS,
+            tasks=FINDINGS,
+            formula=f"{BINARY} -g log p - (1 - g) log(1 - p), p the sigmoid of the logit, g 1 "
+            "where the finding is there; a share label_smoothing of g spread over yes and no",
+            summary="binary cross-entropy of each finding",
+            source="torch.nn.functional.binary_cross_entropy_with_logits",
+        ),
+        Loss(
+            name="weighted_bce",
+            function=_weighted(binary.weighted_binary_cross_entropy),
+            defaults=LABELS,
+            tasks=FINDINGS,
+            weighted=True,
+            formula=f"{BINARY} -w g log p - (1 - g) log(1 - p), w cases without it to one with it; "
+            "label_smoothing as bce",
+            summary="binary cross-entropy, each finding as heavy where it is as where it is not",
+            source="torch.nn.functional.binary_cross_entropy_with_logits with pos_weight",
+        ),
+        Loss(
+            name="binary_focal",
+            function=_each(binary.binary_focal),
+            defaults=FOCUS,
+            tasks=FINDINGS,
+            formula=f"{BINARY} -(1 - q)^gamma log q, q the probability of the right answer",
+            summary="binary cross-entropy that turns from easy findings to hard ones",
+            source="Lin et al. 2017, arXiv 1708.02002, equation 4, of each finding",
+        ),
+        Loss(
+            name="asymmetric",
+            function=_each(binary.asymmetric),
+            # The defaults of the authors' AsymmetricLoss, github.com/Alibaba-MIIL/ASL
+            defaults={"gamma_positive": 1.0, "gamma_negative": 4.0, "margin": 0.05},
+            tasks=FINDINGS,
+            formula=f"{BINARY} -g (1 - p)^gamma_positive log p - (1 - g) m^gamma_negative "
+            "log(1 - m), m = max(p - margin, 0)",
+            summary="binary focal loss that looks away from easy absences, which are most",
+            source="Ridnik et al. 2021, arXiv 2009.14119, equation 7",
+        ),
+        # ---- a number ----
+        Loss(
+            name="l1",
+            function=_each(numbers.absolute),
+            tasks=NUMBERS,
+            formula="|d|, d the prediction less the number, in standard deviations",
+            summary="absolute error, which leads to the median",
+            source="torch.nn.functional.l1_loss",
+        ),
+        Loss(
+            name="l2",
+            function=_each(numbers.squared),
+            tasks=NUMBERS,
+            formula="d^2, d the prediction less the number, in standard deviations",
+            summary="squared error, which leads to the mean",
+            source="torch.nn.functional.mse_loss",
+        ),
+        Loss(
+            name="huber",
+            function=_each(numbers.huber),
+            defaults={"delta": 1.0},  # torch's
+            bounds={"delta": (1e-3, inf)},
+            tasks=NUMBERS,
+            formula="d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), d the prediction "
+            "less the number, in standard deviations",
+            summary="squared error near and absolute error far off",
+            source="Huber 1964, Annals of Mathematical Statistics 35; torch's huber_loss",
+        ),
+        Loss(
+            name="log_cosh",
+            function=_each(numbers.log_cosh),
+            tasks=NUMBERS,
+            formula="log cosh d, d the prediction less the number, in standard deviations",
+            summary="squared error near and absolute error far off, with every derivative",
+            source="Green 1990, IEEE Transactions on Medical Imaging 9; as log_cosh of keras",
         ),
         # ---- overlap of each sample ----
         Loss(

@@ -23,10 +23,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from scipy.special import expit
 
 from bench.core.odds import Floats, of_mean
 from bench.metrics.lesions import SMALL_MM
-from bench.metrics.rates import Labels, Probabilities, mean
+from bench.metrics.rates import Classified, Labels, Probabilities, mean
 from bench.metrics.table import METRICS, Metric
 
 Row = dict[str, Any]
@@ -77,10 +78,90 @@ def classification_rows(
     if len(set(groups)) < len(groups):
         levels.append((group_unit, *_by_group(prob, log_odds, label, groups, positive)))
     return _with_headlines(
-        _row(name, unit=level, value=function(r if metric.ranks else p, y, positive))
+        _row(metric.name, unit=level, value=function(r if metric.ranks else p, y, positive))
         for level, p, r, y in levels
+        for metric, function in _classifying()
+    )
+
+
+def finding_rows(
+    log_odds: Floats,
+    label: Floats,
+    *,
+    findings: Sequence[str],
+    unit: str,
+    groups: Sequence[str] = (),
+    group_unit: str = "patient",
+) -> list[Row]:
+    """Return rows (see the table `metrics`) for each classification metric, finding by finding.
+
+    `log_odds` (n, k) say how sure a network is of each of the k `findings`; `label` (n, k) is 1
+    where a finding is there, 0 where it is not and nan where that is not known, which leaves the
+    case out of that finding's row. A finding is a class of two, called above a probability of 0.5.
+    The region "mean" is the mean over the findings in which a metric is defined. `groups` (n,) are
+    as in `classification_rows`; a patient has a finding if any of its cases does. Raises ValueError
+    where shapes or labels do not fit.
+    """
+    if not log_odds.shape == label.shape == (len(label), len(findings)):
+        raise ValueError(
+            f"{len(findings)} findings need log_odds and label (n, {len(findings)}), "
+            f"not {log_odds.shape} and {label.shape}"
+        )
+    if not np.isin(label[np.isfinite(label)], (0, 1)).all():
+        raise ValueError("a label is none of 0, 1 and nan")
+    several = len(set(groups)) < len(groups)
+    of_unit: dict[str, dict[str, tuple[Probabilities, Floats, Labels]]] = {unit: {}}
+    for name, z, y in zip(findings, log_odds.T, label.T, strict=True):
+        known = np.flatnonzero(np.isfinite(y))
+        pair = np.stack([-z, z], axis=1)[known]
+        prob, own = expit(pair), y[known].astype(np.int64)
+        of_unit[unit][name] = prob, pair, own
+        if several:
+            whose = [groups[at] for at in known.tolist()]
+            of_unit.setdefault(group_unit, {})[name] = _by_group(prob, pair, own, whose, 1)
+    return _with_headlines(
+        row
+        for metric, function in _classifying()
+        for level, found in of_unit.items()
+        for row in _region_rows(
+            {
+                name: {"": function(r if metric.ranks else p, y, 1)}
+                for name, (p, r, y) in found.items()
+            },
+            partial(_row, metric.name, unit=level),
+        )
+    )
+
+
+def number_rows(
+    predicted: Floats,
+    true: Floats,
+    *,
+    unit: str,
+    groups: Sequence[str] = (),
+    group_unit: str = "patient",
+) -> list[Row]:
+    """Return rows (see the table `metrics`) for each metric of numbers.
+
+    `predicted` and `true` (n,) are of the same n cases, in one unit. `groups` (n,) are as in
+    `classification_rows`; of a patient both numbers are the means over its cases. Raises ValueError
+    where shapes do not fit or a number is not finite.
+    """
+    if predicted.shape != true.shape or true.ndim != 1:
+        raise ValueError(f"numbers are (n,) and (n,), not {predicted.shape} and {true.shape}")
+    if not (np.isfinite(predicted).all() and np.isfinite(true).all()):
+        raise ValueError("a number is not finite")
+    levels = [(unit, predicted, true)]
+    if len(set(groups)) < len(groups):
+        whose = np.unique(np.asarray(groups), return_inverse=True)[1]
+        size = np.bincount(whose)
+        own = [np.bincount(whose, values) / size for values in (predicted, true)]
+        levels.append((group_unit, own[0], own[1]))
+    return _with_headlines(
+        _row(name, unit=level, value=metric.numbers(x, y))
+        for level, x, y in levels
         for name, metric in METRICS.items()
-        if (function := metric.classification)
+        if metric.numbers
     )
 
 
@@ -128,6 +209,13 @@ def headline(rows: Sequence[Row], metric: str) -> float | None:
             return value
     named = ", ".join(dict.fromkeys(row["metric"] for row in rows))
     raise ValueError(f"no metric {metric!r} here; there are {named}")
+
+
+def _classifying() -> Iterator[tuple[Metric, Classified]]:
+    """Give each metric of classification with its function."""
+    for metric in METRICS.values():
+        if metric.classification:
+            yield metric, metric.classification
 
 
 # ---------------------------------------------------------------- patients

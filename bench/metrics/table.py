@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.metrics import lesions, rates
+from bench.metrics import errors, lesions, rates
 from bench.metrics.rates import from_counts, one_vs_rest, ranked, sensitivity_at
 
 
@@ -44,6 +44,7 @@ class Metric:
     - `per_patient`: whether `per_case` needs counts alone, so that a patient's may be added up.
     - `pooled(tp, fp, fn, tn)`: of the counts of all cases together.
     - `lesions(scores, false_scores, scans)`: of the lesions and false candidates of all scans.
+    - `numbers(predicted, true)`: of numbers (n,) and (n,).
     - `by_size`: whether it says something of small references and lesions alone.
     - `costly`: whether its first form in segmentation needs distances, components or probabilities,
       which are computed in the final scoring, or where it is the primary metric.
@@ -57,7 +58,7 @@ class Metric:
 
     name: str
     higher_is_better: bool
-    range: tuple[float, float | None]
+    range: tuple[float | None, float | None]
     unit: str = "1"  # of the value itself: "1" for a fraction, "mm"
     classification: rates.Classified | None = None
     ranks: bool = False
@@ -66,6 +67,7 @@ class Metric:
     per_patient: bool = False
     pooled: rates.Counted | None = None
     lesions: Callable[[Sequence[float | None], Sequence[float], int], float | None] | None = None
+    numbers: Callable[[errors.Floats, errors.Floats], float | None] | None = None
     by_size: bool = True
     costly: bool = False
     influence: str | None = None
@@ -78,6 +80,9 @@ class Metric:
         """The tasks that this metric has a function for."""
         able = {
             "classification": self.classification is not None,
+            # Each finding is a class of two.
+            "multilabel": self.classification is not None,
+            "regression": self.numbers is not None,
             "segmentation": bool(self.per_case or self.pooled or self.lesions or self.presence),
         }
         return tuple(task for task, yes in able.items() if yes)
@@ -86,9 +91,9 @@ class Metric:
     def levels(self) -> tuple[str, ...]:
         """What it can count, as its rows' unit says; a case is named by the data set."""
         forms = {
-            "case": bool(self.per_case or self.classification),
+            "case": bool(self.per_case or self.classification or self.numbers),
             "voxel": self.pooled is not None,
-            "patient": self.per_patient or self.classification is not None,
+            "patient": bool(self.per_patient or self.classification or self.numbers),
             "image": self.presence,
             "lesion": self.lesions is not None,
         }
@@ -138,6 +143,8 @@ DISTANCE_RULE = (
     "both masks empty: left out (skip_empty) or 0 (empty_is_zero); one empty: the image's "
     "diagonal; either empty: left out (skip_missed); spacing unknown: left out"
 )
+NO_CASE_RULE = "undefined where there is no case"
+ONE_NUMBER_RULE = "undefined where all true numbers are one"
 LESION_RULE = "undefined where no scan holds a lesion"
 
 METRICS: dict[str, Metric] = {
@@ -374,6 +381,58 @@ METRICS: dict[str, Metric] = {
             summary="mean sensitivity for lesions at 1/8, 1/4, 1/2, 1, 2, 4, 8 false positives a "
             "scan",
             source="Setio et al. 2017 (LUNA16), with components for marks",
+        ),
+        Metric(
+            name="mae",
+            higher_is_better=False,
+            range=(0.0, None),
+            unit="unit of the number",
+            numbers=errors.mean_absolute,
+            influence="absolute error",
+            empty_rule=NO_CASE_RULE,
+            summary="mean absolute error, in the unit of the source",
+            source="as sklearn.metrics.mean_absolute_error",
+        ),
+        Metric(
+            name="rmse",
+            higher_is_better=False,
+            range=(0.0, None),
+            unit="unit of the number",
+            numbers=errors.root_mean_square,
+            influence="root mean square",
+            empty_rule=NO_CASE_RULE,
+            summary="root of the mean squared error, in the unit of the source",
+            source="as sklearn.metrics.root_mean_squared_error",
+        ),
+        Metric(
+            name="r2",
+            higher_is_better=True,
+            range=(None, 1.0),
+            numbers=errors.determination,
+            influence="determination",
+            empty_rule=ONE_NUMBER_RULE,
+            summary="share of the variance that is explained; below 0 where the mean does better",
+            source="as sklearn.metrics.r2_score",
+        ),
+        Metric(
+            name="pearson",
+            higher_is_better=True,
+            range=(-1.0, 1.0),
+            numbers=errors.correlation,
+            influence="pearson",
+            empty_rule=f"{ONE_NUMBER_RULE}; 0 where all predictions are one",
+            summary="correlation of predicted and true numbers",
+            source="as scipy.stats.pearsonr",
+        ),
+        Metric(
+            name="concordance",
+            higher_is_better=True,
+            range=(-1.0, 1.0),
+            numbers=errors.concordance,
+            influence="concordance",
+            empty_rule=ONE_NUMBER_RULE,
+            summary="agreement with the line of identity: correlation less shift and stretch",
+            source="Lin 1989, Biometrics 45, equation 2, of moments over n",
         ),
     )
 }

@@ -43,7 +43,7 @@ def misfit(
     )
     served = None if task.served_by in loss.tasks else f"loss {loss.name} is not for {meta.task}"
     return (
-        model.unfit(task=task.served_by, dims=meta.dims, patch=patch)
+        model.unfit(task=task.networks, dims=meta.dims, patch=patch)
         or served
         or _of_setters(combination, study, task.served_by)
         or _of_mixing(combination, optimizer, data, settings)

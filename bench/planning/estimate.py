@@ -17,7 +17,7 @@ from torch import nn
 from bench.core.precision import PRECISIONS
 from bench.core.processes import World
 from bench.core.references import StudyError
-from bench.losses.supervision import supervised
+from bench.losses.supervision import as_target, supervised
 from bench.losses.table import alone
 from bench.optimizers.table import Optimizer
 from bench.planning.plan import Plan
@@ -26,7 +26,7 @@ from bench.study.dataset import DataSet
 from bench.study.trial import Trial
 from bench.training.evaluate import Evaluator, whole_sides
 from bench.training.networks import build_model
-from bench.training.train import make_sampler
+from bench.training.train import make_criterion, make_sampler
 from loaders.batches.torch_loader import gather
 from results.run_folder import made_of
 from results.statistics import predict
@@ -114,11 +114,11 @@ def measure(trials: Mapping[str, Trial], data: DataSet, base: Path, device_kind:
     first = next(iter(parts.values()))
     model = build_model(first.model, store.path, trial.patch).to(device)
     row, loss = first.optimizer.row, first.loss.row
-    criterion = loss.bind(first.loss.settings)
+    criterion = make_criterion(first.loss, store, sampler)
     batch = min(trial.batch_size * row.batch_multiple, len(split.train))
     pixels, labels = gather(store, sampler.draw(np.arange(batch)))
     image = torch.from_numpy(pixels).to(device)
-    target = torch.from_numpy(labels).to(device).long()
+    target = as_target(torch.from_numpy(labels).to(device))
     weights = torch.ones(len(store.meta.classes), device=device) if loss.weighted else None
 
     values_of = supervised(criterion, weights, alone)

@@ -2,16 +2,13 @@
 
 from collections.abc import Iterator
 
-import numpy as np
-
 from bench.core.references import StudyError
-from bench.metrics.aggregate import classification_rows, headline, segmentation_rows
-from bench.metrics.confusion import confusion
+from bench.metrics.aggregate import headline
 from bench.metrics.table import METRICS
 from bench.planning.plan import Plan
-from bench.study.dataset import DataSet
+from bench.study.dataset import DataSet, strata_of
+from bench.study.tasks import TASKS
 from loaders.sampling.folds import PARTS
-from loaders.store.read import Store
 
 
 def tell_apart(plan: Plan) -> Iterator[str]:
@@ -22,14 +19,16 @@ def tell_apart(plan: Plan) -> Iterator[str]:
     """
     for data in plan.sets:
         yield from _of_primary(data, plan.study.primary[data.store.meta.task])
-        if data.store.meta.regions:
-            yield from _of_regions(data)
+        yield from _of_strata(data)
 
 
 def _of_primary(data: DataSet, primary: str) -> Iterator[str]:
+    right = TASKS[data.store.meta.task].right
+
     def without(part: str) -> int:
         return sum(
-            _best(data.store, getattr(split, part), primary) is None for split in data.splits
+            headline(right(data.store, getattr(split, part)), primary) is None
+            for split in data.splits
         )
 
     rule = METRICS[primary].empty_rule
@@ -51,46 +50,19 @@ def _of_primary(data: DataSet, primary: str) -> Iterator[str]:
         )
 
 
-def _best(store: Store, cases: np.ndarray, primary: str) -> float | None:
-    """Return what the right answer scores on some cases, None where the metric has no value.
-
-    For that one case of each kind will do: with the region or without, of known size or not.
-    """
-    meta = store.meta
-    if not meta.masked:
-        labels = np.unique(store.labels[cases])
-        right = np.eye(len(meta.classes))[labels]
-        return headline(
-            classification_rows(
-                right, labels, classes=meta.classes, positive=meta.positive, unit=meta.unit
-            ),
-            primary,
-        )
-    there = store.boxes[cases, :, 0, 0] >= 0
-    known = np.isfinite(store.spacing[cases]).all(axis=1)
-    rows = []
-    for column, name in enumerate(store.meta.regions):
-        for holds, spaced in sorted(
-            set(zip(there[:, column].tolist(), known.tolist(), strict=True))
-        ):
-            mask = np.array([[0, holds]], dtype=np.uint8)
-            logits = np.stack([mask == 0, mask == 1]).astype(np.float64)
-            spacing = (1.0 if spaced else np.nan,) * 2
-            rows += confusion(mask, mask, {name: (1,)}, spacing, distances=True, logits=logits)
-    return headline(segmentation_rows(rows, tuple(store.meta.regions)), primary)
-
-
-def _of_regions(data: DataSet) -> Iterator[str]:
-    present = data.store.boxes[:, :, 0, 0] >= 0
-    for column, name in enumerate(data.store.meta.regions):
+def _of_strata(data: DataSet) -> Iterator[str]:
+    """Tell of each region or finding that not every part of the folds has a case of."""
+    strata = strata_of(data.store)
+    columns = () if strata["present"] is None else strata["present"].T
+    for name, present in zip(strata["names"], columns, strict=True):
         lacking = {
-            part: sum(not present[getattr(split, part), column].any() for split in data.splits)
+            part: sum(not present[getattr(split, part)].any() for split in data.splits)
             for part in PARTS
         }
         if any(lacking.values()):
             parts = ", ".join(f"{n} {part}" for part, n in lacking.items() if n)
             yield (
-                f"{data.name}: region {name} is in {int(present[:, column].sum())} of "
+                f"{data.name}: {name} is in {int(present.sum())} of "
                 f"{len(present)} cases, and not in every part of the {len(data.splits)} folds "
                 f"(parts without it: {parts}); use fewer folds, or a larger inner_fraction"
             )

@@ -253,19 +253,20 @@ def _loss_fault(entry: Choice, base: Path, data: DataSet, patch: Patch) -> str |
     part = loss_row(entry.name, entry.params, base)
     if not is_reference(entry.name):
         return None
-    shape = _logits_shape(data, patch, _samples(data))
-    key = entry.name, part.identity, str(sorted(entry.params.items())), shape
+    task, shape = data.store.meta.task, _logits_shape(data, patch, _samples(data))
+    key = entry.name, part.identity, str(sorted(entry.params.items())), task, shape
     if key not in _tried:
-        _tried[key] = _tried_loss(part, entry.params, shape)
+        _tried[key] = _tried_loss(part, entry.params, task, shape)
     return _tried[key]
 
 
-def _tried_loss(part: Part[Loss], given: Mapping[str, Any], shape: tuple[int, ...]) -> str | None:
-    where = (shape[0], *shape[2:])
+def _tried_loss(
+    part: Part[Loss], given: Mapping[str, Any], task: str, shape: tuple[int, ...]
+) -> str | None:
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
         logits = torch.randn(shape, requires_grad=True)
-        target = torch.randint(0, shape[1], where)
+        target = TASKS[task].target(shape)
         try:
             fault = _values_fault(part.row.bind(given)(logits, target, None, alone), logits)
         except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a user's code raises
@@ -273,7 +274,8 @@ def _tried_loss(part: Part[Loss], given: Mapping[str, Any], shape: tuple[int, ..
     if fault is None:
         return None
     return (
-        f"losses: {part.row.name} was given logits {shape} of float32, a target {where} of int64 "
+        f"losses: {part.row.name} was given logits {shape} of float32, a target "
+        f"{tuple(target.shape)} of {str(target.dtype).removeprefix('torch.')} "
         f"and {dict(given) or 'no settings'}, and {fault}; wanted is {LOSS_WANTED}"
     )
 

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from bench.core.precision import PRECISIONS
 from bench.core.processes import World
-from bench.losses.supervision import supervised
+from bench.losses.supervision import as_target, supervised
 from bench.losses.table import alone
 from bench.planning.plan import Plan
 from bench.study.components import Combination
 from bench.study.trial import Trial
 from bench.training.networks import make_network
-from bench.training.train import loss_weights, make_sampler, seeds_of
+from bench.training.train import loss_weights, make_criterion, make_sampler, seeds_of
 from loaders.batches.torch_loader import gather
 
 
@@ -86,10 +86,10 @@ def gradient_norm(trial: Trial, plan: Plan) -> float:
     weights = loss_weights(parts.loss.row, data.store, sampler, device)
     torch.manual_seed(step_seed)
     network.train()
-    values_of = supervised(parts.loss.row.bind(parts.loss.settings), weights, alone)
+    values_of = supervised(make_criterion(parts.loss, data.store, sampler), weights, alone)
     with PRECISIONS[trial.precision].autocast(device):
         given = network(image)
-    values_of(given, target.long()).mean().backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
+    values_of(given, as_target(target)).mean().backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
     return float(nn.utils.get_total_norm(_gradients(network)))
 
 

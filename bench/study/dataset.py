@@ -16,11 +16,12 @@ from bench.core.references import StudyError, failure, load_callable, said
 from bench.study.pretrained import People
 from bench.study.tasks import TASKS
 from loaders.cases import BadCase, Case, Item, Kind, Meta, Survey
-from loaders.sampling.folds import FoldError, Split, make_splits, splits_table
+from loaders.sampling.folds import FoldError, Split, Strata, make_splits, splits_table
 from loaders.store.layout import FORMAT
 from loaders.store.pseudonyms import user_key
 from loaders.store.read import Store, open_store
 from loaders.store.write import write_store
+from results.tables.tasks import answer_of
 
 # Largest automatic patch side by dims, in voxels: common practice is 512 and 96 to 128; lowered to
 # what a laptop trains on. Assumption.
@@ -187,8 +188,7 @@ def split_store(
     try:
         return tuple(
             make_splits(
-                labels=labels_to_stratify(store),
-                present=store.boxes[:, :, 0, 0] >= 0,
+                **strata_of(store),
                 groups=store.groups,
                 hashes=store.hashes,
                 classes=store.meta.classes,
@@ -202,9 +202,9 @@ def split_store(
         raise StudyError(f"data {store.meta.name!r}: {error}") from error
 
 
-def labels_to_stratify(store: Store) -> np.ndarray | None:
-    """Return the labels (n,) that folds are stratified by, None where the task has none."""
-    return store.labels if TASKS[store.meta.task].stratified else None
+def strata_of(store: Store) -> Strata:
+    """Return what the folds of a store are stratified by."""
+    return TASKS[store.meta.task].strata(store)
 
 
 def automatic_patch(store: Store) -> tuple[int, ...]:
@@ -223,7 +223,7 @@ def described(store: Store) -> dict[str, Any]:
     `classes` are in the order of labels, each with its number of cases (classification) or voxels
     (segmentation); `regions` have their labels and the number of cases that hold them. `shape` and
     `spacing` are [least, median, greatest] along each axis, null where unknown; spacing in mm along
-    z, y and x, in seconds along t.
+    z, y and x, in seconds along t; `numbers` are the same of numbers that are to be predicted.
     """
     meta = store.meta
     there = (store.boxes >= 0).all(axis=(2, 3)).sum(axis=0).tolist()
@@ -246,6 +246,7 @@ def described(store: Store) -> dict[str, Any]:
             {"name": name, "labels": list(labels), "cases": cases}
             for (name, labels), cases in zip(meta.regions.items(), there, strict=True)
         ],
+        **({"numbers": _ranges(store.numbers)} if answer_of(meta.task) == "number" else {}),
         "axes": meta.axes,
         "shape": _ranges(store.shapes),
         "spacing": _ranges(store.spacing),

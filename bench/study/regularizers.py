@@ -38,7 +38,7 @@ class Regularizer:
     multiplies: tuple[str, ...] = ()
     defaults: Mapping[str, Setting]
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    tasks: tuple[str, ...] = ("classification", "segmentation")
+    tasks: tuple[str, ...] = ("classification", "segmentation", "multilabel", "regression")
     summary: str
     source: str
 

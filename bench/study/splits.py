@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.core.references import StudyError, unknown
-from bench.study.dataset import labels_to_stratify, split_store
+from bench.study.dataset import split_store, strata_of
 from bench.study.schema import DataEntry, Study
 from loaders.cases import BadSource
 from loaders.datasets.decathlon.splits_final import read_splits_final
@@ -68,7 +68,7 @@ def check(splits: Sequence[Split], study: Study, store: Store, made: Sequence[Sp
 
     Those that others made, and whom each tests, must still be as `made` has them.
     """
-    labels = labels_to_stratify(store)
+    labels = strata_of(store)["labels"]
     if not isinstance(study.folds, str) and store.outside is None:
         check_splits(splits, store.groups, labels)
         return
@@ -99,8 +99,7 @@ def _given(study: Study, store: Store, base: Path) -> list[Split]:
     try:
         return complete(
             _folds(str(study.folds), store, base),
-            labels=labels_to_stratify(store),
-            present=store.boxes[:, :, 0, 0] >= 0,
+            **strata_of(store),
             groups=store.groups,
             hashes=store.hashes,
             classes=store.meta.classes,

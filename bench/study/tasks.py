@@ -9,26 +9,42 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
-from bench.metrics import classified, segmented
-from bench.metrics.scoring import Seen
+from bench.metrics.tasks import classified, findings, measured, segmented
+from bench.metrics.tasks.scoring import Scale, Seen
+from loaders.batches.drawn import class_counts
+from loaders.sampling.folds import Strata
+from loaders.sampling.normalization import class_weights, presence_weights
+from loaders.sampling.sampler import Sampler
 from loaders.store.read import Store
 
 Rows = list[dict[str, Any]]
+
+# Parts of equally many cases that folds of numbers are stratified by: assumption.
+BINS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """One task of the table.
 
-    - `served_by`: the task whose networks and losses serve this one: its own name, or another's.
+    - `served_by`: the task whose losses, metrics and regularizers serve this one: its own name, or
+      another's. `networks`: the task whose networks do.
     - `primary`: the metric that decides unless a study names another.
     - `batch`: samples a step by the number of dimensions, unless a study says.
     - `patch_multiple`: an automatic patch is the median shape brought up to a multiple of this; 1
       for whole images.
     - `windows`: whether a case is evaluated whole, by sliding windows of the patch, and not as the
       patch in its middle.
-    - `stratified`: whether folds are stratified by the label of a case.
+    - `strata(store)`: what folds are stratified by.
+    - `weights(store, sampler)`: the weights (n_classes,) that a weighted loss takes; raises
+      FoldError where a class has none.
+    - `target(shape)`: a target that fits logits of a shape, drawn from torch's generator: what a
+      user's own loss is tried with.
+    - `scale(store, cases)`: in what a network learns numbers, by the cases that it trains on; None:
+      answers are learned as they are.
+    - `right(store, cases)`: the rows of `metrics` that the right answers to some cases get.
     - `score(seen)`: what its rows are made of, for each case; plain values and arrays, since they
       go from process to process.
     - `rows(store, cases, scores)`: the rows of `metrics` and of `cases` for (n,) cases.
@@ -37,14 +53,98 @@ class Task:
 
     name: str
     served_by: str
+    networks: str
     primary: str
     batch: Mapping[int, int]
     patch_multiple: int
     windows: bool
-    stratified: bool
+    strata: Callable[[Store], Strata]
+    weights: Callable[[Store, Sampler], np.ndarray]
+    target: Callable[[tuple[int, ...]], torch.Tensor]
+    scale: Callable[[Store, np.ndarray], Scale | None]
+    right: Callable[[Store, np.ndarray], Rows]
     score: Callable[[Seen], list[Any]]
     rows: Callable[[Store, np.ndarray, list[Any]], tuple[Rows, Rows]]
     example: Callable[[Seen, int, Any], dict[str, np.ndarray]]
+
+
+def _by_class(store: Store) -> Strata:
+    """Stratify by the class of a case, each of which every part must hold."""
+    return {"labels": store.labels, "present": None, "overlap": False, "names": ()}
+
+
+def _by_region(store: Store) -> Strata:
+    """Stratify by the regions that a case holds."""
+    return {
+        "labels": None,
+        "present": store.boxes[:, :, 0, 0] >= 0,
+        "overlap": False,
+        "names": tuple(f"region {name}" for name in store.meta.regions),
+    }
+
+
+def _by_finding(store: Store) -> Strata:
+    """Stratify by each finding that a case is known to have, or not to have."""
+    names = store.meta.classes
+    return {
+        "labels": None,
+        "present": np.concatenate([store.numbers == 1, store.numbers == 0], axis=1),
+        "overlap": True,
+        "names": (*(f"finding {n}" for n in names), *(f"the absence of {n}" for n in names)),
+    }
+
+
+def _by_frequency(store: Store, sampler: Sampler) -> np.ndarray:
+    """Weigh each class by its inverse share of what is drawn."""
+    return class_weights(class_counts(store, sampler))
+
+
+def _by_presence(store: Store, sampler: Sampler) -> np.ndarray:
+    """Weigh each finding that is there by how many are not for one that is."""
+    return presence_weights(store.numbers[sampler.cases], store.meta.classes)
+
+
+def _alike(store: Store, _sampler: Sampler) -> np.ndarray:
+    """Weigh all alike."""
+    return np.ones(len(store.meta.classes))
+
+
+def _as_they_are(_store: Store, _cases: np.ndarray) -> None:
+    """Learn answers as they are."""
+
+
+def _standardized(store: Store, cases: np.ndarray) -> Scale:
+    """Learn numbers in standard deviations from the mean of some cases; 1 where all are one."""
+    numbers = store.numbers[cases]
+    deviation = numbers.std(axis=0)
+    return Scale(mean=numbers.mean(axis=0), deviation=np.where(deviation > 0, deviation, 1.0))
+
+
+def _by_quantile(store: Store) -> Strata:
+    """Stratify by which fifth of all numbers that of a case is in."""
+    numbers = store.numbers[:, 0]
+    edges = np.unique(np.quantile(numbers, np.linspace(0, 1, BINS + 1)[1:-1]))
+    bin_of = np.searchsorted(edges, numbers, side="right")
+    bins = np.unique(bin_of)
+    return {
+        "labels": None,
+        "present": bin_of[:, None] == bins,
+        "overlap": False,
+        "names": tuple(
+            f"{store.meta.classes[0]} from {own.min():g} to {own.max():g}"
+            for own in (numbers[bin_of == one] for one in bins)
+        ),
+    }
+
+
+def _classes(shape: tuple[int, ...]) -> torch.Tensor:
+    """Draw a class for each place of logits (N, C, ...)."""
+    return torch.randint(0, shape[1], (shape[0], *shape[2:]))
+
+
+def _yes_or_no(shape: tuple[int, ...]) -> torch.Tensor:
+    """Draw 0 or 1 for each logit."""
+    return torch.randint(0, 2, shape).float()
 
 
 TASKS: dict[str, Task] = {
@@ -53,12 +153,17 @@ TASKS: dict[str, Task] = {
         Task(
             name="classification",
             served_by="classification",
+            networks="classification",
             primary="auc",
             # Here and below: what an 8 GB GPU and a laptop both hold. Assumption.
             batch={2: 32, 3: 8},
             patch_multiple=1,
             windows=False,
-            stratified=True,
+            strata=_by_class,
+            weights=_by_frequency,
+            target=_classes,
+            scale=_as_they_are,
+            right=classified.right,
             score=classified.logits,
             rows=classified.rows,
             example=classified.example,
@@ -66,14 +171,53 @@ TASKS: dict[str, Task] = {
         Task(
             name="segmentation",
             served_by="segmentation",
+            networks="segmentation",
             primary="dice",
             batch={2: 16, 3: 2},
             patch_multiple=16,  # which four levels of pooling divide
             windows=True,
-            stratified=False,
+            strata=_by_region,
+            weights=_by_frequency,
+            target=_classes,
+            scale=_as_they_are,
+            right=segmented.right,
             score=segmented.regions,
             rows=segmented.rows,
             example=segmented.example,
+        ),
+        Task(
+            name="multilabel",
+            served_by="multilabel",
+            networks="classification",
+            primary="auc",
+            batch={2: 32, 3: 8},  # as classification
+            patch_multiple=1,
+            windows=False,
+            strata=_by_finding,
+            weights=_by_presence,
+            target=_yes_or_no,
+            scale=_as_they_are,
+            right=findings.right,
+            score=classified.logits,
+            rows=findings.rows,
+            example=findings.example,
+        ),
+        Task(
+            name="regression",
+            served_by="regression",
+            networks="classification",
+            primary="mae",
+            batch={2: 32, 3: 8},  # as classification
+            patch_multiple=1,
+            windows=False,
+            strata=_by_quantile,
+            weights=_alike,
+            target=torch.randn,
+            scale=_standardized,
+            right=measured.right,
+            score=measured.predictions,
+            rows=measured.rows,
+            example=measured.example,
         ),
     )
 }

@@ -18,8 +18,8 @@ from bench.losses.supervision import logits_of
 from bench.losses.table import Criterion, alone
 from bench.metrics.aggregate import headline
 from bench.metrics.degradations import DEGRADATIONS
-from bench.metrics.scoring import Seen
 from bench.metrics.table import METRICS
+from bench.metrics.tasks.scoring import Seen
 from bench.study.choice import Choice
 from bench.study.tasks import TASKS
 from bench.study.trial import Trial
@@ -53,10 +53,10 @@ class Score:
     def decides(self) -> bool:
         """Whether the primary metric tells how good a network is on these cases.
 
-        It has no value where they lack what it needs. Where no case holds any region, overlap and
-        distance have none for a network that is right, and one for every false alarm.
+        It has no value where they lack what it needs. Where no case holds any region (label 0),
+        overlap and distance have none for a network that is right, and one for every false alarm.
         """
-        return self.value is not None and any(case["label"] for case in self.cases)
+        return self.value is not None and any(case.get("label") != 0 for case in self.cases)
 
     @property
     def false_alarm(self) -> float | None:
@@ -171,6 +171,7 @@ class Evaluator:
         self, own: np.ndarray, worse: Choice | None, *, costly: bool
     ) -> Iterator[tuple[Seen, np.ndarray, float]]:
         """Give cases in batches, each as the patch in its middle, with losses (n,) and seconds."""
+        scale = TASKS[self.trial.task].scale(self.store, self.sampler.cases)
         for at in range(0, len(own), self.trial.batch_size):
             part = own[at : at + self.trial.batch_size]
             pixels, target = gather(self.store, self.sampler.centre(part))
@@ -186,6 +187,7 @@ class Evaluator:
                 target=target,
                 presence=None,
                 costly=costly,
+                scale=scale,
             )
             yield seen, losses.cpu().numpy(), seconds
 

@@ -27,12 +27,13 @@ from bench.core.timing import Clock, reset_peak_memory
 from bench.losses.mixup import Mixing
 from bench.losses.objective import Objective
 from bench.losses.supervision import supervised
-from bench.losses.table import Loss, alone, over_processes
+from bench.losses.table import Criterion, Loss, alone, over_processes
 from bench.optimizers.averaging import REFRESH_BATCHES, MovingAverage, evaluation_weights
 from bench.optimizers.spec import state_bytes
 from bench.optimizers.steps import STEPS, StepParts
-from bench.study.components import Combination
+from bench.study.components import Combination, Component
 from bench.study.dataset import DataSet
+from bench.study.tasks import TASKS
 from bench.study.trial import Trial, trial_columns
 from bench.training.course import StepNorms, loss_swing, spread
 from bench.training.evaluate import Evaluator, Score, whole_sides
@@ -40,11 +41,10 @@ from bench.training.looks import due
 from bench.training.networks import CHANNELS_LAST, flops_per_sample, make_network
 from bench.training.state import BestEpoch, Checkpoint, TargetReached, TrainingState
 from bench.training.transfer import LayerGroups
-from loaders.batches.drawn import class_counts
 from loaders.batches.table import LOADERS
 from loaders.batches.torch_loader import gather
 from loaders.sampling.foreground import Foreground
-from loaders.sampling.normalization import class_weights, normalization, value_range
+from loaders.sampling.normalization import normalization, value_range
 from loaders.sampling.sampler import Recipe, Sampler, batch_positions
 from loaders.store.read import Store
 
@@ -108,11 +108,11 @@ def run_trial(
         store.check()
         combination = Combination(choices=trial.choices, base=base, drawn=trial.drawn)
         model_kind, optimizer_kind = combination.model.row, combination.optimizer.row
-        criterion = combination.loss.row.bind(combination.loss.settings)
         settings = combination.optimizer.settings
         factor = combination.schedule.row.bind(combination.schedule.settings)
         stream_seed, weight_seed, step_seed = seeds_of(trial)
         sampler = make_sampler(trial, data, stream_seed)
+        criterion = make_criterion(combination.loss, store, sampler)
         model, forward = make_network(
             trial, combination.model, store.path, device, world, weight_seed
         )
@@ -376,8 +376,21 @@ def loss_weights(loss: Loss, store: Store, sampler: Sampler, device: torch.devic
     """Return the weights of classes (n_classes,) that a loss takes, of what is drawn; else None."""
     if not loss.weighted:
         return None
-    weights = torch.from_numpy(class_weights(class_counts(store, sampler)))
+    weights = torch.from_numpy(TASKS[store.meta.task].weights(store, sampler))
     return weights.to(device, torch.float32)
+
+
+def make_criterion(loss: Component[Loss], store: Store, sampler: Sampler) -> Criterion:
+    """Return a loss with its settings, of targets in what a network of this training learns."""
+    criterion = loss.row.bind(loss.settings)
+    scale = TASKS[store.meta.task].scale(store, sampler.cases)
+    if scale is None:
+        return criterion
+
+    def scaled(logits: Tensor, target: Tensor, *more: Any, **made: Any) -> Tensor:
+        return criterion(logits, scale.learned(target), *more, **made)
+
+    return scaled
 
 
 def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:

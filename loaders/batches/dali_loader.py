@@ -82,7 +82,7 @@ def _stream(request: Request) -> Generator[Batch]:
             image, *mask = (from_dlpack(out.as_tensor()) for out in pipeline.run())
             draws = in_use.popleft()[0]
             target = (
-                mask[0][:, 0] if mask else torch.from_numpy(store.labels[draws.case]).to(device)
+                mask[0][:, 0] if mask else torch.from_numpy(store.answers[draws.case]).to(device)
             )
             if gpu:
                 alter(image, draws, lambda values: torch.from_numpy(values).to(device))

@@ -127,7 +127,7 @@ class _Samples(Dataset[dict[str, Any]]):
         image = (image - offset[columns]) * gain[columns]
         alter(image[None].numpy(), draws[row : row + 1], lambda values: values)
         if whole["mask"] is None:
-            return {"image": image, "target": torch.as_tensor(self.store.labels[case])}
+            return {"image": image, "target": torch.as_tensor(self.store.answers[case])}
         mask = _cut(whole["mask"], draws, row, 0.0, "nearest")
         return {"image": image, "target": mask[0].to(torch.uint8)}
 

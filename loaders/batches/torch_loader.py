@@ -33,8 +33,9 @@ _FLIPS = {False: slice(None), True: slice(None, None, -1)}
 class Batch(NamedTuple):
     """Samples on the device, the caller's to keep.
 
-    `image` (B, C, *patch) float32. `target`: the class (B,) int64, or the label map (B, *patch)
-    uint8 of a segmentation set, 0 outside the image. `derived` (B, ...): what was asked to be made
+    `image` (B, C, *patch) float32. `target`: the class (B,) int64, the numbers (B, n) float32
+    of a set of several findings, nan where one is missing, or the label map (B, *patch) uint8 of a
+    segmentation set, 0 outside the image. `derived` (B, ...): what was asked to be made
     of the targets (loaders.batches.ahead), else None.
     """
 
@@ -96,7 +97,7 @@ def gather(store: Store, draws: Draws) -> tuple[NDArray[np.float32], NDArray[Any
             mask[row][mirror][place] = np.asarray(store.mask(case))[source]
     image *= gain
     alter(image, draws, lambda values: values)
-    return image, store.labels[draws.case] if mask is None else mask
+    return image, store.answers[draws.case] if mask is None else mask
 
 
 def torch_batches(request: Request) -> Generator[Batch]:

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
+from loaders.sampling.iterative import iterative
+
 Indices = NDArray[np.int64]
 
 # scikit-learn's assignment is greedy and may leave a class out of a fold, or in one fold alone: 7 %
@@ -41,7 +43,8 @@ class Cohort:
     case has: one-hot for classes. `names` (k,): of these things, as an error names them. The first
     `strict` of them are refused where they are too rare for every part; the others are then to be
     in as many parts as there are groups that have them, and in training before inner validation.
-    `classes`: whether they are classes, of which some may be merged.
+    `classes`: whether they are classes, of which some may be merged. `overlap`: whether cases have
+    several of them, each of which is to be as frequent in all parts.
     """
 
     y: Indices
@@ -50,6 +53,7 @@ class Cohort:
     names: tuple[str, ...]
     strict: int
     classes: bool
+    overlap: bool = False
 
     def take(self, rows: Indices) -> "Cohort":
         """Return the cohort of some of the cases."""
@@ -214,7 +218,8 @@ def _candidates(
     cohort: Cohort, bins: int, seed: tuple[int, ...], attempts: tuple[int, int]
 ) -> Iterator[Indices]:
     """Yield ways (n,) to deal the groups out to bins, the best balanced kind first."""
-    ways = [_balanced] * attempts[0] + [_rare_first] * attempts[1]
+    balanced = _by_each if cohort.overlap else _balanced
+    ways = [balanced] * attempts[0] + [_rare_first] * attempts[1]
     for attempt, way in enumerate(ways):
         generator = np.random.default_rng([*seed, attempt])
         yield way(cohort, bundled(cohort.y, cohort.group, generator), bins, generator)
@@ -231,6 +236,11 @@ def _balanced(cohort: Cohort, group: Indices, bins: int, generator: np.random.Ge
         for place, (_, rows) in enumerate(folds.split(y, y, group)):
             bin_of[rows] = place
     return bin_of
+
+
+def _by_each(cohort: Cohort, group: Indices, bins: int, generator: np.random.Generator) -> Indices:
+    """Deal so that each of several things is as frequent in all bins."""
+    return iterative(group, cohort.has, bins, generator)
 
 
 def _rare_first(

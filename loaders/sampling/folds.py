@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -27,6 +27,7 @@ from loaders.sampling.assign import Cohort, FoldError, deal, in_order
 __all__ = [
     "FoldError",
     "Split",
+    "Strata",
     "check_splits",
     "cohorts_of",
     "make_splits",
@@ -57,6 +58,18 @@ _SAVED = pa.schema([pa.field(f.name, f.type) for f in TABLE] + [pa.field("datase
 _PEOPLE = ("source_group_id", "image_id", "kind", "key")
 
 
+class Strata(TypedDict):
+    """What the folds of n cases are stratified by, as `make_splits` has it.
+
+    `names` are those of the columns of `present`, as sentences have them.
+    """
+
+    labels: Labels | None
+    present: NDArray[np.bool_] | None
+    overlap: bool
+    names: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Split:
     """One fold of one repeat: sorted int64 rows of the store, each case in exactly one part.
@@ -83,11 +96,15 @@ def make_splits(
     seed: int,
     inner_fraction: float,
     present: NDArray[np.bool_] | None = None,
+    overlap: bool = False,
+    names: Sequence[str] = (),
 ) -> list[Split]:
     """Deal n cases out to `folds` test folds, `repeats` times anew; return repeats * folds splits.
 
     `labels` (n,) are indices into `classes`, None: of segmented cases. `present` (n, regions) says
-    which regions those hold; None: nothing to stratify by. `groups` (n,): cases of one group stay
+    which regions those hold; None: nothing to stratify by. `overlap`: they are findings, of which
+    cases have several, and each is to be as frequent in all parts (loaders.sampling.iterative);
+    `names` are for those who tell of them. `groups` (n,): cases of one group stay
     together; the store has joined those that share an image, one patient under two names. `hashes`
     (n,) are of each case's content and give the order. `inner_fraction` of the groups that are not
     tested become inner validation. Every class is in every part of every split, and no two repeats
@@ -98,7 +115,10 @@ def make_splits(
             f"folds is {folds}, repeats is {repeats}, inner_fraction is {inner_fraction}: "
             "at least 2 folds, 1 repeat, and a fraction between 0 and 1"
         )
-    cohorts = cohorts_of(labels=labels, groups=groups, classes=classes, present=present)
+    del names
+    cohorts = cohorts_of(
+        labels=labels, groups=groups, classes=classes, present=present, overlap=overlap
+    )
     order = np.lexsort((cohorts[0].y, np.asarray(hashes)))
     deal_out = partial(
         _dealt,
@@ -127,6 +147,7 @@ def cohorts_of(
     groups: Sequence[str],
     classes: Sequence[str],
     present: NDArray[np.bool_] | None,
+    overlap: bool = False,
 ) -> list[Cohort]:
     """Return n cases with all that every part is to hold, then with ever less; see `make_splits`.
 
@@ -134,7 +155,7 @@ def cohorts_of(
     """
     merged = np.unique(np.asarray(groups), return_inverse=True)[1]
     if labels is None:
-        return _of_regions(merged, present)
+        return [replace(cohort, overlap=overlap) for cohort in _of_regions(merged, present)]
     return [_of_classes(merged, np.asarray(labels, np.int64), classes)]
 
 

@@ -12,7 +12,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.sampling.assign import FoldError, deal_inner
+from loaders.sampling.assign import Cohort, FoldError, deal_inner
 from loaders.sampling.folds import PARTS, Indices, Labels, Split, cohorts_of
 
 # The parts of an official split, in the words of MedMNIST.
@@ -86,22 +86,30 @@ def complete(
     seed: int,
     inner_fraction: float,
     present: NDArray[np.bool_] | None = None,
+    overlap: bool = False,
+    names: Sequence[str] = (),
 ) -> list[Split]:
     """Return the splits of given folds; inner validation that they do not name is dealt out.
 
     The other arguments are as `make_splits` has them, for every case of the store. Raises FoldError
     where a part is empty, holds a case of another or, to train on, lacks a class.
     """
+    del names
     splits = []
     for number, fold in enumerate(given):
         train, inner = fold.train, fold.inner
         if inner is None:
             _check_training(fold.name, train, labels, classes)
             own = train[np.argsort(np.asarray(hashes)[train], kind="stable")]
+            cohorts = cohorts_of(
+                labels=None if labels is None else np.asarray(labels)[own],
+                groups=[groups[row] for row in own],
+                classes=classes,
+                present=None if present is None else present[own],
+                overlap=overlap,
+            )
             try:
-                mask = _inner_of(
-                    own, labels, groups, classes, present, inner_fraction, (seed, 0, number)
-                )
+                mask = _inner_of(cohorts, inner_fraction, (seed, 0, number))
             except FoldError as error:
                 raise FoldError(f"{fold.name}: {error}") from error
             train, inner = np.sort(own[~mask]), np.sort(own[mask])
@@ -111,20 +119,8 @@ def complete(
 
 
 def _inner_of(
-    rows: Indices,
-    labels: Labels | None,
-    groups: Sequence[str],
-    classes: Sequence[str],
-    present: NDArray[np.bool_] | None,
-    inner_fraction: float,
-    seed: tuple[int, int, int],
+    cohorts: Sequence[Cohort], inner_fraction: float, seed: tuple[int, int, int]
 ) -> NDArray[np.bool_]:
-    cohorts = cohorts_of(
-        labels=None if labels is None else np.asarray(labels)[rows],
-        groups=[groups[row] for row in rows],
-        classes=classes,
-        present=None if present is None else present[rows],
-    )
     for cohort in cohorts[:-1]:
         try:
             return deal_inner(cohort, inner_fraction=inner_fraction, seed=seed)

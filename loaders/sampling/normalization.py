@@ -1,5 +1,6 @@
 """What a training part alone tells: its intensities' offset and unit, and its classes' weights."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -79,4 +80,22 @@ def class_weights(class_counts: NDArray[Any]) -> NDArray[np.float64]:
             "use a loss without class weights, fewer folds, or merge the class with another"
         )
     weights: NDArray[np.float64] = counts.sum() / (len(counts) * counts)
+    return weights
+
+
+def presence_weights(numbers: NDArray[Any], findings: Sequence[str]) -> NDArray[np.float64]:
+    """Return for each finding (k,) how many cases of training lack it for one that has it.
+
+    `numbers` (n, k): 1, 0 or nan where it is not known, which counts for neither. Raises FoldError
+    where a finding has no case with it, or none without.
+    """
+    there, absent = (numbers == 1).sum(axis=0), (numbers == 0).sum(axis=0)
+    for name, yes, no in zip(findings, there.tolist(), absent.tolist(), strict=True):
+        if not yes or not no:
+            raise FoldError(
+                f"finding {name!r} is there in {yes} cases of the training part and is not in "
+                f"{no}: no ratio gives it a weight; use a loss without weights, fewer folds, or "
+                "leave the finding out"
+            )
+    weights: NDArray[np.float64] = absent / there
     return weights

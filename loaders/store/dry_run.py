@@ -68,8 +68,10 @@ def count(
                     classes.update(
                         name for name, of in meta.regions.items() if held[list(of)].any()
                     )
-                elif case.label is not None:
-                    classes[meta.classes[case.label]] += 1
+                else:
+                    classes.update(
+                        name for name, one in zip(meta.classes, held, strict=True) if one
+                    )
         except BadCase as bad:
             rejected.append(bad)
         if progress:

@@ -18,8 +18,8 @@ from loaders.store.item_writer import BUILT, ROLES
 from loaders.store.layout import (
     CASES,
     CHECKED,
-    COLUMNS,
     FORMAT,
+    OPTIONAL,
     PACK_CASES,
     REJECTED,
     content_hash,
@@ -85,8 +85,8 @@ def arrange(building: Path, making: Making, rejected: list[tuple[str, str]]) -> 
     for role in ROLES[: 2 if meta.masked else 1]:
         kind = image_type if role == "image" else np.dtype(np.uint8)
         table = _place_arrays(building, table, role, kind, files, packed=_packed(table, meta))
-    kept = table["columns"].null_count < len(table)
-    table = table.select([*CASES.names, *([COLUMNS.name] if kept else [])])
+    more = [f.name for f in OPTIONAL if table[f.name].null_count < len(table)]
+    table = table.select([*CASES.names, *more])
     refused = sorted([*rejected, *copies.rejected])
     columns = [pa.array([row[i] for row in refused], pa.string()) for i in (0, 1)]
     for name, rows in (

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from loaders.cases import Array, BadCase, Case, Item, Meta, Read
 from loaders.formats.npy import ArrayFile
-from loaders.store.layout import CASES, COLUMNS, PACK_CASES, sync_folder, write_table
+from loaders.store.layout import CASES, OPTIONAL, PACK_CASES, sync_folder, write_table
 from loaders.store.perceptual_hash import perceptual_hash
 from loaders.store.pseudonyms import keyed_hash, keyed_id
 from loaders.store.statistics import Facts, measure
@@ -27,7 +27,7 @@ BUILT = pa.schema(
         *(pa.field(f"{role}_sum", pa.string()) for role in ROLES),
         pa.field("answer", pa.string(), nullable=False),
         pa.field("look", pa.binary()),
-        COLUMNS,
+        *OPTIONAL,
     ]
 )
 
@@ -88,7 +88,7 @@ class _ItemWriter:
         self._folder = folder
         self._kind = kind
         self._stack = meta.dims == 2
-        self._segmented = meta.masked
+        self._labelled = not meta.masked and meta.numbers is None
         self._key = key
         self._files = files
         # The last files' hash: an item's cases often come from the same ones.
@@ -106,7 +106,8 @@ class _ItemWriter:
             "split": case.split,
             "ratings": case.ratings,
             "columns": case.columns or None,
-            "label": -1 if self._segmented else case.label,
+            "label": case.label if self._labelled else -1,
+            "numbers": None if facts.numbers is None else facts.numbers.tolist(),
             "content_hash": facts.content_hash,
             # Without the kind: the same image is known again whatever read it.
             "image_id": None if facts.constant else keyed_id(self._key, "image", facts.image_hash),

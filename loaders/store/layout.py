@@ -10,7 +10,8 @@ arrays/*.npy         C-ordered images and masks: one file a case, or packs of eq
 
 In cases.parquet `group_id` is never split: groups of the source (`source_group_id`) that share an
 image are one. `image_id` is equal where the values of images are, and null where there is but one.
-`columns` is there where columns of the source were kept, by which a study may split.
+`columns` is there where columns of the source were kept, by which a study may split; `numbers`
+where the answers are numbers, as several findings are: `label` is -1 there, as of masks.
 """
 
 import hashlib
@@ -67,6 +68,9 @@ CASES = pa.schema(
 )
 # Of some stores alone: by the name of a column of the source, the number of the case's value there.
 COLUMNS = pa.field("columns", pa.map_(pa.string(), pa.int64()))
+# Of sets whose answers are numbers: one for each name in `classes`, nan where it is missing.
+NUMBERS = pa.field("numbers", pa.list_(pa.float64()))
+OPTIONAL = (COLUMNS, NUMBERS)
 REJECTED = pa.schema(
     [
         pa.field("case_id", pa.string(), nullable=False),
@@ -184,14 +188,15 @@ def write_table(table: pa.Table, path: Path) -> None:
     write_file(path, sink.getvalue().to_pybytes())
 
 
-def read_table(path: Path, schema: pa.Schema, optional: pa.Field | None = None) -> pa.Table:
-    """Return a table of a store, of exactly these columns, `optional` last; raises StoreError."""
+def read_table(path: Path, schema: pa.Schema, optional: Iterable[pa.Field] = ()) -> pa.Table:
+    """Return a table of a store, of exactly these columns, then `optional`; raises StoreError."""
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"store {path.parent}: {path.name} cannot be read ({error})") from None
-    if optional is not None and optional.name in table.schema.names:
-        schema = schema.append(optional)
+    for field in optional:
+        if field.name in table.schema.names:
+            schema = schema.append(field)
     if table.schema.names != schema.names or table.schema.types != schema.types:
         raise StoreError(f"store {path.parent}: {path.name} has other columns than this version's")
     return table

@@ -15,6 +15,8 @@ from loaders.store.layout import (
     CASES,
     CHECKED,
     COLUMNS,
+    NUMBERS,
+    OPTIONAL,
     StoreError,
     content_hash,
     files_state,
@@ -56,7 +58,7 @@ class Store:
             self.warnings: list[str] = list(known["warnings"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StoreError(f"store {path}: store.json is damaged ({error})") from None
-        self.table: pa.Table = read_table(path / "cases.parquet", CASES, COLUMNS)
+        self.table: pa.Table = read_table(path / "cases.parquet", CASES, OPTIONAL)
         self.n_own = len(self.table)
         self.outside = None if outside is None else Store(outside)
         if self.outside is not None:
@@ -163,8 +165,23 @@ class Store:
 
     @cached_property
     def labels(self) -> Array:
-        """Class of each case (n,) int64; -1 in segmentation."""
+        """Class of each case (n,) int64; -1 where the answer is a mask or numbers."""
         return np.asarray(self.table["label"].to_numpy())
+
+    @cached_property
+    def numbers(self) -> Array:
+        """Numbers of each case (n, n_classes) float64, nan where one is missing.
+
+        Of sets whose answers are numbers; raises StoreError for others.
+        """
+        if NUMBERS.name not in self.table.schema.names:
+            raise StoreError(f"store {self.path}: a case of a {self.meta.task} set has no numbers")
+        return self._numbers(NUMBERS.name, len(self.meta.classes))
+
+    @cached_property
+    def answers(self) -> Array:
+        """What a loader gives of each case that has no mask: labels (n,), or numbers in float32."""
+        return self.labels if self.meta.numbers is None else self.numbers.astype(np.float32)
 
     @cached_property
     def shapes(self) -> Array:
@@ -186,7 +203,10 @@ class Store:
 
     @cached_property
     def class_counts(self) -> Array:
-        """Voxels of each class (n, n_classes) int64; one-hot in classification."""
+        """Voxels of each class (n, n_classes) int64; one-hot in classification.
+
+        Of several findings 1 for those that a case shows.
+        """
         return self._numbers("class_counts", len(self.meta.classes))
 
     @cached_property

@@ -27,7 +27,8 @@ class Facts:
 
     `image` (C, *spatial); `mask` (*spatial) uint8 or None; the hashes are of their .npy
     files and of the whole case; `constant`: each channel has one value; `boxes` (n_regions, 2, d)
-    half-open, -1 where the region is empty; `class_counts` (n_classes,); `count`, `total`,
+    half-open, -1 where the region is empty; `class_counts` (n_classes,); `numbers` (n_classes,)
+    float64, nan where one is missing, None where the answer is none; `count`, `total`,
     `squares`, `low`, `high` (C,) and `histogram` (C, BINS), all over non-zero voxels where the case
     is normalised by itself and over every voxel otherwise.
     """
@@ -40,6 +41,7 @@ class Facts:
     constant: bool
     boxes: Array
     class_counts: Array
+    numbers: Array | None
     count: Array
     total: Array
     squares: Array
@@ -64,10 +66,14 @@ def measure(case: Case, meta: Meta) -> Facts:
     count, total, squares, low, high, histogram = (
         np.array(column) for column in zip(*sums, strict=True)
     )
-    if mask is None:
-        class_counts = np.eye(len(meta.classes), dtype=np.int64)[case.label]
-    else:
+    numbers = _numbers(case, meta)
+    if mask is not None:
         class_counts = _class_counts(mask, len(meta.classes))
+    elif numbers is not None and meta.numbers is not None:
+        class_counts = meta.numbers.held(numbers).astype(np.int64)
+    else:
+        assert isinstance(case.label, int | np.integer)  # _answer_fault has seen to it
+        class_counts = np.eye(len(meta.classes), dtype=np.int64)[case.label]
     image_hash = npy_hash(image)
     mask_hash = None if mask is None else npy_hash(mask)
     return Facts(
@@ -75,7 +81,8 @@ def measure(case: Case, meta: Meta) -> Facts:
         mask=mask,
         image_hash=image_hash,
         mask_hash=mask_hash,
-        content_hash=_hash(image_hash, mask_hash, case),
+        content_hash=_hash(image_hash, mask_hash, numbers, case),
+        numbers=numbers,
         constant=all(low == high for low, high in ranges),
         boxes=_boxes(mask, meta),
         class_counts=class_counts,
@@ -111,9 +118,19 @@ def _columns_fault(case: Case) -> str | None:
 
 
 def _answer_fault(case: Case, meta: Meta) -> str | None:
+    if meta.numbers is not None and case.label is not None:
+        numbers = _numbers(case, meta)
+        if numbers is None or len(numbers) != len(meta.classes):
+            raise TypeError(
+                f"a {meta.kind} reader gave the label {case.label!r}, no tuple of "
+                f"{len(meta.classes)} numbers"
+            )
+        return meta.numbers.fault(numbers)
     answer = case.mask if meta.masked else case.label
     if answer is None:
         return "the image has no label"
+    if isinstance(answer, tuple):
+        raise TypeError(f"a {meta.kind} reader gave the label {answer!r}, which is no class")
     if isinstance(answer, np.ndarray):
         if answer.shape != case.image.shape[1:]:
             return f"the label is {_by(answer.shape)}, the image {_by(case.image.shape[1:])}"
@@ -123,6 +140,13 @@ def _answer_fault(case: Case, meta: Meta) -> str | None:
     if not 0 <= answer < len(meta.classes):
         return f"label {answer} is none of the {len(meta.classes)} classes"
     return None
+
+
+def _numbers(case: Case, meta: Meta) -> Array | None:
+    """Return the numbers that the answer is, nan where one is missing; None where it is none."""
+    if meta.numbers is None or not isinstance(case.label, tuple):
+        return None
+    return np.array([np.nan if value is None else value for value in case.label], dtype=np.float64)
 
 
 def _by(shape: tuple[int, ...]) -> str:
@@ -245,8 +269,11 @@ def _boxes(mask: Array | None, meta: Meta) -> Array:
     return boxes
 
 
-def _hash(image: str, mask: str | None, case: Case) -> str:
+def _hash(image: str, mask: str | None, numbers: Array | None, case: Case) -> str:
     """Return a hash of what the case holds: image, answer and spacing; no name and no order."""
-    answer = f"label {case.label}" if mask is None else f"mask {mask}"
+    if numbers is not None:
+        answer = f"numbers {','.join(value.hex() for value in numbers.tolist())}"
+    else:
+        answer = f"label {case.label}" if mask is None else f"mask {mask}"
     spacing = ",".join(float(length).hex() for length in case.spacing)
     return hashlib.sha256(f"image {image};{answer};spacing {spacing}".encode()).hexdigest()

@@ -24,8 +24,8 @@ from loaders.store.finalize import Making, arrange
 from loaders.store.item_writer import Built, build_item
 from loaders.store.layout import (
     CASES,
-    COLUMNS,
     FORMAT,
+    OPTIONAL,
     REJECTED,
     StoreError,
     building_folder,
@@ -150,9 +150,10 @@ def _tell_of_empty_classes(building: Path, meta: Meta, rejected: list[BadCase]) 
     """Warn where a class that the source names has no case in the store."""
     if meta.masked:
         return
-    there = set(read_table(building / "cases.parquet", CASES, COLUMNS)["label"].to_pylist())
+    table = read_table(building / "cases.parquet", CASES, OPTIONAL)
+    there = {k for held in table["class_counts"].to_pylist() for k, n in enumerate(held) if n}
     empty = [name for number, name in enumerate(meta.classes) if number not in there]
-    if len(there) == 1:
+    if len(there) == 1 and meta.numbers is None:
         (only,) = there
         log.warning(
             "Every case of the store is %r: nothing can be learned from it%s.",

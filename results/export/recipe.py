@@ -19,6 +19,7 @@ from results import text
 from results.run_folder import Recorded, made_of
 from results.tables.axes import label
 from results.tables.store import RunError
+from results.tables.tasks import answer_of
 from results.verdict.combinations import Combination, Contest
 from results.verdict.schema import OfDataset
 
@@ -254,6 +255,11 @@ def _head(r: Recipe, what: str) -> str:
             f"Regularizer {r.regularizer.name}"
             + (f" ({text.setting(r.regularizer.settings)})" if r.regularizer.settings else "")
             + ": not written here."
+        )
+    if answer_of(r.contest.task) == "number":
+        said.append(
+            "Targets are the numbers less the mean of the training part, over its standard "
+            "deviation."
         )
     if pretrained := r.combination.entries.get("pretrained"):
         said.append(f"It starts from the weights {pretrained}: not written here.")

@@ -2,16 +2,17 @@
 
 For each data set of a run:
 
-- `NAME-cases.csv`: one row a test case x combination (x region, where masks are the answer) x
-  repeat, the mean over seeds. Every combination with a scored trial is in it; `state` says which
-  are complete.
+- `NAME-cases.csv`: one row a test case x combination (x region, where masks or several findings
+  are the answer) x repeat, the mean over seeds. Every combination with a scored trial is in it;
+  `state` says which are complete.
 - `NAME-claims-reloaded.csv`: one row a case and a column a combination, `alg_01` and so on, of
   those that are judged; `NAME-claims-reloaded-key.csv` says which is which, and the number of each
   class.
 
 Claims Reloaded (claims-reloaded.dkfz.de; Christodoulou et al. 2025, arXiv 2505.04720) says how
 likely a claim of outperformance is to be false. It takes `case_id`, then `ground_truth` and called
-classes as numbers for classification, or Dice from 0 to 1 for segmentation.
+classes as numbers for classification, or Dice from 0 to 1 for segmentation; it has no form for
+several findings or numbers.
 
 Ids are the keyed hashes of the run: no name of a patient is known here.
 """
@@ -19,7 +20,7 @@ Ids are the keyed hashes of the run: no name of a patient is known here.
 import csv
 import io
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ import numpy as np
 from results.run_folder import Recorded, made_of
 from results.tables.files import replace_file
 from results.tables.store import RunError
+from results.tables.tasks import Answer, answer_of
 from results.verdict.combinations import Combination, Contest, Row
 
 Line = dict[str, Any]
@@ -44,6 +46,9 @@ NAME-cases.csv: one row a case x combination (x region) x repeat; numbers are me
 `seeds` says over how many. `state` is `judged` where the combination has all of its trials.
   classification: `correct` is 1 where the most probable class is the true one (over several seeds
   the share of them); `prob_CLASS` is the probability of each class.
+  several findings: a line each (`region`), `truth` 1, 0 or empty where it is not known, `prob` its
+  probability.
+  numbers: `truth` and `predicted`, in the unit of the source.
   segmentation: where reference and prediction are both empty a region has no Dice in
   `dice_skip_empty` and 1 in `dice_empty_is_one`.
 
@@ -89,7 +94,7 @@ def _files(run: Recorded) -> dict[str, str]:
         safe = re.sub(r"[^\w.-]+", "_", contest.dataset).strip("._") or "data"
         name = safe if safe == contest.dataset else f"{safe}-{number}"
         files[f"{name}-cases.csv"] = _csv(lines)
-        table, key = _claims(contest.judged, rows)
+        table, key = _claims(contest, rows)
         if table:
             files[f"{name}-claims-reloaded.csv"] = _csv(table)
             files[f"{name}-claims-reloaded-key.csv"] = _csv(key)
@@ -128,16 +133,12 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-def _has_masks(rows: Collection[Row]) -> bool:
-    return any(row["tp"] is not None for row in rows)
-
-
 # ---- one row a case x combination ------------------------------------------------------------
 
 
 def _lines(contest: Contest, combination: Combination, rows: Sequence[Row]) -> list[Line]:
-    of_masks = _has_masks(rows)
-    place = ("repeat", "fold", "case_id", "group_id", *(["region"] if of_masks else []))
+    by_region, line_of = _LINES[answer_of(contest.task) or "class"]
+    place = ("repeat", "fold", "case_id", "group_id", *(["region"] if by_region else []))
     about = {"dataset": contest.dataset, "combination": combination.name}
     about |= {"state": combination.state}
     return [
@@ -146,7 +147,7 @@ def _lines(contest: Contest, combination: Combination, rows: Sequence[Row]) -> l
             **{column: entry or "" for column, entry in combination.entries.items()},
             **dict(zip(place, key, strict=True)),
             "seeds": len({row["seed"] for row in own}),
-            **(_of_masks(own) if of_masks else _of_classes(own)),
+            **line_of(own),
         }
         for key, own in sorted(_grouped(rows, *place).items())
     ]
@@ -178,6 +179,23 @@ def _of_classes(rows: Sequence[Row]) -> Line:
     }
 
 
+def _of_findings(rows: Sequence[Row]) -> Line:
+    return {"truth": rows[0]["label"], "prob": _mean(row["prob"] for row in rows)}
+
+
+def _of_numbers(rows: Sequence[Row]) -> Line:
+    return {"truth": rows[0]["truth"], "predicted": _mean(row["predicted"] for row in rows)}
+
+
+# What an answer is -> whether its regions have a line each, and what a line says beside its place.
+_LINES: Mapping[Answer, tuple[bool, Callable[[Sequence[Row]], Line]]] = {
+    "class": (False, _of_classes),
+    "mask": (True, _of_masks),
+    "findings": (True, _of_findings),
+    "number": (True, _of_numbers),
+}
+
+
 def _called(rows: Sequence[Row]) -> Any:
     """Return the most probable class of one case from one trial; of equal ones the first."""
     return max(rows, key=lambda row: row["prob"] if row["log_odds"] is None else row["log_odds"])[
@@ -188,23 +206,24 @@ def _called(rows: Sequence[Row]) -> Any:
 # ---- Claims Reloaded -------------------------------------------------------------------------
 
 
-def _claims(
-    judged: Sequence[Combination], rows: Mapping[str, Sequence[Row]]
-) -> tuple[list[Line], list[Line]]:
-    """Return the table and its key; of the cases that every judged combination has a score of."""
+def _claims(contest: Contest, rows: Mapping[str, Sequence[Row]]) -> tuple[list[Line], list[Line]]:
+    """Return the table and its key; of the cases that every judged combination has a score of.
+
+    Both are empty where nothing is judged, or Claims Reloaded has no form for the task.
+    """
+    judged, answer = contest.judged, answer_of(contest.task) or "class"
     columns: list[dict[str, Any]] = []
     truth: dict[str, Any] = {}
     classes: dict[str, int] = {}
     for combination in judged:
         own = rows[combination.name]
-        if _has_masks(own):
-            columns.append(_dice_by_case(own))
-            continue
-        for row in own:
-            classes.setdefault(row["region"], len(classes))
-            if row["label"]:
-                truth[row["case_id"]] = row["region"]
-        columns.append(_calls_by_case(own))
+        if answer in _COLUMNS:
+            columns.append(_COLUMNS[answer](own))
+        if answer == "class":
+            for row in own:
+                classes.setdefault(row["region"], len(classes))
+                if row["label"]:
+                    truth[row["case_id"]] = row["region"]
     if not columns:
         return [], []
     names = {f"alg_{n:0{max(2, len(str(len(judged))))}d}": c.name for n, c in enumerate(judged, 1)}
@@ -233,6 +252,13 @@ def _dice_by_case(rows: Sequence[Row]) -> dict[str, Any]:
 def _calls_by_case(rows: Sequence[Row]) -> dict[str, Any]:
     """Return case -> class, as its first seed of its first repeat calls it."""
     return {case: _called(_trials(own)[0]) for (case,), own in _grouped(rows, "case_id").items()}
+
+
+# What an answer is -> case -> what a column of Claims Reloaded has of it.
+_COLUMNS: Mapping[Answer, Callable[[Sequence[Row]], dict[str, Any]]] = {
+    "class": _calls_by_case,
+    "mask": _dice_by_case,
+}
 
 
 def _trials(rows: Sequence[Row]) -> list[list[Row]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from results import text
 from results.run_folder import Recorded
+from results.tables.tasks import answer_of
 from results.verdict.combinations import Contest, Row
 
 _UNITS = {"t": "s"}
@@ -48,12 +49,17 @@ def about(data: Mapping[str, Any], contest: Contest) -> dict[str, Any] | None:
             ("source", data["source"]),
             ("licence", data["licence"]),
         ]
+    for name, found in zip(data.get("classes", ()), data.get("numbers", ()), strict=False):
+        low, middle, high = found
+        lines.append((name["name"], f"{low:.4g} to {high:.4g}, median {middle:.4g}"))
     if tested := data.get("tested_on"):
         people = f"{tested['groups']} patients" if tested["group_source"] == "patient" else ""
         said = [f"{tested['cases']} cases", people, tested["source"]]
         lines.append(("tested on another data set", ", ".join(filter(None, said))))
     classes = data.get("classes", ())
-    total = sum(each["number"] for each in classes) or 1
+    several = answer_of(contest.task) == "findings"
+    total = counted["cases"] if several else sum(each["number"] for each in classes)
+    total = total or 1
     return {
         "lines": lines,
         "of": "voxels" if data.get("regions") else "cases",

@@ -2,7 +2,7 @@
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from results.report import plots
 from results.run_folder import Recorded
-from results.tables.tasks import TASKS
+from results.tables.tasks import TASKS, Answer
 from results.verdict.combinations import Combination
 
 # A few slices or pictures, which take a hundredth of it. Assumption.
@@ -66,9 +66,8 @@ def _pictures(run: Recorded, trial: Mapping[str, Any], data: Mapping[str, Any]) 
                 raise ValueError(f"they claim more than {MOST_BYTES >> 20} MiB")  # noqa: TRY301  # below
             task = TASKS[trial["task"]]
             content = {name: arrays[name] for name in task.arrays}
-        if task.outlined:
-            return {"pictures": list(_outlined(content, data)), "problem": None}
-        return {"pictures": list(_classified(run, trial, content)), "problem": None}
+        made = _PICTURES[task.answer](run, trial, content, data)
+        return {"pictures": list(made), "problem": None}
     except (
         OSError,
         ValueError,
@@ -81,7 +80,12 @@ def _pictures(run: Recorded, trial: Mapping[str, Any], data: Mapping[str, Any]) 
         return {"pictures": [], "problem": f"The examples of this trial cannot be shown: {error}"}
 
 
-def _outlined(content: Mapping[str, np.ndarray], data: Mapping[str, Any]) -> Iterator[_Example]:
+def _outlined(
+    _run: Recorded,
+    _trial: Mapping[str, Any],
+    content: Mapping[str, np.ndarray],
+    data: Mapping[str, Any],
+) -> Iterator[_Example]:
     regions = _regions(content, data)
     arrays = (content[name] for name in ("image", "reference", "prediction"))
     for number, (image, reference, prediction) in enumerate(zip(*arrays, strict=True), 1):
@@ -115,7 +119,10 @@ def _dice(reference: np.ndarray, prediction: np.ndarray) -> float | None:
 
 
 def _classified(
-    run: Recorded, trial: Mapping[str, Any], content: Mapping[str, np.ndarray]
+    run: Recorded,
+    trial: Mapping[str, Any],
+    content: Mapping[str, np.ndarray],
+    _data: Mapping[str, Any],
 ) -> Iterator[_Example]:
     names: dict[str, list[str]] = {}
     for row in run.rows("cases", [trial["trial_id"]]):
@@ -134,3 +141,49 @@ def _classified(
             alt=f"Test image of class {truth}, {'wrongly ' if wrong else ''}{said}.",
             wrong=wrong,
         )
+
+
+def _with_findings(
+    _run: Recorded,
+    _trial: Mapping[str, Any],
+    content: Mapping[str, np.ndarray],
+    data: Mapping[str, Any],
+) -> Iterator[_Example]:
+    arrays = (content[name] for name in ("image", "label", "prob"))
+    for image, label, prob in zip(*arrays, strict=True):
+        names = [each["name"] for each in data.get("classes", ())]
+        if len(names) != len(prob):
+            names = [f"finding {i}" for i in range(len(prob))]
+        there = [name for name, known in zip(names, label, strict=True) if known == 1]
+        called = [f"{name} ({p:.2f})" for name, p in zip(names, prob, strict=True) if p > 0.5]
+        known = np.isfinite(label)
+        wrong = bool(((prob > 0.5) != (label == 1))[known].any())
+        said = f"{', '.join(there) or 'no finding'}; predicted {', '.join(called) or 'none'}"
+        yield _Example(
+            uri=plots.picture(image),
+            caption=said,
+            alt=f"Test image with {said}{', not all of it right' if wrong else ''}.",
+            wrong=wrong,
+        )
+
+
+def _measured(
+    _run: Recorded,
+    _trial: Mapping[str, Any],
+    content: Mapping[str, np.ndarray],
+    data: Mapping[str, Any],
+) -> Iterator[_Example]:
+    name = next((each["name"] for each in data.get("classes", ())), "number")
+    arrays = (content[name] for name in ("image", "label", "predicted"))
+    for image, label, predicted in zip(*arrays, strict=True):
+        said = f"{name} {float(label[0]):.4g}, predicted {float(predicted[0]):.4g}"
+        yield _Example(uri=plots.picture(image), caption=said, alt=f"Test image with {said}.")
+
+
+# What an answer is -> (run, trial, arrays, what footers say of the data set) -> its pictures.
+_PICTURES: Mapping[Answer, Callable[..., Iterator[_Example]]] = {
+    "class": _classified,
+    "mask": _outlined,
+    "findings": _with_findings,
+    "number": _measured,
+}

@@ -24,7 +24,7 @@ from results.report.sections.papers import paper
 from results.report.sections.search import search
 from results.report.sections.tuning import tuning
 from results.run_folder import Recorded
-from results.tables.tasks import TASKS
+from results.tables.tasks import answer_of
 from results.verdict.combinations import Combination, Contest, Fold, fold_of, means_by_fold
 from results.verdict.schema import OfDataset
 
@@ -104,7 +104,7 @@ def _section(run: Recorded, number: int, contest: Contest, found: OfDataset) -> 
             run, contest, data, (first, metrics) if first else None, partial(_metrics, run)
         ),
         "examples": examples(run, shown, by_name, data),
-        "outlined": contest.task in TASKS and TASKS[contest.task].outlined,
+        "answer": answer_of(contest.task),
     }
 
 

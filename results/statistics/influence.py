@@ -33,11 +33,14 @@ class Cases:
     - `patients`: (n,) whose each case is, as numbers.
     - `positive`: the class whose detection is scored, None for the mean over all classes, one
       against the rest. Regions have none.
+    - `apart`: each column is a question of its own with two answers, as one of several findings is;
+      a score is the mean over the columns in which it has a value.
     """
 
     columns: Mapping[str, Array]
     patients: NDArray[np.int64]
     positive: int | None = None
+    apart: bool = False
 
     def known(self, name: str) -> bool:
         """Return whether a column has any value."""
@@ -137,13 +140,19 @@ def _false_alarm(cases: Cases) -> Array:
 
 def _squared_error(cases: Cases) -> Array:
     error = cases.column("prob") - cases.column("label")
-    found: Array = (error**2).sum(axis=1, keepdims=True) / 2
+    found: Array = error**2 if cases.apart else (error**2).sum(axis=1, keepdims=True) / 2
     return found
 
 
 def _calls(cases: Cases) -> tuple[Array, Array]:
-    """Return whether each of r classes is the true one, and the one called, both (n, r) of 0, 1."""
+    """Return whether each of r classes is the true one, and the one called, both (n, r) of 0, 1.
+
+    Both are nan where the truth of a column that stands apart is not known.
+    """
     prob = cases.column("prob")
+    if cases.apart:
+        truth = cases.column("label")
+        return truth, np.where(np.isfinite(truth), (prob > 0.5).astype(float), np.nan)
     called = np.zeros_like(prob)
     called[np.arange(len(prob)), prob.argmax(axis=1)] = 1
     return (cases.column("label") == 1).astype(float), called
@@ -151,6 +160,8 @@ def _calls(cases: Cases) -> tuple[Array, Array]:
 
 def _right(cases: Cases) -> Array:
     truth, called = _calls(cases)
+    if cases.apart:
+        return np.where(np.isfinite(truth), (truth == called).astype(float), np.nan)
     found: Array = (truth * called).sum(axis=1, keepdims=True)
     return found
 
@@ -171,16 +182,17 @@ def _auc(cases: Cases) -> Influence | None:
     parts: list[Array] = []
     pairs: list[int] = []
     for z, y in zip(score.T, label.T, strict=True):
-        positive = y == 1
-        p, q = int(positive.sum()), int((~positive).sum())
+        positive, negative = y == 1, y == 0
+        p, q = int(positive.sum()), int(negative.sum())
         if not p or not q:
             continue
-        rank = stats.rankdata(z)
+        rank = np.full(len(z), np.nan)
+        rank[positive | negative] = stats.rankdata(z[positive | negative])
         above = (rank[positive] - stats.rankdata(z[positive])) / q
-        below = 1 - (rank[~positive] - stats.rankdata(z[~positive])) / p
+        below = 1 - (rank[negative] - stats.rankdata(z[negative])) / p
         areas.append(float(above.mean()))
         pairs.append(p * q)
-        for kind, component, number in ((positive, above, p), (~positive, below, q)):
+        for kind, component, number in ((positive, above, p), (negative, below, q)):
             part = np.full(len(z), np.nan)
             part[kind] = (component - areas[-1]) / number
             parts.append(part)
@@ -191,6 +203,65 @@ def _auc(cases: Cases) -> Influence | None:
         parts=[part / len(areas) for part in parts],
         grain=1 / (len(areas) * max(pairs)),
     )
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def _numbers(cases: Cases) -> tuple[Array, Array]:
+    """Return what is predicted (n,) and what is true (n,)."""
+    return cases.column("predicted")[:, 0], cases.column("truth")[:, 0]
+
+
+def _absolute_error(cases: Cases) -> Array:
+    found: Array = np.abs(cases.column("predicted") - cases.column("truth"))
+    return found
+
+
+def _root_mean_square(cases: Cases) -> Influence | None:
+    x, y = _numbers(cases)
+    square = (x - y) ** 2
+    score = float(np.sqrt(square.mean()))
+    if not score > 0:
+        return None
+    return Influence(score=score, parts=[(square - score**2) / (2 * score * len(x))])
+
+
+def _determination(cases: Cases) -> Influence | None:
+    """Return 1 - errors / spread; a case moves both sums, and the mean that it moves counts not."""
+    x, y = _numbers(cases)
+    square, spread = (x - y) ** 2, (y - y.mean()) ** 2
+    if not spread.sum() > 0:
+        return None
+    score = float(1 - square.sum() / spread.sum())
+    return Influence(score=score, parts=[((1 - score) * spread - square) / spread.sum()])
+
+
+def _pearson(cases: Cases) -> Influence | None:
+    """Return Pearson's correlation: zx zy - r (zx^2 + zy^2) / 2 of each case over n (Devlin 1975).
+
+    None where it is 0 by a rule, since all predictions are one number.
+    """
+    x, y = _numbers(cases)
+    if not (x.std() > 0 and y.std() > 0):
+        return None
+    zx, zy = (x - x.mean()) / x.std(), (y - y.mean()) / y.std()
+    score = float((zx * zy).mean())
+    return Influence(score=score, parts=[(zx * zy - score / 2 * (zx**2 + zy**2)) / len(x)])
+
+
+def _concordance(cases: Cases) -> Influence | None:
+    """Return Lin's concordance, 2 cov / (var + var + shift^2), by the quotient rule."""
+    x, y = _numbers(cases)
+    if not y.std() > 0:
+        return None
+    dx, dy, shift = x - x.mean(), y - y.mean(), x.mean() - y.mean()
+    covariance = (dx * dy).mean()
+    whole = x.var() + y.var() + shift**2
+    score = float(2 * covariance / whole)
+    top = 2 * (dx * dy - covariance)
+    bottom = dx**2 - x.var() + dy**2 - y.var() + 2 * shift * (dx - dy)
+    return Influence(score=score, parts=[(top - score * bottom) / (whole * len(x))])
 
 
 # ---------------------------------------------------------------- functions of counts
@@ -214,7 +285,8 @@ def _ratio(top: Sequence[int], bottom: Sequence[int]) -> Rule:
     """
 
     def rule(cases: Cases) -> Influence | None:
-        counts = _counts(cases)
+        # What is not known of a case counts for nothing.
+        counts = np.nan_to_num(_counts(cases))
         above, below = (np.tensordot(weights, counts, axes=1) for weights in (top, bottom))
         whole = below.sum(axis=0)
         defined = whole > 0
@@ -229,11 +301,32 @@ def _ratio(top: Sequence[int], bottom: Sequence[int]) -> Rule:
 
 
 _SENSITIVITY = _ratio((1, 0, 0, 0), (1, 0, 1, 0))
+_SPECIFICITY = _ratio((0, 0, 0, 1), (0, 1, 0, 1))
+
+
+def _mean_sensitivity(cases: Cases) -> Influence | None:
+    """Return the mean sensitivity over the classes; of columns apart over both answers of each.
+
+    Of the latter those alone count in which both answers occur.
+    """
+    if not cases.apart:
+        return _SENSITIVITY(replace(cases, positive=None))
+    label = cases.column("label")
+    both = (label == 1).any(axis=0) & (label == 0).any(axis=0)
+    own = replace(cases, columns={name: value[:, both] for name, value in cases.columns.items()})
+    found = [rule(own) for rule in (_SENSITIVITY, _SPECIFICITY)] if both.any() else []
+    known = [each for each in found if each is not None]
+    if len(known) < 2:
+        return None
+    return Influence(
+        score=float(np.mean([each.score for each in known])),
+        parts=[part / 2 for each in known for part in each.parts],
+    )
 
 
 def _precision(cases: Cases) -> Influence | None:
     # 0 by a rule, not by a count, where nothing is called: no case has an influence on that.
-    tp, fp, fn, _ = _counts(cases).sum(axis=1)
+    tp, fp, fn, _ = np.nan_to_num(_counts(cases)).sum(axis=1)
     if ((tp + fp == 0) & (fn > 0)).any():
         return None
     return _ratio((1, 0, 0, 0), (1, 1, 0, 0))(cases)
@@ -247,11 +340,11 @@ def _share_right(cases: Cases) -> Influence | None:
 
 def _correlation(cases: Cases) -> Influence | None:
     """Return Matthews' correlation; of regions the mean over those in which it has a value."""
-    if not cases.known("tp"):
+    if not cases.known("tp") and not cases.apart:
         truth, called = _calls(cases)
         found = [_matthews(truth[:, :, None] * called[:, None, :])]
     else:
-        tp, fp, fn, tn = _counts(cases)
+        tp, fp, fn, tn = np.nan_to_num(_counts(cases))
         tables = np.stack([np.stack([tp, fn], -1), np.stack([fp, tn], -1)], -2)  # (n, r, 2, 2)
         has_both = [t for t in np.moveaxis(tables, 1, 0) if (t.sum(axis=(0, 2)) > 0).all()]
         found = [_matthews(table) for table in has_both]
@@ -294,13 +387,18 @@ def _matthews(table: Array) -> Influence | None:
 RULES: dict[str, Rule] = {
     "delong": _auc,
     "share right": _share_right,
-    "mean sensitivity": lambda cases: _SENSITIVITY(replace(cases, positive=None)),
+    "mean sensitivity": _mean_sensitivity,
     "sensitivity": _SENSITIVITY,
-    "specificity": _ratio((0, 0, 0, 1), (0, 1, 0, 1)),
+    "specificity": _SPECIFICITY,
     "precision": _precision,
     "f1": _ratio((2, 0, 0, 0), (2, 1, 1, 0)),
     "correlation": _correlation,
     "squared error": _mean_of(_squared_error),
+    "absolute error": _mean_of(_absolute_error),
+    "root mean square": _root_mean_square,
+    "determination": _determination,
+    "pearson": _pearson,
+    "concordance": _concordance,
     "dice": _mean_of(_overlap),
     "iou": _mean_of(_jaccard),
     "hd95": _mean_of(_measured("hd95_mm")),

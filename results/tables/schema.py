@@ -109,14 +109,16 @@ EPOCHS = _columns(
 )
 
 #: One row a trial x case of the test fold x class or region. `case_id` and `group_id` are keyed
-#: hashes. Classification: `region` is a class, `label` 1 where it is the true one, else 0.
-#: Segmentation: `label` is 1 where the reference holds the region, `prob` how probable the network
-#: finds it that the image does. Where one mask alone is empty `hd95_mm` and `assd_mm` are the
-#: image's diagonal and `nsd_2mm` is 0; where both are they are 0, 0 and 1. `ref_mm` and `lesion_mm`
-#: are diameters of the sphere (2-D: disc) as large as the reference, and as each of its lesions;
-#: `lesion_prob` has each lesion's score, null where missed, and `false_prob` those of the false
-#: candidates. `log_odds` are logarithms of prob / (1 - prob), which tell apart what rounds to 1:
-#: what is ranked (AUC, FROC) is ranked by them.
+#: hashes. Classification: `region` is a class, `label` 1 where it is the true one, else 0. Several
+#: findings: `region` is a finding, `label` 1 where it is there, 0 where it is not and null where
+#: that is not known. Segmentation: `label` is 1 where the reference holds the region, `prob` how
+#: probable the network finds it that the image does. Where one mask alone is empty `hd95_mm` and
+#: `assd_mm` are the image's diagonal and `nsd_2mm` is 0; where both are they are 0, 0 and 1.
+#: `ref_mm` and `lesion_mm` are diameters of the sphere (2-D: disc) as large as the reference, and
+#: as each of its lesions; `lesion_prob` has each lesion's score, null where missed, and
+#: `false_prob` those of the false candidates. `log_odds` are logarithms of prob / (1 - prob), which
+#: tell apart what rounds to 1: what is ranked (AUC, FROC) is ranked by them.
+#: A number: `region` is its name, `truth` and `predicted` are in the unit of the source.
 CASES = _columns(
     (pa.string(), "trial_id case_id group_id region"),
     (pa.int64(), "label"),
@@ -128,6 +130,7 @@ CASES = _columns(
     (pa.list_(pa.float32()), "lesion_prob false_prob"),
     (pa.float64(), "log_odds"),
     (pa.list_(pa.float64()), "lesion_log_odds false_log_odds"),
+    (pa.float64(), "truth predicted"),
 )
 
 #: Folder of a run -> its schema. The order is the order of writing: `trials` is the record that a

@@ -13,16 +13,11 @@ import numpy as np
 
 from results import text as words
 from results.statistics.procedure import Comparison, compare, compare_models
+from results.tables.tasks import TASKS
 from results.verdict.combinations import Combination, Contest, Row
 from results.verdict.doubts import RowsOf
 from results.verdict.evidence import CasesByTrial, Known, Measure, known
 from results.verdict.schema import Claim, Errors, Lead, Second, State
-
-# What else a task is judged by, to see whether the answer hangs on the metric.
-_ALSO = {
-    "classification": ("auc", "calibration_error", "brier"),
-    "segmentation": ("dice", "hd95"),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +207,7 @@ def by_other_metrics(
     """Return what the other metrics of a task say, those that the footers describe."""
     others = [
         name
-        for name in _ALSO.get(contest.task, ())
+        for name in (TASKS[contest.task].seconds if contest.task in TASKS else ())
         if name != contest.metric and name in contest.described
     ]
     if not others:

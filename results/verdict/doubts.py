@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from results import text
+from results.tables.tasks import Answer, answer_of
 from results.verdict.combinations import Combination, Contest, Row, cell_of
 from results.verdict.schema import Rule
 
@@ -53,7 +54,7 @@ def doubts(
     said = [
         _few_folds(contest),
         _no_better_than_chance(contest, recommended, cases, interval, alpha),
-        _one_answer(recommended, cases),
+        _one_answer(contest, recommended, cases),
         _best_at_the_last(recommended),
     ]
     return [*found, *(sentence for sentence in said if sentence)]
@@ -70,6 +71,9 @@ def rule_changed(study: Mapping[str, Any], rule: Rule | None) -> list[str]:
         ("alpha", rule["alpha"]),
     ):
         now = study.get(key, before)
+        if isinstance(before, Mapping) and isinstance(now, Mapping):
+            # A later version may have tasks that this run's did not have.
+            now = {task: now.get(task) for task in before}
         if now != before:
             found.append(
                 f"{key} was {text.setting(before)} before the first trial, and study.yaml says "
@@ -161,7 +165,7 @@ def _no_better_than_chance(
     interval: tuple[float, float, float] | None,
     alpha: float,
 ) -> str | None:
-    chance = _chance(contest.metric, cases)
+    chance = _chance(contest, cases)
     if chance is None or interval is None:
         return None
     value, who = chance
@@ -176,10 +180,9 @@ def _no_better_than_chance(
     )
 
 
-def _one_answer(recommended: Combination, cases: Sequence[Row]) -> str | None:
-    if any(row["tp"] is not None for row in cases):
-        return _finds_nothing(recommended, cases)
-    return _one_class(recommended, cases)
+def _one_answer(contest: Contest, recommended: Combination, cases: Sequence[Row]) -> str | None:
+    answer = answer_of(contest.task)
+    return _ONE_ANSWER[answer](recommended, cases) if answer else None
 
 
 def _one_class(recommended: Combination, cases: Sequence[Row]) -> str | None:
@@ -209,6 +212,39 @@ def _one_class(recommended: Combination, cases: Sequence[Row]) -> str | None:
     )
 
 
+def _says_one_number(recommended: Combination, cases: Sequence[Row]) -> str | None:
+    """Say if the predictions of each trial hardly differ, though the numbers do."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for row in cases:
+        if row["truth"] is not None and row["predicted"] is not None:
+            found.setdefault(row["trial_id"], []).append((row["truth"], row["predicted"]))
+    spreads = [np.array(pairs).std(axis=0) for pairs in found.values()]
+    flat = sum(bool(spread[1] < (1 - _NEARLY_ALL) * spread[0]) for spread in spreads)
+    if not flat or 2 * flat < len(spreads):
+        return None
+    return (
+        f"{recommended.name} gives nearly one number to all test cases in {flat} of "
+        f"{text.count(len(spreads), 'trial')}."
+    )
+
+
+def _calls_alike(recommended: Combination, cases: Sequence[Row]) -> str | None:
+    """Say which findings are called in none or in all of the test cases, and are not so."""
+    calls: dict[str, list[bool]] = {}
+    truth: dict[str, list[int]] = {}
+    for row in cases:
+        if row["label"] is not None and row["prob"] is not None:
+            calls.setdefault(row["region"], []).append(row["prob"] > 0.5)
+            truth.setdefault(row["region"], []).append(row["label"])
+    said = [
+        f"{name} in {'all' if found[0] else 'none'} of the test cases that it is known of "
+        f"({text.percent(round(float(np.mean(truth[name])), 3))} have it)"
+        for name, found in calls.items()
+        if len(set(found)) == 1 and len(set(truth[name])) > 1
+    ]
+    return f"{recommended.name} calls {text.listed(said)}." if said else None
+
+
 def _finds_nothing(recommended: Combination, cases: Sequence[Row]) -> str | None:
     """Say which regions stay empty in nearly all cases that hold them."""
     empty: dict[str, list[bool]] = {}
@@ -224,6 +260,15 @@ def _finds_nothing(recommended: Combination, cases: Sequence[Row]) -> str | None
         for name, share in missed.items()
     ]
     return f"{recommended.name} finds {text.listed(said)}."
+
+
+# What an answer is -> says whether nearly all answers are one.
+_ONE_ANSWER: Mapping[Answer, Callable[[Combination, Sequence[Row]], str | None]] = {
+    "class": _one_class,
+    "mask": _finds_nothing,
+    "findings": _calls_alike,
+    "number": _says_one_number,
+}
 
 
 def _best_at_the_last(recommended: Combination) -> str | None:
@@ -243,13 +288,13 @@ def _best_at_the_last(recommended: Combination) -> str | None:
 # ---- what a guess would score ----------------------------------------------------------------
 
 
-def _chance(metric: str, cases: Sequence[Row]) -> tuple[float, str] | None:
+def _chance(contest: Contest, cases: Sequence[Row]) -> tuple[float, str] | None:
     """Return what one that looks at no image would score, and who that is; None if unknown."""
-    of_masks = any(row["tp"] is not None for row in cases)
-    table = _GUESSES_OF_MASKS if of_masks else _GUESSES_OF_CLASSES
-    if metric not in table or not cases:
+    answer = answer_of(contest.task)
+    table = _GUESSES[answer] if answer else {}
+    if contest.metric not in table or not cases:
         return None
-    value, who = table[metric]
+    value, who = table[contest.metric]
     return value(cases), who
 
 
@@ -286,7 +331,10 @@ _COIN = "a toss of a coin"
 _COMMONEST = "always calling the commonest class"
 _ALL_FOREGROUND = "calling every voxel the region"
 
-_GUESSES_OF_CLASSES: dict[str, tuple[Callable[[Sequence[Row]], float], str]] = {
+# Metric -> what a guess scores on some cases, and who guesses so.
+_Guesses = Mapping[str, tuple[Callable[[Sequence[Row]], float], str]]
+
+_GUESSES_OF_CLASSES: _Guesses = {
     "auc": (lambda _cases: 0.5, _COIN),
     "accuracy": (lambda cases: float(_shares(cases).max()), _COMMONEST),
     "balanced_accuracy": (lambda cases: 1 / len(_shares(cases)), _COMMONEST),
@@ -296,7 +344,7 @@ _GUESSES_OF_CLASSES: dict[str, tuple[Callable[[Sequence[Row]], float], str]] = {
         "giving every case the classes' shares",
     ),
 }
-_GUESSES_OF_MASKS: dict[str, tuple[Callable[[Sequence[Row]], float], str]] = {
+_GUESSES_OF_MASKS: _Guesses = {
     "auc": (lambda _cases: 0.5, _COIN),
     "dice": (lambda cases: _by_case(cases, lambda p: 2 * p / (p + 1)), _ALL_FOREGROUND),
     "iou": (lambda cases: _by_case(cases, lambda p: p), _ALL_FOREGROUND),
@@ -306,4 +354,51 @@ _GUESSES_OF_MASKS: dict[str, tuple[Callable[[Sequence[Row]], float], str]] = {
         lambda cases: _by_voxel(cases, lambda p: max(p, 1 - p)),
         "calling every voxel the commoner of region and rest",
     ),
+}
+_RATE = "giving every case each finding's share"
+
+
+def _over_findings(cases: Sequence[Row], score: Callable[[float], float]) -> float:
+    """Return the mean over findings of score(share of the cases known that have it)."""
+    found: dict[str, list[int]] = {}
+    for row in cases:
+        if row["label"] is not None:
+            found.setdefault(row["region"], []).append(row["label"])
+    return float(np.mean([score(float(np.mean(known))) for known in found.values()]))
+
+
+_GUESSES_OF_FINDINGS: _Guesses = {
+    "auc": (lambda _cases: 0.5, _COIN),
+    "accuracy": (
+        lambda cases: _over_findings(cases, lambda p: max(p, 1 - p)),
+        "always giving the commoner answer",
+    ),
+    "balanced_accuracy": (lambda _cases: 0.5, _COIN),
+    "mcc": (lambda _cases: 0.0, _COIN),
+    "brier": (lambda cases: _over_findings(cases, lambda p: p * (1 - p)), _RATE),
+}
+
+
+def _true(cases: Sequence[Row]) -> np.ndarray:
+    """Return the true numbers, one a row of the table."""
+    return np.array([row["truth"] for row in cases], float)
+
+
+_GUESSES_OF_NUMBERS: _Guesses = {
+    "mae": (
+        lambda cases: float(np.abs(_true(cases) - np.median(_true(cases))).mean()),
+        "always saying the median",
+    ),
+    "rmse": (lambda cases: float(_true(cases).std()), "always saying the mean"),
+    "r2": (lambda _cases: 0.0, "always saying the mean"),
+    "pearson": (lambda _cases: 0.0, "always saying one number"),
+    "concordance": (lambda _cases: 0.0, "always saying one number"),
+}
+
+# What an answer is -> the guesses.
+_GUESSES: Mapping[Answer, _Guesses] = {
+    "class": _GUESSES_OF_CLASSES,
+    "mask": _GUESSES_OF_MASKS,
+    "findings": _GUESSES_OF_FINDINGS,
+    "number": _GUESSES_OF_NUMBERS,
 }

@@ -14,6 +14,7 @@ import numpy as np
 from results import text
 from results.statistics.evidence import Evidence
 from results.statistics.influence import RULES, Cases, Influence, Rule, by_patient
+from results.tables.tasks import answer_of
 from results.verdict.combinations import (
     Combination,
     Contest,
@@ -29,7 +30,7 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 # What a rule reads of the table `cases`.
 _VALUES = (
     *("label", "prob", "log_odds", "tp", "fp", "fn", "tn", "n_ref", "n_pred"),
-    *("dice", "hd95_mm", "nsd_2mm", "assd_mm"),
+    *("dice", "hd95_mm", "nsd_2mm", "assd_mm", "truth", "predicted"),
 )
 _COLUMNS = ("trial_id", "case_id", "group_id", "region", *_VALUES)
 
@@ -107,13 +108,14 @@ def read_cases(combinations: Sequence[Combination], rows_of: RowsOf) -> CasesByT
     ids: dict[str, frozenset[str]] = {}
     for combination in combinations:
         trials = [row["trial_id"] for row in combination.scored]
+        apart = any(answer_of(row["task"]) == "findings" for row in combination.scored)
         by_trial: dict[str, list[Row]] = {}
         for row in rows_of("cases", trials, _COLUMNS):
             by_trial.setdefault(row["trial_id"], []).append(row)
         for trial in trials:
             if trial not in by_trial:
                 return "the table of cases is missing, or lacks trials"
-            found = _as_arrays(by_trial[trial], patients)
+            found = _as_arrays(by_trial[trial], patients, apart=apart)
             if found is None:
                 return "the table of cases is not whole"
             cases[trial], ids[trial] = found
@@ -121,7 +123,7 @@ def read_cases(combinations: Sequence[Combination], rows_of: RowsOf) -> CasesByT
 
 
 def _as_arrays(
-    rows: Sequence[Row], patients: dict[str, int]
+    rows: Sequence[Row], patients: dict[str, int], *, apart: bool
 ) -> tuple[Cases, frozenset[str]] | None:
     """Return the cases of a trial and their ids; `patients` takes up those that are new to it."""
     regions = {name: at for at, name in enumerate(dict.fromkeys(row["region"] for row in rows))}
@@ -138,7 +140,7 @@ def _as_arrays(
             columns[name] = np.full((len(ids), len(regions)), np.nan)
             columns[name][at, of] = found
     own = [patients.setdefault(groups[name], len(patients)) for name in ids]
-    return Cases(columns=columns, patients=np.array(own)), frozenset(ids)
+    return Cases(columns=columns, patients=np.array(own), apart=apart), frozenset(ids)
 
 
 # ---------------------------------------------------------------- evidence
@@ -241,8 +243,8 @@ def _reproduced(
     Which class counts as positive stands in no table; the scores of all trials tell it.
     """
     if positives is None:
-        masks = cases.known("tp")
-        positives = [None] if masks else [None, *range(cases.columns["label"].shape[1])]
+        whole = cases.known("tp") or cases.known("truth") or cases.apart
+        positives = [None] if whole else [None, *range(cases.columns["label"].shape[1])]
     found: Influence | None = None
     left: list[int | None] = []
     for positive in positives:

@@ -2,7 +2,7 @@
 
 `loaders.datasets.medmnist.catalogue` lists the sets. Each image is its own group: the files name no
 patient, although several sets hold more than one image of a patient. ChestMNIST labels each image
-with fourteen findings, of which one is asked for.
+with fourteen findings, of which one is asked for, or all (multi-label).
 """
 
 import zipfile
@@ -29,6 +29,7 @@ MAX_LABELS = 10_000_000
 # The task of a set whose `classes` are findings that an image shows or not, in MedMNIST's words.
 FINDINGS = "multi-label, binary-class"
 ANY = "any"
+ALL = "all"
 
 
 def survey(source: Path, options: Mapping[str, Any]) -> Survey:
@@ -58,13 +59,13 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
         items.append(Item(key=split, paths=(path,), extra={"labels": labels}))
     if not items:
         raise BadSource(f"{path.name} holds none of the parts {', '.join(SPLITS)}")
-    if finding:
+    if finding and finding != ALL:
         shown = "finding" if finding == ANY else finding
         info = replace(info, classes=(f"no {shown}", shown), positive=1)
     meta = Meta(
         kind="medmnist",
         name=f"{name}-{finding}" if finding else name,
-        task="classification",
+        task="multilabel" if finding == ALL else "classification",
         dims=info.dims,
         channels=("red", "green", "blue") if info.channels == 3 else ("intensity",),
         classes=info.classes,
@@ -96,7 +97,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
             # The same images stand in every size of a set, and in no other set.
             key = f"{meta.options['name']}/{split}/{number}"
             pixels = np.frombuffer(raw, dtype).reshape(shape[1:])
-            if label != int(label):
+            if not isinstance(label, tuple) and label != int(label):
                 yield BadCase(f"label {label} is not a whole number", where=key, key=key)
                 continue
             yield Case(
@@ -104,7 +105,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
                 group=key,
                 # (Y, X, C) to (C, Y, X); (Y, X) or (Z, Y, X) gains its one channel.
                 image=np.moveaxis(pixels, -1, 0) if len(meta.channels) == 3 else pixels[None],
-                label=int(label),
+                label=label if isinstance(label, tuple) else int(label),
                 mask=None,
                 spacing=(np.nan,) * meta.dims,
                 split=split,
@@ -151,12 +152,12 @@ def _check_finding(name: str, finding: str) -> None:
             several = ", ".join(known for known, info in INFO.items() if info.task == FINDINGS)
             raise BadSource(f"{name} has one label an image: option finding is for {several}")
         return
-    choices = (*INFO[name].classes, ANY)
+    choices = (*INFO[name].classes, ANY, ALL)
     if finding not in choices:
         fault = (
             f"there is no finding {finding!r}"
             if finding
-            else f"each image of {name} has {len(choices) - 1} answers"
+            else f"each image of {name} has {len(choices) - 2} answers"
         )
         known = ", ".join(choices)
         raise BadSource(f"{fault}: set finding=NAME; the findings are: {known}")
@@ -201,8 +202,8 @@ def _labels(
     file: IO[bytes],
     info: Info,
     finding: str,
-) -> Array:
-    """Return one label an image (N,): its class, or whether it shows the finding."""
+) -> Array | list[tuple[float, ...]]:
+    """Return one label an image (N,): its class, whether it shows the finding, or all of them."""
     columns = len(info.classes) if finding else 1
     # Where an image has one label, files have either shape.
     fitting = ((columns,),) if finding else ((), (1,))
@@ -223,6 +224,8 @@ def _labels(
     if strange.size:
         raise BadSource(f"{path.name}: {split}_labels holds {strange[0]}; a finding is 0 or 1")
     shown = labels.reshape(-1, columns) == 1
+    if finding == ALL:
+        return list(map(tuple, shown.astype(np.float64).tolist()))
     if finding != ANY:
         shown = shown[:, [info.classes.index(finding)]]
     answers: Array = shown.any(axis=1).astype(np.uint8)
@@ -290,6 +293,8 @@ def _exactly(file: IO[bytes], size: int, path: Path) -> bytes:
     return raw
 
 
+CHEST = ", ".join(INFO["chestmnist"].classes)
+
 MEDMNIST = Kind(
     name="medmnist",
     summary="one of the MedMNIST sets of small images, 2-D or 3-D, from its .npz file",
@@ -301,7 +306,7 @@ MEDMNIST = Kind(
         "size": (0, "side of the images, 28, 64, 128 or 224; 0: the file's, and 28 where fetched"),
         "finding": (
             "",
-            f"for chestmnist, and needed there: {', '.join(INFO['chestmnist'].classes)}, or {ANY}",
+            f"for chestmnist, and needed there: {CHEST}, {ANY}, or {ALL} (multi-label)",
         ),
     },
     fetch=fetch,

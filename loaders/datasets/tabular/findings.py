@@ -6,14 +6,17 @@ MIMIC-CXR), or yes and no. -1 means "uncertain": the option `uncertain` leaves s
 counts them as negative or positive (U-Ignore, U-Zeroes and U-Ones of Irvin et al. 2019, CheXpert,
 arXiv 1901.07031). A blank means that the report does not mention the finding; as is usual, it
 counts as absent, although that is not certain.
+
+Several findings at once, or all of them, are asked for by their names (multi-label). -1 is then
+missing of that finding alone where it is to be excluded, as is a blank with blank=missing.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from loaders.cases import BadCase, BadSource, most_often
-from loaders.datasets.tabular.table_lines import SHOWN, Line, lines_of
+from loaders.datasets.tabular.table_lines import LABEL, SHOWN, Line, canonical, lines_of, listed
 from loaders.formats.csv_table import Table
 from loaders.formats.missing_words import missing
 
@@ -24,6 +27,13 @@ EXCLUDE = "exclude"
 UNCERTAIN = {EXCLUDE: "", "negative": "0", "positive": "1"}
 # In lower case; true and false are pandas', yes and no those of the labels that Google's
 # radiologists gave ChestX-ray14 in 2019.
+# What the column of several findings is called in messages; no file has one of that name.
+FINDINGS = "of the findings (finding)"
+ALL = "all"
+# A blank where several findings are asked for.
+BLANKS = ("negative", "missing")
+# NIH's and CheXpert's word for none of theirs, which is no finding.
+_NOTHING = "no finding"
 _TOLD = {"1": "1", "0": "0", "true": "1", "false": "0", "yes": "1", "no": "0"}
 
 
@@ -101,3 +111,120 @@ def _among_words(
 def words_of(label: str) -> set[str]:
     """Return the findings of a cell `A|B`."""
     return {word.strip() for word in label.split("|")} - {""}
+
+
+# ---- several ----------------------------------------------------------------------------------
+
+
+def several_findings(table: Table, chosen: Mapping[str, Any]) -> tuple[Table, list[str]] | None:
+    """Return a table with one column more, of the findings asked for, and their names.
+
+    The column is read by `answers_told`. None where no finding or a single one is asked for. Raises
+    BadSource where a finding is not there.
+    """
+    asked = str(chosen["finding"])
+    if table.column(asked) is not None or (asked != ALL and "," not in asked):
+        return None
+    names = [] if asked == ALL else [name.strip() for name in asked.split(",") if name.strip()]
+    if names and len(set(names)) < max(2, len(names)):
+        raise BadSource(f"option finding is {asked!r}; it is two findings or more, each once")
+    if chosen["positive"]:
+        raise BadSource(
+            f"positive is {chosen['positive']!r}: of a finding it is always the finding"
+        )
+    words = table.column(chosen["label"] or LABEL)
+    if words is not None and not all(table.column(name) is not None for name in names or [""]):
+        return _in_words(table, words, names, chosen)
+    return _in_columns(table, names or _columns_told(table, chosen), chosen)
+
+
+def answers_told(cell: str) -> tuple[float | None, ...]:
+    """Return 1, 0 or None, where it is missing, of each finding of such a column's cell."""
+    return tuple(None if one == "?" else float(one) for one in cell.split("|"))
+
+
+def _in_columns(
+    table: Table, names: Sequence[str], chosen: Mapping[str, Any]
+) -> tuple[Table, list[str]]:
+    at = []
+    for name in names:
+        if (column := table.column(name)) is None:
+            raise BadSource(
+                f"{table.name} has no column {name!r} of option finding; its columns are: "
+                f"{', '.join(table.columns)[:SHOWN]}"
+            )
+        at.append(column)
+    answers = {**_TOLD, "-1": UNCERTAIN[chosen["uncertain"]] or "?"}
+    blank = "?" if chosen["blank"] == "missing" else "0"
+
+    def told(cells: Sequence[str]) -> str | BadCase:
+        found = []
+        for name, column in zip(names, at, strict=True):
+            word = missing(cells[column])
+            one = {"blank": blank, "lost": "?"}.get(word or "") or answers.get(
+                canonical(cells[column]).casefold()
+            )
+            if one is None:
+                return BadCase(f"column {name} is none of 1, 0, -1 and blank", where="")
+            found.append(one)
+        return "|".join(found)
+
+    return table.with_column(FINDINGS, told, at), list(names)
+
+
+def _columns_told(table: Table, chosen: Mapping[str, Any]) -> list[str]:
+    """Return the columns that hold nothing but 1, 0, -1 and blanks; raises BadSource."""
+    roles = ("image", "label", "group", "reader", "split")
+    others = {table.column(chosen[role]) for role in roles if chosen[role]}
+    others |= {table.column(name) for name in chosen["keep"]}
+    others |= set() if chosen["image"] else {table.first_named}
+    left = [at for at, name in enumerate(table.columns) if name.casefold() != _NOTHING]
+    left = [at for at in left if at not in others]
+    seen = set()
+    for _, cells in table.lines([], ()):
+        left = [at for at in left if _is_told(cells[at])]
+        seen |= {at for at in left if missing(cells[at]) is None}
+    names = [table.columns[at] for at in left if at in seen]
+    if len(names) < 2:
+        raise BadSource(
+            f"{table.name} has no column of findings {chosen['label'] or LABEL!r} and "
+            f"{len(names)} columns of 1, 0, -1 and blanks alone: set label=COLUMN or "
+            f"finding=NAME,NAME; its columns are: {', '.join(table.columns)[:SHOWN]}"
+        )
+    return names
+
+
+def _is_told(cell: str) -> bool:
+    return canonical(cell).casefold() in (*_TOLD, "-1") or missing(cell) in ("blank", "lost")
+
+
+def _in_words(
+    table: Table, column: int, names: Sequence[str], chosen: Mapping[str, Any]
+) -> tuple[Table, list[str]]:
+    for option, usual in (("uncertain", EXCLUDE), ("blank", BLANKS[0])):
+        if chosen[option] != usual:
+            raise BadSource(f"{option} is for findings in columns of their own")
+    known: set[str] = set()
+    for _, cells in table.lines([], (column,)):
+        known |= words_of(listed(cells[column]) or "")
+    known = {word for word in known if word.casefold() != _NOTHING and missing(word) is None}
+    shown = ", ".join(sorted(known))[:SHOWN] or "none"
+    if lost := [name for name in names if name not in known]:
+        raise BadSource(
+            f"{table.name}: there is no finding {lost[0]!r}: set finding=NAME,NAME or "
+            f"finding={ALL}; column {table.columns[column]} has: {shown}"
+        )
+    wanted = list(names) or sorted(known)
+    if len(wanted) < 2:
+        raise BadSource(
+            f"{table.name}: column {table.columns[column]} has fewer than two findings: {shown}"
+        )
+
+    def told(cells: Sequence[str]) -> str | BadCase:
+        text = listed(cells[column])
+        if text is None or missing(text) in ("blank", "lost"):
+            return BadCase(f"column {table.columns[column]} has no value", where="")
+        found = words_of(text)
+        return "|".join("1" if name in found else "0" for name in wanted)
+
+    return table.with_column(FINDINGS, told, [column]), wanted

@@ -13,7 +13,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from loaders.cases import JSON, Array, BadCase, BadSource, Case, Item, Kind, Meta, Survey, settings
+from loaders.cases import (
+    JSON,
+    Array,
+    BadCase,
+    BadSource,
+    Case,
+    Item,
+    Kind,
+    Label,
+    Meta,
+    Survey,
+    settings,
+)
 from loaders.datasets.tabular.class_folders import has_class_folders, read_class_folders
 from loaders.datasets.tabular.labels import OPTIONS, Answers, Row, read_labels
 from loaders.formats.levels import Picture, Scale, common_scale, on_scale
@@ -62,7 +74,7 @@ def kept_columns(columns: Iterable[Mapping[str, int] | None]) -> dict[str, Any]:
     return {"columns": kept} if any(kept) else {}
 
 
-def _facts(row: Row) -> tuple[str, str, int, str | None]:
+def _facts(row: Row) -> tuple[str, str, Label, str | None]:
     return row.key, row.group, row.label, row.split
 
 
@@ -110,8 +122,8 @@ def make_meta(
     finding = chosen["finding"]
     return Meta(
         kind=kind,
-        name=chosen["name"] or (f"{kind}-{finding}" if finding else kind),
-        task="classification",
+        name=chosen["name"] or "-".join(filter(None, (kind, finding, chosen["value"]))),
+        task=answers.task,
         dims=dims,
         channels=("red", "green", "blue") if rgb else ("intensity",),
         classes=answers.classes,
@@ -141,7 +153,7 @@ def asked_of(chosen: Mapping[str, Any]) -> dict[str, JSON]:
     asked: dict[str, JSON] = (
         {"finding": finding, "uncertain": chosen["uncertain"]} if finding else {}
     )
-    for name in ("readers", "keep"):
+    for name in ("value", "blank", "readers", "keep"):
         if chosen[name] != OPTIONS[name][0]:
             asked[name] = chosen[name]
     return asked

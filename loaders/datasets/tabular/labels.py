@@ -14,18 +14,36 @@ import logging
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from loaders.cases import JSON, MAX_CLASSES, BadCase, BadSource, most_often
+from loaders.cases import JSON, MAX_CLASSES, BadCase, BadSource, Label, most_often
 from loaders.datasets.patient_pattern import patient_in
-from loaders.datasets.tabular.findings import EXCLUDE, UNCERTAIN, finding_lines, words_of
+from loaders.datasets.tabular.findings import (
+    BLANKS,
+    EXCLUDE,
+    FINDINGS,
+    UNCERTAIN,
+    answers_told,
+    finding_lines,
+    several_findings,
+    words_of,
+)
 from loaders.datasets.tabular.joined_tables import with_joined
 from loaders.datasets.tabular.named_files import Files, Finder
+from loaders.datasets.tabular.numbers import lines_with_numbers
 from loaders.datasets.tabular.one_hot import CLASS, one_hot_columns, with_class
-from loaders.datasets.tabular.readers import ONE_SIDED, READER, RULES, answers, has_boxes
+from loaders.datasets.tabular.readers import (
+    ONE_SIDED,
+    READER,
+    RULES,
+    SeveralClasses,
+    has_boxes,
+    one_answer,
+)
 from loaders.datasets.tabular.table_lines import (
     LABEL,
     WHOLE,
@@ -53,8 +71,10 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
     "positive": ("", "of two classes the disease; empty: 1 of 0 and 1"),
     "finding": (
         "",
-        "of several findings the one asked for: in label's A|B, or a column of its own",
+        "one of several findings, in label's A|B or a column of its own; A,B or all: multi-label",
     ),
+    "value": ("", "instead of a class the column of a number that is to be predicted (regression)"),
+    "blank": (BLANKS[0], "what a blank in one of several findings' own columns is: or missing"),
     "uncertain": (EXCLUDE, "what -1 in a finding's own column is: exclude, negative or positive"),
     "one_hot": ([], "of a table with a column a class those columns, with commas (ISIC 2019)"),
     "readers": (
@@ -92,7 +112,7 @@ _END_BYTES = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One usable line: `path` is the file, `key` its path under the source, `label` its class.
+    """One usable line: `path` is the file, `key` its path under the source, `label` its answer.
 
     `columns` numbers its values in the columns that are kept; None: none is.
     """
@@ -100,20 +120,24 @@ class Row:
     path: Path
     key: str
     group: str
-    label: int
+    label: Label
     split: str | None
     columns: Mapping[str, int] | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """A whole table. `grouped`: it names the patient; otherwise each file is its own group."""
+    """A whole table. `grouped`: it names the patient; otherwise each file is its own group.
+
+    `task` is what its answers are for (loaders.targets), `classes` are those or the findings.
+    """
 
     rows: tuple[Row, ...]
     rejected: tuple[BadCase, ...]
     classes: tuple[str, ...]
     positive: int | None
     grouped: bool
+    task: str = "classification"
 
 
 class _Found(NamedTuple):
@@ -149,22 +173,39 @@ def read_labels(
     if chosen["one_hot"]:
         table = with_class(table, chosen["one_hot"])
         chosen = {**chosen, "label": CLASS}
+    elif chosen["value"]:
+        chosen = {**chosen, "label": chosen["value"]}
     elif not chosen["finding"] and table.column(chosen["label"]) is None:
         _suggest_one_hot(table, chosen["label"])
+    several = several_findings(table, chosen) if chosen["finding"] else None
+    if several is not None:
+        table = several[0]
+        chosen = {**chosen, "label": FINDINGS, "finding": ""}
+    elif chosen["blank"] != BLANKS[0]:
+        raise BadSource("option blank is for several findings: set finding=NAME,NAME or all")
     column = columns_of(table, chosen)
     label_column = table.columns[column["label"]]
     rejected: list[BadCase] = []
     classes: tuple[str, ...]
     positive: int | None
-    if finding := chosen["finding"]:
+    numbers: Callable[[str], Label]
+    if chosen["value"]:
+        lines = lines_with_numbers(table, column, rejected)
+        classes, positive, numbers = (label_column,), None, lambda text: (float(text),)
+    elif several is not None:
+        lines = lines_of(table, column, rejected)
+        classes, positive, numbers = tuple(several[1]), None, lru_cache(answers_told)
+    elif finding := chosen["finding"]:
         lines = finding_lines(table, column, chosen, rejected)
-        classes, positive, numbers = (f"no {finding}", finding), 1, {"0": 0, "1": 1}
+        classes, positive, numbers = (f"no {finding}", finding), 1, int
     else:
         lines = lines_of(table, column, rejected)
         where = f"{table.name}: column {label_column}"
-        classes, numbers = classes_of(where, {line.label for line in lines}, rejected)
+        classes, number_of = classes_of(where, {line.label for line in lines}, rejected)
         positive = positive_of(classes, chosen["positive"], f"column {label_column}")
-    if positive is None and chosen["readers"] in ONE_SIDED:
+        numbers = number_of.__getitem__
+    task = "regression" if chosen["value"] else "multilabel" if several else "classification"
+    if positive is None and task == "classification" and chosen["readers"] in ONE_SIDED:
         raise BadSource(
             f"readers is {chosen['readers']!r}, which is for a finding or two classes; column "
             f"{label_column} has {len(classes)}: set readers=majority or finding=NAME"
@@ -186,7 +227,7 @@ def read_labels(
             path=path,
             key=key,
             group=_group(line, key, chosen["group_pattern"]),
-            label=numbers[line.label],
+            label=numbers(line.label),
             split=parts.get(table.file_of(line.number))
             if line.split is None
             else _part(table.name, table.columns[column["split"]], line.split),
@@ -205,6 +246,7 @@ def read_labels(
         classes=classes,
         positive=positive,
         grouped="group" in column or bool(chosen["group_pattern"]),
+        task=task,
     )
 
 
@@ -219,7 +261,11 @@ def _suggest_one_hot(table: Table, label: str) -> None:
 
 def _check(chosen: Mapping[str, Any]) -> None:
     """Raise BadSource where a setting has an unknown value, or two exclude each other."""
-    for name, values in (("uncertain", list(UNCERTAIN)), ("readers", list(RULES))):
+    for name, values in (
+        ("uncertain", list(UNCERTAIN)),
+        ("readers", list(RULES)),
+        ("blank", list(BLANKS)),
+    ):
         if chosen[name] not in values:
             known = ", ".join(value for value in values if value)
             raise BadSource(f"option {name} is {chosen[name]!r}; it is one of: {known}")
@@ -227,6 +273,12 @@ def _check(chosen: Mapping[str, Any]) -> None:
         raise BadSource("option uncertain is for a finding: set finding=NAME")
     if chosen["one_hot"] and (chosen["finding"] or chosen["label"] != LABEL):
         raise BadSource("option one_hot names the classes: leave out label and finding")
+    others = ("finding", "one_hot", "positive", "readers")
+    if chosen["value"] and (chosen["label"] != LABEL or any(chosen[name] for name in others)):
+        raise BadSource(
+            "option value names a column of numbers: leave out label, "
+            f"{', '.join(others[:-1])} and {others[-1]}"
+        )
     if len(set(chosen["keep"])) < len(chosen["keep"]):
         raise BadSource(f"option keep names a column twice: {', '.join(chosen['keep'])}")
     if chosen["group"] and chosen["group_pattern"]:
@@ -392,21 +444,17 @@ def _one_a_picture(
             rejected += _twice(table, same, f"{len(same)} times, with other patients or parts")
             continue
         several = boxes or rule or same[0].line.reader is not None
-        given = answers(
-            (
-                (one.line.reader or ("" if boxes else str(at)), one.row.label)
-                for at, one in enumerate(same)
-            ),
-            positive,
-        )
-        if None in given:
+        whose = [one.line.reader or ("" if boxes else str(at)) for at, one in enumerate(same)]
+        try:
+            label = one_answer(
+                list(zip(whose, (one.row.label for one in same), strict=True)), positive, rule
+            )
+        except SeveralClasses:
             raise BadSource(
                 f"{table.name}: column {label_column} gives one picture several findings (lines "
                 f"{same[0].line.number} and {same[-1].line.number}): say which is asked for, "
                 "finding=NAME"
-            )
-        told = [label for label in given if label is not None]
-        label = RULES[rule](told, positive)
+            ) from None
         if label is not None:
             rows.append(replace(same[0].row, label=label))
             if not several:

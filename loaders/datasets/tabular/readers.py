@@ -10,6 +10,8 @@ combined by the rule that the user chose: `majority` takes the answer of more th
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+from loaders.cases import Label
+
 # The columns by which a table of boxes is known, in lower case: RSNA's stage_2_train_labels.csv,
 # VinDr-CXR's train.csv and annotations_train.csv, VinDr-Mammo's finding_annotations.csv, and NIH's
 # BBox_List_2017.csv, whose one header `Bbox [x,y,w,h]` falls into four.
@@ -38,6 +40,43 @@ def answers(rows: Iterable[tuple[str | None, int]], positive: int | None) -> lis
     for reader, label in rows:
         by_reader[reader].add(label)
     return [next(iter(labels)) if len(labels) == 1 else positive for labels in by_reader.values()]
+
+
+class SeveralClasses(ValueError):  # noqa: N818  # what a reader gives; no error of the run
+    """One reader gives a picture several classes out of more than two."""
+
+
+def one_answer(
+    rows: Sequence[tuple[str | None, Label]], positive: int | None, rule: str
+) -> Label | None:
+    """Return what the rows (reader, answer) of one picture come to by a rule; None: undecided.
+
+    A number must be the same in all. Of several findings each is decided by itself, by those who
+    answer it: one that the rule `majority` leaves undecided is missing. Raises SeveralClasses.
+    """
+    labels = [label for _, label in rows]
+    if isinstance(labels[0], tuple) and len(labels[0]) == 1:
+        # A number is no vote.
+        return labels[0] if len(set(labels)) == 1 else None
+    if not isinstance(labels[0], tuple):
+        given = answers(((who, label) for who, label in rows if isinstance(label, int)), positive)
+        told = [label for label in given if label is not None]
+        if len(told) < len(given):
+            raise SeveralClasses
+        return RULES[rule](told, positive)
+    found: list[float | None] = []
+    for of_one in zip(*(label for label in labels if isinstance(label, tuple)), strict=True):
+        known = [
+            (who, int(value))
+            for (who, _), value in zip(rows, of_one, strict=True)
+            if value is not None
+        ]
+        given = answers(known, 1)
+        decided = RULES[rule]([one for one in given if one is not None], 1) if given else None
+        if given and decided is None and not rule:
+            return None
+        found.append(None if decided is None else float(decided))
+    return tuple(found)
 
 
 def _unanimous(given: Sequence[int], _positive: int | None) -> int | None:

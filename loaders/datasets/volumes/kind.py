@@ -132,8 +132,9 @@ def _meta(
     grouped = items and all(item.extra["patient"] for item in items)
     return Meta(
         kind="volumes",
-        name=chosen["name"] or (f"volumes-{chosen['finding']}" if chosen["finding"] else "volumes"),
-        task="classification",
+        name=chosen["name"]
+        or "-".join(filter(None, ("volumes", chosen["finding"], chosen["value"]))),
+        task=answers.task,
         dims=3,
         channels=tuple(f"channel_{n}" for n in range(count)) if count > 1 else ("intensity",),
         classes=answers.classes,

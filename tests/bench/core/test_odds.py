@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 from bench.core import odds
 from bench.metrics.aggregate import classification_rows, segmentation_rows
 from bench.metrics.confusion import confusion
-from bench.metrics.scoring import Seen
+from bench.metrics.tasks.scoring import Seen
 from bench.study.tasks import TASKS
 from loaders.store.read import Store
 

@@ -44,25 +44,59 @@ COUPLED = replace(
 )
 
 ROWS = [*LOSSES.values(), NEWCOMER, COUPLED]
-SPATIAL: dict[str, list[tuple[int, ...]]] = {
+# What is scored at once: the sides of masks, () for one class an image, FINDINGS or NUMBERS.
+Spatial = tuple[int, ...] | str
+FINDINGS, NUMBERS = "findings", "numbers"
+SPATIAL: dict[str, list[Spatial]] = {
     "classification": [()],
     "segmentation": [(5, 4), (3, 2, 4)],
+    "multilabel": [FINDINGS],
+    "regression": [NUMBERS],
 }
 USES = [
-    pytest.param(row, spatial, id=f"{row.name}-{len(spatial)}d")
+    pytest.param(row, at, id=f"{row.name}-{at if isinstance(at, str) else f'{len(at)}d'}")
     for row in ROWS
     for task in row.tasks
-    for spatial in SPATIAL[task]
+    for at in SPATIAL[task]
 ]
 every_use = pytest.mark.parametrize(("row", "spatial"), USES)
 
 
-def draw(
-    spatial: tuple[int, ...], *, n: int = 6, classes: int = 3, seed: int = 0
-) -> tuple[Tensor, Tensor]:
+def draw(spatial: Spatial, *, n: int = 6, classes: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
+    if isinstance(spatial, str):
+        logits = torch.randn(n, classes, generator=generator, dtype=torch.float64)
+        if spatial == NUMBERS:
+            return logits, torch.randn(n, classes, generator=generator, dtype=torch.float64)
+        target = torch.randint(2, (n, classes), generator=generator).double()
+        target[1, 0] = target[-1, 1:] = torch.nan  # what is not known
+        return logits, target
     logits = torch.randn(n, classes, *spatial, generator=generator, dtype=torch.float64)
     target = torch.randint(classes, (n, *spatial), generator=generator)
+    return logits, target
+
+
+def truth_of(target: Tensor, spatial: Spatial) -> Tensor:
+    """Return what logits that say the answer are proportional to: 4 times it says it."""
+    if spatial == NUMBERS:
+        return target / 4
+    if isinstance(spatial, str):
+        return 2 * target.nan_to_num(nan=0.5) - 1
+    return F.one_hot(target, 3).movedim(-1, 1).double()
+
+
+def one_answer(
+    spatial: Spatial, label: int, ahead: int, confidence: float
+) -> tuple[Tensor, Tensor]:
+    """Return two samples of one answer throughout, and sure logits: right, or wrong if `ahead`."""
+    if spatial == NUMBERS:
+        return torch.full((2, 3), label + ahead * confidence), torch.full((2, 3), float(label))
+    if isinstance(spatial, str):
+        target = torch.full((2, 3), float(label > 0))
+        return confidence * (-1) ** ahead * (2 * target - 1), target
+    target = torch.full((2, *spatial), label)
+    logits = torch.zeros(2, 3, *spatial)
+    logits[:, (label + ahead) % 3] = confidence
     return logits, target
 
 
@@ -86,7 +120,7 @@ def test_every_row_is_filed_under_its_name() -> None:
 
 
 @every_use
-def test_a_batch_costs_the_same_however_it_is_split(row: Loss, spatial: tuple[int, ...]) -> None:
+def test_a_batch_costs_the_same_however_it_is_split(row: Loss, spatial: Spatial) -> None:
     logits, target = draw(spatial)
     whole = values(row, logits, target)
     assert whole.shape == (6,)
@@ -100,7 +134,7 @@ def test_a_batch_costs_the_same_however_it_is_split(row: Loss, spatial: tuple[in
 
 @pytest.mark.parametrize(("row", "spatial"), [use for use in USES if use.values[0].derive])
 def test_what_a_loader_makes_of_the_target_is_what_the_loss_makes(
-    row: Loss, spatial: tuple[int, ...]
+    row: Loss, spatial: Spatial
 ) -> None:
     logits, target = draw(spatial)
     made = row.derive(target.to(torch.uint8), classes=logits.shape[1])
@@ -132,13 +166,13 @@ def answer(sums: list[Tensor]) -> Total:
 
 
 @every_use
-def test_gradient(row: Loss, spatial: tuple[int, ...]) -> None:
+def test_gradient(row: Loss, spatial: Spatial) -> None:
     logits, target = draw(spatial, n=2)
     assert torch.autograd.gradcheck(lambda x: values(row, x, target), logits.requires_grad_())
 
 
 @every_use
-def test_curvature(row: Loss, spatial: tuple[int, ...]) -> None:
+def test_curvature(row: Loss, spatial: Spatial) -> None:
     # An optimizer may differentiate the gradient again: along a line, against finite differences.
     logits, target = draw(spatial, n=2)
     line = torch.randn(logits.shape, generator=torch.Generator().manual_seed(1)).double()
@@ -155,9 +189,9 @@ def test_curvature(row: Loss, spatial: tuple[int, ...]) -> None:
 
 
 @every_use
-def test_the_truth_costs_least(row: Loss, spatial: tuple[int, ...]) -> None:
+def test_the_truth_costs_least(row: Loss, spatial: Spatial) -> None:
     logits, target = draw(spatial)
-    truth = F.one_hot(target, 3).movedim(-1, 1).double()
+    truth = truth_of(target, spatial)
     right, unsure, wrong, drawn = (
         values(row, x, target) for x in (4 * truth, 0 * truth, -4 * truth, logits)
     )
@@ -171,12 +205,10 @@ def test_the_truth_costs_least(row: Loss, spatial: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("label", [0, 2])
 @every_use
 def test_finite_where_classes_are_absent(
-    row: Loss, spatial: tuple[int, ...], label: int, confidence: float, ahead: int
+    row: Loss, spatial: Spatial, label: int, confidence: float, ahead: int
 ) -> None:
     # One class fills each sample, so the others' masks are empty; predictions are sure.
-    target = torch.full((2, *spatial), label)
-    logits = torch.zeros(2, 3, *spatial)
-    logits[:, (label + ahead) % 3] = confidence
+    logits, target = one_answer(spatial, label, ahead, confidence)
     logits.requires_grad_()
     costs = values(row, logits, target)
     assert costs.isfinite().all()
@@ -187,7 +219,7 @@ def test_finite_where_classes_are_absent(
 
 
 @every_use
-def test_a_share_without_samples(row: Loss, spatial: tuple[int, ...]) -> None:
+def test_a_share_without_samples(row: Loss, spatial: Spatial) -> None:
     # A global batch smaller than the number of processes leaves some of them without work.
     logits, target = draw(spatial)
     none = logits[:0].requires_grad_()
@@ -198,16 +230,17 @@ def test_a_share_without_samples(row: Loss, spatial: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("size", [1, 2])
 @every_use
-def test_levels_of_few_voxels(row: Loss, spatial: tuple[int, ...], size: int) -> None:
+def test_levels_of_few_voxels(row: Loss, spatial: Spatial, size: int) -> None:
     # Deep supervision goes down to them.
-    logits, target = draw((size,) * len(spatial))
+    sides = spatial if isinstance(spatial, str) else (size,) * len(spatial)
+    logits, target = draw(sides)
     (slope,) = torch.autograd.grad(values(row, logits.requires_grad_(), target).sum(), logits)
     assert slope.isfinite().all()
     assert slope.abs().max() > 0
 
 
 @every_use
-def test_float32_agrees_with_float64(row: Loss, spatial: tuple[int, ...]) -> None:
+def test_float32_agrees_with_float64(row: Loss, spatial: Spatial) -> None:
     logits, target = draw(spatial)
     single, double = values(row, logits.float(), target), values(row, logits, target)
     assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
@@ -216,9 +249,7 @@ def test_float32_agrees_with_float64(row: Loss, spatial: tuple[int, ...]) -> Non
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 @every_use
-def test_half_precision_is_widened_first(
-    row: Loss, spatial: tuple[int, ...], half: torch.dtype
-) -> None:
+def test_half_precision_is_widened_first(row: Loss, spatial: Spatial, half: torch.dtype) -> None:
     logits, target = draw(spatial)
     narrow = logits.to(half)
     with torch.autocast("cpu", dtype=half):
@@ -228,7 +259,7 @@ def test_half_precision_is_widened_first(
 
 
 @every_use
-def test_the_order_in_memory_is_no_matter(row: Loss, spatial: tuple[int, ...]) -> None:
+def test_the_order_in_memory_is_no_matter(row: Loss, spatial: Spatial) -> None:
     logits, target = draw(spatial)
     last = logits.movedim(1, -1).contiguous().movedim(-1, 1)
     torch.testing.assert_close(
@@ -271,7 +302,7 @@ def test_settings_that_cannot_be(name: str, given: dict[str, object], why: str) 
 
 @pytest.mark.parametrize("row", [r for r in ROWS if r.weighted], ids=lambda r: r.name)
 def test_weights_must_be_there_where_they_count(row: Loss) -> None:
-    logits, target = draw(())
+    logits, target = draw(SPATIAL[row.tasks[0]][0])
     with pytest.raises(ValueError, match="needs the weights of the classes"):
         row.bind({})(logits, target, None, alone)
 
@@ -303,9 +334,7 @@ def test_a_study_says_what_a_loss_cannot_be(given: dict[str, float], tmp_path: P
 @pytest.mark.gpu
 @pytest.mark.parametrize("half", [None, torch.bfloat16, torch.float16])
 @every_use
-def test_a_gpu_gives_the_same(
-    row: Loss, spatial: tuple[int, ...], half: torch.dtype | None
-) -> None:
+def test_a_gpu_gives_the_same(row: Loss, spatial: Spatial, half: torch.dtype | None) -> None:
     logits, target = draw(spatial)
     logits = logits.to(half or torch.float32).requires_grad_()
     far = logits.detach().cuda().requires_grad_()

@@ -24,6 +24,8 @@ Found = dict[tuple[int, ...], list[dict[str, tuple[Tensor, Tensor]]]]
 SHAPES: dict[str, list[tuple[int, ...]]] = {
     "classification": [(8, 6)],
     "segmentation": [(8, 6), (3, 4, 5)],
+    "multilabel": [(8, 6)],
+    "regression": [(8, 6)],
 }
 
 
@@ -49,7 +51,7 @@ ASTRAY = replace(
 
 
 class Net(nn.Module):
-    """One convolution; with one label an image, the mean over its voxels."""
+    """One convolution; without masks, the mean over its voxels."""
 
     def __init__(self, task: str, dims: int) -> None:
         super().__init__()
@@ -58,7 +60,7 @@ class Net(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         logits: Tensor = self.layer(image)
-        return logits.flatten(2).mean(2) if self.task == "classification" else logits
+        return logits if self.task == "segmentation" else logits.flatten(2).mean(2)
 
 
 CASES: dict[str, tuple[Loss, str, tuple[int, ...]]] = {
@@ -76,6 +78,12 @@ def batch(task: str, shape: tuple[int, ...]) -> tuple[nn.Module, Tensor, Tensor]
     image = 2 * torch.randn(7, 1, *shape, dtype=torch.float64)
     if task == "classification":
         return net, image, torch.randint(3, (7,))
+    if task == "regression":
+        return net, image, torch.randn(7, 3, dtype=torch.float64)
+    if task == "multilabel":
+        target = torch.randint(2, (7, 3)).double()
+        target[2, :2] = torch.nan
+        return net, image, target
     # Samples differ in what they hold: the first ones have no foreground.
     return net, image, (image[:, 0] > 2 - torch.arange(7).view(-1, *[1] * len(shape))).long()
 

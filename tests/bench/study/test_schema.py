@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from bench.core.references import StudyError
 from bench.study.ready import READY
 from bench.study.schema import Study, parse_study
+from bench.study.tasks import TASKS
 
 GOOD = """
 name: breast
@@ -200,7 +201,8 @@ def test_an_error_of_one_field_hides_none_of_another():
 
 def test_a_primary_metric_of_one_task_leaves_the_other_its_own():
     text = GOOD.replace("epochs: 25", "primary: {classification: mcc}")
-    assert parse_study(text, "s").primary == {"classification": "mcc", "segmentation": "dice"}
+    own = {name: row.primary for name, row in TASKS.items()}
+    assert parse_study(text, "s").primary == {**own, "classification": "mcc"}
 
 
 def test_a_list_for_one_data_set_is_told_of_with_its_place():

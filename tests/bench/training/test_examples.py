@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.metrics.scoring import Seen, thinned
+from bench.metrics.tasks.scoring import Seen, thinned
 from bench.training.examples import EXAMPLES, chosen
 from bench.training.train import run_trial
 from loaders.cases import Case, Item, Survey

@@ -471,7 +471,7 @@ def test_of_a_large_volume_the_patch_alone_is_read(
         meta=SimpleNamespace(masked=False, fill=0.0, channels=("a",)),
         image_type=array.dtype,
         shapes=np.array([shape[1:]]),
-        labels=np.array([0]),
+        answers=np.array([0]),
         image=lambda case: array,
         image_file=lambda case: (tmp_path / "a.npy", None),
         mask_file=None,
@@ -513,7 +513,7 @@ def test_a_patch_far_along_a_long_axis_is_found_to_the_voxel(loader: str) -> Non
         meta=SimpleNamespace(masked=False, fill=0.0, channels=("a",)),
         image_type=array.dtype,
         shapes=np.array([array.shape[1:]]),
-        labels=np.array([0]),
+        answers=np.array([0]),
         image=lambda case: array,
     )
     sampler = Sampler(

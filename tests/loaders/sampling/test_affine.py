@@ -28,7 +28,7 @@ def a_store(image: np.ndarray, mask: np.ndarray | None = None, fill: float = 0.0
         meta=SimpleNamespace(masked=mask is not None, fill=fill),
         image_type=image.dtype,
         shapes=np.array([image.shape[1:]]),
-        labels=np.array([0]),
+        answers=np.array([0]),
         image=lambda case: image,
         mask=lambda case: mask,
     )

@@ -13,6 +13,7 @@ from torch import nn
 from bench.losses.table import LOSSES, alone
 from bench.optimizers.schedules import SCHEDULES
 from bench.optimizers.table import OPTIMIZERS
+from bench.study.tasks import TASKS
 from results.export import recipe as module
 from results.export.recipe import FORMS, STEPS, TORCH, recipe
 from results.run_folder import Recorded
@@ -103,7 +104,9 @@ def test_the_loss_is_the_tables_own(made, form, name, task):
     shape = (3, 3, 8, 8) if task == "segmentation" else (6, 3)
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(shape, generator=generator)
-    target = torch.randint(0, 3, (shape[0], *shape[2:]), generator=generator)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        target = TASKS[task].target(shape)
     weights = torch.tensor([0.5, 1.0, 2.0]) if LOSSES[name].weighted else None
     wanted = LOSSES[name].bind({})(logits, target, weights, alone).mean()
     assert float(found.loss_of(logits, target, weights)) == pytest.approx(float(wanted), rel=1e-5)

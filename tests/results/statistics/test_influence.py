@@ -276,6 +276,94 @@ def test_what_a_rule_of_zero_sets_has_no_influence():
     assert RULES["correlation"](cases) is None
 
 
+# ---- several findings, each by itself -----------------------------------------------------------
+
+
+def of_findings(rng):
+    """Return probabilities and answers (n, 3), some not known, and the weighted mean's parts."""
+    n = int(rng.integers(12, 20))
+    prob, label = rng.random((n, 3)), (rng.random((n, 3)) < 0.5).astype(float)
+    label[:4] = [[0], [1], [0], [1]]
+    label[4:][rng.random((n - 4, 3)) < 0.3] = np.nan
+    if rng.random() < 0.5:
+        label[:, 2] = np.where(np.isfinite(label[:, 2]), 1.0, np.nan)  # all have it
+    return prob, label
+
+
+# Rules whose score needs both answers; of a finding that all cases have there is none.
+_BOTH = {"mean sensitivity", "correlation", "delong"}
+_ABSENT = {"specificity"}
+
+
+@pytest.mark.parametrize("rule", WEIGHTED)
+def test_a_case_moves_the_mean_over_findings_as_its_weight_does(rule):
+    """scikit-learn's score of each finding, on the cases that it is known of, and their mean."""
+    rng = np.random.default_rng(1)
+    for _ in range(8):
+        prob, label = of_findings(rng)
+        n = len(prob)
+
+        def score(w, prob=prob, label=label):
+            found = []
+            for p, y in zip(prob.T, label.T, strict=True):
+                at = np.isfinite(y)
+                if rule in _BOTH | _ABSENT and len(set(y[at])) < 2:
+                    continue
+                pair = np.stack([1 - p[at], p[at]], axis=1)
+                found.append(WEIGHTED[rule](y[at].astype(int), pair, w[at]))
+            return np.mean(found)
+
+        cases = Cases(
+            columns={"prob": prob, "label": label, "log_odds": np.log(prob / (1 - prob))},
+            patients=np.arange(n),
+            apart=True,
+        )
+        found = RULES[rule](cases)
+        assert found.score == pytest.approx(score(np.ones(n)), abs=1e-12)
+        np.testing.assert_allclose(influences(found), slope(score, n), atol=1e-6)
+
+
+# ---- numbers -----------------------------------------------------------------------------------
+
+
+def weighted_moments(x, y, w):
+    """Return means and covariances by numpy's weights."""
+    return np.average([x, y], axis=1, weights=w), np.cov(x, y, ddof=0, aweights=w)
+
+
+def pearson(y, x, w):
+    _, c = weighted_moments(x, y, w)
+    return c[0, 1] / np.sqrt(c[0, 0] * c[1, 1])
+
+
+def lin(y, x, w):
+    m, c = weighted_moments(x, y, w)
+    return 2 * c[0, 1] / (c[0, 0] + c[1, 1] + (m[0] - m[1]) ** 2)
+
+
+OF_NUMBERS = {
+    "absolute error": lambda y, x, w: metrics.mean_absolute_error(y, x, sample_weight=w),
+    "root mean square": lambda y, x, w: metrics.root_mean_squared_error(y, x, sample_weight=w),
+    "determination": lambda y, x, w: metrics.r2_score(y, x, sample_weight=w),
+    "pearson": pearson,
+    "concordance": lin,
+}
+
+
+@pytest.mark.parametrize("rule", OF_NUMBERS)
+def test_a_case_moves_a_score_of_numbers_as_its_weight_does(rule):
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        n = int(rng.integers(5, 12))
+        y = rng.normal(size=n)
+        x = 0.5 * y + rng.normal(size=n)
+        cases = Cases(columns={"truth": y[:, None], "predicted": x[:, None]}, patients=np.arange(n))
+        found = RULES[rule](cases)
+        score = lambda w, x=x, y=y: OF_NUMBERS[rule](y, x, w)  # noqa: E731  # short
+        assert found.score == pytest.approx(score(np.ones(n)), abs=1e-12)
+        np.testing.assert_allclose(influences(found), slope(score, n), atol=1e-6)
+
+
 def test_every_metric_names_a_rule_or_none():
     named = {row.influence for row in METRICS.values()} - {None}
     assert named == set(RULES)

@@ -8,6 +8,7 @@ import pytest
 from results.statistics.evidence import Evidence
 from results.statistics.procedure import compare
 from results.verdict.claims import Asked, level_that_holds
+from results.verdict.doubts import rule_changed
 from results.verdict.evidence import Known
 
 
@@ -65,3 +66,11 @@ def test_no_interval_goes_further_than_two_scores_can_differ():
     two = Asked(names=list("abcd"), found=kept, metric="dice", margin=0.01)
     assert two.reach <= 1
     assert two.lead["high"] <= 1
+
+
+def test_a_task_that_a_later_version_has_is_no_change_of_the_rule():
+    rule = {"hash": "", "primary": {"classification": "auc"}, "margin": 0.01, "alpha": 0.05}
+    study = {"primary": {"classification": "auc", "multilabel": "auc"}, "margin": 0.01}
+    assert rule_changed(study, rule) == []
+    (said,) = rule_changed({"primary": {"classification": "mcc"}}, rule)
+    assert said.startswith("primary was")

@@ -215,12 +215,26 @@ def test_stores_of_two_findings_are_told_apart(tmp_path: Path) -> None:
     assert sum(rows[:, -1].sum() for rows in answers.values()) == stores[0].labels.sum()
 
 
+def test_all_findings_are_as_many_answers(tmp_path: Path) -> None:
+    path, answers = make_chest(tmp_path)
+    store, report = prepare(path, tmp_path / "s", finding="all")
+    assert (report.n_cases, len(report.rejected)) == (sum(COUNTS.values()), 0)
+    assert (store.meta.task, store.meta.name) == ("multilabel", "chestmnist-all")
+    assert store.meta.classes == INFO["chestmnist"].classes
+    for split, count in COUNTS.items():
+        for number in range(count):
+            index = index_of(store, split, number)
+            np.testing.assert_array_equal(store.numbers[index], answers[split][number])
+
+
 @pytest.mark.parametrize("finding", ["", "pneumonia ", "cancer"])
 def test_a_finding_is_one_of_those_of_the_set(tmp_path: Path, finding: str) -> None:
     path, _ = make_chest(tmp_path)
     given = {"finding": finding} if finding else {}
     fault = f"there is no finding '{finding}'" if finding else "each image of chestmnist has 14"
-    with pytest.raises(BadSource, match=f"{fault}.*: atelectasis, cardiomegaly, .*hernia, any$"):
+    with pytest.raises(
+        BadSource, match=f"{fault}.*: atelectasis, cardiomegaly, .*hernia, any, all$"
+    ):
         KINDS["medmnist"].survey(path, given)
 
 

@@ -335,6 +335,25 @@ def test_stride_and_size(tmp_path: Path, form: str) -> None:
     np.testing.assert_array_equal(clip[:, 2], shrink(LOOP[8][None], 16))
 
 
+def test_clips_of_a_loop_have_its_ejection_fraction(tmp_path: Path) -> None:
+    """FileList.csv of EchoNet-Dynamic: names without endings, EF to many places, Split."""
+    table = (
+        "FileName,EF,ESV,EDV,FrameHeight,FrameWidth,FPS,NumberOfFrames,Split\n"
+        "Mustermann_0,78.49840576,14.88136758,69.21053353,112,112,50,174,VAL\n"
+        "Mustermann_1,23.18,40.38,59.54,112,112,50,215,TRAIN\n"
+    )
+    frames = [[png(frame) for frame in loop] for loop in (NOISE, 255 - NOISE)]
+    source = source_of(tmp_path / "set", *frames, table=table)
+    store, report = prepare(
+        source, tmp_path / "s", frames=4, value="EF", split="Split", positive=""
+    )
+    assert not report.rejected
+    assert (store.meta.task, store.meta.classes) == ("regression", ("EF",))
+    found = sorted(zip(store.splits, store.numbers[:, 0].tolist(), strict=True))
+    clips = len(NOISE) // 4
+    assert found == [("train", 23.18)] * clips + [("val", 78.49840576)] * clips
+
+
 def test_the_whole_loop_and_the_patient(tmp_path: Path) -> None:
     source = source_of(
         tmp_path / "set", video(LOOP), video(LOOP[:4]), video(NOISE), video(255 - NOISE)

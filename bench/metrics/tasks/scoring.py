@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from loaders.cases import Meta
@@ -15,6 +16,27 @@ _LONGEST = 512
 
 
 @dataclass(frozen=True, kw_only=True)
+class Scale:
+    """The mean and the standard deviation (k,) that numbers are learned in: of training alone."""
+
+    mean: np.ndarray
+    deviation: np.ndarray
+
+    def back(self, said: np.ndarray) -> np.ndarray:
+        """Return what a network says (n, k) in the units of the source."""
+        found: np.ndarray = said * self.deviation + self.mean
+        return found
+
+    def learned(self, target: Tensor) -> Tensor:
+        """Return numbers (n, k) of the source as a network learns them."""
+        mean, deviation = (
+            torch.as_tensor(values, dtype=target.dtype, device=target.device)
+            for values in (self.mean, self.deviation)
+        )
+        return (target - mean) / deviation
+
+
+@dataclass(frozen=True, kw_only=True)
 class Seen:
     """Cases of a store that went through a network together.
 
@@ -23,6 +45,8 @@ class Seen:
       (n, *spatial): the answers of the store.
     - `presence` (classes,): the log-odds by which it finds each label anywhere in the one case
       there is; None for a network that says nothing of it.
+    - `scale`: what the logits count in where the answers are numbers that are learned in another
+      unit; None: in their own.
     - `costly`: whether distances, lesions and probabilities are asked for.
     """
 
@@ -33,6 +57,7 @@ class Seen:
     target: np.ndarray
     presence: np.ndarray | None
     costly: bool
+    scale: Scale | None = None
 
     @property
     def meta(self) -> Meta:

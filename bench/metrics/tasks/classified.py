@@ -8,7 +8,7 @@ import torch
 
 from bench.core.odds import against_rest
 from bench.metrics.aggregate import classification_rows
-from bench.metrics.scoring import Seen, ids_of, thinned
+from bench.metrics.tasks.scoring import Seen, ids_of, thinned
 from loaders.store.read import Store
 
 Row = dict[str, Any]
@@ -33,6 +33,18 @@ def example(seen: Seen, place: int, said: np.ndarray) -> dict[str, np.ndarray]:
         "label": np.asarray(seen.target[place]),
         "prob": probabilities([said])[0],
     }
+
+
+def right(store: Store, cases: np.ndarray) -> list[Row]:
+    """Return the rows of `metrics` of the right answers; for them one case of each class will do.
+
+    The headline of a metric is None where it has no value on these cases, whatever a network finds.
+    """
+    meta, labels = store.meta, np.unique(store.labels[cases])
+    prob = np.eye(len(meta.classes))[labels]
+    return classification_rows(
+        prob, labels, classes=meta.classes, positive=meta.positive, unit=meta.unit
+    )
 
 
 def rows(

@@ -8,7 +8,7 @@ import torch
 
 from bench.metrics.aggregate import segmentation_rows
 from bench.metrics.confusion import confusion
-from bench.metrics.scoring import Seen, ids_of
+from bench.metrics.tasks.scoring import Seen, ids_of
 from loaders.store.read import Store
 
 Row = dict[str, Any]
@@ -43,6 +43,26 @@ def example(seen: Seen, place: int, _regions: list[Row]) -> dict[str, np.ndarray
         return {"image": seen.picture(place), "reference": mask, "prediction": found}
     z = int((mask > 0).sum(axis=(1, 2)).argmax())
     return {"image": seen.picture(place, z), "reference": mask[z], "prediction": found[z]}
+
+
+def right(store: Store, cases: np.ndarray) -> list[Row]:
+    """Return the rows of `metrics` of the right answers; for them one case of each kind will do.
+
+    With the region or without, of known size or not. The headline of a metric is None where it has
+    no value on these cases, whatever a network finds.
+    """
+    there = store.boxes[cases, :, 0, 0] >= 0
+    known = np.isfinite(store.spacing[cases]).all(axis=1)
+    found = []
+    for column, name in enumerate(store.meta.regions):
+        for holds, spaced in sorted(
+            set(zip(there[:, column].tolist(), known.tolist(), strict=True))
+        ):
+            mask = np.array([[0, holds]], dtype=np.uint8)
+            logits = np.stack([mask == 0, mask == 1]).astype(np.float64)
+            spacing = (1.0 if spaced else np.nan,) * 2
+            found += confusion(mask, mask, {name: (1,)}, spacing, distances=True, logits=logits)
+    return segmentation_rows(found, tuple(store.meta.regions))
 
 
 def rows(

@@ -1,0 +1,74 @@
+"""Losses of several findings at once, of each by itself whether it is there.
+
+All take logits (N, K) of float32 or float64 and target (N, K) of 1, 0 and nan where an answer is
+missing, and return the mean of each sample over the findings that are known of it (N,).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bench.losses.reductions import LEAST
+
+
+def binary_cross_entropy(logits: Tensor, target: Tensor, *, label_smoothing: float) -> Tensor:
+    """Return -g log p - (1 - g) log(1 - p); `label_smoothing` is spread over yes and no."""
+    return weighted_binary_cross_entropy(
+        logits, target, logits.new_ones(logits.shape[1]), label_smoothing=label_smoothing
+    )
+
+
+def weighted_binary_cross_entropy(
+    logits: Tensor, target: Tensor, weights: Tensor, *, label_smoothing: float
+) -> Tensor:
+    """Return -w g log p - (1 - g) log(1 - p), with weights w (K,) of the findings that are there.
+
+    torch's `pos_weight`. `label_smoothing` is spread over yes and no.
+    """
+    known, g = _told(logits, target)
+    smooth = g * (1 - label_smoothing) + label_smoothing / 2
+    each = F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weights, reduction="none")
+    return _mean(each, known)
+
+
+def binary_focal(logits: Tensor, target: Tensor, *, gamma: float) -> Tensor:
+    """Return -(1 - q)^gamma log q, q the probability of the right answer."""
+    known, g = _told(logits, target)
+    surprise = F.binary_cross_entropy_with_logits(logits, g, reduction="none")
+    shape = (-torch.expm1(-surprise)).clamp_min(LEAST) ** gamma
+    return _mean(shape * surprise, known)
+
+
+def asymmetric(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    gamma_positive: float,
+    gamma_negative: float,
+    margin: float,
+) -> Tensor:
+    """Return the asymmetric loss of Ridnik et al. 2021, which looks away from the easy negatives.
+
+    A finding that is there costs -(1 - p)^gamma_positive log p, one that is not
+    -m^gamma_negative log(1 - m), m = max(p - margin, 0).
+    """
+    known, g = _told(logits, target)
+    there = torch.sigmoid(-logits).clamp_min(LEAST) ** gamma_positive * -F.logsigmoid(logits)
+    m = (torch.sigmoid(logits) - margin).clamp_min(0)
+    if margin == 0:
+        # log(1 - p) of a p that rounds to 1.
+        absent = m.clamp_min(LEAST) ** gamma_negative * -F.logsigmoid(-logits)
+    else:
+        absent = m.clamp_min(LEAST) ** gamma_negative * -torch.log1p(-m)
+    return _mean(g * there + (1 - g) * absent, known)
+
+
+def _told(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which answers are known, and the answers with 0 for those that are not."""
+    known = ~target.isnan()
+    return known, torch.where(known, target, 0).to(logits)
+
+
+def _mean(each: Tensor, known: Tensor) -> Tensor:
+    """Return the mean (N,) over the findings that are known; 0 where none is."""
+    return torch.where(known, each, 0).sum(1) / known.sum(1).clamp_min(1)
