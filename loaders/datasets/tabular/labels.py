@@ -34,6 +34,7 @@ from loaders.datasets.tabular.table_lines import (
     check_groups,
     columns_of,
     lines_of,
+    without_dates,
 )
 from loaders.formats.csv_table import Table, joined, open_table, table_under
 
@@ -160,7 +161,7 @@ def read_labels(
         lines = finding_lines(table, column, chosen, rejected)
         classes, positive, numbers = (f"no {finding}", finding), 1, {"0": 0, "1": 1}
     else:
-        lines = lines_of(table, column, rejected)
+        lines = without_dates(table, column, lines_of(table, column, rejected), rejected)
         where = f"{table.name}: column {label_column}"
         classes, numbers = classes_of(where, {line.label for line in lines}, rejected)
         positive = positive_of(classes, chosen["positive"], f"column {label_column}")
