@@ -29,6 +29,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 import frame_inputs
+import mask_inputs
 import nifti_inputs
 import numpy as np
 import read_inputs
@@ -57,6 +58,9 @@ TARGETS = {
     "table": Target(table_inputs.make_table, table_inputs.read_table),
     "dicom": Target(frame_inputs.make_dicom, frame_inputs.read_dicom),
     "video": Target(frame_inputs.make_video, frame_inputs.read_loops),
+    "mask": Target(mask_inputs.make_mask, mask_inputs.read_masks),
+    "scan": Target(mask_inputs.make_scan, mask_inputs.read_scans),
+    "book": Target(mask_inputs.make_book, mask_inputs.read_book),
 }
 
 

@@ -7,6 +7,7 @@ them, in folders called by UIDs).
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -96,6 +97,13 @@ def by_reference(source: Path, chosen: Mapping[str, Any]) -> Found:
             + (f": {found.rejected[0].where}: {found.rejected[0].reason}" if found.rejected else "")
         )
     return found
+
+
+def is_series_mask(path: Path) -> bool:
+    """Tell whether a file is a segmentation or a structure set."""
+    with suppress(BadCase, OSError):  # it is told when it is read
+        return class_of(path, "") in FORMS[BY_REFERENCE]
+    return False
 
 
 def _add(

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from loaders.cases import BadCase, BadSource, most_often
-from loaders.datasets.pairs.dicom import BY_REFERENCE, Found, by_reference, in_folders
+from loaders.datasets.pairs.dicom import (
+    BY_REFERENCE,
+    Found,
+    by_reference,
+    in_folders,
+    is_series_mask,
+)
 from loaders.datasets.pairs.patterns import (
     OF_IMAGE,
     STRUCTURE,
@@ -63,6 +69,7 @@ def match(source: Path, files: Files, chosen: Mapping[str, Any]) -> Matched:
         check("masks", masks, [*parts_of(images), *OF_IMAGE, STRUCTURE])
     fitting = [] if images == BY_REFERENCE else files.fitting(images, {})
     found = {name: (parts, files.fitting(masks, known_of(name, parts))) for name, parts in fitting}
+    _check_whole(source, found)
     if not found:
         if images != BY_REFERENCE:
             series = in_folders(source, files, chosen)
@@ -108,6 +115,21 @@ def match(source: Path, files: Files, chosen: Mapping[str, Any]) -> Matched:
         if name not in taken and name not in found
     ]
     return Matched(pairs=tuple(pairs), rejected=(*rejected, *alone), structures=tuple(structures))
+
+
+def _check_whole(
+    source: Path, found: Mapping[str, tuple[Mapping[str, str], Sequence[tuple[str, Any]]]]
+) -> None:
+    """Raise BadSource where images are single files and the mask is one of a whole series."""
+    for image, (_, mine) in found.items():
+        for mask, _ in mine[:1]:
+            if is_series_mask(source / mask):
+                raise BadSource(
+                    f"{mask} is the mask of a whole DICOM series, and {image} is one file: let "
+                    "images fit the folders of the series, images={patient}/CT for instance, or "
+                    "say layout=dicom"
+                )
+            return
 
 
 def _common(

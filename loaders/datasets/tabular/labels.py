@@ -52,6 +52,7 @@ from loaders.datasets.tabular.table_lines import (
     check_groups,
     columns_of,
     lines_of,
+    without_dates,
 )
 from loaders.formats.csv_table import Table, joined, open_table, table_under
 
@@ -199,7 +200,7 @@ def read_labels(
         lines = finding_lines(table, column, chosen, rejected)
         classes, positive, numbers = (f"no {finding}", finding), 1, int
     else:
-        lines = lines_of(table, column, rejected)
+        lines = without_dates(table, column, lines_of(table, column, rejected), rejected)
         where = f"{table.name}: column {label_column}"
         classes, number_of = classes_of(where, {line.label for line in lines}, rejected)
         positive = positive_of(classes, chosen["positive"], f"column {label_column}")

@@ -113,11 +113,6 @@ def lines_of(
             reason = f"column {name} has a list that cannot be read"
         elif missing(label) in no_value["label"]:
             reason = f"column {name} has an empty list"
-        elif _DATE.fullmatch(label):
-            reason = (
-                f"column {name} holds a date, as spreadsheets make of what looks like one: a class "
-                "or a number is meant"
-            )
         elif len(label) > _LONGEST and "|" not in label:
             reason = f"column {name} has a value of {len(label)} characters"
         if reason:
@@ -133,6 +128,22 @@ def lines_of(
         kept = tuple(sys.intern(canonical(cell[role])) for role in cell if role.startswith(KEPT))
         lines.append(Line(number, cell["image"], answer, group, reader, split, kept))
     return lines
+
+
+def without_dates(
+    table: Table, column: Mapping[str, int], lines: Sequence[Line], rejected: list[BadCase]
+) -> list[Line]:
+    """Return the lines whose label is no date; the others are added to `rejected`."""
+    name = table.columns[column["label"]]
+    reason = (
+        f"column {name} holds a date, as spreadsheets make of what looks like one, and no class"
+    )
+    rejected += [
+        BadCase(reason, where=table.where(line.number))
+        for line in lines
+        if _DATE.fullmatch(line.label)
+    ]
+    return [line for line in lines if not _DATE.fullmatch(line.label)]
 
 
 def canonical(label: str) -> str:

@@ -330,6 +330,12 @@ def test_a_table_may_name_patients_by_their_id(tmp_path: Path) -> None:
     assert [case.split for case in cases.values()] == ["test", "train", "train", "train"]
 
 
+def test_files_of_a_series_are_no_images(tmp_path: Path) -> None:
+    root = patients(tmp_path, 2)
+    with pytest.raises(BadSource, match=r"mask of a whole DICOM series, .* layout=dicom"):
+        read(root, images="{patient}/CT/*.dcm", masks="{patient}/seg.dcm")
+
+
 def test_settings_that_cannot_be_meant(tmp_path: Path) -> None:
     root = patients(tmp_path, 2)
     for path in root.rglob("seg.dcm"):
