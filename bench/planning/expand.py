@@ -23,7 +23,7 @@ from bench.study.pretrained import InitialWeights
 from bench.study.schema import Augment, DataEntry, Study
 from bench.study.tasks import TASKS
 from bench.study.trial import NUMERICS, Skip, Trial, labels, settable
-from bench.training.looks import affordable, passes
+from bench.training.looks import SEGMENTED, affordable, passes
 from loaders.batches.table import LOADERS
 from loaders.sampling.folds import split_hash
 from loaders.sampling.sampler import Recipe
@@ -168,7 +168,8 @@ def looks_of(study: Study, sets: Sequence[DataSet]) -> int:
         cost = np.ones(len(data.store))
         if task.windows:
             whole = study.inference == "whole"
-            cost = passes(data.store.shapes, settings["patch"], overlap=study.overlap, whole=whole)
+            shapes, patch = data.store.shapes, settings["patch"]
+            cost = SEGMENTED * passes(shapes, patch, overlap=study.overlap, whole=whole)
         # By the chosen weights and by the last, and on images made worse.
         tests = 2 + len(study.degrade)
         epochs = settings["epochs"]

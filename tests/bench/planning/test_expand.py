@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.core.references import StudyError
-from bench.planning.expand import expand
+from bench.planning.expand import expand, looks_of
 from bench.study.dataset import DataSet, split_store
 from bench.study.schema import Study
 
@@ -279,3 +280,43 @@ def test_whole_images_are_other_trials_where_the_network_takes_them(expanded):
     # One that takes patches alone, and a task whose cases are patches.
     for task, model in (("segmentation", "unet_resnet_both"), ("classification", "vgg_small")):
         assert found(task, model) == found(task, model, **whole)
+
+
+def test_looks_of_a_study_are_those_that_its_dearest_data_set_allows(small_store):
+    def made(task, epochs, **keys):
+        store = small_store(task, 2)
+        splits = split_store(store, folds=2, repeats=1, seed=0, inner_fraction=0.4)
+        data = DataSet(name=task, path=store.path, splits=splits)
+        return {"store": str(store.path), "epochs": epochs, "patch": [8, 8], **keys}, data
+
+    def found(*parts, **keys):
+        study = Study.model_validate(
+            {
+                "name": "s",
+                "models": ["unet_small"],
+                "optimizers": ["adam"],
+                "losses": ["ce"],
+                "data": [entry for entry, _ in parts],
+                "overlap": 0.0,
+                **keys,
+            }
+        )
+        return looks_of(study, [data for _, data in parts])
+
+    images, masks = made("classification", 100), made("segmentation", 100)
+    # An image costs its one pass, and inner validation is at most as large as training.
+    assert found(images) > found(masks)
+    # By hand: images of 16 to 20 pixels a side are 2 or 3 windows of 8 along it; of the splits the
+    # one that allows the fewest decides.
+    data = masks[1]
+    sides = data.store.shapes
+    windows = (-(-sides // 8)).prod(axis=1) * 1.5
+    fewest = []
+    for split in data.splits:
+        spread = split.train[np.linspace(0, len(split.train) - 1, len(split.inner)).astype(int)]
+        last = 2 * windows[split.test].sum() + windows[spread].sum()
+        room = 3 * 100 * len(split.train) * 0.15 / 0.85 - last
+        fewest.append(int(room / windows[split.inner].sum()))
+    assert found(masks) == found(images, masks) == max(min(fewest), 5)
+    assert found(masks, degrade=["noise"]) <= found(masks)
+    assert found(masks, inference="whole") >= found(masks)
