@@ -46,7 +46,8 @@ def noted(logits, target):
 # How many calls of the loss a step takes does not matter: each is counted.
 OPTIMIZERS = [
     "adam",
-    pytest.param("lbfgs", marks=pytest.mark.slow),
+    # Left alone one step of L-BFGS is this whole training, and no epoch ends before.
+    pytest.param({"lbfgs": {"max_iter": 2}}, marks=pytest.mark.slow, id="lbfgs"),
     pytest.param("sam", marks=pytest.mark.slow),
     pytest.param("schedule_free_adamw", marks=pytest.mark.slow),
 ]
@@ -58,7 +59,7 @@ def plan(tmp_path, small_store):
     """Return a maker of plans of one trial: an optimizer, and what else the study says."""
     (tmp_path / "own.py").write_text(LOSS)
 
-    def make(optimizer: str = "adam", folder: str = "run"):
+    def make(optimizer: object = "adam", folder: str = "run"):
         study = {
             "name": "kept",
             "data": [str(small_store("classification", 2).path)],
@@ -118,16 +119,18 @@ def left_by(made) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_trial_whose_process_is_killed_goes_on_bit_for_bit(plan, tmp_path, optimizer):
-    """Killed in the ninth of ten epochs: the first eight are not trained again."""
+    """Killed when it is 85 % done: an epoch is trained again (of L-BFGS a few calls), not all."""
     calm = plan(optimizer, "calm")
     assert run(calm)["status"] == "ok"
     whole = calls(tmp_path)
     assert whole >= 10  # at least one an epoch
-    (tmp_path / "ends-at").write_text(str(int(0.85 * whole)))
+    ends_at = int(0.85 * whole)
+    (tmp_path / "ends-at").write_text(str(ends_at))
     made = plan(optimizer)
     row = run(made, keep_sec=0.0)
     assert (row["status"], row["attempt"], row["epochs_run"]) == ("ok", 2, 10)
-    assert whole <= calls(tmp_path) <= 1.1 * whole + 1
+    again = calls(tmp_path) - whole
+    assert 0 <= again <= (0.5 if isinstance(optimizer, dict) else 0.2) * ends_at
     assert left_by(made) == left_by(calm)
     assert list((made.folder / "checkpoints").iterdir()) == []
 
