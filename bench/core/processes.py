@@ -112,6 +112,11 @@ class Beside:
         look = os.WEXITED | os.WNOHANG | os.WNOWAIT
         return os.waitid(os.P_PID, self._process.pid, look) is not None
 
+    def warn(self) -> None:
+        """Let it know, by SIGTERM, that it will be ended."""
+        if not self.ended():
+            self._process.terminate()
+
     def end(self) -> str:
         """End it with every process that it started in its group; return how it had ended."""
         if self._process.returncode is None:

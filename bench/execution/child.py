@@ -67,10 +67,23 @@ class Link:
 _OWN = os.getpid()
 
 
+# Whether the run, or the scheduler of its job, said that it is about to end this process.
+_WARNING = threading.Event()
+
+
 def _not_for_us(number: int, _frame: object) -> None:
     """Let a signal pass that a whole job is sent: the run decides, and closes the pipe."""
     if os.getpid() != _OWN:
         os._exit(128 + number)
+    if number == signal.SIGTERM:
+        _WARNING.set()
+
+
+def _warned() -> bool:
+    """Return whether there was a warning since this was asked last."""
+    warned = _WARNING.is_set()
+    _WARNING.clear()
+    return warned
 
 
 def main() -> None:
@@ -93,6 +106,7 @@ def main() -> None:
             broadcast=lambda value: value,
             barrier=lambda: None,
             device=lambda: device,
+            stopping=_warned,
         ),
         **cargo,
     )

@@ -55,6 +55,10 @@ class Dispatcher:
                 assert call.number is not None
                 self._waiting[call.lane] = call.number
                 continue
+            if call.name == "resume":
+                assert call.number is not None
+                self.say(call.number, self.queue.kept(*call.values))
+                continue
             self._do(call)
             if call.number is not None:
                 self.say(call.number, None)
@@ -93,12 +97,14 @@ class Dispatcher:
             "unfit": self._unfit,
             "alive": self.queue.alive,
             "renew": self.queue.renew,
+            "keep": self.queue.keep,
             "finish": self._finish,
             "fail": self._fail,
         }
         if call.name not in known:
             raise ValueError(
-                f"{call.lane} asks for {call.name!r}; the choices are take, {', '.join(known)}"
+                f"{call.lane} asks for {call.name!r}; the choices are take, resume, "
+                f"{', '.join(known)}"
             )
         known[call.name](call.lane, *call.values)
 

@@ -18,7 +18,7 @@ from bench.core.processes import Beside, starting
 from bench.execution.dispatcher import STARTS, Dispatcher, LanesLost, Place
 from bench.execution.mailbox import Call
 from bench.execution.trial_queue import HUNG_MINUTES, Progress, Queue
-from bench.execution.worker import cargo_of
+from bench.execution.worker import KEEP_SEC, cargo_of
 from bench.planning.plan import Plan
 
 log = logging.getLogger("medopt.lanes")
@@ -27,6 +27,10 @@ log = logging.getLogger("medopt.lanes")
 LANE = "process"
 # How often one looks whether children live, and the display is told.
 LOOK_SEC = 0.5
+# A run that is stopped lets trials that have trained for so long come to the end of their epoch and
+# keeps their state, but waits no longer than that: schedulers give 30 s as a rule. Assumption.
+WORTH_SEC = 20.0
+GRACE_SEC = 10.0
 
 _CHILD = starting("bench.execution.child")
 
@@ -47,33 +51,39 @@ def run_here(
     *,
     lanes: int = 1,
     hung_minutes: float = HUNG_MINUTES,
+    keep_sec: float = KEEP_SEC,
 ) -> None:
     """Run every trial of the queue, `lanes` at a time; `changed` hears of each step.
 
     A trial that breaks is written down as failed and the run goes on; so is one that ends its
     process KILLS times, or makes no step for `hung_minutes` as often. One that ended its process is
-    tried again with no other beside it. Raises OSError where results cannot be written, LanesLost
-    where no process can be started that takes a trial, and KeyboardInterrupt; what is finished is
-    on disk in each case.
+    tried again with no other beside it. A trial that is cut off is gone on with from the state that
+    was kept of it, every `keep_sec` and when the run is stopped.
+
+    Raises OSError where results cannot be written, LanesLost where no process can be started that
+    takes a trial, and KeyboardInterrupt; what is finished is on disk in each case.
     """
     queue.one_memory = True
     queue.died_before(LANE)
     changed(queue.progress())
     if not queue.pending():
         return
-    Here(plan, queue, min(lanes, queue.pending()), hung_minutes).run(changed)
+    Here(plan, queue, min(lanes, queue.pending()), hung_minutes, keep_sec).run(changed)
 
 
 class Here:
     """The processes of this machine that train a queue's trials."""
 
-    def __init__(self, plan: Plan, queue: Queue, lanes: int, hung_minutes: float) -> None:
+    def __init__(
+        self, plan: Plan, queue: Queue, lanes: int, hung_minutes: float, keep_sec: float
+    ) -> None:
         """Start `lanes` of them."""
         self._queue, self._hung_sec = queue, hung_minutes * 60
         self._log = queue.folder / "log.txt"
         self._cargo = {
             "folder": str(queue.folder.absolute()),
             "device": plan.study.device,
+            "keep_sec": keep_sec,
             **cargo_of(plan),
         }
         # Else each would have a pool of threads for every core, and a loader beside its steps.
@@ -105,6 +115,9 @@ class Here:
             while self._queue.pending():
                 self._serve()
                 changed(self._queue.progress())
+        except KeyboardInterrupt:
+            self._let_keep()
+            raise
         finally:
             self._end()
 
@@ -120,13 +133,32 @@ class Here:
             # Whether it has ended is looked up first: what it said before is heard all the same.
             if lane.child.ended():
                 over.append(name)
-            heard += [
-                Call(None if number is None else self._asks(name), name, call, values)
-                for number, call, values in lane.child.heard(0, lambda *said: said)
-            ]
+            heard += self._heard(name)
         self._dispatcher.serve(heard)
         for name in over:
             self._replace(name)
+
+    def _heard(self, name: str) -> list[Call]:
+        return [
+            Call(None if number is None else self._asks(name), name, call, values)
+            for number, call, values in self._lanes[name].child.heard(0, lambda *said: said)
+        ]
+
+    def _let_keep(self) -> None:
+        """Wait a little for the states, or the results, of trials that have trained for long."""
+        waiting = {n for n in self._lanes if self._queue.in_hand_for(n) >= WORTH_SEC}
+        for name in waiting:
+            self._lanes[name].child.warn()
+        until = monotonic() + GRACE_SEC
+        while waiting and monotonic() < until:
+            living = [self._lanes[name].child for name in waiting]
+            wait([child.fileno() for child in living if not child.ended()], LOOK_SEC)
+            for name in sorted(waiting):
+                over = self._lanes[name].child.ended()
+                last = [c for c in self._heard(name) if c.name in ("keep", "finish", "fail")]
+                self._dispatcher.serve(last)
+                if last or over:
+                    waiting.remove(name)
 
     def _asks(self, name: str) -> int:
         """Return the number of a call of a lane that awaits an answer, one of all lanes' calls."""
@@ -137,7 +169,7 @@ class Here:
     def _say(self, number: int, value: Any) -> None:
         name = self._asked.pop(number)
         lane = self._lanes[name]
-        if value is not None:
+        if isinstance(value, str):  # a trial
             lane.starts = 0
             self._queue.attempts.begin(name, value)
         lane.child.say(value)

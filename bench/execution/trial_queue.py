@@ -125,6 +125,8 @@ class Queue:
         done = {i: s for i, s in finished(self.folder).items() if s in FINAL_STATUSES}
         self._statuses = {t.trial_id: done[t.trial_id] for t in self.trials if t.trial_id in done}
         self.reused = len(self._statuses)
+        for trial_id in done:  # of a driver that died after it had written the result
+            self._state_file(trial_id).unlink(missing_ok=True)
         self._ready = deque(t for t in self.trials if t.trial_id not in done)
         for trial_id, lost in incomplete(self.folder).items():
             tables = ", ".join(f"{table}/" for table in lost["tables"])
@@ -186,6 +188,31 @@ class Queue:
         """Return the lanes whose trial has not made a step for so long."""
         until = time.monotonic() - seconds
         return [lane for lane, held in self._held.items() if held.moved < until]
+
+    def keep(self, lane: str, trial_id: str, packed: bytes) -> None:
+        """Put the state of a trial in training on disk, whole or not at all, for `kept`.
+
+        Of the lane that has it in hand alone: one that was taken for lost may be behind another.
+        """
+        held = self._held.get(lane)
+        if held is None or held.lease.trial.trial_id != trial_id:
+            return
+        path = self._state_file(trial_id)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            replace_file(path, packed)
+        except OSError as error:
+            log.warning("the state of trial %s cannot be kept: %s", trial_id, error)
+
+    def kept(self, trial_id: str) -> bytes | None:
+        """Return the state that a trial was cut off in, None where it is to start anew."""
+        path = self._state_file(trial_id)
+        return path.read_bytes() if path.exists() else None
+
+    def in_hand_for(self, lane: str) -> float:
+        """Return for how many seconds a lane has had its trial, 0 where it has none."""
+        held = self._held.get(lane)
+        return time.monotonic() - held.begun if held else 0.0
 
     def give_back(self, lane: str) -> None:
         """Take back what a lost lane held. That is no failure of the trial: it is not counted."""
@@ -275,6 +302,9 @@ class Queue:
             seconds_left=left,
         )
 
+    def _state_file(self, trial_id: str) -> Path:
+        return self.folder / "checkpoints" / f"{trial_id}.pt"
+
     def _count_death(self, lease: Lease, lane: str, why: str) -> None:
         trial = lease.trial
         deaths = self.attempts.died(trial.trial_id)
@@ -322,6 +352,7 @@ class Queue:
         )
         self._statuses[lease.trial.trial_id] = row["status"]
         self.attempts.forget(lease.trial.trial_id)
+        self._state_file(lease.trial.trial_id).unlink(missing_ok=True)
         self._written += 1
         if self._written % COMPACT_EVERY == 0:
             compact(self.folder)

@@ -1,5 +1,7 @@
 """A worker: takes trials and runs them, in a lane of Ray or in the process beside a run. No Ray."""
 
+import logging
+import math
 import pickle
 import socket
 import threading
@@ -7,6 +9,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from time import monotonic
 from typing import Any
 
 import torch
@@ -22,8 +26,14 @@ from bench.execution.provenance import code_fingerprint, differences, plan_finge
 from bench.execution.trial_queue import LEASE_SEC
 from bench.planning.plan import Plan
 from bench.study.trial import Trial
-from bench.training.train import run_trial
+from bench.training.state import TrainingState
+from bench.training.train import Outcome, run_trial
 
+log = logging.getLogger("medopt.lanes")
+
+# A trial that is cut off loses so many seconds at most, and the epoch that it was in. A state takes
+# a second to write where networks are large. Assumption.
+KEEP_SEC = 180.0
 # How often a lane speaks while it trains: its lease outlives five words that are lost.
 SPEAK_SEC = LEASE_SEC / 6
 
@@ -34,7 +44,7 @@ class Worker:
 
     `ask` waits for the answer and `tell` does not; `broadcast` returns the first worker's value to
     all of the lane, `barrier` waits for all of them, `device` is where this one trains. `place` is
-    the machine and process that it runs in.
+    the machine and process that it runs in, `stopping` says, once, that it is about to be ended.
     """
 
     world: World
@@ -44,6 +54,7 @@ class Worker:
     broadcast: Callable[[Any], Any]
     barrier: Callable[[], None]
     device: Callable[[], torch.device]
+    stopping: Callable[[], bool] = lambda: False
 
 
 def cargo_of(plan: Plan) -> dict[str, Any]:
@@ -59,10 +70,16 @@ def cargo_of(plan: Plan) -> dict[str, Any]:
 
 
 def take_trials(
-    worker: Worker, *, code: dict[str, str], content: dict[str, str], plan: bytes
+    worker: Worker,
+    *,
+    code: dict[str, str],
+    content: dict[str, str],
+    plan: bytes,
+    keep_sec: float = KEEP_SEC,
 ) -> None:
     """Take trials and run them until there are none left.
 
+    Every `keep_sec` of a trial its state is sent to be kept, and one that was kept is gone on from.
     `code` and `content` are the driver's fingerprints, `plan` is its plan, pickled, which a worker
     unpickles only if its code is the driver's. The first worker of a lane speaks for it; the others
     hear from it which trial is next. A worker that differs says so, and the lane gets no trial.
@@ -81,7 +98,7 @@ def take_trials(
         while trial_id := worker.broadcast(worker.ask("take") if first else None):
             assert unpickled is not None
             trial = next(t for t in unpickled.trials if t.trial_id == trial_id)
-            _run_one(trial, unpickled, worker)
+            _run_one(trial, unpickled, worker, keep_sec)
 
 
 def unpacked(
@@ -116,19 +133,13 @@ def _content_problem(plan: Plan, expected: dict[str, str]) -> str | None:
         return failure(error)
 
 
-def _run_one(trial: Trial, plan: Plan, worker: Worker) -> None:
+def _run_one(trial: Trial, plan: Plan, worker: Worker, keep_sec: float) -> None:
     """Run one trial and hand in what came of it."""
     world, device = worker.world, worker.device()
 
-    def watch(epoch: int, score: float | None) -> None:
-        if world.rank == 0:
-            worker.tell("renew", epoch, score)
-
     try:
         with undisturbed():
-            outcome = run_trial(
-                trial, plan.data(trial.dataset), plan.base, device=device, world=world, watch=watch
-            )
+            outcome = _trained(trial, plan, worker, device, keep_sec)
     except BaseException as error:
         # Whatever a user's code raises (an exit, an interrupt) is its trial's end, not the run's.
         worker.ask("fail", trial.trial_id, failure(error), traceback.format_exc())
@@ -139,6 +150,58 @@ def _run_one(trial: Trial, plan: Plan, worker: Worker) -> None:
         return
     if world.rank == 0:
         worker.ask("finish", trial.trial_id, vars(outcome))
+
+
+def _trained(
+    trial: Trial, plan: Plan, worker: Worker, device: torch.device, keep_sec: float
+) -> Outcome:
+    """Train and score a trial, from where another process was cut off in it, if one was."""
+    world = worker.world
+
+    def watch(epoch: int, score: float | None) -> None:
+        if world.rank == 0:
+            worker.tell("renew", epoch, score)
+
+    # The state of a process of several is of use only with those of the others after that epoch.
+    alone = world.size == 1
+    train = partial(
+        run_trial,
+        trial,
+        plan.data(trial.dataset),
+        plan.base,
+        device=device,
+        world=world,
+        watch=watch,
+        checkpoint=_Keeper(trial.trial_id, worker, keep_sec) if alone else None,
+    )
+    packed = worker.ask("resume", trial.trial_id) if alone else None
+    if packed is not None:
+        try:
+            return train(resume=packed)
+        except ValueError as error:
+            # Of another version, or damaged. One that the trial raises itself comes again.
+            log.warning("trial %s starts anew: %s", trial.trial_id, failure(error))
+    return train()
+
+
+class _Keeper:
+    """Sends the state of a trial to be kept, after an epoch, now and then."""
+
+    def __init__(self, trial_id: str, worker: Worker, keep_sec: float) -> None:
+        self._trial_id, self._worker, self._keep_sec = trial_id, worker, keep_sec
+        self._last = monotonic()
+
+    def __call__(self, state: TrainingState) -> None:
+        if not self._worker.stopping() and monotonic() - self._last < self._keep_sec:
+            return
+        try:
+            packed = state.to_bytes()
+        except ValueError as error:  # an optimizer of the user's own may hold anything
+            log.warning("a stop in trial %s costs all of it: %s", self._trial_id, error)
+            self._keep_sec = math.inf
+            return
+        self._worker.tell("keep", self._trial_id, packed)
+        self._last = monotonic()
 
 
 @contextmanager

@@ -184,6 +184,35 @@ def test_an_unfit_lane_gets_no_trial(serving):
     assert served.dispatcher.ended == {"a": "no store here"}
 
 
+def test_the_state_of_a_trial_is_kept_by_its_lane_alone_until_it_has_a_result(serving):
+    served = serving(2)
+    served.dispatcher.serve([Call(1, "a", "take", ())])
+    for packed in (b"early", b"late"):
+        served.dispatcher.serve([Call(None, "a", "keep", ("t0", packed))])
+    served.dispatcher.serve([Call(2, "a", "resume", ("t0",)), Call(3, "a", "resume", ("t1",))])
+    assert served.said == {1: "t0", 2: b"late", 3: None}
+    # Taken for lost, its trial went to another lane, which is further on.
+    served.queue.give_back("a")
+    served.dispatcher.serve([Call(4, "b", "take", ())])
+    served.dispatcher.serve([Call(None, "b", "keep", ("t0", b"other"))])
+    served.dispatcher.serve([Call(None, "a", "keep", ("t0", b"of the lost one"))])
+    served.dispatcher.serve([Call(5, "b", "resume", ("t0",))])
+    assert (served.said[4], served.said[5]) == ("t0", b"other")
+    served.dispatcher.serve([Call(6, "b", "finish", ("t0", outcome("t0")))])
+    assert list((served.queue.folder / "checkpoints").iterdir()) == []
+
+
+def test_a_state_that_finds_no_room_on_the_disk_ends_no_run(serving, caplog):
+    served = serving(1)
+    (served.queue.folder / "checkpoints").write_text("in the way of the folder")
+    served.dispatcher.serve([Call(1, "a", "take", ())])
+    served.dispatcher.serve([Call(None, "a", "keep", ("t0", b"state"))])
+    assert "the state of trial t0 cannot be kept" in caplog.text
+    (served.queue.folder / "checkpoints").unlink()
+    served.dispatcher.serve([Call(2, "a", "finish", ("t0", outcome("t0")))])
+    assert finished(served.queue.folder) == {"t0": "ok"}
+
+
 def test_a_call_that_is_not_known_is_refused_with_the_choices(serving):
-    with pytest.raises(ValueError, match="choices are take, back, here, unfit, alive, renew"):
+    with pytest.raises(ValueError, match="are take, resume, back, here, unfit, alive, renew, keep"):
         serving(1).dispatcher.serve([Call(1, "a", "do", ())])

@@ -335,8 +335,8 @@ def test_a_worker_runs_what_it_takes(plan, begun):
         content=plan_fingerprint(made),
         plan=pickle.dumps(made),
     )
-    assert [call for call, *_ in said] == ["back", "take", "finish", "take"]
-    assert said[2][1] == made.trials[0].trial_id
+    assert [call for call, *_ in said] == ["back", "take", "resume", "finish", "take"]
+    assert said[3][1] == made.trials[0].trial_id
 
 
 @pytest.mark.parametrize(
