@@ -121,6 +121,8 @@ def make_meta(
     scale = common_scale(found)
     finding = chosen["finding"]
     asked = {"finding": finding, "uncertain": chosen["uncertain"]} if finding else {}
+    if chosen["grades"]:
+        asked["grades"] = chosen["grades"]
     if chosen["value"]:
         asked["value"] = chosen["value"]
     if chosen["blank"] != OPTIONS["blank"][0]:

@@ -51,7 +51,8 @@ samples_per_sec data_wait_sec step_loss_sd_diff step_norm
 """,
     "cases": """
 trial_id case_id group_id region label prob tp fp fn tn n_ref n_pred dice hd95_mm
-nsd_2mm assd_mm ref_mm lesion_mm lesion_prob false_prob log_odds lesion_log_odds false_log_odds truth predicted
+nsd_2mm assd_mm ref_mm lesion_mm lesion_prob false_prob log_odds lesion_log_odds false_log_odds
+truth predicted
 """,
 }
 
