@@ -413,7 +413,8 @@ def plan(
         out.print(Text(f"skipped on {dataset}: {reason}"))
     out.print(
         f"about {duration(planned.seconds, clock=True)} at most, "
-        f"{planned.eval_sec / planned.seconds:.0%} of it evaluation, on {planned.lanes} lane(s) with "
+        f"{planned.eval_sec / planned.seconds:.0%} of it evaluation, "
+        f"on {planned.lanes} lane(s) with "
         f"{made.study.threads} thread(s) each on {made.study.device}"
     )
     if planned.room:

@@ -66,6 +66,7 @@ TARGETS: dict[str, Target] = {
                 least=2, most=None, fault=_no_findings, held=lambda numbers: numbers == 1
             ),
         ),
+        Target(task="ordinal", masks=False),
         Target(
             task="regression",
             masks=False,

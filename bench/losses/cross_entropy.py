@@ -1,5 +1,8 @@
 """Losses of each voxel, or of each classified image, on its own: the cross-entropy family.
 
+Grades, which are classes in an order, have one more: it needs no other head than the classes' own,
+as a loss of K - 1 thresholds with shared weights would (CORAL: Cao et al. 2020, arXiv 1901.07884).
+
 All take logits (N, C, ...) of float32 or float64 and target (N, ...) int64, and return the mean of
 each sample (N,). The background is a class like any other.
 """
@@ -8,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.losses.reductions import LEAST, sample_mean
+from bench.losses.reductions import LEAST, one_hot, sample_mean
 
 
 def cross_entropy(logits: Tensor, target: Tensor, *, label_smoothing: float) -> Tensor:
@@ -64,3 +67,9 @@ def top_k_cross_entropy(
     each = F.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
     each = each.flatten(1)
     return each.topk(max(1, round(share * each.shape[1])), dim=1).values.mean(dim=1)
+
+
+def squared_earth_movers_distance(logits: Tensor, target: Tensor) -> Tensor:
+    """Return the sum of (P - G)^2 over the grades, P and G the cumulated probability and truth."""
+    p = torch.softmax(logits, dim=1)
+    return (p - one_hot(target, p)).cumsum(1).square().sum(1)

@@ -148,10 +148,11 @@ def _coupled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return loss
 
 
-BOTH = ("classification", "segmentation")
+BOTH = ("classification", "segmentation", "ordinal")
 MASKS = ("segmentation",)
 FINDINGS = ("multilabel",)
 NUMBERS = ("regression",)
+GRADES = ("ordinal",)
 
 # MONAI's and nnU-Net's: an absent class that is not predicted costs 0.
 SMOOTH: Mapping[str, Setting] = {"smooth": 1e-5}
@@ -283,6 +284,16 @@ LOSSES: dict[str, Loss] = {
             "log(1 - m), m = max(p - margin, 0)",
             summary="binary focal loss that looks away from easy absences, which are most",
             source="Ridnik et al. 2021, arXiv 2009.14119, equation 7",
+        ),
+        # ---- a grade ----
+        Loss(
+            name="squared_emd",
+            function=_each(cross_entropy.squared_earth_movers_distance),
+            tasks=GRADES,
+            formula="sum_k (P_k - G_k)^2, P_k and G_k the probability and the truth of grade k or "
+            "one below it",
+            summary="squared earth mover's distance: a grade that is farther off costs more",
+            source="Hou et al. 2016, arXiv 1611.05916, equation 6",
         ),
         # ---- a number ----
         Loss(

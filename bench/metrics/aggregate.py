@@ -49,6 +49,7 @@ def classification_rows(
     unit: str,
     groups: Sequence[str] = (),
     group_unit: str = "patient",
+    graded: bool = False,
 ) -> list[Row]:
     """Return rows (see the table `metrics`) for each classification metric.
 
@@ -56,7 +57,9 @@ def classification_rows(
     (n, C) what they are ranked by (None: the probabilities); `positive` is the class whose
     detection is scored, None for the mean over the classes, one against the rest; `unit` says what
     a case is. The class called is the one of highest probability. `groups` (n,) says whose each
-    case is; where anyone has several, rows of unit `group_unit` follow.
+    case is; where anyone has several, rows of unit `group_unit` follow. `graded`: the classes are
+    grades in ascending order, and the metrics of grades are asked too.
+
     Raises ValueError where shapes, labels or probabilities do not fit.
     """
     n_classes = len(classes)
@@ -80,7 +83,7 @@ def classification_rows(
     return _with_headlines(
         _row(metric.name, unit=level, value=function(r if metric.ranks else p, y, positive))
         for level, p, r, y in levels
-        for metric, function in _classifying()
+        for metric, function in _classifying(graded=graded)
     )
 
 
@@ -211,11 +214,11 @@ def headline(rows: Sequence[Row], metric: str) -> float | None:
     raise ValueError(f"no metric {metric!r} here; there are {named}")
 
 
-def _classifying() -> Iterator[tuple[Metric, Classified]]:
-    """Give each metric of classification with its function."""
+def _classifying(*, graded: bool = False) -> Iterator[tuple[Metric, Classified]]:
+    """Give each metric of classification with its function; if `graded`, those of grades too."""
     for metric in METRICS.values():
-        if metric.classification:
-            yield metric, metric.classification
+        if function := metric.classification or (metric.graded if graded else None):
+            yield metric, function
 
 
 # ---------------------------------------------------------------- patients

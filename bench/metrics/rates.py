@@ -14,6 +14,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.metrics.errors import concordance
+
 Probabilities: TypeAlias = NDArray[np.float64]
 Labels: TypeAlias = NDArray[np.int64]
 Flags: TypeAlias = NDArray[np.bool_]
@@ -212,3 +214,13 @@ def brier(prob: Probabilities, label: Labels, positive: int | None) -> float | N
         return None
     error = prob - np.eye(prob.shape[1])[label]
     return float((error**2).sum(axis=1).mean() / 2)
+
+
+def quadratic_kappa(prob: Probabilities, label: Labels, positive: int | None) -> float | None:
+    """Return Cohen's kappa of grade and call, whose disagreements weigh their squared distance.
+
+    With such weights what chance expects is var + var + shift^2, so that kappa is Lin's concordance
+    of the two (Fleiss and Cohen 1973, Educational and Psychological Measurement 33).
+    """
+    del positive
+    return concordance(prob.argmax(axis=1).astype(np.float64), label.astype(np.float64))

@@ -44,6 +44,7 @@ class Metric:
     - `per_patient`: whether `per_case` needs counts alone, so that a patient's may be added up.
     - `pooled(tp, fp, fn, tn)`: of the counts of all cases together.
     - `lesions(scores, false_scores, scans)`: of the lesions and false candidates of all scans.
+    - `graded`: as `classification`, of classes that are grades in ascending order.
     - `numbers(predicted, true)`: of numbers (n,) and (n,).
     - `by_size`: whether it says something of small references and lesions alone.
     - `costly`: whether its first form in segmentation needs distances, components or probabilities,
@@ -67,6 +68,7 @@ class Metric:
     per_patient: bool = False
     pooled: rates.Counted | None = None
     lesions: Callable[[Sequence[float | None], Sequence[float], int], float | None] | None = None
+    graded: rates.Classified | None = None
     numbers: Callable[[errors.Floats, errors.Floats], float | None] | None = None
     by_size: bool = True
     costly: bool = False
@@ -82,6 +84,7 @@ class Metric:
             "classification": self.classification is not None,
             # Each finding is a class of two.
             "multilabel": self.classification is not None,
+            "ordinal": bool(self.classification or self.graded),
             "regression": self.numbers is not None,
             "segmentation": bool(self.per_case or self.pooled or self.lesions or self.presence),
         }
@@ -91,9 +94,9 @@ class Metric:
     def levels(self) -> tuple[str, ...]:
         """What it can count, as its rows' unit says; a case is named by the data set."""
         forms = {
-            "case": bool(self.per_case or self.classification or self.numbers),
+            "case": bool(self.per_case or self.classification or self.graded or self.numbers),
             "voxel": self.pooled is not None,
-            "patient": bool(self.per_patient or self.classification or self.numbers),
+            "patient": bool(self.per_patient or self.classification or self.graded or self.numbers),
             "image": self.presence,
             "lesion": self.lesions is not None,
         }
@@ -381,6 +384,16 @@ METRICS: dict[str, Metric] = {
             summary="mean sensitivity for lesions at 1/8, 1/4, 1/2, 1, 2, 4, 8 false positives a "
             "scan",
             source="Setio et al. 2017 (LUNA16), with components for marks",
+        ),
+        Metric(
+            name="quadratic_kappa",
+            higher_is_better=True,
+            range=(-1.0, 1.0),
+            graded=rates.quadratic_kappa,
+            influence="quadratic kappa",
+            empty_rule="undefined where all cases have one grade",
+            summary="agreement of grades beyond chance, a disagreement weighing its square",
+            source="Cohen 1968, Psychological Bulletin 70; as sklearn.metrics.cohen_kappa_score",
         ),
         Metric(
             name="mae",

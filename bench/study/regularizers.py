@@ -22,6 +22,9 @@ from bench.core.settings import Setting, check_bounds, merge
 PARTS = ("model", "optimizer", "loss", "augment", "trial")
 
 
+EVERY = ("classification", "segmentation", "multilabel", "ordinal", "regression")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Regularizer:
     """One regularizer of the table.
@@ -38,7 +41,7 @@ class Regularizer:
     multiplies: tuple[str, ...] = ()
     defaults: Mapping[str, Setting]
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    tasks: tuple[str, ...] = ("classification", "segmentation", "multilabel", "regression")
+    tasks: tuple[str, ...] = EVERY
     summary: str
     source: str
 
@@ -158,7 +161,8 @@ REGULARIZERS: dict[str, Regularizer] = {
             name="resampling",
             sets={"trial.balance": "balance"},
             defaults={"balance": True},
-            tasks=("classification",),  # the voxels of a segmentation set have foreground patches
+            # The voxels of a segmentation set have foreground patches.
+            tasks=("classification", "ordinal"),
             summary="classes drawn equally often, the rarer ones repeated",
             source="Buda et al. 2018, arXiv 1710.05381: over-sampling to full balance",
         ),

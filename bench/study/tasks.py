@@ -6,6 +6,7 @@ What a target is in a store stands in `loaders.targets`, what is shown of a task
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -201,6 +202,23 @@ TASKS: dict[str, Task] = {
             score=classified.logits,
             rows=findings.rows,
             example=findings.example,
+        ),
+        Task(
+            name="ordinal",
+            served_by="ordinal",
+            networks="classification",
+            primary="quadratic_kappa",
+            batch={2: 32, 3: 8},  # as classification
+            patch_multiple=1,
+            windows=False,
+            strata=_by_class,
+            weights=_by_frequency,
+            target=_classes,
+            scale=_as_they_are,
+            right=partial(classified.right, graded=True),
+            score=classified.logits,
+            rows=partial(classified.rows, graded=True),
+            example=classified.example,
         ),
         Task(
             name="regression",

@@ -250,9 +250,21 @@ def _pearson(cases: Cases) -> Influence | None:
     return Influence(score=score, parts=[(zx * zy - score / 2 * (zx**2 + zy**2)) / len(x)])
 
 
+def _quadratic_kappa(cases: Cases) -> Influence | None:
+    """Return Cohen's kappa with quadratic weights: Lin's concordance of grade and call.
+
+    The columns are the grades in ascending order.
+    """
+    truth, called = _calls(cases)
+    return _lin(called.argmax(axis=1).astype(float), truth.argmax(axis=1).astype(float))
+
+
 def _concordance(cases: Cases) -> Influence | None:
+    return _lin(*_numbers(cases))
+
+
+def _lin(x: Array, y: Array) -> Influence | None:
     """Return Lin's concordance, 2 cov / (var + var + shift^2), by the quotient rule."""
-    x, y = _numbers(cases)
     if not y.std() > 0:
         return None
     dx, dy, shift = x - x.mean(), y - y.mean(), x.mean() - y.mean()
@@ -399,6 +411,7 @@ RULES: dict[str, Rule] = {
     "determination": _determination,
     "pearson": _pearson,
     "concordance": _concordance,
+    "quadratic kappa": _quadratic_kappa,
     "dice": _mean_of(_overlap),
     "iou": _mean_of(_jaccard),
     "hd95": _mean_of(_measured("hd95_mm")),

@@ -56,6 +56,13 @@ TASKS: dict[str, Task] = {
             seconds=("auc", "average_precision", "brier"),
         ),
         Task(
+            name="ordinal",
+            answer="class",
+            arrays=("image", "label", "prob", "case_id"),
+            also_by=frozenset({"patient"}),
+            seconds=("quadratic_kappa", "accuracy", "balanced_accuracy"),
+        ),
+        Task(
             name="regression",
             answer="number",
             arrays=("image", "label", "predicted", "case_id"),

@@ -335,6 +335,7 @@ _ALL_FOREGROUND = "calling every voxel the region"
 _Guesses = Mapping[str, tuple[Callable[[Sequence[Row]], float], str]]
 
 _GUESSES_OF_CLASSES: _Guesses = {
+    "quadratic_kappa": (lambda _cases: 0.0, _COMMONEST),
     "auc": (lambda _cases: 0.5, _COIN),
     "accuracy": (lambda cases: float(_shares(cases).max()), _COMMONEST),
     "balanced_accuracy": (lambda cases: 1 / len(_shares(cases)), _COMMONEST),

@@ -35,24 +35,31 @@ def example(seen: Seen, place: int, said: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def right(store: Store, cases: np.ndarray) -> list[Row]:
+def right(store: Store, cases: np.ndarray, *, graded: bool = False) -> list[Row]:
     """Return the rows of `metrics` of the right answers; for them one case of each class will do.
+
+    `graded`: the classes are grades.
 
     The headline of a metric is None where it has no value on these cases, whatever a network finds.
     """
     meta, labels = store.meta, np.unique(store.labels[cases])
     prob = np.eye(len(meta.classes))[labels]
     return classification_rows(
-        prob, labels, classes=meta.classes, positive=meta.positive, unit=meta.unit
+        prob,
+        labels,
+        classes=meta.classes,
+        positive=meta.positive,
+        unit=meta.unit,
+        graded=graded,
     )
 
 
 def rows(
-    store: Store, cases: np.ndarray, said: Sequence[np.ndarray]
+    store: Store, cases: np.ndarray, said: Sequence[np.ndarray], *, graded: bool = False
 ) -> tuple[list[Row], list[Row]]:
     """Return the rows of `metrics` and of `cases`, of the logits of each case.
 
-    There are no metrics where a probability is not finite.
+    `graded`: the classes are grades. There are no metrics where a probability is not finite.
     """
     meta, prob, label = store.meta, probabilities(said), store.labels[cases]
     by_class = np.stack(said).T
@@ -69,6 +76,7 @@ def rows(
             unit=meta.unit,
             groups=[found["group_id"] for found in ids],
             group_unit=meta.group_source,
+            graded=graded,
         )
     of_cases = [
         {

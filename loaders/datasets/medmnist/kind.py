@@ -28,6 +28,8 @@ MAX_LABELS = 10_000_000
 
 # The task of a set whose `classes` are findings that an image shows or not, in MedMNIST's words.
 FINDINGS = "multi-label, binary-class"
+# That of a set whose classes are grades.
+GRADES = "ordinal-regression"
 ANY = "any"
 ALL = "all"
 
@@ -38,6 +40,9 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     path, name, size = _locate(source, *_wanted(chosen))
     info, finding = INFO[name], chosen["finding"]
     _check_finding(name, finding)
+    if chosen["grades"] and info.task != GRADES:
+        graded = ", ".join(known for known, info in INFO.items() if info.task == GRADES)
+        raise BadSource(f"{name} has no grades: option grades is for {graded}")
     items = []
     for split in SPLITS:
         with _member(path, f"{split}_labels") as found:
@@ -65,7 +70,11 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     meta = Meta(
         kind="medmnist",
         name=f"{name}-{finding}" if finding else name,
-        task="multilabel" if finding == ALL else "classification",
+        task="multilabel"
+        if finding == ALL
+        else "ordinal"
+        if chosen["grades"]
+        else "classification",
         dims=info.dims,
         channels=("red", "green", "blue") if info.channels == 3 else ("intensity",),
         classes=info.classes,
@@ -77,7 +86,11 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
         group_source="case",
         source="Yang et al. 2023, MedMNIST v2, 10.1038/s41597-022-01721-8",
         licence=info.licence,
-        options={"name": name, **({"finding": finding} if finding else {})},
+        options={
+            "name": name,
+            **({"finding": finding} if finding else {}),
+            **({"grades": True} if chosen["grades"] else {}),
+        },
     )
     return Survey(meta=meta, items=tuple(items), rejected=())
 
@@ -304,6 +317,7 @@ MEDMNIST = Kind(
     options={
         "name": ("", "which set; empty: as the file is named"),
         "size": (0, "side of the images, 28, 64, 128 or 224; 0: the file's, and 28 where fetched"),
+        "grades": (False, "for retinamnist: its classes are grades in their order (ordinal)"),
         "finding": (
             "",
             f"for chestmnist, and needed there: {CHEST}, {ANY}, or {ALL} (multi-label)",

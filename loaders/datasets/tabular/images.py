@@ -153,7 +153,7 @@ def asked_of(chosen: Mapping[str, Any]) -> dict[str, JSON]:
     asked: dict[str, JSON] = (
         {"finding": finding, "uncertain": chosen["uncertain"]} if finding else {}
     )
-    for name in ("value", "blank", "readers", "keep"):
+    for name in ("grades", "value", "blank", "readers", "keep"):
         if chosen[name] != OPTIONS[name][0]:
             asked[name] = chosen[name]
     return asked

@@ -74,6 +74,7 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
         "",
         "one of several findings, in label's A|B or a column of its own; A,B or all: multi-label",
     ),
+    "grades": ([], "that the label is a grade (ordinal): its values in ascending order"),
     "value": ("", "instead of a class the column of a number that is to be predicted (regression)"),
     "blank": (BLANKS[0], "what a blank in one of several findings' own columns is: or missing"),
     "uncertain": (EXCLUDE, "what -1 in a finding's own column is: exclude, negative or positive"),
@@ -203,9 +204,14 @@ def read_labels(
         lines = without_dates(table, column, lines_of(table, column, rejected), rejected)
         where = f"{table.name}: column {label_column}"
         classes, number_of = classes_of(where, {line.label for line in lines}, rejected)
-        positive = positive_of(classes, chosen["positive"], f"column {label_column}")
+        if chosen["grades"]:
+            classes, positive = _grades(where, chosen["grades"], classes), None
+            number_of = {name: number for number, name in enumerate(classes)}
+        else:
+            positive = positive_of(classes, chosen["positive"], f"column {label_column}")
         numbers = number_of.__getitem__
-    task = "regression" if chosen["value"] else "multilabel" if several else "classification"
+    tasks = {"regression": chosen["value"], "multilabel": several, "ordinal": chosen["grades"]}
+    task = next((task for task, asked in tasks.items() if asked), "classification")
     if positive is None and task == "classification" and chosen["readers"] in ONE_SIDED:
         raise BadSource(
             f"readers is {chosen['readers']!r}, which is for a finding or two classes; column "
@@ -274,7 +280,9 @@ def _check(chosen: Mapping[str, Any]) -> None:
         raise BadSource("option uncertain is for a finding: set finding=NAME")
     if chosen["one_hot"] and (chosen["finding"] or chosen["label"] != LABEL):
         raise BadSource("option one_hot names the classes: leave out label and finding")
-    others = ("finding", "one_hot", "positive", "readers")
+    if chosen["grades"] and (chosen["finding"] or chosen["positive"]):
+        raise BadSource("option grades is of a label's classes: leave out finding and positive")
+    others = ("finding", "one_hot", "grades", "positive", "readers")
     if chosen["value"] and (chosen["label"] != LABEL or any(chosen[name] for name in others)):
         raise BadSource(
             "option value names a column of numbers: leave out label, "
@@ -387,6 +395,17 @@ def positive_of(classes: tuple[str, ...], wanted: str, where: str) -> int | None
             f"positive={classes[1]} or positive={classes[0]}"
         )
     return classes.index(canonical(wanted or "1"))
+
+
+def _grades(where: str, asked: Sequence[str], found: Sequence[str]) -> tuple[str, ...]:
+    """Return the grades asked for, which must be those found; raises BadSource."""
+    names = tuple(map(canonical, asked))
+    if len(set(names)) < len(names) or set(names) != set(found):
+        raise BadSource(
+            f"option grades is {','.join(asked)!r}; {where} has {', '.join(found)}: name each "
+            "once, in ascending order"
+        )
+    return names
 
 
 def _part(table: str, column: str, text: str) -> str:

@@ -52,12 +52,12 @@ SPATIAL: dict[str, list[Spatial]] = {
     "segmentation": [(5, 4), (3, 2, 4)],
     "multilabel": [FINDINGS],
     "regression": [NUMBERS],
+    "ordinal": [()],
 }
 USES = [
     pytest.param(row, at, id=f"{row.name}-{at if isinstance(at, str) else f'{len(at)}d'}")
     for row in ROWS
-    for task in row.tasks
-    for at in SPATIAL[task]
+    for at in dict.fromkeys(at for task in row.tasks for at in SPATIAL[task])
 ]
 every_use = pytest.mark.parametrize(("row", "spatial"), USES)
 

@@ -26,6 +26,7 @@ SHAPES: dict[str, list[tuple[int, ...]]] = {
     "segmentation": [(8, 6), (3, 4, 5)],
     "multilabel": [(8, 6)],
     "regression": [(8, 6)],
+    "ordinal": [(8, 6)],
 }
 
 
@@ -76,7 +77,7 @@ def batch(task: str, shape: tuple[int, ...]) -> tuple[nn.Module, Tensor, Tensor]
     torch.manual_seed(0)
     net = Net(task, len(shape)).double()
     image = 2 * torch.randn(7, 1, *shape, dtype=torch.float64)
-    if task == "classification":
+    if task in ("classification", "ordinal"):
         return net, image, torch.randint(3, (7,))
     if task == "regression":
         return net, image, torch.randn(7, 3, dtype=torch.float64)

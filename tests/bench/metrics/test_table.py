@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.special import logit
 
 from bench.metrics import table
-from bench.metrics.aggregate import classification_rows, headline, segmentation_rows
+from bench.metrics.aggregate import classification_rows, headline, number_rows, segmentation_rows
 from bench.metrics.confusion import confusion
 from bench.metrics.table import METRICS, Metric
 from bench.study.tasks import TASKS
@@ -65,6 +65,11 @@ def scores(row: Metric, *, right: bool) -> list[float | None]:
     prob = np.eye(2)[label if right else 1 - label]
     if row.classification:
         found += [row.classification(prob, label, positive) for positive in (0, 1, None)]
+    if row.graded:
+        found.append(row.graded(prob, label, None))
+    if row.numbers:
+        numbers = np.array([1.0, 2.0, 4.0])
+        found.append(row.numbers(numbers if right else numbers[::-1] + 1, numbers))
     block, none = np.zeros((2, 5, 5), dtype=np.uint8)
     block[1:3, 1:4] = 1
     there, not_there = (
@@ -87,7 +92,7 @@ def test_right_is_the_best_end_of_the_range_and_wrong_is_worse(row: Metric) -> N
     for good, bad in zip(right, wrong, strict=True):
         assert good is None or good == pytest.approx(best)
         if bad is not None:
-            assert low <= bad <= (np.inf if high is None else high)
+            assert (-np.inf if low is None else low) <= bad <= (np.inf if high is None else high)
             assert abs(bad - best) > 0.3
 
 
@@ -95,7 +100,7 @@ def test_right_is_the_best_end_of_the_range_and_wrong_is_worse(row: Metric) -> N
 def test_a_primary_metric_has_its_value_in_every_scoring_that_it_asks_for(row: Metric) -> None:
     """Without distances and probabilities too, unless the row says that it needs them."""
     if "segmentation" not in row.tasks:
-        pytest.skip("of classification alone")
+        pytest.skip("not of masks")
     ref = np.zeros((2, 8, 8), dtype=np.uint8)
     ref[0, 2:5, 3:6] = 1
     pred = np.roll(ref, 1, axis=2)
@@ -119,7 +124,9 @@ def test_levels_are_the_units_of_the_rows(row: Metric) -> None:
     rows = segmentation_rows(cases, ["r"], group="patient")
     prob, label = np.eye(2)[[0, 1, 1]], np.array([0, 1, 1])
     about: dict[str, Any] = {"classes": ["a", "b"], "positive": 1, "unit": "case"}
-    rows += classification_rows(prob, label, **about, groups=["p", "q", "q"])
+    groups = ["p", "q", "q"]
+    rows += classification_rows(prob, label, **about, groups=groups, graded=True)
+    rows += number_rows(label.astype(float), label + 1.0, unit="case", groups=groups)
     assert {r["unit"] for r in rows if r["metric"] == row.name} == set(row.levels)
 
 
@@ -445,5 +452,6 @@ def test_order_and_copies_of_the_cases_change_nothing(seed: int, order: int, cop
 def test_every_value_lies_in_its_range(seed: int) -> None:
     for row in segmentation_rows(random_fold(seed), ["any", "core"], group="patient"):
         low, high = METRICS[row["metric"]].range
+        assert low is not None  # of every metric of masks
         if row["value"] is not None:
             assert low <= row["value"] <= (np.inf if high is None else high), row

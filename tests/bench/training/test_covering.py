@@ -36,6 +36,7 @@ SIDES = {
     ("segmentation", 2): 32,
     ("segmentation", 3): 16,
     ("multilabel", 2): 24,
+    ("ordinal", 2): 24,
     ("regression", 2): 24,
 }
 # In 3-D, where a step takes longest, the cheap networks that no 2-D set has room for.

@@ -35,6 +35,8 @@ ANSWERS: dict[str, tuple[tuple[str, ...], Callable[[np.ndarray, int], Label]]] =
             None if (n + k) % 7 == 0 else float(level[k] > 0.5) for k in range(3)
         ),
     ),
+    # A grade is a quarter of what there is.
+    "ordinal": (("0", "1", "2", "3"), lambda level, _n: int(4 * level[0])),
     # In no unit that a network would start from: 800 to 1200.
     "regression": (("pressure",), lambda level, _n: (1000 + 200 * float(level[0] - level[3]),)),
 }
@@ -75,8 +77,8 @@ def learnt(tmp_path_factory: pytest.TempPathFactory, make_trial: Any) -> Callabl
     """Return a maker of the test rows (metric, region) -> value of a trial of a task."""
     folder = tmp_path_factory.mktemp("made")
 
-    def run(task: str, *, shuffled: bool) -> dict[tuple[str, str], float]:
-        out = Path(folder / f"{task}-{shuffled}")
+    def run(task: str, *, shuffled: bool, loss: str | None = None) -> dict[tuple[str, str], float]:
+        out = Path(folder / f"{task}-{shuffled}-{loss}")
         meta = made_meta(
             task=task, classes=ANSWERS[task][0], group_source="patient", channels=("a",)
         )
@@ -98,6 +100,8 @@ def learnt(tmp_path_factory: pytest.TempPathFactory, make_trial: Any) -> Callabl
             # A mirror would move what a quarter says to another.
             augment=Augment(flip=False, scale=0.0, shift=0.0),
         )
+        if loss:
+            trial = changed(trial, loss=Choice(name=loss))
         done = run_trial(trial, data, base, device=torch.device("cpu"))
         return {
             (m["metric"], m["region"]): m["value"]
@@ -125,3 +129,10 @@ def test_a_number_is_learnt_in_its_own_unit(learnt: Callable[..., Any]) -> None:
     of_others = learnt("regression", shuffled=True)
     assert of_others["r2", ""] < 0.1
     assert of_others["rmse", ""] > 60
+
+
+@pytest.mark.parametrize("loss", ["ce", "squared_emd"])
+def test_grades_are_learnt_in_their_order(learnt: Callable[..., Any], loss: str) -> None:
+    found = learnt("ordinal", shuffled=False, loss=loss)
+    assert found[TASKS["ordinal"].primary, ""] > 0.8
+    assert abs(learnt("ordinal", shuffled=True, loss=loss)["quadratic_kappa", ""]) < 0.35

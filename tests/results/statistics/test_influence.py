@@ -364,6 +364,29 @@ def test_a_case_moves_a_score_of_numbers_as_its_weight_does(rule):
         np.testing.assert_allclose(influences(found), slope(score, n), atol=1e-6)
 
 
+def test_a_case_moves_the_kappa_of_grades_as_its_weight_does():
+    """scikit-learn's quadratic kappa by the weights of cases, and its jackknife."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        prob, label = classified(rng, n_classes=4, n=60)
+        found = RULES["quadratic kappa"](cases_of(prob, label, None))
+
+        def score(w, prob=prob, label=label):
+            return metrics.cohen_kappa_score(
+                label, prob.argmax(1), weights="quadratic", sample_weight=w
+            )
+
+        n = len(label)
+        assert found.score == pytest.approx(score(np.ones(n)), abs=1e-12)
+        np.testing.assert_allclose(influences(found), slope(score, n), atol=1e-6)
+        # Leaving one out moves it by nearly as much.
+        left = np.array([score(np.arange(n) != i) for i in range(n)])
+        jackknife = (n - 1) / n * (left.mean() - left)
+        np.testing.assert_allclose(influences(found), jackknife, atol=0.15 * np.ptp(jackknife))
+        variance = (n - 1) / n * np.square(left - left.mean()).sum()
+        assert np.square(influences(found)).sum() == pytest.approx(variance, rel=0.15)
+
+
 def test_every_metric_names_a_rule_or_none():
     named = {row.influence for row in METRICS.values()} - {None}
     assert named == set(RULES)

@@ -238,6 +238,15 @@ def test_a_finding_is_one_of_those_of_the_set(tmp_path: Path, finding: str) -> N
         KINDS["medmnist"].survey(path, given)
 
 
+def test_grades_of_retinamnist_alone(tmp_path: Path) -> None:
+    path = make(tmp_path, "retinamnist", column=True)
+    assert KINDS["medmnist"].survey(path, {}).meta.task == "classification"
+    assert KINDS["medmnist"].survey(path, {"grades": "true"}).meta.task == "ordinal"
+    path = make(tmp_path, "pneumoniamnist", column=True)
+    with pytest.raises(BadSource, match="has no grades: option grades is for retinamnist"):
+        KINDS["medmnist"].survey(path, {"grades": "true"})
+
+
 def test_other_sets_have_no_finding(tmp_path: Path) -> None:
     path = make(tmp_path, "pneumoniamnist", column=True)
     with pytest.raises(BadSource, match="one label an image: option finding is for chestmnist"):

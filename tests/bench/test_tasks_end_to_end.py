@@ -1,4 +1,4 @@
-"""Each task of numbers from a table of files to the verdict, the page and the exports."""
+"""Findings, grades and numbers from a table of files to the verdict, the page and the exports."""
 
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,12 @@ MADE: dict[str, tuple[str, Any, dict[str, str], list[str]]] = {
         lambda n: f"p{n // 2},{n % 2},{'' if n % 5 == 0 else n // 2 % 2}",
         {"finding": "all", "blank": "missing", "group": "patient"},
         ["bce", "weighted_bce", "ce"],
+    ),
+    "ordinal": (
+        "patient,stage",
+        lambda n: f"p{n // 2},{('mild', 'moderate', 'severe')[n % 2 + n // 2 % 2]}",
+        {"label": "stage", "grades": "mild,moderate,severe", "group": "patient"},
+        ["ce", "squared_emd", "l1"],
     ),
     "regression": (
         "patient,EF",
@@ -71,7 +77,7 @@ def test_from_files_to_verdict_page_and_exports(
     plan = api.plan(tmp_path / "one.yaml", tmp_path / "run").plan
     assert len(plan.trials) == 6
     (skip,) = plan.skips
-    assert skip.reason == f"loss ce is not for {task}"
+    assert skip.reason == f"loss {losses[-1]} is not for {task}"
     page = api.run(tmp_path / "one.yaml", tmp_path / "run").page
     assert page.is_file()
 
