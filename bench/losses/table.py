@@ -21,7 +21,8 @@ from typing import Any
 from torch import Tensor
 
 from bench.core.settings import Setting, check_bounds, merge
-from bench.losses import binary, boundary, compound, cross_entropy, numbers, overlap
+from bench.losses import boundary, compound, cross_entropy, overlap
+from bench.losses.numbers import errors, findings
 from bench.losses.reductions import Total, alone, over_processes, wide
 
 __all__ = ["LOSSES", "Criterion", "Loss", "Total", "alone", "over_processes"]
@@ -246,7 +247,7 @@ LOSSES: dict[str, Loss] = {
         # ---- each of several findings by itself ----
         Loss(
             name="bce",
-            function=_each(binary.binary_cross_entropy),
+            function=_each(findings.binary_cross_entropy),
             defaults=LABELS,
             tasks=FINDINGS,
             formula=f"{BINARY} -g log p - (1 - g) log(1 - p), p the sigmoid of the logit, g 1 "
@@ -256,7 +257,7 @@ LOSSES: dict[str, Loss] = {
         ),
         Loss(
             name="weighted_bce",
-            function=_weighted(binary.weighted_binary_cross_entropy),
+            function=_weighted(findings.weighted_binary_cross_entropy),
             defaults=LABELS,
             tasks=FINDINGS,
             weighted=True,
@@ -267,7 +268,7 @@ LOSSES: dict[str, Loss] = {
         ),
         Loss(
             name="binary_focal",
-            function=_each(binary.binary_focal),
+            function=_each(findings.binary_focal),
             defaults=FOCUS,
             tasks=FINDINGS,
             formula=f"{BINARY} -(1 - q)^gamma log q, q the probability of the right answer",
@@ -276,7 +277,7 @@ LOSSES: dict[str, Loss] = {
         ),
         Loss(
             name="asymmetric",
-            function=_each(binary.asymmetric),
+            function=_each(findings.asymmetric),
             # The defaults of the authors' AsymmetricLoss, github.com/Alibaba-MIIL/ASL
             defaults={"gamma_positive": 1.0, "gamma_negative": 4.0, "margin": 0.05},
             tasks=FINDINGS,
@@ -298,7 +299,7 @@ LOSSES: dict[str, Loss] = {
         # ---- a number ----
         Loss(
             name="l1",
-            function=_each(numbers.absolute),
+            function=_each(errors.absolute),
             tasks=NUMBERS,
             formula="|d|, d the prediction less the number, in standard deviations",
             summary="absolute error, which leads to the median",
@@ -306,7 +307,7 @@ LOSSES: dict[str, Loss] = {
         ),
         Loss(
             name="l2",
-            function=_each(numbers.squared),
+            function=_each(errors.squared),
             tasks=NUMBERS,
             formula="d^2, d the prediction less the number, in standard deviations",
             summary="squared error, which leads to the mean",
@@ -314,7 +315,7 @@ LOSSES: dict[str, Loss] = {
         ),
         Loss(
             name="huber",
-            function=_each(numbers.huber),
+            function=_each(errors.huber),
             defaults={"delta": 1.0},  # torch's
             bounds={"delta": (1e-3, inf)},
             tasks=NUMBERS,
@@ -325,7 +326,7 @@ LOSSES: dict[str, Loss] = {
         ),
         Loss(
             name="log_cosh",
-            function=_each(numbers.log_cosh),
+            function=_each(errors.log_cosh),
             tasks=NUMBERS,
             formula="log cosh d, d the prediction less the number, in standard deviations",
             summary="squared error near and absolute error far off, with every derivative",

@@ -142,3 +142,26 @@ def test_a_line_that_answers_nothing_is_told(tmp_path: Path) -> None:
     source = source_of(tmp_path / "source", COLUMNS.replace("0,0,a", "maybe,0,a"))
     survey = KINDS["images"].survey(source, {"finding": "mass,nodule"})
     assert [bad.reason for bad in survey.rejected] == ["column mass is none of 1, 0, -1 and blank"]
+
+
+def test_breastmnist_with_two_made_findings(shared_data: Path, tmp_path: Path) -> None:
+    """Of real images: malignant, as their makers say, and bright, which their pixels say."""
+    with np.load(shared_data / "breastmnist" / "breastmnist.npz", allow_pickle=False) as arrays:
+        images, labels = arrays["test_images"], arrays["test_labels"].ravel()
+    # 0 is malignant (medmnist's info.py). Of one image of eight nobody has said it.
+    bright = images.mean(axis=(1, 2)) > np.median(images.mean(axis=(1, 2)))
+    lines, wanted = ["image,malignant,bright"], {}
+    (tmp_path / "source").mkdir()
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        Image.fromarray(image).save(tmp_path / "source" / f"{number}.png")
+        told = "" if number % 8 == 0 else str(int(label == 0))
+        lines.append(f"{number}.png,{told},{int(bright[number])}")
+        answer = np.nan if number % 8 == 0 else float(label == 0)
+        wanted[image.tobytes()] = (answer, float(bright[number]))
+    (tmp_path / "source" / "t.csv").write_text("\n".join(lines))
+    survey = KINDS["images"].survey(tmp_path / "source", {"finding": "all", "blank": "missing"})
+    write_store(KINDS["images"], survey, tmp_path / "store", key=b"k", workers=1, strict=False)
+    store = open_store(tmp_path / "store")
+    assert (len(store), store.meta.classes) == (156, ("malignant", "bright"))
+    for n, numbers in enumerate(store.numbers):
+        np.testing.assert_array_equal(numbers, wanted[np.asarray(store.image(n)).tobytes()])
