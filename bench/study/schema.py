@@ -412,7 +412,8 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     inference: Literal["windows", "whole"] = Field(
         "windows",
         description="how segmented images are evaluated: in sliding windows of the patch, or whole,"
-        " in one pass, where the network takes any size",
+        " in one pass, where the network takes any size; networks that normalise by the instance"
+        " score lower whole where patches are much smaller than images",
     )
 
     degrade: _entries(partial(check_entry, "degradation", table=DEGRADATIONS)) = Field(  # type: ignore[valid-type]  # made of a table
