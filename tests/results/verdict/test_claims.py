@@ -1,12 +1,16 @@
 """What a claim says of its own level, where simulated studies show another."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from sklearn import metrics as sk
+from sklearn.dummy import DummyRegressor
 
 from results.statistics.evidence import Evidence
 from results.statistics.procedure import compare
+from results.verdict import doubts
 from results.verdict.claims import Asked, level_that_holds
 from results.verdict.doubts import rule_changed
 from results.verdict.evidence import Known
@@ -74,3 +78,42 @@ def test_a_task_that_a_later_version_has_is_no_change_of_the_rule():
     assert rule_changed(study, rule) == []
     (said,) = rule_changed({"primary": {"classification": "mcc"}}, rule)
     assert said.startswith("primary was")
+
+
+@pytest.mark.parametrize(
+    ("metric", "strategy"), [("mae", "median"), ("rmse", "mean"), ("r2", "mean")]
+)
+def test_a_guess_of_numbers_is_that_of_scikit_learn(metric, strategy):
+    y = np.random.default_rng(0).gamma(2, 10, 41)
+    guess = DummyRegressor(strategy=strategy).fit(y[:, None], y).predict(y[:, None])
+    theirs = {
+        "mae": sk.mean_absolute_error,
+        "rmse": sk.root_mean_squared_error,
+        "r2": sk.r2_score,
+    }
+    contest = SimpleNamespace(metric=metric, task="regression")
+    value, _ = doubts._chance(contest, [{"truth": one} for one in y])
+    assert value == pytest.approx(theirs[metric](y, guess))
+
+
+def test_a_guess_of_findings_is_the_mean_over_those_that_are_known():
+    a, b = np.array([1, 0, 0, 1, 0]), np.array([1, 0, 0, 0])
+    rows = [{"region": "a", "label": int(y)} for y in a]
+    rows += [{"region": "b", "label": int(y)} for y in b] + [{"region": "b", "label": None}]
+    contest = SimpleNamespace(metric="brier", task="multilabel")
+    value, _ = doubts._chance(contest, rows)
+    wanted = [sk.brier_score_loss(y, np.full(len(y), y.mean())) for y in (a, b)]
+    assert value == pytest.approx(np.mean(wanted))
+
+
+def test_one_answer_to_all_is_told():
+    who = SimpleNamespace(name="x")
+    rows = [
+        {"region": "a", "label": n % 2, "prob": 0.1, "trial_id": "t", "truth": n, "predicted": 5.0}
+        for n in range(6)
+    ]
+    of_findings = doubts._one_answer(SimpleNamespace(task="multilabel"), who, rows)
+    words = of_findings.replace("\u202f", " ").replace("\xa0", " ")
+    assert words == "x calls a in none of the test cases that it is known of (50 % have it)."
+    of_numbers = doubts._one_answer(SimpleNamespace(task="regression"), who, rows)
+    assert of_numbers == "x gives nearly one number to all test cases in 1 of 1 trial."
