@@ -13,6 +13,7 @@ imported when a function is called, so that the command answers `--help` at once
 """
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -49,13 +50,15 @@ _begun: list[int | None] = []
 class Planned:
     """What a run would do: its plan, and the seconds that it takes at most on its lanes.
 
-    `scales` says how long the gradients of each loss are at the start. `points` are the trials of a
-    search among the plan's, 0 without one. `foreseen`: from a pilot, what the verdict on each data
-    set will be able to tell.
+    `trial_seconds` are those of each trial, in the plan's order: `foretold` of
+    bench.planning.schedule lays them out over GPUs. `scales` says how long the gradients of each
+    loss are at the start. `points` are the trials of a search among the plan's, 0 without one.
+    `foreseen`: from a pilot, what the verdict on each data set will be able to tell.
     """
 
     plan: "Plan"
     seconds: float
+    trial_seconds: tuple[float, ...]
     scales: tuple["Scales", ...]
     points: int = 0
     foreseen: tuple["Foreseen", ...] = ()
@@ -266,11 +269,16 @@ def plan(
     made = replace(made, trials=(*tried, *made.trials))
     _begin(made.study.threads)
     with counting("measuring") as counted, undisturbed():
-        seconds = estimate(made, counted) / (lanes or 1)
+        each = estimate(made, counted)
         scales = tuple(gradient_scales(made))
     told = foreseen_by(made, local_path(pilot, "pilot")) if pilot is not None else ()
     return Planned(
-        plan=made, seconds=seconds, scales=scales, points=len(tried), foreseen=tuple(told)
+        plan=made,
+        seconds=math.fsum(each) / (lanes or 1),
+        trial_seconds=each,
+        scales=scales,
+        points=len(tried),
+        foreseen=tuple(told),
     )
 
 

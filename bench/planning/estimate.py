@@ -3,7 +3,6 @@
 And what it will be able to tell, by a pilot.
 """
 
-import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -62,8 +61,8 @@ class Cost:
         return gradients + updates * update + scored * self.case_sec
 
 
-def estimate(plan: Plan, told: Callable[[int, int], None]) -> float:
-    """Return the seconds that all trials of a plan take one after the other, at the longest.
+def estimate(plan: Plan, told: Callable[[int, int], None]) -> tuple[float, ...]:
+    """Return the seconds that each trial of a plan takes at the longest, in the plan's order.
 
     Measures each data set x model once, with the first loss it is run with, and the update of each
     optimizer on it. Early stopping only shortens.
@@ -77,7 +76,7 @@ def estimate(plan: Plan, told: Callable[[int, int], None]) -> float:
         told(done, len(kinds))
         costs[kind] = measure(trials, plan.data(kind[0]), plan.base, plan.study.device)
     told(len(kinds), len(kinds))
-    return math.fsum(
+    return tuple(
         costs[trial.dataset, trial.choices["model"].label].trial_sec(
             trial, plan.data(trial.dataset)
         )
