@@ -51,14 +51,17 @@ _begun: list[int | None] = []
 class Planned:
     """What a run would do: its plan, and the seconds that it takes at most on its `lanes`.
 
-    `eval_sec`: how many of them are evaluation. `room` says why so many trials run at once, empty
-    where the caller said how many. `scales` says how long the gradients of each loss are at the
-    start. `points` are the trials of a search among the plan's, 0 without one. `foreseen`: from a
-    pilot, what the verdict on each data set will be able to tell.
+    `trial_seconds` are those of each trial, in the plan's order: `foretold` of
+    bench.planning.schedule lays them out over GPUs. `eval_sec`: how many seconds are evaluation.
+    `room` says why so many trials run at once, empty where the caller said how many. `scales` says
+    how long the gradients of each loss are at the start. `points` are the trials of a search among
+    the plan's, 0 without one. `foreseen`: from a pilot, what the verdict on each data set will be
+    able to tell.
     """
 
     plan: "Plan"
     seconds: float
+    trial_seconds: tuple[float, ...]
     eval_sec: float
     scales: tuple["Scales", ...]
     lanes: int = 1
@@ -281,6 +284,7 @@ def plan(
     return Planned(
         plan=made,
         seconds=found.seconds / at_once,
+        trial_seconds=found.trials,
         eval_sec=found.eval_sec / at_once,
         scales=scales,
         lanes=at_once,
@@ -572,7 +576,7 @@ def _saved(made: "Plan", say: Callable[[str], None], why: str = "") -> Iterator[
     fitting = list(fits(made))  # before anything runs: what does not fit would fail every trial
     save(made)
     if rule := read_rule(made.folder, {}):
-        say(in_words(rule))
+        say(in_words(rule, {trial.task for trial in made.trials}))
     if why:
         say(f"{why}.")
     with _logging(made.folder / "log.txt"):

@@ -327,6 +327,15 @@ def plan(
             help="A run on the same data, two folds at least: say what leads the study could find.",
         ),
     ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="Play the run through on so many GPUs.")
+    ] = None,
+    gpu_kind: Annotated[
+        str | None, typer.Option(metavar="KIND", help="What GPUs those are, as NVIDIA names them.")
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0, help="What an hour of one of them costs.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a run would do: trials, what is skipped and why, and the time it takes.
@@ -334,21 +343,40 @@ def plan(
     With --points it is what `medopt tune` would do.
 
     The time comes from one real step and one real evaluation of each model on each data set,
-    measured here; early stopping only shortens it.
+    measured here; early stopping only shortens it. With --gpus the run is laid out over GPUs: how
+    long it lasts, what it costs, what stands idle, and what another order and a race could save.
     """
     from bench import api
     from bench.display import counting
+
+    if gpus is None and (gpu_kind or price is not None):
+        raise typer.BadParameter("--gpu-kind and --price are of the GPUs that --gpus counts.")
 
     planned = api.plan(
         study, out_dir, lanes=lanes, points=points, pilot=pilot, counting=partial(counting, err)
     )
     # After what may be wrong was told: these import torch.
+    import torch
+
+    from bench.core.environment import device_name
     from bench.planning.plan import ends_early
     from bench.planning.preflight import fits
+    from bench.planning.schedule.foretold import foretold
     from bench.study.trial import skip_columns
     from results.text import duration
 
     made = planned.plan
+    schedule = None
+    if gpus is not None:
+        schedule = foretold(
+            made.trials,
+            planned.trial_seconds,
+            gpus=gpus,
+            kind=gpu_kind,
+            price=price,
+            points=planned.points,
+            measured=device_name(torch.device(made.study.device)),
+        )
     if as_json:
         out.print_json(
             data={
@@ -361,6 +389,7 @@ def plan(
                 "eval_sec": planned.eval_sec,
                 "lanes": planned.lanes,
                 "room": planned.room,
+                "schedule": schedule.columns() if schedule else None,
                 "points": planned.points,
                 "gradient_norms": [
                     {"dataset": s.dataset, "model": s.model, "norms": s.norms}
@@ -419,6 +448,8 @@ def plan(
     )
     if planned.room:
         out.print(Text(planned.room))
+    for line in schedule.lines() if schedule else ():
+        out.print(Text(line))
     for told in planned.foreseen:
         out.print(Text(str(told)))
 

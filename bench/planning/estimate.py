@@ -69,14 +69,22 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Seconds that trials take one after the other, at the longest: all, and evaluation of it."""
+    """The seconds that trials take at the longest.
 
-    seconds: float
+    `trials`: of each, in the plan's order; `eval_sec`: of all, those of evaluation.
+    """
+
+    trials: tuple[float, ...]
     eval_sec: float
+
+    @property
+    def seconds(self) -> float:
+        """Return what they take one after the other."""
+        return math.fsum(self.trials)
 
 
 def estimate(plan: Plan, told: Callable[[int, int], None]) -> Estimate:
-    """Return what all trials of a plan take one after the other, at the longest.
+    """Return what the trials of a plan take at the longest.
 
     Measures each data set x model once, with the first loss it is run with, and the update of each
     optimizer on it. Early stopping only shortens.
@@ -96,8 +104,10 @@ def estimate(plan: Plan, told: Callable[[int, int], None]) -> Estimate:
         for cost in (costs[trial.dataset, trial.choices["model"].label],)
         for data in (plan.data(trial.dataset),)
     ]
-    evaluation = math.fsum(part for _, part in parts)
-    return Estimate(seconds=math.fsum(part for part, _ in parts) + evaluation, eval_sec=evaluation)
+    return Estimate(
+        trials=tuple(train + scored for train, scored in parts),
+        eval_sec=math.fsum(scored for _, scored in parts),
+    )
 
 
 def measure(trials: Mapping[str, Trial], data: DataSet, base: Path, device_kind: str) -> Cost:

@@ -7,7 +7,7 @@ says what is otherwise now. Every file of results repeats the study in its foote
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +60,11 @@ def _is_rule(content: Any) -> bool:
     )
 
 
-def in_words(rule: Mapping[str, Any]) -> str:
-    """Return the rule as a run says it before its first trial."""
-    primary = ", ".join(f"{metric} ({task})" for task, metric in rule["primary"].items())
+def in_words(rule: Mapping[str, Any], tasks: Collection[str]) -> str:
+    """Return the rule as a run says it before its first trial, of the tasks that its data have."""
+    primary = ", ".join(
+        f"{metric} ({task})" for task, metric in rule["primary"].items() if task in tasks
+    )
     study = f"study {rule['hash'][:12]}, " if rule["hash"] else ""
     return (
         f"rule: {study}judged by {primary or 'each task by its own metric'}, margin "

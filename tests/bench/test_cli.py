@@ -110,6 +110,25 @@ def test_plan_counts_and_estimates(medopt, study):
     assert "gradient norms at the start, " in medopt("plan", study)[1]
 
 
+def test_a_plan_is_laid_out_over_gpus(medopt, study):
+    status, out, _ = medopt(
+        "plan", study, "--gpus", 2, "--gpu-kind", "L4", "--price", 0.5, "--json"
+    )
+    planned = json.loads(out)
+    told = planned["schedule"]
+    assert (status, told["gpus"], told["gpu_kind"]) == (0, 2, "L4")
+    run = told["run"]
+    assert planned["seconds"] / 2 <= run["seconds"] <= planned["seconds"]
+    assert run["gpu_hours"] == pytest.approx(2 * run["seconds"] / 3600)
+    assert run["cost"] == pytest.approx(0.5 * run["gpu_hours"])
+    said = medopt("plan", study, "--gpus", 2)[1]
+    assert "on 2 GPU(s), a trial on each: " in said
+    assert "measured on" in said
+    status, _, err = medopt("plan", study, "--price", 2)
+    assert status == 2
+    assert "--gpus" in err
+
+
 def test_a_study_is_tuned_and_its_plan_says_what_that_takes(medopt, study, tmp_path):
     study.write_text(study.read_text().replace("folds: 3", "folds: 2"))
     status, out, _ = medopt("plan", study, "--points", 2, "--json")
