@@ -112,7 +112,7 @@ def test_plan_counts_and_estimates(medopt, study):
 
 def test_a_plan_is_laid_out_over_gpus(medopt, study):
     status, out, _ = medopt(
-        "plan", study, "--gpus", 2, "--gpu-kind", "L4", "--price", 0.5, "--json"
+        "plan", study, "--lanes", 1, "--gpus", 2, "--gpu-kind", "L4", "--price", 0.5, "--json"
     )
     planned = json.loads(out)
     told = planned["schedule"]

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.bench.execution.test_lanes_cluster import HEAD, cluster  # noqa: F401 (a fixture)
+from tests.bench.execution.ray.test_lanes_cluster import HEAD, cluster  # noqa: F401 (a fixture)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
