@@ -261,7 +261,7 @@ def test_a_store_that_changes_while_trials_run_fails_them(study, tmp_path, small
         if progress.done == 2:
             array.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
 
-    ended = api.run(path, changed=changed)
+    ended = api.run(path, changed=changed, lanes=1)
     assert ended.progress.statuses == {"ok": 2, "failed": 4}
     rows = read(ended.folder, "trials").to_pylist()
     reasons = {row["reason"] for row in rows if row["status"] == "failed"}

@@ -326,6 +326,8 @@ def start(study, *words):
         [sys.executable, "-P", "-c", code, "run", str(study), *words],
         cwd=study.parent,
         env=environment,
+        # A shell that started the tests in the background had them ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -383,7 +385,7 @@ def test_the_status_of_a_run_while_it_goes_on_when_it_is_killed_and_when_it_is_d
 ):
     """Killed by kill -9, the driver has said nothing of its end: its process tells."""
     lengthen(study, 1)
-    study.write_text(study.read_text().replace("epochs: 12", "epochs: 60\npatience: 60"))
+    study.write_text(study.read_text().replace("epochs: 12", "epochs: 300\npatience: 300"))
     run = tmp_path / "runs" / "small"
     assert medopt("status", run)[0] == 2
     process = start(study, "--lanes", "2")
@@ -405,7 +407,7 @@ def test_the_status_of_a_run_while_it_goes_on_when_it_is_killed_and_when_it_is_d
     assert {one["lane"] for one in found["running"]} <= {"process 1", "process 2"}
     assert found["done"] + found["left"] == 6
     in_hand = found["running"][0]
-    assert (in_hand["epochs"], in_hand["metric"]) == (60, "auc")
+    assert (in_hand["epochs"], in_hand["metric"]) == (300, "auc")
     assert 0 <= in_hand["silent_seconds"] <= in_hand["seconds"]
 
     process.kill()
