@@ -327,7 +327,7 @@ def start(study, *words):
         cwd=study.parent,
         env=environment,
         # A shell that started the tests in the background had them ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # no threads
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
