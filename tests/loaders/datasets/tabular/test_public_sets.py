@@ -138,7 +138,7 @@ def test_a_join_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("raw", "why"),
     [
-        (gzip.compress(b"a,b\n1,2\n" * 99)[:-20], "is cut off"),
+        (gzip.compress(b"a,b\n1,2\n" * 99, mtime=0)[:-20], "is cut off"),
         (b"\x1f\x8b\x08\x00" + bytes(40), "is damaged: it cannot be decompressed"),
         (gzip.compress(bytes(300 * 2**20), 9), "unpacks to more than 268435456 bytes"),
     ],
