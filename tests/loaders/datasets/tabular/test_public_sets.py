@@ -140,8 +140,9 @@ def test_a_join_that_is_not_there(tmp_path: Path) -> None:
     [
         (gzip.compress(b"a,b\n1,2\n" * 99, mtime=0)[:-20], "is cut off"),
         (b"\x1f\x8b\x08\x00" + bytes(40), "is damaged: it cannot be decompressed"),
-        (gzip.compress(bytes(300 * 2**20), 9), "unpacks to more than 268435456 bytes"),
+        (gzip.compress(bytes(300 * 2**20), 9, mtime=0), "unpacks to more than 268435456 bytes"),
     ],
+    ids=["cut off", "damaged", "too large"],  # bytes would be ids of their own, 300 kB long
 )
 def test_a_packed_table_that_cannot_be_read(tmp_path: Path, raw: bytes, why: str) -> None:
     (tmp_path / "t.csv.gz").write_bytes(raw)
