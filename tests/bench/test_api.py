@@ -145,6 +145,7 @@ def test_the_rule_stands_before_the_first_trial(study, tmp_path):
         assert ended.verdict["rule"]["hash"] is None
 
 
+@pytest.mark.slow
 def test_a_pilot_tells_what_a_plan_will_be_able_to_find(study, tmp_path):
     pilot = api.run(study()).folder
     path = study()
@@ -268,6 +269,7 @@ def test_a_store_that_changes_while_trials_run_fails_them(study, tmp_path, small
     assert all(f"{array.name} has changed since it was written" in reason for reason in reasons)
 
 
+@pytest.mark.slow
 def test_a_trial_that_lost_its_metrics_is_run_again(study):
     ended = api.run(study())
     before = read(ended.folder, "metrics")
@@ -290,6 +292,7 @@ def test_logging_is_left_as_it_was(study):
     assert (ours.level, ours.propagate, ours.handlers) == before
 
 
+@pytest.mark.slow
 def test_trials_run_side_by_side_as_one_after_the_other(study, monkeypatch):
     """By default as many as there is room for: here 3 cores, and memory for two."""
     monkeypatch.setattr("loaders.cores.usable_cores", lambda: 3)

@@ -129,6 +129,7 @@ def test_a_plan_is_laid_out_over_gpus(medopt, study):
     assert "--gpus" in err
 
 
+@pytest.mark.slow
 def test_a_study_is_tuned_and_its_plan_says_what_that_takes(medopt, study, tmp_path):
     study.write_text(study.read_text().replace("folds: 3", "folds: 2"))
     status, out, _ = medopt("plan", study, "--points", 2, "--json")
@@ -347,7 +348,7 @@ def wait_for(process, run, count):
     ("words", "signals"),
     [
         ((), [signal.SIGINT]),
-        (("--lanes", "2"), [signal.SIGINT]),
+        pytest.param(("--lanes", "2"), [signal.SIGINT], marks=pytest.mark.slow),
         pytest.param(("--lanes", "2"), [signal.SIGTERM, signal.SIGTERM], marks=pytest.mark.slow),
         pytest.param((), [signal.SIGTERM, signal.SIGTERM], marks=pytest.mark.slow),
         pytest.param((), [signal.SIGHUP], marks=pytest.mark.slow),
@@ -380,6 +381,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_does(medopt, study, tmp_pat
     assert done < set(results.finished(run))
 
 
+@pytest.mark.slow
 def test_the_status_of_a_run_while_it_goes_on_when_it_is_killed_and_when_it_is_done(
     medopt, study, tmp_path
 ):

@@ -10,6 +10,9 @@ import pytest
 from tests.deploy.aws import CLUSTER, ROOT, Amazon, Runner, allowed, amazon
 from tests.deploy.pages import commands
 
+# Amazon is played, and a cluster brought up and down in it: half a minute.
+pytestmark = pytest.mark.slow
+
 AWS = ROOT / "deploy" / "aws"
 # What EC2 asks for on the caller's behalf when it is told to rent a machine: no call of Ray's.
 IMPLIED = {

@@ -135,6 +135,7 @@ def test_a_trial_whose_process_is_killed_goes_on_bit_for_bit(plan, tmp_path, opt
     assert list((made.folder / "checkpoints").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_keeps_the_epoch_that_a_long_trial_is_in(plan, tmp_path, monkeypatch):
     calm = plan(folder="calm")
     run(calm)
@@ -170,6 +171,7 @@ class Planted:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.slow
 def test_a_state_that_is_damaged_costs_the_start_alone_and_is_never_executed(plan, tmp_path):
     calm = plan(folder="calm")
     run(calm)

@@ -256,6 +256,7 @@ def test_two_side_by_side_give_the_bits_of_one(plan, tmp_path, monkeypatch):
     assert 0.3 * most < max(row["peak_memory_bytes"] for row in rows) < most
 
 
+@pytest.mark.slow
 def test_a_trial_that_ends_its_process_costs_no_other_trial_anything(plan):
     """It is tried again with none beside it: memory that runs out is the doing of all."""
     made = plan("crashes_once", "leaves")
@@ -387,6 +388,7 @@ with opened(made, shared_device=False) as queue:
 
 
 @pytest.mark.parametrize("whole", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
 def test_a_run_that_is_killed_leaves_no_process_and_blames_a_trial_that_went_with_it(
     plan, tmp_path, whole
 ):
