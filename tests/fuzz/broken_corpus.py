@@ -77,6 +77,18 @@ class Source:
 # ---- good files -------------------------------------------------------------------------------
 
 
+def _peak_mib() -> int:
+    """Return the most memory that this process has held, MiB.
+
+    Not by getrusage, which starts at what the process that started this one held (Linux).
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 20  # bytes on macOS
+    (line,) = (text for text in status.read_text().splitlines() if text.startswith("VmHWM:"))
+    return int(line.split()[1]) >> 10
+
+
 def nifti(voxels: Any, affine: Any = None, **header: Any) -> bytes:
     image: Any = nib.Nifti1Image(voxels, np.eye(4) if affine is None else affine)
     raw = image.to_bytes()
@@ -820,7 +832,7 @@ def main() -> None:
             faulthandler.cancel_dump_traceback_later()
             line = {**asdict(source), **outcome, "name": name, "store": out}
             line["seconds"] = round(time.monotonic() - start, 2)
-            line["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+            line["peak_mib"] = _peak_mib()
             print(json.dumps(line, default=str), flush=True)
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
