@@ -9,7 +9,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -536,23 +536,21 @@ def tune(
     configurations alone.
     """
     from bench import api
-    from bench.display import RunDisplay
 
-    with RunDisplay(err, ray=ray is not None).showing() as display:
-        ended = api.tune(
+    _show_run(
+        partial(
+            api.tune,
             study,
             out_dir,
             points=points,
             search=search,
             defaults=defaults,
-            ray=ray,
             lanes=lanes,
             gpus_per_trial=gpus_per_trial,
             hung_minutes=hung_after,
-            changed=display.changed,
-            say=lambda line: err.print(Text(line)),
-        )
-    _show_ended(ended)
+        ),
+        ray,
+    )
 
 
 @app.command()
@@ -798,21 +796,28 @@ def _run_study(
 ) -> None:
     """Run a study, show how it goes and its verdict; raise Failed if a trial failed."""
     from bench import api
-    from bench.display import RunDisplay
 
-    with RunDisplay(err, ray=ray is not None).showing() as display:
-        ended = api.run(
+    _show_run(
+        partial(
+            api.run,
             study,
             out_dir,
-            ray=ray,
             lanes=lanes,
             gpus_per_trial=gpus_per_trial,
             race=race,
             trial=trial,
             hung_minutes=hung_minutes,
-            changed=display.changed,
-            say=lambda line: err.print(Text(line)),
-        )
+        ),
+        ray,
+    )
+
+
+def _show_run(run: "Callable[..., Ended]", ray: str | None) -> None:
+    """Call what runs a study, show how it goes and its verdict; raise Failed if a trial failed."""
+    from bench.display import RunDisplay
+
+    with RunDisplay(err, ray=ray is not None).showing() as display:
+        ended = run(ray=ray, changed=display.changed, say=lambda line: err.print(Text(line)))
     _show_ended(ended)
 
 
