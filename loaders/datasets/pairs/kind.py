@@ -204,6 +204,15 @@ def _meta_of_pictures(
     )
 
 
+def _chosen_of_volumes(chosen: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return how volumes are read, and the spacing that they are brought to; raises BadSource."""
+    reading = chosen_reading("pairs", chosen)
+    spacing = chosen_spacing("pairs", chosen)
+    if chosen["size"]:
+        raise BadSource("option size is for pictures; of volumes set spacing, mm along z, y, x")
+    return reading, spacing
+
+
 def _meta_of_volumes(
     chosen: Mapping[str, Any],
     layout: Layout | None,
@@ -211,10 +220,7 @@ def _meta_of_volumes(
     images: Sequence[Path],
     grouped: str,
 ) -> Meta:
-    reading = chosen_reading("pairs", chosen)
-    spacing = chosen_spacing("pairs", chosen)
-    if chosen["size"]:
-        raise BadSource("option size is for pictures; of volumes set spacing, mm along z, y, x")
+    reading, spacing = _chosen_of_volumes(chosen)
     volumes: list[Volume] = []
     for path in _spread(images):
         try:
@@ -255,10 +261,7 @@ def _meta_of_series(
     images: Sequence[Path],
     grouped: str,
 ) -> Meta:
-    reading = chosen_reading("pairs", chosen)
-    spacing = chosen_spacing("pairs", chosen)
-    if chosen["size"]:
-        raise BadSource("option size is for pictures; of volumes set spacing, mm along z, y, x")
+    reading, spacing = _chosen_of_volumes(chosen)
     modality = modality_of(chosen["modality"], [], {modality_in(path) for path in images})
     ct = modality == "ct"
     several = {"several": chosen["several"]} if chosen["several"] != "refuse" else {}
