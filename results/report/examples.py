@@ -150,10 +150,11 @@ def _with_findings(
     data: Mapping[str, Any],
 ) -> Iterator[_Example]:
     arrays = (content[name] for name in ("image", "label", "prob"))
+    names = [each["name"] for each in data.get("classes", ())]
+    count = content["prob"].shape[1]
+    if len(names) != count:
+        names = [f"finding {i}" for i in range(count)]
     for image, label, prob in zip(*arrays, strict=True):
-        names = [each["name"] for each in data.get("classes", ())]
-        if len(names) != len(prob):
-            names = [f"finding {i}" for i in range(len(prob))]
         there = [name for name, known in zip(names, label, strict=True) if known == 1]
         called = [f"{name} ({p:.2f})" for name, p in zip(names, prob, strict=True) if p > 0.5]
         known = np.isfinite(label)
