@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench FORCE
+.PHONY: help demo test test-all check bench gpu-check FORCE
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,6 +39,10 @@ check: $(STAMP) ## lint, format and types
 bench: $(STAMP) ## speed regressions, kept in .benchmarks and compared with the last kept run
 	$(BIN)/python -m pytest tests/perf -o addopts=--import-mode=importlib --benchmark-only \
 	  --benchmark-autosave --benchmark-compare $(ARGS)
+
+# ARGS='--device cpu --quick' runs the same code without a GPU.
+gpu-check: $(STAMP) ## figures of this machine's GPU in six minutes: gpu_check.json
+	$(BIN)/python tests/gpu/gpu_check.py $(ARGS)
 
 $(STAMP): pyproject.toml constraints.txt
 	@usable() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }; \

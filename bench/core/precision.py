@@ -11,12 +11,15 @@ class Precision:
     """One precision of the table.
 
     `dtype` is what autocast computes convolutions and matrix products in, None for float32
-    throughout. `scaled`: gradients are scaled against underflow (torch.amp.GradScaler).
+    throughout. `scaled`: gradients are scaled against underflow (torch.amp.GradScaler). `tf32`: a
+    GPU rounds the factors of float32 products to TF32. `gpu_only`: why a CPU does not run it.
     """
 
     name: str
     dtype: torch.dtype | None
     scaled: bool
+    tf32: bool = False
+    gpu_only: str | None = None
     summary: str
     source: str
 
@@ -38,8 +41,17 @@ PRECISIONS: dict[str, Precision] = {
             name="float32",
             dtype=None,
             scaled=False,
-            summary="single precision throughout",
+            summary="single precision throughout; on a GPU without TF32",
             source="IEEE 754",
+        ),
+        Precision(
+            name="tf32",
+            dtype=None,
+            scaled=False,
+            tf32=True,
+            gpu_only="tf32 is a number format of NVIDIA's GPUs: take float32, or a GPU",
+            summary="float32, but products round their factors to 10 bits of mantissa",
+            source="NVIDIA A100 white paper 2020; torch.backends.cudnn.allow_tf32",
         ),
         Precision(
             name="bfloat16",
@@ -52,6 +64,9 @@ PRECISIONS: dict[str, Precision] = {
             name="float16",
             dtype=torch.float16,
             scaled=True,
+            # Measured with ResNet-18 and larger, LOG.md.
+            gpu_only="float16 on a CPU takes twenty times as long as float32: take bfloat16, or a "
+            "GPU",
             summary="float16 by autocast, gradients scaled against underflow",
             source="Micikevicius et al. 2018, arXiv 1710.03740; torch.amp.GradScaler",
         ),

@@ -2,6 +2,7 @@
 
 import torch
 
+from bench.core.gpu.repeatable import before_cuda
 from bench.core.packages import check_packages
 from loaders.memory import keep_freed_memory
 
@@ -13,5 +14,6 @@ def begin(threads: int | None) -> None:
     (measured).
     """
     check_packages()
+    before_cuda()
     torch.set_num_threads(threads or 1)
     keep_freed_memory()

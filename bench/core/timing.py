@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 
+from bench.core.gpu.energy import EnergyMeter
 from loaders.memory import give_back_freed_memory
 
 T = TypeVar("T")
@@ -28,6 +29,9 @@ class Clock:
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
+        self._meter = EnergyMeter(device)
+        # Joules of the clock it continues.
+        self._drawn: float | None = 0.0
         self.started = perf_counter()
         self.seconds: dict[Phase, float] = dict.fromkeys(PHASES, 0.0)
         self._open: list[tuple[Any, list[tuple[Any, Any]], Any]] = []
@@ -82,11 +86,20 @@ class Clock:
         """Return the seconds since the clock was made, plus those of the clock it continues."""
         return perf_counter() - self.started
 
+    def joules(self) -> float | None:
+        """Return what the GPU drew since the clock was made, and before; None if it is not known.
+
+        That of the whole card, whoever used it beside this trial.
+        """
+        now = self._meter.joules()
+        return None if now is None or self._drawn is None else self._drawn + now
+
     def state(self) -> dict[str, Any]:
         """Return what `load` continues from: plain values and tensors. Not for use in a phase."""
         self.settle()
         return {
             "wall": self.wall(),
+            "joules": self.joules(),
             "seconds": dict(self.seconds),
             "step_ms": torch.tensor(self._step_ms, dtype=torch.float64),
             "optimizer_ms": torch.tensor(self._optimizer_ms, dtype=torch.float64),
@@ -103,6 +116,7 @@ class Clock:
         for phase in PHASES:
             self.seconds[phase] += state["seconds"][phase]
         self.started -= state["wall"]
+        self._drawn = state["joules"]
 
     def percentiles(self) -> dict[str, float | None]:
         """Return percentiles of the milliseconds of a step and of the optimizer's own part of it.

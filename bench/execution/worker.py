@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from bench.core.gpu.errors import ends_cuda
 from bench.core.packages import check_packages
 from bench.core.processes import World
 from bench.core.pulse import PULSE
@@ -143,10 +144,12 @@ def _run_one(trial: Trial, plan: Plan, worker: Worker, keep_sec: float) -> None:
     except BaseException as error:
         # Whatever a user's code raises (an exit, an interrupt) is its trial's end, not the run's.
         worker.ask("fail", trial.trial_id, failure(error), traceback.format_exc())
-        if world.size > 1 or device.type == "cuda":
-            # The other workers wait in a collective that will not come, and a CUDA context may be
-            # of no more use: the lane starts again.
+        if world.size > 1 or ends_cuda(error):
+            # The other workers wait in a collective that will not come, or CUDA refuses all that
+            # this process asks of it: the lane starts again.
             raise
+        if device.type == "cuda":
+            torch.cuda.empty_cache()  # what a batch too large has taken is the next trial's
         return
     if world.rank == 0:
         worker.ask("finish", trial.trial_id, vars(outcome))

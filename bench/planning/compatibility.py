@@ -4,6 +4,7 @@ from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bench.core.precision import PRECISIONS
 from bench.core.references import is_reference
 from bench.optimizers.steps import UNCLIPPED, UNDIVIDED
 from bench.optimizers.table import Optimizer
@@ -132,9 +133,8 @@ def _of_gradients(optimizer: Optimizer, study: Study) -> str | None:
 def _of_precision(optimizer: Optimizer, study: Study) -> str | None:
     if study.precision == "float16" and not optimizer.scalable:
         return f"optimizer {optimizer.name} cannot work on scaled gradients, as float16 needs"
-    if study.precision == "float16" and study.device == "cpu":
-        # Measured with ResNet-18 and larger, LOG.md.
-        return "float16 on a CPU takes twenty times as long as float32: take bfloat16, or a GPU"
+    if study.device == "cpu" and (why := PRECISIONS[study.precision].gpu_only):
+        return why
     if study.compiled and optimizer.step == "create_graph":
         return f"optimizer {optimizer.name} takes second derivatives, which torch.compile has not"
     return None

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from bench.core.gpu.repeatable import repeat
 from bench.core.precision import PRECISIONS
 from bench.core.processes import World
 from bench.core.references import StudyError
@@ -25,9 +26,10 @@ from bench.study.components import Combination, Component
 from bench.study.dataset import DataSet
 from bench.study.trial import Trial
 from bench.training.evaluate import Evaluator, whole_sides
-from bench.training.networks import build_model
-from bench.training.train import make_criterion, make_sampler
+from bench.training.networks import CHANNELS_LAST, make_network
+from bench.training.train import make_criterion, make_sampler, seeds_of
 from loaders.batches.torch_loader import gather
+from loaders.batches.upload import uploaded
 from results.run_folder import made_of
 from results.statistics import predict
 from results.verdict.next_steps import Foreseen, foreseen
@@ -122,13 +124,19 @@ def measure(trials: Mapping[str, Trial], data: DataSet, base: Path, device_kind:
     sampler = make_sampler(trial, data, trial.seed)
     parts = {label: Combination(choices=t.choices, base=base) for label, t in trials.items()}
     first = next(iter(parts.values()))
-    model = build_model(first.model, store.path, trial.patch).to(device)
+    if device.type == "cuda":
+        repeat(tf32=PRECISIONS[trial.precision].tf32)
+    model, forward = make_network(
+        trial, first.model, store.path, device, World(), seeds_of(trial)[1]
+    )
     row, loss = first.optimizer.row, first.loss.row
     criterion = make_criterion(first.loss, store, sampler)
     batch = min(trial.batch_size * row.batch_multiple, len(split.train))
     pixels, labels = gather(store, sampler.draw(np.arange(batch)))
-    image = torch.from_numpy(pixels).to(device)
-    target = as_target(torch.from_numpy(labels).to(device))
+    image = uploaded(pixels, device)
+    if trial.channels_last:
+        image = image.contiguous(memory_format=CHANNELS_LAST[len(trial.patch)])
+    target = as_target(uploaded(labels, device))
     weights = torch.ones(len(store.meta.classes), device=device) if loss.weighted else None
 
     values_of = supervised(criterion, weights, alone)
@@ -137,7 +145,7 @@ def measure(trials: Mapping[str, Trial], data: DataSet, base: Path, device_kind:
         start = perf_counter()
         model.zero_grad()
         with PRECISIONS[trial.precision].autocast(device):
-            given = model(image)
+            given = forward(image)
         values_of(given, target).mean().backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
         if device.type == "cuda":
             torch.cuda.synchronize()

@@ -39,6 +39,9 @@ from results.tables.rule import fix_rule
 from results.tables.schema import FINAL_STATUSES
 from results.tables.store import footer, read
 
+# Cores beyond these speed up no trial on a GPU, whose threads only load. Assumption.
+THREADS_BESIDE_A_GPU = 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -256,9 +259,10 @@ def _fix(study: Study, before: Study | None, threads: int, *, cuda: bool) -> Stu
     if study.device == "cuda" and not cuda:
         raise StudyError("device: cuda is asked for and no CUDA GPU is here; see `medopt doctor`.")
     device = study.device if study.device != "auto" else ("cuda" if cuda else "cpu")
+    most = THREADS_BESIDE_A_GPU if device == "cuda" else threads
     automatic = {
         "device": before.device if before else device,
-        "threads": before.threads if before else threads,
+        "threads": before.threads if before else min(threads, most),
         "loader": before.loader if before else fastest_loader(device),
         "race": before.race if before else None,
     }

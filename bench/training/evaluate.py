@@ -26,6 +26,7 @@ from bench.study.trial import Trial
 from bench.training.examples import EXAMPLES, chosen, stacked
 from bench.training.windows import Image, Part, importance, in_batches, places
 from loaders.batches.torch_loader import gather
+from loaders.batches.upload import uploaded
 from loaders.sampling.sampler import Sampler
 from loaders.store.read import Store
 from models.output import Output
@@ -293,7 +294,7 @@ def _padded(
 
 
 def _to(array: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+    return uploaded(np.ascontiguousarray(array), device)
 
 
 def _timed(

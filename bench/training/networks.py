@@ -60,12 +60,13 @@ _flops: dict[Hashable, float] = {}
 def flops_per_sample(model: Component[Model], store: Path, patch: tuple[int, ...]) -> float:
     """Count the floating-point operations of one sample-gradient: forward and backward, once.
 
-    Counted once a process for a model, on a network of its own, in evaluation mode (batch norm
-    refuses one sample otherwise) and with the random state set back: counting changes no result.
+    Counted once a process for a model, on a network of its own on the meta device, which computes
+    nothing, in evaluation mode (batch norm refuses one sample otherwise) and with the random state
+    set back: counting changes no result.
     """
     key = identity_of(model, store, patch)
     if key not in _flops:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
             network = build_model(model, store, patch).eval()
             image = torch.zeros(1, len(open_once(store).meta.channels), *patch)
             with FlopCounterMode(display=False) as counter:

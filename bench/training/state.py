@@ -28,7 +28,7 @@ from bench.optimizers.steps import StepMemory, StepParts
 from bench.training.transfer import LayerGroups
 
 # Raised when the content of the bytes changes; bytes of another version are refused.
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True, kw_only=True)

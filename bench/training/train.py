@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.environment import device_name, git_commit, versions
+from bench.core.gpu.repeatable import repeat
 from bench.core.precision import PRECISIONS
 from bench.core.processes import World
 from bench.core.settings import Setting
@@ -43,6 +44,7 @@ from bench.training.state import BestEpoch, Checkpoint, TargetReached, TrainingS
 from bench.training.transfer import LayerGroups
 from loaders.batches.table import LOADERS
 from loaders.batches.torch_loader import gather
+from loaders.batches.upload import uploaded
 from loaders.sampling.foreground import Foreground
 from loaders.sampling.normalization import normalization, value_range
 from loaders.sampling.sampler import Recipe, Sampler, batch_positions
@@ -102,8 +104,8 @@ def run_trial(
 
     # ---- set-up: the same weights, samples and draws for every optimizer and loss ----
     with clock.phase("setup"):
-        if device.type == "cuda":
-            torch.use_deterministic_algorithms(mode=True, warn_only=True)
+        precision = PRECISIONS[trial.precision]
+        unrepeatable = repeat(tf32=precision.tf32) if device.type == "cuda" else None
         store, split = data.store, data.split(trial.repeat, trial.fold)
         store.check()
         combination = Combination(choices=trial.choices, base=base, drawn=trial.drawn)
@@ -144,7 +146,6 @@ def run_trial(
             whole=whole_sides(trial, model_kind),
         )
         higher = evaluator.higher_is_better
-        precision = PRECISIONS[trial.precision]
         objective = Objective(
             forward=forward,
             values_of=supervised(criterion, weights, over_processes if world.size > 1 else alone),
@@ -329,6 +330,8 @@ def run_trial(
         "infer_ms_per_case": test.infer_sec * 1e3 / len(split.test) if test else None,
         "optimizer_state_bytes": state_bytes(optimizer),
         "peak_memory_bytes": state.peak_memory(),
+        # A clock's is of one card, which knows nothing of those of other processes.
+        "energy_joules": clock.joules() if world.size == 1 else None,
         "flops_per_sample": flops,
         "sec_to_target": state.reached.train_sec if state.reached else None,
         "sample_gradients_to_target": state.reached.sample_gradients if state.reached else None,
@@ -338,6 +341,7 @@ def run_trial(
         "finished_at": datetime.now(UTC),
         "git_commit": git_commit(),
         "versions": json.dumps(versions(), sort_keys=True),
+        "unrepeatable": None if unrepeatable is None else " ".join(sorted(unrepeatable)),
     }
     own = {"trial_id": trial.trial_id}
     return Outcome(
@@ -425,7 +429,7 @@ def _first_batches(
     """Give this process's share of each of the first batches of the training stream."""
     for place in range(min(REFRESH_BATCHES, len(sampler.cases) // batch)):
         at = batch_positions(place, batch_size=batch, start=0, shard=world.shard)
-        yield torch.from_numpy(gather(store, sampler.draw(at))[0]).to(device)
+        yield uploaded(gather(store, sampler.draw(at))[0], device)
 
 
 def _base_rate(settings: Mapping[str, Setting]) -> float | None:

@@ -22,6 +22,7 @@ from torch.utils.dlpack import from_dlpack
 from loaders.batches.ahead import one_ahead
 from loaders.batches.request import Request, fill_of
 from loaders.batches.torch_loader import Batch, gather
+from loaders.batches.upload import uploaded
 from loaders.sampling.affine import boxes
 from loaders.sampling.intensity import alter, altered
 from loaders.sampling.sampler import Draws
@@ -78,14 +79,14 @@ def _stream(request: Request) -> Generator[Batch]:
     pool = ThreadPoolExecutor(request.threads, thread_name_prefix="batches")
     try:
         for _ in range(request.batches):
-            # No copy here either: DALI gives its buffers away and does not write to them again.
-            image, *mask = (from_dlpack(out.as_tensor()) for out in pipeline.run())
+            # No copy here either: DALI gives its buffers away and does not write to them again. On
+            # a GPU they come in the order of the stream, without a wait for DALI's work.
+            stream = torch.cuda.current_stream(device) if gpu else None
+            image, *mask = (from_dlpack(out.as_tensor()) for out in pipeline.run(stream))
             draws = in_use.popleft()[0]
-            target = (
-                mask[0][:, 0] if mask else torch.from_numpy(store.answers[draws.case]).to(device)
-            )
+            target = mask[0][:, 0] if mask else uploaded(store.answers[draws.case], device)
             if gpu:
-                alter(image, draws, lambda values: torch.from_numpy(values).to(device))
+                alter(image, draws, lambda values: uploaded(values, device))
             else:
                 rest = np.flatnonzero(draws.warped | altered(draws))
                 list(pool.map(partial(_finish, store, draws, image, target), rest.tolist()))

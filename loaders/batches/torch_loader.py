@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from loaders.batches.request import Request, fill_of
+from loaders.batches.upload import ready_for, sent
 from loaders.cores import usable_cores
 from loaders.sampling.affine import affine_maps, warp
 from loaders.sampling.intensity import alter
@@ -117,12 +118,13 @@ def torch_batches(request: Request) -> Generator[Batch]:
     most = max(threads, _AHEAD_BYTES // size)
     at_once = min(most, _AHEAD * threads) if threads > 1 else 1
 
-    def prepare(batch: int) -> tuple[NDArray[np.float32], NDArray[Any]]:
-        return gather(store, request.draw(batch))
+    def prepare(batch: int) -> Batch:
+        image, target = gather(store, request.draw(batch))
+        return Batch(ready_for(device, image), ready_for(device, target))
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
     tasks = (pool.submit(prepare, batch) for batch in range(request.batches))
-    ahead: deque[Future[tuple[NDArray[np.float32], NDArray[Any]]]] = deque()
+    ahead: deque[Future[Batch]] = deque()
     try:
         for _ in range(request.batches):
             if beside:
@@ -130,7 +132,7 @@ def torch_batches(request: Request) -> Generator[Batch]:
             elif not ahead:
                 ahead.extend(islice(tasks, at_once))
                 wait(ahead)
-            image, target = ahead.popleft().result()
-            yield Batch(torch.from_numpy(image).to(device), torch.from_numpy(target).to(device))
+            image, target, _ = ahead.popleft().result()
+            yield Batch(sent(image, device), sent(target, device))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -47,6 +47,9 @@ def _columns(*groups: tuple[pa.DataType, str]) -> pa.Schema:
 #: validation has, evenly spread over it and not augmented; null for a point. `parameters`: how many
 #: numbers the network learns. `looks`: how often inner validation looks over the budget.
 #: `inference`: whether segmented images were evaluated in `windows` or `whole`, null for others.
+#: `energy_joules`: what the trial's GPU drew from its start to its end, whoever used it; null with
+#: several. `unrepeatable`: the operators that ran on a GPU without giving the same bits each time,
+#: with spaces between; null on a CPU, where all do.
 TRIALS = _columns(
     (pa.string(), "study trial_id dataset task"),
     (pa.string(), " ".join(COLUMNS)),
@@ -82,7 +85,7 @@ TRIALS = _columns(
     (pa.int64(), "point points"),
     (pa.float64(), "last_train_score"),
     (pa.int64(), "parameters looks"),
-    (pa.string(), "inference"),
+    (pa.string(), "inference unrepeatable"),
 )
 
 #: Long form: one row a trial x split (inner or test) x metric x unit x region x convention x

@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
+from bench.losses.supervision import logits_of
 from models.output import Output
 from models.spec import Model
 from models.table import MODELS
@@ -374,3 +376,16 @@ def test_overfits_one_batch(row: Model, task: str, dims: int) -> None:
         if losses[-1] < 0.2 * losses[0]:
             break
     assert losses[-1] < 0.2 * losses[0]
+
+
+@pytest.mark.parametrize(("row", "task", "dims"), uses(slow=MANY_LAYERS))
+def test_operations_counted_without_computing_are_those_of_a_real_pass(row, task, dims):
+    patch = smallest(row, task, dims)
+    counts = []
+    for device in ("meta", "cpu"):
+        with torch.device(device):
+            network = row.build(in_channels=1, out_channels=2, dims=dims, patch=patch).eval()
+            with FlopCounterMode(display=False) as counter:
+                logits_of(network(torch.zeros(1, 1, *patch))).sum().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0

@@ -250,9 +250,13 @@ def test_a_data_set_says_for_itself_how_it_is_normalised(expanded):
     assert ids[0] == ids[1]
 
 
-def test_float16_on_a_cpu_is_refused_with_what_to_take(expanded):
-    with pytest.raises(StudyError, match="take bfloat16, or a GPU"):
-        expanded(precision="float16")
+@pytest.mark.parametrize(
+    ("precision", "instead"),
+    [("float16", "take bfloat16, or a GPU"), ("tf32", "take float32, or a GPU")],
+)
+def test_a_precision_of_gpus_is_refused_on_a_cpu_with_what_to_take(expanded, precision, instead):
+    with pytest.raises(StudyError, match=instead):
+        expanded(precision=precision)
 
 
 def test_nothing_left_is_an_error_with_the_reasons(expanded):

@@ -418,7 +418,7 @@ def test_the_state_of_another_trial_or_process_is_refused(changes, said):
 def test_the_state_of_another_version_is_refused(monkeypatch):
     packed = small().to_bytes()
     monkeypatch.setattr(module, "VERSION", module.VERSION + 1)
-    with pytest.raises(ValueError, match="version 2, but trial a0 needs 3"):
+    with pytest.raises(ValueError, match="version 3, but trial a0 needs 4"):
         small().load(packed)
 
 

@@ -42,7 +42,7 @@ step_ms_p95 optimizer_step_ms_p50 infer_ms_per_case optimizer_state_bytes peak_m
 energy_joules flops_per_sample sec_to_target sample_gradients_to_target device_name device_count
 threads lane shared_device started_at finished_at git_commit versions weight_decay_kind
 early_stopping last_val_score last_test_score test_score_before_diverging point points
-last_train_score parameters looks inference
+last_train_score parameters looks inference unrepeatable
 """,
     "metrics": "trial_id split metric unit region convention stratum degradation headline value",
     "epochs": """

@@ -1,0 +1,1 @@
+"""What a GPU needs to be told, and what its driver tells."""

@@ -1,0 +1,64 @@
+"""A GPU's kernels: the same bits in each run where they can, and by name those that cannot."""
+
+import os
+import re
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+# What cuBLAS needs to give the same bits in each run: eight buffers of 4 MiB (NVIDIA, cuBLAS,
+# "Results reproducibility"). It is read when CUDA starts.
+_WORKSPACE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+_UNREPEATABLE = re.compile(r"(\S+) does not have a deterministic implementation")
+
+
+def before_cuda() -> None:
+    """Set what CUDA reads when it starts; what the user has set stands."""
+    for name, value in _WORKSPACE.items():
+        os.environ.setdefault(name, value)
+
+
+def repeat(*, tf32: bool) -> set[str]:
+    """Have this process' GPU kernels repeat their bits where they can.
+
+    Returns a set to which the names of operators are added that run and do not repeat bits, until
+    the next call.
+
+    `tf32`: convolutions, recurrent layers and matrix products of float32 round their factors to
+    TF32 (10 bits of mantissa); else they are computed as IEEE 754 has it. torch's own default is
+    TF32 for convolutions and IEEE for matrix products.
+    """
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    # Else each fresh tensor is filled with NaN: hundreds of kernels a step, which write memory that
+    # is written again at once. What reads memory before it is written is a fault of an operator.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch's stub lacks it
+    # Not by `fp32_precision`, which is newer: torch.backends.cudnn.flags() raises after it (2.14).
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    return _named_from_now_on()
+
+
+class _Listener:
+    """Stands where Python shows warnings: notes the operators, and passes all else on."""
+
+    def __init__(self, elsewhere: Callable[..., None]) -> None:
+        self._elsewhere = elsewhere
+        self.named: set[str] = set()
+
+    def __call__(self, message: Warning | str, *rest: Any, **more: Any) -> None:
+        if match := _UNREPEATABLE.match(str(message)):
+            self.named.add(match[1])
+        else:
+            self._elsewhere(message, *rest, **more)
+
+
+def _named_from_now_on() -> set[str]:
+    # Each time, not once a line of code: the next trial of this process has to hear it too.
+    warnings.filterwarnings("always", _UNREPEATABLE.pattern)
+    shows = warnings.showwarning
+    listener = shows if isinstance(shows, _Listener) else _Listener(shows)
+    warnings.showwarning = listener
+    listener.named = set()
+    return listener.named
