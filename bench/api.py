@@ -328,6 +328,7 @@ def run(
     lanes: int | None = None,
     gpus_per_trial: int = 1,
     race: bool = False,
+    until_decided: bool = False,
     trial: str | None = None,
     hung_minutes: float | None = None,
     changed: Callable[["Progress"], None] = _unheard,
@@ -341,6 +342,8 @@ def run(
     `lanes` trials run at once; None is as many as there is room for: without Ray as cores and
     memory hold, and one on a GPU. With `race`, or where the study says
     so, what cannot be the best after the first seed is dropped (at the study's level, else 0.01).
+    With `until_decided`, or where the study says so, as many repeats again are added while that can
+    decide what is not, for three looks at most, which share alpha.
     `trial` is the id of the one trial to run.
     A trial that makes no step for `hung_minutes` (None: 30) is ended. `changed` hears of each step,
     `say` before the first trial by what rule the run will be judged, and how many run at once.
@@ -354,9 +357,12 @@ def run(
     check_lanes(ray, lanes, gpus_per_trial)
     _check_places(study, out)
     from bench.core.references import StudyError
-    from bench.execution.phases.race import raced
+    from bench.execution.phases.race import first_round, raced
+    from bench.execution.phases.until_decided import continued
+    from bench.execution.phases.until_decided import until_decided as looking
     from bench.execution.watching import watched
-    from bench.study.schema import load_study, with_race
+    from bench.planning.plan import save
+    from bench.study.schema import load_study, with_race, with_until_decided
     from results.report.write import write_report
 
     asked, base = load_study(Path(study))
@@ -365,13 +371,30 @@ def run(
     if race:
         asked = with_race(asked)
     folder = _folder(out, asked.name)
+    if until_decided or asked.until_decided:
+        asked = continued(with_until_decided(asked), folder)
     where = _Where(ray=ray, lanes=lanes, gpus=gpus_per_trial, hung_minutes=hung_minutes)
     made, where = where.resolved(asked, base, folder)
     if trial is not None:
         made = made.only(trial)
-    races = made.study.race is not None and trial is None
+
+    def trained(plan: "Plan") -> "Progress":
+        # Before a second look, one seed of one repeat is all there is: nothing comes after a drop.
+        alone = plan.study.until_decided and len(first_round(plan).trials) == len(plan.trials)
+        if plan.study.race is None or trial is not None or alone:
+            return where.trained(plan, told)
+        return raced(plan, where.trained, told)
+
+    def grown(repeats: int) -> "Plan":
+        more, _ = where.resolved(asked.model_copy(update={"repeats": repeats}), base, folder)
+        save(more)
+        return more
+
     with _saved(made, say, where.why), watched(folder, made.study.name, changed) as told:
-        progress = raced(made, where.trained, told) if races else where.trained(made, told)
+        if made.study.until_decided and trial is None:
+            progress = looking(made, trained, grown, say)
+        else:
+            progress = trained(made)
     return Ended(folder=folder, page=write_report(folder).page, progress=progress)
 
 

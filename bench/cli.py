@@ -471,6 +471,14 @@ def run(
             "other seeds and repeats of the rest alone.",
         ),
     ] = False,
+    until_decided: Annotated[
+        bool,
+        typer.Option(
+            "--until-decided",
+            help="Add as many repeats again while they can decide what is not, for three looks at "
+            "most.",
+        ),
+    ] = False,
     trial: Annotated[str | None, typer.Option(help="Run this one trial, by its id.")] = None,
     hung_after: Hung = 30.0,
 ) -> None:
@@ -481,7 +489,8 @@ def run(
     on its lanes. Ends with the verdict and report.html. A race saves a third of the training or
     more where some are clearly behind; its drop takes 0.01 of the study's alpha (`race: LEVEL` in
     the study says another), and the verdict has the rest. A raced run stays one when it is asked
-    for again.
+    for again. --until-decided has to be asked for before the first trial: its looks share alpha,
+    and a run that was begun without keeps all of it.
     """
     _run_study(
         study,
@@ -490,6 +499,7 @@ def run(
         lanes=lanes,
         gpus_per_trial=gpus_per_trial,
         race=race,
+        until_decided=until_decided,
         trial=trial,
         hung_minutes=hung_after,
     )
@@ -791,6 +801,7 @@ def _run_study(
     lanes: int | None,
     gpus_per_trial: int,
     race: bool = False,
+    until_decided: bool = False,
     trial: str | None = None,
     hung_minutes: float | None = None,
 ) -> None:
@@ -805,6 +816,7 @@ def _run_study(
             lanes=lanes,
             gpus_per_trial=gpus_per_trial,
             race=race,
+            until_decided=until_decided,
             trial=trial,
             hung_minutes=hung_minutes,
         ),

@@ -65,6 +65,10 @@ _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "primary": (lambda value: isinstance(value, dict), "a mapping of tasks to metrics"),
     "alpha": (lambda value: _is_number(value) and 0 < value < 0.5, "a number between 0 and 0.5"),
     "margin": (_is_number, "a number of at least 0"),
+    "until_decided": (
+        lambda value: value is None or (isinstance(value, dict) and value.get("looks") in (2, 3)),
+        "null, or a mapping whose looks are 2 or 3",
+    ),
 }
 
 

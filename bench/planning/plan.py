@@ -94,7 +94,7 @@ def resolve(
     Raises StudyError where the study, its data or its folds cannot be used, where it asks for
     another protocol than the run's, or where the run's trials have ids of an older version.
     """
-    before = _earlier(folder)
+    before = earlier(folder)
     gpus = torch.cuda.is_available() if cuda is None else cuda
     cores = cores or usable_cores()
     automatic = lanes is None and before is None and study.threads is None
@@ -118,6 +118,10 @@ def resolve(
         made = partial(splits.make, study, entry, store, own, base)
         given = isinstance(study.folds, str) or outside is not None
         found = _splits(saved.get(name), study, store, name, made() if given else ()) or made()
+        if len(found) < study.repeats * (study.folds if isinstance(study.folds, int) else 0):
+            # A look has added repeats: those that are saved stay.
+            known = {split.repeat for split in found}
+            found = [*found, *(split for split in made() if split.repeat not in known)]
         entries.append(
             entry.model_copy(
                 update={
@@ -192,7 +196,7 @@ def save(plan: Plan) -> None:
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
     study = plan.study
-    before = _earlier(plan.folder)
+    before = earlier(plan.folder)
     if before:
         grown: dict[str, Any] = {axis: _union(before, study, axis) for axis in GROWING}
         grown["resolved"] = together(before.resolved, study.resolved)
@@ -210,7 +214,7 @@ def save(plan: Plan) -> None:
     replace_file(plan.folder / FOLDS, sink.getvalue().to_pybytes())
 
 
-def _earlier(folder: Path) -> Study | None:
+def earlier(folder: Path) -> Study | None:
     """Return the study of a run as it was fixed, None where there is no run."""
     path = folder / "study.yaml"
     if not path.exists():
@@ -285,8 +289,10 @@ def _fix(study: Study, before: Study | None, threads: int, *, cuda: bool) -> Stu
 def _same_protocol(study: Study, before: Study) -> None:
     """Raise StudyError if anything but the length of the axes differs from the run as it stands."""
     then, now = (each.model_dump(mode="json") for each in (before, study))
+    # A study that looks adds repeats by itself, and only then.
+    looked = ("repeats",) if now["until_decided"] and now["repeats"] > then["repeats"] else ()
     for key in Study.model_fields:
-        if key not in (*GROWING, "resolved") and then[key] != now[key]:
+        if key not in (*GROWING, *looked, "resolved") and then[key] != now[key]:
             raise StudyError(
                 f"{key}: this run was made with {then[key]!r}, the study now says {now[key]!r}. "
                 f"Choose another run folder, or a new name in the study."

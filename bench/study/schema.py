@@ -40,6 +40,7 @@ from bench.study.choice import Choice, Entry, check_distinct, check_entry
 from bench.study.ready import find_study
 from bench.study.tasks import TASKS
 from loaders.batches.table import LOADERS
+from results.statistics.race import MOST_LOOKS
 from results.tables.axes import AXES, Axis
 from results.tables.protocol import DEFAULTS
 from results.yaml_text import TextError, load_yaml, read_text
@@ -194,6 +195,17 @@ class Tuning(_Frozen):
         "sobol",
         description="sobol: the draws, fold by fold, under a verdict; optuna (its TPE sampler) and"
         " asha (the draws, stopped early) search by Ray Tune, and nothing is judged",
+    )
+
+
+class UntilDecided(_Frozen):
+    """An optional stop: repeats are added while they can decide; the looks share alpha."""
+
+    looks: int = Field(
+        MOST_LOOKS, ge=2, le=MOST_LOOKS, description="how often the verdict may look at most"
+    )
+    step: int | None = Field(
+        None, ge=1, description="repeats of the first look and of each one more; null: `repeats`"
     )
 
 
@@ -435,6 +447,11 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
         description="level at which `medopt run --race` drops, after the first seed, what cannot "
         "be the best; it is taken off alpha. null: every combination runs on every seed",
     )
+    until_decided: UntilDecided | None = Field(
+        None,
+        description="`medopt run --until-decided`: repeats are added while they can decide, for so "
+        "many looks at most, which share alpha; null: repeats are as they are",
+    )
     target: float | None = Field(None, description="score that time-to-target counts to")
     tuning: Tuning | None = Field(
         None, description="search each optimizer's own space first: `medopt tune`; null: do not"
@@ -477,6 +494,21 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
                 f"race: the drop takes {self.race:g} of alpha, which is {self.alpha:g}; some must "
                 f"be left for the verdict."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _can_look(self) -> "Study":
+        if self.until_decided is not None:
+            if isinstance(self.folds, str):
+                raise ValueError(
+                    f"until_decided: splits that others made (folds: {self.folds}) are not dealt "
+                    f"anew, so there are no repeats to add."
+                )
+            if self.tuning is not None:
+                raise ValueError(
+                    "until_decided: a study that is tuned does not add repeats yet; leave one of "
+                    "`until_decided` and `tuning` out."
+                )
         return self
 
     @model_validator(mode="after")
@@ -552,6 +584,16 @@ def with_race(study: Study) -> Study:
     """
     level = RACE_LEVEL if study.race is None else study.race
     return _changed(study, race=level)
+
+
+def with_until_decided(study: Study) -> Study:
+    """Return a study that adds repeats until it is decided, its first look fixed as it asks.
+
+    Raises StudyError where it cannot.
+    """
+    rule = study.until_decided or UntilDecided()  # type: ignore[call-arg]  # pydantic fills every default
+    step = study.repeats if rule.step is None else rule.step
+    return _changed(study, until_decided={"looks": rule.looks, "step": step})
 
 
 # ---- what is wrong, in sentences ---------------------------------------------------------------

@@ -33,6 +33,7 @@ _SETTINGS = {
     "primary": "Primary metric",
     "margin": "Margin of practical equivalence",
     "alpha": "Level of the simultaneous intervals",
+    "until_decided": "Repeats are added until it is decided (automatic: not)",
     "target": "Target of time-to-target",
     "tuning": "Search of each optimizer's space (automatic: none)",
     "loader": "Loader",

@@ -37,13 +37,13 @@ class Race:
             return None
         return self.spread.of(np.array([self.left.index(name) for name in names]))
 
-    def in_words(self, alpha: float) -> str:
-        """Return what the race did, for those who read the verdict; `alpha` is the study's."""
+    def in_words(self, left: float) -> str:
+        """Return what the race did, for those who read the verdict, whose level is `left`."""
         field, behind = len(self.left) + len(self.dropped), len(self.dropped)
         said = f"none of {field} combinations" if not behind else f"{behind} of {field}"
         return (
             f"A race dropped {said} after the first seed, at level {text.percent(self.level)}; "
-            f"the verdict on those left has level {text.percent(alpha - self.level)}."
+            f"the verdict on those left has level {text.percent(left)}."
         )
 
 

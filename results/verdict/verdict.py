@@ -15,8 +15,10 @@ from typing import Any, cast
 import numpy as np
 from scipy import stats
 
+from results import text as words
 from results.statistics.intervals import Scale, corrected_interval, interval
 from results.statistics.procedure import Comparison, compare, compare_models
+from results.statistics.race import look_level
 from results.tables.protocol import DEFAULTS
 from results.verdict.across_datasets import across
 from results.verdict.claims import (
@@ -182,9 +184,11 @@ def _judge(
     rule: Rule | None,
 ) -> OfDataset:
     raced = race(contest, study, rows_of)
-    study_alpha = alpha
     if raced:
         alpha -= raced.level
+    looks = _looks(study)
+    if looks:
+        alpha = look_level(alpha, looks)
     found = _judgement(contest, alpha, margin, rows_of, raced)
     tied: list[Combination] = []
     if found:
@@ -221,12 +225,26 @@ def _judge(
         "next": found.next if found else None,
         "warnings": [
             *rule_changed(study, rule),
-            *([raced.in_words(study_alpha)] if raced else []),
+            *([raced.in_words(alpha)] if raced else []),
+            *([_looked(looks, alpha)] if looks else []),
             *(level_that_holds(found.known, found.headline) if found else []),
             *doubts(contest, study, recommended, rows_of, _own_interval(own), alpha),
         ],
         "combinations": combinations,
     }
+
+
+def _looks(study: Mapping[str, Any]) -> int | None:
+    """Return how often a study may look at most, None where it does not add repeats."""
+    rule = study.get("until_decided")
+    return None if rule is None else int(rule["looks"])
+
+
+def _looked(looks: int, alpha: float) -> str:
+    return (
+        f"Repeats are added to this study until it is decided, in {looks} looks at most, which "
+        f"share its level: each, this one too, has level {words.percent(alpha)}."
+    )
 
 
 def _own_interval(row: Judged | None) -> tuple[float, float, float] | None:

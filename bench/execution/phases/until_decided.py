@@ -1,0 +1,78 @@
+"""A run until it is decided: repeats are added while they can decide, for a few looks at most.
+
+An optional stop shares the study's level among its looks (`results.statistics.race.look_level`), so
+that looking more often makes no more false winners.
+"""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.execution.trial_queue import Progress
+from bench.planning.plan import Plan, earlier
+from bench.study.schema import Study
+from results import text
+from results.report.write import load_verdicts
+from results.statistics.race import look_level
+
+log = logging.getLogger("medopt.run")
+
+
+def continued(study: Study, folder: Path) -> Study:
+    """Return a study as its run in `folder` stands: with the repeats that its looks have added."""
+    before = earlier(folder)
+    if before is None or before.until_decided is None or study.until_decided is None:
+        return study
+    if study.repeats != before.until_decided.step:
+        return study  # another protocol, which the plan refuses in its own words
+    grown: Study = study.model_copy(
+        update={"repeats": before.repeats, "until_decided": before.until_decided}
+    )
+    return grown
+
+
+def until_decided(
+    plan: Plan,
+    run: Callable[[Plan], Progress],
+    grown: Callable[[int], Plan],
+    say: Callable[[str], None],
+) -> Progress:
+    """Run a plan, and with more repeats while that can decide what is not.
+
+    `run(plan)` runs a plan and returns how it ended; `grown(repeats)` plans and writes down
+    the study with as many repeats; `say` hears of each look. Raises what these raise.
+    """
+    while True:
+        progress = run(plan)
+        rule = plan.study.until_decided
+        assert rule is not None, "who looks has a rule"
+        assert rule.step is not None, "a run has fixed its first look"
+        look, most = plan.study.repeats // rule.step, rule.looks * rule.step
+        if look == rule.looks:
+            return progress
+        open_sets = to_decide(plan.folder, most)
+        if not open_sets:
+            return progress
+        more = plan.study.repeats + rule.step
+        level = text.percent(look_level(plan.study.alpha, rule.looks))
+        told = (
+            f"look {look} of at most {rule.looks}, at level {level}: {text.listed(open_sets)} "
+            f"undecided, and up to {most} repeats can decide; {more} repeats now"
+        )
+        log.info(told)
+        say(f"{told}.")
+        plan = grown(more)
+
+
+def to_decide(folder: Path, most: int) -> list[str]:
+    """Return the data sets of a run that are undecided and that at most `most` repeats decide."""
+    found = load_verdicts(folder)
+    return [
+        each["dataset"]
+        for each in found["datasets"]
+        if each["next"]
+        and any(
+            option["what"] == "repeats" and option["decides"] and option["number"] <= most
+            for option in each["next"]["options"]
+        )
+    ]
