@@ -82,8 +82,7 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
     "one_hot": ([], "of a table with a column a class those columns, with commas (ISIC 2019)"),
     "readers": (
         "",
-        "of several rows a picture: majority, any or all, of numbers (value) mean or median; "
-        "empty: its readers must agree",
+        "of several rows a picture: majority, any or all, of a value mean or median; empty: none",
     ),
     "reader": ("", f"column of the reader; empty: {READER} where there is one"),
     "split": ("", "column of the official part: train, val or test; empty: none"),

@@ -53,8 +53,9 @@ def one_answer(
 ) -> Label | None:
     """Return what the rows (reader, answer) of one picture come to by a rule; None: undecided.
 
-    A number must be the same in all where no rule is said. Of several findings each is decided by itself, by those who
-    answer it: one that the rule `majority` leaves undecided is missing. Raises SeveralClasses.
+    A number must be the same in all where no rule is said. Of several findings each is decided by
+    itself, by those who answer it: one that the rule `majority` leaves undecided is missing. Raises
+    SeveralClasses.
     """
     labels = [label for _, label in rows]
     if isinstance(labels[0], tuple) and len(labels[0]) == 1:

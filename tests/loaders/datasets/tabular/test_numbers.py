@@ -73,7 +73,7 @@ def test_numbers_that_cannot_be(
 
 def test_a_picture_with_two_numbers_is_told(tmp_path: Path) -> None:
     source = source_of(tmp_path / "bones", BONES + "4,181,False\n")
-    with pytest.raises(BadSource, match="several rows that disagree .* readers=mean or median$"):
+    with pytest.raises(BadSource, match=r"several rows that disagree .* readers=mean or median$"):
         KINDS["images"].survey(source, {"value": "boneage"})
 
 
