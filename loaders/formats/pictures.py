@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loaders.cases import Array, BadCase
+from loaders.formats.checksum import read_hashed
 from loaders.formats.codestream import J2K, Coded, coded
 from loaders.formats.dicom.preamble import ENOUGH, begin_of
 from loaders.formats.levels import Picture
@@ -102,10 +103,17 @@ def read_picture(path: Path, where: str) -> Picture:
     A DICOM file must hold one frame; see `loaders.formats.dicom.frames` for what is done to its
     values.
     """
+    return _picture(_content(path, where), path, where)
+
+
+def _content(path: Path, where: str) -> bytes:
     with present(where):
         if (size := path.stat().st_size) > MAX_BYTES:
             raise BadCase(f"the file has {size} bytes; {MAX_BYTES} are read", where=where)
-        raw = path.read_bytes()
+        return read_hashed(path)
+
+
+def _picture(raw: bytes, path: Path, where: str) -> Picture:
     if begin_of(raw[:ENOUGH]) is not None:
         from loaders.formats.dicom.frames import open_frames
 
@@ -364,10 +372,7 @@ def read_mask(path: Path, where: str) -> MaskPicture:
     """
     from PIL import Image
 
-    with present(where):
-        if (size := path.stat().st_size) > MAX_BYTES:
-            raise BadCase(f"the file has {size} bytes; {MAX_BYTES} are read", where=where)
-        raw = path.read_bytes()
+    raw = _content(path, where)
     if raw.startswith(_INDEXED_BEGINS):
         try:
             with warnings.catch_warnings():
@@ -384,7 +389,7 @@ def read_mask(path: Path, where: str) -> MaskPicture:
                 f"the mask is damaged or cut off: {type(error).__name__}", where=where
             ) from error
     try:
-        picture = read_picture(path, where)
+        picture = _picture(raw, path, where)
     except BadCase as bad:
         reason = bad.reason.replace("the picture", "the mask").replace("the file", "the mask")
         raise BadCase(reason, where=where) from None

@@ -10,6 +10,7 @@ import numpy as np
 from loaders.boxes import bounding_box
 from loaders.cases import IMAGE_TYPES, Array, BadCase, Case, Meta
 from loaders.formats.checksum import npy_hash
+from loaders.formats.levels import counts_of_bytes
 
 # Bins of each channel's histogram, between the channel's own extremes: enough for the percentiles
 # that a report or a clipping rule asks for, small enough for a quarter of a million images.
@@ -211,6 +212,10 @@ def _channel(
 
 def _levels(values: Array, low: int, high: int, *, nonzero: bool) -> tuple[Array, Array]:
     """Return the values (n,) of 8 or 16 bits that occur, and how often, both int64."""
+    if values.dtype == np.uint8:
+        weight = counts_of_bytes(values)
+        weight[0] *= not nonzero
+        return np.flatnonzero(weight), weight[weight > 0]
     span = high - low + 1
     unsigned = values.view(f"u{values.dtype.itemsize}")
     # Neighbours are counted in tables of their own: a count that waits for the one before it, of an

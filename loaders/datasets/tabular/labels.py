@@ -37,6 +37,7 @@ from loaders.datasets.tabular.named_files import Files, Finder
 from loaders.datasets.tabular.numbers import lines_with_numbers
 from loaders.datasets.tabular.one_hot import CLASS, one_hot_columns, with_class
 from loaders.datasets.tabular.readers import (
+    OF_NUMBERS,
     ONE_SIDED,
     READER,
     RULES,
@@ -81,7 +82,7 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
     "one_hot": ([], "of a table with a column a class those columns, with commas (ISIC 2019)"),
     "readers": (
         "",
-        "of several rows a picture: majority, any or all; empty: its readers must agree",
+        "of several rows a picture: majority, any or all, of a value mean or median; empty: none",
     ),
     "reader": ("", f"column of the reader; empty: {READER} where there is one"),
     "split": ("", "column of the official part: train, val or test; empty: none"),
@@ -212,10 +213,15 @@ def read_labels(
         numbers = number_of.__getitem__
     tasks = {"regression": chosen["value"], "multilabel": several, "ordinal": chosen["grades"]}
     task = next((task for task, asked in tasks.items() if asked), "classification")
-    if positive is None and task == "classification" and chosen["readers"] in ONE_SIDED:
+    if (
+        positive is None
+        and task in ("classification", "ordinal")
+        and chosen["readers"] in ONE_SIDED
+    ):
         raise BadSource(
             f"readers is {chosen['readers']!r}, which is for a finding or two classes; column "
-            f"{label_column} has {len(classes)}: set readers=majority or finding=NAME"
+            f"{label_column} has {len(classes)}: set readers=majority"
+            + (" or finding=NAME" if task == "classification" else "")
         )
     check_groups(table, column, lines)
     parts = _parts_by_name(table.files) if "split" not in column else {}
@@ -270,19 +276,20 @@ def _check(chosen: Mapping[str, Any]) -> None:
     """Raise BadSource where a setting has an unknown value, or two exclude each other."""
     for name, values in (
         ("uncertain", list(UNCERTAIN)),
-        ("readers", list(RULES)),
+        ("readers", ["", *OF_NUMBERS] if chosen["value"] else list(RULES)),
         ("blank", list(BLANKS)),
     ):
         if chosen[name] not in values:
             known = ", ".join(value for value in values if value)
-            raise BadSource(f"option {name} is {chosen[name]!r}; it is one of: {known}")
+            of_numbers = " of numbers (value)" if name == "readers" and chosen["value"] else ""
+            raise BadSource(f"option {name}{of_numbers} is {chosen[name]!r}; it is one of: {known}")
     if chosen["uncertain"] != EXCLUDE and not chosen["finding"]:
         raise BadSource("option uncertain is for a finding: set finding=NAME")
     if chosen["one_hot"] and (chosen["finding"] or chosen["label"] != LABEL):
         raise BadSource("option one_hot names the classes: leave out label and finding")
     if chosen["grades"] and (chosen["finding"] or chosen["positive"]):
         raise BadSource("option grades is of a label's classes: leave out finding and positive")
-    others = ("finding", "one_hot", "grades", "positive", "readers")
+    others = ("finding", "one_hot", "grades", "positive")
     if chosen["value"] and (chosen["label"] != LABEL or any(chosen[name] for name in others)):
         raise BadSource(
             "option value names a column of numbers: leave out label, "
@@ -491,11 +498,16 @@ def _one_a_picture(
     unsaid = [same for same in disagreed if len({one.line.image for one in same}) < len(same)]
     if len(unsaid) > _MISTAKES * len(pictures):
         numbers = [one.line.number for one in unsaid[0]]
-        asked = ", or which finding is asked for, finding=NAME" if positive is None else ""
+        answer = unsaid[0][0].row.label
+        rules = "majority, any or all"
+        if isinstance(answer, tuple):
+            rules = "mean or median" if len(answer) == 1 else rules
+        elif positive is None:
+            rules += ", or which finding is asked for, finding=NAME"
         raise BadSource(
             f"{table.name}: of {len(pictures)} pictures {len(unsaid)} have several rows that "
             f"disagree in column {label_column} (the first in lines {numbers[0]} to "
-            f"{numbers[-1]}): say which answer counts, readers=majority, any or all{asked}"
+            f"{numbers[-1]}): say which answer counts, readers={rules}"
         )
     if again:
         log.warning(

@@ -4,9 +4,11 @@ A row may be one reader's answer (VinDr-CXR: three readers a picture, `rad_id`) 
 reader drew (RSNA's pneumonia challenge: x, y, width, height; VinDr: x_min to y_max). The rows of
 one reader are merged first: the answer is positive if any of them is. The readers' answers are then
 combined by the rule that the user chose: `majority` takes the answer of more than half of them,
-`any` is positive if at least one reader is, `all` only if every reader is.
+`any` is positive if at least one reader is, `all` only if every reader is. Numbers, which are no
+votes, come to the `mean` or the `median` of the rows.
 """
 
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
@@ -51,12 +53,15 @@ def one_answer(
 ) -> Label | None:
     """Return what the rows (reader, answer) of one picture come to by a rule; None: undecided.
 
-    A number must be the same in all. Of several findings each is decided by itself, by those who
-    answer it: one that the rule `majority` leaves undecided is missing. Raises SeveralClasses.
+    A number must be the same in all where no rule is said. Of several findings each is decided by
+    itself, by those who answer it: one that the rule `majority` leaves undecided is missing. Raises
+    SeveralClasses.
     """
     labels = [label for _, label in rows]
     if isinstance(labels[0], tuple) and len(labels[0]) == 1:
-        # A number is no vote.
+        if rule:
+            numbers = [label[0] for label in labels if isinstance(label, tuple) and label]
+            return (float(OF_NUMBERS[rule]([number for number in numbers if number is not None])),)
         return labels[0] if len(set(labels)) == 1 else None
     if not isinstance(labels[0], tuple):
         given = answers(((who, label) for who, label in rows if isinstance(label, int)), positive)
@@ -105,6 +110,11 @@ RULES: Mapping[str, Callable[[Sequence[int], int | None], int | None]] = {
     "majority": _majority,
     "any": _any,
     "all": _all,
+}
+# Those of numbers.
+OF_NUMBERS: Mapping[str, Callable[[Sequence[float]], float]] = {
+    "mean": statistics.fmean,
+    "median": statistics.median,
 }
 # The rules that ask which of two classes is the positive one.
 ONE_SIDED: Collection[str] = ("any", "all")

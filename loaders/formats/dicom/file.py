@@ -37,6 +37,7 @@ from pydicom.uid import (
 )
 
 from loaders.cases import BadCase
+from loaders.formats.dicom.plain_elements import plain_elements
 from loaders.formats.dicom.preamble import ENOUGH, PREAMBLE, begin_of
 
 # What pydicom and its decoders raise on a file that is cut off or damaged; found by cutting and
@@ -283,8 +284,7 @@ def _before_pixels(head: bytes, size: int, where: str) -> Start | None:
         return None
     data = begin + 12 + int.from_bytes(head[begin + 8 : begin + 12], "little")
     end = head.find(_PIXELS, data, _HEAD - 12)
-    meta = _elements(head[begin:data])
-    if end < 0 or meta is None or {tag >> 16 for tag in _tags(meta)} != {2}:
+    if end < 0 or (meta := _meta_elements(head[begin:data])) is None:
         return None
     syntax = DicomFile(dataset=meta, where=where).value("TransferSyntaxUID")
     if syntax not in AllTransferSyntaxes or syntax in _OTHERWISE:
@@ -293,7 +293,7 @@ def _before_pixels(head: bytes, size: int, where: str) -> Start | None:
     dataset = _elements(head[data:end], implicit=implicit)
     if dataset is None or _tags(dataset)[0] >> 16 <= 2:
         return None
-    dataset.file_meta = FileMetaDataset(meta)
+    dataset.file_meta = meta
     # Tag, VR, two bytes of nothing and the length where VRs are explicit, else tag and length.
     if not implicit and head[end + 4 : end + 8] not in _WORDS_OR_BYTES:
         return None
@@ -303,8 +303,21 @@ def _before_pixels(head: bytes, size: int, where: str) -> Start | None:
     return Start(file, end, first, length, size, implicit)
 
 
+def _meta_elements(content: bytes) -> FileMetaDataset | None:
+    """Return the file meta information in these bytes, None unless that is all there is.
+
+    Raises ValueError where other elements are among them.
+    """
+    if plain := plain_elements(content, FileMetaDataset, implicit=False):
+        return plain
+    meta = _elements(content)
+    return FileMetaDataset(meta) if meta else None
+
+
 def _elements(content: bytes, *, implicit: bool = False) -> Dataset | None:
     """Return the elements in these bytes, or None unless the last one ends where the bytes do."""
+    if plain := plain_elements(content, Dataset, implicit=implicit):
+        return plain
     dataset = read_dataset(BytesIO(content), implicit, True)
     last: Any = dataset.get_item(_tags(dataset)[-1], keep_deferred=True) if len(dataset) else None
     if isinstance(last, RawDataElement) and last.value_tell + last.length == len(content):

@@ -27,8 +27,8 @@ from loaders.formats.dicom.file import (
 )
 from loaders.formats.dicom.functional_groups import FrameHeader, frame_headers
 from loaders.formats.dicom.limits import check_coded, decoder_of
-from loaders.formats.dicom.modality_lut import ModalityLut, modality_lut
-from loaders.formats.dicom.stored_values import cut, padded, padding_of
+from loaders.formats.dicom.values.modality_lut import ModalityLut, modality_lut
+from loaders.formats.dicom.values.stored_values import cut, padded, padding_of
 from loaders.formats.levels import Picture, bits_for
 
 # Channels of each PhotometricInterpretation; pydicom turns YBR into RGB.

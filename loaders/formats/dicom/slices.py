@@ -17,10 +17,10 @@ from loaders.formats.dicom.file import (
     with_pixels,
 )
 from loaders.formats.dicom.functional_groups import FrameHeader, frame_headers
-from loaders.formats.dicom.hounsfield import Meaning
-from loaders.formats.dicom.modality_lut import modality_lut
 from loaders.formats.dicom.pixels import Pixels, decoded_pixels, uncompressed_pixels
-from loaders.formats.dicom.stored_values import padding_of
+from loaders.formats.dicom.values.hounsfield import Meaning
+from loaders.formats.dicom.values.modality_lut import modality_lut
+from loaders.formats.dicom.values.stored_values import padding_of
 
 # No scanner makes larger slices (assumption); a header may claim 65535 x 65535 in a small file.
 _MAX_SIDE = 8192

@@ -35,8 +35,8 @@ from pydicom.uid import (
 from loaders.cases import BadCase
 from loaders.formats.dicom.file import open_file, open_header, quiet
 from loaders.formats.dicom.frames import open_frames
-from loaders.formats.dicom.hounsfield import Meaning
 from loaders.formats.dicom.series import list_series, read_series
+from loaders.formats.dicom.values.hounsfield import Meaning
 
 WINDOW = (-1000, 400)
 # pydicom's own test files, but for those that do not say that they are DICOM.

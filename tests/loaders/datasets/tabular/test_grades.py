@@ -43,3 +43,10 @@ def test_grades_have_no_positive(tmp_path: Path) -> None:
     options = {"label": "stage", "grades": "mild,moderate,severe", "positive": "severe"}
     with pytest.raises(BadSource, match="leave out finding and positive"):
         KINDS["images"].survey(source_of(tmp_path / "s"), options)
+
+
+@pytest.mark.parametrize("rule", ["any", "all"])
+def test_grades_have_no_side_that_any_reader_could_take(tmp_path: Path, rule: str) -> None:
+    options = {"label": "stage", "grades": "mild,moderate,severe", "readers": rule}
+    with pytest.raises(BadSource, match="column stage has 3: set readers=majority"):
+        KINDS["images"].survey(source_of(tmp_path / "s"), options)

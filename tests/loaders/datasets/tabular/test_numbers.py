@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -56,7 +57,11 @@ def test_what_is_no_number_is_told_with_its_line(tmp_path: Path, cell: str) -> N
         (BONES, {"value": "male"}, "has 0 different numbers; 2 or more .*'False', which is no"),
         (BONES.replace("12.5", "180").replace("94", "180"), {"value": "boneage"}, "1 different"),
         (BONES, {"value": "boneage", "finding": "male"}, "leave out label, finding, one_hot"),
-        (BONES, {"value": "boneage", "readers": "majority"}, "leave out label, finding"),
+        (
+            BONES,
+            {"value": "boneage", "readers": "majority"},
+            "option readers of numbers .value. is 'majority'",
+        ),
     ],
 )
 def test_numbers_that_cannot_be(
@@ -68,5 +73,18 @@ def test_numbers_that_cannot_be(
 
 def test_a_picture_with_two_numbers_is_told(tmp_path: Path) -> None:
     source = source_of(tmp_path / "bones", BONES + "4,181,False\n")
-    with pytest.raises(BadSource, match="several rows that disagree"):
+    with pytest.raises(BadSource, match=r"several rows that disagree .* readers=mean or median$"):
         KINDS["images"].survey(source, {"value": "boneage"})
+
+
+@pytest.mark.parametrize(("rule", "wanted"), [("mean", 170.0), ("median", 180.0)])
+def test_several_numbers_of_a_picture_come_to_one(tmp_path: Path, rule: str, wanted: float) -> None:
+    """As pandas groups them: readers who measured 180, 190 and 140."""
+    table = BONES + "4,190,False\n4,140,False\n"
+    source = source_of(tmp_path / "bones", table)
+    survey = KINDS["images"].survey(source, {"value": "boneage", "readers": rule})
+    rows = {row[0]: row[2] for item in survey.items for row in item.extra["rows"]}
+    by_pandas = pd.read_csv(source / "t.csv").groupby("id")["boneage"].agg(rule)
+    assert rows == {f"{number}.png": (value,) for number, value in by_pandas.items()}
+    assert rows["4.png"] == (wanted,)
+    assert (survey.rejected, survey.meta.options["readers"]) == ((), rule)

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from loaders.formats.dicom.modality_lut import ModalityLut
-from loaders.formats.dicom.stored_values import cut, padded
+from loaders.formats.dicom.values.modality_lut import ModalityLut
+from loaders.formats.dicom.values.stored_values import cut, padded
 
 # Numbers looked up at once.
 _BLOCK = 1 << 16

@@ -1,0 +1,13 @@
+"""Levels of 8 bits counted by Pillow, beside numpy."""
+
+import numpy as np
+import pytest
+
+from loaders.formats.levels import counts_of_bytes
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 65536, 200_003])
+def test_bytes_are_counted_as_numpy_counts_them(size: int) -> None:
+    values = np.random.default_rng(size).integers(0, 256, size).astype(np.uint8)
+    for part in (values, values[::3], np.maximum(values, 200)):
+        np.testing.assert_array_equal(counts_of_bytes(part), np.bincount(part, minlength=256))
