@@ -15,12 +15,12 @@ def by_children(*opened: str) -> Stages:
     """Return what lists the children of a network that own parameters, in order.
 
     In place of a child that is named in `opened` (dotted where it lies deeper) stand its own
-    children.
+    children. Parameters that are no child's (the tokens of a transformer) come first.
     """
 
     def stages(network: nn.Module) -> tuple[str, ...]:
         def walk(module: nn.Module, prefix: str) -> list[str]:
-            found = []
+            found = [prefix + name for name, _ in module.named_parameters(recurse=False)]
             for name, child in module.named_children():
                 if prefix + name in opened:
                     found += walk(child, f"{prefix}{name}.")
@@ -65,8 +65,8 @@ class Model:
     settings: Mapping[str, Setting] = field(default_factory=dict)
     # Setting -> the texts it can be, for those that are one of a few.
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    # Network -> module names from input to output that together cover every parameter once. The
-    # last is the head: what depends on out_channels.
+    # Network -> names of modules (or of parameters that lie beside them) from input to output that
+    # together cover every parameter once. The last is the head: what depends on out_channels.
     stages: Stages = TOP_LEVEL
     weights: str | None = None  # torchvision's, for builds in 2-D
     first: str | None = None  # the first convolution's weight, whose input channels vary

@@ -8,18 +8,22 @@ network decides them with `torch.manual_seed`.
 from functools import partial
 
 from models.classification.cnn import POOLS, plain_cnn, vgg_small
+from models.classification.convnext import convnext_tiny
 from models.classification.densenet import densenet121
 from models.classification.inception import inception_v3
-from models.classification.mobile import efficientnet_b0, mobilenet_v3
+from models.classification.mobile import efficientnet_b0, efficientnet_v2_s, mobilenet_v3
 from models.classification.resnet import resnet
 from models.classification.vgg import vgg16
 from models.classification.video import clip_stages, cnn_lstm, frame_cnn
+from models.classification.vit import vit, vit_stages
 from models.segmentation.dynunet import DynUNet
 from models.segmentation.dynunet import multiples as dynunet_multiples
 from models.segmentation.late_fusion import late_stages, unet_late
 from models.segmentation.mednext import mednext_s, mednext_stages
+from models.segmentation.resenc import ResEncUNet, resenc_stages
 from models.segmentation.resnet_unet import ResNetUNet
 from models.segmentation.segresnet import segresnet, segresnet_stages
+from models.segmentation.transformers import swin_unetr, unetr
 from models.segmentation.unet import (
     CHANNELS,
     SMALL_CHANNELS,
@@ -65,6 +69,31 @@ _MOBILENETS = tuple(
         source="Howard et al. 2019, arXiv 1905.02244; torchvision",
     )
     for size in ("small", "large")
+)
+
+_VITS = tuple(
+    Model(
+        name=f"vit_{size}16",
+        build=partial(vit, width=width, heads=heads),
+        tasks=("classification",),
+        dims=(2,),
+        divisor=1,
+        min_size=8,
+        settings={"dropout": 0.0},
+        stages=vit_stages,
+        weights=weights,
+        first=weights and "conv_proj.weight",
+        summary=f"{about} vision transformer, {width} numbers a token of 16 x 16 pixels; of 4 x 4"
+        " below 64 pixels",
+        source=f"{source}; layers of torchvision's",
+    )
+    for size, about, width, heads, weights, source in (
+        ("s", "small", 384, 6, None, "Touvron et al. 2021, arXiv 2012.12877, DeiT-S undistilled"),
+        (
+            *("b", "base", 768, 12, "ViT_B_16_Weights.IMAGENET1K_V1"),
+            "Dosovitskiy et al. 2021, arXiv 2010.11929, ViT-B/16",
+        ),
+    )
 )
 
 _CLASSIFIERS = (
@@ -148,6 +177,37 @@ _CLASSIFIERS = (
         summary="inverted residuals, scaled evenly; down-samples later below 64 pixels",
         source="Tan and Le 2019, arXiv 1905.11946; torchvision",
     ),
+    Model(
+        name="efficientnet_v2_s",
+        build=efficientnet_v2_s,
+        tasks=("classification",),
+        dims=(2,),
+        divisor=1,
+        min_size=8,
+        settings={"dropout": 0.2},
+        stages=by_children("features", "classifier"),
+        weights="EfficientNet_V2_S_Weights.IMAGENET1K_V1",
+        first="features.0.0.weight",
+        summary="inverted residuals, fused where images are large; down-samples later below 64"
+        " pixels",
+        source="Tan and Le 2021, arXiv 2104.00298; torchvision",
+    ),
+    Model(
+        name="convnext_tiny",
+        build=convnext_tiny,
+        tasks=("classification",),
+        dims=(2,),
+        divisor=1,
+        min_size=8,
+        settings={"dropout": 0.0},
+        stages=by_children("features", "classifier"),
+        weights="ConvNeXt_Tiny_Weights.IMAGENET1K_V1",
+        first="features.0.0.weight",
+        summary="a convolutional network made like a transformer; no down-sampling stem below 64"
+        " pixels",
+        source="Liu et al. 2022, arXiv 2201.03545, ConvNeXt-T; torchvision",
+    ),
+    *_VITS,
 )
 
 _SEGMENTERS = (
@@ -254,6 +314,46 @@ _SEGMENTERS = (
         whole=partial(multiples, 16),
         summary="ConvNeXt blocks in a U-Net, kernel 3, supervised at every level",
         source="Roy et al. 2023, arXiv 2303.09975, MedNeXt-S; blocks of MONAI's MedNeXt",
+    ),
+    Model(
+        name="resenc_unet",
+        build=ResEncUNet,
+        tasks=("segmentation",),
+        dims=(2, 3),
+        divisor=4,
+        min_size=8,
+        settings={"dropout": 0.0},
+        stages=resenc_stages,
+        whole=dynunet_multiples,
+        summary="nnU-Net's ResEnc U-Net: planned as dynunet, 1 to 6 residual blocks a level down,"
+        " supervised at every level",
+        source="Isensee et al. 2024, arXiv 2404.09556; blocks of dynamic_network_architectures",
+    ),
+    Model(
+        name="unetr",
+        build=unetr,
+        tasks=("segmentation",),
+        dims=(2, 3),
+        divisor=16,
+        min_size=16,
+        settings={"dropout": 0.0},
+        stages=by_children("vit", "vit.blocks"),
+        summary="a vision transformer as the encoder of a U-Net, 768 numbers a token of 16 voxels a"
+        " side",
+        source="Hatamizadeh et al. 2022, arXiv 2103.10504; MONAI's UNETR",
+    ),
+    Model(
+        name="swin_unetr",
+        build=swin_unetr,
+        tasks=("segmentation",),
+        dims=(2, 3),
+        divisor=32,
+        min_size=32,
+        settings={"dropout": 0.0},
+        stages=by_children("swinViT"),
+        whole=partial(multiples, 32),
+        summary="a transformer of shifted windows as the encoder of a U-Net, 48 to 768 channels",
+        source="Hatamizadeh et al. 2022, arXiv 2201.01266; MONAI's SwinUNETR",
     ),
     Model(
         name="unet_resnet_both",

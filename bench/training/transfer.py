@@ -216,8 +216,10 @@ class LayerGroups:
     def train(self) -> None:
         """Put the network in training mode; frozen stages keep their batch-norm statistics."""
         self._network.train()
+        modules = dict(self._network.named_modules())
         for name in self._names[: self.frozen]:
-            self._network.get_submodule(name).eval()
+            if name in modules:  # a stage may be a parameter, which has no mode
+                modules[name].eval()
 
     def _parameters(self, stage: str) -> Iterator[nn.Parameter]:
         for name, parameter in self._network.named_parameters():

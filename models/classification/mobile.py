@@ -1,4 +1,4 @@
-"""Networks of inverted residuals for small devices, by torchvision, in 2-D."""
+"""Networks of inverted residuals, by torchvision, in 2-D."""
 
 from typing import Any
 
@@ -30,6 +30,17 @@ def efficientnet_b0(
     """
     del dims
     return _inverted("efficientnet_b0", in_channels, out_channels, patch, dropout)
+
+
+def efficientnet_v2_s(
+    *, in_channels: int, out_channels: int, dims: int, patch: tuple[int, ...], dropout: float
+) -> nn.Module:
+    """Return EfficientNetV2-S: (N, in_channels, *patch) to (N, out_channels).
+
+    Its stochastic depth, 0.2, stays as published.
+    """
+    del dims
+    return _inverted("efficientnet_v2_s", in_channels, out_channels, patch, dropout)
 
 
 def _inverted(

@@ -51,6 +51,15 @@ PUBLISHED = [
     ("mobilenet_v3_small", 2, (224,) * 2, 3, 1000, 2.543),
     ("mobilenet_v3_large", 2, (224,) * 2, 3, 1000, 5.483),
     ("efficientnet_b0", 2, (224,) * 2, 3, 1000, 5.289),
+    ("efficientnet_v2_s", 2, (224,) * 2, 3, 1000, 21.458),
+    ("convnext_tiny", 2, (224,) * 2, 3, 1000, 28.589),
+    ("vit_b16", 2, (224,) * 2, 3, 1000, 86.568),
+    # Touvron et al. 2021, table 1, DeiT-S, and timm's results for vit_small_patch16_224
+    ("vit_s16", 2, (224,) * 2, 3, 1000, 22.05),
+    # Hatamizadeh et al. 2022 (UNETR), table 3
+    ("unetr", 3, (96,) * 3, 1, 14, 92.58),
+    # Hatamizadeh et al. 2022 (Swin UNETR), table 1
+    ("swin_unetr", 3, (96,) * 3, 1, 14, 61.98),
     # Szegedy et al. 2016 "less than 25 million"; 27.161 of torchvision less its auxiliary head,
     # 128 * 768 + 2 * 128 + 25 * 128 * 768 + 2 * 768 + 769 * 1000
     ("inception_v3", 2, (299,) * 2, 3, 1000, 23.835),
@@ -102,7 +111,10 @@ AUXILIARY = {"inception_v3": {"aux_logits": False, "init_weights": True}}
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow if n == "vgg16" else ()) for n in CLASSIFIERS],
+    [
+        pytest.param(n, marks=pytest.mark.slow if n in ("vgg16", "vit_b16") else ())
+        for n in CLASSIFIERS
+    ],
 )
 def test_2d_classifiers_are_torchvisions(name: str) -> None:
     from torchvision.models import get_model
@@ -112,9 +124,10 @@ def test_2d_classifiers_are_torchvisions(name: str) -> None:
     maker = row.weights.partition("_Weights")[0].lower()
     torch.manual_seed(0)
     theirs = get_model(maker, weights=None, num_classes=7, **AUXILIARY.get(maker, {})).eval()
-    ours = row.build(in_channels=3, out_channels=7, dims=2, patch=(96, 96)).eval()
+    side = 224 if name == "vit_b16" else 96  # torchvision's takes images of one size
+    ours = row.build(in_channels=3, out_channels=7, dims=2, patch=(side, side)).eval()
     ours.load_state_dict(theirs.state_dict())
-    image = torch.randn(2, 3, 96, 96)
+    image = torch.randn(2, 3, side, side)
     with torch.no_grad():
         assert torch.equal(ours(image), theirs(image))
 
@@ -153,6 +166,8 @@ def last_map(network: nn.Module, layer: str, image: Tensor) -> tuple[int, ...]:
         ("mobilenet_v3_small", "features", 3, 3),
         ("mobilenet_v3_large", "features", 3, 3),
         ("efficientnet_b0", "features", 3, 3),
+        ("efficientnet_v2_s", "features", 3, 3),
+        ("convnext_tiny", "features", 3, 3),
         # 24 -> 22 -> 20 -> 20 -> 18 -> 8 -> 3 -> 1; 96 -> 47 -> 45 -> 45 -> 22 -> 20 -> 9 -> 4 -> 1
         ("inception_v3", "Mixed_7c", 1, 1),
         ("vgg16", "features", 1, 3),
@@ -185,6 +200,8 @@ def test_stems_keep_the_resolution_of_small_volumes(name: str) -> None:
         ("densenet121", (28, 100), 1),
         ("densenet121", (29, 100), 2),
         ("resnet18", (8, 100), 2),
+        ("convnext_tiny", (31, 100), 1),
+        ("convnext_tiny", (32, 100), 4),
     ],
 )
 def test_the_borders_of_small(name: str, patch: tuple[int, ...], strides: int) -> None:
@@ -195,6 +212,105 @@ def test_the_borders_of_small(name: str, patch: tuple[int, ...], strides: int) -
     assert isinstance(stem, nn.Conv2d)
     assert stem.stride == (strides, strides)
     assert network(torch.empty(2, 1, *patch, device="meta")).shape == (2, 2)
+
+
+# ---------------------------------------------------------------- transformers
+
+
+@pytest.mark.parametrize(
+    ("patch", "tokens"),
+    [
+        ((28, 28), 7 * 7),  # of 4 pixels, and of 16 from 64 pixels on
+        ((30, 45), 8 * 12),
+        ((64, 30), 4 * 2),
+        ((100, 75), 7 * 5),
+        ((224, 224), 14 * 14),
+    ],
+)
+def test_images_become_tokens(patch: tuple[int, ...], tokens: int) -> None:
+    network = shapes("vit_s16", dims=2, patch=patch, channels=1, classes=2)
+    seen: list[torch.Size] = []
+    network.get_submodule("encoder.layers").register_forward_hook(
+        lambda *call: seen.append(call[2].shape)
+    )
+    network(torch.empty(3, 1, *patch, device="meta"))
+    assert seen == [(3, tokens + 1, 384)]
+
+
+def as_timm(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state of a ViT under timm's names."""
+    parts = {
+        "conv_proj.": "patch_embed.proj.",
+        "class_token": "cls_token",
+        "encoder.pos_embedding": "pos_embed",
+        "encoder.layers.encoder_layer_": "blocks.",
+        ".ln_": ".norm",
+        "self_attention.in_proj_": "attn.qkv.",
+        "self_attention.out_proj.": "attn.proj.",
+        "mlp.0.": "mlp.fc1.",
+        "mlp.3.": "mlp.fc2.",
+        "encoder.ln.": "norm.",
+        "heads.head.": "head.",
+    }
+    renamed = {}
+    for name, value in state.items():
+        new = name
+        for ours, theirs in parts.items():
+            new = new.replace(ours, theirs)
+        renamed[new] = value
+    return renamed
+
+
+@pytest.mark.parametrize(
+    "patch", [(224, 224), (96, 160), pytest.param((512, 400), marks=pytest.mark.slow)]
+)
+def test_the_small_vit_is_timms(patch: tuple[int, ...]) -> None:
+    # timm interpolates the positions by functions of its own.
+    import timm
+    from timm.layers import resample_abs_pos_embed
+
+    torch.manual_seed(0)
+    ours = MODELS["vit_s16"].build(in_channels=3, out_channels=5, dims=2, patch=patch).eval()
+    theirs = timm.create_model("vit_small_patch16_224", num_classes=5, img_size=patch).eval()
+    state = as_timm(ours.state_dict())
+    grid = [side // 16 for side in patch]
+    state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], grid, num_prefix_tokens=1)
+    theirs.load_state_dict(state)
+    image = torch.randn(2, 3, *patch)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(image), theirs(image), atol=1e-4, rtol=1e-4)
+
+
+def test_what_is_padded_is_zeros_at_the_ends() -> None:
+    torch.manual_seed(0)
+    build = MODELS["vit_s16"].build
+    whole = build(in_channels=1, out_channels=2, dims=2, patch=(28, 32)).eval()
+    torch.manual_seed(0)
+    cut = build(in_channels=1, out_channels=2, dims=2, patch=(26, 29)).eval()
+    image = torch.zeros(1, 1, 28, 32)
+    image[..., :26, :29] = torch.randn(1, 1, 26, 29)
+    with torch.no_grad():
+        assert torch.equal(cut(image[..., :26, :29]), whole(image))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("patch", [(32, 64), (32, 32, 64)])
+def test_unetr_and_swin_unetr_are_monais(patch: tuple[int, ...]) -> None:
+    from monai.networks.nets.swin_unetr import SwinUNETR
+    from monai.networks.nets.unetr import UNETR
+
+    dims = len(patch)
+    image = torch.randn(1, 2, *patch)
+    for name, make in (
+        ("unetr", lambda: UNETR(2, 3, patch, spatial_dims=dims)),
+        ("swin_unetr", lambda: SwinUNETR(2, 3, feature_size=48, spatial_dims=dims)),
+    ):
+        torch.manual_seed(0)
+        theirs = make().eval()
+        torch.manual_seed(0)
+        ours = MODELS[name].build(in_channels=2, out_channels=3, dims=dims, patch=patch).eval()
+        with torch.no_grad():
+            assert torch.equal(ours(image), theirs(image))
 
 
 # ---------------------------------------------------------------- plain networks
@@ -455,6 +571,76 @@ def test_dynunet_is_monais(patch: tuple[int, ...]) -> None:
     (deep,) = given.deep
     torch.testing.assert_close(F.interpolate(deep, patch), expected[:, 1])
     torch.testing.assert_close(ours.eval()(image), theirs.eval()(image))
+
+
+def test_resenc_by_hand() -> None:
+    # Six levels of a cube of 128; a convolution and a norm each, with bias but in the shortcuts,
+    # which stand where channels change (poolings have no weights).
+    widths, blocks = (32, 64, 128, 256, 320, 320), (1, 3, 4, 6, 6, 6)
+
+    def convolution(into: int, out: int) -> int:
+        return 27 * into * out + out + 2 * out
+
+    encoder = convolution(4, 32)
+    for into, width, depth in zip((32, *widths), widths, blocks, strict=False):
+        shortcut = 0 if into == width else into * width + 2 * width
+        encoder += convolution(into, width) + (2 * depth - 1) * convolution(width, width) + shortcut
+    decoder = sum(
+        8 * below * own + own + convolution(2 * own, own) for own, below in pairwise(widths)
+    )
+    heads = sum(4 * width + 4 for width in widths[:4])
+    network = shapes("resenc_unet", dims=3, patch=(128,) * 3, channels=4, classes=4)
+    assert count(network) == encoder + decoder + heads
+
+
+@pytest.mark.parametrize("patch", [(32, 48), pytest.param((16, 32, 32), marks=pytest.mark.slow)])
+def test_resenc_is_its_librarys(patch: tuple[int, ...]) -> None:
+    from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+
+    dims = len(patch)
+    kernels, strides = plan(patch)
+    levels = len(kernels)
+    torch.manual_seed(0)
+    theirs = ResidualEncoderUNet(
+        2,
+        levels,
+        [32, 64, 128, 256, 512][:levels] if dims == 2 else [32, 64, 128, 256, 320][:levels],
+        {2: nn.Conv2d, 3: nn.Conv3d}[dims],
+        kernels,
+        strides,
+        [1, 3, 4, 6, 6][:levels],
+        3,
+        [1] * (levels - 1),
+        True,
+        {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dims],
+        {"eps": 1e-5, "affine": True},
+        None,
+        None,
+        nn.LeakyReLU,
+        {"inplace": True},
+        deep_supervision=True,
+    )
+    ours = MODELS["resenc_unet"].build(in_channels=2, out_channels=3, dims=dims, patch=patch)
+    # nnU-Net's names; the lowest head, and each level under a second name, stay behind.
+    mine, given = ours.state_dict(), theirs.state_dict()
+    assert set(mine) < set(given)
+    ours.load_state_dict({name: given[name] for name in mine})
+    image = torch.randn(1, 2, *patch)
+    own, expected = ours(image), theirs(image)
+    assert isinstance(own, Output)
+    assert len(own.deep) == levels - 3
+    for one, other in zip((own.logits, *own.deep), expected, strict=False):
+        assert torch.equal(one, other)
+    assert torch.equal(ours.eval()(image), own.logits)
+
+
+def test_resenc_starts_as_nnunet_does() -> None:
+    # Residual blocks begin as their shortcut: the norm before the sum is zero.
+    torch.manual_seed(0)
+    network = MODELS["resenc_unet"].build(in_channels=1, out_channels=2, dims=2, patch=(32, 32))
+    last = [m.norm for n, m in network.named_modules() if n.endswith("conv2")]
+    assert len(last) == 1 + 3 + 4 + 6
+    assert all(not norm.weight.any() and not norm.bias.any() for norm in last)
 
 
 @pytest.mark.parametrize("patch", [(32, 48), (16, 16, 32)])

@@ -192,6 +192,26 @@ def test_only_the_head(saved: Path) -> None:
     assert [n for n, p in net.named_parameters() if p.requires_grad] == ["fc.weight", "fc.bias"]
 
 
+def test_a_stage_may_be_a_parameter(tmp_path: Path) -> None:
+    net, row = network("vit_s16"), MODELS["vit_s16"]
+    file = tmp_path / "weights.pt"
+    torch.save(net.state_dict(), file)
+    above = "encoder.layers.encoder_layer_2"
+    layers = LayerGroups(net, row, start(file, freeze_until=above, lower_rate=0.5))
+    layers.train()
+    frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
+    below = ("conv_proj.", "encoder.layers.encoder_layer_0.", "encoder.layers.encoder_layer_1.")
+    assert {name for name in frozen if not name.startswith(below)} == {
+        "class_token",
+        "encoder.pos_embedding",
+    }
+    assert not net.get_submodule("encoder.layers.encoder_layer_1").training
+    assert net.get_submodule(above).training
+    # Each stage has its rate, tokens and positions among them: 17 of them, the head last.
+    rates = [group["lr"] for group in layers.groups(1.0)]
+    assert rates == [0.5**place for place in range(16, -1, -1)]
+
+
 def test_an_unknown_stage_is_told_with_the_choices(saved: Path) -> None:
     with pytest.raises(StudyError, match="stages of resnet18 are: conv1, bn1, layer1"):
         LayerGroups(network(), MODELS["resnet18"], start(saved, freeze_until="layer9"))

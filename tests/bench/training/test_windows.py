@@ -159,11 +159,19 @@ def test_a_whole_case_is_what_the_network_says_of_all_of_it(make_trial):
         assert rows["core"]["tp"] == ((found == 2) & (made.store.mask(index) == 2)).sum()
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize(
+    ("name", "dims"),
+    [
+        pytest.param(
+            name, dims, marks=pytest.mark.slow if (name, dims) == ("swin_unetr", 3) else ()
+        )
+        for name in WHOLE
+        for dims in (2, 3)
+    ],
+)
 def test_networks_that_take_whole_images_take_any_of_their_multiples(name, dims):
     row = MODELS[name]
-    patch = (16, 32, 32)[-dims:]
+    patch = tuple(max(side, row.min_size) for side in (16, 32, 32)[-dims:])
     multiple = row.whole(patch)
     torch.manual_seed(0)
     net = row.build(in_channels=1, out_channels=2, dims=dims, patch=patch).eval()
@@ -182,8 +190,9 @@ def test_a_network_planned_from_the_patch_halves_its_sides_as_the_plan_says():
 
 def test_every_segmenting_network_says_whether_it_takes_whole_images():
     segment = [name for name, row in MODELS.items() if "segmentation" in row.tasks]
-    # What the last one says of a patch, it says of a mean over the patch.
-    assert set(segment) - set(WHOLE) == {"unet_resnet_both"}
+    # What `both` says of a patch, it says of a mean over the patch; UNETR learns the positions of
+    # its patch.
+    assert set(segment) - set(WHOLE) == {"unet_resnet_both", "unetr"}
 
 
 def test_a_trial_is_scored_whole_from_the_first_look_to_the_test(make_trial, monkeypatch):

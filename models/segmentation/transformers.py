@@ -1,0 +1,56 @@
+"""UNETR and Swin UNETR by MONAI: transformers as encoders of U-Nets, in 2-D and 3-D."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+TOKEN = 16  # voxels along each side of what becomes one token of UNETR
+# Of Swin UNETR as it is published, arXiv 2201.01266, table 1; MONAI's default is half of it.
+FEATURES = 48
+
+
+def unetr(
+    *, in_channels: int, out_channels: int, dims: int, patch: tuple[int, ...], dropout: float
+) -> nn.Module:
+    """Return UNETR from (N, in_channels, *patch) to logits (N, out_channels, *patch).
+
+    Its positions are learned for the patch it was built for, so it takes no image of another size.
+    Dropout stands in the transformer.
+    """
+    # Late, here and below: MONAI takes seconds to import, and most commands build no network.
+    from monai.networks.nets.unetr import UNETR
+
+    network: Any = UNETR(
+        in_channels=in_channels,
+        out_channels=out_channels,
+        img_size=patch,
+        dropout_rate=dropout,
+        spatial_dims=dims,
+    )
+    for block in network.vit.blocks:
+        # Of attention to another sequence, which there is none of here: no gradient reaches it.
+        block.norm_cross_attn = nn.Identity()
+    return network  # type: ignore[no-any-return]  # MONAI has no types
+
+
+def swin_unetr(
+    *, in_channels: int, out_channels: int, dims: int, patch: tuple[int, ...], dropout: float
+) -> nn.Module:
+    """Return Swin UNETR from (N, in_channels, *patch) to logits (N, out_channels, *patch).
+
+    It is one network for every size. Dropout stands in the transformer.
+    """
+    del patch
+    from monai.networks.nets.swin_unetr import SwinUNETR
+
+    device = torch.get_default_device()
+    with torch.device("cpu"):  # MONAI reads numbers of a tensor, which the meta device has not
+        network: nn.Module = SwinUNETR(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            feature_size=FEATURES,
+            drop_rate=dropout,
+            spatial_dims=dims,
+        )
+    return network.to(device)
