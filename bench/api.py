@@ -224,6 +224,39 @@ def count(
         return count_source(row, Path(source), settings, told)
 
 
+def show(
+    store: str | Path,
+    out: str | Path | None = None,
+    *,
+    cases: int = 12,
+    seed: int = 0,
+    counting: Counting = _uncounted,
+) -> tuple[Path, Path]:
+    """Write a page of a store, and a picture of some of its cases; return where both are.
+
+    `out` is the page, NAME.html (None: the store's name, here), the picture NAME.png beside it. So
+    many `cases` are shown, drawn by `seed` so that every class is among them as far as they reach.
+    The page holds images of patients, and no name. Raises StoreError where the folder is no whole
+    store, StudyError where the page cannot be called so, OSError where it cannot be written.
+    """
+    from bench.core.references import StudyError
+    from loaders.store.read import open_store
+
+    path = local_path(store, "store")
+    page = Path(f"{path.absolute().name}.html") if out is None else local_path(out, "out")
+    if page.suffix != ".html":
+        raise StudyError(f"out {page}: the page is a file whose name ends in .html.")
+    if not (type(cases) is int and cases >= 1 and type(seed) is int and seed >= 0):
+        raise StudyError(f"cases is {cases!r}, seed {seed!r}; whole numbers, cases from 1 on.")
+    opened = open_store(path)
+    from bench.look import content
+    from results.look.write import write_look
+
+    with counting("cases") as told:
+        found = content(opened, cases, seed, told)
+    return page, write_look(found, page)
+
+
 def _kind(kind: str, options: Mapping[str, Any] | None) -> "tuple[Kind, dict[str, Any]]":
     """Return the row of a kind and its settings; raises BadSource."""
     from bench.core.references import unknown

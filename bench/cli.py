@@ -315,6 +315,38 @@ def verify(store: Annotated[Path, typer.Argument(help="A store.")]) -> None:
 
 
 @app.command()
+def show(
+    store: Annotated[Path, typer.Argument(help="A store.")],
+    out_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="PAGE.html",
+            help="The page; the picture is PAGE.png beside it. Default: the store's name, here.",
+        ),
+    ] = None,
+    cases: Annotated[int, typer.Option(min=1, help="How many cases are shown.")] = 12,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws other cases.")] = 0,
+) -> None:
+    """Look at a store before training: write a page of its cases, and a PNG of them.
+
+    Cases with what is outlined on them (of a volume a plane across each axis, of a loop four
+    frames) or their answer, drawn so that every class is among them; cases by class, by official
+    part and by group; sizes, spacings and intensities; what was rejected and why. One file that
+    needs no network. It holds images of patients, so whoever has it has those; ids are hashed, and
+    no name of a file is in it.
+    """
+    from bench import api
+    from bench.display import counting
+
+    page, picture = api.show(
+        store, out_file, cases=cases, seed=seed, counting=partial(counting, err)
+    )
+    out.print(Text(f"{_shown(page)}"))
+    out.print(Text(f"{_shown(picture)}"))
+
+
+@app.command()
 def plan(
     study: Annotated[Path, typer.Argument(help="A study file, or the name of a ready study.")],
     out_dir: Annotated[Path | None, typer.Option("--out", help="The run folder to be.")] = None,

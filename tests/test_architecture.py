@@ -26,7 +26,7 @@ LAYERS: dict[str, tuple[set[str], ...]] = {
         {"training"},
         {"planning"},
         {"execution"},
-        {"display", "catalogue", "doctor", "demo"},
+        {"display", "catalogue", "doctor", "demo", "look"},
         {"api"},
         {"cli"},
         {"command"},
@@ -46,6 +46,7 @@ LAYERS: dict[str, tuple[set[str], ...]] = {
         {"run_folder", "prices", "status"},
         {"claims"},
         {"report", "export", "compare"},
+        {"look"},
     ),
 }
 

@@ -8,12 +8,12 @@ import numpy as np
 EXAMPLES = 3
 
 
-def chosen(held: np.ndarray) -> list[int]:
+def chosen(held: np.ndarray, most: int = EXAMPLES) -> list[int]:
     """Return which of n cases are left, by whether each holds each class, (n, classes) bool.
 
-    The first that add a class to those before them, and then the first of the others: what is shown
-    depends on the data alone, so that it is the same for every combination, and is not all of one
-    class.
+    `most` are left. The first that add a class to those before them, and then the first of the
+    others: what is shown depends on the data alone, so that it is the same for every combination,
+    and is not all of one class.
     """
     seen = np.zeros(held.shape[1], bool)
     adds = []
@@ -22,7 +22,7 @@ def chosen(held: np.ndarray) -> list[int]:
             adds.append(case)
             seen |= classes
     others = [case for case in range(len(held)) if case not in adds]
-    return [*adds, *others][:EXAMPLES]
+    return [*adds, *others][:most]
 
 
 def stacked(examples: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

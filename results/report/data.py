@@ -17,13 +17,14 @@ def described(run: Recorded, contest: Contest) -> Mapping[str, Any]:
     return found
 
 
-def about(data: Mapping[str, Any], contest: Contest) -> dict[str, Any] | None:
-    """Return {"lines": [(what, value)], "of", "classes", "regions"}; None where nothing is known.
+def about(data: Mapping[str, Any], rows: Sequence[Row], task: str) -> dict[str, Any] | None:
+    """Return what is known of a data set, by its footer and the rows of its trials.
 
+    It is {"lines": [(what, value)], "of", "classes", "regions"}; None where nothing is known.
     `classes` are (name, number, share), `of` says of what: cases in classification, voxels where
     masks are the answer. `regions` are (name, its classes, cases that hold it).
     """
-    parts = [row for row in contest.rows if row["n_train_cases"]]
+    parts = [row for row in rows if row["n_train_cases"]]
     if not data and not parts:
         return None
     counted = {
@@ -57,7 +58,7 @@ def about(data: Mapping[str, Any], contest: Contest) -> dict[str, Any] | None:
         said = [f"{tested['cases']} cases", people, tested["source"]]
         lines.append(("tested on another data set", ", ".join(filter(None, said))))
     classes = data.get("classes", ())
-    several = answer_of(contest.task) == "findings"
+    several = answer_of(task) == "findings"
     total = counted["cases"] if several else sum(each["number"] for each in classes)
     total = total or 1
     return {

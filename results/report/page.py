@@ -99,7 +99,7 @@ def _section(run: Recorded, number: int, contest: Contest, found: OfDataset) -> 
         "worse": worse(run, contest.metric, _in_ranking(rows, by_name), short),
         "metrics": metrics,
         "metrics_of": first,
-        "data": about(data, contest),
+        "data": about(data, contest.rows, contest.task),
         "paper": paper(
             run, contest, data, (first, metrics) if first else None, partial(_metrics, run)
         ),

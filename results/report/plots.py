@@ -123,6 +123,20 @@ def profiles(lines: Sequence[Profile], *, name: str, x_label: str, y_label: str,
     return _svg(figure, name, alt)
 
 
+def histogram(lines: Sequence[Profile], *, name: str, x_label: str, alt: str) -> str:
+    """Return shares of voxels by their value, a staircase a channel: (n + 1,) ends of n bins."""
+    figure, axes = _axes(_SCATTER)
+    for line in lines:
+        drawn = axes.stairs(
+            100 * line.shares, line.ratios, color=line.colour, linewidth=2, baseline=None
+        )
+        drawn.set_linestyle((0, tuple(line.dash)) if line.dash else "-")
+    axes.set_ylim(0, 108 * max(line.shares.max() for line in lines) or 1)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel("share of voxels, %")
+    return _svg(figure, name, alt)
+
+
 def whole_epochs(low: float, high: float) -> list[int]:
     """Return at most nine whole numbers, evenly apart, from below `low` or at it to `high`."""
     first, last = math.floor(low), math.ceil(high)
@@ -311,32 +325,38 @@ def picture(
     An (H, W) image of any type is shown in grey between its percentiles, an (H, W, 3) uint8 one in
     its own colours.
     """
-    shown = image if image.ndim == 3 else np.repeat(_grey(image)[:, :, None], 3, axis=2)
+    shown = image if image.ndim == 3 else np.repeat(grey(image)[:, :, None], 3, axis=2)
     times = max(round(_PICTURE / max(shown.shape[:2])), 1)
-    rgb = _enlarged(shown.astype(np.uint8, copy=False), times)
+    rgb = enlarged(shown.astype(np.uint8, copy=False), times)
     for labels, colour, width in ((reference, REFERENCE, 3), (prediction, PREDICTION, 2)):
         if labels is not None:
-            rgb[_edges(_enlarged(labels, times), width)] = colour
+            rgb[edges(enlarged(labels, times), width)] = colour
+    return data_uri(rgb)
+
+
+def data_uri(rgb: np.ndarray) -> str:
+    """Return (H, W, 3) uint8 as a PNG data URI."""
     out = io.BytesIO()
     mpl_image.imsave(out, rgb, format="png")
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
-    """Return uint8 between the 1st and the 99th percentile of the finite pixels."""
+def grey(image: np.ndarray, ends: tuple[float, float] | None = None) -> np.ndarray:
+    """Return uint8 between two values, else the 1st and the 99th percentile of the pixels."""
     pixels = np.nan_to_num(np.asarray(image, np.float64))
-    low, high = np.percentile(pixels, (1, 99))
+    low, high = np.percentile(pixels, (1, 99)) if ends is None else ends
     span = high - low if high > low else 1.0
-    grey: np.ndarray = np.clip((pixels - low) / span, 0, 1) * 255
-    return grey.astype(np.uint8)
+    shade: np.ndarray = np.clip((pixels - low) / span, 0, 1) * 255
+    return shade.astype(np.uint8)
 
 
-def _enlarged(pixels: np.ndarray, times: int) -> np.ndarray:
-    larger: np.ndarray = pixels.repeat(times, axis=0).repeat(times, axis=1)
+def enlarged(pixels: np.ndarray, times: int, across: int | None = None) -> np.ndarray:
+    """Return pixels repeated, `times` down and `across` (None: as often) to the right."""
+    larger: np.ndarray = pixels.repeat(times, axis=0).repeat(across or times, axis=1)
     return larger
 
 
-def _edges(labels: np.ndarray, width: int) -> np.ndarray:
+def edges(labels: np.ndarray, width: int) -> np.ndarray:
     """Return (H, W) bool: labelled pixels within `width` of another label."""
     padded = np.pad(labels, width)
     edge: np.ndarray = np.zeros(labels.shape, bool)

@@ -38,7 +38,7 @@ def write_report(run: Path) -> Written:
     def rendered(content: Recorded) -> tuple[str, str, str | None]:
         lost = lost_sentence(content.incomplete) if content.incomplete else None
         text = json.dumps(content.verdict, indent=2, ensure_ascii=False, allow_nan=False)
-        return f"{text}\n", _environment().get_template("report.html").render(page(content)), lost
+        return f"{text}\n", environment().get_template("report.html").render(page(content)), lost
 
     text, html, lost = made_of(run, rendered)
     replace_file(run / "verdict.json", text.encode())
@@ -54,7 +54,8 @@ def load_verdicts(run: Path) -> Verdict:
     return made_of(run, lambda content: content.verdict)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return what renders `results/report/templates`: every text is escaped."""
     environment = Environment(
         loader=PackageLoader("results.report"),
         autoescape=True,

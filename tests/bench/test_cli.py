@@ -701,3 +701,13 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_show_writes_a_page_and_a_picture(medopt, small_store, tmp_path):
+    store = small_store("classification", 2).path
+    status, said, _ = medopt("show", store, "--cases", 3, "--out", "a page.html")
+    assert (status, said) == (0, "a page.html\na page.png\n")
+    assert {path.name for path in tmp_path.iterdir()} >= {"a page.html", "a page.png"}
+    status, said, why = medopt("show", tmp_path / "nothing")
+    assert (status, said) == (2, "")
+    assert why == f"error: store {tmp_path / 'nothing'} does not exist\n"
