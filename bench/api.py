@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bench.core.references import local_path
 from bench.core.undisturbed import undisturbed
+from bench.storage.objects import address_of, is_address
 from bench.study.ready import find_study
 
 if TYPE_CHECKING:
@@ -74,11 +75,12 @@ class Planned:
 class Ended:
     """A run that has ended: its folder, its page `report.html`, and how far it came.
 
+    Of a run at an address `folder` is its copy on this machine, and `page` an address.
     Trials may have failed: `progress.statuses` counts them, and `log.txt` in the folder says why.
     """
 
     folder: Path
-    page: Path
+    page: Path | str
     progress: "Progress"
 
     @property
@@ -148,6 +150,8 @@ def prepare(
 ) -> "Report":
     """Turn scans as they were downloaded into the store `out`; a stopped preparation resumes.
 
+    `out` is a folder, or an address (s3://BUCKET/PATH): then the store is made in the cache folder
+    of this machine and put there, `store.json` last.
     `kind` is a row of `medopt list data`, for medmnist with the set's name (`medmnist:NAME`).
     `source` is the folder or file; None fetches the official file, where it is free. `options` are
     the kind's settings (where a message says NAME=VALUE, `options={"NAME": "VALUE"}`), `workers`
@@ -158,10 +162,11 @@ def prepare(
     Returns the number of cases, those that were rejected with their reasons, warnings of copies
     among them, and whether the store was there already. Raises BadSource where the kind, a setting,
     the source or every case is unusable, BadCase for the first bad case where `strict`, StoreError
-    where `out` holds something else, and OSError where the disk is full; asking again goes on from
-    there.
+    where `out` holds something else, StudyError or OSError where its storage refuses or does not
+    answer, and OSError where the disk is full; asking again goes on from there.
     """
     from bench.core.references import unknown
+    from bench.storage.store_copy import made_here, put_store
     from loaders.cases import BadSource
     from loaders.cores import usable_cores
     from loaders.memory import keep_freed_memory
@@ -171,7 +176,7 @@ def prepare(
 
     if wrong := _wrong_count("workers", workers):
         raise BadSource(wrong)
-    store = local_path(out, "out")
+    store = made_here(out) if is_address(out) else local_path(out, "out")
     row, settings = _kind(kind, options)
     if conflicts not in CONFLICTS:
         raise BadSource(unknown("conflicts", conflicts, CONFLICTS))
@@ -182,7 +187,7 @@ def prepare(
             source = row.fetch(settings, lambda done, total: told(done // 1024, total // 1024))
     keep_freed_memory()
     with counting("reading") as told:
-        return prepare_store(
+        report = prepare_store(
             row,
             Path(source),
             store,
@@ -193,6 +198,10 @@ def prepare(
             conflicts=conflicts,
             progress=told,
         )
+    if is_address(out):
+        with counting("putting, files") as told:
+            put_store(store, out, told)
+    return report
 
 
 def recognize(source: str | Path) -> "list[Seems]":
@@ -298,13 +307,15 @@ def plan(
     from bench.planning.plan import resolve
     from bench.planning.points import point_plan
     from bench.planning.scales import gradient_scales
+    from bench.storage.run_copy import readable
     from bench.study.schema import load_study, with_tuning
 
     asked, base = load_study(Path(study))
     name = asked.name
     if points is not None or asked.tuning:
         asked, name = with_tuning(asked, points), f"{name}-tuned"
-    made = resolve(asked, base, _folder(out, name), lanes=lanes)
+    folder = _folder(out, name)
+    made = resolve(asked, base, readable(folder, begun=False).absolute(), lanes=lanes)
     here = None if lanes else _room(made)
     tried = point_plan(made).trials if made.study.tuning else ()
     made = replace(made, trials=(*tried, *made.trials))
@@ -313,7 +324,7 @@ def plan(
         at_once = min(here.lanes if here else lanes or 1, len(made.trials))
         found = estimate(made, counted)
         scales = tuple(gradient_scales(made))
-    told = foreseen_by(made, local_path(pilot, "pilot")) if pilot is not None else ()
+    told = foreseen_by(made, _read_folder(pilot, "pilot")) if pilot is not None else ()
     return Planned(
         plan=made,
         seconds=found.seconds / at_once,
@@ -329,7 +340,7 @@ def plan(
 
 def price(
     study: str | Path, out: str | Path | None = None, *, counting: Counting = _uncounted
-) -> Path:
+) -> Path | str:
     """Measure what a sample-gradient of each combination costs alone; return the file of it.
 
     Trains each combination of a study twice for two epochs, one after the other, and writes
@@ -345,12 +356,16 @@ def price(
     from results.tables.alone import write_alone
 
     asked, base = load_study(Path(study))
-    folder = _folder(out, asked.name)
-    made = resolve(asked, base, folder, lanes=None)
-    _begin(made.study.threads)
-    with counting("measuring") as told, undisturbed():
-        rows = sample_costs(made.trials, made.data, made.base, device=made.study.device, told=told)
-    return write_alone(folder, rows)
+    run = _folder(out, asked.name)
+    with _driven(run, _unheard) as place:
+        made = resolve(asked, base, place.folder, lanes=None)
+        _begin(made.study.threads)
+        with counting("measuring") as told, undisturbed():
+            rows = sample_costs(
+                made.trials, made.data, made.base, device=made.study.device, told=told
+            )
+        file = write_alone(place.folder, rows)
+    return f"{address_of(run)}/{file.name}" if is_address(run) else file
 
 
 def run(
@@ -403,45 +418,50 @@ def run(
         raise StudyError("tuning: this study is tuned: ask for it by `medopt tune`, api.tune().")
     if race:
         asked = with_race(asked)
-    folder = _folder(out, asked.name)
-    if until_decided or asked.until_decided:
-        asked = continued(with_until_decided(asked), folder)
     where = _Where(ray=ray, lanes=lanes, gpus=gpus_per_trial, hung_minutes=hung_minutes)
-    made, where = where.resolved(asked, base, folder)
-    if trial is not None:
-        made = made.only(trial)
+    with _driven(_folder(out, asked.name), changed) as place:
+        if until_decided or asked.until_decided:
+            asked = continued(with_until_decided(asked), place.folder)
+        made, where = where.resolved(asked, base, place.folder)
+        if trial is not None:
+            made = made.only(trial)
 
-    def trained(plan: "Plan") -> "Progress":
-        # Before a second look, one seed of one repeat is all there is: nothing comes after a drop.
-        alone = plan.study.until_decided and len(first_round(plan).trials) == len(plan.trials)
-        if plan.study.race is None or trial is not None or alone:
-            return where.trained(plan, told)
-        return raced(plan, where.trained, told)
+        def trained(plan: "Plan") -> "Progress":
+            # One seed of one repeat is all that a first look may have: nothing comes after a drop.
+            alone = plan.study.until_decided and len(first_round(plan).trials) == len(plan.trials)
+            if plan.study.race is None or trial is not None or alone:
+                return where.trained(plan, told)
+            return raced(plan, where.trained, told)
 
-    def grown(repeats: int) -> "Plan":
-        more, _ = where.resolved(asked.model_copy(update={"repeats": repeats}), base, folder)
-        save(more)
-        return more
+        def grown(repeats: int) -> "Plan":
+            study = asked.model_copy(update={"repeats": repeats})
+            more, _ = where.resolved(study, base, place.folder)
+            save(more)
+            return more
 
-    with _saved(made, say, where.why), watched(folder, made.study.name, changed) as told:
-        if made.study.until_decided and trial is None:
-            progress = looking(made, trained, grown, say)
-        else:
-            progress = trained(made)
-    return Ended(folder=folder, page=write_report(folder).page, progress=progress)
+        seen = watched(place.folder, made.study.name, place.changed)
+        with _saved(made, say, where.why), seen as told:
+            if made.study.until_decided and trial is None:
+                progress = looking(made, trained, grown, say)
+            else:
+                progress = trained(made)
+        write_report(place.folder)
+    return Ended(folder=place.folder, page=place.page, progress=progress)
 
 
 def status(run: str | Path) -> "Status":
     """Say how far a run is, by its folder alone: also from another machine, or when it is over.
 
-    `run` is the run folder. Returns how many trials are done, by status, and left; which are in
-    hand, where, and for how long nothing has come of them; why trials failed; whether the process
-    that runs the study lives; and how fast it goes. `Status.as_json` gives plain values. Nothing is
-    written. Raises RunError where the folder holds no run, or its tables cannot be read.
+    `run` is the run folder, or its address. Returns how many trials are done, by status, and left;
+    which are in hand, where, and for how long nothing has come of them; why trials failed; whether
+    the process that runs the study lives; and how fast it goes. `Status.as_json` gives plain
+    values. Nothing is written there. Raises RunError where the folder holds no run, or its tables
+    cannot be read.
     """
     from results.status import status as read_status
 
-    return read_status(local_path(run, "run"))
+    found = read_status(_read_folder(run, "run"))
+    return replace(found, run=address_of(run)) if is_address(run) else found
 
 
 def tune(
@@ -494,24 +514,26 @@ def tune(
                 "no ranking with defaults to set beside it."
             )
         return _searched(asked, base, out, ray=ray, lanes=lanes, told=changed, say=say)
-    folder = _folder(out, f"{asked.name}-tuned")
     where = _Where(ray=ray, lanes=lanes, gpus=gpus_per_trial, hung_minutes=hung_minutes)
-    made, where = where.resolved(asked, base, folder)
-    with _saved(made, say, where.why):
-        untuned = None
+    with _driven(_folder(out, f"{asked.name}-tuned"), changed) as place:
+        folder = place.folder
+        made, where = where.resolved(asked, base, folder)
+        with _saved(made, say, where.why):
+            untuned = None
+            if defaults:
+                below = folder / DEFAULTS
+                below.mkdir(exist_ok=True)
+                replace_file(below / FOLDS, (folder / FOLDS).read_bytes())
+                same = {key: getattr(made.study, key) for key in ("device", "threads", "loader")}
+                plain = asked.model_copy(update={**same, "tuning": None})
+                untuned, _ = where.resolved(plain, base, below)
+                save(untuned)
+            with watched(folder, made.study.name, place.changed) as told:
+                progress = tuned(made, untuned, where.trained, told)
         if defaults:
-            below = folder / DEFAULTS
-            below.mkdir(exist_ok=True)
-            replace_file(below / FOLDS, (folder / FOLDS).read_bytes())
-            same = {key: getattr(made.study, key) for key in ("device", "threads", "loader")}
-            plain = asked.model_copy(update={**same, "tuning": None})
-            untuned, _ = where.resolved(plain, base, below)
-            save(untuned)
-        with watched(folder, made.study.name, changed) as told:
-            progress = tuned(made, untuned, where.trained, told)
-    if defaults:
-        write_report(folder / DEFAULTS)
-    return Ended(folder=folder, page=write_report(folder).page, progress=progress)
+            write_report(folder / DEFAULTS)
+        write_report(folder)
+    return Ended(folder=folder, page=place.page, progress=progress)
 
 
 def _searched(
@@ -530,13 +552,15 @@ def _searched(
     from bench.study.schema import search_of
     from results.report.write import write_report
 
-    folder = _folder(out, f"{asked.name}-{search_of(asked)}")
     where = _Where(ray=ray or "local", lanes=lanes, gpus=1, hung_minutes=None)
-    made, where = where.resolved(asked, base, folder)
-    lanes = where.lanes or 1
-    with _saved(made, say), watched(folder, made.study.name, told) as changed:
-        progress = search_by_tune(made, address=where.address, lanes=lanes, changed=changed)
-    return Ended(folder=folder, page=write_report(folder).page, progress=progress)
+    with _driven(_folder(out, f"{asked.name}-{search_of(asked)}"), told) as place:
+        made, where = where.resolved(asked, base, place.folder)
+        lanes = where.lanes or 1
+        seen = watched(place.folder, made.study.name, place.changed)
+        with _saved(made, say), seen as changed:
+            progress = search_by_tune(made, address=where.address, lanes=lanes, changed=changed)
+        write_report(place.folder)
+    return Ended(folder=place.folder, page=place.page, progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -650,12 +674,49 @@ def _check_places(study: str | Path, out: str | Path | None) -> None:
     """Raise StudyError where no study is, or no run can be, before anything heavy is imported."""
     find_study(Path(study))
     if out is not None:
-        local_path(out, "out")
+        address_of(out) if is_address(out) else local_path(out, "out")
 
 
-def _folder(out: str | Path | None, name: str) -> Path:
-    """Return the run folder that is asked for, wherever a user's code may go from here."""
+def _folder(out: str | Path | None, name: str) -> str | Path:
+    """Return the run folder that is asked for, wherever a user's code may go, or its address."""
+    if out is not None and is_address(out):
+        return out
     return (Path("runs") / name if out is None else local_path(out, "out")).absolute()
+
+
+def _read_folder(run: str | Path, what: str) -> Path:
+    """Return where a run can be read: its folder, or the copy of the one at an address."""
+    from bench.storage.run_copy import readable
+
+    return readable(run) if is_address(run) else local_path(run, what)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where a run is written: its folder here, where its page will be, and who hears of steps."""
+
+    folder: Path
+    page: Path | str
+    changed: Callable[["Progress"], None]
+
+
+@contextmanager
+def _driven(run: str | Path, changed: Callable[["Progress"], None]) -> Iterator[_Place]:
+    """Give the place of a run that this process writes: its folder, or the copy of an address."""
+    from bench.storage.run_keeper import driven
+
+    if not is_address(run):
+        folder = Path(run)
+        yield _Place(folder=folder, page=folder / "report.html", changed=changed)
+        return
+    with driven(run) as kept:
+
+        def checked(now: "Progress") -> None:
+            kept.check()
+            changed(now)
+
+        page = f"{kept.address}/report.html"
+        yield _Place(folder=kept.folder, page=page, changed=checked)
 
 
 def _begin(threads: int | None) -> None:

@@ -303,8 +303,10 @@ def verify(store: Annotated[Path, typer.Argument(help="A store.")]) -> None:
     Reads the whole store. If a disk or a copy has changed anything since `medopt prepare` wrote it,
     the arrays that differ are named and the exit status is 1: prepare the store again.
     """
+    from bench.storage.store_copy import store_here
     from loaders.store.read import Store, verify_store
 
+    store = store_here(store)
     Store(store)  # a folder that is no store is bad usage, not a damaged array
     problems = verify_store(store)
     for problem in problems:
@@ -412,7 +414,7 @@ def plan(
     if as_json:
         out.print_json(
             data={
-                "run": str(_shown(made.folder)),
+                "run": _shown(made.folder),
                 "trials": [
                     {"trial_id": t.trial_id, **t.combination, "fold": t.fold, "seed": t.seed}
                     for t in made.trials
@@ -628,16 +630,19 @@ def report(
     With --json the verdict of one run is an object, those of several a list in their order. Exit
     status 1 where a finished trial has lost some of its files: it is not counted.
     """
+    from bench.storage.run_copy import put_report, readable
     from results.report.write import write_report
 
-    written = [(folder, write_report(folder)) for folder in runs]
+    folders = [readable(run) for run in runs]
+    written = [write_report(folder) for folder in folders]
+    pages = [put_report(run, folder) for run, folder in zip(runs, folders, strict=True)]
     if as_json:
-        verdicts = [_verdict(folder) for folder in runs]
+        verdicts = [_verdict(folder) for folder in folders]
         out.print_json(data=verdicts if len(verdicts) > 1 else verdicts[0])
     else:
-        for folder, each in written:
-            _show_verdict(folder, each.page)
-    lost = [f"{folder}: {each.lost}" for folder, each in written if each.lost]
+        for folder, page in zip(folders, pages, strict=True):
+            _show_verdict(folder, page)
+    lost = [f"{run}: {each.lost}" for run, each in zip(runs, written, strict=True) if each.lost]
     for line in lost:
         err.print(Text(line, "red"))
     if lost:
@@ -655,9 +660,10 @@ def export_(
     a case and a column a combination, which claims-reloaded.dkfz.de takes as it is. README.txt
     beside them says what each number is; several seeds are averaged. Ids stay keyed hashes.
     """
+    from bench.storage.run_copy import readable
     from results.export.scores import export_scores
 
-    for path in export_scores(run, out_dir):
+    for path in export_scores(readable(run), out_dir):
         out.print(Text(str(path)))
 
 
@@ -678,7 +684,7 @@ def price(
     from bench import api
     from bench.display import counting
 
-    out.print(Text(str(_shown(api.price(study, out_dir, counting=partial(counting, err))))))
+    out.print(Text(_shown(api.price(study, out_dir, counting=partial(counting, err)))))
 
 
 @app.command()
@@ -693,10 +699,11 @@ def compare(
     pairs, with intervals; else their means stand side by side and nothing is claimed. Speed is what
     a sample costs alone, within its noise. Exit status 0 whatever got worse.
     """
+    from bench.storage.run_copy import readable
     from results.compare import compare as compare_runs
     from results.compare import in_words
 
-    found = compare_runs(first, second)
+    found = compare_runs(readable(first), readable(second))
     if as_json:
         out.print_json(data=asdict(found))
         return
@@ -724,12 +731,13 @@ def recipe(
     text takes MedOptBench's own row.
     """
     from bench.core.references import StudyError, unknown
+    from bench.storage.run_copy import readable
     from results.export.recipe import FORMS
     from results.export.recipe import recipe as write
 
     if form not in FORMS:
         raise StudyError(f"--as: {unknown('form', form, FORMS)}")
-    sys.stdout.write(write(run, form, data=data, name=combination))
+    sys.stdout.write(write(readable(run), form, data=data, name=combination))
 
 
 @app.command()
@@ -748,12 +756,13 @@ def claims(
     it needs.
     """
     from bench.core.references import StudyError
+    from bench.storage.run_copy import readable
     from results.claims.answers import claims_of
     from results.claims.terminal import lines
     from results.run_folder import Recorded
 
     try:
-        found = claims_of([Recorded(folder) for folder in runs], claim or ())
+        found = claims_of([Recorded(readable(run)) for run in runs], claim or ())
     except ValueError as error:
         raise StudyError(f"--claim: {error}.") from error
     if as_json:
@@ -899,16 +908,18 @@ def _verdict(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _show_verdict(folder: Path, page: Path) -> None:
+def _show_verdict(folder: Path, page: Path | str) -> None:
     from results.report.write import leaderboard
 
     out.print(leaderboard(_verdict(folder)))
     out.print(Text(f"report: {_shown(page)}"))
 
 
-def _shown(path: Path) -> Path:
+def _shown(path: Path | str) -> str:
     """Return a path as people read it: from the working folder, where it lies below it."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    if isinstance(path, Path) and path.is_relative_to(Path.cwd()):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)
 
 
 def _arguments(given: Sequence[str]) -> list[str]:

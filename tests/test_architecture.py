@@ -21,7 +21,7 @@ ROOMS = ("bench", "models", "loaders", "results")
 LAYERS: dict[str, tuple[set[str], ...]] = {
     "bench": (
         {"core"},
-        {"optimizers", "losses", "metrics"},
+        {"optimizers", "losses", "metrics", "storage"},
         {"study"},
         {"training"},
         {"planning"},

@@ -114,6 +114,10 @@ def unpacked(
         return None, problem
     unpickled: Plan = pickle.loads(plan)  # noqa: S301  # our own driver's, by its pipe or a Ray with a token
     begin(unpickled.study.threads)
+    try:
+        unpickled = unpickled.here()
+    except (OSError, ValueError) as error:
+        return unpickled, failure(error)
     return unpickled, _content_problem(unpickled, content)
 
 

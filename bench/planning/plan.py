@@ -22,6 +22,7 @@ from bench.core.undisturbed import undisturbed
 from bench.planning.expand import expand, looks_of
 from bench.planning.rehearsal import Failures, rehearse_apart
 from bench.planning.resolved import resolved, together
+from bench.storage.objects import is_address
 from bench.study import splits
 from bench.study.dataset import DataSet, locate, open_once
 from bench.study.pretrained import FOLDS
@@ -60,6 +61,10 @@ class Plan:
     def data(self, name: str) -> DataSet:
         """Return a data set by its name in the results."""
         return next(d for d in self.sets if d.name == name)
+
+    def here(self) -> "Plan":
+        """Return the plan with its data on this machine's disk; raises as `DataSet.here`."""
+        return replace(self, sets=tuple(data.here() for data in self.sets))
 
     def only(self, trial_id: str) -> "Plan":
         """Return the plan with one trial; raises StudyError if it has no such trial."""
@@ -125,10 +130,10 @@ def resolve(
         entries.append(
             entry.model_copy(
                 update={
-                    "store": os.path.relpath(path, folder),
+                    "store": _named(entry.store, path, folder),
                     "name": name,
                     "content": store.content_hash,
-                    "test": outside and os.path.relpath(outside, folder),
+                    "test": outside and _named(str(entry.test), outside, folder),
                     "n_folds": len(found) if isinstance(study.folds, str) else None,
                 }
             )
@@ -140,6 +145,8 @@ def resolve(
                 splits=tuple(found),
                 outside=outside,
                 notes=splits.told(study, entry, store, found),
+                address=entry.store if is_address(entry.store) else None,
+                outside_address=entry.test if is_address(entry.test or "") else None,
             )
         )
     study = study.model_copy(update={"data": tuple(entries)})
@@ -173,6 +180,11 @@ def resolve(
         trials=tuple(trials),
         skips=tuple(skips),
     )
+
+
+def _named(entry: str, path: Path, folder: Path) -> str:
+    """Return what a run says of where a store is: an address, or the way from the run's folder."""
+    return entry if is_address(entry) else os.path.relpath(path, folder)
 
 
 def ends_early(plan: Plan) -> list[str]:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from bench.core.references import StudyError, failure, load_callable, said
+from bench.storage.objects import is_address
+from bench.storage.store_copy import AWAY_SEC, DESCRIPTION, store_here
 from bench.study.pretrained import People
 from bench.study.tasks import TASKS
 from loaders.cases import BadCase, Case, Item, Kind, Meta, Survey
@@ -35,7 +37,8 @@ class DataSet:
     """One data set of a study: its name in the results, where its store is, and its splits.
 
     `outside` is the store that it is tested on, None: its own. `notes` are sentences on splits that
-    others made, which every reader of its scores must know.
+    others made, which every reader of its scores must know. `address` and `outside_address` are
+    where these stores were copied from, None where they lie in a folder.
     """
 
     name: str
@@ -43,6 +46,19 @@ class DataSet:
     splits: tuple[Split, ...]
     outside: Path | None = None
     notes: tuple[str, ...] = ()
+    address: str | None = None
+    outside_address: str | None = None
+
+    def here(self) -> "DataSet":
+        """Return the set with its stores on this machine's disk, copied there if need be.
+
+        Raises as `bench.storage.store_copy.store_here`.
+        """
+        return replace(
+            self,
+            path=_copy_here(self.path, self.address),
+            outside=self.outside and _copy_here(self.outside, self.outside_address),
+        )
 
     @property
     def store(self) -> Store:
@@ -92,14 +108,23 @@ class DataSet:
         return table
 
 
+def _copy_here(path: Path, address: str | None) -> Path:
+    """Return a store's folder on this machine; a copy has the store's hash in its path."""
+    if address is None or (path / DESCRIPTION).is_file():
+        return path
+    return store_here(address, AWAY_SEC)
+
+
 def locate(entry: str, base: Path, stores: Path) -> Path:
-    """Return the folder of the store that a study's data entry names.
+    """Return the folder of the store that a study's data entry names; of an address the copy here.
 
     A reference `path/file.py:function` to a data set of the user's own is prepared under `stores`
     first, once a version of its source. Raises StudyError if there is no such store.
     """
     if entry.rpartition(":")[0].endswith(".py"):
         return _prepare_own(entry, base, stores)
+    if is_address(entry):
+        return store_here(entry)
     path = base / entry
     if not os.path.isdir(path):  # noqa: PTH112  # False too for a name that no folder can have
         raise StudyError(

@@ -1,0 +1,237 @@
+"""A run in object storage, driven from here: its files are on this disk, and put there meanwhile.
+
+The driver writes its files as ever; a thread beside it puts them into the storage, so that no trial
+waits for that, and a storage that is away for a while costs no more than its absence. What counts
+comes last: the rows of a trial in `trials/` after its others, and after both how far the run is.
+What the driver removes is removed there, after all that was written before.
+
+A copy whose last driver was this machine's goes on as it is, with what the storage lacks; any other
+is made anew from there.
+"""
+
+import fcntl
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from bench.core.references import StudyError
+from bench.storage.lease import RENEW_SEC, Lease, LeaseLost, take
+from bench.storage.objects import (
+    START_SEC,
+    Entry,
+    Objects,
+    StorageAway,
+    StorageError,
+    opened,
+    patiently,
+)
+from bench.storage.run_copy import (
+    AT_ONCE,
+    State,
+    files_of,
+    is_safe,
+    is_trial,
+    local_copy,
+    lock_of,
+    pull,
+    state_of,
+)
+from results.status import FILE as STATUS
+from results.tables.schema import TABLES
+
+log = logging.getLogger("medopt.storage")
+
+# How often one looks for files to put; longer and longer while the storage is away. Assumption.
+LOOK_SEC = 1.0
+_LONGEST_LOOK_SEC = 30.0
+# Files that change all the time -> seconds between two times that they are put. Each put costs.
+PACE_SEC: Mapping[str, float] = {STATUS: 10.0, "log.txt": 60.0}
+# How long a run that ended waits for a storage that is away, and one that was stopped. Assumption.
+CLOSE_SEC = 900.0
+STOPPED_SEC = 15.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Driven:
+    """A run at an address that this process drives, and its folder here.
+
+    `check` raises LeaseLost where another process has taken the run over.
+    """
+
+    address: str
+    folder: Path
+    check: Callable[[], None]
+
+
+@contextmanager
+def driven(given: str | Path) -> Iterator[Driven]:
+    """Drive the run at an address: its files here are put there until the block ends.
+
+    The end waits for the storage to have all, CLOSE_SEC at most where it is away. Raises StudyError
+    where another process runs it; StorageError, StorageAway; LeaseLost, and OSError where not all
+    could be put: the same call on this machine goes on with what is left.
+    """
+    objects, folder = opened(given), local_copy(given, "driving")
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock_of(folder).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StudyError(
+                f"{objects.address}: another process on this machine is running it. Wait for it, "
+                f"or choose another run folder."
+            ) from error
+        token = folder.with_name(".token")
+        lease = take(objects, token.read_text() if token.exists() else None)
+        if not lease.goes_on:
+            token.unlink(missing_ok=True)
+            shutil.rmtree(folder)
+            folder.mkdir()
+            patiently(partial(pull, objects, folder, _is_of_drivers), START_SEC)
+            # Only now: a copy that is not whole is not what this machine left.
+            token.write_text(lease.token)
+        keeper = _Keeper(objects, folder, lease)
+        keeper.know(patiently(lambda: objects.listed(""), START_SEC))
+        keeper.thread.start()
+        try:
+            yield Driven(address=objects.address, folder=folder, check=keeper.check)
+        except BaseException:
+            try:
+                keeper.close(STOPPED_SEC)
+            except OSError as error:  # what ended the run is what is to be told
+                log.warning("%s", error)
+            raise
+        keeper.close(CLOSE_SEC)
+
+
+@dataclass
+class _Keeper:
+    """Puts the files of a folder into the storage, in a thread of its own."""
+
+    objects: Objects
+    folder: Path
+    lease: Lease
+    thread: threading.Thread = field(init=False)
+    _known: dict[str, State | None] = field(init=False, default_factory=dict)
+    _put_at: dict[str, float] = field(init=False, default_factory=dict)
+    _renewed: float = field(init=False, default_factory=time.monotonic)
+    _stop: threading.Event = field(init=False, default_factory=threading.Event)
+    _lost: LeaseLost | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.thread = threading.Thread(target=self._keep, name="storage", daemon=True)
+
+    def know(self, found: Mapping[str, Entry]) -> None:
+        """Take note of what the storage has already; what is no more here is to be removed."""
+        for name, entry in found.items():
+            path = self.folder / name
+            if is_safe(name) and entry.is_of(path):
+                self._known[name] = state_of(path)
+            elif _is_removed_by_drivers(name) and not path.exists():
+                self._known[name] = None
+
+    def check(self) -> None:
+        """Raise LeaseLost where another process has taken the run over."""
+        if self._lost is not None:
+            raise self._lost
+
+    def close(self, seconds: float) -> None:
+        """Put what is left and end the lease; raises OSError where that cannot be done in time."""
+        self._stop.set()
+        self.thread.join()
+        self.check()
+        try:
+            patiently(self._put_all, seconds)
+        except (StorageAway, StorageError) as error:
+            new, gone = self._left(everything=True)
+            raise OSError(
+                f"{len(new) + len(gone)} file(s) of the run have not reached "
+                f"{self.objects.address}: {error}. They are kept in {self.folder}: the same "
+                f"command on this machine brings them there."
+            ) from error
+
+    def _put_all(self) -> None:
+        self.lease.renew()
+        while any(self._left(everything=True)):
+            self._put(everything=True)
+        self.lease.end()
+
+    def _keep(self) -> None:
+        look, away = LOOK_SEC, False
+        while not self._stop.wait(look):
+            try:
+                if time.monotonic() - self._renewed > RENEW_SEC:
+                    self.lease.renew()
+                    self._renewed = time.monotonic()
+                self._put(everything=False)
+            except LeaseLost as error:
+                self._lost = error
+                log.error("%s", error)  # noqa: TRY400  # a sentence, no fault of this program
+                return
+            except (StorageAway, StorageError) as error:
+                # What a person can mend, such as credentials that expired, is waited for too.
+                if not away:
+                    log.warning("the run goes on, its files wait in %s: %s", self.folder, error)
+                look, away = min(2 * look, _LONGEST_LOOK_SEC), True
+            else:
+                if away:
+                    log.info("%s answers again", self.objects.address)
+                look, away = LOOK_SEC, False
+
+    def _put(self, *, everything: bool) -> None:
+        new, gone = self._left(everything=everything)
+        stages: dict[int, list[str]] = {}
+        for name in new:
+            stages.setdefault(_stage(name), []).append(name)
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for _, names in sorted(stages.items()):
+                if not all(list(pool.map(self._put_one, names))):
+                    return  # a compaction has moved rows meanwhile: what they are in comes first
+        for name in gone:
+            self.objects.remove([name])
+            del self._known[name]
+
+    def _put_one(self, name: str) -> bool:
+        """Put one file; return whether it was still there."""
+        try:
+            with (self.folder / name).open("rb") as file:
+                found = os.fstat(file.fileno())
+                self.objects.put(name, file)
+        except FileNotFoundError:
+            return False
+        self._known[name] = found.st_size, found.st_mtime_ns
+        self._put_at[name] = time.monotonic()
+        return True
+
+    def _left(self, *, everything: bool) -> tuple[list[str], list[str]]:
+        """Return the files that are to be put, and those to be removed there."""
+        here, now = files_of(self.folder), time.monotonic()
+        new = [
+            name
+            for name, state in here.items()
+            if self._known.get(name) != state
+            and (everything or now - self._put_at.get(name, -1e9) >= PACE_SEC.get(name, 0.0))
+        ]
+        return new, [name for name in self._known if name not in here]
+
+
+def _stage(name: str) -> int:
+    """Return when a file is put: what says that others are whole comes after them."""
+    return 2 if name == STATUS else int(is_trial(name))
+
+
+def _is_of_drivers(name: str) -> bool:
+    return name.split("/", maxsplit=1)[0] != "weights"
+
+
+def _is_removed_by_drivers(name: str) -> bool:
+    """Return whether drivers remove files of this kind."""
+    return any(part in (*TABLES, "checkpoints") for part in name.split("/")[:-1])
