@@ -46,6 +46,19 @@ def weighted_focal(logits: Tensor, target: Tensor, weights: Tensor, *, gamma: fl
     return sample_mean(weights[target] * _focal(logits, target, gamma))
 
 
+def class_balanced(
+    logits: Tensor, target: Tensor, counts: Tensor, *, beta: float, gamma: float
+) -> Tensor:
+    """Return -w[target] (1 - p)^gamma log p, w = (1 - beta) / (1 - beta^n) of a class's count n.
+
+    `counts` (C,) are how often each class is drawn, at least once; the weights are brought to a sum
+    of C. Cross-entropy for gamma = 0.
+    """
+    share = -torch.expm1(counts * torch.as_tensor(beta).to(counts).log())
+    weights = (1 / share) * (len(counts) / (1 / share).sum())
+    return sample_mean(weights[target] * _focal(logits, target, gamma))
+
+
 def _focal(logits: Tensor, target: Tensor, gamma: float) -> Tensor:
     surprise = F.cross_entropy(logits, target, reduction="none")
     return (-torch.expm1(-surprise)).clamp_min(LEAST) ** gamma * surprise
@@ -55,6 +68,46 @@ def generalized_cross_entropy(logits: Tensor, target: Tensor, *, q: float) -> Te
     """Return (1 - p^q) / q, p = p[target]: cross-entropy for q to 0, 1 - p for q = 1."""
     surprise = F.cross_entropy(logits, target, reduction="none")
     return sample_mean(-torch.expm1(-q * surprise) / q)
+
+
+def poly_cross_entropy(
+    logits: Tensor, target: Tensor, *, epsilon: float, label_smoothing: float
+) -> Tensor:
+    """Return -log p + epsilon (1 - p), p = p[target]; labels are smoothed in both."""
+    g = one_hot(target, logits) * (1 - label_smoothing) + label_smoothing / logits.shape[1]
+    p = (g * torch.softmax(logits, dim=1)).sum(1)
+    surprise = F.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
+    return sample_mean(surprise + epsilon * (1 - p))
+
+
+def asymmetric_cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    gamma_positive: float,
+    gamma_negative: float,
+    label_smoothing: float,
+) -> Tensor:
+    """Return -sum_c(g_c w_c log p_c), the focal weights w of the true class and of the others.
+
+    w is (1 - p)^gamma_positive and p^gamma_negative. g is smoothed; without, all but the true class
+    drop out.
+    """
+    log_p = torch.log_softmax(logits, dim=1)
+    p, g = log_p.exp(), one_hot(target, logits)
+    true = (-torch.expm1(log_p)).clamp_min(LEAST) ** gamma_positive
+    w = torch.where(g > 0, true, p.clamp_min(LEAST) ** gamma_negative)
+    smooth = g * (1 - label_smoothing) + label_smoothing / logits.shape[1]
+    return sample_mean(-(smooth * w * log_p).sum(1))
+
+
+def margin_cross_entropy(
+    logits: Tensor, target: Tensor, *, weight: float, margin: float, label_smoothing: float
+) -> Tensor:
+    """Return -log p[target] + weight mean_c(max(0, max(l) - l_c - margin)), l the logits."""
+    surprise = F.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
+    beyond = (logits.amax(1, keepdim=True) - logits - margin).clamp_min(0).mean(1)
+    return sample_mean(surprise + weight * beyond)
 
 
 def top_k_cross_entropy(

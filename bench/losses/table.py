@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor
 
 from bench.core.settings import Setting, check_bounds, merge
-from bench.losses import boundary, compound, cross_entropy, overlap
+from bench.losses import boundary, compound, cross_entropy, overlap, ranking, tubes
 from bench.losses.numbers import errors, findings
 from bench.losses.reductions import Total, alone, over_processes, wide
 
@@ -38,10 +38,12 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "balance": (0, 1),
     "beta": (0, inf),
     "delta": (0, 1),
+    "epsilon": (-1, inf),  # below, wrong answers are sought
     "exponent": (0, inf),
     "gamma": (0, inf),
     "gamma_negative": (0, inf),
     "gamma_positive": (0, inf),
+    "iterations": (1, 100),
     "label_smoothing": (0, 1),
     "margin": (0, 1),
     "q": (1e-3, 1),
@@ -61,9 +63,10 @@ class Loss:
     0 and nan where an answer is missing, for numbers (regression) both (N, 1), in standard
     deviations from the mean of the training part: this process's share of a global batch. It
     returns the values (N,). `class_weights` (C,) is for the rows that are `weighted`, of several
-    findings what one that is there weighs; the others take None. `total` sums
-    over the processes; rows that do not couple samples ignore it. `defaults` names every setting
-    that a study may change, `bounds` the least and greatest value of those that have one.
+    findings what one that is there weighs, for those that are `counted` how often each class is
+    drawn in an epoch; the others take None. `total` sums over the processes; rows that do not
+    couple samples ignore it. `defaults` names every setting that a study may change, `bounds` the
+    least and greatest value of those that have one.
     `derive(target, classes=C)` makes what the function also needs of the target (N, ...), such as
     distances, as (N, ...): in training a loader does so while the step before goes on, and the
     function is given it as `derived`; in evaluation, and on the coarser levels of deep supervision,
@@ -76,6 +79,7 @@ class Loss:
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=BOUNDS.copy)
     tasks: tuple[str, ...]
     weighted: bool = False
+    counted: bool = False
     derive: Callable[..., Tensor] | None = None
     formula: str
     summary: str
@@ -154,6 +158,7 @@ MASKS = ("segmentation",)
 FINDINGS = ("multilabel",)
 NUMBERS = ("regression",)
 GRADES = ("ordinal",)
+IMAGES = ("classification", "ordinal")
 
 # MONAI's and nnU-Net's: an absent class that is not predicted costs 0.
 SMOOTH: Mapping[str, Setting] = {"smooth": 1e-5}
@@ -234,6 +239,68 @@ LOSSES: dict[str, Loss] = {
             formula="mean((1 - p_y^q) / q)",
             summary="generalized cross-entropy, which wrong labels pull less",
             source="Zhang and Sabuncu 2018, arXiv 1805.07836",
+        ),
+        Loss(
+            name="class_balanced",
+            function=_weighted(cross_entropy.class_balanced),
+            # Of the paper's 0.9 to 0.9999; a focal loss by gamma, as there.
+            defaults={"beta": 0.9999, "gamma": 0.0},
+            # Above, 1 - beta is no longer told from 0 in float32.
+            bounds={"beta": (0, 1 - 1e-7), "gamma": (0, inf)},
+            # A mask's voxels are so many that all classes would weigh the same.
+            tasks=IMAGES,
+            weighted=True,
+            counted=True,
+            formula="-w_y (1 - p_y)^gamma log p_y, w_c = (1 - beta) / (1 - beta^n_c) brought to a "
+            "mean of 1, n_c the cases of class c in an epoch",
+            summary="cross-entropy, each class weighted by its effective number of cases",
+            source="Cui et al. 2019, arXiv 1901.05555, equations 6 and 12",
+        ),
+        Loss(
+            name="poly_ce",
+            function=_each(cross_entropy.poly_cross_entropy),
+            defaults={"epsilon": 1.0, **LABELS},  # the paper's code; it tunes epsilon by task
+            tasks=BOTH,
+            formula=f"{LOG_P}, + epsilon mean(1 - sum_c g_c p_c)",
+            summary="cross-entropy with the first term of its series made heavier",
+            source="Leng et al. 2022 (PolyLoss), arXiv 2204.12511, equation 5, Poly-1",
+        ),
+        Loss(
+            name="mbls",
+            function=_each(cross_entropy.margin_cross_entropy),
+            # The authors' code: LogitMarginL1, github.com/by-liu/MbLS
+            defaults={"weight": 0.1, "margin": 10.0, **LABELS},
+            bounds={**BOUNDS, "margin": (0, inf)},
+            tasks=BOTH,
+            formula=f"{LOG_P}, + weight mean(mean_c max(0, max_k l_k - l_c - margin)), l the "
+            "logits",
+            summary="cross-entropy that lets logits lie no farther apart than a margin, for "
+            "calibration",
+            source="Liu et al. 2022 (MbLS), arXiv 2111.15430, equation 9; mean over the classes as "
+            "in its code",
+        ),
+        Loss(
+            name="asymmetric_ce",
+            function=_each(cross_entropy.asymmetric_cross_entropy),
+            # The defaults of the authors' ASLSingleLabel, github.com/Alibaba-MIIL/ASL
+            defaults={"gamma_positive": 0.0, "gamma_negative": 4.0, "label_smoothing": 0.1},
+            tasks=IMAGES,
+            formula="-sum_c g_c w_c log p_c, w_c = (1 - p_c)^gamma_positive of the true class, "
+            "p_c^gamma_negative of the others, a share label_smoothing of g spread over all",
+            summary="the asymmetric loss where one class is the answer",
+            source="Ridnik et al. 2021, arXiv 2009.14119, section 4.4; its ASLSingleLabel",
+        ),
+        Loss(
+            name="auc_margin",
+            function=_coupled(ranking.auc_margin),
+            defaults={"margin": 1.0},  # LibAUC's
+            tasks=("classification", "multilabel"),
+            formula="mean_c(var(p_c | c) + var(p_c | not c) + max(0, margin + mean(p_c | not c) - "
+            "mean(p_c | c))^2) over the global batch, p the softmax, of findings the sigmoid",
+            summary="squared AUC margin loss, each class against the others; its auxiliary "
+            "variables are solved for each batch, so large batches serve it best",
+            source="Yuan et al. 2021, arXiv 2012.03173, equation 3 (LibAUC's AUCMLoss, by class "
+            "means); a, b, alpha in closed form in place of its optimizer",
         ),
         Loss(
             name="topk_ce",
@@ -469,6 +536,33 @@ LOSSES: dict[str, Loss] = {
             summary="Focal and focal Tversky loss, asymmetric: every foreground class counts as "
             "rare",
             source="Yeung et al. 2022, arXiv 2102.04525, asymmetric Unified Focal loss",
+        ),
+        # ---- thin structures ----
+        Loss(
+            name="cldice",
+            function=_each(tubes.dice_cldice),
+            # The authors' code, github.com/jocpae/clDice; alpha is the largest of the paper's.
+            defaults={"alpha": 0.5, "iterations": 3, "smooth": 1.0},
+            bounds={**BOUNDS, "alpha": (0, 1)},
+            tasks=MASKS,
+            formula=f"(1 - alpha) {DICE} + alpha mean_fg(1 - 2 t s / (t + s)), t = (sum S(p) g + "
+            "smooth) / (sum S(p) + smooth), s the same of S(g) and p, S the soft skeleton by "
+            "iterations of erosion",
+            summary="linear Dice loss and that of skeletons, for vessels and the like; iterations: "
+            "the radius of the widest in voxels",
+            source="Shit et al. 2021, arXiv 2003.07311, equations 1 to 3, algorithm 1; "
+            "monai.losses.SoftDiceclDiceLoss",
+        ),
+        Loss(
+            name="skeleton_recall",
+            function=_each(tubes.dice_skeleton_recall),
+            derive=tubes.tubes,
+            defaults={"weight": 1.0, **SMOOTH, **LABELS},  # an equal part, as there
+            tasks=MASKS,
+            formula=f"{DICE} + {CE} + weight mean_fg(1 - (sum p s + smooth) / (sum s + smooth)), s "
+            "what of a class lies within two voxels of the skeleton of all; label_smoothing as ce",
+            summary="linear Dice loss, cross-entropy and how much of the skeletons is found",
+            source="Kirchhoff et al. 2024, arXiv 2404.03010, equation 3; Dice linear",
         ),
         # ---- borders ----
         Loss(

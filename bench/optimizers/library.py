@@ -30,3 +30,15 @@ def ademamix(params: Params, *, warmup_steps: int, **settings: Any) -> torch.opt
     """Build AdEMAMix; its schedules of alpha and beta3 last `warmup_steps` steps, 0 for none."""
     build = library("AdEMAMix", weight_decouple=True)
     return build(params, t_alpha_beta3=warmup_steps or None, **settings)
+
+
+def mars(params: Params, **settings: Any) -> torch.optim.Optimizer:
+    """Build MARS on AdamW; biases and norms are AdamW's, at the rate and the decay of the rest.
+
+    The library has a rate and a decay of their own for them, which would not follow a study's.
+    """
+    build = library("MARS", mars_type="adamw", optimize_1d=False)
+    optimizer = build(params, lr_1d=settings["lr"], **settings)
+    for group in optimizer.param_groups:
+        group["weight_decay_1d"] = group["weight_decay"]
+    return optimizer

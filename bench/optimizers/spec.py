@@ -165,7 +165,7 @@ class Optimizer:
             return (
                 f"optimizer {self.name} would decompose a matrix of {widest} x {widest} again and "
                 f"again; the widest that is still in proportion is {WIDEST}"
-                + self._hint(("max_precondition_dim", "block_size"))
+                + self._hint(("max_precondition_dim", "block_size", "max_size_triangular"))
             )
         state = 4 * (self.state_numbers(shapes, given) or 0.0)
         weights = 4 * numbers(shapes)

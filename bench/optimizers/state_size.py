@@ -148,3 +148,31 @@ def shampoo_state(shapes: Shapes, settings: Settings) -> float:
 def shampoo_driven(shapes: Shapes, settings: Settings) -> float:
     """Return how many numbers are in the parameters that matrices precondition."""
     return numbers(s for s in shapes if any(True for _ in _shampoo_blocks(s, settings)))
+
+
+# ---- PSGD with Kronecker factors ----
+
+
+def _kron_sides(shape: Shape, settings: Settings) -> list[int]:
+    # Vectors, sides of 1 and those above the limit have a diagonal.
+    limit = settings["max_size_triangular"]
+    return [d for d in shape if len(shape) > 1 and 1 < d <= limit]
+
+
+def kron_widths(shapes: Shapes, settings: Settings) -> list[int]:
+    """Return the widths of all triangular factors, which each step solves and multiplies with."""
+    return [d for shape in shapes for d in _kron_sides(shape, settings)]
+
+
+def kron_state(shapes: Shapes, settings: Settings) -> float:
+    """Count one momentum buffer, a triangular factor or a diagonal for each side."""
+    diagonals = sum(sum(s or (1,)) - sum(_kron_sides(s, settings)) for s in shapes)
+    return numbers(shapes) + diagonals + sum(d * d for d in kron_widths(shapes, settings))
+
+
+# ---- MARS ----
+
+
+def matrices_driven(shapes: Shapes, _settings: Settings) -> float:
+    """Return how many numbers are in the weights of two or more dimensions."""
+    return numbers(s for s in shapes if len(s) > 1)

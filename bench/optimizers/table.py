@@ -13,8 +13,10 @@ import torch
 
 from bench.core.settings import Setting
 from bench.optimizers import state_size
-from bench.optimizers.library import ademamix, library
-from bench.optimizers.muon import Muon
+from bench.optimizers.library import ademamix, library, mars
+from bench.optimizers.own.cautious import CautiousAdamW
+from bench.optimizers.own.kron import Kron
+from bench.optimizers.own.muon import Muon
 from bench.optimizers.shampoo import shampoo
 from bench.optimizers.spec import Optimizer, Space
 from bench.optimizers.state_size import Shapes
@@ -447,6 +449,80 @@ OPTIMIZERS: dict[str, Optimizer] = {
             state_floats=2,
             summary="Adam that converges at any beta2: it divides by the moment of before",
             source="Taniguchi et al. 2024, arXiv 2411.02853; library",
+        ),
+        Optimizer(
+            name="psgd_kron",
+            constructor=Kron,
+            # kron_torch's and the library's
+            defaults={
+                "lr": 1e-3,
+                "momentum": 0.9,
+                "weight_decay": 0.0,
+                "max_size_triangular": 8192,
+            },
+            # The factors start at 1 and grow by a tenth a step at most.
+            scale_free=False,
+            decay="decoupled",
+            space={"lr": Space(low=1e-4, high=1e-2, log=True)},
+            state_floats=state_size.kron_state,
+            widths=state_size.kron_widths,
+            summary="momentum whitened by a triangular factor for each side of a weight; decay "
+            "spares biases and norms",
+            source="Li 2015, arXiv 1512.04202; Li 2022, arXiv 2211.04422; as library's Kron",
+        ),
+        Optimizer(
+            name="mars",
+            constructor=mars,
+            # The library's and the authors'; the decay is that of adamw here.
+            defaults={
+                "lr": 3e-3,
+                "betas": (0.95, 0.99),
+                "gamma": 0.025,
+                "eps": 1e-8,
+                "weight_decay": 1e-2,
+                "betas_1d": (0.9, 0.95),
+            },
+            decay="decoupled",
+            space={"lr": Space(low=3e-4, high=3e-2, log=True)},
+            drives="weights of two or more dimensions; AdamW drives biases and norms",
+            driven=state_size.matrices_driven,
+            state_floats=3,
+            summary="AdamW on gradients corrected by how they changed, which lowers their variance",
+            source="Yuan et al. 2024, arXiv 2411.10438, MARS-AdamW with the gradient of the batch "
+            "before; library",
+        ),
+        Optimizer(
+            name="lars",
+            constructor=library("LARS"),
+            # The trust coefficient is the paper's.
+            defaults={
+                "lr": 1.0,
+                "momentum": 0.9,
+                "nesterov": False,
+                "trust_coefficient": 1e-3,
+                "weight_decay": 0.0,
+            },
+            scale_free=False,  # on biases and norms it is SGD
+            decay="coupled",
+            space={"lr": Space(low=1e-1, high=1e1, log=True)},
+            drives="weights of two or more dimensions; SGD drives biases and norms",
+            driven=state_size.matrices_driven,
+            state_floats=state_size.sgd_state,
+            summary="SGD at a rate for each layer by the length of its weights, for large batches",
+            source="You et al. 2017, arXiv 1708.03888, equation 6 and algorithm 1; library",
+        ),
+        Optimizer(
+            name="cautious_adamw",
+            constructor=CautiousAdamW,
+            defaults={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2},
+            decay="decoupled",
+            space={
+                "lr": Space(low=1e-4, high=1e-2, log=True),
+                "weight_decay": Space(low=5e-3, high=1.0, log=True),
+            },
+            state_floats=2,
+            summary="AdamW that moves a weight only where momentum and gradient have one sign",
+            source="Liang et al. 2024, arXiv 2411.16085, algorithm 1; defaults of adamw here",
         ),
         Optimizer(
             name="sam",

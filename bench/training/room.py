@@ -31,10 +31,10 @@ SHARE = 0.8
 # Copies of the parameters: the network, its gradients, the weights chosen and their average, two
 # buffers of an optimizer and what its update is computed from. Assumption.
 COPIES = 8
-# L-BFGS keeps the last steps and gradients in pairs, `history_size` of 10 unless it is set; Shampoo
-# and SOAP keep matrices. Assumption.
+# L-BFGS keeps the last steps and gradients in pairs, `history_size` of 10 unless it is set;
+# Shampoo, SOAP and PSGD-Kron keep matrices. Assumption.
 COPIES_OF_LARGE_STATES = 30
-LARGE_STATES = frozenset({"lbfgs", "shampoo", "soap"})
+LARGE_STATES = frozenset({"lbfgs", "psgd_kron", "shampoo", "soap"})
 # Gradients of what the forward pass keeps, and what a convolution and the allocator need beside.
 # Assumption, checked by a test.
 OVER_SAVED = 2.5

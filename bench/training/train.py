@@ -42,6 +42,7 @@ from bench.training.looks import due
 from bench.training.networks import CHANNELS_LAST, flops_per_sample, make_network
 from bench.training.state import BestEpoch, Checkpoint, TargetReached, TrainingState
 from bench.training.transfer import LayerGroups
+from loaders.batches.drawn import class_counts
 from loaders.batches.table import LOADERS
 from loaders.batches.torch_loader import gather
 from loaders.batches.upload import uploaded
@@ -377,10 +378,11 @@ def _on_worse_images(evaluator: Evaluator, cases: np.ndarray, trial: Trial) -> l
 
 
 def loss_weights(loss: Loss, store: Store, sampler: Sampler, device: torch.device) -> Tensor | None:
-    """Return the weights of classes (n_classes,) that a loss takes, of what is drawn; else None."""
+    """Return the weights or counts (n_classes,) that a loss takes, of what is drawn; else None."""
     if not loss.weighted:
         return None
-    weights = torch.from_numpy(TASKS[store.meta.task].weights(store, sampler))
+    found = TASKS[store.meta.task].weights(store, sampler)  # FoldError where a class is absent
+    weights = torch.from_numpy(class_counts(store, sampler) if loss.counted else found)
     return weights.to(device, torch.float32)
 
 

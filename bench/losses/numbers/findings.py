@@ -25,7 +25,7 @@ def weighted_binary_cross_entropy(
 
     torch's `pos_weight`. `label_smoothing` is spread over yes and no.
     """
-    known, g = _told(logits, target)
+    known, g = told(logits, target)
     smooth = g * (1 - label_smoothing) + label_smoothing / 2
     each = F.binary_cross_entropy_with_logits(logits, smooth, pos_weight=weights, reduction="none")
     return _mean(each, known)
@@ -33,7 +33,7 @@ def weighted_binary_cross_entropy(
 
 def binary_focal(logits: Tensor, target: Tensor, *, gamma: float) -> Tensor:
     """Return -(1 - q)^gamma log q, q the probability of the right answer."""
-    known, g = _told(logits, target)
+    known, g = told(logits, target)
     surprise = F.binary_cross_entropy_with_logits(logits, g, reduction="none")
     shape = (-torch.expm1(-surprise)).clamp_min(LEAST) ** gamma
     return _mean(shape * surprise, known)
@@ -52,7 +52,7 @@ def asymmetric(
     A finding that is there costs -(1 - p)^gamma_positive log p, one that is not
     -m^gamma_negative log(1 - m), m = max(p - margin, 0).
     """
-    known, g = _told(logits, target)
+    known, g = told(logits, target)
     there = torch.sigmoid(-logits).clamp_min(LEAST) ** gamma_positive * -F.logsigmoid(logits)
     m = (torch.sigmoid(logits) - margin).clamp_min(0)
     if margin == 0:
@@ -63,7 +63,7 @@ def asymmetric(
     return _mean(g * there + (1 - g) * absent, known)
 
 
-def _told(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+def told(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return which answers are known, and the answers with 0 for those that are not."""
     known = ~target.isnan()
     return known, torch.where(known, target, 0).to(logits)

@@ -13,6 +13,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from monai.losses.aucm_loss import AUCMLoss
+from monai.losses.cldice import SoftclDiceLoss, SoftDiceclDiceLoss
 from monai.losses.dice import DiceCELoss, DiceLoss, GeneralizedDiceLoss
 from monai.losses.focal_loss import FocalLoss
 from monai.losses.unified_focal_loss import AsymmetricFocalLoss, AsymmetricFocalTverskyLoss
@@ -21,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench.losses.table import LOSSES, alone
+from bench.losses.tubes import tubes
 
 Array = NDArray[np.float64]
 
@@ -60,8 +63,18 @@ UNIFIED_TVERSKY = (0.88 / (1.2 + 0.88) + math.sqrt(0.92 / (1 + 0.92))) / 2
 UNIFIED_FOCAL = (
     0.6 * (0.105361 + 2.302585) + 0.4 * (math.sqrt(0.2) * 0.223144 + math.sqrt(0.6) * 0.916291)
 ) / 4
+# Soft skeletons: the prediction's is .73 0 .4 0 (.9 - .2, .6 - .2, and .1 of what is left of the
+# first after an erosion), the reference's is itself, so t = (.73 + 1) / (1.13 + 1) and
+# s = (1 + 1) / (2 + 1), smoothed by 1; Dice is 1 - (2 + 1) / (1.8 + 2 + 1).
+WITHIN, FOUND = 1.73 / 2.13, 2 / 3
+CLDICE = (1 - 3 / 4.8) / 2 + (1 - 2 * WITHIN * FOUND / (WITHIN + FOUND)) / 2
 BY_HAND_2X2 = {
     "ce": CE,
+    "poly_ce": CE + (0.1 + 0.2 + 0.6 + 0.9) / 4,
+    "mbls": CE,  # no logits are 10 apart
+    "cldice": CLDICE,
+    # The skeleton is the mask, and all lies within two voxels of it.
+    "skeleton_recall": DICE + CE + 1 - 1 / 2,
     # background weighs 0.5, foreground 2
     "weighted_ce": (2 * 0.105361 + 0.5 * 0.223144 + 0.5 * 0.916291 + 2 * 2.302585) / 4,
     "ce_smooth": 0.95 * CE + 0.05 * OTHER,
@@ -109,8 +122,16 @@ def test_2x2_mask_by_hand(name: str) -> None:
 
 # Three classes with probabilities .7 .2 .1, the second is true: -log p = .356675 1.609438 2.302585,
 # sum p^2 = .54, sum g^2 = 1. The weights are .5 1.25 2.
+# The classes' effective numbers, of so many cases, are N; the weights have a mean of 1.
+N = [(1 - 0.9999**n) / (1 - 0.9999) for n in (0.5, 1.25, 2)]
 BY_HAND_VECTOR = {
     "ce": 1.609438,
+    "class_balanced": 3 / N[1] / (1 / N[0] + 1 / N[1] + 1 / N[2]) * 1.609438,
+    "poly_ce": 1.609438 + 0.8,
+    "mbls": 1.609438,
+    # g is .1/3 .9 + .1/3 .1/3; the others weigh .7^4 and .1^4
+    "asymmetric_ce": (0.9 + 0.1 / 3) * 1.609438 + 0.1 / 3 * (0.2401 * 0.356675 + 0.0001 * 2.302585),
+    "auc_margin": 0.0,  # nothing to rank a single case against
     "weighted_ce": 1.25 * 1.609438,
     "ce_smooth": 0.9 * 1.609438 + 0.1 / 3 * (0.356675 + 1.609438 + 2.302585),
     "focal": 0.64 * 1.609438,
@@ -149,6 +170,42 @@ def test_dice_of_a_batch_by_hand() -> None:
     torch.testing.assert_close(
         values("dice", logits, target).tolist(), [DICE, 1.0], rtol=0, atol=1e-5
     )
+
+
+def test_logits_beyond_a_margin_by_hand() -> None:
+    # They lie 0, log 3.5 and log 7 below the greatest, so the margin of 1 is passed by .252763 and
+    # .945910.
+    logits = torch.tensor([[0.7, 0.2, 0.1]], dtype=torch.float64).log()
+    value = values("mbls", logits, torch.tensor([1]), weight=2.0, margin=1.0)
+    assert value.item() == pytest.approx(1.609438 + 2 * (0.252763 + 0.945910) / 3, abs=1e-5)
+
+
+def test_classes_are_weighted_by_their_effective_numbers() -> None:
+    # Cui et al. 2019, equation 2: of 1, 10 and 1000 cases at beta = .9, (1 - .9^n) / (1 - .9).
+    effective = np.array([1, 6.5132156, 10])
+    logits = torch.zeros(3, 3, dtype=torch.float64)
+    counts = torch.tensor([1.0, 10.0, 1000.0])
+    found = LOSSES["class_balanced"].bind({"beta": 0.9})(logits, torch.arange(3), counts, alone)
+    wanted = math.log(3) * (1 / effective) * 3 / (1 / effective).sum()
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)
+    # From beta = 0, where all weigh the same, to 1, where they do inversely to their numbers.
+    for beta, weights in ((0.0, np.ones(3)), (1 - 1e-7, 3 / counts.numpy() / (1.101))):
+        found = LOSSES["class_balanced"].bind({"beta": beta})(
+            logits, torch.arange(3), counts.double(), alone
+        )
+        np.testing.assert_allclose(found, math.log(3) * weights, rtol=1e-3)
+
+
+def test_ranking_of_four_cases_by_hand() -> None:
+    # Of two classes each sees the same: p = .8 and .6 where it is the answer, .7 and .1 where it is
+    # not, so variances of .01 and .09, and the means .7 and .4 are .3 apart where 1 is wanted.
+    p = torch.tensor([0.8, 0.6, 0.7, 0.1], dtype=torch.float64)
+    logits = torch.stack([1 - p, p], 1).log()
+    value = values("auc_margin", logits, torch.tensor([1, 1, 0, 0]))
+    torch.testing.assert_close(value, torch.full((4,), 0.01 + 0.09 + 0.7**2).double())
+    # Where all rank right by the margin there is nothing but the spread.
+    value = values("auc_margin", logits, torch.tensor([1, 1, 0, 0]), margin=0.25)
+    torch.testing.assert_close(value, torch.full((4,), 0.1).double())
 
 
 @pytest.mark.parametrize("name", ["dice", "dice_squared", "dice_batch", "jaccard", "lovasz"])
@@ -273,6 +330,10 @@ SAME = [
     ("tversky", {"alpha": 1.0, "beta": 1.0}, "jaccard", {}),
     ("focal_tversky", {"exponent": 1.0}, "tversky", {}),
     ("hausdorff", {"weight": 0.0}, "dice", {}),
+    ("poly_ce", {"epsilon": 0.0}, "ce", {}),
+    ("mbls", {"weight": 0.0}, "ce", {}),
+    ("cldice", {"alpha": 0.0, "smooth": 1e-5}, "dice", {}),
+    ("skeleton_recall", {"weight": 0.0}, "dice_ce", {}),
     ("boundary", {"weight": 0.0}, "dice", {}),
 ]
 
@@ -406,3 +467,100 @@ def test_monais_squared_dice_has_no_curvature_where_it_is_sure() -> None:
         curves.append(torch.autograd.grad(slope.sum(), x)[0])
     assert curves[0].isfinite().all()
     assert curves[1].isnan().any()
+
+
+@pytest.mark.parametrize("spatial", [(12, 10), (7, 8, 9)])
+@pytest.mark.parametrize("iterations", [1, 3, 10])
+def test_cldice_against_monai(spatial: tuple[int, ...], iterations: int) -> None:
+    # MONAI's sums run over the classes as well as the voxels: of one class they are ours. Its
+    # harmonic mean is smoothed once more, by 1e-4 unless told otherwise.
+    logits, target = draw(spatial, classes=2)
+    p, g = (part[:, 1:] for part in of_classes(3 * logits, target))
+    given: dict[str, Any] = {"iter_": iterations, "smooth": 1e-12}
+    for alpha, monai in (
+        (1.0, SoftclDiceLoss(**given)),
+        (0.3, SoftDiceclDiceLoss(**given, alpha=0.3)),
+    ):
+        torch.testing.assert_close(
+            values("cldice", 3 * logits, target, alpha=alpha, iterations=iterations),
+            torch.stack([monai(p[[n]], g[[n]]) for n in range(len(logits))]),
+        )
+
+
+def test_a_broken_vessel_costs_more_than_a_thin_one() -> None:
+    # A line of three voxels' width: one prediction breaks it, one loses as many voxels at its rim.
+    mask = torch.zeros(1, 21, 21, dtype=torch.int64)
+    mask[:, 9:12, 2:19] = 1
+    broken, thin = mask.clone(), mask.clone()
+    broken[:, :, 9:12] = 0
+    thin[:, 9, 2:11] = 0
+    costs = {
+        name: [
+            values(name, 20 * F.one_hot(found, 2).movedim(-1, 1).double(), mask).item()
+            for found in (broken, thin)
+        ]
+        for name in ("dice", "cldice", "skeleton_recall")
+    }
+    assert costs["dice"][0] == pytest.approx(costs["dice"][1], abs=1e-3)
+    assert costs["cldice"][0] > 2 * costs["cldice"][1]
+
+
+def test_tubes_of_a_line_and_of_a_square() -> None:
+    # The skeleton of a line is itself; along it lies what is two steps off or less.
+    line = torch.zeros(1, 9, 9, dtype=torch.uint8)
+    line[0, 4, 2:7] = 2
+    (found,) = tubes(line, classes=3)
+    places = np.argwhere(line[0].numpy())
+    steps = np.abs(np.argwhere(np.ones((9, 9)))[:, None] - places[None]).sum(2).min(1)
+    np.testing.assert_array_equal(found, (steps <= 2).reshape(9, 9))
+    # In three dimensions as in two, and nothing of nothing.
+    (found,) = tubes(line[:, None].expand(1, 5, 9, 9) * torch.eye(5)[2][:, None, None], classes=3)
+    assert found.sum() == (steps <= 2).sum() + 2 * (steps <= 1).sum() + 2 * (steps <= 0).sum()
+    assert tubes(0 * line, classes=3).sum() == 0
+
+
+def test_skeleton_recall_counts_each_class_along_the_common_skeleton() -> None:
+    # Half of one line is class 1, the other half class 2; all is called class 1.
+    target = torch.zeros(1, 7, 8, dtype=torch.int64)
+    target[0, 3, :4], target[0, 3, 4:] = 1, 2
+    logits = torch.zeros(1, 3, 7, 8, dtype=torch.float64)
+    logits[:, 1] = 40
+    recall = values("skeleton_recall", logits, target) - values("dice_ce", logits, target)
+    assert recall.item() == pytest.approx((0 + 1) / 2, abs=1e-5)
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize("seed", range(5))
+def test_auc_margin_against_monai_at_the_optimum_of_its_variables(version: str, seed: int) -> None:
+    # LibAUC's loss by MONAI, of one finding, with a, b and alpha where they are best for the batch;
+    # version 1 is by shares of the classes, and so p (1 - p) as large.
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(40, 1, generator=generator, dtype=torch.float64, requires_grad=True)
+    target = (torch.rand(40, 1, generator=generator) < 0.3).double()
+    p = torch.sigmoid(logits)
+    a, b = p[target == 1].mean().item(), p[target == 0].mean().item()
+    monai = AUCMLoss(version=version)
+    for name, value in (("a", a), ("b", b), ("alpha", max(0.0, 1 + b - a))):
+        with torch.no_grad():
+            getattr(monai, name).fill_(value)
+    share = target.mean().item()
+    theirs = monai(p, target) / (share * (1 - share) if version == "v1" else 1)
+    ours = values("auc_margin", logits, target)
+    torch.testing.assert_close(ours.mean(), theirs.double(), rtol=1e-5, atol=1e-6)
+    # At the optimum nothing hangs on the variables, so the gradients agree too.
+    (slope,) = torch.autograd.grad(ours.mean(), logits)
+    (other,) = torch.autograd.grad(theirs, logits)
+    torch.testing.assert_close(slope, other, rtol=1e-4, atol=1e-7)
+
+
+def test_unknown_findings_rank_nothing() -> None:
+    logits = torch.randn(8, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    target = torch.tensor([[1.0, 0, 1, 0, 1, 0, 1, 0], [0, 1, 1, 1, 0, 0, 1, 0]]).T
+    told = target.clone()
+    told[4:, 0] = torch.nan
+    both = values("auc_margin", logits, told)[0]
+    parts = [
+        values("auc_margin", logits[:4, :1], target[:4, :1])[0],
+        values("auc_margin", logits[:, 1:], target[:, 1:])[0],
+    ]
+    torch.testing.assert_close(both, torch.stack(parts).mean())

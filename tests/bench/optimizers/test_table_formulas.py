@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from bench.optimizers.own.kron import noise
 from bench.optimizers.table import OPTIMIZERS
 
 Array = NDArray[np.float64]
@@ -186,6 +187,49 @@ def shampoo(x: Array, gradients: Sequence[Array], s: Settings) -> Array:
     return x
 
 
+def mars(x: Array, gradients: Sequence[Array], s: Settings) -> Array:
+    (b1, b2), m, v, last = s["betas"], 0 * x, 0 * x, 0 * x
+    for t, g in enumerate(gradients, 1):
+        c, last = g + s["gamma"] * b1 / (1 - b1) * (g - last), g
+        c = c / max(1.0, float(np.linalg.norm(c)))
+        m, v = b1 * m + (1 - b1) * c, b2 * v + (1 - b2) * c * c
+        update = m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + s["eps"])
+        x = x - s["lr"] * (update + s["weight_decay"] * x)
+    return x
+
+
+def mars_on_a_vector(x: Array, gradients: Sequence[Array], s: Settings) -> Array:
+    (b1, b2), m, v = s["betas_1d"], 0 * x, 0 * x
+    for t, g in enumerate(gradients, 1):
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        update = m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + s["eps"])
+        x = x - s["lr"] * (update + s["weight_decay"] * x)
+    return x
+
+
+def lars(x: Array, gradients: Sequence[Array], s: Settings) -> Array:
+    m, decay = 0 * x, s["weight_decay"]
+    for g in gradients:
+        size = np.linalg.norm(x)
+        local = s["trust_coefficient"] * size / (np.linalg.norm(g) + decay * size)
+        m = s["momentum"] * m + s["lr"] * local * (g + decay * x)
+        x = x - m
+    return x
+
+
+def cautious_adamw(x: Array, gradients: Sequence[Array], s: Settings) -> Array:
+    (b1, b2), m, v = s["betas"], 0 * x, 0 * x
+    masked = 0
+    for t, g in enumerate(gradients, 1):
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        update = m / (1 - b1**t) / (np.sqrt(v / (1 - b2**t)) + s["eps"])
+        mask = (update * g > 0) * 1.0
+        masked += int((mask == 0).sum())
+        x = x * (1 - s["lr"] * s["weight_decay"]) - s["lr"] * update * mask / mask.mean()
+    assert masked
+    return x
+
+
 Formula = Callable[[Array, Sequence[Array], Settings], Array]
 FORMULAS: list[tuple[str, Formula, tuple[int, ...], Settings]] = [
     ("sgd_nesterov", sgd_nesterov, (5,), {}),
@@ -201,12 +245,16 @@ FORMULAS: list[tuple[str, Formula, tuple[int, ...], Settings]] = [
     ("schedule_free_sgd", schedule_free_sgd, (5,), {}),
     ("schedule_free_adamw", schedule_free_adamw, (5,), {}),
     ("soap", soap, (3, 4), {}),
+    ("mars", mars, (3, 4), {}),
+    ("mars", mars_on_a_vector, (5,), {}),
+    ("lars", lars, (3, 4), {"weight_decay": 0.1}),
+    ("cautious_adamw", cautious_adamw, (3, 4), {}),
     ("shampoo", shampoo, (3, 4), {"block_size": 4, "precondition_frequency": 1}),
 ]
 
 
 @pytest.mark.parametrize(
-    ("name", "formula", "shape", "given"), FORMULAS, ids=[f[0] for f in FORMULAS]
+    ("name", "formula", "shape", "given"), FORMULAS, ids=[f[1].__name__ for f in FORMULAS]
 )
 def test_eight_steps_are_those_of_the_paper(
     name: str, formula: Formula, shape: tuple[int, ...], given: Settings
@@ -223,6 +271,69 @@ def test_eight_steps_are_those_of_the_paper(
     expected = formula(start, list(gradients), row.settings(given))
     assert np.abs(expected - start).max() > 1e-4
     np.testing.assert_allclose(parameter.detach().numpy() - start, expected - start, rtol=1e-4)
+
+
+# ---------------------------------------------------------------- PSGD-Kron
+
+
+@pytest.mark.parametrize(
+    ("shape", "steps", "given"),
+    [
+        ((3, 4), 8, {}),
+        ((3, 4), 8, {"max_size_triangular": 3, "weight_decay": 0.1}),
+        ((3, 2, 1, 3), 8, {"weight_decay": 0.1}),
+        ((5,), 8, {"weight_decay": 0.1}),
+        # Past the first 500 the factors follow ever more seldom.
+        ((2, 2), 1200, {"lr": 1e-2}),
+    ],
+)
+def test_kron_steps_as_the_library_does_with_the_same_noise(
+    monkeypatch: pytest.MonkeyPatch,
+    shape: tuple[int, ...],
+    steps: int,
+    given: Settings,
+) -> None:
+    from pytorch_optimizer import Kron as Library
+
+    rng = np.random.default_rng(0)
+    start = torch.from_numpy(rng.normal(size=shape))
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    optimizer = OPTIMIZERS["psgd_kron"].build([ours], **given)
+    settings = OPTIMIZERS["psgd_kron"].settings(given)
+    library = Library([theirs], precondition_dtype=None, balance_prob=0.0, **settings)
+    now, draws = [0], [0]
+
+    def drawn(like: torch.Tensor, **_: object) -> torch.Tensor:
+        draws[0] += 1
+        return noise(like, now[0], 1)
+
+    monkeypatch.setattr(torch, "randn_like", drawn)
+    for k in range(steps):
+        gradient = torch.from_numpy(rng.normal(size=shape) + 0.5)
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        now[0] = k + 1
+        optimizer.step()
+        library.step()
+    assert (draws[0] == steps) == (steps <= 501)
+    moved = ours.detach() - start
+    assert float(moved.abs().max()) > 1e-3
+    torch.testing.assert_close(moved, theirs.detach() - start, rtol=1e-4, atol=1e-7)
+
+
+def test_the_factors_of_kron_whiten_the_gradient() -> None:
+    """Gradients of variances 1 and 100 on two rows: the step's become alike."""
+    rng = np.random.default_rng(0)
+    parameter = nn.Parameter(torch.zeros(2, 3, dtype=torch.float64))
+    optimizer = OPTIMIZERS["psgd_kron"].build([parameter], momentum=0.0, lr=1.0)
+    moves = []
+    for _ in range(400):
+        before = parameter.detach().clone()
+        parameter.grad = torch.from_numpy(rng.normal(size=(2, 3)) * np.array([[1.0], [10.0]]))
+        optimizer.step()
+        moves.append((parameter.detach() - before).square().mean(1))
+    first, last = moves[0], torch.stack(moves[-200:]).mean(0)
+    assert float(first[1] / first[0]) > 20
+    assert float(last[1] / last[0]) == pytest.approx(1, abs=0.5)
 
 
 # ---------------------------------------------------------------- Muon
