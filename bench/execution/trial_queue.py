@@ -248,7 +248,7 @@ class Queue:
         self.finish_all([(lane, trial_id, outcome)])
 
     def finish_all(self, done: Sequence[tuple[str, str, Outcome]]) -> None:
-        """Put finished trials (lane, id, outcome) on disk: also what comes late, unless it is there.
+        """Put finished trials (lane, id, outcome) on disk: late ones too, unless one is there.
 
         Raises OSError where the disk is full: they stay unfinished, what is written stands.
         """

@@ -8,8 +8,9 @@ nothing but finished Parquet files may ever stand in them: files are written in 
 finished; rows of the other tables without it do not count, and no trial does that a table has lost.
 
 Small files are slow to read (10,000 one-row files take DuckDB 14 s, measured), so trials that come
-together are written as one part (`write_trials`), and `compact` merges small files into larger parts. A part's footer names the files it was made from with their checksums.
-They are removed once the part is in place, and that list identifies whatever a crash left of them:
+together are written as one part (`write_trials`), and `compact` merges small files into larger
+parts. A part's footer names the files it was made from with their checksums. They are removed once
+the part is in place, and that list identifies whatever a crash left of them:
 at no moment is a row lost, and `read` never counts one twice.
 """
 
@@ -219,6 +220,36 @@ def read(
         return merged.take(order).select(wanted)
 
     return _look_again(look)
+
+
+class Reading:
+    """A run that many rows are asked of, a few trials at a time: each data set is read once.
+
+    What is written after that is not seen. Raises as `read`.
+    """
+
+    def __init__(self, run: Path, without: Damage) -> None:
+        self._run, self._without = run, without
+        self._found: dict[tuple[str, ...], tuple[pa.Table, dict[str, tuple[int, int]]]] = {}
+
+    def rows(self, table: str, columns: Sequence[str], trials: Collection[str]) -> pa.Table:
+        """Return the rows of some trials, as `read` does; `trial_id` is one of the columns."""
+        key = table, *columns
+        if key not in self._found:
+            whole = read(self._run, table, columns=columns, without=self._without)
+            whole = whole.combine_chunks()
+            places: dict[str, tuple[int, int]] = {}
+            if whole.num_rows:
+                runs = pc.run_end_encode(whole.column("trial_id").chunk(0))
+                start = 0
+                for trial_id, end in zip(
+                    runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True
+                ):
+                    places[trial_id], start = (start, end - start), end
+            self._found[key] = whole, places
+        whole, places = self._found[key]
+        wanted = [places[trial_id] for trial_id in sorted(set(trials)) if trial_id in places]
+        return pa.concat_tables([whole.slice(0, 0), *(whole.slice(*place) for place in wanted)])
 
 
 def incomplete(

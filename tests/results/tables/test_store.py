@@ -21,6 +21,8 @@ from results.tables import store
 from results.tables.axes import described
 from results.tables.schema import SCHEMA_VERSION, STATUSES, TABLES
 from results.tables.store import (
+    Damage,
+    Reading,
     RowError,
     Rows,
     RunError,
@@ -633,3 +635,18 @@ def test_what_does_not_fit_is_told_by_its_column_and_nothing_of_the_others_count
     with pytest.raises(RowError, match=r"cases\.tp must be int64"):
         write_trials(tmp_path, rows, footer=FOOTER)
     assert finished(tmp_path) == {}
+
+
+def test_rows_asked_a_few_trials_at_a_time_are_those_of_each_reading_of_its_own(tmp_path):
+    write_trials(tmp_path, crowd("b", "a"), footer=FOOTER)
+    put(tmp_path, "c")
+    reading = Reading(tmp_path, Damage())
+    for table, columns in {
+        "epochs": ("trial_id", "epoch"),
+        "metrics": TABLES["metrics"].names,
+    }.items():
+        for names in ([], ["a"], ["c", "a", "a"], ["b", "unknown"], ["unknown"]):
+            own = read(tmp_path, table, columns=columns, trials=names)
+            assert reading.rows(table, columns, names).to_pylist() == own.to_pylist()
+    empty = Reading(tmp_path / "none", Damage()).rows("epochs", ("trial_id",), ["a"])
+    assert empty.to_pylist() == []
