@@ -8,9 +8,11 @@ from typing import Any, TypeVar, cast
 from results.tables.alone import read_alone
 from results.tables.axes import Axis, axes_of, key_of, name_of
 from results.tables.rule import read_rule
+from results.tables.schema import TABLES
 from results.tables.store import (
     Damage,
     DamagedError,
+    Reading,
     RunError,
     find_damage,
     footer,
@@ -113,6 +115,7 @@ class Recorded:
     def __init__(self, path: Path, without: Damage = Damage()) -> None:  # noqa: B008  # immutable
         self.path = path
         self.without = without
+        self._reading = Reading(path, without)
         study = self._study()
         rows = read(path, "trials", without=without).to_pylist()
         if not rows and not study:
@@ -180,8 +183,14 @@ class Recorded:
     def rows(
         self, table: str, trials: Collection[str], columns: Sequence[str] | None = None
     ) -> list[dict[str, Any]]:
-        """Return the rows of some trials in a table; with `columns` those columns alone."""
-        found: list[dict[str, Any]] = read(
-            self.path, table, columns=columns, trials=trials, without=self.without
-        ).to_pylist()
-        return found
+        """Return the rows of some trials in a table; with `columns` those columns alone.
+
+        Whole rows of cases are many and long, and asked of few trials: these alone are read.
+        """
+        asked = tuple(columns or TABLES[table].names)
+        if "trial_id" in asked and (columns or table != "cases"):
+            found = self._reading.rows(table, asked, trials)
+        else:
+            found = read(self.path, table, columns=columns, trials=trials, without=self.without)
+        rows: list[dict[str, Any]] = found.to_pylist()
+        return rows

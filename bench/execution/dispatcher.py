@@ -50,7 +50,15 @@ class Dispatcher:
         # Signs of life first: time ran on while this process was busy writing.
         heard = list(heard)
         self.spoken.update(call.lane for call in heard)
+        done: list[Call] = []
         for call in sorted(heard, key=lambda call: call.name not in ("renew", "alive")):
+            if call.name == "finish":
+                done.append(call)
+                continue
+            if call.name in ("back", "fail"):
+                # What a lane says after a result is about another trial.
+                self._finish(done)
+                done = []
             if call.name == "take":
                 assert call.number is not None
                 self._waiting[call.lane] = call.number
@@ -62,6 +70,7 @@ class Dispatcher:
             self._do(call)
             if call.number is not None:
                 self.say(call.number, None)
+        self._finish(done)
         self._judge()
         for lane, number in list(self._waiting.items()):
             lease = None if lane in self.ended else self.queue.take(lane)
@@ -98,13 +107,12 @@ class Dispatcher:
             "alive": self.queue.alive,
             "renew": self.queue.renew,
             "keep": self.queue.keep,
-            "finish": self._finish,
             "fail": self._fail,
         }
         if call.name not in known:
             raise ValueError(
                 f"{call.lane} asks for {call.name!r}; the choices are take, resume, "
-                f"{', '.join(known)}"
+                f"finish, {', '.join(known)}"
             )
         known[call.name](call.lane, *call.values)
 
@@ -132,8 +140,15 @@ class Dispatcher:
             log.error("%s ends: %s", lane, why)
             self.ended[lane] = why
 
-    def _finish(self, lane: str, trial_id: str, outcome: dict[str, Any]) -> None:
-        self.queue.finish(lane, trial_id, Outcome(**outcome))
+    def _finish(self, calls: Sequence[Call]) -> None:
+        """Put the results of some lanes on disk together, and then let these go on."""
+        if calls:
+            self.queue.finish_all(
+                [(call.lane, call.values[0], Outcome(**call.values[1])) for call in calls]
+            )
+        for call in calls:
+            if call.number is not None:
+                self.say(call.number, None)
 
     def _fail(self, lane: str, trial_id: str, why: str, trace: str) -> None:
         log.error("trial %s failed on %s\n%s", trial_id, lane, trace)

@@ -17,7 +17,7 @@ from typing import Any
 from bench.core.processes import Beside, starting
 from bench.execution.dispatcher import STARTS, Dispatcher, LanesLost, Place
 from bench.execution.mailbox import Call
-from bench.execution.trial_queue import HUNG_MINUTES, Progress, Queue
+from bench.execution.trial_queue import HUNG_MINUTES, Progress, Queue, Telling
 from bench.execution.worker import KEEP_SEC, cargo_of
 from bench.planning.plan import Plan
 
@@ -111,10 +111,12 @@ class Here:
 
     def run(self, changed: Callable[[Progress], None]) -> None:
         """Serve them until every trial has a result, and end them; raises as `run_here`."""
+        telling = Telling(self._queue, changed)
         try:
             while self._queue.pending():
                 self._serve()
-                changed(self._queue.progress())
+                telling()
+            telling.last()
         except KeyboardInterrupt:
             self._let_keep()
             raise

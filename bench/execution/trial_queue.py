@@ -5,9 +5,10 @@ import io
 import logging
 import shutil
 import statistics
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ from results.status import LOCK
 from results.tables.axes import key_of
 from results.tables.files import replace_file
 from results.tables.schema import FINAL_STATUSES
-from results.tables.store import compact, finished, incomplete, write_trial
+from results.tables.store import Rows, compact, finished, incomplete, write_trials
 
 log = logging.getLogger("medopt.run")
 
@@ -36,9 +37,11 @@ LEASE_SEC = 60.0
 # A trial that made no step for this long hangs. A step is a batch or a case: seconds, and some
 # minutes where a network is compiled or a large volume scored on a CPU. Assumption.
 HUNG_MINUTES = 30.0
-# Small files are merged each time this many trials were written: a thousand of them take a report
-# 2.6 s, merged 0.4 s (measured).
+# Small files are merged each time this many were written to a data set: a thousand of them take a
+# report 2.6 s, merged 0.4 s (measured).
 COMPACT_EVERY = 256
+# What was told of a run is told again after so many times what the telling took. Assumption.
+TELLING = 20
 # A trial that ended the process it ran in, this often, is written down as failed.
 KILLS = 2
 
@@ -119,6 +122,7 @@ class Queue:
     _seconds: list[float] = field(init=False, default_factory=list)
     _most_lanes: int = field(init=False, default=1)
     _written: int = field(init=False, default=0)
+    _compacting: threading.Thread | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Look up what is finished already; a failed trial is tried again."""
@@ -240,26 +244,26 @@ class Queue:
             self._count_death(lease, lane, "the whole run ended without a word in it")
 
     def finish(self, lane: str, trial_id: str, outcome: Outcome) -> None:
-        """Put a finished trial on disk: also one that comes late, unless it has a result.
+        """Put a finished trial on disk, as `finish_all` does."""
+        self.finish_all([(lane, trial_id, outcome)])
 
-        Raises OSError where the disk is full: the trial stays unfinished, what is written stands.
+    def finish_all(self, done: Sequence[tuple[str, str, Outcome]]) -> None:
+        """Put finished trials (lane, id, outcome) on disk: late ones too, unless one is there.
+
+        Raises OSError where the disk is full: they stay unfinished, what is written stands.
         """
-        lease = self._given.get((lane, trial_id))
-        if lease is None or self._statuses.get(trial_id) in FINAL_STATUSES:
-            log.warning("%s came with trial %s, which has a result already", lane, trial_id)
-        else:
-            self._write(
-                lease,
-                lane,
-                outcome.trial,
-                metrics=outcome.metrics,
-                epochs=outcome.epochs,
-                cases=outcome.cases,
-                examples=outcome.examples,
-                weights=outcome.weights,
-            )
+        new: dict[str, tuple[str, Lease, Outcome]] = {}
+        for lane, trial_id, outcome in done:
+            lease = self._given.get((lane, trial_id))
+            if lease is None or trial_id in new or self._statuses.get(trial_id) in FINAL_STATUSES:
+                log.warning("%s came with trial %s, which has a result already", lane, trial_id)
+            else:
+                new[trial_id] = lane, lease, outcome
+        self._write([self._rows(lane, lease, outcome) for lane, lease, outcome in new.values()])
+        for _, _, outcome in new.values():
             self._seconds.append(outcome.trial["wall_sec"])
-        self._done(lane, trial_id)
+        for lane, trial_id, _ in done:
+            self._done(lane, trial_id)
 
     def fail(self, lane: str, trial_id: str, reason: str) -> None:
         """Write down a trial that broke. Its combination is incomplete and will not be judged."""
@@ -315,55 +319,97 @@ class Queue:
             self._write_failed(lease, lane, f"{why} {deaths} times")
 
     def _done(self, lane: str, trial_id: str) -> None:
-        """Take a trial that has a result out of the hands of its lane, and off the list."""
+        """Take a trial that has a result out of the hands of its lane, or else off the list."""
         held = self._held.get(lane)
         if held and held.lease.trial.trial_id == trial_id:
             del self._held[lane]
-        self._ready = deque(t for t in self._ready if t.trial_id != trial_id)
+        else:
+            self._ready = deque(t for t in self._ready if t.trial_id != trial_id)
 
     def _write_failed(self, lease: Lease, lane: str, reason: str) -> None:
         now = datetime.now(UTC)
         row = {**trial_columns(lease.trial), "status": "failed", "reason": reason}
         row |= {"batch_size": lease.trial.batch_size, "finished_at": now}
-        self._write(lease, lane, row)
+        self._write([(lease, Rows(self._row(lease, lane, row)))])
 
-    def _write(
-        self,
-        lease: Lease,
-        lane: str,
-        row: dict[str, Any],
-        *,
-        metrics: Sequence[dict[str, Any]] = (),
-        epochs: Sequence[dict[str, Any]] = (),
-        cases: Sequence[dict[str, Any]] = (),
-        examples: dict[str, np.ndarray] | None = None,
-        weights: bytes | None = None,
-    ) -> None:
-        if weights:
+    def _rows(self, lane: str, lease: Lease, outcome: Outcome) -> tuple[Lease, Rows]:
+        """Return the rows of an outcome; put what is no row of it on disk."""
+        trial_id = lease.trial.trial_id
+        if outcome.weights:
             weights_folder = self.folder / "weights"
             weights_folder.mkdir(exist_ok=True)
-            replace_file(weights_folder / f"{lease.trial.trial_id}.pt", weights)
-        if examples:
-            _write_arrays(self.folder / "examples" / f"{lease.trial.trial_id}.npz", examples)
-        row = {**row, "study": self.study, "attempt": lease.attempt, "lane": lane}
-        row["shared_device"] = self.shared_device
-        write_trial(
-            self.folder, trial=row, metrics=metrics, epochs=epochs, cases=cases, footer=self.footer
-        )
-        self._statuses[lease.trial.trial_id] = row["status"]
-        self.attempts.forget(lease.trial.trial_id)
-        self._state_file(lease.trial.trial_id).unlink(missing_ok=True)
+            replace_file(weights_folder / f"{trial_id}.pt", outcome.weights)
+        if outcome.examples:
+            _write_arrays(self.folder / "examples" / f"{trial_id}.npz", outcome.examples)
+        row = self._row(lease, lane, outcome.trial)
+        return lease, Rows(row, outcome.metrics, outcome.epochs, outcome.cases)
+
+    def _row(self, lease: Lease, lane: str, row: dict[str, Any]) -> dict[str, Any]:
+        own = {"study": self.study, "attempt": lease.attempt, "lane": lane}
+        return {**row, **own, "shared_device": self.shared_device}
+
+    def _write(self, written: Sequence[tuple[Lease, Rows]]) -> None:
+        """Put trials on disk, and then know of them."""
+        if not written:
+            return
+        write_trials(self.folder, [rows for _, rows in written], footer=self.footer)
+        for lease, rows in written:
+            trial, row = lease.trial, rows.trial
+            self._statuses[trial.trial_id] = row["status"]
+            self.attempts.forget(trial.trial_id)
+            self._state_file(trial.trial_id).unlink(missing_ok=True)
+            log.info(
+                "%s %s %s: %s %s",
+                row["status"],
+                trial.trial_id,
+                label(trial),
+                "" if row.get("test_score") is None else f"{row['test_score']:.4f}",
+                row["reason"] or "",
+            )
         self._written += 1
-        if self._written % COMPACT_EVERY == 0:
+        if self._written % COMPACT_EVERY == 0 and not self._is_compacting():
+            # Beside what lanes wait for: it takes seconds, and they are answered meanwhile.
+            self._compacting = threading.Thread(target=self._compact, daemon=True)
+            self._compacting.start()
+
+    def _is_compacting(self) -> bool:
+        return self._compacting is not None and self._compacting.is_alive()
+
+    def _compact(self) -> None:
+        """Merge small files; where the disk is full, what is written next says so."""
+        try:
             compact(self.folder)
-        log.info(
-            "%s %s %s: %s %s",
-            row["status"],
-            lease.trial.trial_id,
-            label(lease.trial),
-            "" if row.get("test_score") is None else f"{row['test_score']:.4f}",
-            row["reason"] or "",
-        )
+        except OSError as error:
+            log.warning("small files of the run cannot be merged now: %s", error)
+
+    def settle(self) -> None:
+        """Wait for what goes on beside, and merge small files where they are many."""
+        if self._compacting is not None:
+            self._compacting.join()
+        compact(self.folder)
+
+
+class Telling:
+    """Tells `changed` how far a queue is, for a twentieth of the time at most.
+
+    With a thousand lanes a word of it takes as long as ten results: lanes come first.
+    """
+
+    def __init__(self, queue: Queue, changed: Callable[[Progress], None]) -> None:
+        self._queue, self._changed = queue, changed
+        self._next = float("-inf")
+
+    def __call__(self) -> None:
+        """Tell it, unless it was told a moment ago."""
+        begun = time.monotonic()
+        if begun >= self._next:
+            self._changed(self._queue.progress())
+            ended = time.monotonic()
+            self._next = ended + TELLING * (ended - begun)
+
+    def last(self) -> None:
+        """Tell it in any case: the block of work is at its end."""
+        self._changed(self._queue.progress())
 
 
 def label(trial: Trial) -> str:
@@ -401,15 +447,19 @@ def opened(plan: Plan, *, shared_device: bool) -> Iterator[Queue]:
         shutil.rmtree(plan.folder / ".writing", ignore_errors=True)
         about = footer(plan)
         known = finished(plan.folder)
-        for skip in plan.skips:
-            if skip.trial_id not in known:
-                row = {**skip_columns(skip), "study": plan.study.name}
-                write_trial(plan.folder, trial=row, metrics=[], epochs=[], cases=[], footer=about)
-        yield Queue(
+        skipped = [
+            Rows({**skip_columns(skip), "study": plan.study.name})
+            for skip in plan.skips
+            if skip.trial_id not in known
+        ]
+        if skipped:
+            write_trials(plan.folder, skipped, footer=about)
+        queue = Queue(
             folder=plan.folder,
             study=plan.study.name,
             trials=plan.trials,
             footer=about,
             shared_device=shared_device,
         )
-        compact(plan.folder)
+        yield queue
+        queue.settle()

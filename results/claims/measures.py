@@ -314,6 +314,10 @@ def _metric(run: Kept, contest: Contest, name: str, where: Mapping[str, str]) ->
     return values
 
 
+# What says which class a case is of, and which it is called.
+_CALLED = ("trial_id", "case_id", "region", "label", "prob")
+
+
 def _of_rarest_class(
     run: Kept, contest: Contest, value: Callable[[np.ndarray, np.ndarray], float]
 ) -> Values:
@@ -323,7 +327,8 @@ def _of_rarest_class(
 
     def values(combination: Combination) -> ByFold:
         cases: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
-        for row in run.rows("cases", {r["trial_id"] for r in combination.scored}):
+        trials = {r["trial_id"] for r in combination.scored}
+        for row in run.rows("cases", trials, _CALLED):
             cases.setdefault(row["trial_id"], {}).setdefault(row["case_id"], []).append(row)
 
         def of(row: Mapping[str, Any]) -> float | None:

@@ -296,7 +296,7 @@ def test_a_full_disk_is_exit_1_and_the_run_goes_on_from_there(medopt, study, mon
 
     from bench.execution import trial_queue
 
-    own_write = trial_queue.write_trial
+    own_write = trial_queue.write_trials
     calls = []
 
     def full(*args, **kwargs):
@@ -305,11 +305,11 @@ def test_a_full_disk_is_exit_1_and_the_run_goes_on_from_there(medopt, study, mon
             raise OSError(errno.ENOSPC, "No space left on device")
         own_write(*args, **kwargs)
 
-    monkeypatch.setattr(trial_queue, "write_trial", full)
+    monkeypatch.setattr(trial_queue, "write_trials", full)
     status, _, err = medopt("run", study)
     assert status == 1
     assert "No space left" in err
-    monkeypatch.setattr(trial_queue, "write_trial", own_write)
+    monkeypatch.setattr(trial_queue, "write_trials", own_write)
     assert medopt("run", study)[0] == 0
 
 

@@ -214,5 +214,29 @@ def test_a_state_that_finds_no_room_on_the_disk_ends_no_run(serving, caplog):
 
 
 def test_a_call_that_is_not_known_is_refused_with_the_choices(serving):
-    with pytest.raises(ValueError, match="are take, resume, back, here, unfit, alive, renew, keep"):
+    with pytest.raises(
+        ValueError, match="are take, resume, finish, back, here, unfit, alive, renew, keep"
+    ):
         serving(1).dispatcher.serve([Call(1, "a", "do", ())])
+
+
+def test_results_that_come_together_are_written_together_and_none_twice(serving, tmp_path):
+    served = serving(5)
+    lanes = "abcd"
+    served.dispatcher.serve([Call(n, lane, "take", ()) for n, lane in enumerate(lanes)])
+    served.queue.give_back("a")  # taken for lost: t0 goes to another, and both come with it
+    served.dispatcher.serve([Call(5, "e", "take", ())])
+    assert served.said == {0: "t0", 1: "t1", 2: "t2", 3: "t3", 5: "t0"}
+    results = [("a", "t0"), ("b", "t1"), ("c", "t2"), ("e", "t0")]
+    served.dispatcher.serve(
+        [
+            *(Call(10 + n, lane, "finish", (t, outcome(t))) for n, (lane, t) in enumerate(results)),
+            Call(20, "b", "back", ()),  # its process died after its word: no death of t1
+            Call(21, "b", "take", ()),
+        ]
+    )
+    assert [served.said[n] for n in (10, 11, 12, 13, 20, 21)] == [None] * 5 + ["t4"]
+    assert finished(tmp_path) == {"t0": "ok", "t1": "ok", "t2": "ok"}
+    assert len(list((tmp_path / "trials").iterdir())) == 1
+    assert read(tmp_path, "trials").column("lane").to_pylist() == ["a", "b", "c"]
+    assert served.queue.attempts.deaths("t1") == 0

@@ -244,7 +244,7 @@ def test_a_full_disk_is_raised_and_the_trial_stays_unfinished(tmp_path, monkeypa
     def full(*_args, **_kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(trial_queue, "write_trial", full)
+    monkeypatch.setattr(trial_queue, "write_trials", full)
     with pytest.raises(OSError, match="No space"):
         queue.finish("a", trial.trial_id, make_outcome(trial))
     assert queue.progress().done == 0
@@ -272,3 +272,34 @@ def test_two_processes_cannot_run_one_folder(tmp_path, monkeypatch):
         trial_queue.opened(plan, shared_device=False),
     ):
         pytest.fail("two processes hold one run folder")
+
+
+def test_how_far_a_run_is_is_told_for_a_twentieth_of_the_time_and_at_the_end(tmp_path, clock):
+    """Telling takes 0.1 s here, and the loop around it 0.01 s."""
+    heard = []
+
+    def changed(progress) -> None:
+        heard.append(clock[0])
+        clock[0] += 0.1
+
+    telling = trial_queue.Telling(make_queue(tmp_path), changed)
+    for _ in range(1000):
+        telling()
+        clock[0] += 0.01
+    telling.last()
+    # Every 0.1 + 20 * 0.1 s and one round of the loop: at 0, 2.11, 4.22, 6.33, 8.44; and the last.
+    assert len(heard) == 6
+    assert (len(heard) - 1) * 0.1 / clock[0] < 1 / 20
+
+
+def test_small_files_are_merged_beside_what_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial_queue, "COMPACT_EVERY", 4)
+    compacted = []
+    own = store.compact
+    monkeypatch.setattr(trial_queue, "compact", lambda run: compacted.append(own(run, at_least=3)))
+    queue = make_queue(tmp_path, 9)
+    while lease := queue.take("a"):
+        queue.finish("a", lease.trial.trial_id, make_outcome(lease.trial))
+    queue.settle()
+    assert store.finished(tmp_path) == {f"trial{n}": "ok" for n in range(9)}
+    assert sum(compacted) >= 12

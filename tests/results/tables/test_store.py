@@ -20,7 +20,19 @@ import pytest
 from results.tables import store
 from results.tables.axes import described
 from results.tables.schema import SCHEMA_VERSION, STATUSES, TABLES
-from results.tables.store import RowError, RunError, compact, finished, footer, read, write_trial
+from results.tables.store import (
+    Damage,
+    Reading,
+    RowError,
+    Rows,
+    RunError,
+    compact,
+    finished,
+    footer,
+    read,
+    write_trial,
+    write_trials,
+)
 
 FOOTER = {
     "git_commit": "0" * 40,
@@ -563,3 +575,78 @@ def test_the_types_do_not_depend_on_the_values(tmp_path):
         stored = pq.read_schema(tmp_path / table / "a.parquet").remove_metadata()
         assert stored == schema
         assert not any(pa.types.is_null(field.type) for field in stored)
+
+
+def crowd(*names: str, score: float = 0.9, status: str = "ok") -> list[Rows]:
+    """Return what `put` writes of several trials."""
+    return [
+        Rows(
+            {"study": "s", "trial_id": name, "status": status, "test_score": score},
+            metrics=[{"split": "test", "metric": m, "value": score} for m in ("auc", "accuracy")],
+            epochs=[{"epoch": e, "train_loss": float("nan"), "val_score": score} for e in (1, 2)],
+            cases=[{"case_id": "c1", "tp": np.int64(3), "prob": np.float64("nan"), "dice": score}],
+        )
+        for name in names
+    ]
+
+
+def test_trials_written_together_are_those_written_one_by_one(tmp_path):
+    """In one file a data set, whatever reads it; but for one that failed, which has its own."""
+    one, many = tmp_path / "one", tmp_path / "many"
+    three = [*crowd("a", "b"), *crowd("c", status="failed")]
+    for rows in three:
+        write_trial(one, **rows._asdict(), footer=FOOTER)
+    write_trials(many, three, footer=FOOTER)
+    told = [str(everything(run)).replace("nan", "'nan'") for run in (one, many)]  # nan is no nan
+    assert told[0] == told[1]
+    assert footer(many) == footer(one)
+    for table in TABLES:
+        names = sorted(p.name for p in (many / table).iterdir())
+        assert (len(names), names[0]) == (2, "c.parquet")
+        assert rows_elsewhere(many, table) == rows_elsewhere(one, table)
+
+
+def test_a_file_of_a_trial_is_not_left_to_count_before_its_part(tmp_path):
+    """Of a trial that failed before, and of one whose writing a crash cut off."""
+    write_trials(tmp_path, crowd("a", score=0.1, status="failed"), footer=FOOTER)
+    write_trials(tmp_path, crowd("b", score=0.1), footer=FOOTER)
+    (tmp_path / "trials" / "b.parquet").unlink()
+    write_trials(tmp_path, crowd("a", "b", "c", "d", score=0.7), footer=FOOTER)
+    for table in ("trials", "metrics", "cases"):
+        column = {"trials": "test_score", "metrics": "value", "cases": "dice"}[table]
+        assert set(read(tmp_path, table).column(column).to_pylist()) == {0.7}
+    assert finished(tmp_path) == dict.fromkeys("abcd", "ok")
+
+
+def test_parts_of_few_trials_are_merged_where_they_are_many(tmp_path):
+    for first, second in ("ab", "cd", "ef"):
+        write_trials(tmp_path, crowd(first, second), footer=FOOTER)
+    before = str(everything(tmp_path))
+    assert compact(tmp_path, at_least=4) == 0
+    assert compact(tmp_path, at_least=3) == 12
+    assert str(everything(tmp_path)) == before
+    assert len(list((tmp_path / "trials").iterdir())) == 1
+    assert compact(tmp_path, at_least=3) == 0  # one of six is not small
+
+
+def test_what_does_not_fit_is_told_by_its_column_and_nothing_of_the_others_counts(tmp_path):
+    rows = crowd("a", "b")
+    rows[1].cases[0]["tp"] = "three"
+    with pytest.raises(RowError, match=r"cases\.tp must be int64"):
+        write_trials(tmp_path, rows, footer=FOOTER)
+    assert finished(tmp_path) == {}
+
+
+def test_rows_asked_a_few_trials_at_a_time_are_those_of_each_reading_of_its_own(tmp_path):
+    write_trials(tmp_path, crowd("b", "a"), footer=FOOTER)
+    put(tmp_path, "c")
+    reading = Reading(tmp_path, Damage())
+    for table, columns in {
+        "epochs": ("trial_id", "epoch"),
+        "metrics": TABLES["metrics"].names,
+    }.items():
+        for names in ([], ["a"], ["c", "a", "a"], ["b", "unknown"], ["unknown"]):
+            own = read(tmp_path, table, columns=columns, trials=names)
+            assert reading.rows(table, columns, names).to_pylist() == own.to_pylist()
+    empty = Reading(tmp_path / "none", Damage()).rows("epochs", ("trial_id",), ["a"])
+    assert empty.to_pylist() == []
