@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check bench gpu-check FORCE
+.PHONY: help demo test test-all check bench gpu-check soak FORCE
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -26,9 +26,13 @@ demo: $(STAMP) ## the whole job in miniature: phantoms, a study, a verdict and a
 test: $(STAMP) ## the tests that take minutes
 	$(BIN)/python -m pytest -n logical --dist loadgroup $(ARGS)
 
-test-all: $(STAMP) ## those, the slow ones, the GPU's and the two-node cluster's
+test-all: $(STAMP) ## those, the slow ones, the GPU's and the clusters'
 	$(BIN)/python -m pytest -n logical --dist loadgroup -m "not cluster" $(ARGS)
 	$(BIN)/python -m pytest -m cluster $(ARGS)
+
+# In slices: `make soak ARGS='--minutes 30'` goes on where the log ends.
+soak: $(STAMP) ## faults by chance on a cluster of three hosts, ten of each kind, with a log
+	$(BIN)/python -m tests.bench.execution.hosts.soak --seed 20261127 --log soak.jsonl $(ARGS)
 
 check: $(STAMP) ## lint, format and types
 	$(BIN)/ruff check .
