@@ -26,6 +26,9 @@ from results.tables.store import read
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
+# What never comes is a fault; what is only slow, on a machine with other work, is none.
+PATIENCE_SEC = 900
+
 HEAD, WORKER = "10.77.0.1", "10.77.0.2"
 ROOT = Path(__file__).resolve().parents[4]
 RAY = Path(sys.executable).with_name("ray")
@@ -99,7 +102,7 @@ def start_node(cluster: Cluster, which: int, scratch: Path, arguments: list[str]
     log = scratch / f"node{which}.txt"
     with log.open("wb") as out:
         node = cluster.start(which, RAY, "start", *arguments, stdout=out, stderr=out)
-    until = time.monotonic() + 90
+    until = time.monotonic() + PATIENCE_SEC
     while "Ray runtime started" not in log.read_text():
         assert node.poll() is None, log.read_text()
         assert time.monotonic() < until, log.read_text()
@@ -205,7 +208,7 @@ def drive(cluster: Cluster, study: Path, run: Path) -> subprocess.Popen[bytes]:
 def test_two_machines_give_what_one_process_gives(cluster, study, tmp_path):
     asked = study("both", "where")
     driver = drive(cluster, asked, tmp_path / "both")
-    out, err = driver.communicate(timeout=240)
+    out, err = driver.communicate(timeout=PATIENCE_SEC)
     assert (driver.returncode, out, err) == (0, b"{'ok': 12}\n", b"")
     ran = {p.name for p in tmp_path.glob("ran-*")}
     assert ran == {f"ran-{cluster.number(which)}" for which in (0, 1)}
@@ -222,13 +225,13 @@ def test_two_machines_give_what_one_process_gives(cluster, study, tmp_path):
 def test_a_lost_machine_costs_its_trial_in_hand_and_no_more(cluster, study, tmp_path):
     """On the cluster of the test before, which is as that run found it."""
     driver = drive(cluster, study("lost", "hangs"), tmp_path / "lost")
-    until = time.monotonic() + 120
+    until = time.monotonic() + PATIENCE_SEC
     while not (tmp_path / "hangs").exists():
         assert driver.poll() is None, driver.communicate()
         assert time.monotonic() < until
         time.sleep(0.1)
     cluster.kill(1)
-    out, err = driver.communicate(timeout=240)
+    out, err = driver.communicate(timeout=PATIENCE_SEC)
     assert (driver.returncode, out) == (0, b"{'ok': 12}\n")
     assert [b"lost with trial" in line for line in err.splitlines()] == [True]
     attempts = [row["attempt"] for row in read(tmp_path / "lost", "trials").to_pylist()]
