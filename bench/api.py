@@ -377,6 +377,7 @@ def run(
     gpus_per_trial: int = 1,
     race: bool = False,
     until_decided: bool = False,
+    doubled: bool = False,
     trial: str | None = None,
     hung_minutes: float | None = None,
     changed: Callable[["Progress"], None] = _unheard,
@@ -392,7 +393,9 @@ def run(
     so, what cannot be the best after the first seed is dropped (at the study's level, else 0.01).
     With `until_decided`, or where the study says so, as many repeats again are added while that can
     decide what is not, for three looks at most, which share alpha.
-    `trial` is the id of the one trial to run.
+    With `doubled` the first seed is trained with twice the budget too, in the folder `doubled` of
+    the run, for the report to say whether the ranking holds. `trial` is the id of the one trial to
+    run.
     A trial that makes no step for `hung_minutes` (None: 30) is ended. `changed` hears of each step,
     `say` before the first trial by what rule the run will be judged, and how many run at once.
 
@@ -410,8 +413,16 @@ def run(
     from bench.execution.phases.until_decided import until_decided as looking
     from bench.execution.watching import watched
     from bench.planning.plan import save
-    from bench.study.schema import load_study, with_race, with_until_decided
+    from bench.study.pretrained import FOLDS
+    from bench.study.schema import (
+        load_study,
+        with_race,
+        with_twice_the_budget,
+        with_until_decided,
+    )
+    from results.report.sections.budgets import DOUBLED
     from results.report.write import write_report
+    from results.tables.files import replace_file
 
     asked, base = load_study(Path(study))
     if asked.tuning:
@@ -445,6 +456,15 @@ def run(
                 progress = looking(made, trained, grown, say)
             else:
                 progress = trained(made)
+        if doubled and trial is None:
+            below = place.folder / DOUBLED
+            below.mkdir(exist_ok=True)
+            replace_file(below / FOLDS, (place.folder / FOLDS).read_bytes())
+            more, _ = where.resolved(with_twice_the_budget(asked, made.study), base, below)
+            seen = watched(below, more.study.name, place.changed)
+            with _saved(more, say), seen as told:
+                progress = where.trained(more, told)
+            write_report(below)
         write_report(place.folder)
     return Ended(folder=place.folder, page=place.page, progress=progress)
 

@@ -513,6 +513,14 @@ def run(
             "most.",
         ),
     ] = False,
+    doubled: Annotated[
+        bool,
+        typer.Option(
+            "--doubled",
+            help="Train the first seed with twice the budget too, so that the report says whether "
+            "the ranking holds.",
+        ),
+    ] = False,
     trial: Annotated[str | None, typer.Option(help="Run this one trial, by its id.")] = None,
     hung_after: Hung = 30.0,
 ) -> None:
@@ -534,6 +542,7 @@ def run(
         gpus_per_trial=gpus_per_trial,
         race=race,
         until_decided=until_decided,
+        doubled=doubled,
         trial=trial,
         hung_minutes=hung_after,
     )
@@ -843,6 +852,7 @@ def _run_study(
     gpus_per_trial: int,
     race: bool = False,
     until_decided: bool = False,
+    doubled: bool = False,
     trial: str | None = None,
     hung_minutes: float | None = None,
 ) -> None:
@@ -858,6 +868,7 @@ def _run_study(
             gpus_per_trial=gpus_per_trial,
             race=race,
             until_decided=until_decided,
+            doubled=doubled,
             trial=trial,
             hung_minutes=hung_minutes,
         ),

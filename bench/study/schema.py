@@ -586,6 +586,30 @@ def with_race(study: Study) -> Study:
     return _changed(study, race=level)
 
 
+def with_twice_the_budget(study: Study, run: Study) -> Study:
+    """Return a study of the first seed alone with twice the epochs.
+
+    `run` is the study as it was run: from it are the looks, twice as many, and what was automatic.
+    """
+    assert run.looks != "auto", "a run has fixed its looks"
+    data = tuple(
+        entry.model_copy(update={"epochs": entry.epochs and 2 * entry.epochs})
+        for entry in study.data
+    )
+    return _changed(
+        study,
+        epochs=2 * study.epochs,
+        data=[entry.model_dump() for entry in data],
+        looks=run.looks and 2 * run.looks,
+        device=run.device,
+        threads=run.threads,
+        loader=run.loader,
+        seeds=study.seeds[:1],
+        race=None,
+        until_decided=None,
+    )
+
+
 def with_until_decided(study: Study) -> Study:
     """Return a study that adds repeats until it is decided, its first look fixed as it asks.
 

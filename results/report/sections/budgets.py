@@ -1,12 +1,13 @@
 """The ranking had training ended at a part of its budget: a ranking that flips says little."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from results.report.sections.tuning import POINTS, tried_points
-from results.run_folder import Recorded
+from results.run_folder import Recorded, made_of
 from results.tables.axes import label
 from results.tables.store import read
 from results.verdict.combinations import Contest, Row, fold_of
@@ -14,6 +15,8 @@ from results.verdict.schema import OfDataset
 
 # Parts of the budget, and how the page calls them.
 PARTS = {0.25: "a quarter", 0.5: "half", 1.0: "the whole"}
+# The folder of a run that holds its study trained with twice the budget, and how that is called.
+DOUBLED, TWICE = "doubled", "twice"
 
 
 def budgets(
@@ -29,39 +32,69 @@ def budgets(
     names = [row["name"] for row in found["combinations"] if row["state"] == "judged"]
     if epochs is None or len(names) < 2:
         return None
-    trials, courses = _looks(run, contest)
-    scores: dict[str, list[float]] = {}
-    for name in names:
-        means = [_mean_of_folds(contest, trials[name], courses, part * epochs) for part in PARTS]
-        known = [mean for mean in means if mean is not None]
-        if len(known) == len(PARTS):
-            scores[name] = known
-    if len(scores) < 2:
+    means = _means(contest, names, _looks(run, contest), epochs)
+    means |= _means_of_twice(run.path / DOUBLED, contest, names, epochs)
+    kept = [name for name in names if all(means[part][name] is not None for part in means)]
+    if len(kept) < 2:
         return None
+    scores = {name: [means[part][name] for part in means] for name in kept}
     ranks = {
-        part: sorted(scores, key=lambda name: -contest.sign * scores[name][k])
-        for k, part in enumerate(PARTS)
+        part: sorted(kept, key=lambda name: -contest.sign * (means[part][name] or 0.0))
+        for part in means
     }
-    whole = ranks[1.0]
+    whole = ranks[PARTS[1.0]]
     first = {part: ranked[0] for part, ranked in ranks.items()}
     return {
-        "parts": list(PARTS.values()),
+        "parts": list(means),
+        "twice": TWICE in means,
         "lines": [
             {
                 "name": short[name],
                 "cells": [
                     {"rank": ranks[part].index(name) + 1, "score": scores[name][k]}
-                    for k, part in enumerate(PARTS)
+                    for k, part in enumerate(means)
                 ],
             }
             for name in whole
         ],
         "flips": [
-            f"at {PARTS[part]} {short[leader]} leads"
+            f"at {part} {short[leader]} leads"
             for part, leader in first.items()
             if leader != whole[0]
         ],
     }
+
+
+# What a part of the budget is called -> a combination's name -> its mean, None where it has none.
+_Means = dict[str, dict[str, float | None]]
+
+
+def _means(
+    contest: Contest,
+    names: Sequence[str],
+    looks: "tuple[dict[str, list[Row]], Courses]",
+    epochs: float,
+    parts: Mapping[float, str] = PARTS,
+) -> _Means:
+    trials, courses = looks
+    return {
+        called: {
+            name: _mean_of_folds(contest, trials.get(name, []), courses, part * epochs)
+            for name in names
+        }
+        for part, called in parts.items()
+    }
+
+
+def _means_of_twice(folder: Path, contest: Contest, names: Sequence[str], epochs: int) -> _Means:
+    """Return the means at twice the budget; nothing where that was not trained."""
+    if not (folder / "study.yaml").exists():
+        return {}
+    run = made_of(folder, lambda whole: whole)
+    doubled = next((c for c in run.contests if c.dataset == contest.dataset), None)
+    if doubled is None:
+        return {}
+    return _means(doubled, names, _looks(run, doubled), epochs, {2.0: TWICE})
 
 
 def _epochs_of(study: Mapping[str, Any], dataset: str) -> int | None:
