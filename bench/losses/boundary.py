@@ -1,68 +1,155 @@
 """Losses of how far apart the borders are, on top of the Dice loss; segmentation.
 
 All take logits (N, C, *spatial) of float32 or float64 and target (N, *spatial) int64 and return one
-value a sample (N,), the mean over the classes but the background (0). Distances are in voxels. They
-come from scipy on the CPU, of each sample and class by itself, and carry no gradient: about 10 ms
-for each at 128 x 128 voxels, 0.2 s at 512 x 512 or 64 x 64 x 64 (measured, one core).
+value a sample (N,), the mean over the classes but the background (0). Distances are in voxels,
+with `mm` in mm, by the `spacing` of the voxels along each axis; coarser levels of deep supervision
+have that of the finest. They come from scipy on the CPU, of each sample and class by itself, and
+carry no gradient: about 10 ms for each at 128 x 128 voxels, 0.2 s at 512 x 512 or 64 x 64 x 64
+(measured, one core).
 """
 
 import math
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bench.core.settings import Setting
 from bench.losses.overlap import dice
-from bench.losses.reductions import one_hot, sample_mean
+from bench.losses.reductions import Total, one_hot, sample_mean
+
+Spacing = tuple[float, ...]
+
+# The most that the borders come to weigh of 1: Kervadec et al. 2019, section 3.2, end there.
+MOST = 0.99
 
 
 def dice_hausdorff(
-    logits: Tensor, target: Tensor, *, alpha: float, weight: float, smooth: float
+    logits: Tensor,
+    target: Tensor,
+    total: Total,
+    *,
+    alpha: float,
+    weight: float,
+    smooth: float,
+    mm: bool,
+    balanced: bool,
+    spacing: Spacing | None = None,
 ) -> Tensor:
-    """Return Dice + weight log(1 + mean((p - g)^2 (d_p^alpha + d_g^alpha))).
+    """Return Dice + weight log(1 + h), h = mean((p - g)^2 (d_p^alpha + d_g^alpha)).
 
     d_g is a voxel's distance to the border of the reference, d_p to that of the prediction cut at
-    1/2. The paper balances the two terms anew in every epoch; the logarithm (MONAI's) needs none.
+    1/2. MONAI's logarithm brings both terms to a scale. The paper weighs them equally instead, anew
+    in every epoch by the means of the one before: with `balanced` it is weight h D / H for the
+    logarithm, D and H the means of the Dice loss and of h over the global batch.
     """
-    border = _monai("LogHausdorffDTLoss", alpha=alpha)
-    return dice(logits, target, smooth=smooth) + weight * _borders(border, logits, target)
+    p = torch.softmax(logits, dim=1)
+    far = _hausdorff(alpha, _known(spacing) if mm else None)
+    h = far(p[:, 1:], one_hot(target, p)[:, 1:])
+    region = dice(logits, target, smooth=smooth)
+    if not balanced:
+        return region + weight * sample_mean(torch.log(h + 1))
+    h = sample_mean(h)
+    ours, theirs = total(torch.stack([region.detach().sum(), h.detach().sum()]))
+    # Where nothing is wrong there is nothing to balance.
+    return region + weight * torch.where(theirs > 0, ours / theirs.clamp_min(1e-12), 1) * h
 
 
 def dice_boundary(
-    logits: Tensor, target: Tensor, *, weight: float, smooth: float, derived: Tensor | None = None
+    logits: Tensor,
+    target: Tensor,
+    *,
+    weight: float,
+    smooth: float,
+    mm: bool,
+    rise: float,
+    rebalance: bool,
+    derived: Tensor | None = None,
+    spacing: Spacing | None = None,
 ) -> Tensor:
     """Return Dice + weight mean(p phi), phi the signed distance to the border of the reference.
 
     phi is positive outside and negative inside, so that the loss may fall below 0; it is 0 where
-    the class is absent or fills the image. The paper raises the weight by 0.01 an epoch. `derived`
-    is phi as `signed_distances` gives it, made here where it is None.
+    the class is absent or fills the image. With `rebalance` Dice weighs 1 - weight, and the weight
+    is MOST at most. `rise` is what `risen` raises the weight by. `derived` is phi as
+    `signed_distances` gives it, made here where it is None.
     """
+    del rise
     p = torch.softmax(logits, dim=1)[:, 1:]
-    phi = signed_distances(target, classes=logits.shape[1]) if derived is None else derived
+    if derived is None:
+        known = _known(spacing) if mm else None
+        derived = signed_distances(target, classes=logits.shape[1], spacing=known)
     # As monai.losses.BoundaryLoss does: the sum by the number, which torch's mean rounds otherwise.
-    values = (p * phi).sum(tuple(range(2, p.dim()))) / math.prod(p.shape[2:])
-    return dice(logits, target, smooth=smooth) + weight * sample_mean(values)
+    values = (p * derived).sum(tuple(range(2, p.dim()))) / math.prod(p.shape[2:])
+    region = dice(logits, target, smooth=smooth)
+    if rebalance:
+        weight = min(weight, MOST)
+        region = (1 - weight) * region
+    return region + weight * sample_mean(values)
 
 
-def signed_distances(target: Tensor, *, classes: int) -> Tensor:
+def risen(settings: Mapping[str, Setting], epoch: int) -> dict[str, Setting]:
+    """Return the settings of `dice_boundary` in an epoch, from 0: the weight grows by `rise`."""
+    weight, rise = settings["weight"], settings["rise"]
+    assert isinstance(weight, float)
+    assert isinstance(rise, float)
+    return {**settings, "weight": weight + epoch * rise}
+
+
+def signed_distances(target: Tensor, *, classes: int, spacing: Spacing | None = None) -> Tensor:
     """Return each voxel's distance to the border of each class but the background, negative inside.
 
-    `target` (N, *spatial) is a label map; float32 (N, classes - 1, *spatial), in voxels.
+    `target` (N, *spatial) is a label map; float32 (N, classes - 1, *spatial), in voxels or by the
+    `spacing`. The border is the class's own voxels that touch others along the finest axis: there
+    it is 0.
     """
     labels = torch.arange(1, classes, device=target.device)
     masks = target[:, None] == labels.reshape(-1, *[1] * (target.dim() - 1))
-    phi: Tensor = _monai("BoundaryLoss").compute_distance_map(masks.float())
-    return phi
+    if spacing is None:
+        phi: Tensor = _monai("BoundaryLoss").compute_distance_map(masks.float())
+        return phi
+    found = torch.zeros(masks.shape)
+    for mask, place in zip(masks.flatten(0, 1), found.flatten(0, 1), strict=True):
+        if mask.any() and not mask.all():
+            inside = _distance(mask, spacing) - min(spacing)
+            place[...] = torch.where(mask.cpu(), -inside, _distance(~mask, spacing))
+    return found.to(target.device)
 
 
-def _borders(loss: Callable[[Tensor, Tensor], Tensor], logits: Tensor, target: Tensor) -> Tensor:
-    p = torch.softmax(logits, dim=1)
-    return sample_mean(loss(p[:, 1:], one_hot(target, p)[:, 1:]))
+def _distance(mask: Tensor, spacing: Spacing) -> Tensor:
+    """Return how far each voxel of a mask is from the nearest outside of it, 0 outside."""
+    from scipy.ndimage import distance_transform_edt  # late: commands that compute no loss
+
+    found = distance_transform_edt(mask.cpu().numpy(), sampling=spacing)
+    return torch.from_numpy(found).float()
+
+
+def _known(spacing: Spacing | None) -> Spacing:
+    if spacing is None:
+        raise ValueError("this loss with mm needs the spacing of the voxels, in mm along each axis")
+    return spacing
 
 
 @cache
+def _hausdorff(alpha: float, spacing: Spacing | None) -> Any:
+    """Return h of probabilities and reference (N, K, *spatial): (N, K, 1, ...)."""
+    loss = _monai("HausdorffDTLoss", alpha=alpha)
+    if spacing is not None:
+        loss.distance_field = partial(_field, spacing=spacing)
+    return loss
+
+
+def _field(image: Tensor, *, spacing: Spacing) -> Tensor:
+    """Return how far each voxel is from the border of what is above 1/2, of (N, 1, *spatial)."""
+    field = torch.zeros(image.shape)
+    for sample, place in zip(image[:, 0] > 0.5, field[:, 0], strict=True):
+        if sample.any() and not sample.all():
+            place[...] = _distance(sample, spacing) + _distance(~sample, spacing)
+    return field.to(image.device)
+
+
 def _monai(name: str, **settings: float) -> Any:
     """Return a loss of MONAI by its name: of probabilities and reference (N, K, *spatial)."""
     # Late: MONAI takes seconds to import, and most commands compute no loss.

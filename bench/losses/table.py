@@ -47,6 +47,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "label_smoothing": (0, 1),
     "margin": (0, 1),
     "q": (1e-3, 1),
+    "rise": (0, inf),
     "share": (0, 1),
     "smooth": (1e-12, inf),
     "weight": (0, inf),
@@ -70,7 +71,11 @@ class Loss:
     `derive(target, classes=C)` makes what the function also needs of the target (N, ...), such as
     distances, as (N, ...): in training a loader does so while the step before goes on, and the
     function is given it as `derived`; in evaluation, and on the coarser levels of deep supervision,
-    the function gets none and makes it itself.
+    the function gets none and makes it itself. A row that is `spaced` takes the `spacing` of the
+    voxels where its setting `mm` is true, as its `derive` does. `moves(settings, epoch)` gives the
+    settings of an epoch of training, from 0; evaluation keeps those of the first, so that losses
+    can be compared. `later` are settings that came when trials had ids: at their defaults they
+    enter none.
     """
 
     name: str
@@ -81,6 +86,9 @@ class Loss:
     weighted: bool = False
     counted: bool = False
     derive: Callable[..., Tensor] | None = None
+    moves: Callable[[Mapping[str, Setting], int], dict[str, Setting]] | None = None
+    later: frozenset[str] = frozenset()
+    spaced: bool = False
     formula: str
     summary: str
     source: str
@@ -93,6 +101,18 @@ class Loss:
         merged = merge(f"loss {self.name}", self.defaults, given)
         check_bounds(f"loss {self.name}", merged, self.bounds)
         return merged
+
+    def at(self, settings: Mapping[str, Setting], epoch: int) -> Mapping[str, Setting]:
+        """Return all of a study's settings as they are in an epoch of training, from 0."""
+        return self.moves(settings, epoch) if self.moves else settings
+
+    def deciding(self, settings: Mapping[str, Setting]) -> dict[str, Setting]:
+        """Return what of all settings enters the id of a trial."""
+        return {
+            name: value
+            for name, value in settings.items()
+            if name not in self.later or value != self.defaults[name]
+        }
 
     def bind(self, given: Mapping[str, Any]) -> Criterion:
         """Return the loss with its settings fixed; raises ValueError as `settings` does."""
@@ -567,12 +587,16 @@ LOSSES: dict[str, Loss] = {
         # ---- borders ----
         Loss(
             name="hausdorff",
-            function=_each(boundary.dice_hausdorff),
+            function=_coupled(boundary.dice_hausdorff),
             # alpha: the paper's and MONAI's; an equal part, as of the other sums
-            defaults={"alpha": 2.0, "weight": 1.0, **SMOOTH},
+            defaults={"alpha": 2.0, "weight": 1.0, **SMOOTH, "mm": False, "balanced": False},
+            later=frozenset({"mm", "balanced"}),
+            spaced=True,
             tasks=MASKS,
-            formula=f"{DICE} + weight mean_fg(log(1 + mean((p - g)^2 (d_p^alpha + d_g^alpha)))), "
-            "d the distance in voxels to the border of the reference, of the prediction at 1/2",
+            formula=f"{DICE} + weight mean_fg(log(1 + h)), h = mean((p - g)^2 (d_p^alpha + "
+            "d_g^alpha)), d the distance in voxels, with mm in mm, to the border of the reference, "
+            "of the prediction at 1/2; balanced: h times what makes both terms equal in the global "
+            "batch, for the logarithm (the paper: in the epoch before)",
             summary="linear Dice loss plus how far off the wrong voxels lie; distances on "
             "the CPU, 0.2 s a class at 512 x 512 or 64^3 voxels",
             source="Karimi and Salcudean 2019, arXiv 1904.10030; monai.losses.LogHausdorffDTLoss",
@@ -581,11 +605,15 @@ LOSSES: dict[str, Loss] = {
             name="boundary",
             function=_each(boundary.dice_boundary),
             derive=boundary.signed_distances,
-            # the paper's weight in its first epoch
-            defaults={"weight": 0.01, **SMOOTH},
+            moves=boundary.risen,
+            # the paper's weight in its first epoch; its rise is 0.01 an epoch, with rebalance
+            defaults={"weight": 0.01, **SMOOTH, "mm": False, "rise": 0.0, "rebalance": False},
+            later=frozenset({"mm", "rise", "rebalance"}),
+            spaced=True,
             tasks=MASKS,
-            formula=f"{DICE} + weight mean_fg(mean(p phi)), phi the distance in voxels to the "
-            "border of the reference, negative inside",
+            formula=f"{DICE} + weight mean_fg(mean(p phi)), phi the distance in voxels, with mm in "
+            "mm, to the border of the reference, negative inside; in training the weight grows by "
+            "rise each epoch, and with rebalance Dice weighs 1 - weight, at least 0.01",
             summary="linear Dice loss plus the distance of what is predicted from the border; on "
             "the CPU, 0.1 s a class at 512 x 512 or 64^3 voxels",
             source="Kervadec et al. 2019, arXiv 1812.07032; monai.losses.BoundaryLoss",

@@ -4,6 +4,8 @@ from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.core.precision import PRECISIONS
 from bench.core.references import is_reference
 from bench.optimizers.steps import UNCLIPPED, UNDIVIDED
@@ -46,6 +48,7 @@ def misfit(
     return (
         model.unfit(task=task.networks, dims=meta.dims, patch=patch)
         or served
+        or _of_spacing(combination, data)
         or _of_setters(combination, study, task.served_by)
         or _of_mixing(combination, optimizer, data, settings)
         or _of_decay(combination, optimizer, study)
@@ -54,6 +57,22 @@ def misfit(
         or _of_start(combination, optimizer, data.splits[0], starts)
         or _of_size(combination, optimizer, data, patch, devices)
     )
+
+
+def _of_spacing(combination: Combination, data: DataSet) -> str | None:
+    loss, given = combination.own_loss.row, combination.choices["loss"].params
+    if not (loss.spaced and loss.settings(given)["mm"]):
+        return None
+    store = data.store
+    if "t" in store.meta.axes:
+        return f"loss {loss.name} with mm needs distances, and an axis of {data.name!r} is time"
+    unknown = int((~np.isfinite(store.spacing).all(axis=1)).sum())
+    if unknown:
+        return (
+            f"loss {loss.name} with mm needs the spacing of voxels, which {data.name!r} does not "
+            f"know for {unknown} of {len(store)} cases: leave mm out"
+        )
+    return None
 
 
 def _of_setters(combination: Combination, study: Study, task: str) -> str | None:

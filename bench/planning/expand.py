@@ -216,7 +216,7 @@ def _decided(
         "optimizer": optimizer.identity,
         "hparams": optimizer.settings,
         "loss": loss.identity,
-        "loss_settings": loss.settings,
+        "loss_settings": loss.row.deciding(loss.settings),
         "schedule": combination.schedule.identity,
         "schedule_settings": combination.schedule.settings,
         "trial": combination.changes("trial"),

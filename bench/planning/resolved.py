@@ -46,7 +46,8 @@ def resolved(study: Study, base: Path) -> dict[str, Any]:
     for key, entries in study.resolved.items():
         for label, settings in entries.items():
             expected = found.get(key, {}).get(label, settings)
-            if settings != expected:
+            # Runs of before a setting came do not record it.
+            if {**expected, **settings} != expected:
                 raise StudyError(
                     f"resolved: {key}.{label} says {settings}, but comes to {expected}. This block "
                     f"only records what a run used; set it under {key}, as "

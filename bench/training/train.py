@@ -115,7 +115,8 @@ def run_trial(
         factor = combination.schedule.row.bind(combination.schedule.settings)
         stream_seed, weight_seed, step_seed = seeds_of(trial)
         sampler = make_sampler(trial, data, stream_seed)
-        criterion = make_criterion(combination.loss, store, sampler)
+        criterion_at = partial(make_criterion, combination.loss, store, sampler)
+        criterion = criterion_at()
         model, forward = make_network(
             trial, combination.model, store.path, device, world, weight_seed
         )
@@ -131,6 +132,7 @@ def run_trial(
         )
         rates = [group.get("lr") for group in optimizer.param_groups]
         weights = loss_weights(combination.loss.row, store, sampler, device)
+        total = over_processes if world.size > 1 else alone
         n_train = len(split.train)
         at_once = trial.batch_size * optimizer_kind.batch_multiple
         batch = min(at_once * trial.accumulate, n_train)
@@ -149,7 +151,7 @@ def run_trial(
         higher = evaluator.higher_is_better
         objective = Objective(
             forward=forward,
-            values_of=supervised(criterion, weights, over_processes if world.size > 1 else alone),
+            values_of=supervised(criterion, weights, total),
             precision=precision,
             device=device,
             world=world,
@@ -188,7 +190,12 @@ def run_trial(
         stream = LOADERS[trial.loader].open(
             store,
             sampler,
-            derive=derive and partial(derive, classes=len(store.meta.classes)),
+            derive=derive
+            and partial(
+                derive,
+                classes=len(store.meta.classes),
+                **_spaced(combination.loss, store, sampler.cases),
+            ),
             batch_size=batch,
             batches=budget // batch - state.batches,
             start=state.batches * batch,
@@ -203,6 +210,8 @@ def run_trial(
         while budget - state.spent >= batch and not state.diverged and not state.stopped:
             # One epoch: n_train sample-gradients, whatever the optimizer does with them.
             goal = min((state.spent // n_train + 1) * n_train, budget)
+            of_epoch = criterion_at(epoch=state.spent // n_train)
+            objective.values_of = supervised(of_epoch, weights, total)
             losses: list[Tensor] = []
             spent_before, seconds_before = state.spent, dict(clock.seconds)
             with clock.phase("train"):
@@ -386,9 +395,15 @@ def loss_weights(loss: Loss, store: Store, sampler: Sampler, device: torch.devic
     return weights.to(device, torch.float32)
 
 
-def make_criterion(loss: Component[Loss], store: Store, sampler: Sampler) -> Criterion:
-    """Return a loss with its settings, of targets in what a network of this training learns."""
-    criterion = loss.row.bind(loss.settings)
+def make_criterion(
+    loss: Component[Loss], store: Store, sampler: Sampler, *, epoch: int = 0
+) -> Criterion:
+    """Return a loss with its settings, of targets in what a network of this training learns.
+
+    Its settings are those of an epoch of training, from 0: evaluation is at the first's.
+    """
+    spaced = _spaced(loss, store, sampler.cases)
+    criterion = partial(loss.row.bind(loss.row.at(loss.settings, epoch)), **spaced)
     scale = TASKS[store.meta.task].scale(store, sampler.cases)
     if scale is None:
         return criterion
@@ -397,6 +412,16 @@ def make_criterion(loss: Component[Loss], store: Store, sampler: Sampler) -> Cri
         return criterion(logits, scale.learned(target), *more, **made)
 
     return scaled
+
+
+def _spaced(loss: Component[Loss], store: Store, cases: np.ndarray) -> dict[str, Any]:
+    """Return the spacing that a loss in mm takes: the median of some cases along each axis.
+
+    One for all, as networks see voxels: where cases differ, distances of each are by the median.
+    """
+    if not (loss.row.spaced and loss.settings["mm"]):
+        return {}
+    return {"spacing": tuple(np.median(store.spacing[cases], axis=0).tolist())}
 
 
 def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:

@@ -274,12 +274,19 @@ def test_the_order_in_memory_is_no_matter(row: Loss, spatial: Spatial) -> None:
 def test_every_setting_counts(row: Loss, name: str) -> None:
     default = row.defaults[name]
     assert isinstance(default, int | float)
-    other = 1 if isinstance(default, int) else 0.7 if default < 0.1 else default / 2
+    other: float = 0.7 if default < 0.1 else default / 2
+    if isinstance(default, int):
+        other = not default if isinstance(default, bool) else 1
     logits, target = draw(SPATIAL[row.tasks[-1]][0])
+    spaced = {"spacing": (3.0, 1.0)} if row.spaced else {}
+
+    def late(x: Tensor, given: dict[str, float]) -> Tensor:
+        settings = row.at(row.settings(given), 2)
+        return row.bind(settings)(x, target, weights(row, x.shape[1]), alone, **spaced)
+
     # Of the larger ones some lie farther apart than any margin.
     assert not all(
-        torch.allclose(values(row, x, target), values(row, x, target, **{name: other}), rtol=1e-3)
-        for x in (logits, 8 * logits)
+        torch.allclose(late(x, {}), late(x, {name: other}), rtol=1e-3) for x in (logits, 8 * logits)
     )
 
 

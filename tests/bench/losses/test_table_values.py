@@ -17,6 +17,7 @@ from monai.losses.aucm_loss import AUCMLoss
 from monai.losses.cldice import SoftclDiceLoss, SoftDiceclDiceLoss
 from monai.losses.dice import DiceCELoss, DiceLoss, GeneralizedDiceLoss
 from monai.losses.focal_loss import FocalLoss
+from monai.losses.hausdorff_loss import HausdorffDTLoss
 from monai.losses.unified_focal_loss import AsymmetricFocalLoss, AsymmetricFocalTverskyLoss
 from numpy.typing import NDArray
 from torch import Tensor
@@ -257,9 +258,9 @@ def lovasz(p: Array, g: Array) -> float:
     return float(sum(error[i] * (b - a) for i, (a, b) in zip(order, steps, strict=True)))
 
 
-def borders(mask: Array) -> Array:
+def borders(mask: Array, spacing: tuple[float, ...] | None = None) -> Array:
     """Measure how far each voxel is from the nearest on the other side, pair by pair."""
-    places = np.array(list(product(*map(range, mask.shape))), float)
+    places = np.array(list(product(*map(range, mask.shape))), float) * (spacing or 1)
     flat = mask.ravel() > 0.5
     if flat.all() or not flat.any():
         return np.zeros(mask.shape)
@@ -564,3 +565,82 @@ def test_unknown_findings_rank_nothing() -> None:
         values("auc_margin", logits[:, 1:], target[:, 1:])[0],
     ]
     torch.testing.assert_close(both, torch.stack(parts).mean())
+
+
+# ---------------------------------------------------------------- borders: in mm, and as they move
+
+
+@pytest.mark.parametrize(("shape", "spacing"), [((5, 6), (3.0, 0.5)), ((3, 4, 5), (2.5, 1.0, 0.7))])
+@pytest.mark.parametrize("seed", range(3))
+def test_distances_in_mm(shape: tuple[int, ...], spacing: tuple[float, ...], seed: int) -> None:
+    logits, target = draw(shape, n=2, seed=seed)
+    logits = 3 * logits
+    target[0][target[0] == 2] = 0  # a class absent
+    found = {
+        name: LOSSES[name].bind({"mm": True})(logits, target, None, alone, spacing=spacing)
+        for name in ("hausdorff", "boundary")
+    }
+    for n, (sample, truth) in enumerate(zip(logits.numpy(), target.numpy(), strict=True)):
+        p, costs = softmax(sample), {"hausdorff": 0.0, "boundary": 0.0}
+        for k in (1, 2):
+            g = (truth == k).astype(float)
+            there, seen = borders(g, spacing), borders(p[k], spacing)
+            error = ((p[k] - g) ** 2 * (seen**2 + there**2)).mean()
+            phi = np.where(g > 0.5, min(spacing) - there, there) * g.any()
+            costs["hausdorff"] += (linear_dice(p[k], g) + math.log(1 + error)) / 2
+            costs["boundary"] += (linear_dice(p[k], g) + 0.01 * (p[k] * phi).mean()) / 2
+        for name, wanted in costs.items():
+            assert found[name][n].item() == pytest.approx(wanted, abs=5e-5)
+
+
+@pytest.mark.parametrize("name", ["hausdorff", "boundary"])
+def test_voxels_of_a_mm_are_voxels(name: str) -> None:
+    logits, target = draw((4, 5, 3))
+    inmm = LOSSES[name].bind({"mm": True})(logits, target, None, alone, spacing=(1.0, 1.0, 1.0))
+    torch.testing.assert_close(inmm, values(name, logits, target))
+    with pytest.raises(ValueError, match="with mm needs the spacing of the voxels, in mm"):
+        values(name, logits, target, mm=True)
+
+
+def test_a_balanced_hausdorff_term_weighs_as_much_as_dice() -> None:
+    # Karimi and Salcudean 2019: the ratio of the terms' means, here of the batch itself.
+    logits, target = draw((6, 5))
+    logits.requires_grad_()
+    p, g = (part[:, 1:] for part in of_classes(logits, target))
+    region = values("dice", logits, target)
+    far = HausdorffDTLoss(include_background=True, reduction="none")(p, g).reshape(6, 2).mean(1)
+    ratio = (region.mean() / far.mean()).item()
+    found = values("hausdorff", logits, target, balanced=True, weight=0.5)
+    torch.testing.assert_close(found, region + 0.5 * ratio * far)
+    assert found.mean().item() == pytest.approx(1.5 * region.mean().item())
+    slopes = [
+        torch.autograd.grad(cost.mean(), logits, retain_graph=True)[0]
+        for cost in (found, region + 0.5 * ratio * far)
+    ]
+    torch.testing.assert_close(*slopes)
+    # ... of the global batch, however it is split.
+    sums: list[Tensor] = []
+    row = LOSSES["hausdorff"].bind({"balanced": True, "weight": 0.5})
+    for own in (slice(0, 2), slice(2, 6)):
+        row(logits[own], target[own], None, lambda x: sums.append(x) or x)
+    parts = [
+        row(logits[own], target[own], None, lambda _: sum(sums)) for own in (slice(2), slice(2, 6))
+    ]
+    torch.testing.assert_close(torch.cat(parts), found)
+
+
+def test_the_weight_of_borders_grows_as_in_its_paper() -> None:
+    # Kervadec et al. 2019: 0.01 in the first epoch, 0.01 more in each, Dice the rest to 1.
+    row = LOSSES["boundary"]
+    settings = row.settings({"rise": 0.01, "rebalance": True})
+    logits, target = draw((6, 5))
+    region = values("dice", logits, target)
+    border = (values("boundary", logits, target, weight=1.0) - region).detach()
+    for epoch, share in ((0, 0.01), (1, 0.02), (49, 0.5), (98, 0.99), (200, 0.99)):
+        found = row.bind(row.at(settings, epoch))(logits, target, None, alone)
+        torch.testing.assert_close(found, (1 - share) * region + share * border)
+    # By itself the weight grows and Dice stays; by default nothing moves.
+    settings = row.settings({"rise": 0.5})
+    found = row.bind(row.at(settings, 4))(logits, target, None, alone)
+    torch.testing.assert_close(found, region + 2.01 * border)
+    assert row.at(row.settings({}), 7) == row.settings({})

@@ -1,14 +1,17 @@
 """expand(): the axes multiplied, ids that tell what decides, and skips with their reason."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench.core.references import StudyError
+from bench.losses.table import LOSSES
 from bench.planning.expand import expand, looks_of
 from bench.study.dataset import DataSet, split_store
 from bench.study.schema import Study
+from loaders.store.read import Store
 
 
 @pytest.fixture
@@ -324,3 +327,36 @@ def test_looks_of_a_study_are_those_that_its_dearest_data_set_allows(small_store
     assert found(masks) == found(images, masks) == max(min(fewest), 5)
     assert found(masks, degrade=["noise"]) <= found(masks)
     assert found(masks, inference="whole") >= found(masks)
+
+
+@pytest.mark.parametrize("name", ["boundary", "hausdorff"])
+def test_settings_that_came_later_leave_the_ids_of_before(expanded, monkeypatch, name):
+    row = LOSSES[name]
+    now = [t.trial_id for t in expanded(task="segmentation", losses=[name])[0]]
+    others = [
+        [t.trial_id for t in expanded(task="segmentation", losses=[{name: {later: value}}])[0]]
+        for later, value in {"mm": True, "balanced": True, "rise": 0.1, "rebalance": True}.items()
+        if later in row.later
+    ]
+    assert all(not set(ids) & set(now) for ids in others)
+    before = {n: value for n, value in row.defaults.items() if n not in row.later}
+    assert len(before) < len(row.defaults)
+    monkeypatch.setitem(
+        LOSSES, name, replace(row, defaults=before, later=frozenset(), spaced=False)
+    )
+    assert [t.trial_id for t in expanded(task="segmentation", losses=[name])[0]] == now
+
+
+def test_a_loss_in_mm_is_skipped_where_voxels_have_no_spacing(expanded, monkeypatch):
+    losses = ["dice", {"boundary": {"mm": True}}, "boundary"]
+    spacing = np.full((40, 2), 0.5)
+    monkeypatch.setattr(Store, "spacing", property(lambda _: spacing))
+    assert not expanded(task="segmentation", losses=losses)[1]
+    spacing[3, 1] = np.nan
+    trials, skips = expanded(task="segmentation", losses=losses)
+    assert len(trials) == 2 * 2
+    (reason,) = (skip.reason for skip in skips)
+    assert reason == (
+        "loss boundary with mm needs the spacing of voxels, which 'small-segmentation' does not "
+        "know for 1 of 40 cases: leave mm out"
+    )

@@ -236,6 +236,14 @@ def test_the_record_of_settings_may_be_copied_and_never_edited(plan_of):
         plan_of(run="again", resolved=in_one_line(content))
 
 
+def test_a_record_of_before_a_setting_came_is_taken(plan_of):
+    save(plan_of())
+    content = yaml.safe_load((plan_of().folder / "study.yaml").read_text())["resolved"]
+    del content["optimizers"]["sgd"]["nesterov"]
+    found = plan_of(run="again", resolved=in_one_line(content)).study.resolved
+    assert found["optimizers"]["sgd"]["nesterov"] is False
+
+
 @pytest.mark.parametrize("change", [{"epochs": "2"}, {"margin": "0.5"}, {"threads": "2"}])
 def test_another_protocol_in_the_same_folder_is_refused(plan_of, change):
     save(plan_of())

@@ -222,6 +222,15 @@ def test_a_schedule_goes_on_along_its_curve(make_trial):
     assert len(set(rates)) == len(rates)
 
 
+def test_a_loss_goes_on_at_the_weight_of_its_epoch(make_trial):
+    loss = Choice(name="boundary", params={"rise": 0.3, "rebalance": True})
+    moved = same(*case(make_trial, task="segmentation", loss=loss))
+    still = run_trial(
+        *case(make_trial, task="segmentation", loss=Choice(name="boundary")), device=CPU
+    )
+    assert moved.epochs[-1]["train_loss"] != still.epochs[-1]["train_loss"]
+
+
 def test_patience_counts_on_and_a_target_stays_reached(make_trial):
     still = Choice(name="sgd", params={"lr": 1e-12})
     # Without batch norms nothing moves.

@@ -605,3 +605,54 @@ def test_settings_are_json_though_one_is_infinite():
     text = train.settings_as_json({"lr": 0.1, "clip": math.inf, "low": -math.inf, "betas": (0.9,)})
     found = json.loads(text, parse_constant=refuse)
     assert found == {"lr": 0.1, "clip": "inf", "low": "-inf", "betas": [0.9]}
+
+
+def test_the_weight_of_borders_rises_epoch_by_epoch_and_not_in_evaluation(make_trial, monkeypatch):
+    row = LOSSES["boundary"]
+    used = {True: [], False: []}
+
+    def watched(logits, target, weights, total, *, weight, **settings):
+        used[logits.requires_grad].append(weight)
+        return row.function(logits, target, weights, total, weight=weight, **settings)
+
+    monkeypatch.setitem(LOSSES, "boundary", replace(row, function=watched))
+    case = make_trial("segmentation", epochs=3)
+    run(case, loss=Choice(name="boundary", params={"weight": 0.25, "rise": 0.5}))
+    assert list(dict.fromkeys(used[True])) == [0.25, 0.75, 1.25]
+    assert set(used[False]) == {0.25}
+
+
+def test_a_loss_in_mm_gets_the_spacing_of_the_training_part(make_trial, monkeypatch):
+    row = LOSSES["boundary"]
+    seen = []
+
+    def watched(*given, spacing=None, **settings):
+        seen.append(spacing)
+        return row.function(*given, spacing=spacing, **settings)
+
+    def made(target, *, classes, spacing):
+        seen.append(spacing)
+        return row.derive(target, classes=classes, spacing=spacing)
+
+    trial, data, base = make_trial("segmentation", epochs=1)
+    train_part = data.split(trial.repeat, trial.fold).train
+    spacing = np.tile([3.0, 0.5], (len(data.store), 1))
+    spacing[train_part[0]] = 9.0  # one case of others
+    monkeypatch.setitem(vars(data.store), "spacing", spacing)
+    monkeypatch.setitem(LOSSES, "boundary", replace(row, function=watched, derive=made))
+    run((trial, data, base), loss=Choice(name="boundary", params={"mm": True}))
+    assert set(seen) == {(3.0, 0.5)}
+
+
+def test_a_class_balanced_loss_is_given_counts(make_trial, monkeypatch):
+    row, seen = LOSSES["class_balanced"], []
+
+    def watched(logits, target, counts, total, **settings):
+        seen.append(tuple(counts.tolist()))
+        return row.function(logits, target, counts, total, **settings)
+
+    monkeypatch.setitem(LOSSES, "class_balanced", replace(row, function=watched))
+    trial, data, base = make_trial("classification", epochs=1)
+    run((trial, data, base), loss=Choice(name="class_balanced"))
+    labels = data.store.labels[data.split(trial.repeat, trial.fold).train]
+    assert set(seen) == {tuple(np.bincount(labels).astype(float).tolist())}
