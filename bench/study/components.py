@@ -25,6 +25,7 @@ from bench.study.axes import STUDY_AXES
 from bench.study.choice import Choice
 from bench.study.regularizers import Regularizer
 from bench.study.tasks import TASKS
+from models.classification.library import by_name, is_by_name
 from models.spec import Model
 from models.table import MODELS
 from results.tables.axes import AXES
@@ -149,16 +150,19 @@ class Combination:
 def model_row(name: str, given: Mapping[str, Any], base: Path) -> Part[Model]:
     """Return the row of a model with the settings set for it: its `build` gets them.
 
-    A reference is called as `Model.build` is, with the settings by name. Raises StudyError on a
-    setting that the row does not know, or a value that it does not take.
+    `timm:NAME` and `torchvision:NAME` are networks of these libraries:
+    `models.classification.library`. Any other reference is called as `Model.build` is, with the
+    settings by name. Raises StudyError on a setting that the row does not know, a value that it
+    does not take, and a name that a library lacks.
     """
-    if not is_reference(name):
-        own = MODELS[name]
+    if not is_reference(name) or is_by_name(name):
         try:
+            own = by_name(name, given) if is_by_name(name) else MODELS[name]
             row = replace(own, settings=merge(f"model {name}", own.settings, given))
         except ValueError as error:
             raise StudyError(f"models: {error}") from error
-        return Part(row=row, identity=name)
+        # A library's network is what that version of it makes.
+        return Part(row=row, identity=f"{name} {row.source}" if is_by_name(name) else name)
     build, source = load_callable(name, base, key="models", wanted=MODEL_WANTED)
     row = Model(
         name=name,

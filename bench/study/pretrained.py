@@ -163,7 +163,8 @@ def _digest(file: Path, _size: int, _date: int) -> str:
 def _imagenet(wanted: WeightsNeeded) -> Path:
     if wanted.row.weights is None or wanted.dims != 2:
         raise LookupError(
-            f"there are no ImageNet weights for model {wanted.row.name} in {wanted.dims}-D"
+            f"there are no ImageNet weights for model {wanted.row.name} in {wanted.dims}-D; "
+            f"`pretrained` also takes a file of weights"
         )
     from torchvision.models import get_weight
 

@@ -51,6 +51,8 @@ AXES: tuple[Axis, ...] = (
     Axis(key="pretrained", column="pretrained", plain="none", plain_is_null=True),
 )
 COLUMNS = tuple(axis.column for axis in AXES)
+# Libraries that networks are named of: without them, `timm:resnet18` would be a row of ours.
+LIBRARIES = ("timm:", "torchvision:")
 # Axes that there were before footers described them.
 _FIRST = 6
 
@@ -79,6 +81,7 @@ def label(entry: Any) -> str:
 def label_of(name: str, settings: Mapping[str, Any]) -> str:
     """Return the label of an entry by its name and what is set for it."""
     short = name.rpartition(":")[2].rstrip("/").rpartition("/")[2]
+    short = name if name.startswith(LIBRARIES) else short
     if not settings:
         return short
     return f"{short}({', '.join(f'{k}={v}' for k, v in sorted(settings.items()))})"
