@@ -39,6 +39,7 @@ from bench.training.course import StepNorms, loss_swing, spread
 from bench.training.evaluate import Evaluator, Score, whole_sides
 from bench.training.looks import due
 from bench.training.networks import CHANNELS_LAST, flops_per_sample, make_network
+from bench.training.samples.clinical import Clinical
 from bench.training.state import BestEpoch, Checkpoint, TargetReached, TrainingState
 from bench.training.transfer import LayerGroups
 from loaders.batches.table import LOADERS
@@ -113,6 +114,7 @@ def run_trial(
         stream_seed, weight_seed, step_seed = seeds_of(trial)
         sampler = make_sampler(trial, data, stream_seed)
         criterion = make_criterion(combination.loss, store, sampler)
+        clinical = Clinical.of(store, split.train) if trial.given_clinical else None
         model, forward = make_network(
             trial, combination.model, store.path, device, world, weight_seed
         )
@@ -142,6 +144,7 @@ def run_trial(
             device=device,
             world=world,
             whole=whole_sides(trial, model_kind),
+            clinical=clinical,
         )
         higher = evaluator.higher_is_better
         precision = PRECISIONS[trial.precision]
@@ -169,7 +172,7 @@ def run_trial(
         step = step if average is None else average.following(step)
         norms = StepNorms(list(model.parameters()))
         mixing = Mixing(alpha=trial.mixup, seed=stream_seed, shard=world.shard)
-        refresh = partial(_first_batches, store, sampler, batch, world, device)
+        refresh = partial(_first_batches, store, sampler, batch, world, device, clinical)
         state = TrainingState(
             trial_id=trial.trial_id,
             world=world,
@@ -206,6 +209,13 @@ def run_trial(
             with clock.phase("train"):
                 while state.spent < goal and budget - state.spent >= batch:
                     image, target, derived = clock.wait(batches)
+                    if clinical is not None:
+                        cases = sampler.draw(
+                            batch_positions(
+                                state.batches, batch_size=batch, start=0, shard=mixing.reads
+                            )
+                        ).case
+                        image = clinical.beside(image, cases)
                     image, wanted = mixing.apply(image, target, state.batches, derived)
                     _set_rates(optimizer, rates, factor(state.spent / budget, batch / budget))
                     norms.before(len(losses))
@@ -420,12 +430,19 @@ def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:
 
 
 def _first_batches(
-    store: Store, sampler: Sampler, batch: int, world: World, device: torch.device
+    store: Store,
+    sampler: Sampler,
+    batch: int,
+    world: World,
+    device: torch.device,
+    clinical: Clinical | None,
 ) -> Iterator[Tensor]:
     """Give this process's share of each of the first batches of the training stream."""
     for place in range(min(REFRESH_BATCHES, len(sampler.cases) // batch)):
         at = batch_positions(place, batch_size=batch, start=0, shard=world.shard)
-        yield torch.from_numpy(gather(store, sampler.draw(at))[0]).to(device)
+        draws = sampler.draw(at)
+        image = torch.from_numpy(gather(store, draws)[0]).to(device)
+        yield image if clinical is None else clinical.beside(image, draws.case)
 
 
 def _base_rate(settings: Mapping[str, Setting]) -> float | None:
