@@ -114,6 +114,9 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "regularizers": _fields(
         "bench.study.regularizers:REGULARIZERS", "name", "tasks", "defaults", "summary", "source"
     ),
+    "clinical": _fields(
+        "bench.study.setters.clinical:CLINICAL", "name", "tasks", "defaults", "summary", "source"
+    ),
     "degradations": _fields(
         "bench.metrics.degradations:DEGRADATIONS", "name", "defaults", "summary", "source"
     ),

@@ -175,7 +175,8 @@ class Case:
     the readers in the same order on every scale; None where nobody rated. They are stored beside
     the answer and decide no trial. `columns` numbers the case's values in columns of the source by
     which a study may split (the site, a fold): whole numbers from 0 on and never the values, which
-    may say who somebody is.
+    may say who somebody is. `clinical` are its clinical data by column (`loaders.datasets.clinical`
+    makes them): a number, or that of a word in the meta's option `categories`; nan where missing.
     """
 
     key: str
@@ -188,6 +189,7 @@ class Case:
     files: tuple[Path, ...] | None = None
     ratings: Mapping[str, Sequence[int]] | None = None
     columns: Mapping[str, int] | None = None
+    clinical: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """What cannot be combined on a data set, each with the sentence that says why."""
 
+import math
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from bench.study.schema import Study
 from bench.study.tasks import TASKS
 from bench.study.trial import settable
 from bench.training.networks import identity_of, parameter_shapes
+from bench.training.samples.clinical import width
 from loaders.sampling.folds import Split
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -50,6 +52,7 @@ def misfit(
         or served
         or _of_spacing(combination, data)
         or _of_setters(combination, study, task.served_by)
+        or _of_clinical(combination, data, patch)
         or _of_mixing(combination, optimizer, data, settings)
         or _of_decay(combination, optimizer, study)
         or _of_gradients(optimizer, study)
@@ -105,7 +108,7 @@ def _of_nothing(combination: Combination, row: Regularizer, study: Study) -> str
     before |= {f"trial.{name}": value for name, value in settable(study, combination).items()}
     after = {f"optimizer.{name}": v for name, v in combination.changes("optimizer").items()}
     after |= {f"trial.{name}": value for name, value in combination.changes("trial").items()}
-    if row.sets and all(t in after and after[t] == before[t] for t in row.sets):
+    if row.sets and all(t in before and after.get(t) == before[t] for t in row.sets):
         names = [f"{part} {combination.choices[part].label}" for part in ("optimizer", "schedule")]
         return f"{row.what} {row.name} would change nothing of {' with '.join(names)}"
     return None
@@ -135,6 +138,21 @@ def _of_mixing(
             f"regularizer {combination.choices['regularizer'].label} mixes the samples of a batch, "
             f"and a batch here holds one: set batch_size to 2 or more"
         )
+    return None
+
+
+def _of_clinical(combination: Combination, data: DataSet, patch: tuple[int, ...]) -> str | None:
+    if not combination.changes("trial").get("given_clinical"):
+        return None
+    store = data.store
+    if not store.clinical:
+        return f"data {data.name} has no clinical columns: prepare it with --set clinical=NAME,NAME"
+    if store.outside is not None and store.outside.categories != data.own.categories:
+        return f"the clinical columns of data {data.name} have other words where it is tested"
+    if width(store) > math.prod(patch):
+        return f"data {data.name} has more clinical numbers than the patch has pixels"
+    if combination.choices["pretrained"].name != SCRATCH:
+        return "clinical data stand beside a network that is trained from scratch alone"
     return None
 
 

@@ -24,6 +24,7 @@ from bench.study.schema import Augment, DataEntry, Study
 from bench.study.tasks import TASKS
 from bench.study.trial import NUMERICS, Skip, Trial, labels, settable
 from bench.training.looks import SEGMENTED, affordable, passes
+from bench.training.samples.clinical import digest
 from loaders.batches.table import LOADERS
 from loaders.sampling.folds import split_hash
 from loaders.sampling.sampler import Recipe
@@ -34,7 +35,7 @@ from results.tables.axes import AXES, name_of
 MOST_BATCH_BYTES = 16 * 2**30
 # Settings that came after trials had ids, each as every trial was before: one that is still so
 # enters no id.
-_AS_BEFORE: dict[str, Any] = {"looks": None, "inference": "windows"}
+_AS_BEFORE: dict[str, Any] = {"looks": None, "inference": "windows", "clinical": None}
 
 
 def expand(
@@ -190,6 +191,15 @@ def hashed(decides: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _but_as_before(decides: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out settings and axes that came later, where they are as trials were before."""
+    return {
+        key: value
+        for key, value in decides.items()
+        if key not in _AS_BEFORE or value != _AS_BEFORE[key]
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Decided:
     """What all trials of a combination on a data set have in common: part of their ids, and draws.
@@ -256,7 +266,7 @@ def _skip(combination: Combination, data: DataSet, reason: str) -> Skip:
         **labels(combination.choices),
     }
     return Skip(
-        trial_id=hashed(decides),
+        trial_id=hashed(_but_as_before(decides)),
         task=data.store.meta.task,
         combination={"dataset": data.name, **labels(combination.choices)},
         reason=reason,
@@ -283,18 +293,15 @@ def _trial(
             (worse.name, DEGRADATIONS[worse.name].settings(worse.params)) for worse in study.degrade
         ],
         "start": start.identity if start else None,
+        # The content of a store does not cover it.
+        "clinical": digest(data.store) if of_trial.get("given_clinical") else None,
         "content": data.store.content_hash,
         "split": folds,
         "device": study.device,
         "numerics": NUMERICS,
     }
-    decides = {
-        key: value
-        for key, value in decides.items()
-        if key not in _AS_BEFORE or value != _AS_BEFORE[key]
-    }
     return Trial(
-        trial_id=hashed(decides),
+        trial_id=hashed(_but_as_before(decides)),
         dataset=data.name,
         task=data.store.meta.task,
         choices=combination.choices,

@@ -17,6 +17,7 @@ from bench.optimizers.table import OPTIMIZERS
 from bench.study.choice import Choice, check_entry
 from bench.study.pretrained import start_settings
 from bench.study.regularizers import REGULARIZERS, Regularizer
+from bench.study.setters.clinical import CLINICAL
 from models.table import MODELS
 
 
@@ -84,6 +85,13 @@ STUDY_AXES: dict[str, StudyAxis] = {
         what="pretrained weights",
         about="weights to start from: none, imagenet, a file of weights, or a run's folder",
         check=_places,
+        single=True,
+    ),
+    "clinical": StudyAxis(
+        what="clinical",
+        about="columns of the table beside the image: none, or all that the store keeps",
+        check=_rows("clinical", CLINICAL),
+        changes=CLINICAL,
         single=True,
     ),
 }

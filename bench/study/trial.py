@@ -36,7 +36,8 @@ class Trial:
 
     `looks` is how often inner validation looks over the budget (bench.training.looks.due); None:
     after each epoch. `inference`: whether segmented images go through the network in windows or
-    whole.
+    whole. `given_clinical`: whether the network is given the store's clinical data beside the
+    image.
     """
 
     trial_id: str
@@ -77,6 +78,7 @@ class Trial:
     inner_only: bool = False
     looks: int | None = None
     inference: str = "windows"
+    given_clinical: bool = False
 
     @property
     def has_own(self) -> bool:

@@ -24,6 +24,7 @@ from bench.study.choice import Choice
 from bench.study.tasks import TASKS
 from bench.study.trial import Trial
 from bench.training.examples import EXAMPLES, chosen, stacked
+from bench.training.samples.clinical import Clinical
 from bench.training.windows import Image, Part, importance, in_batches, places
 from loaders.batches.torch_loader import gather
 from loaders.batches.upload import uploaded
@@ -82,7 +83,8 @@ class Evaluator:
     """Everything that the evaluations of one trial have in common.
 
     `whole`: what each side of an image must be a multiple of, where whole images go through the
-    network in one pass; None where they do in windows.
+    network in one pass; None where they do in windows. `clinical` is what the network is given
+    beside images, None: nothing.
     """
 
     trial: Trial
@@ -94,6 +96,7 @@ class Evaluator:
     device: torch.device
     world: World
     whole: tuple[int, ...] | None = None
+    clinical: Clinical | None = None
 
     def network(self, image: Tensor) -> Tensor:
         """Return the logits of a batch in float32, computed in the precision of the trial."""
@@ -178,7 +181,10 @@ class Evaluator:
             pixels, target = gather(self.store, self.sampler.centre(part))
             for place, index in enumerate(part):
                 pixels[place] = self.worsened(pixels[place], int(index), worse)
-            logits, seconds = _timed(self.network, _to(pixels, self.device), self.device)
+            image = _to(pixels, self.device)
+            if self.clinical is not None:
+                image = self.clinical.beside(image, part)
+            logits, seconds = _timed(self.network, image, self.device)
             losses = self.criterion(logits, _to(target, self.device), self.weights, alone)
             seen = Seen(
                 store=self.store,

@@ -13,6 +13,7 @@ from bench.losses.supervision import logits_of
 from bench.study.components import MODEL_WANTED, Component
 from bench.study.dataset import open_once
 from bench.study.trial import Trial
+from bench.training.samples.clinical import LateFusion, width
 from bench.training.transfer import load_weights
 from models.spec import Model
 
@@ -101,6 +102,10 @@ def make_network(
     model = build_model(kind, store, trial.patch)
     if trial.start:
         load_weights(model, kind.row, trial.start)
+    if trial.given_clinical:
+        opened = open_once(store)
+        # Drawn after the network's own weights, which are those that it has without.
+        model = LateFusion(model, numbers=width(opened), classes=len(opened.meta.classes))
     model = model.to(device)
     if trial.channels_last:
         _channels_last(model)
@@ -109,7 +114,7 @@ def make_network(
     if not trial.compiled:
         return model, model
     # All that the compiled code depends on and does not look at again.
-    settings = trial.precision, trial.channels_last, device, world.size
+    settings = trial.precision, trial.channels_last, device, world.size, trial.given_clinical
     return compiled_once(model, key=(identity_of(kind, store, trial.patch), settings))
 
 

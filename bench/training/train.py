@@ -40,6 +40,7 @@ from bench.training.course import StepNorms, loss_swing, spread
 from bench.training.evaluate import Evaluator, Score, whole_sides
 from bench.training.looks import due
 from bench.training.networks import CHANNELS_LAST, flops_per_sample, make_network
+from bench.training.samples.clinical import Clinical
 from bench.training.state import BestEpoch, Checkpoint, TargetReached, TrainingState
 from bench.training.transfer import LayerGroups
 from loaders.batches.drawn import class_counts
@@ -117,6 +118,7 @@ def run_trial(
         sampler = make_sampler(trial, data, stream_seed)
         criterion_at = partial(make_criterion, combination.loss, store, sampler)
         criterion = criterion_at()
+        clinical = Clinical.of(store, split.train) if trial.given_clinical else None
         model, forward = make_network(
             trial, combination.model, store.path, device, world, weight_seed
         )
@@ -147,6 +149,7 @@ def run_trial(
             device=device,
             world=world,
             whole=whole_sides(trial, model_kind),
+            clinical=clinical,
         )
         higher = evaluator.higher_is_better
         objective = Objective(
@@ -173,7 +176,7 @@ def run_trial(
         step = step if average is None else average.following(step)
         norms = StepNorms(list(model.parameters()))
         mixing = Mixing(alpha=trial.mixup, seed=stream_seed, shard=world.shard)
-        refresh = partial(_first_batches, store, sampler, batch, world, device)
+        refresh = partial(_first_batches, store, sampler, batch, world, device, clinical)
         state = TrainingState(
             trial_id=trial.trial_id,
             world=world,
@@ -217,6 +220,13 @@ def run_trial(
             with clock.phase("train"):
                 while state.spent < goal and budget - state.spent >= batch:
                     image, target, derived = clock.wait(batches)
+                    if clinical is not None:
+                        cases = sampler.draw(
+                            batch_positions(
+                                state.batches, batch_size=batch, start=0, shard=mixing.reads
+                            )
+                        ).case
+                        image = clinical.beside(image, cases)
                     image, wanted = mixing.apply(image, target, state.batches, derived)
                     _set_rates(optimizer, rates, factor(state.spent / budget, batch / budget))
                     norms.before(len(losses))
@@ -451,12 +461,19 @@ def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:
 
 
 def _first_batches(
-    store: Store, sampler: Sampler, batch: int, world: World, device: torch.device
+    store: Store,
+    sampler: Sampler,
+    batch: int,
+    world: World,
+    device: torch.device,
+    clinical: Clinical | None,
 ) -> Iterator[Tensor]:
     """Give this process's share of each of the first batches of the training stream."""
     for place in range(min(REFRESH_BATCHES, len(sampler.cases) // batch)):
         at = batch_positions(place, batch_size=batch, start=0, shard=world.shard)
-        yield uploaded(gather(store, sampler.draw(at))[0], device)
+        draws = sampler.draw(at)
+        image = uploaded(gather(store, draws)[0], device)
+        yield image if clinical is None else clinical.beside(image, draws.case)
 
 
 def _base_rate(settings: Mapping[str, Setting]) -> float | None:

@@ -106,6 +106,7 @@ class _ItemWriter:
             "split": case.split,
             "ratings": case.ratings,
             "columns": case.columns or None,
+            "clinical": case.clinical or None,
             "label": case.label if self._labelled else -1,
             "numbers": None if facts.numbers is None else facts.numbers.tolist(),
             "content_hash": facts.content_hash,

@@ -11,7 +11,8 @@ arrays/*.npy         C-ordered images and masks: one file a case, or packs of eq
 In cases.parquet `group_id` is never split: groups of the source (`source_group_id`) that share an
 image are one. `image_id` is equal where the values of images are, and null where there is but one.
 `columns` is there where columns of the source were kept, by which a study may split; `numbers`
-where the answers are numbers, as several findings are: `label` is -1 there, as of masks.
+where the answers are numbers, as several findings are: `label` is -1 there, as of masks;
+`clinical` where clinical columns were kept.
 """
 
 import hashlib
@@ -70,7 +71,10 @@ CASES = pa.schema(
 COLUMNS = pa.field("columns", pa.map_(pa.string(), pa.int64()))
 # Of sets whose answers are numbers: one for each name in `classes`, nan where it is missing.
 NUMBERS = pa.field("numbers", pa.list_(pa.float64()))
-OPTIONAL = (COLUMNS, NUMBERS)
+# Of some stores alone: clinical columns by name, a category as the number of its word in the meta's
+# `categories`, nan where it is missing.
+CLINICAL = pa.field("clinical", pa.map_(pa.string(), pa.float64()))
+OPTIONAL = (COLUMNS, NUMBERS, CLINICAL)
 REJECTED = pa.schema(
     [
         pa.field("case_id", pa.string(), nullable=False),
@@ -147,7 +151,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 # What a reader found in the files and wrote beside its settings: nobody can set it.
-_FOUND = ("label_values", "lowest", "bits", "depths", "way", "classes_of", "volumes")
+_FOUND = ("label_values", "lowest", "bits", "depths", "way", "classes_of", "volumes", "categories")
 
 
 def prepare_command(path: Path, known: Mapping[str, Any], **more: JSON) -> str:

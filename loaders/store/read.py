@@ -5,6 +5,7 @@ import os
 import re
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +15,7 @@ from loaders.formats.checksum import file_hash
 from loaders.store.layout import (
     CASES,
     CHECKED,
+    CLINICAL,
     COLUMNS,
     NUMBERS,
     OPTIONAL,
@@ -157,6 +159,24 @@ class Store:
             return ()
         kept = self.table[COLUMNS.name].to_pylist()
         return tuple(sorted({name for row in kept for name, _ in row or ()}))
+
+    @cached_property
+    def clinical(self) -> dict[str, Array]:
+        """Clinical columns by name, each (n,) float64, nan where a case lacks it; {}: none kept.
+
+        A category is the number of its word in `categories`.
+        """
+        if CLINICAL.name not in self.table.schema.names:
+            return {}
+        rows = [dict(kept or ()) for kept in self.table[CLINICAL.name].to_pylist()]
+        names = sorted({name for row in rows for name in row})
+        return {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
+
+    @property
+    def categories(self) -> dict[str, tuple[str, ...]]:
+        """The words of those clinical columns that are categories."""
+        known: Any = self.meta.options.get("categories") or {}
+        return {name: tuple(words) for name, words in known.items()}
 
     @cached_property
     def hashes(self) -> list[str]:

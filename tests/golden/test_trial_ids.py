@@ -84,7 +84,9 @@ def ids(plan: Plan) -> dict[str, str]:
         parts = [p for p in trial.combination.values() if p]
         found[f"{' + '.join(parts)}, {trial.repeat}.{trial.fold}.{trial.seed}"] = trial.trial_id
     for skip in plan.skips:
-        parts = [part or "from scratch" for part in skip.combination.values()]
+        # Axes that came later say nothing where they are plain.
+        own = {"pretrained": "from scratch", **{k: v for k, v in skip.combination.items() if v}}
+        parts = [own[column] for column in skip.combination if column in own]
         found[f"skip {' + '.join(parts)}"] = skip.trial_id
     assert len(found) == len(plan.trials) + len(plan.skips)
     digest = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()

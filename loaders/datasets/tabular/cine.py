@@ -20,6 +20,7 @@ from loaders.datasets.tabular.images import (
     check_appearance,
     fitted,
     kept_columns,
+    kept_of,
     make_meta,
 )
 from loaders.datasets.tabular.labels import OPTIONS, Row, read_labels
@@ -81,7 +82,7 @@ def _item(row: Row, inside: Inside) -> Item:
         "label": row.label,
         "split": row.split,
         "folder": row.path.is_dir(),
-        **kept_columns([row.columns]),
+        **kept_columns([row]),
     }
     return Item(key=row.key, paths=paths, extra=extra)
 
@@ -134,7 +135,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
     assert isinstance(frames, int)
     assert isinstance(stride, int)
     loop = _open(item, stride=stride)
-    (kept,) = item.extra.get("columns", [None])
+    (kept,) = kept_of(item, 1)
     for number, clip in enumerate(_clips(loop.pictures, frames, stride, meta, item.key)):
         yield Case(
             key=f"{item.key}#{number}",
@@ -144,7 +145,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
             mask=None,
             spacing=(stride * loop.seconds, np.nan, np.nan),
             split=item.extra["split"],
-            columns=kept,
+            **kept,
         )
 
 

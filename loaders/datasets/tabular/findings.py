@@ -176,7 +176,7 @@ def _columns_told(table: Table, chosen: Mapping[str, Any]) -> list[str]:
     """Return the columns that hold nothing but 1, 0, -1 and blanks; raises BadSource."""
     roles = ("image", "label", "group", "reader", "split")
     others = {table.column(chosen[role]) for role in roles if chosen[role]}
-    others |= {table.column(name) for name in chosen["keep"]}
+    others |= {table.column(name) for name in (*chosen["keep"], *chosen["clinical"])}
     others |= set() if chosen["image"] else {table.first_named}
     left = [at for at, name in enumerate(table.columns) if name.casefold() != _NOTHING]
     left = [at for at in left if at not in others]

@@ -7,7 +7,7 @@ brought to the set's (`loaders.formats.levels`); a picture that does not fit is 
 that no image is silently on another scale.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,7 +56,7 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
                 paths=tuple(row.path for row in rows[at : at + _TOGETHER]),
                 extra={
                     "rows": [_facts(row) for row in rows[at : at + _TOGETHER]],
-                    **kept_columns(row.columns for row in rows[at : at + _TOGETHER]),
+                    **kept_columns(rows[at : at + _TOGETHER]),
                 },
             )
             for at in range(0, len(rows), _TOGETHER)
@@ -65,13 +65,22 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     )
 
 
-def kept_columns(columns: Iterable[Mapping[str, int] | None]) -> dict[str, Any]:
-    """Return what an item keeps of columns to split by; {} where none is kept.
+def kept_columns(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return what an item keeps of columns to split by and of clinical ones; {} where none is.
 
     So items, and the fingerprints of stores made of them, are as before there were any.
     """
-    kept = list(columns)
-    return {"columns": kept} if any(kept) else {}
+    kept: dict[str, list[Any]] = {
+        "columns": [row.columns for row in rows],
+        "clinical": [row.clinical for row in rows],
+    }
+    return {name: values for name, values in kept.items() if any(values)}
+
+
+def kept_of(item: Item, count: int) -> list[dict[str, Any]]:
+    """Return what of it each of an item's cases has, by the fields of a Case."""
+    names = [name for name in ("columns", "clinical") if name in item.extra]
+    return [{name: item.extra[name][at] for name in names} for at in range(count)]
 
 
 def _facts(row: Row) -> tuple[str, str, Label, str | None]:
@@ -141,6 +150,7 @@ def make_meta(
             "bits": scale.bits,
             "depths": scale.told,
             **asked_of(chosen),
+            **words_in(answers),
             **more,
         },
         axes=axes,
@@ -153,10 +163,16 @@ def asked_of(chosen: Mapping[str, Any]) -> dict[str, JSON]:
     asked: dict[str, JSON] = (
         {"finding": finding, "uncertain": chosen["uncertain"]} if finding else {}
     )
-    for name in ("grades", "value", "blank", "readers", "keep"):
+    for name in ("grades", "value", "blank", "readers", "keep", "clinical"):
         if chosen[name] != OPTIONS[name][0]:
             asked[name] = chosen[name]
     return asked
+
+
+def words_in(answers: Answers) -> dict[str, JSON]:
+    """Return the words of clinical categories, for a meta's options; {} where there are none."""
+    found = {name: list(words) for name, words in answers.categories.items()}
+    return {"categories": found} if found else {}
 
 
 def fitted(picture: Picture, meta: Meta, where: str) -> Array:
@@ -171,8 +187,8 @@ def fitted(picture: Picture, meta: Meta, where: str) -> Array:
 def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
     """Give the images of an item, one in memory at a time."""
     rows = item.extra["rows"]
-    columns = item.extra.get("columns", [None] * len(rows))
-    for path, (key, group, label, split), kept in zip(item.paths, rows, columns, strict=True):
+    more = kept_of(item, len(rows))
+    for path, (key, group, label, split), kept in zip(item.paths, rows, more, strict=True):
         try:
             image = fitted(read_picture(path, key), meta, key)
         except BadCase as bad:
@@ -188,7 +204,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
             spacing=(np.nan, np.nan),
             split=split,
             files=(path,),
-            columns=kept,
+            **kept,
         )
 
 

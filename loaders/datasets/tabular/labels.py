@@ -15,12 +15,14 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from loaders.cases import JSON, MAX_CLASSES, BadCase, BadSource, Label, most_often
+from loaders.datasets.clinical import numbered as clinical_numbers
+from loaders.datasets.clinical import refuse_names
 from loaders.datasets.patient_pattern import patient_in
 from loaders.datasets.tabular.findings import (
     BLANKS,
@@ -90,6 +92,10 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
         [],
         "columns to split by, with commas, such as site or fold: the numbers of values are stored",
     ),
+    "clinical": (
+        [],
+        "columns such as age and sex, with commas, that a network may be given beside the image",
+    ),
 }
 # Endings of tables, in lower case.
 _TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".xlsx")
@@ -117,7 +123,8 @@ _END_BYTES = 4096
 class Row:
     """One usable line: `path` is the file, `key` its path under the source, `label` its answer.
 
-    `columns` numbers its values in the columns that are kept; None: none is.
+    `columns` numbers its values in the columns that are kept, `clinical` holds its clinical data;
+    None: none is.
     """
 
     path: Path
@@ -126,13 +133,15 @@ class Row:
     label: Label
     split: str | None
     columns: Mapping[str, int] | None
+    clinical: Mapping[str, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
     """A whole table. `grouped`: it names the patient; otherwise each file is its own group.
 
-    `task` is what its answers are for (loaders.targets), `classes` are those or the findings.
+    `task` is what its answers are for (loaders.targets), `classes` are those or the findings,
+    `categories` the words of those clinical columns that are categories.
     """
 
     rows: tuple[Row, ...]
@@ -141,6 +150,7 @@ class Answers:
     positive: int | None
     grouped: bool
     task: str = "classification"
+    categories: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class _Found(NamedTuple):
@@ -226,10 +236,14 @@ def read_labels(
     check_groups(table, column, lines)
     parts = _parts_by_name(table.files) if "split" not in column else {}
     numbered = _numbered(table.name, chosen["keep"], lines)
+    told = {
+        name: [line.clinical[at] for line in lines] for at, name in enumerate(chosen["clinical"])
+    }
+    values, categories = clinical_numbers(table.name, told)
     if files is None:
         files = Files(source, suffixes, frames, [line.image for line in lines])
     found: list[_Found] = []
-    for line in lines:
+    for at, line in enumerate(lines):
         try:
             path = files.find(line.image, table, line.number)
         except BadCase as bad:
@@ -249,6 +263,7 @@ def read_labels(
                 for name, value in zip(chosen["keep"], line.kept, strict=True)
             }
             or None,
+            clinical={name: column[at] for name, column in values.items()} or None,
         )
         found.append(_Found(line, row))
     rows, twice = _one_a_picture(table, label_column, found, positive, chosen["readers"])
@@ -260,6 +275,7 @@ def read_labels(
         positive=positive,
         grouped="group" in column or bool(chosen["group_pattern"]),
         task=task,
+        categories=categories,
     )
 
 
@@ -297,6 +313,9 @@ def _check(chosen: Mapping[str, Any]) -> None:
         )
     if len(set(chosen["keep"])) < len(chosen["keep"]):
         raise BadSource(f"option keep names a column twice: {', '.join(chosen['keep'])}")
+    if len(set(chosen["clinical"])) < len(chosen["clinical"]):
+        raise BadSource(f"option clinical names a column twice: {', '.join(chosen['clinical'])}")
+    refuse_names(chosen["clinical"])
     if chosen["group"] and chosen["group_pattern"]:
         raise BadSource("options group and group_pattern both name the patient: leave one out")
 
@@ -466,7 +485,7 @@ def _one_a_picture(
         if len(same) == 1:
             rows.append(same[0].row)
             continue
-        facts = {(one.row.group, one.row.split, one.line.kept) for one in same}
+        facts = {(one.row.group, one.row.split, one.line.kept, one.line.clinical) for one in same}
         if len(facts) > 1:
             rejected += _twice(table, same, f"{len(same)} times, with other patients or parts")
             continue

@@ -14,7 +14,9 @@ from loaders.formats.missing_words import Missing, missing
 LABEL = "label"
 # Begins the role of each column that is kept beside the cases.
 KEPT = "keep "
-_SAID = {"keep": "splits that keep is for"}
+# Begins the role of each clinical column, which may lack a value.
+CLINICAL = "clinical "
+_SAID = {"keep": "splits that keep is for", "clinical": "data beside the image"}
 _ROLES = ("image", "label", "group", "reader", "split")
 # Up to 18 digits, as 64 bits hold; what has more is text.
 WHOLE = re.compile(r"([+-]?[0-9]{1,18})(\.0*)?")
@@ -51,6 +53,7 @@ class Line(NamedTuple):
     reader: str | None
     split: str | None
     kept: tuple[str, ...]
+    clinical: tuple[str, ...] = ()
 
 
 def columns_of(table: Table, chosen: Mapping[str, Any]) -> dict[str, int]:
@@ -58,6 +61,7 @@ def columns_of(table: Table, chosen: Mapping[str, Any]) -> dict[str, int]:
     named = {role: chosen[role] for role in _ROLES if chosen[role]}
     column = {role: _column(table, role, name) for role, name in named.items() if role != "label"}
     column |= {f"{KEPT}{name}": _column(table, "keep", name) for name in chosen["keep"]}
+    column |= {f"{CLINICAL}{name}": _column(table, "clinical", name) for name in chosen["clinical"]}
     column.setdefault("image", table.first_named)
     own = table.column(chosen["finding"]) if chosen["finding"] else None
     if own is not None:
@@ -107,7 +111,8 @@ def lines_of(
         name = table.columns[column["label"]]
         label = listed(cell["label"])
         reason = None
-        if empty := [role for role in cell if missing(cell[role]) in no_value[role]]:
+        asked = [role for role in cell if not role.startswith(CLINICAL)]
+        if empty := [role for role in asked if missing(cell[role]) in no_value[role]]:
             reason = f"column {table.columns[column[empty[0]]]} has no value"
         elif label is None:
             reason = f"column {name} has a list that cannot be read"
@@ -126,7 +131,8 @@ def lines_of(
         assert label is not None
         answer = sys.intern(canonical(label))
         kept = tuple(sys.intern(canonical(cell[role])) for role in cell if role.startswith(KEPT))
-        lines.append(Line(number, cell["image"], answer, group, reader, split, kept))
+        clinical = tuple(sys.intern(cell[role]) for role in cell if role.startswith(CLINICAL))
+        lines.append(Line(number, cell["image"], answer, group, reader, split, kept, clinical))
     return lines
 
 

@@ -17,7 +17,7 @@ from loaders.cases import JSON, BadCase, BadSource, Case, Item, Kind, Meta, Surv
 from loaders.datasets.dicom_series import SERIES, one_series, series_below
 from loaders.datasets.modality import modality_of
 from loaders.datasets.resample import SPACING, chosen_spacing, resampled
-from loaders.datasets.tabular.images import asked_of, kept_columns
+from loaders.datasets.tabular.images import asked_of, kept_columns, kept_of, words_in
 from loaders.datasets.tabular.labels import OPTIONS as TABLE
 from loaders.datasets.tabular.labels import Answers, Row, read_labels
 from loaders.datasets.volumes.by_header import BY, ByHeader
@@ -96,7 +96,7 @@ def _item(row: Row, source: Path, wanted: str, answers: Answers, named: ByHeader
         "split": row.split,
         "series": series is not None,
         "patient": patient,
-        **kept_columns([row.columns]),
+        **kept_columns([row]),
     }
     return Item(key=row.key, paths=paths, extra=extra)
 
@@ -152,6 +152,7 @@ def _meta(
             **({"nan": chosen["nan"]} if chosen["nan"] != "refuse" else {}),
             **spacing,
             **asked_of(chosen),
+            **words_in(answers),
         },
     )
 
@@ -176,7 +177,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case]:
             where=item.key,
             key=item.key,
         )
-    (kept,) = item.extra.get("columns", [None])
+    (kept,) = kept_of(item, 1)
     case = Case(
         key=item.key,
         group=item.extra["group"],
@@ -185,7 +186,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case]:
         mask=None,
         spacing=spacing,
         split=item.extra["split"],
-        columns=kept,
+        **kept,
     )
     yield resampled(case, known["spacing"]) if "spacing" in known else case
 

@@ -1,0 +1,1 @@
+"""Axes whose rows set something of a trial, beside the regularizers: a file each."""

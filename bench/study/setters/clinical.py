@@ -1,0 +1,27 @@
+"""Whether a network is given clinical data beside the image: one row each."""
+
+from bench.study.regularizers import Regularizer
+
+CLINICAL: dict[str, Regularizer] = {
+    row.name: row
+    for row in (
+        Regularizer(
+            what="clinical",
+            name="none",
+            sets={},
+            defaults={},
+            summary="the image alone",
+            source="the study itself",
+        ),
+        Regularizer(
+            what="clinical",
+            name="all",
+            sets={"trial.given_clinical": "used"},
+            defaults={"used": True},
+            tasks=("classification", "multilabel", "ordinal", "regression"),
+            summary="every clinical column of the store beside what the network makes of the "
+            "image, before its last layer (late fusion)",
+            source="paper A, section 7.4; late fusion: Huang et al. 2020, npj Digital Medicine 3",
+        ),
+    )
+}

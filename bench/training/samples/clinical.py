@@ -1,0 +1,98 @@
+"""Clinical data beside images: as numbers that the training part scales, and fused late.
+
+A batch carries them in a channel of their own behind those of the image, so that whatever is done
+to a batch (mixing, parts of it, other processes) is done to them; `LateFusion` takes them off.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from loaders.store.read import Store
+from models.output import Output
+
+
+def width(store: Store) -> int:
+    """Return how many numbers clinical data are as a network is given them."""
+    words = store.categories
+    return sum(len(words[name]) + 1 if name in words else 2 for name in store.clinical)
+
+
+def digest(store: Store) -> str:
+    """Return a hash of a store's clinical data, which its content hash does not cover."""
+    found = {name: [value.hex() for value in column.tolist()] for name, column in _sorted(store)}
+    text = json.dumps([found, {name: list(words) for name, words in store.categories.items()}])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sorted(store: Store) -> list[tuple[str, np.ndarray]]:
+    return sorted(store.clinical.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clinical:
+    """Clinical data of all n cases as a network is given them, (n, k) float32."""
+
+    features: np.ndarray
+
+    @classmethod
+    def of(cls, store: Store, train: np.ndarray) -> "Clinical":
+        """Return those of a store, scaled by its cases `train` alone.
+
+        A number is in standard deviations from its mean there, the mean where it is missing, with a
+        flag beside it that says so. A category is one of its words, or unknown.
+        """
+        parts = []
+        for name, values in _sorted(store):
+            known = np.isfinite(values)
+            if name in store.categories:
+                count = len(store.categories[name])
+                place = np.where(known, values, count).astype(int)
+                parts.append(np.eye(count + 1)[place])
+                continue
+            seen = values[train][known[train]]
+            mean = seen.mean() if len(seen) else 0.0
+            deviation = seen.std() if len(seen) else 1.0
+            scaled = (np.where(known, values, mean) - mean) / (deviation or 1.0)
+            parts.append(np.stack([scaled, ~known], axis=1))
+        return cls(features=np.concatenate(parts, axis=1).astype(np.float32))
+
+    def beside(self, image: Tensor, cases: np.ndarray) -> Tensor:
+        """Return images (n, C, *spatial) with the data of their cases in a channel behind theirs.
+
+        Raises ValueError where an image has fewer pixels than there are numbers.
+        """
+        own = torch.from_numpy(self.features[cases]).to(image.device, image.dtype)
+        pixels, numbers = math.prod(image.shape[2:]), own.shape[1]
+        if numbers > pixels:
+            raise ValueError(f"clinical: {numbers} numbers stand beside images of {pixels} pixels")
+        channel = image.new_zeros(len(image), pixels)
+        channel[:, :numbers] = own
+        return torch.cat([image, channel.view(len(image), 1, *image.shape[2:])], dim=1)
+
+
+class LateFusion(nn.Module):
+    """A network whose logits also hang on `numbers` clinical numbers, by one linear layer.
+
+    To put them behind the features that the last linear layer sees is to add a linear function of
+    them to the logits: W [x, c] = W_x x + W_c c. So any network can be fused, whatever its head.
+    """
+
+    def __init__(self, network: nn.Module, *, numbers: int, classes: int) -> None:
+        super().__init__()
+        self.network = network
+        self.numbers = numbers
+        self.beside = nn.Linear(numbers, classes, bias=False)
+
+    def forward(self, image: Tensor) -> Tensor | Output:
+        """Return logits of images (N, C + 1, *spatial) as `Clinical.beside` makes them."""
+        given: Tensor | Output = self.network(image[:, :-1])
+        added: Tensor = self.beside(image[:, -1].flatten(1)[:, : self.numbers])
+        if isinstance(given, Output):
+            return given._replace(logits=given.logits + added)
+        return given + added
