@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from loaders.cases import JSON, MAX_CLASSES, BadCase, BadSource, Label, most_often
 from loaders.datasets.patient_pattern import patient_in
 from loaders.datasets.tabular.findings import (
+    ALL,
     BLANKS,
     EXCLUDE,
     FINDINGS,
@@ -367,7 +368,7 @@ def classes_of(
     if any(findings[word] > 1 for words in several for word in words):
         raise BadSource(
             f"{where} has several findings an image: say which is asked for, "
-            f"finding={max(findings, key=lambda word: (findings[word], word))}"
+            f"finding={max(findings, key=lambda word: (findings[word], word))}, or finding={ALL}"
         )
     if all(WHOLE.fullmatch(name) for name in names):
         ordered = sorted(names, key=int)
