@@ -266,11 +266,23 @@ def _show_what_it_seems(source: Path, *, as_json: bool) -> None:
             if not seems.grouped:
                 out.print(
                     Text(
-                        "  Whose they are is not known, so each case is its own group; `medopt "
-                        f"list data` says how {seems.kind} is told."
+                        "  Whose they are is not known, so each case is its own group"
+                        f"{_how_told(seems.kind)}."
                     )
                 )
         out.print(Text(f"  {shlex.join([*words, '--out', 'STORE'])}"))
+
+
+def _how_told(kind: str) -> str:
+    """Return the end of a sentence: with which settings a kind is told the patients."""
+    from loaders.datasets.table import KINDS
+
+    ways = {
+        "group": "group=COLUMN of the table",
+        "group_pattern": "'group_pattern=(p[0-9]+)' of paths",
+    }
+    known = [way for name, way in ways.items() if name in KINDS[kind].options]
+    return f": --set {' or --set '.join(known)} says which patient a case is of" if known else ""
 
 
 def _show_counted(counted: "Counted", *, as_json: bool) -> None:

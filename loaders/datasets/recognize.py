@@ -5,13 +5,14 @@ nothing is said here that `medopt prepare` would not say.
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from loaders.cases import BadCase, BadSource, Survey
+from loaders.datasets.columns_seen import Seen, answers_seen, names_files
 from loaders.datasets.pairs.layouts import LAYOUTS, with_layout
 from loaders.datasets.pairs.patterns import Files, known_of, stem_of
 from loaders.datasets.table import KINDS
@@ -95,7 +96,8 @@ def _suggested(source: Path, files: Files) -> Iterator[_Suggestion]:
     """Give the kinds that the names of files remind of."""
     names = files.names
     pictures = [name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES]
-    tables = [path for path in source.iterdir() if is_table(path)]
+    tables = sorted(path for path in source.iterdir() if is_table(path))
+    seen = (answers_seen(tables[0]) if len(tables) == 1 else []) or [Seen(options={}, why="")]
     layouts = list(_layouts(source, files))
     yield from layouts
     if (source / "imagesTr").is_dir() and (source / "labelsTr").is_dir():
@@ -115,13 +117,13 @@ def _suggested(source: Path, files: Files) -> Iterator[_Suggestion]:
         yield "lidc", {}, "it has DICOM files and XML, as LIDC-IDRI"
     yield from _medmnist(names)
     if tables and any(PurePosixPath(name).suffix.lower() in VIDEOS for name in names):
-        yield "cine", {}, f"it has videos and the table {tables[0].name}"
+        yield from _tabled("cine", {}, f"it has videos and the table {tables[0].name}", seen)
     pairs = [] if layouts else list(_pairs(names))
     yield from pairs
     if tables:
-        yield from _volumes(names, tables[0])
+        yield from _volumes(names, tables[0], seen)
     if tables and pictures:
-        yield "images", {}, f"it has pictures and the table {tables[0].name}"
+        yield from _tabled("images", {}, f"it has pictures and the table {tables[0].name}", seen)
     elif pictures and not pairs and not layouts:
         yield "images", {}, "it has pictures in folders, perhaps a folder a class"
 
@@ -135,13 +137,22 @@ def _layouts(source: Path, files: Files) -> Iterator[_Suggestion]:
                 break
 
 
-def _volumes(names: list[str], table: Path) -> Iterator[_Suggestion]:
+def _tabled(
+    kind: str, options: dict[str, str], why: str, seen: list[Seen]
+) -> Iterator[_Suggestion]:
+    for one in seen:
+        yield kind, {**options, **one.options}, ", ".join(filter(None, (why, one.why)))
+
+
+def _volumes(names: list[str], table: Path, seen: list[Seen]) -> Iterator[_Suggestion]:
     if any(map(volume_stem, names)):
-        yield "volumes", {}, f"it has volumes and the table {table.name}"
+        yield from _tabled("volumes", {}, f"it has volumes and the table {table.name}", seen)
     elif any(PurePosixPath(name).suffix.lower() in _DICOM for name in names):
-        yield "volumes", {}, f"it has DICOM files and the table {table.name}"
-        why = f"it has DICOM files and the table {table.name}, perhaps of patients"
-        yield "volumes", {"by": "PatientID"}, why
+        by = {} if names_files(table, names) else {"by": "PatientID"}
+        why = f"it has DICOM files and the table {table.name}" + (
+            ", perhaps of patients" * bool(by)
+        )
+        yield from _tabled("volumes", by, why, seen)
 
 
 def _dicom_mask(source: Path, names: list[str]) -> str:
@@ -175,15 +186,19 @@ def _medmnist(names: list[str]) -> Iterator[_Suggestion]:
 def _pairs(names: list[str]) -> Iterator[_Suggestion]:
     """Give patterns of images and masks: in one folder by their ends, or in two folders."""
     readable = [name for name in names if _ending(name)]
-    masks: Counter[tuple[str, str]] = Counter()
+    masks: Counter[str] = Counter()
+    endings: dict[str, set[str]] = defaultdict(set)
     there = {(_folder(name), stem_of(name).casefold()): _ending(name) for name in readable}
     for name in readable:
         match = _MASK_FILE.fullmatch(stem_of(name))
         image = match and there.get((_folder(name), match[1].casefold()))
         if match and image:
-            masks[image, f"{match[2]}{_ending(name)}"] += 1
-    for (image, end), count in masks.most_common(1):
-        options = {"images": f"**/*{image}", "masks": f"{{folder}}/{{stem}}{end}"}
+            end = f"{match[2]}{_ending(name)}"
+            masks[end] += 1
+            endings[end].add(image.casefold())
+    for end, count in masks.most_common(1):
+        images = f"**/*{_one_of(endings[end])}"
+        options = {"images": images, "masks": f"{{folder}}/{{stem}}{end}"}
         yield "pairs", options, f"{count} files are called as another one with {end} behind it"
         return
     yield from _two_folders(readable)
@@ -193,7 +208,8 @@ def _two_folders(readable: list[str]) -> Iterator[_Suggestion]:
     folders: dict[str, list[str]] = {}
     for name in readable:
         folders.setdefault(_folder(name), []).append(name)
-    found: Counter[tuple[str, str, str, str, str]] = Counter()
+    found: Counter[tuple[str, str, str, str]] = Counter()
+    endings: dict[tuple[str, str, str, str], set[str]] = defaultdict(set)
     for masks, mine in folders.items():
         place, _, last = masks.rpartition("/")
         if not _MASK_FOLDER.fullmatch(last):
@@ -207,10 +223,21 @@ def _two_folders(readable: list[str]) -> Iterator[_Suggestion]:
                 ends = [name for name in mine if stem_of(name).startswith(stem)]
                 if ends:
                     end = min(ends, key=len).rpartition("/")[2][len(stem) :]
-                    found[_as_part(place), other, _ending(image), last, end] += 1
-    for (place, other, ending, last, end), _ in found.most_common(1):
-        options = {"images": f"{place}{other}/*{ending}", "masks": f"{place}{last}/{{stem}}{end}"}
+                    one = _as_part(place), other, last, end
+                    found[one] += 1
+                    endings[one].add(_ending(image).casefold())
+    for one, _ in found.most_common(1):
+        place, other, last, end = one
+        images = f"{place}{other}/*{_one_of(endings[one])}"
+        options = {"images": images, "masks": f"{place}{last}/{{stem}}{end}"}
         yield "pairs", options, f"{last} lies beside {other}, with files of the same names"
+
+
+def _one_of(endings: Collection[str]) -> str:
+    """Return a pattern of endings; cameras and people mix .JPG, .jpeg and .png."""
+    if len(endings) == 1:
+        return next(iter(endings))
+    return f"{{ending:{'|'.join(sorted(endings))}}}"
 
 
 def _as_part(place: str) -> str:

@@ -4,23 +4,28 @@ Lines are parsed strictly (RFC 4180). Where a quotation mark opens a cell and no
 line is read by itself and the mark counts as text; if that cell is in a column that is used, the
 line is rejected. A first line `sep=;` (Excel's) names the separator. Separators at the end of the
 header or of a line (NIH's Data_Entry_2017.csv) are ignored. A column without a name, as pandas
-writes its index, gets the name that pandas would give it: `Unnamed: 0`. Of a workbook the first
-sheet is read (`loaders.formats.sheets.workbook`).
+writes its index, gets the name that pandas would give it: `Unnamed: 0`. A title above the names of
+the columns, of one cell a line, is passed by and told. Of a workbook the first sheet is read
+(`loaders.formats.sheets.workbook`).
 """
 
 import codecs
 import csv
+import logging
 import re
 import zlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from loaders.cases import BadCase, BadSource
 from loaders.formats.inside import Inside, leads_out
 from loaders.formats.sheets.workbook import ZIP, is_workbook, sheet_text
+
+log = logging.getLogger(__name__)
 
 # Assumption: NIH ChestX-ray14's table, of 112 120 images, has 8 MiB; PadChest's, of 160 000 with
 # their reports, many times that.
@@ -33,6 +38,10 @@ _SEPARATORS = ",;\t"
 _SEP = re.compile(r'"?sep=([^\w\s"]|\t)"?', re.IGNORECASE)
 # How a gzip file begins (RFC 1952, 2.3.1).
 _GZIP = b"\x1f\x8b"
+# Lines in which the names of the columns are looked for: titles take a few (assumption).
+_TITLES = 20
+# No name of a column is a number or a date.
+_WORD = re.compile(r"[^\W\d_]")
 _UNNAMED = re.compile(r"Unnamed: [0-9]+")
 # The marks that a text may begin with, and its encoding; UTF-32's begins as UTF-16's does.
 _ENCODINGS = (
@@ -194,19 +203,22 @@ class Table:
         return next(names, 0)
 
 
-def open_table(path: Path) -> Table:
-    """Read a table's header, and find out what separates its cells; raises BadSource."""
+def open_table(path: Path, *, told: bool = True) -> Table:
+    """Read a table's header, and find out what separates its cells; raises BadSource.
+
+    `told`: that a title stands above the header, which is passed by.
+    """
     with path.open("rb") as file:
         workbook = is_workbook(file.read(len(ZIP)))
     text = sheet_text(path) if workbook else _text(path)
-    starts = (line.rstrip("\r\n") for line in _lines(text) if line.strip())
-    first = next(starts, None)
-    if first is None:
+    starts = [line.rstrip("\r\n") for line in islice(filter(str.strip, _lines(text)), _TITLES)]
+    if not starts:
         raise BadSource(f"{path.name}: its first sheet is empty")
-    said = None if workbook else _SEP.fullmatch(first)
-    head = next(starts, "") if said else first
-    marks = "," if workbook else _SEPARATORS
-    mark = said[1] if said else max(marks, key=lambda mark: len(_literally(head, mark)[0]))
+    said = None if workbook else _SEP.fullmatch(starts[0])
+    marks = said[1] if said else "," if workbook else _SEPARATORS
+    heads = starts[1:] if said else starts
+    head, titled = _head(heads or [""], marks)
+    mark = max(marks, key=lambda mark: len(_literally(head, mark)[0]))
     before = 1 if said else 0
     columns: list[str] = []
     header = 0
@@ -215,12 +227,15 @@ def open_table(path: Path) -> Table:
             header += 1
             if not any(cell.strip() for cell in record.cells):
                 continue
-            if not before:
+            if not before and not (titled and not _are_names(record.cells)):
                 columns = [cell.strip() for cell in record.cells]
                 break
-            before -= 1
+            before = 0
     except csv.Error as error:
         raise BadSource(f"{path.name} line 1 is no CSV ({error})") from None
+    if titled and told:
+        where = f"{path.name} names its columns in line {record.number}"
+        log.warning("%s; what stands above is passed by.", where)
     while columns and not columns[-1]:
         columns.pop()
     if len([name for name in columns if name]) < 2:
@@ -233,6 +248,24 @@ def open_table(path: Path) -> Table:
     columns = [name or f"Unnamed: {at}" for at, name in enumerate(columns)]
     part = _Part(name=path.name, text=text, separator=mark, header=header, before=0)
     return Table(name=path.name, columns=columns, _parts=(part,))
+
+
+def _head(starts: Sequence[str], marks: str) -> tuple[str, bool]:
+    """Return the line that names the columns, and whether a title stands above it.
+
+    The first line does, unless it is a title: one cell, and names of columns in a line further on.
+    """
+    for at, line in enumerate(starts):
+        for cells in (_literally(line, mark)[0] for mark in marks):
+            if _are_names(cells) or (at == 0 and len(list(filter(str.strip, cells))) > 1):
+                return line, at > 0
+    return starts[0], False
+
+
+def _are_names(cells: Sequence[str]) -> bool:
+    """Tell whether a line can name columns: two words or more, no number, each once."""
+    filled = [cell.strip() for cell in cells if cell.strip()]
+    return len(filled) > 1 and len(set(filled)) == len(filled) and all(map(_WORD.search, filled))
 
 
 def joined(tables: Sequence[Table]) -> Table:

@@ -373,7 +373,7 @@ def read_mask(path: Path, where: str) -> MaskPicture:
     from PIL import Image
 
     raw = _content(path, where)
-    if raw.startswith(_INDEXED_BEGINS):
+    if raw.startswith(_INDEXED_BEGINS) and not _plain_png(raw):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # damaged metadata; bombs are refused below
@@ -411,6 +411,11 @@ def _packed(colours: Array) -> Array:
     red, green, blue = colours.astype(np.int64)
     packed: Array = (red << 16) | (green << 8) | blue
     return packed
+
+
+def _plain_png(raw: bytes) -> bool:
+    """Tell whether a PNG has no palette, by its header chunk (PNG 11.2.2)."""
+    return raw.startswith(b"\x89PNG") and raw[25:26] != b"\x03"
 
 
 _INDEXED_BEGINS = (*(magic for _, magic, name in _READ if name in _INDEXED), b"GIF8")

@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from loaders.datasets.clinical import numbered as clinical_numbers
 from loaders.datasets.clinical import refuse_names
 from loaders.datasets.patient_pattern import patient_in
 from loaders.datasets.tabular.findings import (
+    ALL,
     BLANKS,
     EXCLUDE,
     FINDINGS,
@@ -36,7 +38,7 @@ from loaders.datasets.tabular.findings import (
 )
 from loaders.datasets.tabular.joined_tables import with_joined
 from loaders.datasets.tabular.named_files import Files, Finder
-from loaders.datasets.tabular.numbers import lines_with_numbers
+from loaders.datasets.tabular.numbers import COMMA, POINT, lines_with_numbers
 from loaders.datasets.tabular.one_hot import CLASS, one_hot_columns, with_class
 from loaders.datasets.tabular.readers import (
     OF_NUMBERS,
@@ -79,6 +81,7 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
     ),
     "grades": ([], "that the label is a grade (ordinal): its values in ascending order"),
     "value": ("", "instead of a class the column of a number that is to be predicted (regression)"),
+    "decimal": (POINT, "mark of decimals in value's column: . or ,"),
     "blank": (BLANKS[0], "what a blank in one of several findings' own columns is: or missing"),
     "uncertain": (EXCLUDE, "what -1 in a finding's own column is: exclude, negative or positive"),
     "one_hot": ([], "of a table with a column a class those columns, with commas (ISIC 2019)"),
@@ -203,7 +206,7 @@ def read_labels(
     positive: int | None
     numbers: Callable[[str], Label]
     if chosen["value"]:
-        lines = lines_with_numbers(table, column, rejected)
+        lines = lines_with_numbers(table, column, chosen["decimal"], rejected)
         classes, positive, numbers = (label_column,), None, lambda text: (float(text),)
     elif several is not None:
         lines = lines_of(table, column, rejected)
@@ -294,9 +297,10 @@ def _check(chosen: Mapping[str, Any]) -> None:
         ("uncertain", list(UNCERTAIN)),
         ("readers", ["", *OF_NUMBERS] if chosen["value"] else list(RULES)),
         ("blank", list(BLANKS)),
+        ("decimal", [POINT, COMMA]),
     ):
         if chosen[name] not in values:
-            known = ", ".join(value for value in values if value)
+            known = " or ".join(values) if name == "decimal" else ", ".join(filter(None, values))
             of_numbers = " of numbers (value)" if name == "readers" and chosen["value"] else ""
             raise BadSource(f"option {name}{of_numbers} is {chosen[name]!r}; it is one of: {known}")
     if chosen["uncertain"] != EXCLUDE and not chosen["finding"]:
@@ -311,6 +315,8 @@ def _check(chosen: Mapping[str, Any]) -> None:
             "option value names a column of numbers: leave out label, "
             f"{', '.join(others[:-1])} and {others[-1]}"
         )
+    if chosen["decimal"] != POINT and not chosen["value"]:
+        raise BadSource("option decimal is for numbers: set value=COLUMN")
     if len(set(chosen["keep"])) < len(chosen["keep"]):
         raise BadSource(f"option keep names a column twice: {', '.join(chosen['keep'])}")
     if len(set(chosen["clinical"])) < len(chosen["clinical"]):
@@ -381,7 +387,7 @@ def classes_of(
     if any(findings[word] > 1 for words in several for word in words):
         raise BadSource(
             f"{where} has several findings an image: say which is asked for, "
-            f"finding={max(findings, key=lambda word: (findings[word], word))}"
+            f"finding={max(findings, key=lambda word: (findings[word], word))}, or finding={ALL}"
         )
     if all(WHOLE.fullmatch(name) for name in names):
         ordered = sorted(names, key=int)
@@ -418,7 +424,7 @@ def positive_of(classes: tuple[str, ...], wanted: str, where: str) -> int | None
     if not wanted and classes != ("0", "1"):
         raise BadSource(
             f"{where} has {classes[0]} and {classes[1]}: say which is the disease, "
-            f"positive={classes[1]} or positive={classes[0]}"
+            f"{shlex.quote(f'positive={classes[1]}')} or {shlex.quote(f'positive={classes[0]}')}"
         )
     return classes.index(canonical(wanted or "1"))
 

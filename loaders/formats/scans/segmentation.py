@@ -114,8 +114,12 @@ def _frames(
     check_pixels_whole(file)
     packed = np.frombuffer(file.value("PixelData"), np.uint8)
     size = shape[0] * shape[1]
-    if 8 * len(packed) < count * size:
-        raise BadCase(f"the mask's pixels are fewer than {count} frames", where=file.where)
+    # A byte may be left over, which makes their number even (PS3.5 8.1.1).
+    if not 0 <= len(packed) - -(-count * size // 8) <= 1:
+        raise BadCase(
+            f"the mask's pixels are not those of {count} frames of {shape[0]} x {shape[1]}",
+            where=file.where,
+        )
     for at in chosen:
         # Frames follow each other bit by bit, the lowest bit first (PS3.5 8.1.1).
         first, last = at * size, (at + 1) * size

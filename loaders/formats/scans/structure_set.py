@@ -28,8 +28,16 @@ _ON = 0.01
 
 
 def names(file: DicomFile) -> list[str]:
-    """Return the name of each structure, in the order of the file; raises BadCase."""
-    return [name for name, _ in _structures(file).values()]
+    """Return the name of each structure that is drawn, in the order of the file; raises BadCase.
+
+    Templates list structures that nobody has drawn: whether those are empty is not known.
+    """
+    drawn = {
+        int(roi.numbers("ReferencedROINumber", 1)[0])
+        for roi in file.items("ROIContourSequence")
+        if roi.items("ContourSequence")
+    }
+    return [name for number, (name, _) in _structures(file).items() if number in drawn]
 
 
 def series_of(file: DicomFile) -> set[str]:

@@ -232,6 +232,105 @@ def text(top: Path) -> None:
     (top / "seg.dcm").write_text("no DICOM")
 
 
+def changed(path: str, **elements: Any) -> Callable[[Path], None]:
+    """Return what changes elements of a file of a patient: the mask, or one of the slices."""
+
+    def change(top: Path) -> None:
+        file = sorted(top.glob(path))[2 if "CT" in path else 0]
+        data = pydicom.dcmread(file)
+        for name, value in elements.items():
+            setattr(data, name, value)
+        data.save_as(file)
+
+    return change
+
+
+def cut_mask(top: Path) -> None:
+    (top / "seg.dcm").write_bytes((top / "seg.dcm").read_bytes()[:-60])
+
+
+def empty_mask(top: Path) -> None:
+    (top / "seg.dcm").write_bytes(b"")
+
+
+def image_for_a_mask(top: Path) -> None:
+    shutil.copy(min((top / "CT").iterdir()), top / "seg.dcm")
+
+
+def empty_folder(top: Path) -> None:
+    for path in (top / "CT").iterdir():
+        path.unlink()
+    (top / "CT" / "notes.txt").write_text("nothing")
+
+
+def one_slice(top: Path) -> None:
+    for path in sorted((top / "CT").iterdir())[1:]:
+        path.unlink()
+
+
+def two_of_a_name(top: Path) -> None:
+    data = pydicom.dcmread(top / "seg.dcm")
+    for segment in data.SegmentSequence:
+        segment.SegmentLabel = "ball"
+    data.save_as(top / "seg.dcm")
+
+
+def no_name(top: Path) -> None:
+    data = pydicom.dcmread(top / "seg.dcm")
+    data.SegmentSequence[1].SegmentLabel = ""
+    data.save_as(top / "seg.dcm")
+
+
+def a_structure_set(**elements: Any) -> Callable[[Path], None]:
+    def change(top: Path) -> None:
+        retargeted("rt_utils.dcm", top / "seg.dcm", series="52")
+        data = pydicom.dcmread(top / "seg.dcm")
+        for name, value in elements.items():
+            setattr(data, name, value)
+        data.save_as(top / "seg.dcm")
+
+    return change
+
+
+def another_frame(top: Path) -> None:
+    a_structure_set()(top)
+    data = pydicom.dcmread(top / "seg.dcm")
+    for structure in data.StructureSetROISequence:
+        structure.ReferencedFrameOfReferenceUID = "1.2.3"
+    data.save_as(top / "seg.dcm")
+
+
+def rename_structure(top: Path) -> None:
+    a_structure_set()(top)
+    data = pydicom.dcmread(top / "seg.dcm")
+    data.StructureSetROISequence[0].ROIName = "bal"
+    data.save_as(top / "seg.dcm")
+
+
+def points(count: int) -> Callable[[Path], None]:
+    def change(top: Path) -> None:
+        a_structure_set()(top)
+        data = pydicom.dcmread(top / "seg.dcm")
+        contour = data.ROIContourSequence[0].ContourSequence[0]
+        contour.ContourData = list(contour.ContourData)[:count]
+        data.save_as(top / "seg.dcm")
+
+    return change
+
+
+def between_slices(top: Path) -> None:
+    a_structure_set()(top)
+    data = pydicom.dcmread(top / "seg.dcm")
+    for contour in data.ROIContourSequence[0].ContourSequence:
+        numbers = np.array(contour.ContourData, float).reshape(-1, 3) + 400 * np.asarray(NORMAL)
+        contour.ContourData = numbers.ravel().tolist()
+    data.save_as(top / "seg.dcm")
+
+
+def structures_of_another_series(top: Path) -> None:
+    retargeted("rt_utils.dcm", top / "seg.dcm", series="99")
+
+
 # What is done to the folder of patient 2, and what becomes of it.
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "of another series": (other_series, "the mask is of another series: it was not drawn on"),
@@ -242,6 +341,69 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "a misspelt structure": (no_ring, "the image has no mask of ring; missing=empty would count"),
     "a link out": (link, "the file is a link that leads out of the source"),
     "text": (text, "the file's name ends in .dcm and it is no DICOM file"),
+    "a mask cut off": (
+        cut_mask,
+        "the file is cut off: PixelData claims 420 bytes and 360 are there",
+    ),
+    "an empty mask": (empty_mask, "the file's name ends in .dcm and it is no DICOM file"),
+    "an image for a mask": (
+        image_for_a_mask,
+        "the image has no mask of ball; missing=empty would count it as empty",
+    ),
+    "an empty folder": (empty_folder, "the folder holds no DICOM series of images"),
+    "one slice": (one_slice, "the series has one slice alone: no volume"),
+    "two segments of a name": (
+        two_of_a_name,
+        "the image has no mask of ring; missing=empty would count it",
+    ),
+    "a segment without a name": (no_name, "SegmentLabel is missing"),
+    "another size": (
+        changed("seg.dcm", Rows=10),
+        "the mask's pixels are not those of 7 frames of 10 x 24",
+    ),
+    "another number of frames": (
+        changed("seg.dcm", NumberOfFrames="99"),
+        "the header claims 99 frames and describes 7",
+    ),
+    "a mask without places": (
+        changed("seg.dcm", PerFrameFunctionalGroupsSequence=[]),
+        "the header claims 7 frames and describes 0",
+    ),
+    "a slice turned": (
+        changed("CT/*", ImageOrientationPatient=[0, 1, 0, 1, 0, 0]),
+        "the slices of the series differ in orientation",
+    ),
+    "a slice without a place": (
+        changed("CT/*", ImagePositionPatient=None),
+        "ImagePositionPatient is missing",
+    ),
+    "a slice of another patient": (
+        changed("CT/*", PatientID="other"),
+        "the slices of one series have 2 PatientIDs",
+    ),
+    "a slice in colour": (
+        changed("CT/*", PhotometricInterpretation="RGB"),
+        "PhotometricInterpretation is neither MONOCHROME1 nor MONOCHROME2",
+    ),
+    "structures of another series": (
+        structures_of_another_series,
+        "the mask is of another series: it was not drawn on",
+    ),
+    "a structure misspelt": (
+        rename_structure,
+        "the image has no mask of ball; missing=empty would count",
+    ),
+    "a structure set in another frame": (
+        another_frame,
+        "the mask is of another frame of reference",
+    ),
+    "no structures": (a_structure_set(StructureSetROISequence=[]), "the mask names no structure"),
+    "no contours": (
+        a_structure_set(ROIContourSequence=[]),
+        "the image has no mask of ball; missing=empty would count it as empty",
+    ),
+    "a contour of numbers that are no points": (points(7), "ContourData is no list of points"),
+    "a contour far from each slice": (between_slices, "an outline of ball lies beyond the series"),
 }
 
 

@@ -50,6 +50,25 @@ def test_what_is_no_number_is_told_with_its_line(tmp_path: Path, cell: str) -> N
     assert bad.reason == f"column boneage has {cell!r}, which is no number such as 61.5"
 
 
+def test_a_comma_is_the_mark_of_decimals_where_it_is_said(tmp_path: Path) -> None:
+    """As pandas reads it; a point is then no number, for it may be one of thousands."""
+    table = "id;age\n1;180\n2;12,5\n3;-,5\n4;1.234\n"
+    source = source_of(tmp_path / "bones", table)
+    survey = KINDS["images"].survey(source, {"value": "age", "decimal": ","})
+    rows = {row[0]: row[2] for item in survey.items for row in item.extra["rows"]}
+    by_pandas = pd.read_csv(source / "t.csv", sep=";", decimal=",", nrows=3)["age"]
+    assert rows == {f"{n}.png": (value,) for n, value in enumerate(by_pandas, start=1)}
+    assert [bad.reason for bad in survey.rejected] == [
+        "column age has '1.234', which is no number such as 61,5"
+    ]
+    survey = KINDS["images"].survey(source, {"value": "age"})
+    assert {bad.reason for bad in survey.rejected} == {
+        f"column age has {cell!r}, which is no number such as 61.5; decimal=, would take the comma "
+        "for the mark of decimals"
+        for cell in ("12,5", "-,5")
+    }
+
+
 @pytest.mark.parametrize(
     ("table", "options", "why"),
     [

@@ -339,6 +339,29 @@ def two_patients(root: Path) -> None:
     data.save_as(path)
 
 
+def no_positions(root: Path) -> None:
+    path = sorted((root / "P2").rglob("1.2.840.0*"))[2]
+    data = pydicom.dcmread(path)
+    del data.ImagePositionPatient
+    data.save_as(path)
+
+
+def another_size(root: Path) -> None:
+    path = sorted((root / "P2").rglob("1.2.840.0*"))[2]
+    data = pydicom.dcmread(path)
+    data.Rows -= 1
+    data.PixelData = data.PixelData[: 2 * data.Rows * data.Columns]
+    data.save_as(path)
+
+
+def a_path_out(root: Path) -> None:
+    table(root, ["P0,0", "P1,1", "../P2,0", "P3,1"])
+
+
+def too_many_cells(root: Path) -> None:
+    table(root, ["P0,0", "P1,1", "P2,0,left", "P3,1"])
+
+
 BAD: dict[str, tuple[Make, str]] = {
     "several series": (several, "the folder holds 2 series: say series=WORDS of one's description"),
     "a missing slice": (missing_slice, "1 slices are missing: the series has gaps"),
@@ -351,6 +374,10 @@ BAD: dict[str, tuple[Make, str]] = {
     "no label": (no_label, "column label has no value"),
     "a link out": (link, "the file is a link that leads out of the source, or nowhere"),
     "two patients in one series": (two_patients, "the slices of one series have 2 PatientIDs"),
+    "no position": (no_positions, "ImagePositionPatient is missing"),
+    "another size": (another_size, "the slices of the series differ in shape"),
+    "a path that leads out": (a_path_out, "the table names a path outside the source"),
+    "too many cells": (too_many_cells, "the line has 3 cells and the table 2 columns"),
 }
 
 
@@ -427,6 +454,9 @@ SETTINGS: dict[str, tuple[Make, dict[str, str], str]] = {
     "no column": (lambda r: None, {"label": "grade"}, "has no column 'grade' for the label: s"),
     "dates": (dates, {}, r"0 different values \(none\).* 4 rejected.*holds a date"),
     "no table": (lambda r: (r / "t.csv").unlink(), {}, "should hold one table .csv, .tsv"),
+    "spacing": (lambda r: None, {"spacing": "1,x,1"}, "spacing"),
+    "no positive": (lambda r: None, {"positive": "ill"}, "'ill'; column label has: 0, 1"),
+    "dates for numbers": (dates, {"value": "label"}, "0 different numbers.*'01.02.2024', which"),
 }  # fmt: skip
 
 

@@ -316,7 +316,7 @@ BAD: dict[str, tuple[Callable[[Any], None], str]] = {
     ),
     "cut": (
         lambda data: setattr(data, "PixelData", data.PixelData[:100]),
-        "the mask's pixels are fewer than",
+        "the mask's pixels are not those of",
     ),
     "many frames": (
         lambda data: setattr(data, "NumberOfFrames", 900),

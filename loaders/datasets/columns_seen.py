@@ -1,0 +1,125 @@
+"""What a table may be asked for: its columns that look like an answer, and the settings for each.
+
+Values alone suggest, a kind's own survey then says whether it fits.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from loaders.cases import BadSource
+from loaders.datasets.tabular.findings import ALL
+from loaders.datasets.tabular.one_hot import one_hot_columns
+from loaders.datasets.tabular.table_lines import LABEL, WHOLE, canonical
+from loaders.formats.csv_table import Table, open_table
+from loaders.formats.missing_words import missing
+
+# Lines looked at (assumption).
+_PROBES = 5000
+# Classes of a column that is likely one of classes, lines for each of them, grades of a scale, and
+# different numbers of a column that is one of numbers though all are whole (assumptions).
+_CLASSES, _LINES_EACH, _GRADES, _NUMBERS = 20, 2, 10, 20
+# Columns that a suggestion is made of (assumption).
+_SUGGESTED = 4
+_TOLD = {"0", "1", "-1", "yes", "no", "true", "false"}
+_POINT = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+_COMMA = re.compile(r"[+-]?[0-9]+(,[0-9]+)?")
+_WHOSE = re.compile(r"pat(ient)?|subject|proband|person", re.IGNORECASE)
+# A setting's value may hold no comma where it is a list.
+_SEPARATOR = ","
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """Settings for one answer of a table, and in words which columns made one think of it."""
+
+    options: Mapping[str, str]
+    why: str
+
+
+def answers_seen(path: Path) -> list[Seen]:
+    """Return what a table may be asked for; empty where it needs no word, or cannot be read."""
+    try:
+        table = open_table(path, told=False)
+        if table.column(LABEL) is not None:
+            return []
+        values = _values(table)
+        one_hot = one_hot_columns(table)
+    except BadSource:
+        return []  # it is told when the table is read
+    group = _group(table, values)
+    found = [
+        Seen(options={**seen.options, **group}, why=seen.why)
+        for seen in _answers(table, values, one_hot)
+    ]
+    return found[:_SUGGESTED]
+
+
+def names_files(path: Path, names: Collection[str]) -> bool:
+    """Tell whether a table's first column names files or folders among `names`."""
+    try:
+        table = open_table(path, told=False)
+        firsts = _values(table)[table.first_named]
+    except BadSource:
+        return True
+    parts = {part for name in names for part in PurePosixPath(name).parts}
+    parts |= {part.partition(".")[0] for part in parts}
+    return any(PureWindowsPath(first).name in parts for first in firsts)
+
+
+def _values(table: Table) -> list[Counter[str]]:
+    """Return the values of each column and how often each comes, without blanks."""
+    values: list[Counter[str]] = [Counter() for _ in table.columns]
+    for number, (_, cells) in enumerate(table.lines([], ())):
+        if number == _PROBES:
+            break
+        for counts, cell in zip(values, cells, strict=True):
+            if missing(cell) is None:
+                counts[canonical(cell)] += 1
+    return values
+
+
+def _group(table: Table, values: list[Counter[str]]) -> dict[str, str]:
+    """Return the setting of a column that is called after patients and names some twice."""
+    named = [
+        name
+        for at, name in enumerate(table.columns)
+        if at != table.first_named and _WHOSE.search(name) and len(values[at]) > 1
+    ]
+    return {"group": named[0]} if len(named) == 1 else {}
+
+
+def _answers(table: Table, values: list[Counter[str]], one_hot: list[str]) -> Iterator[Seen]:
+    if one_hot and not any(_SEPARATOR in name for name in one_hot):
+        yield Seen(options={"one_hot": _SEPARATOR.join(one_hot)}, why="which has a column a class")
+        return
+    others = [
+        (name, values[at])
+        for at, name in enumerate(table.columns)
+        if at != table.first_named and values[at] and not _WHOSE.search(name)
+    ]
+    told = [name for name, counts in others if {one.casefold() for one in counts} <= _TOLD]
+    if len(told) > 1:
+        yield Seen(options={"finding": ALL}, why=f"which has {len(told)} columns of findings")
+    for name, counts in others:
+        if name not in told or len(told) == 1:
+            yield from _of_column(name, counts)
+
+
+def _of_column(name: str, counts: Counter[str]) -> Iterator[Seen]:
+    lines = sum(counts.values())
+    whole = all(map(WHOLE.fullmatch, counts))
+    if not whole or len(counts) > _NUMBERS:
+        for pattern, more in ((_POINT, {}), (_COMMA, {"decimal": ","})):
+            if len(counts) > 2 and all(map(pattern.fullmatch, counts)):
+                yield Seen(options={"value": name, **more}, why=f"whose {name} is a number")
+                return
+    if not 2 <= len(counts) <= _CLASSES or lines < _LINES_EACH * len(counts):
+        return
+    yield Seen(options={"label": name}, why=f"whose {name} has {len(counts)} values")
+    grades = sorted(counts, key=int) if whole else []
+    if 2 < len(grades) <= _GRADES and int(grades[-1]) - int(grades[0]) == len(grades) - 1:
+        options = {"label": name, "grades": _SEPARATOR.join(grades)}
+        yield Seen(options=options, why=f"whose {name} may be a grade")
