@@ -595,6 +595,8 @@ class _Where:
     gpus: int
     hung_minutes: float | None
     why: str = ""
+    # Of a cluster, whose machines come and go: how many lanes at most; None: as many as it holds.
+    most: int | None = None
 
     def resolved(self, asked: "Study", base: Path, folder: Path) -> tuple["Plan", "_Where"]:
         """Return the plan of a study for this place, and the place with its lanes counted."""
@@ -623,7 +625,7 @@ class _Where:
             cuda=space.cuda,
             devices=self.gpus,
         )
-        return made, replace(self, lanes=space.lanes)
+        return made, replace(self, lanes=space.lanes, most=self.lanes)
 
     @property
     def address(self) -> str | None:
@@ -645,7 +647,7 @@ class _Where:
         return run_lanes(
             made,
             address=self.address,
-            lanes=self.lanes,
+            lanes=self.lanes if self.address is None else self.most,
             gpus_per_trial=self.gpus,
             changed=changed,
             hung_minutes=hung,

@@ -13,7 +13,7 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,10 +64,11 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A machine of the cluster: its CPU cores and GPUs."""
+    """A machine of the cluster: its CPU cores, GPUs and bytes of memory, None where not known."""
 
     cores: int
     gpus: int
+    memory: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +86,20 @@ class Capacity:
 
 @dataclass(frozen=True, kw_only=True)
 class LaneSize:
-    """The workers of one lane: how many, and the CPU threads and the GPU of each."""
+    """The workers of one lane: how many, and the CPU threads, the GPU and the memory of each.
+
+    `memory` in bytes, 0 where it is not counted.
+    """
 
     workers: int
     threads: int
     cuda: bool
+    memory: int = 0
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What Ray sets aside for each worker."""
+        return {"CPU": float(self.threads), **({"GPU": 1.0} if self.cuda else {})}
 
 
 def capacity(
@@ -101,7 +111,10 @@ def capacity(
     cores (for the cores it needs, where the study sets its threads). Raises StudyError if the
     cluster cannot be reached, or has no GPU for a study that asks for one.
     """
-    machines = this_machine() if address is None else _look(address)
+    machines, coming = (this_machine(), []) if address is None else _look(address)
+    if not any(machine.gpus for machine in machines):
+        # A cluster may begin with its head alone: its autoscaler says what it can add.
+        machines = machines + [machine for machine, _ in coming if machine.gpus]
     gpus = sum(machine.gpus for machine in machines)
     if study.device == "cuda" and not gpus:
         raise StudyError("device: cuda is asked for, and none of the machines has a GPU.")
@@ -315,9 +328,9 @@ def _check_address(address: str) -> None:
         ) from error
 
 
-def _look(address: str) -> list[Machine]:
+def _look(address: str) -> tuple[list[Machine], list[tuple[Machine, float]]]:
     with connected(address):
-        return machines_of_cluster()
+        return machines_of_cluster(), machines_to_come()
 
 
 def machines_of_cluster() -> list[Machine]:
@@ -325,9 +338,34 @@ def machines_of_cluster() -> list[Machine]:
     import ray
 
     return [
-        Machine(cores=int(found.get("CPU", 0)), gpus=int(found.get("GPU", 0)))
-        for found in (n["Resources"] for n in ray.nodes() if n["Alive"])  # type: ignore[no-untyped-call]  # Ray's
+        _machine(n["Resources"])
+        for n in ray.nodes()  # type: ignore[no-untyped-call]  # Ray's
+        if n["Alive"]
     ]
+
+
+def machines_to_come() -> list[tuple[Machine, float]]:
+    """Return each kind of machine that the cluster's autoscaler can add, and how many at most.
+
+    None of them where the cluster has no autoscaler, or one that does not say (Ray's first).
+    """
+    from ray._private.state import state
+
+    config = state.get_cluster_config()
+    return [
+        (_machine(group.resources), math.inf if group.max_count < 0 else group.max_count)
+        for group in (config.node_group_configs if config else ())
+        if group.max_count
+    ]
+
+
+def _machine(resources: Mapping[str, float]) -> Machine:
+    memory = resources.get("memory")
+    return Machine(
+        cores=int(resources.get("CPU", 0)),
+        gpus=int(resources.get("GPU", 0)),
+        memory=None if memory is None else int(memory),
+    )
 
 
 def machines_answer(places: Sequence[Place]) -> bool:
@@ -370,17 +408,58 @@ def kill(places: Sequence[Place]) -> None:
         task.options(num_cpus=0, max_retries=0, scheduling_strategy=there).remote(process)
 
 
+def workers_in(machines: Iterable[Machine], size: LaneSize) -> int:
+    """Return how many workers of such lanes these machines hold."""
+    return sum(_held(machine, size) for machine in machines)
+
+
+def _held(machine: Machine, size: LaneSize) -> int:
+    limits = [machine.cores // size.threads]
+    if size.cuda:
+        limits.append(machine.gpus)
+    if size.memory and machine.memory is not None:
+        limits.append(machine.memory // size.memory)
+    return min(limits)
+
+
+def _each(size: LaneSize) -> str:
+    memory = f", {size.memory / 2**30:.1f} GiB of memory" if size.memory else ""
+    return f"{size.threads} CPU core(s){memory}" + (" and a GPU" if size.cuda else "")
+
+
+def _said(machine: Machine, size: LaneSize) -> str:
+    known = size.memory and machine.memory is not None
+    memory = f", {(machine.memory or 0) / 2**30:.1f} GiB" if known else ""
+    return f"{machine.cores} cores and {machine.gpus} GPUs{memory}"
+
+
 def check_room(machines: list[Machine], workers: int, size: LaneSize) -> None:
     """Raise StudyError if the machines cannot hold the workers: Ray itself would wait forever."""
-    fits = sum(
-        min(machine.cores // size.threads, machine.gpus if size.cuda else machine.cores)
-        for machine in machines
-    )
+    fits = workers_in(machines, size)
     if fits < workers:
-        each = f"{size.threads} CPU core(s)" + (" and a GPU" if size.cuda else "")
-        have = ", ".join(f"{machine.cores} cores and {machine.gpus} GPUs" for machine in machines)
+        have = ", ".join(_said(machine, size) for machine in machines)
         raise StudyError(
-            f"lanes: {workers} worker(s) with {each} each are asked for, and there is room for "
-            f"{fits} ({have}). Ask for fewer lanes or GPUs a trial, or set fewer `threads` "
+            f"lanes: {workers} worker(s) with {_each(size)} each are asked for, and there is room "
+            f"for {fits} ({have}). Ask for fewer lanes or GPUs a trial, or set fewer `threads` "
             f"in the study."
+        )
+
+
+def check_ever(
+    machines: Sequence[Machine], coming: Sequence[tuple[Machine, float]], size: LaneSize
+) -> None:
+    """Raise StudyError if a cluster can never hold one lane, whatever its autoscaler adds."""
+    now = workers_in(machines, size)
+    later = sum(count * held for kind, count in coming if (held := _held(kind, size)))
+    if now + later < size.workers:
+        have = ", ".join(_said(machine, size) for machine in machines) or "no machine"
+        kinds = ", ".join(
+            f"{'any number' if count == math.inf else f'{count:g}'} of {_said(kind, size)}"
+            for kind, count in coming
+        )
+        raise StudyError(
+            f"lanes: one needs {size.workers} worker(s) with {_each(size)} each, and the cluster "
+            f"has room for {now} ({have})"
+            + (f", its autoscaler for {later:g} more (at most {kinds})" if kinds else "")
+            + ". Ask for fewer GPUs a trial, set fewer `threads` in the study, or add machines."
         )

@@ -31,21 +31,27 @@ from bench.execution.mailbox import Call, Mailbox
 from bench.execution.ray.cluster import (
     LaneSize,
     answers,
+    check_ever,
     check_room,
     connected,
     kill,
     machines_answer,
     machines_of_cluster,
+    machines_to_come,
 )
-from bench.execution.trial_queue import HUNG_MINUTES, Progress, Queue, opened
+from bench.execution.ray.following import Autoscaler, Following
+from bench.execution.trial_queue import HUNG_MINUTES, Progress, Queue, Telling, opened
 from bench.execution.worker import Worker, cargo_of, take_trials
 from bench.planning.plan import Plan
+from bench.training.room import most_bytes
 from loaders.cores import usable_cores
 
 log = logging.getLogger("medopt.lanes")
 
 # Ray waits 60 s for the resources of a lane before it counts a failed start.
 START_LIMIT = 5
+# How often one looks whether the head answers, and which machines there are. Assumption.
+LOOK_SEC = 2.0
 # Seconds that lanes get to end by themselves once the queue is empty.
 GRACE_SEC = 10.0
 # Ray's own processes answer within milliseconds, those of a swapping machine within seconds.
@@ -72,17 +78,21 @@ class LaneEnd:
 
 @dataclass(frozen=True, kw_only=True)
 class Carrier:
-    """The Ray that carries lanes: a scratch folder, and whether this machine is `alone` in it."""
+    """The Ray that carries lanes: a scratch folder, and whether this machine is `alone` in it.
+
+    `may_come`: it has an autoscaler that can add machines which hold a lane.
+    """
 
     storage: Path
     alone: bool
+    may_come: bool = False
 
 
 def run_lanes(
     plan: Plan,
     *,
     address: str | None,
-    lanes: int,
+    lanes: int | None,
     gpus_per_trial: int,
     changed: Callable[[Progress], None],
     hung_minutes: float = HUNG_MINUTES,
@@ -90,42 +100,59 @@ def run_lanes(
     """Run every trial of a plan over `lanes` worker groups of `gpus_per_trial` workers each.
 
     `address` None starts a Ray on this machine and stops it again; with `auto` or host:port the
-    cluster there is joined and left as it was. A worker has one GPU, or `threads` CPU cores alone
+    cluster there is joined and left as it was. On a cluster lanes start when machines come and end
+    when these leave, `lanes` of them at most, None: as many as it has room for; its autoscaler is
+    asked for machines for the others. A worker has one GPU, or `threads` CPU cores alone
     where the study runs on the CPU. `changed` hears of each step. A lane whose trial makes none for
     `hung_minutes` is ended, and starts again.
 
-    Raises StudyError if the machines have no room for the lanes, LanesLost if none is left while
-    trials are, OSError where results cannot be written, and KeyboardInterrupt; what is finished is
-    on disk in each case, and running again goes on from there.
+    Raises StudyError if the machines have no room for the lanes (a cluster, now or ever, for one),
+    LanesLost if none is left while trials are, OSError where results cannot be written, and
+    KeyboardInterrupt; what is finished is on disk in each case, and running again goes on from
+    there.
     """
     cuda = plan.study.device == "cuda"
-    size = LaneSize(workers=gpus_per_trial, threads=plan.study.threads or 1, cuda=cuda)
-    gpus = torch.cuda.device_count() if cuda else 0
+    size = LaneSize(
+        workers=gpus_per_trial,
+        threads=plan.study.threads or 1,
+        cuda=cuda,
+        # Whoever asks for a number of lanes has it, or is told by the system.
+        memory=0 if cuda or lanes else most_bytes(plan.trials, plan.data, plan.base),
+    )
     # Lanes that share a machine's cores do not time a trial alone; each has GPUs of its own.
-    with opened(plan, shared_device=not cuda and lanes > 1) as queue:
-        # A lane without a trial to take would only cost its start.
-        lanes = min(lanes, queue.pending())
-        if lanes:
-            workers = lanes * gpus_per_trial
-            cores = max(workers * size.threads, usable_cores())
+    with opened(plan, shared_device=not cuda and lanes != 1) as queue:
+        if queue.pending():
             changed(queue.progress())  # the start of Ray takes a while
-            with connected(address, cores=cores, gpus=gpus) as storage:
-                check_room(machines_of_cluster(), workers, size)
-                carrier = Carrier(storage=storage, alone=address is None)
-                _serve(plan, queue, lanes, size, carrier, changed, hung_minutes)
+            if address is None:
+                assert lanes is not None, "counted by `capacity`"
+                # A lane without a trial to take would only cost its start.
+                lanes = min(lanes, queue.pending())
+                workers = lanes * gpus_per_trial
+                cores = max(workers * size.threads, usable_cores())
+                gpus = torch.cuda.device_count() if cuda else 0
+                with connected(None, cores=cores, gpus=gpus) as storage:
+                    check_room(machines_of_cluster(), workers, size)
+                    carrier = Carrier(storage=storage, alone=True)
+                    _serve(plan, queue, lanes, size, carrier, changed, hung_minutes)
+            else:
+                with connected(address) as storage:
+                    coming = machines_to_come()
+                    check_ever(machines_of_cluster(), coming, size)
+                    carrier = Carrier(storage=storage, alone=False, may_come=bool(coming))
+                    _serve(plan, queue, lanes, size, carrier, changed, hung_minutes)
         return queue.progress()
 
 
 def _serve(
     plan: Plan,
     queue: Queue,
-    lanes: int,
+    most: int | None,
     size: LaneSize,
     carrier: Carrier,
     changed: Callable[[Progress], None],
     hung_minutes: float,
 ) -> None:
-    """Start the lanes, serve them until the queue is empty, and let them end."""
+    """Start lanes as there is room, serve them until the queue is empty, and let them end."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -143,49 +170,70 @@ def _serve(
         hung_minutes=hung_minutes,
     )
     over: queues.SimpleQueue[LaneEnd] = queues.SimpleQueue()
-    names = {f"lane {number + 1}" for number in range(lanes)}
-    cargo = cargo_of(plan)
+    # Lane -> until when one of its workers must have spoken.
+    names: dict[str, float] = {}
+    # Sent to each lane by its name: the plan of a large study is some MB.
+    cargo = ray.put(cargo_of(plan))
     controllers: list[Any] = []
-    threads = [
-        threading.Thread(
-            target=_until_over,
-            args=(lane, _trainer(mailbox, lane, cargo, size, carrier, controllers).fit, over),
-            daemon=True,
-        )
-        for lane in sorted(names)
-    ]
+    threads: list[threading.Thread] = []
+    autoscaler = Autoscaler(size)
+    following = Following(size, most, machines_of_cluster, autoscaler.ask)
+    telling = Telling(queue, changed)
+
+    def start() -> None:
+        lane = f"lane {len(threads) + 1}"
+        fit = _trainer(mailbox, lane, cargo, size, carrier, controllers).fit
+        thread = threading.Thread(target=_until_over, args=(lane, fit, over), daemon=True)
+        thread.start()
+        threads.append(thread)
+        names[lane] = monotonic() + hung_minutes * 60
+
+    until, looked, alone_since = math.inf, -math.inf, monotonic()
     try:
-        for thread in threads:
-            thread.start()
-        changed(queue.progress())
-        until, must_speak = math.inf, monotonic() + hung_minutes * 60
-        while names and monotonic() < until:
-            heard = _heard(mailbox)
-            dispatcher.serve(heard)
+        while (names or queue.pending()) and monotonic() < until:
+            if monotonic() - looked > LOOK_SEC:
+                looked = monotonic()
+                # Asked first: without a head Ray's own calls wait for a minute.
+                if not _head_answers(HEAD_SEC if queue.pending() else 0):
+                    if not queue.pending():
+                        break  # all is on disk
+                    raise LanesLost(f"Ray's head has not answered for {HEAD_SEC:.0f} s.")
+                for _ in range(following.more(len(names), queue.pending())):
+                    start()
+            dispatcher.serve(_heard(mailbox))
             while not over.empty():
                 end = over.get()
-                names.discard(end.lane)
+                names.pop(end.lane, None)
                 if end.why:
                     dispatcher.lost(end.lane, end.why)
-            if monotonic() > must_speak:
-                # Ray starts workers that die at once (a package is missing there) again and again.
-                for lane in names - dispatcher.spoken:
+                    following.ended(len(names))
+            # Ray starts workers that die at once (a package is missing there) again and again.
+            for lane in [n for n, by in names.items() if n not in dispatcher.spoken]:
+                if monotonic() > names[lane]:
                     dispatcher.lost(lane, f"none of its workers started in {hung_minutes:g} min")
-                names &= dispatcher.spoken
-            changed(queue.progress())
-            if not _head_answers(HEAD_SEC if queue.pending() else 0):
-                if not queue.pending():
-                    break  # all is on disk
-                raise LanesLost(f"Ray's head has not answered for {HEAD_SEC:.0f} s.")
+                    del names[lane]
+            telling()
+            if names:
+                alone_since = monotonic()
             if not queue.pending():
                 until = min(until, monotonic() + GRACE_SEC)
-            elif not names:
+            elif not names and not _may_wait(carrier, monotonic() - alone_since, hung_minutes):
                 raise LanesLost(
                     f"{queue.pending()} trial(s) are unfinished and no lane is left. "
                     + "; ".join(f"{lane}: {why}" for lane, why in sorted(dispatcher.ended.items()))
                 )
+        telling.last()
     finally:
+        autoscaler.close()
         _end(threads, controllers)
+
+
+def _may_wait(carrier: Carrier, seconds: float, hung_minutes: float) -> bool:
+    """Return whether a run without a lane for so long may yet get one.
+
+    Whatever is there has been looked at after some seconds.
+    """
+    return seconds < (hung_minutes * 60 if carrier.may_come else 3 * LOOK_SEC)
 
 
 def _heard(mailbox: Any) -> list[Call]:
@@ -245,12 +293,12 @@ def _until_over(lane: str, fit: Callable[[], Any], over: queues.SimpleQueue[Lane
 def _trainer(
     mailbox: Any,
     lane: str,
-    cargo: dict[str, Any],
+    cargo: Any,
     size: LaneSize,
     carrier: Carrier,
     controllers: list[Any],
 ) -> Any:
-    """Return the Ray Train trainer whose `fit` is a lane; its workers get `cargo`.
+    """Return the Ray Train trainer whose `fit` is a lane; its workers get what `cargo` names.
 
     What controls the lane, an actor beside this process, is put into `controllers`.
     """
@@ -297,13 +345,12 @@ def _trainer(
     plain = size.workers == 1 or carrier.alone
     process_group: Any = Plain() if plain else TorchConfig()
     meeting = str(carrier.storage) if carrier.alone else None
-    resources = {"CPU": size.threads} | ({"GPU": 1} if size.cuda else {})
     return LaneTrainer(
         # A closure goes to the workers alone; a `train_loop_config` would go to the controller too.
         lambda: _work(mailbox, lane, cargo, meeting),
         torch_config=process_group,
         scaling_config=ScalingConfig(
-            num_workers=size.workers, use_gpu=size.cuda, resources_per_worker=resources
+            num_workers=size.workers, use_gpu=size.cuda, resources_per_worker=size.resources
         ),
         run_config=RunConfig(
             name=lane.replace(" ", "-"),
@@ -337,7 +384,7 @@ def _group(world: World, device: torch.device, meeting: Path) -> None:
     )
 
 
-def _work(mailbox: Any, lane: str, cargo: dict[str, Any], meeting: str | None) -> None:
+def _work(mailbox: Any, lane: str, cargo: Any, meeting: str | None) -> None:
     """Be one worker of a lane, as Ray Train starts it.
 
     `meeting` is the folder where the workers of a lane meet, None where Ray Train lets them meet.
@@ -371,5 +418,5 @@ def _work(mailbox: Any, lane: str, cargo: dict[str, Any], meeting: str | None) -
             barrier=(lambda: None) if alone else barrier,
             device=get_device,
         ),
-        **cargo,
+        **ray.get(cargo),
     )

@@ -1,0 +1,263 @@
+"""Lanes that follow a cluster: by arithmetic, and over a real one whose machines come and go."""
+
+import math
+import os
+import re
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bench.core.references import StudyError
+from bench.execution.ray import following as module
+from bench.execution.ray.cluster import LaneSize, Machine, check_ever, workers_in
+from bench.execution.ray.following import Autoscaler, Following
+from results.tables.store import read
+
+ROOT = Path(__file__).resolve().parents[4]
+ONE = LaneSize(workers=1, threads=2, cuda=False)
+
+
+class Cluster:
+    """Machines of two cores that come and go, and what was asked of its autoscaler."""
+
+    def __init__(self, monkeypatch, machines: int, size: LaneSize = ONE, most: int | None = None):
+        self.machines, self.asked, self.now = machines, [], 0.0
+        monkeypatch.setattr(module, "monotonic", lambda: self.now)
+        self.following = Following(
+            size,
+            most,
+            lambda: [Machine(cores=2, gpus=0)] * self.machines,
+            self.asked.append,
+        )
+
+    def more(self, living: int, pending: int = 1000) -> int:
+        self.now += 2.0
+        return self.following.more(living, pending)
+
+
+def test_lanes_start_when_machines_come(monkeypatch):
+    cluster = Cluster(monkeypatch, 2)
+    assert (cluster.more(0), cluster.more(2)) == (2, 0)
+    cluster.machines = 5
+    assert (cluster.more(2), cluster.more(5)) == (3, 0)
+
+
+def test_a_lane_whose_machine_left_waits_for_the_next_one_and_ends_if_none_comes(monkeypatch):
+    cluster = Cluster(monkeypatch, 3)
+    assert cluster.more(0) == 3
+    cluster.machines = 2
+    assert cluster.more(3) == 0
+    cluster.machines = 3  # the lane that waits takes it
+    assert cluster.more(3) == 0
+    cluster.machines = 2
+    assert cluster.more(3) == 0
+    cluster.following.ended(2)
+    assert cluster.more(2) == 0
+    cluster.machines = 4
+    assert cluster.more(2) == 2
+
+
+def test_a_lane_that_ends_on_machines_that_stay_is_not_started_again(monkeypatch):
+    cluster = Cluster(monkeypatch, 3)
+    assert cluster.more(0) == 3
+    cluster.following.ended(2)
+    assert cluster.more(2) == 0
+    cluster.machines = 4
+    assert cluster.more(2) == 1
+
+
+@pytest.mark.parametrize(
+    ("most", "pending", "lanes"), [(None, 1000, 8), (3, 1000, 3), (None, 2, 2)]
+)
+def test_there_are_as_many_lanes_as_asked_for_and_as_trials_are_left(
+    monkeypatch, most, pending, lanes
+):
+    cluster = Cluster(monkeypatch, 8, most=most)
+    assert cluster.more(0, pending) == lanes
+
+
+def test_lanes_of_several_workers_take_whole_lanes_of_room(monkeypatch):
+    cluster = Cluster(monkeypatch, 5, LaneSize(workers=2, threads=2, cuda=False))
+    assert cluster.more(0) == 2
+    cluster.machines = 6
+    assert cluster.more(2) == 1
+
+
+def test_an_autoscaler_is_asked_for_what_the_queue_wants_beside_its_lanes(monkeypatch):
+    cluster = Cluster(monkeypatch, 2, LaneSize(workers=3, threads=1, cuda=False), most=10)
+    assert cluster.more(0) == 1  # four cores hold three workers, and one beside
+    assert cluster.asked == [9 * 3]
+    for _ in range(9):
+        cluster.more(1)
+    assert cluster.asked == [27]
+    cluster.machines = 30
+    cluster.more(1)
+    assert cluster.asked == [27, 0]
+    cluster.now += 20
+    cluster.more(10, pending=4)  # most are in hand
+    assert cluster.asked == [27, 0, 0]
+
+
+def test_no_more_is_asked_for_than_an_autoscaler_can_take_in(monkeypatch):
+    cluster = Cluster(monkeypatch, 0)
+    cluster.more(0, pending=10_000)
+    assert cluster.asked == [module.MOST_ASKED]
+
+
+GIB = 2**30
+
+
+def test_a_lane_that_a_cluster_can_never_hold_is_refused_with_the_arithmetic():
+    two = LaneSize(workers=2, threads=4, cuda=True)
+    now = [Machine(cores=16, gpus=1), Machine(cores=3, gpus=8)]
+    check_ever([*now, Machine(cores=4, gpus=1)], [], two)
+    check_ever(now, [(Machine(cores=4, gpus=1), 1)], two)
+    check_ever([], [(Machine(cores=4, gpus=1), math.inf)], two)
+    said = (
+        "lanes: one needs 2 worker(s) with 4 CPU core(s) and a GPU each, and the cluster has room "
+        "for 1 (16 cores and 1 GPUs, 3 cores and 8 GPUs), its autoscaler for 0 more (at most 5 of "
+        "2 cores and 4 GPUs)"
+    )
+    with pytest.raises(StudyError, match=re.escape(said)):
+        check_ever(now, [(Machine(cores=2, gpus=4), 5)], two)
+    with pytest.raises(StudyError, match=r"room for 0 \(no machine\)\. Ask"):
+        check_ever([], [], two)
+
+
+def test_memory_counts_where_it_is_known():
+    size = LaneSize(workers=1, threads=1, cuda=False, memory=3 * GIB)
+    machines = [Machine(cores=8, gpus=0, memory=10 * GIB), Machine(cores=2, gpus=0)]
+    assert workers_in(machines, size) == 3 + 2
+    said = r"1 CPU core\(s\), 3\.0 GiB of memory each, .* \(8 cores and 0 GPUs, 2\.0 GiB\)"
+    with pytest.raises(StudyError, match=said):
+        check_ever([Machine(cores=8, gpus=0, memory=2 * GIB)], [], size)
+
+
+class Coordinator:
+    """Ray's, as far as it is called: what each method was given."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, object]] = []
+
+    def __getattr__(self, name: str):
+        def remote(*given, **named):
+            self.heard.append((name, len(named["resources"]) if named else given))
+
+        return type("Method", (), {"remote": staticmethod(remote)})
+
+
+def test_what_was_asked_is_taken_back():
+    asking = Autoscaler(ONE)
+    asking.ask(0)  # nothing to take back: no coordinator is started for it
+    assert asking._coordinator is None
+    asking._coordinator = Coordinator()
+    asking.ask(3)
+    asking.ask(0)
+    assert [name for name, _ in asking._coordinator.heard] == [
+        "request_resources",
+        "cancel_request",
+    ]
+    assert asking._coordinator.heard[0][1] == 3
+
+
+# A study over a real cluster: raylets of one CPU each, all on this machine. The head of it
+# has one too. Another joins once two trials are done, and leaves in the middle of a trial.
+DRIVER = """
+import os, sys, threading, time
+from collections import Counter
+from pathlib import Path
+
+import bench.execution.trial_queue
+from bench.execution import dispatcher
+from bench.execution.ray import lanes
+from bench.planning.plan import resolve
+from bench.study.schema import load_study
+from ray.cluster_utils import Cluster
+
+dispatcher.LEASE_SEC = 10.0  # a minute as it stands: the test need not wait for it
+study, run = map(Path, sys.argv[1:])
+node = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100_000_000}
+cluster = Cluster(
+    initialize_head=True,
+    head_node_args={**node, "include_dashboard": False, "node_ip_address": "127.0.0.1"},
+)
+plan = resolve(*load_study(study), run, lanes=1, cores=1)
+joined, left = [], []
+done = Counter()
+
+def join():
+    machine = cluster.add_node(**node)
+    joined.append((time.monotonic(), machine))
+
+def leave():
+    cluster.remove_node(joined[0][1], allow_graceful=False)
+
+def changed(progress):
+    done["most lanes"] = max(done["most lanes"], len(progress.running))
+    if progress.done >= 2 and "join" not in done:
+        done["join"] = 1
+        threading.Thread(target=join).start()
+    second = [one for one in progress.running if one.lane == "lane 2"]
+    if joined and second and "work" not in done:
+        done["work"] = 1
+        print(f"work after {time.monotonic() - joined[0][0]:.1f} s", file=sys.stderr)
+    if second and second[0].epoch >= 2 and "leave" not in done:
+        done["leave"] = 1
+        threading.Thread(target=leave).start()
+
+state = lanes.run_lanes(
+    plan, address=cluster.address, lanes=None, gpus_per_trial=1, changed=changed
+)
+print(state.statuses, done["most lanes"], done["leave"])
+cluster.shutdown()
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_machine_that_joins_in_mid_run_gets_work_and_one_that_leaves_costs_no_trial(
+    tmp_path, small_store
+):
+    study = {
+        "name": "grows",
+        "data": [str(small_store("classification", 2).path)],
+        "models": ["plain_cnn"],
+        "optimizers": ["sgd", "adam"],
+        "losses": ["ce"],
+        "seeds": list(range(8)),
+        "folds": 2,
+        "epochs": 60,
+        "patience": 1000,
+        "batch_size": 4,
+        "device": "cpu",
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    (tmp_path / "driver.py").write_text(DRIVER)
+    own = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "PYTHONPATH": str(ROOT),
+    }
+    ran = subprocess.run(
+        [sys.executable, tmp_path / "driver.py", tmp_path / "study.yaml", tmp_path / "run"],
+        cwd=tmp_path,
+        env={**os.environ, **own},
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[-1] == "{'ok': 32} 2 1"
+    rows = read(tmp_path / "run", "trials").to_pylist()
+    assert {row["status"] for row in rows} == {"ok"}
+    assert {row["lane"] for row in rows} >= {"lane 1"}
+    assert sorted(row["attempt"] for row in rows)[-2:] in ([1, 1], [1, 2])
+    print(ran.stderr)
