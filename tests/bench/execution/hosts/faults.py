@@ -25,6 +25,9 @@ PATIENCE = 800.0
 # Ray's nodes end a minute after their head has gone; lanes go with them.
 LEFT_SEC = 240.0
 
+# What the product does not do yet: its test is expected to fail, and a soak leaves it out.
+WANTED = {"join": "lanes are counted once, when a run starts"}
+
 
 @dataclass
 class Scene:
@@ -52,8 +55,13 @@ class Scene:
 
 
 def kill_worker(scene: Scene) -> str:
-    working = [h for h in scene.cluster.hosts if h.name not in scene.away and h.titled(WORKER)]
-    host = scene.random.choice(working)
+
+    def working() -> list[Host]:
+        here = (h for h in scene.cluster.hosts if h.name not in scene.away)
+        return [host for host in here if host.titled(WORKER)]
+
+    wait("a worker", lambda: working() or scene.run.ended(), PATIENCE)
+    host = scene.random.choice(working() or [scene.cluster.head])
     host.kill(host.titled(WORKER)[:1])
     return f"kill -9 of the worker on {host.name}"
 
