@@ -18,6 +18,7 @@ import numpy as np
 
 from bench.core.references import StudyError
 from bench.execution.attempts import Attempts
+from bench.execution.compaction import Compaction
 from bench.execution.provenance import footer
 from bench.planning.plan import Plan
 from bench.study.trial import Trial, skip_columns, trial_columns
@@ -36,8 +37,8 @@ LEASE_SEC = 60.0
 # A trial that made no step for this long hangs. A step is a batch or a case: seconds, and some
 # minutes where a network is compiled or a large volume scored on a CPU. Assumption.
 HUNG_MINUTES = 30.0
-# Small files are merged each time this many trials were written: a thousand of them take a report
-# 2.6 s, merged 0.4 s (measured).
+# Small files are merged each time this many trials were written, beside the run: a thousand of them
+# take a report 2.6 s, merged 0.4 s (measured).
 COMPACT_EVERY = 256
 # A trial that ended the process it ran in, this often, is written down as failed.
 KILLS = 2
@@ -119,6 +120,7 @@ class Queue:
     _seconds: list[float] = field(init=False, default_factory=list)
     _most_lanes: int = field(init=False, default=1)
     _written: int = field(init=False, default=0)
+    _compaction: Compaction = field(init=False)
 
     def __post_init__(self) -> None:
         """Look up what is finished already; a failed trial is tried again."""
@@ -133,6 +135,7 @@ class Queue:
             log.warning("trial %s has lost its file in %s: it is run again", trial_id, tables)
         self._started = time.monotonic()
         self.attempts = Attempts(self.folder)
+        self._compaction = Compaction(self.folder)
 
     def take(self, lane: str) -> Lease | None:
         """Hand out a trial, or None where none is left to hand out now (see `pending`)."""
@@ -269,6 +272,10 @@ class Queue:
                 self._write_failed(held.lease, lane, reason)
             self._done(lane, trial_id)
 
+    def close(self) -> None:
+        """Wait for what goes on beside the run."""
+        self._compaction.wait()
+
     def progress(self) -> Progress:
         """Return how far the run is."""
         statuses: dict[str, int] = {}
@@ -355,7 +362,7 @@ class Queue:
         self._state_file(lease.trial.trial_id).unlink(missing_ok=True)
         self._written += 1
         if self._written % COMPACT_EVERY == 0:
-            compact(self.folder)
+            self._compaction.begin()
         log.info(
             "%s %s %s: %s %s",
             row["status"],
@@ -405,11 +412,15 @@ def opened(plan: Plan, *, shared_device: bool) -> Iterator[Queue]:
             if skip.trial_id not in known:
                 row = {**skip_columns(skip), "study": plan.study.name}
                 write_trial(plan.folder, trial=row, metrics=[], epochs=[], cases=[], footer=about)
-        yield Queue(
+        queue = Queue(
             folder=plan.folder,
             study=plan.study.name,
             trials=plan.trials,
             footer=about,
             shared_device=shared_device,
         )
+        try:
+            yield queue
+        finally:
+            queue.close()
         compact(plan.folder)
