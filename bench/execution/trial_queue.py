@@ -5,7 +5,6 @@ import io
 import logging
 import shutil
 import statistics
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 
 from bench.core.references import StudyError
 from bench.execution.attempts import Attempts
+from bench.execution.compaction import Compaction
 from bench.execution.provenance import footer
 from bench.planning.plan import Plan
 from bench.study.trial import Trial, skip_columns, trial_columns
@@ -37,8 +37,8 @@ LEASE_SEC = 60.0
 # A trial that made no step for this long hangs. A step is a batch or a case: seconds, and some
 # minutes where a network is compiled or a large volume scored on a CPU. Assumption.
 HUNG_MINUTES = 30.0
-# Small files are merged each time this many were written to a data set: a thousand of them take a
-# report 2.6 s, merged 0.4 s (measured).
+# Small files are merged, beside the run, each time this many were written to a data set: a thousand
+# of them take a report 2.6 s, merged 0.4 s (measured).
 COMPACT_EVERY = 256
 # What was told of a run is told again after so many times what the telling took. Assumption.
 TELLING = 20
@@ -122,7 +122,7 @@ class Queue:
     _seconds: list[float] = field(init=False, default_factory=list)
     _most_lanes: int = field(init=False, default=1)
     _written: int = field(init=False, default=0)
-    _compacting: threading.Thread | None = field(init=False, default=None)
+    _compaction: Compaction = field(init=False)
 
     def __post_init__(self) -> None:
         """Look up what is finished already; a failed trial is tried again."""
@@ -137,6 +137,7 @@ class Queue:
             log.warning("trial %s has lost its file in %s: it is run again", trial_id, tables)
         self._started = time.monotonic()
         self.attempts = Attempts(self.folder)
+        self._compaction = Compaction(self.folder)
 
     def take(self, lane: str) -> Lease | None:
         """Hand out a trial, or None where none is left to hand out now (see `pending`)."""
@@ -273,6 +274,10 @@ class Queue:
                 self._write_failed(held.lease, lane, reason)
             self._done(lane, trial_id)
 
+    def close(self) -> None:
+        """Wait for what goes on beside the run."""
+        self._compaction.wait()
+
     def progress(self) -> Progress:
         """Return how far the run is."""
         statuses: dict[str, int] = {}
@@ -367,26 +372,8 @@ class Queue:
                 row["reason"] or "",
             )
         self._written += 1
-        if self._written % COMPACT_EVERY == 0 and not self._is_compacting():
-            # Beside what lanes wait for: it takes seconds, and they are answered meanwhile.
-            self._compacting = threading.Thread(target=self._compact, daemon=True)
-            self._compacting.start()
-
-    def _is_compacting(self) -> bool:
-        return self._compacting is not None and self._compacting.is_alive()
-
-    def _compact(self) -> None:
-        """Merge small files; where the disk is full, what is written next says so."""
-        try:
-            compact(self.folder)
-        except OSError as error:
-            log.warning("small files of the run cannot be merged now: %s", error)
-
-    def settle(self) -> None:
-        """Wait for what goes on beside, and merge small files where they are many."""
-        if self._compacting is not None:
-            self._compacting.join()
-        compact(self.folder)
+        if self._written % COMPACT_EVERY == 0:
+            self._compaction.begin()
 
 
 class Telling:
@@ -461,5 +448,8 @@ def opened(plan: Plan, *, shared_device: bool) -> Iterator[Queue]:
             footer=about,
             shared_device=shared_device,
         )
-        yield queue
-        queue.settle()
+        try:
+            yield queue
+        finally:
+            queue.close()
+        compact(plan.folder)

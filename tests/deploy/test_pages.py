@@ -10,7 +10,7 @@ import typer
 from tests.deploy.pages import commands
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted((ROOT / "deploy").rglob("*.md"))
+PAGES = [*sorted((ROOT / "deploy").rglob("*.md")), ROOT / "docs" / "storage.md"]
 
 
 def check(root: click.Command, words: list[str]) -> None:

@@ -290,16 +290,3 @@ def test_how_far_a_run_is_is_told_for_a_twentieth_of_the_time_and_at_the_end(tmp
     # Every 0.1 + 20 * 0.1 s and one round of the loop: at 0, 2.11, 4.22, 6.33, 8.44; and the last.
     assert len(heard) == 6
     assert (len(heard) - 1) * 0.1 / clock[0] < 1 / 20
-
-
-def test_small_files_are_merged_beside_what_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(trial_queue, "COMPACT_EVERY", 4)
-    compacted = []
-    own = store.compact
-    monkeypatch.setattr(trial_queue, "compact", lambda run: compacted.append(own(run, at_least=3)))
-    queue = make_queue(tmp_path, 9)
-    while lease := queue.take("a"):
-        queue.finish("a", lease.trial.trial_id, make_outcome(lease.trial))
-    queue.settle()
-    assert store.finished(tmp_path) == {f"trial{n}": "ok" for n in range(9)}
-    assert sum(compacted) >= 12
