@@ -55,6 +55,28 @@ def parameter_shapes(
     return tuple(tuple(p.shape) for p in network.parameters())
 
 
+def cramped(model: Component[Model], store: Path, patch: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the sides of an input that is shorter than a 3-D convolution's kernel; None of none.
+
+    Of the first in a training step, those of single channels left out: nothing is computed.
+    """
+    found: list[tuple[int, ...]] = []
+
+    def look(layer: nn.Conv3d, given: tuple[torch.Tensor, ...]) -> None:
+        sides = tuple(given[0].shape[2:])
+        reach = zip(layer.kernel_size, layer.dilation, strict=True)
+        if any(side <= d * (k - 1) for side, (k, d) in zip(sides, reach, strict=True)):
+            found.append(sides)
+
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
+        network = build_model(model, store, patch)
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv3d) and layer.groups == 1:
+                layer.register_forward_pre_hook(look)
+        network(torch.empty(2, len(open_once(store).meta.channels), *patch))
+    return found[0] if found else None
+
+
 _flops: dict[Hashable, float] = {}
 
 

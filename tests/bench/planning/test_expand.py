@@ -360,3 +360,47 @@ def test_a_loss_in_mm_is_skipped_where_voxels_have_no_spacing(expanded, monkeypa
         "loss boundary with mm needs the spacing of voxels, which 'small-segmentation' does not "
         "know for 1 of 40 cases: leave mm out"
     )
+
+
+@pytest.mark.parametrize(
+    ("model", "side", "lowest"),
+    [
+        # Four levels halve a patch three times, three levels twice; kernels are of 3.
+        ("unet", 16, 2),
+        ("unet", 24, 3),
+        ("unet_small", 8, 2),
+        ("unet_small", 16, 4),
+    ],
+)
+def test_bfloat16_on_a_cpu_is_refused_where_convolutions_are_over_less_than_their_kernel(
+    small_store, model, side, lowest
+):
+    store = small_store("segmentation", 3, 24)
+    splits = split_store(store, folds=2, repeats=1, seed=0, inner_fraction=0.4)
+    data = DataSet(name="volumes", path=store.path, splits=splits)
+
+    def skips(**keys):
+        content = {
+            "name": "s",
+            "data": [{"store": str(store.path)}],
+            "models": [model, "dynunet"],
+            "optimizers": ["adam"],
+            "losses": ["ce"],
+            "patch": [side] * 3,
+            "loader": "torch",
+            "threads": 1,
+            "device": "cpu",
+            "precision": "bfloat16",
+            **keys,
+        }
+        found = expand(Study.model_validate(content), [data], Path.cwd())[1]
+        return [skip.reason for skip in found if f"model {model} " in skip.reason]
+
+    wanted = (
+        f"model {model} on patches of {side} x {side} x {side} comes down to {lowest} x {lowest} x "
+        f"{lowest}, less than a convolution's kernel, where bfloat16 on a CPU computes wrong "
+        f"gradients: take larger patches, or float32"
+    )
+    assert skips() == ([wanted] if lowest < 3 else [])
+    assert not skips(precision="float32")
+    assert not skips(device="cuda")
