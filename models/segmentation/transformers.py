@@ -46,11 +46,17 @@ def swin_unetr(
 
     device = torch.get_default_device()
     with torch.device("cpu"):  # MONAI reads numbers of a tensor, which the meta device has not
-        network: nn.Module = SwinUNETR(
+        network: Any = SwinUNETR(
             in_channels=in_channels,
             out_channels=out_channels,
             feature_size=FEATURES,
             drop_rate=dropout,
             spatial_dims=dims,
         )
-    return network.to(device)
+    # It asks numpy whether sides are multiples of 32, which cuts compiled graphs; the row has asked.
+    network._check_input_size = _unchecked  # noqa: SLF001  # MONAI has no setting for it
+    return network.to(device)  # type: ignore[no-any-return]  # MONAI has no types
+
+
+def _unchecked(_sides: Any) -> None:
+    """Take images of any sides."""

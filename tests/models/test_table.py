@@ -272,6 +272,7 @@ def test_the_seed_decides_the_weights(row: Model, task: str, dims: int) -> None:
     assert not torch.equal(one, other)
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize(("row", "task", "dims"), uses(slow=MANY_LAYERS))
 def test_every_parameter_takes_part_and_a_step_repeats(row: Model, task: str, dims: int) -> None:
     # DistributedDataParallel waits for ever for the gradient of a parameter that is not used.
@@ -340,7 +341,12 @@ def test_compiled_it_is_the_same_network(row: Model, task: str, dims: int) -> No
     torch.compiler.reset()
     compiled = torch.compile(network, backend="eager", dynamic=False, fullgraph=not recurrent)
     with torch.inference_mode():
-        assert torch.equal(as_output(compiled(image)).logits, as_output(network(image)).logits)
+        graph, plain = as_output(compiled(image)).logits, as_output(network(image)).logits
+    if any(isinstance(module, nn.MultiheadAttention) for module in network.modules()):
+        # Outside of a graph torch's attention takes a kernel of its own when nothing is trained.
+        torch.testing.assert_close(graph, plain, atol=1e-5, rtol=1e-5)
+    else:
+        assert torch.equal(graph, plain)
     assert type(compiled.train()(image)) is type(network.train()(image))
 
 
@@ -364,6 +370,7 @@ def test_dropout_acts_in_training_alone(row: Model, task: str, dims: int) -> Non
     assert any(not torch.equal(a, b) for a, b in zip(kept, dropped, strict=True))
 
 
+@pytest.mark.timeout(1200)  # Swin UNETR in 3-D takes minutes on one busy core, here and above
 @pytest.mark.parametrize(("row", "task", "dims"), uses(slow=MANY_LAYERS))
 def test_overfits_one_batch(row: Model, task: str, dims: int) -> None:
     patch = smallest(row, task, dims)
