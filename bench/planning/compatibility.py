@@ -18,6 +18,7 @@ from bench.study.tasks import TASKS
 from bench.study.trial import settable
 from bench.training.networks import identity_of, parameter_shapes
 from bench.training.samples.clinical import width
+from bench.training.samples.labels import votes
 from loaders.sampling.folds import Split
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -49,6 +50,7 @@ def misfit(
         or served
         or _of_setters(combination, study, task.served_by)
         or _of_clinical(combination, data, patch)
+        or _of_labels(combination, data)
         or _of_mixing(combination, optimizer, data, settings)
         or _of_decay(combination, optimizer, study)
         or _of_gradients(optimizer, study)
@@ -133,6 +135,17 @@ def _of_clinical(combination: Combination, data: DataSet, patch: tuple[int, ...]
         return f"data {data.name} has more clinical numbers than the patch has pixels"
     if combination.choices["pretrained"].name != SCRATCH:
         return "clinical data stand beside a network that is trained from scratch alone"
+    return None
+
+
+def _of_labels(combination: Combination, data: DataSet) -> str | None:
+    asked = combination.changes("trial")
+    if asked.get("readers") and votes(data.store) is None:
+        name = combination.choices["labels"].label
+        return (
+            f"labels {name} are of readers, and data {data.name} does not keep what each said: "
+            "LIDC's malignancy does"
+        )
     return None
 
 
