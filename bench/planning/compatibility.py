@@ -128,7 +128,10 @@ def _of_clinical(combination: Combination, data: DataSet, patch: tuple[int, ...]
         return None
     store = data.store
     if not store.clinical:
-        return f"data {data.name} has no clinical columns: prepare it with --set clinical=NAME,NAME"
+        return (
+            f"data {data.name} has no clinical columns: `medopt prepare KIND SOURCE --set "
+            "clinical=NAME,NAME` keeps them"
+        )
     if store.outside is not None and store.outside.categories != data.own.categories:
         return f"the clinical columns of data {data.name} have other words where it is tested"
     if width(store) > math.prod(patch):
