@@ -117,6 +117,9 @@ TABLES: dict[str, Callable[[], Rows]] = {
     "clinical": _fields(
         "bench.study.setters.clinical:CLINICAL", "name", "tasks", "defaults", "summary", "source"
     ),
+    "labels": _fields(
+        "bench.study.setters.labels:LABELS", "name", "tasks", "defaults", "summary", "source"
+    ),
     "degradations": _fields(
         "bench.metrics.degradations:DEGRADATIONS", "name", "defaults", "summary", "source"
     ),

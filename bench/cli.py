@@ -798,8 +798,8 @@ def list_(
     kind: Annotated[
         str,
         typer.Argument(
-            help="models, optimizers, losses, schedules, regularizers, precisions, metrics, data, "
-            "loaders or studies."
+            help="models, optimizers, losses, schedules, regularizers, clinical, labels, "
+            "precisions, metrics, data, loaders or studies."
         ),
     ],
     as_json: Json = False,

@@ -21,6 +21,7 @@ from bench.study.tasks import TASKS
 from bench.study.trial import settable
 from bench.training.networks import cramped, identity_of, parameter_shapes
 from bench.training.samples.clinical import width
+from bench.training.samples.labels import votes
 from loaders.sampling.folds import Split
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -53,6 +54,7 @@ def misfit(
         or _of_spacing(combination, data)
         or _of_setters(combination, study, task.served_by)
         or _of_clinical(combination, data, patch)
+        or _of_labels(combination, data)
         or _of_mixing(combination, optimizer, data, settings)
         or _of_decay(combination, optimizer, study)
         or _of_gradients(optimizer, study)
@@ -147,13 +149,27 @@ def _of_clinical(combination: Combination, data: DataSet, patch: tuple[int, ...]
         return None
     store = data.store
     if not store.clinical:
-        return f"data {data.name} has no clinical columns: prepare it with --set clinical=NAME,NAME"
+        return (
+            f"data {data.name} has no clinical columns: `medopt prepare KIND SOURCE --set "
+            "clinical=NAME,NAME` keeps them"
+        )
     if store.outside is not None and store.outside.categories != data.own.categories:
         return f"the clinical columns of data {data.name} have other words where it is tested"
     if width(store) > math.prod(patch):
         return f"data {data.name} has more clinical numbers than the patch has pixels"
     if combination.choices["pretrained"].name != SCRATCH:
         return "clinical data stand beside a network that is trained from scratch alone"
+    return None
+
+
+def _of_labels(combination: Combination, data: DataSet) -> str | None:
+    asked = combination.changes("trial")
+    if asked.get("readers") and votes(data.store) is None:
+        name = combination.choices["labels"].label
+        return (
+            f"labels {name} are of readers, and data {data.name} does not keep what each said: "
+            "LIDC's malignancy does"
+        )
     return None
 
 

@@ -35,7 +35,12 @@ from results.tables.axes import AXES, name_of
 MOST_BATCH_BYTES = 16 * 2**30
 # Settings that came after trials had ids, each as every trial was before: one that is still so
 # enters no id.
-_AS_BEFORE: dict[str, Any] = {"looks": None, "inference": "windows", "clinical": None}
+_AS_BEFORE: dict[str, Any] = {
+    "looks": None,
+    "inference": "windows",
+    "clinical": None,
+    "labels": None,
+}
 
 
 def expand(

@@ -18,6 +18,7 @@ from bench.study.choice import Choice, check_entry
 from bench.study.pretrained import start_settings
 from bench.study.regularizers import REGULARIZERS, Regularizer
 from bench.study.setters.clinical import CLINICAL
+from bench.study.setters.labels import LABELS
 from models.table import MODELS
 
 
@@ -89,9 +90,16 @@ STUDY_AXES: dict[str, StudyAxis] = {
     ),
     "clinical": StudyAxis(
         what="clinical",
-        about="columns of the table beside the image: none, or all that the store keeps",
+        about="none, or with_clinical: the columns that the store keeps beside the image",
         check=_rows("clinical", CLINICAL),
         changes=CLINICAL,
+        single=True,
+    ),
+    "labels": StudyAxis(
+        what="labels",
+        about="what the training part is taught: as_given, flipped, or what its readers said",
+        check=_rows("labels", LABELS),
+        changes=LABELS,
         single=True,
     ),
 }

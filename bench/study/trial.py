@@ -37,7 +37,8 @@ class Trial:
     `looks` is how often inner validation looks over the budget (bench.training.looks.due); None:
     after each epoch. `inference`: whether segmented images go through the network in windows or
     whole. `given_clinical`: whether the network is given the store's clinical data beside the
-    image.
+    image. `flipped` is the share of the training part's answers that are made wrong, `readers`
+    whose answers it has (bench.training.samples.labels).
     """
 
     trial_id: str
@@ -79,6 +80,8 @@ class Trial:
     looks: int | None = None
     inference: str = "windows"
     given_clinical: bool = False
+    flipped: float = 0.0
+    readers: str = "majority"
 
     @property
     def has_own(self) -> bool:

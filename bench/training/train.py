@@ -41,6 +41,7 @@ from bench.training.evaluate import Evaluator, Score, whole_sides
 from bench.training.looks import due
 from bench.training.networks import CHANNELS_LAST, flops_per_sample, make_network
 from bench.training.samples.clinical import Clinical
+from bench.training.samples.labels import of_odds, taught
 from bench.training.state import BestEpoch, Checkpoint, TargetReached, TrainingState
 from bench.training.transfer import LayerGroups
 from loaders.batches.drawn import class_counts
@@ -115,8 +116,13 @@ def run_trial(
         settings = combination.optimizer.settings
         factor = combination.schedule.row.bind(combination.schedule.settings)
         stream_seed, weight_seed, step_seed = seeds_of(trial)
-        sampler = make_sampler(trial, data, stream_seed)
-        criterion_at = partial(make_criterion, combination.loss, store, sampler)
+        learned = taught(store, split.train, trial, stream_seed)
+        sampler = make_sampler(trial, data, stream_seed, learned.labels)
+
+        def criterion_at(epoch: int = 0) -> Criterion:
+            made = make_criterion(combination.loss, store, sampler, epoch=epoch)
+            return of_odds(made) if trial.readers == "soft" else made
+
         criterion = criterion_at()
         clinical = Clinical.of(store, split.train) if trial.given_clinical else None
         model, forward = make_network(
@@ -133,7 +139,7 @@ def run_trial(
             **settings,
         )
         rates = [group.get("lr") for group in optimizer.param_groups]
-        weights = loss_weights(combination.loss.row, store, sampler, device)
+        weights = loss_weights(combination.loss.row, learned, sampler, device)
         total = over_processes if world.size > 1 else alone
         n_train = len(split.train)
         at_once = trial.batch_size * optimizer_kind.batch_multiple
@@ -191,7 +197,7 @@ def run_trial(
             objective.share()
         derive = combination.loss.row.derive
         stream = LOADERS[trial.loader].open(
-            store,
+            learned,
             sampler,
             derive=derive
             and partial(
@@ -434,8 +440,13 @@ def _spaced(loss: Component[Loss], store: Store, cases: np.ndarray) -> dict[str,
     return {"spacing": tuple(np.median(store.spacing[cases], axis=0).tolist())}
 
 
-def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:
-    """Make the sampler of a trial's training part, normalised by that part's own statistics."""
+def make_sampler(
+    trial: Trial, data: DataSet, seed: int, labels: np.ndarray | None = None
+) -> Sampler:
+    """Make the sampler of a trial's training part, normalised by that part's own statistics.
+
+    `labels` (n,) are what it is taught, None: the store's.
+    """
     store, train = data.store, data.split(trial.repeat, trial.fold).train
     if trial.normalize == "range":
         zeros = store.moments[0] < store.shapes.prod(axis=1, keepdims=True)
@@ -453,7 +464,7 @@ def make_sampler(trial: Trial, data: DataSet, seed: int) -> Sampler:
         offset=offset,
         unit=unit,
         recipe=Recipe(patch=trial.patch, **trial.augment.along(store.meta.axes)),
-        balance=store.labels if trial.balance else None,
+        balance=(store.labels if labels is None else labels) if trial.balance else None,
         # Rotations are in millimetres; a clip turns within its frames, whose pixels are square.
         spacing=None if "t" in store.meta.axes else store.spacing,
         seed=seed,

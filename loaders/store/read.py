@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from copy import copy
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,22 @@ class Store:
     def answers(self) -> Array:
         """What a loader gives of each case that has no mask: labels (n,), or numbers in float32."""
         return self.labels if self.meta.numbers is None else self.numbers.astype(np.float32)
+
+    def with_answers(self, answers: Array) -> "Store":
+        """Return this store with other answers to be learned from, in memory alone.
+
+        Classes (n,), findings (n, k), or the odds of each class (n, C), beside which labels stay.
+        """
+        other = copy(self)
+        made: dict[str, Array] = {"answers": answers}
+        if answers.ndim == 1:
+            counts = np.eye(len(self.meta.classes), dtype=np.int64)[answers]
+            made |= {"labels": answers, "class_counts": counts}
+        elif self.meta.numbers is not None:
+            made |= {"numbers": answers.astype(np.float64)}
+            made |= {"class_counts": self.meta.numbers.held(answers).astype(np.int64)}
+        vars(other).update(made)  # where cached properties keep what they have worked out
+        return other
 
     @cached_property
     def shapes(self) -> Array:

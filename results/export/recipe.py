@@ -56,6 +56,10 @@ class Entry:
     settings: Mapping[str, Any]
 
 
+# Axes that a text has, or says what it lacks of.
+_WRITTEN = {"model", "optimizer", "loss", "schedule", "regularizer", "pretrained"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What a text is written of: one combination on one data set of a run."""
@@ -256,6 +260,11 @@ def _head(r: Recipe, what: str) -> str:
             + (f" ({text.setting(r.regularizer.settings)})" if r.regularizer.settings else "")
             + ": not written here."
         )
+    said += [
+        f"{column} {entry}: not written here."
+        for column, entry in r.combination.entries.items()
+        if column not in _WRITTEN and entry
+    ]
     if answer_of(r.contest.task) == "number":
         said.append(
             "Targets are the numbers less the mean of the training part, over its standard "

@@ -50,6 +50,7 @@ AXES: tuple[Axis, ...] = (
     Axis(key="regularizers", column="regularizer", plain="none"),
     Axis(key="pretrained", column="pretrained", plain="none", plain_is_null=True),
     Axis(key="clinical", column="clinical", plain="none", plain_is_null=True),
+    Axis(key="labels", column="labels", plain="as_given", plain_is_null=True),
 )
 COLUMNS = tuple(axis.column for axis in AXES)
 # Libraries that networks are named of: without them, `timm:resnet18` would be a row of ours.

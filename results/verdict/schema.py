@@ -5,10 +5,11 @@ tests.results.verdict.test_schema` makes it).
 
 A score that is null was not measured. Names of combinations are `model + optimizer + loss`, with
 schedule, regularizer and pretrained weights where a study has them (null: constant, none, from
-scratch).
+scratch), and clinical data and labels (null: none, as given; runs made before there were these lack
+both keys).
 """
 
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -226,6 +227,8 @@ class Judged(TypedDict):
     schedule: str | None
     regularizer: str | None
     pretrained: str | None
+    clinical: NotRequired[str | None]
+    labels: NotRequired[str | None]
     tuned: bool | None
     hparams: dict[str, Any] | None
     state: Literal["judged", "diverged", "dropped", "incomplete", "skipped"]

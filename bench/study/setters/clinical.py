@@ -15,13 +15,13 @@ CLINICAL: dict[str, Regularizer] = {
         ),
         Regularizer(
             what="clinical",
-            name="all",
+            name="with_clinical",
             sets={"trial.given_clinical": "used"},
             defaults={"used": True},
             tasks=("classification", "multilabel", "ordinal", "regression"),
             summary="every clinical column of the store beside what the network makes of the "
-            "image, before its last layer (late fusion)",
-            source="paper A, section 7.4; late fusion: Huang et al. 2020, npj Digital Medicine 3",
+            "image, before its last layer",
+            source="paper A, section 7.4; joint fusion of Huang et al. 2020, npj Digit. Med. 3:136",
         ),
     )
 }

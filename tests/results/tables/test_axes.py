@@ -33,11 +33,12 @@ def test_what_a_study_asks_for_is_every_point_of_its_axes():
 
 def test_rows_and_entries_have_one_name():
     row = {"model": "cnn", "optimizer": "sgd", "loss": "mine", "schedule": "constant"}
-    row |= {"regularizer": "none", "pretrained": None, "clinical": None}
+    row |= {"regularizer": "none", "pretrained": None, "clinical": None, "labels": None}
     assert key_of(row) == planned(STUDY)[0]
     assert [axis.column_value(axis.plain) for axis in AXES if axis.plain] == [
         "constant",
         "none",
+        None,
         None,
         None,
     ]

@@ -45,8 +45,9 @@ FOOTER = {
 # DESIGN.md, "Results", written out once more by hand: the columns are a promise to users.
 COLUMNS = {
     "trials": """
-study trial_id dataset task model optimizer loss schedule regularizer pretrained loader precision
-compiled batch_size tuned hparams repeat fold seed status reason attempt n_train_cases n_val_cases
+study trial_id dataset task model optimizer loss schedule regularizer pretrained clinical labels
+loader precision compiled batch_size tuned hparams repeat fold seed status reason attempt
+n_train_cases n_val_cases
 n_test_cases n_train_groups n_val_groups n_test_groups group_source epochs_run best_epoch
 gradient_evaluations sample_gradients primary_metric val_score test_score test_loss target
 setup_sec train_sec data_wait_sec eval_sec wall_sec samples_per_sec voxels_per_sec step_ms_p50

@@ -596,7 +596,7 @@ KEYS = {
 }  # fmt: skip
 COMBINATION_KEYS = {
     "name", "model", "optimizer", "loss", "schedule", "regularizer", "pretrained", "state", "note",
-    "tuned", "hparams",
+    "clinical", "labels", "tuned", "hparams",
     "reasons", "trials", "val_score", "test_score", "test_low", "test_high", "fold_scores",
     "advantage", "steady", "in_tied_group", "train_sec", "wall_sec", "samples_per_sec",
     "optimizer_step_ms", "peak_memory_bytes", "epochs_run", "last_test_score", "seconds",

@@ -22,7 +22,7 @@ from loaders.store.write import write_store
 from models.output import Output
 from tests.conftest import SMALL, small_meta
 
-ALL = Choice(name="all")
+ALL = Choice(name="with_clinical")
 
 
 def cases(count):
@@ -145,22 +145,23 @@ def planned(store, text):
 
 def test_with_and_without_are_an_axis_and_without_has_the_id_that_it_had(store):
     before, _ = planned(store, "")
-    both, skips = planned(store, "clinical: [none, all]")
+    both, skips = planned(store, "clinical: [none, with_clinical]")
     assert not skips
     assert len(both) == 2 * len(before) == 6
     ids = {trial.trial_id for trial in both if trial.combination["clinical"] is None}
     assert ids == {trial.trial_id for trial in before}
-    assert {trial.given_clinical for trial in both if trial.combination["clinical"] == "all"} == {
-        True
-    }
+    used = [trial.combination["clinical"] == "with_clinical" for trial in both]
+    assert [trial.given_clinical for trial in both] == used
 
 
 def test_a_store_without_them_is_skipped_with_the_way_to_have_them(small_store):
-    trials, skips = planned(small_store("classification", 2), "clinical: [none, all]")
+    trials, skips = planned(small_store("classification", 2), "clinical: [none, with_clinical]")
     assert len(trials) == 3
-    assert [skip.reason for skip in skips] == [
-        "data small has no clinical columns: prepare it with --set clinical=NAME,NAME"
-    ]
+    (skip,) = skips
+    assert skip.reason == (
+        "data small has no clinical columns: `medopt prepare KIND SOURCE --set clinical=NAME,NAME` "
+        "keeps them"
+    )
 
 
 def test_their_digest_is_that_of_their_values(store, small_store):

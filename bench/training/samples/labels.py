@@ -1,0 +1,117 @@
+"""What a network is taught: the store's answers, some of them flipped, or those of its readers.
+
+Only the cases of the training part get other answers.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench.losses.table import Criterion
+from bench.study.trial import Trial
+from loaders.store.read import Store
+
+# Sets these draws apart from those of the samples, which have the same seed.
+_STREAM = 2
+# LIDC's scale: 1 and 2 speak for benign, 4 and 5 for malignant, 3 for neither; 0 is no rating
+# (Armato et al. 2011). A vote for neither counts half for each: assumption.
+_NEITHER = 3
+
+
+def taught(store: Store, train: np.ndarray, trial: Trial, seed: int) -> Store:
+    """Return a store as a trial learns from it: itself, or with other answers of cases `train`."""
+    if trial.readers != "majority":
+        return store.with_answers(_READERS[trial.readers](store, train, _draws(seed)))
+    if trial.flipped:
+        return store.with_answers(flipped(store, train, trial.flipped, seed))
+    return store
+
+
+def _draws(seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, _STREAM])
+
+
+def flipped(store: Store, train: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """Return the answers of a store, a share of those of `train` turned into others.
+
+    Of classes (n,) each other one is as likely; of findings (n, k) the share of what is known of
+    each is turned round, what is missing stays so.
+    """
+    rng = _draws(seed)
+    answers = np.array(store.answers)
+    if store.meta.numbers is None:
+        cases = rng.choice(train, round(share * len(train)), replace=False)
+        classes = len(store.meta.classes)
+        answers[cases] = (answers[cases] + rng.integers(1, classes, len(cases))) % classes
+        return answers
+    for finding in answers.T:
+        known = train[np.isfinite(finding[train])]
+        cases = rng.choice(known, round(share * len(known)), replace=False)
+        finding[cases] = 1 - finding[cases]
+    return answers
+
+
+def votes(store: Store) -> list[np.ndarray] | None:
+    """Return what each reader of each case gave: 0, 1, or 0.5 for neither; None: nobody kept it."""
+    if store.meta.kind != "lidc" or store.meta.options.get("task") != "malignancy":
+        return None
+    found = []
+    for row in store.table["ratings"].to_pylist():
+        given = np.array([one for one in dict(row or ()).get("malignancy", ()) if one], float)
+        found.append((np.sign(given - _NEITHER) + 1) / 2)
+    return found
+
+
+def _votes(store: Store) -> list[np.ndarray]:
+    found = votes(store)
+    assert found is not None, "planning skips such a trial"
+    return found
+
+
+def _soft(store: Store, train: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
+    """Return the odds of both classes (n, 2) float32; of cases beyond `train` their class."""
+    odds = np.eye(2, dtype=np.float32)[store.labels]
+    given = _votes(store)
+    for case in train:
+        if len(given[case]):
+            malignant = given[case].mean()
+            odds[case] = 1 - malignant, malignant
+    return odds
+
+
+def _one(store: Store, train: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the class (n,) that one reader gave; the store's where all readers gave neither."""
+    labels = np.array(store.labels)
+    given = _votes(store)
+    for case in train:
+        decided = given[case][given[case] != 0.5]
+        if len(decided):
+            labels[case] = int(rng.choice(decided))
+    return labels
+
+
+_READERS: Mapping[str, Callable[[Store, np.ndarray, np.random.Generator], np.ndarray]] = {
+    "soft": _soft,
+    "one": _one,
+}
+
+
+def of_odds(criterion: Criterion) -> Criterion:
+    """Return a loss that also takes the odds of classes (N, C): its mean over them.
+
+    Of cross-entropy that is the cross-entropy to soft targets, since it is linear in the target.
+    """
+
+    def expected(logits: Tensor, target: Tensor, *more: Any, **made: Any) -> Tensor:
+        if not target.is_floating_point():
+            return criterion(logits, target, *more, **made)
+        classes = torch.arange(target.shape[1], device=target.device)
+        values = [
+            criterion(logits, number.expand(len(target)), *more, **made) for number in classes
+        ]
+        return (torch.stack(values, dim=1) * target).sum(dim=1)
+
+    return expected
