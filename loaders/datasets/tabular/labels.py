@@ -87,7 +87,7 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
     "one_hot": ([], "of a table with a column a class those columns, with commas (ISIC 2019)"),
     "readers": (
         "",
-        "of several rows a picture: majority, any or all, of a value mean or median; empty: none",
+        "of rows of a picture: majority, any, all; of a value mean, median; empty: they must agree",
     ),
     "reader": ("", f"column of the reader; empty: {READER} where there is one"),
     "split": ("", "column of the official part: train, val or test; empty: none"),
