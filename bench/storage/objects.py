@@ -19,7 +19,7 @@ from typing import BinaryIO, TypeVar
 from bench.core.references import StudyError
 
 # Scheme -> the module whose `opened(bucket, path)` gives the objects there.
-SCHEMES: Mapping[str, str] = {"s3": "bench.storage.s3"}
+SCHEMES: Mapping[str, str] = {"s3": "bench.storage.s3", "gs": "bench.storage.gs"}
 
 # A Path made of an address has one slash where two were.
 _ADDRESS = re.compile(rf"({'|'.join(SCHEMES)}):/{{1,2}}(?!/)([^/]*)/*(.*?)/*")

@@ -184,10 +184,10 @@ def test_a_bad_study_is_exit_2_and_a_sentence(medopt, study, change, said):
         (["run", "demo", "--gpus-per-trial", "2"], "--ray"),
         (["plan", "demo", "--lanes", "100000"], "lanes is 100000; it is a whole number from 1 to"),
         (["prepare", "msd", ".", "--set", "a=1", "--set", "a=2"], "--set a is given twice"),
-        (["run", "demo", "--out", "s3://bucket/runs/a"], "out s3:/bucket/runs/a: results are"),
+        (["run", "demo", "--out", "hdfs://host/runs/a"], "out hdfs:/host/runs/a: results are"),
         (["plan", "demo", "--out", "gs://bucket/a"], "written to a disk, and gs: is none"),
         (["demo", "--out", "file:///tmp/a"], "Give a folder"),
-        (["prepare", "msd", ".", "--out", "s3://bucket/store"], "out s3:/bucket/store: results"),
+        (["prepare", "msd", ".", "--out", "hdfs://host/store"], "out hdfs:/host/store: results"),
     ],
 )
 def test_bad_usage_is_exit_2_and_a_sentence(medopt, words, said, tmp_path):

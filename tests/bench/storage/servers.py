@@ -136,10 +136,9 @@ def proxy(upstream: int) -> Iterator[Proxy]:
 @contextmanager
 def amazon() -> Iterator[int]:
     """Start moto's server and return its port."""
-    pytest.importorskip("flask", reason="moto's server is not installed: moto[server]")
-    servers = pytest.importorskip(
-        "moto.server", reason="moto, which plays Amazon, is not installed"
-    )
+    for name in ("flask", "flask_cors"):
+        pytest.importorskip(name, reason=f"{name}, which moto's server needs, is not installed")
+    servers = pytest.importorskip("moto.server", reason="moto is not installed")
     logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = servers.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()

@@ -8,6 +8,7 @@ import pytest
 
 from bench.storage.objects import StorageError, opened
 from bench.storage.store_copy import put_store, store_here
+from bench.study.dataset import DataSet, split_store
 from loaders.store.read import open_store, verify_store
 from tests.bench.storage.servers import CUT, GONE, PASS, elsewhere
 
@@ -118,3 +119,18 @@ def test_a_description_of_others_leads_nowhere_else(storage, address, tmp_path):
 
 def test_a_folder_is_a_folder():
     assert store_here(Path("stores/x")) == Path("stores/x")
+
+
+def test_a_node_that_has_no_copy_makes_its_own(store, storage, address, tmp_path):
+    """As a lane gets a data set: with the path that the driver's machine has."""
+    splits = split_store(store, folds=2, repeats=1, seed=0, inner_fraction=0.2)
+    far = tmp_path / "of-the-driver" / "stores" / "hash" / "small"
+    data = DataSet(name="small", path=far, splits=splits, address=address)
+    here = data.here()
+    assert here.path != far
+    assert here.store.content_hash == store.content_hash
+    assert here.here() == here  # no question to the storage: that may be away by now
+    storage.rule = lambda *_: GONE
+    assert here.here() == here
+    local = DataSet(name="small", path=store.path, splits=splits)
+    assert local.here() == local
