@@ -53,7 +53,7 @@ def swin_unetr(
             drop_rate=dropout,
             spatial_dims=dims,
         )
-    # It asks numpy whether sides are multiples of 32, which cuts compiled graphs; the row has asked.
+    # It asks numpy whether sides are multiples of 32, which cuts compiled graphs; the row asked it.
     network._check_input_size = _unchecked  # noqa: SLF001  # MONAI has no setting for it
     return network.to(device)  # type: ignore[no-any-return]  # MONAI has no types
 
