@@ -37,8 +37,10 @@ def dealt(seed: int, number: int, left: Counter[str]) -> list[str]:
     rng.shuffle(deck)
     most, hand = rng.randint(2, MOST), list[str]()
     for card in deck:
-        if len(hand) < most and playable([*hand, card]):
-            hand.append(card)
+        # What ends the command comes last.
+        more = sorted([*hand, card], key=lambda each: FAULTS[each].status is not None)
+        if len(hand) < most and playable(more):
+            hand = more
     return hand
 
 
