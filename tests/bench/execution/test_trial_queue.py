@@ -292,6 +292,20 @@ def test_how_far_a_run_is_is_told_for_a_twentieth_of_the_time_and_at_the_end(tmp
     assert (len(heard) - 1) * 0.1 / clock[0] < 1 / 20
 
 
+def test_a_slow_telling_does_not_leave_a_run_untold(tmp_path, clock):
+    heard = []
+
+    def changed(progress) -> None:
+        heard.append(clock[0])
+        clock[0] += 3.0  # a disk that answers so late
+
+    telling = trial_queue.Telling(make_queue(tmp_path), changed)
+    for _ in range(100):
+        telling()
+        clock[0] += 0.5
+    assert heard[:3] == [0.0, 8.0, 16.0]
+
+
 def test_small_files_are_merged_beside_what_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(trial_queue, "COMPACT_EVERY", 4)
     compacted = []
