@@ -40,8 +40,9 @@ HUNG_MINUTES = 30.0
 # Small files are merged, beside the run, each time this many were written to a data set: a thousand
 # of them take a report 2.6 s, merged 0.4 s (measured).
 COMPACT_EVERY = 256
-# What was told of a run is told again after so many times what the telling took. Assumption.
-TELLING = 20
+# What was told of a run is told again after so many times what the telling took, and after so many
+# seconds however slow the terminal or the disk is. Assumption.
+TELLING, TELLING_SEC = 20, 5.0
 # A trial that ended the process it ran in, this often, is written down as failed.
 KILLS = 2
 
@@ -377,7 +378,7 @@ class Queue:
 
 
 class Telling:
-    """Tells `changed` how far a queue is, for a twentieth of the time at most.
+    """Tells `changed` how far a queue is, for a twentieth of the time, or every TELLING_SEC.
 
     With a thousand lanes a word of it takes as long as ten results: lanes come first.
     """
@@ -392,7 +393,7 @@ class Telling:
         if begun >= self._next:
             self._changed(self._queue.progress())
             ended = time.monotonic()
-            self._next = ended + TELLING * (ended - begun)
+            self._next = ended + min(TELLING * (ended - begun), TELLING_SEC)
 
     def last(self) -> None:
         """Tell it in any case: the block of work is at its end."""

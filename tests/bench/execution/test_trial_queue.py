@@ -290,3 +290,17 @@ def test_how_far_a_run_is_is_told_for_a_twentieth_of_the_time_and_at_the_end(tmp
     # Every 0.1 + 20 * 0.1 s and one round of the loop: at 0, 2.11, 4.22, 6.33, 8.44; and the last.
     assert len(heard) == 6
     assert (len(heard) - 1) * 0.1 / clock[0] < 1 / 20
+
+
+def test_a_slow_telling_does_not_leave_a_run_untold(tmp_path, clock):
+    heard = []
+
+    def changed(progress) -> None:
+        heard.append(clock[0])
+        clock[0] += 3.0  # a disk that answers so late
+
+    telling = trial_queue.Telling(make_queue(tmp_path), changed)
+    for _ in range(100):
+        telling()
+        clock[0] += 0.5
+    assert heard[:3] == [0.0, 8.0, 16.0]
