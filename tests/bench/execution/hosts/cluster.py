@@ -69,7 +69,8 @@ class Cluster:
         host.kill(host.processes())
         host.interface("up")
         wait("the end of all processes", lambda: not host.processes(), 60)
-        host.ask("sh", "-c", "rm -rf /tmp/* /dev/shm/*")
+        # What Ray and drivers have left: a checkout may be seen beneath a host's /tmp too.
+        host.ask("sh", "-c", "rm -rf --one-file-system /tmp/ray /tmp/medopt-* /dev/shm/*")
 
     def look(self) -> Look:
         return Look(**json.loads(self.head.ask("python", "-c", LOOK, self.address)))

@@ -99,6 +99,7 @@ def main() -> None:
                 left -= Counter(kind for run in runs for kind, _ in run["happened"])
                 if not left:
                     break
+                hosts.mend()  # a cluster that does not come up is no fault of a run's
                 number, begun = len(runs), time.monotonic()
                 faults, happened, wrong = dealt(asked.seed, number, left), [], None
                 try:
