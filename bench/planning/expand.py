@@ -257,7 +257,12 @@ def _augment(combination: Combination, data: DataSet, asked: Augment) -> Augment
     try:
         return Augment.model_validate(asked.model_dump() | changes)
     except ValidationError as error:
-        setters = name_of(choice.label for _, choice in combination.setters)
+        # Who sets nothing in it is not to blame.
+        setters = name_of(
+            choice.label
+            for row, choice in combination.setters
+            if any(place.startswith("augment.") for place in row.sets)
+        )
         found = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise StudyError(f"augment of {data.name!r} with {setters}: {found}.") from error
 
