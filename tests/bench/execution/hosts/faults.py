@@ -211,6 +211,8 @@ def _tried(
         told((kind, fault.act(scene)))
         ends = fault if fault.status is not None else None
     status = run.driver.wait(PATIENCE)
+    for host in scene.cluster.hosts:
+        host.interface("up")  # one that was cut off ends its lanes when it hears of its loss
     if ends:
         assert (status, ends.said in run.said()) == (ends.status, True), (status, run.said())
         wait("the end of all lanes", lambda: not scene.cluster.lanes(), LEFT_SEC)
