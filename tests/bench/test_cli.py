@@ -185,7 +185,7 @@ def test_a_bad_study_is_exit_2_and_a_sentence(medopt, study, change, said):
         (["plan", "demo", "--lanes", "100000"], "lanes is 100000; it is a whole number from 1 to"),
         (["prepare", "msd", ".", "--set", "a=1", "--set", "a=2"], "--set a is given twice"),
         (["run", "demo", "--out", "hdfs://host/runs/a"], "out hdfs:/host/runs/a: results are"),
-        (["plan", "demo", "--out", "gs://bucket/a"], "written to a disk, and gs: is none"),
+        (["plan", "demo", "--out", "ftp://bucket/a"], "written to a disk, and ftp: is none"),
         (["demo", "--out", "file:///tmp/a"], "Give a folder"),
         (["prepare", "msd", ".", "--out", "hdfs://host/store"], "out hdfs:/host/store: results"),
     ],
