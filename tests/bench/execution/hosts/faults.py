@@ -25,9 +25,6 @@ PATIENCE = 800.0
 # Ray's nodes end a minute after their head has gone; lanes go with them.
 LEFT_SEC = 240.0
 
-# What the product does not do yet: its test is expected to fail, and a soak leaves it out.
-WANTED = {"join": "lanes are counted once, when a run starts"}
-
 
 @dataclass
 class Scene:

@@ -6,7 +6,7 @@ Each fault twice here; ten times, and several in a run, by `make soak`.
 import pytest
 
 from tests.bench.execution.hosts.cluster import wait
-from tests.bench.execution.hosts.faults import FAULTS, WANTED, nothing_left, tried
+from tests.bench.execution.hosts.faults import FAULTS, nothing_left, tried
 from tests.bench.execution.hosts.study import Run
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -28,16 +28,7 @@ def test_three_hosts_give_what_one_process_gives(cluster, expected):
 
 
 @pytest.mark.parametrize("time", range(TIMES))
-@pytest.mark.parametrize(
-    "fault",
-    [
-        pytest.param(
-            kind,
-            marks=[pytest.mark.xfail(strict=True, reason=WANTED[kind])] if kind in WANTED else [],
-        )
-        for kind in FAULTS
-    ],
-)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_whatever_is_lost_every_trial_is_there_once_as_undisturbed(cluster, expected, fault, time):
     happened: list[tuple[str, str]] = []
     tried(cluster, f"{fault}-{time}", [fault], time, expected, happened.append)
