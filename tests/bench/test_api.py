@@ -285,6 +285,7 @@ def test_a_trial_that_lost_its_metrics_is_run_again(study):
     assert not any("lost" in warning for warning in ended.verdict["datasets"][0]["warnings"])
 
 
+@pytest.mark.slow
 def test_logging_is_left_as_it_was(study):
     ours = logging.getLogger("medopt")
     before = (ours.level, ours.propagate, list(ours.handlers))
@@ -388,6 +389,7 @@ def test_no_number_of_lanes_or_workers_that_cannot_be(study, number):
             wrong()
 
 
+@pytest.mark.slow
 def test_what_a_notebook_is_told_names_what_a_notebook_has(study):
     with pytest.raises(StudyError, match=r"in Python by `ray=\"local\"`"):
         api.run(study(), gpus_per_trial=2)

@@ -291,6 +291,7 @@ def test_verify_finds_a_changed_array(medopt, tmp_path, small_store):
     assert array.name in err
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_exit_1_and_the_run_goes_on_from_there(medopt, study, monkeypatch):
     import errno
 

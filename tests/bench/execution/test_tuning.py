@@ -124,6 +124,7 @@ def test_a_tuned_run_scores_the_chosen_alone_and_goes_on(study, tmp_path):
     assert rows(ended.folder) == final
 
 
+@pytest.mark.slow
 def test_what_is_tuned_and_what_is_not_are_two_runs(study, tmp_path):
     path = study()
     api.tune(path, points=2)

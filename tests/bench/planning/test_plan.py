@@ -322,6 +322,7 @@ def own_plan(tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_parts_of_the_users_own_run_beside_folders_named_like_ours(own_plan, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     plan = own_plan()

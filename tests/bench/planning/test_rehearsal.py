@@ -319,6 +319,7 @@ def test_everything_that_is_wrong_is_told_at_once(expanded):
         assert name in line
 
 
+@pytest.mark.slow
 def test_what_ends_the_process_that_tries_it_is_told_with_the_rest(expanded, capfd):
     with pytest.raises(StudyError) as caught:
         expanded(

@@ -177,6 +177,7 @@ def test_patients_and_copies_across_official_parts_are_counted_and_left(
     assert "and 1 have the same pixels" in plan.sets[0].notes[1]
 
 
+@pytest.mark.slow
 def test_a_run_by_official_parts_says_so_wherever_it_is_read(
     tmp_path: Path, made: Callable[..., Store]
 ) -> None:
@@ -243,6 +244,7 @@ def test_what_goes_with_a_number_of_folds_alone_is_refused(tmp_path, more, said)
 # ---- a column ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_site_is_left_out_at_a_time(tmp_path: Path, made: Callable[..., Store]) -> None:
     sites = [(number // 2) % 3 for number in range(48)]
     made(sites=sites)

@@ -134,6 +134,7 @@ def test_a_report_goes_where_the_run_is(storage, tmp_path, monkeypatch):
     assert b"</html>" in opened(run).read("report.html")
 
 
+@pytest.mark.slow
 def test_trials_go_on_while_the_storage_is_away(storage, small_store, tmp_path):
     study = tmp_path / "small.yaml"
     study.write_text(STUDY.format(store=small_store("classification", 2).path))

@@ -176,6 +176,7 @@ with run_keeper.driven({address!r}) as run:
     assert there() == rows(run.folder)
 
 
+@pytest.mark.slow
 def test_what_the_driver_removed_while_it_could_not_say_so_goes_when_it_comes_back(
     storage, address
 ):
@@ -260,6 +261,7 @@ def test_who_came_back_late_finds_another_and_writes_no_more(
     assert [row["trial_id"] for row in there()["trials"]] == ["trial001"]
 
 
+@pytest.mark.slow
 def test_who_drives_it_here_is_read_where_it_is_driven(storage, address):
     with driven(address) as run:
         storage.rule = lambda *_: GONE

@@ -138,6 +138,7 @@ def covering(trials: list[tuple[Trial, DataSet]]) -> Iterator[tuple[Trial, DataS
         yield best
 
 
+@pytest.mark.slow
 def test_skips_say_why_in_a_sentence(everything):
     trials, skips = everything
     assert trials

@@ -364,6 +364,7 @@ def test_a_case_moves_a_score_of_numbers_as_its_weight_does(rule):
         np.testing.assert_allclose(influences(found), slope(score, n), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_case_moves_the_kappa_of_grades_as_its_weight_does():
     """scikit-learn's quadratic kappa by the weights of cases, and its jackknife."""
     rng = np.random.default_rng(0)

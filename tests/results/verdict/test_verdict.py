@@ -725,6 +725,7 @@ def test_a_run_on_disk_is_judged_alike(make_run, make_rows):
     )
 
 
+@pytest.mark.slow
 def test_what_the_weights_of_before_scored_is_said_of_a_diverged_combination(make_run):
     run = make_run(
         broken={("lung-nodules", "adamw", "ce", 2): "diverged"},

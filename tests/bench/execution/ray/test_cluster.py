@@ -98,6 +98,7 @@ with _scratch_folder() as folder:
 """
 
 
+@pytest.mark.slow
 def test_folders_of_the_dead_are_removed_and_those_of_the_living_are_not():
     holders = [
         subprocess.Popen(
