@@ -32,6 +32,7 @@ def study(small_store, tmp_path, monkeypatch):
     return file
 
 
+@pytest.mark.slow
 def test_the_first_seed_is_trained_with_twice_the_budget_on_the_same_folds(study):
     ended = api.run(study, doubled=True, lanes=1)
     once, twice = (read(folder, "trials") for folder in (ended.folder, ended.folder / "doubled"))
