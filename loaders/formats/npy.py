@@ -1,6 +1,7 @@
-"""Numpy's .npy files, written as a stream: on the disk at the end, however many rows come."""
+"""Numpy's .npy files: opened as they lie; written as a stream, on the disk at the end."""
 
 import os
+import threading
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -10,6 +11,18 @@ from typing import Any, Self
 import numpy as np
 
 from loaders.cases import Array
+
+# numpy has Python parse what a header says, and CPython before 3.11.9 and 3.12.3 counts the depth
+# of parsing for all threads together: two that parse at once may end in a SystemError (its issue
+# 106905; seen once).
+_PARSING = threading.Lock()
+
+
+def open_npy(path: Path) -> Array:
+    """Map the array of a file; raises OSError, ValueError or EOFError where it is none."""
+    with _PARSING:
+        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
 
 
 @lru_cache(maxsize=256)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from loaders.cases import IMAGE_TYPES, BadSource, Meta
 from loaders.formats.checksum import file_hash
-from loaders.formats.npy import ArrayFile
+from loaders.formats.npy import ArrayFile, open_npy
 from loaders.store.copies import Conflicts, find_copies
 from loaders.store.item_writer import BUILT, ROLES
 from loaders.store.layout import (
@@ -144,7 +144,7 @@ def _place_arrays(
 
     `files` gains the checksum of each file by its name in the store.
     """
-    load = lru_cache(maxsize=64)(lambda path: np.load(path, mmap_mode="r", allow_pickle=False))
+    load = lru_cache(maxsize=64)(open_npy)
     columns = [table[name].to_pylist() for name in ("item", f"{role}_file", f"{role}_row")]
     sums = table[f"{role}_sum"].to_pylist()
     names: list[str] = []

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from loaders.cases import Array, Meta
 from loaders.formats.checksum import file_hash
+from loaders.formats.npy import open_npy
 from loaders.store.layout import (
     CASES,
     CHECKED,
@@ -329,12 +330,11 @@ class Store:
 
     def _open_array(self, name: str) -> Array:
         try:
-            array: Array = np.load(self.path / name, mmap_mode="r", allow_pickle=False)
+            return open_npy(self.path / name)
         except (OSError, ValueError, EOFError) as error:
             raise StoreError(
                 f"store {self.path}: {name} cannot be read ({error}): run `medopt verify`"
             ) from None
-        return array
 
     def _numbers(self, name: str, *shape: int) -> Array:
         values = self.table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
