@@ -99,6 +99,7 @@ def test_plan_then_run_then_go_on(study, tmp_path, notebook, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.slow
 def test_what_a_sample_costs_alone_is_measured_before_a_run_or_after(study, tmp_path):
     path = api.price(study(), tmp_path / "run")
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["alone.parquet"]
@@ -167,6 +168,7 @@ def test_a_plan_is_for_the_folder_that_is_asked_for(study, tmp_path):
     assert api.plan(study(), tmp_path / "there").plan.folder == tmp_path / "there"
 
 
+@pytest.mark.slow
 def test_one_trial_is_run_and_a_trial_that_breaks_is_counted(study, tmp_path):
     (tmp_path / "own.py").write_text(
         "def breaks(logits, target):\n"

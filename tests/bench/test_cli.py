@@ -558,6 +558,7 @@ def test_a_report_of_several_runs_is_one_json_document(medopt, ran):
 ODD = "a[red]b[bold]c :bomb: [link=x]d"
 
 
+@pytest.mark.slow
 def test_names_in_brackets_are_printed_as_they_are(medopt, study, tmp_path):
     (tmp_path / ODD).write_text("name: 3\n")
     for words in (["plan", ODD], ["run", f"{ODD}2"], ["report", ODD], ["verify", ODD]):
@@ -602,6 +603,7 @@ def test_names_in_brackets_are_shown_while_a_run_goes_on():
     assert shown.getvalue().count(ODD) >= 2
 
 
+@pytest.mark.slow
 def test_a_terminal_of_few_letters_is_no_reason_to_end(tmp_path):
     (tmp_path / "größe").write_text("name: x\nname: y\n", encoding="utf-8")
     code = "from bench.cli import main; main()"

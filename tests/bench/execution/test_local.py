@@ -440,6 +440,7 @@ def test_a_process_that_hangs_before_it_takes_a_trial_ends_the_run_too(plan, mon
         run_here(made, queue, lambda _progress: None, hung_minutes=0.02)
 
 
+@pytest.mark.slow
 def test_a_source_that_was_edited_meanwhile_is_told(plan, tmp_path):
     made = plan("crashes_once")
     own = tmp_path / "own.py"

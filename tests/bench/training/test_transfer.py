@@ -461,6 +461,7 @@ def test_the_same_images_are_the_same_patients_whatever_anyone_says(people_study
             people_study(f"second-{len(more)}", more + SPLIT, **other)
 
 
+@pytest.mark.slow
 def test_weights_that_came_from_weights_are_asked_for(people_study):
     """What the first run saw is not in the folds of the second."""
     run(people_study("first"))
