@@ -413,7 +413,6 @@ def run(
     from bench.execution.phases.until_decided import until_decided as looking
     from bench.execution.watching import watched
     from bench.planning.plan import save
-    from bench.study.pretrained import FOLDS
     from bench.study.schema import (
         load_study,
         with_race,
@@ -422,7 +421,6 @@ def run(
     )
     from results.report.sections.budgets import DOUBLED
     from results.report.write import write_report
-    from results.tables.files import replace_file
 
     asked, base = load_study(Path(study))
     if asked.tuning:
@@ -457,9 +455,7 @@ def run(
             else:
                 progress = trained(made)
         if doubled and trial is None:
-            below = place.folder / DOUBLED
-            below.mkdir(exist_ok=True)
-            replace_file(below / FOLDS, (place.folder / FOLDS).read_bytes())
+            below = _of_same_folds(place.folder, DOUBLED)
             more, _ = where.resolved(with_twice_the_budget(asked, made.study), base, below)
             seen = watched(below, more.study.name, place.changed)
             with _saved(more, say), seen as told:
@@ -520,10 +516,8 @@ def tune(
     from bench.execution.phases.tuning import DEFAULTS, tuned
     from bench.execution.watching import watched
     from bench.planning.plan import save
-    from bench.study.pretrained import FOLDS
     from bench.study.schema import load_study, search_of, with_tuning
     from results.report.write import write_report
-    from results.tables.files import replace_file
 
     asked, base = load_study(Path(study))
     asked = with_tuning(asked, points, search)
@@ -541,9 +535,7 @@ def tune(
         with _saved(made, say, where.why):
             untuned = None
             if defaults:
-                below = folder / DEFAULTS
-                below.mkdir(exist_ok=True)
-                replace_file(below / FOLDS, (folder / FOLDS).read_bytes())
+                below = _of_same_folds(folder, DEFAULTS)
                 same = {key: getattr(made.study, key) for key in ("device", "threads", "loader")}
                 plain = asked.model_copy(update={**same, "tuning": None})
                 untuned, _ = where.resolved(plain, base, below)
@@ -581,6 +573,17 @@ def _searched(
             progress = search_by_tune(made, address=where.address, lanes=lanes, changed=changed)
         write_report(place.folder)
     return Ended(folder=place.folder, page=place.page, progress=progress)
+
+
+def _of_same_folds(run: Path, name: str) -> Path:
+    """Return the folder of a run that lies in another one's and has its folds."""
+    from bench.study.pretrained import FOLDS
+    from results.tables.files import replace_file
+
+    below = run / name
+    below.mkdir(exist_ok=True)
+    replace_file(below / FOLDS, (run / FOLDS).read_bytes())
+    return below
 
 
 @dataclass(frozen=True, kw_only=True)

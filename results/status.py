@@ -330,8 +330,8 @@ def _driver(run: Path, state: State | None, now: datetime) -> Driver:
 
 def _is_gone(run: Path, state: State, age: float) -> bool:
     if state.host == gethostname():
-        return not _lives(state) or _is_free(run / LOCK)
-    return age > SILENT.total_seconds() and _is_free(run / LOCK)
+        return not _lives(state) or is_free(run / LOCK)
+    return age > SILENT.total_seconds() and is_free(run / LOCK)
 
 
 def _lives(state: State) -> bool:
@@ -346,7 +346,7 @@ def _lives(state: State) -> bool:
         return False
 
 
-def _is_free(lock: Path) -> bool:
+def is_free(lock: Path) -> bool:
     """Return whether nobody holds a lock. A driver that starts this moment may find it held."""
     try:
         with lock.open() as ours:

@@ -19,6 +19,7 @@ from bench.storage.objects import (
     patiently,
 )
 from loaders.datasets.medmnist.downloads import cache_folder
+from results.status import is_free
 
 # Requests at once. Assumption.
 AT_ONCE = 8
@@ -43,7 +44,7 @@ def readable(given: str | Path, *, begun: bool = True) -> Path:
     if not is_address(given):
         return Path(given)
     driving = local_copy(given, "driving")
-    if _is_held(lock_of(driving)):
+    if not is_free(lock_of(driving)):
         return driving
     objects, folder = opened(given), local_copy(given, "reading")
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,14 +157,3 @@ def _names(place: Path) -> list[str]:
 
 def _is_of_readers(name: str) -> bool:
     return name.split("/", maxsplit=1)[0] not in _OF_THE_DRIVER
-
-
-def _is_held(lock: Path) -> bool:
-    try:
-        with lock.open() as ours:
-            fcntl.flock(ours, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
