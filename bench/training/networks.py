@@ -1,6 +1,7 @@
 """The networks of trials: built for a store, counted, shared, compiled once a process."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -46,11 +47,18 @@ def build_model(model: Component[Model], store: Path, patch: tuple[int, ...]) ->
     return network
 
 
+@contextmanager
+def weightless() -> Iterator[None]:
+    """Make networks on the meta device, which computes nothing, and draw no random number."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        yield
+
+
 def parameter_shapes(
     model: Component[Model], store: Path, patch: tuple[int, ...]
 ) -> tuple[tuple[int, ...], ...]:
     """Return the shapes of a model's parameters, without making them."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with weightless():
         network = build_model(model, store, patch)
     return tuple(tuple(p.shape) for p in network.parameters())
 
@@ -68,7 +76,7 @@ def cramped(model: Component[Model], store: Path, patch: tuple[int, ...]) -> tup
         if any(side <= d * (k - 1) for side, (k, d) in zip(sides, reach, strict=True)):
             found.append(sides)
 
-    with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
+    with weightless(), torch.no_grad():
         network = build_model(model, store, patch)
         for layer in network.modules():
             if isinstance(layer, nn.Conv3d) and layer.groups == 1:
@@ -89,7 +97,7 @@ def flops_per_sample(model: Component[Model], store: Path, patch: tuple[int, ...
     """
     key = identity_of(model, store, patch)
     if key not in _flops:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        with weightless():
             network = build_model(model, store, patch).eval()
             image = torch.zeros(1, len(open_once(store).meta.channels), *patch)
             with FlopCounterMode(display=False) as counter:

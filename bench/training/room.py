@@ -19,7 +19,7 @@ from bench.losses.supervision import logits_of
 from bench.study.components import Combination, Component
 from bench.study.dataset import DataSet
 from bench.study.trial import Trial
-from bench.training.networks import build_model
+from bench.training.networks import build_model, weightless
 from loaders.memory import usable_memory
 from models.spec import Model
 
@@ -134,7 +134,7 @@ def trial_bytes(
     if is_reference(model.row.name):
         return UNKNOWN_BYTES
     meta = data.store.meta
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with weightless():
         network = build_model(model, data.path, patch)
         saved = _saved(network, torch.empty(max(batch, 2), len(meta.channels), *patch))
     parameters = sum(p.numel() * p.element_size() for p in network.parameters())
