@@ -94,7 +94,8 @@ def no_verdict(states: Sequence[str], expected: int) -> str:
     if counts["judged"] > 1:
         return (
             "No verdict is possible: with a single fold the luck of the split cannot be told from "
-            "merit. Use five folds."
+            "merit. Use five folds: parts that come with the data (`folds: official`) meet a "
+            "published score, and cannot say which is best."
         )
     if counts["judged"] == 1:
         rest = f" (besides {others})" if others else ""

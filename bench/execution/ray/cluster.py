@@ -14,6 +14,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,10 @@ log = logging.getLogger("medopt.lanes")
 CORES_A_LANE = 4
 # Trials and outcomes pass through it, a few MB each; Ray's least is 75 MiB.
 OBJECT_STORE_BYTES = 128 * 2**20
+# Ray's own processes answer within milliseconds, those of a swapping machine within seconds.
+# Without its head Ray ends this process after 60 s, in its own words: before that we must be gone.
+# Assumption.
+HEAD_SEC = 15.0
 # The token of the Ray that this process starts. Ray reads it once a process.
 TOKEN = secrets.token_hex(32)
 
@@ -335,13 +340,30 @@ def _look(address: str) -> tuple[list[Machine], list[tuple[Machine, float]]]:
 
 def machines_of_cluster() -> list[Machine]:
     """Return the live machines of the cluster that this process is connected to."""
+    return [_machine(n["Resources"]) for n in _nodes() if n["Alive"]]
+
+
+def _nodes() -> list[dict[str, Any]]:
+    """Return what Ray's head knows of each machine; raise LanesLost where it does not answer.
+
+    Without a head Ray's own call waits for a minute and then ends this process in its own words, or
+    in none: so it is waited for in a thread, for less.
+    """
     import ray
 
-    return [
-        _machine(n["Resources"])
-        for n in ray.nodes()  # type: ignore[no-untyped-call]  # Ray's
-        if n["Alive"]
-    ]
+    found: Future[list[dict[str, Any]]] = Future()
+
+    def ask() -> None:
+        try:
+            found.set_result(ray.nodes())  # type: ignore[no-untyped-call]  # Ray's
+        except Exception as error:  # noqa: BLE001  # raised where it is waited for
+            found.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return found.result(timeout=HEAD_SEC)
+    except TimeoutError as error:
+        raise LanesLost(f"Ray's head has not answered for {HEAD_SEC:.0f} s.") from error
 
 
 def machines_to_come() -> list[tuple[Machine, float]]:
@@ -374,9 +396,7 @@ def machines_answer(places: Sequence[Place]) -> bool:
     Asked of the machine itself: Ray's head takes up to a minute to find that one is gone, and may
     start a lane on another before.
     """
-    import ray
-
-    nodes = {n["NodeID"]: n for n in ray.nodes()}  # type: ignore[no-untyped-call]  # Ray's
+    nodes = {n["NodeID"]: n for n in _nodes()}
     return all(
         machine in nodes
         and nodes[machine]["Alive"]

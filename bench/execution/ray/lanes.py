@@ -29,6 +29,7 @@ from bench.core.references import failure
 from bench.execution.dispatcher import Dispatcher, LanesLost
 from bench.execution.mailbox import Call, Mailbox
 from bench.execution.ray.cluster import (
+    HEAD_SEC,
     LaneSize,
     answers,
     check_ever,
@@ -54,10 +55,6 @@ START_LIMIT = 5
 LOOK_SEC = 2.0
 # Seconds that lanes get to end by themselves once the queue is empty.
 GRACE_SEC = 10.0
-# Ray's own processes answer within milliseconds, those of a swapping machine within seconds.
-# Without its head Ray ends this process after 60 s, in its own words: before that we must be gone.
-# Assumption.
-HEAD_SEC = 15.0
 # As Ray Train's own groups.
 GROUP_TIMEOUT = timedelta(seconds=1800)
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Event
 
 import psutil
 import pytest
@@ -148,6 +149,30 @@ def test_a_ray_that_does_not_come_up_is_started_once_more(monkeypatch, caplog, t
             cluster._start({}, tries=2)
     assert len(calls) == 2
     assert "it is started once more" in caplog.text
+
+
+def test_a_head_that_does_not_answer_is_not_waited_for_as_long_as_ray_does(monkeypatch):
+    import ray
+
+    monkeypatch.setattr(cluster, "HEAD_SEC", 0.2)
+    monkeypatch.setattr(ray, "nodes", Event().wait)  # for ever
+    with pytest.raises(LanesLost, match="head has not answered"):
+        cluster.machines_of_cluster()
+
+
+def test_what_ray_says_of_its_machines_is_heard(monkeypatch):
+    import ray
+
+    def fails() -> None:
+        raise ConnectionError("no such cluster")
+
+    monkeypatch.setattr(ray, "nodes", fails)
+    with pytest.raises(ConnectionError, match="no such cluster"):
+        cluster.machines_of_cluster()
+    alive = {"NodeID": "a", "Alive": True, "Resources": {"CPU": 4.0, "memory": 2e9}}
+    dead = {"NodeID": "b", "Alive": False, "Resources": {"CPU": 8.0}}
+    monkeypatch.setattr(ray, "nodes", lambda: [alive, dead])
+    assert cluster.machines_of_cluster() == [Machine(cores=4, gpus=0, memory=2_000_000_000)]
 
 
 def listening() -> set[tuple[str, str]]:
