@@ -40,9 +40,10 @@ check: $(STAMP) ## lint, format and types
 	$(BIN)/mypy
 
 # `-o addopts=` takes back the --benchmark-skip of pyproject.toml.
-bench: $(STAMP) ## speed regressions, kept in .benchmarks and compared with the last kept run
+bench: $(STAMP) ## speed as ratios against what is kept; seconds of each run are in .benchmarks
 	$(BIN)/python -m pytest tests/perf -o addopts=--import-mode=importlib --benchmark-only \
 	  --benchmark-autosave --benchmark-compare $(ARGS)
+	$(BIN)/python -m tests.perf.ratios
 
 # ARGS='--device cpu --quick' runs the same code without a GPU.
 gpu-check: $(STAMP) ## figures of this machine's GPU in six minutes: gpu_check.json

@@ -499,6 +499,8 @@ def test_samples(
     name, work, store = prepared
     benchmark.group = f"{name}, {task}, {bound} core{'s' * (bound > 1)}"
     benchmark.extra_info["samples"] = work.samples
+    if row not in ("dali", "monai, our draws"):  # ours too, for those who choose them
+        benchmark.extra_info["side"] = "ours" if row == "torch" else "other"
     with ROWS[row](work, store, task, bound) as images:
 
         def take() -> torch.Tensor:

@@ -91,5 +91,5 @@ def _measured(benchmark, run, seen, bare):
     benchmark.extra_info |= {
         "bare_sec": bare,
         "after_start_sec": seen[-1] - seen[0],
-        "times_bare": (seen[-1] - seen[0]) / bare,
+        "ratios": {"bare": (seen[-1] - seen[0]) / bare},
     }
