@@ -4,9 +4,9 @@
     python -m tests.perf.ratios --keep   # keep what the last run found
 
 A test notes in `extra_info["ratios"]` what ours takes over what the other takes: less is better.
-One that times a single side notes which in `extra_info["side"]`: of each group ours over the fastest
-of the others is a ratio too. Kept ratios stand in `kept.json`; runs, as pytest-benchmark saves them,
-in `.benchmarks`, and beside them a page of how each ratio went, `trends.html`.
+One that times a single side notes which in `extra_info["side"]`: of each group ours over the
+fastest of the others is a ratio too. Kept ratios stand in `kept.json`; runs, as pytest-benchmark
+saves them, in `.benchmarks`, and beside them a page of how each ratio went, `trends.html`.
 """
 
 import argparse
