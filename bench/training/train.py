@@ -97,9 +97,11 @@ def run_trial(
     not stopped, with the same samples, draws and bits. Its times are those of both parts together,
     without the pause between them; `started_at` is that of the first.
 
+    With several processes every one of them is given the same `resume`.
+
     Returns rows with status `ok` or `diverged`; anything else that goes wrong is raised, and is the
     runner's to write down: StoreError where the store has changed since it was prepared. Raises
-    ValueError if `resume` is not the state of this trial.
+    StateRefused if `resume` is not the state of this trial.
     """
     started_at = datetime.now(UTC)
     clock = Clock(device)
