@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from bench.core.gpu.errors import ends_cuda
 from bench.core.packages import check_packages
@@ -27,7 +28,7 @@ from bench.execution.provenance import code_fingerprint, differences, plan_finge
 from bench.execution.trial_queue import LEASE_SEC
 from bench.planning.plan import Plan
 from bench.study.trial import Trial
-from bench.training.state import TrainingState
+from bench.training.state import StateRefused, TrainingState
 from bench.training.train import Outcome, run_trial
 
 log = logging.getLogger("medopt.lanes")
@@ -146,6 +147,11 @@ def _run_one(trial: Trial, plan: Plan, worker: Worker, keep_sec: float) -> None:
         with undisturbed():
             outcome = _trained(trial, plan, worker, device, keep_sec)
     except BaseException as error:
+        if world.size > 1 and _of_a_collective(error):
+            # Another worker ended, or is out of reach: it has said why, or the lane that starts
+            # again does. The trial goes on from its last state.
+            log.warning("trial %s: %s", trial.trial_id, failure(error))
+            raise
         # Whatever a user's code raises (an exit, an interrupt) is its trial's end, not the run's.
         worker.ask("fail", trial.trial_id, failure(error), traceback.format_exc())
         if world.size > 1 or ends_cuda(error):
@@ -159,6 +165,14 @@ def _run_one(trial: Trial, plan: Plan, worker: Worker, keep_sec: float) -> None:
         worker.ask("finish", trial.trial_id, vars(outcome))
 
 
+def _of_a_collective(error: BaseException) -> bool:
+    """Whether an error says that another process of the trial is gone or cannot be reached.
+
+    gloo's are RuntimeErrors that begin with the file of gloo that raised them.
+    """
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
+
+
 def _trained(
     trial: Trial, plan: Plan, worker: Worker, device: torch.device, keep_sec: float
 ) -> Outcome:
@@ -169,8 +183,6 @@ def _trained(
         if world.rank == 0:
             worker.tell("renew", epoch, score)
 
-    # The state of a process of several is of use only with those of the others after that epoch.
-    alone = world.size == 1
     train = partial(
         run_trial,
         trial,
@@ -179,27 +191,33 @@ def _trained(
         device=device,
         world=world,
         watch=watch,
-        checkpoint=_Keeper(trial.trial_id, worker, keep_sec) if alone else None,
+        checkpoint=_Keeper(trial.trial_id, worker, keep_sec),
     )
-    packed = worker.ask("resume", trial.trial_id) if alone else None
-    if packed is not None:
+    kept = [worker.ask("resume", trial.trial_id) if world.rank == 0 else None]
+    if world.size > 1:
+        dist.broadcast_object_list(kept, device=device)
+    if kept[0] is not None:
         try:
-            return train(resume=packed)
-        except ValueError as error:
-            # Of another version, or damaged. One that the trial raises itself comes again.
+            return train(resume=kept[0])
+        except StateRefused as error:
             log.warning("trial %s starts anew: %s", trial.trial_id, failure(error))
     return train()
 
 
 class _Keeper:
-    """Sends the state of a trial to be kept, after an epoch, now and then."""
+    """Sends the state of a trial to be kept, after an epoch, now and then.
+
+    All processes of a trial call it; the first one sends. When is agreed on, since their clocks and
+    warnings differ.
+    """
 
     def __init__(self, trial_id: str, worker: Worker, keep_sec: float) -> None:
         self._trial_id, self._worker, self._keep_sec = trial_id, worker, keep_sec
         self._last = monotonic()
 
     def __call__(self, state: TrainingState) -> None:
-        if not self._worker.stopping() and monotonic() - self._last < self._keep_sec:
+        due = self._worker.stopping() or monotonic() - self._last >= self._keep_sec
+        if not state.any_process(due):
             return
         try:
             packed = state.to_bytes()
@@ -207,7 +225,8 @@ class _Keeper:
             log.warning("a stop in trial %s costs all of it: %s", self._trial_id, error)
             self._keep_sec = math.inf
             return
-        self._worker.tell("keep", self._trial_id, packed)
+        if self._worker.world.rank == 0:
+            self._worker.tell("keep", self._trial_id, packed)
         self._last = monotonic()
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from bench.losses.supervision import Supervised, as_target
+from loaders.sampling.sampler import batch_shares
 from models.output import Output
 
 # Sets the shares' random stream apart from those of the samples, which have the same seed.
@@ -48,13 +49,15 @@ class Mixing:
 
     One share a batch is drawn from Beta(alpha, alpha); with alpha 0 nothing is mixed. The share is
     a function of the seed and the number of the batch, so that a trial can go on anywhere. `shard`
-    is (rank, world). Pairs are those of the global batch, so that the number of processes changes
-    nothing: each reads the whole batch and keeps its part.
+    is (rank, world), `chunks` in how many parts a batch goes through the network. Pairs are those
+    of the global batch, so that the number of processes changes nothing: each reads the whole batch
+    and keeps its part.
     """
 
     alpha: float
     seed: int
     shard: tuple[int, int]
+    chunks: int = 1
 
     @property
     def reads(self) -> tuple[int, int]:
@@ -70,13 +73,16 @@ class Mixing:
         draw = np.random.default_rng([self.seed, STREAM, batch])
         share = float(draw.beta(self.alpha, self.alpha))
         mixed = torch.lerp(image.roll(-1, 0), image, share)
-        rank, world = self.shard
-        own = slice(len(image) * rank // world, len(image) * (rank + 1) // world)
+        shares = batch_shares(len(image), shard=self.shard, chunks=self.chunks)
+
+        def own(value: Tensor) -> Tensor:
+            return torch.cat([value[share] for share in shares])
+
         goal = Goal(
-            target=as_target(target[own]),
-            partner=as_target(target.roll(-1, 0)[own]),
+            target=as_target(own(target)),
+            partner=as_target(own(target.roll(-1, 0))),
             share=share,
-            derived=None if derived is None else derived[own],
-            partner_derived=None if derived is None else derived.roll(-1, 0)[own],
+            derived=None if derived is None else own(derived),
+            partner_derived=None if derived is None else own(derived.roll(-1, 0)),
         )
-        return mixed[own], goal
+        return own(mixed), goal

@@ -5,9 +5,10 @@ budget is charged for it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -36,6 +37,9 @@ RESTARTS = 3
 # core.
 HESSIAN_EVALUATIONS = 2
 
+# The integer as wide as a number of so many bytes.
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 @dataclass(kw_only=True)
 class StepMemory:
@@ -52,9 +56,10 @@ class StepParts:
     """What a step is made of.
 
     `loss_of(image, target)` is the loss of a batch, `processes` how many share the trial. A batch
-    of several `chunks` goes through the network in as many parts, whose gradients are summed: its
-    target then gives that of a part by `rows(slice)`, and the losses of the parts are shares of the
-    batch's. Gradients of a greater L2 norm than `clip`, over all parameters, are scaled down to it.
+    of several `chunks`, each given by its number of samples in this process, goes through the
+    network in as many parts, whose gradients are summed: its target then gives that of a part by
+    `rows(slice)`, and the losses of the parts are shares of the batch's. Gradients of a greater L2
+    norm than `clip`, over all parameters, are scaled down to it.
     """
 
     network: nn.Module
@@ -64,7 +69,7 @@ class StepParts:
     processes: int
     scaler: torch.amp.GradScaler
     clip: float | None = None
-    chunks: int = 1
+    chunks: Sequence[int] = ()
     memory: StepMemory = field(default_factory=StepMemory)
 
     def mean(self, loss: Tensor) -> Tensor:
@@ -78,17 +83,34 @@ class StepParts:
     def gradient(self, image: Tensor, target: Any) -> Tensor:
         """Leave the gradient of a batch, scaled if the scaler is on; return its loss, unscaled."""
         self.optimizer.zero_grad(set_to_none=True)
-        if self.chunks == 1:
+        if len(self.chunks) < 2:
             loss = self.loss_of(image, target)
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
             return loss
         whole = torch.zeros((), device=image.device)
-        for chunk in range(self.chunks):
-            rows = slice(len(image) * chunk // self.chunks, len(image) * (chunk + 1) // self.chunks)
+        for end, count in zip(accumulate(self.chunks), self.chunks, strict=True):
+            rows = slice(end - count, end)
             loss = self.loss_of(image[rows], target.rows(rows))
             self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
             whole = whole + loss.detach()
         return whole
+
+    def check_copies(self) -> None:
+        """Raise RuntimeError unless all processes of the trial hold the same weights, bit for bit.
+
+        Compared are the sums of their bits as integers, which do not depend on the order of adding.
+        """
+        if self.processes == 1:
+            return
+        bits = [p.detach().view(_INTEGERS[p.element_size()]) for p in _parameters(self.optimizer)]
+        found = torch.stack([value.sum(dtype=torch.int64) for value in bits])
+        extremes = torch.stack([found, -found])
+        dist.all_reduce(extremes, dist.ReduceOp.MAX)
+        if bool((extremes[0] != -extremes[1]).any()):
+            raise RuntimeError(
+                f"the {self.processes} processes of this trial hold different weights after a "
+                f"step: a line search took another turn in one of them. Train it on one."
+            )
 
     def limit(self) -> None:
         """Clip the gradient, once it is unscaled."""
@@ -260,7 +282,8 @@ def closure_step(parts: StepParts) -> Step:
     Within a step every evaluation is of one function: the same batch, the same dropout masks (the
     random state is set back), and batch-norm statistics updated by the first evaluation alone.
     The loss that the closure returns is the mean over all processes: with a local loss, the line
-    searches of two processes would part ways, and their weights with them.
+    searches of two processes would part ways, and their weights with them. That they did not is
+    looked at after each step.
 
     If the budget runs out inside a line search, the step ends at the best point of that search.
     A step that ends non-finite is undone, and the optimizer starts anew without its history. Such
@@ -315,6 +338,7 @@ def closure_step(parts: StepParts) -> Step:
             same.done()
         clock.step(begin, marks, clock.mark())
 
+        parts.check_copies()
         finite = all(bool(torch.isfinite(p).all()) for p in parameters)
         if finite and bool(torch.isfinite(losses[0])):
             memory.restarts = 0

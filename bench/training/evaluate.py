@@ -133,8 +133,11 @@ class Evaluator:
         its share and all of them get the whole result. Leaves the network in evaluation mode.
         """
         self.model.eval()
-        own = cases[self.world.rank :: self.world.size]
         task = TASKS[self.trial.task]
+        # Batches whole, as one process has them: a loss may couple their samples.
+        at_once = 1 if task.windows else self.trial.batch_size
+        batches = [cases[at : at + at_once] for at in range(0, len(cases), at_once)]
+        own = batches[self.world.rank :: self.world.size]
         costly = final or METRICS[self.trial.primary].costly
         done: list[_Scored] = []
         shown = set(cases[chosen(self.store.class_counts[cases] > 0)].tolist()) if final else set()
@@ -172,12 +175,11 @@ class Evaluator:
         )
 
     def _batches(
-        self, own: np.ndarray, worse: Choice | None, *, costly: bool
+        self, own: Sequence[np.ndarray], worse: Choice | None, *, costly: bool
     ) -> Iterator[tuple[Seen, np.ndarray, float]]:
-        """Give cases in batches, each as the patch in its middle, with losses (n,) and seconds."""
+        """Give batches of cases, each as the patch in its middle, with losses (n,) and seconds."""
         scale = TASKS[self.trial.task].scale(self.store, self.sampler.cases)
-        for at in range(0, len(own), self.trial.batch_size):
-            part = own[at : at + self.trial.batch_size]
+        for part in own:
             pixels, target = gather(self.store, self.sampler.centre(part))
             for place, index in enumerate(part):
                 pixels[place] = self.worsened(pixels[place], int(index), worse)
@@ -199,7 +201,7 @@ class Evaluator:
             yield seen, losses.cpu().numpy(), seconds
 
     def _volumes(
-        self, own: np.ndarray, worse: Choice | None, *, costly: bool
+        self, own: Sequence[np.ndarray], worse: Choice | None, *, costly: bool
     ) -> Iterator[tuple[Seen, np.ndarray, float]]:
         """Give whole cases one at a time, with losses (1,) and seconds.
 
@@ -214,9 +216,9 @@ class Evaluator:
                 if image.whole:
                     yield self._seen(image, costly=costly)
 
-    def _parts(self, own: np.ndarray, worse: Choice | None) -> Iterator[Part]:
-        """Give the windows of cases, case after case."""
-        for index in own:
+    def _parts(self, own: Sequence[np.ndarray], worse: Choice | None) -> Iterator[Part]:
+        """Give the windows of cases, case after case; each item of `own` holds one."""
+        for (index,) in own:
             pixels, inside = _padded(
                 self.store, self.sampler, int(index), self.trial.patch, self.whole
             )

@@ -5,11 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.core.processes import World
 from bench.core.references import StudyError, failure, said
+from bench.losses.reductions import over_processes
 from bench.losses.supervision import logits_of
 from bench.study.components import MODEL_WANTED, Component
 from bench.study.dataset import open_once
@@ -140,12 +142,87 @@ def make_network(
     if trial.channels_last:
         _channels_last(model)
     if world.size > 1:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # torch's stub lacks it
+        model = _with_shared_statistics(model, device)
     if not trial.compiled:
         return model, model
     # All that the compiled code depends on and does not look at again.
     settings = trial.precision, trial.channels_last, device, world.size, trial.given_clinical
     return compiled_once(model, key=(identity_of(kind, store, trial.patch), settings))
+
+
+def _with_shared_statistics(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return a network whose batch norms take their statistics over all processes of the trial.
+
+    Their parameters and buffers are the same tensors, by the same names. torch's own runs on GPUs
+    alone, and forgets the activation that timm's batch norms end with.
+    """
+    found = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
+    for name, norm in found.items():
+        shared: nn.Module = (
+            SharedBatchNorm(norm).train(norm.training)
+            if device.type == "cpu" or hasattr(norm, "act")
+            else nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # type: ignore[no-untyped-call]  # torch's stub lacks it
+        )
+        if not name:
+            return shared
+        owner, _, attribute = name.rpartition(".")
+        setattr(model.get_submodule(owner), attribute, shared)
+    return model
+
+
+class SharedBatchNorm(_BatchNorm):
+    """A batch norm whose statistics are those of the global batch, on any device.
+
+    With the `drop` and `act` that timm's BatchNormAct2d ends with. Mean first, then the deviations
+    from it: a difference of two sums of squares would lose half of the digits.
+    """
+
+    def __init__(self, norm: _BatchNorm) -> None:
+        super().__init__(norm.num_features, norm.eps, norm.momentum, affine=False)
+        self.affine, self.track_running_stats = norm.affine, norm.track_running_stats
+        self.weight, self.bias = norm.weight, norm.bias
+        for name in ("running_mean", "running_var", "num_batches_tracked"):
+            setattr(self, name, getattr(norm, name))
+        self.drop = getattr(norm, "drop", nn.Identity())
+        self.act = getattr(norm, "act", nn.Identity())
+
+    def _check_input_dim(self, _given: Tensor) -> None:
+        """Take every number of dimensions: the network was built for its images."""
+
+    def forward(self, given: Tensor) -> Tensor:
+        """Return (N, C, ...) with each channel at mean 0 and variance 1, scaled and shifted."""
+        known = self.running_mean is not None
+        if not self.training and known:
+            return self._ended(super().forward(given))
+        x = given if given.dtype == torch.float64 else given.float()
+        axes = [0, *range(2, x.dim())]
+        along = (1, -1, *[1] * (x.dim() - 2))
+        share = over_processes(torch.cat([x.sum(axes), x.new_tensor([x.numel() / x.shape[1]])]))
+        count = share[-1].detach()
+        mean = share[:-1] / count
+        apart = x - mean.view(along)
+        variance = over_processes(apart.square().sum(axes)) / count
+        if self.training and self.track_running_stats and known:
+            self._note(mean.detach(), variance.detach() * (count / (count - 1)))
+        found = apart * (variance + self.eps).rsqrt().view(along)
+        if self.affine:
+            found = found * self.weight.view(along) + self.bias.view(along)
+        return self._ended(found.to(given.dtype))
+
+    @torch.no_grad()
+    def _note(self, mean: Tensor, variance: Tensor) -> None:
+        """Move the running statistics towards those of a batch, as torch's batch norms do."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        part = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), part)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), part)
+
+    def _ended(self, found: Tensor) -> Tensor:
+        ended: Tensor = self.act(self.drop(found))
+        return ended
 
 
 def _channels_last(model: nn.Module) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.serialization import default_restore_location
 
@@ -28,7 +29,11 @@ from bench.optimizers.steps import StepMemory, StepParts
 from bench.training.transfer import LayerGroups
 
 # Raised when the content of the bytes changes; bytes of another version are refused.
-VERSION = 3
+VERSION = 4
+
+
+class StateRefused(ValueError):  # noqa: N818  # what became of the bytes, as the rest of the message
+    """Bytes are not the state of the trial that is to go on from them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +72,10 @@ class TrainingState:
       made, and the rows of the `epochs` so far.
     - `best`, `reached`, `stopped` (by patience), and why the trial `diverged`, if it did.
 
-    Each process of a trial has a state and bytes of its own, because its random numbers are its
-    own. Bytes go to the process of the same rank among as many processes. Where the network is
-    compiled or runs on a GPU, going on is bit-equal as far as the same training twice is.
+    The processes of a trial hold the same but for their random numbers, which bytes hold of each:
+    those of any process serve all of as many. The clock in them is that of the process that wrote
+    them. Where the network is compiled or runs on a GPU, going on is bit-equal as far as the same
+    training twice is.
     """
 
     trial_id: str
@@ -97,14 +103,21 @@ class TrainingState:
     def to_bytes(self) -> bytes:
         """Return the state as `load` takes it.
 
-        To be called between epochs. Raises ValueError if the optimizer or the network keeps
-        something that is neither a plain value nor a tensor.
+        To be called between epochs, in all processes of the trial together. Raises ValueError if
+        the optimizer or the network keeps something that is neither a plain value nor a tensor.
         """
         parts, cuda = self.parts, self.device.type == "cuda"
+        own = {
+            "cpu": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
+        }
+        random = [own] * self.world.size
+        if self.world.size > 1:
+            dist.all_gather_object(random, own)
         content = {
             "version": VERSION,
             "trial_id": self.trial_id,
-            "shard": self.world.shard,
+            "processes": self.world.size,
             "started_at": self.started_at.isoformat(),
             "peak_memory": self.peak_memory(),
             "network": parts.network.state_dict(),
@@ -114,8 +127,7 @@ class TrainingState:
             "clock": parts.clock.state(),
             "frozen": self.layers.frozen,
             "average": self.average.values if self.average else [],
-            "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
+            "random": random,
             "batches": self.batches,
             "spent": self.spent,
             "evaluations": self.evaluations,
@@ -132,18 +144,19 @@ class TrainingState:
     def load(self, packed: bytes) -> None:
         """Go on from bytes of `to_bytes`: into the parts of the same trial, newly made.
 
-        To be called when all else has been made, since it sets the random state. Raises ValueError
-        if the bytes are damaged, of another version, of another trial, or of another process.
+        To be called when all else has been made, since it sets the random state. Raises
+        StateRefused if the bytes are damaged, of another version, of another trial, or of another
+        number of processes.
         """
         content = _read(packed, self.device)
         for what, own in (
             ("version", VERSION),
             ("trial_id", self.trial_id),
-            ("shard", self.world.shard),
+            ("processes", self.world.size),
         ):
-            if content[what] != own:
-                raise ValueError(
-                    f"this state has {what} {content[what]!r}, but trial {self.trial_id} needs "
+            if content.get(what) != own:
+                raise StateRefused(
+                    f"this state has {what} {content.get(what)!r}, but trial {self.trial_id} needs "
                     f"{own!r}; let the trial start anew"
                 )
         parts = self.parts
@@ -162,9 +175,18 @@ class TrainingState:
         self.best = BestEpoch(**content["best"]) if content["best"] else None
         self.reached = TargetReached(**content["reached"]) if content["reached"] else None
         self.stopped, self.diverged = content["stopped"], content["diverged"]
-        torch.set_rng_state(content["random"])
-        if content["random_cuda"] is not None:
-            torch.cuda.set_rng_state(content["random_cuda"], self.device)
+        random = content["random"][self.world.rank]
+        torch.set_rng_state(random["cpu"])
+        if random["cuda"] is not None:
+            torch.cuda.set_rng_state(random["cuda"], self.device)
+
+    def any_process(self, wish: bool) -> bool:
+        """Return whether any process of the trial wishes it; asked in all of them together."""
+        if self.world.size == 1:
+            return wish
+        wishes = torch.tensor(int(wish), device=self.device)
+        dist.all_reduce(wishes, dist.ReduceOp.MAX)
+        return bool(wishes)
 
 
 Checkpoint = Callable[[TrainingState], None]
@@ -180,12 +202,12 @@ def _read(packed: bytes, device: torch.device) -> dict[str, Any]:
     try:
         content = torch.load(io.BytesIO(packed), map_location=place, weights_only=True)
     except Exception as error:  # torch raises what its parsers raise: pickle, zip, EOF, Runtime
-        raise ValueError(
+        raise StateRefused(
             f"these {len(packed)} bytes cannot be read as the state of a trial "
             f"({type(error).__name__}); let the trial start anew"
         ) from error
     if not isinstance(content, dict) or "version" not in content:
-        raise ValueError("these bytes hold tensors, but not the state of a trial")
+        raise StateRefused("these bytes hold tensors, but not the state of a trial")
     return content
 
 

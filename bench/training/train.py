@@ -50,7 +50,7 @@ from loaders.batches.torch_loader import gather
 from loaders.batches.upload import uploaded
 from loaders.sampling.foreground import Foreground
 from loaders.sampling.normalization import normalization, value_range
-from loaders.sampling.sampler import Recipe, Sampler, batch_positions
+from loaders.sampling.sampler import Recipe, Sampler, batch_positions, batch_shares
 from loaders.store.read import Store
 
 # The loss is read back once in so many steps, since each reading makes a GPU wait. A trial that is
@@ -97,9 +97,11 @@ def run_trial(
     not stopped, with the same samples, draws and bits. Its times are those of both parts together,
     without the pause between them; `started_at` is that of the first.
 
+    With several processes every one of them is given the same `resume`.
+
     Returns rows with status `ok` or `diverged`; anything else that goes wrong is raised, and is the
     runner's to write down: StoreError where the store has changed since it was prepared. Raises
-    ValueError if `resume` is not the state of this trial.
+    StateRefused if `resume` is not the state of this trial.
     """
     started_at = datetime.now(UTC)
     clock = Clock(device)
@@ -144,6 +146,8 @@ def run_trial(
         n_train = len(split.train)
         at_once = trial.batch_size * optimizer_kind.batch_multiple
         batch = min(at_once * trial.accumulate, n_train)
+        chunks = math.ceil(batch / at_once)
+        shares = batch_shares(batch, shard=world.shard, chunks=chunks)
         budget = trial.epochs * n_train
         evaluator = Evaluator(
             trial=trial,
@@ -175,13 +179,13 @@ def run_trial(
             processes=world.size,
             scaler=precision.scaler(device),
             clip=trial.clip,
-            chunks=math.ceil(batch / at_once),
+            chunks=[share.stop - share.start for share in shares],
         )
         average = None if trial.ema is None else MovingAverage(model, trial.ema)
         step = STEPS[optimizer_kind.step](parts)
         step = step if average is None else average.following(step)
         norms = StepNorms(list(model.parameters()))
-        mixing = Mixing(alpha=trial.mixup, seed=stream_seed, shard=world.shard)
+        mixing = Mixing(alpha=trial.mixup, seed=stream_seed, shard=world.shard, chunks=chunks)
         refresh = partial(_first_batches, store, sampler, batch, world, device, clinical)
         state = TrainingState(
             trial_id=trial.trial_id,
@@ -209,6 +213,7 @@ def run_trial(
             batches=budget // batch - state.batches,
             start=state.batches * batch,
             shard=mixing.reads,
+            chunks=chunks,
             threads=trial.threads,
             device=device,
         )
@@ -229,7 +234,11 @@ def run_trial(
                     if clinical is not None:
                         cases = sampler.draw(
                             batch_positions(
-                                state.batches, batch_size=batch, start=0, shard=mixing.reads
+                                state.batches,
+                                batch_size=batch,
+                                start=0,
+                                shard=mixing.reads,
+                                chunks=chunks,
                             )
                         ).case
                         image = clinical.beside(image, cases)

@@ -13,8 +13,9 @@ from loaders.store.read import Store
 class Request:
     """A stream of `batches` global batches from position `start` on, for one rank.
 
-    `batch_size` is the global one; rank and world are in `shard`. `threads` threads prepare batches
-    for `device`. Raises ValueError where the arguments give no batch, here rather than in a thread.
+    `batch_size` is the global one; rank and world are in `shard`, and `chunks` is in how many parts
+    a batch goes through the network. `threads` threads prepare batches for `device`. Raises
+    ValueError where the arguments give no batch, here rather than in a thread.
     """
 
     store: Store
@@ -23,6 +24,7 @@ class Request:
     batches: int
     start: int = 0
     shard: tuple[int, int] = (0, 1)
+    chunks: int = 1
     threads: int
     device: torch.device
 
@@ -34,7 +36,11 @@ class Request:
     def positions(self, batch: int) -> Indices:
         """Return the stream positions of this rank's share of a batch."""
         return batch_positions(
-            batch, batch_size=self.batch_size, start=self.start, shard=self.shard
+            batch,
+            batch_size=self.batch_size,
+            start=self.start,
+            shard=self.shard,
+            chunks=self.chunks,
         )
 
     def draw(self, batch: int) -> Draws:

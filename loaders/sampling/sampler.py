@@ -396,18 +396,36 @@ class Sampler:
         return np.where(shapes < self._patch, self._centred(shapes), origin)
 
 
-def batch_positions(batch: int, *, batch_size: int, start: int, shard: tuple[int, int]) -> Indices:
+def batch_positions(
+    batch: int, *, batch_size: int, start: int, shard: tuple[int, int], chunks: int = 1
+) -> Indices:
     """Return the stream positions of one rank's share of the k-th batch after position `start`.
 
-    Rank r of w takes the slice [b * r // w : b * (r + 1) // w] of every global batch of b samples,
-    so that the ranks together see what one process would. Raises ValueError.
+    The share is that of `batch_shares`, so that the ranks together see what one process would.
+    Raises ValueError.
+    """
+    if start < 0:
+        raise ValueError(f"start is {start}; it is at least 0")
+    shares = batch_shares(batch_size, shard=shard, chunks=chunks)
+    own = np.concatenate([np.arange(share.start, share.stop) for share in shares])
+    return start + batch * batch_size + own
+
+
+def batch_shares(batch_size: int, *, shard: tuple[int, int], chunks: int = 1) -> tuple[slice, ...]:
+    """Return what one rank takes of each of the `chunks` parts of a global batch of b samples.
+
+    A part is what goes through the network together: the slice [b * c // k : b * (c + 1) // k] for
+    c of k. Rank r of w takes such a slice, r of w, of each part: a part holds the same samples
+    whatever the number of ranks. Raises ValueError where that leaves a rank nothing.
     """
     rank, world = shard
     if not 0 <= rank < world:
         raise ValueError(f"shard is {shard}; it is (rank, world) with 0 <= rank < world")
-    if start < 0:
-        raise ValueError(f"start is {start}; it is at least 0")
-    first, last = batch_size * rank // world, batch_size * (rank + 1) // world
-    if first == last:
-        raise ValueError(f"a batch of {batch_size} leaves nothing for rank {rank} of {world}")
-    return start + batch * batch_size + np.arange(first, last)
+    shares = []
+    for chunk in range(chunks):
+        begin, end = batch_size * chunk // chunks, batch_size * (chunk + 1) // chunks
+        first, last = ((end - begin) * place // world for place in (rank, rank + 1))
+        if first == last:
+            raise ValueError(f"a batch of {end - begin} leaves nothing for rank {rank} of {world}")
+        shares.append(slice(begin + first, begin + last))
+    return tuple(shares)

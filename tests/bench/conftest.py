@@ -23,7 +23,7 @@ def on_gloo(
     The processes are as the test's own SHARES and work() say: see gloo.py.
     """
 
-    def run(*modules: str) -> dict[tuple[int, ...], list[Any]]:
+    def run(*modules: str, seconds: float = 240) -> dict[tuple[int, ...], list[Any]]:
         folder = tmp_path_factory.mktemp("gloo")
         # Everything stays on this machine.
         own = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -33,7 +33,7 @@ def on_gloo(
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=240,
+            timeout=seconds,
             check=False,
         )
         assert done.returncode == 0, done.stdout

@@ -20,6 +20,8 @@ SHARES = ((5, 3),)
 NAMES = sorted(name for name, row in OPTIMIZERS.items() if not row.one_device)
 # L-BFGS with the loss of each process alone in its line search, which must be seen.
 ASTRAY = "astray"
+# L-BFGS whose first copy is moved behind the back of the others, which must be refused.
+PARTED = "parted"
 
 
 def run(name, rank, shares):
@@ -39,7 +41,7 @@ def run(name, rank, shares):
     if world > 1:
         model = DistributedDataParallel(net)
         own = slice(sum(shares[:rank]), sum(shares[: rank + 1]))
-    row = OPTIMIZERS["lbfgs" if name == ASTRAY else name]
+    row = OPTIMIZERS["lbfgs" if name in (ASTRAY, PARTED) else name]
     # Few iterations a step, that 20 steps do not end where nothing moves.
     optimizer = row.build(net.parameters(), **({"max_iter": 2} if row.name == "lbfgs" else {}))
 
@@ -61,6 +63,9 @@ def run(name, rank, shares):
     )
     step = STEPS[row.step](parts)
     losses, weights = [], []
+    if name == PARTED and rank == 0:
+        with torch.no_grad():
+            net[0].bias[0].nextafter_(torch.tensor(1.0, dtype=torch.float64))
     # Astray, one process may go on evaluating alone: a step or two are enough to see it.
     for _ in range(1 if name == ASTRAY else 20):
         losses.append(float(step(image[own], label[own], 6 if name == ASTRAY else 1000)[0]))
@@ -69,8 +74,11 @@ def run(name, rank, shares):
 
 
 def work(rank, shares):
-    """Be one process: all optimizers, one after another."""
-    return {name: run(name, rank, shares) for name in (*NAMES, ASTRAY)}
+    """Be one process: all optimizers, one after another; and what copies that parted are told."""
+    found = {name: run(name, rank, shares) for name in (*NAMES, ASTRAY)}
+    with pytest.raises(RuntimeError) as refused:
+        run(PARTED, rank, shares)
+    return found | {PARTED: str(refused.value)}
 
 
 @pytest.fixture(scope="module")
@@ -103,3 +111,8 @@ def test_the_first_steps_are_those_of_one_process(found, name):
 def test_a_local_loss_in_the_line_search_drives_the_copies_apart(found):
     first, second = (process[ASTRAY][1] for process in found)
     assert not torch.equal(first, second)
+
+
+def test_copies_that_part_by_one_bit_are_refused(found):
+    for process in found:
+        assert process[PARTED].startswith("the 2 processes of this trial hold different weights")

@@ -526,6 +526,16 @@ def test_evaluation_takes_the_centre_and_changes_nothing() -> None:
 # ---- shards ----
 
 
+def test_ranks_share_each_part_of_a_batch_that_goes_through_in_three() -> None:
+    """Of 16 samples the parts are 0-4, 5-9 and 10-15: two ranks have 2 + 3, 2 + 3 and 3 + 3."""
+    asked = {"batch_size": 16, "start": 100, "chunks": 3}
+    first, second = (batch_positions(1, shard=(rank, 2), **asked) for rank in (0, 1))
+    assert first.tolist() == [116, 117, 121, 122, 126, 127, 128]
+    assert second.tolist() == [118, 119, 120, 123, 124, 125, 129, 130, 131]
+    with pytest.raises(ValueError, match="a batch of 1 leaves nothing for rank 0 of 2"):
+        batch_positions(0, batch_size=4, start=0, shard=(0, 2), chunks=3)
+
+
 @given(batch_size=st.integers(1, 40), world=st.integers(1, 9), start=st.integers(0, 99))
 @QUICK
 def test_ranks_share_each_global_batch_in_order(batch_size: int, world: int, start: int) -> None:
