@@ -128,7 +128,7 @@ def _side(a: Recorded, b: Recorded, one: Contest, other: Contest) -> Side:
     level = alpha / max(len(both), 1)
     why = _unpaired(one, other)
     costs = [
-        found.by_name if (found := prices(contest, run.rows, alpha, run.alone)) else {}
+        found.by_name if (found := prices(contest, run.columns_of, alpha, run.alone)) else {}
         for run, contest in ((a, one), (b, other))
     ]
     devices = {

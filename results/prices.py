@@ -138,6 +138,12 @@ def target_of(contest: Contest) -> Target | None:
     )
 
 
+# What a price is made of.
+_OF_EPOCHS = (
+    *("trial_id", "epoch", "val_score", "sample_gradients", "gradient_evaluations"),
+    *("elapsed_sec", "samples_per_sec"),
+)
+
 #: (data set, combination) -> rows of `results.tables.alone`.
 Measured = Mapping[tuple[str, str], Sequence[Row]]
 
@@ -158,7 +164,7 @@ def prices(
         if row["status"] in _ENDED
     }
     epochs: dict[str, list[Row]] = {}
-    for row in rows_of("epochs", list(ended)):
+    for row in rows_of("epochs", list(ended), _OF_EPOCHS).to_pylist():
         epochs.setdefault(row["trial_id"], []).append(row)
     if target is None or not epochs:
         return None

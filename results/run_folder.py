@@ -5,6 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import pyarrow as pa
+
 from results.tables.alone import read_alone
 from results.tables.axes import Axis, axes_of, key_of, name_of
 from results.tables.rule import read_rule
@@ -147,7 +149,7 @@ class Recorded:
     def verdict(self) -> Verdict:
         """The verdict of the run, as `verdict.json` has it; a warning says what is left out."""
         rule = read_rule(self.path, self.footer)
-        found = verdict(self.contests, self.study, self.rows, cast("Rule | None", rule))
+        found = verdict(self.contests, self.study, self.columns_of, cast("Rule | None", rule))
         for data in found["datasets"]:
             lost = [trial for trial in self.incomplete if trial["dataset"] == data["dataset"]]
             first = [lost_sentence(lost)] if lost else []
@@ -183,14 +185,18 @@ class Recorded:
     def rows(
         self, table: str, trials: Collection[str], columns: Sequence[str] | None = None
     ) -> list[dict[str, Any]]:
+        """Return the rows of some trials in a table, as `columns_of` does, a mapping each."""
+        rows: list[dict[str, Any]] = self.columns_of(table, trials, columns).to_pylist()
+        return rows
+
+    def columns_of(
+        self, table: str, trials: Collection[str], columns: Sequence[str] | None = None
+    ) -> pa.Table:
         """Return the rows of some trials in a table; with `columns` those columns alone.
 
         Whole rows of cases are many and long, and asked of few trials: these alone are read.
         """
         asked = tuple(columns or TABLES[table].names)
         if "trial_id" in asked and (columns or table != "cases"):
-            found = self._reading.rows(table, asked, trials)
-        else:
-            found = read(self.path, table, columns=columns, trials=trials, without=self.without)
-        rows: list[dict[str, Any]] = found.to_pylist()
-        return rows
+            return self._reading.rows(table, asked, trials)
+        return read(self.path, table, columns=columns, trials=trials, without=self.without)

@@ -57,7 +57,8 @@ class Dispatcher:
                 continue
             if call.name in ("back", "fail"):
                 # What a lane says after a result is about another trial.
-                self._finish(done)
+                self._write(done)
+                self._answer(done)
                 done = []
             if call.name == "take":
                 assert call.number is not None
@@ -70,8 +71,20 @@ class Dispatcher:
             self._do(call)
             if call.number is not None:
                 self.say(call.number, None)
-        self._finish(done)
+        if all(self.queue.holds(call.lane, call.values[0]) for call in done):
+            # Lanes go on while their results are written.
+            self._answer(done)
+            self._hand_out()
+            self._write(done)
+        else:
+            # A trial whose lane was taken for lost waits to be handed out again: not any more.
+            self._write(done)
+            self._answer(done)
         self._judge()
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        """Give the lanes that wait a trial, or send them home where none is left."""
         for lane, number in list(self._waiting.items()):
             lease = None if lane in self.ended else self.queue.take(lane)
             if lease:
@@ -140,12 +153,15 @@ class Dispatcher:
             log.error("%s ends: %s", lane, why)
             self.ended[lane] = why
 
-    def _finish(self, calls: Sequence[Call]) -> None:
-        """Put the results of some lanes on disk together, and then let these go on."""
+    def _write(self, calls: Sequence[Call]) -> None:
+        """Put the results of some lanes on disk together."""
         if calls:
             self.queue.finish_all(
                 [(call.lane, call.values[0], Outcome(**call.values[1])) for call in calls]
             )
+
+    def _answer(self, calls: Sequence[Call]) -> None:
+        """Let the lanes that wait for an answer alone go on."""
         for call in calls:
             if call.number is not None:
                 self.say(call.number, None)

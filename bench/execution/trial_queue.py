@@ -1,7 +1,6 @@
 """The queue of trials with leases, for one writer a run folder. Knows no Ray."""
 
 import fcntl
-import io
 import logging
 import shutil
 import statistics
@@ -13,8 +12,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from bench.core.references import StudyError
 from bench.execution.attempts import Attempts
@@ -181,9 +178,10 @@ class Queue:
         if held:
             held.heard = time.monotonic()
 
-    def holds(self, lane: str) -> bool:
-        """Return whether a lane has a trial in hand."""
-        return lane in self._held
+    def holds(self, lane: str, trial_id: str | None = None) -> bool:
+        """Return whether a lane has a trial in hand, or this one."""
+        held = self._held.get(lane)
+        return held is not None and trial_id in (None, held.lease.trial.trial_id)
 
     def unheard(self, seconds: float) -> list[str]:
         """Return the lanes that hold a trial and have not spoken for so long."""
@@ -346,7 +344,9 @@ class Queue:
             weights_folder.mkdir(exist_ok=True)
             replace_file(weights_folder / f"{trial_id}.pt", outcome.weights)
         if outcome.examples:
-            _write_arrays(self.folder / "examples" / f"{trial_id}.npz", outcome.examples)
+            examples_folder = self.folder / "examples"
+            examples_folder.mkdir(exist_ok=True)
+            replace_file(examples_folder / f"{trial_id}.npz", outcome.examples)
         row = self._row(lease, lane, outcome.trial)
         return lease, Rows(row, outcome.metrics, outcome.epochs, outcome.cases)
 
@@ -405,14 +405,6 @@ def label(trial: Trial) -> str:
     said = " · ".join(part for part in (trial.dataset, *key_of(trial.combination)) if part)
     point = f" · point {trial.point}" if trial.inner_only else ""
     return f"{said} · fold {trial.fold} · seed {trial.seed}{point}"
-
-
-def _write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write an .npz that is complete or not there at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    packed = io.BytesIO()
-    np.savez_compressed(packed, **arrays)  # type: ignore[arg-type]  # numpy's stub mistakes the keywords
-    replace_file(path, packed.getvalue())
 
 
 @contextmanager

@@ -38,6 +38,7 @@ from bench.study.tasks import TASKS
 from bench.study.trial import Trial, trial_columns
 from bench.training.course import StepNorms, loss_swing, spread
 from bench.training.evaluate import Evaluator, Score, whole_sides
+from bench.training.examples import packed
 from bench.training.looks import due
 from bench.training.networks import CHANNELS_LAST, flops_per_sample, make_network
 from bench.training.samples.clinical import Clinical
@@ -65,14 +66,15 @@ Watch = Callable[[int, float | None], None]
 class Outcome:
     """All that a trial leaves: rows of the four tables, example arrays, the weights it chose.
 
-    `weights` is the network's state as torch.save writes it, None if the trial does not keep it.
+    `examples` is an .npz, None where there are none; `weights` is the network's state as torch.save
+    writes it, None if the trial does not keep it.
     """
 
     trial: dict[str, Any]
     metrics: list[dict[str, Any]]
     epochs: list[dict[str, Any]]
     cases: list[dict[str, Any]]
-    examples: dict[str, np.ndarray]
+    examples: bytes | None
     weights: bytes | None
 
 
@@ -390,7 +392,7 @@ def run_trial(
         + [{**own, "split": "test", **metric} for metric in degraded],
         epochs=[{**own, **e} for e in state.epochs],
         cases=[{**own, **c} for c in test.cases] if test else [],
-        examples=test.examples if test else {},
+        examples=packed(test.examples) if test else None,
         weights=_packed(best.weights) if trial.keep_weights and best and test else None,
     )
 

@@ -3,13 +3,18 @@
 from collections.abc import Collection, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from results.run_folder import Recorded
 from results.statistics.evidence import Evidence
 from results.verdict.combinations import Contest
 from results.verdict.evidence import Measure, known, read_cases
 
-# Tables that are kept; `cases` may be large, and few claims ask for it.
-_KEPT = ("epochs", "metrics")
+# What claims ask of the course of a trial.
+_OF_EPOCHS = (
+    *("trial_id", "epoch", "val_score", "sample_gradients"),
+    *("train_loss", "step_norm", "step_loss_sd_diff"),
+)
 
 
 class Kept:
@@ -18,7 +23,8 @@ class Kept:
     def __init__(self, run: Recorded) -> None:
         self.study, self.footer, self.contests = run.study, run.footer, run.contests
         self._run = run
-        self._rows: dict[tuple[str, frozenset[str]], list[dict[str, Any]]] = {}
+        self._epochs: dict[frozenset[str], dict[str, list[dict[str, Any]]]] = {}
+        self._metrics: dict[frozenset[str], list[dict[str, Any]]] = {}
         self._evidence: dict[str, tuple[list[str], Evidence]] = {}
 
     def evidence(self, contest: Contest) -> tuple[list[str], Evidence]:
@@ -29,19 +35,31 @@ class Kept:
                 contest,
                 judged,
                 Measure.of(contest.metric, contest.described[contest.metric]),
-                read_cases(judged, self._run.rows),
+                read_cases(judged, self._run.columns_of),
                 lambda row: float(row["test_score"]),
             )
             self._evidence[contest.dataset] = [c.name for c in judged], found.evidence
         return self._evidence[contest.dataset]
 
-    def rows(
-        self, table: str, trials: Collection[str], columns: Sequence[str] | None = None
-    ) -> list[dict[str, Any]]:
-        """Return the rows of some trials in metrics, epochs or cases."""
-        if table not in _KEPT:
-            return self._run.rows(table, trials, columns)
-        key = table, frozenset(trials)
-        if key not in self._rows:
-            self._rows[key] = self._run.rows(table, trials)
-        return self._rows[key]
+    def epochs(self, trials: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+        """Return trial id -> its rows of `epochs`, in order."""
+        key = frozenset(trials)
+        if key not in self._epochs:
+            found: dict[str, list[dict[str, Any]]] = {}
+            for row in self._run.rows("epochs", trials, _OF_EPOCHS):
+                found.setdefault(row["trial_id"], []).append(row)
+            for rows in found.values():
+                rows.sort(key=lambda row: row["epoch"])
+            self._epochs[key] = found
+        return self._epochs[key]
+
+    def metrics(self, trials: Collection[str]) -> list[dict[str, Any]]:
+        """Return the rows of some trials in `metrics`."""
+        key = frozenset(trials)
+        if key not in self._metrics:
+            self._metrics[key] = self._run.rows("metrics", trials)
+        return self._metrics[key]
+
+    def cases(self, trials: Collection[str], columns: Sequence[str]) -> pa.Table:
+        """Return some columns of `cases`, of some trials; they may be many, and are not kept."""
+        return self._run.columns_of("cases", trials, columns)

@@ -175,7 +175,7 @@ def samples_to_score(run: Kept, contest: Contest) -> Difference:
     cells: dict[tuple[Fold, Any], list[Mapping[str, Any]]] = {
         (fold_of(r), r["seed"]): [] for c in contest.combinations for r in c.scored
     }
-    courses: dict[str, list[Mapping[str, Any]]] = {}
+    courses: dict[str, Sequence[Mapping[str, Any]]] = {}
     for combination in contest.combinations:
         epochs = _epochs(run, combination)
         for row in combination.scored:
@@ -270,12 +270,9 @@ def _data(run: Kept, contest: Contest) -> Mapping[str, Any]:
     return found
 
 
-def _epochs(run: Kept, combination: Combination) -> dict[str, list[Mapping[str, Any]]]:
+def _epochs(run: Kept, combination: Combination) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     """Return trial id -> its rows of `epochs`, in order."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for row in run.rows("epochs", {r["trial_id"] for r in combination.scored}):
-        found.setdefault(row["trial_id"], []).append(row)
-    return {trial: sorted(rows, key=lambda r: r["epoch"]) for trial, rows in found.items()}
+    return run.epochs({r["trial_id"] for r in combination.scored})
 
 
 def _of_epochs(
@@ -289,7 +286,7 @@ def _of_epochs(
 
 def _test_rows(run: Kept, combination: Combination) -> Iterable[tuple[Fold, Mapping[str, Any]]]:
     trials = {row["trial_id"]: fold_of(row) for row in combination.scored}
-    for row in run.rows("metrics", trials):
+    for row in run.metrics(trials):
         if row["split"] == "test" and row["value"] is not None:
             yield trials[row["trial_id"]], row
 
@@ -326,18 +323,24 @@ def _of_rarest_class(
     rarest = min(classes, key=lambda c: c["number"])["name"] if classes else None
 
     def values(combination: Combination) -> ByFold:
-        cases: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
         trials = {r["trial_id"] for r in combination.scored}
-        for row in run.rows("cases", trials, _CALLED):
-            cases.setdefault(row["trial_id"], {}).setdefault(row["case_id"], []).append(row)
+        rows = run.cases(trials, _CALLED).to_pydict()
+        # Trial -> case -> whether it is of the class, and what it is called how surely.
+        true: dict[str, dict[str, bool]] = {}
+        called: dict[str, dict[str, tuple[float, str]]] = {}
+        for trial, case, region, label, prob in zip(*rows.values(), strict=True):
+            is_one = true.setdefault(trial, {})
+            is_one[case] = is_one.get(case, False) or bool(label and region == rarest)
+            best = called.setdefault(trial, {})
+            if case not in best or prob > best[case][0]:
+                best[case] = prob, region
 
         def of(row: Mapping[str, Any]) -> float | None:
-            own = list(cases.get(row["trial_id"], {}).values())
-            if not own or rarest is None:
+            trial = row["trial_id"]
+            if trial not in true or rarest is None:
                 return None
-            true = [any(r["label"] and r["region"] == rarest for r in rows) for rows in own]
-            called = [max(rows, key=lambda r: r["prob"])["region"] == rarest for rows in own]
-            return value(np.array(true), np.array(called))
+            calls = [region == rarest for _, region in called[trial].values()]
+            return value(np.array(list(true[trial].values())), np.array(calls))
 
         return _by_fold(combination, of)
 

@@ -125,7 +125,7 @@ def _classified(
     _data: Mapping[str, Any],
 ) -> Iterator[_Example]:
     names: dict[str, list[str]] = {}
-    for row in run.rows("cases", [trial["trial_id"]]):
+    for row in run.rows("cases", [trial["trial_id"]], ("trial_id", "case_id", "region")):
         names.setdefault(row["case_id"], []).append(row["region"] or "")
     arrays = (content[name] for name in ("image", "label", "prob", "case_id"))
     for image, label, prob, case_id in zip(*arrays, strict=True):

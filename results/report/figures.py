@@ -135,7 +135,7 @@ def _course(run: Recorded, combination: Combination) -> tuple[np.ndarray, np.nda
     """
     trials = {row["trial_id"]: row for row in combination.scored if row["n_train_cases"]}
     points: dict[str, list[tuple[float, float]]] = {}
-    for row in run.rows("epochs", trials):
+    for row in run.rows("epochs", trials, ("trial_id", "sample_gradients", "val_score")):
         if row["val_score"] is not None and row["sample_gradients"] is not None:
             x = row["sample_gradients"] / trials[row["trial_id"]]["n_train_cases"]
             points.setdefault(row["trial_id"], []).append((x, row["val_score"]))

@@ -32,6 +32,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from results.tables.axes import AXES, axes_of, described
+from results.tables.order import in_order, places_of, taken
 from results.tables.schema import (
     FINAL_STATUSES,
     JSON_COLUMNS,
@@ -135,11 +136,11 @@ def write_trials(run: Path, trials: Sequence[Rows], *, footer: Mapping[str, Any]
     part counts.
     """
     named = [(_check_trial(one.trial), one) for one in trials]
+    there = {path.name for table in TABLES for path in (run / table).glob("*.parquet")}
     together = [
         (trial_id, one)
         for trial_id, one in named
-        if one.trial["status"] in FINAL_STATUSES
-        and not any((run / table / f"{trial_id}.parquet").exists() for table in TABLES)
+        if one.trial["status"] in FINAL_STATUSES and f"{trial_id}.parquet" not in there
     ]
     if len(together) < 2 or len({trial_id for trial_id, _ in named}) < len(named):
         together = []
@@ -220,9 +221,7 @@ def read(
         if trials is not None:
             done &= frozenset(trials)
         parts = [_read_live(run, f, done, wanted) for f in live[table] if f.trial_ids & done]
-        merged = pa.concat_tables([empty.empty_table(), *parts])
-        order = pc.sort_indices(merged, sort_keys=[("trial_id", "ascending")])  # a stable sort
-        return merged.take(order).select(wanted)
+        return in_order(pa.concat_tables([empty.empty_table(), *parts])).select(wanted)
 
     return _look_again(look)
 
@@ -235,26 +234,17 @@ class Reading:
 
     def __init__(self, run: Path, without: Damage) -> None:
         self._run, self._without = run, without
-        self._found: dict[tuple[str, ...], tuple[pa.Table, dict[str, tuple[int, int]]]] = {}
+        self._found: dict[str, list[tuple[pa.Table, dict[str, tuple[int, int]]]]] = {}
 
     def rows(self, table: str, columns: Sequence[str], trials: Collection[str]) -> pa.Table:
         """Return the rows of some trials, as `read` does; `trial_id` is one of the columns."""
-        key = table, *columns
-        if key not in self._found:
+        known = self._found.setdefault(table, [])
+        found = next((one for one in known if set(columns) <= set(one[0].column_names)), None)
+        if found is None:
             whole = read(self._run, table, columns=columns, without=self._without)
-            whole = whole.combine_chunks()
-            places: dict[str, tuple[int, int]] = {}
-            if whole.num_rows:
-                runs = pc.run_end_encode(whole.column("trial_id").chunk(0))
-                start = 0
-                for trial_id, end in zip(
-                    runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True
-                ):
-                    places[trial_id], start = (start, end - start), end
-            self._found[key] = whole, places
-        whole, places = self._found[key]
-        wanted = [places[trial_id] for trial_id in sorted(set(trials)) if trial_id in places]
-        return pa.concat_tables([whole.slice(0, 0), *(whole.slice(*place) for place in wanted)])
+            found = whole.combine_chunks(), places_of(whole)
+            known.append(found)
+        return taken(*found, trials).select(columns)
 
 
 def incomplete(

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from results import text as words
 from results.statistics.procedure import Comparison, compare, compare_models
@@ -230,12 +232,13 @@ def _headlines(
     """Return metric -> trial id -> the value that stands for the metric on the test fold."""
     found: dict[str, dict[str, float]] = {name: {} for name in names}
     columns = ("trial_id", "split", "metric", "degradation", "headline", "value")
-    for combination in judged:
-        trials = [row["trial_id"] for row in combination.scored]
-        for row in rows_of("metrics", trials, columns):
-            wanted = row["split"] == "test" and row["headline"] and not row["degradation"]
-            if wanted and row["metric"] in found and row["value"] is not None:
-                found[row["metric"]][row["trial_id"]] = row["value"]
+    trials = [row["trial_id"] for combination in judged for row in combination.scored]
+    rows = rows_of("metrics", trials, columns)
+    plain = pc.fill_null(pc.equal(rows["degradation"], ""), True)
+    wanted = rows.filter(pc.and_(pc.and_(pc.equal(rows["split"], "test"), rows["headline"]), plain))
+    for row in wanted.filter(pc.is_in(wanted["metric"], pa.array(names))).to_pylist():
+        if row["value"] is not None:
+            found[row["metric"]][row["trial_id"]] = row["value"]
     return found
 
 

@@ -9,6 +9,7 @@ may blow up is no recommendation, however well its other folds went. Of two tria
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -45,12 +46,12 @@ class Combination:
         """Return the name without the model: `adamw + focal`."""
         return name_of(part for column, part in self.entries.items() if column != "model")
 
-    @property
-    def scored(self) -> list[Row]:
+    @cached_property
+    def scored(self) -> tuple[Row, ...]:
         """Return the trials that are `ok` and have a finite score."""
-        return [r for r in self.trials if r["status"] == "ok" and _is_number(r["test_score"])]
+        return tuple(r for r in self.trials if r["status"] == "ok" and _is_number(r["test_score"]))
 
-    @property
+    @cached_property
     def state(self) -> str:
         """Return judged, skipped, diverged, dropped or incomplete."""
         found = {row["status"] for row in self.trials}
@@ -132,15 +133,15 @@ class Contest:
     combinations: tuple[Combination, ...]
     described: Mapping[str, Mapping[str, Any]]
 
-    @property
-    def judged(self) -> list[Combination]:
+    @cached_property
+    def judged(self) -> tuple[Combination, ...]:
         """Return the combinations that compete."""
-        return [c for c in self.combinations if c.state == "judged"]
+        return tuple(c for c in self.combinations if c.state == "judged")
 
-    @property
-    def folds(self) -> list[Fold]:
+    @cached_property
+    def folds(self) -> tuple[Fold, ...]:
         """Return the (repeat, fold) pairs that any trial ran on."""
-        return sorted({fold_of(r) for r in self.rows if r["fold"] is not None})
+        return tuple(sorted({fold_of(r) for r in self.rows if r["fold"] is not None}))
 
     def matrix(self, column: str) -> np.ndarray:
         """Return (m, k) fold means of a column, judged combinations by folds; nan if unmeasured."""

@@ -6,8 +6,10 @@ from itertools import combinations as pairs_of
 from typing import Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from results import text
+from results.tables.schema import TABLES
 from results.tables.tasks import Answer, answer_of
 from results.verdict.combinations import Combination, Contest, Row, cell_of
 from results.verdict.schema import Rule
@@ -19,20 +21,27 @@ _FEWEST_FOLDS = 3
 
 
 class RowsOf(Protocol):
-    """Gives the rows of some trials in a table; with `columns` those alone."""
+    """Gives the rows of some trials in a table, all that a run has; with `columns` those alone."""
 
     def __call__(
         self, table: str, trials: Collection[str], columns: Sequence[str] | None = None, /
-    ) -> Sequence[Row]:
+    ) -> pa.Table:
         """Return the rows."""
         ...
 
 
 def no_rows(
-    _table: str, _trials: Collection[str], _columns: Sequence[str] | None = None, /
-) -> Sequence[Row]:
+    table: str, _trials: Collection[str], _columns: Sequence[str] | None = None, /
+) -> pa.Table:
     """Return no rows: for those who have the rows of `trials` alone."""
-    return ()
+    return TABLES[table].empty_table()
+
+
+# What tells of one answer to all cases, and of what a guess would score.
+_OF_CASES = (
+    *("trial_id", "case_id", "region", "label", "prob", "truth", "predicted"),
+    *("tp", "fp", "fn", "tn", "n_ref", "n_pred"),
+)
 
 
 def doubts(
@@ -50,7 +59,8 @@ def doubts(
     found = [*_of_the_run(contest), *_of_the_protocol(study), *_one_under_two_names(contest)]
     if recommended is None:
         return found
-    cases = rows_of("cases", [row["trial_id"] for row in recommended.scored])
+    trials = [row["trial_id"] for row in recommended.scored]
+    cases = rows_of("cases", trials, _OF_CASES).to_pylist()
     said = [
         _few_folds(contest),
         _no_better_than_chance(contest, recommended, cases, interval, alpha),

@@ -10,10 +10,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from results import text
 from results.statistics.evidence import Evidence
 from results.statistics.influence import RULES, Cases, Influence, Rule, by_patient
+from results.tables.order import in_order, places_of
 from results.tables.tasks import answer_of
 from results.verdict.combinations import (
     Combination,
@@ -103,44 +107,104 @@ class CasesByTrial:
 
 def read_cases(combinations: Sequence[Combination], rows_of: RowsOf) -> CasesByTrial | str:
     """Return the cases of all scored trials of some combinations, or why there are none."""
-    patients: dict[str, int] = {}
+    trials = [row["trial_id"] for combination in combinations for row in combination.scored]
+    rows = _Rows(rows_of("cases", trials, _COLUMNS))
     cases: dict[str, Cases] = {}
     ids: dict[str, frozenset[str]] = {}
     for combination in combinations:
-        trials = [row["trial_id"] for row in combination.scored]
         apart = any(answer_of(row["task"]) == "findings" for row in combination.scored)
-        by_trial: dict[str, list[Row]] = {}
-        for row in rows_of("cases", trials, _COLUMNS):
-            by_trial.setdefault(row["trial_id"], []).append(row)
-        for trial in trials:
-            if trial not in by_trial:
+        for trial in (row["trial_id"] for row in combination.scored):
+            if trial not in rows.places:
                 return "the table of cases is missing, or lacks trials"
-            found = _as_arrays(by_trial[trial], patients, apart=apart)
-            if found is None:
+            layout = rows.layout(trial)
+            if layout is None:
                 return "the table of cases is not whole"
-            cases[trial], ids[trial] = found
-    return CasesByTrial(cases=cases, ids=ids, patients=len(patients))
+            columns = rows.values(trial, layout)
+            cases[trial] = Cases(columns=columns, patients=layout.patients, apart=apart)
+            ids[trial] = layout.ids
+    return CasesByTrial(cases=cases, ids=ids, patients=len(rows.patients))
 
 
-def _as_arrays(
-    rows: Sequence[Row], patients: dict[str, int], *, apart: bool
-) -> tuple[Cases, frozenset[str]] | None:
-    """Return the cases of a trial and their ids; `patients` takes up those that are new to it."""
-    regions = {name: at for at, name in enumerate(dict.fromkeys(row["region"] for row in rows))}
-    groups = {row["case_id"]: row.get("group_id") or row["case_id"] for row in rows}
-    ids = {name: at for at, name in enumerate(sorted(groups))}
-    if len(rows) != len(ids) * len(regions):
-        return None
-    at = [ids[row["case_id"]] for row in rows]
-    of = [regions[row["region"]] for row in rows]
-    columns = {}
-    for name in _VALUES:
-        found = [np.nan if (value := row.get(name)) is None else value for row in rows]
-        if np.isfinite(found).any():
-            columns[name] = np.full((len(ids), len(regions)), np.nan)
-            columns[name][at, of] = found
-    own = [patients.setdefault(groups[name], len(patients)) for name in ids]
-    return Cases(columns=columns, patients=np.array(own), apart=apart), frozenset(ids)
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """Where each row of a trial goes in (n, r), cases by name and regions as they come.
+
+    `patients` (n,) says whose each case is.
+    """
+
+    case: NDArray[np.int64]
+    region: NDArray[np.int64]
+    shape: tuple[int, int]
+    patients: NDArray[np.int64]
+    ids: frozenset[str]
+
+
+class _Rows:
+    """Rows of `cases` as columns; trials that were tested on the same rows share their layout.
+
+    `places` says where the rows of each trial stand; `patients` numbers those met so far.
+    """
+
+    def __init__(self, table: pa.Table) -> None:
+        table = in_order(table).combine_chunks()
+        self.places = places_of(table)
+        self.patients: dict[str, int] = {}
+        named = pc.fill_null(pc.not_equal(table["group_id"], ""), False)
+        groups = pc.if_else(named, table["group_id"], table["case_id"])
+        self._named = [_coded(each) for each in (table["case_id"], groups, table["region"])]
+        measured = [name for name in _VALUES if table[name].null_count < len(table)]
+        self._columns = {name: _numbers(table[name]) for name in measured}
+        self._layouts: dict[tuple[bytes, ...], _Layout | None] = {}
+
+    def layout(self, trial: str) -> _Layout | None:
+        """Return where the rows of a trial go; None where not each case has each region once."""
+        own = slice(*self.places[trial])
+        key = tuple(codes[own].tobytes() for codes, _ in self._named)
+        if key not in self._layouts:
+            self._layouts[key] = self._laid_out(
+                *([names[code] for code in codes[own]] for codes, names in self._named)
+            )
+        return self._layouts[key]
+
+    def values(self, trial: str, layout: _Layout) -> dict[str, Array]:
+        """Return column -> (n, r), of those that have a value in a trial."""
+        own = slice(*self.places[trial])
+        columns = {}
+        for name, values in self._columns.items():
+            found = values[own]
+            if np.isfinite(found).any():
+                columns[name] = np.full(layout.shape, np.nan)
+                columns[name][layout.case, layout.region] = found
+        return columns
+
+    def _laid_out(
+        self, cases: Sequence[str], groups: Sequence[str], regions: Sequence[str]
+    ) -> _Layout | None:
+        of_case = dict(zip(cases, groups, strict=True))
+        ids = {name: at for at, name in enumerate(sorted(of_case))}
+        columns = {name: at for at, name in enumerate(dict.fromkeys(regions))}
+        if len(cases) != len(ids) * len(columns):
+            return None
+        whose = [self.patients.setdefault(of_case[name], len(self.patients)) for name in ids]
+        return _Layout(
+            case=np.array([ids[name] for name in cases]),
+            region=np.array([columns[name] for name in regions]),
+            shape=(len(ids), len(columns)),
+            patients=np.array(whose),
+            ids=frozenset(ids),
+        )
+
+
+def _coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], list[str]]:
+    """Return (n,) codes of a column's texts, and the texts."""
+    encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
+    return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+
+
+def _numbers(column: pa.ChunkedArray) -> Array:
+    """Return (n,) numbers, nan where there is none."""
+    found: Array = column.cast(pa.float64()).to_numpy()
+    return found
 
 
 # ---------------------------------------------------------------- evidence

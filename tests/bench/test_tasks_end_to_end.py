@@ -85,7 +85,7 @@ def test_from_files_to_verdict_page_and_exports(
         (found,), (contest,) = run.verdict["datasets"], run.contests
         assert found["task"] == task
         assert len(contest.judged) == 2
-        known = by_primary(contest, contest.judged, read_cases(contest.judged, run.rows))
+        known = by_primary(contest, contest.judged, read_cases(contest.judged, run.columns_of))
         return known.evidence.patients, known.folds_alone
 
     # Cases tell how far scores vary: they give the recorded scores again.

@@ -1,12 +1,18 @@
 """Speed of the driver at scale: lanes that sleep on a simulated clock, the real queue and files.
 
-The clock stands still but for what the driver itself takes, in seconds of this machine, and jumps
-to the next word of a lane where the driver has nothing to do. So a lane is idle for as long as it
-would be: from its result to the answer that has its next trial.
+The clock stands still but for what the driver itself takes, and jumps to the next word of a lane
+where the driver has nothing to do. So a lane is idle for as long as it would be: from its result to
+the answer that has its next trial.
+
+What the driver takes are the seconds of processor time of its process, all threads together: those
+of a machine that it has to itself, whatever else runs on this one. So threads that work side by
+side count as if one after the other, and waiting for the disk counts for nothing: the seconds that
+passed, waiting included, stand beside them as `wall`.
 """
 
 import heapq
 import itertools
+import os
 import pickle
 import random
 from dataclasses import replace
@@ -105,9 +111,19 @@ class Clock:
 
     def __init__(self) -> None:
         self.now = 0.0
+        self._begun: float | None = None
 
     def monotonic(self) -> float:
-        return self.now
+        return self.now if self._begun is None else self.now + process_time() - self._begun
+
+    def begin(self) -> None:
+        """Let it run while the driver works."""
+        self._begun = process_time()
+
+    def stop(self) -> float:
+        """Let it stand again, where it was; return how far it has run."""
+        ran, self._begun = self.monotonic() - self.now, None
+        return ran
 
 
 class Lanes:
@@ -172,11 +188,10 @@ class Driver:
         self.told: list[object] = []
         self._telling = Telling(queue, self.told.append)
         self._answers: list[tuple[float, int, object]] = []
-        self._begun = 0.0
-        self.rounds, self.seconds, self.cpu = 0, 0.0, 0.0
+        self.rounds, self.seconds, self.wall = 0, 0.0, 0.0
 
     def _answer(self, number: int, value: object) -> None:
-        self._answers.append((self._clock.now + perf_counter() - self._begun, number, value))
+        self._answers.append((self._clock.monotonic(), number, value))
 
     def run(self) -> None:
         while self._queue.pending():
@@ -184,19 +199,26 @@ class Driver:
                 self._clock.now = max(self._clock.now, upcoming)
             said = self.lanes.heard()
             self._answers = []
-            self._begun, spent = perf_counter(), process_time()
+            start = perf_counter()
+            self._clock.begin()
             # As Ray hands it over: what was said is unpickled here.
             self._dispatcher.serve([Call(*call, pickle.loads(packed)) for *call, packed in said])
             self._telling()
-            took = perf_counter() - self._begun
+            took = self._clock.stop()
             self.rounds += 1
             self.seconds += took
-            self.cpu += process_time() - spent
+            self.wall += perf_counter() - start
             after = self._clock.now + took
             for when, number, value in self._answers:
                 self._clock.now = when
                 self.lanes.answer(number, value)
             self._clock.now = after
+
+
+def _processor_sec() -> float:
+    """Return the seconds of processor time of this process and of its children that ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def test_a_thousand_lanes(benchmark, plan, outcomes, monkeypatch):
@@ -213,7 +235,8 @@ def test_a_thousand_lanes(benchmark, plan, outcomes, monkeypatch):
             driver = Driver(plan, outcomes, clock, queue)
             driver.run()
             found["driver_mib"] = (process.memory_info().rss - before) / 2**20
-            start = perf_counter()
+            start, ours = perf_counter(), _processor_sec()
+        found["last_compaction_cpu_sec"] = _processor_sec() - ours
         found["last_compaction_sec"] = perf_counter() - start
         lanes = driver.lanes
         found["idle_share"] = lanes.idle / (lanes.idle + lanes.busy)
@@ -223,8 +246,9 @@ def test_a_thousand_lanes(benchmark, plan, outcomes, monkeypatch):
             len(driver.told),
         )
         found["driver_ms_a_trial"] = 1000 * driver.seconds / trials
-        found["driver_cpu_ms_a_trial"] = 1000 * driver.cpu / trials
+        found["driver_wall_ms_a_trial"] = 1000 * driver.wall / trials
         found["hand_outs_a_sec"] = trials / driver.seconds
+        found["wall_hand_outs_a_sec"] = trials / driver.wall
 
     benchmark.pedantic(drive, rounds=1)
     monkeypatch.undo()

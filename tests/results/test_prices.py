@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from scipy import stats
 
 from results.prices import contenders, prices, smallest_factor, target_of
-from results.tables.schema import TRIALS
+from results.tables.schema import TABLES, TRIALS
 from results.verdict.combinations import Contest, contests
+from results.verdict.doubts import no_rows
 
 INF = math.inf
 METRICS = {
@@ -67,10 +69,11 @@ def contests_of(
             for look, score in enumerate(run.scores, 1)
         ]
 
-    def rows_of(table: str, ids: Sequence[str]) -> list[dict[str, Any]]:
+    def rows_of(table: str, ids: Sequence[str], _columns: Sequence[str]) -> pa.Table:
         assert table == "epochs"
         # Backwards: no order is promised.
-        return [row for row in reversed(epochs) if row["trial_id"] in set(ids)]
+        found = [row for row in reversed(epochs) if row["trial_id"] in set(ids)]
+        return pa.Table.from_pylist(found, schema=TABLES[table])
 
     return contests(trials, {}, METRICS), rows_of
 
@@ -177,7 +180,7 @@ def test_nothing_scored_has_no_price():
     runs = [Run(optimizer="adam", scores=[None], status="diverged")]
     assert prices(*contest_of(runs), 0.05) is None
     contest, _ = contest_of([Run(optimizer="adam", scores=[0.9])])
-    assert prices(contest, lambda _table, _ids: [], 0.05) is None
+    assert prices(contest, no_rows, 0.05) is None
 
 
 # ---- noise -----------------------------------------------------------------------------------

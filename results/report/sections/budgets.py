@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from results.report.sections.tuning import POINTS, tried_points
 from results.run_folder import Recorded, made_of
@@ -118,20 +119,21 @@ def _looks(run: Recorded, contest: Contest) -> tuple[dict[str, list[Row]], Cours
     trials = {
         c.name: [row for rows in tried[c.name].values() for row in rows]
         if c.name in tried
-        else c.scored
+        else list(c.scored)
         for c in contest.judged
     }
     by_id = {row["trial_id"]: row for rows in trials.values() for row in rows}
     points = [row["trial_id"] for name in tried for rows in tried[name].values() for row in rows]
-    found = run.rows("epochs", by_id)
+    columns = ("trial_id", "sample_gradients", "val_score")
+    found = run.columns_of("epochs", by_id, columns)
     if points:
-        found += read(run.path / POINTS, "epochs", trials=points).to_pylist()
+        tried_rows = read(run.path / POINTS, "epochs", columns=columns, trials=points)
+        found = pa.concat_tables([found, tried_rows])
     courses: Courses = {}
-    for row in found:
-        trial = by_id.get(row["trial_id"])
-        if trial and trial["n_train_cases"] and row["val_score"] is not None:
-            spent = row["sample_gradients"] / trial["n_train_cases"]
-            courses.setdefault(row["trial_id"], []).append((spent, row["val_score"]))
+    for trial_id, samples, score in zip(*found.to_pydict().values(), strict=True):
+        trial = by_id.get(trial_id)
+        if trial and trial["n_train_cases"] and score is not None:
+            courses.setdefault(trial_id, []).append((samples / trial["n_train_cases"], score))
     return trials, courses
 
 

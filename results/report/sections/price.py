@@ -21,7 +21,8 @@ _NEVER = "not reached"
 
 def of_run(run: Recorded) -> list[Prices | None]:
     """Return the prices of each data set of a run, in the order of its contests."""
-    return [prices(contest, run.rows, run.verdict["alpha"], run.alone) for contest in run.contests]
+    alpha = run.verdict["alpha"]
+    return [prices(contest, run.columns_of, alpha, run.alone) for contest in run.contests]
 
 
 def table(found: Prices | None, short: Mapping[str, str]) -> dict[str, Any] | None:

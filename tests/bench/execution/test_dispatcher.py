@@ -43,16 +43,32 @@ def serving(tmp_path, make_trial):
 def outcome(trial_id: str) -> dict[str, object]:
     row = {"trial_id": trial_id, "status": "ok", "wall_sec": 1.0, "reason": None}
     tables = {"metrics": [], "epochs": [], "cases": []}
-    return {"trial": row, **tables, "examples": {}, "weights": None}
+    return {"trial": row, **tables, "examples": None, "weights": None}
 
 
-def test_a_result_is_on_disk_before_its_lane_is_answered(serving, tmp_path):
-    served = serving(1)
-    on_disk = []
-    served.dispatcher.say = lambda number, _value: on_disk.append((number, finished(tmp_path)))
+def test_lanes_go_on_while_results_are_written(serving, tmp_path):
+    """Both the lane whose result it is and one that waits; the result is on disk all the same."""
+    served = serving(3)
     served.dispatcher.serve([Call(1, "a", "take", ())])
-    served.dispatcher.serve([Call(2, "a", "finish", ("t0", outcome("t0")))])
-    assert on_disk == [(1, {}), (2, {"t0": "ok"})]
+    on_disk = []
+    say = on_disk.append
+    served.dispatcher.say = lambda number, value: say((number, value, finished(tmp_path)))
+    served.dispatcher.serve(
+        [Call(2, "a", "finish", ("t0", outcome("t0"))), Call(3, "b", "take", ())]
+    )
+    assert on_disk == [(2, None, {}), (3, "t1", {})]
+    assert finished(tmp_path) == {"t0": "ok"}
+
+
+def test_a_late_result_is_written_before_its_trial_can_be_handed_out_again(serving, tmp_path):
+    served = serving(1)
+    served.dispatcher.serve([Call(1, "a", "take", ())])
+    served.queue.give_back("a")  # taken for lost
+    served.dispatcher.serve(
+        [Call(2, "a", "finish", ("t0", outcome("t0"))), Call(3, "b", "take", ())]
+    )
+    assert served.said == {1: "t0", 2: None, 3: None}
+    assert finished(tmp_path) == {"t0": "ok"}
 
 
 def test_a_lane_waits_while_another_holds_the_last_trial_and_gets_it_when_that_one_dies(serving):

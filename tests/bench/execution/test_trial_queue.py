@@ -59,7 +59,7 @@ def make_trial(n: int) -> Trial:
 
 def make_outcome(trial: Trial, status: str = "ok") -> Outcome:
     row = {"trial_id": trial.trial_id, "status": status, "wall_sec": 1.0, "reason": None}
-    return Outcome(trial=row, metrics=[], epochs=[], cases=[], examples={}, weights=None)
+    return Outcome(trial=row, metrics=[], epochs=[], cases=[], examples=None, weights=None)
 
 
 def make_queue(folder, count: int = 3) -> Queue:

@@ -1,5 +1,6 @@
 """The test cases that are shown: of more than one class, the same for every combination."""
 
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -38,7 +39,7 @@ def test_volumes_that_hold_more_classes_come_first():
 def test_the_examples_of_a_trial_are_of_both_classes(make_trial):
     trial, data, base = make_trial("classification")
     outcome = run_trial(trial, data, base, device=torch.device("cpu"))
-    examples = outcome.examples
+    examples = np.load(io.BytesIO(outcome.examples))
     assert len(examples["label"]) == EXAMPLES
     assert set(examples["label"].tolist()) == {0, 1}
     test = data.split(trial.repeat, trial.fold).test

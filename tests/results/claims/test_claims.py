@@ -323,7 +323,7 @@ def test_samples_are_counted_to_nine_tenths_of_the_best_inner_score(tmp_path):
         {"epochs": epochs([0.5, 0.6, 0.7, 0.82])},
         {"epochs": epochs([0.8, 0.85, 0.9, 0.7])},
     )
-    assert alike(measures.samples_to_score(run, contest)(sgd, adam)) == pytest.approx(1.0)
+    assert alike(measures.samples_to_score(Kept(run), contest)(sgd, adam)) == pytest.approx(1.0)
 
 
 def test_who_never_gets_there_counts_as_with_the_last_sample(tmp_path):
@@ -332,7 +332,7 @@ def test_who_never_gets_there_counts_as_with_the_last_sample(tmp_path):
         {"epochs": epochs([0.5, 0.6])},
         {"epochs": epochs([0.9, 0.9, 0.9, 0.9])},
     )
-    assert alike(measures.samples_to_score(run, contest)(sgd, adam)) == pytest.approx(2.0)
+    assert alike(measures.samples_to_score(Kept(run), contest)(sgd, adam)) == pytest.approx(2.0)
 
 
 def test_swings_are_compared_at_equal_loss(tmp_path):
@@ -346,7 +346,7 @@ def test_swings_are_compared_at_equal_loss(tmp_path):
         {"epochs": epochs([0.1, 0.9, 0.9, 0.9], sgd_losses, [2 ** (v + 1) for v in sgd_losses])},
         {"epochs": epochs([0.1, 0.9, 0.9, 0.9], adam_losses, [2**v for v in adam_losses])},
     )
-    assert alike(measures.swing(run, contest)(sgd, adam)) == pytest.approx(1.0)
+    assert alike(measures.swing(Kept(run), contest)(sgd, adam)) == pytest.approx(1.0)
 
 
 def test_swings_without_a_common_loss_are_unknown(tmp_path):
@@ -355,7 +355,7 @@ def test_swings_without_a_common_loss_are_unknown(tmp_path):
         {"epochs": epochs([0.9] * 2, [2.0, 1.0])},
         {"epochs": epochs([0.9] * 2, [0.5, 0.4])},
     )
-    assert measures.swing(run, contest)(sgd, adam) == {}
+    assert measures.swing(Kept(run), contest)(sgd, adam) == {}
 
 
 def test_decay_overfitting_loss_and_parameters_by_hand(tmp_path):
@@ -374,10 +374,10 @@ def test_decay_overfitting_loss_and_parameters_by_hand(tmp_path):
             "parameters": 1024,
         },
     )
-    assert alike(measures.step_decay(run, contest)(sgd, adam)) == pytest.approx(-2 + 1)
-    assert alike(measures.lowest_loss(run, contest)(sgd, adam)) == pytest.approx(-1 + 2)
-    assert alike(measures.overfitting(run, contest)(sgd, adam)) == pytest.approx(0.1 - 0.02)
-    assert alike(measures.parameters(run, contest)(sgd, adam)) == pytest.approx(2.0)
+    assert alike(measures.step_decay(Kept(run), contest)(sgd, adam)) == pytest.approx(-2 + 1)
+    assert alike(measures.lowest_loss(Kept(run), contest)(sgd, adam)) == pytest.approx(-1 + 2)
+    assert alike(measures.overfitting(Kept(run), contest)(sgd, adam)) == pytest.approx(0.1 - 0.02)
+    assert alike(measures.parameters(Kept(run), contest)(sgd, adam)) == pytest.approx(2.0)
 
 
 def cases(truths: str, calls: str) -> list[dict]:
@@ -396,9 +396,10 @@ def test_the_rarest_class_by_hand(tmp_path):
     run, (contest, sgd, adam) = two(
         tmp_path, {"cases": cases("aaaabb", "baaaab")}, {"cases": cases("aaaabb", "bbaabb")}, data
     )
-    assert alike(measures.rarest_sensitivity(run, contest)(sgd, adam)) == pytest.approx(0.5 - 1.0)
+    sensitivity = measures.rarest_sensitivity(Kept(run), contest)
+    assert alike(sensitivity(sgd, adam)) == pytest.approx(0.5 - 1.0)
     f1 = 2 * 1 / (2 * 1 + 1 + 1) - 2 * 2 / (2 * 2 + 2 + 0)
-    assert alike(measures.rarest_f1(run, contest)(sgd, adam)) == pytest.approx(f1)
+    assert alike(measures.rarest_f1(Kept(run), contest)(sgd, adam)) == pytest.approx(f1)
 
 
 def dice(value, **where):
@@ -426,9 +427,9 @@ def test_dice_of_small_lesions_and_of_the_rarest_region(tmp_path):
     ours = {"metrics": [*part["metrics"], dice(0.7, stratum="small"), dice(0.5, region="core")]}
     theirs = {"metrics": [*part["metrics"], dice(0.4, stratum="small"), dice(0.3, region="core")]}
     run, (contest, sgd, adam) = two(tmp_path, ours, theirs, data)
-    assert alike(measures.small_dice(run, contest)(sgd, adam)) == pytest.approx(0.3)
-    assert alike(measures.rarest_f1(run, contest)(sgd, adam)) == pytest.approx(0.2)
-    assert measures.rarest_sensitivity(run, contest)(sgd, adam) == {}
+    assert alike(measures.small_dice(Kept(run), contest)(sgd, adam)) == pytest.approx(0.3)
+    assert alike(measures.rarest_f1(Kept(run), contest)(sgd, adam)) == pytest.approx(0.2)
+    assert measures.rarest_sensitivity(Kept(run), contest)(sgd, adam) == {}
 
 
 # ---- answers ---------------------------------------------------------------------------------

@@ -1,10 +1,12 @@
 """From a run's rows to evidence: scores by repeat, fold and seed, and what each patient adds."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from sklearn import metrics
 
 from results.statistics.predict import Plan
+from results.tables.schema import TABLES
 from results.verdict.combinations import contests
 from results.verdict.evidence import Measure, known, read_cases
 from results.verdict.next_steps import foreseen
@@ -68,7 +70,8 @@ def with_cases(made, metric="auc", *, n=20, cases_a_patient=1, lead=0.0):
 
     def rows_of(table, trials, _columns=None):
         wanted = set(trials)
-        return [row for row in tables[table] if row["trial_id"] in wanted]
+        found = [row for row in tables[table] if row["trial_id"] in wanted]
+        return pa.Table.from_pylist(found, schema=TABLES[table])
 
     return rows, study, rows_of
 
@@ -108,7 +111,8 @@ def test_the_variance_over_patients_is_that_of_delong(make_rows):
         v10, v01 = [], []
         for optimizer in ("adam", "sgd"):
             trial = next(r for r in rows if (r["optimizer"], r["fold"]) == (optimizer, fold))
-            cases = [c for c in rows_of("cases", [trial["trial_id"]]) if c["region"] == "malignant"]
+            cases = rows_of("cases", [trial["trial_id"]]).to_pylist()
+            cases = [c for c in cases if c["region"] == "malignant"]
             x = [c["log_odds"] for c in cases if c["label"]]
             y = [c["log_odds"] for c in cases if not c["label"]]
             v10.append([np.mean([float(b < a) for b in y]) for a in x])
@@ -124,8 +128,10 @@ def test_cases_of_one_patient_are_one(make_rows):
 
 def without(tables, change):
     def rows_of(table, trials, columns=None):
-        rows = tables(table, trials, columns)
-        return change(rows) if table == "cases" else rows
+        found = tables(table, trials, columns)
+        if table != "cases":
+            return found
+        return pa.Table.from_pylist(change(found.to_pylist()), schema=TABLES[table])
 
     return rows_of
 
@@ -207,7 +213,9 @@ def test_a_second_metric_is_asked_and_an_unmeasured_one_told(make_rows):
     assert brier["metric"] == "brier"
     # The score that is better when smaller is the smaller one of the group's best.
     mean = {
-        name: np.mean([m["value"] for m in rows_of("metrics", ids) if m["metric"] == "brier"])
+        name: np.mean(
+            [m["value"] for m in rows_of("metrics", ids).to_pylist() if m["metric"] == "brier"]
+        )
         for name, ids in (
             (f"resnet18 + {o} + ce", [r["trial_id"] for r in rows if r["optimizer"] == o])
             for o in ("adam", "sgd")

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -12,6 +13,7 @@ from results.report.write import load_verdicts, write_report
 from results.statistics.evidence import Evidence
 from results.statistics.intervals import corrected_interval
 from results.statistics.procedure import compare
+from results.tables.schema import TABLES
 from results.tables.store import RunError, compact, read
 from results.verdict.combinations import contests
 from results.verdict.schema import (
@@ -395,16 +397,17 @@ def class_cases(rows, called: dict[str, int], truth: dict[str, int]):
 
     def rows_of(table, trials, _columns=None):
         if table != "cases":
-            return []
+            return TABLES[table].empty_table()
         is_one = [name for name, n in truth.items() for _ in range(n)]
         calls = [name for name, n in called.items() for _ in range(n)]
-        return [
+        found = [
             {"trial_id": trial, "case_id": f"c{i}", "region": name, "label": int(name == true)}
             | {"prob": 0.6 if name == call else 0.4 / (len(truth) - 1), "tp": None}
             for trial in trials
             for i, (true, call) in enumerate(zip(is_one, calls, strict=True))
             for name in truth
         ]
+        return pa.Table.from_pylist(found, schema=TABLES[table])
 
     return rows_of
 
@@ -472,13 +475,14 @@ def test_the_chance_of_masks_is_calling_every_voxel(make_rows):
 
     def rows_of(table, trials, _columns=None):
         if table != "cases":
-            return []
-        return [
+            return TABLES[table].empty_table()
+        found = [
             {"trial_id": t, "case_id": "c", "region": "R", "tp": n - 10, "fn": 10, "fp": 30}
             | {"tn": 970 - n, "n_ref": n, "n_pred": n + 20}
             for t in trials
             for n in (100, 300)
         ]
+        return pa.Table.from_pylist(found, schema=TABLES[table])
 
     (warning,) = judged_with((rows, study), rows_of)
     assert f"{(200 / 1100 + 600 / 1300) / 2:.3f}, which calling every voxel" in warning
@@ -489,14 +493,15 @@ def test_a_region_that_is_never_found_is_warned_of(make_rows):
 
     def rows_of(table, trials, _columns=None):
         if table != "cases":
-            return []
-        return [
+            return TABLES[table].empty_table()
+        found = [
             {"trial_id": t, "case_id": f"c{i}", "region": name, "tp": 0, "fn": 9, "fp": 0}
             | {"tn": 99999, "n_ref": 9, "n_pred": 0 if name == "ET" else 5}
             for t in trials
             for i in range(20)
             for name in ("WT", "ET")
         ]
+        return pa.Table.from_pylist(found, schema=TABLES[table])
 
     (warning,) = judged_with(made, rows_of)
     assert "finds no ET in 100 % of the test cases that hold it" in warning
