@@ -66,6 +66,14 @@ def test_factors_that_are_in_each_others_way_are_not_taken_together():
     }
 
 
+def test_a_factor_that_helps_with_another_alone_is_found():
+    """As measured of a 3-D U-Net on one thread: 0.95, 1.19 and 1.25 times as fast."""
+    gain = {(): 1.0, ("channels_last",): 0.95, ("compiled",): 1.19}
+    gain["channels_last", "compiled"] = 1.25
+    found = search(Made(lambda _k, way, _p: 1 / gain[tuple(key for key, _ in way.settings)]))
+    assert found.settings == {A: {"channels_last": True, "compiled": True}}
+
+
 def test_settings_differ_by_model():
     """As channels_last does in two reports: 24 % slower, and 78 % faster."""
     gain = {A: 1.78, B: 0.76}
@@ -175,5 +183,6 @@ def test_the_ways_of_a_round_are_measured_in_turn():
     search(machine, others={"channels_last": (True,)})
     plain, last = Way(threads=1), Way(threads=1, settings=(("channels_last", True),))
     seen = [way for _, way, _, _ in machine.asked]
-    assert seen == [last, plain, plain, last, last, plain, plain, last]
-    assert [least > 0 for *_, least in machine.asked] == [False] * 2 + [True] * 6
+    # Each alone, then all combinations: of one factor the same two.
+    assert seen == 2 * [last, plain, plain, last, last, plain, plain, last]
+    assert [least > 0 for *_, least in machine.asked] == 2 * ([False] * 2 + [True] * 6)
