@@ -112,6 +112,14 @@ def _unsaid(_line: str) -> None:
     pass
 
 
+def _untold(_done: int, _total: int) -> None:
+    pass
+
+
+_MEASURES_SPEED = (
+    "speed: what computes each model fastest is measured first, of models that are new to the run; "
+    "this takes some minutes."
+)
 # More processes that read, lanes or GPUs of a trial are a slip of the keyboard. Assumption.
 MOST_AT_ONCE = 1024
 
@@ -303,7 +311,7 @@ def plan(
     """
     check_lanes("local", lanes)
     _check_places(study, out)
-    from bench.planning.estimate import estimate, foreseen_by
+    from bench.planning.cost.estimate import estimate, foreseen_by
     from bench.planning.plan import resolve
     from bench.planning.points import point_plan
     from bench.planning.scales import gradient_scales
@@ -315,7 +323,9 @@ def plan(
     if points is not None or asked.tuning:
         asked, name = with_tuning(asked, points), f"{name}-tuned"
     folder = _folder(out, name)
-    made = resolve(asked, base, readable(folder, begun=False).absolute(), lanes=lanes)
+    run = readable(folder, begun=False).absolute()
+    with counting("trying settings") if asked.speed else nullcontext(_untold) as tried_settings:
+        made = resolve(asked, base, run, lanes=lanes, told=tried_settings)
     here = None if lanes else _room(made)
     tried = point_plan(made).trials if made.study.tuning else ()
     made = replace(made, trials=(*tried, *made.trials))
@@ -428,6 +438,8 @@ def run(
     if race:
         asked = with_race(asked)
     where = _Where(ray=ray, lanes=lanes, gpus=gpus_per_trial, hung_minutes=hung_minutes)
+    if asked.speed:
+        say(_MEASURES_SPEED)
     with _driven(_folder(out, asked.name), changed) as place:
         if until_decided or asked.until_decided:
             asked = continued(with_until_decided(asked), place.folder)
@@ -516,7 +528,7 @@ def tune(
     from bench.execution.phases.tuning import DEFAULTS, tuned
     from bench.execution.watching import watched
     from bench.planning.plan import save
-    from bench.study.schema import load_study, search_of, with_tuning
+    from bench.study.schema import load_study, search_of, with_speeds, with_tuning
     from results.report.write import write_report
 
     asked, base = load_study(Path(study))
@@ -529,6 +541,8 @@ def tune(
             )
         return _searched(asked, base, out, ray=ray, lanes=lanes, told=changed, say=say)
     where = _Where(ray=ray, lanes=lanes, gpus=gpus_per_trial, hung_minutes=hung_minutes)
+    if asked.speed:
+        say(_MEASURES_SPEED)
     with _driven(_folder(out, f"{asked.name}-tuned"), changed) as place:
         folder = place.folder
         made, where = where.resolved(asked, base, folder)
@@ -537,7 +551,7 @@ def tune(
             if defaults:
                 below = _of_same_folds(folder, DEFAULTS)
                 same = {key: getattr(made.study, key) for key in ("device", "threads", "loader")}
-                plain = asked.model_copy(update={**same, "tuning": None})
+                plain = with_speeds(asked, made.study).model_copy(update={**same, "tuning": None})
                 untuned, _ = where.resolved(plain, base, below)
                 save(untuned)
             with watched(folder, made.study.name, place.changed) as told:
@@ -684,9 +698,12 @@ def _saved(made: "Plan", say: Callable[[str], None], why: str = "") -> Iterator[
         say(in_words(rule, {trial.task for trial in made.trials}))
     if why:
         say(f"{why}.")
+    found = made.found.lines() if made.found else []
+    for line in found:
+        say(f"{line}.")
     with _logging(made.folder / "log.txt"):
-        if why:
-            logging.getLogger("medopt.run").info(why)
+        for line in (*found, *([why] if why else [])):
+            logging.getLogger("medopt.run").info(line)
         for line in fitting:
             logging.getLogger("medopt.transfer").info(line)
         for data in made.sets:

@@ -22,6 +22,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from bench.api import Ended
+    from bench.planning.speed.choice import Row
     from loaders.store.dry_run import Counted
 
 app = typer.Typer(
@@ -436,6 +437,7 @@ def plan(
                 "lanes": planned.lanes,
                 "room": planned.room,
                 "schedule": schedule.columns() if schedule else None,
+                "speed": [row.columns() for row in made.found.rows] if made.found else None,
                 "points": planned.points,
                 "gradient_norms": [
                     {"dataset": s.dataset, "model": s.model, "norms": s.norms}
@@ -479,10 +481,10 @@ def plan(
     for data in made.sets:
         for warning in (*data.notes, *data.store.warnings):
             out.print(Text.assemble(("warning", "yellow"), f" {data.name}: {warning}"))
-    for line in (*ends_early(made), *map(str, planned.scales)):
+    for line in (*ends_early(made), *map(str, planned.scales), *fits(made)):
         out.print(Text(line))
-    for line in fits(made):
-        out.print(Text(line))
+    if made.found:
+        out.print(_speeds(made.found.rows))
     skipped = {(s.combination["dataset"], s.combination["model"], s.reason) for s in made.skips}
     for dataset, _, reason in sorted(skipped):
         out.print(Text(f"skipped on {dataset}: {reason}"))
@@ -494,10 +496,22 @@ def plan(
     )
     if planned.room:
         out.print(Text(planned.room))
-    for line in schedule.lines() if schedule else ():
+    for line in (*(schedule.lines() if schedule else ()), *map(str, planned.foreseen)):
         out.print(Text(line))
-    for told in planned.foreseen:
-        out.print(Text(str(told)))
+
+
+def _speeds(rows: "Sequence[Row]") -> Table:
+    """Return the table of what `speed: auto` has measured."""
+    table = Table(
+        title="speed: how many times faster than the plain way, median and range of the rounds",
+        title_justify="left",
+    )
+    for column in ("data", "model", "setting", "value", "times faster", "taken"):
+        table.add_column(column)
+    for row in rows:
+        parts = (row.dataset, row.model, row.factor, row.value, row.said())
+        table.add_row(*map(Text, parts), "yes" if row.taken else "")
+    return table
 
 
 @app.command()

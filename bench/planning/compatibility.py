@@ -58,11 +58,18 @@ def misfit(
         or _of_mixing(combination, optimizer, data, settings)
         or _of_decay(combination, optimizer, study)
         or _of_gradients(optimizer, study)
-        or _of_precision(optimizer, study)
-        or _of_cramped(combination, study, data, patch)
+        or unfit_for(combination, study, data, patch)
         or _of_start(combination, optimizer, data.splits[0], starts)
         or _of_size(combination, optimizer, data, patch, devices)
     )
+
+
+def unfit_for(
+    combination: Combination, study: Study, data: DataSet, patch: tuple[int, ...]
+) -> str | None:
+    """Return why a combination cannot be computed as a study says: in its precision, compiled."""
+    optimizer = combination.own_optimizer.row
+    return _of_precision(optimizer, study) or _of_cramped(combination, study, data, patch)
 
 
 def _of_spacing(combination: Combination, data: DataSet) -> str | None:

@@ -20,7 +20,7 @@ from bench.planning.starts import Starts
 from bench.study.components import Combination
 from bench.study.dataset import DataSet, automatic_patch
 from bench.study.pretrained import InitialWeights
-from bench.study.schema import Augment, DataEntry, Study
+from bench.study.schema import Augment, DataEntry, Study, as_computed
 from bench.study.tasks import TASKS
 from bench.study.trial import NUMERICS, Skip, Trial, labels, settable
 from bench.training.looks import SEGMENTED, affordable, passes
@@ -40,6 +40,8 @@ _AS_BEFORE: dict[str, Any] = {
     "inference": "windows",
     "clinical": None,
     "labels": None,
+    "windows_at_once": None,
+    "cudnn_benchmark": False,
 }
 
 
@@ -63,17 +65,23 @@ def expand(
     common = [_settings(study, entry, data) for entry, data in zip(study.data, sets, strict=True)]
     patches = [settings["patch"] for settings in common]
     failures = tried(study, list(zip(sets, patches, strict=True)), base)
-    for settings, data in zip(common, sets, strict=True):
+    for entry, data in zip(study.data, sets, strict=True):
         starts = Starts(data)
+        models = [model.label for model in study.entries("models")]
+        # A study is as a model is computed, which may be faster than what it says for all.
+        own = {model: as_computed(study, entry, model) for model in models}
+        settings = {model: _settings(own[model], entry, data) for model in models}
         runnable: list[Combination] = []
+        decided: list[_Decided] = []
         for combination in _combinations(study, base):
-            reason = misfit(combination, study, data, settings, starts, devices)
+            model = combination.choices["model"].label
+            reason = misfit(combination, own[model], data, settings[model], starts, devices)
             reason = reason or _failure(combination, data, failures)
             if reason is None:
                 runnable.append(combination)
+                decided.append(_decided(combination, own[model], data, settings[model]))
             else:
                 skips.append(_skip(combination, data, reason))
-        decided = [_decided(combination, study, data, settings) for combination in runnable]
         for split in data.splits:
             folds = split_hash(split, data.store.hashes)
             # Where weights are found does not depend on the seed.
@@ -81,7 +89,7 @@ def expand(
             for seed in study.seeds:
                 where = {"repeat": split.repeat, "fold": split.fold, "seed": seed}
                 trials += [
-                    _trial(combination, what, start, study, data, folds, where, settings)
+                    _trial(combination, what, start, study, data, folds, where)
                     for combination, what, start in zip(runnable, decided, found, strict=True)
                 ]
     _check_distinct(trials)
@@ -156,6 +164,8 @@ def _settings(study: Study, entry: DataEntry, data: DataSet) -> dict[str, Any]:
         "precision": study.precision,
         "channels_last": study.channels_last,
         "compiled": study.compiled,
+        "windows_at_once": study.windows_at_once,
+        "cudnn_benchmark": study.cudnn_benchmark,
         "degrade": study.degrade,
         "threads": study.threads,
         # As many as epochs is one after each.
@@ -213,6 +223,7 @@ class _Decided:
     """
 
     identity: Mapping[str, Any]
+    settings: Mapping[str, Any]
     augment: Augment
 
 
@@ -242,7 +253,7 @@ def _decided(
     recipe = Recipe(patch=settings["patch"], **augment.along(data.store.meta.axes))
     if LOADERS[study.loader].rounds(recipe, study.device):
         identity["loader"] = study.loader
-    return _Decided(identity=identity, augment=augment)
+    return _Decided(identity=identity, settings=settings, augment=augment)
 
 
 def _inference(combination: Combination, study: Study, data: DataSet) -> str:
@@ -291,8 +302,8 @@ def _trial(
     data: DataSet,
     folds: str,
     where: Mapping[str, Any],
-    settings: Mapping[str, Any],
 ) -> Trial:
+    settings = what.settings
     of_trial = {**settable(study, combination), **what.identity["trial"]}
     decides = {
         **settings,

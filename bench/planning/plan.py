@@ -5,7 +5,7 @@ Asking again resumes it. The axes may grow; a changed protocol, or changed data,
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,11 +22,13 @@ from bench.core.undisturbed import undisturbed
 from bench.planning.expand import expand, looks_of
 from bench.planning.rehearsal import Failures, rehearse_apart
 from bench.planning.resolved import resolved, together
+from bench.planning.speed.choice import Found
+from bench.planning.speed.study import with_fastest
 from bench.storage.objects import is_address
 from bench.study import splits
 from bench.study.dataset import DataSet, locate, open_once
 from bench.study.pretrained import FOLDS
-from bench.study.schema import GROWING, DataEntry, Study, read_study
+from bench.study.schema import GROWING, DataEntry, Speed, Study, read_study
 from bench.study.trial import NUMERICS, Skip, Trial, trial_columns
 from bench.training.room import room
 from loaders.batches.table import LOADERS, fastest_loader
@@ -48,7 +50,8 @@ THREADS_BESIDE_A_GPU = 8
 class Plan:
     """A study ready to run: the folder of its results, its data, its trials and its skips.
 
-    `base` is the folder that paths and references in the study start at.
+    `base` is the folder that paths and references in the study start at. `found` is what
+    `speed: auto` has measured, None where nothing was.
     """
 
     folder: Path
@@ -57,6 +60,7 @@ class Plan:
     sets: tuple[DataSet, ...]
     trials: tuple[Trial, ...]
     skips: tuple[Skip, ...]
+    found: Found | None = None
 
     def data(self, name: str) -> DataSet:
         """Return a data set by its name in the results."""
@@ -76,6 +80,10 @@ class Plan:
         return replace(self, trials=chosen)
 
 
+def _untold(_done: int, _known: int) -> None:
+    pass
+
+
 @undisturbed()
 def resolve(
     study: Study,
@@ -86,6 +94,7 @@ def resolve(
     cores: int | None = None,
     cuda: bool | None = None,
     devices: int = 1,
+    told: Callable[[int, int], None] = _untold,
 ) -> Plan:
     """Fix every automatic setting of a study and expand it; writes nothing.
 
@@ -94,7 +103,8 @@ def resolve(
     `lanes` trials are to run at once on one machine's `cores`, with a GPU each where `cuda`; None
     is what this process may use, and lanes None on a CPU as many as its cores and memory hold, with
     a thread each. `devices` share each trial. A run folder that exists keeps the settings it was
-    made with.
+    made with. Where the study says `speed: auto`, what computes each model fastest is measured
+    here, of models that the run has not seen yet; `told` hears (measurements done, known of).
 
     Raises StudyError where the study, its data or its folds cannot be used, where it asks for
     another protocol than the run's, or where the run's trials have ids of an older version.
@@ -135,6 +145,7 @@ def resolve(
                     "content": store.content_hash,
                     "test": outside and _named(str(entry.test), outside, folder),
                     "n_folds": len(found) if isinstance(study.folds, str) else None,
+                    "speed": _speeds(entry, name, before),
                 }
             )
         )
@@ -169,6 +180,20 @@ def resolve(
         named = {data.name: data for data in sets}
         chosen = room(first, named.__getitem__, base, cores=cores)
         study = study.model_copy(update={"threads": chosen.threads})
+    found_here = None
+    if study.speed is not None:
+        first, _ = expand(study, sets, base, devices=devices, tried=tried)
+        study, found_here = with_fastest(
+            study,
+            sets,
+            base,
+            first,
+            cores=cores,
+            lanes=lanes,
+            free_threads=automatic,
+            cuda=torch.cuda.is_available(),
+            told=told,
+        )
     trials, skips = expand(study, sets, base, devices=devices, tried=tried)
     study = study.model_copy(update={"resolved": resolved(study, base)})
     same_ids(folder, trials)
@@ -179,7 +204,15 @@ def resolve(
         sets=tuple(sets),
         trials=tuple(trials),
         skips=tuple(skips),
+        found=found_here,
     )
+
+
+def _speeds(entry: DataEntry, name: str, before: Study | None) -> dict[str, Speed] | None:
+    """Return how models are computed on a data set: as an earlier call found, and as is said."""
+    earlier_ones = {data.name: data.speed for data in before.data} if before else {}
+    kept = earlier_ones.get(name)
+    return entry.speed if kept is None else {**kept, **(entry.speed or {})}
 
 
 def _named(entry: str, path: Path, folder: Path) -> str:
@@ -317,12 +350,23 @@ def _same_protocol(study: Study, before: Study) -> None:
                 f"Choose another run folder, or bring the store back."
             )
         if data.name in known and known[data.name] != data.model_copy(
-            update={"store": known[data.name].store, "test": known[data.name].test}
+            update={
+                "store": known[data.name].store,
+                "test": known[data.name].test,
+                "speed": _of_same_models(data.speed, known[data.name].speed),
+            }
         ):
             raise StudyError(
                 f"data: {data.name!r} has other settings than when this run was made. "
                 f"Choose another run folder, or give it another `name`."
             )
+
+
+def _of_same_models(
+    now: dict[str, Speed] | None, before: dict[str, Speed] | None
+) -> dict[str, Speed] | None:
+    """Leave out models that came to a run later."""
+    return before and {model: (now or {}).get(model, own) for model, own in before.items()}
 
 
 # What names a trial within a run; its id says besides how it is computed.

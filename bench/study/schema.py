@@ -28,6 +28,7 @@ from pydantic import (
     ValidationInfo,
     create_model,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -69,6 +70,7 @@ _WITHIN: dict[str, tuple[float, float]] = {
     "looks": (1, 1_000_000),
     "overlap": (0, 0.95),  # 20 windows along each side of a patch
     "threads": (1, 1024),
+    "windows_at_once": (1, 1024),
     "points": (2, 1024),
     "rotate": (0, 180),
     "shift": (0, 100),
@@ -209,6 +211,51 @@ class UntilDecided(_Frozen):
     )
 
 
+def _known(what: str, names: Iterable[str]) -> AfterValidator:
+    """Return what refuses a text that is not one of `names`."""
+    choices = list(names)
+
+    def check(name: str) -> str:
+        if name not in choices:
+            raise ValueError(unknown(what, name, choices))
+        return name
+
+    return AfterValidator(check)
+
+
+class Speed(_Frozen):
+    """How one model is computed on one data set, where it is not as the study says."""
+
+    channels_last: bool | None = None
+    compiled: bool | None = None
+    precision: Annotated[str, _known("precision", PRECISIONS)] | None = None
+    cudnn_benchmark: bool | None = None
+    windows_at_once: int | None = None
+
+    @model_serializer(mode="plain")
+    def _set(self) -> dict[str, Any]:
+        return {key: value for key, value in self if value is not None}
+
+
+class Fastest(_Frozen):
+    """What may be measured and chosen beside what changes no score: other precisions."""
+
+    precision: tuple[Annotated[str, _known("precision", PRECISIONS)], ...] = Field(
+        (), description="those that it may choose among, beside the study's own"
+    )
+
+
+def _fastest(given: Any) -> Any:
+    """Return what `speed` asks for as a mapping, None for nothing."""
+    if given == "auto":
+        return {}
+    if isinstance(given, dict | Fastest) or given is None:
+        return given
+    raise ValueError(
+        f"auto, {{precision: [those that it may choose]}} or null is wanted, not {_short(given)}."
+    )
+
+
 # How intensities are brought to units that a network can take.
 Normalize = Literal["z-score", "range"]
 
@@ -250,6 +297,11 @@ class DataEntry(Protocol):
     n_folds: int | None = Field(
         None, ge=1, description="of splits that others made, filled in at the first run"
     )
+    speed: dict[str, Speed] | None = Field(
+        None,
+        description="model -> how it is computed on these data, where not as the study says;"
+        " filled in at the first run where the study says `speed: auto`",
+    )
 
 
 def _data_entry(entry: Any) -> Any:
@@ -281,18 +333,6 @@ def _axis_field(axis: Axis) -> tuple[Any, Any]:
         kind = Annotated[kind, BeforeValidator(_several)]
     default: Any = (Choice(name=axis.plain),) if axis.plain else ...
     return kind, Field(default, min_length=1, description=STUDY_AXES[axis.key].about)
-
-
-def _known(what: str, names: Iterable[str]) -> AfterValidator:
-    """Return what refuses a text that is not one of `names`."""
-    choices = list(names)
-
-    def check(name: str) -> str:
-        if name not in choices:
-            raise ValueError(unknown(what, name, choices))
-        return name
-
-    return AfterValidator(check)
 
 
 def _primary(given: dict[str, str]) -> dict[str, str]:
@@ -474,6 +514,23 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     compiled: bool = Field(
         False, description="train through torch.compile, compiled once a lane for each model"
     )
+    windows_at_once: int | None = Field(
+        None,
+        ge=1,
+        description="windows of segmented images that go through the network at once; null: 4, or"
+        " as many as a batch of training has",
+    )
+    cudnn_benchmark: bool = Field(
+        False,
+        description="a GPU tries its convolution kernels and keeps the fastest, which may be"
+        " another in the next run: the same trial then differs in its last bits",
+    )
+    speed: Annotated[Fastest | None, BeforeValidator(_fastest)] = Field(
+        None,
+        description="auto: what computes each model fastest on this device is measured before the"
+        " first trial and written into the run; {precision: [float32, bfloat16]}: these too;"
+        " null: all as the study says",
+    )
     keep_weights: bool = Field(
         False, description="keep each trial's chosen weights, for `pretrained` of a later study"
     )
@@ -527,6 +584,16 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
         return self
 
     @model_validator(mode="after")
+    def _speeds_of_its_models(self) -> "Study":
+        models = [entry.label for entry in self.entries("models")]
+        for number, entry in enumerate(self.data):
+            for name in entry.speed or {}:
+                if name not in models:
+                    place = _place(("data", number, "speed"))
+                    raise ValueError(f"{place}{unknown('model', name, models)}")
+        return self
+
+    @model_validator(mode="after")
     def _not_endless(self) -> "Study":
         axes = [len(self.entries(axis.key)) for axis in AXES]
         folds = 1 if isinstance(self.folds, str) else self.folds
@@ -539,6 +606,12 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
                 f"{MOST_TRIALS} can be."
             )
         return self
+
+
+def as_computed(study: Study, entry: DataEntry, model: str) -> Study:
+    """Return a study with the settings that a model is computed with on one of its data sets."""
+    own = (entry.speed or {}).get(model)
+    return study if own is None else study.model_copy(update=own.model_dump())
 
 
 def tuning_of(study: Study) -> Tuning:
@@ -586,6 +659,19 @@ def with_race(study: Study) -> Study:
     return _changed(study, race=level)
 
 
+def with_speeds(study: Study, run: Study) -> Study:
+    """Return a study whose models are computed as in a run of the same data, in the same order."""
+    models = {entry.label for entry in study.entries("models")}
+    data = tuple(
+        entry.model_copy(
+            update={"speed": made.speed and {k: v for k, v in made.speed.items() if k in models}}
+        )
+        for entry, made in zip(study.data, run.data, strict=True)
+    )
+    found: Study = study.model_copy(update={"data": data})
+    return found
+
+
 def with_twice_the_budget(study: Study, run: Study) -> Study:
     """Return a study of the first seed alone with twice the epochs.
 
@@ -594,7 +680,7 @@ def with_twice_the_budget(study: Study, run: Study) -> Study:
     assert run.looks != "auto", "a run has fixed its looks"
     data = tuple(
         entry.model_copy(update={"epochs": entry.epochs and 2 * entry.epochs})
-        for entry in study.data
+        for entry in with_speeds(study, run).data
     )
     return _changed(
         study,

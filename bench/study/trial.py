@@ -36,9 +36,11 @@ class Trial:
 
     `looks` is how often inner validation looks over the budget (bench.training.looks.due); None:
     after each epoch. `inference`: whether segmented images go through the network in windows or
-    whole. `given_clinical`: whether the network is given the store's clinical data beside the
-    image. `flipped` is the share of the training part's answers that are made wrong, `readers`
-    whose answers it has (bench.training.samples.labels).
+    whole, `windows_at_once` how many of these at once (None: WINDOWS of bench.training.evaluate,
+    or a batch). `cudnn_benchmark`: a GPU tries its kernels and keeps the fastest. `given_clinical`:
+    whether the network is given the store's clinical data beside the image. `flipped` is the share
+    of the training part's answers that are made wrong, `readers` whose answers it has
+    (bench.training.samples.labels).
     """
 
     trial_id: str
@@ -82,6 +84,8 @@ class Trial:
     given_clinical: bool = False
     flipped: float = 0.0
     readers: str = "majority"
+    windows_at_once: int | None = None
+    cudnn_benchmark: bool = False
 
     @property
     def has_own(self) -> bool:

@@ -34,7 +34,7 @@ from models.output import Output
 from models.spec import Model
 
 # Windows that go through the network at once, or as many as a batch of training has where those are
-# more. Assumption: fits wherever training does.
+# more, unless the trial says how many. Assumption: fits wherever training does.
 WINDOWS = 4
 
 _Given = TypeVar("_Given")
@@ -209,7 +209,8 @@ class Evaluator:
         cases where they are small.
         """
         weight = importance(self.trial.patch, self.device)
-        voxels = max(WINDOWS, self.trial.batch_size) * math.prod(self.trial.patch)
+        at_once = self.trial.windows_at_once or max(WINDOWS, self.trial.batch_size)
+        voxels = at_once * math.prod(self.trial.patch)
         for parts in in_batches(self._parts(own, worse), voxels):
             self._pass(parts, weight)
             for image in dict.fromkeys(part.image for part in parts):

@@ -112,7 +112,11 @@ def run_trial(
     # ---- set-up: the same weights, samples and draws for every optimizer and loss ----
     with clock.phase("setup"):
         precision = PRECISIONS[trial.precision]
-        unrepeatable = repeat(tf32=precision.tf32) if device.type == "cuda" else None
+        unrepeatable = (
+            repeat(tf32=precision.tf32, benchmark=trial.cudnn_benchmark)
+            if device.type == "cuda"
+            else None
+        )
         store, split = data.store, data.split(trial.repeat, trial.fold)
         store.check()
         combination = Combination(choices=trial.choices, base=base, drawn=trial.drawn)

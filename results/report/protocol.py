@@ -42,6 +42,9 @@ _SETTINGS = {
     "precision": "Precision",
     "channels_last": "Channels innermost in memory",
     "compiled": "Compiled",
+    "windows_at_once": "Windows at once in evaluation (automatic: 4, or a batch)",
+    "cudnn_benchmark": "cuDNN takes the kernels that it finds fastest",
+    "speed": "The fastest settings of each model are measured (automatic: not)",
     "keep_weights": "Weights kept",
     "degrade": "Degraded test images",
 }

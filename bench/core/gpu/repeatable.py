@@ -20,7 +20,7 @@ def before_cuda() -> None:
         os.environ.setdefault(name, value)
 
 
-def repeat(*, tf32: bool) -> set[str]:
+def repeat(*, tf32: bool, benchmark: bool = False) -> set[str]:
     """Have this process' GPU kernels repeat their bits where they can.
 
     Returns a set to which the names of operators are added that run and do not repeat bits, until
@@ -28,7 +28,8 @@ def repeat(*, tf32: bool) -> set[str]:
 
     `tf32`: convolutions, recurrent layers and matrix products of float32 round their factors to
     TF32 (10 bits of mantissa); else they are computed as IEEE 754 has it. torch's own default is
-    TF32 for convolutions and IEEE for matrix products.
+    TF32 for convolutions and IEEE for matrix products. `benchmark`: cuDNN tries the kernels that
+    repeat their bits and keeps the fastest, which in another run may be another of them.
     """
     torch.use_deterministic_algorithms(mode=True, warn_only=True)
     # Else each fresh tensor is filled with NaN: hundreds of kernels a step, which write memory that
@@ -37,6 +38,7 @@ def repeat(*, tf32: bool) -> set[str]:
     # Not by `fp32_precision`, which is newer: torch.backends.cudnn.flags() raises after it (2.14).
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = benchmark
     return _named_from_now_on()
 
 

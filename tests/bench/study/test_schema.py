@@ -235,3 +235,41 @@ def test_folds_that_are_neither_are_one_sentence(folds):
     with pytest.raises(StudyError, match=r"^mine\.yaml: folds: ") as caught:
         parse_study(GOOD.replace("epochs: 25", f"folds: {folds}"), "mine.yaml")
     assert len(str(caught.value).splitlines()) == 1
+
+
+def with_speed(said: str):
+    return parse_study(GOOD.replace("epochs: 25", f"speed: {said}"), "mine.yaml")
+
+
+def test_speed_is_off_auto_or_says_which_precisions_it_may_choose():
+    assert parse_study(GOOD, "s").speed is None
+    assert with_speed("auto").speed.precision == ()
+    assert with_speed("{precision: [float32, bfloat16]}").speed.precision == ("float32", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("fast", r"speed: auto, {precision: \[.*\]} or null is wanted, not 'fast'"),
+        ("true", "speed: .* not True|speed: true stands where"),
+        ("{precision: [float33]}", "speed.precision.*unknown precision 'float33'.*'float32'"),
+        ("{threads: 1}", "speed: unknown key 'threads'"),
+    ],
+)
+def test_another_speed_is_told_in_a_sentence(said, told):
+    with pytest.raises(StudyError, match=told):
+        with_speed(said)
+
+
+def test_speeds_of_one_data_set_are_of_the_studys_models_and_written_as_they_were_said():
+    data = "[{store: a, speed: {plain_cnn: {channels_last: true}}}]"
+    study = parse_study(GOOD.replace("[stores/breastmnist]", data), "s")
+    assert study.model_dump(mode="json")["data"][0]["speed"] == {
+        "plain_cnn": {"channels_last": True}
+    }
+    wrong = GOOD.replace("[stores/breastmnist]", data.replace("plain_cnn", "plain_can"))
+    with pytest.raises(StudyError, match=r"data, entry 1, speed: unknown model 'plain_can'"):
+        parse_study(wrong, "s")
+    wrong = GOOD.replace("[stores/breastmnist]", data.replace("channels_last", "chanels"))
+    with pytest.raises(StudyError, match=r"data, entry 1, speed\.plain_cnn: unknown key 'chanels'"):
+        parse_study(wrong, "s")

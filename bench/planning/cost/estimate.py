@@ -8,28 +8,18 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import torch
 from torch import nn
 
-from bench.core.gpu.repeatable import repeat
-from bench.core.precision import PRECISIONS
-from bench.core.processes import World
 from bench.core.references import StudyError
-from bench.losses.supervision import as_target, supervised
-from bench.losses.table import alone
 from bench.optimizers.table import Optimizer
+from bench.planning.cost.timed import Timed, seconds
 from bench.planning.plan import Plan
 from bench.study.components import Combination, Component
 from bench.study.dataset import DataSet
 from bench.study.trial import Trial
-from bench.training.evaluate import Evaluator, whole_sides
-from bench.training.networks import CHANNELS_LAST, make_network
-from bench.training.train import make_criterion, make_sampler, seeds_of
-from loaders.batches.torch_loader import gather
-from loaders.batches.upload import uploaded
 from results.run_folder import made_of
 from results.statistics import predict
 from results.verdict.next_steps import Foreseen, foreseen
@@ -118,74 +108,37 @@ def measure(trials: Mapping[str, Trial], data: DataSet, base: Path, device_kind:
     Inner cases are evaluated as a trial does, in batches. `trials` are of one model, a trial an
     optimizer: its update is timed on that gradient.
     """
-    trial = next(iter(trials.values()))
     device = torch.device(device_kind)
-    store, split = data.store, data.split(trial.repeat, trial.fold)
-    sampler = make_sampler(trial, data, trial.seed)
+    timed = Timed(next(iter(trials.values())), data, base, device)
+    timed.gradient()  # the first one takes longer, as does the first evaluation
+    step_sec = statistics.median(seconds(timed.gradient, device) for _ in range(STEPS))
     parts = {label: Combination(choices=t.choices, base=base) for label, t in trials.items()}
-    first = next(iter(parts.values()))
-    if device.type == "cuda":
-        repeat(tf32=PRECISIONS[trial.precision].tf32)
-    model, forward = make_network(
-        trial, first.model, store.path, device, World(), seeds_of(trial)[1]
-    )
-    row, loss = first.optimizer.row, first.loss.row
-    criterion = make_criterion(first.loss, store, sampler)
-    batch = min(trial.batch_size * row.batch_multiple, len(split.train))
-    pixels, labels = gather(store, sampler.draw(np.arange(batch)))
-    image = uploaded(pixels, device)
-    if trial.channels_last:
-        image = image.contiguous(memory_format=CHANNELS_LAST[len(trial.patch)])
-    target = as_target(uploaded(labels, device))
-    weights = torch.ones(len(store.meta.classes), device=device) if loss.weighted else None
-
-    values_of = supervised(criterion, weights, alone)
-
-    def step() -> float:
-        start = perf_counter()
-        model.zero_grad()
-        with PRECISIONS[trial.precision].autocast(device):
-            given = forward(image)
-        values_of(given, target).mean().backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return perf_counter() - start
-
-    step()
-    step_sec = statistics.median(step() for _ in range(STEPS))
     update_sec = {
-        label: _update_sec(own.optimizer, model, device)
+        label: _update_sec(own.optimizer, timed.model, device)
         for label, own in parts.items()
         if own.optimizer.row.step == "plain"
     }
-    evaluator = Evaluator(
-        trial=trial,
-        store=store,
-        sampler=sampler,
-        model=model,
-        criterion=criterion,
-        weights=weights,
-        device=device,
-        world=World(),
-        whole=whole_sides(trial, first.model.row),
+    timed.evaluate(1)
+    cases = 0
+
+    def evaluated() -> None:
+        nonlocal cases
+        cases = timed.evaluate(timed.batch)
+
+    evaluation_sec = seconds(evaluated, device)
+    return Cost(
+        batch=timed.batch,
+        step_sec=step_sec,
+        case_sec=evaluation_sec / cases,
+        update_sec=update_sec,
     )
-    looked_at = split.inner[:batch]
-    evaluator.score(looked_at[:1], final=False)  # the first one takes longer
-    start = perf_counter()
-    evaluator.score(looked_at, final=False)
-    case_sec = (perf_counter() - start) / len(looked_at)
-    return Cost(batch=batch, step_sec=step_sec, case_sec=case_sec, update_sec=update_sec)
 
 
 def _update_sec(kind: Component[Optimizer], model: nn.Module, device: torch.device) -> float:
     """Time the second update of an optimizer: the first one makes its state."""
     optimizer = kind.row.build(model.parameters(), **kind.settings)
     optimizer.step()
-    start = perf_counter()
-    optimizer.step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return perf_counter() - start
+    return seconds(optimizer.step, device)
 
 
 # ---- what it will be able to tell ------------------------------------------------------------

@@ -1,0 +1,101 @@
+"""The work of one trial on its own first batches, to be done again and again and timed."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from bench.core.gpu.repeatable import repeat
+from bench.core.precision import PRECISIONS
+from bench.core.processes import World
+from bench.losses.supervision import as_target, supervised
+from bench.losses.table import alone
+from bench.study.components import Combination
+from bench.study.dataset import DataSet
+from bench.study.trial import Trial
+from bench.training.evaluate import Evaluator, whole_sides
+from bench.training.networks import CHANNELS_LAST, make_network
+from bench.training.train import make_criterion, make_sampler, seeds_of
+from loaders.batches.torch_loader import gather
+from loaders.batches.upload import uploaded
+
+
+class Timed:
+    """A trial's batches, gradients and evaluations, as it computes them; nothing is learned.
+
+    `batch` is the number of samples of one gradient.
+    """
+
+    def __init__(self, trial: Trial, data: DataSet, base: Path, device: torch.device) -> None:
+        """Build its network; `base` is the folder that references in the study start at."""
+        self._trial, self._device = trial, device
+        self._store, self._split = data.store, data.split(trial.repeat, trial.fold)
+        self._sampler = make_sampler(trial, data, trial.seed)
+        parts = Combination(choices=trial.choices, base=base)
+        self.ready()
+        self.model, self._forward = make_network(
+            trial, parts.model, self._store.path, device, World(), seeds_of(trial)[1]
+        )
+        row, loss = parts.optimizer.row, parts.loss.row
+        criterion = make_criterion(parts.loss, self._store, self._sampler)
+        self.batch = min(trial.batch_size * row.batch_multiple, len(self._split.train))
+        self._number = itertools.count()
+        pixels, labels = self._loaded()
+        image = uploaded(pixels, device)
+        if trial.channels_last:
+            image = image.contiguous(memory_format=CHANNELS_LAST[len(trial.patch)])
+        self._image, self._target = image, as_target(uploaded(labels, device))
+        classes = len(self._store.meta.classes)
+        weights = torch.ones(classes, device=device) if loss.weighted else None
+        self._values_of = supervised(criterion, weights, alone)
+        self._evaluator = Evaluator(
+            trial=trial,
+            store=self._store,
+            sampler=self._sampler,
+            model=self.model,
+            criterion=criterion,
+            weights=weights,
+            device=device,
+            world=World(),
+            whole=whole_sides(trial, parts.model.row),
+        )
+
+    def ready(self) -> None:
+        """Set this process to compute as the trial would have it; another may have since."""
+        if self._device.type == "cuda":
+            precision = PRECISIONS[self._trial.precision]
+            repeat(tf32=precision.tf32, benchmark=self._trial.cudnn_benchmark)
+
+    def _loaded(self) -> tuple[np.ndarray, np.ndarray]:
+        at = next(self._number) * self.batch
+        return gather(self._store, self._sampler.draw(np.arange(at, at + self.batch)))
+
+    def load(self) -> None:
+        """Draw the next batch, and read and augment it."""
+        self._loaded()
+
+    def gradient(self) -> None:
+        """Compute the gradient of the first batch."""
+        self.model.train()
+        self.model.zero_grad()
+        with PRECISIONS[self._trial.precision].autocast(self._device):
+            given = self._forward(self._image)
+        self._values_of(given, self._target).mean().backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
+
+    def evaluate(self, cases: int) -> int:
+        """Score so many cases of inner validation, or all there are; return how many."""
+        chosen = self._split.inner[:cases]
+        self._evaluator.score(chosen, final=False)
+        return len(chosen)
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of some work, to the end of what it asks of the device."""
+    start = perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return perf_counter() - start

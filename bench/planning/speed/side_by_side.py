@@ -1,0 +1,119 @@
+"""Trials side by side, for real: as many processes as a run would have, timed at once."""
+
+import os
+import pickle
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from time import monotonic
+from typing import Protocol
+
+from bench.core.processes import Beside, starting
+from bench.planning.speed.choice import Kind, Way
+from bench.planning.speed.factors import Part
+from bench.study.dataset import DataSet
+from bench.study.trial import Trial
+
+# What a way to compute may take to its first result: networks are compiled meanwhile. Assumption.
+LONGEST_SEC = 600.0
+# How often one looks whether processes live.
+LOOK_SEC = 0.5
+# Samples or cases done and seconds, or why there are none.
+_Answer = tuple[int, float] | str
+_PROCESS = starting("bench.planning.speed.process")
+
+
+class NotMeasuredError(Exception):
+    """A way to compute that does not work here; its text says why."""
+
+
+class Machine(Protocol):
+    """What times the work of trials; tests give their own."""
+
+    def sample_sec(self, kind: Kind, way: Way, part: Part, least: float) -> float:
+        """Return seconds of one sample, or case, on the whole machine; raise NotMeasuredError."""
+
+    def end(self) -> None:
+        """End what was started."""
+
+
+class Here:
+    """This machine: for each number of threads the processes that it holds, started when needed.
+
+    `lanes` says for each number of threads how many trials are side by side.
+    """
+
+    def __init__(
+        self,
+        trials: Mapping[Kind, Trial],
+        sets: Mapping[str, DataSet],
+        base: Path,
+        *,
+        device: str,
+        lanes: Mapping[int, int],
+    ) -> None:
+        """Start nothing yet; `base` is the folder that references in the study start at."""
+        asked = {"trials": trials, "sets": sets, "base": base, "device": device}
+        self._asked = pickle.dumps(asked)
+        self._lanes = lanes
+        self._processes: dict[int, list[Beside]] = {}
+
+    def sample_sec(self, kind: Kind, way: Way, part: Part, least: float) -> float:
+        """Time all processes of a number of threads at once, each for `least` seconds.
+
+        Raises NotMeasuredError where one of them cannot do it, or ends; they are started anew then.
+        """
+        if way.threads not in self._processes:
+            self._processes[way.threads] = self._started(way.threads)
+        beside = self._processes[way.threads]
+        for process in beside:
+            process.say((kind, way.settings, part, least))
+        rate = 0.0
+        for answer in self._answers(way.threads, beside):
+            if isinstance(answer, str):
+                raise NotMeasuredError(answer.strip().partition("\n")[0])
+            done, sec = answer
+            rate += done / sec
+        return 1 / rate
+
+    def _answers(self, threads: int, beside: Sequence[Beside]) -> list[_Answer]:
+        found: dict[int, _Answer] = {}
+        until = monotonic() + LONGEST_SEC
+        while len(found) < len(beside):
+            silent = [process for number, process in enumerate(beside) if number not in found]
+            if monotonic() > until:
+                self._ended(threads)
+                raise NotMeasuredError(f"it took longer than {LONGEST_SEC / 60:g} min")
+            wait([process.fileno() for process in silent], LOOK_SEC)
+            for number, process in enumerate(beside):
+                over = process.ended()  # looked up first: what it said before is heard all the same
+                said = process.heard(0, lambda answer: answer) if number not in found else []
+                if said:
+                    found[number] = said[0]
+                elif over and number not in found:
+                    how = self._ended(threads)[number]
+                    raise NotMeasuredError(f"it ended its process ({how})")
+        return [found[number] for number in range(len(beside))]
+
+    def _started(self, threads: int) -> list[Beside]:
+        # As bench.execution.local starts those of a run.
+        several = self._lanes[threads] > 1
+        environment = {"OMP_NUM_THREADS": str(threads)} if several else {}
+        with Path(os.devnull).open("wb") as nowhere:
+            return [
+                Beside(
+                    _PROCESS,
+                    {"threads": threads, "asked": self._asked},
+                    nowhere.fileno(),
+                    environment,
+                )
+                for _ in range(self._lanes[threads])
+            ]
+
+    def _ended(self, threads: int) -> list[str]:
+        return [process.end() for process in self._processes.pop(threads)]
+
+    def end(self) -> None:
+        """End every process."""
+        for threads in list(self._processes):
+            self._ended(threads)
