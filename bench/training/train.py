@@ -45,6 +45,7 @@ from bench.training.samples.labels import of_odds, taught
 from bench.training.state import BestEpoch, Checkpoint, TargetReached, TrainingState
 from bench.training.transfer import LayerGroups
 from loaders.batches.drawn import class_counts
+from loaders.batches.shelf import Shelf
 from loaders.batches.table import LOADERS
 from loaders.batches.torch_loader import gather
 from loaders.batches.upload import uploaded
@@ -86,6 +87,7 @@ def run_trial(
     watch: Watch | None = None,
     resume: bytes | None = None,
     checkpoint: Checkpoint | None = None,
+    shelf: Shelf | None = None,
 ) -> Outcome:
     """Train and score one trial.
 
@@ -96,6 +98,8 @@ def run_trial(
     before it returns, gives what `resume` takes: the trial goes on after that epoch as if it had
     not stopped, with the same samples, draws and bits. Its times are those of both parts together,
     without the pause between them; `started_at` is that of the first.
+
+    Batches are shared by way of `shelf` with other processes; no number depends on it but times.
 
     Returns rows with status `ok` or `diverged`; anything else that goes wrong is raised, and is the
     runner's to write down: StoreError where the store has changed since it was prepared. Raises
@@ -211,6 +215,7 @@ def run_trial(
             shard=mixing.reads,
             threads=trial.threads,
             device=device,
+            shelf=shelf,
         )
 
     # ---- training: to the end of the budget, of patience, or of finite numbers ----

@@ -1,6 +1,7 @@
 """What is asked of a loader: which batches of which store, for which rank, by how many threads."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -8,13 +9,18 @@ import torch
 from loaders.sampling.sampler import Draws, Indices, Sampler, batch_positions
 from loaders.store.read import Store
 
+if TYPE_CHECKING:
+    from loaders.batches.shelf import Shelf
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """A stream of `batches` global batches from position `start` on, for one rank.
 
     `batch_size` is the global one; rank and world are in `shard`. `threads` threads prepare batches
-    for `device`. Raises ValueError where the arguments give no batch, here rather than in a thread.
+    for `device`. `shelf` is where processes of this machine leave batches for one another, None:
+    they do not; a loader that cannot be asked for one batch by itself makes its own all the same.
+    Raises ValueError where the arguments give no batch, here rather than in a thread.
     """
 
     store: Store
@@ -25,6 +31,7 @@ class Request:
     shard: tuple[int, int] = (0, 1)
     threads: int
     device: torch.device
+    shelf: "Shelf | None" = None
 
     def __post_init__(self) -> None:
         """Refuse what would fail at the first batch."""
