@@ -9,6 +9,7 @@ the others go on.
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from time import monotonic
@@ -18,7 +19,7 @@ from bench.core.processes import Beside, starting
 from bench.execution.dispatcher import STARTS, Dispatcher, LanesLost, Place
 from bench.execution.mailbox import Call
 from bench.execution.trial_queue import HUNG_MINUTES, Progress, Queue, Telling
-from bench.execution.worker import KEEP_SEC, cargo_of
+from bench.execution.worker import KEEP_SEC, cargo_of, shelf_for
 from bench.planning.plan import Plan
 
 log = logging.getLogger("medopt.lanes")
@@ -80,8 +81,10 @@ class Here:
         """Start `lanes` of them."""
         self._queue, self._hung_sec = queue, hung_minutes * 60
         self._log = queue.folder / "log.txt"
+        self._open = ExitStack()
         self._cargo = {
             "folder": str(queue.folder.absolute()),
+            "shelf": self._open.enter_context(shelf_for(queue, lanes)),
             "device": plan.study.device,
             "keep_sec": keep_sec,
             **cargo_of(plan),
@@ -218,3 +221,4 @@ class Here:
         for name, lane in self._lanes.items():
             lane.child.end()
             self._queue.attempts.end(name)
+        self._open.close()

@@ -6,10 +6,11 @@ import shutil
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +156,22 @@ class Queue:
     def _next(self) -> Trial | None:
         """Return the trial to hand out now; None where none is left, or one must train alone."""
         if not self.one_memory or not self._held:
-            return self._ready[0] if self._ready else None
+            return self._beside_others(self._ready)
         if any(self.attempts.deaths(held.lease.trial.trial_id) for held in self._held.values()):
             return None
-        return next((t for t in self._ready if not self.attempts.deaths(t.trial_id)), None)
+        return self._beside_others([t for t in self._ready if not self.attempts.deaths(t.trial_id)])
+
+    def _beside_others(self, ready: Iterable[Trial]) -> Trial | None:
+        """Return the first trial, or one of its fold and seed that shares batches with one in hand.
+
+        Which of a fold and seed comes first is nothing to the length of a run, as far as is known.
+        """
+        first = next(iter(ready), None)
+        if first is None or not self.shared_device:
+            return first
+        in_hand = {_stream(held.lease.trial) for held in self._held.values()}
+        alike = takewhile(lambda trial: _part(trial) == _part(first), ready)
+        return next((trial for trial in alike if _stream(trial) in in_hand), first)
 
     def pending(self) -> int:
         """Return how many trials have no result yet: in hand or waiting."""
@@ -405,6 +418,17 @@ def label(trial: Trial) -> str:
     said = " · ".join(part for part in (trial.dataset, *key_of(trial.combination)) if part)
     point = f" · point {trial.point}" if trial.inner_only else ""
     return f"{said} · fold {trial.fold} · seed {trial.seed}{point}"
+
+
+def _part(trial: Trial) -> tuple[Any, ...]:
+    return trial.dataset, trial.repeat, trial.fold, trial.seed
+
+
+def _stream(trial: Trial) -> tuple[Any, ...]:
+    """Return what decides a trial's batches, as far as trials of a fold and seed differ in it."""
+    taught = trial.normalize, trial.balance, trial.flipped, trial.readers
+    batch = trial.batch_size, trial.accumulate, trial.patch, str(trial.augment), trial.loader
+    return *_part(trial), *batch, *taught
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import socket
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -25,11 +25,12 @@ from bench.core.startup import begin
 from bench.core.undisturbed import undisturbed
 from bench.execution.dispatcher import Place
 from bench.execution.provenance import code_fingerprint, differences, plan_fingerprint
-from bench.execution.trial_queue import LEASE_SEC
+from bench.execution.trial_queue import LEASE_SEC, Queue
 from bench.planning.plan import Plan
 from bench.study.trial import Trial
 from bench.training.state import StateRefused, TrainingState
 from bench.training.train import Outcome, run_trial
+from loaders.batches.shelf import Shelf, made_shelf, size_by_memory
 
 log = logging.getLogger("medopt.lanes")
 
@@ -71,6 +72,16 @@ def cargo_of(plan: Plan) -> dict[str, Any]:
     }
 
 
+def shelf_for(queue: Queue, lanes: int) -> AbstractContextManager[str | None]:
+    """Give the path of a shelf (loaders.batches.shelf) for lanes of this machine, or None.
+
+    None but where the rows say that others trained beside a trial: of a trial alone, by which
+    prices go, every second is its own.
+    """
+    shared = queue.shared_device and lanes > 1
+    return made_shelf(size_by_memory()) if shared else nullcontext()
+
+
 def take_trials(
     worker: Worker,
     *,
@@ -78,6 +89,7 @@ def take_trials(
     content: dict[str, str],
     plan: bytes,
     keep_sec: float = KEEP_SEC,
+    shelf: str | None = None,
 ) -> None:
     """Take trials and run them until there are none left.
 
@@ -85,6 +97,7 @@ def take_trials(
     `code` and `content` are the driver's fingerprints, `plan` is its plan, pickled, which a worker
     unpickles only if its code is the driver's. The first worker of a lane speaks for it; the others
     hear from it which trial is next. A worker that differs says so, and the lane gets no trial.
+    `shelf` is the path of the one on which this machine's lanes share batches, None: they do not.
     """
     first = worker.world.rank == 0
     if first:
@@ -96,11 +109,22 @@ def take_trials(
         worker.ask("unfit", f"{socket.gethostname()}: {problem}")
     # No trial is taken before every worker of the lane had its say; of an unfit lane none is.
     worker.barrier()
+    batches = _opened(shelf)
     with _leased(worker.tell):
         while trial_id := worker.broadcast(worker.ask("take") if first else None):
             assert unpickled is not None
             trial = next(t for t in unpickled.trials if t.trial_id == trial_id)
-            _run_one(trial, unpickled, worker, keep_sec)
+            _run_one(trial, unpickled, worker, keep_sec, batches)
+
+
+def _opened(shelf: str | None) -> Shelf | None:
+    if shelf is None:
+        return None
+    try:
+        return Shelf(shelf)
+    except OSError as error:
+        log.warning("this process shares no batches: %s", failure(error))
+        return None
 
 
 def unpacked(
@@ -139,13 +163,15 @@ def _content_problem(plan: Plan, expected: dict[str, str]) -> str | None:
         return failure(error)
 
 
-def _run_one(trial: Trial, plan: Plan, worker: Worker, keep_sec: float) -> None:
+def _run_one(
+    trial: Trial, plan: Plan, worker: Worker, keep_sec: float, shelf: Shelf | None
+) -> None:
     """Run one trial and hand in what came of it."""
     world, device = worker.world, worker.device()
 
     try:
         with undisturbed():
-            outcome = _trained(trial, plan, worker, device, keep_sec)
+            outcome = _trained(trial, plan, worker, device, keep_sec, shelf)
     except BaseException as error:
         if world.size > 1 and _of_a_collective(error):
             # Another worker ended, or is out of reach: it has said why, or the lane that starts
@@ -174,7 +200,12 @@ def _of_a_collective(error: BaseException) -> bool:
 
 
 def _trained(
-    trial: Trial, plan: Plan, worker: Worker, device: torch.device, keep_sec: float
+    trial: Trial,
+    plan: Plan,
+    worker: Worker,
+    device: torch.device,
+    keep_sec: float,
+    shelf: Shelf | None,
 ) -> Outcome:
     """Train and score a trial, from where another process was cut off in it, if one was."""
     world = worker.world
@@ -192,6 +223,7 @@ def _trained(
         world=world,
         watch=watch,
         checkpoint=_Keeper(trial.trial_id, worker, keep_sec),
+        shelf=shelf,
     )
     kept = [worker.ask("resume", trial.trial_id) if world.rank == 0 else None]
     if world.size > 1:

@@ -46,6 +46,7 @@ from bench.training.samples.labels import of_odds, taught
 from bench.training.state import BestEpoch, Checkpoint, TargetReached, TrainingState
 from bench.training.transfer import LayerGroups
 from loaders.batches.drawn import class_counts
+from loaders.batches.shelf import Shelf
 from loaders.batches.table import LOADERS
 from loaders.batches.torch_loader import gather
 from loaders.batches.upload import uploaded
@@ -88,6 +89,7 @@ def run_trial(
     watch: Watch | None = None,
     resume: bytes | None = None,
     checkpoint: Checkpoint | None = None,
+    shelf: Shelf | None = None,
 ) -> Outcome:
     """Train and score one trial.
 
@@ -100,6 +102,7 @@ def run_trial(
     without the pause between them; `started_at` is that of the first.
 
     With several processes every one of them is given the same `resume`.
+    Batches are shared by way of `shelf` with other processes; no number depends on it but times.
 
     Returns rows with status `ok` or `diverged`; anything else that goes wrong is raised, and is the
     runner's to write down: StoreError where the store has changed since it was prepared. Raises
@@ -222,6 +225,7 @@ def run_trial(
             chunks=chunks,
             threads=trial.threads,
             device=device,
+            shelf=shelf,
         )
 
     # ---- training: to the end of the budget, of patience, or of finite numbers ----

@@ -1,6 +1,7 @@
 """What is asked of a loader: which batches of which store, for which rank, by how many threads."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -8,14 +9,19 @@ import torch
 from loaders.sampling.sampler import Draws, Indices, Sampler, batch_positions
 from loaders.store.read import Store
 
+if TYPE_CHECKING:
+    from loaders.batches.shelf import Shelf
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """A stream of `batches` global batches from position `start` on, for one rank.
 
     `batch_size` is the global one; rank and world are in `shard`, and `chunks` is in how many parts
-    a batch goes through the network. `threads` threads prepare batches for `device`. Raises
-    ValueError where the arguments give no batch, here rather than in a thread.
+    a batch goes through the network. `threads` threads prepare batches for `device`. `shelf` is
+    where processes of this machine leave batches for one another, None: they do not; a loader that
+    cannot be asked for one batch by itself makes its own all the same. Raises ValueError where the
+    arguments give no batch, here rather than in a thread.
     """
 
     store: Store
@@ -27,6 +33,7 @@ class Request:
     chunks: int = 1
     threads: int
     device: torch.device
+    shelf: "Shelf | None" = None
 
     def __post_init__(self) -> None:
         """Refuse what would fail at the first batch."""

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
+from time import perf_counter
 from types import EllipsisType
 from typing import Any, NamedTuple, TypeAlias
 
@@ -108,7 +109,8 @@ def torch_batches(request: Request) -> Generator[Batch]:
     threads + 1 ahead; where a step has every core, several at once when they have run out, while
     nothing else goes on. There each core waits for the slowest, and a thread beside them stops them
     all: 13 ms of loading, in CPU time, added 20 ms to each step on two cores, and adds 8 ms between
-    the steps (measured). What goes wrong in a batch is raised at that batch.
+    the steps (measured). What goes wrong in a batch is raised at that batch. With a shelf, a batch
+    is made by one of the processes that share it.
     """
     store, threads, device = request.store, request.threads, request.device
     patch = request.sampler.recipe.patch
@@ -118,8 +120,18 @@ def torch_batches(request: Request) -> Generator[Batch]:
     most = max(threads, _AHEAD_BYTES // size)
     at_once = min(most, _AHEAD * threads) if threads > 1 else 1
 
+    def gathered(batch: int) -> list[NDArray[Any]]:
+        return [*gather(store, request.draw(batch))]
+
+    once = None
+    if request.shelf is not None:
+        from loaders.batches.once import Once  # Unix alone has its locks
+
+        once = Once(request.shelf, request, gathered)
+    made = once or gathered
+
     def prepare(batch: int) -> Batch:
-        image, target = gather(store, request.draw(batch))
+        image, target = made(batch)
         return Batch(ready_for(device, image), ready_for(device, target))
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
@@ -133,6 +145,11 @@ def torch_batches(request: Request) -> Generator[Batch]:
                 ahead.extend(islice(tasks, at_once))
                 wait(ahead)
             image, target, _ = ahead.popleft().result()
+            given = perf_counter()
             yield Batch(sent(image, device), sent(target, device))
+            if once is not None:
+                once.stepped(perf_counter() - given)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        if once is not None:
+            once.close()

@@ -49,6 +49,11 @@ class Foreground:
         # In the memory of a process a region is looked through once; then a voxel costs one layer.
         self._counts = lru_cache(maxsize=_KEPT)(self._count)
 
+    @property
+    def arrays(self) -> list[NDArray[Any]]:
+        """All that decides which voxels are drawn, but the masks."""
+        return [self._boxes, self._inside]
+
     def voxel(self, case: int, region: float, place: float) -> Indices:
         """Return a foreground voxel (d,) of a case that holds any.
 

@@ -5,6 +5,7 @@ placed on foreground), so every optimizer, loss, loader and number of processes 
 sees the same samples, and a run taken up in the middle goes on with the samples it would have had.
 """
 
+import hashlib
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -225,6 +226,17 @@ class Sampler:
     def balanced(self) -> bool:
         """Whether each class is drawn as often."""
         return self._classes is not None
+
+    def digest(self) -> bytes:
+        """Return a hash of all that decides the draws but the masks: equal ones draw the same."""
+        digest = hashlib.sha256(repr((self.recipe, self.seed, self.balanced)).encode())
+        arrays = [self.cases, self._shapes, self._offset, self._unit, self._spacing]
+        arrays += self._classes or []
+        arrays += [] if self._foreground is None else self._foreground.arrays
+        for array in arrays:
+            digest.update(f"{array.shape} {array.dtype}".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.digest()
 
     def draw(self, positions: NDArray[np.integer[Any]]) -> Draws:
         """Return the samples at these positions (n,) of the stream."""

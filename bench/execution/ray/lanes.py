@@ -42,7 +42,7 @@ from bench.execution.ray.cluster import (
 )
 from bench.execution.ray.following import Autoscaler, Following
 from bench.execution.trial_queue import HUNG_MINUTES, Progress, Queue, Telling, opened
-from bench.execution.worker import Worker, cargo_of, take_trials
+from bench.execution.worker import Worker, cargo_of, shelf_for, take_trials
 from bench.planning.plan import Plan
 from bench.training.room import most_bytes
 from loaders.cores import usable_cores
@@ -77,12 +77,14 @@ class LaneEnd:
 class Carrier:
     """The Ray that carries lanes: a scratch folder, and whether this machine is `alone` in it.
 
-    `may_come`: it has an autoscaler that can add machines which hold a lane.
+    `may_come`: it has an autoscaler that can add machines which hold a lane. `shelf` is the path of
+    the one on which lanes of this machine share batches, None where they do not.
     """
 
     storage: Path
     alone: bool
     may_come: bool = False
+    shelf: str | None = None
 
 
 def run_lanes(
@@ -127,9 +129,12 @@ def run_lanes(
                 workers = lanes * gpus_per_trial
                 cores = max(workers * size.threads, usable_cores())
                 gpus = torch.cuda.device_count() if cuda else 0
-                with connected(None, cores=cores, gpus=gpus) as storage:
+                with (
+                    connected(None, cores=cores, gpus=gpus) as storage,
+                    shelf_for(queue, lanes) as shelf,
+                ):
                     check_room(machines_of_cluster(), workers, size)
-                    carrier = Carrier(storage=storage, alone=True)
+                    carrier = Carrier(storage=storage, alone=True, shelf=shelf)
                     _serve(plan, queue, lanes, size, carrier, changed, hung_minutes)
             else:
                 with connected(address) as storage:
@@ -170,7 +175,7 @@ def _serve(
     # Lane -> until when one of its workers must have spoken.
     names: dict[str, float] = {}
     # Sent to each lane by its name: the plan of a large study is some MB.
-    cargo = ray.put(cargo_of(plan))
+    cargo = ray.put({**cargo_of(plan), "shelf": carrier.shelf})
     controllers: list[Any] = []
     threads: list[threading.Thread] = []
     autoscaler = Autoscaler(size)

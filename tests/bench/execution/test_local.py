@@ -1,6 +1,9 @@
 """A run without Ray, whose trials do to their process what a user's code can do to one."""
 
+import os
 import pickle
+import random
+import re
 import signal
 import subprocess
 import sys
@@ -251,9 +254,114 @@ def test_two_side_by_side_give_the_bits_of_one(plan, tmp_path, monkeypatch):
     assert metrics(made) == metrics(alone)
     assert len(metrics(made)) > len(rows)
     assert not list(made.folder.glob(".in_hand*"))
+    # Batches were shared by the two, and by the one, whose seconds are its own, with nobody.
+    assert made_by_others(made)[0] > 0
+    assert made_by_others(alone) == (0, 0)
     # What a trial was said to take at most before it ran, the kernel has seen less of.
     (most,) = {most_bytes(made.trials, made.data, made.base)}
     assert 0.3 * most < max(row["peak_memory_bytes"] for row in rows) < most
+
+
+def made_by_others(made) -> tuple[int, int]:
+    """Return how many batches the trials of a run had from others, and made with a shelf."""
+    told = re.findall(
+        r"(\d+) batches were made by others, (\d+) here", (made.folder / "log.txt").read_text()
+    )
+    return sum(int(taken) for taken, _ in told), sum(int(own) for _, own in told)
+
+
+EVERYTHING = {
+    "flip": True,
+    "scale": 0.1,
+    "shift": 0.1,
+    "foreground": 0.5,
+    "translate": 0.1,
+    "rotate": 15.0,
+    "zoom": 0.1,
+    "noise": 0.1,
+    "contrast": 0.25,
+    "gamma": 0.3,
+    "chance": 0.5,
+}
+# Optimizers that take one gradient of a batch, two and up to twenty; a loss that has maps made of
+# the targets; batches of two sizes, mixed and as they are.
+DIMS = {
+    2: {"losses": ["ce", "focal"]},
+    3: {
+        "models": ["unet_small"],
+        "losses": ["dice_ce", "boundary"],
+        "patch": [16, 8, 12],
+        "batch_size": 2,
+    },
+}
+
+
+@pytest.fixture
+def many(plan, small_store):
+    """Return a maker of plans of 12 trials a fold, every augmentation on, by dimensions."""
+
+    def make(dims: int, **changes: object):
+        store = small_store("classification" if dims == 2 else "segmentation", dims)
+        axes = {"optimizers": ["sgd", "sam", "lbfgs"], "regularizers": ["none", "mixup"]}
+        given = {"data": [str(store.path)], "augment": EVERYTHING, **axes, **DIMS[dims]}
+        return plan(**(given | changes))
+
+    return make
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dims", DIMS)
+def test_four_lanes_that_load_once_give_the_bits_of_one(many, tmp_path, dims):
+    """All of `metrics`, and of `epochs` and `cases` what is no time."""
+    # So long that the first lane is not through before the last has begun.
+    made = many(dims, epochs=60 // dims)
+    rows = side_by_side(made, lanes=4)
+    alone = replace(made, folder=tmp_path / "alone")
+    run(alone)
+    assert {(row["status"], row["shared_device"]) for row in rows} == {("ok", True)}
+    assert len({row["lane"] for row in rows}) == 4
+    assert metrics(made) == metrics(alone)
+    for table in ("epochs", "cases"):
+        both = [
+            sorted(
+                str({k: v for k, v in row.items() if not k.endswith(("_sec", "_per_sec"))})
+                for row in read(each.folder, table).to_pylist()
+            )
+            for each in (made, alone)
+        ]
+        assert both[0] == both[1]
+    taken, own = made_by_others(made)
+    assert taken > own
+    assert all(0 < row["data_wait_sec"] < row["train_sec"] < row["wall_sec"] for row in rows)
+
+
+@pytest.mark.slow
+def test_lanes_of_which_ten_are_killed_at_random_load_once_all_the_same(many, tmp_path):
+    """As the kernel kills one that takes too much memory: in a step, a batch, or a half of one."""
+    made = many(3, epochs=12)
+    drawn, killed = random.Random(0), set()
+    with opened(made, shared_device=True) as queue:
+        here = local.Here(made, queue, 4, 30.0, 180.0)
+
+        def watch(progress) -> None:
+            hit = [r for r in progress.running if r.trial_id not in killed and r.epoch]
+            if len(killed) < 10 and len(progress.running) > 1 and hit and drawn.random() < 0.3:
+                chosen = drawn.choice(hit)
+                killed.add(chosen.trial_id)
+                os.kill(here._lanes[chosen.lane].child.number, signal.SIGKILL)
+
+        here.run(watch)
+    alone = replace(made, folder=tmp_path / "alone")
+    run(alone)
+    assert len(killed) == 10
+    rows = read(made.folder, "trials").to_pylist()
+    assert {row["status"] for row in rows} == {"ok"}
+    assert {row["trial_id"] for row in rows if row["attempt"] == 2} == killed
+    assert metrics(made) == metrics(alone)
+    assert made_by_others(made)[0] > 0
+    # Its memory has no name, and nobody holds it: it is gone.
+    assert not [link for link in Path("/proc/self/fd").iterdir() if "memfd" in str(link.resolve())]
+    assert not children()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """The queue: what is handed out, to whom, how often, and what is on disk when."""
 
 import errno
+from dataclasses import replace
 
 import pytest
 
@@ -84,6 +85,25 @@ def test_every_trial_is_handed_out_once_and_is_on_disk_when_finish_returns(tmp_p
     assert seen == ["trial0", "trial1", "trial2"]
     assert queue.pending() == 0
     assert make_queue(tmp_path).take("a") is None
+
+
+def test_lanes_side_by_side_get_trials_that_share_their_batches(tmp_path):
+    """Within a fold and seed alone, whose trials are the first; alone, trials come as they are."""
+    changes = [{}, {"balance": True}, {}, {"balance": True}, {"fold": 1}, {}]
+    trials = [replace(make_trial(n), **{"fold": 0, **changes[n]}) for n in range(6)]
+
+    def order(shared: bool, finishes: bool) -> list[int]:
+        queue = Queue(folder=tmp_path, study="s", trials=trials, footer={}, shared_device=shared)
+        taken = []
+        for lane in range(6):
+            taken.append(int(queue.take(f"lane{lane}").trial.trial_id[-1]))
+            if finishes:
+                queue._held.clear()
+        return taken
+
+    assert order(shared=True, finishes=False) == [0, 2, 1, 3, 4, 5]
+    assert order(shared=True, finishes=True) == [0, 1, 2, 3, 4, 5]
+    assert order(shared=False, finishes=False) == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_failed_trial_is_tried_again_when_the_study_is_run_again(tmp_path):

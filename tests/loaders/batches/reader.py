@@ -1,0 +1,125 @@
+"""A process that reads a stream of batches, by itself or with others by a shelf.
+
+`begun` starts one; it prints, as JSON: the SHA-256 of each batch, how many others had made, and the
+CPU seconds of its loading.
+"""
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from loaders.batches.table import LOADERS
+from loaders.batches.torch_loader import Batch
+from loaders.sampling.foreground import Foreground
+from loaders.sampling.normalization import normalization
+from loaders.sampling.sampler import Recipe, Sampler
+from loaders.store.read import Store, open_store
+
+ROOT = Path(__file__).resolve().parents[3]
+ANGLES = {2: (15.0,), 3: (15.0, 15.0, 15.0)}
+
+
+def everything(store: Store, patch: tuple[int, ...], **changes: Any) -> Sampler:
+    """Return a sampler of all cases with every augmentation on."""
+    cases = np.arange(len(store))
+    offset, unit = normalization(store.moments, store.meta.normalize, cases)
+    recipe = {
+        "patch": patch,
+        "flip": (True,) * len(patch),
+        "scale": 0.1,
+        "shift": 0.1,
+        "foreground": 0.5,
+        "translate": 0.1,
+        "rotate": ANGLES[len(patch)],
+        "zoom": 0.1,
+        "noise": 0.1,
+        "contrast": 0.25,
+        "gamma": 0.3,
+    }
+    given: dict[str, Any] = {
+        "cases": cases,
+        "shapes": store.shapes,
+        "offset": offset,
+        "unit": unit,
+        "seed": 3,
+        "spacing": store.spacing,
+        "foreground": Foreground(
+            mask=store.mask, boxes=store.boxes, regions=tuple(store.meta.regions.values())
+        )
+        if store.meta.masked
+        else None,
+    }
+    names = {field.name for field in fields(Recipe)}
+    of_recipe = {name: changes.pop(name) for name in list(changes) if name in names}
+    return Sampler(recipe=Recipe(**{**recipe, **of_recipe}), **{**given, **changes})
+
+
+def digest(batch: Batch) -> str:
+    """Return a hash of a batch's bits."""
+    whole = hashlib.sha256(batch.image.numpy().tobytes())
+    whole.update(batch.target.numpy().tobytes())
+    return whole.hexdigest()
+
+
+def begun(
+    store: Path, patch: tuple[int, ...], *, batches: int, batch_size: int, **rest: Any
+) -> subprocess.Popen[str]:
+    """Start a process that reads so many batches.
+
+    `shelf` is the path of a shelf or None, `pace` the greatest seconds that it works with a batch,
+    `seed` decides how long it does with each.
+    """
+    asked = {"store": str(store), "patch": patch, "batches": batches, "batch_size": batch_size}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.loaders.batches.reader", json.dumps({**asked, **rest})],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+
+
+def main(
+    store: str,
+    patch: list[int],
+    batches: int,
+    batch_size: int,
+    shelf: str | None = None,
+    pace: float = 0.0,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Read the stream; a step of 1 ms at least, so that others have their turn."""
+    from loaders.batches.shelf import Shelf
+
+    opened, paces = open_store(Path(store)), random.Random(seed)
+    digests, spent = [], 0.0
+    stream = LOADERS["torch"].open(
+        opened,
+        everything(opened, tuple(patch)),
+        batch_size=batch_size,
+        batches=batches,
+        threads=1,
+        device=torch.device("cpu"),
+        shelf=None if shelf is None else Shelf(shelf),
+    )
+    with stream as given:
+        while True:
+            start = time.process_time()
+            batch = next(given, None)
+            spent += time.process_time() - start
+            if batch is None:
+                return {"digests": digests, "cpu": spent}
+            digests.append(digest(batch))
+            time.sleep(0.001 + pace * paces.random())
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(**json.loads(sys.argv[1]))))
