@@ -51,6 +51,7 @@ def misfit(
     return (
         model.unfit(task=task.networks, dims=meta.dims, patch=patch)
         or served
+        or _of_ignored(combination, data)
         or _of_spacing(combination, data)
         or _of_setters(combination, study, task.served_by)
         or _of_clinical(combination, data, patch)
@@ -62,6 +63,16 @@ def misfit(
         or _of_cramped(combination, study, data, patch)
         or _of_start(combination, optimizer, data.splits[0], starts)
         or _of_size(combination, optimizer, data, patch, devices)
+    )
+
+
+def _of_ignored(combination: Combination, data: DataSet) -> str | None:
+    loss = combination.own_loss.row
+    if data.store.meta.ignored is None or loss.ignoring:
+        return None
+    return (
+        f"loss {loss.name} looks at where voxels lie or is a user's own, and {data.name!r} has "
+        "voxels to be ignored, of which nobody knows what they are"
     )
 
 

@@ -138,6 +138,8 @@ def _answer_fault(case: Case, meta: Meta) -> str | None:
         if answer.dtype != np.uint8:
             raise TypeError(f"a {meta.kind} reader gave a mask of type {answer.dtype}, not uint8")
         answer = int(answer.max())
+        if answer == meta.ignored:
+            return None
     if not 0 <= answer < len(meta.classes):
         return f"label {answer} is none of the {len(meta.classes)} classes"
     return None
