@@ -137,6 +137,14 @@ class Meta:
         return TARGETS[self.task].masks
 
     @property
+    def ignored(self) -> int | None:
+        """The label of voxels that count nowhere, one above that of the last class; None: all do.
+
+        A reader that finds such voxels says so by the option `ignore`, their number in the source.
+        """
+        return len(self.classes) if "ignore" in self.options else None
+
+    @property
     def numbers(self) -> Numbers | None:
         """What numbers the answer of a case is; None: a class or a mask."""
         return TARGETS[self.task].numbers

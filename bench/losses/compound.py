@@ -5,6 +5,7 @@ sample (N,).
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench.losses.cross_entropy import cross_entropy, focal, top_k_cross_entropy
@@ -22,12 +23,24 @@ def dice_cross_entropy(
 
 
 def dice_batch_cross_entropy(
-    logits: Tensor, target: Tensor, total: Total, *, smooth: float, label_smoothing: float
+    logits: Tensor,
+    target: Tensor,
+    total: Total,
+    *,
+    smooth: float,
+    label_smoothing: float,
+    counted: Tensor | None = None,
 ) -> Tensor:
-    """Return linear Dice of the global batch + cross-entropy of each sample; segmentation."""
-    return dice_batch(logits, target, total, smooth=smooth) + cross_entropy(
-        logits, target, label_smoothing=label_smoothing
-    )
+    """Return linear Dice of the global batch + cross-entropy of each sample; segmentation.
+
+    `counted` (N, ...) says which voxels count, None: all; of a sample with none the latter is 0.
+    """
+    region = dice_batch(logits, target, total, smooth=smooth, counted=counted)
+    if counted is None:
+        return region + cross_entropy(logits, target, label_smoothing=label_smoothing)
+    each = F.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
+    number = counted.flatten(1).sum(1).clamp_min(1)
+    return region + (each * counted).flatten(1).sum(1) / number
 
 
 def dice_focal(logits: Tensor, target: Tensor, *, smooth: float, gamma: float) -> Tensor:

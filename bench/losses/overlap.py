@@ -57,12 +57,23 @@ def _tversky(logits: Tensor, target: Tensor, alpha: float, beta: float, smooth: 
     return loss(*regions(logits, target))
 
 
-def dice_batch(logits: Tensor, target: Tensor, total: Total, *, smooth: float) -> Tensor:
+def dice_batch(
+    logits: Tensor,
+    target: Tensor,
+    total: Total,
+    *,
+    smooth: float,
+    counted: Tensor | None = None,
+) -> Tensor:
     """Return linear Dice with sums over all voxels of the global batch; segmentation.
 
     Every sample is given the same value. MONAI's `batch=True` sums over one process alone.
+    `counted` (N, ...) says which voxels are summed over, None: all.
     """
     p, g = regions(logits, target)
+    if counted is not None:
+        inside = counted.flatten(1)[:, None].to(p)
+        p, g = p * inside, g * inside
     overlap, size = total(torch.stack([(p * g).sum((0, 2)), (p + g).sum((0, 2))]))
     value: Tensor = 1 - (2 * overlap + smooth) / (size + smooth)
     return value.mean().expand(len(logits))

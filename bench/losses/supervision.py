@@ -5,12 +5,13 @@ beside the label map, logits of whether each class occurs in the patch at all.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.losses.table import Criterion, Total
+from bench.losses.table import Criterion, Loss, Total
 from models.output import Output
 
 # (what the network gave, target, and what the loader made of the target, if it did) -> values (N,)
@@ -31,6 +32,39 @@ def logits_of(given: Tensor | Output) -> Tensor:
 def as_target(answers: Tensor) -> Tensor:
     """Return answers as losses take them: classes and label maps as int64, numbers as they are."""
     return answers if answers.is_floating_point() else answers.long()
+
+
+def ignoring(row: Loss, criterion: Criterion, ignored: int) -> Criterion:
+    """Return the loss of a row, with its settings, of the voxels whose label is not `ignored`.
+
+    A sample of which no voxel counts costs 0, but for what it shares with the others of its batch.
+    Raises ValueError where the row cannot leave voxels out.
+    """
+    if not row.ignoring:
+        raise ValueError(f"loss {row.name} cannot leave out voxels that are ignored")
+
+    def values(
+        logits: Tensor, target: Tensor, class_weights: Tensor | None, total: Total, **made: Any
+    ) -> Tensor:
+        counted = target != ignored
+        if row.ignoring == "counted":
+            known = torch.where(counted, target, 0)
+            return criterion(logits, known, class_weights, total, counted=counted, **made)
+        if bool(counted.all()):
+            return criterion(logits, target, class_weights, total, **made)
+        each = []
+        for own, labels, inside in zip(logits.flatten(2), target.flatten(1), counted, strict=True):
+            kept = inside.flatten()
+            if kept.any():
+                each.append(
+                    criterion(own[None, :, kept], labels[None, kept], class_weights, total, **made)
+                )
+            else:
+                # Nothing, by which the network is still reached.
+                each.append((own[None] * 0).sum((1, 2)))
+        return torch.cat(each)
+
+    return values
 
 
 def supervised(criterion: Criterion, class_weights: Tensor | None, total: Total) -> Supervised:
@@ -70,13 +104,19 @@ def _at(target: Tensor, level: Tensor) -> Tensor:
 
 
 def present(target: Tensor, classes: int) -> Tensor:
-    """Return whether each class occurs in each label map (N, *spatial), as float32 (N, C)."""
-    flat = target.reshape(len(target), -1)
-    found = torch.zeros(len(target), classes, device=target.device)
-    return found.scatter_(1, flat, 1.0)
+    """Return whether each class occurs in each label map (N, *spatial), as float32 (N, C).
+
+    Labels above those of the classes, which are of voxels that are ignored, are none of them.
+    """
+    flat = target.reshape(len(target), -1).clamp_max(classes)
+    found = torch.zeros(len(target), classes + 1, device=target.device)
+    return found.scatter_(1, flat, 1.0)[:, :classes]
 
 
 def _presence_loss(presence: Tensor, target: Tensor) -> Tensor:
-    occurs = present(target, presence.shape[1])
+    classes = presence.shape[1]
+    occurs = present(target, classes)
     each = F.binary_cross_entropy_with_logits(presence, occurs, reduction="none")
-    return each[:, 1:].mean(1)
+    # What is not among the voxels that count may be among those that are ignored.
+    whole = (target < classes).flatten(1).all(1, keepdim=True)
+    return (each * torch.maximum(occurs, whole.to(occurs)))[:, 1:].mean(1)

@@ -74,8 +74,11 @@ class Loss:
     the function gets none and makes it itself. A row that is `spaced` takes the `spacing` of the
     voxels where its setting `mm` is true, as its `derive` does. `moves(settings, epoch)` gives the
     settings of an epoch of training, from 0; evaluation keeps those of the first, so that losses
-    can be compared. `later` are settings that came when trials had ids: at their defaults they
-    enter none.
+    can be compared. `ignoring` says how it leaves out voxels that are ignored: `sample`, where a
+    sample without them is one of fewer voxels; `counted`, where it takes which voxels (N, *spatial)
+    count under that name; empty where it must know what lies at each place of the image, as
+    distances and skeletons do. `later` are settings that came when trials had ids: at their
+    defaults they enter none.
     """
 
     name: str
@@ -89,6 +92,7 @@ class Loss:
     moves: Callable[[Mapping[str, Setting], int], dict[str, Setting]] | None = None
     later: frozenset[str] = frozenset()
     spaced: bool = False
+    ignoring: str = "sample"
     formula: str
     summary: str
     source: str
@@ -165,7 +169,7 @@ def _coupled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         target: Tensor,
         class_weights: Tensor | None,
         total: Total,
-        **settings: Setting,
+        **settings: Any,
     ) -> Tensor:
         del class_weights
         return function(wide(logits), target, total, **settings)
@@ -443,6 +447,7 @@ LOSSES: dict[str, Loss] = {
             function=_coupled(overlap.dice_batch),
             defaults=SMOOTH,
             tasks=MASKS,
+            ignoring="counted",
             formula=f"{DICE}, sum over the voxels of the whole global batch",
             summary="linear Dice loss of the batch as if it were one image",
             source="SoftDiceLoss of nnU-Net with batch_dice",
@@ -520,6 +525,7 @@ LOSSES: dict[str, Loss] = {
             function=_coupled(compound.dice_batch_cross_entropy),
             defaults={**SMOOTH, **LABELS},
             tasks=MASKS,
+            ignoring="counted",
             formula=f"{DICE}, sum over the voxels of the whole global batch, + {CE}; "
             "label_smoothing as ce",
             summary="linear Dice loss of the batch plus cross-entropy: nnU-Net's in 2-D, and in "
@@ -565,6 +571,7 @@ LOSSES: dict[str, Loss] = {
             defaults={"alpha": 0.5, "iterations": 3, "smooth": 1.0},
             bounds={**BOUNDS, "alpha": (0, 1)},
             tasks=MASKS,
+            ignoring="",
             formula=f"(1 - alpha) {DICE} + alpha mean_fg(1 - 2 t s / (t + s)), t = (sum S(p) g + "
             "smooth) / (sum S(p) + smooth), s the same of S(g) and p, S the soft skeleton by "
             "iterations of erosion",
@@ -579,6 +586,7 @@ LOSSES: dict[str, Loss] = {
             derive=tubes.tubes,
             defaults={"weight": 1.0, **SMOOTH, **LABELS},  # an equal part, as there
             tasks=MASKS,
+            ignoring="",
             formula=f"{DICE} + {CE} + weight mean_fg(1 - (sum p s + smooth) / (sum s + smooth)), s "
             "what of a class lies within two voxels of the skeleton of all; label_smoothing as ce",
             summary="linear Dice loss, cross-entropy and how much of the skeletons is found",
@@ -593,6 +601,7 @@ LOSSES: dict[str, Loss] = {
             later=frozenset({"mm", "balanced"}),
             spaced=True,
             tasks=MASKS,
+            ignoring="",
             formula=f"{DICE} + weight mean_fg(log(1 + h)), h = mean((p - g)^2 (d_p^alpha + "
             "d_g^alpha)), d the distance in voxels, with mm in mm, to the border of the reference, "
             "of the prediction at 1/2; balanced: h times what makes both terms equal in the global "
@@ -611,6 +620,7 @@ LOSSES: dict[str, Loss] = {
             later=frozenset({"mm", "rise", "rebalance"}),
             spaced=True,
             tasks=MASKS,
+            ignoring="",
             formula=f"{DICE} + weight mean_fg(mean(p phi)), phi the distance in voxels, with mm in "
             "mm, to the border of the reference, negative inside; in training the weight grows by "
             "rise each epoch, and with rebalance Dice weighs 1 - weight, at least 0.01",

@@ -25,6 +25,7 @@ def confusion(
     distances: bool,
     logits: NDArray[np.floating] | None = None,
     presence: NDArray[np.floating] | None = None,
+    ignored: int | None = None,
 ) -> list[Row]:
     """Return one row a region, of the columns of the table `cases` that segmentation fills.
 
@@ -42,12 +43,21 @@ def confusion(
       `presence` (C,), a network's own log-odds that the image holds each label, the highest of the
       region's labels. `prob` and the lists of probabilities are of the same.
 
+    Voxels whose reference is `ignored` are not counted and their logits not looked at; where
+    distances are measured and lesions found both maps are background there.
+
     What is not measured is None. Raises ValueError where shapes or types do not fit.
     """
     _check(pred, ref, regions, spacing, logits)
+    whole = pred.size
+    if ignored is not None and (left_out := ref == ignored).any():
+        pred, ref = (np.where(left_out, np.uint8(0), labels) for labels in (pred, ref))
+        whole -= int(left_out.sum())
+        if logits is not None:
+            # No number, which says nothing.
+            logits = np.where(left_out, np.nan, logits)
     # All that is counted and measured lies in the box around what either map labels.
     box = bounding_box(pred | ref)
-    whole = pred.size
     # From corner to corner of the image: no two of its voxels are as far apart.
     diagonal_mm = float(np.linalg.norm(np.multiply(pred.shape, spacing)))
     pred, ref = pred[box], ref[box]

@@ -51,6 +51,7 @@ def misfit(
     return (
         model.unfit(task=task.networks, dims=meta.dims, patch=patch)
         or served
+        or _of_ignored(combination, data)
         or _of_spacing(combination, data)
         or _of_setters(combination, study, task.served_by)
         or _of_clinical(combination, data, patch)
@@ -70,6 +71,16 @@ def unfit_for(
     """Return why a combination cannot be computed as a study says: in its precision, compiled."""
     optimizer = combination.own_optimizer.row
     return _of_precision(optimizer, study) or _of_cramped(combination, study, data, patch)
+
+
+def _of_ignored(combination: Combination, data: DataSet) -> str | None:
+    loss = combination.own_loss.row
+    if data.store.meta.ignored is None or loss.ignoring:
+        return None
+    return (
+        f"loss {loss.name} looks at where voxels lie or is a user's own, and {data.name!r} has "
+        "voxels to be ignored, of which nobody knows what they are"
+    )
 
 
 def _of_spacing(combination: Combination, data: DataSet) -> str | None:

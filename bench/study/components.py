@@ -230,6 +230,7 @@ def loss_row(name: str, given: Mapping[str, Any], base: Path) -> Part[Loss]:
         defaults=dict(given),
         bounds={},
         tasks=tuple(TASKS),
+        ignoring="",
         formula="of the user's own",
         summary="of the user's own",
         source=name,

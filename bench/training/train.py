@@ -27,7 +27,7 @@ from bench.core.settings import Setting
 from bench.core.timing import Clock, reset_peak_memory
 from bench.losses.mixup import Mixing
 from bench.losses.objective import Objective
-from bench.losses.supervision import supervised
+from bench.losses.supervision import ignoring, supervised
 from bench.losses.table import Criterion, Loss, alone, over_processes
 from bench.optimizers.averaging import REFRESH_BATCHES, MovingAverage, evaluation_weights
 from bench.optimizers.spec import state_bytes
@@ -438,7 +438,9 @@ def make_criterion(
     Its settings are those of an epoch of training, from 0: evaluation is at the first's.
     """
     spaced = _spaced(loss, store, sampler.cases)
-    criterion = partial(loss.row.bind(loss.row.at(loss.settings, epoch)), **spaced)
+    criterion: Criterion = partial(loss.row.bind(loss.row.at(loss.settings, epoch)), **spaced)
+    if store.meta.ignored is not None:
+        criterion = ignoring(loss.row, criterion, store.meta.ignored)
     scale = TASKS[store.meta.task].scale(store, sampler.cases)
     if scale is None:
         return criterion

@@ -51,6 +51,7 @@ def _of_patches(
             # The mask alone is read; outside of the image is background.
             box = tuple(map(slice, low[row], high[row]))
             labels = np.asarray(store.mask(int(draws.case[row])))[box]
-        counts += np.bincount(labels.ravel(), minlength=classes)
+        # Voxels that are ignored have a label above those of the classes.
+        counts += np.bincount(labels.ravel(), minlength=classes)[:classes]
         counts[0] += math.prod(draws.patch) - labels.size
     return counts

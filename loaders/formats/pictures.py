@@ -22,7 +22,8 @@ import numpy as np
 
 from loaders.cases import Array, BadCase
 from loaders.formats.checksum import read_hashed
-from loaders.formats.codestream import J2K, Coded, coded
+from loaders.formats.coded.codestream import J2K, Coded, coded
+from loaders.formats.coded.plain_png import plain_png
 from loaders.formats.dicom.preamble import ENOUGH, begin_of
 from loaders.formats.levels import Picture
 from loaders.formats.orientation import upright
@@ -156,6 +157,8 @@ def _form(raw: bytes, where: str) -> str:
 def _decode(raw: bytes, form: str, where: str) -> Picture:
     from PIL import Image
 
+    if form == "PNG" and (plain := plain_png(raw, MAX_PIXELS)) is not None:
+        return Picture(array=plain, bits=8)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata; bombs are refused below

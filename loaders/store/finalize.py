@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from loaders.cases import IMAGE_TYPES, BadSource, Meta
 from loaders.formats.checksum import file_hash
 from loaders.formats.npy import ArrayFile, open_npy
 from loaders.store.copies import Conflicts, find_copies
-from loaders.store.item_writer import BUILT, ROLES
+from loaders.store.item_writer import ROLES, read_rows
 from loaders.store.layout import (
     CASES,
     CHECKED,
@@ -65,7 +64,7 @@ def arrange(building: Path, making: Making, rejected: list[tuple[str, str]]) -> 
     meta = making.meta
     found = []
     for folder in (building / "items").iterdir():
-        table = pq.read_table(folder / "cases.parquet", schema=BUILT)
+        table = read_rows(folder)
         name = pa.array([folder.name] * len(table), pa.string())
         found.append(table.append_column("item", name))
     if not sum(map(len, found)):

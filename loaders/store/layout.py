@@ -151,7 +151,10 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 # What a reader found in the files and wrote beside its settings: nobody can set it.
-_FOUND = ("label_values", "lowest", "bits", "depths", "way", "classes_of", "volumes", "categories")
+_FOUND = (
+    *("label_values", "lowest", "bits", "depths", "way", "classes_of", "volumes", "categories"),
+    "ignore",
+)
 
 
 def prepare_command(path: Path, known: Mapping[str, Any], **more: JSON) -> str:

@@ -138,6 +138,8 @@ def _answer_fault(case: Case, meta: Meta) -> str | None:
         if answer.dtype != np.uint8:
             raise TypeError(f"a {meta.kind} reader gave a mask of type {answer.dtype}, not uint8")
         answer = int(answer.max())
+        if answer == meta.ignored:
+            return None
     if not 0 <= answer < len(meta.classes):
         return f"label {answer} is none of the {len(meta.classes)} classes"
     return None
@@ -260,6 +262,13 @@ def _boxes(mask: Array | None, meta: Meta) -> Array:
     if around[0].stop == 0:
         return boxes
     origin = np.array([side.start for side in around])
+    if mask[around].max() == 1:
+        # Of one label alone the box is known.
+        alone = [(side.start, side.stop) for side in around]
+        for row, labels in enumerate(meta.regions.values()):
+            if 1 in labels:
+                boxes[row] = np.array(alone).T
+        return boxes
     # A union of labels has the union of their boxes, so each label is looked for once.
     of_label = {
         label: np.array([(side.start, side.stop) for side in sides]).T + origin

@@ -16,12 +16,13 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from loaders.cases import BadCase, BadSource, Item, Kind, Meta, Read, Survey, most_often
 from loaders.memory import keep_freed_memory
 from loaders.store.copies import Conflicts
 from loaders.store.finalize import Making, arrange
-from loaders.store.item_writer import Built, build_item
+from loaders.store.item_writer import ROWS, Built, build_item
 from loaders.store.layout import (
     CASES,
     FORMAT,
@@ -78,7 +79,8 @@ def write_store(
     """
     if strict and survey.rejected:
         raise survey.rejected[0]
-    plan = {_item_print(item, survey.meta, key): item for item in survey.items}
+    known = meta_to_json(survey.meta)
+    plan = {_item_print(item, known, key): item for item in survey.items}
     if len(plan) < len(survey.items):
         raise BadSource("two items of the source have the same identifier and the same files")
     making = Making(
@@ -167,9 +169,9 @@ def _tell_of_empty_classes(building: Path, meta: Meta, rejected: list[BadCase]) 
 # Fingerprints: keyed, since they cover names, and taken from what a look at the files tells.
 
 
-def _item_print(item: Item, meta: Meta, key: bytes) -> str:
+def _item_print(item: Item, meta: Mapping[str, Any], key: bytes) -> str:
     files = [(path.name, *_size_and_date(path)) for path in item.paths]
-    text = json.dumps([FORMAT, meta_to_json(meta), item.key, files, repr(item.extra)])
+    text = json.dumps([FORMAT, meta, item.key, files, repr(item.extra)])
     return hmac.digest(key, text.encode(), "sha256").hex()[:32]
 
 
@@ -251,8 +253,10 @@ def _clear(building: Path, plan: dict[str, Item]) -> set[str]:
     items.mkdir(exist_ok=True)
     kept = set()
     for folder in items.iterdir():
-        # An item with a rejected case is read again, to tell the terminal once more which it is.
-        if folder.name in plan and not (folder / "rejected").exists():
+        # An item with a rejected case is read again, to tell the terminal once more which it is; so
+        # is one that an earlier version wrote, whose rows lie otherwise.
+        whole = (folder / ROWS).exists() and not (folder / "rejected").exists()
+        if folder.name in plan and whole:
             kept.add(folder.name)
         else:
             shutil.rmtree(folder)

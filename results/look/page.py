@@ -85,7 +85,8 @@ def _legend(content: Content) -> list[dict[str, str]]:
     """Return {"name", "colour"} of each label that is outlined in a picture."""
     masks = [p.labels for case in content.cases for p in case.planes if p.labels is not None]
     labels = sorted({int(label) for mask in masks for label in np.unique(mask)} - {0})
-    names = [each["name"] for each in content.data["classes"]]
+    # Voxels that are ignored have the label above those of the classes.
+    names = [*(each["name"] for each in content.data["classes"]), "ignored"]
     return [{"name": names[label], "colour": colour_of(label)} for label in labels]
 
 

@@ -14,6 +14,7 @@ from pydicom.data import get_testdata_file
 
 from loaders.cases import BadCase, BadSource
 from loaders.datasets.table import KINDS
+from loaders.formats.dicom.file import quiet
 from loaders.formats.dicom.slices import read_slices
 
 # The lung's window (HU), as LIDC's kind reads slices.
@@ -121,7 +122,8 @@ def read_dicom(paths: Sequence[Path]) -> None:
         except (BadCase, BadSource) as refusal:
             refusals.append(refusal)
     try:
-        slices = read_slices(paths[0], WINDOW, "here")
+        with quiet():
+            slices = read_slices(paths[0], WINDOW, "here")
         assert all(one.pixels is not None for one in slices)
     except BadCase as refusal:
         refusals.append(refusal)

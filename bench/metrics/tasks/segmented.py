@@ -31,14 +31,20 @@ def regions(seen: Seen) -> list[list[Row]]:
             distances=seen.costly,
             logits=seen.logits[place].cpu().numpy() if seen.costly else None,
             presence=seen.presence,
+            ignored=seen.meta.ignored,
         )
         for place, index in enumerate(seen.cases)
     ]
 
 
 def example(seen: Seen, place: int, _regions: list[Row]) -> dict[str, np.ndarray]:
-    """Return the slice that holds most of the reference, of the image and of both masks."""
+    """Return the slice that holds most of the reference, of the image and of both masks.
+
+    Voxels that are ignored are background in both, as they are not scored.
+    """
     mask, found = seen.target[place], _label_map(seen, place)
+    if seen.meta.ignored is not None:
+        mask, found = (np.where(mask == seen.meta.ignored, 0, each) for each in (mask, found))
     if mask.ndim == 2:
         return {"image": seen.picture(place), "reference": mask, "prediction": found}
     z = int((mask > 0).sum(axis=(1, 2)).argmax())

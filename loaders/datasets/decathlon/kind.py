@@ -64,11 +64,15 @@ _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 @dataclass(frozen=True, kw_only=True)
 class _Labels:
-    """What the numbers of the label files mean: `values[i]` is that of `classes[i]`."""
+    """What the numbers of the label files mean: `values[i]` is that of `classes[i]`.
+
+    `ignore` is that of voxels that count nowhere, None: there are none.
+    """
 
     values: tuple[int, ...]
     classes: tuple[str, ...]
     regions: dict[str, tuple[int, ...]]
+    ignore: int | None = None
 
 
 def survey_msd(source: Path, options: Mapping[str, Any]) -> Survey:
@@ -276,13 +280,27 @@ def _by_class(named: Mapping[int, str]) -> _Labels:
 
 
 def _nnunet_labels(about: Mapping[str, Any], source: Path) -> _Labels:
-    """Return the labels of nnU-Net, where one name may cover several numbers (a region)."""
-    labels = dictionary(about, "labels", source)
-    if "ignore" in labels:
+    """Return the labels of nnU-Net, where one name may cover several numbers (a region).
+
+    Its `ignore` is of voxels that nobody labelled; it is the highest number of all (nnU-Net's
+    documentation/ignore_label.md).
+    """
+    labels = dict(dictionary(about, "labels", source))
+    if "ignore" not in labels:
+        return _named_labels(about, labels, source)
+    if isinstance(labels["ignore"], list):
+        raise BadSource("dataset.json: label 'ignore' is a list of numbers; it is one")
+    ignore = number_of(labels.pop("ignore"))
+    found = _named_labels(about, labels, source)
+    if ignore <= found.values[-1]:
         raise BadSource(
-            f"{source} has an `ignore` label (sparse annotation), which is not read: losses and "
-            "scores count every voxel, so give such voxels a class or leave their cases out"
+            f"dataset.json: label 'ignore' is {ignore}; it is the highest of all, above "
+            f"{found.values[-1]}"
         )
+    return replace(found, ignore=ignore)
+
+
+def _named_labels(about: Mapping[str, Any], labels: Mapping[str, Any], source: Path) -> _Labels:
     if all(str(name).isdigit() for name in labels):
         return _by_class(_msd_labels(about, source))
     united: dict[str, tuple[int, ...]] = {}
@@ -350,6 +368,7 @@ def _meta(
 ) -> Meta:
     is_ct = modality == "ct"
     spacing, reading = chosen_spacing(kind, chosen), chosen_reading(kind, chosen)
+    ignored: dict[str, JSON] = {} if labels.ignore is None else {"ignore": labels.ignore}
     try:
         return Meta(
             kind=kind,
@@ -367,7 +386,8 @@ def _meta(
             source=text_of(about, "reference") or "unknown",
             licence=text_of(about, "licence") or text_of(about, "license") or "unknown",
             options={
-                "label_values": labels.values,
+                "label_values": (*labels.values, *ignored.values()),
+                **ignored,
                 "lowest": AIR if is_ct else None,
                 "modality": modality,
                 **spacing,

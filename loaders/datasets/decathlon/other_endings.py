@@ -41,7 +41,7 @@ def other_meta(meta: Meta, files: Mapping[str, tuple[Path, ...]], ending: str) -
     numbers: dict[str, Any] = {
         "way": "numbers",
         "overlap": "refuse",
-        "classes_of": tuple(range(len(meta.classes))),
+        "classes_of": tuple(range(len(meta.classes) + (meta.ignored is not None))),
     }
     if ending in VOLUMES:
         flat = []
@@ -68,14 +68,16 @@ def other_meta(meta: Meta, files: Mapping[str, tuple[Path, ...]], ending: str) -
         "bits": scale.bits,
         "depths": scale.told,
     }
-    values = meta.options["label_values"]
+    kept: dict[str, JSON] = {
+        name: meta.options[name] for name in ("label_values", "ignore") if name in meta.options
+    }
     return replace(
         meta,
         dims=2,
         normalize="train",
         fill=0.0,
         unit="image",
-        options={"label_values": values, **numbers, **levels},
+        options={**kept, **numbers, **levels},
     )
 
 

@@ -29,6 +29,7 @@ from pydicom.filereader import read_dataset
 from pydicom.filewriter import write_file_meta_info
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
+    UID,
     AllTransferSyntaxes,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
@@ -37,7 +38,7 @@ from pydicom.uid import (
 )
 
 from loaders.cases import BadCase
-from loaders.formats.dicom.plain_elements import plain_elements
+from loaders.formats.dicom.plain_elements import Plain, plain_elements
 from loaders.formats.dicom.preamble import ENOUGH, PREAMBLE, begin_of
 
 # What pydicom and its decoders raise on a file that is cut off or damaged; found by cutting and
@@ -63,9 +64,13 @@ DAMAGE = (
 MAX_BYTES = 2**29
 # Value representations that mean the same in every character set (PS3.5 6.2).
 _CONSTANT = ("CS", "DS", "IS", "UI", "US")
+# That of names and descriptions, which are text in the file's.
+_WORDS = "LO"
 # Bytes in which the header is looked for; it takes 2 to 20 kB (seen in LIDC-IDRI and pydicom's test
 # files).
 _HEAD = 2**15
+# The group of the file meta information.
+_META = 0x0002
 # File Meta Information Group Length (0002,0000), a UL of four bytes, which is the first element.
 _GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 # Pixel Data (7FE0,0010).
@@ -107,26 +112,51 @@ def damage_told(where: str, what: str = "a DICOM file is damaged or cut off") ->
 
 @dataclass(frozen=True, kw_only=True)
 class DicomFile:
-    """A data set (a whole file's or a sequence item's) and `where`, the file's name for errors."""
+    """Elements (a whole file's or a sequence item's) and `where`, the file's name for errors."""
 
-    dataset: Dataset
+    held: Dataset | Plain
     where: str
+
+    @property
+    def dataset(self) -> Dataset:
+        """The elements as pydicom's data set, the same one each time."""
+        return self.held.dataset if isinstance(self.held, Plain) else self.held
 
     @property
     def meta(self) -> "DicomFile":
         """The elements of the file meta information."""
-        return replace(self, dataset=self.dataset.file_meta)
+        plain = isinstance(self.held, Plain) and self.held.meta
+        return DicomFile(held=plain or self.dataset.file_meta, where=self.where)
 
     def value(self, keyword: str) -> Any:
         """Return an element's value, parsed on demand; None if it is absent. Raises BadCase."""
-        element: Any = self.dataset.get_item(_tag(keyword), keep_deferred=True)
+        if isinstance(self.held, Plain):
+            return self._plain_value(keyword, self.held)
+        element: Any = self.held.get_item(_tag(keyword), keep_deferred=True)
         if not isinstance(element, RawDataElement):
             return None if element is None else element.value
         with damage_told(self.where, f"{keyword} is damaged"):
             vr = element.VR or dictionary_VR(element.tag)
             if vr in _CONSTANT:
-                return _converted(element.tag, vr, element.value, element.is_little_endian)
+                return _converted(int(element.tag), vr, element.value, element.is_little_endian)
             return self.dataset.get(keyword)
+
+    def _plain_value(self, keyword: str, held: Plain) -> Any:
+        tag = _tag(keyword)
+        found = held.found.get(tag)
+        if found is None:
+            return None
+        try:
+            vr = found[0] or dictionary_VR(tag)
+            if vr in _CONSTANT:
+                return _converted(tag, vr, found[1], True)
+            if vr == _WORDS:
+                return _converted(tag, vr, found[1], True, held.encodings)
+        except (*DAMAGE, OSError):
+            with damage_told(self.where, f"{keyword} is damaged"):
+                raise
+        with damage_told(self.where, f"{keyword} is damaged"):
+            return held.dataset.get(keyword)
 
     def text(self, keyword: str) -> str:
         """Return an element as text; raises BadCase if it is missing or empty."""
@@ -139,7 +169,8 @@ class DicomFile:
         if (found := self.value(keyword)) is None:
             raise BadCase(f"{keyword} is missing", where=self.where)
         try:
-            parsed = np.array(found, np.float64).reshape(-1)
+            # The slices of a series repeat them, but for their places.
+            parsed = _parsed(found) if type(found) in _PLAIN_NUMBERS else _as_numbers(found)
         except (TypeError, ValueError) as error:
             raise BadCase(f"{keyword} holds no number", where=self.where) from error
         if len(parsed) != count or not np.isfinite(parsed).all():
@@ -148,8 +179,10 @@ class DicomFile:
 
     def items(self, keyword: str) -> "list[DicomFile]":
         """Return the items of a sequence, an empty list if it is missing; raises BadCase."""
+        if isinstance(self.held, Plain) and _tag(keyword) not in self.held.found:
+            return []
         with damage_told(self.where):
-            return [replace(self, dataset=item) for item in self.dataset.get(keyword) or ()]
+            return [replace(self, held=item) for item in self.dataset.get(keyword) or ()]
 
 
 class Start(NamedTuple):
@@ -200,7 +233,7 @@ def open_file(
         plain = _plain(file, begin, limit, where)
         # pydicom reads a file without a preamble only when it is forced to.
         dataset = pydicom.dcmread(plain, force=begin == 0, **options)
-    return _with_syntax(DicomFile(dataset=dataset, where=where))
+    return _with_syntax(DicomFile(held=dataset, where=where))
 
 
 def open_header(path: Path, where: str, keywords: Sequence[str]) -> DicomFile | None:
@@ -215,7 +248,7 @@ def with_pixels(start: Start, path: Path) -> DicomFile:
     with _Bounded(path) as file, damage_told(start.file.where):
         file.seek(start.end)
         start.file.dataset.update(read_dataset(file, start.implicit, True))
-    return start.file
+    return replace(start.file, held=start.file.dataset)
 
 
 def check_pixels_whole(file: DicomFile) -> None:
@@ -286,37 +319,41 @@ def _before_pixels(head: bytes, size: int, where: str) -> Start | None:
     end = head.find(_PIXELS, data, _HEAD - 12)
     if end < 0 or (meta := _meta_elements(head[begin:data])) is None:
         return None
-    syntax = DicomFile(dataset=meta, where=where).value("TransferSyntaxUID")
+    syntax = DicomFile(held=meta, where=where).value("TransferSyntaxUID")
     if syntax not in AllTransferSyntaxes or syntax in _OTHERWISE:
         return None
     implicit = syntax == ImplicitVRLittleEndian
-    dataset = _elements(head[data:end], implicit=implicit)
-    if dataset is None or _tags(dataset)[0] >> 16 <= 2:
+    held = _elements(head[data:end], implicit=implicit)
+    if held is None or _tags(held)[0] >> 16 <= 2:
         return None
-    dataset.file_meta = meta
+    if isinstance(held, Plain):
+        held.meta = meta
+    else:
+        held.file_meta = meta.made(FileMetaDataset) if isinstance(meta, Plain) else meta
     # Tag, VR, two bytes of nothing and the length where VRs are explicit, else tag and length.
     if not implicit and head[end + 4 : end + 8] not in _WORDS_OR_BYTES:
         return None
     first = end + (8 if implicit else 12)
     length = int.from_bytes(head[first - 4 : first], "little")
-    file = DicomFile(dataset=dataset, where=where)
+    file = DicomFile(held=held, where=where)
     return Start(file, end, first, length, size, implicit)
 
 
-def _meta_elements(content: bytes) -> FileMetaDataset | None:
+def _meta_elements(content: bytes) -> Plain | FileMetaDataset | None:
     """Return the file meta information in these bytes, None unless that is all there is.
 
     Raises ValueError where other elements are among them.
     """
-    if plain := plain_elements(content, FileMetaDataset, implicit=False):
-        return plain
     meta = _elements(content)
+    if isinstance(meta, Plain):
+        return meta if all(tag >> 16 == _META for tag in meta.found) else None
     return FileMetaDataset(meta) if meta else None
 
 
-def _elements(content: bytes, *, implicit: bool = False) -> Dataset | None:
+def _elements(content: bytes, *, implicit: bool = False) -> Plain | Dataset | None:
     """Return the elements in these bytes, or None unless the last one ends where the bytes do."""
-    if plain := plain_elements(content, Dataset, implicit=implicit):
+    plain = plain_elements(content, implicit=implicit)
+    if plain is not None and plain.found:
         return plain
     dataset = read_dataset(BytesIO(content), implicit, True)
     last: Any = dataset.get_item(_tags(dataset)[-1], keep_deferred=True) if len(dataset) else None
@@ -325,9 +362,9 @@ def _elements(content: bytes, *, implicit: bool = False) -> Dataset | None:
     return None
 
 
-def _tags(dataset: Dataset) -> list[int]:
-    """Return the tags of a data set in the order of the file."""
-    return list(dataset.keys())
+def _tags(held: Plain | Dataset) -> list[int]:
+    """Return the tags of elements in the order of the file."""
+    return list(held.found if isinstance(held, Plain) else held.keys())
 
 
 class _Bounded(BufferedReader):
@@ -383,12 +420,34 @@ def _inflated(meta: FileMetaDataset, packed: bytes, limit: int, where: str) -> B
 
 
 @lru_cache
-def _tag(keyword: str) -> BaseTag:
-    return Tag(keyword)
+def _tag(keyword: str) -> int:
+    # Not pydicom's own type, which compares itself ten times as slowly.
+    return int(Tag(keyword))
+
+
+# The types of values that `_parsed` remembers.
+_PLAIN_NUMBERS = (float, int, tuple)
+
+
+def _as_numbers(found: Any) -> NDArray[np.float64]:
+    return np.array(found, np.float64).reshape(-1)
 
 
 @lru_cache(maxsize=1024)
-def _converted(tag: BaseTag, vr: str, written: bytes | None, little_endian: bool) -> Any:
+def _parsed(found: Any) -> NDArray[np.float64]:
+    numbers = _as_numbers(found)
+    numbers.setflags(write=False)
+    return numbers
+
+
+@lru_cache(maxsize=1024)
+def _converted(
+    tag: int,
+    vr: str,
+    written: bytes | None,
+    little_endian: bool,
+    encodings: tuple[str, ...] = (),
+) -> Any:
     """Return an element as pydicom converts it; cached, since the slices of a series repeat it.
 
     Decimals are plain floats: pydicom's own carry their text along, which takes five times as long
@@ -396,10 +455,12 @@ def _converted(tag: BaseTag, vr: str, written: bytes | None, little_endian: bool
     """
     if vr == "DS" and written and (decimals := _decimals(written)):
         return decimals[0] if len(decimals) == 1 else decimals
+    if vr == "UI" and written and b"\\" not in written:
+        # Those of slices are never met again, and pydicom takes ten times as long (measured).
+        return UID(written.decode("latin-1").rstrip("\0 "))
     length = len(written or b"")
-    return convert_raw_data_element(
-        RawDataElement(tag, vr, length, written, 0, False, little_endian)
-    ).value
+    raw = RawDataElement(BaseTag(tag), vr, length, written, 0, False, little_endian)
+    return convert_raw_data_element(raw, encoding=list(encodings) or None).value
 
 
 def _decimals(written: bytes) -> tuple[float, ...] | None:

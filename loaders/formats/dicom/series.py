@@ -93,17 +93,18 @@ def list_series(
     """
     found: dict[str, dict[str, tuple[dict[str, str], Path]]] = {}
     rejected = []
-    for path in sorted(files):
-        where = str(path.relative_to(root))
-        try:
-            header = _header(path, where, nameless=nameless)
-        except BadCase as error:
-            error.key = where
-            rejected.append(error)
-        else:
-            if header is not None:
-                images = found.setdefault(header["SeriesInstanceUID"], {})
-                images.setdefault(header["SOPInstanceUID"], (header, path))
+    with quiet():
+        for path in sorted(files):
+            where = str(path.relative_to(root))
+            try:
+                header = _header(path, where, nameless=nameless)
+            except BadCase as error:
+                error.key = where
+                rejected.append(error)
+            else:
+                if header is not None:
+                    images = found.setdefault(header["SeriesInstanceUID"], {})
+                    images.setdefault(header["SOPInstanceUID"], (header, path))
     series = []
     for uid, images in found.items():
         where = str(next(iter(images.values()))[1].parent.relative_to(root))
@@ -117,18 +118,15 @@ def list_series(
 
 def _header(path: Path, where: str, *, nameless: bool) -> dict[str, str] | None:
     """Return the listed elements of a file; None where it is no DICOM file or a DICOMDIR."""
-    with quiet():
-        file = open_header(path, where, list(_LISTED))
-        if file is None:
-            return None
-        if file.meta.value("MediaStorageSOPClassUID") == _DIRECTORY:
-            return None
-        return {
-            keyword: file.text(keyword)
-            if needed and not (nameless and keyword == "PatientID")
-            else str(file.value(keyword) or "").strip()
-            for keyword, needed in _LISTED.items()
-        }
+    file = open_header(path, where, list(_LISTED))
+    if file is None or file.meta.value("MediaStorageSOPClassUID") == _DIRECTORY:
+        return None
+    return {
+        keyword: file.text(keyword)
+        if needed and not (nameless and keyword == "PatientID")
+        else str(file.value(keyword) or "").strip()
+        for keyword, needed in _LISTED.items()
+    }
 
 
 def _series(uid: str, images: Sequence[tuple[dict[str, str], Path]], where: str) -> Series:
@@ -157,12 +155,13 @@ def read_series(
     """
     slices: list[Slice] = []
     voxels = 0
-    for path in paths:
-        for one in read_slices(path, window, where, measured=measured):
-            voxels += math.prod(one.shape)
-            if voxels > MAX_VOXELS:
-                raise BadCase(f"the series has more than {MAX_VOXELS} voxels", where=where)
-            slices.append(one)
+    with quiet():
+        for path in paths:
+            for one in read_slices(path, window, where, measured=measured):
+                voxels += math.prod(one.shape)
+                if voxels > MAX_VOXELS:
+                    raise BadCase(f"the series has more than {MAX_VOXELS} voxels", where=where)
+                slices.append(one)
     first = slices[0]
     for field in ("shape", "orientation", "pixel_spacing"):
         values = np.array([getattr(one, field) for one in slices])

@@ -13,7 +13,6 @@ from loaders.formats.dicom.file import (
     DicomFile,
     open_file,
     open_start,
-    quiet,
     with_pixels,
 )
 from loaders.formats.dicom.functional_groups import FrameHeader, frame_headers
@@ -71,43 +70,41 @@ def read_slices(
     the window's lower bound: rescaled first, it would be a density that no tissue has. Stored
     values become HU by ModalityLUTSequence, or else by the slope and intercept of their own slice.
     MONOCHROME1 asks a viewer to show low values white (PS3.3 C.7.6.3.1.2): it changes no HU, so
-    nothing is inverted.
+    nothing is inverted. To be called within `quiet`.
     """
     if (size := path.stat().st_size) > MAX_BYTES:
         raise BadCase(f"a file has {size} bytes; {MAX_BYTES} are read", where=where)
-    with quiet():
-        start = open_start(path, where)
-        file = open_file(path, where) if start is None else start.file
-        if file is None:
-            raise BadCase("a file of the series is no DICOM file any more", where=where)
-        colours = file.text("PhotometricInterpretation")
-        if colours not in ("MONOCHROME1", "MONOCHROME2"):
-            raise BadCase(
-                "PhotometricInterpretation is neither MONOCHROME1 nor MONOCHROME2", where=where
-            )
-        count = _count(file)
-        headers = [
-            _Frame(header, number, count)
-            for number, header in enumerate(frame_headers(file, count))
-        ]
-        if start and count == 1 and (found := uncompressed_pixels(start, path)):
-            pixels = [found]
-        else:
-            whole = with_pixels(start, path) if start else file
-            pixels = decoded_pixels(whole, count)
-        if len(pixels) != count:
-            raise BadCase(f"{count} frames are claimed and {len(pixels)} are there", where=where)
-        return [
-            Slice(
-                image=header.image,
-                pixels=of_frame,
-                meaning=header.meaning(of_frame, window, measured=measured),
-                position=header.numbers("ImagePositionPatient", 3),
-                orientation=header.numbers("ImageOrientationPatient", 6),
-                pixel_spacing=header.pixel_spacing,
-            )
-            for header, of_frame in zip(headers, pixels, strict=True)
-        ]
+    start = open_start(path, where)
+    file = open_file(path, where) if start is None else start.file
+    if file is None:
+        raise BadCase("a file of the series is no DICOM file any more", where=where)
+    colours = file.text("PhotometricInterpretation")
+    if colours not in ("MONOCHROME1", "MONOCHROME2"):
+        raise BadCase(
+            "PhotometricInterpretation is neither MONOCHROME1 nor MONOCHROME2", where=where
+        )
+    count = _count(file)
+    headers = [
+        _Frame(header, number, count) for number, header in enumerate(frame_headers(file, count))
+    ]
+    if start and count == 1 and (found := uncompressed_pixels(start, path)):
+        pixels = [found]
+    else:
+        whole = with_pixels(start, path) if start else file
+        pixels = decoded_pixels(whole, count)
+    if len(pixels) != count:
+        raise BadCase(f"{count} frames are claimed and {len(pixels)} are there", where=where)
+    return [
+        Slice(
+            image=header.image,
+            pixels=of_frame,
+            meaning=header.meaning(of_frame, window, measured=measured),
+            position=header.numbers("ImagePositionPatient", 3),
+            orientation=header.numbers("ImageOrientationPatient", 6),
+            pixel_spacing=header.pixel_spacing,
+        )
+        for header, of_frame in zip(headers, pixels, strict=True)
+    ]
 
 
 def _count(file: DicomFile) -> int:

@@ -30,6 +30,7 @@ from loaders.formats.nifti import (
     to_ras,
 )
 from loaders.store import prepare as store_prepare
+from loaders.store.layout import prepare_command, read_description
 from loaders.store.pseudonyms import keyed_id
 from loaders.store.read import Store, open_store, verify_store
 from loaders.store.write import write_store
@@ -972,6 +973,34 @@ def test_nnunet_regions(tmp_path: Path) -> None:
     assert store.meta.regions == {"kidney": (1, 2, 3), "masses": (2, 3), "tumor": (2,)}
 
 
+def test_voxels_to_be_ignored_are_no_class_and_no_region(tmp_path: Path) -> None:
+    """Label maps hold them above the last class; nothing that is counted or drawn around has them.
+
+    nnU-Net's documentation/ignore_label.md: the label is called `ignore` and is the highest.
+    """
+    labels = {"background": 0, "whole": [1, 4], "core": 4, "ignore": 7}
+    make_nnunet(tmp_path / "raw", labels, [0, 1, 4, 7])
+    store, _, rejected = prepare("nnunet", tmp_path / "raw", tmp_path / "s")
+    assert not rejected
+    assert store.meta.classes == ("background", "label_1", "core")
+    assert store.meta.regions == {"whole": (1, 2), "core": (2,)}
+    assert store.meta.ignored == 3
+    for number in range(3):
+        index = index_of(store, f"case_{number}")
+        mask = store.mask(index)
+        given = a_label([0, 1, 4, 7], number).transpose(2, 1, 0)
+        for source, stored in {0: 0, 1: 1, 4: 2, 7: 3}.items():
+            np.testing.assert_array_equal(mask == stored, given == source)
+        counts = [int((given == source).sum()) for source in (0, 1, 4)]
+        assert store.class_counts[index].tolist() == counts
+        for region, sources in enumerate(((1, 4), (4,))):
+            where = np.argwhere(np.isin(given, sources))
+            box = [where.min(axis=0).tolist(), (where.max(axis=0) + 1).tolist()]
+            assert store.boxes[index, region].tolist() == box
+    again = prepare_command(tmp_path / "s", read_description(tmp_path / "s"))
+    assert "--set ignore" not in again
+
+
 def test_nnunet_of_version_1(tmp_path: Path) -> None:
     make_nnunet(tmp_path / "raw", {"0": "background", "1": "core"}, [0, 1])
     about = json.loads((tmp_path / "raw" / "dataset.json").read_text())
@@ -1012,7 +1041,9 @@ def test_ct_in_any_channel_that_nobody_named_is_asked_about(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("about", "message"),
     [
-        ({"labels": {"background": 0, "a": 1, "ignore": 2}}, "`ignore` label"),
+        ({"labels": {"background": 0, "a": 2, "ignore": 1}}, "'ignore' is 1; it is the highest"),
+        ({"labels": {"background": 0, "a": 1, "ignore": 1}}, "the highest of all, above 1"),
+        ({"labels": {"background": 0, "a": 1, "ignore": [2, 3]}}, "'ignore' is a list of numbers"),
         ({"labels": {"background": 1, "a": 0}}, "label 'background' is not 0"),
         ({"file_ending": ".gipl"}, "holds .gipl files; read are: .nii.gz, .nii, .nrrd"),
         ({"channel_names": {}}, "has no 'channel_names'"),

@@ -1,0 +1,1 @@
+"""Coded pictures: what their bytes declare, and PNG without detours."""

@@ -1,0 +1,130 @@
+"""The pixels of a plain PNG in half of Pillow's time: isal unpacks them, FFmpeg undoes the filters.
+
+Plain is a whole picture in grey or RGB of 8 bits, neither interlaced nor transparent, which says
+nothing else that changes how it is read: most photographs and masks. What is not plain, or is
+damaged, is left to Pillow, which says why.
+"""
+
+import io
+import struct
+from collections.abc import Iterator
+
+import av
+import numpy as np
+from isal import isal_zlib
+
+from loaders.cases import Array
+
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# PNG 5.3: length, type, data, checksum of type and data.
+_CHUNK, _SUM = struct.Struct(">L4s"), struct.Struct(">L")
+# PNG 11.2.2: width, height, bits, colour type, compression, filter, interlace.
+_HEADER = struct.Struct(">LLBBBBB")
+_CHANNELS = {0: 1, 2: 3}
+_FORMATS = {1: "gray", 3: "rgb24"}
+# Chunks that change no pixel, with their lengths (PNG 11.3).
+_IGNORED = {b"pHYs": 9, b"gAMA": 4, b"sRGB": 1, b"cHRM": 32, b"tIME": 7}
+# The filters of a row are numbered 0 to 4 (PNG 9.2).
+_LAST_FILTER = 4
+# DEFLATE's blocks of bytes as they are (RFC 1951 3.2.4), in a stream of zlib (RFC 1950).
+_STORED, _MOST_STORED, _ZLIB = struct.Struct("<BHH"), 2**16 - 1, b"\x78\x01"
+
+
+def plain_png(raw: bytes, most: int) -> Array | None:
+    """Return a plain PNG of up to `most` pixels as (C, Y, X) uint8, else None."""
+    if (parts := _parts(raw)) is None:
+        return None
+    header, packed = parts
+    width, height, bits, kind, *methods = _HEADER.unpack(header)
+    channels = _CHANNELS.get(kind, 0)
+    if bits != 8 or not channels or any(methods) or not 0 < width * height <= most:
+        return None
+    filtered = _unpacked(packed, height * (1 + channels * width))
+    if filtered is None:
+        return None
+    if np.frombuffer(filtered, np.uint8)[:: 1 + channels * width].max() > _LAST_FILTER:
+        return None
+    return _unfiltered(header, filtered, channels)
+
+
+def _parts(raw: bytes) -> tuple[bytes, bytes] | None:
+    """Return the header and the packed pixels of a file that has nothing else to tell."""
+    packed: list[bytes] = []
+    header = last = b""
+    for kind, data in _chunks(raw):
+        if last == b"IEND" or (kind == b"IDAT" and packed and last != kind):
+            return None
+        if kind == b"IHDR" and not last and len(data) == _HEADER.size:
+            header = data
+        elif kind == b"IDAT" and header:
+            packed.append(data)
+        elif not header or _IGNORED.get(kind, 0 if kind == b"IEND" else -1) != len(data):
+            return None
+        last = kind
+    return (header, b"".join(packed)) if last == b"IEND" else None
+
+
+def _chunks(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Give the type and the data of each chunk, up to one that is damaged."""
+    at = len(_SIGNATURE) if raw.startswith(_SIGNATURE) else len(raw)
+    view = memoryview(raw)
+    while at + _CHUNK.size + _SUM.size <= len(raw):
+        length, kind = _CHUNK.unpack_from(raw, at)
+        first, end = at + _CHUNK.size, at + _CHUNK.size + length
+        if end + _SUM.size > len(raw):
+            return
+        if isal_zlib.crc32(view[first - len(kind) : end]) != _SUM.unpack_from(raw, end)[0]:
+            return
+        yield kind, raw[first:end]
+        at = end + _SUM.size
+    if at < len(raw):
+        # Bytes behind the last chunk, which no chunk is.
+        yield b"", b""
+
+
+def _unpacked(packed: bytes, size: int) -> bytes | None:
+    """Return the bytes of a stream of zlib that holds `size` of them and ends there, else None."""
+    inflate = isal_zlib.decompressobj()
+    try:
+        found = inflate.decompress(packed, size + 1)
+    except isal_zlib.error:  # type: ignore[misc]  # isal's stub declares it as an instance
+        return None
+    whole = len(found) == size and inflate.eof and not inflate.unused_data
+    return found if whole else None
+
+
+def _unfiltered(header: bytes, filtered: bytes, channels: int) -> Array:
+    """Return the pixels (C, Y, X) of rows with their filters, which FFmpeg undoes.
+
+    It reads whole files, so it is given one whose pixels are not packed.
+    """
+    file = io.BytesIO()
+    file.write(_SIGNATURE)
+    _write(file, b"IHDR", header)
+    _write(file, b"IDAT", _stored(filtered))
+    _write(file, b"IEND", b"")
+    codec = av.CodecContext.create("png", "r")
+    (frame,) = codec.decode(av.Packet(file.getvalue()))
+    assert frame.format.name == _FORMATS[channels]  # as its header says
+    pixels = frame.to_ndarray()
+    # FFmpeg's rows may be longer than the picture's.
+    return np.ascontiguousarray(pixels[np.newaxis] if channels == 1 else np.moveaxis(pixels, -1, 0))
+
+
+def _write(file: io.BytesIO, kind: bytes, data: bytes) -> None:
+    file.write(_CHUNK.pack(len(data), kind))
+    file.write(data)
+    file.write(_SUM.pack(isal_zlib.crc32(data, isal_zlib.crc32(kind))))
+
+
+def _stored(content: bytes) -> bytes:
+    """Return a stream of zlib that holds bytes as they are."""
+    stream, view = io.BytesIO(), memoryview(content)
+    stream.write(_ZLIB)
+    for at in range(0, len(content), _MOST_STORED):
+        block = view[at : at + _MOST_STORED]
+        last = at + _MOST_STORED >= len(content)
+        stream.write(_STORED.pack(last, len(block), len(block) ^ _MOST_STORED))
+        stream.write(block)
+    stream.write(_SUM.pack(isal_zlib.adler32(content)))
+    return stream.getvalue()
