@@ -22,7 +22,7 @@ from bench.planning.speed.choice import Way
 from bench.planning.speed.side_by_side import Here
 from bench.study.schema import Study
 from loaders.cores import usable_cores
-from tests.perf.test_perf_share import store_at
+from tests.perf.loading.test_perf_share import store_at
 
 ROUNDS, LEAST_SEC = 5, 4.0
 

@@ -6,7 +6,7 @@ The readers read every file into an array and do nothing else: SimpleITK's of se
 images and masks. A tenth of each set is looked at by default; whole sets, 2.6 GB of DICOM once more
 as a store, are marked slow. SimpleITK is in the extra `perf`.
 
-    pytest tests/perf/test_perf_own_data.py --benchmark-only [-m slow]
+    pytest tests/perf/loading/test_perf_own_data.py --benchmark-only [-m slow]
 """
 
 import json
@@ -31,7 +31,7 @@ from loaders.datasets.table import KINDS
 from loaders.memory import keep_freed_memory
 from loaders.store.prepare import prepare
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SIDE = 256
 SERIES, SLICES, PAIRS = 200, 100, 2000
 # Rounds of a tenth; of all of it one.

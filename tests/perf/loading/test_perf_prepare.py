@@ -8,7 +8,7 @@ classes, the checks, sums, histograms and boxes of every case, checksums of what
 written, the writing. nibabel as its quickest users read, by `np.asarray(image.dataobj)`;
 `get_fdata()` makes float64 of it. SimpleITK is in the extra `perf`.
 
-    pytest tests/perf/test_perf_prepare.py --benchmark-only
+    pytest tests/perf/loading/test_perf_prepare.py --benchmark-only
 """
 
 import itertools
@@ -42,7 +42,7 @@ from loaders.store.prepare import prepare
 from loaders.store.write import write_store
 
 nib: Any = nibabel
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 ROUNDS = 5
 # As BraTS has them, in which 15 to 20 % of the voxels are brain.
 SHAPE = (240, 240, 155)

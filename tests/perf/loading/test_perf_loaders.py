@@ -12,7 +12,7 @@ Where a peer may do less it does: MONAI draws one intensity for all channels, To
 patches from each turned volume. The torch DataLoader is a user's own few lines. torchio and
 batchgeneratorsv2 are the extra `perf`.
 
-    pytest tests/perf/test_perf_loaders.py --benchmark-only --benchmark-group-by=group
+    pytest tests/perf/loading/test_perf_loaders.py --benchmark-only --benchmark-group-by=group
 """
 
 import os

@@ -10,7 +10,7 @@ memory, in turn; the median of the ratios is noted. Of trials it is what `medopt
 itself has measured: `data_wait_sec` over `wall_sec` less that. The loader that `auto` takes on a
 CPU works only while it is waited for, so that this is all there is.
 
-    pytest tests/perf/test_perf_share.py --benchmark-only
+    pytest tests/perf/loading/test_perf_share.py --benchmark-only
 """
 
 import json
@@ -43,7 +43,7 @@ from loaders.store.read import Store, open_store
 from loaders.store.write import write_store
 from models.table import MODELS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MODEL, PATCH, BATCH, STEPS, ROUNDS = "unet_res", (64, 64, 64), 2, 16, 7
 EVERYTHING = Augment(
     flip=True,

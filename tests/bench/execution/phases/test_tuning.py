@@ -15,7 +15,7 @@ from bench import api
 from bench.core.references import StudyError
 from results.tables.store import finished, footer, read
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 STUDY = """
 name: small
