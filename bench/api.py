@@ -251,15 +251,18 @@ def show(
 ) -> tuple[Path, Path]:
     """Write a page of a store, and a picture of some of its cases; return where both are.
 
+    A store at an address is copied to this machine first, as a study's is.
     `out` is the page, NAME.html (None: the store's name, here), the picture NAME.png beside it. So
     many `cases` are shown, drawn by `seed` so that every class is among them as far as they reach.
     The page holds images of patients, and no name. Raises StoreError where the folder is no whole
-    store, StudyError where the page cannot be called so, OSError where it cannot be written.
+    store, StorageError where none is at the address, StudyError where the page cannot be called so,
+    OSError where it cannot be written.
     """
     from bench.core.references import StudyError
+    from bench.storage.store_copy import store_here
     from loaders.store.read import open_store
 
-    path = local_path(store, "store")
+    path = store_here(store) if is_address(store) else local_path(store, "store")
     page = Path(f"{path.absolute().name}.html") if out is None else local_path(out, "out")
     if page.suffix != ".html":
         raise StudyError(f"out {page}: the page is a file whose name ends in .html.")

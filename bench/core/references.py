@@ -41,8 +41,8 @@ def local_path(given: str | Path, what: str) -> Path:
     if re.match(r"[A-Za-z][A-Za-z0-9+.\-]+:/", str(given)):
         kind = str(given).partition(":")[0]
         raise StudyError(
-            f"{what} {given}: results are written to a disk, and {kind}: is none. Give a folder, "
-            f"and copy or mount it where it should go."
+            f"{what} {given}: a folder or file on a disk is wanted here, and {kind}: is none. Runs "
+            f"and stores may also lie at s3://BUCKET/PATH or gs://BUCKET/PATH (docs/storage.md)."
         )
     return Path(given)
 

@@ -186,7 +186,7 @@ def _of_labels(combination: Combination, data: DataSet) -> str | None:
         name = combination.choices["labels"].label
         return (
             f"labels {name} are of readers, and data {data.name} does not keep what each said: "
-            "LIDC's malignancy does"
+            "LIDC's malignancy does, and a table of several rows a picture, with readers=majority"
         )
     return None
 

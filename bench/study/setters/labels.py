@@ -33,7 +33,8 @@ LABELS: dict[str, Regularizer] = {
             sets={"trial.readers": "readers"},
             defaults={"readers": "soft"},
             tasks=("classification",),
-            summary="the share of a case's readers that gave each class (LIDC's malignancy)",
+            summary="the share of a case's readers that gave each class (LIDC's malignancy; a "
+            "table's rows with readers=)",
             source="paper A, section 2.3; Jensen et al. 2019, MICCAI, LNCS 11767",
         ),
         Regularizer(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bench.losses.table import Criterion
 from bench.study.trial import Trial
+from loaders.datasets.tabular.readers import ANSWER
 from loaders.store.read import Store
 
 # Sets these draws apart from those of the samples, which have the same seed.
@@ -55,8 +56,15 @@ def flipped(store: Store, train: np.ndarray, share: float, seed: int) -> np.ndar
 
 
 def votes(store: Store) -> list[np.ndarray] | None:
-    """Return what each reader of each case gave: 0, 1, or 0.5 for neither; None: nobody kept it."""
-    if store.meta.kind != "lidc" or store.meta.options.get("task") != "malignancy":
+    """Return what each reader of each case gave; None: nobody kept it.
+
+    The number of a class, of LIDC's malignancy also 0.5 for neither.
+    """
+    options = store.meta.options
+    if store.meta.kind != "lidc" and "readers" in options and store.meta.task == "classification":
+        kept = [dict(row or ()).get(ANSWER, ()) for row in store.table["ratings"].to_pylist()]
+        return [np.array(given, float) for given in kept] if any(kept) else None
+    if store.meta.kind != "lidc" or options.get("task") != "malignancy":
         return None
     found = []
     for row in store.table["ratings"].to_pylist():
@@ -72,13 +80,19 @@ def _votes(store: Store) -> list[np.ndarray]:
 
 
 def _soft(store: Store, train: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
-    """Return the odds of both classes (n, 2) float32; of cases beyond `train` their class."""
-    odds = np.eye(2, dtype=np.float32)[store.labels]
+    """Return the odds of all classes (n, C) float32; of cases beyond `train` their class."""
+    classes = len(store.meta.classes)
+    odds = np.eye(classes, dtype=np.float32)[store.labels]
     given = _votes(store)
     for case in train:
-        if len(given[case]):
-            malignant = given[case].mean()
-            odds[case] = 1 - malignant, malignant
+        if not len(given[case]):
+            continue
+        if classes == 2:
+            second = given[case].mean()
+            odds[case] = 1 - second, second
+        else:
+            counts = np.bincount(given[case].astype(np.int64), minlength=classes)
+            odds[case] = counts / counts.sum()
     return odds
 
 

@@ -66,20 +66,21 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
 
 
 def kept_columns(rows: Sequence[Row]) -> dict[str, Any]:
-    """Return what an item keeps of columns to split by and of clinical ones; {} where none is.
+    """Return what an item keeps beside its answers, by the fields of a Case; {} where nothing is.
 
     So items, and the fingerprints of stores made of them, are as before there were any.
     """
     kept: dict[str, list[Any]] = {
         "columns": [row.columns for row in rows],
         "clinical": [row.clinical for row in rows],
+        "ratings": [row.ratings for row in rows],
     }
     return {name: values for name, values in kept.items() if any(values)}
 
 
 def kept_of(item: Item, count: int) -> list[dict[str, Any]]:
     """Return what of it each of an item's cases has, by the fields of a Case."""
-    names = [name for name in ("columns", "clinical") if name in item.extra]
+    names = [name for name in ("columns", "clinical", "ratings") if name in item.extra]
     return [{name: item.extra[name][at] for name in names} for at in range(count)]
 
 

@@ -41,11 +41,13 @@ from loaders.datasets.tabular.named_files import Files, Finder
 from loaders.datasets.tabular.numbers import COMMA, POINT, lines_with_numbers
 from loaders.datasets.tabular.one_hot import CLASS, one_hot_columns, with_class
 from loaders.datasets.tabular.readers import (
+    ANSWER,
     OF_NUMBERS,
     ONE_SIDED,
     READER,
     RULES,
     SeveralClasses,
+    answers,
     has_boxes,
     one_answer,
 )
@@ -126,8 +128,8 @@ _END_BYTES = 4096
 class Row:
     """One usable line: `path` is the file, `key` its path under the source, `label` its answer.
 
-    `columns` numbers its values in the columns that are kept, `clinical` holds its clinical data;
-    None: none is.
+    `columns` numbers its values in the columns that are kept, `clinical` holds its clinical data,
+    `ratings` is what each of its readers said, under ANSWER; None: none is.
     """
 
     path: Path
@@ -137,6 +139,7 @@ class Row:
     split: str | None
     columns: Mapping[str, int] | None
     clinical: Mapping[str, float] | None = None
+    ratings: Mapping[str, Sequence[int]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -475,8 +478,9 @@ def _one_a_picture(
 ) -> tuple[list[Row], list[BadCase]]:
     """Merge the rows that name the same picture into one; reject those that disagree.
 
-    Raises BadSource where so many disagree that they must be the answers of several readers, and
-    where one reader gives a picture several classes out of more than two.
+    By a rule each picture keeps the classes that its readers gave. Raises BadSource where so many
+    disagree that they must be the answers of several readers, and where one reader gives a picture
+    several classes out of more than two.
     """
     pictures: dict[str, list[_Found]] = defaultdict(list)
     for one in found:
@@ -489,7 +493,7 @@ def _one_a_picture(
     again = 0
     for same in pictures.values():
         if len(same) == 1:
-            rows.append(same[0].row)
+            rows.append(replace(same[0].row, ratings=_of_readers(same, [""], positive, rule)))
             continue
         facts = {(one.row.group, one.row.split, one.line.kept, one.line.clinical) for one in same}
         if len(facts) > 1:
@@ -508,7 +512,8 @@ def _one_a_picture(
                 "finding=NAME"
             ) from None
         if label is not None:
-            rows.append(replace(same[0].row, label=label))
+            ratings = _of_readers(same, whose, positive, rule)
+            rows.append(replace(same[0].row, label=label, ratings=ratings))
             if not several:
                 # Said again in other letters, it may be another file that was meant.
                 other = [one for one in same if one.line.image != same[0].line.image]
@@ -541,6 +546,17 @@ def _one_a_picture(
     for same in disagreed:
         rejected += _twice(table, same, f"{len(same)} times, with other answers")
     return rows, rejected
+
+
+def _of_readers(
+    same: Sequence[_Found], whose: Sequence[str], positive: int | None, rule: str
+) -> dict[str, list[int]] | None:
+    """Return the classes that a picture's readers gave; None where no rule makes them readers."""
+    classes = [one.row.label for one in same if isinstance(one.row.label, int)]
+    if not rule or len(classes) < len(same):
+        return None
+    given = answers(list(zip(whose, classes, strict=True)), positive)
+    return {ANSWER: [label for label in given if label is not None]}
 
 
 def _twice(table: Table, same: Sequence[_Found], how: str) -> list[BadCase]:

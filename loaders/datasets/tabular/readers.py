@@ -25,6 +25,8 @@ _BOXES = (
 )
 # The column of the reader where none is named: VinDr-CXR's.
 READER = "rad_id"
+# What the answers of single readers are called among a case's ratings.
+ANSWER = "answer"
 
 
 def has_boxes(columns: Iterable[str]) -> bool:

@@ -121,6 +121,10 @@ def test_the_command_takes_addresses(storage, tmp_path, monkeypatch):
     assert "store.json" in opened(store).listed("")
     elsewhere(monkeypatch, tmp_path / "other")
     assert "every array is as it was written" in medopt("verify", store).output
+    monkeypatch.chdir(tmp_path)
+    assert medopt("show", store, "--cases", "1").exit_code == 0
+    assert (tmp_path / "made.html").is_file()
+    assert (tmp_path / "made.png").is_file()
 
 
 def test_a_report_goes_where_the_run_is(storage, tmp_path, monkeypatch):

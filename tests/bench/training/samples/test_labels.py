@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from bench.losses.table import LOSSES, alone
 from bench.study.choice import Choice
@@ -15,7 +16,10 @@ from bench.training.train import run_trial
 from loaders.batches.drawn import class_counts
 from loaders.batches.torch_loader import gather
 from loaders.cases import Case, Item, Survey
+from loaders.datasets.table import KINDS
 from loaders.sampling.sampler import Recipe, Sampler
+from loaders.store.prepare import prepare
+from loaders.store.pseudonyms import keyed_id
 from loaders.store.read import open_store
 from loaders.store.write import write_store
 from tests.bench.training.samples.test_clinical import planned
@@ -158,8 +162,53 @@ def test_what_nobody_kept_is_skipped(small_store):
     (skip,) = skips
     assert skip.reason == (
         "labels soft_readers are of readers, and data small does not keep what each said: LIDC's "
-        "malignancy does"
+        "malignancy does, and a table of several rows a picture, with readers=majority"
     )
+
+
+READ = {0: "abb", 1: "aaa", 2: "cca", 3: "b"}
+
+
+def test_rows_of_several_readers_are_kept_one_by_one(tmp_path):
+    """Of three classes, by hand: shares of readers, and one of them; the store has the majority."""
+    rng = np.random.default_rng(0)
+    lines = ["file,class,who"]
+    for number in range(16):
+        image = rng.integers(0, 255, (16, 16)).astype(np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+        given = READ[number % 4]
+        lines += [f"{number}.png,{label},r{at}" for at, label in enumerate(given)]
+        # A reader who says it twice has one voice.
+        lines += [f"{number}.png,{given[0]},r0"] if number % 4 == 0 else []
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    options = {"label": "class", "reader": "who", "readers": "majority"}
+    out = tmp_path / "store"
+    prepare(KINDS["images"], tmp_path, out, options=options, key=b"t", strict=True)
+    store = open_store(out)
+    names = [keyed_id(b"t", "images", f"{number}.png") for number in range(16)]
+    place = np.array([store.case_ids.index(name) for name in names])
+    assert store.labels[place].tolist() == [1, 0, 2, 1] * 4
+    train = place[:8]
+    odds = taught(store, train, Asked(readers="soft"), seed=0).answers[place]
+    by_hand = [[1 / 3, 2 / 3, 0], [1, 0, 0], [1 / 3, 0, 2 / 3], [0, 1, 0]]
+    assert np.allclose(odds[:8], by_hand * 2)
+    assert np.array_equal(odds[8:], np.eye(3)[[1, 0, 2, 1] * 2])
+    drawn = [taught(store, train, Asked(readers="one"), seed=s).labels[place] for s in range(60)]
+    seen = [set(labels) for labels in np.array(drawn).T.tolist()]
+    assert seen[:8] == [{0, 1}, {0}, {0, 2}, {1}] * 2
+    assert seen[8:] == [{1}, {0}, {2}, {1}] * 2
+    trials, skips = planned(store, "labels: [as_given, soft_readers, one_reader]")
+    assert len(trials) == 9
+    assert not skips
+
+
+def test_rows_that_agree_without_a_rule_are_no_readers(tmp_path):
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(tmp_path / "a.png")
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "b.png")
+    (tmp_path / "table.csv").write_text("file,label\na.png,1\na.png,1\nb.png,0\n")
+    out = tmp_path / "store"
+    prepare(KINDS["images"], tmp_path, out, key=b"t", strict=True)
+    assert votes(open_store(out)) is None
 
 
 @pytest.mark.parametrize("name", ["ce", "weighted_ce", "ce_smooth"])
