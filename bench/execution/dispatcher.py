@@ -57,8 +57,7 @@ class Dispatcher:
                 continue
             if call.name in ("back", "fail"):
                 # What a lane says after a result is about another trial.
-                self._write(done)
-                self._answer(done)
+                self._receive(done)
                 done = []
             if call.name == "take":
                 assert call.number is not None
@@ -71,15 +70,10 @@ class Dispatcher:
             self._do(call)
             if call.number is not None:
                 self.say(call.number, None)
-        if all(self.queue.holds(call.lane, call.values[0]) for call in done):
-            # Lanes go on while their results are written.
-            self._answer(done)
-            self._hand_out()
-            self._write(done)
-        else:
-            # A trial whose lane was taken for lost waits to be handed out again: not any more.
-            self._write(done)
-            self._answer(done)
+        self._receive(done)
+        # Lanes go on while results are written.
+        self._hand_out()
+        self.queue.write_due()
         self._judge()
         self._hand_out()
 
@@ -153,15 +147,15 @@ class Dispatcher:
             log.error("%s ends: %s", lane, why)
             self.ended[lane] = why
 
-    def _write(self, calls: Sequence[Call]) -> None:
-        """Put the results of some lanes on disk together."""
-        if calls:
-            self.queue.finish_all(
-                [(call.lane, call.values[0], Outcome(**call.values[1])) for call in calls]
-            )
-
-    def _answer(self, calls: Sequence[Call]) -> None:
-        """Let the lanes that wait for an answer alone go on."""
+    def _receive(self, calls: Sequence[Call]) -> None:
+        """Take in the results of some lanes, and let these go on."""
+        late = not all(self.queue.holds(call.lane, call.values[0]) for call in calls)
+        self.queue.receive(
+            [(call.lane, call.values[0], Outcome(**call.values[1])) for call in calls]
+        )
+        if late:
+            # A trial whose lane was taken for lost waits to be handed out again: not any more.
+            self.queue.flush()
         for call in calls:
             if call.number is not None:
                 self.say(call.number, None)

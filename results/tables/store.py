@@ -136,11 +136,12 @@ def write_trials(run: Path, trials: Sequence[Rows], *, footer: Mapping[str, Any]
     part counts.
     """
     named = [(_check_trial(one.trial), one) for one in trials]
-    there = {path.name for table in TABLES for path in (run / table).glob("*.parquet")}
+    there = {table: _names(run / table) for table in TABLES}
+    known = frozenset().union(*there.values())
     together = [
         (trial_id, one)
         for trial_id, one in named
-        if one.trial["status"] in FINAL_STATUSES and f"{trial_id}.parquet" not in there
+        if one.trial["status"] in FINAL_STATUSES and f"{trial_id}.parquet" not in known
     ]
     if len(together) < 2 or len({trial_id for trial_id, _ in named}) < len(named):
         together = []
@@ -150,7 +151,7 @@ def write_trials(run: Path, trials: Sequence[Rows], *, footer: Mapping[str, Any]
             write_trial(run, **one._asdict(), footer=footer)
     if together:
         about = {**footer, _SOURCES: {}, _MEMBERS: sorted(parted)}
-        names = {table: _part_name(run / table, about[_MEMBERS]) for table in TABLES}
+        names = {table: _part_name(there[table], about[_MEMBERS]) for table in TABLES}
         _write_files(run, _packed(together, about), names)
 
 
@@ -688,19 +689,22 @@ def _write_part(run: Path, table: str, files: Sequence[_Live]) -> None:
     rows = pa.concat_tables(
         [_read_live(run, file, file.trial_ids, TABLES[table].names) for file in files]
     )
-    name = _part_name(run / table, sources)
+    name = _part_name(_names(run / table), sources)
     with _scratch(run) as scratch:
         _write(rows.replace_schema_metadata({_FOOTER_KEY: _to_json(content)}), scratch / table)
         _move_in(scratch / table, run / table / name)
 
 
-def _part_name(folder: Path, content: object) -> str:
+def _names(folder: Path) -> frozenset[str]:
+    """Return what stands in a folder, nothing where there is none."""
+    if not folder.exists():
+        return frozenset()
+    return frozenset(os.listdir(folder))  # noqa: PTH208  # names alone: asked at every write
+
+
+def _part_name(there: Collection[str], content: object) -> str:
     """Return the name of a part that counts before those there are, of what it is made from."""
-    numbers = [
-        int(match[1])
-        for path in (folder.iterdir() if folder.exists() else ())
-        if (match := _PART.match(path.name))
-    ]
+    numbers = [int(match[1]) for name in there if (match := _PART.match(name))]
     # The checksum keeps two that are written at once from taking the same name.
     tag = hashlib.sha256(_to_json(content)).hexdigest()[:16]
     return f"part.{max(numbers, default=0) + 1:06d}.{tag}.parquet"

@@ -15,6 +15,7 @@ import itertools
 import os
 import pickle
 import random
+import statistics
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter, process_time
@@ -35,6 +36,7 @@ from bench.study.schema import load_study
 from bench.study.trial import trial_columns
 from bench.training.train import run_trial
 from results.report.write import write_report
+from results.tables.store import write_trial
 
 LANES = 1000
 # Seconds of a trial, at least and at most: 1,000 lanes of such trials want 200 hand-outs a second.
@@ -282,3 +284,26 @@ def test_a_thousand_lanes(benchmark, plan, outcomes, monkeypatch):
     sizes = [path.stat().st_size for path in plan.folder.rglob("*") if path.is_file()]
     found["folder_mib"] = sum(sizes) / 2**20
     benchmark.extra_info |= found
+
+
+def test_writing_one_trial(benchmark, plan, outcomes, tmp_path):
+    """Wanted: 10 ms of the driver for a trial with 100 cases that comes alone.
+
+    `processor_ms` is the time of its processor, the median of 50 trials.
+    """
+    benchmark.group = "writing one trial"
+    made = [pickle.loads(outcomes(trial))[1] for trial in plan.trials[:50]]
+    spent = []
+
+    def write() -> None:
+        for one in made:
+            start = process_time()
+            write_trial(
+                tmp_path,
+                **{name: one[name] for name in ("trial", "metrics", "epochs", "cases")},
+                footer={},
+            )
+            spent.append(1000 * (process_time() - start))
+
+    benchmark.pedantic(write, rounds=1)
+    benchmark.extra_info["processor_ms"] = statistics.median(spent)

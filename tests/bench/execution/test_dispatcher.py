@@ -7,7 +7,7 @@ import pytest
 from bench.execution import trial_queue
 from bench.execution.dispatcher import STARTS, Dispatcher
 from bench.execution.mailbox import Call
-from bench.execution.trial_queue import LEASE_SEC, Queue
+from bench.execution.trial_queue import GATHER_SEC, LEASE_SEC, Queue
 from results.tables.store import finished, read
 
 
@@ -58,6 +58,38 @@ def test_lanes_go_on_while_results_are_written(serving, tmp_path):
     )
     assert on_disk == [(2, None, {}), (3, "t1", {})]
     assert finished(tmp_path) == {"t0": "ok"}
+
+
+def test_results_that_come_soon_after_others_wait_for_the_next_to_be_written(
+    serving, clock, tmp_path
+):
+    served = serving(5)
+    served.dispatcher.serve([Call(n, f"lane {n}", "take", ()) for n in range(5)])
+
+    def comes(n: int) -> dict[str, str]:
+        served.dispatcher.serve([Call(10 + n, f"lane {n}", "finish", (f"t{n}", outcome(f"t{n}")))])
+        assert served.said[10 + n] is None
+        return finished(tmp_path)
+
+    assert set(comes(0)) == {"t0"}
+    assert set(comes(1)) == {"t0"}
+    assert served.queue.pending() == 4
+    clock[0] += GATHER_SEC
+    assert set(comes(2)) == {"t0", "t1", "t2"}
+    assert set(comes(3)) == {"t0", "t1", "t2"}
+    served.dispatcher.died("lane 3", "its process ended after its word")
+    assert served.queue.attempts.deaths("t3") == 0
+    assert set(comes(4)) == {f"t{n}" for n in range(5)}  # no lane is at work any more
+
+
+def test_a_run_that_ends_early_writes_what_came(serving, clock, tmp_path):
+    served = serving(3)
+    served.dispatcher.serve([Call(n, f"lane {n}", "take", ()) for n in range(3)])
+    for n in range(2):
+        served.dispatcher.serve([Call(10 + n, f"lane {n}", "finish", (f"t{n}", outcome(f"t{n}")))])
+    assert set(finished(tmp_path)) == {"t0"}
+    served.queue.close()
+    assert set(finished(tmp_path)) == {"t0", "t1"}
 
 
 def test_a_late_result_is_written_before_its_trial_can_be_handed_out_again(serving, tmp_path):
