@@ -4,7 +4,7 @@
 
     api.prepare("medmnist:breastmnist", out="stores/breastmnist")
     planned = api.plan("study.yaml")             # writes nothing
-    print(len(planned.plan.trials), "trials,", planned.seconds, "seconds at most")
+    print(len(planned.plan.trials), "trials,", planned.seconds, "seconds")
     ended = api.run("study.yaml")                # again: goes on with what is unfinished
     print(ended.page, ended.verdict["datasets"][0]["reason"])
 

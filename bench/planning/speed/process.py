@@ -22,6 +22,8 @@ from bench.study.trial import Trial
 # Cases of inner validation that are evaluated at once: few, as large volumes take seconds each, and
 # several, so that windows of more than one go through the network together. Assumption.
 CASES = 4
+# Where one takes longer than this, as large volumes do on a CPU, it is the only one. Assumption.
+LONG_SEC = 2.0
 # How often a part is done at least; what takes longer once.
 FEWEST: dict[Part, int] = {"load": 2, "gradient": 2, "update": 2}
 
@@ -36,6 +38,8 @@ class Trials:
         self._trials, self._sets, self._base = trials, sets, base
         self._device = torch.device(device)
         self._now: tuple[tuple[Kind, Settings], Timed, set[Part]] | None = None
+        # The same number for all settings of a model.
+        self._cases: dict[Kind, int] = {}
 
     def timed(
         self, kind: Kind, settings: Settings, part: Part, least: float
@@ -56,7 +60,7 @@ class Trials:
         done, spent, times = 0.0, 0.0, 0
         while times < FEWEST.get(part, 1) or spent < least:
             start = perf_counter()
-            done += self._once(timed, part)
+            done += self._once(timed, part, kind)
             if self._device.type == "cuda":
                 torch.cuda.synchronize()
             spent += perf_counter() - start
@@ -77,14 +81,19 @@ class Trials:
         _, timed, warm = self._now
         first: Part = "gradient" if part == "update" else part  # an update is along one
         if first not in warm:
-            self._once(timed, first)
+            if first in ("evaluation", "test") and kind[:2] not in self._cases:
+                start = perf_counter()
+                timed.evaluate(1, final=True)
+                quick = perf_counter() - start < LONG_SEC
+                self._cases[kind[:2]] = CASES if quick else 1
+            self._once(timed, first, kind)
         warm.add(first)
         return timed
 
-    def _once(self, timed: Timed, part: Part) -> float:
+    def _once(self, timed: Timed, part: Part, kind: Kind) -> float:
         """Do some work once; return what it counts."""
         if part in ("evaluation", "test"):
-            return timed.evaluate(CASES, final=part == "test")
+            return timed.evaluate(self._cases[kind[:2]], final=part == "test")
         if part == "update":
             timed.update()
             return 1.0

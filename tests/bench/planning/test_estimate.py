@@ -173,6 +173,18 @@ def test_a_run_is_its_trials_in_lanes_and_what_is_around_them(plan_of, monkeypat
     assert full.low - early.low == pytest.approx(2 * 2 * spared / 2, rel=0.05)
 
 
+def test_long_rounds_are_fewer(plan_of, monkeypatch):
+    """On a clock by which some minutes go by each time that it is read."""
+    heard, now = [], iter(range(0, 10**6, 200))
+    monkeypatch.setattr(estimating, "Here", Steady)
+    monkeypatch.setattr(estimating, "monotonic", lambda: next(now))
+    estimate(plan_of(), lambda *n: heard.append(n), lanes=1)
+    (last_but_one, _), (last, total) = heard[-2:]
+    assert last == total
+    # Rounds of seven measurements: that which warms up, and three.
+    assert last_but_one == 4 * 7 - 1
+
+
 def test_a_trial_that_cannot_be_measured_is_told(plan_of, monkeypatch):
     class Broken(Steady):
         def sample_sec(self, *_):

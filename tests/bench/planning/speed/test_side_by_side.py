@@ -77,6 +77,14 @@ def test_a_trial_is_timed_with_settings_of_its_own(make_trial, task):
         trials.timed(kind, (("colour", "red"),), "gradient", 0.0)
 
 
+def test_a_case_that_takes_long_is_evaluated_alone(make_trial, monkeypatch):
+    monkeypatch.setattr("bench.planning.speed.process.LONG_SEC", 0.0)
+    trial, data, base = make_trial("classification")
+    kind = (trial.dataset, "model")
+    trials = Trials({kind: trial}, {trial.dataset: data}, base, "cpu")
+    assert trials.timed(kind, (), "evaluation", 0.0)[0] == 1
+
+
 @pytest.mark.slow
 def test_real_processes_train_side_by_side(make_trial):
     trial, data, base = make_trial("segmentation", 3)
