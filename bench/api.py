@@ -4,7 +4,7 @@
 
     api.prepare("medmnist:breastmnist", out="stores/breastmnist")
     planned = api.plan("study.yaml")             # writes nothing
-    print(len(planned.plan.trials), "trials,", planned.seconds, "seconds at most")
+    print(len(planned.plan.trials), "trials,", planned.seconds, "seconds")
     ended = api.run("study.yaml")                # again: goes on with what is unfinished
     print(ended.page, ended.verdict["datasets"][0]["reason"])
 
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bench.core.references import local_path
@@ -50,8 +51,11 @@ _begun: list[int | None] = []
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """What a run would do: its plan, and the seconds that it takes at most on its `lanes`.
+    """What a run would do: its plan, and the seconds that it takes on its `lanes`.
 
+    `seconds` are those from its command to its report if no trial ends early. `low` and `high` hold
+    them, by how much what was measured differs from round to round; `low` where trials end as early
+    as they may.
     `trial_seconds` are those of each trial, in the plan's order: `foretold` of
     bench.planning.schedule lays them out over GPUs. `eval_sec`: how many seconds are evaluation.
     `room` says why so many trials run at once, empty where the caller said how many. `scales` says
@@ -62,6 +66,8 @@ class Planned:
 
     plan: "Plan"
     seconds: float
+    low: float
+    high: float
     trial_seconds: tuple[float, ...]
     eval_sec: float
     scales: tuple["Scales", ...]
@@ -304,9 +310,9 @@ def plan(
     runs/NAME), `lanes` how many trials would run at once (None: as many as a run without Ray would
     choose, which `Planned.room` explains). With `points`, or where the
     study says `tuning`, it is what `tune` would do: the points of the search come first. The time
-    comes from one real step and one real evaluation of each model on each data set; early stopping
-    only shortens it. `pilot` is the folder of a run on the same data, two folds of it at least,
-    from which is told what the verdict will be able to tell.
+    comes from the work of each model on each data set, done side by side as a run has it. `pilot`
+    is the folder of a run on the same data, two folds of it at least, from which is told what the
+    verdict will be able to tell.
 
     Raises RunError where the pilot cannot be read; StudyError where it is of other data, where the
     study or its data cannot be used, and where it needs other threads than an earlier study in this
@@ -314,7 +320,8 @@ def plan(
     """
     check_lanes("local", lanes)
     _check_places(study, out)
-    from bench.planning.cost.estimate import estimate, foreseen_by
+    from bench.planning.cost.estimate import estimate
+    from bench.planning.cost.pilot import foreseen_by
     from bench.planning.plan import resolve
     from bench.planning.points import point_plan
     from bench.planning.scales import gradient_scales
@@ -326,21 +333,25 @@ def plan(
     if points is not None or asked.tuning:
         asked, name = with_tuning(asked, points), f"{name}-tuned"
     folder = _folder(out, name)
-    run = readable(folder, begun=False).absolute()
+    run, start = readable(folder, begun=False).absolute(), perf_counter()
     with counting("trying settings") if asked.speed else nullcontext(_untold) as tried_settings:
         made = resolve(asked, base, run, lanes=lanes, told=tried_settings)
+    # What was measured to choose settings is not done again.
+    begin_sec = 0.0 if made.found else perf_counter() - start
     here = None if lanes else _room(made)
     tried = point_plan(made).trials if made.study.tuning else ()
     made = replace(made, trials=(*tried, *made.trials))
     _begin(made.study.threads)
     with counting("measuring") as counted, undisturbed():
         at_once = min(here.lanes if here else lanes or 1, len(made.trials))
-        found = estimate(made, counted)
+        found = estimate(made, counted, lanes=at_once, begin_sec=begin_sec)
         scales = tuple(gradient_scales(made))
     told = foreseen_by(made, _read_folder(pilot, "pilot")) if pilot is not None else ()
     return Planned(
         plan=made,
-        seconds=found.seconds / at_once,
+        seconds=found.wall_sec,
+        low=found.low,
+        high=found.high,
         trial_seconds=found.trials,
         eval_sec=found.eval_sec / at_once,
         scales=scales,

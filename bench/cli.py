@@ -389,9 +389,10 @@ def plan(
 
     With --points it is what `medopt tune` would do.
 
-    The time comes from one real step and one real evaluation of each model on each data set,
-    measured here; early stopping only shortens it. With --gpus the run is laid out over GPUs: how
-    long it lasts, what it costs, what stands idle, and what another order and a race could save.
+    The time comes from the work of each model on each data set, done here in rounds and side by
+    side as the run has it; its range from how much the rounds differ. With --gpus the run is laid
+    out over GPUs: how long it lasts, what it costs, what stands idle, and what another order and a
+    race could save.
     """
     from bench import api
     from bench.display import counting
@@ -433,6 +434,8 @@ def plan(
                     for t in made.trials
                 ],
                 "seconds": planned.seconds,
+                "seconds_low": planned.low,
+                "seconds_high": planned.high,
                 "eval_sec": planned.eval_sec,
                 "lanes": planned.lanes,
                 "room": planned.room,
@@ -489,8 +492,9 @@ def plan(
     for dataset, _, reason in sorted(skipped):
         out.print(Text(f"skipped on {dataset}: {reason}"))
     out.print(
-        f"about {duration(planned.seconds, clock=True)} at most, "
-        f"{planned.eval_sec / planned.seconds:.0%} of it evaluation, "
+        f"about {duration(planned.seconds, clock=True)} from the command to the report "
+        f"({duration(planned.low, clock=True)} to {duration(planned.high, clock=True)}), "
+        f"{planned.eval_sec / sum(planned.trial_seconds):.0%} of it evaluation, "
         f"on {planned.lanes} lane(s) with "
         f"{made.study.threads} thread(s) each on {made.study.device}"
     )
@@ -506,8 +510,10 @@ def _speeds(rows: "Sequence[Row]") -> Table:
         title="speed: how many times faster than the plain way, median and range of the rounds",
         title_justify="left",
     )
-    for column in ("data", "model", "setting", "value", "times faster", "taken"):
+    for column in ("data", "model", "setting", "value"):
         table.add_column(column)
+    table.add_column("times faster", min_width=len("1.00 (1.00 to 1.00)"))
+    table.add_column("taken")
     for row in rows:
         parts = (row.dataset, row.model, row.factor, row.value, row.said())
         table.add_row(*map(Text, parts), "yes" if row.taken else "")

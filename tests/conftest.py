@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from bench.losses.table import LOSSES
 from bench.planning.rehearsal import rehearse
+from bench.planning.speed.process import Trials
 from bench.study.choice import Choice
 from bench.study.dataset import DataSet, split_store
 from bench.study.schema import Augment
@@ -46,14 +47,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("ray"))
 
 
+class InThisProcess:
+    """Times the work of trials here: processes side by side take seconds to start."""
+
+    def __init__(self, trials, sets, base, *, device, lanes):
+        self._trials = Trials(trials, sets, base, device)
+        self._lanes = lanes
+
+    def start(self, threads: int) -> float:
+        return 0.0
+
+    def sample_sec(self, kind, way, part, least: float) -> float:
+        done, sec = self._trials.timed(kind, way.settings, part, 0.0)
+        return sec / done / self._lanes[way.threads]
+
+    def end(self) -> None:
+        pass
+
+
 @pytest.fixture(autouse=True)
 def _tried_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try a user's own code in this process: one of its own takes seconds to start.
+    """Try a user's own code, and time trials, in this process: one beside takes seconds to start.
 
     The mark `apart` keeps it, as do the tests that start the command itself.
     """
     if not request.node.get_closest_marker("apart"):
         monkeypatch.setattr("bench.planning.plan.rehearse_apart", rehearse)
+        monkeypatch.setattr("bench.planning.cost.estimate.Here", InThisProcess)
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

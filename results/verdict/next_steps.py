@@ -222,7 +222,8 @@ def _advice(design: _Design, options: Sequence[Option], wanted: float, patients:
 class Foreseen:
     """What a planned study will tell of one data set, from a pilot; `prediction` None: why not.
 
-    `folds`, `seeds` and `combinations` are those of the pilot that were used.
+    `folds`, `seeds` and `combinations` are those of the pilot that were used; `note` says how it
+    differs from the study.
     """
 
     dataset: str
@@ -231,8 +232,12 @@ class Foreseen:
     folds: int
     seeds: int
     combinations: int
+    note: str = ""
 
     def __str__(self) -> str:
+        return self._expected() + (f"; {self.note}" if self.note else "")
+
+    def _expected(self) -> str:
         metric = words.metric(self.metric)
         if self.prediction is None:
             return (

@@ -18,6 +18,7 @@ import yaml
 
 from bench import api
 from bench.core.references import StudyError
+from bench.planning.cost.estimate import ROUNDS
 from loaders.cases import BadCase, BadSource
 from results.report.write import write_report
 from results.run_folder import Recorded
@@ -74,8 +75,10 @@ def test_plan_then_run_then_go_on(study, tmp_path, notebook, capfd):
     path, counted, heard = study(), Counted(), []
     planned = api.plan(str(path), counting=counted)
     assert len(planned.plan.trials) == 6
-    assert planned.seconds > 0
-    assert counted.calls == {"measuring": [(0, 1), (1, 1)]}
+    assert 0 < planned.low < planned.seconds < planned.high
+    told = counted.calls["measuring"]
+    # Five parts and two optimizers' updates, warmed up and in rounds.
+    assert told == [(number, 7 * (1 + ROUNDS)) for number in range(7 * (1 + ROUNDS) + 1)]
     assert not (tmp_path / "runs").exists()
 
     said = []

@@ -118,7 +118,7 @@ def test_a_plan_is_laid_out_over_gpus(medopt, study):
     told = planned["schedule"]
     assert (status, told["gpus"], told["gpu_kind"]) == (0, 2, "L4")
     run = told["run"]
-    assert planned["seconds"] / 2 <= run["seconds"] <= planned["seconds"]
+    assert 0 < run["seconds"] < planned["seconds"]  # without what is around the trials
     assert run["gpu_hours"] == pytest.approx(2 * run["seconds"] / 3600)
     assert run["cost"] == pytest.approx(0.5 * run["gpu_hours"])
     said = medopt("plan", study, "--gpus", 2)[1]

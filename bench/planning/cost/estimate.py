@@ -1,181 +1,259 @@
-"""How long a study will take, by one real step and one real evaluation of each kind, measured.
+"""How long a run will take: the work of its trials, timed side by side as the run has them.
 
-And what it will be able to tell, by a pilot.
+Each part of a trial's work is measured in rounds, all of them in each round, in as many processes
+at once as the run would have: what they take from each other (memory's bandwidth, caches, cores) is
+in it, as are the processes' start and what else the machine does. A round by itself foretells the
+wall; how much the rounds differ says how far that can be trusted.
 """
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from time import monotonic
 
 import numpy as np
-import torch
-from torch import nn
+from scipy.stats import t as student
 
 from bench.core.references import StudyError
-from bench.optimizers.table import Optimizer
-from bench.planning.cost.timed import Timed, seconds
+from bench.planning.cost.timed import counted
 from bench.planning.plan import Plan
-from bench.study.components import Combination, Component
+from bench.planning.schedule.simulate import played
+from bench.planning.speed.choice import Kind, Way
+from bench.planning.speed.factors import Part
+from bench.planning.speed.side_by_side import Here, Machine, NotMeasuredError
+from bench.study.components import Combination
 from bench.study.dataset import DataSet
 from bench.study.trial import Trial
-from results.run_folder import made_of
-from results.statistics import predict
-from results.verdict.next_steps import Foreseen, foreseen
+from bench.training.evaluate import whole_sides
+from loaders.cores import usable_cores
 
-# Steps timed after one that warms up; the median is taken.
-STEPS = 3
+# Rounds of measurements after one that warms up, and what a part is done for in each, at least.
+ROUNDS = 4
+LEAST_SEC = 0.3
+# Where rounds take long, as of large volumes on a CPU, FEWEST are enough. Assumption.
+FEWEST, LONG_SEC = 3, 120.0
+# The range is to hold the wall in so many runs of 100, if the machine stays as it was.
+CONFIDENCE = 0.95
+# The report at the end (measured of studies of 4 and 8 trials, on a busy machine: 2.3 and 2.7 s).
+REPORT_SEC = 2.5
+
+_PARTS: tuple[Part, ...] = ("setup", "load", "gradient", "evaluation", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Seconds of one gradient of `batch` samples, of evaluating one case, of one update.
+    """Seconds of the parts of a model's trials in one lane, by one round.
 
-    `update_sec` is by optimizer; one whose updates lie within its gradients (L-BFGS, SAM) has none.
+    `setup` of a trial; `load` and `gradient` of a sample; `evaluation` and `test` of a pass of a
+    patch through the network; `update` by optimizer: one whose updates lie within its gradients
+    (L-BFGS, SAM) has none.
     """
 
-    batch: int
-    step_sec: float
-    case_sec: float
-    update_sec: Mapping[str, float]
+    setup: float
+    load: float
+    gradient: float
+    evaluation: float
+    test: float
+    update: Mapping[str, float]
+    # On a GPU batches are made ready while it computes.
+    beside: bool = False
 
     def train_sec(self, trial: Trial, data: DataSet) -> float:
         """Return the seconds of training of a trial that spends its whole budget."""
         samples = trial.epochs * len(data.split(trial.repeat, trial.fold).train)
-        update = self.update_sec.get(trial.choices["optimizer"].label, 0.0)
-        gradients = samples / self.batch * self.step_sec
-        updates = samples / (trial.batch_size * trial.accumulate)
-        return gradients + updates * update
+        update = self.update.get(trial.choices["optimizer"].label, 0.0)
+        sample = max(self.load, self.gradient) if self.beside else self.load + self.gradient
+        return samples * sample + samples / (trial.batch_size * trial.accumulate) * update
 
-    def eval_sec(self, trial: Trial, data: DataSet) -> float:
-        """Return the seconds of evaluation of a trial that spends its whole budget."""
+    def look_sec(self, trial: Trial, data: DataSet, passes: np.ndarray) -> float:
+        """Return the seconds of all looks at inner validation; cases count `passes` (n,) each."""
+        inner = passes[data.split(trial.repeat, trial.fold).inner].sum()
+        return (trial.looks or trial.epochs) * float(inner) * self.evaluation
+
+    def test_sec(
+        self, trial: Trial, data: DataSet, passes: np.ndarray, *, last_is_best: bool = False
+    ) -> float:
+        """Return the seconds of what is scored in the end; a point of a search has nothing.
+
+        The test fold by the chosen weights, and made worse; by the last ones, unless these are the
+        chosen; and training cases by the last.
+        """
+        if trial.inner_only:
+            return 0.0
         split = data.split(trial.repeat, trial.fold)
-        scored = (trial.looks or trial.epochs) * len(split.inner)
-        # The test fold by the chosen weights and by the last, and made worse by the former; and
-        # training cases by the last. A point of a search has no test.
-        if not trial.inner_only:
-            scored += len(split.inner) + (2 + len(trial.degrade)) * len(split.test)
-        return scored * self.case_sec
+        test = float(passes[split.test].sum())
+        seen = len(split.inner) * float(passes[split.train].mean()) + (not last_is_best) * test
+        return seen * self.evaluation + (1 + len(trial.degrade)) * test * self.test
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """The seconds that trials take at the longest.
+    """The seconds that a run takes.
 
-    `trials`: of each, in the plan's order; `eval_sec`: of all, those of evaluation.
+    `trials`: of each in its lane where it spends its whole budget, in the plan's order; `eval_sec`:
+    of all, those of evaluation. `wall_sec` is that of the run from its command to its report,
+    processes included, if no trial ends early; `low` and `high` hold it with CONFIDENCE by how much
+    the rounds differ, `low` where every trial ends as early as it may.
     """
 
     trials: tuple[float, ...]
     eval_sec: float
-
-    @property
-    def seconds(self) -> float:
-        """Return what they take one after the other."""
-        return math.fsum(self.trials)
+    wall_sec: float
+    low: float
+    high: float
 
 
-def estimate(plan: Plan, told: Callable[[int, int], None]) -> Estimate:
-    """Return what the trials of a plan take at the longest.
+def estimate(
+    plan: Plan, told: Callable[[int, int], None], *, lanes: int, begin_sec: float = 0.0
+) -> Estimate:
+    """Return what a run of a plan takes on so many lanes.
 
-    Measures each data set x model once, with the first loss it is run with, and the update of each
-    optimizer on it. Early stopping only shortens.
+    Measures each data set x model, with the first loss it is run with, and the update of each
+    optimizer on it. `begin_sec` is what it takes to read the study and its data, `told` hears
+    (measurements done, in all). Raises StudyError where a trial cannot be measured.
     """
-    kinds: dict[tuple[str, str], dict[str, Trial]] = {}
-    for trial in plan.trials:
-        of_kind = kinds.setdefault((trial.dataset, trial.choices["model"].label), {})
-        of_kind.setdefault(trial.choices["optimizer"].label, trial)
-    costs = {}
-    for done, (kind, trials) in enumerate(kinds.items()):
-        told(done, len(kinds))
-        costs[kind] = measure(trials, plan.data(kind[0]), plan.base, plan.study.device)
-    told(len(kinds), len(kinds))
-    parts = [
-        (cost.train_sec(trial, data), cost.eval_sec(trial, data))
-        for trial in plan.trials
-        for cost in (costs[trial.dataset, trial.choices["model"].label],)
-        for data in (plan.data(trial.dataset),)
+    threads = plan.study.threads or 1
+    cuda = plan.study.device == "cuda"
+    # More than there are cores are on other machines, which are taken to be as this one.
+    at_once = 1 if cuda else min(lanes, max(usable_cores() // threads, 1))
+    updated = {_kind(trial): trial for trial in reversed(plan.trials)}
+    first = {kind[:2]: trial for kind, trial in reversed(updated.items())}
+    machine = Here(
+        {**updated, **first},
+        {data.name: data for data in plan.sets},
+        plan.base,
+        device=plan.study.device,
+        lanes={threads: at_once},
+    )
+    try:
+        start_sec = machine.start(threads)
+        measured = _measured(machine, plan, list(first), list(updated), Way(threads=threads), told)
+    except NotMeasuredError as error:
+        raise StudyError(f"a trial of this study cannot be measured: {error}") from error
+    finally:
+        machine.end()
+    costs = [
+        {kind: _cost(of_round, kind, lanes=at_once, beside=cuda) for kind in first}
+        for of_round in measured
     ]
+    passes = {kind: _passes(trial, plan) for kind, trial in first.items()}
+    # The run's own process imports what theirs do.
+    around = 2 * start_sec + begin_sec + REPORT_SEC
+    rounds = [_round(plan, cost, passes, lanes) for cost in costs]
+    walls = [each.wall_sec + around for each in rounds]
+    low, _ = interval([each.least_sec + around for each in rounds])
+    _, high = interval(walls)
     return Estimate(
-        trials=tuple(train + scored for train, scored in parts),
-        eval_sec=math.fsum(scored for _, scored in parts),
+        trials=tuple(
+            statistics.median(secs) for secs in zip(*(r.trials for r in rounds), strict=True)
+        ),
+        eval_sec=statistics.median(each.eval_sec for each in rounds),
+        wall_sec=statistics.median(walls),
+        low=low,
+        high=high,
     )
 
 
-def measure(trials: Mapping[str, Trial], data: DataSet, base: Path, device_kind: str) -> Cost:
-    """Time the gradient of a trial on its own first batch, and the evaluation of an inner case.
+def interval(walls: Sequence[float]) -> tuple[float, float]:
+    """Return between what one more round would lie, by how much some rounds differ.
 
-    Inner cases are evaluated as a trial does, in batches. `trials` are of one model, a trial an
-    optimizer: its update is timed on that gradient.
+    The prediction interval of Student's t on logarithms, as what a busy machine does multiplies.
     """
-    device = torch.device(device_kind)
-    timed = Timed(next(iter(trials.values())), data, base, device)
-    timed.gradient()  # the first one takes longer, as does the first evaluation
-    step_sec = statistics.median(seconds(timed.gradient, device) for _ in range(STEPS))
-    parts = {label: Combination(choices=t.choices, base=base) for label, t in trials.items()}
-    update_sec = {
-        label: _update_sec(own.optimizer, timed.model, device)
-        for label, own in parts.items()
-        if own.optimizer.row.step == "plain"
+    logs = np.log(walls)
+    n = len(logs)
+    reach = student.ppf((1 + CONFIDENCE) / 2, n - 1) * logs.std(ddof=1) * math.sqrt(1 + 1 / n)
+    return float(np.exp(logs.mean() - reach)), float(np.exp(logs.mean() + reach))
+
+
+def _kind(trial: Trial) -> Kind:
+    return trial.dataset, trial.choices["model"].label, trial.choices["optimizer"].label
+
+
+def _measured(
+    machine: Machine,
+    plan: Plan,
+    first: Sequence[Kind],
+    updated: Sequence[Kind],
+    way: Way,
+    told: Callable[[int, int], None],
+) -> list[dict[tuple[Kind, Part], float]]:
+    """Return the seconds of each part on the machine in each round."""
+    plain = {
+        entry.label
+        for entry in plan.study.optimizers
+        for trial in [next(t for t in plan.trials if t.choices["optimizer"] == entry)]
+        if Combination(choices=trial.choices, base=plan.base).optimizer.row.step == "plain"
     }
-    timed.evaluate(1)
-    cases = 0
+    asked: list[tuple[Kind, Part]] = [
+        *((kind, part) for kind in first for part in _PARTS),
+        *((kind, "update") for kind in updated if kind[2] in plain),
+    ]
+    rounds: list[dict[tuple[Kind, Part], float]] = []
+    start = monotonic()
+    for number in range(1 + ROUNDS):
+        if number > FEWEST and monotonic() - start > LONG_SEC:
+            break
+        least = LEAST_SEC if number else 0.0
+        rounds.append({})
+        for place, (kind, part) in enumerate(asked):
+            told(number * len(asked) + place, (1 + ROUNDS) * len(asked))
+            rounds[-1][kind, part] = machine.sample_sec(kind, way, part, least)
+    told((1 + ROUNDS) * len(asked), (1 + ROUNDS) * len(asked))
+    return rounds[1:]
 
-    def evaluated() -> None:
-        nonlocal cases
-        cases = timed.evaluate(timed.batch)
 
-    evaluation_sec = seconds(evaluated, device)
-    return Cost(
-        batch=timed.batch,
-        step_sec=step_sec,
-        case_sec=evaluation_sec / cases,
-        update_sec=update_sec,
+def _cost(
+    of_round: Mapping[tuple[Kind, Part], float], kind: Kind, *, lanes: int, beside: bool
+) -> Cost:
+    """Return the cost of a model in one lane: of so many at once each has its share."""
+    parts: dict[str, float] = {part: lanes * of_round[kind, part] for part in _PARTS}
+    update = {
+        own[2]: lanes * sec
+        for (own, part), sec in of_round.items()
+        if part == "update" and own[:2] == kind
+    }
+    return Cost(**parts, update=update, beside=beside)
+
+
+def _passes(trial: Trial, plan: Plan) -> np.ndarray:
+    row = Combination(choices=trial.choices, base=plan.base).model.row
+    whole = whole_sides(trial, row) is not None
+    return counted(trial, plan.data(trial.dataset), whole=whole)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Round:
+    """What one round foretells: of trials and all their evaluation, and the wall of the lanes."""
+
+    trials: tuple[float, ...]
+    eval_sec: float
+    wall_sec: float
+    least_sec: float
+
+
+def _round(
+    plan: Plan, costs: Mapping[Kind, Cost], passes: Mapping[Kind, np.ndarray], lanes: int
+) -> _Round:
+    most, least, evaluated = [], [], []
+    for trial in plan.trials:
+        kind = _kind(trial)[:2]
+        cost, data, counts = costs[kind], plan.data(trial.dataset), passes[kind]
+        train, looks = cost.train_sec(trial, data), cost.look_sec(trial, data, counts)
+        scored = looks + cost.test_sec(trial, data, counts)
+        evaluated.append(scored)
+        most.append(cost.setup + train + scored)
+        end = cost.test_sec(trial, data, counts, last_is_best=True)
+        least.append(cost.setup + earliest(trial) * (train + looks) + end)
+    return _Round(
+        trials=tuple(most),
+        eval_sec=math.fsum(evaluated),
+        wall_sec=played(most, lanes).wall_sec,
+        least_sec=played(least, lanes).wall_sec,
     )
 
 
-def _update_sec(kind: Component[Optimizer], model: nn.Module, device: torch.device) -> float:
-    """Time the second update of an optimizer: the first one makes its state."""
-    optimizer = kind.row.build(model.parameters(), **kind.settings)
-    optimizer.step()
-    return seconds(optimizer.step, device)
-
-
-# ---- what it will be able to tell ------------------------------------------------------------
-
-
-def foreseen_by(plan: Plan, pilot: Path) -> Iterator[Foreseen]:
-    """Yield what a plan will be able to tell of each data set that the run `pilot` has too.
-
-    Raises RunError where the folder holds no run, StudyError where it has none of these data sets.
-    """
-    run = made_of(pilot, lambda content: content)
-    contests = {contest.dataset: contest for contest in run.contests}
-    if not contests.keys() & {data.name for data in plan.sets}:
-        raise StudyError(
-            f"pilot {pilot.name}: it is of {', '.join(contests) or 'no data'}, the study of "
-            f"{', '.join(data.name for data in plan.sets)}. A pilot is a run on the same data."
-        )
-    for data in plan.sets:
-        if len(data.splits) < 2:
-            raise StudyError(
-                f"pilot {pilot.name}: the study tests {data.name!r} in one fold, which cannot "
-                f"tell what another training set would change; a pilot tells nothing of it."
-            )
-        if data.name in contests:
-            yield foreseen(
-                contests[data.name], _design(plan, data), run.rows, alpha=plan.study.alpha
-            )
-
-
-def _design(plan: Plan, data: DataSet) -> predict.Plan:
-    """Return what a verdict on a data set will rest on."""
-    own = [trial for trial in plan.trials if trial.dataset == data.name]
-    ratios = [len(split.test) / len(split.train) for split in data.splits]
-    return predict.Plan(
-        folds=len({split.fold for split in data.splits}),
-        repeats=plan.study.repeats,
-        seeds=len({trial.seed for trial in own}) or len(plan.study.seeds),
-        patients=len(set(data.store.groups)),
-        test_train_ratio=float(np.mean(ratios)),
-    )
+def earliest(trial: Trial) -> float:
+    """Return the share of its budget after which a trial may end: its first look was its best."""
+    looks = trial.looks or trial.epochs
+    return min((1 + trial.patience) / looks, 1.0) if trial.stops else 1.0

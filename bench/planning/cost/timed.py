@@ -1,9 +1,7 @@
 """The work of one trial on its own first batches, to be done again and again and timed."""
 
 import itertools
-from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import torch
@@ -15,8 +13,11 @@ from bench.losses.supervision import as_target, supervised
 from bench.losses.table import alone
 from bench.study.components import Combination
 from bench.study.dataset import DataSet
+from bench.study.tasks import TASKS
 from bench.study.trial import Trial
+from bench.training.course import spread
 from bench.training.evaluate import Evaluator, whole_sides
+from bench.training.looks import passes
 from bench.training.networks import CHANNELS_LAST, make_network
 from bench.training.train import make_criterion, make_sampler, seeds_of
 from loaders.batches.torch_loader import gather
@@ -31,7 +32,7 @@ class Timed:
 
     def __init__(self, trial: Trial, data: DataSet, base: Path, device: torch.device) -> None:
         """Build its network; `base` is the folder that references in the study start at."""
-        self._trial, self._device = trial, device
+        self._trial, self._device, self._base = trial, device, base
         self._store, self._split = data.store, data.split(trial.repeat, trial.fold)
         self._sampler = make_sampler(trial, data, trial.seed)
         parts = Combination(choices=trial.choices, base=base)
@@ -42,6 +43,7 @@ class Timed:
         row, loss = parts.optimizer.row, parts.loss.row
         criterion = make_criterion(parts.loss, self._store, self._sampler)
         self.batch = min(trial.batch_size * row.batch_multiple, len(self._split.train))
+        self._optimizer: torch.optim.Optimizer | None = None
         self._number = itertools.count()
         pixels, labels = self._loaded()
         image = uploaded(pixels, device)
@@ -62,6 +64,7 @@ class Timed:
             world=World(),
             whole=whole_sides(trial, parts.model.row),
         )
+        self._passes = counted(trial, data, whole=self._evaluator.whole is not None)
 
     def ready(self) -> None:
         """Set this process to compute as the trial would have it; another may have since."""
@@ -85,17 +88,34 @@ class Timed:
             given = self._forward(self._image)
         self._values_of(given, self._target).mean().backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
 
-    def evaluate(self, cases: int) -> int:
-        """Score so many cases of inner validation, or all there are; return how many."""
-        chosen = self._split.inner[:cases]
-        self._evaluator.score(chosen, final=False)
-        return len(chosen)
+    def drive_by(self, trial: Trial) -> None:
+        """Take the optimizer of a trial of the same model; the first update makes its state."""
+        kind = Combination(choices=trial.choices, base=self._base).optimizer
+        self._optimizer = kind.row.build(self.model.parameters(), **kind.settings)
+        self.update()
+
+    def update(self) -> None:
+        """Take one step of the optimizer along the gradient that is there."""
+        assert self._optimizer is not None, "drive_by comes first"
+        self._optimizer.step()
+
+    def evaluate(self, cases: int, *, final: bool = False) -> float:
+        """Score so many cases of inner validation, or all there are; return what they count.
+
+        That is passes of a patch through the network, as `counted` has it. They lie evenly among
+        all. `final`: with the costly metrics, as a test is.
+        """
+        inner = self._split.inner
+        chosen = spread(inner, min(cases, len(inner)))
+        self._evaluator.score(chosen, final=final)
+        return float(self._passes[chosen].sum())
 
 
-def seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds of some work, to the end of what it asks of the device."""
-    start = perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return perf_counter() - start
+def counted(trial: Trial, data: DataSet, *, whole: bool) -> np.ndarray:
+    """Return what evaluating each case of a store counts (n,), in passes of a patch.
+
+    `whole` says that images go through the network in one pass.
+    """
+    if not TASKS[trial.task].windows:
+        return np.ones(len(data.store))
+    return passes(data.store.shapes, trial.patch, overlap=trial.overlap, whole=whole)

@@ -19,8 +19,8 @@ GAIN = 1.05
 # Settings that differ from the plain ones, (key, value) each in the order of the table of factors.
 Settings = tuple[tuple[str, Any], ...]
 PLAIN: Settings = ()
-# (data set, label of a model)
-Kind = tuple[str, str]
+# (data set, label of a model), and of an optimizer where its updates are meant.
+Kind = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,9 @@ from bench.study.tasks import TASKS
 from bench.study.trial import Trial
 from bench.training.evaluate import WINDOWS
 
-# What a trial does: gradients in training, or the evaluation of cases.
-Part = Literal["gradient", "evaluation"]
+# What a trial does: it is set up, reads batches, computes gradients, takes steps along them, and
+# scores cases, in the end with metrics that cost more.
+Part = Literal["setup", "load", "gradient", "update", "evaluation", "test"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A process that times the work of trials for `bench.planning.speed.side_by_side`."""
+"""A process that times the work of trials, for what is fastest and for how long a run takes."""
 
 import os
 import pickle
@@ -22,8 +22,10 @@ from bench.study.trial import Trial
 # Cases of inner validation that are evaluated at once: few, as large volumes take seconds each, and
 # several, so that windows of more than one go through the network together. Assumption.
 CASES = 4
-# Gradients that are timed at least; of evaluations one is enough, as it takes much longer.
-FEWEST = {"gradient": 2, "evaluation": 1}
+# Where one takes longer than this, as large volumes do on a CPU, it is the only one. Assumption.
+LONG_SEC = 2.0
+# How often a part is done at least; what takes longer once.
+FEWEST: dict[Part, int] = {"load": 2, "gradient": 2, "update": 2}
 
 
 class Trials:
@@ -35,43 +37,69 @@ class Trials:
         """Take them; `base` is the folder that references in the study start at."""
         self._trials, self._sets, self._base = trials, sets, base
         self._device = torch.device(device)
-        self._now: tuple[tuple[Kind, Settings, Part], Timed] | None = None
+        self._now: tuple[tuple[Kind, Settings], Timed, set[Part]] | None = None
+        # The same number for all settings of a model.
+        self._cases: dict[Kind, int] = {}
 
-    def timed(self, kind: Kind, settings: Settings, part: Part, least: float) -> tuple[int, float]:
-        """Do some work for `least` seconds; return (samples or cases done, seconds).
+    def timed(
+        self, kind: Kind, settings: Settings, part: Part, least: float
+    ) -> tuple[float, float]:
+        """Do some work for `least` seconds; return (what was done, seconds).
 
-        Raises whatever torch does where the settings cannot be had here.
+        What was done counts in samples, of evaluations in passes through the network, of updates
+        and set-ups in themselves. Raises whatever torch does where the settings cannot be had here.
         """
-        timed = self._made(kind, settings, part)
-        timed.ready()
-        done, spent, times = 0, 0.0, 0
-        while times < FEWEST[part] or spent < least:
+        if part == "setup":
             start = perf_counter()
-            done += _once(timed, part)
+            self._build(kind, settings)
+            return 1.0, perf_counter() - start
+        timed = self._warm(kind, settings, part)
+        if part == "update":
+            timed.drive_by(self._trials[kind])
+        timed.ready()
+        done, spent, times = 0.0, 0.0, 0
+        while times < FEWEST.get(part, 1) or spent < least:
+            start = perf_counter()
+            done += self._once(timed, part, kind)
             if self._device.type == "cuda":
                 torch.cuda.synchronize()
             spent += perf_counter() - start
             times += 1
         return done, spent
 
-    def _made(self, kind: Kind, settings: Settings, part: Part) -> Timed:
-        """Return a trial that has been built, compiled and warmed up."""
-        key = kind, settings, part
-        if self._now is None or self._now[0] != key:
-            self._now = None  # before the next is built: two may not fit
-            trial = replace(self._trials[kind], **dict(settings))
-            timed = Timed(trial, self._sets[kind[0]], self._base, self._device)
-            _once(timed, part)
-            self._now = key, timed
-        return self._now[1]
+    def _build(self, kind: Kind, settings: Settings) -> None:
+        self._now = None  # before the next is built: two may not fit
+        trial = replace(self._trials[kind], **dict(settings))
+        timed = Timed(trial, self._sets[kind[0]], self._base, self._device)
+        self._now = (kind[:2], settings), timed, set()
 
+    def _warm(self, kind: Kind, settings: Settings, part: Part) -> Timed:
+        """Return a trial that is built, compiled, and has done the same before."""
+        if self._now is None or self._now[0] != (kind[:2], settings):
+            self._build(kind, settings)
+        assert self._now is not None
+        _, timed, warm = self._now
+        first: Part = "gradient" if part == "update" else part  # an update is along one
+        if first not in warm:
+            if first in ("evaluation", "test") and kind[:2] not in self._cases:
+                start = perf_counter()
+                timed.evaluate(1, final=True)
+                quick = perf_counter() - start < LONG_SEC
+                self._cases[kind[:2]] = CASES if quick else 1
+            self._once(timed, first, kind)
+        warm.add(first)
+        return timed
 
-def _once(timed: Timed, part: Part) -> int:
-    """Do some work once; return how many samples or cases it was of."""
-    if part == "evaluation":
-        return timed.evaluate(CASES)
-    timed.gradient()
-    return timed.batch
+    def _once(self, timed: Timed, part: Part, kind: Kind) -> float:
+        """Do some work once; return what it counts."""
+        if part in ("evaluation", "test"):
+            return timed.evaluate(self._cases[kind[:2]], final=part == "test")
+        if part == "update":
+            timed.update()
+            return 1.0
+        work = timed.load if part == "load" else timed.gradient
+        work()
+        return float(timed.batch)
 
 
 def main() -> None:
@@ -79,13 +107,14 @@ def main() -> None:
     pipe, cargo = begun_beside()
     begin(cargo["threads"])
     trials = Trials(**pickle.loads(cargo["asked"]))  # noqa: S301  # of the process that started this one
+    pipe.send(((0.0, 0.0),))  # it has started
     while True:
         try:
             asked: tuple[Any, ...] = pipe.recv()
         except (EOFError, OSError):
             os._exit(0)  # not by Python's own end, which waits for what compiles
         try:
-            answer: tuple[int, float] | str = trials.timed(*asked)
+            answer: tuple[float, float] | str = trials.timed(*asked)
         except Exception as error:  # noqa: BLE001  # whatever it is, the table says it
             answer = failure(error)
         pipe.send((answer,))

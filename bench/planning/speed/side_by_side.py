@@ -19,7 +19,7 @@ LONGEST_SEC = 600.0
 # How often one looks whether processes live.
 LOOK_SEC = 0.5
 # Samples or cases done and seconds, or why there are none.
-_Answer = tuple[int, float] | str
+_Answer = tuple[float, float] | str
 _PROCESS = starting("bench.planning.speed.process")
 
 
@@ -63,8 +63,7 @@ class Here:
 
         Raises NotMeasuredError where one of them cannot do it, or ends; they are started anew then.
         """
-        if way.threads not in self._processes:
-            self._processes[way.threads] = self._started(way.threads)
+        self.start(way.threads)
         beside = self._processes[way.threads]
         for process in beside:
             process.say((kind, way.settings, part, least))
@@ -75,6 +74,17 @@ class Here:
             done, sec = answer
             rate += done / sec
         return 1 / rate
+
+    def start(self, threads: int) -> float:
+        """Start the processes of so many threads, unless they run; return the seconds it took.
+
+        Raises NotMeasuredError where one of them ends.
+        """
+        start = monotonic()
+        if threads not in self._processes:
+            self._processes[threads] = self._started(threads)
+            self._answers(threads, self._processes[threads])
+        return monotonic() - start
 
     def _answers(self, threads: int, beside: Sequence[Beside]) -> list[_Answer]:
         found: dict[int, _Answer] = {}

@@ -99,3 +99,15 @@ def test_on_a_gpu_the_trilinear_gradient_is_named():
     image = torch.rand(1, 1, 4, 4, 4, device="cuda", requires_grad=True)
     torch.nn.functional.interpolate(image, scale_factor=2.0, mode="trilinear").sum().backward()
     assert named == {"upsample_trilinear3d_backward_out_cuda"}
+
+
+@pytest.mark.parametrize("benchmark", [True, False])
+def test_cudnn_tries_its_kernels_where_a_trial_asks_for_it_alone(benchmark):
+    before = torch.backends.cudnn.benchmark
+    try:
+        repeat(tf32=False, benchmark=benchmark)
+        assert torch.backends.cudnn.benchmark is benchmark
+        repeat(tf32=False)
+        assert torch.backends.cudnn.benchmark is False
+    finally:
+        torch.backends.cudnn.benchmark = before

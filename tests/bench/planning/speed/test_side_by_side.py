@@ -17,6 +17,7 @@ import os, sys
 sys.path.insert(0, {str(Path(__file__).parents[4])!r})
 from bench.core.processes import begun_beside
 pipe, cargo = begun_beside()
+pipe.send(((0, 0.0),))
 while True:
     try:
         kind, settings, part, least = pipe.recv()
@@ -66,9 +67,22 @@ def test_a_trial_is_timed_with_settings_of_its_own(make_trial, task):
         assert done == 2 * trial.batch_size
         assert sec > 0
     done, _ = trials.timed(kind, (("windows_at_once", 1),), "evaluation", 0.0)
-    assert done == CASES
+    # Each image is one patch, or as many as cover sides of 16 to 20 by patches of 16.
+    assert CASES <= done <= 4 * CASES
+    assert trials.timed(kind, (), "update", 0.0)[0] == 2
+    assert trials.timed(kind, (), "setup", 0.0)[0] == 1
+    assert trials.timed(kind, (), "load", 0.0)[0] == 2 * trial.batch_size
+    assert trials.timed(kind, (), "test", 0.0)[1] > 0
     with pytest.raises(TypeError, match="colour"):
         trials.timed(kind, (("colour", "red"),), "gradient", 0.0)
+
+
+def test_a_case_that_takes_long_is_evaluated_alone(make_trial, monkeypatch):
+    monkeypatch.setattr("bench.planning.speed.process.LONG_SEC", 0.0)
+    trial, data, base = make_trial("classification")
+    kind = (trial.dataset, "model")
+    trials = Trials({kind: trial}, {trial.dataset: data}, base, "cpu")
+    assert trials.timed(kind, (), "evaluation", 0.0)[0] == 1
 
 
 @pytest.mark.slow

@@ -1,16 +1,21 @@
 """`speed: auto` of a study: fixed before the first trial, in the ids, and never asked again."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
+from bench import api
+from bench.cli import app
 from bench.core.references import StudyError
 from bench.planning.cost.timed import Timed
 from bench.planning.plan import resolve, save
 from bench.planning.speed import study as speed_study
+from bench.planning.speed.search import ROUNDS
 from bench.study.schema import load_study, parse_study, with_speeds, with_twice_the_budget
 from bench.training.evaluate import Evaluator
 from tests.bench.planning.speed.test_search import Made
@@ -241,3 +246,43 @@ def test_windows_at_once_change_the_speed_and_not_the_score(make_trial, count, m
     assert sizes[-1] <= count
     assert scores[0].value == pytest.approx(scores[1].value, abs=1e-6)
     assert scores[0].loss == pytest.approx(scores[1].loss, rel=1e-5)
+
+
+@pytest.fixture
+def asked(small_store, tmp_path, monkeypatch):
+    """Return the file of a study with `speed: auto`, on a machine that is made up."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(speed_study, "Here", Machine)
+    path = tmp_path / "small.yaml"
+    path.write_text(
+        f"name: small\ndata: [{small_store('classification', 2).path}]\nmodels: [plain_cnn]\n"
+        "optimizers: [adam]\nlosses: [ce]\nfolds: 2\nepochs: 1\nthreads: 1\ndevice: cpu\n"
+        "speed: auto\n"
+    )
+    return path
+
+
+def test_a_plan_shows_the_table(asked):
+    told = CliRunner().invoke(app, ["plan", str(asked), "--json"])
+    rows = {row["factor"]: row for row in json.loads(told.stdout)["speed"]}
+    assert rows["channels_last"]["ratios"] == pytest.approx([1.5] * ROUNDS)
+    assert (rows["channels_last"]["taken"], rows["compiled"]["taken"]) == (True, False)
+    said = " ".join(CliRunner().invoke(app, ["plan", str(asked)]).stdout.split())
+    assert "times faster" in said
+    assert "1.50 (1.50 to 1.50)" in said
+
+
+@pytest.mark.slow
+def test_a_run_says_and_logs_what_was_measured_and_trains_so(asked):
+    said = []
+    ended = api.run(asked, lanes=1, say=said.append)
+    line = "speed, small-classification, plain_cnn: channels_last yes: 1.50 (1.50 to 1.50), taken"
+    assert said[0].startswith("speed: what computes each model fastest is measured first")
+    assert f"{line}." in said
+    assert line in (ended.folder / "log.txt").read_text()
+    assert ended.progress.statuses == {"ok": 2}
+    content = yaml.safe_load((ended.folder / "study.yaml").read_text())
+    assert content["data"][0]["speed"] == {"plain_cnn": {"channels_last": True}}
+    before = len(Machine.made)
+    assert api.run(asked, lanes=1).progress.reused == 2
+    assert len(Machine.made) == before
