@@ -2,9 +2,9 @@
 
 Four processes with one thread each read one stream, every augmentation on, each step of them as
 long as chance has it. Rotation, zoom, noise, contrast and gamma are done to every sample, or to a
-fifth, as they are by default: what is wanted holds where all are. Volumes of 4 x 96^3 in patches of 64^3, batch 2, and small images in batches
-of 32. Counted are CPU seconds of loading, copies from and to the shelf included, which a busy
-machine changes little: `ratio` is theirs over those without a shelf. All batches are the same bits.
+fifth, as they are by default: what is wanted holds where all are. Volumes of 4 x 96^3 are read in
+patches of 64^3, batch 2, and small images in batches of 32. Counted are CPU seconds of loading, the
+shelf's included: `ratio` is theirs over those without one. All batches are the same bits.
 
     pytest tests/perf/test_perf_once.py --benchmark-only
 """
