@@ -30,7 +30,7 @@ from bench.planning.plan import Plan
 from bench.study.trial import Trial
 from bench.training.state import StateRefused, TrainingState
 from bench.training.train import Outcome, run_trial
-from loaders.batches.shelf import Shelf, made_shelf, size_by_memory
+from loaders.batches.shelf import Paths, Shelf, made_shelf, size_by_memory
 
 log = logging.getLogger("medopt.lanes")
 
@@ -72,8 +72,8 @@ def cargo_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def shelf_for(queue: Queue, lanes: int) -> AbstractContextManager[str | None]:
-    """Give the path of a shelf (loaders.batches.shelf) for lanes of this machine, or None.
+def shelf_for(queue: Queue, lanes: int) -> AbstractContextManager[Paths | None]:
+    """Give the paths of a shelf (loaders.batches.shelf) for lanes of this machine, or None.
 
     None but where the rows say that others trained beside a trial: of a trial alone, by which
     prices go, every second is its own.
@@ -89,7 +89,7 @@ def take_trials(
     content: dict[str, str],
     plan: bytes,
     keep_sec: float = KEEP_SEC,
-    shelf: str | None = None,
+    shelf: Paths | None = None,
 ) -> None:
     """Take trials and run them until there are none left.
 
@@ -97,7 +97,7 @@ def take_trials(
     `code` and `content` are the driver's fingerprints, `plan` is its plan, pickled, which a worker
     unpickles only if its code is the driver's. The first worker of a lane speaks for it; the others
     hear from it which trial is next. A worker that differs says so, and the lane gets no trial.
-    `shelf` is the path of the one on which this machine's lanes share batches, None: they do not.
+    `shelf` are the paths of the one on which this machine's lanes share batches, None: they do not.
     """
     first = worker.world.rank == 0
     if first:
@@ -117,7 +117,7 @@ def take_trials(
             _run_one(trial, unpickled, worker, keep_sec, batches)
 
 
-def _opened(shelf: str | None) -> Shelf | None:
+def _opened(shelf: Paths | None) -> Shelf | None:
     if shelf is None:
         return None
     try:

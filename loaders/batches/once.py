@@ -27,7 +27,9 @@ SURE, CHEAP = 16, 0.02
 AHEAD = 8
 # A batch is waited for as long as making so many takes, and not for less than this. Assumption: the
 # rest of a maker's time is other trials', since cores are shared.
-PATIENCE, PATIENCE_SEC = 4, 0.25
+PATIENCE, PATIENCE_SEC = 4, 0.5
+# After how long one looks first whether it is there. Assumption.
+LOOK_SEC = 1e-3
 
 
 class Once:
@@ -77,7 +79,7 @@ class Once:
         return median(self._making) > max(median(self._copying), CHEAP * median(self._steps))
 
     def _found(self, batch: int) -> Arrays:
-        key = self._key(batch)
+        key, pause = self._key(batch), LOOK_SEC
         while True:
             begun = thread_time()
             found = self._shelf.take(key, self._layout)
@@ -85,7 +87,10 @@ class Once:
                 return self._noted(found, thread_time() - begun)
             if self._shelf.claim(key, self._patience()):
                 return self._made(batch, key)
-            self._meanwhile(batch)
+            # Each look costs CPU seconds that the maker may need: the longer, the rarer.
+            if pause > LOOK_SEC or not self._meanwhile(batch):
+                sleep(pause)
+                pause = min(2 * pause, PATIENCE_SEC / 10)
 
     def _noted(self, found: Found, copying: float) -> Arrays:
         self.taken += 1
@@ -104,14 +109,14 @@ class Once:
         self._copying.append(thread_time() - begun)
         return arrays
 
-    def _meanwhile(self, batch: int) -> None:
-        """Make the next batch that nobody makes, or wait a moment."""
+    def _meanwhile(self, batch: int) -> bool:
+        """Make the next batch that nobody makes; return whether there was one."""
         for following in range(batch + 1, min(batch + 1 + self._ahead, self._request.batches)):
             key = self._key(following)
             if self._shelf.claim(key, self._patience()):
                 self._made(following, key)
-                return
-        sleep(self._patience() / 100)
+                return True
+        return False
 
     def _patience(self) -> float:
         longest = max(list(self._making), default=0.0)

@@ -1,11 +1,15 @@
 """A shelf: memory in which the processes of a machine leave batches for one another.
 
-A file without a name (memfd_create(2)): it takes memory as it fills, is not of /dev/shm and its
-size, and is gone with the last process that has it open, however that one ends. In it stand a ring
-of bytes, in which the newest arrays take the place of the oldest, and a ring of entries, which say
-where. Only who holds the lock changes either; the kernel takes it from a process that dies
-(fcntl(2), record locks). An entry is shown once its arrays are written, and hidden before anything
-is written over them, so nobody ever sees half of one.
+Two files without names (memfd_create(2)): they take memory as they fill, are not of /dev/shm and
+its size, and are gone with the last process that has them open, however that one ends. One is a
+ring of bytes, in which the newest arrays take the place of the oldest; in the other stand entries,
+which say where. Only who holds the lock changes either; the kernel takes it from a process that
+dies (fcntl(2), record locks). An entry is shown once its arrays are written, and hidden before
+anything is written over them, so nobody ever sees half of one.
+
+Large arrays are not copied: who takes them has pages of his own of what is there (mmap(2), private:
+what he writes is his alone) and a pin on it, which those who write go round. A process has a seat
+while it lives, by a lock too, so that the pins of a dead one are known and taken away.
 
 Nobody waits for long: for the lock LOCK_SEC, for what another makes until its claim runs out.
 """
@@ -15,8 +19,10 @@ import logging
 import math
 import mmap
 import os
+import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Lock
 from time import monotonic, sleep
@@ -36,16 +42,25 @@ SHARE = 0.1
 # swapped out. Assumption.
 LOCK_SEC = 1.0
 _LOOK_SEC = 2e-4
+# Processes that may have pins, and how many each: others, and more, are copies. Assumption.
+_SEATS, _PINS = 64, 16
+# Smaller arrays are copied in less time than pages are mapped. Assumption.
+_PINNED_BYTES = 1 << 18
 # Bytes of a ring for each entry, and how many entries there are at most: they are searched whole.
 _BYTES_AN_ENTRY, _FEWEST, _MOST = 1 << 14, 64, 1 << 14
-# Arrays begin at multiples of it: a line of a cache.
+# Arrays begin at multiples of it: a line of a cache. Those of an entry lie together, on pages.
 _ALIGNED = 64
 # The header: entries, bytes of the ring, bytes that were ever given out, entries that ever were.
+# Then come the pins, from where to where. Byte 0 is locked by who reads or changes anything, the
+# byte of a seat behind it by whose seat it is.
 _HEADER = 8
+_PIN_WORDS = 2 * _SEATS * _PINS
 _COLUMNS = 6
 
 Key: TypeAlias = tuple[int, int]
 Arrays: TypeAlias = list[NDArray[Any]]
+# The paths of both files.
+Paths: TypeAlias = tuple[str, str]
 # The shape and type of each array.
 Layout: TypeAlias = Sequence[tuple[tuple[int, ...], np.dtype[Any]]]
 
@@ -68,18 +83,24 @@ class Shelf:
     ShelfError where the shelf cannot be used, as where a process that was stopped has the lock.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, paths: Paths) -> None:
         """Open what `made_shelf` made; raises OSError where there is none."""
-        self._file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-        self._identity = _identity(self._file)
+        self._file, self._ring = (os.open(path, os.O_RDWR | os.O_CLOEXEC) for path in paths)
+        self._identity = self._files()
+        self._process = os.getpid()
         self._lock = Lock()
         entries, size = np.frombuffer(os.pread(self._file, 16, 0), dtype=np.int64).tolist()
         self.bytes: int = size
-        self._arena = _index_bytes(entries)
-        whole = np.frombuffer(mmap.mmap(self._file, self._arena), dtype=np.uint64)
+        whole = np.frombuffer(mmap.mmap(self._file, _index_bytes(entries)), dtype=np.uint64)
         # Bytes that were ever given out, and entries: both only grow.
         self._given, self._entered = whole[2:3], whole[3:4]
-        columns = whole[_HEADER : _HEADER + _COLUMNS * entries].reshape(_COLUMNS, entries)
+        pins, rest = np.split(whole[_HEADER:], [_PIN_WORDS])
+        self._pins = pins.reshape(_SEATS, _PINS, 2)
+        self._seat = next((seat for seat in range(_SEATS) if self._locked(1 + seat)), None)
+        self._free_pins = deque(range(_PINS) if self._seat is not None else ())
+        if self._seat is not None:
+            self._pins[self._seat] = 0
+        columns = rest[: _COLUMNS * entries].reshape(_COLUMNS, entries)
         self._low, self._high, self._start, self._size = columns[:4]
         # Until when (CLOCK_MONOTONIC, one for all processes) somebody makes it; inf: it is there.
         self._until = columns[4].view(np.float64)
@@ -88,9 +109,10 @@ class Shelf:
     def close(self) -> None:
         """Close it in this process."""
         os.close(self._file)
+        os.close(self._ring)
 
     def take(self, key: Key, layout: Layout) -> Found | None:
-        """Return a copy of what stands under a key, None where nothing does (any more)."""
+        """Return what stands under a key, None where nothing does (any more)."""
         with self._held():
             row = self._row(key)
             if row is None or not self._there(row):
@@ -98,15 +120,55 @@ class Shelf:
             start, seconds = int(self._start[row]), float(self._seconds[row])
             if int(self._size[row]) != _bytes_of(layout):
                 raise ShelfError(f"it has {self._size[row]} bytes for {_bytes_of(layout)}")
+            size = int(self._size[row])
+            pin = self._pinned(start, size)
+        if pin is not None:
+            return Found(self._viewed(start % self.bytes, size, layout, pin), seconds)
         arrays = [np.empty(shape, kind) for shape, kind in layout]
         with _told():
-            where = self._arena + start % self.bytes
+            where = start % self.bytes
             for array in arrays:
-                _read(self._file, array, where)
+                _read(self._ring, array, where)
                 where += _aligned(array.nbytes)
         with self._held():
             # Written over in the meantime?
             return Found(arrays, seconds) if self._stands(start) else None
+
+    def _pinned(self, start: int, size: int) -> int | None:
+        """Keep others from writing over an entry; return the number of the pin, None: copy it."""
+        if size < _PINNED_BYTES or not self._free_pins:
+            return None
+        pin = self._free_pins.popleft()
+        at = start % self.bytes
+        self._pins[self._seat, pin] = at, at + size
+        return pin
+
+    def _unpin(self, pin: int) -> None:
+        # A copy of the process, forked, lets go of its own pages alone.
+        if os.getpid() == self._process:
+            self._pins[self._seat, pin, 1] = 0
+            self._free_pins.append(pin)
+
+    def _viewed(self, at: int, size: int, layout: Layout, pin: int) -> Arrays:
+        """Return arrays on pages of the ring, which stay as they are while an array is there."""
+        try:
+            pages = mmap.mmap(
+                self._ring,
+                size,
+                flags=mmap.MAP_PRIVATE,
+                prot=mmap.PROT_READ | mmap.PROT_WRITE,
+                offset=at,
+            )
+        except OSError as error:
+            self._unpin(pin)
+            raise ShelfError(str(error)) from error
+        weakref.finalize(pages, self._unpin, pin).atexit = False
+        arrays, where = [], 0
+        for shape, kind in layout:
+            flat = np.frombuffer(pages, dtype=kind, count=math.prod(shape), offset=where)
+            arrays.append(flat.reshape(shape))
+            where += _aligned(flat.nbytes)
+        return arrays
 
     def claim(self, key: Key, seconds: float) -> bool:
         """Return whether the caller is to make what belongs under a key; others wait so long.
@@ -124,9 +186,7 @@ class Shelf:
 
     def put(self, key: Key, arrays: Arrays, seconds: float) -> None:
         """Put arrays under a key, in the place of the oldest; what has no room is left out."""
-        size = sum(_aligned(array.nbytes) for array in arrays)
-        if size > self.bytes:
-            return
+        size = _pages(sum(_aligned(array.nbytes) for array in arrays))
         with self._held():
             row = self._row(key)
             if row is None:
@@ -134,17 +194,42 @@ class Shelf:
             elif self._there(row):
                 return
             self._until[row] = 0.0
-            start = int(self._given[0])
-            if start % self.bytes + size > self.bytes:
-                start += self.bytes - start % self.bytes
+            start = self._place(size)
+            if start is None:
+                return
             # From here on nobody takes what stood there.
             self._given[0] = start + size
-            where = self._arena + start % self.bytes
+            where = start % self.bytes
             for array in arrays:
-                _write(self._file, array, where)
+                _write(self._ring, array, where)
                 where += _aligned(array.nbytes)
             self._start[row], self._size[row], self._seconds[row] = start, size, seconds
             self._until[row] = math.inf
+
+    def _place(self, size: int) -> int | None:
+        """Return where in the ring the next bytes go, past what is pinned; None: there is no room.
+
+        In bytes that were ever given out: places in the ring are the remainder.
+        """
+        given = start = int(self._given[0])
+        pinned = self._pinned_by_the_living()
+        while start + size <= given + self.bytes:
+            at = start % self.bytes
+            if at + size > self.bytes:
+                start += self.bytes - at
+                continue
+            ends = [end for begin, end in pinned if begin < at + size and at < end]
+            if not ends:
+                return start
+            start += max(ends) - at
+        return None
+
+    def _pinned_by_the_living(self) -> list[tuple[int, int]]:
+        for seat in np.flatnonzero(self._pins[:, :, 1].any(axis=1)).tolist():
+            if seat != self._seat and self._locked(1 + seat):
+                self._pins[seat] = 0
+                fcntl.lockf(self._file, fcntl.LOCK_UN, 1, 1 + seat)
+        return [(begin, end) for begin, end in self._pins.reshape(-1, 2).tolist() if end]
 
     def _row(self, key: Key) -> int | None:
         for row in np.flatnonzero(self._low == key[0]).tolist():
@@ -172,10 +257,12 @@ class Shelf:
             raise ShelfError(f"another thread has had its lock for {LOCK_SEC:g} s")
         try:
             with _told():
+                if os.getpid() != self._process:
+                    raise ShelfError("this process is a copy of the one that opened it")
                 # A user's code may close every descriptor, and another file get the number.
-                if _identity(self._file) != self._identity:
+                if self._files() != self._identity:
                     raise ShelfError("its file was closed")
-                while not self._locked():
+                while not self._locked(0):
                     if monotonic() > until:
                         raise ShelfError(f"another process has had its lock for {LOCK_SEC:g} s")
                     sleep(_LOOK_SEC)
@@ -186,35 +273,42 @@ class Shelf:
         finally:
             self._lock.release()
 
-    def _locked(self) -> bool:
+    def _files(self) -> list[tuple[int, int]]:
+        known = [os.fstat(file) for file in (self._file, self._ring)]
+        return [(file.st_dev, file.st_ino) for file in known]
+
+    def _locked(self, byte: int) -> bool:
         try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
         except (BlockingIOError, PermissionError):
             return False
         return True
 
 
 @contextmanager
-def made_shelf(size: int) -> Iterator[str | None]:
-    """Make a shelf of so many bytes; give the path by which this machine's processes open it.
+def made_shelf(size: int) -> Iterator[Paths | None]:
+    """Make a shelf of so many bytes; give the paths by which this machine's processes open it.
 
     Only those of the same user, while the block lasts; whoever has it open by then keeps it. None
     where the system has no such files: Linux alone has.
     """
     size -= size % mmap.PAGESIZE
     entries = min(max(size // _BYTES_AN_ENTRY, _FEWEST), _MOST)
-    try:
-        file = os.memfd_create("medoptbench", os.MFD_CLOEXEC)
-    except (AttributeError, OSError) as error:
-        log.info("trials side by side share no batches: %s", error)
-        yield None
-        return
-    try:
-        os.ftruncate(file, _index_bytes(entries) + size)
-        os.pwrite(file, np.array([entries, size], dtype=np.int64).tobytes(), 0)
-        yield str(Path("/proc", str(os.getpid()), "fd", str(file)))
-    finally:
-        os.close(file)
+    with ExitStack() as opened:
+        paths: list[str] = []
+        try:
+            for length in (_index_bytes(entries), size):
+                file = os.memfd_create("medoptbench", os.MFD_CLOEXEC)
+                opened.callback(os.close, file)
+                os.ftruncate(file, length)
+                paths.append(str(Path("/proc", str(os.getpid()), "fd", str(file))))
+            with Path(paths[0]).open("r+b") as index:
+                index.write(np.array([entries, size], np.int64).tobytes())
+        except (AttributeError, OSError) as error:
+            log.info("trials side by side share no batches: %s", error)
+            yield None
+            return
+        yield paths[0], paths[1]
 
 
 def size_by_memory() -> int:
@@ -223,8 +317,11 @@ def size_by_memory() -> int:
 
 
 def _index_bytes(entries: int) -> int:
-    used = 8 * (_HEADER + _COLUMNS * entries)
-    return -(-used // mmap.PAGESIZE) * mmap.PAGESIZE
+    return _pages(8 * (_HEADER + _PIN_WORDS + _COLUMNS * entries))
+
+
+def _pages(size: int) -> int:
+    return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
 
 
 def _aligned(size: int) -> int:
@@ -232,12 +329,7 @@ def _aligned(size: int) -> int:
 
 
 def _bytes_of(layout: Layout) -> int:
-    return sum(_aligned(math.prod(shape) * kind.itemsize) for shape, kind in layout)
-
-
-def _identity(file: int) -> tuple[int, int]:
-    known = os.fstat(file)
-    return known.st_dev, known.st_ino
+    return _pages(sum(_aligned(math.prod(shape) * kind.itemsize) for shape, kind in layout))
 
 
 @contextmanager
@@ -248,7 +340,7 @@ def _told() -> Iterator[None]:
         raise ShelfError(str(error)) from error
 
 
-# Not through a mapping: what a process has mapped would count as memory of its trial.
+# Not through a mapping of all: what a process has mapped counts as memory of its trial.
 def _read(file: int, array: NDArray[Any], where: int) -> None:
     left = array.reshape(-1).view(np.uint8).data
     while len(left):

@@ -116,9 +116,8 @@ def torch_batches(request: Request) -> Generator[Batch]:
     patch = request.sampler.recipe.patch
     size = 4 * len(request.positions(0)) * len(store.meta.channels) * math.prod(patch)
     beside = device.type != "cpu" or threads < usable_cores()
-    # One thread alone gains nothing by more than one.
     most = max(threads, _AHEAD_BYTES // size)
-    at_once = min(most, _AHEAD * threads) if threads > 1 else 1
+    at_once = min(most, _AHEAD * threads)
 
     def gathered(batch: int) -> list[NDArray[Any]]:
         return [*gather(store, request.draw(batch))]
@@ -138,13 +137,14 @@ def torch_batches(request: Request) -> Generator[Batch]:
     tasks = (pool.submit(prepare, batch) for batch in range(request.batches))
     ahead: deque[Future[Batch]] = deque()
     try:
-        for _ in range(request.batches):
+        for batch in range(request.batches):
             if beside:
                 ahead.extend(islice(tasks, threads + 1 - len(ahead)))
-            elif not ahead:
+            elif threads > 1 and not ahead:
                 ahead.extend(islice(tasks, at_once))
                 wait(ahead)
-            image, target, _ = ahead.popleft().result()
+            # One thread that would be waited for is the caller's own.
+            image, target, _ = ahead.popleft().result() if ahead else prepare(batch)
             given = perf_counter()
             yield Batch(sent(image, device), sent(target, device))
             if once is not None:

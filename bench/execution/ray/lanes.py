@@ -45,6 +45,7 @@ from bench.execution.trial_queue import HUNG_MINUTES, Progress, Queue, Telling, 
 from bench.execution.worker import Worker, cargo_of, shelf_for, take_trials
 from bench.planning.plan import Plan
 from bench.training.room import most_bytes
+from loaders.batches.shelf import Paths
 from loaders.cores import usable_cores
 
 log = logging.getLogger("medopt.lanes")
@@ -77,14 +78,14 @@ class LaneEnd:
 class Carrier:
     """The Ray that carries lanes: a scratch folder, and whether this machine is `alone` in it.
 
-    `may_come`: it has an autoscaler that can add machines which hold a lane. `shelf` is the path of
-    the one on which lanes of this machine share batches, None where they do not.
+    `may_come`: it has an autoscaler that can add machines which hold a lane. `shelf` are the
+    paths of the one on which lanes of this machine share batches, None where they do not.
     """
 
     storage: Path
     alone: bool
     may_come: bool = False
-    shelf: str | None = None
+    shelf: Paths | None = None
 
 
 def run_lanes(

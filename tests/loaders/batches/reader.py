@@ -1,7 +1,6 @@
 """A process that reads a stream of batches, by itself or with others by a shelf.
 
-`begun` starts one; it prints, as JSON: the SHA-256 of each batch, how many others had made, and the
-CPU seconds of its loading.
+`begun` starts one; it prints, as JSON, the SHA-256 of each batch and the CPU seconds of loading.
 """
 
 import hashlib
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from loaders.batches.shelf import Paths, Shelf
 from loaders.batches.table import LOADERS
 from loaders.batches.torch_loader import Batch
 from loaders.sampling.foreground import Foreground
@@ -75,12 +75,14 @@ def begun(
 ) -> subprocess.Popen[str]:
     """Start a process that reads so many batches.
 
-    `shelf` is the path of a shelf or None, `pace` the greatest seconds that it works with a batch,
-    `seed` decides how long it does with each.
+    `shelf` are the paths of a shelf or None, `pace` the greatest seconds that it works with a
+    batch, `seed` decides how long it does with each. With `waits` it says `ready` in a line, and
+    begins when it is sent one.
     """
     asked = {"store": str(store), "patch": patch, "batches": batches, "batch_size": batch_size}
     return subprocess.Popen(
         [sys.executable, "-m", "tests.loaders.batches.reader", json.dumps({**asked, **rest})],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
@@ -92,33 +94,35 @@ def main(
     patch: list[int],
     batches: int,
     batch_size: int,
-    shelf: str | None = None,
+    shelf: Paths | None = None,
     pace: float = 0.0,
     seed: int = 0,
+    waits: bool = False,
+    chance: float = 0.2,
 ) -> dict[str, Any]:
     """Read the stream; a step of 1 ms at least, so that others have their turn."""
-    from loaders.batches.shelf import Shelf
-
     opened, paces = open_store(Path(store)), random.Random(seed)
-    digests, spent = [], 0.0
+    digests, spent = [], 0.0  # CPU seconds of what is no loading
     stream = LOADERS["torch"].open(
         opened,
-        everything(opened, tuple(patch)),
+        everything(opened, tuple(patch), chance=chance),
         batch_size=batch_size,
         batches=batches,
         threads=1,
         device=torch.device("cpu"),
         shelf=None if shelf is None else Shelf(shelf),
     )
+    if waits:
+        print("ready", flush=True)
+        sys.stdin.readline()
+    begun = time.process_time()
     with stream as given:
-        while True:
-            start = time.process_time()
-            batch = next(given, None)
-            spent += time.process_time() - start
-            if batch is None:
-                return {"digests": digests, "cpu": spent}
+        for batch in given:
+            start = time.thread_time()
             digests.append(digest(batch))
+            spent += time.thread_time() - start
             time.sleep(0.001 + pace * paces.random())
+    return {"digests": digests, "cpu": time.process_time() - begun - spent}
 
 
 if __name__ == "__main__":

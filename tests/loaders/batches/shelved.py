@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from loaders.batches.shelf import Arrays, Key
+from loaders.batches.shelf import Arrays, Key, Paths
 
 LAYOUT = (((3, 500), np.dtype(np.float32)), ((7,), np.dtype(np.int64)))
 
@@ -31,11 +31,11 @@ def same(found: Arrays, number: int) -> bool:
     )
 
 
-def holders(shelf: str) -> set[int]:
+def holders(shelf: Paths) -> set[int]:
     """Return the processes that have a shelf open: its memory is theirs, and gone without them."""
-    known, found = Path(shelf).stat().st_ino, set()
+    known, found = {Path(path).stat().st_ino for path in shelf}, set()
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         with suppress(OSError):  # of another user, or gone
-            if link.readlink().name.startswith("memfd:medoptbench") and link.stat().st_ino == known:
+            if link.readlink().name.startswith("memfd:medoptbench") and link.stat().st_ino in known:
                 found.add(int(link.parts[2]))
     return found

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from loaders.batches import shelf as module
-from loaders.batches.shelf import Shelf, ShelfError, made_shelf
+from loaders.batches.shelf import Paths, Shelf, ShelfError, made_shelf
 from loaders.memory import usable_memory
 from tests.loaders.batches.shelved import LAYOUT, arrays, holders, key, same
 
@@ -87,16 +87,16 @@ def half(file, array, where):
     os.pwrite(file, array.tobytes()[: array.nbytes // 2], where)
     os.kill(os.getpid(), getattr(signal, sys.argv[2]))
 
-shelf = module.Shelf(sys.argv[1])
+shelf = module.Shelf(sys.argv[1].split())
 assert shelf.claim(key(1), 60)
 module._write = half
 shelf.put(key(1), arrays(1), 0.0)
 """
 
 
-def halfway(path: str, how: str) -> subprocess.Popen[bytes]:
+def halfway(path: Paths, how: str) -> subprocess.Popen[bytes]:
     """Start a process that gets this signal from itself when an array is half written."""
-    return subprocess.Popen([sys.executable, "-c", HALF, path, how], cwd=ROOT)
+    return subprocess.Popen([sys.executable, "-c", HALF, " ".join(path), how], cwd=ROOT)
 
 
 def test_what_a_killed_process_had_half_written_is_never_seen(path):
@@ -142,7 +142,7 @@ def test_it_takes_no_more_than_a_tenth_of_what_is_free_and_only_as_it_fills():
     with made_shelf(1 << 40) as path:  # a TiB costs nothing while it is empty
         shelf = Shelf(path)
         shelf.put(key(1), arrays(1), 0.0)
-        assert os.fstat(shelf._file).st_blocks * 512 < 1 << 22
+        assert os.fstat(shelf._ring).st_blocks * 512 < 1 << 22
     assert same(shelf.take(key(1), LAYOUT).arrays, 1)  # who has it open keeps it
     with pytest.raises(FileNotFoundError):
         Shelf(path)
@@ -159,7 +159,7 @@ import random, sys, time
 from loaders.batches.shelf import Shelf
 from tests.loaders.batches.shelved import LAYOUT, arrays, key, same
 
-shelf, drawn = Shelf(sys.argv[1]), random.Random(int(sys.argv[2]))
+shelf, drawn = Shelf(sys.argv[1].split()), random.Random(int(sys.argv[2]))
 pace, taken = drawn.choice([0, 0, 0.002]), 0
 until = time.monotonic() + float(sys.argv[3])
 print("begun", flush=True)
@@ -183,7 +183,7 @@ def test_readers_of_any_speed_that_are_killed_at_random(path, kills):
     seconds = 2.0 + 0.3 * kills
 
     def started(seed: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", READER, path, str(seed), str(seconds)]
+        command = [sys.executable, "-c", READER, " ".join(path), str(seed), str(seconds)]
         return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
 
     readers = [started(seed) for seed in range(6)]
