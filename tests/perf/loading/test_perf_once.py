@@ -6,7 +6,7 @@ fifth, as they are by default: what is wanted holds where all are. Volumes of 4 
 patches of 64^3, batch 2, and small images in batches of 32. Counted are CPU seconds of loading, the
 shelf's included: `ratio` is theirs over those without one. All batches are the same bits.
 
-    pytest tests/perf/test_perf_once.py --benchmark-only
+    pytest tests/perf/loading/test_perf_once.py --benchmark-only
 """
 
 import json
@@ -20,7 +20,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from loaders.batches.shelf import Paths, made_shelf
 from loaders.store.read import Store
 from tests.loaders.batches.reader import begun
-from tests.perf.test_perf_share import store_at
+from tests.perf.loading.test_perf_share import store_at
 
 LANES, PACE = 4, 0.02
 # The most that is wanted of it, at best one quarter and the copies.
