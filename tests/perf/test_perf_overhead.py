@@ -145,6 +145,8 @@ def _noted(benchmark, seconds: float, own: list[float], bare: float) -> None:
         "trials": len(own),
         "bare_sec_a_trial": bare,
         "after_start_sec": seconds,
-        "times_bare": seconds / (len(own) * bare / LANES),
-        "times_own": seconds / (sum(own) / LANES),
+        "ratios": {
+            "bare trials": seconds / (len(own) * bare / LANES),
+            "the trials' own time": seconds / (sum(own) / LANES),
+        },
     }

@@ -66,7 +66,7 @@ def test_cpu_seconds_of_loading_once(
         # Soon full, as any is in the long run: fresh memory is what a shelf costs most.
         with made_shelf(LANES << 25) as shelf:
             once = read_by_all(store, patch, shelf, chance=chance, **given)
-        benchmark.extra_info.update(apart=apart, once=once, ratio=round(once / apart, 3))
+        benchmark.extra_info.update(apart=apart, once=once, ratios={"separate": once / apart})
         assert once <= (MOST if chance == 1.0 else 0.5) * apart
 
     pedantic: Any = benchmark.pedantic

@@ -169,7 +169,7 @@ def compare(
     pedantic: Any = benchmark.pedantic
     pedantic(both, rounds=1)
     benchmark.extra_info |= {
-        "ratio": round(found[ours]["seconds"] / found[theirs]["seconds"], 3),
+        "ratios": {theirs: round(found[ours]["seconds"] / found[theirs]["seconds"], 3)},
         "seconds": round(found[ours]["seconds"], 2),
         "MiB": round(found[ours]["bytes"] / 2**20),
     }
