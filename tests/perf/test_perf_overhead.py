@@ -1,8 +1,8 @@
 """What a run costs beside its training: trials of half a second on two lanes, and by Ray Tune.
 
 Bare are the same trials one after the other in this process, shared out evenly over the lanes:
-every tenth of them, ten times. `times_bare` is from the first trial in hand to the last result.
-`times_own` is the same over the seconds that these trials took in that run themselves: what else
+every tenth of them, ten times. The ratio to bare trials is from the first trial in hand to the last result.
+That to their own time is the same over the seconds that these trials took in that run themselves: what else
 the machine does counts on both sides there.
 """
 

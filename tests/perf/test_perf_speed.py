@@ -4,7 +4,8 @@ The U-Net of 16 to 128 channels with two convolutions a level, four channels of 
 float32. Samples a second of the whole machine: one-thread trials side by side on every core, as a
 run has them by default, against what `speed: auto` takes, on every core too. It is searched once;
 then both sides are measured in rounds of their own, one after the other, every other round in
-reverse. `extra_info` has the median of without over with, the gain of each round, and every line of the table.
+reverse. `extra_info` has the median of without over with, the gain of each round, and every line of
+the table.
 
     pytest tests/perf/test_perf_speed.py --benchmark-only
 """
