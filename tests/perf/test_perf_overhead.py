@@ -1,9 +1,9 @@
 """What a run costs beside its training: trials of half a second on two lanes, and by Ray Tune.
 
 Bare are the same trials one after the other in this process, shared out evenly over the lanes:
-every tenth of them, ten times. The ratio to bare trials is from the first trial in hand to the last result.
-That to their own time is the same over the seconds that these trials took in that run themselves: what else
-the machine does counts on both sides there.
+every tenth of them, ten times. The ratio to them is from the first trial in hand to the last
+result; that to the trials' own time takes the seconds that they took in that run themselves: what else the
+machine does counts on both sides there.
 """
 
 import logging
