@@ -2,7 +2,7 @@
 
 Bare are the same trials one after the other in this process, shared out evenly over the lanes:
 every tenth of them, ten times. The ratio to them is from the first trial in hand to the last
-result; that to the trials' own time takes the seconds that they took in that run themselves: what else the
+result; that to the trials' own time takes the seconds that they took in that run: what else the
 machine does counts on both sides there.
 """
 
