@@ -25,7 +25,7 @@ from bench.study.schema import Study
 from loaders.cores import usable_cores
 from tests.perf.loading.test_perf_share import store_at
 
-ROUNDS, LEAST_SEC = 5, 4.0
+ROUNDS, LEAST_SEC = 5, 3.0
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")

@@ -95,7 +95,7 @@ class Search:
             for kind in asked.weights
             for row in (
                 *self._alone(kind, singles[kind], alone[kind], ways[kind]),
-                *self._all(kind, again[kind], ways[kind]),
+                *self._all(kind, again[kind], ways[kind], first[kind]),
             )
         ]
         settings = {kind: dict(way.settings) for kind, way in ways.items()}
@@ -202,13 +202,21 @@ class Search:
             won = taken.threads == value if key == "threads" else (key, value) in taken.settings
             yield self._row(kind, key, value, alone.get(plain), alone.get(way), way, taken=won)
 
-    def _all(self, kind: Kind, again: Mapping[Way, Sequence[float]], taken: Way) -> Iterable[Row]:
-        """Give the row of all that was taken, if anything was: by the rounds of its own."""
+    def _all(
+        self, kind: Kind, again: Mapping[Way, Sequence[float]], taken: Way, best: Way
+    ) -> Iterable[Row]:
+        """Give the row of all that was taken, by the rounds of its own alone.
+
+        Where nothing was, that of what had looked best and was not faster in each of those.
+        """
         plain = Way(threads=self.asked.threads)
-        if taken != plain:
-            own = {"threads": taken.threads} if taken.threads != plain.threads else {}
-            value = _in_words({**own, **dict(taken.settings)})
-            yield self._row(kind, "together", value, again[plain], again[taken], taken, taken=True)
+        way = best if taken == plain else taken
+        if way != plain:
+            own = {"threads": way.threads} if way.threads != plain.threads else {}
+            value = _in_words({**own, **dict(way.settings)})
+            yield self._row(
+                kind, "together", value, again[plain], again.get(way), way, taken=way == taken
+            )
 
     def _row(
         self,
