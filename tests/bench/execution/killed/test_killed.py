@@ -23,7 +23,7 @@ from tests.golden import made
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("killed runs")]
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 # `medopt` itself, with states kept more often than every three minutes.
 MEDOPT = """
 import sys
