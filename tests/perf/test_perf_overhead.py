@@ -24,8 +24,8 @@ from results.tables.store import read
 LANES, SEEDS = 2, 50
 # Every how many-th trial is trained bare.
 SAMPLED = 10
-# Without reused actors each trial waits for the start of one, some seconds: one in ten is enough.
-FEWER = 10
+# Without reused actors each trial waits for the start of one, some seconds: one in twenty is enough.
+FEWER = 20
 
 pytestmark = pytest.mark.ray
 
