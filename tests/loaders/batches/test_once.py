@@ -15,10 +15,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loaders.batches import once as module
+from loaders.batches import shelf as shelf_module
 from loaders.batches.once import Once, about
 from loaders.batches.request import Request
 from loaders.batches.shelf import Shelf, ShelfError, made_shelf
@@ -34,6 +35,11 @@ SETS = {
     "2-D": ("classification", 2, (16, 12)),
     "3-D": ("segmentation", 3, (12, 8, 20)),
 }
+
+
+@pytest.fixture(autouse=True, params=["copied", "pinned"])
+def _taken(request, monkeypatch):
+    monkeypatch.setattr(shelf_module, "_PINNED_BYTES", 1 if request.param == "pinned" else ROOM)
 
 
 @pytest.fixture(params=SETS)
@@ -117,7 +123,9 @@ def test_the_name_is_of_all_that_decides_a_batch(small_store):
     assert about(a_request(store, made(), given)) in names
 
 
-@settings(max_examples=40, deadline=None)
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     turns=st.lists(st.integers(0, 3), max_size=60),
     kept=st.integers(2, 12),
@@ -188,7 +196,8 @@ def test_what_is_not_worth_sharing_is_not_shared(asked):
 
     def on(make, step: float) -> bool:
         with made_shelf(ROOM) as path:
-            readers = [Once(Shelf(path), request, make) for _ in "ab"]
+            shelf = Shelf(path)
+            readers = [Once(shelf, request, make) for _ in "ab"]
             for batch in range(module.SURE + 2):
                 for reader in readers:
                     reader(batch)

@@ -37,6 +37,47 @@ def test_what_is_taken_is_what_was_put_and_ones_own(path):
     assert same(one.take(key(1), LAYOUT).arrays, 1)
 
 
+def test_what_is_held_is_not_written_over_and_what_is_let_go_is(path, monkeypatch):
+    """By pages of its own, which writers go round; what its holder writes there is its alone."""
+    monkeypatch.setattr(module, "_PINNED_BYTES", 1)
+    shelf = Shelf(path)
+    shelf.put(key(0), arrays(0), 0.0)
+    held, written = shelf.take(key(0), LAYOUT).arrays, shelf.take(key(0), LAYOUT).arrays
+    assert sum(end > 0 for _, end in shelf._pins.reshape(-1, 2).tolist()) == 2
+    written[0][:] = -1
+    for number in range(1, 3 * SMALL // 6000):
+        shelf.put(key(number), arrays(number), 0.0)
+        assert same(shelf.take(key(number), LAYOUT).arrays, number)
+    assert same(held, 0)
+    assert (written[0] == -1).all()
+    del held, written
+    assert not shelf._pins[:, :, 1].any()
+    # More than there are pins for are copies.
+    many = [shelf.take(key(number), LAYOUT) for _ in range(module._PINS + 3)]
+    assert all(same(found.arrays, number) for found in many)
+
+
+DIES = """
+import os, sys
+from loaders.batches import shelf as module
+from tests.loaders.batches.shelved import LAYOUT, key
+
+module._PINNED_BYTES = 1
+held = module.Shelf(sys.argv[1].split()).take(key(1), LAYOUT)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_pins_of_the_dead_are_taken_away(path):
+    shelf = Shelf(path)
+    shelf.put(key(1), arrays(1), 0.0)
+    code = [sys.executable, "-c", DIES, " ".join(path)]
+    assert subprocess.run(code, cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert shelf._pins[:, :, 1].any()
+    shelf.put(key(2), arrays(2), 0.0)
+    assert not shelf._pins[:, :, 1].any()
+
+
 def test_the_newest_take_the_place_of_the_oldest(path):
     shelf = Shelf(path)
     count = 3 * SMALL // 6000
@@ -156,9 +197,11 @@ def test_where_the_system_has_no_such_files_there_is_none(monkeypatch):
 
 READER = """
 import random, sys, time
+from loaders.batches import shelf as module
 from loaders.batches.shelf import Shelf
 from tests.loaders.batches.shelved import LAYOUT, arrays, key, same
 
+module._PINNED_BYTES = int(sys.argv[4])
 shelf, drawn = Shelf(sys.argv[1].split()), random.Random(int(sys.argv[2]))
 pace, taken = drawn.choice([0, 0, 0.002]), 0
 until = time.monotonic() + float(sys.argv[3])
@@ -183,7 +226,15 @@ def test_readers_of_any_speed_that_are_killed_at_random(path, kills):
     seconds = 2.0 + 0.3 * kills
 
     def started(seed: int) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", READER, " ".join(path), str(seed), str(seconds)]
+        command = [
+            sys.executable,
+            "-c",
+            READER,
+            " ".join(path),
+            str(seed),
+            str(seconds),
+            str(seed % 2 * SMALL),
+        ]
         return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
 
     readers = [started(seed) for seed in range(6)]
