@@ -24,7 +24,7 @@ from results.tables.store import read
 LANES, SEEDS = 2, 50
 # Every how many-th trial is trained bare.
 SAMPLED = 10
-# Without reused actors each trial waits for the start of one, some seconds: one in twenty is enough.
+# Without reused actors each trial waits for the start of one, some seconds: a twentieth is enough.
 FEWER = 20
 
 pytestmark = pytest.mark.ray
