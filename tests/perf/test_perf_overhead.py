@@ -24,7 +24,7 @@ from results.tables.store import read
 LANES, SEEDS = 2, 50
 # Every how many-th trial is trained bare.
 SAMPLED = 10
-# Without reused actors each trial waits for the start of one, some seconds: a twentieth is enough.
+# Without reused actors each trial waits for the start of one: one in twenty is enough.
 FEWER = 20
 
 pytestmark = pytest.mark.ray
@@ -42,7 +42,7 @@ def plan(tmp_path_factory, small_store):
         "losses": ["ce"],
         "seeds": list(range(SEEDS)),
         "folds": 2,
-        "epochs": 20,
+        "epochs": 100,
         "patience": 1000,
         "threads": 1,
         "device": "cpu",
