@@ -14,6 +14,9 @@ log = logging.getLogger("medopt.lanes")
 
 # A lane whose workers died this often without taking a trial is on a machine that is broken.
 STARTS = 3
+# Trials of so many seconds are on disk before their lane goes on; shorter ones a moment later, so
+# that a thousand lanes of them need not wait for the disk. Assumption: what a user minds to lose.
+DEAR_SEC = 60.0
 
 # Where a worker of a lane runs: the machine, as Ray names it, and the process there.
 Place: TypeAlias = tuple[str, int]
@@ -150,10 +153,11 @@ class Dispatcher:
     def _receive(self, calls: Sequence[Call]) -> None:
         """Take in the results of some lanes, and let these go on."""
         late = not all(self.queue.holds(call.lane, call.values[0]) for call in calls)
+        dear = any(call.values[1]["trial"]["wall_sec"] >= DEAR_SEC for call in calls)
         self.queue.receive(
             [(call.lane, call.values[0], Outcome(**call.values[1])) for call in calls]
         )
-        if late:
+        if late or dear:
             # A trial whose lane was taken for lost waits to be handed out again: not any more.
             self.queue.flush()
         for call in calls:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from bench.execution import trial_queue
-from bench.execution.dispatcher import STARTS, Dispatcher
+from bench.execution.dispatcher import DEAR_SEC, STARTS, Dispatcher
 from bench.execution.mailbox import Call
 from bench.execution.trial_queue import GATHER_SEC, LEASE_SEC, Queue
 from results.tables.store import finished, read
@@ -40,8 +40,8 @@ def serving(tmp_path, make_trial):
     return make
 
 
-def outcome(trial_id: str) -> dict[str, object]:
-    row = {"trial_id": trial_id, "status": "ok", "wall_sec": 1.0, "reason": None}
+def outcome(trial_id: str, wall_sec: float = 1.0) -> dict[str, object]:
+    row = {"trial_id": trial_id, "status": "ok", "wall_sec": wall_sec, "reason": None}
     tables = {"metrics": [], "epochs": [], "cases": []}
     return {"trial": row, **tables, "examples": None, "weights": None}
 
@@ -58,6 +58,17 @@ def test_lanes_go_on_while_results_are_written(serving, tmp_path):
     )
     assert on_disk == [(2, None, {}), (3, "t1", {})]
     assert finished(tmp_path) == {"t0": "ok"}
+
+
+def test_a_long_trial_is_on_disk_before_its_lane_goes_on(serving, clock, tmp_path):
+    served = serving(3)
+    served.dispatcher.serve([Call(n, f"lane {n}", "take", ()) for n in range(3)])
+    served.dispatcher.serve([Call(3, "lane 0", "finish", ("t0", outcome("t0")))])
+    on_disk = []
+    served.dispatcher.say = lambda number, value: on_disk.append((number, finished(tmp_path)))
+    long = outcome("t1", wall_sec=DEAR_SEC)
+    served.dispatcher.serve([Call(4, "lane 1", "finish", ("t1", long))])
+    assert on_disk == [(4, {"t0": "ok", "t1": "ok"})]
 
 
 def test_results_that_come_soon_after_others_wait_for_the_next_to_be_written(
