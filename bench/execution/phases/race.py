@@ -52,7 +52,7 @@ def _drop(plan: Plan) -> None:
     """Write down as dropped every trial of those left behind that has no row yet."""
     level = plan.study.race
     assert level is not None, "who races has a level"
-    behind = made_of(plan.folder, lambda run: dropped(run.contests, run.study, run.rows))
+    behind = made_of(plan.folder, lambda run: dropped(run.contests, run.study, run.columns_of))
     for dataset, names in behind.items():
         log.info("race: %s dropped on %s: %s", len(names), dataset, ", ".join(names) or "none")
     known, about = finished(plan.folder), footer(plan)

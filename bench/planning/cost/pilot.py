@@ -35,7 +35,7 @@ def foreseen_by(plan: Plan, pilot: Path) -> Iterator[Foreseen]:
             )
         if data.name in contests:
             contest = contests[data.name]
-            told = foreseen(contest, _design(plan, data), run.rows, alpha=plan.study.alpha)
+            told = foreseen(contest, _design(plan, data), run.columns_of, alpha=plan.study.alpha)
             yield replace(told, note=_note(plan, contest))
 
 

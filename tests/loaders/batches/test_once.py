@@ -77,9 +77,9 @@ def test_streams_that_share_a_shelf_have_the_bits_of_separate_ones(asked, thread
         opened.close()
     assert found == [plain(store, sampler, given)] * 2
     counts = [record.args for record in caplog.records if record.name == module.log.name]
-    # Each was made once, whoever made it; the rest were taken.
+    # Each was made once, whoever made it; the rest were taken, and those that were made ahead.
     assert sum(made for _, made in counts) == given["batches"]
-    assert sum(taken for taken, _ in counts) == given["batches"]
+    assert sum(taken for taken, _ in counts) >= given["batches"]
 
 
 def test_a_stream_taken_up_in_the_middle_and_another_share_see_their_own(asked):

@@ -75,7 +75,7 @@ class Lane:
         return (self._rank, self.looks) == (self._warned_in, 2)
 
     def train(self, trial, plan, keep_sec):
-        return workers._trained(trial, plan, self.worker, torch.device("cpu"), keep_sec)
+        return workers._trained(trial, plan, self.worker, torch.device("cpu"), keep_sec, None)
 
 
 def left_by(outcome):
@@ -191,7 +191,7 @@ def test_another_number_of_processes_starts_anew(make_trial):
     torch.save({**packed, "processes": 2}, buffer)
     other = replace(Lane(0, 1, buffer.getvalue()).worker)
     assert left_by(
-        workers._trained(trial, Plan(data, base), other, torch.device("cpu"), NEVER)
+        workers._trained(trial, Plan(data, base), other, torch.device("cpu"), NEVER, None)
     ) == (expected)
 
 
@@ -216,5 +216,5 @@ def test_an_error_that_tells_of_another_process_is_no_failure_of_the_trial(
     monkeypatch.setattr(workers, "_trained", breaks)
     lane = replace(Lane(1, 2).worker, ask=lambda call, *values: said.append((call, *values)))
     with pytest.raises(type(error)):
-        workers._run_one(trial, Plan(data, base), lane, NEVER)
+        workers._run_one(trial, Plan(data, base), lane, NEVER, None)
     assert [call for call, *_ in said] == ([] if gone else ["fail"])
