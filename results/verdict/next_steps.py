@@ -102,15 +102,17 @@ def what_next(contest: Contest, judged_by: Known, asked: Asked) -> Next:
     patients = evidence.patients or _groups(contest)
     if patients and wanted > _ROUNDING:
         needed = int(np.ceil(patients * (half_width(variance) / wanted) ** 2))
-        options.append(
-            {
-                "what": "patients",
-                "number": needed,
-                "half_width": wanted,
-                "decides": True,
-                "seconds": None,
-            }
-        )
+        # Where it is narrow enough as it is, but for chance, fewer patients are no advice.
+        if needed > patients:
+            options.append(
+                {
+                    "what": "patients",
+                    "number": needed,
+                    "half_width": wanted,
+                    "decides": True,
+                    "seconds": None,
+                }
+            )
     advice = _advice(design, options, wanted, patients)
     return {"sentence": f"{comes_from} {advice}", "options": options}
 
