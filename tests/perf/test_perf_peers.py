@@ -4,6 +4,7 @@ The hippocampus of the Decathlon, as the ready study has it: the same cases, U-N
 batches, budget and loss; a look at inner validation after every epoch in the same windows, CPU
 seconds. A bare loop takes batches that are ready through the network, and ready windows of the
 validation cases. What a side takes above it is what its loading, evaluation and bookkeeping cost.
+Patches lie anywhere: each side would favour the foreground in a way of its own.
 
     pytest tests/perf/test_perf_peers.py --benchmark-only
 
@@ -58,6 +59,7 @@ def planned(tmp_path_factory, shared_data) -> Plan:
     api.prepare("msd", shared_data / "msd_hippocampus", out=folder / "store")
     study = yaml.safe_load((ROOT / "bench" / "ready_studies" / "hippocampus.yaml").read_text())
     study |= {"data": [str(folder / "store")], "losses": ["ce"], "optimizers": ["adam"]}
+    study["augment"] |= {"foreground": 0.0}
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
     torch.set_num_threads(1)
     keep_freed_memory()
