@@ -2,9 +2,10 @@
 
 Four processes with one thread each read one stream, every augmentation on, each step of them as
 long as chance has it. Rotation, zoom, noise, contrast and gamma are done to every sample, or to a
-fifth, as they are by default. At best a quarter and the copies are left; wanted was 0.35. Volumes of 4 x 96^3 are read in
-patches of 64^3, batch 2, and small images in batches of 32. Counted are CPU seconds of loading, the
-shelf's included: the ratio is theirs over those without one. All batches are the same bits.
+fifth, as they are by default. At best a quarter and the copies are left; wanted was 0.35. Volumes
+of 4 x 96^3 are read in patches of 64^3, batch 2, and small images in batches of 32. Counted are
+CPU seconds of loading, the shelf's included: the ratio is theirs over those without one. All
+batches are the same bits.
 
     pytest tests/perf/loading/test_perf_once.py --benchmark-only
 """
