@@ -128,7 +128,9 @@ def estimate(
     )
     try:
         start_sec = machine.start(threads)
-        measured = _measured(machine, plan, list(first), list(updated), Way(threads=threads), told)
+        # An optimizer of another step updates within its gradients.
+        plain = [kind for kind, trial in updated.items() if _is_plain(trial, plan)]
+        measured = _measured(machine, list(first), plain, Way(threads=threads), told)
     except NotMeasuredError as error:
         raise StudyError(f"a trial of this study cannot be measured: {error}") from error
     finally:
@@ -170,24 +172,21 @@ def _kind(trial: Trial) -> Kind:
     return trial.dataset, trial.choices["model"].label, trial.choices["optimizer"].label
 
 
+def _is_plain(trial: Trial, plan: Plan) -> bool:
+    return Combination(choices=trial.choices, base=plan.base).optimizer.row.step == "plain"
+
+
 def _measured(
     machine: Machine,
-    plan: Plan,
     first: Sequence[Kind],
     updated: Sequence[Kind],
     way: Way,
     told: Callable[[int, int], None],
 ) -> list[dict[tuple[Kind, Part], float]]:
     """Return the seconds of each part on the machine in each round."""
-    plain = {
-        entry.label
-        for entry in plan.study.optimizers
-        for trial in [next(t for t in plan.trials if t.choices["optimizer"] == entry)]
-        if Combination(choices=trial.choices, base=plan.base).optimizer.row.step == "plain"
-    }
     asked: list[tuple[Kind, Part]] = [
         *((kind, part) for kind in first for part in _PARTS),
-        *((kind, "update") for kind in updated if kind[2] in plain),
+        *((kind, "update") for kind in updated),
     ]
     rounds: list[dict[tuple[Kind, Part], float]] = []
     start = monotonic()

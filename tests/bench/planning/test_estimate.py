@@ -173,6 +173,15 @@ def test_a_run_is_its_trials_in_lanes_and_what_is_around_them(plan_of, monkeypat
     assert full.low - early.low == pytest.approx(2 * 2 * spared / 2, rel=0.05)
 
 
+def test_an_optimizer_that_no_trial_has_costs_nothing(plan_of, monkeypatch):
+    """L-BFGS has no weight decay, and is skipped where all others have it."""
+    monkeypatch.setattr(estimating, "Here", Steady)
+    plan = plan_of(optimizers=["adam", "lbfgs"], regularizers=["weight_decay"])
+    assert {trial.choices["optimizer"].name for trial in plan.trials} == {"adam"}
+    found = estimate(plan, lambda *_: None, lanes=1)
+    assert len(found.trials) == len(plan.trials)
+
+
 def test_long_rounds_are_fewer(plan_of, monkeypatch):
     """On a clock by which some minutes go by each time that it is read."""
     heard, now = [], iter(range(0, 10**6, 200))
