@@ -276,27 +276,22 @@ class Queue:
     def write_due(self) -> None:
         """Put on disk what was received, unless others were a moment ago and lanes are at work.
 
-        Raises as `finish_all`.
+        Raises as `flush`.
         """
         if time.monotonic() >= self._due or not self._held:
             self.flush()
 
     def flush(self) -> None:
-        """Put on disk what was received; raises as `finish_all`."""
-        received, self._received = self._received, []
-        if received:
-            self.finish_all(received)
-            self._due = time.monotonic() + GATHER_SEC
-
-    def finish(self, lane: str, trial_id: str, outcome: Outcome) -> None:
-        """Put a finished trial on disk, as `finish_all` does."""
-        self.finish_all([(lane, trial_id, outcome)])
-
-    def finish_all(self, done: Sequence[tuple[str, str, Outcome]]) -> None:
-        """Put finished trials (lane, id, outcome) on disk: late ones too, unless one is there.
+        """Put on disk what was received: late results too, unless one is there.
 
         Raises OSError where the disk is full: they stay unfinished, what is written stands.
         """
+        received, self._received = self._received, []
+        if received:
+            self._finish(received)
+            self._due = time.monotonic() + GATHER_SEC
+
+    def _finish(self, done: Sequence[tuple[str, str, Outcome]]) -> None:
         new: dict[str, tuple[str, Lease, Outcome]] = {}
         for lane, trial_id, outcome in done:
             lease = self._given.get((lane, trial_id))
@@ -307,9 +302,6 @@ class Queue:
         self._write([self._rows(lane, lease, outcome) for lane, lease, outcome in new.values()])
         for _, _, outcome in new.values():
             self._seconds.append(outcome.trial["wall_sec"])
-        for lane, trial_id, _ in done:
-            if self.holds(lane, trial_id):
-                del self._held[lane]
         self._off_the_list({trial_id for _, trial_id, _ in done})
 
     def fail(self, lane: str, trial_id: str, reason: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 from bench.execution import compaction, trial_queue
 from bench.execution.compaction import Compaction
 from results.tables import store
-from tests.bench.execution.test_trial_queue import make_outcome, make_queue
+from tests.bench.execution.test_trial_queue import finish, make_outcome, make_queue
 
 
 def write(folder, name: str) -> None:
@@ -34,7 +34,7 @@ def test_trials_are_written_while_others_are_merged(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(compaction.__file__).partition("/bench/")[0])
     queue = make_queue(tmp_path / "run", 8)
     while lease := queue.take("a"):
-        queue.finish("a", lease.trial.trial_id, make_outcome(lease.trial))
+        finish(queue, "a", lease.trial.trial_id, make_outcome(lease.trial))
     names = {path.name for path in (tmp_path / "run" / "trials").iterdir()}
     assert names == {f"trial{n}.parquet" for n in range(8)}
     gate.touch()

@@ -68,6 +68,12 @@ def make_queue(folder, count: int = 3) -> Queue:
     return Queue(folder=folder, study="s", trials=trials, footer={}, shared_device=False)
 
 
+def finish(queue: Queue, lane: str, trial_id: str, outcome: Outcome) -> None:
+    """Hand in what a lane has finished, and put it on disk."""
+    queue.receive([(lane, trial_id, outcome)])
+    queue.flush()
+
+
 @pytest.fixture
 def clock(monkeypatch):
     now = [0.0]
@@ -80,7 +86,7 @@ def test_every_trial_is_handed_out_once_and_is_on_disk_when_finish_returns(tmp_p
     seen = []
     while lease := queue.take("a"):
         seen.append(lease.trial.trial_id)
-        queue.finish("a", lease.trial.trial_id, make_outcome(lease.trial))
+        finish(queue, "a", lease.trial.trial_id, make_outcome(lease.trial))
         assert lease.trial.trial_id in store.finished(tmp_path)
     assert seen == ["trial0", "trial1", "trial2"]
     assert queue.pending() == 0
@@ -113,7 +119,7 @@ def test_a_failed_trial_is_tried_again_when_the_study_is_run_again(tmp_path):
     assert store.finished(tmp_path) == {"trial0": "failed"}
     again = make_queue(tmp_path, 1)
     lease = again.take("a")
-    again.finish("a", "trial0", make_outcome(lease.trial))
+    finish(again, "a", "trial0", make_outcome(lease.trial))
     assert store.finished(tmp_path) == {"trial0": "ok"}
 
 
@@ -171,7 +177,7 @@ def test_of_several_that_went_down_together_none_is_blamed_before_it_was_alone(t
     first = again.take("a").trial
     assert first.trial_id in ("trial0", "trial1")
     assert again.take("b") is None  # nothing beside what has ended a process
-    again.finish("a", first.trial_id, make_outcome(first))
+    finish(again, "a", first.trial_id, make_outcome(first))
     assert again.take("b").trial.trial_id in ("trial0", "trial1")
     assert again.take("a") is None
     again.died("b", "it ended its process (SIGKILL)")
@@ -185,11 +191,11 @@ def test_what_died_waits_until_it_can_be_alone(tmp_path):
     queue.take("a"), queue.take("b")
     queue.died("a", "it ended its process (SIGKILL)")  # trial0, while trial1 trains
     assert queue.take("a").trial.trial_id == "trial2"
-    queue.finish("b", "trial1", make_outcome(make_trial(1)))
+    finish(queue, "b", "trial1", make_outcome(make_trial(1)))
     assert queue.take("b").trial.trial_id == "trial3"
-    queue.finish("a", "trial2", make_outcome(make_trial(2)))
+    finish(queue, "a", "trial2", make_outcome(make_trial(2)))
     assert queue.take("a") is None
-    queue.finish("b", "trial3", make_outcome(make_trial(3)))
+    finish(queue, "b", "trial3", make_outcome(make_trial(3)))
     assert queue.take("b").trial.trial_id == "trial0"
 
 
@@ -211,10 +217,10 @@ def test_a_late_result_of_an_unfinished_trial_is_taken_and_a_second_one_is_not(t
     trial = queue.take("a").trial
     queue.give_back("a")
     assert queue.take("b").trial == trial
-    queue.finish("a", trial.trial_id, make_outcome(trial, "diverged"))
+    finish(queue, "a", trial.trial_id, make_outcome(trial, "diverged"))
     assert store.finished(tmp_path) == {"trial0": "diverged"}
     assert queue.pending() == 0
-    queue.finish("b", trial.trial_id, make_outcome(trial))
+    finish(queue, "b", trial.trial_id, make_outcome(trial))
     assert store.finished(tmp_path) == {"trial0": "diverged"}
     row = store.read(tmp_path, "trials").to_pylist()[0]
     assert (row["attempt"], row["lane"]) == (1, "a")
@@ -225,20 +231,20 @@ def test_a_late_result_is_taken_while_its_trial_waits_and_after_it_was_given_up(
     queue = make_queue(tmp_path, 2)
     first = queue.take("a").trial
     queue.give_back("a")
-    queue.finish("a", first.trial_id, make_outcome(first))
+    finish(queue, "a", first.trial_id, make_outcome(first))
     second = queue.take("b").trial
     assert second.trial_id == "trial1"
     for _ in range(KILLS):
         queue.died("b", "the lane died in it")
         queue.take("b")
     assert store.finished(tmp_path) == {"trial0": "ok", "trial1": "failed"}
-    queue.finish("b", second.trial_id, make_outcome(second))
+    finish(queue, "b", second.trial_id, make_outcome(second))
     assert store.finished(tmp_path) == {"trial0": "ok", "trial1": "ok"}
 
 
 def test_a_result_of_a_trial_that_was_never_handed_out_is_not_taken(tmp_path):
     queue = make_queue(tmp_path, 1)
-    queue.finish("a", "trial0", make_outcome(make_trial(0)))
+    finish(queue, "a", "trial0", make_outcome(make_trial(0)))
     assert store.finished(tmp_path) == {}
 
 
@@ -266,7 +272,7 @@ def test_a_full_disk_is_raised_and_the_trial_stays_unfinished(tmp_path, monkeypa
 
     monkeypatch.setattr(trial_queue, "write_trials", full)
     with pytest.raises(OSError, match="No space"):
-        queue.finish("a", trial.trial_id, make_outcome(trial))
+        finish(queue, "a", trial.trial_id, make_outcome(trial))
     assert queue.progress().done == 0
     assert store.finished(tmp_path) == {}
 
@@ -274,7 +280,7 @@ def test_a_full_disk_is_raised_and_the_trial_stays_unfinished(tmp_path, monkeypa
 def test_progress_counts_what_earlier_runs_finished(tmp_path):
     queue = make_queue(tmp_path)
     trial = queue.take("a").trial
-    queue.finish("a", trial.trial_id, make_outcome(trial))
+    finish(queue, "a", trial.trial_id, make_outcome(trial))
     state = make_queue(tmp_path).progress()
     assert (state.total, state.done, state.reused, state.seconds_left) == (3, 1, 1, None)
 
