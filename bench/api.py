@@ -118,10 +118,6 @@ def _unsaid(_line: str) -> None:
     pass
 
 
-def _untold(_done: int, _total: int) -> None:
-    pass
-
-
 _MEASURES_SPEED = (
     "speed: what computes each model fastest is measured first, of models that are new to the run; "
     "this takes some minutes."
@@ -334,7 +330,7 @@ def plan(
         asked, name = with_tuning(asked, points), f"{name}-tuned"
     folder = _folder(out, name)
     run, start = readable(folder, begun=False).absolute(), perf_counter()
-    with counting("trying settings") if asked.speed else nullcontext(_untold) as tried_settings:
+    with (counting if asked.speed else _uncounted)("trying settings") as tried_settings:
         made = resolve(asked, base, run, lanes=lanes, told=tried_settings)
     # What was measured to choose settings is not done again.
     begin_sec = 0.0 if made.found else perf_counter() - start

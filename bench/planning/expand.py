@@ -62,8 +62,9 @@ def expand(
     """
     trials: list[Trial] = []
     skips: list[Skip] = []
-    common = [_settings(study, entry, data) for entry, data in zip(study.data, sets, strict=True)]
-    patches = [settings["patch"] for settings in common]
+    patches = [
+        _settings(study, entry, data)["patch"] for entry, data in zip(study.data, sets, strict=True)
+    ]
     failures = tried(study, list(zip(sets, patches, strict=True)), base)
     for entry, data in zip(study.data, sets, strict=True):
         starts = Starts(data)

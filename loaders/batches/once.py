@@ -16,7 +16,7 @@ from time import sleep, thread_time
 import numpy as np
 
 from loaders.batches.request import Request
-from loaders.batches.shelf import Arrays, Found, Key, Layout, Shelf, ShelfError
+from loaders.batches.shelf import Arrays, Found, Key, Layout, Shelf, ShelfError, bytes_of
 
 log = logging.getLogger("medopt.loaders")
 
@@ -44,7 +44,7 @@ class Once:
         self._shelf, self._request, self._make = shelf, request, make
         self._layout = layout_of(request)
         self._about = about(request)
-        self._ahead = min(AHEAD, shelf.bytes // (2 * max(_bytes(self._layout), 1)))
+        self._ahead = min(AHEAD, shelf.bytes // (2 * max(bytes_of(self._layout), 1)))
         self.on = self._ahead > 0
         self.taken = self.made = 0
         # Seconds: to make a batch, to copy one there or back, of a step.
@@ -148,7 +148,3 @@ def layout_of(request: Request) -> Layout:
     if store.meta.masked:
         return image, ((n, *patch), np.dtype(np.uint8))
     return image, ((n, *store.answers.shape[1:]), store.answers.dtype)
-
-
-def _bytes(layout: Layout) -> int:
-    return sum(int(np.prod(shape)) * kind.itemsize for shape, kind in layout)

@@ -118,8 +118,8 @@ class Shelf:
             if row is None or not self._there(row):
                 return None
             start, seconds = int(self._start[row]), float(self._seconds[row])
-            if int(self._size[row]) != _bytes_of(layout):
-                raise ShelfError(f"it has {self._size[row]} bytes for {_bytes_of(layout)}")
+            if int(self._size[row]) != bytes_of(layout):
+                raise ShelfError(f"it has {self._size[row]} bytes for {bytes_of(layout)}")
             size = int(self._size[row])
             pin = self._pinned(start, size)
         if pin is not None:
@@ -328,7 +328,8 @@ def _aligned(size: int) -> int:
     return -(-size // _ALIGNED) * _ALIGNED
 
 
-def _bytes_of(layout: Layout) -> int:
+def bytes_of(layout: Layout) -> int:
+    """Return the bytes that arrays take on a shelf."""
     return _pages(sum(_aligned(math.prod(shape) * kind.itemsize) for shape, kind in layout))
 
 

@@ -343,6 +343,11 @@ def machines_of_cluster() -> list[Machine]:
     return [_machine(n["Resources"]) for n in _nodes() if n["Alive"]]
 
 
+def without_head() -> LanesLost:
+    """Return what is raised where Ray's head has not answered for HEAD_SEC."""
+    return LanesLost(f"Ray's head has not answered for {HEAD_SEC:.0f} s.")
+
+
 def _nodes() -> list[dict[str, Any]]:
     """Return what Ray's head knows of each machine; raise LanesLost where it does not answer.
 
@@ -363,7 +368,7 @@ def _nodes() -> list[dict[str, Any]]:
     try:
         return found.result(timeout=HEAD_SEC)
     except TimeoutError as error:
-        raise LanesLost(f"Ray's head has not answered for {HEAD_SEC:.0f} s.") from error
+        raise without_head() from error
 
 
 def machines_to_come() -> list[tuple[Machine, float]]:

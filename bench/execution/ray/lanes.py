@@ -39,6 +39,7 @@ from bench.execution.ray.cluster import (
     machines_answer,
     machines_of_cluster,
     machines_to_come,
+    without_head,
 )
 from bench.execution.ray.following import Autoscaler, Following
 from bench.execution.trial_queue import HUNG_MINUTES, Progress, Queue, Telling, opened
@@ -200,7 +201,7 @@ def _serve(
                 if not _head_answers(HEAD_SEC if queue.pending() else 0):
                     if not queue.pending():
                         break  # all is on disk
-                    raise LanesLost(f"Ray's head has not answered for {HEAD_SEC:.0f} s.")
+                    raise without_head()
                 for _ in range(following.more(len(names), queue.pending())):
                     start()
             dispatcher.serve(_heard(mailbox))

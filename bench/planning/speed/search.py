@@ -264,9 +264,7 @@ class Search:
 
 
 def _word(value: Any) -> str:
-    return (
-        {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
-    )
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
 
 
 def _in_words(settings: Mapping[str, Any]) -> str:
