@@ -627,7 +627,6 @@ class _Where:
 
     def resolved(self, asked: "Study", base: Path, folder: Path) -> tuple["Plan", "_Where"]:
         """Return the plan of a study for this place, and the place with its lanes counted."""
-        from bench.core.references import StudyError
         from bench.execution.ray.cluster import capacity
         from bench.planning.plan import resolve
 
@@ -636,11 +635,6 @@ class _Where:
             if self.lanes is None:
                 here = _room(made)
                 return made, replace(self, lanes=here.lanes, why=here.why)
-            if self.lanes > 1 and made.study.device == "cuda":
-                raise StudyError(
-                    "lanes: without Ray one trial at a time trains on a GPU. Ask for Ray too, in "
-                    'Python by `ray="local"`, on the command line by `--ray`: a lane a GPU.'
-                )
             return made, self
         space = capacity(asked, address=self.address, lanes=self.lanes, gpus_per_trial=self.gpus)
         made = resolve(
@@ -683,13 +677,17 @@ class _Where:
 
 def _room(made: "Plan") -> "Room":
     """Return how many trials of a plan are to run at once without Ray."""
-    from bench.training.room import Room, room
+    from bench.training.room import room
     from loaders.cores import usable_cores
 
-    threads = made.study.threads or 1
-    if made.study.device != "cpu":
-        return Room(lanes=1, threads=threads, why="1 trial at once, since one GPU trains them")
-    return room(made.trials, made.data, made.base, cores=usable_cores(), threads=threads)
+    return room(
+        made.trials,
+        made.data,
+        made.base,
+        device=made.study.device,
+        cores=usable_cores(),
+        threads=made.study.threads or 1,
+    )
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from bench.study.dataset import DataSet, locate, open_once
 from bench.study.pretrained import FOLDS
 from bench.study.schema import GROWING, DataEntry, Speed, Study, read_study
 from bench.study.trial import NUMERICS, Skip, Trial, trial_columns
-from bench.training.room import room
+from bench.training.room import THREADS_BESIDE_A_GPU, room
 from loaders.batches.table import LOADERS, fastest_loader
 from loaders.cores import usable_cores
 from loaders.sampling.folds import FoldError, Split, read_folds, splits_from_table
@@ -41,9 +41,6 @@ from results.tables.files import replace_file
 from results.tables.rule import fix_rule
 from results.tables.schema import FINAL_STATUSES
 from results.tables.store import footer, read
-
-# Cores beyond these speed up no trial on a GPU, whose threads only load. Assumption.
-THREADS_BESIDE_A_GPU = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,11 +171,11 @@ def resolve(
             failures.append(rehearse_apart(*asked))
         return failures[0]
 
-    if automatic and study.device == "cpu":
+    if automatic:
         # What a trial needs is known of trials, whose ids the threads are a part of.
         first, _ = expand(study, sets, base, devices=devices, tried=tried)
         named = {data.name: data for data in sets}
-        chosen = room(first, named.__getitem__, base, cores=cores)
+        chosen = room(first, named.__getitem__, base, device=study.device, cores=cores)
         study = study.model_copy(update={"threads": chosen.threads})
     found_here = None
     if study.speed is not None:

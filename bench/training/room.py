@@ -1,4 +1,4 @@
-"""The room on a machine: what memory a trial on a CPU takes, and how many train side by side.
+"""The room on a machine: what memory a trial takes, and how many train side by side.
 
 Memory is estimated before anything is trained, by what a forward pass keeps for the backward one,
 counted on the meta device, which computes nothing; and rounded up wherever it is not known: too few
@@ -19,7 +19,7 @@ from bench.losses.supervision import logits_of
 from bench.study.components import Combination, Component
 from bench.study.dataset import DataSet
 from bench.study.trial import Trial
-from bench.training.networks import build_model, weightless
+from bench.training.networks import build_model, flops_per_sample, weightless
 from loaders.memory import usable_memory
 from models.spec import Model
 
@@ -43,6 +43,18 @@ OVER_SAVED = 2.5
 OVER_CASE = 8
 # A network that cannot be counted: of the user's own, whose code is not called here. Assumption.
 UNKNOWN_BYTES = 6 * 2**30
+
+# Trials that share a GPU at most. Assumption.
+MOST_ON_A_GPU = 8
+# A step of more operations fills a GPU by itself: an H100 takes a millisecond over so many in TF32,
+# no less than it takes to launch the kernels of a step of a small network. Assumption.
+FILLS_A_GPU = 3e11
+# Threads of a trial on a GPU, for what its loader does on the CPU: as many as are of use, and as
+# many as one of several needs, which launches its steps beside. Assumption.
+THREADS_BESIDE_A_GPU = 8
+THREADS_SHARING_A_GPU = 2
+# What a process that trains on a GPU has in the memory of the machine. Assumption.
+HOST_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,16 +92,74 @@ def room(
     data: Callable[[str], DataSet],
     base: Path,
     *,
+    device: str,
     cores: int,
     threads: int | None = None,
 ) -> Room:
-    """Return how many of some trials are to train at once on this machine's CPU.
+    """Return how many of some trials are to train at once on this machine's CPU, or its GPU.
 
     `data` gives a data set by its name, `base` is the folder that references in the study start at;
     `threads` are those of a trial, None where they are to be chosen.
     """
     needed = most_bytes(trials, data, base)
-    return side_by_side(cores=cores, threads=threads, needed=needed, usable=usable_memory())
+    if device == "cpu":
+        return side_by_side(cores=cores, threads=threads, needed=needed, usable=usable_memory())
+    return sharing_a_gpu(
+        cores=cores,
+        threads=threads,
+        operations=_most_operations(trials, data, base),
+        needed=needed,
+        free=torch.cuda.mem_get_info()[0],
+        usable=usable_memory(),
+    )
+
+
+def sharing_a_gpu(
+    *,
+    cores: int,
+    threads: int | None,
+    operations: float | None,
+    needed: int,
+    free: int,
+    usable: int,
+) -> Room:
+    """Return how many trials are to share a GPU: several where the steps of one leave it idle.
+
+    `operations` are those of the largest step (None: not known), `needed` the bytes of one trial on
+    the GPU, `free` those that are free there, `usable` those of the machine's memory.
+    """
+    if operations is None or operations > FILLS_A_GPU:
+        size = "is not known" if operations is None else f"is {operations / 1e9:.0f} GFLOP"
+        each = threads or min(cores, THREADS_BESIDE_A_GPU)
+        return Room(lanes=1, threads=each, why=f"1 trial at once on the GPU: a step {size}")
+    by = {
+        "cores": cores // (threads or THREADS_SHARING_A_GPU),
+        "GPU's memory": int(SHARE * free / needed),
+        "memory": int(SHARE * usable / HOST_BYTES),
+        "most that share a GPU": MOST_ON_A_GPU,
+    }
+    limit = min(by, key=by.__getitem__)
+    lanes = max(by[limit], 1)
+    each = threads or max(min(cores // lanes, THREADS_BESIDE_A_GPU), 1)
+    why = (
+        f"{lanes} trial{'s' * (lanes > 1)} at once on the GPU, by the {limit}: a step is "
+        f"{operations / 1e9:.1f} GFLOP, which leaves it idle"
+    )
+    return Room(lanes=lanes, threads=each, why=why)
+
+
+def _most_operations(
+    trials: Sequence[Trial], data: Callable[[str], DataSet], base: Path
+) -> float | None:
+    """Return the floating-point operations of the largest gradient; None where one is not known."""
+    found = [0.0]
+    for trial in {(t.dataset, t.choices["model"].label): t for t in trials}.values():
+        model = Combination(choices=trial.choices, base=base).model
+        if is_reference(model.row.name):
+            return None
+        of_one = flops_per_sample(model, data(trial.dataset).path, trial.patch)
+        found.append(trial.batch_size * of_one)
+    return max(found)
 
 
 def _gib(count: int) -> str:

@@ -322,14 +322,6 @@ def test_trials_run_side_by_side_as_one_after_the_other(study, monkeypatch):
     assert "have `medopt price` measure" not in one.page.read_text()
 
 
-def test_a_gpu_trains_one_trial_at_a_time_without_ray(study, monkeypatch):
-    path = study()
-    path.write_text(path.read_text().replace("device: cpu", "device: cuda"))
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    with pytest.raises(StudyError, match="one trial at a time trains on a GPU"):
-        api.run(path, lanes=2)
-
-
 @pytest.mark.ray
 @pytest.mark.slow
 def test_lanes_of_ray_give_what_the_process_gives(study):

@@ -14,6 +14,7 @@ import contextlib
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -473,8 +474,8 @@ def precision(ctx):
         got = torch.nn.functional.conv2d(x, w).double()
         # float32: under 1e-6; TF32: near 3e-4.
         found["conv_relative_error"] = float((got - exact).norm() / exact.norm())
-    for kind in ("float32", "bfloat16", "float16"):
-        if ctx.device.type == "cpu" and kind == "float16":
+    for kind in ("float32", "tf32", "bfloat16", "float16"):
+        if ctx.device.type == "cpu" and kind in ("tf32", "float16"):
             continue
         plan = plan_of(
             ctx.root,
@@ -679,12 +680,15 @@ def work_c(ctx):
 
 
 def study(ctx):
-    """`medopt plan` and `medopt run` of 30 small trials: what was said, and what it took."""
+    """`medopt plan` and `medopt run` of 36 small trials: what was said, and what it took.
+
+    As many side by side as there is room for, and then one after the other.
+    """
     plan_of(
         ctx.root,
         ctx.stores,
         ctx.device,
-        "thirty",
+        "small",
         "a2",
         models=["plain_cnn"],
         optimizers=["sgd", "adagrad", "rmsprop", "adam", "adamw", "lbfgs"],
@@ -693,48 +697,42 @@ def study(ctx):
         batch_size=32,
         folds=3,
     )
-    path = ctx.root / "thirty.yaml"
+    path = ctx.root / "small.yaml"
+    return {
+        "side by side": _run_of(ctx, path),
+        "one at a time": _run_of(ctx, path, "--lanes", "1") if ctx.left() > 60 else "skipped",
+    }
+
+
+def _run_of(ctx, path, *lanes):
     start = time.perf_counter()
-    said = subprocess.run(
-        [*CLI, "plan", str(path), "--json"],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=str(Path.cwd()),
-    )
+    said = _medopt(ctx, "plan", str(path), "--json", *lanes)
     planned = time.perf_counter() - start
-    run = ctx.root / "runs" / "thirty"
+    run = ctx.root / "runs" / "-".join((path.stem, *lanes))
     start = time.perf_counter()
     with Watch(ctx.device) as watch:
-        done = subprocess.run(
-            [*CLI, "run", str(path), "--out", str(run)],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=max(30, ctx.left() - 20),
-            cwd=str(Path.cwd()),
-        )
-    wall = time.perf_counter() - start
-    import pyarrow.dataset as ds
-
-    files = [str(p) for p in run.rglob("*.parquet") if "trials" in str(p)]
-    table = ds.dataset(files).to_table().to_pandas() if files else None
+        done = _medopt(ctx, "run", str(path), "--out", str(run), *lanes)
     found = {
         "plan_exit": said.returncode,
         "plan_wall_sec": planned,
         "run_exit": done.returncode,
-        "run_wall_sec": wall,
+        "run_wall_sec": time.perf_counter() - start,
         **watch.figures,
     }
     if said.returncode == 0:
-        found["planned_sec"] = json.loads(said.stdout)["seconds"]
-        found["trials"] = len(json.loads(said.stdout)["trials"])
+        plan = json.loads(said.stdout)
+        keys = ("seconds", "seconds_low", "seconds_high", "lanes")
+        found |= {f"planned_{key}": plan[key] for key in keys}
+        found |= {"trials": len(plan["trials"]), "room": plan["room"]}
     else:
         found["plan_said"] = said.stderr[-500:]
     if done.returncode:
         found["run_said"] = (done.stdout + done.stderr)[-1500:]
-    if table is not None:
+    import pyarrow.dataset as ds
+
+    files = [str(p) for p in run.rglob("*.parquet") if "trials" in str(p)]
+    if files:
+        table = ds.dataset(files).to_table().to_pandas()
         found["sum_of_trials_sec"] = float(table["wall_sec"].sum())
         for column in ("setup_sec", "train_sec", "eval_sec", "data_wait_sec"):
             found[f"share_{column}"] = float(table[column].sum() / table["wall_sec"].sum())
@@ -742,44 +740,107 @@ def study(ctx):
     return found
 
 
+def _medopt(ctx, *words):
+    return subprocess.run(
+        [*CLI, *words],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=max(30, ctx.left() - 20),
+        cwd=str(Path.cwd()),
+    )
+
+
 def together(ctx):
-    """Samples/s of K processes that train small trials on one card at once."""
+    """Samples/s of K processes that train small trials on one card at once.
+
+    Then by way of CUDA's multi-process service, where it can be started: a daemon of our own, in
+    folders of its own, which changes no setting of the card.
+    """
     found = {}
     for count in (1, 2) if ctx.quick else (1, 4, 8, 12):
-        if ctx.left() < 50:
-            found[str(count)] = "skipped"
-            continue
-        go = ctx.root / f"go{count}"
-        command = [
-            sys.executable,
-            __file__,
-            "--device",
-            ctx.device.type,
-            "--worker",
-            str(go),
-            "--root",
-            str(ctx.root),
-            *["--quick"] * ctx.quick,
-        ]
-        running = [
-            subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)
-        ]
-        while (
-            sum(1 for p in running if (ctx.root / f"{go.name}.{p.pid}").exists()) < count
-            and all(p.poll() is None for p in running)
-            and ctx.left() > 20
-        ):
-            time.sleep(0.1)
-        with Watch(ctx.device) as watch:
-            go.touch()
-            said = [p.communicate(timeout=120)[0] for p in running]
-        rows = [json.loads(s.splitlines()[-1]) for s in said if s.strip()]
-        found[str(count)] = {
-            "samples_per_sec": sum(r["samples"] / r["seconds"] for r in rows),
-            "trials_per_min": 60 * sum(r["trials"] / r["seconds"] for r in rows),
-            **watch.figures,
-        }
+        found[str(count)] = _beside(ctx, count, {})
+    if ctx.device.type == "cuda":
+        with _multi_process_service(ctx.root / "mps") as environment:
+            for count in (4, 8):
+                found[f"{count} by MPS"] = (
+                    _beside(ctx, count, environment) if environment else "no MPS here"
+                )
     return found
+
+
+@contextlib.contextmanager
+def _multi_process_service(folder):
+    folder.mkdir(exist_ok=True)
+    own = {f"CUDA_MPS_{kind}_DIRECTORY": str(folder) for kind in ("PIPE", "LOG")}
+    control = ["nvidia-cuda-mps-control"]
+    try:
+        done = subprocess.run(
+            [*control, "-d"],
+            env={**os.environ, **own},
+            timeout=20,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        yield {}
+        return
+    try:
+        yield own if done.returncode == 0 else {}
+    finally:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            subprocess.run(
+                control, env={**os.environ, **own}, timeout=20, check=False, input=b"quit\n"
+            )
+
+
+def _beside(ctx, count, environment):
+    if ctx.left() < 45:
+        return "skipped"
+    go = ctx.root / f"go{count}{'-mps' * bool(environment)}"
+    command = [
+        sys.executable,
+        __file__,
+        "--device",
+        ctx.device.type,
+        "--worker",
+        str(go),
+        "--root",
+        str(ctx.root),
+        *["--quick"] * ctx.quick,
+    ]
+    running = [
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment}
+        )
+        for _ in range(count)
+    ]
+
+    def ready():
+        return sum((ctx.root / f"{go.name}.{p.pid}").exists() for p in running)
+
+    begun = time.monotonic()
+    while ready() < count and time.monotonic() - begun < (60 if ctx.device.type == "cuda" else 300):
+        if any(p.poll() is not None for p in running):
+            break
+        time.sleep(0.1)
+    if ready() < count:
+        for process in running:
+            process.kill()
+            process.communicate()
+        return {"error": f"{count - ready()} of {count} did not begin"}
+    with Watch(ctx.device) as watch:
+        go.touch()
+        said = [p.communicate(timeout=120)[0] for p in running]
+    rows = [json.loads(s.splitlines()[-1]) for s in said if s.strip()]
+    return {
+        "samples_per_sec": sum(r["samples"] / r["seconds"] for r in rows),
+        "trials_per_min": 60 * sum(r["trials"] / r["seconds"] for r in rows),
+        "host_bytes_of_one": max(r["host_bytes"] for r in rows),
+        **watch.figures,
+    }
 
 
 def worker(args):
@@ -805,17 +866,21 @@ def worker(args):
         threads=1,
         loader="torch",
     )
-    one(plan, device)
+    one(plan, device)  # to warm up
     (root / f"{go.name}.{os.getpid()}").touch()
     while not go.exists():
         time.sleep(0.01)
     start, samples, trials = time.perf_counter(), 0, 0
-    while time.perf_counter() - start < (2 if args.quick else 8):
+    while time.perf_counter() - start < (2 if args.quick else 5):
         samples += one(plan, device).trial["sample_gradients"]
         trials += 1
-    print(
-        json.dumps({"samples": samples, "trials": trials, "seconds": time.perf_counter() - start})
-    )
+    own = {
+        "samples": samples,
+        "trials": trials,
+        "seconds": time.perf_counter() - start,
+        "host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+    print(json.dumps(own))
 
 
 # By how much is learnt a second, and what others wait for.

@@ -116,7 +116,7 @@ def estimate(
     threads = plan.study.threads or 1
     cuda = plan.study.device == "cuda"
     # More than there are cores are on other machines, which are taken to be as this one.
-    at_once = 1 if cuda else min(lanes, max(usable_cores() // threads, 1))
+    at_once = min(lanes, max(usable_cores() // threads, 1))
     updated = {_kind(trial): trial for trial in reversed(plan.trials)}
     first = {kind[:2]: trial for kind, trial in reversed(updated.items())}
     machine = Here(

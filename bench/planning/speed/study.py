@@ -152,7 +152,7 @@ def _held(
     def side_by_side(count: int) -> int:
         if lanes is not None:
             return lanes
-        found = room(trials, named.__getitem__, base, cores=cores, threads=count)
+        found = room(trials, named.__getitem__, base, device="cpu", cores=cores, threads=count)
         return min(found.lanes, len(trials))
 
     held = {threads: side_by_side(threads)}

@@ -8,7 +8,7 @@ from torch import nn
 
 from bench.study.choice import Choice
 from bench.training import room as rooms
-from bench.training.room import UNKNOWN_BYTES, most_bytes, side_by_side
+from bench.training.room import UNKNOWN_BYTES, most_bytes, sharing_a_gpu, side_by_side
 
 GIB = 2**30
 
@@ -45,6 +45,39 @@ def test_it_says_why():
     assert many.why.startswith(
         "1 trial at once, 1 thread each, by the cores: 1 core, memory for 51"
     )
+
+
+# Sixteen cores beside a GPU of 80 GiB.
+ON_A_GPU = {
+    "cores": 16,
+    "threads": None,
+    "operations": 4e8,
+    "needed": 2 * GIB,
+    "free": 79 * GIB,
+    "usable": 120 * GIB,
+}
+
+
+@pytest.mark.parametrize(
+    ("here", "lanes", "each", "why"),
+    [
+        ({}, 8, 2, "by the cores: a step is 0.4 GFLOP, which leaves it idle"),
+        ({"cores": 64}, 8, 8, "by the most that share a GPU"),
+        # 0.8 of 10 GiB holds 4 of 2 GiB, 0.8 of 16 GiB of the machine's memory 3 processes.
+        ({"free": 10 * GIB}, 4, 4, "by the GPU's memory"),
+        ({"usable": 16 * GIB}, 3, 5, "by the memory"),
+        ({"cores": 2}, 1, 2, "1 trial at once on the GPU, by the cores"),
+        # A study's own threads stand.
+        ({"threads": 4}, 4, 4, "by the cores"),
+        # A network of 128 x 128 x 128 voxels fills the GPU; so may one that nobody counted.
+        ({"operations": 5.8e12}, 1, 8, "1 trial at once on the GPU: a step is 5800 GFLOP"),
+        ({"operations": None}, 1, 8, "1 trial at once on the GPU: a step is not known"),
+    ],
+)
+def test_small_trials_share_a_gpu(here, lanes, each, why):
+    found = sharing_a_gpu(**ON_A_GPU | here)
+    assert (found.lanes, found.threads) == (lanes, each)
+    assert why in found.why
 
 
 def test_what_a_forward_pass_keeps_is_counted_once():
