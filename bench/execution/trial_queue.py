@@ -390,7 +390,9 @@ class Queue:
         return lease, Rows(row, outcome.metrics, outcome.epochs, outcome.cases)
 
     def _row(self, lease: Lease, lane: str, row: dict[str, Any]) -> dict[str, Any]:
-        own = {"study": self.study, "attempt": lease.attempt, "lane": lane}
+        own: dict[str, Any] = {"study": self.study, "attempt": lease.attempt, "lane": lane}
+        if self.shared_device:
+            own["energy_joules"] = None  # a card's meter counts what all that share it draw
         return {**row, **own, "shared_device": self.shared_device}
 
     def _write(self, written: Sequence[tuple[Lease, Rows]]) -> None:

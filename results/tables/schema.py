@@ -47,9 +47,9 @@ def _columns(*groups: tuple[pa.DataType, str]) -> pa.Schema:
 #: validation has, evenly spread over it and not augmented; null for a point. `parameters`: how many
 #: numbers the network learns. `looks`: how often inner validation looks over the budget.
 #: `inference`: whether segmented images were evaluated in `windows` or `whole`, null for others.
-#: `energy_joules`: what the trial's GPU drew from its start to its end, whoever used it; null with
-#: several. `unrepeatable`: the operators that ran on a GPU without giving the same bits each time,
-#: with spaces between; null on a CPU, where all do.
+#: `energy_joules`: what the trial's GPU drew from its start to its end; null with several, and
+#: where others trained on it meanwhile. `unrepeatable`: the operators that ran on a GPU without
+#: giving the same bits each time, with spaces between; null on a CPU, where all do.
 TRIALS = _columns(
     (pa.string(), "study trial_id dataset task"),
     (pa.string(), " ".join(COLUMNS)),

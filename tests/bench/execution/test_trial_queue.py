@@ -112,6 +112,18 @@ def test_lanes_side_by_side_get_trials_that_share_their_batches(tmp_path):
     assert order(shared=False, finishes=False) == [0, 1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_a_card_drew_is_no_trials_own_where_others_share_it(tmp_path, shared):
+    queue = Queue(
+        folder=tmp_path, study="s", trials=[make_trial(0)], footer={}, shared_device=shared
+    )
+    outcome = make_outcome(queue.take("a").trial)
+    outcome.trial["energy_joules"] = 12.5
+    finish(queue, "a", "trial0", outcome)
+    [row] = store.read(tmp_path, "trials").to_pylist()
+    assert row["energy_joules"] == (None if shared else 12.5)
+
+
 def test_a_failed_trial_is_tried_again_when_the_study_is_run_again(tmp_path):
     queue = make_queue(tmp_path, 1)
     queue.take("a")
