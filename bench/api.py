@@ -410,7 +410,8 @@ def run(
     host:port joins a cluster that is up, where each trial has `gpus_per_trial` GPUs or CPU workers.
     `lanes` trials run at once; None is as many as there is room for: without Ray as cores and
     memory hold; on a GPU several where the steps of one leave it idle, and by Ray one on each. With
-    `race`, or where the study says so, what cannot be the best after the first seed is dropped (at the study's level, else 0.01).
+    `race`, or where the study says so, what cannot be the best after the first seed is dropped (at
+    the study's level, else 0.01).
     With `until_decided`, or where the study says so, as many repeats again are added while that can
     decide what is not, for three looks at most, which share alpha.
     With `doubled` the first seed is trained with twice the budget too, in the folder `doubled` of

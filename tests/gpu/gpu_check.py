@@ -684,7 +684,8 @@ def study(ctx):
 
     As many side by side as there is room for.
     """
-    return _run_of(ctx, _small_study(ctx))
+    path = _small_study(ctx)
+    return _plan_of(ctx, path) | _run_of(ctx, path)
 
 
 def study_alone(ctx):
@@ -709,28 +710,28 @@ def _small_study(ctx):
     return ctx.root / "small.yaml"
 
 
-def _run_of(ctx, path, *lanes):
+def _plan_of(ctx, path):
     start = time.perf_counter()
-    said = _medopt(ctx, "plan", str(path), "--json", *lanes)
-    planned = time.perf_counter() - start
+    said = _medopt(ctx, "plan", str(path), "--json")
+    found = {"plan_exit": said.returncode, "plan_wall_sec": time.perf_counter() - start}
+    if said.returncode:
+        return found | {"plan_said": said.stderr[-500:]}
+    plan = json.loads(said.stdout)
+    keys = ("seconds", "seconds_low", "seconds_high", "lanes")
+    found |= {f"planned_{key}": plan[key] for key in keys}
+    return found | {"trials": len(plan["trials"]), "room": plan["room"]}
+
+
+def _run_of(ctx, path, *lanes):
     run = ctx.root / "runs" / "-".join((path.stem, *lanes))
     start = time.perf_counter()
     with Watch(ctx.device) as watch:
         done = _medopt(ctx, "run", str(path), "--out", str(run), *lanes)
     found = {
-        "plan_exit": said.returncode,
-        "plan_wall_sec": planned,
         "run_exit": done.returncode,
         "run_wall_sec": time.perf_counter() - start,
         **watch.figures,
     }
-    if said.returncode == 0:
-        plan = json.loads(said.stdout)
-        keys = ("seconds", "seconds_low", "seconds_high", "lanes")
-        found |= {f"planned_{key}": plan[key] for key in keys}
-        found |= {"trials": len(plan["trials"]), "room": plan["room"]}
-    else:
-        found["plan_said"] = said.stderr[-500:]
     if done.returncode:
         found["run_said"] = (done.stdout + done.stderr)[-1500:]
     import pyarrow.dataset as ds
@@ -742,6 +743,7 @@ def _run_of(ctx, path, *lanes):
         for column in ("setup_sec", "train_sec", "eval_sec", "data_wait_sec"):
             found[f"share_{column}"] = float(table[column].sum() / table["wall_sec"].sum())
         found["statuses"] = table["status"].value_counts().to_dict()
+        found["reasons"] = sorted(table["reason"].dropna().unique())[:5]
     return found
 
 
