@@ -33,7 +33,7 @@ def squared_total(
     del class_weights
     p = torch.softmax(wide(logits), 1)
     error = (p - F.one_hot(target, p.shape[1]).movedim(-1, 1)) ** 2
-    count = torch.full((), error.numel(), dtype=error.dtype)
+    count = error.new_full((), error.numel())
     share, number = total(torch.stack([error.sum(), count]))
     value: Tensor = (share / number) ** power
     return value.expand(len(logits))

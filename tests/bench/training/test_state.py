@@ -45,7 +45,7 @@ EPOCHS = {"lbfgs": 24, "sam": 5, "sophia": 5}
 # One row for each kind of step, and one that averages its weights.
 KINDS = ["adam", "lbfgs", "sam", "sophia", "schedule_free_adamw"]
 # In the names of columns that are times, or say what a process needed.
-TIMES = ("sec", "_ms", "_at", "peak_memory")
+TIMES = ("sec", "_ms", "_at", "peak_memory", "joules")
 
 
 class StoppedHere(Exception):  # noqa: N818  # is no error
