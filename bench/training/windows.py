@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from monai.data.utils import compute_importance_map
 from torch import Tensor
 
 Place = tuple[slice, ...]
@@ -41,6 +40,8 @@ def importance(window: tuple[int, ...], device: torch.device) -> Tensor:
 
     A Gaussian whose standard deviation is an eighth of each side: MONAI's.
     """
+    from monai.data.utils import compute_importance_map  # half of what a process imports
+
     found: Tensor = compute_importance_map(
         window, mode="gaussian", device=device, dtype=torch.float32
     )
