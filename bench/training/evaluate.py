@@ -1,7 +1,8 @@
 """Score a model on some cases, each once: whole segmented images, classified ones as patches."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, TypeVar
@@ -26,6 +27,7 @@ from bench.study.trial import Trial
 from bench.training.examples import EXAMPLES, chosen, stacked
 from bench.training.samples.clinical import Clinical
 from bench.training.windows import Image, Part, importance, in_batches, places
+from loaders.batches.ahead import one_ahead
 from loaders.batches.torch_loader import gather
 from loaders.batches.upload import uploaded
 from loaders.sampling.sampler import Sampler
@@ -141,9 +143,12 @@ class Evaluator:
         costly = final or METRICS[self.trial.primary].costly
         done: list[_Scored] = []
         shown = set(cases[chosen(self.store.class_counts[cases] > 0)].tolist()) if final else set()
-        with torch.inference_mode():
-            passes = self._volumes if task.windows else self._batches
-            for seen, losses, seconds in passes(own, worse, costly=costly):
+        passes = (self._volumes if task.windows else self._batches)(own, worse, costly=costly)
+        if self.device.type == "cuda":
+            # The next case goes through the network while this one is counted on the host.
+            passes = one_ahead(passes)
+        with torch.inference_mode(), closing(passes):
+            for seen, losses, seconds in passes:
                 for place, score in enumerate(task.score(seen)):
                     PULSE.beat()
                     example: dict[str, np.ndarray] = {}
@@ -174,9 +179,10 @@ class Evaluator:
             infer_sec=sum(c.infer_sec for c in done),
         )
 
+    @torch.inference_mode()
     def _batches(
         self, own: Sequence[np.ndarray], worse: Choice | None, *, costly: bool
-    ) -> Iterator[tuple[Seen, np.ndarray, float]]:
+    ) -> Generator[tuple[Seen, np.ndarray, float]]:
         """Give batches of cases, each as the patch in its middle, with losses (n,) and seconds."""
         scale = TASKS[self.trial.task].scale(self.store, self.sampler.cases)
         for part in own:
@@ -200,9 +206,10 @@ class Evaluator:
             )
             yield seen, losses.cpu().numpy(), seconds
 
+    @torch.inference_mode()
     def _volumes(
         self, own: Sequence[np.ndarray], worse: Choice | None, *, costly: bool
-    ) -> Iterator[tuple[Seen, np.ndarray, float]]:
+    ) -> Generator[tuple[Seen, np.ndarray, float]]:
         """Give whole cases one at a time, with losses (1,) and seconds.
 
         They go through the network in windows, or in one pass: several parts at once, of several
@@ -312,5 +319,5 @@ def _timed(
     start = perf_counter()
     given = predict(image)
     if device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
     return given, perf_counter() - start

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 
@@ -9,16 +10,17 @@ from loaders.batches.torch_loader import Batch
 
 # targets (B, ...) -> what is made of them (B, ...)
 Derive = Callable[[torch.Tensor], torch.Tensor]
+T = TypeVar("T")
 
 
-def one_ahead(stream: Generator[Batch]) -> Generator[Batch]:
-    """Give the batches of `stream`, at most one ahead; it is closed when this one is."""
+def one_ahead(stream: Generator[T]) -> Generator[T]:
+    """Give what `stream` gives, at most one ahead; it is closed when this one is."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="ahead")
     try:
         following = pool.submit(next, stream, None)
-        while (batch := following.result()) is not None:
+        while (one := following.result()) is not None:
             following = pool.submit(next, stream, None)
-            yield batch
+            yield one
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
         stream.close()
