@@ -86,8 +86,9 @@ def test_a_trial_has_its_convolutions_computed_as_its_precision_says(make_trial,
     assert low <= convolution_error(device) < high
 
 
-@pytest.mark.parametrize("precision", ["tf32", "bfloat16", "float16"])
-@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(
+    ("dims", "precision"), [(2, "tf32"), (2, "bfloat16"), (2, "float16"), (3, "float16")]
+)
 def test_a_precision_scores_as_float32_does(make_trial, device, dims, precision):
     case = make_trial("segmentation", dims, epochs=10)
     plain, other = trained(case, device), trained(case, device, precision=precision)
@@ -132,17 +133,17 @@ def test_the_same_trial_twice_has_the_same_bits(make_trial, device, loader):
 
 
 @pytest.mark.parametrize(
-    ("task", "dims", "model"),
+    ("task", "dims", "model", "precision"),
     [
-        ("classification", 2, "plain_cnn"),
-        ("segmentation", 2, "unet_small"),
-        ("segmentation", 3, "unet_small"),
+        ("classification", 2, "plain_cnn", "float32"),
+        ("segmentation", 2, "unet_small", "float32"),
+        ("segmentation", 3, "unet_small", "float32"),
+        ("segmentation", 3, "unet_small", "bfloat16"),
         # Its levels are brought to one size by trilinear interpolation, which is among what torch's
         # notes on reproducibility name.
-        ("segmentation", 3, "dynunet"),
+        ("segmentation", 3, "dynunet", "float32"),
     ],
 )
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_what_does_not_repeat_is_named(make_trial, device, task, dims, model, precision):
     case = make_trial(
         task, dims, epochs=2, precision=precision, keep_weights=True, model=Choice(name=model)
@@ -167,26 +168,28 @@ def test_the_peak_of_memory_holds_all_copies_of_the_weights_and_fits_the_card(ma
 
 def test_a_trial_that_needs_more_memory_says_so(make_trial, device):
     small = trained(make_trial("segmentation", 3, epochs=1), device)
-    # A patch of eight times the voxels, and so about as many activations; and a trial after a large
-    # one starts a peak of its own.
     large = trained(make_trial("segmentation", 3, 32, epochs=1), device)
+    # A trial after a large one has a peak of its own.
     again = trained(make_trial("segmentation", 3, epochs=1), device)
     peaks = [outcome.trial["peak_memory_bytes"] for outcome in (small, large, again)]
-    assert peaks[1] > 2 * peaks[0]
-    assert peaks[2] < peaks[1] / 2
+    # Of a batch of four the image alone, of two channels, and logits, of three; four bytes each.
+    more = 4 * 4 * (2 + 3) * (32**3 - 16**3)
+    assert peaks[1] >= peaks[0] + more
+    assert peaks[2] <= peaks[1] - more
 
 
 @pytest.fixture
 def card():
     """Return NVML's handle of the only card here, where it counts joules; not found by its name."""
-    pynvml.nvmlInit()
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+        pynvml.nvmlDeviceGetEnforcedPowerLimit(handle)
+    except pynvml.NVMLError as error:
+        pytest.skip(f"NVML does not tell what this card draws: {error}")
     if pynvml.nvmlDeviceGetCount() != 1:
         pytest.skip("of several cards it is not sure which one CUDA calls the first")
-    handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-    try:
-        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
-    except pynvml.NVMLError as error:
-        pytest.skip(f"this card does not count what it draws: {error}")
     return handle
 
 

@@ -36,8 +36,9 @@ def asked(monkeypatch):
     """Return a function of a mode of torch, "warn" or "error": how steps are to tell of waits.
 
     A step is all from asking for its batch to what is noted after it: the loader's threads work
-    meanwhile, and what they wait for counts too. Between epochs the host waits, as it must: losses
-    are read there. It returns a list that grows by one with each step that is looked at.
+    meanwhile, and what they wait for counts too. Between steps the host waits by design: once in
+    CHECK_EVERY of them, and at an epoch's end, where losses are read. It returns a list that grows
+    by one with each step that is looked at.
     """
 
     def begin(mode: str) -> list[int]:
@@ -73,7 +74,6 @@ def test_the_host_waits_for_nothing_in_a_step(
     trial, data, base = make_trial(
         task, dims, loader=loader, augment=MOVES, optimizer=Choice(name=optimizer)
     )
-    # Five steps an epoch: after so many a loss is read back, in a step (CHECK_EVERY).
     steps = asked("error")
     outcome = run_trial(trial, data, base, device=device)
     assert outcome.trial["status"] == "ok"
@@ -138,10 +138,10 @@ def test_a_batch_that_is_dropped_is_whole_for_the_work_queued_on_it(
             kept.append((image.clone(), target.clone()))
             del image, target
             early += not over.query()
-    # Most of them were dropped before what was queued on them had begun.
+    # They were dropped while the card was still busy with what stands before their copies.
     assert early >= 10
     span = np.ptp(np.concatenate([image.ravel() for image, _ in wanted]))
     assert len(kept) == len(wanted)
     for (image, target), (pixels, answers) in zip(kept, wanted, strict=True):
-        np.testing.assert_allclose(image.cpu().numpy(), pixels, rtol=0, atol=1e-5 * span)
+        np.testing.assert_allclose(image.cpu().numpy(), pixels, rtol=0, atol=1e-4 * span)
         np.testing.assert_array_equal(target.cpu().numpy(), answers)
