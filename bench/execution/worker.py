@@ -184,11 +184,14 @@ def _run_one(
             # The other workers wait in a collective that will not come, or CUDA refuses all that
             # this process asks of it: the lane starts again.
             raise
-        if device.type == "cuda":
-            torch.cuda.empty_cache()  # what a batch too large has taken is the next trial's
+    else:
+        if world.rank == 0:
+            worker.ask("finish", trial.trial_id, vars(outcome))
         return
-    if world.rank == 0:
-        worker.ask("finish", trial.trial_id, vars(outcome))
+    if device.type == "cuda":
+        # What a batch too large has taken is others' again: DALI's, and of those that share the
+        # card. Not before the error is gone, whose frames hold it.
+        torch.cuda.empty_cache()
 
 
 def _of_a_collective(error: BaseException) -> bool:
