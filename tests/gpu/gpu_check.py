@@ -680,17 +680,18 @@ def work_c(ctx):
 
 
 def study(ctx):
-    """`medopt plan` and `medopt run` of 36 small trials: what was said, and what it took.
-
-    As many side by side as there is room for.
-    """
-    path = _small_study(ctx)
-    return _plan_of(ctx, path) | _run_of(ctx, path)
+    """`medopt run` of 36 small trials, as many side by side as there is room for."""
+    return _run_of(ctx, _small_study(ctx))
 
 
 def study_alone(ctx):
     """The same study, one trial after the other."""
     return _run_of(ctx, _small_study(ctx), "--lanes", "1")
+
+
+def study_planned(ctx):
+    """What `medopt plan` said of it."""
+    return _plan_of(ctx, _small_study(ctx))
 
 
 def _small_study(ctx):
@@ -901,6 +902,7 @@ SECTIONS = (
     together,
     work_b,
     precision,
+    study_planned,
     study_alone,
     work_a128,
 )
