@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
 
 from loaders.sampling.iterative import iterative
 
@@ -226,6 +225,9 @@ def _candidates(
 
 
 def _balanced(cohort: Cohort, group: Indices, bins: int, generator: np.random.Generator) -> Indices:
+    # Late: scikit-learn takes half a second to import, and a study is read without it.
+    from sklearn.model_selection import StratifiedGroupKFold
+
     y = cohort.y
     state = int(generator.integers(2**31))
     folds = StratifiedGroupKFold(bins, shuffle=True, random_state=state)
