@@ -315,16 +315,15 @@ def plan(
     process.
     """
     check_lanes("local", lanes)
-    _check_places(study, out)
+    asked, base = _asked(study, out)
     from bench.planning.cost.estimate import estimate
     from bench.planning.cost.pilot import foreseen_by
     from bench.planning.plan import resolve
     from bench.planning.points import point_plan
     from bench.planning.scales import gradient_scales
     from bench.storage.run_copy import readable
-    from bench.study.schema import load_study, with_tuning
+    from bench.study.schema import with_tuning
 
-    asked, base = load_study(Path(study))
     name = asked.name
     if points is not None or asked.tuning:
         asked, name = with_tuning(asked, points), f"{name}-tuned"
@@ -370,12 +369,11 @@ def price(
 
     Raises StudyError as `plan` does, and what a combination raises that cannot be trained.
     """
+    asked, base = _asked(study, out)
     from bench.planning.plan import resolve
-    from bench.study.schema import load_study
     from bench.training.alone import sample_costs
     from results.tables.alone import write_alone
 
-    asked, base = load_study(Path(study))
     run = _folder(out, asked.name)
     with _driven(run, _unheard) as place:
         made = resolve(asked, base, place.folder, lanes=None)
@@ -426,26 +424,21 @@ def run(
     where no lane is left; OSError where results cannot be written; and KeyboardInterrupt. What is
     finished is on disk in each case, and asking again goes on from there.
     """
-    check_lanes(ray, lanes, gpus_per_trial)
-    _check_places(study, out)
     from bench.core.references import StudyError
+
+    check_lanes(ray, lanes, gpus_per_trial)
+    asked, base = _asked(study, out)
+    if asked.tuning:
+        raise StudyError("tuning: this study is tuned: ask for it by `medopt tune`, api.tune().")
     from bench.execution.phases.race import first_round, raced
     from bench.execution.phases.until_decided import continued
     from bench.execution.phases.until_decided import until_decided as looking
     from bench.execution.watching import watched
     from bench.planning.plan import save
-    from bench.study.schema import (
-        load_study,
-        with_race,
-        with_twice_the_budget,
-        with_until_decided,
-    )
+    from bench.study.schema import with_race, with_twice_the_budget, with_until_decided
     from results.report.sections.budgets import DOUBLED
     from results.report.write import write_report
 
-    asked, base = load_study(Path(study))
-    if asked.tuning:
-        raise StudyError("tuning: this study is tuned: ask for it by `medopt tune`, api.tune().")
     if race:
         asked = with_race(asked)
     where = _Where(ray=ray, lanes=lanes, gpus=gpus_per_trial, hung_minutes=hung_minutes)
@@ -535,14 +528,13 @@ def tune(
     from bench.core.references import StudyError
 
     check_lanes("local" if search else ray, lanes, gpus_per_trial)
-    _check_places(study, out)
+    asked, base = _asked(study, out)
     from bench.execution.phases.tuning import DEFAULTS, tuned
     from bench.execution.watching import watched
     from bench.planning.plan import save
-    from bench.study.schema import load_study, search_of, with_speeds, with_tuning
+    from bench.study.schema import search_of, with_speeds, with_tuning
     from results.report.write import write_report
 
-    asked, base = load_study(Path(study))
     asked = with_tuning(asked, points, search)
     if search_of(asked) != "sobol":
         if defaults or gpus_per_trial > 1:
@@ -721,11 +713,22 @@ def _saved(made: "Plan", say: Callable[[str], None], why: str = "") -> Iterator[
         yield
 
 
-def _check_places(study: str | Path, out: str | Path | None) -> None:
-    """Raise StudyError where no study is, or no run can be, before anything heavy is imported."""
+def _asked(study: str | Path, out: str | Path | None) -> tuple["Study", Path]:
+    """Return a study and the folder its paths start at.
+
+    Raises StudyError where there is none, or no run or store can be, before torch is imported.
+    """
     find_study(Path(study))
     if out is not None:
         address_of(out) if is_address(out) else local_path(out, "out")
+    from bench.study.dataset import check_there
+    from bench.study.schema import load_study
+
+    asked, base = load_study(Path(study))
+    for entry in asked.data:
+        for store in filter(None, (entry.store, entry.test)):
+            check_there(store, base)
+    return asked, base
 
 
 def _folder(out: str | Path | None, name: str) -> str | Path:

@@ -1,14 +1,23 @@
 """What a row of the table of networks says, and the order of a network's stages."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from math import prod
+from typing import TYPE_CHECKING, TypeAlias
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
+
+# Widths of U-Nets: assumptions, the same in all four-level rows, so that what is compared is the
+# design.
+CHANNELS = (16, 32, 64, 128)
+SMALL_CHANNELS = (8, 16, 32)
 
 Setting = bool | int | float | str | tuple[float, ...]
-Stages = Callable[[nn.Module], tuple[str, ...]]
+Stages: TypeAlias = "Callable[[nn.Module], tuple[str, ...]]"
 
 
 def by_children(*opened: str) -> Stages:
@@ -74,7 +83,7 @@ class Model:
     # that take images of any size; None: it takes patches alone.
     whole: Callable[[tuple[int, ...]], tuple[int, ...]] | None = field(default=None, repr=False)
     # The rows that the setting `encoder` chooses from, of networks that look at single frames.
-    encoders: Mapping[str, "Model"] = field(default_factory=dict, repr=False)
+    encoders: Mapping[str, Model] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         for setting, allowed in self.choices.items():

@@ -3,43 +3,38 @@
 A row says what a network can be asked for (task, number of spatial dimensions, patch sizes) and
 how to build it. Initial weights are drawn from torch's global generator, so that whoever builds a
 network decides them with `torch.manual_seed`.
+What builds it is imported when it is called (models.late): this table loads in milliseconds.
 """
 
 from functools import partial
 
-from models.classification.cnn import POOLS, plain_cnn, vgg_small
-from models.classification.convnext import convnext_tiny
-from models.classification.densenet import densenet121
-from models.classification.inception import inception_v3
-from models.classification.mobile import efficientnet_b0, efficientnet_v2_s, mobilenet_v3
-from models.classification.resnet import resnet
-from models.classification.vgg import vgg16
-from models.classification.video import clip_stages, cnn_lstm, frame_cnn
-from models.classification.vit import vit, vit_stages
-from models.segmentation.dynunet import DynUNet
-from models.segmentation.dynunet import multiples as dynunet_multiples
-from models.segmentation.late_fusion import late_stages, unet_late
-from models.segmentation.mednext import mednext_s, mednext_stages
-from models.segmentation.resenc import ResEncUNet, resenc_stages
-from models.segmentation.resnet_unet import ResNetUNet
-from models.segmentation.segresnet import segresnet, segresnet_stages
-from models.segmentation.transformers import swin_unetr, unetr
-from models.segmentation.unet import (
-    CHANNELS,
-    SMALL_CHANNELS,
-    attention_stages,
-    attention_unet,
-    unet,
-    unet_stages,
-)
-from models.spec import Model, Setting, by_children, multiples
+from models.late import late
+from models.spec import CHANNELS, SMALL_CHANNELS, Model, Setting, by_children, multiples
 
 __all__ = ["MODELS", "Model", "Setting", "by_children"]
+
+_cnn = late("models.classification.cnn")
+_convnext = late("models.classification.convnext")
+_densenet = late("models.classification.densenet")
+_inception = late("models.classification.inception")
+_mobile = late("models.classification.mobile")
+_resnet = late("models.classification.resnet")
+_vgg = late("models.classification.vgg")
+_video = late("models.classification.video")
+_vit = late("models.classification.vit")
+_dynunet = late("models.segmentation.dynunet")
+_late_fusion = late("models.segmentation.late_fusion")
+_mednext = late("models.segmentation.mednext")
+_resenc = late("models.segmentation.resenc")
+_resnet_unet = late("models.segmentation.resnet_unet")
+_segresnet = late("models.segmentation.segresnet")
+_transformers = late("models.segmentation.transformers")
+_unet = late("models.segmentation.unet")
 
 _RESNETS = tuple(
     Model(
         name=f"resnet{depth}",
-        build=partial(resnet, depth=depth),
+        build=partial(_resnet.resnet, depth=depth),
         tasks=("classification",),
         dims=(2, 3),
         divisor=1,
@@ -56,7 +51,7 @@ _RESNETS = tuple(
 _MOBILENETS = tuple(
     Model(
         name=f"mobilenet_v3_{size}",
-        build=partial(mobilenet_v3, size=size),
+        build=partial(_mobile.mobilenet_v3, size=size),
         tasks=("classification",),
         dims=(2,),
         divisor=1,
@@ -74,13 +69,13 @@ _MOBILENETS = tuple(
 _VITS = tuple(
     Model(
         name=f"vit_{size}16",
-        build=partial(vit, width=width, heads=heads),
+        build=partial(_vit.vit, width=width, heads=heads),
         tasks=("classification",),
         dims=(2,),
         divisor=1,
         min_size=8,
         settings={"dropout": 0.0},
-        stages=vit_stages,
+        stages=_vit.vit_stages,
         weights=weights,
         first=weights and "conv_proj.weight",
         summary=f"{about} vision transformer, {width} numbers a token of 16 x 16 pixels; of 4 x 4"
@@ -99,19 +94,19 @@ _VITS = tuple(
 _CLASSIFIERS = (
     Model(
         name="plain_cnn",
-        build=plain_cnn,
+        build=_cnn.plain_cnn,
         tasks=("classification",),
         dims=(2, 3),
         divisor=1,
         min_size=8,
         settings={"pool": "max", "dropout": 0.0},
-        choices={"pool": tuple(POOLS)},
+        choices={"pool": ("max", "average")},
         summary="convolution, ReLU, pooling, two fully connected layers; no normalisation",
         source="the unoptimized baseline of Xue, optimization of CNNs for medical images",
     ),
     Model(
         name="vgg_small",
-        build=vgg_small,
+        build=_cnn.vgg_small,
         tasks=("classification",),
         dims=(2, 3),
         divisor=1,
@@ -123,7 +118,7 @@ _CLASSIFIERS = (
     *_RESNETS,
     Model(
         name="densenet121",
-        build=densenet121,
+        build=_densenet.densenet121,
         tasks=("classification",),
         dims=(2, 3),
         divisor=1,
@@ -137,7 +132,7 @@ _CLASSIFIERS = (
     ),
     Model(
         name="vgg16",
-        build=vgg16,
+        build=_vgg.vgg16,
         tasks=("classification",),
         dims=(2,),
         divisor=1,
@@ -151,7 +146,7 @@ _CLASSIFIERS = (
     ),
     Model(
         name="inception_v3",
-        build=inception_v3,
+        build=_inception.inception_v3,
         tasks=("classification",),
         dims=(2,),
         divisor=1,
@@ -165,7 +160,7 @@ _CLASSIFIERS = (
     *_MOBILENETS,
     Model(
         name="efficientnet_b0",
-        build=efficientnet_b0,
+        build=_mobile.efficientnet_b0,
         tasks=("classification",),
         dims=(2,),
         divisor=1,
@@ -179,7 +174,7 @@ _CLASSIFIERS = (
     ),
     Model(
         name="efficientnet_v2_s",
-        build=efficientnet_v2_s,
+        build=_mobile.efficientnet_v2_s,
         tasks=("classification",),
         dims=(2,),
         divisor=1,
@@ -194,7 +189,7 @@ _CLASSIFIERS = (
     ),
     Model(
         name="convnext_tiny",
-        build=convnext_tiny,
+        build=_convnext.convnext_tiny,
         tasks=("classification",),
         dims=(2,),
         divisor=1,
@@ -213,125 +208,125 @@ _CLASSIFIERS = (
 _SEGMENTERS = (
     Model(
         name="unet",
-        build=partial(unet, channels=CHANNELS, residual_units=0),
+        build=partial(_unet.unet, channels=CHANNELS, residual_units=0),
         tasks=("segmentation",),
         dims=(2, 3),
         divisor=8,
         min_size=16,
         settings={"dropout": 0.0},
-        stages=unet_stages,
+        stages=_unet.unet_stages,
         whole=partial(multiples, 8),
         summary="U-Net, 16-32-64-128 channels, instance normalisation; early fusion of channels",
         source="Ronneberger et al. 2015, arXiv 1505.04597; MONAI's UNet",
     ),
     Model(
         name="unet_small",
-        build=partial(unet, channels=SMALL_CHANNELS, residual_units=0),
+        build=partial(_unet.unet, channels=SMALL_CHANNELS, residual_units=0),
         tasks=("segmentation",),
         dims=(2, 3),
         divisor=4,
         min_size=8,
         settings={"dropout": 0.0},
-        stages=unet_stages,
+        stages=_unet.unet_stages,
         whole=partial(multiples, 4),
         summary="U-Net, 8-16-32 channels, instance normalisation: for laptops and the demo",
         source="Ronneberger et al. 2015, arXiv 1505.04597; MONAI's UNet",
     ),
     Model(
         name="unet_res",
-        build=partial(unet, channels=CHANNELS, residual_units=2),
+        build=partial(_unet.unet, channels=CHANNELS, residual_units=2),
         tasks=("segmentation",),
         dims=(2, 3),
         divisor=8,
         min_size=16,
         settings={"dropout": 0.0},
-        stages=unet_stages,
+        stages=_unet.unet_stages,
         whole=partial(multiples, 8),
         summary="the unet with residual units of two convolutions at each level",
         source="Kerfoot et al. 2019, doi 10.1007/978-3-030-12029-0_40; MONAI's UNet",
     ),
     Model(
         name="unet_late",
-        build=unet_late,
+        build=_late_fusion.unet_late,
         tasks=("segmentation",),
         dims=(2, 3),
         divisor=8,
         min_size=16,
         settings={"dropout": 0.0},
-        stages=late_stages,
+        stages=_late_fusion.late_stages,
         whole=partial(multiples, 8),
         summary="the unet with an encoder for each channel, fused at every level",
         source="layer-level fusion in Zhou et al. 2019, arXiv 2004.10664, section 3.2",
     ),
     Model(
         name="attention_unet",
-        build=attention_unet,
+        build=_unet.attention_unet,
         tasks=("segmentation",),
         dims=(2, 3),
         divisor=8,
         min_size=16,
         settings={"dropout": 0.0},
-        stages=attention_stages,
+        stages=_unet.attention_stages,
         whole=partial(multiples, 8),
         summary="U-Net whose skips are gated by what comes from below, 16-32-64-128 channels",
         source="Oktay et al. 2018, arXiv 1804.03999; MONAI's AttentionUnet",
     ),
     Model(
         name="segresnet",
-        build=segresnet,
+        build=_segresnet.segresnet,
         tasks=("segmentation",),
         dims=(2, 3),
         divisor=8,
         min_size=16,
         settings={"dropout": 0.2},
-        stages=segresnet_stages,
+        stages=_segresnet.segresnet_stages,
         whole=partial(multiples, 8),
         summary="residual encoder, light decoder, group normalisation, 16 to 128 channels",
         source="Myronenko 2018, arXiv 1810.11654, without the VAE branch; MONAI's SegResNet",
     ),
     Model(
         name="dynunet",
-        build=DynUNet,
+        build=_dynunet.DynUNet,
         tasks=("segmentation",),
         dims=(2, 3),
         divisor=4,
         min_size=8,
         settings={"dropout": 0.0},
         stages=by_children("encoder", "decoder"),
-        whole=dynunet_multiples,
+        whole=_dynunet.multiples,
         summary="nnU-Net's U-Net: planned from the patch, 32 to 320 or 512 channels, supervised"
         " at every level",
         source="Isensee et al. 2021, doi 10.1038/s41592-020-01008-z; blocks of MONAI's DynUNet",
     ),
     Model(
         name="mednext_s",
-        build=mednext_s,
+        build=_mednext.mednext_s,
         tasks=("segmentation",),
         dims=(2, 3),
         divisor=16,
         min_size=16,
-        stages=mednext_stages,
+        stages=_mednext.mednext_stages,
         whole=partial(multiples, 16),
         summary="ConvNeXt blocks in a U-Net, kernel 3, supervised at every level",
         source="Roy et al. 2023, arXiv 2303.09975, MedNeXt-S; blocks of MONAI's MedNeXt",
     ),
     Model(
         name="resenc_unet",
-        build=ResEncUNet,
+        build=_resenc.ResEncUNet,
         tasks=("segmentation",),
         dims=(2, 3),
         divisor=4,
         min_size=8,
         settings={"dropout": 0.0},
-        stages=resenc_stages,
-        whole=dynunet_multiples,
+        stages=_resenc.resenc_stages,
+        whole=_dynunet.multiples,
         summary="nnU-Net's ResEnc U-Net: planned as dynunet, 1 to 6 residual blocks a level down,"
         " supervised at every level",
         source="Isensee et al. 2024, arXiv 2404.09556; blocks of dynamic_network_architectures",
     ),
     Model(
         name="unetr",
-        build=unetr,
+        build=_transformers.unetr,
         tasks=("segmentation",),
         dims=(2, 3),
         divisor=16,
@@ -344,7 +339,7 @@ _SEGMENTERS = (
     ),
     Model(
         name="swin_unetr",
-        build=swin_unetr,
+        build=_transformers.swin_unetr,
         tasks=("segmentation",),
         dims=(2, 3),
         divisor=32,
@@ -357,7 +352,7 @@ _SEGMENTERS = (
     ),
     Model(
         name="unet_resnet_both",
-        build=ResNetUNet,
+        build=_resnet_unet.ResNetUNet,
         tasks=("segmentation",),
         dims=(2, 3),
         divisor=1,
@@ -384,20 +379,20 @@ _CLIPS = tuple(
         settings={"encoder": "resnet18", "dropout": 0.0},
         choices={"encoder": tuple(_ENCODERS)},
         encoders=_ENCODERS,
-        stages=clip_stages,
+        stages=_video.clip_stages,
         summary=summary,
         source=source,
     )
     for name, build, summary, source in (
         (
             "cnn_lstm",
-            cnn_lstm,
+            _video.cnn_lstm,
             "cine loops: a 2-D network on every frame, an LSTM over the frames",
             "Donahue et al. 2015, arXiv 1411.4389; the hybrid of Skalozub et al. for ultrasound",
         ),
         (
             "frame_cnn",
-            frame_cnn,
+            _video.frame_cnn,
             "cine loops: a 2-D network on every frame, the mean of their logits; blind to order",
             "what cnn_lstm is compared with: mean pooling in Donahue et al. 2015, section 4.1",
         ),

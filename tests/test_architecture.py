@@ -39,7 +39,7 @@ LAYERS: dict[str, tuple[set[str], ...]] = {
         {"datasets", "store"},
         {"batches"},
     ),
-    "models": ({"output", "spec", "stem"}, {"classification"}, {"segmentation"}, {"table"}),
+    "models": ({"late", "output", "spec", "stem"}, {"classification"}, {"segmentation"}, {"table"}),
     "results": (
         {"tables", "text", "yaml_text", "statistics"},
         {"verdict"},
@@ -69,7 +69,9 @@ MOST_FILES = 12
 
 
 def imported(module: str, source: str, *, is_package: bool = False) -> Iterator[tuple[int, str]]:
-    """Yield (line, dotted name) of each import: statements, import_module("..."), `import a; a.b`.
+    """Yield (line, dotted name) of each import.
+
+    Statements, `import a; a.b`, import_module("...") and models.late's late("...").
 
     `from a import b` yields `a` and `a.b`, since b may be a module.
     """
@@ -91,7 +93,7 @@ def imported(module: str, source: str, *, is_package: bool = False) -> Iterator[
                     yield node.lineno, f"{origin}.{alias.name}"
                     bound[alias.asname or alias.name] = f"{origin}.{alias.name}"
             case ast.Call(func=function, args=[ast.Constant(value=str() as name), *_]) if (
-                ast.unparse(function).rpartition(".")[2] in ("import_module", "__import__")
+                ast.unparse(function).rpartition(".")[2] in ("import_module", "__import__", "late")
             ):
                 yield node.lineno, name
     for node in ast.walk(tree):

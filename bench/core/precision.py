@@ -1,22 +1,28 @@
 """The precisions a study can ask for: one row each. Weights and optimizer state stay float32."""
 
+from __future__ import annotations
+
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
+# Late, here and below: what a study may ask for is read without torch.
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
     """One precision of the table.
 
-    `dtype` is what autocast computes convolutions and matrix products in, None for float32
-    throughout. `scaled`: gradients are scaled against underflow (torch.amp.GradScaler). `tf32`: a
-    GPU rounds the factors of float32 products to TF32. `gpu_only`: why a CPU does not run it.
+    `half` is the torch type that autocast computes convolutions and matrix products in, None for
+    float32 throughout. `scaled`: gradients are scaled against underflow (torch.amp.GradScaler).
+    `tf32`: a GPU rounds the factors of float32 products to TF32. `gpu_only`: why a CPU does not run
+    it.
     """
 
     name: str
-    dtype: torch.dtype | None
+    half: str | None
     scaled: bool
     tf32: bool = False
     gpu_only: str | None = None
@@ -25,12 +31,16 @@ class Precision:
 
     def autocast(self, device: torch.device) -> AbstractContextManager[object]:
         """Return the context in which a forward pass runs."""
-        if self.dtype is None:
+        if self.half is None:
             return nullcontext()
-        return torch.autocast(device.type, self.dtype)
+        import torch
+
+        return torch.autocast(device.type, getattr(torch, self.half))
 
     def scaler(self, device: torch.device) -> torch.amp.GradScaler:
         """Return the scaler of gradients; where none is needed, one that changes nothing."""
+        import torch
+
         return torch.amp.GradScaler(device.type, enabled=self.scaled)
 
 
@@ -39,14 +49,14 @@ PRECISIONS: dict[str, Precision] = {
     for row in (
         Precision(
             name="float32",
-            dtype=None,
+            half=None,
             scaled=False,
             summary="single precision throughout; on a GPU without TF32",
             source="IEEE 754",
         ),
         Precision(
             name="tf32",
-            dtype=None,
+            half=None,
             scaled=False,
             tf32=True,
             gpu_only="tf32 is a number format of NVIDIA's GPUs: take float32, or a GPU",
@@ -55,14 +65,14 @@ PRECISIONS: dict[str, Precision] = {
         ),
         Precision(
             name="bfloat16",
-            dtype=torch.bfloat16,
+            half="bfloat16",
             scaled=False,
             summary="bfloat16 by autocast: the range of float32, 8 bits of precision",
             source="Kalamkar et al. 2019, arXiv 1905.12322; torch.autocast",
         ),
         Precision(
             name="float16",
-            dtype=torch.float16,
+            half="float16",
             scaled=True,
             # Measured with ResNet-18 and larger, LOG.md.
             gpu_only="float16 on a CPU takes twenty times as long as float32: take bfloat16, or a "

@@ -42,6 +42,8 @@ class Dispatcher:
     ended: dict[str, str] = field(default_factory=dict)
     spoken: set[str] = field(default_factory=set)
     _waiting: dict[str, int] = field(default_factory=dict)
+    # Lanes that said that they have the trial which they hold: they ask for its state first.
+    _begun: set[str] = field(default_factory=set)
     _starts: Counter[str] = field(default_factory=Counter)
     _places: dict[str, list[Place]] = field(default_factory=dict)
 
@@ -68,6 +70,8 @@ class Dispatcher:
                 continue
             if call.name == "resume":
                 assert call.number is not None
+                self._begun.add(call.lane)
+                self._starts[call.lane] = 0
                 self.say(call.number, self.queue.kept(*call.values))
                 continue
             self._do(call)
@@ -85,15 +89,21 @@ class Dispatcher:
         for lane, number in list(self._waiting.items()):
             lease = None if lane in self.ended else self.queue.take(lane)
             if lease:
-                self._starts[lane] = 0
+                self._begun.discard(lane)
             if lease or lane in self.ended or not self.queue.pending():
                 del self._waiting[lane]
                 self.say(number, lease.trial.trial_id if lease else None)
 
     def died(self, lane: str, why: str) -> None:
-        """Note that a lane's process ended, and what that says of the trial that it held."""
+        """Note that a lane's process ended, and what that says of the trial that it held.
+
+        Nothing where it was dead, or hung, before it knew of the trial.
+        """
         self._waiting.pop(lane, None)
-        self.queue.died(lane, why)
+        if lane in self._begun:
+            self.queue.died(lane, why)
+        else:
+            self.queue.give_back(lane)
 
     def lost(self, lane: str, why: str) -> None:
         """Note that a lane will not come back."""

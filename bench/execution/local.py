@@ -8,6 +8,7 @@ the others go on.
 
 import itertools
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -38,7 +39,10 @@ _CHILD = starting("bench.execution.child")
 
 @dataclass
 class _Lane:
-    """A child, when it was started, and how many took no trial since one of this lane's did."""
+    """A child, when it was started, and how many took no trial since one of this lane's did.
+
+    `since` is inf once it asked for a trial: it waits for us, while one must train alone.
+    """
 
     child: Beside
     since: float
@@ -144,10 +148,14 @@ class Here:
             self._replace(name)
 
     def _heard(self, name: str) -> list[Call]:
-        return [
-            Call(None if number is None else self._asks(name), name, call, values)
-            for number, call, values in self._lanes[name].child.heard(0, lambda *said: said)
-        ]
+        lane, heard = self._lanes[name], []
+        for number, call, values in lane.child.heard(0, lambda *said: said):
+            if call == "take":
+                lane.since = math.inf
+            if call == "resume":
+                lane.starts = 0
+            heard.append(Call(None if number is None else self._asks(name), name, call, values))
+        return heard
 
     def _let_keep(self) -> None:
         """Wait a little for the states, or the results, of trials that have trained for long."""
@@ -173,11 +181,9 @@ class Here:
 
     def _say(self, number: int, value: Any) -> None:
         name = self._asked.pop(number)
-        lane = self._lanes[name]
         if isinstance(value, str):  # a trial
-            lane.starts = 0
             self._queue.attempts.begin(name, value)
-        lane.child.say(value)
+        self._lanes[name].child.say(value)
 
     def _kill(self, places: Sequence[Place]) -> None:
         processes = {process for _machine, process in places}

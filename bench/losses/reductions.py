@@ -1,14 +1,17 @@
 """What the losses share: sums and means over voxels, over samples and over processes."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
-import torch
-import torch.distributed.nn.functional as distributed
-from torch import Tensor
+# The table of losses is read without torch: it is imported late, here and below.
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Sums a tensor over the processes of a trial, differentiably.
-Total = Callable[[Tensor], Tensor]
+Total: TypeAlias = "Callable[[Tensor], Tensor]"
 
 # Least base of a power whose exponent may be below 1: there the slope of x^a is unbounded at 0.
 # Below it the loss counts as flat; float32 resolves no smaller step near 1. Assumption.
@@ -22,12 +25,16 @@ def alone(value: Tensor) -> Tensor:
 
 def over_processes(value: Tensor) -> Tensor:
     """Return the sum of `value` over all processes; gradients are summed on the way back."""
+    import torch.distributed.nn.functional as distributed
+
     summed: Tensor = distributed.all_reduce(value)  # type: ignore[no-untyped-call]  # torch's stub lacks it
     return summed
 
 
 def wide(logits: Tensor) -> Tensor:
     """Return logits in float32, float64 as they are: half precision has no room for sums."""
+    import torch
+
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -38,4 +45,6 @@ def sample_mean(values: Tensor) -> Tensor:
 
 def one_hot(target: Tensor, probability: Tensor) -> Tensor:
     """Return the labels `target` (N, ...) as 0 and 1, in shape and type of `probability`."""
+    import torch
+
     return torch.zeros_like(probability).scatter_(1, target.unsqueeze(1), 1.0)

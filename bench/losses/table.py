@@ -12,24 +12,36 @@ over all classes; mean: over the voxels. In classification an image is one voxel
 says that its sums run over the class vector.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from math import inf
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bench.core.settings import Setting, check_bounds, merge
-from bench.losses import boundary, compound, cross_entropy, overlap, ranking, tubes
-from bench.losses.numbers import errors, findings
 from bench.losses.reductions import Total, alone, over_processes, wide
+from models.late import late
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["LOSSES", "Criterion", "Loss", "Total", "alone", "over_processes"]
 
+# Imported when a loss is computed: the table loads in milliseconds.
+boundary = late("bench.losses.boundary")
+compound = late("bench.losses.compound")
+cross_entropy = late("bench.losses.cross_entropy")
+overlap = late("bench.losses.overlap")
+ranking = late("bench.losses.ranking")
+tubes = late("bench.losses.tubes")
+errors = late("bench.losses.numbers.errors")
+findings = late("bench.losses.numbers.findings")
+
 # A loss with its settings: (logits, target, class weights, total) -> values (N,). Of a row with
 # `derive` it may be called with `derived`, which it makes itself where it is left out.
-Criterion = Callable[..., Tensor]
+Criterion: TypeAlias = "Callable[..., Tensor]"
 
 # Least and greatest value of a setting of our rows, by its name. Where 0 could divide by 0, the
 # least is far below what these rows resolve: assumption.

@@ -3,14 +3,17 @@
 The library is imported when an optimizer is built: the tables must load quickly.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-Params = Iterable[Tensor] | Iterable[dict[str, Any]]
-Constructor = Callable[..., torch.optim.Optimizer]
+Params: TypeAlias = "Iterable[Tensor] | Iterable[dict[str, Any]]"
+Constructor: TypeAlias = "Callable[..., torch.optim.Optimizer]"
 
 
 def library(name: str, **fixed: Any) -> Constructor:
@@ -18,6 +21,7 @@ def library(name: str, **fixed: Any) -> Constructor:
 
     def build(params: Params, **settings: Any) -> torch.optim.Optimizer:
         import pytorch_optimizer
+        import torch
 
         optimizer = getattr(pytorch_optimizer, name)(params, **fixed, **settings)
         assert isinstance(optimizer, torch.optim.Optimizer)

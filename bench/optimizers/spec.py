@@ -1,17 +1,20 @@
 """A row of the table of optimizers: what it holds, and what can be asked of it."""
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from bench.core.references import unknown
 from bench.core.settings import Setting, merge
 from bench.optimizers import state_size
 from bench.optimizers.state_size import Count, Shapes, Widths, numbers, shapes_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 # An optimizer is out of proportion to a model if its state is both larger than this many bytes,
 # half of what an 8 GB GPU has, and more than so many times the weights (Adam's is 2, L-BFGS' 22
@@ -102,7 +105,7 @@ class Optimizer:
         defaults = {**chosen.defaults, **dict.fromkeys(rates, 0.0)}
         return merge(f"optimizer {self.name}", defaults, given)
 
-    def chosen(self, given: Mapping[str, Any]) -> "Optimizer":
+    def chosen(self, given: Mapping[str, Any]) -> Optimizer:
         """Return the row as the choices in `given` make it; raises ValueError as `settings`."""
         own = {name: self.defaults[name] for name in self.choices}
         chosen = {name: value for name, value in given.items() if name in own}
@@ -192,6 +195,8 @@ def state_bytes(optimizer: torch.optim.Optimizer) -> int:
 
 
 def _tensors(value: object) -> Iterator[Tensor]:
+    from torch import Tensor  # late: the table of optimizers is read without torch
+
     match value:
         case Tensor():
             yield value

@@ -6,22 +6,29 @@ rule the same is an assumption, made because the search space alone can decide a
 et al. 2020, arXiv 1910.05446). "library" in a source is pytorch-optimizer, version 4.1.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from __future__ import annotations
 
-import torch
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from bench.core.settings import Setting
 from bench.optimizers import state_size
 from bench.optimizers.library import ademamix, library, mars
-from bench.optimizers.own.cautious import CautiousAdamW
-from bench.optimizers.own.kron import Kron
-from bench.optimizers.own.muon import Muon
-from bench.optimizers.shampoo import shampoo
 from bench.optimizers.spec import Optimizer, Space
 from bench.optimizers.state_size import Shapes
+from models.late import late
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["OPTIMIZERS", "Optimizer"]
+
+# Imported when an optimizer is built: the table loads in milliseconds.
+_optim = late("torch.optim")
+_muon = late("bench.optimizers.own.muon")
+_kron = late("bench.optimizers.own.kron")
+_cautious = late("bench.optimizers.own.cautious")
+_shampoo = late("bench.optimizers.shampoo")
 
 # 1e-2 is nnU-Net's rate and 0.9 the momentum of He et al. 2016, section 3.4.
 _SGD: Mapping[str, Setting] = {
@@ -95,7 +102,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     for row in (
         Optimizer(
             name="sgd",
-            constructor=torch.optim.SGD,
+            constructor=_optim.SGD,
             defaults=_SGD,
             scale_free=False,
             decay="coupled",
@@ -109,7 +116,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         ),
         Optimizer(
             name="adagrad",
-            constructor=torch.optim.Adagrad,
+            constructor=_optim.Adagrad,
             defaults={
                 "lr": 1e-2,
                 "lr_decay": 0.0,
@@ -125,7 +132,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         ),
         Optimizer(
             name="rmsprop",
-            constructor=torch.optim.RMSprop,
+            constructor=_optim.RMSprop,
             defaults={
                 "lr": 1e-3,
                 "alpha": 0.9,
@@ -144,7 +151,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         ),
         Optimizer(
             name="adam",
-            constructor=torch.optim.Adam,
+            constructor=_optim.Adam,
             defaults={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
             decay="coupled",
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
@@ -154,7 +161,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         ),
         Optimizer(
             name="adamw",
-            constructor=torch.optim.AdamW,
+            constructor=_optim.AdamW,
             defaults={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2},
             decay="decoupled",
             space={
@@ -168,7 +175,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         ),
         Optimizer(
             name="lbfgs",
-            constructor=torch.optim.LBFGS,
+            constructor=_optim.LBFGS,
             defaults={
                 "lr": 1.0,
                 "max_iter": 20,
@@ -192,7 +199,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         ),
         Optimizer(
             name="sgd_nesterov",
-            constructor=torch.optim.SGD,
+            constructor=_optim.SGD,
             defaults={"lr": 1e-2, "momentum": 0.99, "nesterov": True, "weight_decay": 3e-5},
             scale_free=False,
             decay="coupled",
@@ -206,7 +213,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         ),
         Optimizer(
             name="nadam",
-            constructor=torch.optim.NAdam,
+            constructor=_optim.NAdam,
             defaults={
                 "lr": 2e-3,
                 "betas": (0.9, 0.999),
@@ -222,7 +229,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         ),
         Optimizer(
             name="radam",
-            constructor=torch.optim.RAdam,
+            constructor=_optim.RAdam,
             defaults={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0},
             scale_free=False,  # for its first five steps, which are SGD
             decay="coupled",
@@ -233,7 +240,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         ),
         Optimizer(
             name="adafactor",
-            constructor=torch.optim.Adafactor,
+            constructor=_optim.Adafactor,
             defaults={"lr": 1e-2, "beta2_decay": -0.8, "d": 1.0, "weight_decay": 0.0},
             decay="decoupled",
             space={"lr": Space(low=1e-3, high=1e-1, log=True)},
@@ -243,7 +250,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         ),
         Optimizer(
             name="muon",
-            constructor=Muon,
+            constructor=_muon.Muon,
             # Rate, decay, betas and eps are AdamW's, as the scaling allows (arXiv 2502.16982,
             # section 2.2); momentum and steps are torch.optim.Muon's defaults.
             defaults={
@@ -375,7 +382,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         ),
         Optimizer(
             name="shampoo",
-            constructor=shampoo,
+            constructor=_shampoo.shampoo,
             defaults=_SHAMPOO,
             decay="decoupled",
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
@@ -452,7 +459,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         ),
         Optimizer(
             name="psgd_kron",
-            constructor=Kron,
+            constructor=_kron.Kron,
             # kron_torch's and the library's
             defaults={
                 "lr": 1e-3,
@@ -513,7 +520,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
         ),
         Optimizer(
             name="cautious_adamw",
-            constructor=CautiousAdamW,
+            constructor=_cautious.CautiousAdamW,
             defaults={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2},
             decay="decoupled",
             space={

@@ -121,10 +121,24 @@ def locate(entry: str, base: Path, stores: Path) -> Path:
     A reference `path/file.py:function` to a data set of the user's own is prepared under `stores`
     first, once a version of its source. Raises StudyError if there is no such store.
     """
-    if entry.rpartition(":")[0].endswith(".py"):
+    if _is_own(entry):
         return _prepare_own(entry, base, stores)
     if is_address(entry):
         return store_here(entry)
+    return _folder(entry, base)
+
+
+def check_there(entry: str, base: Path) -> None:
+    """Raise StudyError where a data entry names a folder that is not there."""
+    if not (_is_own(entry) or is_address(entry)):
+        _folder(entry, base)
+
+
+def _is_own(entry: str) -> bool:
+    return entry.rpartition(":")[0].endswith(".py")
+
+
+def _folder(entry: str, base: Path) -> Path:
     path = base / entry
     if not os.path.isdir(path):  # noqa: PTH112  # False too for a name that no folder can have
         raise StudyError(

@@ -13,8 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench.core.references import StudyError
 from bench.core.settings import Setting, merge
 from bench.metrics.table import METRICS
@@ -166,6 +164,7 @@ def _imagenet(wanted: WeightsNeeded) -> Path:
             f"there are no ImageNet weights for model {wanted.row.name} in {wanted.dims}-D; "
             f"`pretrained` also takes a file of weights"
         )
+    import torch
     from torchvision.models import get_weight
 
     url: str = get_weight(wanted.row.weights).url

@@ -4,21 +4,34 @@ What a target is in a store stands in `loaders.targets`, what is shown of a task
 `results.tables.tasks`, a row each under the same names.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from bench.metrics.tasks import classified, findings, measured, segmented
-from bench.metrics.tasks.scoring import Scale, Seen
-from loaders.batches.drawn import class_counts
-from loaders.sampling.folds import Strata
 from loaders.sampling.normalization import class_weights, presence_weights
-from loaders.sampling.sampler import Sampler
-from loaders.store.read import Store
+from models.late import late
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.metrics.tasks.scoring import Scale, Seen
+    from loaders.sampling.folds import Strata
+    from loaders.sampling.sampler import Sampler
+    from loaders.store.read import Store
+
+# Imported when something is computed: a study is read without torch.
+_torch = late("torch")
+_classified = late("bench.metrics.tasks.classified")
+_findings = late("bench.metrics.tasks.findings")
+_measured = late("bench.metrics.tasks.measured")
+_scoring = late("bench.metrics.tasks.scoring")
+_segmented = late("bench.metrics.tasks.segmented")
+_drawn = late("loaders.batches.drawn")
 
 Rows = list[dict[str, Any]]
 
@@ -61,7 +74,7 @@ class Task:
     windows: bool
     strata: Callable[[Store], Strata]
     weights: Callable[[Store, Sampler], np.ndarray]
-    target: Callable[[tuple[int, ...]], torch.Tensor]
+    target: Callable[[tuple[int, ...]], Tensor]
     scale: Callable[[Store, np.ndarray], Scale | None]
     right: Callable[[Store, np.ndarray], Rows]
     score: Callable[[Seen], list[Any]]
@@ -97,7 +110,7 @@ def _by_finding(store: Store) -> Strata:
 
 def _by_frequency(store: Store, sampler: Sampler) -> np.ndarray:
     """Weigh each class by its inverse share of what is drawn."""
-    return class_weights(class_counts(store, sampler))
+    return class_weights(_drawn.class_counts(store, sampler))
 
 
 def _by_presence(store: Store, sampler: Sampler) -> np.ndarray:
@@ -118,7 +131,9 @@ def _standardized(store: Store, cases: np.ndarray) -> Scale:
     """Learn numbers in standard deviations from the mean of some cases; 1 where all are one."""
     numbers = store.numbers[cases]
     deviation = numbers.std(axis=0)
-    return Scale(mean=numbers.mean(axis=0), deviation=np.where(deviation > 0, deviation, 1.0))
+    deviation = np.where(deviation > 0, deviation, 1.0)
+    scale: Scale = _scoring.Scale(mean=numbers.mean(axis=0), deviation=deviation)
+    return scale
 
 
 def _by_quantile(store: Store) -> Strata:
@@ -138,14 +153,16 @@ def _by_quantile(store: Store) -> Strata:
     }
 
 
-def _classes(shape: tuple[int, ...]) -> torch.Tensor:
+def _classes(shape: tuple[int, ...]) -> Tensor:
     """Draw a class for each place of logits (N, C, ...)."""
-    return torch.randint(0, shape[1], (shape[0], *shape[2:]))
+    drawn: Tensor = _torch.randint(0, shape[1], (shape[0], *shape[2:]))
+    return drawn
 
 
-def _yes_or_no(shape: tuple[int, ...]) -> torch.Tensor:
+def _yes_or_no(shape: tuple[int, ...]) -> Tensor:
     """Draw 0 or 1 for each logit."""
-    return torch.randint(0, 2, shape).float()
+    drawn: Tensor = _torch.randint(0, 2, shape).float()
+    return drawn
 
 
 TASKS: dict[str, Task] = {
@@ -164,10 +181,10 @@ TASKS: dict[str, Task] = {
             weights=_by_frequency,
             target=_classes,
             scale=_as_they_are,
-            right=classified.right,
-            score=classified.logits,
-            rows=classified.rows,
-            example=classified.example,
+            right=_classified.right,
+            score=_classified.logits,
+            rows=_classified.rows,
+            example=_classified.example,
         ),
         Task(
             name="segmentation",
@@ -181,10 +198,10 @@ TASKS: dict[str, Task] = {
             weights=_by_frequency,
             target=_classes,
             scale=_as_they_are,
-            right=segmented.right,
-            score=segmented.regions,
-            rows=segmented.rows,
-            example=segmented.example,
+            right=_segmented.right,
+            score=_segmented.regions,
+            rows=_segmented.rows,
+            example=_segmented.example,
         ),
         Task(
             name="multilabel",
@@ -198,10 +215,10 @@ TASKS: dict[str, Task] = {
             weights=_by_presence,
             target=_yes_or_no,
             scale=_as_they_are,
-            right=findings.right,
-            score=classified.logits,
-            rows=findings.rows,
-            example=findings.example,
+            right=_findings.right,
+            score=_classified.logits,
+            rows=_findings.rows,
+            example=_findings.example,
         ),
         Task(
             name="ordinal",
@@ -215,10 +232,10 @@ TASKS: dict[str, Task] = {
             weights=_by_frequency,
             target=_classes,
             scale=_as_they_are,
-            right=partial(classified.right, graded=True),
-            score=classified.logits,
-            rows=partial(classified.rows, graded=True),
-            example=classified.example,
+            right=partial(_classified.right, graded=True),
+            score=_classified.logits,
+            rows=partial(_classified.rows, graded=True),
+            example=_classified.example,
         ),
         Task(
             name="regression",
@@ -230,12 +247,12 @@ TASKS: dict[str, Task] = {
             windows=False,
             strata=_by_quantile,
             weights=_alike,
-            target=torch.randn,
+            target=_torch.randn,
             scale=_standardized,
-            right=measured.right,
-            score=measured.predictions,
-            rows=measured.rows,
-            example=measured.example,
+            right=_measured.right,
+            score=_measured.predictions,
+            rows=_measured.rows,
+            example=_measured.example,
         ),
     )
 }

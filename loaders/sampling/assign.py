@@ -225,7 +225,7 @@ def _candidates(
 
 
 def _balanced(cohort: Cohort, group: Indices, bins: int, generator: np.random.Generator) -> Indices:
-    # A third of what a process imports, of which those that train deal out nothing.
+    # Late: scikit-learn takes half a second to import, and a study is read without it.
     from sklearn.model_selection import StratifiedGroupKFold
 
     y = cohort.y

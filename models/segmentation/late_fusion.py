@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.segmentation.unet import CHANNELS
+from models.spec import CHANNELS
 
 
 class LateUNet(nn.Module):

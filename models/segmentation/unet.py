@@ -4,9 +4,7 @@ from typing import Any
 
 from torch import nn
 
-# Widths are assumptions, the same in all four-level rows, so that what is compared is the design.
-CHANNELS = (16, 32, 64, 128)
-SMALL_CHANNELS = (8, 16, 32)
+from models.spec import CHANNELS
 
 
 def unet(

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from bench import api, cli
+from bench.catalogue import TABLES
 from results.tables import store as results
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -646,6 +647,15 @@ WRONG = [
     (["verify", "nowhere"], "store nowhere does not exist"),
     (["report", "nowhere"], "nowhere holds no run"),
     (["status", "nowhere"], "nowhere holds no run"),
+    *(
+        ([command, f"{name}.yaml"], said)
+        for command in ("run", "plan", "tune", "price")
+        for name, said in (
+            ("damaged", "damaged.yaml"),
+            ("strange", "Did you mean 'adam'?"),
+            ("elsewhere", "there is no store 'stores/none'"),
+        )
+    ),
     (["doctor", "--fast"], "--fast"),
     (["frobnicate"], "frobnicate"),
 ]
@@ -671,6 +681,14 @@ print(json.dumps(found))
 def test_what_is_wrong_on_the_command_line_is_told_before_torch_is_imported(tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "labels.csv").write_text("file,label\na.png,x\nb.png,y\n")
+    right = {"name": "s", "data": ["stores/none"], "models": ["plain_cnn"], "epochs": 1}
+    right |= {"optimizers": ["sgd"], "losses": ["ce"]}
+    for name, text in (
+        ("damaged", "name: [s"),
+        ("strange", yaml.safe_dump({**right, "optimizers": ["adamv"]})),
+        ("elsewhere", yaml.safe_dump(right)),
+    ):
+        (tmp_path / f"{name}.yaml").write_text(text)
     lines = [words + ["--out", "store"] * (words[0] == "prepare") for words, _ in WRONG]
     done = subprocess.run(
         [sys.executable, "-c", CALLS, json.dumps(lines)],
@@ -683,6 +701,22 @@ def test_what_is_wrong_on_the_command_line_is_told_before_torch_is_imported(tmp_
     for (words, said), (status, told, torch) in zip(WRONG, json.loads(done.stdout), strict=True):
         assert (status, torch) == (2, False), words
         assert said in told, words
+
+
+def test_every_table_is_listed_without_torch(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", CALLS, json.dumps([["list", kind] for kind in TABLES])],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert [(status, torch) for status, _, torch in found] == [(0, False)] * len(TABLES)
+    assert [said.split() for _, said, _ in found] == [
+        [str(len(rows())), kind] for kind, rows in TABLES.items()
+    ]
 
 
 def test_claims_are_answered_from_a_run(medopt, study):

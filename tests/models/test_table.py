@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.losses.supervision import logits_of
+from models.classification.cnn import POOLS
 from models.output import Output
 from models.spec import Model
 from models.table import MODELS
@@ -162,8 +163,12 @@ def test_options_that_a_row_does_not_take() -> None:
         replace(plain, settings={**plain.settings, "dropout": 1.5})
 
 
+def test_choices_are_those_of_the_network() -> None:
+    assert MODELS["plain_cnn"].choices == {"pool": tuple(POOLS)}
+
+
 def test_the_table_is_light_to_import() -> None:
-    code = "import sys, models; print(*sorted({'monai', 'torchvision'} & set(sys.modules)))"
+    code = "import sys, models.table; print(*{'monai', 'torchvision', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 

@@ -1,7 +1,11 @@
 """Merging beside a run: nobody waits for it, nothing is lost by it, and what it cannot is told."""
 
+import os
 import subprocess
+import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
 from bench.execution import compaction, trial_queue
@@ -69,3 +73,41 @@ def test_what_cannot_be_merged_is_told_and_ends_nothing(tmp_path, caplog):
 def test_nothing_is_begun_where_nothing_was_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("was begun"))
     Compaction(tmp_path).wait()
+
+
+# A driver whose merging takes for ever.
+DRIVER = """
+import sys
+import time
+from pathlib import Path
+
+from bench.execution import compaction
+
+compaction.starting = lambda module: (
+    f"import time, {module} as m\\nm.compact = lambda _run: time.sleep(1000)\\nm.main()"
+)
+beside = compaction.Compaction(Path(sys.argv[1]))
+beside.begin()
+print(beside._process.pid, flush=True)
+time.sleep(1000)
+"""
+
+
+def test_a_driver_that_is_killed_leaves_no_process_that_merges(tmp_path):
+    """The next driver of the run merges the same files."""
+    root = str(Path(compaction.__file__).parents[2])
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+    with driver:
+        beside = psutil.Process(int(driver.stdout.readline()))
+        assert beside.is_running()
+        driver.kill()
+    try:
+        beside.wait(60)
+    finally:
+        if beside.is_running():
+            beside.kill()

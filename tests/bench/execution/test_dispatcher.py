@@ -122,6 +122,22 @@ def test_a_lane_waits_while_another_holds_the_last_trial_and_gets_it_when_that_o
     assert served.said == {1: "t0", 2: "t0", 3: None}
 
 
+def test_a_worker_that_was_dead_when_it_was_handed_a_trial_says_nothing_of_that_trial(serving):
+    """Killed while it waited: nobody knows yet when the trial of another is free."""
+    served = serving(1)
+    served.dispatcher.serve([Call(1, "a", "take", ()), Call(2, "b", "take", ())])
+    served.dispatcher.serve([Call(3, "a", "resume", ("t0",))])
+    served.dispatcher.serve([Call(4, "a", "back", ())])
+    assert served.said[2] == "t0"
+    served.dispatcher.serve([Call(5, "b", "back", ())])
+    assert served.queue.attempts.deaths("t0") == 1
+    assert finished(served.queue.folder) == {}
+    # Those who have it are told of, as ever.
+    served.dispatcher.serve([Call(6, "b", "take", ())])
+    served.dispatcher.serve([Call(7, "b", "resume", ("t0",)), Call(8, "b", "back", ())])
+    assert finished(served.queue.folder) == {"t0": "failed"}
+
+
 def test_lanes_are_sent_home_when_every_trial_is_done(serving):
     served = serving(1)
     served.dispatcher.serve([Call(1, "a", "take", ()), Call(2, "b", "take", ())])
@@ -148,7 +164,7 @@ def clock(monkeypatch):
 
 
 def working(served: Served, lane: str, machine: str, process: int) -> None:
-    """Let a lane start on a machine and ask for a trial."""
+    """Let a lane start on a machine, ask for a trial and begin what it gets."""
     served.dispatcher.serve(
         [
             Call(None, lane, "back", ()),
@@ -156,6 +172,8 @@ def working(served: Served, lane: str, machine: str, process: int) -> None:
             Call(process, lane, "take", ()),
         ]
     )
+    if process in served.said:
+        served.dispatcher.serve([Call(-1, lane, "resume", (served.said[process],))])
 
 
 def test_a_worker_that_dies_counts_against_its_trial_and_a_machine_that_is_lost_does_not(serving):
@@ -228,6 +246,7 @@ def test_a_lane_that_only_dies_is_ended_and_one_that_works_is_not(serving):
         served.dispatcher.serve(
             [Call(50 + n, "good", "back", ()), Call(90 + n, "good", "take", ())]
         )
+        served.dispatcher.serve([Call(70 + n, "good", "resume", (served.said[90 + n],))])
     served.dispatcher.serve([Call(40, "bad", "back", ()), Call(41, "bad", "take", ())])
     served.dispatcher.serve([Call(42, "good", "back", ())])
     assert "before they took a trial" in served.dispatcher.ended["bad"]

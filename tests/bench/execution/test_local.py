@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 
-from bench.execution import local
+from bench.execution import local, trial_queue
 from bench.execution.dispatcher import LanesLost
 from bench.execution.local import LANE, run_here
 from bench.execution.trial_queue import KILLS, opened
@@ -379,8 +379,10 @@ def test_a_trial_that_ends_its_process_costs_no_other_trial_anything(plan):
     assert not (made.folder / "attempts.json").exists()
 
 
-def test_a_process_that_is_killed_costs_its_trial_and_the_rest_go_on(plan, tmp_path):
+def test_a_process_that_is_killed_costs_its_trial_and_the_rest_go_on(plan, tmp_path, monkeypatch):
     """As where the kernel ends the largest process of a machine that has run out of memory."""
+    # Looked at after each step: the trial is back in hand sooner than a slow telling comes again.
+    monkeypatch.setattr(trial_queue, "TELLING_SEC", 0.0)
     made = plan("waits", epochs=3)
     killed = []
 
@@ -409,6 +411,66 @@ def children() -> list[psutil.Process]:
     """Return the processes that train beside this one, in the order of their start."""
     found = psutil.Process().children()
     return sorted((p for p in found if CHILD in " ".join(p.cmdline())), key=lambda p: p.pid)
+
+
+# A child without torch, which fails each trial: that of lane 1 ends it once, that of lane 2 takes
+# its time, with steps.
+SIMPLE_CHILD = """
+import os, sys, time
+from pathlib import Path
+
+sys.path.insert(0, {root!r})
+from bench.core.processes import begun_beside
+
+pipe, cargo = begun_beside()
+here, lane = Path(cargo["folder"]), cargo["lane"]
+
+
+def ask(call, *values):
+    pipe.send((0, call, values))
+    return pipe.recv()
+
+
+ask("back")
+while trial := ask("take"):
+    ask("resume", trial)
+    if lane == "process 1" and not (here / "died").exists():
+        (here / "died").touch()
+        os._exit(1)
+    while lane == "process 2" and not (here / "go").exists():
+        time.sleep(0.05)
+        pipe.send((None, "renew", ()))
+    ask("fail", trial, "planted", "")
+"""
+
+
+def test_a_process_that_waits_until_another_has_ended_is_not_taken_for_hung(plan, monkeypatch):
+    """A trial that ended its process must be alone, and the last of the others may take hours."""
+    made = plan()
+    assert len(made.trials) == 2
+    monkeypatch.setattr(local, "_CHILD", SIMPLE_CHILD.format(root=str(ROOT)))
+    started, waited, hours = [], [], [0.0]
+    start, serve = local.Beside, local.Dispatcher.serve
+
+    def counted(*given):
+        started.append(given)
+        return start(*given)
+
+    def watched(self, heard) -> None:
+        serve(self, heard)
+        if "process 1" in self._waiting and len(started) >= 3:
+            waited.append(True)
+            hours[0] = 3600.0
+            if len(waited) == 5:
+                (made.folder / "go").touch()
+
+    monkeypatch.setattr(local, "Beside", counted)
+    monkeypatch.setattr(local.Dispatcher, "serve", watched)
+    monkeypatch.setattr(local, "monotonic", lambda: time.monotonic() + hours[0])
+    rows = side_by_side(made)
+    assert {row["reason"] for row in rows} == {"planted"}
+    assert sorted(row["attempt"] for row in rows) == [1, 2]
+    assert len(started) == 3
 
 
 @pytest.mark.slow

@@ -177,6 +177,60 @@ def test_two_lanes_give_what_the_process_gives_and_outlive_what_kills_them(
     assert os.environ.get("RAY_AUTH_TOKEN") != TOKEN
 
 
+SHARING = '''
+"""A loss that waits in training until three processes have come so far; keeps what loaders say."""
+
+import logging
+import os
+import time
+from pathlib import Path
+
+from torch.nn.functional import cross_entropy
+
+HERE = Path(__file__).parent
+log = logging.getLogger("medopt.loaders")
+log.setLevel(logging.INFO)
+log.addHandler(logging.FileHandler(HERE / f"said-{os.getpid()}", delay=True))
+
+
+def meets(logits, target):
+    if len(logits) > 3:
+        (HERE / f"met-{os.getpid()}").touch()
+        while len(list(HERE.glob("met-*"))) < 3:
+            time.sleep(0.05)
+    return cross_entropy(logits, target)
+'''
+
+
+@pytest.mark.ray
+def test_lanes_of_one_machine_read_one_shelf_and_give_what_lanes_without_it_give(plan, folder):
+    """Each of three has one trial, so that a batch which one took, another of them has made."""
+    (folder / "own.py").write_text(SHARING)
+    made = plan(
+        "shared",
+        losses=["own.py:meets"],
+        optimizers=["sgd", "sam", "lbfgs"],
+        augment={"rotate": 10, "noise": 0.1},
+    )
+    made = replace(made, trials=tuple(t for t in made.trials if t.fold == 0))
+    state = run_lanes(made, address=None, lanes=3, gpus_per_trial=1, changed=lambda _progress: None)
+    assert state.statuses == {"ok": 3}
+    assert len({row["lane"] for row in rows(made.folder, "trials")}) == 3
+    said = [path.read_text() for path in folder.glob("said-*")]
+    counts = [
+        (int(taken), int(own))
+        for taken, own in re.findall(
+            r"(\d+) batches were made by others, (\d+) here", "".join(said)
+        )
+    ]
+    assert len(said) == len(counts) == 3
+    assert sum(taken for taken, _ in counts) > 0
+
+    alone = in_process(replace(made, folder=folder / "runs" / "alone"))
+    assert rows(made.folder, "metrics") == rows(alone.folder, "metrics")
+    assert len(rows(made.folder, "metrics")) > 3
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_lanes_whose_workers_never_start_end_the_run_with_a_sentence(plan, monkeypatch):
