@@ -263,6 +263,7 @@ def described(store: Store) -> dict[str, Any]:
     (segmentation); `regions` have their labels and the number of cases that hold them. `shape` and
     `spacing` are [least, median, greatest] along each axis, null where unknown; spacing in mm along
     z, y and x, in seconds along t; `numbers` are the same of numbers that are to be predicted.
+    `ignored` are the label and the number of voxels that count nowhere, where there may be some.
     """
     meta = store.meta
     there = (store.boxes >= 0).all(axis=(2, 3)).sum(axis=0).tolist()
@@ -286,10 +287,16 @@ def described(store: Store) -> dict[str, Any]:
             for (name, labels), cases in zip(meta.regions.items(), there, strict=True)
         ],
         **({"numbers": _ranges(store.numbers)} if answer_of(meta.task) == "number" else {}),
+        **({} if meta.ignored is None else {"ignored": _ignored(store, meta.ignored)}),
         "axes": meta.axes,
         "shape": _ranges(store.shapes),
         "spacing": _ranges(store.spacing),
     }
+
+
+def _ignored(store: Store, label: int) -> dict[str, int]:
+    voxels = int(store.shapes.astype(np.int64).prod(axis=1).sum())
+    return {"label": label, "number": voxels - int(store.class_counts.sum())}
 
 
 def _ranges(values: np.ndarray) -> list[list[float] | None]:

@@ -1,6 +1,8 @@
 """Whether a name or a link stays inside a source."""
 
+import os
 from pathlib import Path, PureWindowsPath
+from stat import S_ISLNK
 
 
 def leads_out(name: str) -> bool:
@@ -20,11 +22,20 @@ class Inside:
         self._root = source.resolve()
         places = (self._root, *self._root.parents)
         self._blobs = [at.parent.parent / "blobs" for at in places if at.parent.name == "snapshots"]
+        # Folders that hold what belongs to the source, all links followed.
+        self._followed: set[str] = set()
 
     def holds(self, path: Path) -> bool:
         """Tell whether a file lies inside, all links followed.
 
         Raises OSError or RuntimeError where a link leads nowhere.
         """
+        folder, name = os.path.split(path)
+        # A folder is followed once for all its files: most of the time of each (measured).
+        if folder in self._followed and name != ".." and not S_ISLNK(os.lstat(path).st_mode):
+            return True
         real = path.resolve(strict=True)
-        return real.is_relative_to(self._root) or real.parent in self._blobs
+        held = real.is_relative_to(self._root) or real.parent in self._blobs
+        if held and path.parent.resolve().is_relative_to(self._root):
+            self._followed.add(folder)
+        return held

@@ -6,6 +6,7 @@ one bit: above their median or not. In 256 bits, as PDQ (Facebook 2019) has them
 """
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -36,16 +37,21 @@ def perceptual_hash(image: Array) -> bytes:
     rows = [_low_pass(*size) for size in sizes]
     kind = np.float64 if image.dtype.kind == "f" else np.float32
     along_y, along_x = (basis.astype(kind) for basis in rows[-2:])
-    planes = image.reshape(len(image), -1, *shape[-2:])
-    low = np.mean(
-        [[along_y @ plane.astype(kind) @ along_x.T for plane in channel] for channel in planes],
-        axis=0,
-    )
+    planes = np.moveaxis(image.reshape(len(image), -1, *shape[-2:]), 1, 0)
+    # The channels' sum has the bits of their mean. Along x first, since a product with few columns
+    # takes half the time of one with few rows (measured).
+    low = np.stack([along_y @ (_sum(plane, kind) @ along_x.T) for plane in planes])
     values = (low[0] if len(shape) == 2 else np.tensordot(rows[0], low, 1)).ravel()
     bits = values > np.median(values[1:])
     # The first is the mean: how bright an image is does not tell it from another.
     bits[0] = False
     return np.packbits(bits).tobytes()
+
+
+def _sum(plane: Array, kind: type[np.floating[Any]]) -> Array:
+    """Return the sum of a plane's channels (C, Y, X), as floating-point numbers."""
+    total: Array = plane[0].astype(kind) if len(plane) == 1 else plane.sum(axis=0, dtype=kind)
+    return total
 
 
 @lru_cache(maxsize=256)

@@ -62,7 +62,10 @@ _WRITTEN = {"model", "optimizer", "loss", "schedule", "regularizer", "pretrained
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a text is written of: one combination on one data set of a run."""
+    """What a text is written of: one combination on one data set of a run.
+
+    `ignored` is the label of voxels that count nowhere, None where all count.
+    """
 
     run: str
     contest: Contest
@@ -79,6 +82,7 @@ class Recipe:
     classes: int | None
     channels: int | None
     dims: int | None
+    ignored: int | None
 
     @property
     def step(self) -> str:
@@ -166,6 +170,7 @@ def _recipe(run: Recorded, data: str | None, name: str | None) -> Recipe:
         classes=len(about["classes"]) if "classes" in about else None,
         channels=len(about["channels"]) if "channels" in about else None,
         dims=len(about["axes"]) if "axes" in about else None,
+        ignored=about.get("ignored", {}).get("label"),
     )
 
 
@@ -265,6 +270,11 @@ def _head(r: Recipe, what: str) -> str:
         for column, entry in r.combination.entries.items()
         if column not in _WRITTEN and entry
     ]
+    if r.ignored is not None:
+        said.append(
+            f"Voxels of label {r.ignored} are no class: they count neither in the loss nor in the "
+            "score."
+        )
     if answer_of(r.contest.task) == "number":
         said.append(
             "Targets are the numbers less the mean of the training part, over its standard "
@@ -394,6 +404,8 @@ _MONAI = {
 
 def _loss(r: Recipe, *, by_monai: bool) -> str:
     name = r.loss.name
+    if r.ignored is not None:
+        return _loss_of_the_others(r)
     body = None
     if by_monai and r.contest.task == "segmentation":
         made = _filled(_MONAI[name], r.loss.settings) if name in _MONAI else None
@@ -415,6 +427,26 @@ def _loss(r: Recipe, *, by_monai: bool) -> str:
     A network that gives several outputs (deep supervision) is to be handled by the caller.
     """
     {body}'''
+
+
+def _loss_of_the_others(r: Recipe) -> str:
+    """Return the loss of the voxels that count, which no library has in the form of the run."""
+    params = _literal(r.loss.params)
+    return f'''def loss_of(logits, target, weights=None):
+    """Return the loss of logits (N, C, ...) and labels (N, ...); weights (C,) where it has some.
+
+    Voxels of the label that is named below are no class, and count in nothing. A network that gives
+    several outputs (deep supervision) is to be handled by the caller.
+    """
+    from pathlib import Path
+
+    from bench.losses.supervision import ignoring
+    from bench.losses.table import alone
+    from bench.study.components import loss_row
+
+    row = loss_row({r.loss.name!r}, {params}, Path(".")).row
+    values = ignoring(row, row.bind({params}), {_literal(r.ignored)})
+    return values(logits, target, weights, alone).mean()'''
 
 
 _STEPS = {

@@ -32,7 +32,7 @@ def about(data: Mapping[str, Any], rows: Sequence[Row], task: str) -> dict[str, 
         "groups": data.get("groups") or _sum(parts[0], "groups"),
     }
     source = data.get("group_source") or parts[0]["group_source"]
-    unit = f", each a {data['unit']}" if data.get("unit") else ""
+    unit = f", each {_one(data['unit'])}" if data.get("unit") else ""
     patients = (
         str(counted["groups"])
         if source == "patient"
@@ -61,6 +61,9 @@ def about(data: Mapping[str, Any], rows: Sequence[Row], task: str) -> dict[str, 
     several = answer_of(task) == "findings"
     total = counted["cases"] if several else sum(each["number"] for each in classes)
     total = total or 1
+    if ignored := data.get("ignored"):
+        left_out = text.percent(round(ignored["number"] / (total + ignored["number"]), 4))
+        lines.append(("voxels that are ignored", f"{ignored['number']} ({left_out} of all)"))
     return {
         "lines": lines,
         "of": "voxels" if data.get("regions") else "cases",
@@ -77,6 +80,10 @@ def about(data: Mapping[str, Any], rows: Sequence[Row], task: str) -> dict[str, 
             for region in data.get("regions", ())
         ],
     }
+
+
+def _one(unit: str) -> str:
+    return f"{'an' if unit[0] in 'aeiou' else 'a'} {unit}"
 
 
 def _sum(row: Row, what: str) -> int:

@@ -2,15 +2,18 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from bench import api
 from loaders.store.read import open_store
+from results.export.recipe import recipe
 
 SIDE, CASES = 32, 12
 
@@ -70,5 +73,17 @@ def test_from_files_to_verdict_and_page(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(cases) >= 3 * CASES
     for case in cases:
         assert case["tp"] + case["fp"] + case["fn"] + case["tn"] == counted[case["case_id"]]
+    left = CASES * SIDE**2 - sum(counted.values())
+    share = f"{100 * left / (CASES * SIDE**2):.2f} % of all"
+    assert "voxels that are ignored" in page.read_text()
+    assert f"{left} ({share})" in page.read_text()
+    # Its recipes take the labels as they are in the store.
+    mask = torch.from_numpy(np.asarray(store.mask(0))[None].astype(np.int64))
+    for form in ("pytorch", "monai"):
+        text = recipe(tmp_path / "run", form, name="unet_small + adam + dice_ce")
+        space: dict[str, Any] = {}
+        exec(compile(text, "recipe.py", "exec"), space)
+        perfect = 50 * torch.nn.functional.one_hot(mask % 2, 2).movedim(-1, 1).float()
+        assert float(space["loss_of"](perfect, mask)) < 1e-4
     page, _ = api.show(out, tmp_path / "look.html")
     assert "ignored" in page.read_text()

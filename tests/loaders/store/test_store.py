@@ -316,8 +316,11 @@ def test_volumes_of_two_types_are_stored_in_one(tmp_path: Path) -> None:
         elements={"min_value": 0, "max_value": 255},
     ),
     normalize=st.sampled_from(["case", "train"]),
+    turned=st.tuples(*[st.sampled_from([1, -1])] * 3),
 )
-def test_measures_agree_with_numpy(image: Any, normalize: str) -> None:
+def test_measures_agree_with_numpy(image: Any, normalize: str, turned: tuple[int, ...]) -> None:
+    # An axis that a reader turned lies backwards in memory.
+    image = image[:, *(slice(None, None, step) for step in turned)]
     mask = np.zeros(image.shape[1:], np.uint8)
     case = Case(key="k", group="k", image=image, label=None, mask=mask, spacing=(1.0, 1.0, 1.0))
     facts = measure(case, a_meta(normalize=normalize))

@@ -19,6 +19,7 @@ from results.export.recipe import FORMS, STEPS, TORCH, recipe
 from results.run_folder import Recorded
 from results.tables.store import RunError
 from tests.golden.test_recorded import HERE
+from tests.results.conftest import DATA
 
 SCANS = (("scans", "segmentation"),)
 IMAGES = (("lung-nodules", "classification"),)
@@ -35,7 +36,8 @@ def ran(text):
 def made(make_run):
     """Return a function that makes a run of one combination and writes its recipe."""
 
-    def make(form="pytorch", *, data=IMAGES, optimizer="adam", loss="ce", study=None, **options):
+    def make(form="pytorch", *, data=IMAGES, optimizer="adam", loss="ce", study=None, about=None,
+             **options):  # fmt: skip
         hparams = json.dumps(dict(OPTIMIZERS[optimizer].settings({})))
         schedule = options.pop("schedule", "constant")
         resolved = {
@@ -46,7 +48,7 @@ def made(make_run):
             f"{form}-{optimizer}-{loss}-{schedule}",
             datasets=data, models=("unet" if data == SCANS else "plain_cnn",),
             optimizers=(optimizer,), losses=(loss,), folds=2, examples=False,
-            columns={"hparams": hparams, "schedule": schedule, **options},
+            columns={"hparams": hparams, "schedule": schedule, **options}, data=about or DATA,
             study={"resolved": json.loads(json.dumps(resolved)), "schedules": [{"name": schedule}],
                    **(study or {})},
         )  # fmt: skip
@@ -214,6 +216,32 @@ def test_nnunets_trainer_has_optimizer_schedule_loss_and_budget(made, nnunetv2):
     logits, target = torch.randn(2, 3, 8, 8), torch.randint(0, 3, (2, 1, 8, 8)).float()
     wanted = LOSSES["dice_ce"].bind({})(logits, target[:, 0].long(), None, alone).mean()
     assert float(loss.loss(logits, target)) == pytest.approx(float(wanted), rel=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_voxels_that_are_ignored_cost_nothing(made, nnunetv2, form):
+    """Against torch's own, which leaves out a label by its number."""
+    about = {"segmentation": {"ignored": {"label": 3, "number": 9}}}
+    text = made(form, data=SCANS, loss="ce", about=about)
+    assert "# Voxels of label 3 are no class" in text
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn((2, 3, 8, 8), generator=generator, requires_grad=True)
+    target = torch.randint(0, 4, (2, 8, 8), generator=generator)
+    wanted = sum(
+        nn.functional.cross_entropy(own[None], labels[None], ignore_index=3)
+        for own, labels in zip(logits, target, strict=True)
+    ) / len(target)
+    found = ran(text)
+    assert found.loss_of(logits, target).item() == pytest.approx(wanted.item(), rel=1e-5)
+    if form == "nnunet":
+        loss = found.nnUNetTrainerMedOpt()._build_loss().loss
+        assert loss(logits, target[:, None].float()).item() == pytest.approx(
+            wanted.item(), rel=1e-5
+        )
+    found = ran(made(form, data=SCANS, loss="dice_ce", about=about))
+    (slope,) = torch.autograd.grad(found.loss_of(logits, target), logits)
+    assert (slope.abs().sum(1)[target == 3] == 0).all()
+    assert (slope.abs().sum(1)[target < 3] > 0).all()
 
 
 def test_what_nnunet_cannot_have_is_refused(made):
