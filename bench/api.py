@@ -519,8 +519,8 @@ def tune(
     the report to set the two rankings side by side. `out` is the run folder (None:
     runs/NAME-tuned).
 
-    `search` "optuna" or "asha" looks for settings by Ray Tune instead, in the same spaces: nothing
-    is trained by them on all seeds, and nothing is judged.
+    `search` "optuna", "asha" or "bohb" looks for settings by Ray Tune instead, in the same spaces:
+    nothing is trained by them on all seeds, and nothing is judged.
 
     Everything else is as in `run`, also what is raised: a search that was stopped goes on when it
     is asked for again.

@@ -591,8 +591,9 @@ def tune(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Search by Ray Tune instead: optuna (its TPE sampler) or asha (the draws, stopped "
-            "early at rungs of sample-gradients). Nothing is judged then.",
+            help="Search by Ray Tune instead: optuna (its TPE sampler), asha (the draws, stopped "
+            "early at rungs of sample-gradients) or bohb (asha, settings by BOHB's model: for ten "
+            "points or more). Nothing is judged then.",
         ),
     ] = None,
     defaults: Annotated[

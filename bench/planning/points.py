@@ -53,13 +53,16 @@ def draws(space: Mapping[str, Space], points: int, seed: Sequence[int]) -> Draws
     return (
         {},
         *(
-            {name: _at(share, each) for (name, each), share in zip(space.items(), row, strict=True)}
+            {
+                name: value_at(share, each)
+                for (name, each), share in zip(space.items(), row, strict=True)
+            }
             for row in unit.tolist()
         ),
     )
 
 
-def _at(share: float, space: Space) -> float:
+def value_at(share: float, space: Space) -> float:
     """Return the value at a share in 0 to 1 of the way through a space."""
     if space.log:
         low, high = math.log(space.low), math.log(space.high)
@@ -67,6 +70,15 @@ def _at(share: float, space: Space) -> float:
     else:
         value = space.low + share * (space.high - space.low)
     return min(max(float(f"{value:.{DIGITS}g}"), space.low), space.high)
+
+
+def share_of(value: Setting, space: Space) -> float:
+    """Return how far through a space a number is, 0 to 1; one outside is at its end."""
+    assert isinstance(value, int | float), "a space is of numbers"
+    low, high, at = space.low, space.high, float(value)
+    if space.log:
+        low, high, at = math.log(low), math.log(high), math.log(max(at, low))
+    return min(max((at - low) / (high - low), 0.0), 1.0)
 
 
 def space_of(trial: Trial, plan: Plan) -> dict[str, Space]:

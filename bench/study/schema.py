@@ -193,10 +193,11 @@ class Tuning(_Frozen):
         5, ge=2, description="settings tried for each combination in each fold, the defaults first"
     )
     seed: int = Field(0, ge=0, le=2**63 - 1, description="of the draws")
-    search: Literal["sobol", "optuna", "asha"] = Field(
+    search: Literal["sobol", "optuna", "asha", "bohb"] = Field(
         "sobol",
-        description="sobol: the draws, fold by fold, under a verdict; optuna (its TPE sampler) and"
-        " asha (the draws, stopped early) search by Ray Tune, and nothing is judged",
+        description="sobol: the draws, fold by fold, under a verdict; optuna (its TPE sampler),"
+        " asha (the draws, stopped early) and bohb (asha, settings by BOHB's model where enough"
+        " points tell) search by Ray Tune, and nothing is judged",
     )
 
 

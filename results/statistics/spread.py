@@ -121,8 +121,9 @@ def training_spread(scores: Array, by_repeat: Array | None) -> Spread:
     freedom = (folds - 1) * repeats
     y = scores.mean(axis=-1)
     own, weights = _own_scatter(y)
-    rank = np.argsort(np.argsort(-y.mean(axis=(-2, -1)), axis=-1, kind="stable"), axis=-1)
-    leads = rank < 2
+    # Who ties with the runner-up leads too, or the order of combinations would decide.
+    mean = y.mean(axis=(-2, -1))
+    leads = mean >= np.sort(mean, axis=-1)[..., [-2]]
     typical = np.median(own, axis=-1, keepdims=True) / _median_of_mean_square(m, freedom)
     share = _own_share(own, typical, freedom, leads, _LEADERS_BY_FOLDS)
     extra = typical + share * (_COUNTS_BY_FOLDS * own - typical)

@@ -17,17 +17,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from bench.core.references import StudyError, failure
 from bench.core.undisturbed import undisturbed
+from bench.execution.phases.bohb import WITHOUT_MODEL, Tried, proposed
 from bench.execution.phases.course import Course
 from bench.execution.phases.record import Job, Record
 from bench.execution.ray.cluster import LaneSize, check_room, connected, machines_of_cluster
 from bench.execution.trial_queue import Progress, opened
 from bench.execution.worker import cargo_of, unpacked
 from bench.planning.plan import Plan
-from bench.planning.points import POINTS, attempt, draws_of, space_of
+from bench.planning.points import POINTS, attempt, draws_of, share_of, space_of, value_at
 from bench.study.schema import tuning_of
 from bench.training.train import Outcome, run_trial
 from loaders.cores import usable_cores
@@ -206,15 +208,90 @@ def _rungs(record: Record) -> Any:
     return ByCell()
 
 
+def _in_turn(
+    record: Record,
+    suggest: Callable[[str, int, str], dict[str, Any]],
+    ended: Callable[[str, str, dict[str, Any] | None, bool], None],
+) -> Any:
+    """Return what gives Tune the points that are missing, cell after cell in turn.
+
+    `suggest(cell, point, trial_id)` returns what is drawn, but for point 0, which sets nothing;
+    `ended(cell, trial_id, result, error)` hears how it went.
+    """
+    from ray.tune.search import Searcher
+
+    class InTurn(Searcher):
+        def __init__(self) -> None:
+            super().__init__(metric="score", mode="max")
+            self._left = {cell: record.missing(cell) for cell in record.cells}
+            self._turn = itertools.cycle(record.cells)
+            self._asked: dict[str, str] = {}
+
+        def suggest(self, trial_id: str) -> dict[str, Any] | None:
+            for cell in itertools.islice(self._turn, len(self._left)):
+                if self._left[cell]:
+                    point = self._left[cell].pop(0)
+                    found = suggest(cell, point, trial_id)
+                    self._asked[trial_id] = cell
+                    drawn = {} if point == 0 else found
+                    return {"job": {"cell": cell, "point": point, "drawn": drawn}}
+            return None
+
+        def on_trial_complete(
+            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+        ) -> None:
+            ended(self._asked.pop(trial_id), trial_id, result, error)
+
+        def save(self, checkpoint_path: str) -> None:
+            Path(checkpoint_path).touch()  # a search goes on from its tables, not from this
+
+        def restore(self, checkpoint_path: str) -> None:
+            del checkpoint_path
+
+    return InTurn()
+
+
+def _by_model(record: Record, plan: Plan) -> Any:
+    """Return a searcher with a model of BOHB's for each cell; what it does not know is drawn."""
+    tuning = tuning_of(plan.study)
+    number = {cell: at for at, cell in enumerate(record.cells)}
+
+    def suggest(cell: str, point: int, _trial_id: str) -> dict[str, Any]:
+        space = space_of(record.cells[cell], plan)
+        plain = dict(draws_of(record.cells[cell], plan)[point])
+        rng = np.random.default_rng([tuning.seed, number[cell], point])
+        if rng.random() < WITHOUT_MODEL:
+            return plain
+        usual = _usual(record, plan, cell)
+        tried = [
+            Tried(
+                shares=np.array(
+                    [share_of({**usual, **drawn}[name], each) for name, each in space.items()]
+                ),
+                looks=looks,
+            )
+            for drawn, looks in record.looks[cell].values()
+        ]
+        levels = [math.ceil(record.budget(cell) / REDUCTION**at) for at in (2, 1, 0)]
+        found = proposed(tried, levels, rng)
+        if found is None:
+            return plain
+        return {
+            name: value_at(share, each)
+            for (name, each), share in zip(space.items(), found.tolist(), strict=True)
+        }
+
+    return _in_turn(record, suggest, lambda *_: None)
+
+
 def _by_optuna(record: Record, plan: Plan) -> Any:
-    """Return a searcher with a sampler of Optuna's for each cell, cell after cell in turn."""
+    """Return a searcher with a sampler of Optuna's for each cell."""
     try:
         import optuna
     except ImportError as error:
         raise StudyError(
             "tuning.search: optuna is not installed; `pip install optuna`, or search by asha."
         ) from error
-    from ray.tune.search import Searcher
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -235,37 +312,12 @@ def _by_optuna(record: Record, plan: Plan) -> Any:
             seed=(tuning.seed + number) % 2**32,
         )
 
-    class ByCell(Searcher):
-        def __init__(self) -> None:
-            super().__init__(metric="score", mode="max")
-            self._own = {cell: sampler(n, cell) for n, cell in enumerate(record.cells)}
-            self._left = {cell: record.missing(cell) for cell in record.cells}
-            self._turn = itertools.cycle(record.cells)
-            self._asked: dict[str, str] = {}
+    own = {cell: sampler(n, cell) for n, cell in enumerate(record.cells)}
 
-        def suggest(self, trial_id: str) -> dict[str, Any] | None:
-            for cell in itertools.islice(self._turn, len(self._own)):
-                if self._left[cell]:
-                    point = self._left[cell].pop(0)
-                    found = self._own[cell].suggest(trial_id)
-                    self._asked[trial_id] = cell
-                    drawn = {} if point == 0 else found
-                    return {"job": {"cell": cell, "point": point, "drawn": drawn}}
-            return None
+    def ended(cell: str, trial_id: str, result: dict[str, Any] | None, error: bool) -> None:
+        own[cell].on_trial_complete(trial_id, result=result, error=error)
 
-        def on_trial_complete(
-            self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-        ) -> None:
-            cell = self._asked.pop(trial_id)
-            self._own[cell].on_trial_complete(trial_id, result=result, error=error)
-
-        def save(self, checkpoint_path: str) -> None:
-            Path(checkpoint_path).touch()  # a search goes on from its tables, not from this
-
-        def restore(self, checkpoint_path: str) -> None:
-            del checkpoint_path
-
-    return ByCell()
+    return _in_turn(record, lambda cell, _, trial_id: own[cell].suggest(trial_id), ended)
 
 
 def _as_optuna(space: Any) -> dict[str, Any]:
@@ -288,6 +340,7 @@ def _usual(record: Record, plan: Plan, cell: str) -> dict[str, Any]:
 
 _WAYS = {
     "asha": _Way(searcher=None, scheduler=_rungs),
+    "bohb": _Way(searcher=_by_model, scheduler=_rungs),
     "optuna": _Way(searcher=_by_optuna, scheduler=None),
 }
 

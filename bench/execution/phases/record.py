@@ -55,6 +55,11 @@ class Record:
     cells: dict[str, Trial] = field(init=False)
     # Cell -> its points with a result, point -> (what was drawn, score where higher is better).
     done: dict[str, dict[int, tuple[dict[str, Setting], float]]] = field(init=False)
+    # Cell -> point -> what was drawn, and (sample-gradients, score where higher is better) of each
+    # look that it had; of points under way too.
+    looks: dict[str, dict[int, tuple[dict[str, Setting], list[tuple[int, float]]]]] = field(
+        init=False
+    )
     _under_way: dict[str, _UnderWay] = field(init=False, default_factory=dict)
     _statuses: Counter[str] = field(init=False, default_factory=Counter)
 
@@ -67,7 +72,9 @@ class Record:
             if trial.seed == first and space_of(trial, self.plan)
         }
         self.done = {cell: {} for cell in self.cells}
+        self.looks = {cell: {} for cell in self.cells}
         known = {_place(trial_columns(trial)): cell for cell, trial in self.cells.items()}
+        places: dict[str, tuple[str, int]] = {}
         for row in read(self.plan.folder, "trials").to_pylist():
             cell = known.get(_place(row))
             if cell is not None and row["status"] in FINAL_STATUSES:
@@ -75,6 +82,12 @@ class Record:
                 drawn = {name: settings[name] for name in space_of(self.cells[cell], self.plan)}
                 self.done[cell][row["point"]] = drawn, self.worth(cell, row["val_score"])
                 self._statuses[row["status"]] += 1
+                places[row["trial_id"]] = cell, row["point"]
+                self.looks[cell][row["point"]] = drawn, []
+        for epoch in read(self.plan.folder, "epochs", trials=list(places)).to_pylist():
+            self._looked(*places[epoch["trial_id"]], epoch)
+        for cell, point in places.values():
+            self._worst(cell, point)
         self.reused = sum(map(len, self.done.values()))
         self._started = time.monotonic()
 
@@ -106,8 +119,10 @@ class Record:
     def heard(self, name: str, job: Job, epoch: dict[str, Any] | None) -> None:
         """Note an epoch of a point, which the search calls `name`."""
         under_way = self._under_way.setdefault(name, _UnderWay(self.trial(job)))
+        self.looks[job["cell"]].setdefault(job["point"], (job["drawn"], []))
         if epoch is not None:
             under_way.epochs.append(epoch)
+            self._looked(job["cell"], job["point"], epoch)
         self.changed(self.progress())
 
     def finish(self, name: str, job: Job, outcome: Outcome) -> None:
@@ -176,6 +191,18 @@ class Record:
             trial_id=under_way.trial.trial_id,
         )
 
+    def _looked(self, cell: str, point: int, epoch: Mapping[str, Any]) -> None:
+        if epoch["val_score"] is not None:
+            look = epoch["sample_gradients"], self.worth(cell, epoch["val_score"])
+            self.looks[cell][point][1].append(look)
+
+    def _worst(self, cell: str, point: int) -> None:
+        """Count a point without a score, as one that diverged, as the worst that spent all."""
+        drawn, worth = self.done[cell][point]
+        if worth == -math.inf:
+            looks = self.looks[cell].setdefault(point, (drawn, []))[1]
+            looks.append((self.budget(cell), worth))
+
     def _write(
         self,
         name: str,
@@ -199,6 +226,7 @@ class Record:
         if row["status"] in FINAL_STATUSES:
             worth = self.worth(job["cell"], row.get("val_score"))
             self.done[job["cell"]][job["point"]] = job["drawn"], worth
+            self._worst(job["cell"], job["point"])
         self.changed(self.progress())
 
 

@@ -13,7 +13,11 @@ from results.tables.store import footer
 from results.verdict.combinations import Row, fold_of
 
 # What a search is called: `bench.study.schema.Tuning.search`.
-NAMES = {"optuna": "Optuna's TPE sampler", "asha": "asynchronous successive halving (ASHA)"}
+NAMES = {
+    "optuna": "Optuna's TPE sampler",
+    "asha": "asynchronous successive halving (ASHA)",
+    "bohb": "BOHB's model over asynchronous successive halving",
+}
 
 
 def search_of(study: Mapping[str, Any]) -> str | None:

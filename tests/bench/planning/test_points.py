@@ -13,10 +13,13 @@ import pytest
 import torch
 
 from bench.core.references import StudyError
+from bench.execution.phases.ray_tune import search_by_tune
 from bench.optimizers.spec import Space
 from bench.optimizers.table import OPTIMIZERS
 from bench.planning.plan import resolve, save
 from bench.planning.points import (
+    POINTS,
+    attempt,
     best_point,
     choose,
     draws,
@@ -26,9 +29,10 @@ from bench.planning.points import (
     spaces,
 )
 from bench.study.components import Combination
-from bench.study.schema import Study, with_tuning
+from bench.study.schema import Study, Tuning, with_tuning
 from bench.study.trial import trial_columns
 from bench.training.train import run_trial
+from loaders.store.layout import CHECKED, files_state
 from loaders.store.read import Store
 from results.tables.store import read, write_trial
 
@@ -321,6 +325,43 @@ def test_a_signal_that_only_a_test_fold_holds_changes_no_choice(planted):
     )
     assert one["val_score"] == other["val_score"]
     assert one["test_score"] != other["test_score"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["asha", "bohb"])
+@pytest.mark.parametrize("planted", ["z-score"], indirect=True)
+def test_a_search_by_ray_tune_feels_no_signal_of_a_test_fold(planted, name, monkeypatch):
+    """What is tried, stopped and found is the same where only the test cases are others."""
+    monkeypatch.undo()  # stores are checked in processes of their own
+    monkeypatch.setattr("bench.core.startup.begin", lambda _threads: None)
+    tuning = Tuning(points=14, search=name)
+    found = []
+    for plan in planted:
+        (data,) = plan.sets
+        store = Store(data.path)
+        (data.path / CHECKED).write_text(files_state(data.path, store.files))
+        asked = replace(
+            plan,
+            study=plan.study.model_copy(update={"tuning": tuning}),
+            folder=plan.folder / data.path.name,
+        )
+        asked.folder.mkdir(parents=True)
+        save(asked)
+        ended = search_by_tune(asked, address=None, lanes=1, changed=lambda _progress: None)
+        assert ended.done == 2 * 14
+        kept = ("trial_id", "point", "status", "hparams", "val_score", "best_epoch", "test_score")
+        found.append(read(asked.folder / POINTS, "trials", columns=kept).to_pylist())
+    assert found[0] == found[1]
+    assert {row["status"] for row in found[0]} >= {"ok", "dropped"}
+    assert {row["test_score"] for row in found[0]} == {None}
+    # The draws are those of the plan, but where a model proposed.
+    drawn = {
+        attempt(trial, each, point, 14).trial_id
+        for trial in asked.trials
+        for point, each in enumerate(draws_of(trial, asked))
+    }
+    assert ({row["trial_id"] for row in found[0]} <= drawn) == (name == "asha")
 
 
 def test_a_study_that_is_tuned_is_another_run_than_one_that_is_not(plan_of):

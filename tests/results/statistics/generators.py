@@ -125,6 +125,52 @@ def of_cases(rng, count, m, *, level=None, training=0.1, sd=1.0, patients=200, f
     )
 
 
+def of_task(rng, count, m, fold, case, *, level=None):
+    """Equals made of a real task: its tails, its ties, its folds, what training added there.
+
+    `fold` (n,) and `case` (3, n) are those of `replays.tasks`. Patients are drawn anew within each
+    fold; of each a combination has the deviation of one of the three models, drawn by chance, so
+    all have one expectation. A combination moves in a fold by as much as the models did beyond
+    their cases, folds correlated as Nadeau and Bengio have it.
+    """
+    level = np.zeros(m) if level is None else np.asarray(level, float)
+    folds = int(fold.max()) + 1
+    means = np.stack([case[:, fold == j].mean(axis=1) for j in range(folds)], axis=1)
+    deviation = case - means[:, fold]
+    sizes = np.bincount(fold)
+    between = means - means.mean(axis=0)
+    own = (between - between.mean(axis=1, keepdims=True)).var() * 3 / 2 * folds / (folds - 1)
+    shared = deviation.mean(axis=0)
+    rest = deviation - shared
+    explained = np.mean(
+        [(rest[:, fold == j] ** 2).sum() / 2 / (n * (n - 1)) for j, n in enumerate(sizes)]
+    )
+    noise = np.sqrt(max(own - explained, 0) / (1 - 1 / folds))
+    # Two draws are of one model in a third of the cases: without that they differ as models do.
+    deviation = shared + np.sqrt(3 / 2) * rest
+    moved = np.sqrt(1 - 1 / folds) * rng.standard_normal((count, m, folds))
+    moved += np.sqrt(1 / folds) * rng.standard_normal((count, m, 1))
+    phi = np.empty((count, m, fold.size))
+    scores = np.empty((count, m, folds))
+    for j, n_j in enumerate(sizes):
+        at = np.flatnonzero(fold == j)
+        drawn_patients = rng.choice(at, (count, 1, n_j))
+        values = deviation[rng.integers(0, 3, (count, m, n_j)), drawn_patients]
+        scores[:, :, j] = values.mean(axis=2)
+        centred = values - values.mean(axis=2, keepdims=True)
+        phi[:, :, at] = centred / (folds * n_j) * np.sqrt(n_j / (n_j - 1))
+    scores += noise * moved + level[:, None]
+    covariance = phi @ np.swapaxes(phi, 1, 2)
+    return Studies(
+        scores=scores[:, :, None, :, None],
+        by_repeat=covariance[:, None],
+        covariance=covariance,
+        patients=fold.size,
+        ratio=1 / (folds - 1),
+        truth=level,
+    )
+
+
 # n patients, squared distance of the classes by features that all share and by a combination's own,
 # and the number of its own features
 RIDGE = {

@@ -91,10 +91,11 @@ SEVERAL = {
 }
 
 
+@pytest.mark.parametrize("studies", [10, pytest.param(N_RANDOM, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", SEVERAL)
-def test_several_classes_are_scored_one_against_the_rest(rule):
+def test_several_classes_are_scored_one_against_the_rest(rule, studies):
     rng = np.random.default_rng(1)
-    for _ in range(N_RANDOM // 10):
+    for _ in range(studies):
         prob, label = classified(rng, n_classes=4, n=8)
         found = RULES[rule](cases_of(prob, label, None))
         score = lambda w, prob=prob, label=label: SEVERAL[rule](label, prob, w)  # noqa: E731  # short
@@ -261,6 +262,44 @@ def test_one_case_a_patient_gives_the_standard_error_of_a_mean():
     assert phi @ phi == pytest.approx(stats.sem(values[:, 0]) ** 2)
 
 
+def obuchowski(score, label, patients):
+    """Return the variance of an AUC of clustered cases as Obuchowski (1997) writes it."""
+
+    def kernel(x, y):
+        return 1.0 if y < x else 0.5 if x == y else 0.0
+
+    x, y = score[label == 1], score[label == 0]
+    whose_x, whose_y = patients[label == 1], patients[label == 0]
+    m, n = len(x), len(y)
+    v10 = np.array([np.mean([kernel(xi, yj) for yj in y]) for xi in x])
+    v01 = np.array([np.mean([kernel(xi, yj) for xi in x]) for yj in y])
+    area = v10.mean()
+    clusters = sorted(set(patients))
+    count = len(clusters)  # each has positives and negatives
+    own_x = [v10[whose_x == c].sum() - (whose_x == c).sum() * area for c in clusters]
+    own_y = [v01[whose_y == c].sum() - (whose_y == c).sum() * area for c in clusters]
+    s10 = count / ((count - 1) * m) * sum(v**2 for v in own_x)
+    s01 = count / ((count - 1) * n) * sum(v**2 for v in own_y)
+    s11 = count / (count - 1) * sum(a * b for a, b in zip(own_x, own_y, strict=True))
+    return s10 / m + s01 / n + 2 * s11 / (m * n)
+
+
+def test_the_auc_of_clustered_cases_varies_as_obuchowski_has_it():
+    rng = np.random.default_rng(12)
+    for _ in range(N_RANDOM):
+        n_patients = int(rng.integers(3, 9))
+        patients = np.concatenate(
+            [np.arange(n_patients).repeat(2), rng.integers(0, n_patients, int(rng.integers(0, 20)))]
+        )
+        label = rng.integers(0, 2, patients.size)
+        label[: 2 * n_patients] = np.tile([0, 1], n_patients)
+        z = np.round(rng.normal(label + rng.normal(size=n_patients)[patients], 1), 1)
+        prob = 1 / (1 + np.exp(-z))
+        found = RULES["delong"](cases_of(np.stack([1 - prob, prob], 1), label, 1, patients))
+        phi = by_patient(found, patients, n_patients)
+        assert phi @ phi == pytest.approx(obuchowski(prob, label, patients), rel=1e-6)
+
+
 def test_a_part_of_one_patient_has_no_influence():
     prob, label = classified(np.random.default_rng(7), n=0)
     found = RULES["delong"](cases_of(prob, label, 1))
@@ -295,11 +334,12 @@ _BOTH = {"mean sensitivity", "correlation", "delong"}
 _ABSENT = {"specificity"}
 
 
+@pytest.mark.parametrize("studies", [8, pytest.param(N_RANDOM, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", WEIGHTED)
-def test_a_case_moves_the_mean_over_findings_as_its_weight_does(rule):
+def test_a_case_moves_the_mean_over_findings_as_its_weight_does(rule, studies):
     """scikit-learn's score of each finding, on the cases that it is known of, and their mean."""
     rng = np.random.default_rng(1)
-    for _ in range(8):
+    for _ in range(studies):
         prob, label = of_findings(rng)
         n = len(prob)
 
@@ -353,7 +393,7 @@ OF_NUMBERS = {
 @pytest.mark.parametrize("rule", OF_NUMBERS)
 def test_a_case_moves_a_score_of_numbers_as_its_weight_does(rule):
     rng = np.random.default_rng(0)
-    for _ in range(20):
+    for _ in range(N_RANDOM):
         n = int(rng.integers(5, 12))
         y = rng.normal(size=n)
         x = 0.5 * y + rng.normal(size=n)

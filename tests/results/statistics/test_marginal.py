@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from results.statistics.evidence import Evidence
 from results.statistics.marginal import interaction, main_effect
@@ -60,6 +61,61 @@ def test_residuals_of_an_interaction_are_what_main_effects_leave():
     np.testing.assert_allclose(found.residual, extra, atol=0.03)
     assert found.p_value < 1e-6
     assert interaction(grid(scores[:4]), "aaaa", "wxyz") is None
+
+
+def plain_interaction(scores, covariance, n, a, b):
+    """The test of an interaction written anew: residuals cell by cell, F by its two moments.
+
+    `compare` gives what training adds and, where nothing else errs, the freedom of what it adds.
+    """
+    mean = scores.mean(axis=(1, 2, 3)).reshape(a, b)
+    residual = np.array([
+        [mean[i, j] - mean[i].mean() - mean[:, j].mean() + mean.mean() for j in range(b)]
+        for i in range(a)
+    ])  # fmt: skip
+    # How much a mean of one cell moves the residual of another.
+    move = np.array([
+        [((i == p) - 1 / a) * ((j == q) - 1 / b) for p in range(a) for q in range(b)]
+        for i in range(a) for j in range(b)
+    ])  # fmt: skip
+    moved = move @ covariance @ move.T
+    expected = sum(moved[i, i] for i in range(a * b))
+    first = expected**2 / sum(moved[i, j] ** 2 for i in range(a * b) for j in range(a * b))
+    return residual, (residual**2).sum() / expected, first, expected
+
+
+@pytest.mark.parametrize("cases", [True, False])
+def test_an_interaction_is_the_formulas_written_anew(cases):
+    rng = np.random.default_rng(6)
+    for _ in range(100):
+        a, b = int(rng.integers(2, 5)), int(rng.integers(2, 5))
+        m, n = a * b, 60
+        scores = 0.8 + rng.normal(0, 0.02, (m, 1, 5, 1)) + rng.normal(0, 0.01, (m, 1, 1, 1))
+        influence = rng.normal(0, 0.005 / n**0.5, (m, 1, 1, n)) if cases else None
+        made = Evidence(scores=scores, influence=influence, test_train_ratio=0.25)
+        levels, cells = zip(*product("abcd"[:a], "wxyz"[:b]), strict=True)
+        found = interaction(made, levels, cells)
+        whole = compare(made, alpha=0.05)
+        patients = influence[:, 0, 0] @ influence[:, 0, 0].T if cases else np.zeros((m, m))
+        covariance = patients + np.diag(whole.training)
+        residual, f, first, expected = plain_interaction(scores, covariance, n, a, b)
+        np.testing.assert_allclose(found.residual, residual, atol=1e-12)
+        assert found.f == pytest.approx(f, rel=1e-6)
+        assert found.df[0] == pytest.approx(first, rel=1e-6)
+        part = (1 - 1 / a) * (1 - 1 / b) * (1 / 5 + 0.25)
+        spread = whole.spread
+        error = (part * spread.typical_error.sum()) ** 2 / ((m - 1) * 4)
+        error += (part * spread.own_error.sum()) ** 2 / 4
+        if cases:
+            error += (np.trace(patients @ centring(a, b))) ** 2 / (n - 2)
+        assert found.df[1] == pytest.approx(expected**2 / error, rel=1e-6)
+        assert found.p_value == pytest.approx(stats.f.sf(f, *found.df), rel=1e-6)
+
+
+def centring(a, b):
+    """Take row and column means off the means of a x b cells."""
+    one = [np.eye(size) - np.full((size, size), 1 / size) for size in (a, b)]
+    return np.kron(*one)
 
 
 def shares(studies, effect):

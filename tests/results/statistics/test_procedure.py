@@ -61,6 +61,17 @@ def test_what_holds_of_every_comparison(scores):
     np.testing.assert_allclose(again.high, compared.high[order], atol=1e-9)
 
 
+def test_the_order_of_combinations_decides_nothing_where_three_tie_for_the_lead():
+    """Two of the three scatter in one fold, the third in another: whoever comes third leads too."""
+    scores = np.zeros((5, 2, 3, 1))
+    scores[[0, 1, 2], 0, [0, 0, 1]] = 1
+    compared = compare(evidence(scores), alpha=0.05)
+    for order in ([2, 4, 3, 0, 1], [1, 0, 2, 3, 4], [4, 3, 2, 1, 0]):
+        again = compare(evidence(scores[order]), alpha=0.05)
+        np.testing.assert_allclose(again.training, compared.training[order])
+        np.testing.assert_allclose(again.low, compared.low[order])
+
+
 def phi_of_means(case, fold, k):
     """Influence of (m, n) scores of cases on the mean over folds of their means."""
     phi = np.empty_like(case)
@@ -170,6 +181,93 @@ def test_two_combinations_with_cases_are_the_formulas_written_anew():
         assert (compared.winner is not None) == (abs(scores.mean(axis=1) @ [1, -1]) > half)
         nervous += df < fold.size - 2
     assert 0 < nervous < 100
+
+
+def clip(value):
+    return min(max(value, 0.0), 1.0)
+
+
+def plain_field(scores, covariance, ratio, n):
+    """The spread of a field of m > 2 written anew, one combination after the other.
+
+    From (m, k) scores of one repeat and seed, and the (m, m) covariance over patients or None.
+    Returns what training adds to the variance of each mean, and the degrees of freedom of pairs.
+    """
+    m, k = scores.shape
+    d, factor = k - 1, 1 / k + ratio
+    apart = [[y - sum(row) / k for y in row] for row in scores]
+
+    def scatter(w):
+        common = [sum(w[i] * apart[i][j] for i in range(m)) for j in range(k)]
+        return [
+            sum((apart[i][j] - common[j]) ** 2 for j in range(k)) / (d * (1 - w[i]))
+            for i in range(m)
+        ]
+
+    even = scatter([1 / m] * m)
+    inverse = [1 / max(own, np.median(even)) for own in even]
+    w = [x / sum(inverse) for x in inverse]
+    own = scatter(w)
+    unit = [1.0] * m  # what the scatter is a multiple of
+    if covariance is not None:
+        common = sum(w[i] * w[j] * covariance[i][j] for i in range(m) for j in range(m))
+        row = [sum(w[j] * covariance[i][j] for j in range(m)) for i in range(m)]
+        unit = [k * (covariance[i][i] - 2 * row[i] + common) / (1 - w[i]) for i in range(m)]
+    q = [own[i] / unit[i] for i in range(m)]
+    middle = np.median(q) / (scipy_stats.chi2.median(d) / d)
+    typical, leading, counts, nervous = middle, (0.9, 0.985), 1.0, 1.0
+    if covariance is not None:
+        f = (m - 1) * d
+        least = 1.05 + 0.05 * 2 / m
+        typical = max((1 + 1.2 / f**0.7) * middle ** (f / (f + 1.7)), middle, least)
+        leading, counts, nervous = (0.65, 0.95), 1.15, clip((middle - 2.5) / 0.5) ** 0.5
+    best = sorted(range(m), key=lambda i: -sum(scores[i]))[:2]  # no two tie
+    added, from_own, from_all = [], [], []
+    for i in range(m):
+        low, high = scipy_stats.chi2.ppf(leading if i in best else (0.98, 0.998), d) / d
+        share = clip((q[i] / typical - low) / (high - low))
+        drawn = (1 - share) * typical + share * counts * q[i]
+        added.append((drawn - (covariance is not None)) * unit[i] * factor)
+        from_own.append(share * counts * own[i] * factor)
+        from_all.append(nervous * (1 - share) * typical * unit[i] * factor)
+    df = np.full((m, m), np.nan)
+    for i, other in zip(*np.nonzero(~np.eye(m, dtype=bool)), strict=True):
+        known = 0.0
+        error = (from_all[i] + from_all[other]) ** 2 / ((m - 1) * d)
+        error += (from_own[i] + from_own[other]) ** 2 / d
+        most = np.inf
+        if covariance is not None:
+            known = covariance[i, i] + covariance[other, other] - 2 * covariance[i, other]
+            error, most = error + known**2 / (n - 2), n - 2
+        variance = known + added[i] + added[other]
+        df[i, other] = min(max(variance**2 / error, min(d, most)), most)
+    return np.array(added), df
+
+
+@pytest.mark.parametrize("cases", [True, False])
+def test_a_field_is_the_formulas_written_anew(cases):
+    """3 to 8 combinations, some of them unsteady, some studies with more of training than cases."""
+    rng = np.random.default_rng(11)
+    steady = set()
+    for _ in range(100):
+        m, k = int(rng.integers(3, 9)), int(rng.integers(3, 8))
+        fold = np.arange(k * int(rng.integers(4, 20))) % k
+        case = rng.normal(0.8, 0.1, (m, fold.size)) + rng.normal(0, 0.1, fold.size)
+        training = rng.choice([0, 0.03, 0.1]) * rng.choice([1, 1, 5], (m, 1))
+        case += training * rng.normal(size=(m, k))[:, fold]
+        scores = np.stack([case[:, fold == j].mean(axis=1) for j in range(k)], axis=1)
+        phi = phi_of_means(case, fold, k)
+        made = evidence(scores[:, None, :, None], phi[:, None, None, :] if cases else None)
+        compared = compare(made, alpha=0.05)
+        added, df = plain_field(scores, phi @ phi.T if cases else None, 0.25, fold.size)
+        np.testing.assert_allclose(compared.training, added, rtol=1e-6)
+        others = ~np.eye(m, dtype=bool)
+        np.testing.assert_allclose(compared.df[others], df[others], rtol=1e-6)
+        lead = phi[:, None] - phi[None] if cases else np.zeros((m, m, 1))
+        variance = (lead**2).sum(axis=-1) + added[:, None] + added[None]
+        np.testing.assert_allclose(compared.variance[others], variance[others], rtol=1e-6)
+        steady.update(compared.steady.tolist())
+    assert steady == {True, False}
 
 
 def test_intervals_and_group_are_hsus_formulas_written_anew():

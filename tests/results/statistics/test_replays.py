@@ -10,6 +10,7 @@ from results.statistics.evidence import Evidence
 from results.statistics.predict import Plan, predict
 from results.statistics.procedure import compare
 from tests.results.statistics import replays
+from tests.results.statistics.generators import judged, of_task
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,74 @@ def test_swapped_methods_have_no_winner(tasks):
     assert sum(map(len, by_task.values())) == 450
     assert np.mean(list(by_task.values())) <= 0.05
     assert max(map(np.mean, by_task.values())) <= 0.05
+
+
+# m -> studies, and how many at a time; the false winners that are too many. With two combinations
+# of one seed nobody tells what training adds but their own five folds: 8 to 9 % on those three
+# tasks where it adds more than the cases, which the verdict says.
+CORNERS = {
+    2: (4000, 4000, 0.095),
+    6: (2000, 2000, 0.06),
+    24: (1000, 500, 0.06),
+    120: (150, 50, 0.06),
+}
+
+
+def equals(tasks, m, count, part):
+    """Yield task, share of false winners and of covering intervals: all equal, and two tied."""
+    tied = np.full(m, -0.3)
+    tied[:2] = 0
+    for number, (name, (fold, case)) in enumerate(tasks.items()):
+        rng = np.random.default_rng(100 + number)
+        for level in (None, tied):
+            said = [
+                judged(of_task(rng, part, m, fold - fold.min(), case, level=level))
+                for _ in range(count // part)
+            ]
+            yield name, np.mean([s.false for s in said]), np.mean([s.covers for s in said])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("m", CORNERS)
+def test_equals_made_of_real_tasks_have_few_winners(tasks, m):
+    """Real tails, ties and folds, and what training added there: 0.05 to 4 times the cases."""
+    count, part, most = CORNERS[m]
+    found = list(equals(tasks, m, count, part))
+    assert len(found) == 20
+    for name, false, covers in found:
+        assert false <= most, name
+        assert covers >= 0.945, name
+    assert sum(false > 0.06 for _, false, _ in found) <= (6 if m == 2 else 0)
+
+
+def test_equals_of_six_made_of_real_tasks_have_few_winners(tasks):
+    for name, false, covers in equals(tasks, 6, 300, 300):
+        assert false <= 0.06 + 2 * np.sqrt(0.06 * 0.94 / 300), name
+        assert covers >= 0.945, name
+
+
+def test_studies_made_of_a_task_scatter_as_it_does(tasks):
+    """The mean variance of a fold over patients and by training is that of the three models."""
+
+    def variances(scores, covariance):
+        """Return the variance of a fold, and what of it patients explain, of (..., 3, 5) scores."""
+        centred = scores - scores.mean(axis=-2, keepdims=True)
+        own = centred.var(axis=-1, ddof=1).mean(axis=-1) * 3 / 2
+        lead = np.trace(covariance, axis1=-2, axis2=-1) - covariance.mean(axis=-1).sum(axis=-1)
+        return own.mean(), 5 * lead.mean() / 2
+
+    for name, (folds, case) in tasks.items():
+        fold = folds - folds.min()
+        made = of_task(np.random.default_rng(3), 4000, 3, fold, case)
+        own, patients = variances(made.scores[:, :, 0, :, 0], made.covariance)
+        real = replays.evidence(folds, case, sorted(set(folds)))
+        phi = real.influence[:, 0, 0]
+        real_own, real_patients = variances(real.scores[:, 0, :, 0], phi @ phi.T)
+        # The patients of a fold are drawn from those n that it has, who vary by (n - 1) / n.
+        drawn = real_patients * (1 - 1 / np.bincount(fold)).mean()
+        assert patients == pytest.approx(drawn, rel=0.1), name
+        training = max(real_own - real_patients, 0)
+        assert own - patients == pytest.approx(training, rel=0.15, abs=0.1 * patients), name
 
 
 def test_two_folds_predict_the_half_width_of_five(tasks):

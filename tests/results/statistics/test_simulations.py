@@ -144,15 +144,27 @@ def test_a_lead_among_many_by_real_cross_validation():
 # ---- means of cases --------------------------------------------------------------------------
 
 
+# How many studies of m combinations there are, and how many at a time fit into memory.
+OF_CASES = {6: (3000, 3000), 24: (1000, 1000), 120: (300, 50)}
+
+
+def false_by_cases(rng, m, **made):
+    """Return the share of false winners, and of intervals that all cover."""
+    count, part = OF_CASES[m]
+    said = [judged(of_cases(rng, part, m, **made)) for _ in range(count // part)]
+    return np.mean([s.false for s in said]), np.mean([s.covers for s in said])
+
+
 @slow
-@pytest.mark.parametrize("m", [6, 24])
-@pytest.mark.parametrize("training", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("m", OF_CASES)
+@pytest.mark.parametrize("training", [0.0, 0.1, 0.5, 1.0, 3.0])
 def test_two_tied_by_cases(m, training):
-    """What training adds to a fold runs from nothing to as much as its cases add."""
+    """What training adds to a fold runs from nothing to three times what its cases add."""
     rng = np.random.default_rng(40 + m)
     for made in ({}, leaders(m)):
-        said = judged(of_cases(rng, 3000 if m < 24 else 1000, m, training=training, **made))
-        assert said.false <= 0.06
+        false, covers = false_by_cases(rng, m, training=training, **made)
+        assert false <= 0.06
+        assert covers >= 0.945
 
 
 @slow
@@ -163,25 +175,29 @@ def test_two_combinations_by_cases(training, most):
     """Two, one repeat, one seed: nobody tells what is typical, and five folds tell it badly.
 
     Where training adds as much as the cases or more, false winners reach 10 %: no rule whose
-    half-width is three quarters of Nadeau and Bengio's on the recorded trainings stays below 7 %.
+    half-width is three quarters of Nadeau and Bengio's on the recorded trainings stays below 7 %
+    where it adds three times as much. Below 6 % where it adds as much takes a variance of 1.9
+    times the truth by ridge classifiers (`mid`), where 1.8 is asked for.
     """
     rng = np.random.default_rng(50)
     assert judged(of_cases(rng, 4000, 2, training=training)).false <= most
 
 
 @slow
-@pytest.mark.parametrize("m", [6, 24])
+@pytest.mark.parametrize("m", OF_CASES)
 @pytest.mark.parametrize(("first", "second"), [(2, 2), (3, 3), (3, 1), (5, 1)])
 def test_unsteady_leaders_by_cases(m, first, second):
     """Leaders that training moves two to five times as far as the rest: up to 8 %.
 
-    Five folds do not show it in every study.
+    Five folds do not show it in every study. To judge leaders by their own scatter sooner, as 6 %
+    here would take, costs the power at a lead of 0.05 among 24 that is asked for.
     """
     rng = np.random.default_rng(60 + m)
     made = leaders(m, first=first, second=second)
     for training in (0.1, 0.5, 1.0):
-        said = judged(of_cases(rng, 2000 if m < 24 else 800, m, training=training, **made))
-        assert said.false <= 0.085
+        false, covers = false_by_cases(rng, m, training=training, **made)
+        assert false <= 0.085
+        assert covers >= 0.945
 
 
 # ---- continuity ------------------------------------------------------------------------------

@@ -152,6 +152,8 @@ def test_a_record_that_is_opened_again_knows_what_is_missing(recording, plan):
     assert (again.missing(cell), again.reused) == ([1, 2], 2)
     assert set(again.done[cell]) == {0, 3}
     assert again.done[cell][3][0] == drawn[3]
+    looks = [(e["sample_gradients"], e["val_score"]) for e in outcome.epochs]
+    assert again.looks[cell][3] == (drawn[3], looks)
     assert again.progress().statuses == {"ok": 2}
     assert record.progress().statuses == {"ok": 2, "failed": 1}
 
@@ -180,18 +182,19 @@ def test_a_search_that_cannot_be_is_told(study):
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["asha", "optuna"])
+@pytest.mark.parametrize("name", ["asha", "optuna", "bohb"])
 def test_a_search_fills_the_same_tables_and_is_no_verdict(study, tmp_path, name, capfd):
-    ended = api.tune(study, points=5, search=name, lanes=2)
+    points = 12 if name == "bohb" else 5
+    ended = api.tune(study, points=points, search=name, lanes=2)
     assert ended.folder == tmp_path / "runs" / f"small-{name}"
     assert capfd.readouterr() == ("", "")
     rows = read(ended.folder / POINTS, "trials").to_pylist()
-    assert len(rows) == 4 * 5
-    assert {row["point"] for row in rows} == set(range(5))
+    assert len(rows) == 4 * points
+    assert {row["point"] for row in rows} == set(range(points))
     statuses = {row["status"] for row in rows}
     assert not [row["reason"] for row in rows if row["status"] == "failed"]
     assert statuses <= {"ok", "diverged", "dropped"}
-    assert ("dropped" in statuses) == (name == "asha")
+    assert ("dropped" in statuses) == (name != "optuna")
     assert all(row["test_score"] is None and row["seed"] == 2 for row in rows)
     usual = {"sgd": 0.01, "adam": 0.001}
     for row in rows:
@@ -217,6 +220,6 @@ def test_a_search_fills_the_same_tables_and_is_no_verdict(study, tmp_path, name,
     lost = sorted((ended.folder / POINTS / "trials").glob("*.parquet"))[:2]
     for path in lost:
         path.unlink()
-    again = api.tune(study, points=5, search=name, lanes=2)
-    assert again.progress.reused == 18
-    assert again.progress.done == 20
+    again = api.tune(study, points=points, search=name, lanes=2)
+    assert again.progress.reused == 4 * points - 2
+    assert again.progress.done == 4 * points
