@@ -113,6 +113,7 @@ def room(
         needed=needed,
         free=torch.cuda.mem_get_info()[0],
         usable=usable_memory(),
+        gpus=torch.cuda.device_count(),
     )
 
 
@@ -124,16 +125,19 @@ def sharing_a_gpu(
     needed: int,
     free: int,
     usable: int,
+    gpus: int,
 ) -> Room:
     """Return how many trials are to share a GPU: several where the steps of one leave it idle.
 
     `operations` are those of the largest step (None: not known), `needed` the bytes of one trial on
-    the GPU, `free` those that are free there, `usable` those of the machine's memory.
+    the GPU, `free` those that are free there, `usable` those of the machine's memory. Of several
+    `gpus` the first is used.
     """
+    where = "the GPU" if gpus == 1 else f"the first of {gpus} GPUs (`--ray` takes them all)"
     if operations is None or operations > FILLS_A_GPU:
         size = "is not known" if operations is None else f"is {operations / 1e9:.0f} GFLOP"
         each = threads or min(cores, THREADS_BESIDE_A_GPU)
-        return Room(lanes=1, threads=each, why=f"1 trial at once on the GPU: a step {size}")
+        return Room(lanes=1, threads=each, why=f"1 trial at once on {where}: a step {size}")
     by = {
         "cores": cores // (threads or THREADS_SHARING_A_GPU),
         "GPU's memory": int(SHARE * free / needed),
@@ -144,7 +148,7 @@ def sharing_a_gpu(
     lanes = max(by[limit], 1)
     each = threads or max(min(cores // lanes, THREADS_BESIDE_A_GPU), 1)
     why = (
-        f"{lanes} trial{'s' * (lanes > 1)} at once on the GPU, by the {limit}: a step is "
+        f"{lanes} trial{'s' * (lanes > 1)} at once on {where}, by the {limit}: a step is "
         f"{operations / 1e9:.1f} GFLOP, which leaves it idle"
     )
     return Room(lanes=lanes, threads=each, why=why)

@@ -55,6 +55,7 @@ ON_A_GPU = {
     "needed": 2 * GIB,
     "free": 79 * GIB,
     "usable": 120 * GIB,
+    "gpus": 1,
 }
 
 
@@ -72,6 +73,7 @@ ON_A_GPU = {
         # A network of 128 x 128 x 128 voxels fills the GPU; so may one that nobody counted.
         ({"operations": 5.8e12}, 1, 8, "1 trial at once on the GPU: a step is 5800 GFLOP"),
         ({"operations": None}, 1, 8, "1 trial at once on the GPU: a step is not known"),
+        ({"gpus": 4}, 8, 2, "at once on the first of 4 GPUs (`--ray` takes them all), by the"),
     ],
 )
 def test_small_trials_share_a_gpu(here, lanes, each, why):
