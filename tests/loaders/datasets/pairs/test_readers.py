@@ -32,7 +32,7 @@ def drawn(number: int, shape: tuple[int, ...], readers: int = 3, levels: int = 1
 
 def simpleitk(masks: Any) -> Any:
     """Return what SimpleITK makes of masks of two classes: the foreground from 0.5 on."""
-    sitk = pytest.importorskip("SimpleITK", reason="needs SimpleITK (pip install .[perf])")
+    sitk = pytest.importorskip("SimpleITK", reason="needs SimpleITK (pip install .[tests])")
     images = [sitk.GetImageFromArray(mask) for mask in masks]
     return (sitk.GetArrayFromImage(sitk.STAPLE(images, 1.0)) > 0.5).astype(np.uint8)
 
@@ -52,7 +52,7 @@ def test_staple_of_two_classes_is_simpleitks(number: int, readers: int) -> None:
 
 def test_staple_of_several_classes_is_simpleitks() -> None:
     """It starts from the majority and rounds otherwise: a voxel in a thousand may differ."""
-    sitk = pytest.importorskip("SimpleITK", reason="needs SimpleITK (pip install .[perf])")
+    sitk = pytest.importorskip("SimpleITK", reason="needs SimpleITK (pip install .[tests])")
     for number in range(5):
         masks = drawn(number, (9, 24, 20), 3, levels=2)
         filter_ = sitk.MultiLabelSTAPLEImageFilter()
