@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from loaders.cases import JSON, MAX_CLASSES, Array, BadCase, BadSource, Meta
+from loaders.datasets.pairs.consensus import CONSENSUS
 from loaders.datasets.pairs.matching import Pair
 from loaders.formats.levels import counts_of_bytes
 from loaders.formats.nifti import MAX_LABEL, NiftiError, agree, filled, whole_numbers
@@ -45,7 +46,8 @@ class Coding:
     """How a mask becomes classes: `values[i]` is of class `classes_of[i]`.
 
     `way` is numbers, colours (as 0xRRGGBB), threshold (foreground from there on) or structures
-    (their names are `structures`; `values` are sums of 2**n where `overlap` is regions).
+    (their names are `structures`; `values` are sums of 2**n where `overlap` is regions). Several
+    masks are of as many readers where `several` is a rule of CONSENSUS, else parts of one.
     """
 
     way: str
@@ -56,6 +58,7 @@ class Coding:
     threshold: int = 0
     nearest: bool = False
     overlap: str = "refuse"
+    several: str = ""
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def told(self) -> dict[str, JSON]:
@@ -81,6 +84,7 @@ _TOLD = {
     "structures": "structures",
     "threshold": "threshold",
     "nearest": "nearest",
+    "several": "several",
 }
 
 
@@ -111,14 +115,19 @@ def coding_of(
             f"the masks have {len(coding.classes)} classes with the background; 2 to "
             f"{MAX_CLASSES - 1} can be"
         )
-    regions = _regions(chosen["regions"], coding)
-    return Coding(**{**vars(coding), "regions": regions})
+    more = {"regions": _regions(chosen["regions"], coding), "several": _rule(chosen)}
+    return Coding(**{**vars(coding), **more})
+
+
+def _rule(chosen: Mapping[str, Any]) -> str:
+    """Return how readers' masks become one, empty where several masks are parts of one."""
+    return chosen["several"] if chosen["several"] in CONSENSUS else ""
 
 
 def _check(chosen: Mapping[str, Any], structures: Sequence[str]) -> None:
     choices = {
         "missing": ("reject", "empty"),
-        "several": ("refuse", "union"),
+        "several": ("refuse", "union", *CONSENSUS),
         "overlap": ("refuse", "last", "regions"),
     }
     for name, values in choices.items():
@@ -355,6 +364,7 @@ def _of_structures(
         structures=tuple(structures),
         threshold=chosen["threshold"],
         overlap=chosen["overlap"],
+        several=_rule(chosen),
     )
     if chosen["overlap"] != "regions":
         return coding
@@ -463,6 +473,9 @@ def answer(
         return mask
 
     out = np.zeros(shape, np.uint8)
+    if coding.way != "structures" and coding.several in CONSENSUS:
+        drawn = [classes_of(shaped(path, ""), coding) for path in masks[""]]
+        return CONSENSUS[coding.several](np.stack(drawn)) if drawn else out
     if coding.way != "structures":
         for number, path in enumerate(masks[""]):
             mine = classes_of(shaped(path, ""), coding)
@@ -560,6 +573,7 @@ def bits_of(masks: Mapping[str, Iterable[Path]], coding: Coding, load: Load) -> 
 def _inside(paths: Iterable[Path], coding: Coding, load: Load, name: str) -> Array | None:
     """Return where a structure is, None where it has no file; raises NiftiError."""
     inside: Array | None = None
+    drawn: list[Array] = []
     for path in paths:
         mask = load(path, name)
         if mask.levels is None:
@@ -571,5 +585,11 @@ def _inside(paths: Iterable[Path], coding: Coding, load: Load, name: str) -> Arr
                 f"the mask of {name} holds {len(several)} levels beside 0: say "
                 f"threshold={(int(several[-1]) + 1) // 2}, or save it in black and white"
             )
+        if inside is not None and here.shape != inside.shape:
+            raise NiftiError(f"the masks of {name} are of several sizes")
         inside = here if inside is None else inside | here
+        if coding.several in CONSENSUS:
+            drawn.append(here)
+    if len(drawn) > 1:
+        return CONSENSUS[coding.several](np.stack(drawn).astype(np.uint8)) > 0
     return inside

@@ -50,7 +50,10 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
     "palette": ("", "classes of colours, the background first: #RRGGBB=NAME,..."),
     "threshold": (0, "levels from here on are the foreground, below the background; 0: not asked"),
     "nearest": (False, "take a colour that the palette has not for the nearest that it has"),
-    "several": ("refuse", "of several masks of an image: refuse the case, or union"),
+    "several": (
+        "refuse",
+        "several masks of an image: refuse the case, union, or of readers majority or staple",
+    ),
     "missing": ("reject", "an image without a mask: reject it, or empty (all is background)"),
     "structures": ("", "of one mask a structure those that count, with commas; empty: all"),
     "overlap": ("refuse", "where two structures overlap: refuse the case, last, or regions"),

@@ -198,9 +198,10 @@ def _grouped(
                 where=f"{image} (masks are {masks})",
                 key=image,
             )
-        if len(paths) > 1 and chosen["several"] != "union":
+        if len(paths) > 1 and chosen["several"] == "refuse":
             raise BadCase(
-                f"the image has {len(paths)} files of its {what}; several=union would unite them",
+                f"the image has {len(paths)} files of its {what}; several=union would unite them, "
+                "majority or staple take each for a reader's",
                 where=f"{image} ({', '.join(path.name for path in paths[:_SHOWN])})",
                 key=image,
             )

@@ -170,10 +170,11 @@ class DicomFile:
             raise BadCase(f"{keyword} is missing", where=self.where)
         try:
             # The slices of a series repeat them, but for their places.
-            parsed = _parsed(found) if type(found) in _PLAIN_NUMBERS else _as_numbers(found)
+            parse = _parsed if type(found) in _PLAIN_NUMBERS else _as_numbers
+            parsed, finite = parse(found)
         except (TypeError, ValueError) as error:
             raise BadCase(f"{keyword} holds no number", where=self.where) from error
-        if len(parsed) != count or not np.isfinite(parsed).all():
+        if len(parsed) != count or not finite:
             raise BadCase(f"{keyword} does not hold {count} finite numbers", where=self.where)
         return parsed
 
@@ -429,15 +430,17 @@ def _tag(keyword: str) -> int:
 _PLAIN_NUMBERS = (float, int, tuple)
 
 
-def _as_numbers(found: Any) -> NDArray[np.float64]:
-    return np.array(found, np.float64).reshape(-1)
+def _as_numbers(found: Any) -> tuple[NDArray[np.float64], bool]:
+    """Return numbers (n,), and whether all are finite."""
+    numbers = np.array(found, np.float64).reshape(-1)
+    return numbers, bool(np.isfinite(numbers).all())
 
 
 @lru_cache(maxsize=1024)
-def _parsed(found: Any) -> NDArray[np.float64]:
-    numbers = _as_numbers(found)
+def _parsed(found: Any) -> tuple[NDArray[np.float64], bool]:
+    numbers, finite = _as_numbers(found)
     numbers.setflags(write=False)
-    return numbers
+    return numbers, finite
 
 
 @lru_cache(maxsize=1024)

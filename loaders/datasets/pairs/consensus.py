@@ -1,0 +1,64 @@
+"""One mask of those that several readers drew of one image: by their majority, or by STAPLE."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from loaders.cases import Array
+from loaders.formats.nifti import NiftiError
+
+# Of the first round: what each reader gets right (as in ITK's filter).
+_TRUST = 0.99999
+# EM ends when no share changes by more, or after so many rounds (assumption; tens are usual).
+_STILL, _ROUNDS = 1e-9, 1000
+# So many combinations of the readers' answers can be numbered.
+_MOST = 2**62
+
+
+def majority(masks: Array) -> Array:
+    """Return the class that more than half of the readers gave a voxel, 0 where none has so many.
+
+    `masks` (n, *shape) uint8 are the readers'.
+    """
+    out = np.zeros(masks.shape[1:], np.uint8)
+    for label in np.unique(masks):
+        out[2 * np.count_nonzero(masks == label, axis=0) > len(masks)] = label
+    return out
+
+
+def staple(masks: Array) -> Array:
+    """Return the class of each voxel that is the likeliest by STAPLE; `masks` as of `majority`.
+
+    How often each reader calls one class another, and with that the classes, are estimated together
+    (Warfield, Zou and Wells 2004, 10.1109/TMI.2004.828354, for any number of classes). How common
+    a class is is the readers' mean over the whole image. Of two that are equally likely the lower
+    number is taken. Raises NiftiError where readers and classes are too many.
+    """
+    labels = np.unique(masks)
+    several = (len(labels),) * len(masks)
+    if float(len(labels)) ** len(masks) > _MOST:
+        raise NiftiError(f"staple is not for {len(masks)} readers and {len(labels)} classes")
+    # Voxels of which all readers say the same, as of most, are one kind of voxel.
+    numbers = np.ravel_multi_index(tuple(np.searchsorted(labels, mask) for mask in masks), several)
+    kinds, place, count = np.unique(numbers, return_inverse=True, return_counts=True)
+    given = np.array(np.unravel_index(kinds, several))
+    answers = np.eye(len(labels))[given]  # (reader, kind, class): which class was given
+    common = (count @ answers).mean(axis=0) / count.sum()
+    wrong = (1 - _TRUST) / max(len(labels) - 1, 1)
+    # (reader, class given, true class)
+    share = np.full((len(masks), *several[:1] * 2), wrong)
+    share[:, range(len(labels)), range(len(labels))] = _TRUST
+    for _ in range(_ROUNDS):
+        likely = common * np.prod([of[own] for of, own in zip(share, given, strict=True)], axis=0)
+        likely /= likely.sum(axis=1, keepdims=True)
+        weight = count[:, None] * likely
+        now = np.einsum("rkg,kt->rgt", answers, weight) / weight.sum(axis=0)
+        change, share = np.abs(now - share).max(), now
+        if change < _STILL:
+            break
+    decided: Array = labels[likely.argmax(axis=1)][place].reshape(masks.shape[1:])
+    return decided.astype(np.uint8)
+
+
+# Rule -> the readers' classes (n, *shape) -> those of the voxels.
+CONSENSUS: Mapping[str, Callable[[Array], Array]] = {"majority": majority, "staple": staple}
