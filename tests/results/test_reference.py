@@ -1,13 +1,18 @@
 """The kept runs: today's reading of their tables says what was kept, and what was published."""
 
 import json
+import re
 import shutil
 import statistics
 from pathlib import Path
 
 import pytest
 
+from results import text
+from results.claims.answers import claims_of
+from results.claims.table import CLAIMS
 from results.report.write import write_report
+from results.run_folder import Recorded
 from results.tables.store import read
 
 KEPT = Path(__file__).resolve().parents[2] / "results" / "reference"
@@ -40,3 +45,53 @@ def test_medmnists_benchmark_is_met_within_what_was_asked():
 def test_the_kept_runs_are_small():
     assert RUNS
     assert sum(path.stat().st_size for path in KEPT.rglob("*") if path.is_file()) < 5_000_000
+
+
+# ---- the papers' claims ----------------------------------------------------------------------
+
+ANSWERS = KEPT.parents[1] / "docs" / "claims" / "answers.md"
+
+
+def cells_of(part: str) -> list[list[str]]:
+    """Return the rows of the tables in a part of the page, without their heads."""
+    rows = [line.strip("|").split("|") for line in part.splitlines() if line.startswith("| ")]
+    stripped = [[cell.strip() for cell in row] for row in rows]
+    return [row for row in stripped if row[0] != "claim"]
+
+
+def test_the_answers_of_the_kept_runs_are_those_on_the_page():
+    part = ANSWERS.read_text(encoding="utf-8").split("### reference")[1].split("###")[0]
+    found = claims_of([Recorded(KEPT / name) for name in ("breastmnist", "hippocampus")])
+    assert cells_of(part) == [
+        [
+            each["claim"],
+            each["dataset"],
+            each["answer"],
+            (
+                f"{text.signed(each['estimate'])} ({text.signed(each['low'])} to "
+                f"{text.signed(each['high'])})"
+            ),
+            f"{each['p_value']:.3f}",
+            each["compared"],
+        ]
+        for each in found["answered"]
+    ]
+
+
+def test_every_claim_is_answered_on_two_real_sets_or_says_why_not():
+    """The table of claims says what the tables below it say: no set more, none less."""
+    head, *parts = ANSWERS.read_text(encoding="utf-8").split("### ")
+    below: dict[str, dict[str, set[str]]] = {}
+    for name, on, answer, *_ in (row for part in parts for row in cells_of(part)):
+        for one in on.split(" and "):
+            where = re.sub(r"-(50|100|200|range)$", "", one)
+            below.setdefault(name, {}).setdefault(where, set()).add(answer)
+    said = {row[0]: row[1:] for row in cells_of(head)}
+    assert list(said) == list(CLAIMS)
+    for name, (real, phantoms, why) in said.items():
+        told = dict(re.findall(r"([\w-]+) \(([\w /]+)\)", real))
+        made = dict(re.findall(r"([\w-]+) \(([\w /]+)\)", phantoms))
+        sets = {**told, **{f"{each} (phantom)": answer for each, answer in made.items()}}
+        assert {at: set(answer.split(" / ")) for at, answer in sets.items()} == below[name], name
+        assert all("phantom" not in each for each in told), name
+        assert len(told) > 1 or (why and (told or made)), name

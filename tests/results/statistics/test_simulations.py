@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import t
 
 from tests.results.statistics.generators import Studies, drawn, judged, of_cases, ridge
 
@@ -82,6 +83,56 @@ def test_a_third_unsteady_one_that_falls_back_makes_no_false_winner():
         sd = np.ones(24)
         sd[0] = 4
         assert judged(drawn(rng, 2000, 24, level=level, sd=sd)).false <= 0.06
+
+
+def goldwasser(studies, said):
+    """Return who is verified by Goldwasser, Fithian and Hooker (2025), arXiv 2501.14142.
+
+    The lead D of the winner over j, given the mean of both weighted by the inverse of their
+    variances and given all others, is a normal that is cut below where the winner would not win:
+    p_j = P(T > D) / P(T > L). With equal variances L is 0, and p_j that of the two-sided test.
+    """
+    mean = studies.scores.mean(axis=(2, 3, 4))
+    count, m = mean.shape
+    studied, winner = np.arange(count), mean.argmax(axis=1)
+    # Without cases what training adds is all: V_il = e_i + e_l, told apart by three of them.
+    v = said.variance
+    own = np.stack(
+        [(v[:, i, a] + v[:, i, b] - v[:, a, b]) / 2 for i, (a, b) in enumerate(_two_others(m))], 1
+    )
+    verified = np.ones(count, bool)
+    for j in range(m):
+        rest = mean.copy()
+        rest[studied, winner] = -np.inf
+        rest[:, j] = -np.inf
+        of_winner, both = own[studied, winner], v[studied, winner, j]
+        shared = (own[:, j] * mean[studied, winner] + of_winner * mean[:, j]) / both
+        cut = np.maximum(0, (rest.max(axis=1) - shared) * both / of_winner)
+        lead, df = mean[studied, winner] - mean[:, j], said.df[studied, winner, j]
+        p = t.sf(lead / np.sqrt(both), df) / t.sf(cut / np.sqrt(both), df)
+        verified &= (winner == j) | (p <= 0.05)
+    return verified, winner
+
+
+def _two_others(m):
+    return [tuple(j for j in range(3) if j != i)[:2] if i < 3 else (0, 1) for i in range(m)]
+
+
+def test_unequal_variances_by_goldwasser_say_the_same():
+    """Their test for them claims as much and errs as much: the two-sided t of each pair stays."""
+    rng = np.random.default_rng(27)
+    led = drawn(rng, 1000, 24, level=ahead(24, 0.04))
+    steady = judged(led)
+    verified, winner = goldwasser(led, steady)
+    assert (verified & (winner == 0)).mean() == pytest.approx(steady.right, abs=0.005)
+    sd = np.ones(24)
+    sd[0] = 4  # the best by truth, which may fall behind those just below
+    back = drawn(rng, 2000, 24, level=leaders(24, rest=-0.05)["level"], sd=sd)
+    unsteady = judged(back)
+    verified, _ = goldwasser(back, unsteady)
+    assert 0.02 < verified.mean() <= 0.06
+    assert verified.mean() == pytest.approx(unsteady.winner.mean(), abs=0.005)
+    assert (unsteady.winner | ~verified).all()  # it never claims more
 
 
 @slow
