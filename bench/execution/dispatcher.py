@@ -18,6 +18,13 @@ STARTS = 3
 # that a thousand lanes of them need not wait for the disk. Assumption: what a user minds to lose.
 DEAR_SEC = 60.0
 
+# A run that is stopped lets trials that have trained for so long come to the end of their epoch and
+# keeps their state, but waits no longer than that: schedulers give 30 s as a rule. Assumption.
+WORTH_SEC = 20.0
+GRACE_SEC = 10.0
+# What is heard of a lane that was warned: all else is of a run that goes on.
+LAST_WORDS = ("keep", "finish", "fail")
+
 # Where a worker of a lane runs: the machine, as Ray names it, and the process there.
 Place: TypeAlias = tuple[str, int]
 

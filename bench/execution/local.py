@@ -17,7 +17,15 @@ from time import monotonic
 from typing import Any
 
 from bench.core.processes import Beside, starting
-from bench.execution.dispatcher import STARTS, Dispatcher, LanesLost, Place
+from bench.execution.dispatcher import (
+    GRACE_SEC,
+    LAST_WORDS,
+    STARTS,
+    WORTH_SEC,
+    Dispatcher,
+    LanesLost,
+    Place,
+)
 from bench.execution.mailbox import Call
 from bench.execution.trial_queue import HUNG_MINUTES, Progress, Queue, Telling
 from bench.execution.worker import KEEP_SEC, cargo_of, shelf_for
@@ -29,10 +37,6 @@ log = logging.getLogger("medopt.lanes")
 LANE = "process"
 # How often one looks whether children live, and the display is told.
 LOOK_SEC = 0.5
-# A run that is stopped lets trials that have trained for so long come to the end of their epoch and
-# keeps their state, but waits no longer than that: schedulers give 30 s as a rule. Assumption.
-WORTH_SEC = 20.0
-GRACE_SEC = 10.0
 
 _CHILD = starting("bench.execution.child")
 
@@ -168,7 +172,7 @@ class Here:
             wait([child.fileno() for child in living if not child.ended()], LOOK_SEC)
             for name in sorted(waiting):
                 over = self._lanes[name].child.ended()
-                last = [c for c in self._heard(name) if c.name in ("keep", "finish", "fail")]
+                last = [c for c in self._heard(name) if c.name in LAST_WORDS]
                 self._dispatcher.serve(last)
                 if last or over:
                     waiting.remove(name)

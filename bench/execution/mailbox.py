@@ -6,6 +6,7 @@ Ray or numpy here.
 
 import asyncio
 import itertools
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 
@@ -25,6 +26,7 @@ class Mailbox:
         self._told: asyncio.Queue[Call] = asyncio.Queue()
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
+        self._warned: set[str] = set()
 
     async def ask(self, lane: str, call: str, *values: Any) -> Any:
         """Pass a call on and wait for its answer."""
@@ -36,9 +38,16 @@ class Mailbox:
         finally:
             del self._asked[number]
 
-    async def tell(self, lane: str, call: str, *values: Any) -> None:
-        """Pass a call on that needs no answer."""
+    async def tell(self, lane: str, call: str, *values: Any) -> bool:
+        """Pass a call on that needs no answer; return, once, whether the lane was warned."""
         self._told.put_nowait(Call(None, lane, call, values))
+        warned = lane in self._warned
+        self._warned.discard(lane)
+        return warned
+
+    async def warn(self, lanes: Collection[str]) -> None:
+        """Let lanes know, with what they tell next, that the run is about to end."""
+        self._warned.update(lanes)
 
     async def heard(self, seconds: float) -> list[Call]:
         """Return the calls that came in; wait at most `seconds` for the first."""

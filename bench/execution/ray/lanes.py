@@ -12,7 +12,8 @@ import os
 import queue as queues
 import threading
 import uuid
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -26,7 +27,7 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]  # not in 
 
 from bench.core.processes import World
 from bench.core.references import failure
-from bench.execution.dispatcher import Dispatcher, LanesLost
+from bench.execution.dispatcher import GRACE_SEC, LAST_WORDS, WORTH_SEC, Dispatcher, LanesLost
 from bench.execution.mailbox import Call, Mailbox
 from bench.execution.ray.cluster import (
     HEAD_SEC,
@@ -56,7 +57,7 @@ START_LIMIT = 5
 # How often one looks whether the head answers, and which machines there are. Assumption.
 LOOK_SEC = 2.0
 # Seconds that lanes get to end by themselves once the queue is empty.
-GRACE_SEC = 10.0
+END_SEC = 10.0
 # As Ray Train's own groups.
 GROUP_TIMEOUT = timedelta(seconds=1800)
 
@@ -220,13 +221,16 @@ def _serve(
             if names:
                 alone_since = monotonic()
             if not queue.pending():
-                until = min(until, monotonic() + GRACE_SEC)
+                until = min(until, monotonic() + END_SEC)
             elif not names and not _may_wait(carrier, monotonic() - alone_since, hung_minutes):
                 raise LanesLost(
                     f"{queue.pending()} trial(s) are unfinished and no lane is left. "
                     + "; ".join(f"{lane}: {why}" for lane, why in sorted(dispatcher.ended.items()))
                 )
         telling.last()
+    except KeyboardInterrupt:
+        _let_keep(mailbox, dispatcher, names)
+        raise
     finally:
         autoscaler.close()
         _end(threads, controllers)
@@ -238,6 +242,19 @@ def _may_wait(carrier: Carrier, seconds: float, hung_minutes: float) -> bool:
     Whatever is there has been looked at after some seconds.
     """
     return seconds < (hung_minutes * 60 if carrier.may_come else 3 * LOOK_SEC)
+
+
+def _let_keep(mailbox: Any, dispatcher: Dispatcher, lanes: Iterable[str]) -> None:
+    """Wait a little for the states, or the results, of trials that have trained for long."""
+    waiting = {lane for lane in lanes if dispatcher.queue.in_hand_for(lane) >= WORTH_SEC}
+    mailbox.warn.remote(waiting)
+    until = monotonic() + GRACE_SEC
+    # Where Ray is stopped by the same signal, there is nothing to wait for.
+    with suppress(LanesLost):
+        while waiting and monotonic() < until:
+            last = [call for call in _heard(mailbox) if call.name in LAST_WORDS]
+            dispatcher.serve(last)
+            waiting -= {call.lane for call in last}
 
 
 def _heard(mailbox: Any) -> list[Call]:
@@ -276,7 +293,7 @@ def _end(threads: list[threading.Thread], controllers: list[Any]) -> None:
     for controller in controllers:
         with suppress(ray.exceptions.RayError):
             ray.kill(controller)
-    until = monotonic() + GRACE_SEC
+    until = monotonic() + END_SEC
     for thread in threads:
         if thread.ident is not None:
             thread.join(max(until - monotonic(), 0))
@@ -388,6 +405,16 @@ def _group(world: World, device: torch.device, meeting: Path) -> None:
     )
 
 
+def _warned(word: Any) -> bool:
+    """Return what the mailbox answered to a word; one that was lost is no warning."""
+    import ray
+
+    try:
+        return bool(ray.get(word))
+    except ray.exceptions.RayError:
+        return False
+
+
 def _work(mailbox: Any, lane: str, cargo: Any, meeting: str | None) -> None:
     """Be one worker of a lane, as Ray Train starts it.
 
@@ -405,8 +432,19 @@ def _work(mailbox: Any, lane: str, cargo: Any, meeting: str | None) -> None:
     def ask(call: str, *values: Any) -> Any:
         return ray.get(mailbox.ask.remote(lane, call, *values))
 
+    said: deque[Any] = deque()
+
     def tell(call: str, *values: Any) -> None:
-        mailbox.tell.remote(lane, call, *values)
+        said.append(mailbox.tell.remote(lane, call, *values))
+
+    def stopping() -> bool:
+        words = [said.popleft() for _ in range(len(said))]
+        if not words:
+            return False
+        # What is not answered yet is looked at after the next epoch: nobody waits for it.
+        answered, others = ray.wait(words, num_returns=len(words), timeout=0)
+        said.extendleft(reversed(others))
+        return any(map(_warned, answered))
 
     if meeting is not None and not alone:
         # A name of its own for each start of the lane: what a dead one left must not be met.
@@ -421,6 +459,7 @@ def _work(mailbox: Any, lane: str, cargo: Any, meeting: str | None) -> None:
             broadcast=(lambda value: value) if alone else broadcast_from_rank_zero,
             barrier=(lambda: None) if alone else barrier,
             device=get_device,
+            stopping=stopping,
         ),
         **ray.get(cargo),
     )

@@ -293,6 +293,59 @@ def test_two_workers_of_one_lane_train_as_one_process(plan):
     assert {row["device_count"] for row in rows(pair.folder, "trials")} == {2}
 
 
+SLOW = '''
+"""A loss that takes its time in training while it is told to, and notes its calls."""
+
+import time
+from pathlib import Path
+
+from torch.nn.functional import cross_entropy
+
+HERE = Path(__file__).parent
+
+
+def slow(logits, target):
+    if logits.requires_grad and len(logits) > 3:
+        with (HERE / "calls").open("a") as calls:
+            calls.write(".")
+        if (HERE / "slow").exists():
+            time.sleep(0.1)
+    return cross_entropy(logits, target)
+'''
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_run_that_is_stopped_keeps_the_epoch_that_a_long_trial_of_a_lane_is_in(
+    plan, folder, monkeypatch
+):
+    (folder / "own.py").write_text(SLOW)
+    made = plan("kept", losses=["own.py:slow"], optimizers=["adam"], epochs=40)
+    made = replace(made, trials=made.trials[:1])
+    calm = in_process(replace(made, folder=folder / "runs" / "calm"))
+    whole = (folder / "calls").stat().st_size
+    (folder / "calls").unlink()
+    (folder / "slow").touch()
+    monkeypatch.setattr(lanes, "WORTH_SEC", 0.0)
+
+    def stop(progress) -> None:
+        if any(lane.epoch >= 3 for lane in progress.running):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_lanes(made, address=None, lanes=1, gpus_per_trial=1, changed=stop)
+    (state,) = (made.folder / "checkpoints").iterdir()
+    assert state.stem == made.trials[0].trial_id
+    assert (folder / "calls").stat().st_size < whole
+    (folder / "slow").unlink()
+    in_process(made)
+    (row,) = rows(made.folder, "trials")
+    assert (row["status"], row["attempt"]) == ("ok", 1)
+    # An epoch or two more than was kept were trained before Ray ended.
+    assert whole <= (folder / "calls").stat().st_size <= 1.5 * whole
+    assert rows(made.folder, "metrics") == rows(calm.folder, "metrics")
+
+
 INTERRUPTED = """
 import sys
 from pathlib import Path
