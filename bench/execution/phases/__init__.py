@@ -1,1 +1,1 @@
-"""Runs in phases: tuned (points first, then the chosen), raced, searched by Ray Tune (Optuna, ASHA, BOHB)."""
+"""Runs in phases: tuned (points first, then the chosen), raced, searched by Ray Tune."""
