@@ -27,6 +27,11 @@ _MASK = (
     "manual|annotation|annotations|roi"
 )
 _MASK_FOLDER = re.compile(rf"(?:.*[^a-z])?(?:{_MASK})(?:[^a-z].*)?", re.IGNORECASE)
+# Folders of readers who drew the same masks: `reader 1`, `annotator_B`.
+_READER_FOLDER = re.compile(
+    r"((?:.*[^a-z])?(?:reader|rater|grader|annotator|observer|expert)[ _.-]?)\w{1,3}",
+    re.IGNORECASE,
+)
 _MASK_FILE = re.compile(rf"(.+?)([ _.-](?:{_MASK}))", re.IGNORECASE)
 _BRATS = re.compile(r"brats|[-_](?:flair|t2f|t1ce|t1c)\.nii", re.IGNORECASE)
 # Endings of DICOM files, none among them.
@@ -210,13 +215,16 @@ def _two_folders(readable: list[str]) -> Iterator[_Suggestion]:
         folders.setdefault(_folder(name), []).append(name)
     found: Counter[tuple[str, str, str, str]] = Counter()
     endings: dict[tuple[str, str, str, str], set[str]] = defaultdict(set)
+    drawn: dict[tuple[str, str, str, str], set[str]] = defaultdict(set)
     for masks, mine in folders.items():
-        place, _, last = masks.rpartition("/")
-        if not _MASK_FOLDER.fullmatch(last):
+        place, _, folder = masks.rpartition("/")
+        reader = _READER_FOLDER.fullmatch(folder)
+        if not (reader or _MASK_FOLDER.fullmatch(folder)):
             continue
+        last = f"{reader[1]}*" if reader else folder
         for images, others in folders.items():
             beside, _, other = images.rpartition("/")
-            if beside != place or images == masks or _MASK_FOLDER.fullmatch(other):
+            if beside != place or images == masks or _is_of_masks(other):
                 continue
             for image in others[:_PROBES]:
                 stem = stem_of(image)
@@ -226,11 +234,20 @@ def _two_folders(readable: list[str]) -> Iterator[_Suggestion]:
                     one = _as_part(place), other, last, end
                     found[one] += 1
                     endings[one].add(_ending(image).casefold())
+                    drawn[one].add(folder)
     for one, _ in found.most_common(1):
         place, other, last, end = one
         images = f"{place}{other}/*{_one_of(endings[one])}"
         options = {"images": images, "masks": f"{place}{last}/{{stem}}{end}"}
-        yield "pairs", options, f"{last} lies beside {other}, with files of the same names"
+        if len(drawn[one]) > 1:
+            options["several"] = "majority"
+        beside = " and ".join(sorted(drawn[one])[:2])
+        lie = "lies" if len(drawn[one]) == 1 else "lie"
+        yield "pairs", options, f"{beside} {lie} beside {other}, with files of the same names"
+
+
+def _is_of_masks(folder: str) -> bool:
+    return bool(_MASK_FOLDER.fullmatch(folder) or _READER_FOLDER.fullmatch(folder))
 
 
 def _one_of(endings: Collection[str]) -> str:

@@ -51,6 +51,14 @@ def parts(root: Path) -> None:
         picture(root / part / "labels" / f"{number // 2}.bmp", mask)
 
 
+def readers(root: Path) -> None:
+    for number in range(4):
+        image, mask = blobs(number, (9, 8))
+        picture(root / "images" / f"{number}.png", image)
+        for reader in "AB":
+            picture(root / f"annotator_{reader}" / f"{number}.png", mask * 255)
+
+
 def classes(root: Path) -> None:
     for number in range(6):
         name = ("a", "b", "c")[number % 3]
@@ -62,6 +70,15 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str, dict[str, str]]] = {
         two_folders,
         "pairs",
         {"images": "My Images/*.png", "masks": "My Masks (final)/{stem}_m.png"},
+    ),
+    "readers": (
+        readers,
+        "pairs",
+        {
+            "images": "images/*.png",
+            "masks": "annotator_*/{stem}.png",
+            "several": "majority",
+        },
     ),
     "one folder": (
         one_folder,
