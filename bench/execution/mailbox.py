@@ -39,11 +39,9 @@ class Mailbox:
             del self._asked[number]
 
     async def tell(self, lane: str, call: str, *values: Any) -> bool:
-        """Pass a call on that needs no answer; return, once, whether the lane was warned."""
+        """Pass a call on that needs no answer; return whether the lane was warned."""
         self._told.put_nowait(Call(None, lane, call, values))
-        warned = lane in self._warned
-        self._warned.discard(lane)
-        return warned
+        return lane in self._warned
 
     async def warn(self, lanes: Collection[str]) -> None:
         """Let lanes know, with what they tell next, that the run is about to end."""

@@ -12,7 +12,6 @@ import os
 import queue as queues
 import threading
 import uuid
-from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -405,14 +404,35 @@ def _group(world: World, device: torch.device, meeting: Path) -> None:
     )
 
 
-def _warned(word: Any) -> bool:
-    """Return what the mailbox answered to a word; one that was lost is no warning."""
-    import ray
+class _Warning:
+    """Whether a run is about to end, as the mailbox answers what it is told.
 
-    try:
-        return bool(ray.get(word))
-    except ray.exceptions.RayError:
-        return False
+    One answer is looked at, now and then: each costs a millisecond, and an epoch may last five.
+    """
+
+    def __init__(self) -> None:
+        self._word: Any = None
+        self._looked = monotonic()
+        self._came = False
+
+    def told(self, word: Any) -> None:
+        """Take a word whose answer will say it, unless another one is waited for."""
+        if self._word is None and not self._came:
+            self._word = word
+
+    def came(self) -> bool:
+        """Return, once, whether it did; waits for nothing."""
+        import ray
+
+        if self._word is None or monotonic() - self._looked < LOOK_SEC / 2:
+            return False
+        self._looked = monotonic()
+        answered, _ = ray.wait([self._word], timeout=0)
+        if answered:
+            self._word = None
+            with suppress(ray.exceptions.RayError):  # a word that was lost is no warning
+                self._came = bool(ray.get(answered[0]))
+        return bool(answered) and self._came
 
 
 def _work(mailbox: Any, lane: str, cargo: Any, meeting: str | None) -> None:
@@ -432,19 +452,10 @@ def _work(mailbox: Any, lane: str, cargo: Any, meeting: str | None) -> None:
     def ask(call: str, *values: Any) -> Any:
         return ray.get(mailbox.ask.remote(lane, call, *values))
 
-    said: deque[Any] = deque()
+    warning = _Warning()
 
     def tell(call: str, *values: Any) -> None:
-        said.append(mailbox.tell.remote(lane, call, *values))
-
-    def stopping() -> bool:
-        words = [said.popleft() for _ in range(len(said))]
-        if not words:
-            return False
-        # What is not answered yet is looked at after the next epoch: nobody waits for it.
-        answered, others = ray.wait(words, num_returns=len(words), timeout=0)
-        said.extendleft(reversed(others))
-        return any(map(_warned, answered))
+        warning.told(mailbox.tell.remote(lane, call, *values))
 
     if meeting is not None and not alone:
         # A name of its own for each start of the lane: what a dead one left must not be met.
@@ -459,7 +470,7 @@ def _work(mailbox: Any, lane: str, cargo: Any, meeting: str | None) -> None:
             broadcast=(lambda value: value) if alone else broadcast_from_rank_zero,
             barrier=(lambda: None) if alone else barrier,
             device=get_device,
-            stopping=stopping,
+            stopping=warning.came,
         ),
         **ray.get(cargo),
     )
