@@ -43,7 +43,7 @@ from bench.execution.ray.cluster import (
 )
 from bench.execution.ray.following import Autoscaler, Following
 from bench.execution.trial_queue import HUNG_MINUTES, Progress, Queue, Telling, opened
-from bench.execution.worker import Worker, cargo_of, shelf_for, take_trials
+from bench.execution.worker import EPOCH_SEC, Worker, cargo_of, shelf_for, take_trials
 from bench.planning.plan import Plan
 from bench.training.room import most_bytes
 from loaders.batches.shelf import Paths
@@ -407,7 +407,7 @@ def _group(world: World, device: torch.device, meeting: Path) -> None:
 class _Warning:
     """Whether a run is about to end, as the mailbox answers what it is told.
 
-    One answer is looked at, now and then: each costs a millisecond, and an epoch may last five.
+    One answer is looked at, every EPOCH_SEC: each costs a millisecond, and an epoch may last five.
     """
 
     def __init__(self) -> None:
@@ -424,7 +424,7 @@ class _Warning:
         """Return, once, whether it did; waits for nothing."""
         import ray
 
-        if self._word is None or monotonic() - self._looked < LOOK_SEC / 2:
+        if self._word is None or monotonic() - self._looked < EPOCH_SEC:
             return False
         self._looked = monotonic()
         answered, _ = ray.wait([self._word], timeout=0)
