@@ -93,13 +93,15 @@ class Dispatcher:
 
     def _hand_out(self) -> None:
         """Give the lanes that wait a trial, or send them home where none is left."""
-        for lane, number in list(self._waiting.items()):
-            lease = None if lane in self.ended else self.queue.take(lane)
-            if lease:
-                self._begun.discard(lane)
-            if lease or lane in self.ended or not self.queue.pending():
-                del self._waiting[lane]
-                self.say(number, lease.trial.trial_id if lease else None)
+        home = self._waiting.keys() & self.ended if self.queue.pending() else [*self._waiting]
+        for lane in home:
+            self.say(self._waiting.pop(lane), None)
+        for lane in [*self._waiting]:
+            lease = self.queue.take(lane)
+            if lease is None:  # nor is there one for the others
+                break
+            self._begun.discard(lane)
+            self.say(self._waiting.pop(lane), lease.trial.trial_id)
 
     def died(self, lane: str, why: str) -> None:
         """Note that a lane's process ended, and what that says of the trial that it held.

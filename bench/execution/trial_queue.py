@@ -88,12 +88,16 @@ class Progress:
 
 @dataclass
 class _TrialInHand:
-    """A lease, when its lane last spoke, when its trial last made a step, and how far it is."""
+    """A lease, when its lane last spoke, when its trial last made a step, and how far it is.
+
+    `stream` is what decides the batches that it reads.
+    """
 
     lease: Lease
     begun: float
     heard: float
     moved: float
+    stream: tuple[Any, ...]
     epoch: int = 0
     score: float | None = None
 
@@ -155,7 +159,9 @@ class Queue:
         lease = Lease(trial=trial, attempt=before + 1)
         self._count[trial.trial_id] = lease.attempt
         now = time.monotonic()
-        self._held[lane] = _TrialInHand(lease, begun=now, heard=now, moved=now)
+        self._held[lane] = _TrialInHand(
+            lease, begun=now, heard=now, moved=now, stream=_stream(trial)
+        )
         self._given[lane, trial.trial_id] = lease
         self._most_lanes = max(self._most_lanes, len(self._held))
         return lease
@@ -176,7 +182,7 @@ class Queue:
         first = next(iter(ready), None)
         if first is None or not self.shared_device:
             return first
-        in_hand = {_stream(held.lease.trial) for held in self._held.values()}
+        in_hand = {held.stream for held in self._held.values()}
         alike = takewhile(lambda trial: _part(trial) == _part(first), ready)
         return next((trial for trial in alike if _stream(trial) in in_hand), first)
 
