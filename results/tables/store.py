@@ -23,7 +23,9 @@ import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -555,9 +557,16 @@ def _opened(run: Path, path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, A
     )
 
 
-def _read_footer(run: Path, path: Path) -> dict[str, Any]:
+def _read_footer(run: Path, path: Path) -> Mapping[str, Any]:
+    # A reading of ten thousand trials asks for the same hundreds of footers ten times.
+    now = path.stat()
+    return _footer_as_of(run, path, now.st_ino, now.st_mtime_ns, now.st_size)
+
+
+@lru_cache(maxsize=1024)
+def _footer_as_of(run: Path, path: Path, *_version: int) -> Mapping[str, Any]:
     with _opened(run, path) as (_, content):
-        return content
+        return MappingProxyType(content)
 
 
 def _merged(footers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
