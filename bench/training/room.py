@@ -22,6 +22,7 @@ from bench.study.trial import Trial
 from bench.training.networks import build_model, flops_per_sample, weightless
 from loaders.memory import usable_memory
 from models.spec import Model
+from results import text
 
 # A process that has imported torch, MONAI, DALI and our own, before it trains: 0.9 GiB (measured).
 PROCESS_BYTES = 5 * 2**28
@@ -80,10 +81,9 @@ def side_by_side(*, cores: int, threads: int | None, needed: int, usable: int) -
     lanes = max(min(cores // (threads or 1), fit), 1)
     each = max(threads or cores // lanes, 1)
     limit = "memory" if fit < cores // (threads or 1) else "cores"
-    at_once = "1 trial" if lanes == 1 else f"{lanes} trials"
     why = (
-        f"{at_once} at once, {each} {'thread' if each == 1 else 'threads'} each, by the {limit}: "
-        f"{cores} {'core' if cores == 1 else 'cores'}, memory for {fit} "
+        f"{text.count(lanes, 'trial')} at once, {text.count(each, 'thread')} each, by the {limit}: "
+        f"{text.count(cores, 'core')}, memory for {fit} "
         f"({_gib(usable)} free, a trial takes {_gib(needed)} at most)"
     )
     return Room(lanes=lanes, threads=each, why=why)
@@ -148,7 +148,7 @@ def sharing_a_gpu(
     lanes = max(by[limit], 1)
     each = threads or max(min(cores // lanes, THREADS_BESIDE_A_GPU), 1)
     why = (
-        f"{lanes} trial{'s' * (lanes > 1)} at once on {where}, by the {limit}: a step is "
+        f"{text.count(lanes, 'trial')} at once on {where}, by the {limit}: a step is "
         f"{operations / 1e9:.1f} GFLOP, which leaves it idle"
     )
     return Room(lanes=lanes, threads=each, why=why)

@@ -218,9 +218,9 @@ def _two_folders(readable: list[str]) -> Iterator[_Suggestion]:
     drawn: dict[tuple[str, str, str, str], set[str]] = defaultdict(set)
     for masks, mine in folders.items():
         place, _, folder = masks.rpartition("/")
-        reader = _READER_FOLDER.fullmatch(folder)
-        if not (reader or _MASK_FOLDER.fullmatch(folder)):
+        if not _is_of_masks(folder):
             continue
+        reader = _READER_FOLDER.fullmatch(folder)
         last = f"{reader[1]}*" if reader else folder
         for images, others in folders.items():
             beside, _, other = images.rpartition("/")

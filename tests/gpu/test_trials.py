@@ -14,8 +14,7 @@ import torch
 from bench.study.choice import Choice
 from bench.study.schema import Augment
 from bench.training.train import run_trial
-from loaders.batches.table import LOADERS
-from tests.trials import changed
+from tests.trials import changed, skip_without
 
 pytestmark = pytest.mark.gpu
 
@@ -51,8 +50,7 @@ def check_near(outcome, plain, limits) -> None:
     ("task", "dims"), [("classification", 2), ("segmentation", 2), ("segmentation", 3)]
 )
 def test_a_trial_through_dali_learns_what_it_learns_through_torch(make_trial, device, task, dims):
-    if not LOADERS["dali"].available():
-        pytest.skip("NVIDIA DALI is not installed")
+    skip_without("dali")
     case = make_trial(task, dims, augment=Augment(flip=True, noise=0.1, contrast=0.25, chance=0.5))
     check_near(trained(case, device, loader="dali"), trained(case, device), ROUNDED)
 
@@ -124,8 +122,7 @@ def check_bits(first, second) -> None:
 @pytest.mark.parametrize("loader", ["torch", "dali"])
 def test_the_same_trial_twice_has_the_same_bits(make_trial, device, loader):
     """Of operators that all have kernels which repeat their bits, none excused by a name."""
-    if not LOADERS[loader].available():
-        pytest.skip(f"{loader} is not installed")
+    skip_without(loader)
     case = make_trial("classification", loader=loader, keep_weights=True, model=REPEATS)
     first, second = trained(case, device), trained(case, device)
     assert (first.trial["unrepeatable"], second.trial["unrepeatable"]) == ("", "")

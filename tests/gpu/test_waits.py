@@ -13,16 +13,11 @@ from bench.study.schema import Augment
 from bench.training.course import StepNorms
 from bench.training.train import make_sampler, run_trial
 from loaders.batches.table import LOADERS
-from tests.trials import changed
+from tests.trials import changed, skip_without
 
 pytestmark = pytest.mark.gpu
 
 MOVES = Augment(flip=True, noise=0.1, contrast=0.25, gamma=0.3, chance=0.5)
-
-
-def skip_without(loader: str) -> None:
-    if not LOADERS[loader].available():
-        pytest.skip(f"{loader} is not installed")
 
 
 # ---- no wait in a step ---------------------------------------------------------------------------

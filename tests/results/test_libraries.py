@@ -92,7 +92,8 @@ def _corrected(y: np.ndarray) -> Numbers:
 
 def _two_sets(rng: np.random.Generator) -> Input:
     sizes = rng.integers(3, 12, 2)
-    return {name: rng.normal(0, rng.uniform(0.01, 0.1), n) for name, n in zip("ab", sizes)}  # noqa: B905  # two
+    named = zip("ab", sizes, strict=True)
+    return {name: rng.normal(0, rng.uniform(0.01, 0.1), n) for name, n in named}
 
 
 def _welch(a: np.ndarray, b: np.ndarray) -> Numbers:

@@ -16,32 +16,18 @@ from bench.execution.trial_queue import opened
 from bench.planning.plan import resolve, save
 from bench.study.schema import load_study
 from results.tables.store import read
+from tests.bench.execution.noted_loss import noted_loss
 
 # A loss that notes each of its calls in training and, where it is told so, ends its process at one
 # of them, waits, or breaks. Of 24 cases 2 x 2 folds leave 8 to 10 to train on: batches of 4.
-LOSS = """
-import os
-import time
-from pathlib import Path
-
-from torch.nn.functional import cross_entropy
-
-HERE = Path(__file__).parent
-
-
-def noted(logits, target):
-    if logits.requires_grad and len(logits) > 3:
-        with (HERE / "calls").open("a") as calls:
-            calls.write(".")
-        at = HERE / "ends-at"
-        if at.exists() and (HERE / "calls").stat().st_size == int(at.read_text()):
-            at.unlink()
-            os._exit(1)
-        while (HERE / "slow").exists() and (HERE / "calls").stat().st_size > 20:
-            time.sleep(0.2)
-            break
-    return cross_entropy(logits, target)
-"""
+LOSS = noted_loss("""
+    at = HERE / "ends-at"
+    if at.exists() and (HERE / "calls").stat().st_size == int(at.read_text()):
+        at.unlink()
+        os._exit(1)
+    if (HERE / "slow").exists() and (HERE / "calls").stat().st_size > 20:
+        time.sleep(0.2)
+""")
 
 # How many calls of the loss a step takes does not matter: each is counted.
 OPTIMIZERS = [

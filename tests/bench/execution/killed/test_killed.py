@@ -17,9 +17,9 @@ import pytest
 import torch
 import yaml
 
-from loaders.batches.table import LOADERS
 from results.tables.store import read
 from tests.golden import made
+from tests.trials import skip_without
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("killed runs")]
 
@@ -190,8 +190,7 @@ def max_of_an_epoch(run):
 @pytest.mark.parametrize("loader", ["torch", "dali"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_trial_of_twenty_seconds_loses_what_came_after_its_last_state(folder, kind, loader):
-    if not LOADERS[loader].available():
-        pytest.skip(f"{loader} is not installed")
+    skip_without(loader)
     epochs = EPOCHS.get(kind, 80)
     hold(folder, kind, loader, epochs=epochs, seconds=20.0, keep_sec=2.0)
 

@@ -88,7 +88,10 @@ def test_a_point_counts_at_a_rung_by_its_first_look_there():
 def test_points_that_diverged_repel():
     rng = np.random.default_rng(5)
     points = rng.random((20, 1))
-    score = lambda p: -np.inf if p[0] > 0.5 else 0.1 * rng.random()  # noqa: E731  # short
+
+    def score(point):
+        return -np.inf if point[0] > 0.5 else 0.1 * rng.random()
+
     found = [proposed(tried(points, score), RUNGS, rng)[0] for _ in range(20)]
     assert max(found) < 0.6
 

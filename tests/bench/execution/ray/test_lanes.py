@@ -30,6 +30,7 @@ from bench.execution.trial_queue import opened
 from bench.planning.plan import resolve, save
 from bench.study.schema import load_study
 from results.tables.store import finished, read
+from tests.bench.execution.noted_loss import noted_loss
 from tests.bench.execution.ray.test_cluster import listening
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -293,25 +294,11 @@ def test_two_workers_of_one_lane_train_as_one_process(plan):
     assert {row["device_count"] for row in rows(pair.folder, "trials")} == {2}
 
 
-SLOW = '''
-"""A loss that takes its time in training while it is told to, and notes its calls."""
-
-import time
-from pathlib import Path
-
-from torch.nn.functional import cross_entropy
-
-HERE = Path(__file__).parent
-
-
-def slow(logits, target):
-    if logits.requires_grad and len(logits) > 3:
-        with (HERE / "calls").open("a") as calls:
-            calls.write(".")
-        if (HERE / "slow").exists():
-            time.sleep(0.3)
-    return cross_entropy(logits, target)
-'''
+# Epochs that last longer than it takes a lane to hear that the run is stopped.
+SLOW = noted_loss("""
+    if (HERE / "slow").exists():
+        time.sleep(0.3)
+""")
 
 
 @pytest.mark.ray
@@ -320,7 +307,7 @@ def test_a_run_that_is_stopped_keeps_the_epoch_that_a_long_trial_of_a_lane_is_in
     plan, folder, monkeypatch
 ):
     (folder / "own.py").write_text(SLOW)
-    made = plan("kept", losses=["own.py:slow"], optimizers=["adam"], epochs=40)
+    made = plan("kept", losses=["own.py:noted"], optimizers=["adam"], epochs=40)
     made = replace(made, trials=made.trials[:1])
     calm = in_process(replace(made, folder=folder / "runs" / "calm"))
     whole = (folder / "calls").stat().st_size
