@@ -22,9 +22,6 @@ DEAR_SEC = 60.0
 # keeps their state, but waits no longer than that: schedulers give 30 s as a rule. Assumption.
 WORTH_SEC = 20.0
 GRACE_SEC = 10.0
-# What is heard of a lane that was warned: all else is of a run that goes on.
-LAST_WORDS = ("keep", "finish", "fail")
-
 # Where a worker of a lane runs: the machine, as Ray names it, and the process there.
 Place: TypeAlias = tuple[str, int]
 
@@ -49,7 +46,7 @@ class Dispatcher:
     ended: dict[str, str] = field(default_factory=dict)
     spoken: set[str] = field(default_factory=set)
     _waiting: dict[str, int] = field(default_factory=dict)
-    # Lanes that said that they have the trial which they hold: they ask for its state first.
+    # Lanes that said that they have the trial which they hold.
     _begun: set[str] = field(default_factory=set)
     _starts: Counter[str] = field(default_factory=Counter)
     _places: dict[str, list[Place]] = field(default_factory=dict)
@@ -64,23 +61,16 @@ class Dispatcher:
         self.spoken.update(call.lane for call in heard)
         done: list[Call] = []
         for call in sorted(heard, key=lambda call: call.name not in ("renew", "alive")):
-            if call.name == "finish":
-                done.append(call)
+            if call.name == "take":
+                assert call.number is not None
+                self._waiting[call.lane] = call.number
+                if call.values:
+                    done.append(call)
                 continue
             if call.name in ("back", "fail"):
                 # What a lane says after a result is about another trial.
                 self._receive(done)
                 done = []
-            if call.name == "take":
-                assert call.number is not None
-                self._waiting[call.lane] = call.number
-                continue
-            if call.name == "resume":
-                assert call.number is not None
-                self._begun.add(call.lane)
-                self._starts[call.lane] = 0
-                self.say(call.number, self.queue.kept(*call.values))
-                continue
             self._do(call)
             if call.number is not None:
                 self.say(call.number, None)
@@ -90,6 +80,22 @@ class Dispatcher:
         self.queue.write_due()
         self._judge()
         self._hand_out()
+
+    def last_words(self, heard: Iterable[Call]) -> set[str]:
+        """Take in what lanes of a run that is stopped have left; return those that left something.
+
+        Results, states and failures: all else is of a run that goes on.
+        """
+        left: set[str] = set()
+        for call in heard:
+            if call.name == "take" and call.values:
+                self._receive([call])
+            elif call.name in ("keep", "fail"):
+                self._do(call)
+            else:
+                continue
+            left.add(call.lane)
+        return left
 
     def _hand_out(self) -> None:
         """Give the lanes that wait a trial, or send them home where none is left."""
@@ -101,7 +107,8 @@ class Dispatcher:
             if lease is None:  # nor is there one for the others
                 break
             self._begun.discard(lane)
-            self.say(self._waiting.pop(lane), lease.trial.trial_id)
+            trial_id = lease.trial.trial_id
+            self.say(self._waiting.pop(lane), (trial_id, self.queue.kept(trial_id)))
 
     def died(self, lane: str, why: str) -> None:
         """Note that a lane's process ended, and what that says of the trial that it held.
@@ -132,6 +139,7 @@ class Dispatcher:
         known: dict[str, Callable[..., None]] = {
             "back": self._back,
             "here": self._here,
+            "begun": self._note_begun,
             "unfit": self._unfit,
             "alive": self.queue.alive,
             "renew": self.queue.renew,
@@ -140,8 +148,7 @@ class Dispatcher:
         }
         if call.name not in known:
             raise ValueError(
-                f"{call.lane} asks for {call.name!r}; the choices are take, resume, "
-                f"finish, {', '.join(known)}"
+                f"{call.lane} asks for {call.name!r}; the choices are take, {', '.join(known)}"
             )
         known[call.name](call.lane, *call.values)
 
@@ -164,13 +171,19 @@ class Dispatcher:
         self._places.setdefault(lane, []).append((machine, process))
         self.queue.hosts[lane] = host
 
+    def _note_begun(self, lane: str, trial_id: str) -> None:
+        """Note that a lane knows of its trial: what its process does now is the trial's doing."""
+        if self.queue.holds(lane, trial_id):
+            self._begun.add(lane)
+        self._starts[lane] = 0
+
     def _unfit(self, lane: str, why: str) -> None:
         if lane not in self.ended:
             log.error("%s ends: %s", lane, why)
             self.ended[lane] = why
 
     def _receive(self, calls: Sequence[Call]) -> None:
-        """Take in the results of some lanes, and let these go on."""
+        """Take in the results that some lanes brought with what they ask for."""
         late = not all(self.queue.holds(call.lane, call.values[0]) for call in calls)
         dear = any(call.values[1]["trial"]["wall_sec"] >= DEAR_SEC for call in calls)
         self.queue.receive(
@@ -179,9 +192,6 @@ class Dispatcher:
         if late or dear:
             # A trial whose lane was taken for lost waits to be handed out again: not any more.
             self.queue.flush()
-        for call in calls:
-            if call.number is not None:
-                self.say(call.number, None)
 
     def _fail(self, lane: str, trial_id: str, why: str, trace: str) -> None:
         log.error("trial %s failed on %s\n%s", trial_id, lane, trace)

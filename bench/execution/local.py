@@ -19,7 +19,6 @@ from typing import Any
 from bench.core.processes import Beside, starting
 from bench.execution.dispatcher import (
     GRACE_SEC,
-    LAST_WORDS,
     STARTS,
     WORTH_SEC,
     Dispatcher,
@@ -156,7 +155,7 @@ class Here:
         for number, call, values in lane.child.heard(0, lambda *said: said):
             if call == "take":
                 lane.since = math.inf
-            if call == "resume":
+            if call == "begun":
                 lane.starts = 0
             heard.append(Call(None if number is None else self._asks(name), name, call, values))
         return heard
@@ -172,9 +171,7 @@ class Here:
             wait([child.fileno() for child in living if not child.ended()], LOOK_SEC)
             for name in sorted(waiting):
                 over = self._lanes[name].child.ended()
-                last = [c for c in self._heard(name) if c.name in LAST_WORDS]
-                self._dispatcher.serve(last)
-                if last or over:
+                if self._dispatcher.last_words(self._heard(name)) or over:
                     waiting.remove(name)
 
     def _asks(self, name: str) -> int:
@@ -185,8 +182,8 @@ class Here:
 
     def _say(self, number: int, value: Any) -> None:
         name = self._asked.pop(number)
-        if isinstance(value, str):  # a trial
-            self._queue.attempts.begin(name, value)
+        if value is not None:  # a trial, and its state
+            self._queue.attempts.begin(name, value[0])
         self._lanes[name].child.say(value)
 
     def _kill(self, places: Sequence[Place]) -> None:

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -33,6 +33,9 @@ from bench.training.train import Outcome, run_trial
 from loaders.batches.shelf import Paths, Shelf, made_shelf, size_by_memory
 
 log = logging.getLogger("medopt.lanes")
+
+# A finished trial's id, and the fields of its outcome.
+Done: TypeAlias = tuple[str, dict[str, Any]]
 
 # A trial that is cut off loses so many seconds at most, and the epoch that it was in. A state takes
 # a second to write where networks are large. Assumption.
@@ -113,11 +116,19 @@ def take_trials(
     # No trial is taken before every worker of the lane had its say; of an unfit lane none is.
     worker.barrier()
     batches = _opened(shelf)
+    done: Done | None = None
     with _leased(worker.tell):
-        while trial_id := worker.broadcast(worker.ask("take") if first else None):
+        while True:
+            # One word and one answer between two trials: what came of one, and the next.
+            given = worker.ask("take", *(done or ())) if first else None
+            trial_id = worker.broadcast(given and given[0])
+            if trial_id is None:
+                return
             assert unpickled is not None
             trial = next(t for t in unpickled.trials if t.trial_id == trial_id)
-            _run_one(trial, unpickled, worker, keep_sec, batches)
+            if first:
+                worker.tell("begun", trial_id)
+            done = _run_one(trial, unpickled, worker, keep_sec, batches, given and given[1])
 
 
 def _opened(shelf: Paths | None) -> Shelf | None:
@@ -167,14 +178,22 @@ def _content_problem(plan: Plan, expected: dict[str, str]) -> str | None:
 
 
 def _run_one(
-    trial: Trial, plan: Plan, worker: Worker, keep_sec: float, shelf: Shelf | None
-) -> None:
-    """Run one trial and hand in what came of it."""
+    trial: Trial,
+    plan: Plan,
+    worker: Worker,
+    keep_sec: float,
+    shelf: Shelf | None,
+    kept: bytes | None,
+) -> Done | None:
+    """Run one trial, from its kept state if there is one; return what is to be handed in.
+
+    None where it broke, which is said here, and from all but the first worker of a lane.
+    """
     world, device = worker.world, worker.device()
 
     try:
         with undisturbed():
-            outcome = _trained(trial, plan, worker, device, keep_sec, shelf)
+            outcome = _trained(trial, plan, worker, device, keep_sec, shelf, kept)
     except BaseException as error:
         if world.size > 1 and _of_a_collective(error):
             # Another worker ended, or is out of reach: it has said why, or the lane that starts
@@ -188,13 +207,12 @@ def _run_one(
             # this process asks of it: the lane starts again.
             raise
     else:
-        if world.rank == 0:
-            worker.ask("finish", trial.trial_id, vars(outcome))
-        return
+        return (trial.trial_id, vars(outcome)) if world.rank == 0 else None
     if device.type == "cuda":
         # What a batch too large has taken is others' again: DALI's, and of those that share the
         # card. Not before the error is gone, whose frames hold it.
         torch.cuda.empty_cache()
+    return None
 
 
 def _of_a_collective(error: BaseException) -> bool:
@@ -212,6 +230,7 @@ def _trained(
     device: torch.device,
     keep_sec: float,
     shelf: Shelf | None,
+    kept: bytes | None,
 ) -> Outcome:
     """Train and score a trial, from where another process was cut off in it, if one was."""
     world, told = worker.world, -math.inf
@@ -233,12 +252,14 @@ def _trained(
         checkpoint=_Keeper(trial.trial_id, worker, keep_sec),
         shelf=shelf,
     )
-    kept = [worker.ask("resume", trial.trial_id) if world.rank == 0 else None]
     if world.size > 1:
-        dist.broadcast_object_list(kept, device=device)
-    if kept[0] is not None:
+        # What the first worker was given is all workers'.
+        shared = [kept]
+        dist.broadcast_object_list(shared, device=device)
+        kept = shared[0]
+    if kept is not None:
         try:
-            return train(resume=kept[0])
+            return train(resume=kept)
         except StateRefused as error:
             log.warning("trial %s starts anew: %s", trial.trial_id, failure(error))
     return train()

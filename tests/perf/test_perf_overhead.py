@@ -1,18 +1,24 @@
 """What a run costs beside its training: trials of half a second on two lanes, and by Ray Tune.
 
-Bare are the same trials one after the other in this process, shared out evenly over the lanes:
-every tenth of them, ten times. The ratio to them is from the first trial in hand to the last
-result; that to the trials' own time takes the seconds that they took in that run: what else the
-machine does counts on both sides there.
+Bare are every tenth of the same trials in two processes side by side, with nothing between two
+trials: before the run and after it, since the machine's speed wanders. The ratio to them is from
+the first trial in hand to the last result; that to the trials' own time takes the seconds that they
+took in that run: what else the machine does counts on both sides there.
 """
 
 import logging
+import pickle
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
 from time import perf_counter, time
 
 import pytest
 import torch
 import yaml
 
+from bench.core.packages import ROOT
 from bench.execution.ray.cluster import connected
 from bench.execution.ray.lanes import run_lanes
 from bench.execution.worker import cargo_of, unpacked
@@ -32,7 +38,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory, small_store):
-    """Return a plan of 200 trials of about half a second, and the bare seconds of one."""
+    """Return a plan of 200 trials of about half a second."""
     folder = tmp_path_factory.mktemp("overhead")
     study = {
         "name": "overhead",
@@ -49,20 +55,48 @@ def plan(tmp_path_factory, small_store):
         "loader": "torch",
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
-    made = resolve(*load_study(folder / "study.yaml"), folder / "run", lanes=LANES)
-    (data,) = made.sets
-    device = torch.device("cpu")
-    run_trial(made.trials[0], data, made.base, device=device)  # what is made once a process
-    sample = made.trials[::SAMPLED]
-    start = perf_counter()
-    for trial in sample:
-        run_trial(trial, data, made.base, device=device)
-    return made, (perf_counter() - start) / len(sample)
+    return resolve(*load_study(folder / "study.yaml"), folder / "run", lanes=LANES)
+
+
+# Trains what it is given, once it is told to begin, and says how many seconds a trial took.
+BARE = """
+import pickle, sys
+from time import perf_counter
+import torch
+from bench.training.train import run_trial
+
+torch.set_num_threads(1)
+plan = pickle.load(sys.stdin.buffer)
+data, device = plan.sets[0], torch.device("cpu")
+run_trial(plan.trials[0], data, plan.base, device=device)  # what is made once a process
+print("ready", flush=True)
+sys.stdin.buffer.readline()
+start = perf_counter()
+for trial in plan.trials:
+    run_trial(trial, data, plan.base, device=device)
+print((perf_counter() - start) / len(plan.trials))
+"""
+
+
+def bare_seconds(plan) -> float:
+    """Return the seconds of a trial where as many processes as lanes train at the same time."""
+    sampled = pickle.dumps(replace(plan, trials=plan.trials[::SAMPLED]))
+    command = [sys.executable, "-c", BARE]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    processes = [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(LANES)]
+    for process in processes:
+        process.stdin.write(sampled)
+        process.stdin.flush()
+    for process in processes:
+        assert process.stdout.readline() == b"ready\n"
+    for process in processes:
+        process.stdin.write(b"begin\n")
+        process.stdin.flush()
+    return statistics.fmean(float(process.communicate()[0]) for process in processes)
 
 
 def test_trials_on_lanes(benchmark, plan):
     """Wanted: 1.25 times bare."""
-    made, bare = plan
     seen: list[float] = []
 
     def changed(progress):
@@ -70,27 +104,29 @@ def test_trials_on_lanes(benchmark, plan):
             seen.append(perf_counter())
 
     def run():
-        done = run_lanes(made, address=None, lanes=LANES, gpus_per_trial=1, changed=changed)
-        assert done.statuses == {"ok": len(made.trials)}
+        done = run_lanes(plan, address=None, lanes=LANES, gpus_per_trial=1, changed=changed)
+        assert done.statuses == {"ok": len(plan.trials)}
 
+    before = bare_seconds(plan)
     benchmark.pedantic(run, rounds=1)
-    own = read(made.folder, "trials", columns=["wall_sec"]).column("wall_sec").to_pylist()
+    bare = before, bare_seconds(plan)
+    own = read(plan.folder, "trials", columns=["wall_sec"]).column("wall_sec").to_pylist()
     _noted(benchmark, seen[-1] - seen[0], own, bare)
 
 
 @pytest.mark.parametrize("reuse", [True, False], ids=["reused", "new"])
 def test_trials_by_ray_tune(benchmark, plan, reuse):
     """The same trials as Tune's, whole ones, in actors that are used again or new for each."""
-    made, bare = plan
-    trials = made.trials if reuse else made.trials[::FEWER]
+    trials = plan.trials if reuse else plan.trials[::FEWER]
     found: list[tuple[float, list[float]]] = []
 
     def run():
         with connected(None, cores=LANES, gpus=0) as storage:
-            found.append(_tuned(made, trials, storage, reuse=reuse))
+            found.append(_tuned(plan, trials, storage, reuse=reuse))
 
+    before = bare_seconds(plan)
     benchmark.pedantic(run, rounds=1)
-    _noted(benchmark, *found[0], bare)
+    _noted(benchmark, *found[0], (before, bare_seconds(plan)))
 
 
 def _tuned(plan, trials, storage, *, reuse: bool) -> tuple[float, list[float]]:
@@ -139,11 +175,12 @@ def _tuned(plan, trials, storage, *, reuse: bool) -> tuple[float, list[float]]:
     return over - begun, [result.metrics["took"] for result in results]
 
 
-def _noted(benchmark, seconds: float, own: list[float], bare: float) -> None:
+def _noted(benchmark, seconds: float, own: list[float], around: tuple[float, float]) -> None:
+    bare = statistics.fmean(around)
     benchmark.group = "trials of half a second on two lanes"
     benchmark.extra_info |= {
         "trials": len(own),
-        "bare_sec_a_trial": bare,
+        "bare_sec_a_trial": around,
         "after_start_sec": seconds,
         "ratios": {
             "bare trials": seconds / (len(own) * bare / LANES),

@@ -153,19 +153,16 @@ class Lanes:
         found = []
         while self._words and self._words[0][0] <= self._clock.now:
             when, _, lane, call, packed = heapq.heappop(self._words)
-            number = None if call == "renew" else next(self._numbers)
+            number = next(self._numbers) if call == "take" else None
             if number is not None:
                 self._asked[number] = (lane, call, when)
             found.append((number, lane, call, packed))
         return found
 
     def answer(self, number: int, value) -> None:
-        """Hear an answer: after a result the lane asks at once for another trial."""
-        lane, call, since = self._asked.pop(number)
-        if call == "finish":
-            self.idle += self._clock.now - since
-            self._say(self._clock.now, lane, "take", pickle.dumps(()))
-        elif value is not None:
+        """Hear an answer: a trial, with whose result the lane asks for another, or none."""
+        lane, _, since = self._asked.pop(number)
+        if value is not None:
             self.idle += self._clock.now - since
             seconds = self._rng.uniform(SHORTEST, LONGEST)
             self.busy += seconds
@@ -175,7 +172,9 @@ class Lanes:
                 self._say(when, lane, "renew", pickle.dumps((epoch + 1, 0.5)))
             for n in range(1, int(seconds / SPEAK_SEC) + 1):
                 self._say(begun + n * SPEAK_SEC, lane, "renew", pickle.dumps(()))
-            self._say(begun + seconds, lane, "finish", self._outcomes(self._by_id[value]))
+            trial_id, _ = value
+            self._say(begun, lane, "begun", pickle.dumps((trial_id,)))
+            self._say(begun + seconds, lane, "take", self._outcomes(self._by_id[trial_id]))
 
 
 class Driver:

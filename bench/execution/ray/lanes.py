@@ -26,7 +26,7 @@ from torch.distributed import FileStore  # type: ignore[attr-defined]  # not in 
 
 from bench.core.processes import World
 from bench.core.references import failure
-from bench.execution.dispatcher import GRACE_SEC, LAST_WORDS, WORTH_SEC, Dispatcher, LanesLost
+from bench.execution.dispatcher import GRACE_SEC, WORTH_SEC, Dispatcher, LanesLost
 from bench.execution.mailbox import Call, Mailbox
 from bench.execution.ray.cluster import (
     HEAD_SEC,
@@ -251,9 +251,7 @@ def _let_keep(mailbox: Any, dispatcher: Dispatcher, lanes: Iterable[str]) -> Non
     # Where Ray is stopped by the same signal, there is nothing to wait for.
     with suppress(LanesLost):
         while waiting and monotonic() < until:
-            last = [call for call in _heard(mailbox) if call.name in LAST_WORDS]
-            dispatcher.serve(last)
-            waiting -= {call.lane for call in last}
+            waiting -= dispatcher.last_words(_heard(mailbox))
 
 
 def _heard(mailbox: Any) -> list[Call]:
@@ -455,7 +453,11 @@ def _work(mailbox: Any, lane: str, cargo: Any, meeting: str | None) -> None:
     warning = _Warning()
 
     def tell(call: str, *values: Any) -> None:
-        warning.told(mailbox.tell.remote(lane, call, *values))
+        word = mailbox.tell.remote(lane, call, *values)
+        if call == "begun":
+            # A trial that ends its process at once must not take this word with it.
+            ray.wait([word])
+        warning.told(word)
 
     if meeting is not None and not alone:
         # A name of its own for each start of the lane: what a dead one left must not be met.

@@ -16,16 +16,21 @@ class Served:
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
-        self.said: dict[int, object] = {}
+        # By the number of each ask: the trial that was handed out, None, and the state of it.
+        self.said: dict[int, str | None] = {}
+        self.states: dict[int, bytes | None] = {}
         self.gone: set[str] = set()
         self.killed: list[tuple[str, int]] = []
         self.dispatcher = Dispatcher(
             queue,
-            self.said.__setitem__,
+            self._say,
             answers=lambda places: not self.gone & {machine for machine, _ in places},
             kill=self.killed.extend,
             hung_minutes=30,
         )
+
+    def _say(self, number: int, value: tuple[str, bytes | None] | None) -> None:
+        self.said[number], self.states[number] = value or (None, None)
 
 
 @pytest.fixture
@@ -53,21 +58,19 @@ def test_lanes_go_on_while_results_are_written(serving, tmp_path):
     on_disk = []
     say = on_disk.append
     served.dispatcher.say = lambda number, value: say((number, value, finished(tmp_path)))
-    served.dispatcher.serve(
-        [Call(2, "a", "finish", ("t0", outcome("t0"))), Call(3, "b", "take", ())]
-    )
-    assert on_disk == [(2, None, {}), (3, "t1", {})]
+    served.dispatcher.serve([Call(2, "a", "take", ("t0", outcome("t0"))), Call(3, "b", "take", ())])
+    assert on_disk == [(2, ("t1", None), {}), (3, ("t2", None), {})]
     assert finished(tmp_path) == {"t0": "ok"}
 
 
 def test_a_long_trial_is_on_disk_before_its_lane_goes_on(serving, clock, tmp_path):
-    served = serving(3)
-    served.dispatcher.serve([Call(n, f"lane {n}", "take", ()) for n in range(3)])
-    served.dispatcher.serve([Call(3, "lane 0", "finish", ("t0", outcome("t0")))])
+    served = serving(4)
+    served.dispatcher.serve([Call(n, f"lane {n}", "take", ()) for n in range(2)])
+    served.dispatcher.serve([Call(3, "lane 0", "take", ("t0", outcome("t0")))])
     on_disk = []
     served.dispatcher.say = lambda number, value: on_disk.append((number, finished(tmp_path)))
     long = outcome("t1", wall_sec=DEAR_SEC)
-    served.dispatcher.serve([Call(4, "lane 1", "finish", ("t1", long))])
+    served.dispatcher.serve([Call(4, "lane 1", "take", ("t1", long))])
     assert on_disk == [(4, {"t0": "ok", "t1": "ok"})]
 
 
@@ -78,8 +81,7 @@ def test_results_that_come_soon_after_others_wait_for_the_next_to_be_written(
     served.dispatcher.serve([Call(n, f"lane {n}", "take", ()) for n in range(5)])
 
     def comes(n: int) -> dict[str, str]:
-        served.dispatcher.serve([Call(10 + n, f"lane {n}", "finish", (f"t{n}", outcome(f"t{n}")))])
-        assert served.said[10 + n] is None
+        served.dispatcher.serve([Call(10 + n, f"lane {n}", "take", (f"t{n}", outcome(f"t{n}")))])
         return finished(tmp_path)
 
     assert set(comes(0)) == {"t0"}
@@ -97,7 +99,7 @@ def test_a_run_that_ends_early_writes_what_came(serving, clock, tmp_path):
     served = serving(3)
     served.dispatcher.serve([Call(n, f"lane {n}", "take", ()) for n in range(3)])
     for n in range(2):
-        served.dispatcher.serve([Call(10 + n, f"lane {n}", "finish", (f"t{n}", outcome(f"t{n}")))])
+        served.dispatcher.serve([Call(10 + n, f"lane {n}", "take", (f"t{n}", outcome(f"t{n}")))])
     assert set(finished(tmp_path)) == {"t0"}
     served.queue.close()
     assert set(finished(tmp_path)) == {"t0", "t1"}
@@ -107,9 +109,7 @@ def test_a_late_result_is_written_before_its_trial_can_be_handed_out_again(servi
     served = serving(1)
     served.dispatcher.serve([Call(1, "a", "take", ())])
     served.queue.give_back("a")  # taken for lost
-    served.dispatcher.serve(
-        [Call(2, "a", "finish", ("t0", outcome("t0"))), Call(3, "b", "take", ())]
-    )
+    served.dispatcher.serve([Call(2, "a", "take", ("t0", outcome("t0"))), Call(3, "b", "take", ())])
     assert served.said == {1: "t0", 2: None, 3: None}
     assert finished(tmp_path) == {"t0": "ok"}
 
@@ -126,7 +126,7 @@ def test_a_worker_that_was_dead_when_it_was_handed_a_trial_says_nothing_of_that_
     """Killed while it waited: nobody knows yet when the trial of another is free."""
     served = serving(1)
     served.dispatcher.serve([Call(1, "a", "take", ()), Call(2, "b", "take", ())])
-    served.dispatcher.serve([Call(3, "a", "resume", ("t0",))])
+    served.dispatcher.serve([Call(None, "a", "begun", ("t0",))])
     served.dispatcher.serve([Call(4, "a", "back", ())])
     assert served.said[2] == "t0"
     served.dispatcher.serve([Call(5, "b", "back", ())])
@@ -134,7 +134,7 @@ def test_a_worker_that_was_dead_when_it_was_handed_a_trial_says_nothing_of_that_
     assert finished(served.queue.folder) == {}
     # Those who have it are told of, as ever.
     served.dispatcher.serve([Call(6, "b", "take", ())])
-    served.dispatcher.serve([Call(7, "b", "resume", ("t0",)), Call(8, "b", "back", ())])
+    served.dispatcher.serve([Call(None, "b", "begun", ("t0",)), Call(8, "b", "back", ())])
     assert finished(served.queue.folder) == {"t0": "failed"}
 
 
@@ -173,7 +173,7 @@ def working(served: Served, lane: str, machine: str, process: int) -> None:
         ]
     )
     if process in served.said:
-        served.dispatcher.serve([Call(-1, lane, "resume", (served.said[process],))])
+        served.dispatcher.serve([Call(None, lane, "begun", (served.said[process],))])
 
 
 def test_a_worker_that_dies_counts_against_its_trial_and_a_machine_that_is_lost_does_not(serving):
@@ -246,7 +246,7 @@ def test_a_lane_that_only_dies_is_ended_and_one_that_works_is_not(serving):
         served.dispatcher.serve(
             [Call(50 + n, "good", "back", ()), Call(90 + n, "good", "take", ())]
         )
-        served.dispatcher.serve([Call(70 + n, "good", "resume", (served.said[90 + n],))])
+        served.dispatcher.serve([Call(None, "good", "begun", (served.said[90 + n],))])
     served.dispatcher.serve([Call(40, "bad", "back", ()), Call(41, "bad", "take", ())])
     served.dispatcher.serve([Call(42, "good", "back", ())])
     assert "before they took a trial" in served.dispatcher.ended["bad"]
@@ -267,17 +267,37 @@ def test_the_state_of_a_trial_is_kept_by_its_lane_alone_until_it_has_a_result(se
     served.dispatcher.serve([Call(1, "a", "take", ())])
     for packed in (b"early", b"late"):
         served.dispatcher.serve([Call(None, "a", "keep", ("t0", packed))])
-    served.dispatcher.serve([Call(2, "a", "resume", ("t0",)), Call(3, "a", "resume", ("t1",))])
-    assert served.said == {1: "t0", 2: b"late", 3: None}
-    # Taken for lost, its trial went to another lane, which is further on.
+    # Taken for lost, its trial goes to another lane, with the state, and is further on there.
     served.queue.give_back("a")
-    served.dispatcher.serve([Call(4, "b", "take", ())])
+    served.dispatcher.serve([Call(2, "b", "take", ()), Call(3, "c", "take", ())])
+    assert served.said == {1: "t0", 2: "t0", 3: "t1"}
+    assert served.states == {1: None, 2: b"late", 3: None}
     served.dispatcher.serve([Call(None, "b", "keep", ("t0", b"other"))])
     served.dispatcher.serve([Call(None, "a", "keep", ("t0", b"of the lost one"))])
-    served.dispatcher.serve([Call(5, "b", "resume", ("t0",))])
-    assert (served.said[4], served.said[5]) == ("t0", b"other")
-    served.dispatcher.serve([Call(6, "b", "finish", ("t0", outcome("t0")))])
+    served.queue.give_back("b")
+    served.dispatcher.serve([Call(4, "d", "take", ())])
+    assert (served.said[4], served.states[4]) == ("t0", b"other")
+    served.dispatcher.serve([Call(5, "d", "take", ("t0", outcome("t0")))])
     assert list((served.queue.folder / "checkpoints").iterdir()) == []
+
+
+def test_what_a_stopped_run_hears_last_is_taken_in_and_nothing_is_handed_out(serving, tmp_path):
+    served = serving(5)
+    served.dispatcher.serve([Call(n, lane, "take", ()) for n, lane in enumerate("abc")])
+    left = served.dispatcher.last_words(
+        [
+            Call(10, "a", "take", ("t0", outcome("t0"))),
+            Call(None, "b", "renew", (2, 0.5)),
+            Call(None, "b", "keep", ("t1", b"state")),
+            Call(11, "c", "fail", ("t2", "planted", "a trace")),
+            Call(12, "c", "take", ()),
+        ]
+    )
+    served.queue.close()
+    assert left == {"a", "b", "c"}
+    assert served.said == {0: "t0", 1: "t1", 2: "t2"}
+    assert served.queue.kept("t1") == b"state"
+    assert finished(tmp_path) == {"t0": "ok", "t2": "failed"}
 
 
 def test_a_state_that_finds_no_room_on_the_disk_ends_no_run(serving, caplog):
@@ -287,13 +307,13 @@ def test_a_state_that_finds_no_room_on_the_disk_ends_no_run(serving, caplog):
     served.dispatcher.serve([Call(None, "a", "keep", ("t0", b"state"))])
     assert "the state of trial t0 cannot be kept" in caplog.text
     (served.queue.folder / "checkpoints").unlink()
-    served.dispatcher.serve([Call(2, "a", "finish", ("t0", outcome("t0")))])
+    served.dispatcher.serve([Call(2, "a", "take", ("t0", outcome("t0")))])
     assert finished(served.queue.folder) == {"t0": "ok"}
 
 
 def test_a_call_that_is_not_known_is_refused_with_the_choices(serving):
     with pytest.raises(
-        ValueError, match="are take, resume, finish, back, here, unfit, alive, renew, keep"
+        ValueError, match="are take, back, here, begun, unfit, alive, renew, keep, fail"
     ):
         serving(1).dispatcher.serve([Call(1, "a", "do", ())])
 
@@ -308,12 +328,20 @@ def test_results_that_come_together_are_written_together_and_none_twice(serving,
     results = [("a", "t0"), ("b", "t1"), ("c", "t2"), ("e", "t0")]
     served.dispatcher.serve(
         [
-            *(Call(10 + n, lane, "finish", (t, outcome(t))) for n, (lane, t) in enumerate(results)),
+            *(Call(10 + n, lane, "take", (t, outcome(t))) for n, (lane, t) in enumerate(results)),
             Call(20, "b", "back", ()),  # its process died after its word: no death of t1
             Call(21, "b", "take", ()),
         ]
     )
-    assert [served.said[n] for n in (10, 11, 12, 13, 20, 21)] == [None] * 5 + ["t4"]
+    # b's process, which was dead by then, is answered no more.
+    assert {n: served.said.get(n) for n in (10, 11, 12, 13, 20, 21)} == {
+        10: "t4",
+        11: None,
+        12: None,
+        13: None,
+        20: None,
+        21: None,
+    }
     assert finished(tmp_path) == {"t0": "ok", "t1": "ok", "t2": "ok"}
     assert len(list((tmp_path / "trials").iterdir())) == 1
     assert read(tmp_path, "trials").column("lane").to_pylist() == ["a", "b", "c"]

@@ -9,11 +9,11 @@ def test_a_question_waits_for_its_own_answer():
     async def ask_two():
         mailbox = Mailbox()
         first = asyncio.create_task(mailbox.ask("lane 1", "take"))
-        second = asyncio.create_task(mailbox.ask("lane 2", "finish", "t", {"a": 1}))
+        second = asyncio.create_task(mailbox.ask("lane 2", "fail", "t", {"a": 1}))
         heard = await mailbox.heard(1.0)
         assert [call[1:] for call in heard] == [
             ("lane 1", "take", ()),
-            ("lane 2", "finish", ("t", {"a": 1})),
+            ("lane 2", "fail", ("t", {"a": 1})),
         ]
         await mailbox.answer(heard[1][0], "second")
         await mailbox.answer(heard[0][0], "first")

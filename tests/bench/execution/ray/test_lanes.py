@@ -402,13 +402,13 @@ def worker(said: list[tuple[object, ...]], trials: list[str]) -> workers.Worker:
 
     def ask(call: str, *values: object) -> object:
         said.append((call, *values))
-        return trials.pop() if call == "take" and trials else None
+        return (trials.pop(), None) if call == "take" and trials else None
 
     return workers.Worker(
         world=World(),
         place=("machine", 1),
         ask=ask,
-        tell=lambda *_words: None,
+        tell=lambda call, *values: said.append((call, *values)) if call == "begun" else None,
         broadcast=lambda value: value,
         barrier=lambda: None,
         device=lambda: torch.device("cpu"),
@@ -429,8 +429,10 @@ def test_a_worker_runs_what_it_takes(plan, begun):
         content=plan_fingerprint(made),
         plan=pickle.dumps(made),
     )
-    assert [call for call, *_ in said] == ["back", "take", "resume", "finish", "take"]
-    assert said[3][1] == made.trials[0].trial_id
+    trial_id = made.trials[0].trial_id
+    assert [call for call, *_ in said] == ["back", "take", "begun", "take"]
+    assert (said[1][1:], said[2][1], said[3][1]) == ((), trial_id, trial_id)
+    assert said[3][2]["trial"]["trial_id"] == trial_id
 
 
 @pytest.mark.parametrize(

@@ -47,23 +47,18 @@ class Lane:
     """One rank of a lane: notes the states that are sent, and gives one to go on from."""
 
     def __init__(self, rank, size, kept=None, *, warned_in=None):
-        self.kept, self.asked, self._give = [], 0, kept
+        self.kept, self._give = [], kept
         self._rank, self._warned_in, self.looks = rank, warned_in, 0
         self.worker = workers.Worker(
             world=World(rank=rank, size=size),
             place=("", os.getpid()),
-            ask=self.ask,
+            ask=None,
             tell=self.tell,
             broadcast=lambda value: value,
             barrier=lambda: None,
             device=lambda: torch.device("cpu"),
             stopping=self.stopping,
         )
-
-    def ask(self, call, *_values):
-        assert call == "resume"
-        self.asked += 1
-        return self._give
 
     def tell(self, call, *values):
         if call == "keep":
@@ -75,7 +70,9 @@ class Lane:
         return (self._rank, self.looks) == (self._warned_in, 2)
 
     def train(self, trial, plan, keep_sec):
-        return workers._trained(trial, plan, self.worker, torch.device("cpu"), keep_sec, None)
+        return workers._trained(
+            trial, plan, self.worker, torch.device("cpu"), keep_sec, None, self._give
+        )
 
 
 def left_by(outcome):
@@ -108,7 +105,7 @@ def work(rank, shares):
         for packed in states[0]:
             torch.manual_seed(7)  # another process is in another random state
             lane = Lane(rank, len(shares), packed if rank == 0 else None)
-            again.append((left_by(lane.train(trial, plan, NEVER)), lane.asked, len(lane.kept)))
+            again.append(left_by(lane.train(trial, plan, NEVER)))
         warned = Lane(rank, len(shares), warned_in=1)
         warned.train(trial, plan, NEVER)
         damaged = Lane(rank, len(shares), b"damaged" if rank == 0 else None)
@@ -158,10 +155,9 @@ def hold(processes, kind):
     assert first["expected"] == second["expected"]
     assert first["sent"] == len(first["expected"]["rows"][2]) > 1  # one an epoch
     assert second["sent"] == 0
-    for rank, found in enumerate((first, second)):
-        assert [outcome for outcome, _, _ in found["again"]] == [first["expected"]] * first["sent"]
-        # The first alone asks.
-        assert {asked for _, asked, _ in found["again"]} == {1 - rank}
+    for found in (first, second):
+        # The state is the first's alone.
+        assert found["again"] == [first["expected"]] * first["sent"]
         assert found["anew"] == first["expected"]
     for ours, theirs in first["random"]:
         assert not torch.equal(ours, theirs)
@@ -189,10 +185,8 @@ def test_another_number_of_processes_starts_anew(make_trial):
     packed = torch.load(io.BytesIO(alone.kept[0]), weights_only=True)
     buffer = io.BytesIO()
     torch.save({**packed, "processes": 2}, buffer)
-    other = replace(Lane(0, 1, buffer.getvalue()).worker)
-    assert left_by(
-        workers._trained(trial, Plan(data, base), other, torch.device("cpu"), NEVER, None)
-    ) == (expected)
+    other = Lane(0, 1, buffer.getvalue())
+    assert left_by(other.train(trial, Plan(data, base), NEVER)) == expected
 
 
 @pytest.mark.parametrize(
@@ -216,5 +210,5 @@ def test_an_error_that_tells_of_another_process_is_no_failure_of_the_trial(
     monkeypatch.setattr(workers, "_trained", breaks)
     lane = replace(Lane(1, 2).worker, ask=lambda call, *values: said.append((call, *values)))
     with pytest.raises(type(error)):
-        workers._run_one(trial, Plan(data, base), lane, NEVER, None)
+        workers._run_one(trial, Plan(data, base), lane, NEVER, None, None)
     assert [call for call, *_ in said] == ([] if gone else ["fail"])
