@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -109,6 +109,14 @@ class Dispatcher:
             self._begun.discard(lane)
             trial_id = lease.trial.trial_id
             self.say(self._waiting.pop(lane), (trial_id, self.queue.kept(trial_id)))
+
+    def lanes_on(self, machines: Collection[str]) -> set[str]:
+        """Return the lanes that have a worker on one of these machines."""
+        return {
+            lane
+            for lane, places in self._places.items()
+            if any(machine in machines for machine, _process in places)
+        }
 
     def died(self, lane: str, why: str) -> None:
         """Note that a lane's process ended, and what that says of the trial that it held.

@@ -6,6 +6,7 @@ Ray or numpy here.
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ class Mailbox:
         self._told: asyncio.Queue[Call] = asyncio.Queue()
         self._asked: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
-        self._warned: set[str] = set()
+        self._warnings: Counter[str] = Counter()
 
     async def ask(self, lane: str, call: str, *values: Any) -> Any:
         """Pass a call on and wait for its answer."""
@@ -38,14 +39,14 @@ class Mailbox:
         finally:
             del self._asked[number]
 
-    async def tell(self, lane: str, call: str, *values: Any) -> bool:
-        """Pass a call on that needs no answer; return whether the lane was warned."""
+    async def tell(self, lane: str, call: str, *values: Any) -> int:
+        """Pass a call on that needs no answer; return how often the lane was warned."""
         self._told.put_nowait(Call(None, lane, call, values))
-        return lane in self._warned
+        return self._warnings[lane]
 
     async def warn(self, lanes: Collection[str]) -> None:
-        """Let lanes know, with what they tell next, that the run is about to end."""
-        self._warned.update(lanes)
+        """Let lanes know, with what they tell next, that they are about to be ended."""
+        self._warnings.update(lanes)
 
     async def heard(self, seconds: float) -> list[Call]:
         """Return the calls that came in; wait at most `seconds` for the first."""

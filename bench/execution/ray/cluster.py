@@ -371,6 +371,16 @@ def _nodes() -> list[dict[str, Any]]:
         raise without_head() from error
 
 
+def leaving_machines() -> set[str]:
+    """Return the machines, as Ray names them, that someone said are about to leave.
+
+    As `ray drain-node` does, which the shipped clusters call when a spot machine or pod is taken.
+    """
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes())
+
+
 def machines_to_come() -> list[tuple[Machine, float]]:
     """Return each kind of machine that the cluster's autoscaler can add, and how many at most.
 

@@ -1,16 +1,21 @@
-"""Lanes that follow a cluster: for how many there is room now, and what an autoscaler is asked for.
+"""Lanes that follow a cluster: for how many there is room now, what an autoscaler is asked for.
+
+And which of them are about to lose their machine.
 
 Ray is imported late: it reads its settings from the environment when it is imported.
 """
 
+import logging
 import math
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any
 
 from bench.execution.ray.cluster import LaneSize, Machine, workers_in
+
+log = logging.getLogger("medopt.lanes")
 
 # How often an autoscaler is asked, and for how long an asking stands where the one who asked has
 # died: Ray's coordinator forgets it then. Assumption.
@@ -18,6 +23,9 @@ ASK_SEC = 20.0
 STANDS_SEC = 60.0
 # Workers asked for at once, at most: an autoscaler fits them into machines one by one. Assumption.
 MOST_ASKED = 1000
+# How often a lane is warned whose machine is about to leave: so much of its trial is lost, and the
+# epoch it is in. Clouds give half a minute (Google, Azure) or two (Amazon).
+WARN_SEC = 20.0
 
 
 class Following:
@@ -55,6 +63,25 @@ class Following:
     def ended(self, living: int) -> None:
         """Note that a lane ended and so many live: of one whose machine left the place is free."""
         self._counted = max(min(self._counted, self._room), living)
+
+
+class Leaving:
+    """Warns lanes whose machines are about to leave, every WARN_SEC, so that they keep states."""
+
+    def __init__(self, warn: Callable[[set[str]], object]) -> None:
+        """`warn` lets some lanes know."""
+        self._warn = warn
+        self._warned: dict[str, float] = {}
+
+    def __call__(self, lanes: Collection[str]) -> None:
+        """Warn those of the lanes, all that are on such machines, whose turn it is."""
+        now = monotonic()
+        self._warned = {lane: at for lane, at in self._warned.items() if lane in lanes}
+        due = {lane for lane in lanes if now - self._warned.get(lane, -math.inf) >= WARN_SEC}
+        if due:
+            log.warning("%s: its machine is about to leave", ", ".join(sorted(due)))
+            self._warn(due)
+            self._warned |= dict.fromkeys(due, now)
 
 
 class Autoscaler:

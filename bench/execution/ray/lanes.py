@@ -36,12 +36,13 @@ from bench.execution.ray.cluster import (
     check_room,
     connected,
     kill,
+    leaving_machines,
     machines_answer,
     machines_of_cluster,
     machines_to_come,
     without_head,
 )
-from bench.execution.ray.following import Autoscaler, Following
+from bench.execution.ray.following import Autoscaler, Following, Leaving
 from bench.execution.trial_queue import HUNG_MINUTES, Progress, Queue, Telling, opened
 from bench.execution.worker import EPOCH_SEC, Worker, cargo_of, shelf_for, take_trials
 from bench.planning.plan import Plan
@@ -182,6 +183,7 @@ def _serve(
     threads: list[threading.Thread] = []
     autoscaler = Autoscaler(size)
     following = Following(size, most, machines_of_cluster, autoscaler.ask)
+    leaving = Leaving(mailbox.warn.remote)
     telling = Telling(queue, changed)
 
     def start() -> None:
@@ -204,6 +206,7 @@ def _serve(
                     raise without_head()
                 for _ in range(following.more(len(names), queue.pending())):
                     start()
+                leaving(dispatcher.lanes_on(leaving_machines()))
             dispatcher.serve(_heard(mailbox))
             while not over.empty():
                 end = over.get()
@@ -403,34 +406,34 @@ def _group(world: World, device: torch.device, meeting: Path) -> None:
 
 
 class _Warning:
-    """Whether a run is about to end, as the mailbox answers what it is told.
+    """Whether a lane is about to be ended, as the mailbox answers what it is told.
 
-    One answer is looked at, every EPOCH_SEC: each costs a millisecond, and an epoch may last five.
+    Answers are looked at every EPOCH_SEC: each costs a millisecond, and an epoch may last five.
     """
 
     def __init__(self) -> None:
-        self._word: Any = None
+        # The newest, which may be on its way yet, and the one before.
+        self._words: list[Any] = []
         self._looked = monotonic()
-        self._came = False
+        self._heard = 0
 
     def told(self, word: Any) -> None:
-        """Take a word whose answer will say it, unless another one is waited for."""
-        if self._word is None and not self._came:
-            self._word = word
+        """Take a word whose answer says how often the lane was warned."""
+        self._words = [*self._words[-1:], word]
 
     def came(self) -> bool:
-        """Return, once, whether it did; waits for nothing."""
+        """Return whether it was warned since this was asked last; waits for nothing."""
         import ray
 
-        if self._word is None or monotonic() - self._looked < EPOCH_SEC:
+        if not self._words or monotonic() - self._looked < EPOCH_SEC:
             return False
         self._looked = monotonic()
-        answered, _ = ray.wait([self._word], timeout=0)
-        if answered:
-            self._word = None
-            with suppress(ray.exceptions.RayError):  # a word that was lost is no warning
-                self._came = bool(ray.get(answered[0]))
-        return bool(answered) and self._came
+        words = self._words
+        answered, _ = ray.wait(words, num_returns=len(words), timeout=0)
+        before = self._heard
+        with suppress(ray.exceptions.RayError):  # a word that was lost is no warning
+            self._heard = max(before, *ray.get(answered))
+        return self._heard > before
 
 
 def _work(mailbox: Any, lane: str, cargo: Any, meeting: str | None) -> None:

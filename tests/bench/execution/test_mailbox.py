@@ -31,14 +31,16 @@ def test_what_is_told_waits_for_nothing_and_silence_is_heard_as_such():
     assert asyncio.run(tell()) == ([(None, "lane 1", "renew", (3, 0.5))], [])
 
 
-def test_a_lane_that_was_warned_hears_it_with_what_it_tells():
+def test_a_lane_hears_with_what_it_tells_how_often_it_was_warned():
     async def tell():
         mailbox = Mailbox()
         calm = await mailbox.tell("lane 1", "alive")
         await mailbox.warn({"lane 1"})
-        return calm, [await mailbox.tell(f"lane {n}", "alive") for n in (2, 1)]
+        first = [await mailbox.tell(f"lane {n}", "alive") for n in (2, 1)]
+        await mailbox.warn({"lane 1"})
+        return calm, first, await mailbox.tell("lane 1", "alive")
 
-    assert asyncio.run(tell()) == (False, [False, True])
+    assert asyncio.run(tell()) == (0, [0, 1], 2)
 
 
 def test_an_answer_to_a_lane_that_is_gone_is_let_go():

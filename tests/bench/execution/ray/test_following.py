@@ -14,7 +14,7 @@ import yaml
 from bench.core.references import StudyError
 from bench.execution.ray import following as module
 from bench.execution.ray.cluster import LaneSize, Machine, check_ever, workers_in
-from bench.execution.ray.following import Autoscaler, Following
+from bench.execution.ray.following import Autoscaler, Following, Leaving
 from results.tables.store import read
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -108,6 +108,16 @@ def test_no_more_is_asked_for_than_an_autoscaler_can_take_in(monkeypatch):
     assert cluster.asked == [module.MOST_ASKED]
 
 
+def test_a_lane_whose_machine_is_about_to_leave_is_warned_again_and_again(monkeypatch):
+    now, warned = [0.0], []
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    leaving = Leaving(warned.append)
+    for at, lanes in [(0, ()), (2, "a"), (4, "ab"), (21, "ab"), (22, "ab"), (24, "b"), (26, "ab")]:
+        now[0] = float(at)
+        leaving(set(lanes))
+    assert warned == [{"a"}, {"b"}, {"a"}, {"b"}, {"a"}]
+
+
 GIB = 2**30
 
 
@@ -165,7 +175,8 @@ def test_what_was_asked_is_taken_back():
 
 
 # A study over a real cluster: raylets of one CPU each on this machine. Another joins as soon as
-# the first trial is in hand, which waits for it, and leaves in the middle of a trial.
+# the first trial is in hand, which waits for it, and leaves in the middle of a trial, not without a
+# notice: the state of that trial is kept then.
 LOSS = """
 import os
 import time
@@ -187,7 +198,7 @@ def meets(logits, target):
 """
 
 DRIVER = """
-import sys, time
+import subprocess, sys, time
 from pathlib import Path
 
 from bench.execution import dispatcher, trial_queue
@@ -216,6 +227,13 @@ def changed(progress):
         steps.append("work")
     elif second and second[0].epoch >= 2 and len(steps) == 2:
         left_with.append(second[0].trial_id)
+        steps.append("notice")
+        subprocess.run(
+            [Path(sys.executable).with_name("ray"), "drain-node", "--address", cluster.address,
+             "--node-id", joined[0][1].node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION",
+             "--reason-message", "taken", "--deadline-remaining-seconds", "120"], check=True)
+    elif len(steps) == 3 and (run / "checkpoints" / f"{left_with[0]}.pt").exists():
+        print(f"kept in epoch {second[0].epoch}")
         steps.append("leave")
         cluster.remove_node(joined[0][1], False)
 
@@ -241,7 +259,7 @@ def test_a_machine_that_joins_in_mid_run_gets_work_and_one_that_leaves_costs_no_
         "losses": ["own.py:meets"],
         "seeds": [0, 1],
         "folds": 2,
-        "epochs": 30,
+        "epochs": 80,
         "patience": 1000,
         "batch_size": 4,
         "device": "cpu",
@@ -269,7 +287,7 @@ def test_a_machine_that_joins_in_mid_run_gets_work_and_one_that_leaves_costs_no_
     print(ran.stdout, ran.stderr)
     assert ran.returncode == 0
     *statuses, steps, left_with = ran.stdout.splitlines()[-1].split()
-    assert (" ".join(statuses), steps) == ("{'ok': 8}", "3")
+    assert (" ".join(statuses), steps) == ("{'ok': 8}", "4")
     rows = {row["trial_id"]: row for row in read(tmp_path / "run", "trials").to_pylist()}
     assert [row["status"] for row in rows.values()] == ["ok"] * 8
     # Lost is not failed, and none of the others was begun twice.
