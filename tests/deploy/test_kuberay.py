@@ -6,6 +6,7 @@ a word, so here such a field is an error.
 
 import json
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from ray.scripts.scripts import cli
+
+from bench.execution.ray.lanes import LOOK_SEC
+from bench.execution.worker import EPOCH_SEC
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "kuberay"
@@ -141,6 +146,20 @@ def test_every_pod_has_the_image_the_folder_and_what_it_asks_for(manifest):
     worker = templates[1]["spec"]
     assert worker["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert worker["nodeSelector"].keys() == {"nvidia.com/gpu.product"}
+
+
+def test_a_worker_that_is_ended_says_so_and_stays_for_the_states_of_its_trials(manifest):
+    (container,) = pods(manifest)[1]["spec"]["containers"]
+    shell, flag, script = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert (shell, flag) == ("sh", "-c")
+    said, stays = script.split(";")
+    ray, *words = shlex.split(said)
+    # What Ray itself refuses in its command is refused here.
+    read = cli.commands[words[0]].make_context("drain-node", words[1:]).params
+    assert (ray, read["reason"]) == ("ray", "DRAIN_NODE_REASON_PREEMPTION")
+    # Kubernetes ends it after 30 s whatever it does, since no other time is set.
+    assert LOOK_SEC + EPOCH_SEC < int(stays.split()[1]) <= 20
+    assert read["deadline_remaining_seconds"] <= 30
 
 
 def test_both_manifests_have_the_same_pods():
