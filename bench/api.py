@@ -620,7 +620,7 @@ class _Where:
 
     def resolved(self, asked: "Study", base: Path, folder: Path) -> tuple["Plan", "_Where"]:
         """Return the plan of a study for this place, and the place with its lanes counted."""
-        from bench.execution.ray.cluster import capacity
+        from bench.execution.ray.capacity import capacity
         from bench.planning.plan import resolve
 
         if self.ray is None:

@@ -21,20 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import torch
 
 from bench.core.packages import ROOT
 from bench.core.references import StudyError, failure
 from bench.execution.dispatcher import LanesLost, Place
-from bench.study.schema import Study
-from loaders.cores import usable_cores
 
 log = logging.getLogger("medopt.lanes")
 
-# CPU cores for a lane where neither the threads nor the number of lanes is given: two lanes of one
-# thread beat one lane of two on small networks (measured), and each lane needs more memory.
-# Assumption.
-CORES_A_LANE = 4
 # Trials and outcomes pass through it, a few MB each; Ray's least is 75 MiB.
 OBJECT_STORE_BYTES = 128 * 2**20
 # Ray's own processes answer within milliseconds, those of a swapping machine within seconds.
@@ -77,19 +70,6 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Capacity:
-    """How many lanes there are room for, and what a study may fix its automatic settings by.
-
-    `workers_a_machine` workers share a machine's `cores`; `cuda` says that they have a GPU each.
-    """
-
-    lanes: int
-    workers_a_machine: int
-    cores: int
-    cuda: bool
-
-
-@dataclass(frozen=True, kw_only=True)
 class LaneSize:
     """The workers of one lane: how many, and the CPU threads, the GPU and the memory of each.
 
@@ -105,41 +85,6 @@ class LaneSize:
     def resources(self) -> dict[str, float]:
         """What Ray sets aside for each worker."""
         return {"CPU": float(self.threads), **({"GPU": 1.0} if self.cuda else {})}
-
-
-def capacity(
-    study: Study, *, address: str | None, lanes: int | None, gpus_per_trial: int
-) -> Capacity:
-    """Look at this machine, or at the cluster at `address`, before a study is resolved.
-
-    `lanes` None takes one lane for `gpus_per_trial` GPUs, or without GPUs for each CORES_A_LANE
-    cores (for the cores it needs, where the study sets its threads). Raises StudyError if the
-    cluster cannot be reached, or has no GPU for a study that asks for one.
-    """
-    machines, coming = (this_machine(), []) if address is None else _look(address)
-    if not any(machine.gpus for machine in machines):
-        # A cluster may begin with its head alone: its autoscaler says what it can add.
-        machines = machines + [machine for machine, _ in coming if machine.gpus]
-    gpus = sum(machine.gpus for machine in machines)
-    if study.device == "cuda" and not gpus:
-        raise StudyError("device: cuda is asked for, and none of the machines has a GPU.")
-    cuda = study.device != "cpu" and gpus > 0
-    machines = [machine for machine in machines if machine.gpus or not cuda]
-    if lanes is None:
-        per_worker = study.threads or CORES_A_LANE
-        workers = gpus if cuda else sum(max(m.cores // per_worker, 1) for m in machines)
-        lanes = max(workers // gpus_per_trial, 1)
-    return Capacity(
-        lanes=lanes,
-        workers_a_machine=math.ceil(lanes * gpus_per_trial / len(machines)),
-        cores=min(machine.cores for machine in machines),
-        cuda=cuda,
-    )
-
-
-def this_machine() -> list[Machine]:
-    """Return this machine alone, with the cores that this process may use."""
-    return [Machine(cores=usable_cores(), gpus=torch.cuda.device_count())]
 
 
 @contextmanager
@@ -331,11 +276,6 @@ def _check_address(address: str) -> None:
             f"Ray at {address}: nothing answers at {where} ({error}). Give host:port of the "
             f"cluster's head, as `ray start --head` prints it."
         ) from error
-
-
-def _look(address: str) -> tuple[list[Machine], list[tuple[Machine, float]]]:
-    with connected(address):
-        return machines_of_cluster(), machines_to_come()
 
 
 def machines_of_cluster() -> list[Machine]:

@@ -28,6 +28,7 @@ from bench.core.processes import World
 from bench.core.references import failure
 from bench.execution.dispatcher import GRACE_SEC, WORTH_SEC, Dispatcher, LanesLost
 from bench.execution.mailbox import Call, Mailbox
+from bench.execution.ray import autoscaler
 from bench.execution.ray.cluster import (
     HEAD_SEC,
     LaneSize,
@@ -42,7 +43,7 @@ from bench.execution.ray.cluster import (
     machines_to_come,
     without_head,
 )
-from bench.execution.ray.following import Autoscaler, Following, Leaving
+from bench.execution.ray.following import Following, Leaving
 from bench.execution.trial_queue import HUNG_MINUTES, Progress, Queue, Telling, opened
 from bench.execution.worker import EPOCH_SEC, Worker, cargo_of, shelf_for, take_trials
 from bench.planning.plan import Plan
@@ -80,7 +81,7 @@ class LaneEnd:
 class Carrier:
     """The Ray that carries lanes: a scratch folder, and whether this machine is `alone` in it.
 
-    `may_come`: it has an autoscaler that can add machines which hold a lane. `shelf` are the
+    `may_come`: it has an autoscaler that may add machines which hold a lane. `shelf` are the
     paths of the one on which lanes of this machine share batches, None where they do not.
     """
 
@@ -142,8 +143,12 @@ def run_lanes(
             else:
                 with connected(address) as storage:
                     coming = machines_to_come()
-                    check_ever(machines_of_cluster(), coming, size)
-                    carrier = Carrier(storage=storage, alone=False, may_come=bool(coming))
+                    # Of most autoscalers one learns by asking alone what they can add.
+                    unknown = not coming and autoscaler.there_is_one()
+                    if not unknown:
+                        check_ever(machines_of_cluster(), coming, size)
+                    may_come = unknown or bool(coming)
+                    carrier = Carrier(storage=storage, alone=False, may_come=may_come)
                     _serve(plan, queue, lanes, size, carrier, changed, hung_minutes)
         return queue.progress()
 
@@ -181,8 +186,9 @@ def _serve(
     cargo = ray.put({**cargo_of(plan), "shelf": carrier.shelf})
     controllers: list[Any] = []
     threads: list[threading.Thread] = []
-    autoscaler = Autoscaler(size)
-    following = Following(size, most, machines_of_cluster, autoscaler.ask)
+    asking = autoscaler.Asking(size)
+    ask = asking.ask if carrier.may_come else (lambda _lanes, _more: None)
+    following = Following(size, most, machines_of_cluster, ask)
     leaving = Leaving(mailbox.warn.remote)
     telling = Telling(queue, changed)
 
@@ -207,6 +213,8 @@ def _serve(
                 for _ in range(following.more(len(names), queue.pending())):
                     start()
                 leaving(dispatcher.lanes_on(leaving_machines()))
+                if carrier.may_come and not names and asking.hopeless():
+                    check_ever(machines_of_cluster(), [], size)
             dispatcher.serve(_heard(mailbox))
             while not over.empty():
                 end = over.get()
@@ -234,7 +242,7 @@ def _serve(
         _let_keep(mailbox, dispatcher, names)
         raise
     finally:
-        autoscaler.close()
+        asking.close()
         _end(threads, controllers)
 
 

@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from bench import api, doctor
-from bench.execution.ray import cluster
+from bench.execution.ray import capacity
 from bench.planning.plan import resolve
 from bench.study.schema import load_study
 from loaders import cores
@@ -39,7 +39,7 @@ def test_a_trial_gets_as_many_threads_as_there_are_cores_for_it(tmp_path, small_
 
 
 def test_a_ray_of_our_own_has_those_cores():
-    (machine,) = cluster.this_machine()
+    (machine,) = capacity.this_machine()
     assert machine.cores == 3
 
 

@@ -146,6 +146,10 @@ class Run:
         """Return the hosts that have a trial in hand, as the driver told last."""
         return {each["host"] for each in self.state().get("running", ())}
 
+    def lanes(self) -> set[str]:
+        """Return the lanes that have a trial in hand, as the driver told last."""
+        return {each["lane"] for each in self.state().get("running", ())}
+
     def reach(self, done: int, seconds: float = 600) -> None:
         """Wait until so many trials are done, and others are in hand."""
 

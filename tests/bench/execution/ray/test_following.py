@@ -14,7 +14,7 @@ import yaml
 from bench.core.references import StudyError
 from bench.execution.ray import following as module
 from bench.execution.ray.cluster import LaneSize, Machine, check_ever, workers_in
-from bench.execution.ray.following import Autoscaler, Following, Leaving
+from bench.execution.ray.following import Following, Leaving
 from results.tables.store import read
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -31,7 +31,7 @@ class Cluster:
             size,
             most,
             lambda: [Machine(cores=2, gpus=0)] * self.machines,
-            self.asked.append,
+            lambda lanes, more: self.asked.append((lanes, more)),
         )
 
     def more(self, living: int, pending: int = 1000) -> int:
@@ -87,25 +87,15 @@ def test_lanes_of_several_workers_take_whole_lanes_of_room(monkeypatch):
     assert cluster.more(2) == 1
 
 
-def test_an_autoscaler_is_asked_for_what_the_queue_wants_beside_its_lanes(monkeypatch):
+def test_an_autoscaler_is_asked_for_the_lanes_that_the_queue_wants_beside_those_there_are(
+    monkeypatch,
+):
     cluster = Cluster(monkeypatch, 2, LaneSize(workers=3, threads=1, cuda=False), most=10)
     assert cluster.more(0) == 1  # four cores hold three workers, and one beside
-    assert cluster.asked == [9 * 3]
-    for _ in range(9):
-        cluster.more(1)
-    assert cluster.asked == [27]
     cluster.machines = 30
     cluster.more(1)
-    assert cluster.asked == [27, 0]
-    cluster.now += 20
     cluster.more(10, pending=4)  # most are in hand
-    assert cluster.asked == [27, 0, 0]
-
-
-def test_no_more_is_asked_for_than_an_autoscaler_can_take_in(monkeypatch):
-    cluster = Cluster(monkeypatch, 0)
-    cluster.more(0, pending=10_000)
-    assert cluster.asked == [module.MOST_ASKED]
+    assert cluster.asked == [(1, 9), (10, 0), (10, 0)]
 
 
 def test_a_lane_whose_machine_is_about_to_leave_is_warned_again_and_again(monkeypatch):
@@ -145,33 +135,6 @@ def test_memory_counts_where_it_is_known():
     said = r"1 CPU core\(s\), 3\.0 GiB of memory each, .* \(8 cores and 0 GPUs, 2\.0 GiB\)"
     with pytest.raises(StudyError, match=said):
         check_ever([Machine(cores=8, gpus=0, memory=2 * GIB)], [], size)
-
-
-class Coordinator:
-    """Ray's, as far as it is called: what each method was given."""
-
-    def __init__(self) -> None:
-        self.heard: list[tuple[str, object]] = []
-
-    def __getattr__(self, name: str):
-        def remote(*given, **named):
-            self.heard.append((name, len(named["resources"]) if named else given))
-
-        return type("Method", (), {"remote": staticmethod(remote)})
-
-
-def test_what_was_asked_is_taken_back():
-    asking = Autoscaler(ONE)
-    asking.ask(0)  # nothing to take back: no coordinator is started for it
-    assert asking._coordinator is None
-    asking._coordinator = Coordinator()
-    asking.ask(3)
-    asking.ask(0)
-    assert [name for name, _ in asking._coordinator.heard] == [
-        "request_resources",
-        "cancel_request",
-    ]
-    assert asking._coordinator.heard[0][1] == 3
 
 
 # A study over a real cluster: raylets of one CPU each on this machine. Another joins as soon as

@@ -115,7 +115,7 @@ from pathlib import Path
 
 import bench.execution.trial_queue
 from bench.execution.ray.lanes import run_lanes
-from bench.execution.ray.cluster import capacity
+from bench.execution.ray.capacity import capacity
 from bench.planning.plan import resolve
 from bench.study.schema import load_study
 
