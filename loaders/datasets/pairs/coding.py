@@ -17,9 +17,10 @@ import numpy as np
 from loaders.cases import JSON, MAX_CLASSES, Array, BadCase, BadSource, Meta
 from loaders.datasets.pairs.consensus import CONSENSUS
 from loaders.datasets.pairs.matching import Pair
-from loaders.formats.levels import counts_of_bytes
+from loaders.datasets.pairs.seen_masks import read_and_keep
+from loaders.formats.levels import counts_of_bytes, two_levels
 from loaders.formats.nifti import MAX_LABEL, NiftiError, agree, filled, whole_numbers
-from loaders.formats.pictures import MaskPicture, read_mask
+from loaders.formats.pictures import MaskPicture
 from loaders.formats.scans.masks import Masks
 from loaders.formats.scans.scan import Scan, read_scan
 from loaders.formats.volumes.open import open_volume, volume_stem
@@ -325,6 +326,9 @@ def _check_palettes(every: Iterable[_Seen]) -> None:
 
 
 def _counts(levels: Array) -> dict[int, int]:
+    if levels.dtype == np.uint8 and (two := two_levels(levels)):
+        level, count = two
+        return {0: levels.size - count, level: count} if count < levels.size else {level: count}
     flat = levels.ravel(order="K")
     counts = counts_of_bytes(flat) if levels.dtype == np.uint8 else np.bincount(flat)
     return {int(level): int(counts[level]) for level in np.flatnonzero(counts)}
@@ -416,11 +420,11 @@ Load = Callable[[Path, str], MaskPicture]
 
 
 def loader(*, flat: bool, nan: str) -> Load:
-    """Return what reads a mask; it raises BadCase of a picture and NiftiError of a volume."""
+    """Return what reads a mask for a survey; it raises BadCase of a picture, else NiftiError."""
 
     def load(path: Path, _name: str) -> MaskPicture:
         if flat:
-            return read_mask(path, "")
+            return read_and_keep(path, "")
         voxels = open_volume(path).load()
         return MaskPicture(levels=filled(voxels, 0) if nan == "fill" else voxels)
 
