@@ -242,7 +242,7 @@ def run_trial(
                 while state.spent < goal and budget - state.spent >= batch:
                     image, target, derived = clock.wait(batches)
                     if clinical is not None:
-                        cases = sampler.draw(
+                        cases = sampler.drawn(
                             batch_positions(
                                 state.batches,
                                 batch_size=batch,
@@ -250,7 +250,7 @@ def run_trial(
                                 shard=mixing.reads,
                                 chunks=chunks,
                             )
-                        ).case
+                        )
                         image = clinical.beside(image, cases)
                     image, wanted = mixing.apply(image, target, state.batches, derived)
                     _set_rates(optimizer, rates, factor(state.spent / budget, batch / budget))

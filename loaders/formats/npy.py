@@ -62,6 +62,11 @@ def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
     return header.getvalue()
 
 
+def array_bytes(array: Array) -> memoryview:
+    """Return the numbers of an array as they stand in a file, in C order."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
 class ArrayFile:
     """A new .npy file: one array whole, or (`grow`) equal arrays stacked one after the other.
 

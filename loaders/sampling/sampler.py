@@ -252,6 +252,15 @@ class Sampler:
         }
         return replace(parts[0], **joined)
 
+    def drawn(self, positions: NDArray[np.integer[Any]]) -> Indices:
+        """Return the cases (n,) at these positions of the stream, without their patches."""
+        epochs, index = np.divmod(np.asarray(positions, dtype=np.int64), len(self.cases))
+        cases = np.empty(len(index), dtype=np.int64)
+        for epoch in np.unique(epochs).tolist():
+            here = epochs == epoch
+            cases[here] = self._epoch(epoch).draws.case[index[here]]
+        return cases
+
     def centre(self, cases: NDArray[np.integer[Any]]) -> Draws:
         """Return the cases' centred patches as evaluation takes them: normalised, not augmented."""
         rows: Indices = np.asarray(cases, dtype=np.int64)

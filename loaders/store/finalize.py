@@ -1,6 +1,7 @@
 """From finished items to a store: one order, one image type, final places, checksums."""
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from loaders.cases import IMAGE_TYPES, BadSource, Meta
-from loaders.formats.checksum import file_hash
-from loaders.formats.npy import ArrayFile, open_npy
+from loaders.cases import IMAGE_TYPES, Array, BadSource, Meta
+from loaders.formats.checksum import file_hash, write_hashed
+from loaders.formats.npy import array_bytes, npy_header, open_npy
 from loaders.store.copies import Conflicts, find_copies
 from loaders.store.item_writer import ROLES, read_rows
 from loaders.store.layout import (
@@ -148,19 +149,22 @@ def _place_arrays(
     sums = table[f"{role}_sum"].to_pylist()
     names: list[str] = []
     rows: list[int | None] = []
-    pack: ArrayFile | None = None
-    for case, (item, file, row) in enumerate(zip(*columns, strict=True)):
+
+    def arrays(places: Iterable[tuple[str, str, int | None]]) -> Iterator[Array]:
+        for item, file, row in places:
+            array = load(building / "items" / item / file)
+            yield array if row is None else array[row]
+
+    every = list(zip(*columns, strict=True))
+    for start in range(0, len(every) if packed else 0, PACK_CASES):
+        part = every[start : start + PACK_CASES]
+        name = f"arrays/{role}s_{start // PACK_CASES:05d}.npy"
+        files[name] = write_hashed(building / name, _stack(arrays(part), kind, len(part)))
+        names += [name] * len(part)
+        rows += range(len(part))
+    for case, array in enumerate(arrays(() if packed else every)):
+        item, file, row = every[case]
         source = building / "items" / item / file
-        array = load(source) if row is None else load(source)[row]
-        if packed:
-            if pack is None or pack.rows == PACK_CASES:
-                if pack is not None:
-                    pack.close()
-                path = building / "arrays" / f"{role}s_{case // PACK_CASES:05d}.npy"
-                pack = ArrayFile(path, kind, array.shape, grow=True)
-            rows.append(pack.append(array))
-            names.append(f"arrays/{pack.path.name}")
-            continue
         target = building / "arrays" / f"{case:06d}_{role}.npy"
         rows.append(None)
         names.append(f"arrays/{target.name}")
@@ -168,16 +172,22 @@ def _place_arrays(
             _link(source, target)
             files[names[-1]] = sums[case]
         else:
-            with ArrayFile(target, kind, array.shape, grow=False) as whole:
-                whole.append(array)
-            files[names[-1]] = file_hash(target)
-    if pack is not None:
-        pack.close()
-        files |= {name: file_hash(building / name) for name in sorted(set(names))}
+            content = array_bytes(array.astype(kind, copy=False))
+            files[names[-1]] = write_hashed(target, [npy_header(kind, array.shape), content])
     for name, column, type_ in (("file", names, pa.string()), ("row", rows, pa.int64())):
         at = table.schema.get_field_index(f"{role}_{name}")
         table = table.set_column(at, CASES.field(f"{role}_{name}"), pa.array(column, type_))
     return table
+
+
+def _stack(
+    arrays: Iterator[Array], kind: np.dtype[Any], count: int
+) -> Iterator[bytes | memoryview]:
+    """Give the parts of an .npy file of so many equal arrays, one behind the other."""
+    for number, array in enumerate(arrays):
+        if not number:
+            yield npy_header(kind, (count, *array.shape))
+        yield array_bytes(array.astype(kind, copy=False))
 
 
 def _link(source: Path, target: Path) -> None:

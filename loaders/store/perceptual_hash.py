@@ -25,6 +25,8 @@ FURTHEST = 24
 # Candidates share one of so many parts of their bits. Two that differ in 15 bits always do, in 24
 # almost always: each part is then spared with a chance of (15 / 16) ** 24, about 0.21.
 _BANDS = 16
+# So many bytes have a sum of 16 bits.
+_MOST_IN_16_BITS = (2**16 - 1) // (2**8 - 1)
 # A hash is compared with so many that follow it in a part's order: the work grows as the number of
 # images does, however alike they are.
 _WINDOW = 32
@@ -42,7 +44,8 @@ def perceptual_hash(image: Array) -> bytes:
     # takes half the time of one with few rows (measured).
     low = np.stack([along_y @ (_sum(plane, kind) @ along_x.T) for plane in planes])
     values = (low[0] if len(shape) == 2 else np.tensordot(rows[0], low, 1)).ravel()
-    bits = values > np.median(values[1:])
+    # Of 255 numbers, which are finite: np.median takes eight times as long (measured).
+    bits = values > np.partition(values[1:], BITS // 2 - 1)[BITS // 2 - 1]
     # The first is the mean: how bright an image is does not tell it from another.
     bits[0] = False
     return np.packbits(bits).tobytes()
@@ -50,8 +53,12 @@ def perceptual_hash(image: Array) -> bytes:
 
 def _sum(plane: Array, kind: type[np.floating[Any]]) -> Array:
     """Return the sum of a plane's channels (C, Y, X), as floating-point numbers."""
-    total: Array = plane[0].astype(kind) if len(plane) == 1 else plane.sum(axis=0, dtype=kind)
-    return total
+    # Bytes are added up in 16 bits, exactly as in float32 and in half of the time (measured).
+    narrow = plane.dtype == np.uint8 and len(plane) <= _MOST_IN_16_BITS
+    total: Array = plane[0]
+    if len(plane) > 1:
+        total = plane.sum(axis=0, dtype=np.uint16 if narrow else kind)
+    return total.astype(kind, copy=False)
 
 
 @lru_cache(maxsize=256)

@@ -55,18 +55,10 @@ def measure(case: Case, meta: Meta) -> Facts:
     """Check one case against its data set and measure it; raises BadCase."""
     if reason := _image_fault(case, meta) or _answer_fault(case, meta) or _columns_fault(case):
         raise BadCase(reason, where=case.key, key=case.key)
-    ranges = [_range(channel) for channel in case.image]
-    image = _smallest(case, ranges)
+    image, constant, sums = _measured(case, nonzero=meta.normalize == "case")
+    count, total, squares, low, high, histogram = sums
     segmented = meta.masked and case.mask is not None
     mask = np.ascontiguousarray(case.mask) if segmented else None
-    nonzero = meta.normalize == "case"
-    sums = [
-        _channel(channel, ends, nonzero=nonzero)
-        for channel, ends in zip(image, ranges, strict=True)
-    ]
-    count, total, squares, low, high, histogram = (
-        np.array(column) for column in zip(*sums, strict=True)
-    )
     numbers = _numbers(case, meta)
     if mask is not None:
         class_counts = _class_counts(mask, len(meta.classes))
@@ -84,7 +76,7 @@ def measure(case: Case, meta: Meta) -> Facts:
         mask_hash=mask_hash,
         content_hash=_hash(image_hash, mask_hash, numbers, case),
         numbers=numbers,
-        constant=all(low == high for low, high in ranges),
+        constant=constant,
         boxes=_boxes(mask, meta),
         class_counts=class_counts,
         count=count,
@@ -94,6 +86,23 @@ def measure(case: Case, meta: Meta) -> Facts:
         high=high,
         histogram=histogram,
     )
+
+
+def _measured(case: Case, *, nonzero: bool) -> tuple[Array, bool, Sequence[Array]]:
+    """Return the image in its smallest type, whether each channel has one value, and its sums."""
+    image = case.image
+    if image.dtype != np.uint8:
+        ranges = [_range(channel) for channel in case.image]
+        image = _smallest(case, ranges)
+        if image.dtype != np.uint8:
+            sums = [
+                _channel(channel, ends, nonzero=nonzero)
+                for channel, ends in zip(image, ranges, strict=True)
+            ]
+            constant = all(low == high for low, high in ranges)
+            return image, constant, [np.array(column) for column in zip(*sums, strict=True)]
+    image = np.ascontiguousarray(image)
+    return image, *_of_bytes(image, nonzero=nonzero)
 
 
 def _image_fault(case: Case, meta: Meta) -> str | None:
@@ -189,11 +198,42 @@ def _integral(image: Array) -> bool:
     return all(bool((part == np.rint(part)).all()) for part in (image[..., :1, :], image))
 
 
+def _of_bytes(image: Array, *, nonzero: bool) -> tuple[bool, Sequence[Array]]:
+    """Return whether each channel of an image of 8 bits has one value, and what `_channel` returns.
+
+    All of it, of all channels at once, from how often each level comes: an image has far more
+    pixels than levels.
+    """
+    held = np.stack([counts_of_bytes(channel.ravel()) for channel in image])
+    constant = bool(((held > 0).sum(axis=1) == 1).all())
+    held[:, 0] *= not nonzero
+    there, count = held > 0, held.sum(axis=1)
+    level = np.arange(held.shape[1])
+    low = there.argmax(axis=1).astype(np.float64)
+    high = (level[-1] - there[:, ::-1].argmax(axis=1)).astype(np.float64)
+    wide = np.where(high > low, high - low, 1.0)
+    scale = np.where(high > low, BINS / wide, 0.0)
+    place = ((level - low[:, None]) * scale[:, None]).astype(np.int64)
+    # Levels beyond the extremes, which do not come, are counted nowhere.
+    place = np.clip(place, 0, BINS - 1) + BINS * np.arange(len(image))[:, None]
+    histogram = np.bincount(place.ravel(), held.ravel(), BINS * len(image)).astype(np.int64)
+    low[count == 0] = high[count == 0] = np.nan
+    return constant, (
+        count.astype(np.float64),
+        (held @ level).astype(np.float64),
+        (held @ (level * level)).astype(np.float64),
+        low,
+        high,
+        histogram.reshape(len(image), BINS),
+    )
+
+
 def _channel(
     channel: Array, ends: tuple[Any, Any], *, nonzero: bool
 ) -> tuple[float, float, float, float, float, Array]:
     """Return count, total, total of squares, lowest, highest and histogram of one channel.
 
+    It is not of 8 bits without a sign, of which `_of_bytes` tells the same.
     `ends` are the lowest and the highest of all its values.
     """
     if channel.dtype.kind in "ui":
@@ -217,10 +257,6 @@ def _channel(
 
 def _levels(values: Array, low: int, high: int, *, nonzero: bool) -> tuple[Array, Array]:
     """Return the values (n,) of 8 or 16 bits that occur, and how often, both int64."""
-    if values.dtype == np.uint8:
-        weight = counts_of_bytes(values)
-        weight[0] *= not nonzero
-        return np.flatnonzero(weight), weight[weight > 0]
     span = high - low + 1
     unsigned = values.view(f"u{values.dtype.itemsize}")
     # Neighbours are counted in tables of their own: a count that waits for the one before it, of an

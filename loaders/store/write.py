@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from threadpoolctl import threadpool_limits
+
 from loaders.cases import BadCase, BadSource, Item, Kind, Meta, Read, Survey, most_often
 from loaders.memory import keep_freed_memory
 from loaders.store.copies import Conflicts
@@ -279,8 +281,9 @@ _Task = tuple[str, Read, Item, Meta, Path, bytes]
 def _outcomes(tasks: list[_Task], workers: int) -> Generator[Built, None, None]:
     """Read every item; yield what became of each, in order."""
     if min(workers, len(tasks)) <= 1:
-        for task in tasks:
-            yield build_item(*task)
+        with _one_thread():
+            for task in tasks:
+                yield build_item(*task)
         return
     pool = ProcessPoolExecutor(
         min(workers, len(tasks)),
@@ -300,8 +303,18 @@ def _outcomes(tasks: list[_Task], workers: int) -> Generator[Built, None, None]:
         pool.shutdown(cancel_futures=True)
 
 
+def _one_thread() -> threadpool_limits:
+    """Let numpy's products have one thread, until it is left where it is entered.
+
+    They are small: threads that wait for each other take twice the CPU time of all the rest on
+    a machine that is busy (measured), and other processes read at the same time.
+    """
+    return threadpool_limits(limits=1, user_api="blas")
+
+
 def _begin_worker() -> None:
     keep_freed_memory()
+    _one_thread()
     _end_with_parent()
 
 

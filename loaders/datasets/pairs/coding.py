@@ -17,9 +17,10 @@ import numpy as np
 from loaders.cases import JSON, MAX_CLASSES, Array, BadCase, BadSource, Meta
 from loaders.datasets.pairs.consensus import CONSENSUS
 from loaders.datasets.pairs.matching import Pair
-from loaders.formats.levels import counts_of_bytes
+from loaders.datasets.pairs.seen_masks import read_and_keep
+from loaders.formats.levels import counts_of_bytes, two_levels
 from loaders.formats.nifti import MAX_LABEL, NiftiError, agree, filled, whole_numbers
-from loaders.formats.pictures import MaskPicture, read_mask
+from loaders.formats.pictures import MaskPicture
 from loaders.formats.scans.masks import Masks
 from loaders.formats.scans.scan import Scan, read_scan
 from loaders.formats.volumes.open import open_volume, volume_stem
@@ -325,6 +326,9 @@ def _check_palettes(every: Iterable[_Seen]) -> None:
 
 
 def _counts(levels: Array) -> dict[int, int]:
+    if levels.dtype == np.uint8 and (two := two_levels(levels)):
+        level, count = two
+        return {0: levels.size - count, level: count} if count < levels.size else {level: count}
     flat = levels.ravel(order="K")
     counts = counts_of_bytes(flat) if levels.dtype == np.uint8 else np.bincount(flat)
     return {int(level): int(counts[level]) for level in np.flatnonzero(counts)}
@@ -416,11 +420,11 @@ Load = Callable[[Path, str], MaskPicture]
 
 
 def loader(*, flat: bool, nan: str) -> Load:
-    """Return what reads a mask; it raises BadCase of a picture and NiftiError of a volume."""
+    """Return what reads a mask for a survey; it raises BadCase of a picture, else NiftiError."""
 
     def load(path: Path, _name: str) -> MaskPicture:
         if flat:
-            return read_mask(path, "")
+            return read_and_keep(path, "")
         voxels = open_volume(path).load()
         return MaskPicture(levels=filled(voxels, 0) if nan == "fill" else voxels)
 
@@ -456,7 +460,7 @@ def volume_of(what: str, path: Path) -> Volume:
 
 
 def answer(
-    masks: Mapping[str, Iterable[Path]], coding: Coding, load: Load, shape: tuple[int, ...]
+    masks: Mapping[str, Sequence[Path]], coding: Coding, load: Load, shape: tuple[int, ...]
 ) -> Array:
     """Return the classes of a case's masks (`shape`) as uint8; raises NiftiError or BadCase.
 
@@ -486,7 +490,7 @@ def answer(
     if coding.overlap == "regions":
         return looked_up(np.broadcast_to(bits_of(masks, coding, shaped), shape), coding)
     for number, name in enumerate(coding.structures, start=1):
-        inside = _inside(masks[name], coding, shaped, name)
+        inside = _inside(masks, coding, shaped, name)
         if inside is None:
             continue
         below = out[inside]
@@ -560,21 +564,26 @@ def _unknown(coding: Coding, strange: Sequence[int], count: int) -> str:
     return f"the mask holds {shown(strange[0])}{more}, in {count} pixels; known are {known}"
 
 
-def bits_of(masks: Mapping[str, Iterable[Path]], coding: Coding, load: Load) -> Array:
+def bits_of(masks: Mapping[str, Sequence[Path]], coding: Coding, load: Load) -> Array:
     """Return the sum of 2**n over the structures on each voxel; one 0 where none has a file."""
     bits: Array = np.zeros((), np.int64)
     for number, name in enumerate(coding.structures):
-        inside = _inside(masks[name], coding, load, name)
+        inside = _inside(masks, coding, load, name)
         if inside is not None:
             bits = bits | (inside.astype(np.int64) << number)
     return bits
 
 
-def _inside(paths: Iterable[Path], coding: Coding, load: Load, name: str) -> Array | None:
-    """Return where a structure is, None where it has no file; raises NiftiError."""
+def _inside(
+    masks: Mapping[str, Sequence[Path]], coding: Coding, load: Load, name: str
+) -> Array | None:
+    """Return where a structure is, None where it has no file; raises NiftiError.
+
+    Of readers those who drew another structure of the case, and not this one, say that it is empty.
+    """
     inside: Array | None = None
     drawn: list[Array] = []
-    for path in paths:
+    for path in masks[name]:
         mask = load(path, name)
         if mask.levels is None:
             raise NiftiError(f"the mask of {name} is in colour, not black and white")
@@ -590,6 +599,8 @@ def _inside(paths: Iterable[Path], coding: Coding, load: Load, name: str) -> Arr
         inside = here if inside is None else inside | here
         if coding.several in CONSENSUS:
             drawn.append(here)
-    if len(drawn) > 1:
+    readers = max(map(len, masks.values()))
+    if inside is not None and coding.several in CONSENSUS and readers > 1:
+        drawn += [np.zeros_like(inside)] * (readers - len(drawn))
         return CONSENSUS[coding.several](np.stack(drawn).astype(np.uint8)) > 0
     return inside

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from loaders.cases import BadCase, BadSource, most_often
+from loaders.datasets.pairs.consensus import CONSENSUS
 from loaders.datasets.pairs.dicom import (
     BY_REFERENCE,
     Found,
@@ -184,6 +185,7 @@ def _grouped(
 ) -> dict[str, tuple[Path, ...]]:
     """Return the masks of one image by structure; raises BadCase."""
     groups: dict[str, list[Path]] = {name: [] for name in structures or [""]}
+    lacking = chosen["missing"]
     for mask, parts in mine:
         # Letters of another case are the same structure only where the file says so.
         name = parts.get(STRUCTURE, "") if structures else ""
@@ -192,7 +194,7 @@ def _grouped(
     for name, paths in groups.items():
         what = f"mask of {name}" if name else "mask"
         paths[:] = without_copies(paths)
-        if not paths and chosen["missing"] != "empty":
+        if not paths and lacking != "empty":
             raise BadCase(
                 f"the image has no {what}; missing=empty would count it as empty",
                 where=f"{image} (masks are {masks})",
@@ -205,4 +207,13 @@ def _grouped(
                 where=f"{image} ({', '.join(path.name for path in paths[:_SHOWN])})",
                 key=image,
             )
+    counts = {name: len(paths) for name, paths in groups.items()}
+    fewest, most = (of(groups, key=counts.__getitem__) for of in (min, max))
+    if chosen["several"] in CONSENSUS and counts[fewest] < counts[most] and lacking != "empty":
+        raise BadCase(
+            f"the image has {counts[most]} readers' masks of {most} and {counts[fewest]} of "
+            f"{fewest}; missing=empty would count those that are missing as empty",
+            where=f"{image} (masks are {masks})",
+            key=image,
+        )
     return {name: tuple(paths) for name, paths in groups.items()}

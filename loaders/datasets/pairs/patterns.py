@@ -49,8 +49,12 @@ class Files:
 
     def fitting(self, pattern: str, known: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
         """Return the files that a pattern fits, each with the parts that it names there."""
-        regex = compiled(pattern, known)
         near = self._near(pattern, known)
+        text, whole = _literal(pattern, known)
+        if whole and text.isascii() and all(name.isascii() for name in near):
+            # As most masks of an image: to compile an expression for it takes far longer.
+            return [(name, {}) for name in near if name.lower() == text.lower()]
+        regex = compiled(pattern, known)
         return [(name, match.groupdict()) for name in near if (match := regex.fullmatch(name))]
 
     def folders(self, pattern: str) -> list[tuple[str, dict[str, str]]]:

@@ -9,10 +9,11 @@ import numpy as np
 
 from loaders.cases import Array, BadCase, Case, Item, Meta
 from loaders.datasets.pairs.coding import Coding, answer, series_loader, volume_of
+from loaders.datasets.pairs.seen_masks import read_kept
 from loaders.datasets.resample import resampled, resized_labels
 from loaders.formats.levels import Scale, on_scale
 from loaders.formats.nifti import AFFINE_TOLERANCE, NiftiError, agree, filled, to_ras
-from loaders.formats.pictures import MaskPicture, in_channels, read_mask, read_picture, shrink
+from loaders.formats.pictures import MaskPicture, in_channels, read_picture, shrink
 from loaders.formats.scans.scan import read_scan
 from loaders.formats.volumes.upright import upright
 
@@ -95,7 +96,7 @@ def _of_pictures(
     if len({part.shape for part in parts}) > 1:
         raise BadCase("its channels are pictures of several sizes", where=key)
     image = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    mask = answer(masks, coding, lambda path, _: read_mask(path, key), image.shape[1:])
+    mask = answer(masks, coding, lambda path, _: read_kept(path, key), image.shape[1:])
     small = shrink(image, known["size"])
     if small.shape != image.shape:
         mask = resized_labels(mask, small.shape[1:])

@@ -153,6 +153,7 @@ class DicomFile:
             if vr == _WORDS:
                 return _converted(tag, vr, found[1], True, held.encodings)
         except (*DAMAGE, OSError):
+            # Told only now: to enter this for each of a header's values takes longer than they do.
             with damage_told(self.where, f"{keyword} is damaged"):
                 raise
         with damage_told(self.where, f"{keyword} is damaged"):

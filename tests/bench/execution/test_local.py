@@ -23,6 +23,7 @@ from bench.planning.plan import resolve, save
 from bench.study.schema import load_study
 from bench.training.room import most_bytes
 from results.tables.store import finished, read
+from tests.bench.training.samples.told import told_store
 
 ROOT = Path(__file__).resolve().parents[3]
 CHILD = "bench.execution.child"
@@ -307,6 +308,27 @@ def many(plan, small_store):
         return plan(**(given | changes))
 
     return make
+
+
+@pytest.mark.parametrize("loader", ["torch", pytest.param("dali", marks=pytest.mark.slow)])
+def test_two_lanes_tell_networks_what_one_does(plan, tmp_path, loader):
+    """Clinical data and other answers: batches of those that are taught otherwise are others'."""
+    made = plan(
+        data=[str(told_store(tmp_path / "told").path)],
+        clinical=["none", "with_clinical"],
+        labels=["as_given", "soft_readers", "one_reader", {"flipped": {"share": 0.3}}],
+        loader=loader,
+        augment={"rotate": 10, "noise": 0.1},
+    )
+    made = of_fold_0(made)
+    save(made)
+    alone = replace(made, folder=tmp_path / "alone")
+    rows = side_by_side(made)
+    assert len(rows) == 8
+    assert {row["lane"] for row in rows} == {"process 1", "process 2"}
+    assert {row["status"] for row in rows} == {"ok"}
+    run(alone)
+    assert metrics(made) == metrics(alone)
 
 
 @pytest.mark.slow

@@ -6,13 +6,21 @@ import numpy as np
 import pytest
 
 from loaders.formats import checksum
-from loaders.formats.checksum import file_hash, npy_hash, read_hashed, source_hash
+from loaders.formats.checksum import file_hash, npy_hash, read_hashed, source_hash, write_hashed
 
 
 def test_the_hash_of_an_array_is_that_of_its_file(tmp_path: Path) -> None:
     for array in (np.arange(24, dtype="int16").reshape(2, 3, 4), np.array(1.5), np.zeros((0, 3))):
         np.save(tmp_path / "a.npy", array)
         assert npy_hash(array) == file_hash(tmp_path / "a.npy")
+
+
+def test_what_is_written_in_parts_has_the_hash_of_the_file(tmp_path: Path) -> None:
+    parts = [b"one", memoryview(b"two"), b"", b"three"]
+    assert write_hashed(tmp_path / "a", parts) == file_hash(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"onetwothree"
+    with pytest.raises(FileExistsError):
+        write_hashed(tmp_path / "a", parts)
 
 
 def test_what_was_read_is_not_read_again_to_be_hashed(

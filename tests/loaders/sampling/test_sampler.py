@@ -112,6 +112,13 @@ def test_the_batch_size_does_not_change_the_sequence(sizes: list[int]) -> None:
         np.testing.assert_array_equal(np.concatenate([columns(part)[k] for part in parts]), column)
 
 
+def test_the_cases_of_a_stream_are_those_of_its_samples() -> None:
+    sampler = a_sampler()
+    positions = np.random.default_rng(0).integers(0, 300, 200)
+    assert np.array_equal(sampler.drawn(positions), sampler.draw(positions).case)
+    assert np.array_equal(sampler.drawn(positions[:1]), sampler.draw(positions[:1]).case)
+
+
 def test_every_epoch_is_a_fresh_permutation_of_the_training_part() -> None:
     cases = np.array([1, 4, 5, 6])
     drawn = a_sampler(cases=cases).draw(np.arange(4 * 50)).case.reshape(50, 4)

@@ -25,6 +25,7 @@ from blake3 import blake3
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import loaders.formats.npy
 import loaders.store.finalize
@@ -335,6 +336,60 @@ def test_measures_agree_with_numpy(image: Any, normalize: str, turned: tuple[int
     else:
         assert np.isnan([facts.low[0], facts.high[0]]).all()
     np.testing.assert_array_equal(facts.image, image.astype(np.float32))
+
+
+@pytest.mark.parametrize("normalize", ["case", "train"])
+def test_channels_of_8_bits_are_measured_each_by_itself(normalize: str) -> None:
+    random = np.random.default_rng(0)
+    image = random.integers(0, 256, (6, 4, 5, 6), dtype=np.uint8)
+    image[1], image[2], image[3] = 0, 9, random.integers(250, 256, (4, 5, 6))
+    image[4] //= 100
+    case = Case(
+        key="k",
+        group="k",
+        image=image[..., ::-1],
+        label=None,
+        mask=np.zeros(image.shape[1:], np.uint8),
+        spacing=(1.0, 1.0, 1.0),
+    )
+    meta = a_meta(normalize=normalize, channels=tuple("abcdef"))
+    facts = measure(case, meta)
+    assert not facts.constant
+    assert measure(replace(case, image=np.full_like(image, 3)), meta).constant
+    for channel, every in enumerate(image.reshape(6, -1).astype(np.float64)):
+        values = every[every != 0] if normalize == "case" else every
+        found = [of[channel] for of in (facts.count, facts.total, facts.squares)]
+        assert found == [values.size, values.sum(), (values**2).sum()]
+        histogram = facts.histogram[channel]
+        if not values.size:
+            assert not histogram.any()
+            continue
+        low, high = values.min(), values.max()
+        assert (facts.low[channel], facts.high[channel]) == (low, high)
+        if low == high:
+            assert histogram.tolist() == [values.size, *[0] * (BINS - 1)]
+        else:
+            np.testing.assert_array_equal(histogram, np.histogram(values, BINS, (low, high))[0])
+
+
+# Threads
+
+
+def threads(_item: Item, meta: Meta) -> Iterator[BadCase]:
+    held = {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+    yield BadCase(f"threads {sorted(held)}", where="")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_products_have_one_thread_while_a_store_is_made(tmp_path: Path, workers: int) -> None:
+    """Also where the machine has more: they are small, and wait for each other."""
+    survey = a_survey(a_meta(), [a_volume(number) for number in range(2)])
+    kind = Kind(name="k", summary="", source="", survey=lambda *_: survey, read=threads, options={})
+    with threadpool_limits(limits=2, user_api="blas"):
+        before = threadpool_info()
+        with pytest.raises(BadSource, match=r"threads \[1\]"):
+            write_store(kind, survey, tmp_path / "s", key=b"k", workers=workers, strict=False)
+        assert threadpool_info() == before
 
 
 # Hashes and ids

@@ -19,6 +19,7 @@ from bench.study.choice import Choice
 from bench.study.tasks import TASKS
 from bench.training import train
 from bench.training.networks import SharedBatchNorm, make_network
+from tests.bench.training.samples.told import TOLD, told_data, told_store
 
 # Its fixtures take seconds and minutes: one worker of pytest-xdist makes them, once.
 pytestmark = pytest.mark.xdist_group("trials by ranks")
@@ -173,7 +174,7 @@ def ranks(on_gloo, make_trial, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def few(ranks, make_trial):
+def few(ranks, make_trial, tmp_path_factory):
     astray = make_trial(
         "segmentation",
         loss=Choice(name="dice_batch"),
@@ -183,7 +184,13 @@ def few(ranks, make_trial):
         trial_id=ASTRAY,
         **KINDS["plain"],
     )
-    return ranks(FEW_CASES, **{ASTRAY: astray})
+    data = told_data(told_store(tmp_path_factory.mktemp("told") / "store"))
+    told = {}
+    for name, changes in TOLD.items():
+        fields = {"batch_size": BATCH, "inner_only": True, "looks": 1, **KINDS["plain"], **changes}
+        trial, _, base = make_trial("classification", model=Choice(name="vgg_small"), **fields)
+        told[name] = trial, data, base
+    return ranks(FEW_CASES, **{ASTRAY: astray}, **told)
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +226,12 @@ def approximately(values):
 @pytest.mark.parametrize("case", FEW_CASES, ids=" ".join)
 def test_ranks_train_as_one_process(few, case):
     hold(few, name_of(*case))
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_ranks_are_told_what_one_process_is(few, told):
+    """Clinical data and answers of readers: each rank has those of its own samples."""
+    hold(few, told)
 
 
 @pytest.mark.slow

@@ -9,13 +9,15 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+from pydicom.pixels.utils import pack_bits
 
 from loaders.cases import BadSource
+from loaders.datasets.pairs.consensus import staple
 from loaders.datasets.table import KINDS
 from loaders.formats.nifti import to_ras
 from loaders.store.prepare import prepare
 from loaders.store.read import open_store
-from tests.loaders.datasets.pairs.made import MINIATURES, volume
+from tests.loaders.datasets.pairs.made import MINIATURES, SQUARE_PIXELS, volume
 from tests.loaders.datasets.pairs.test_layouts import read
 from tests.loaders.formats.scans.write import (
     ACROSS,
@@ -514,3 +516,130 @@ def test_settings_that_cannot_be_meant(tmp_path: Path) -> None:
         read(root, layout="dicom", structures="ball")
     survey, cases, _ = read(root, layout="dicom", structures="ball", modality="mri")
     assert (len(cases), survey.meta.normalize) == (3, "case")
+
+
+# ---- several readers --------------------------------------------------------------------------
+
+
+def moved_segmentation(path: Path, pixels: int, *, series: str, without: str = "") -> None:
+    """Write highdicom's segmentation as drawn so many pixels along its rows from where it was."""
+    retargeted("highdicom_binary.dcm", path, series=series)
+    data = pydicom.dcmread(path)
+    frames = np.roll(data.pixel_array, pixels, axis=2)
+    data.PixelData = pack_bits(frames.astype(np.uint8))
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = f"{ROOT}.41{pixels}.{series}"
+    data.SeriesInstanceUID = f"{ROOT}.42{pixels}.{series}"
+    for segment in data.SegmentSequence:
+        if segment.SegmentLabel == without:
+            segment.SegmentLabel = "something else"
+    data.save_as(path)
+
+
+def moved_outlines(path: Path, pixels: int, *, series: str) -> None:
+    """Write rt-utils' structure set as drawn so many pixels along the rows from where it was."""
+    retargeted("rt_utils.dcm", path, series=series)
+    data = pydicom.dcmread(path)
+    for roi in data.ROIContourSequence:
+        for contour in roi.ContourSequence:
+            points = np.array(contour.ContourData, float).reshape(-1, 3)
+            # A tenth less than whole pixels: no outline then runs through centres of voxels.
+            points += (pixels - 0.1) * SQUARE_PIXELS["PixelSpacing"][1] * ACROSS
+            contour.ContourData = [round(mm, 6) for mm in points.ravel().tolist()]
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID = f"{ROOT}.43{pixels}.{series}"
+    data.SeriesInstanceUID = f"{ROOT}.44{pixels}.{series}"
+    data.save_as(path)
+
+
+SHIFTS = (0, 1, 2)
+
+
+def moved(name: str) -> Any:
+    """Return the readers' masks (3, Z, Y, X) of a structure, by numpy alone."""
+    return np.stack([np.roll(truth()[name], pixels, axis=2) for pixels in SHIFTS])
+
+
+@pytest.mark.parametrize("rule", ["majority", "staple"])
+def test_segmentations_of_several_readers(tmp_path: Path, rule: str) -> None:
+    for number in range(3):
+        top = tmp_path / f"P{number}"
+        write_series(top / "CT", series=f"6{number}", seed=number, PatientID=f"who{number}")
+        for pixels in SHIFTS:
+            moved_segmentation(top / f"reader {pixels}.dcm", pixels, series=f"6{number}")
+    options = {"layout": "dicom", "several": rule}
+    survey, cases, rejected = read(tmp_path, **options)
+    assert (len(cases), rejected) == (3, [])
+    assert survey.meta.options["several"] == rule
+    for name in ("ball", "ring"):
+        # Of three the middle one is what two agree on, and whom both others are nearest to.
+        wanted = moved(name).sum(axis=0) >= 2
+        if rule == "staple":
+            wanted = staple(moved(name).astype(np.uint8)) > 0
+        for case in cases.values():
+            inside = np.isin(case.mask, survey.meta.regions[name])
+            np.testing.assert_array_equal(inside, turned(wanted.astype(np.uint8)) > 0)
+    # The same by a pattern of folders.
+    patterns = {"images": "*/CT", "masks": "{folder}/reader*.dcm", "overlap": "regions"}
+    _, again, _ = read(tmp_path, several=rule, **patterns)
+    for one, other in zip(cases.values(), again.values(), strict=True):
+        np.testing.assert_array_equal(one.mask, other.mask)
+    with pytest.raises(BadSource, match=r"3 files of its mask of ball; several=union would"):
+        read(tmp_path, layout="dicom")
+
+
+def test_structure_sets_and_segmentations_are_readers_alike(tmp_path: Path) -> None:
+    """Two outlines and a segmentation, each moved by another way: two of those read one by one."""
+    for number in range(2):
+        top = tmp_path / f"P{number}"
+        write_series(
+            top / "CT",
+            series=f"8{number}",
+            seed=number,
+            PatientID=f"who{number}",
+            **SQUARE_PIXELS,
+        )
+        for pixels in SHIFTS[:2]:
+            moved_outlines(top / f"outlines {pixels}.dcm", pixels, series=f"8{number}")
+        path = top / "voxels.dcm"
+        moved_segmentation(path, 2, series=f"8{number}")
+        data = pydicom.dcmread(path)
+        measures = data.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+        measures.PixelSpacing = SQUARE_PIXELS["PixelSpacing"]
+        data.save_as(path)
+    survey, cases, rejected = read(tmp_path, layout="dicom", several="majority")
+    assert (len(cases), rejected) == (2, [])
+    alone = [
+        read(tmp_path, images="*/CT", masks=f"{{folder}}/{file}.dcm", overlap="regions")
+        for file in ("outlines 0", "outlines 1", "voxels")
+    ]
+    for name in ("ball", "ring"):
+        drawn = turned(truth()[name].astype(np.uint8)).sum()
+        for key, case in cases.items():
+            votes = [np.isin(of[key].mask, how.meta.regions[name]) for how, of, _ in alone]
+            inside = np.isin(case.mask, survey.meta.regions[name])
+            np.testing.assert_array_equal(inside, np.sum(votes, axis=0) >= 2)
+            assert len({vote.tobytes() for vote in votes}) == 3
+            assert 0.8 * drawn < inside.sum() < drawn
+
+
+def test_a_reader_who_drew_one_structure_alone(tmp_path: Path) -> None:
+    top = tmp_path / "P0"
+    write_series(top / "CT", series="90", PatientID="who")
+    for pixels in SHIFTS:
+        without = "" if pixels == 1 else "ring"
+        moved_segmentation(top / f"{pixels}.dcm", pixels, series="90", without=without)
+    options = {"layout": "dicom", "several": "majority", "structures": "ball,ring"}
+    with pytest.raises(
+        BadSource,
+        match=r"3 readers' masks of ball and 1 of ring; missing=empty would count those that",
+    ):
+        read(tmp_path, **options)
+    survey, cases, rejected = read(tmp_path, **options, missing="empty")
+    assert rejected == []
+    (case,) = cases.values()
+    assert not np.isin(case.mask, survey.meta.regions["ring"]).any()
+    wanted = turned((moved("ball").sum(axis=0) >= 2).astype(np.uint8)) > 0
+    np.testing.assert_array_equal(np.isin(case.mask, survey.meta.regions["ball"]), wanted)
+    # Asked of the ring alone there is one who drew it.
+    _, cases, _ = read(tmp_path, **{**options, "structures": "ring"})
+    (case,) = cases.values()
+    np.testing.assert_array_equal(case.mask > 0, turned(moved("ring")[1].astype(np.uint8)) > 0)

@@ -101,6 +101,22 @@ def test_files_looked_up_are_those_of_a_search_through_all(tmp_path: Path) -> No
 # ---- what masks may be ------------------------------------------------------------------------
 
 
+def test_a_path_that_is_known_is_found_in_any_case_of_its_letters(tmp_path: Path) -> None:
+    """As an expression finds it, whose rules for letters beyond ASCII are other than lower()'s."""
+    for name in ("Masks/Ask_Mask.PNG", "masks/a\u017fk_mask.png", "masks/ask_mask.png.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    for known in ("ask", "ASK", "a\u017fk"):
+        found = Files(tmp_path).fitting("masks/{stem}_mask.png", {"stem": known})
+        regex = compiled("masks/{stem}_mask.png", {"stem": known})
+        near = [name for name in Files(tmp_path).names if known.casefold() in name.casefold()]
+        assert found == [(name, {}) for name in near if regex.fullmatch(name)]
+        assert found
+    (tmp_path / "masks/a\u017fk_mask.png").unlink()
+    found = Files(tmp_path).fitting("masks/{stem}_mask.png", {"stem": "aSK"})
+    assert found == [("Masks/Ask_Mask.PNG", {})]
+
+
 def test_numbers_are_classes(tmp_path: Path) -> None:
     survey, cases, rejected = read(folder_of(tmp_path, lambda mask: mask), **PNG)
     assert rejected == []
