@@ -285,7 +285,7 @@ def _outcomes(tasks: list[_Task], workers: int) -> Generator[Built, None, None]:
     pool = ProcessPoolExecutor(
         min(workers, len(tasks)),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin_worker,
+        initializer=begin_worker,
     )
     try:
         for future in [pool.submit(build_item, *task) for task in tasks]:
@@ -300,7 +300,8 @@ def _outcomes(tasks: list[_Task], workers: int) -> Generator[Built, None, None]:
         pool.shutdown(cancel_futures=True)
 
 
-def _begin_worker() -> None:
+def begin_worker() -> None:
+    """Begin a process of a pool: its memory, and its end with the one that started it."""
     keep_freed_memory()
     _end_with_parent()
 
