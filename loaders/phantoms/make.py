@@ -5,10 +5,11 @@ files; patient n is the same however many there are.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import nibabel
 import numpy as np
@@ -18,6 +19,11 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from loaders.phantoms import brain, chest
 from loaders.phantoms.reads import read_lesions, to_xml
+
+# As `map` does, a function of each number, in any process: the map of a pool has them made at once.
+Each: TypeAlias = Callable[[Callable[[int], None], range], Iterable[None]]
+
+_Patient: TypeAlias = Callable[[Path, int, np.random.Generator], None]
 
 # Its functions are not annotated.
 nib: Any = nibabel
@@ -30,27 +36,25 @@ _UNENHANCED_EVERY = 8
 _INTERCEPT, _PADDING = -1024, -2000
 
 
-def make_lidc(out: Path, *, patients: int, seed: int) -> None:
+def make_lidc(out: Path, *, patients: int, seed: int, each: Each = map) -> None:
     """Make chest CT series with four readers' XML reads, laid out as TCIA lays them out.
 
     About three nodules of 5 to 15 mm a patient; every sixth patient has two series. Raises
     FileExistsError where `out` is there already.
     """
-    _make(out, patients, seed, _chest_patient)
+    _make(out, patients, seed, _chest_patient, each)
 
 
-def make_brats(out: Path, *, patients: int, seed: int) -> None:
+def make_brats(out: Path, *, patients: int, seed: int, each: Each = map) -> None:
     """Make four-channel brain MRI with tumour labels, named as BraTS 2023 names them.
 
     Every sixth patient has a second scan, later; every eighth tumour does not enhance. Raises
     FileExistsError where `out` is there already.
     """
-    _make(out, patients, seed, _brain_patient)
+    _make(out, patients, seed, _brain_patient, each)
 
 
-def _make(
-    out: Path, patients: int, seed: int, patient: Callable[[Path, int, np.random.Generator], None]
-) -> None:
+def _make(out: Path, patients: int, seed: int, patient: _Patient, each: Each) -> None:
     if patients < 1:
         raise ValueError(f"patients is {patients}; it is 1 or more")
     if out.exists():
@@ -59,9 +63,13 @@ def _make(
     if building.exists():
         shutil.rmtree(building)
     building.mkdir(parents=True)
-    for number in range(patients):
-        patient(building, number, np.random.default_rng([seed, number]))
+    for _ in each(partial(_one, patient, building, seed), range(patients)):
+        pass
     building.rename(out)
+
+
+def _one(patient: _Patient, building: Path, seed: int, number: int) -> None:
+    patient(building, number, np.random.default_rng([seed, number]))
 
 
 def _chest_patient(out: Path, number: int, random: np.random.Generator) -> None:

@@ -288,7 +288,7 @@ def _outcomes(tasks: list[_Task], workers: int) -> Generator[Built, None, None]:
     pool = ProcessPoolExecutor(
         min(workers, len(tasks)),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_begin_worker,
+        initializer=begin_worker,
     )
     try:
         for future in [pool.submit(build_item, *task) for task in tasks]:
@@ -312,7 +312,8 @@ def _one_thread() -> threadpool_limits:
     return threadpool_limits(limits=1, user_api="blas")
 
 
-def _begin_worker() -> None:
+def begin_worker() -> None:
+    """Begin a process of a pool: its memory and threads, and its end with the one that started it."""
     keep_freed_memory()
     _one_thread()
     _end_with_parent()

@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.classification.pooling import MaxPool
 from models.output import Output
 from models.segmentation.dynunet import plan
 from models.spec import Model
@@ -339,7 +340,7 @@ def test_plain_cnn_keeps_the_depth_of_a_flat_patch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pool", "layer", "value"), [("max", nn.MaxPool2d, 3.0), ("average", nn.AvgPool2d, 1.5)]
+    ("pool", "layer", "value"), [("max", MaxPool, 3.0), ("average", nn.AvgPool2d, 1.5)]
 )
 def test_plain_cnn_pools_as_it_is_told(pool: str, layer: type[nn.Module], value: float) -> None:
     pools = [m for m in plain_cnn((28, 28), pool=pool) if "Pool" in type(m).__name__]

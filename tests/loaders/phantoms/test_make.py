@@ -1,7 +1,9 @@
 """Both phantoms: repeatable to the bit, true to their formats, and neither trivial nor hopeless."""
 
 import hashlib
+import multiprocessing
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 
 import nibabel
 import numpy as np
@@ -55,6 +57,25 @@ def test_a_seed_makes_the_same_bytes_for_each_patient(make, made, request, tmp_p
     assert again.items() <= whole.items()
     make(tmp_path / "other", patients=1, seed=12)
     assert not set(digests(tmp_path / "other").values()) & set(whole.values())
+
+
+@pytest.mark.parametrize(("make", "made"), [(make_lidc, "lidc"), (make_brats, "brats")])
+def test_patients_that_are_made_at_once_are_the_same(make, made, request, tmp_path):
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        make(tmp_path / "at_once", patients=2, seed=11, each=pool.map)
+    whole, at_once = digests(request.getfixturevalue(made)), digests(tmp_path / "at_once")
+    assert at_once
+    assert at_once.items() <= whole.items()
+
+
+def test_a_patient_that_cannot_be_made_leaves_no_folder(tmp_path):
+    def fails(one, numbers):
+        yield one(numbers[0])
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="the disk is full"):
+        make_brats(tmp_path / "scans", patients=2, seed=1, each=fails)
+    assert not (tmp_path / "scans").exists()
 
 
 @pytest.mark.parametrize("make", [make_lidc, make_brats])
