@@ -14,9 +14,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench.losses.table import LOSSES, Loss, Total, alone, over_processes
 
-# Its fixture takes seconds: one worker of pytest-xdist makes it, once.
-pytestmark = pytest.mark.xdist_group("losses by process")
-
 # The samples of each process; one may be left without.
 SHARES = ((5, 2), (4, 2, 1), (6, 1, 0))
 # By shares and process: {case: (loss, gradient)}.

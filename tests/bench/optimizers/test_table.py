@@ -240,7 +240,6 @@ def test_no_setting_is_swallowed(row: Optimizer) -> None:
     assert set(row.defaults) <= taken | RENAMED.get(row.name, set())
 
 
-@pytest.mark.xdist_group("trained")  # one worker trains each row once
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("row", ROWS)
 def test_halves_the_loss_of_a_small_network(row: Optimizer, task: str) -> None:
@@ -249,7 +248,6 @@ def test_halves_the_loss_of_a_small_network(row: Optimizer, task: str) -> None:
     assert after <= before / 2
 
 
-@pytest.mark.xdist_group("trained")  # one worker trains each row once
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("row", ROWS)
 def test_state_is_as_large_as_claimed(row: Optimizer, task: str) -> None:
