@@ -1,7 +1,9 @@
 """Fixtures and process settings that every room's tests share."""
 
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from loaders.cases import Case, Item, Kind, Label, Meta, Survey
 from loaders.store.read import Store, open_store
 from loaders.store.write import write_store
 from loaders.targets import TARGETS
+from tests.forks import Forked, able
 from tests.metas import made_meta
 from tests.trials import PLAIN, changed
 
@@ -94,6 +97,17 @@ def _tried_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if not request.node.get_closest_marker("apart"):
         monkeypatch.setattr("bench.planning.plan.rehearse_apart", rehearse)
         monkeypatch.setattr("bench.planning.cost.estimate.Here", InThisProcess)
+
+
+@pytest.fixture(autouse=True)
+def _forked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the processes that train from one that has imported what they need (tests.forks).
+
+    The mark `fresh` has each started anew, as the command does.
+    """
+    if able() and not request.node.get_closest_marker("fresh"):
+        own = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)
+        monkeypatch.setattr("bench.core.processes.subprocess", own)
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
