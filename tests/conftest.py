@@ -1,9 +1,7 @@
 """Fixtures and process settings that every room's tests share."""
 
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,7 +22,7 @@ from loaders.cases import Case, Item, Kind, Label, Meta, Survey
 from loaders.store.read import Store, open_store
 from loaders.store.write import write_store
 from loaders.targets import TARGETS
-from tests.forks import Forked, able
+from tests.forks import stand_in
 from tests.metas import made_meta
 from tests.trials import PLAIN, changed
 
@@ -105,9 +103,8 @@ def _forked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
     The mark `fresh` has each started anew, as the command does.
     """
-    if able() and not request.node.get_closest_marker("fresh"):
-        own = SimpleNamespace(Popen=Forked, DEVNULL=subprocess.DEVNULL)
-        monkeypatch.setattr("bench.core.processes.subprocess", own)
+    if not request.node.get_closest_marker("fresh"):
+        monkeypatch.setattr("bench.core.processes.subprocess", stand_in())
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"

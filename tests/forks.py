@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 import psutil
@@ -43,6 +44,11 @@ PR_SET_CHILD_SUBREAPER = 36
 def able() -> bool:
     """Return whether processes are forked here: CUDA goes on in no copy of a process that asked."""
     return sys.platform == "linux" and not torch.cuda.is_available()
+
+
+def stand_in() -> SimpleNamespace:
+    """Return what stands in for `subprocess` in `bench.core.processes`."""
+    return SimpleNamespace(Popen=Forked if able() else subprocess.Popen, DEVNULL=subprocess.DEVNULL)
 
 
 class Server:
@@ -73,6 +79,8 @@ class Server:
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
+                # Pools of threads are made when a library is loaded: the copies would be without.
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
             )
 
     def children(self) -> list[psutil.Process]:
@@ -144,8 +152,11 @@ def _be(files: Sequence[int], *, code: str, folder: str, environment: dict[str, 
     try:
         exec(code, {"__name__": "__main__"})
         status = 0
-    except SystemExit as ended:
-        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except SystemExit as ended:  # as Python itself does
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
+        else:
+            status = ended.code or 0
     except BaseException:  # noqa: BLE001  # as Python itself ends: the trace, and status 1
         traceback.print_exc()
     finally:

@@ -80,6 +80,7 @@ def test_it_is_a_child_of_its_own_session_with_what_it_was_given(beside, tmp_pat
     ("code", "how", "words"),
     [
         ("sys.exit(3)", "exit status 3", ""),
+        ("sys.exit('in words')", "exit status 1", "in words"),
         ("os._exit(4)", "exit status 4", ""),
         ("raise ValueError('planted')", "exit status 1", "ValueError: planted"),
         ("os.abort()", "SIGABRT", ""),
