@@ -19,6 +19,7 @@ from bench.study.schema import Augment
 from bench.study.tasks import TASKS
 from bench.study.trial import Trial
 from loaders.cases import Case, Item, Kind, Label, Meta, Survey
+from loaders.sampling.folds import Split
 from loaders.store.read import Store, open_store
 from loaders.store.write import write_store
 from loaders.targets import TARGETS
@@ -209,13 +210,15 @@ def make_trial(
     small_store: Callable[..., Store],
 ) -> Callable[..., tuple[Trial, DataSet, Path]]:
     """Return a maker of (trial, data, base) for run_trial; keywords replace fields of the trial."""
+    splits: dict[Path, tuple[Split, ...]] = {}
 
     def make(
         task: str, dims: int = 2, side: int = 16, **changes: object
     ) -> tuple[Trial, DataSet, Path]:
         store = small_store(task, dims, side)
-        splits = split_store(store, folds=4, repeats=1, seed=0, inner_fraction=0.25)
-        data = DataSet(name=store.meta.name, path=store.path, splits=splits)
+        if store.path not in splits:
+            splits[store.path] = split_store(store, folds=4, repeats=1, seed=0, inner_fraction=0.25)
+        data = DataSet(name=store.meta.name, path=store.path, splits=splits[store.path])
         served = TASKS[task]
         model = {"classification": "plain_cnn", "segmentation": "unet_small"}[served.networks]
         loss = next(name for name, row in LOSSES.items() if served.served_by in row.tasks)
