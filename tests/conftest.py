@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from bench.study.schema import Augment
 from bench.study.tasks import TASKS
 from bench.study.trial import Trial
 from loaders.cases import Case, Item, Kind, Label, Meta, Survey
+from loaders.sampling.folds import Split
 from loaders.store.read import Store, open_store
 from loaders.store.write import write_store
 from loaders.targets import TARGETS
+from tests.forks import stand_in
 from tests.metas import made_meta
 from tests.trials import PLAIN, changed
 
@@ -41,10 +44,29 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put all tests that start Ray on one worker of pytest-xdist: two Rays at once are too many."""
+    """Put all tests that start Ray on one worker of pytest-xdist, at once: two Rays are too many.
+
+    They take longest, so that the other workers take the rest meanwhile.
+    """
     for item in items:
         if item.get_closest_marker("ray") or item.get_closest_marker("cluster"):
             item.add_marker(pytest.mark.xdist_group("ray"))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Hand out the tests of a file together: what they share is made once, by one worker."""
+    from xdist.scheduler import LoadGroupScheduling
+
+    class ByFile(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return super()._split_scope(nodeid).partition("::")[0]  # a group is as it was
+
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    config.option.loadscopereorder = False  # as they are collected, Ray's first
+    return ByFile(config, log)
 
 
 class InThisProcess:
@@ -74,6 +96,16 @@ def _tried_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if not request.node.get_closest_marker("apart"):
         monkeypatch.setattr("bench.planning.plan.rehearse_apart", rehearse)
         monkeypatch.setattr("bench.planning.cost.estimate.Here", InThisProcess)
+
+
+@pytest.fixture(autouse=True)
+def _forked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the processes that train from one that has imported what they need (tests.forks).
+
+    The mark `fresh` has each started anew, as the command does.
+    """
+    if not request.node.get_closest_marker("fresh"):
+        monkeypatch.setattr("bench.core.processes.subprocess", stand_in())
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -178,13 +210,15 @@ def make_trial(
     small_store: Callable[..., Store],
 ) -> Callable[..., tuple[Trial, DataSet, Path]]:
     """Return a maker of (trial, data, base) for run_trial; keywords replace fields of the trial."""
+    splits: dict[Path, tuple[Split, ...]] = {}
 
     def make(
         task: str, dims: int = 2, side: int = 16, **changes: object
     ) -> tuple[Trial, DataSet, Path]:
         store = small_store(task, dims, side)
-        splits = split_store(store, folds=4, repeats=1, seed=0, inner_fraction=0.25)
-        data = DataSet(name=store.meta.name, path=store.path, splits=splits)
+        if store.path not in splits:
+            splits[store.path] = split_store(store, folds=4, repeats=1, seed=0, inner_fraction=0.25)
+        data = DataSet(name=store.meta.name, path=store.path, splits=splits[store.path])
         served = TASKS[task]
         model = {"classification": "plain_cnn", "segmentation": "unet_small"}[served.networks]
         loss = next(name for name, row in LOSSES.items() if served.served_by in row.tasks)

@@ -1,17 +1,15 @@
 """What the tests of several processes share."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-PROGRAM = Path(__file__).with_name("gloo.py")
-ROOT = Path(__file__).resolve().parents[2]
+from bench.core.processes import Beside, starting
+from tests.forks import stand_in
+
+PROGRAM = starting("tests.bench.gloo")
 
 
 @pytest.fixture(scope="module")
@@ -26,17 +24,18 @@ def on_gloo(
     def run(*modules: str, seconds: float = 240) -> dict[tuple[int, ...], list[Any]]:
         folder = tmp_path_factory.mktemp("gloo")
         # Everything stays on this machine.
-        own = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            [sys.executable, str(PROGRAM), str(request.path), str(folder), ",".join(modules)],
-            env=os.environ | own,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
+        own = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+        cargo = {"test": str(request.path), "folder": str(folder), "modules": modules}
+        output = folder / "output"
+        with pytest.MonkeyPatch.context() as patch, output.open("wb") as file:
+            patch.setattr("bench.core.processes.subprocess", stand_in())
+            program = Beside(PROGRAM, cargo, file.fileno(), own)
+        try:
+            program.heard(seconds, tuple)  # until it is over: it says nothing
+            assert program.ended(), f"not done within {seconds:g} s"
+        finally:
+            how = program.end()
+        assert how == "exit status 0", output.read_text()
         return {
             shares: [torch.load(folder / f"{number}-{rank}.pt") for rank in range(len(shares))]
             for number, shares in enumerate(request.module.SHARES)

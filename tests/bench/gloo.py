@@ -1,9 +1,9 @@
-"""The program of the processes that a test of several needs: `python gloo.py TEST FOLDER MODULES`.
+"""The program of the processes that a test of several needs; `Beside` starts it.
 
-TEST is the test's own file. Its `SHARES` lists the sets of processes, each by how many samples of a
-batch its processes take, and its `work(rank, shares)` is run in each of them, where
-torch.distributed is up on gloo; what it returns is left in FOLDER/SET-RANK.pt. MODULES, with
-commas, are imported once before and not in every process: they take seconds.
+It is told the test's own file. Its `SHARES` lists the sets of processes, each by how many samples
+of a batch its processes take, and its `work(rank, shares)` is run in each of them, where
+torch.distributed is up on gloo; what it returns is left in SET-RANK.pt in a folder. Modules that it
+is told are imported once before and not in every process: they take seconds.
 """
 
 import multiprocessing
@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from bench.core.processes import begun_beside
 
 Work = Callable[[int, tuple[int, ...]], Any]
 
@@ -34,11 +36,12 @@ def be_one(work: Work, rank: int, shares: tuple[int, ...], place: Path) -> None:
     dist.destroy_process_group()
 
 
-def main(test: str, folder: Path, modules: str) -> None:
+def main() -> None:
     """Run one set of processes after the other."""
-    for module in filter(None, modules.split(",")):
+    _pipe, cargo = begun_beside()  # it is closed when this process ends
+    for module in cargo["modules"]:
         import_module(module)
-    own = runpy.run_path(test)
+    own, folder = runpy.run_path(cargo["test"]), Path(cargo["folder"])
     fork = multiprocessing.get_context("fork")
     for number, shares in enumerate(own["SHARES"]):
         processes = [
@@ -51,7 +54,3 @@ def main(test: str, folder: Path, modules: str) -> None:
             process.join()
         if any(process.exitcode for process in processes):
             sys.exit(f"shares {shares}: a process failed")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

@@ -18,6 +18,7 @@ import yaml
 from bench import api, cli
 from bench.catalogue import TABLES
 from results.tables import store as results
+from tests.forks import stand_in
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,7 +62,9 @@ def ran(small_store, tmp_path_factory):
     """Return a finished run of STUDY, made once: tests copy it."""
     folder = tmp_path_factory.mktemp("ran")
     (folder / "small.yaml").write_text(STUDY.format(store=small_store("classification", 2).path))
-    return api.run(folder / "small.yaml", folder / "run").folder
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bench.core.processes.subprocess", stand_in())
+        return api.run(folder / "small.yaml", folder / "run").folder
 
 
 @pytest.fixture

@@ -17,9 +17,6 @@ from rich.console import Console
 
 from bench import cli
 
-# Its fixture takes seconds: one worker of pytest-xdist makes it, once.
-pytestmark = pytest.mark.xdist_group("corpus")
-
 SCRIPT = Path(__file__).with_name("broken_corpus.py")
 # As in broken_corpus.py.
 SECRET, MARK = "Mustermann", "MRN4711_"

@@ -23,7 +23,6 @@ def faults(found, place=""):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("gpu_check")
 def test_every_section_gives_its_figures_on_a_cpu(tmp_path):
     command = [sys.executable, "tests/gpu/gpu_check.py", "--device", "cpu", "--quick"]
     folders = ["--root", tmp_path / "data", "--out", tmp_path, "--seconds", "3000"]

@@ -12,6 +12,11 @@ from bench.training.train import make_sampler
 from loaders.batches.table import LOADERS
 
 
+@pytest.fixture(autouse=True)
+def _forked() -> None:
+    """Have processes started anew, as the command does: their start is part of what is measured."""
+
+
 @pytest.fixture
 def bare_loop():
     """Return a function of (trial, data, base) -> samples/s of its training steps."""

@@ -5,7 +5,6 @@ import signal
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 import yaml
@@ -17,6 +16,7 @@ from bench.planning.plan import resolve, save
 from bench.study.schema import load_study
 from results.tables.store import read
 from tests.bench.execution.noted_loss import noted_loss
+from tests.forks import SERVER
 
 # A loss that notes each of its calls in training and, where it is told so, ends its process at one
 # of them, waits, or breaks. Of 24 cases 2 x 2 folds leave 8 to 10 to train on: batches of 4.
@@ -139,7 +139,7 @@ def test_a_run_that_is_stopped_keeps_the_epoch_that_a_long_trial_is_in(plan, tmp
     (tmp_path / "slow").unlink()
     (state,) = (made.folder / "checkpoints").iterdir()
     assert state.stem == made.trials[0].trial_id
-    assert not psutil.Process().children()
+    assert not SERVER.children()
     row = run(made, keep_sec=NEVER)
     # A stop is no death of the trial.
     assert (row["status"], row["attempt"]) == ("ok", 1)
@@ -183,7 +183,7 @@ def test_a_warned_child_sends_its_state_at_the_end_of_its_epoch(plan, tmp_path, 
 
     def warn(progress) -> None:
         if not warned and any(lane.epoch >= 6 for lane in progress.running):
-            (child,) = psutil.Process().children()
+            (child,) = SERVER.children()
             child.send_signal(signal.SIGTERM)
             warned.append(child.pid)
         if warned and (made.folder / "checkpoints").exists():

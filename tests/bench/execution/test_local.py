@@ -241,6 +241,7 @@ def side_by_side(made, heard=None, lanes: int = 2, **options) -> list[dict[str, 
     return read(made.folder, "trials").to_pylist()
 
 
+@pytest.mark.fresh
 def test_two_side_by_side_give_the_bits_of_one(plan, tmp_path, monkeypatch):
     """Also where nothing says how many threads a process may have, and with other threads."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -357,6 +358,7 @@ def test_four_lanes_that_load_once_give_the_bits_of_one(many, tmp_path, dims):
     assert all(0 < row["data_wait_sec"] < row["train_sec"] < row["wall_sec"] for row in rows)
 
 
+@pytest.mark.fresh
 @pytest.mark.slow
 def test_lanes_of_which_ten_are_killed_at_random_load_once_all_the_same(many, tmp_path):
     """As the kernel kills one that takes too much memory: in a step, a batch, or a half of one."""
@@ -401,6 +403,7 @@ def test_a_trial_that_ends_its_process_costs_no_other_trial_anything(plan):
     assert not (made.folder / "attempts.json").exists()
 
 
+@pytest.mark.fresh
 def test_a_process_that_is_killed_costs_its_trial_and_the_rest_go_on(plan, tmp_path, monkeypatch):
     """As where the kernel ends the largest process of a machine that has run out of memory."""
     # Looked at after each step: the trial is back in hand sooner than a slow telling comes again.

@@ -14,11 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bench.losses.table import LOSSES, Loss, Total, alone, over_processes
 
-# Its fixture takes seconds: one worker of pytest-xdist makes it, once.
-pytestmark = pytest.mark.xdist_group("losses by process")
-
 # The samples of each process; one may be left without.
-SHARES = ((5, 2), (4, 2, 1), (6, 1, 0))
+SHARES = ((5, 2), (6, 1, 0))
 # By shares and process: {case: (loss, gradient)}.
 Found = dict[tuple[int, ...], list[dict[str, tuple[Tensor, Tensor]]]]
 SHAPES: dict[str, list[tuple[int, ...]]] = {

@@ -12,9 +12,6 @@ from bench.core.timing import Clock
 from bench.optimizers.steps import STEPS, StepParts
 from bench.optimizers.table import OPTIMIZERS
 
-# Its fixture takes seconds: one worker of pytest-xdist makes it, once.
-pytestmark = pytest.mark.xdist_group("steps by process")
-
 # The samples of each process, of the one set that there is.
 SHARES = ((5, 3),)
 NAMES = sorted(name for name, row in OPTIMIZERS.items() if not row.one_device)

@@ -25,9 +25,6 @@ from bench.training.networks import parameter_shapes
 from bench.training.train import run_trial
 from models.table import MODELS
 
-# Its fixture takes seconds: one worker of pytest-xdist makes it, once.
-pytestmark = pytest.mark.xdist_group("covering")
-
 CPU = torch.device("cpu")
 # (task, dims) -> patch: the smallest that every network of the table takes. Cases are squares or
 # cubes of its longest side.

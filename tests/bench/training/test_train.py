@@ -168,7 +168,8 @@ def test_every_optimizer_runs_and_pays_for_each_evaluation(make_trial, task, nam
 def test_every_loss_runs(make_trial, task, name):
     if tasks.TASKS[task].served_by not in LOSSES[name].tasks:
         pytest.skip(f"{name} is not for {task}")
-    outcome = run(make_trial(task), loss=Choice(name=name), epochs=6)
+    # Distances are far at first, and what is wrong weighs more while it moves.
+    outcome = run(make_trial(task), loss=Choice(name=name), epochs=6 if name == "hausdorff" else 3)
     assert outcome.trial["status"] == "ok"
     assert outcome.epochs[-1]["train_loss"] < outcome.epochs[0]["train_loss"]
 

@@ -21,9 +21,6 @@ from loaders.phantoms.reads import outlines_of
 from loaders.store.prepare import prepare
 from loaders.store.read import open_store
 
-# Its fixture takes seconds: one worker of pytest-xdist makes it, once.
-pytestmark = pytest.mark.xdist_group("phantoms")
-
 
 def digests(root):
     return {

@@ -68,10 +68,11 @@ WEIGHTED = {
 }
 
 
+@pytest.mark.parametrize("studies", [12, pytest.param(N_RANDOM, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", WEIGHTED)
-def test_a_case_moves_a_score_as_its_weight_moves_that_of_scikit_learn(rule):
+def test_a_case_moves_a_score_as_its_weight_moves_that_of_scikit_learn(rule, studies):
     rng = np.random.default_rng(0)
-    for _ in range(N_RANDOM):
+    for _ in range(studies):
         prob, label = classified(rng, n=int(rng.integers(6, 12)))
         found = RULES[rule](cases_of(prob, label, 1))
         score = lambda w, prob=prob, label=label: WEIGHTED[rule](label, prob, w)  # noqa: E731  # short
@@ -334,7 +335,7 @@ _BOTH = {"mean sensitivity", "correlation", "delong"}
 _ABSENT = {"specificity"}
 
 
-@pytest.mark.parametrize("studies", [8, pytest.param(N_RANDOM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("studies", [4, pytest.param(N_RANDOM, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("rule", WEIGHTED)
 def test_a_case_moves_the_mean_over_findings_as_its_weight_does(rule, studies):
     """scikit-learn's score of each finding, on the cases that it is known of, and their mean."""

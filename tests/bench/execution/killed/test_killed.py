@@ -21,7 +21,7 @@ from results.tables.store import read
 from tests.golden import made
 from tests.trials import skip_without
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("killed runs")]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[4]
 # `medopt` itself, with states kept more often than every three minutes.

@@ -21,9 +21,6 @@ from bench.training import train
 from bench.training.networks import SharedBatchNorm, make_network
 from tests.bench.training.samples.told import TOLD, told_data, told_store
 
-# Its fixtures take seconds and minutes: one worker of pytest-xdist makes them, once.
-pytestmark = pytest.mark.xdist_group("trials by ranks")
-
 SHARES = ((1,), (1, 1), (1, 1, 1))
 CASES = "MEDOPT_TEST_CASES"
 STEPS = 5

@@ -17,8 +17,6 @@ from bench.core.processes import World
 from bench.execution import worker as workers
 from bench.study.choice import Choice
 
-pytestmark = pytest.mark.xdist_group("trials by ranks")
-
 SHARES = ((1, 1),)
 CASES = "MEDOPT_TEST_CASES"
 MODEL = Choice(name="vgg_small", params={"dropout": 0.3})

@@ -16,9 +16,6 @@ from loaders.datasets.lidc.nodules import fill, unite
 from loaders.datasets.lidc.xml_reads import RATINGS, Roi, list_reads, read_sessions
 from loaders.formats.dicom.series import _slice_spacing
 
-# Its fixture takes seconds: one worker of pytest-xdist makes it, once.
-pytestmark = pytest.mark.xdist_group("real reads")
-
 
 @pytest.fixture(scope="module")
 def reads(shared_data):
