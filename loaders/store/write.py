@@ -313,7 +313,7 @@ def _one_thread() -> threadpool_limits:
 
 
 def begin_worker() -> None:
-    """Begin a process of a pool: its memory and threads, and its end with the one that started it."""
+    """Begin a process of a pool: memory, threads, and its end with the one that began it."""
     keep_freed_memory()
     _one_thread()
     _end_with_parent()
