@@ -19,6 +19,8 @@ log = logging.getLogger("medopt.lanes")
 MOST_ASKED = 1000
 # It looks around every five seconds: what it says of an asking, it has said by then. Assumption.
 ANSWER_SEC = 12.0
+# So often in a row it must refuse a single lane before a run believes it. Assumption.
+REFUSALS = 4
 # How often an asking is repeated, and for how long it stands where the one who asked has died.
 REPEAT_SEC, STANDS_SEC = 20.0, 60.0
 # What it could not give is asked for again after so long: someone may have let it grow. Assumption.
@@ -61,9 +63,11 @@ class Asking:
         self._name = f"medopt-{uuid.uuid4().hex}"
         self._coordinator: Any = None
         self._asked = 0
-        self._since = self._repeated = -math.inf
+        # Since when the same is asked, when it was asked last, and when it will have been answered.
+        self._since = self._repeated = self._answered = -math.inf
         # Of lanes in all: the most that it could give, and the fewest that it could not.
         self._could, self._could_not = 0, math.inf
+        self._refused_one = 0
 
     def ask(self, lanes: int, more: int) -> None:
         """Ask for room for `more` lanes beside those there are, or for as many as there can be.
@@ -76,9 +80,10 @@ class Asking:
             if self._asked:
                 self._send(0)
             return
-        if not self._asked or now - self._since >= ANSWER_SEC:
+        if not self._asked or now >= self._answered:
             if self._asked:
                 self._learn(now)
+            self._answered = now + ANSWER_SEC
             asked = self._next(lanes + more)
             if asked != self._asked:
                 self._since = now
@@ -87,8 +92,11 @@ class Asking:
             self._send(self._asked, beside=lanes)
 
     def hopeless(self) -> bool:
-        """Return whether it has said that it cannot give room for a single lane."""
-        return self._could_not <= 1
+        """Return whether it has said again and again that it cannot give room for a single lane.
+
+        Once is not enough: what other runs ask for may be what it cannot give.
+        """
+        return self._refused_one >= REFUSALS
 
     def close(self) -> None:
         """Take back what was asked, and see that it is; a Ray that is gone has forgotten it."""
@@ -100,7 +108,9 @@ class Asking:
 
     def _learn(self, now: float) -> None:
         """Note what it said of what was asked."""
-        if _state().infeasible_cluster_resource_constraints:
+        refused = bool(_state().infeasible_cluster_resource_constraints)
+        self._refused_one = self._refused_one + 1 if refused and self._asked == 1 else 0
+        if refused:
             self._could_not = min(self._could_not, self._asked)
         else:
             self._could = max(self._could, self._asked)
@@ -111,7 +121,8 @@ class Asking:
         """Return for how many lanes in all to ask."""
         if self._could_not == math.inf:
             return min(max(2 * self._could, 1), wanted, MOST_ASKED)
-        return min((self._could + int(self._could_not)) // 2, wanted, MOST_ASKED)
+        between = (self._could + int(self._could_not)) // 2
+        return min(max(between, 1), wanted, MOST_ASKED)
 
     def _send(self, lanes: int, beside: int = 0) -> None:
         """Ask for so many lanes in all, of which Ray Train asks for those `beside`."""

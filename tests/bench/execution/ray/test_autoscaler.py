@@ -85,8 +85,21 @@ def test_an_autoscaler_without_such_a_machine_is_told_from_one_that_takes_its_ti
         played = Played(monkeypatch, most)
         played.ask(0, 5)
         assert not played.asking.hopeless()  # it has said nothing yet
+        played.ask(0, 5, seconds=2 * ANSWER_SEC)
+        assert not played.asking.hopeless()
         played.ask(0, 5, seconds=3 * ANSWER_SEC)
         assert played.asking.hopeless() is hopeless
+
+
+def test_what_another_run_asks_for_makes_nothing_hopeless(monkeypatch):
+    played = Played(monkeypatch, 3)
+    played.others = 5  # it looks how far it can go, for a moment
+    played.ask(0, 2, seconds=2 * ANSWER_SEC)
+    played.others = 0
+    played.ask(0, 2, seconds=3 * ANSWER_SEC)
+    assert not played.asking.hopeless()
+    played.ask(0, 2, seconds=FORGET_SEC)
+    assert played.asked == 2
 
 
 def test_a_cluster_that_may_grow_further_is_asked_again_in_time(monkeypatch):
