@@ -7,18 +7,13 @@ took in that run: what else the machine does counts on both sides there.
 """
 
 import logging
-import pickle
 import statistics
-import subprocess
-import sys
-from dataclasses import replace
 from time import perf_counter, time
 
 import pytest
 import torch
 import yaml
 
-from bench.core.packages import ROOT
 from bench.execution.ray.cluster import connected
 from bench.execution.ray.lanes import run_lanes
 from bench.execution.worker import cargo_of, unpacked
@@ -26,6 +21,7 @@ from bench.planning.plan import resolve
 from bench.study.schema import load_study
 from bench.training.train import run_trial
 from results.tables.store import read
+from tests.perf.bare import bare_seconds
 
 LANES, SEEDS = 2, 50
 # Every how many-th trial is trained bare.
@@ -58,43 +54,6 @@ def plan(tmp_path_factory, small_store):
     return resolve(*load_study(folder / "study.yaml"), folder / "run", lanes=LANES)
 
 
-# Trains what it is given, once it is told to begin, and says how many seconds a trial took.
-BARE = """
-import pickle, sys
-from time import perf_counter
-import torch
-from bench.training.train import run_trial
-
-torch.set_num_threads(1)
-plan = pickle.load(sys.stdin.buffer)
-data, device = plan.sets[0], torch.device("cpu")
-run_trial(plan.trials[0], data, plan.base, device=device)  # what is made once a process
-print("ready", flush=True)
-sys.stdin.buffer.readline()
-start = perf_counter()
-for trial in plan.trials:
-    run_trial(trial, data, plan.base, device=device)
-print((perf_counter() - start) / len(plan.trials))
-"""
-
-
-def bare_seconds(plan) -> float:
-    """Return the seconds of a trial where as many processes as lanes train at the same time."""
-    sampled = pickle.dumps(replace(plan, trials=plan.trials[::SAMPLED]))
-    command = [sys.executable, "-c", BARE]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    processes = [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(LANES)]
-    for process in processes:
-        process.stdin.write(sampled)
-        process.stdin.flush()
-    for process in processes:
-        assert process.stdout.readline() == b"ready\n"
-    for process in processes:
-        process.stdin.write(b"begin\n")
-        process.stdin.flush()
-    return statistics.fmean(float(process.communicate()[0]) for process in processes)
-
-
 def test_trials_on_lanes(benchmark, plan):
     """Wanted: 1.25 times bare."""
     seen: list[float] = []
@@ -107,9 +66,9 @@ def test_trials_on_lanes(benchmark, plan):
         done = run_lanes(plan, address=None, lanes=LANES, gpus_per_trial=1, changed=changed)
         assert done.statuses == {"ok": len(plan.trials)}
 
-    before = bare_seconds(plan)
+    before = bare_seconds(plan, LANES, every=SAMPLED)
     benchmark.pedantic(run, rounds=1)
-    bare = before, bare_seconds(plan)
+    bare = before, bare_seconds(plan, LANES, every=SAMPLED)
     own = read(plan.folder, "trials", columns=["wall_sec"]).column("wall_sec").to_pylist()
     _noted(benchmark, seen[-1] - seen[0], own, bare)
 
@@ -124,9 +83,9 @@ def test_trials_by_ray_tune(benchmark, plan, reuse):
         with connected(None, cores=LANES, gpus=0) as storage:
             found.append(_tuned(plan, trials, storage, reuse=reuse))
 
-    before = bare_seconds(plan)
+    before = bare_seconds(plan, LANES, every=SAMPLED)
     benchmark.pedantic(run, rounds=1)
-    _noted(benchmark, *found[0], (before, bare_seconds(plan)))
+    _noted(benchmark, *found[0], (before, bare_seconds(plan, LANES, every=SAMPLED)))
 
 
 def _tuned(plan, trials, storage, *, reuse: bool) -> tuple[float, list[float]]:
