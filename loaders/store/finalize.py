@@ -144,7 +144,9 @@ def _place_arrays(
 
     `files` gains the checksum of each file by its name in the store.
     """
-    load = lru_cache(maxsize=64)(open_npy)
+    items = building / "items"
+    # By names, and as plain arrays: paths and slices of memory maps are slow to make.
+    load = lru_cache(maxsize=64)(lambda item, file: np.asarray(open_npy(items / item / file)))
     columns = [table[name].to_pylist() for name in ("item", f"{role}_file", f"{role}_row")]
     sums = table[f"{role}_sum"].to_pylist()
     names: list[str] = []
@@ -152,7 +154,7 @@ def _place_arrays(
 
     def arrays(places: Iterable[tuple[str, str, int | None]]) -> Iterator[Array]:
         for item, file, row in places:
-            array = load(building / "items" / item / file)
+            array = load(item, file)
             yield array if row is None else array[row]
 
     every = list(zip(*columns, strict=True))
@@ -164,7 +166,7 @@ def _place_arrays(
         rows += range(len(part))
     for case, array in enumerate(arrays(() if packed else every)):
         item, file, row = every[case]
-        source = building / "items" / item / file
+        source = items / item / file
         target = building / "arrays" / f"{case:06d}_{role}.npy"
         rows.append(None)
         names.append(f"arrays/{target.name}")
