@@ -56,7 +56,7 @@ def gather(store: Store, draws: Draws) -> tuple[NDArray[np.float32], NDArray[Any
     columns = (..., *[None] * len(patch))
     offset, gain = draws.offset[columns], draws.gain[columns]
     warped = draws.warped.tolist()
-    maps = affine_maps(draws)
+    maps = affine_maps(draws) if any(warped) else ()
     fill = np.float32(fill_of(store))
     image = np.empty((n, channels, *patch), dtype=np.float32)
     mask = np.zeros((n, *patch), dtype=np.uint8) if store.meta.masked else None

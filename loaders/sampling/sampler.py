@@ -7,6 +7,7 @@ sees the same samples, and a run taken up in the middle goes on with the samples
 
 import hashlib
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -427,9 +428,14 @@ def batch_positions(
     """
     if start < 0:
         raise ValueError(f"start is {start}; it is at least 0")
+    return start + batch * batch_size + _own_places(batch_size, shard, chunks)
+
+
+# A trial has one or two, and asks for them at each step.
+@lru_cache(maxsize=64)
+def _own_places(batch_size: int, shard: tuple[int, int], chunks: int) -> Indices:
     shares = batch_shares(batch_size, shard=shard, chunks=chunks)
-    own = np.concatenate([np.arange(share.start, share.stop) for share in shares])
-    return start + batch * batch_size + own
+    return np.concatenate([np.arange(share.start, share.stop) for share in shares])
 
 
 def batch_shares(batch_size: int, *, shard: tuple[int, int], chunks: int = 1) -> tuple[slice, ...]:
