@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
@@ -64,20 +65,29 @@ class Server:
         asked = {"code": code, "folder": os.getcwd(), "environment": environment}  # noqa: PTH109  # as text
         prctl = ctypes.CDLL(None).prctl
         prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        socket.send_fds(self._ours, [json.dumps(asked).encode()], files)
-        number = self._ours.recv(MOST_BYTES)
-        prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)  # orphans of others are none of ours
+        try:
+            socket.send_fds(self._ours, [json.dumps(asked).encode()], files)
+            number = self._ours.recv(MOST_BYTES)
+        except ConnectionError:
+            number = b""
+        finally:
+            prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)  # orphans of others are none of ours
         if not number:
-            raise RuntimeError("the process that tests fork others from has ended: see its words")
+            self._words.seek(0)
+            raise RuntimeError(f"what tests fork from has ended: {self._words.read().decode()}")
         return int(number)
 
     def _start(self) -> None:
+        # Not to where a test listens.
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115  # it is written to until the tests end
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", CODE, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                stdout=self._words,
+                stderr=self._words,
                 start_new_session=True,
                 # Pools of threads are made when a library is loaded: the copies would be without.
                 env={**os.environ, "OMP_NUM_THREADS": "1"},
