@@ -123,9 +123,8 @@ def listening() -> set[tuple[str, str]]:
 
 @pytest.mark.ray
 def test_a_ray_of_our_own_listens_on_the_loopback_interface_alone():
-    import ray
-
     with cluster.connected(None, cores=1):
+        import ray  # not before: it reads its settings when it is imported
 
         @ray.remote(num_cpus=0)
         class Idle:
