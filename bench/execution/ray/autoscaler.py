@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from bench.core.references import StudyError
-from bench.execution.ray.cluster import LaneSize, Machine, machines_of_cluster, workers_in
+from bench.execution.ray.cluster import LaneSize, Machine, machines_of_cluster, of_head, workers_in
 
 log = logging.getLogger("medopt.lanes")
 
@@ -36,16 +36,19 @@ def there_is_one() -> bool:
 
 
 def _state() -> Any:
-    """Return what the autoscaler told last (Ray's AutoscalingState, empty where there is none)."""
+    """Return what the autoscaler told last: Ray's AutoscalingState, empty where there is none.
+
+    Raises LanesLost where the head does not answer.
+    """
     import ray
     from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled, without stubs
     from ray.core.generated.autoscaler_pb2 import (  # type: ignore[attr-defined]  # made at import
         GetClusterStatusReply,
     )
 
-    client = GcsClient(ray.get_runtime_context().gcs_address)
+    head = ray.get_runtime_context().gcs_address
     reply = GetClusterStatusReply()
-    reply.ParseFromString(client.get_cluster_status(timeout_s=10))
+    reply.ParseFromString(of_head(lambda: GcsClient(head).get_cluster_status(timeout_s=10)))
     return reply.autoscaling_state
 
 
@@ -131,7 +134,7 @@ class Asking:
                 get_or_create_autoscaling_coordinator,
             )
 
-            self._coordinator = get_or_create_autoscaling_coordinator()  # type: ignore[no-untyped-call]  # Ray's
+            self._coordinator = of_head(get_or_create_autoscaling_coordinator)
         self._asked, self._repeated = lanes, monotonic()
         workers = max(lanes - beside, 0) * self._size.workers
         if workers:

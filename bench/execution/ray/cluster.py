@@ -13,12 +13,12 @@ import signal
 import socket
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -27,6 +27,8 @@ from bench.core.references import StudyError, failure
 from bench.execution.dispatcher import LanesLost, Place
 
 log = logging.getLogger("medopt.lanes")
+
+_Said = TypeVar("_Said")
 
 # Trials and outcomes pass through it, a few MB each; Ray's least is 75 MiB.
 OBJECT_STORE_BYTES = 128 * 2**20
@@ -288,27 +290,34 @@ def without_head() -> LanesLost:
     return LanesLost(f"Ray's head has not answered for {HEAD_SEC:.0f} s.")
 
 
-def _nodes() -> list[dict[str, Any]]:
-    """Return what Ray's head knows of each machine; raise LanesLost where it does not answer.
+def of_head(ask: Callable[[], _Said]) -> _Said:
+    """Return what Ray's head says when it is asked; raise LanesLost where it does not answer.
 
-    Without a head Ray's own call waits for a minute and then ends this process in its own words, or
-    in none: so it is waited for in a thread, for less.
+    Without a head Ray's own calls wait for a minute and then end this process in Ray's words, or in
+    none: so each is waited for in a thread, for less.
     """
-    import ray
+    from ray.exceptions import RpcError
 
-    found: Future[list[dict[str, Any]]] = Future()
+    found: Future[_Said] = Future()
 
-    def ask() -> None:
+    def answer() -> None:
         try:
-            found.set_result(ray.nodes())  # type: ignore[no-untyped-call]  # Ray's
+            found.set_result(ask())
         except Exception as error:  # noqa: BLE001  # raised where it is waited for
             found.set_exception(error)
 
-    threading.Thread(target=ask, daemon=True).start()
+    threading.Thread(target=answer, daemon=True).start()
     try:
         return found.result(timeout=HEAD_SEC)
-    except TimeoutError as error:
+    except (TimeoutError, RpcError) as error:
         raise without_head() from error
+
+
+def _nodes() -> list[dict[str, Any]]:
+    """Return what Ray's head knows of each machine; raises as `of_head`."""
+    import ray
+
+    return of_head(ray.nodes)
 
 
 def leaving_machines() -> set[str]:
@@ -318,7 +327,7 @@ def leaving_machines() -> set[str]:
     """
     from ray._private.state import state
 
-    return set(state.get_draining_nodes())
+    return set(of_head(state.get_draining_nodes))
 
 
 def machines_to_come() -> list[tuple[Machine, float]]:
@@ -328,7 +337,7 @@ def machines_to_come() -> list[tuple[Machine, float]]:
     """
     from ray._private.state import state
 
-    config = state.get_cluster_config()
+    config = of_head(state.get_cluster_config)
     return [
         (_machine(group.resources), math.inf if group.max_count < 0 else group.max_count)
         for group in (config.node_group_configs if config else ())

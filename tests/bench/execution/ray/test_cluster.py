@@ -6,13 +6,14 @@ import sys
 import time
 from pathlib import Path
 from threading import Event
+from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from bench.core.references import StudyError
 from bench.execution.dispatcher import LanesLost
-from bench.execution.ray import cluster
+from bench.execution.ray import autoscaler, cluster
 from bench.execution.ray.cluster import LaneSize, Machine, check_room
 
 
@@ -86,13 +87,25 @@ def test_a_ray_that_does_not_come_up_is_started_once_more(monkeypatch, caplog, t
     assert "it is started once more" in caplog.text
 
 
-def test_a_head_that_does_not_answer_is_not_waited_for_as_long_as_ray_does(monkeypatch):
+@pytest.mark.parametrize(
+    ("asked", "where"),
+    [
+        (cluster.machines_of_cluster, "ray.nodes"),
+        (cluster.machines_to_come, "ray._private.state.state.get_cluster_config"),
+        (cluster.leaving_machines, "ray._private.state.state.get_draining_nodes"),
+        (autoscaler.there_is_one, "ray._raylet.GcsClient"),
+    ],
+)
+def test_a_head_that_does_not_answer_is_not_waited_for_as_long_as_ray_does(
+    monkeypatch, asked, where
+):
     import ray
 
     monkeypatch.setattr(cluster, "HEAD_SEC", 0.2)
-    monkeypatch.setattr(ray, "nodes", Event().wait)  # for ever
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="head:1"))
+    monkeypatch.setattr(where, lambda *_: Event().wait())  # for ever
     with pytest.raises(LanesLost, match="head has not answered"):
-        cluster.machines_of_cluster()
+        asked()
 
 
 def test_what_ray_says_of_its_machines_is_heard(monkeypatch):
