@@ -26,9 +26,24 @@ def test_what_is_told_waits_for_nothing_and_silence_is_heard_as_such():
     async def tell():
         mailbox = Mailbox()
         await mailbox.tell("lane 1", "renew", 3, 0.5)
-        return await mailbox.heard(1.0), await mailbox.heard(0.01)
+        return await mailbox.heard(0.01), await mailbox.heard(0.01)
 
     assert asyncio.run(tell()) == ([(None, "lane 1", "renew", (3, 0.5))], [])
+
+
+def test_what_is_told_is_heard_with_the_next_question():
+    async def tell():
+        mailbox = Mailbox()
+        hearing = asyncio.create_task(mailbox.heard(60.0))
+        await mailbox.tell("lane 1", "renew", 3, 0.5)
+        await asyncio.sleep(0)
+        assert not hearing.done()
+        asking = asyncio.create_task(mailbox.ask("lane 2", "take"))
+        heard = await hearing
+        await mailbox.answer(heard[-1].number, "t")
+        return [call.name for call in heard], await asking
+
+    assert asyncio.run(tell()) == (["renew", "take"], "t")
 
 
 def test_a_lane_hears_with_what_it_tells_how_often_it_was_warned():
