@@ -18,6 +18,7 @@ import yaml
 
 from bench import api
 from bench.core.references import StudyError
+from bench.execution import trial_queue
 from bench.planning.cost.estimate import ROUNDS
 from loaders.cases import BadCase, BadSource
 from results.report.write import write_report
@@ -256,7 +257,11 @@ def test_a_store_that_changes_between_two_calls_is_refused(study, tmp_path, smal
     assert api.run(path).progress.statuses == {"ok": 6}
 
 
-def test_a_store_that_changes_while_trials_run_fails_them(study, tmp_path, small_store):
+def test_a_store_that_changes_while_trials_run_fails_them(
+    study, tmp_path, small_store, monkeypatch
+):
+    for name in ("TELLING", "GATHER_SEC"):  # else not every result is written and told by itself
+        monkeypatch.setattr(trial_queue, name, 0)
     shutil.copytree(small_store("classification", 2).path, tmp_path / "store")
     path = study()
     path.write_text(path.read_text().replace(str(small_store("classification", 2).path), "store"))
@@ -264,11 +269,12 @@ def test_a_store_that_changes_while_trials_run_fails_them(study, tmp_path, small
     whole = array.read_bytes()
 
     def changed(progress):
-        if progress.done == 2:
+        if progress.done >= 2:
             array.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
 
     ended = api.run(path, changed=changed, lanes=1)
-    assert ended.progress.statuses == {"ok": 2, "failed": 4}
+    # The next is in hand by then, and may have looked at the store already.
+    assert ended.progress.statuses in ({"ok": n, "failed": 6 - n} for n in (2, 3, 4))
     rows = read(ended.folder, "trials").to_pylist()
     reasons = {row["reason"] for row in rows if row["status"] == "failed"}
     assert all(f"{array.name} has changed since it was written" in reason for reason in reasons)

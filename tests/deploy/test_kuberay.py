@@ -14,7 +14,6 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from ray.scripts.scripts import cli
 
 from bench.execution.ray.lanes import LOOK_SEC
 from bench.execution.worker import EPOCH_SEC
@@ -149,6 +148,8 @@ def test_every_pod_has_the_image_the_folder_and_what_it_asks_for(manifest):
 
 
 def test_a_worker_that_is_ended_says_so_and_stays_for_the_states_of_its_trials(manifest):
+    from ray.scripts.scripts import cli  # not before: Ray reads settings when it is imported
+
     (container,) = pods(manifest)[1]["spec"]["containers"]
     shell, flag, script = container["lifecycle"]["preStop"]["exec"]["command"]
     assert (shell, flag) == ("sh", "-c")
