@@ -1,5 +1,6 @@
 """The room for lanes on this machine, and what is said where a cluster or the room is missing."""
 
+import importlib
 import logging
 import subprocess
 import sys
@@ -63,10 +64,15 @@ def test_folders_of_the_dead_are_removed_and_those_of_the_living_are_not():
             assert not alive.exists()
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_a_ray_that_does_not_come_up_is_started_once_more(monkeypatch, caplog, times):
-    import ray
+@pytest.fixture
+def ray():
+    """Ray, imported as `connected` does: it reads its settings when it is imported."""
+    with cluster._environment(dict(cluster.ENVIRONMENT)):
+        return importlib.import_module("ray")
 
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_ray_that_does_not_come_up_is_started_once_more(ray, monkeypatch, caplog, times):
     calls = []
 
     def init(**options: object) -> None:
@@ -97,10 +103,8 @@ def test_a_ray_that_does_not_come_up_is_started_once_more(monkeypatch, caplog, t
     ],
 )
 def test_a_head_that_does_not_answer_is_not_waited_for_as_long_as_ray_does(
-    monkeypatch, asked, where
+    monkeypatch, ray, asked, where
 ):
-    import ray
-
     monkeypatch.setattr(cluster, "HEAD_SEC", 0.2)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="head:1"))
     monkeypatch.setattr(where, lambda *_: Event().wait())  # for ever
@@ -108,9 +112,7 @@ def test_a_head_that_does_not_answer_is_not_waited_for_as_long_as_ray_does(
         asked()
 
 
-def test_what_ray_says_of_its_machines_is_heard(monkeypatch):
-    import ray
-
+def test_what_ray_says_of_its_machines_is_heard(monkeypatch, ray):
     def fails() -> None:
         raise ConnectionError("no such cluster")
 
