@@ -22,6 +22,7 @@ DEAR_SEC = 60.0
 # keeps their state, but waits no longer than that: schedulers give 30 s as a rule. Assumption.
 WORTH_SEC = 20.0
 GRACE_SEC = 10.0
+
 # Where a worker of a lane runs: the machine, as Ray names it, and the process there.
 Place: TypeAlias = tuple[str, int]
 

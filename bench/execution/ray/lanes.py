@@ -440,7 +440,7 @@ class _Warning:
         answered, _ = ray.wait(words, num_returns=len(words), timeout=0)
         before = self._heard
         with suppress(ray.exceptions.RayError):  # a word that was lost is no warning
-            self._heard = max(before, *ray.get(answered))
+            self._heard = max([before, *ray.get(answered)])
         return self._heard > before
 
 

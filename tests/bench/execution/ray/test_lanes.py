@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -413,6 +414,32 @@ def worker(said: list[tuple[object, ...]], trials: list[str]) -> workers.Worker:
         barrier=lambda: None,
         device=lambda: torch.device("cpu"),
     )
+
+
+def test_a_lane_hears_a_warning_once_and_is_not_hurt_by_words_that_are_not_answered(monkeypatch):
+    answers = {}
+    now = [0.0]
+    ray = SimpleNamespace(
+        wait=lambda words, **_given: ([w for w in words if w in answers], []),
+        get=lambda words: [answers[word] for word in words],
+        exceptions=SimpleNamespace(RayError=RuntimeError),
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setattr(lanes, "monotonic", lambda: now[0])
+    warning = lanes._Warning()
+
+    def came(word: str) -> bool:
+        now[0] += lanes.EPOCH_SEC
+        warning.told(word)
+        return warning.came()
+
+    assert not came("a")
+    answers["a"] = 0
+    assert not came("b")
+    answers["b"] = 1
+    assert [came("c"), came("d")] == [True, False]
+    answers |= {"d": 2, "e": 2}
+    assert [came("e"), came("f")] == [True, False]
 
 
 @pytest.fixture
