@@ -12,13 +12,19 @@ from tests.bench.execution.hosts.study import make_studies, undisturbed
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """Three hosts, with no Ray on them yet, and the studies in the folder that they share."""
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that hosts share, with the studies in it."""
     if why := missing():
         pytest.skip(why)
     folder: Path = tmp_path_factory.mktemp("hosts")
     make_studies(folder)
-    with made_cluster(folder) as made:
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(shared: Path) -> Iterator[Cluster]:
+    """Three hosts, with no Ray on them yet."""
+    with made_cluster(shared) as made:
         yield made
 
 

@@ -12,8 +12,8 @@ import yaml
 from ray.autoscaler._private import fake_multi_node
 
 from tests.bench.execution.hosts.cluster import Cluster, cluster, wait
-from tests.bench.execution.hosts.namespaces import BIN, SHARED, missing
-from tests.bench.execution.hosts.study import Run, make_studies, undisturbed
+from tests.bench.execution.hosts.namespaces import BIN, SHARED
+from tests.bench.execution.hosts.study import Run, undisturbed
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -56,13 +56,9 @@ SETTINGS = {
 
 
 @pytest.fixture(scope="module")
-def growing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    if why := missing():
-        pytest.skip(why)
-    folder: Path = tmp_path_factory.mktemp("autoscaler")
-    make_studies(folder)
-    with cluster(folder, ("head",)) as made:
-        (folder / "machines.yaml").write_text(yaml.safe_dump(MACHINES))
+def growing(shared: Path) -> Iterator[Cluster]:
+    with cluster(shared, ("head",)) as made:
+        (shared / "machines.yaml").write_text(yaml.safe_dump(MACHINES))
         provider = Path(fake_multi_node.__file__).parent
         made.head.ask("sh", "-c", DEFAULTS.format(provider=provider))
         settings = [f"{name}={value}" for name, value in SETTINGS.items()]
