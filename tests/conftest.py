@@ -1,5 +1,6 @@
 """Fixtures and process settings that every room's tests share."""
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("ray") or item.get_closest_marker("cluster"):
             item.add_marker(pytest.mark.xdist_group("ray"))
     items.sort(key=lambda item: item.get_closest_marker("xdist_group") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Refuse a file of tests that imports Ray at its top, or has it imported."""
+    if "ray" in sys.modules:
+        raise pytest.UsageError(
+            "a file of tests imports Ray when it is collected: Ray reads its settings when it is "
+            "imported, and those of bench/execution/ray/cluster.py would come too late"
+        )
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -5,11 +5,11 @@ is in a cloud. All of it runs in one host of its own.
 """
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import yaml
-from ray.autoscaler._private import fake_multi_node
 
 from tests.bench.execution.hosts.cluster import Cluster, cluster, wait
 from tests.bench.execution.hosts.namespaces import BIN, SHARED
@@ -59,7 +59,8 @@ SETTINGS = {
 def growing(shared: Path) -> Iterator[Cluster]:
     with cluster(shared, ("head",)) as made:
         (shared / "machines.yaml").write_text(yaml.safe_dump(MACHINES))
-        provider = Path(fake_multi_node.__file__).parent
+        # Found, not imported: Ray reads its settings when it is imported.
+        provider = Path(find_spec("ray").origin).parent / "autoscaler/_private/fake_multi_node"
         made.head.ask("sh", "-c", DEFAULTS.format(provider=provider))
         settings = [f"{name}={value}" for name, value in SETTINGS.items()]
         how = ["--head", "--port=6379", "--num-cpus=0", f"--object-store-memory={MEMORY}"]
