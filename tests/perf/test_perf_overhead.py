@@ -1,14 +1,17 @@
 """What a run costs beside its training: trials of half a second on two lanes, and by Ray Tune.
 
-Bare are every tenth of the same trials in two processes side by side, with nothing between two
-trials: before the run and after it, since the machine's speed wanders. The ratio to them is from
-the first trial in hand to the last result; that to the trials' own time takes the seconds that they
-took in that run: what else the machine does counts on both sides there.
+Bare are some of the same trials in two processes side by side, with nothing between two trials. The
+machine's speed wanders by a third within minutes: so the run stands still now and then, while a
+slice of the bare ones is trained. What a trial takes in a lane is from its start to the start of
+the next one there; those that a pause fell into do not count.
 """
 
+import itertools
 import logging
+import os
 import statistics
-from time import perf_counter, time
+from collections.abc import Iterator
+from time import time
 
 import pytest
 import torch
@@ -21,11 +24,11 @@ from bench.planning.plan import resolve
 from bench.study.schema import load_study
 from bench.training.train import run_trial
 from results.tables.store import read
-from tests.perf.bare import bare_seconds
+from tests.perf.bare import SLICE, Bare, Pauses, bare_processes
 
 LANES, SEEDS = 2, 50
-# Every how many-th trial is trained bare.
-SAMPLED = 10
+# A pause each so many trials.
+STRETCH = 20
 # Without reused actors each trial waits for the start of one: one in twenty is enough.
 FEWER = 20
 
@@ -54,45 +57,57 @@ def plan(tmp_path_factory, small_store):
     return resolve(*load_study(folder / "study.yaml"), folder / "run", lanes=LANES)
 
 
-def test_trials_on_lanes(benchmark, plan):
-    """Wanted: 1.25 times bare."""
-    seen: list[float] = []
+@pytest.fixture(scope="module")
+def bare(plan) -> Iterator[Bare]:
+    with bare_processes(plan, LANES) as processes:
+        yield processes
 
-    def changed(progress):
-        if progress.running or progress.done:
-            seen.append(perf_counter())
+
+def test_trials_on_lanes(benchmark, plan, bare):
+    """Wanted: 1.25 times bare."""
+    pauses = Pauses(bare, each=STRETCH)
 
     def run():
-        done = run_lanes(plan, address=None, lanes=LANES, gpus_per_trial=1, changed=changed)
+        done = run_lanes(
+            plan,
+            address=None,
+            lanes=LANES,
+            gpus_per_trial=1,
+            changed=lambda progress: pauses(progress.done),
+        )
         assert done.statuses == {"ok": len(plan.trials)}
 
-    before = bare_seconds(plan, LANES, every=SAMPLED)
     benchmark.pedantic(run, rounds=1)
-    bare = before, bare_seconds(plan, LANES, every=SAMPLED)
-    own = read(plan.folder, "trials", columns=["wall_sec"]).column("wall_sec").to_pylist()
-    _noted(benchmark, seen[-1] - seen[0], own, bare)
+    rows = read(plan.folder, "trials", columns=["lane", "started_at", "wall_sec"]).to_pylist()
+    taken = pauses.counted((row["lane"], row["started_at"].timestamp()) for row in rows)
+    _noted(benchmark, taken, [row["wall_sec"] for row in rows], pauses.bare_sec)
 
 
 @pytest.mark.parametrize("reuse", [True, False], ids=["reused", "new"])
-def test_trials_by_ray_tune(benchmark, plan, reuse):
+def test_trials_by_ray_tune(benchmark, plan, bare, reuse):
     """The same trials as Tune's, whole ones, in actors that are used again or new for each."""
     trials = plan.trials if reuse else plan.trials[::FEWER]
-    found: list[tuple[float, list[float]]] = []
+    pauses = Pauses(bare, each=STRETCH)
+    found: list[list[dict[str, float]]] = []
 
     def run():
         with connected(None, cores=LANES, gpus=0) as storage:
-            found.append(_tuned(plan, trials, storage, reuse=reuse))
+            found.append(_tuned(plan, trials, storage, pauses if reuse else None))
 
-    before = bare_seconds(plan, LANES, every=SAMPLED)
     benchmark.pedantic(run, rounds=1)
-    _noted(benchmark, *found[0], (before, bare_seconds(plan, LANES, every=SAMPLED)))
+    (said,) = found
+    own = [result["took"] for result in said]
+    if reuse:
+        taken = pauses.counted((str(result["process"]), result["begun"]) for result in said)
+        _noted(benchmark, taken, own, pauses.bare_sec)
+    else:
+        begun = sorted(result["begun"] for result in said)
+        a_trial = (begun[-1] - begun[0]) * LANES / (len(begun) - 1)
+        _noted(benchmark, [a_trial], own, [bare.seconds(SLICE)])
 
 
-def _tuned(plan, trials, storage, *, reuse: bool) -> tuple[float, list[float]]:
-    """Run some trials of a plan as Tune's; return the seconds from the first's start on.
-
-    And those that each trial took.
-    """
+def _tuned(plan, trials, storage, pauses: Pauses | None) -> list[dict[str, float]]:
+    """Run some trials of a plan as Tune's; return what each told. Actors are reused for pauses."""
     from ray import tune
 
     class Actor(tune.Trainable):
@@ -111,38 +126,53 @@ def _tuned(plan, trials, storage, *, reuse: bool) -> tuple[float, list[float]]:
             data = self._plan.data(trial.dataset)
             outcome = run_trial(trial, data, self._plan.base, device=torch.device("cpu"))
             told = {"score": outcome.trial["val_score"], "took": outcome.trial["wall_sec"]}
-            return {**told, "begun": begun, "done": True}
+            return {**told, "begun": begun, "process": os.getpid(), "done": True}
+
+    done = itertools.count(1)
+
+    class Pausing(tune.Callback):
+        def on_trial_complete(self, *_trial, **_rest):
+            if pauses:
+                pauses(next(done))
+
+        def __deepcopy__(self, memo):  # Tune takes a copy, and this one counts
+            return self
+
+        def __reduce__(self):  # nor may what it holds up be in the file that Tune keeps
+            return tune.Callback, ()
 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(Actor, **cargo_of(plan)), {"CPU": 1}),
         param_space={"trial_id": tune.grid_search([t.trial_id for t in trials])},
         tune_config=tune.TuneConfig(
-            metric="score", mode="max", max_concurrent_trials=LANES, reuse_actors=reuse
+            metric="score",
+            mode="max",
+            max_concurrent_trials=LANES,
+            reuse_actors=pauses is not None,
         ),
         run_config=tune.RunConfig(
             name="overhead",
             storage_path=str(storage),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            callbacks=[Pausing()],
             verbose=0,
         ),
     )
     results = tuner.fit()
-    over = time()
     assert results.num_terminated == len(trials)
-    begun = min(result.metrics["begun"] for result in results)
-    return over - begun, [result.metrics["took"] for result in results]
+    return [result.metrics for result in results]
 
 
-def _noted(benchmark, seconds: float, own: list[float], around: tuple[float, float]) -> None:
-    bare = statistics.fmean(around)
+def _noted(benchmark, taken: list[float], own: list[float], bare: list[float]) -> None:
     benchmark.group = "trials of half a second on two lanes"
     benchmark.extra_info |= {
         "trials": len(own),
-        "bare_sec_a_trial": around,
-        "after_start_sec": seconds,
+        "counted": len(taken),
+        "bare_sec_a_trial": bare,
+        "sec_a_trial": statistics.fmean(taken),
         "ratios": {
-            "bare trials": seconds / (len(own) * bare / LANES),
-            "the trials' own time": seconds / (sum(own) / LANES),
+            "bare trials": statistics.fmean(taken) / statistics.fmean(bare),
+            "the trials' own time": statistics.fmean(taken) / statistics.fmean(own),
         },
     }
