@@ -22,7 +22,8 @@ from results.tables.store import (
     read,
 )
 from results.text import count, listed
-from results.verdict.combinations import contests
+from results.verdict.combinations import Combination, contests
+from results.verdict.evidence import CasesByTrial, read_cases
 from results.verdict.schema import Rule, Verdict
 from results.verdict.verdict import verdict
 from results.yaml_text import TextError, load_yaml, read_text
@@ -118,6 +119,7 @@ class Recorded:
         self.path = path
         self.without = without
         self._reading = Reading(path, without)
+        self._cases: dict[tuple[str, ...], CasesByTrial | str] = {}
         study = self._study()
         rows = read(path, "trials", without=without).to_pylist()
         if not rows and not study:
@@ -149,7 +151,13 @@ class Recorded:
     def verdict(self) -> Verdict:
         """The verdict of the run, as `verdict.json` has it; a warning says what is left out."""
         rule = read_rule(self.path, self.footer)
-        found = verdict(self.contests, self.study, self.columns_of, cast("Rule | None", rule))
+        found = verdict(
+            self.contests,
+            self.study,
+            self.columns_of,
+            cast("Rule | None", rule),
+            self.cases_of,
+        )
         for data in found["datasets"]:
             lost = [trial for trial in self.incomplete if trial["dataset"] == data["dataset"]]
             first = [lost_sentence(lost)] if lost else []
@@ -181,6 +189,16 @@ class Recorded:
             f"{named} {'is' if len(files) == 1 else 'are'} damaged: {trials} of the run "
             f"{'is' if len(self.without.trial_ids) == 1 else 'are'} left out."
         )
+
+    def cases_of(self, combinations: Sequence[Combination]) -> CasesByTrial | str:
+        """Return the cases of all scored trials of some combinations, or why there are none.
+
+        Kept, since those of a large run take a second to lay out, and are asked for twice.
+        """
+        key = tuple(row["trial_id"] for one in combinations for row in one.scored)
+        if key not in self._cases:
+            self._cases[key] = read_cases(combinations, self.columns_of)
+        return self._cases[key]
 
     def rows(
         self, table: str, trials: Collection[str], columns: Sequence[str] | None = None

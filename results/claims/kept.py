@@ -8,7 +8,7 @@ import pyarrow as pa
 from results.run_folder import Recorded
 from results.statistics.evidence import Evidence
 from results.verdict.combinations import Contest
-from results.verdict.evidence import Measure, known, read_cases
+from results.verdict.evidence import Measure, known
 
 # What claims ask of the course of a trial.
 _OF_EPOCHS = (
@@ -35,7 +35,7 @@ class Kept:
                 contest,
                 judged,
                 Measure.of(contest.metric, contest.described[contest.metric]),
-                read_cases(judged, self._run.columns_of),
+                self._run.cases_of(judged),
                 lambda row: float(row["test_score"]),
             )
             self._evidence[contest.dataset] = [c.name for c in judged], found.evidence

@@ -599,22 +599,23 @@ def _listing(folder: Path) -> list[Path]:
 
 def _sources(
     folder: Path, without: Collection[Path] = ()
-) -> tuple[list[Path], dict[Path, dict[str, str]]]:
+) -> tuple[list[Path], dict[Path, Mapping[str, str]]]:
     """Return the files of a data set, parts first in their order, and each part's sources."""
     files = [path for path in _listing(folder) if path not in without]
     parts = [path for path in files if _PART.fullmatch(path.name)]
     singles = [path for path in files if not _PART.fullmatch(path.name)]
-    listed = {part: dict(_read_footer(folder.parent, part)[_SOURCES]) for part in parts}
+    listed = {part: _read_footer(folder.parent, part)[_SOURCES] for part in parts}
     return [*parts, *singles], listed
 
 
 def _merged_files(files: Sequence[Path], listed: Mapping[Path, Mapping[str, str]]) -> set[Path]:
     """Return the files that a part holds whole: a crash came before they were removed."""
+    by_name = {path.name: path for path in files}
     return {
-        path
-        for path in files
+        by_name[name]
         for part, sources in listed.items()
-        if part != path and path.name in sources and _is_gone_or(path, sources[path.name])
+        for name in by_name.keys() & sources.keys()
+        if name != part.name and _is_gone_or(by_name[name], sources[name])
     }
 
 

@@ -7,7 +7,7 @@ then, and why is said.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -103,6 +103,10 @@ class CasesByTrial:
     cases: Mapping[str, Cases]
     ids: Mapping[str, frozenset[str]]
     patients: int
+
+
+#: Returns the cases of all scored trials of some combinations, or why there are none.
+CasesOf: TypeAlias = Callable[[Sequence[Combination]], CasesByTrial | str]
 
 
 def read_cases(combinations: Sequence[Combination], rows_of: RowsOf) -> CasesByTrial | str:

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -32,7 +33,7 @@ from results.verdict.claims import (
 )
 from results.verdict.combinations import Combination, Contest
 from results.verdict.doubts import RowsOf, doubts, no_rows, rule_changed
-from results.verdict.evidence import CasesByTrial, Known, Measure, by_primary, read_cases
+from results.verdict.evidence import CasesByTrial, CasesOf, Known, Measure, by_primary, read_cases
 from results.verdict.margins import Field, interactions, margins
 from results.verdict.next_steps import one_fold, what_next
 from results.verdict.race import Race, race
@@ -74,13 +75,16 @@ def verdict(
     study: Mapping[str, Any],
     rows_of: RowsOf = no_rows,
     rule: Rule | None = None,
+    cases_of: CasesOf | None = None,
 ) -> Verdict:
     """Return the verdict of a run from its contests.
 
     `study` is the content of study.yaml, {} where there is none; its `alpha` and `margin` rule.
     `rows_of(table, trial ids)` gives the rows of other tables, by which cases are paired and some
-    warnings are found. `rule` is what was fixed before the first trial.
+    warnings are found. `rule` is what was fixed before the first trial. `cases_of` is asked for
+    cases, which it may have read before; None reads them by `rows_of`.
     """
+    cases_of = cases_of or partial(read_cases, rows_of=rows_of)
     rows = [row for contest in every for row in contest.rows]
     alpha, margin = (float(study.get(key, DEFAULTS[key])) for key in ("alpha", "margin"))
     return {
@@ -91,7 +95,9 @@ def verdict(
         "rule": rule,
         "n_trials": len(rows),
         "statuses": dict(sorted(Counter(row["status"] for row in rows).items())),
-        "datasets": [_judge(contest, study, alpha, margin, rows_of, rule) for contest in every],
+        "datasets": [
+            _judge(contest, study, alpha, margin, rows_of, cases_of, rule) for contest in every
+        ],
         "across": across(every, alpha) if len(every) > 1 else None,
     }
 
@@ -114,7 +120,12 @@ class _Judgement:
 
 
 def _judgement(
-    contest: Contest, alpha: float, margin: float, rows_of: RowsOf, raced: Race | None
+    contest: Contest,
+    alpha: float,
+    margin: float,
+    rows_of: RowsOf,
+    cases_of: CasesOf,
+    raced: Race | None,
 ) -> _Judgement | None:
     """Compare the judged of a contest; None where there is nothing to compare by.
 
@@ -123,7 +134,7 @@ def _judgement(
     judged = contest.judged
     if len(judged) < 2:
         return None
-    cases = read_cases(judged, rows_of)
+    cases = cases_of(judged)
     evidence = by_primary(contest, judged, cases)
     names = [c.name for c in judged]
     by_models = None
@@ -181,6 +192,7 @@ def _judge(
     alpha: float,
     margin: float,
     rows_of: RowsOf,
+    cases_of: CasesOf,
     rule: Rule | None,
 ) -> OfDataset:
     raced = race(contest, study, rows_of)
@@ -189,7 +201,7 @@ def _judge(
     looks = _looks(study)
     if looks:
         alpha = look_level(alpha, looks)
-    found = _judgement(contest, alpha, margin, rows_of, raced)
+    found = _judgement(contest, alpha, margin, rows_of, cases_of, raced)
     tied: list[Combination] = []
     if found:
         group = found.headline.found.group
