@@ -298,11 +298,16 @@ def _end(threads: list[threading.Thread], controllers: list[Any]) -> None:
     """
     import ray
 
-    for controller in controllers:
-        with suppress(ray.exceptions.RayError):
-            ray.kill(controller)
+    def end() -> None:
+        for controller in controllers:
+            with suppress(ray.exceptions.RayError):
+                ray.kill(controller)
+
+    # Of one that was about to start when the head was lost Ray waits for the head, with no end.
+    ending = threading.Thread(target=end, daemon=True)
+    ending.start()
     until = monotonic() + END_SEC
-    for thread in threads:
+    for thread in (ending, *threads):
         if thread.ident is not None:
             thread.join(max(until - monotonic(), 0))
 

@@ -14,7 +14,7 @@ import pytest
 
 from bench.core.references import StudyError
 from bench.execution.dispatcher import LanesLost
-from bench.execution.ray import autoscaler, cluster
+from bench.execution.ray import autoscaler, cluster, lanes
 from bench.execution.ray.cluster import LaneSize, Machine, check_room
 
 
@@ -110,6 +110,19 @@ def test_a_head_that_does_not_answer_is_not_waited_for_as_long_as_ray_does(
     monkeypatch.setattr(where, lambda *_: Event().wait())  # for ever
     with pytest.raises(LanesLost, match="head has not answered"):
         asked()
+
+
+def test_a_lane_that_ray_cannot_end_without_its_head_is_left(monkeypatch, ray):
+    asked = Event()
+
+    def waits(_controller: object) -> None:
+        asked.set()
+        Event().wait()  # for ever
+
+    monkeypatch.setattr(lanes, "END_SEC", 0.2)
+    monkeypatch.setattr(ray, "kill", waits)
+    lanes._end([], ["its controller"])
+    assert asked.is_set()
 
 
 def test_what_ray_says_of_its_machines_is_heard(monkeypatch, ray):
