@@ -320,6 +320,11 @@ def closure_step(parts: StepParts) -> Step:
             if losses:
                 same.again()
             value = parts.mean(parts.gradient(image, target))
+            for parameter in parameters:
+                # torch's L-BFGS strings gradients together as they lie in memory, and refuses
+                # those whose channels are innermost.
+                if parameter.grad is not None:
+                    parameter.grad = parameter.grad.contiguous()
             losses.append(value)
             if tight and float(value) < best.loss:
                 best = _Point(loss=float(value), weights=copy())

@@ -84,6 +84,27 @@ def test_a_closure_step_never_spends_more_than_is_left_and_never_ends_higher(lef
     assert float(mean_loss(net)(x, y)) <= float(loss)
 
 
+def losses_of_convolutions(name: str, memory_format: torch.memory_format) -> list[float]:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)),
+    ).to(torch.float64, memory_format=memory_format)
+    image = torch.randn(16, 3, 8, 8, dtype=torch.float64).to(memory_format=memory_format)
+    target = torch.arange(16) % 2
+    _, step = make(name, net, mean_loss(net))
+    return [float(step(image, target, 1000)[0]) for _ in range(4)]
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_the_order_of_channels_in_memory_changes_no_step(name):
+    plain, last = (
+        losses_of_convolutions(name, order)
+        for order in (torch.contiguous_format, torch.channels_last)
+    )
+    assert last == pytest.approx(plain, rel=1e-4)
+
+
 # Steps that evaluate one batch more than once.
 AGAIN = ["lbfgs", "sam"]
 
