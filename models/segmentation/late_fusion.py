@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.segmentation.few_channels import with_fast_ends
 from models.spec import CHANNELS
 
 
@@ -64,7 +65,11 @@ def unet_late(
 ) -> LateUNet:
     """Return a U-Net with an encoder for each channel; it is one network for every size."""
     del patch
-    return LateUNet(in_channels=in_channels, out_channels=out_channels, dims=dims, dropout=dropout)
+    network = LateUNet(
+        in_channels=in_channels, out_channels=out_channels, dims=dims, dropout=dropout
+    )
+    with_fast_ends(network)
+    return network
 
 
 def late_stages(network: nn.Module) -> tuple[str, ...]:

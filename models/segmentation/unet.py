@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from models.segmentation.few_channels import with_fast_ends
 from models.spec import CHANNELS
 
 
@@ -38,6 +39,7 @@ def unet(
         norm="instance",
         dropout=dropout,
     )
+    with_fast_ends(network)
     return network
 
 
