@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from bench.losses.supervision import logits_of
 from models.classification.cnn import POOLS
@@ -399,6 +399,18 @@ def test_overfits_one_batch(row: Model, task: str, dims: int) -> None:
     assert losses[-1] < 0.2 * losses[0]
 
 
+def of_transposed(image, weight, *_settings, out_shape, **_named) -> int:
+    """Return the operations of a transposed convolution as torch counts those of its own name."""
+    return conv_flop_count(image, weight, out_shape, transposed=True)
+
+
+# torch counts a convolution by its general name alone; `models/segmentation/few_channels.py`.
+BY_PRODUCT = {
+    torch.ops.aten.slow_conv_transpose2d: of_transposed,
+    torch.ops.aten.slow_conv_transpose3d: of_transposed,
+}
+
+
 @pytest.mark.parametrize(("row", "task", "dims"), uses(slow=MANY_LAYERS))
 def test_operations_counted_without_computing_are_those_of_a_real_pass(row, task, dims):
     patch = smallest(row, task, dims)
@@ -406,7 +418,7 @@ def test_operations_counted_without_computing_are_those_of_a_real_pass(row, task
     for device in ("meta", "cpu"):
         with torch.device(device):
             network = row.build(in_channels=1, out_channels=2, dims=dims, patch=patch).eval()
-            with FlopCounterMode(display=False) as counter:
+            with FlopCounterMode(display=False, custom_mapping=BY_PRODUCT) as counter:
                 logits_of(network(torch.zeros(1, 1, *patch))).sum().backward()
         counts.append(counter.get_total_flops())
     assert counts[0] == counts[1] > 0
