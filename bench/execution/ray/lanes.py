@@ -41,6 +41,7 @@ from bench.execution.ray.cluster import (
     machines_answer,
     machines_of_cluster,
     machines_to_come,
+    of_head,
     without_head,
 )
 from bench.execution.ray.following import Following, Leaving
@@ -303,11 +304,11 @@ def _end(threads: list[threading.Thread], controllers: list[Any]) -> None:
             with suppress(ray.exceptions.RayError):
                 ray.kill(controller)
 
-    # Of one that was about to start when the head was lost Ray waits for the head, with no end.
-    ending = threading.Thread(target=end, daemon=True)
-    ending.start()
     until = monotonic() + END_SEC
-    for thread in (ending, *threads):
+    # Of one that was about to start when the head was lost Ray waits for the head, with no end.
+    with suppress(LanesLost):
+        of_head(end)
+    for thread in threads:
         if thread.ident is not None:
             thread.join(max(until - monotonic(), 0))
 

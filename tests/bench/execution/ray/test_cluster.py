@@ -119,7 +119,7 @@ def test_a_lane_that_ray_cannot_end_without_its_head_is_left(monkeypatch, ray):
         asked.set()
         Event().wait()  # for ever
 
-    monkeypatch.setattr(lanes, "END_SEC", 0.2)
+    monkeypatch.setattr(cluster, "HEAD_SEC", 0.2)
     monkeypatch.setattr(ray, "kill", waits)
     lanes._end([], ["its controller"])
     assert asked.is_set()
