@@ -1018,7 +1018,7 @@ def main() -> None:
         err.print(LAST_WORDS)
     if STOPPING.asked:
         STOPPING.deafen()
-    sys.exit(status or 0)
+    STOPPING.end(status or 0)
 
 
 def _explained() -> tuple[type[ValueError], ...]:

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from types import FrameType
+from typing import NoReturn
 
 #: The status that shells give a command ended by Ctrl-C.
 INTERRUPTED = 130
@@ -26,6 +27,7 @@ class Stopping:
 
     def __init__(self) -> None:
         self.asked = False
+        self._threads_left = False
         self._at_once = True
         self._process = os.getpid()
 
@@ -41,6 +43,18 @@ class Stopping:
         """Ignore the signals: nothing is left but Python's own end, which would forget us."""
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+
+    def leave_threads(self) -> None:
+        """Note that threads wait inside a library that must not be closed around them."""
+        self._threads_left = True
+
+    def end(self, status: int) -> NoReturn:
+        """End this command, by Python's own end where no thread would be hurt by it."""
+        if self._threads_left:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+        sys.exit(status)
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a copy of this process: it has no words of its own

@@ -18,6 +18,7 @@ from concurrent.futures import Future
 from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any, TypeVar
 
 import psutil
@@ -25,6 +26,7 @@ import psutil
 from bench.core.packages import ROOT
 from bench.core.references import StudyError, failure
 from bench.execution.dispatcher import LanesLost, Place
+from bench.execution.stopping import STOPPING
 
 log = logging.getLogger("medopt.lanes")
 
@@ -36,8 +38,12 @@ OBJECT_STORE_BYTES = 128 * 2**20
 # Without its head Ray ends this process after 60 s, in its own words: before that we must be gone.
 # Assumption.
 HEAD_SEC = 15.0
+# What leaves Ray is gone within a second. Assumption.
+LEAVE_SEC = 3.0
 # The token of the Ray that this process starts. Ray reads it once a process.
 TOKEN = secrets.token_hex(32)
+# Threads that may be waiting inside Ray.
+_inside: list[threading.Thread] = []
 
 # What a user sees is our progress alone, and a lane's memory and start are its trial's. Each helper
 # process of Ray costs 50 to 110 MB (measured). A user's own setting stands.
@@ -126,8 +132,6 @@ def connected(address: str | None, *, cores: int = 0, gpus: int = 0) -> Iterator
         # The collectives of a lane of several workers.
         settings |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), _loopback_name())
     with _environment(settings), _scratch_folder() as scratch:
-        import ray
-
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is None:
             options |= {
@@ -150,7 +154,34 @@ def connected(address: str | None, *, cores: int = 0, gpus: int = 0) -> Iterator
                 _join(options)
             yield scratch
         finally:
-            ray.shutdown()
+            _leave()
+
+
+def inside(wait: Callable[[], object]) -> threading.Thread:
+    """Start a thread of this process that waits inside Ray."""
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    _inside[:] = [*(each for each in _inside if each.is_alive()), thread]
+    return thread
+
+
+def _leave() -> None:
+    """Shut Ray down, unless a thread still waits inside it, for a head that has gone.
+
+    Such a thread would read what Ray has freed: a driver whose head was killed ended so by SIGSEGV,
+    in one of twelve, or without a word. It ends with the process, which Ray ends in any case when
+    its head has been away for a minute.
+    """
+    import ray
+
+    until = monotonic() + LEAVE_SEC
+    for thread in _inside:
+        thread.join(max(until - monotonic(), 0))
+    if any(thread.is_alive() for thread in _inside):
+        STOPPING.leave_threads()
+    else:
+        _inside.clear()
+        ray.shutdown()
 
 
 def _init(options: dict[str, Any]) -> None:
@@ -306,7 +337,7 @@ def of_head(ask: Callable[[], _Said]) -> _Said:
         except Exception as error:  # noqa: BLE001  # raised where it is waited for
             found.set_exception(error)
 
-    threading.Thread(target=answer, daemon=True).start()
+    inside(answer)
     try:
         return found.result(timeout=HEAD_SEC)
     except (TimeoutError, RpcError) as error:

@@ -36,6 +36,7 @@ from bench.execution.ray.cluster import (
     check_ever,
     check_room,
     connected,
+    inside,
     kill,
     leaving_machines,
     machines_answer,
@@ -60,6 +61,8 @@ START_LIMIT = 5
 LOOK_SEC = 2.0
 # Seconds that lanes get to end by themselves once the queue is empty.
 END_SEC = 10.0
+# How often a thread that waits for a lane looks whether it is left.
+LEFT_SEC = 0.5
 # As Ray Train's own groups.
 GROUP_TIMEOUT = timedelta(seconds=1800)
 
@@ -187,6 +190,7 @@ def _serve(
     cargo = ray.put({**cargo_of(plan), "shelf": carrier.shelf})
     controllers: list[Any] = []
     threads: list[threading.Thread] = []
+    left = threading.Event()
     asking = autoscaler.Asking(size)
     ask = asking.ask if carrier.may_come else (lambda _lanes, _more: None)
     following = Following(size, most, machines_of_cluster, ask)
@@ -195,10 +199,8 @@ def _serve(
 
     def start() -> None:
         lane = f"lane {len(threads) + 1}"
-        fit = _trainer(mailbox, lane, cargo, size, carrier, controllers).fit
-        thread = threading.Thread(target=_until_over, args=(lane, fit, over), daemon=True)
-        thread.start()
-        threads.append(thread)
+        fit = _trainer(mailbox, lane, cargo, size, carrier, controllers, left).fit
+        threads.append(inside(lambda: _until_over(lane, fit, over)))
         names[lane] = monotonic() + hung_minutes * 60
 
     until, looked, alone_since = math.inf, -math.inf, monotonic()
@@ -244,7 +246,7 @@ def _serve(
         raise
     finally:
         asking.close()
-        _end(threads, controllers)
+        _end(threads, controllers, left)
 
 
 def _may_wait(carrier: Carrier, seconds: float, hung_minutes: float) -> bool:
@@ -290,12 +292,12 @@ def _head_answers(seconds: float) -> bool:
     return found
 
 
-def _end(threads: list[threading.Thread], controllers: list[Any]) -> None:
-    """End the lanes that are left, and wait for the threads that waited for them.
+def _end(threads: list[threading.Thread], controllers: list[Any], left: threading.Event) -> None:
+    """End the lanes that are left, and let the threads that wait for them leave Ray (`left`).
 
-    A thread that waits inside Ray while Ray is shut down around it reads freed memory: such a
-    driver ended by SIGSEGV when all was done. A lane is left where its machine was lost and the
-    trials were done before Ray found it another.
+    A lane is left where its machine was lost and the trials were done before Ray found it another.
+    Without a head no lane hears that it is to end: Ray ends it when it has missed the head for a
+    minute.
     """
     import ray
 
@@ -304,13 +306,23 @@ def _end(threads: list[threading.Thread], controllers: list[Any]) -> None:
             with suppress(ray.exceptions.RayError):
                 ray.kill(controller)
 
-    until = monotonic() + END_SEC
-    # Of one that was about to start when the head was lost Ray waits for the head, with no end.
-    with suppress(LanesLost):
-        of_head(end)
-    for thread in threads:
-        if thread.ident is not None:
+    if _head_answers(0):
+        with suppress(LanesLost):
+            of_head(end)
+        until = monotonic() + END_SEC
+        for thread in threads:
             thread.join(max(until - monotonic(), 0))
+    left.set()
+
+
+def _answer(word: Any, left: threading.Event) -> Any:
+    """Return what a word to an actor comes to; raise LanesLost once its lane is `left`."""
+    import ray
+
+    while not ray.wait([word], timeout=LEFT_SEC)[0]:
+        if left.is_set():
+            raise LanesLost("it was left")
+    return ray.get(word)
 
 
 def _until_over(lane: str, fit: Callable[[], Any], over: queues.SimpleQueue[LaneEnd]) -> None:
@@ -332,10 +344,12 @@ def _trainer(
     size: LaneSize,
     carrier: Carrier,
     controllers: list[Any],
+    left: threading.Event,
 ) -> Any:
     """Return the Ray Train trainer whose `fit` is a lane; its workers get what `cargo` names.
 
-    What controls the lane, an actor beside this process, is put into `controllers`.
+    What controls the lane, an actor beside this process, is put into `controllers`. Once `left` is
+    set, `fit` raises LanesLost.
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -366,8 +380,8 @@ def _trainer(
                 .remote(**given)
             )
             controllers.append(controller)
-            ray.get(controller.run.remote())
-            return ray.get(controller.get_result.remote())
+            _answer(controller.run.remote(), left)
+            return _answer(controller.get_result.remote(), left)
 
     class Plain(BackendConfig):
         """One worker needs no process group, and so its controller no torch: 300 MB (measured).

@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
@@ -16,6 +17,13 @@ from bench.core.references import StudyError
 from bench.execution.dispatcher import LanesLost
 from bench.execution.ray import autoscaler, cluster, lanes
 from bench.execution.ray.cluster import LaneSize, Machine, check_room
+from bench.execution.stopping import Stopping
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_inside_ray(monkeypatch):
+    """Of threads that a test leaves waiting no other knows."""
+    monkeypatch.setattr(cluster, "_inside", [])
 
 
 def test_more_lanes_than_the_machines_hold_are_refused_with_what_there_is():
@@ -113,16 +121,45 @@ def test_a_head_that_does_not_answer_is_not_waited_for_as_long_as_ray_does(
 
 
 def test_a_lane_that_ray_cannot_end_without_its_head_is_left(monkeypatch, ray):
-    asked = Event()
+    asked, left = Event(), Event()
 
     def waits(_controller: object) -> None:
         asked.set()
         Event().wait()  # for ever
 
     monkeypatch.setattr(cluster, "HEAD_SEC", 0.2)
+    monkeypatch.setattr(lanes, "_head_answers", lambda _seconds: True)
     monkeypatch.setattr(ray, "kill", waits)
-    lanes._end([], ["its controller"])
+    lanes._end([], ["its controller"], left)
     assert asked.is_set()
+    assert left.is_set()
+
+
+def test_without_a_head_nothing_is_asked_of_it_and_lanes_are_left_at_once(monkeypatch, ray):
+    left = Event()
+    monkeypatch.setattr(lanes, "_head_answers", lambda _seconds: False)
+    monkeypatch.setattr(ray, "kill", lambda _controller: pytest.fail("asked"))
+    lane = cluster.inside(left.wait)
+    lanes._end([lane], ["its controller"], left)
+    lane.join(5)
+    assert not lane.is_alive()
+
+
+@pytest.mark.parametrize("stays", [False, True])
+def test_ray_is_shut_down_unless_a_thread_waits_inside_it(monkeypatch, ray, stays):
+    shut, release, stopping = Event(), Event(), Stopping()
+    monkeypatch.setattr(cluster, "LEAVE_SEC", 0.2)
+    monkeypatch.setattr(cluster, "STOPPING", stopping)
+    monkeypatch.setattr(ray, "shutdown", shut.set)
+    cluster.inside(release.wait if stays else lambda: None)
+    cluster._leave()
+    assert shut.is_set() is not stays
+    ended: list[str] = []
+    monkeypatch.setattr("os._exit", lambda status: ended.append(f"at once: {status}"))
+    with suppress(SystemExit):
+        stopping.end(1)
+    assert ended == (["at once: 1"] if stays else [])
+    release.set()
 
 
 def test_what_ray_says_of_its_machines_is_heard(monkeypatch, ray):
