@@ -400,6 +400,15 @@ def machines_answer(places: Sequence[Place]) -> bool:
     )
 
 
+def raylet_here() -> tuple[str, int]:
+    """Return where the Ray of this machine listens, as `answers` takes it."""
+    import ray
+
+    here = ray.get_runtime_context().get_node_id()
+    (node,) = (n for n in _nodes() if n["NodeID"] == here)
+    return node["NodeManagerAddress"], node["NodeManagerPort"]
+
+
 def answers(host: str, port: int) -> bool:
     """Return whether somebody listens there."""
     try:

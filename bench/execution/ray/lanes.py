@@ -13,6 +13,7 @@ import queue as queues
 import threading
 import uuid
 from collections.abc import Callable, Iterable
+from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -43,6 +44,7 @@ from bench.execution.ray.cluster import (
     machines_of_cluster,
     machines_to_come,
     of_head,
+    raylet_here,
     without_head,
 )
 from bench.execution.ray.following import Following, Leaving
@@ -191,6 +193,7 @@ def _serve(
     controllers: list[Any] = []
     threads: list[threading.Thread] = []
     left = threading.Event()
+    raylet = raylet_here()
     asking = autoscaler.Asking(size)
     ask = asking.ask if carrier.may_come else (lambda _lanes, _more: None)
     following = Following(size, most, machines_of_cluster, ask)
@@ -209,10 +212,10 @@ def _serve(
             if monotonic() - looked > LOOK_SEC:
                 looked = monotonic()
                 # Asked first: without a head Ray's own calls wait for a minute.
-                if not _head_answers(HEAD_SEC if queue.pending() else 0):
+                if lost := _lost(raylet, HEAD_SEC if queue.pending() else 0):
                     if not queue.pending():
                         break  # all is on disk
-                    raise without_head()
+                    raise lost
                 for _ in range(following.more(len(names), queue.pending())):
                     start()
                 leaving(dispatcher.lanes_on(leaving_machines()))
@@ -246,7 +249,7 @@ def _serve(
         raise
     finally:
         asking.close()
-        _end(threads, controllers, left)
+        _end(threads, controllers, left, raylet)
 
 
 def _may_wait(carrier: Carrier, seconds: float, hung_minutes: float) -> bool:
@@ -292,12 +295,30 @@ def _head_answers(seconds: float) -> bool:
     return found
 
 
-def _end(threads: list[threading.Thread], controllers: list[Any], left: threading.Event) -> None:
+def _lost(raylet: tuple[str, int], seconds: float) -> LanesLost | None:
+    """Return what to raise where Ray's head, in so many seconds, or the raylet here has gone.
+
+    Ray itself finds after 16 s that the raylet has (measured), and ends this process then, where it
+    has an object in its store, without a word.
+    """
+    if not _head_answers(seconds):
+        return without_head()
+    if not answers(*raylet):
+        return LanesLost("Ray has stopped on this machine: its raylet does not answer.")
+    return None
+
+
+def _end(
+    threads: list[threading.Thread],
+    controllers: list[Any],
+    left: threading.Event,
+    raylet: tuple[str, int],
+) -> None:
     """End the lanes that are left, and let the threads that wait for them leave Ray (`left`).
 
     A lane is left where its machine was lost and the trials were done before Ray found it another.
-    Without a head no lane hears that it is to end: Ray ends it when it has missed the head for a
-    minute.
+    Without a head, or the `raylet` of this machine, no lane hears that it is to end: Ray ends it
+    when it has missed one of them for a while.
     """
     import ray
 
@@ -306,7 +327,7 @@ def _end(threads: list[threading.Thread], controllers: list[Any], left: threadin
             with suppress(ray.exceptions.RayError):
                 ray.kill(controller)
 
-    if _head_answers(0):
+    if not _lost(raylet, 0):
         with suppress(LanesLost):
             of_head(end)
         until = monotonic() + END_SEC
@@ -316,13 +337,15 @@ def _end(threads: list[threading.Thread], controllers: list[Any], left: threadin
 
 
 def _answer(word: Any, left: threading.Event) -> Any:
-    """Return what a word to an actor comes to; raise LanesLost once its lane is `left`."""
-    import ray
+    """Return what a word to an actor comes to; raise LanesLost once its lane is `left`.
 
-    while not ray.wait([word], timeout=LEFT_SEC)[0]:
+    Not by ray.wait: where the raylet has gone it ends this process at once.
+    """
+    answer = word.future()
+    while not wait([answer], timeout=LEFT_SEC).done:
         if left.is_set():
             raise LanesLost("it was left")
-    return ray.get(word)
+    return answer.result()
 
 
 def _until_over(lane: str, fit: Callable[[], Any], over: queues.SimpleQueue[LaneEnd]) -> None:

@@ -129,18 +129,21 @@ def test_a_lane_that_ray_cannot_end_without_its_head_is_left(monkeypatch, ray):
 
     monkeypatch.setattr(cluster, "HEAD_SEC", 0.2)
     monkeypatch.setattr(lanes, "_head_answers", lambda _seconds: True)
+    monkeypatch.setattr(lanes, "answers", lambda *_raylet: True)
     monkeypatch.setattr(ray, "kill", waits)
-    lanes._end([], ["its controller"], left)
+    lanes._end([], ["its controller"], left, ("here", 1))
     assert asked.is_set()
     assert left.is_set()
 
 
-def test_without_a_head_nothing_is_asked_of_it_and_lanes_are_left_at_once(monkeypatch, ray):
+@pytest.mark.parametrize(("raylet", "head"), [(True, False), (False, True)])
+def test_without_a_head_or_a_raylet_lanes_are_left_at_once(monkeypatch, ray, raylet, head):
     left = Event()
-    monkeypatch.setattr(lanes, "_head_answers", lambda _seconds: False)
+    monkeypatch.setattr(lanes, "_head_answers", lambda _seconds: head)
+    monkeypatch.setattr(lanes, "answers", lambda *_raylet: raylet)
     monkeypatch.setattr(ray, "kill", lambda _controller: pytest.fail("asked"))
     lane = cluster.inside(left.wait)
-    lanes._end([lane], ["its controller"], left)
+    lanes._end([lane], ["its controller"], left, ("here", 1))
     lane.join(5)
     assert not lane.is_alive()
 
