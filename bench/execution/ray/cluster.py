@@ -169,8 +169,8 @@ def _leave() -> None:
     """Shut Ray down, unless a thread still waits inside it, for a head that has gone.
 
     Such a thread would read what Ray has freed: a driver whose head was killed ended so by SIGSEGV,
-    in one of twelve, or without a word. It ends with the process, which Ray ends in any case when
-    its head has been away for a minute.
+    in one of eight. It ends with the process, which Ray ends in any case when its head has been
+    away for a minute.
     """
     import ray
 
