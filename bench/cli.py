@@ -112,9 +112,9 @@ def demo(
     """Run the whole job in miniature, on data it makes.
 
     Makes chest-CT and brain-MRI phantoms in their true formats (DICOM with radiologists' XML reads;
-    NIfTI), prepares them like real scans, runs six optimizers x four losses x three folds on each,
-    and ends with a verdict and report.html. A trial a core runs at once; on two it takes a few
-    minutes.
+    NIfTI), prepares them like real scans, runs three optimizers x two losses x five folds on each,
+    and ends with a verdict and report.html. A trial a core runs at once; on two it takes one to
+    four minutes.
     """
     from bench import api
     from bench.core.references import local_path
