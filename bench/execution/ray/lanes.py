@@ -339,7 +339,7 @@ def _end(
 def _answer(word: Any, left: threading.Event) -> Any:
     """Return what a word to an actor comes to; raise LanesLost once its lane is `left`.
 
-    Not by ray.wait: where the raylet has gone it ends this process at once.
+    By a future: a thread that waits for one is not inside Ray, which may be shut down meanwhile.
     """
     answer = word.future()
     while not wait([answer], timeout=LEFT_SEC).done:
