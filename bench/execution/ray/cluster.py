@@ -393,9 +393,7 @@ def machines_answer(places: Sequence[Place]) -> bool:
     """
     nodes = {n["NodeID"]: n for n in _nodes()}
     return all(
-        machine in nodes
-        and nodes[machine]["Alive"]
-        and answers(nodes[machine]["NodeManagerAddress"], nodes[machine]["NodeManagerPort"])
+        machine in nodes and nodes[machine]["Alive"] and answers(*_raylet(nodes[machine]))
         for machine in {machine for machine, _ in places}
     )
 
@@ -406,6 +404,10 @@ def raylet_here() -> tuple[str, int]:
 
     here = ray.get_runtime_context().get_node_id()
     (node,) = (n for n in _nodes() if n["NodeID"] == here)
+    return _raylet(node)
+
+
+def _raylet(node: Mapping[str, Any]) -> tuple[str, int]:
     return node["NodeManagerAddress"], node["NodeManagerPort"]
 
 

@@ -13,7 +13,7 @@ import queue as queues
 import threading
 import uuid
 from collections.abc import Callable, Iterable
-from concurrent.futures import wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -63,8 +63,6 @@ START_LIMIT = 5
 LOOK_SEC = 2.0
 # Seconds that lanes get to end by themselves once the queue is empty.
 END_SEC = 10.0
-# How often a thread that waits for a lane looks whether it is left.
-LEFT_SEC = 0.5
 # As Ray Train's own groups.
 GROUP_TIMEOUT = timedelta(seconds=1800)
 
@@ -192,7 +190,7 @@ def _serve(
     cargo = ray.put({**cargo_of(plan), "shelf": carrier.shelf})
     controllers: list[Any] = []
     threads: list[threading.Thread] = []
-    left = threading.Event()
+    left: Future[None] = Future()
     raylet = raylet_here()
     asking = autoscaler.Asking(size)
     ask = asking.ask if carrier.may_come else (lambda _lanes, _more: None)
@@ -311,7 +309,7 @@ def _lost(raylet: tuple[str, int], seconds: float) -> LanesLost | None:
 def _end(
     threads: list[threading.Thread],
     controllers: list[Any],
-    left: threading.Event,
+    left: Future[None],
     raylet: tuple[str, int],
 ) -> None:
     """End the lanes that are left, and let the threads that wait for them leave Ray (`left`).
@@ -333,18 +331,18 @@ def _end(
         until = monotonic() + END_SEC
         for thread in threads:
             thread.join(max(until - monotonic(), 0))
-    left.set()
+    left.set_result(None)
 
 
-def _answer(word: Any, left: threading.Event) -> Any:
+def _answer(word: Any, left: Future[None]) -> Any:
     """Return what a word to an actor comes to; raise LanesLost once its lane is `left`.
 
     By a future: a thread that waits for one is not inside Ray, which may be shut down meanwhile.
     """
     answer = word.future()
-    while not wait([answer], timeout=LEFT_SEC).done:
-        if left.is_set():
-            raise LanesLost("it was left")
+    wait([answer, left], return_when=FIRST_COMPLETED)
+    if not answer.done():
+        raise LanesLost("it was left")
     return answer.result()
 
 
@@ -367,12 +365,12 @@ def _trainer(
     size: LaneSize,
     carrier: Carrier,
     controllers: list[Any],
-    left: threading.Event,
+    left: Future[None],
 ) -> Any:
     """Return the Ray Train trainer whose `fit` is a lane; its workers get what `cargo` names.
 
     What controls the lane, an actor beside this process, is put into `controllers`. Once `left` is
-    set, `fit` raises LanesLost.
+    done, `fit` raises LanesLost.
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig

@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 import time
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
@@ -121,7 +122,7 @@ def test_a_head_that_does_not_answer_is_not_waited_for_as_long_as_ray_does(
 
 
 def test_a_lane_that_ray_cannot_end_without_its_head_is_left(monkeypatch, ray):
-    asked, left = Event(), Event()
+    asked, left = Event(), Future()
 
     def waits(_controller: object) -> None:
         asked.set()
@@ -133,16 +134,16 @@ def test_a_lane_that_ray_cannot_end_without_its_head_is_left(monkeypatch, ray):
     monkeypatch.setattr(ray, "kill", waits)
     lanes._end([], ["its controller"], left, ("here", 1))
     assert asked.is_set()
-    assert left.is_set()
+    assert left.done()
 
 
 @pytest.mark.parametrize(("raylet", "head"), [(True, False), (False, True)])
 def test_without_a_head_or_a_raylet_lanes_are_left_at_once(monkeypatch, ray, raylet, head):
-    left = Event()
+    left = Future()
     monkeypatch.setattr(lanes, "_head_answers", lambda _seconds: head)
     monkeypatch.setattr(lanes, "answers", lambda *_raylet: raylet)
     monkeypatch.setattr(ray, "kill", lambda _controller: pytest.fail("asked"))
-    lane = cluster.inside(left.wait)
+    lane = cluster.inside(left.result)
     lanes._end([lane], ["its controller"], left, ("here", 1))
     lane.join(5)
     assert not lane.is_alive()
