@@ -1,7 +1,8 @@
 """From finished items to a store: one order, one image type, final places, checksums."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ from loaders.store.layout import (
     CASES,
     CHECKED,
     FORMAT,
+    OPEN_FILES,
     OPTIONAL,
     PACK_CASES,
     REJECTED,
@@ -29,6 +31,13 @@ from loaders.store.layout import (
     write_file,
     write_table,
 )
+
+# An array of a finished item: the item, its file, and its row there where the file is a pack.
+_Place = tuple[str, str, int | None]
+# (item, file) -> the file's array.
+_Load = Callable[[str, str], Array]
+# Of each role, so that a store that is read keeps all of them open.
+_MOST_FILES = OPEN_FILES // len(ROLES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,42 +153,89 @@ def _place_arrays(
 
     `files` gains the checksum of each file by its name in the store.
     """
-    items = building / "items"
     # By names, and as plain arrays: paths and slices of memory maps are slow to make.
-    load = lru_cache(maxsize=64)(lambda item, file: np.asarray(open_npy(items / item / file)))
+    load = lru_cache(maxsize=64)(
+        lambda item, file: np.asarray(open_npy(building / "items" / item / file))
+    )
     columns = [table[name].to_pylist() for name in ("item", f"{role}_file", f"{role}_row")]
-    sums = table[f"{role}_sum"].to_pylist()
-    names: list[str] = []
-    rows: list[int | None] = []
-
-    def arrays(places: Iterable[tuple[str, str, int | None]]) -> Iterator[Array]:
-        for item, file, row in places:
-            array = load(item, file)
-            yield array if row is None else array[row]
-
-    every = list(zip(*columns, strict=True))
-    for start in range(0, len(every) if packed else 0, PACK_CASES):
-        part = every[start : start + PACK_CASES]
-        name = f"arrays/{role}s_{start // PACK_CASES:05d}.npy"
-        files[name] = write_hashed(building / name, _stack(arrays(part), kind, len(part)))
-        names += [name] * len(part)
-        rows += range(len(part))
-    for case, array in enumerate(arrays(() if packed else every)):
-        item, file, row = every[case]
-        source = items / item / file
-        target = building / "arrays" / f"{case:06d}_{role}.npy"
-        rows.append(None)
-        names.append(f"arrays/{target.name}")
-        if row is None and array.dtype == kind:
-            _link(source, target)
-            files[names[-1]] = sums[case]
-        else:
-            content = array_bytes(array.astype(kind, copy=False))
-            files[names[-1]] = write_hashed(target, [npy_header(kind, array.shape), content])
+    places = list(zip(*columns, strict=True))
+    found: Iterator[tuple[str, int | None]]
+    if not packed:
+        sums = table[f"{role}_sum"].to_pylist()
+        found = _alone(building, role, kind, places, load, files, sums)
+    elif _are_packs(places, load, kind):
+        found = _packs_as_they_are(building, role, places, files)
+    else:
+        found = _packs_anew(building, role, kind, places, load, files)
+    names, rows = zip(*found, strict=True)
     for name, column, type_ in (("file", names, pa.string()), ("row", rows, pa.int64())):
         at = table.schema.get_field_index(f"{role}_{name}")
         table = table.set_column(at, CASES.field(f"{role}_{name}"), pa.array(column, type_))
     return table
+
+
+def _alone(
+    building: Path,
+    role: str,
+    kind: np.dtype[Any],
+    places: Sequence[_Place],
+    load: _Load,
+    files: dict[str, str],
+    sums: Sequence[str],
+) -> Iterator[tuple[str, None]]:
+    """Bring each array into a file of its own; give the places."""
+    for case, (item, file, row) in enumerate(places):
+        whole = load(item, file)
+        name = f"arrays/{case:06d}_{role}.npy"
+        if row is None and whole.dtype == kind:
+            _link(building / "items" / item / file, building / name)
+            files[name] = sums[case]
+        else:
+            array = whole if row is None else whole[row]
+            content = array_bytes(array.astype(kind, copy=False))
+            files[name] = write_hashed(building / name, [npy_header(kind, array.shape), content])
+        yield name, None
+
+
+def _are_packs(places: Sequence[_Place], load: _Load, kind: np.dtype[Any]) -> bool:
+    """Tell whether the items' files hold these arrays alone, in their type, and are few."""
+    used = Counter((item, file) for item, file, _ in places)
+    return len(used) <= _MOST_FILES and all(
+        load(*file).dtype == kind and len(load(*file)) == count for file, count in used.items()
+    )
+
+
+def _packs_as_they_are(
+    building: Path, role: str, places: Sequence[_Place], files: dict[str, str]
+) -> Iterator[tuple[str, int | None]]:
+    """Give the items' files their final names, and the places.
+
+    Writing pictures once more was a fifth of the time of all that is done to them (measured).
+    """
+    names: dict[tuple[str, str], str] = {}
+    for item, file, row in places:
+        name = names.setdefault((item, file), f"arrays/{role}s_{len(names):05d}.npy")
+        if name not in files:
+            _link(building / "items" / item / file, building / name)
+            files[name] = file_hash(building / name)
+        yield name, row
+
+
+def _packs_anew(
+    building: Path,
+    role: str,
+    kind: np.dtype[Any],
+    places: Sequence[_Place],
+    load: _Load,
+    files: dict[str, str],
+) -> Iterator[tuple[str, int]]:
+    """Write the arrays as packs in the order of the cases; give the places."""
+    for start in range(0, len(places), PACK_CASES):
+        part = places[start : start + PACK_CASES]
+        name = f"arrays/{role}s_{start // PACK_CASES:05d}.npy"
+        arrays = (load(item, file)[row] for item, file, row in part)
+        files[name] = write_hashed(building / name, _stack(arrays, kind, len(part)))
+        yield from ((name, row) for row in range(len(part)))
 
 
 def _stack(

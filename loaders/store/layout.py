@@ -33,6 +33,9 @@ from loaders.cases import AXES, JSON, Meta
 # refused by name and older unfinished ones are not resumed.
 FORMAT = 4
 PACK_CASES = 4096
+# Files of arrays that are kept open while a store is read: a process may have a thousand files, and
+# not of a store alone.
+OPEN_FILES = 256
 CHECKED = "checked"
 
 CASES = pa.schema(

@@ -20,6 +20,7 @@ from loaders.store.layout import (
     CLINICAL,
     COLUMNS,
     NUMBERS,
+    OPEN_FILES,
     OPTIONAL,
     StoreError,
     content_hash,
@@ -68,7 +69,7 @@ class Store:
         if self.outside is not None:
             self._join(self.outside)
         self._checked = ""
-        self._load = lru_cache(maxsize=256)(self._open_array)
+        self._load = lru_cache(maxsize=OPEN_FILES)(self._open_array)
 
     def check(self) -> None:
         """Raise StoreError unless every file is as `medopt prepare` wrote it.

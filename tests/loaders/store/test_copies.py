@@ -205,6 +205,8 @@ def test_one_image_under_two_answers_is_rejected_by_choice(tmp_path: Path) -> No
     ids = {case.key: keyed_id(KEY, "fake", case.key) for case in (cases[0], twin)}
     assert len(store) == 23
     assert not set(ids.values()) & set(store.case_ids)
+    # Nor is its image left in a pack.
+    assert sum(len(np.load(file)) for file in (tmp_path / "s" / "arrays").iterdir()) == 23
     said = {bad.where: bad.reason for bad in report.rejected}
     assert said == {
         cases[0].key: f"the same image has another answer as case {ids['twin']}",

@@ -223,14 +223,20 @@ def test_boxes_counts_and_moments_are_those_of_the_arrays(tmp_path: Path) -> Non
         )
 
 
-def test_equal_pictures_are_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("most", "packs"), [(4, [1, 2, 4, 4]), (3, [3, 4, 4])])
+def test_equal_pictures_are_packed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, packs: list[int]
+) -> None:
+    """By item where those are few files, else all of them anew."""
+    monkeypatch.setattr(loaders.store.finalize, "_MOST_FILES", most)
     for module in (loaders.store.item_writer, loaders.store.finalize):
         monkeypatch.setattr(module, "PACK_CASES", 4)
     cases = [a_picture(number) for number in range(11)]
     write(a_survey(a_meta(**FLAT), cases[:6], cases[6:]), tmp_path / "s")
     store = open_store(tmp_path / "s")
     files = sorted((tmp_path / "s" / "arrays").iterdir())
-    assert [np.load(file).shape for file in files] == [(4, 1, 4, 6), (4, 1, 4, 6), (3, 1, 4, 6)]
+    assert [file.name for file in files] == [f"images_{n:05d}.npy" for n in range(len(packs))]
+    assert sorted(np.load(file).shape for file in files) == [(count, 1, 4, 6) for count in packs]
     for case in cases:
         same_case(store, at(store, case), case)
         assert store.labels[at(store, case)] == case.label

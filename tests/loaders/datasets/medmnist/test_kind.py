@@ -373,7 +373,6 @@ def test_breastmnist(shared_data: Path, tmp_path: Path) -> None:
                 index = index_of(store, split, number)
                 np.testing.assert_array_equal(store.image(index)[0], image)
                 assert store.labels[index] == raw[f"{split}_labels"][number]
-    assert store.image_file(779)[1] == 779
     # One image, compared here byte by byte, is malignant in the training part and not in the test.
     with np.load(source / "breastmnist.npz", allow_pickle=False) as raw:
         twins = raw["train_images"][115], raw["test_images"][700 - 546 - 78]
