@@ -4,6 +4,7 @@ Exit status 0: done. 1: some trials failed, or the machine did (a full disk). 2:
 usable input. 130: interrupted; the run resumes.
 """
 
+import errno
 import io
 import json
 import re
@@ -559,12 +560,12 @@ def run(
     """Run a study, or go on with it: finished trials are not run again.
 
     Without --ray trials run side by side in processes of this machine, a core each where memory
-    holds so many (--lanes 1: one after the other, so that their seconds can be compared); with it
-    on its lanes. Ends with the verdict and report.html. A race saves a third of the training or
-    more where some are clearly behind; its drop takes 0.01 of the study's alpha (`race: LEVEL` in
-    the study says another), and the verdict has the rest. A raced run stays one when it is asked
-    for again. --until-decided has to be asked for before the first trial: its looks share alpha,
-    and a run that was begun without keeps all of it.
+    holds so many (--lanes 1: one after the other on all cores, so that seconds can be compared);
+    with it on its lanes. Ends with the verdict and report.html. A race saves a third of the
+    training or more where some are clearly behind; its drop takes 0.01 of the study's alpha (`race:
+    LEVEL` in the study says another), and the verdict has the rest. A raced run stays one when it
+    is asked for again. --until-decided has to be asked for before the first trial: its looks share
+    alpha, and a run that was begun without keeps all of it.
     """
     _run_study(
         study,
@@ -978,6 +979,21 @@ def _arguments(given: Sequence[str]) -> list[str]:
     return made
 
 
+_GO_ON = "What was finished is on disk; ask again to go on."
+_ELSEWHERE = "Nothing can be written there: name another place with --out."
+# What helps where a file cannot be read or written, by the system's number of the error.
+_WAY_OUT = {
+    errno.ENOSPC: f"The disk is full: free some of it. {_GO_ON}",
+    errno.EDQUOT: f"This user's share of the disk is full: free some of it. {_GO_ON}",
+    errno.EROFS: _ELSEWHERE,
+    errno.ENOTDIR: _ELSEWHERE,
+    errno.ENAMETOOLONG: _ELSEWHERE,
+    errno.ENOENT: "It is not there and cannot be made: check the path, or name another one.",
+    errno.EACCES: "This user may not read or write there: change that, or name another place.",
+    errno.EPERM: "This user may not read or write there: change that, or name another place.",
+}
+
+
 def main() -> None:
     """Run the command line; turn whatever can go wrong into one sentence and an exit status."""
     from bench.core.packages import check_packages
@@ -1000,7 +1016,7 @@ def main() -> None:
         _show_error(str(error))
         status = 2
     except OSError as error:
-        _show_error(f"{error}\nWhat was finished is on disk; ask again to go on.")
+        _show_error(f"{error}\n{_WAY_OUT.get(error.errno or 0, _GO_ON)}")
         status = 1
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED

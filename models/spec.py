@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from math import prod
+from math import ceil, prod
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -108,9 +108,11 @@ class Model:
             return f"a patch of {dims}-D images has {dims} sides; {patch} has {len(patch)}"
         size = " x ".join(map(str, patch))
         if any(side % self.divisor or side < self.min_size for side in patch):
+            steps = (ceil(max(side, self.min_size) / self.divisor) for side in patch)
+            fits = " x ".join(str(count * self.divisor) for count in steps)
             return (
                 f"model {self.name} takes patches whose sides are multiples of {self.divisor} and "
-                f"at least {self.min_size}, not {size}"
+                f"at least {self.min_size}, not {size}; {fits} fits"
             )
         if task == "segmentation" and prod(side // self.divisor for side in patch) == 1:
             # Normalising over a single voxel gives zero, and torch refuses it.

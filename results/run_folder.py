@@ -142,9 +142,9 @@ class Recorded:
         try:
             content = load_yaml(read_text(path))
         except TextError as error:
-            raise RunError(f"study.yaml: {error}") from error
+            raise RunError(f"{path}: {error}") from error
         if not isinstance(content, dict):
-            raise RunError("study.yaml must be a mapping of keys to values")
+            raise RunError(f"{path} must be a mapping of keys to values")
         return content
 
     @cached_property
@@ -185,9 +185,11 @@ class Recorded:
         files = sorted(str(path.relative_to(self.path)) for path in self.without.files)
         named = listed([*files[:5], *([f"{len(files) - 5} more"] if len(files) > 5 else [])])
         trials = count(len(self.without.trial_ids), "trial")
+        are, them = ("is", "it") if len(files) == 1 else ("are", "them")
         return (
-            f"{named} {'is' if len(files) == 1 else 'are'} damaged: {trials} of the run "
-            f"{'is' if len(self.without.trial_ids) == 1 else 'are'} left out."
+            f"{named} {are} damaged: {trials} of the run "
+            f"{'is' if len(self.without.trial_ids) == 1 else 'are'} left out. Move {them} away, "
+            "and `medopt run` trains anew what is lost."
         )
 
     def cases_of(self, combinations: Sequence[Combination]) -> CasesByTrial | str:

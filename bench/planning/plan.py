@@ -261,7 +261,13 @@ def earlier(folder: Path) -> Study | None:
     path = folder / "study.yaml"
     if not path.exists():
         return None
-    study = read_study(path, path.name)
+    try:
+        study = read_study(path, str(path))
+    except StudyError as error:
+        raise StudyError(
+            f"{error}\nThat is what the run was made of: bring it back, or move it away, and it is "
+            f"written anew from your study."
+        ) from error
     # A run that was made before this could be set looks after each epoch.
     return study.model_copy(update={"looks": None}) if study.looks == "auto" else study
 

@@ -93,7 +93,10 @@ class _Frozen(BaseModel):
         entries = value if isinstance(value, list) else [value]
         truths = [entry for entry in entries if isinstance(entry, bool)]
         if truths and not _takes(bool, kind):
-            raise ValueError(f"{str(truths[0]).lower()} stands where a number or a text is wanted.")
+            raise ValueError(
+                f"{str(truths[0]).lower()} stands where a number or a text is wanted; YAML reads "
+                f"yes, no, on and off as true and false: put such a word into quotes."
+            )
         return value
 
     @field_validator("*", mode="after")
@@ -776,7 +779,13 @@ def _problem(error: Mapping[str, Any]) -> str:
         case "model_type" | "dict_type":
             return f"{_place(loc)}a mapping of keys to values is wanted, not {_short(given)}."
     message = error["msg"][:1].lower() + error["msg"][1:]
-    return f"{_place(loc)}{message} (got {_short(given)})."
+    return f"{_place(loc)}{message} (got {_short(given)}){_meaning(loc)}."
+
+
+def _meaning(loc: Sequence[Any]) -> str:
+    """Return what a setting of augmentation is, for the end of a sentence: its unit is no guess."""
+    known = Augment.model_fields.get(str(loc[-1])) if "augment" in loc[:-1] else None
+    return f"; {loc[-1]}: {known.description}" if known else ""
 
 
 def _short(value: object) -> str:

@@ -28,7 +28,7 @@ from bench.core.timing import Clock, reset_peak_memory
 from bench.losses.mixup import Mixing
 from bench.losses.objective import Objective
 from bench.losses.supervision import ignoring, supervised
-from bench.losses.table import Criterion, Loss, alone, over_processes
+from bench.losses.table import LOSSES, Criterion, Loss, alone, over_processes
 from bench.optimizers.averaging import REFRESH_BATCHES, MovingAverage, evaluation_weights
 from bench.optimizers.spec import state_bytes
 from bench.optimizers.steps import STEPS, StepParts
@@ -60,6 +60,8 @@ from loaders.store.read import Store
 CHECK_EVERY = 32
 
 SOLO = World()
+# Voxels along each side of the sample that a loss is computed of before seconds count (assumption).
+_MADE_SIDE = 8
 Watch = Callable[[int, float | None], None]
 
 
@@ -152,6 +154,14 @@ def run_trial(
         rates = [group.get("lr") for group in optimizer.param_groups]
         weights = loss_weights(combination.loss.row, learned, sampler, device)
         total = over_processes if world.size > 1 else alone
+        derive = combination.loss.row.derive and partial(
+            combination.loss.row.derive,
+            classes=len(store.meta.classes),
+            **_spaced(combination.loss, store, sampler.cases),
+        )
+        if LOSSES.get(combination.loss.row.name) is combination.loss.row:
+            made = make_criterion(combination.loss, store, sampler)
+            _import_loss(made, derive, store, weights, device)
         n_train = len(split.train)
         at_once = trial.batch_size * optimizer_kind.batch_multiple
         batch = min(at_once * trial.accumulate, n_train)
@@ -208,16 +218,10 @@ def run_trial(
         if resume is not None:
             state.load(resume)
             objective.share()
-        derive = combination.loss.row.derive
         stream = LOADERS[trial.loader].open(
             learned,
             sampler,
-            derive=derive
-            and partial(
-                derive,
-                classes=len(store.meta.classes),
-                **_spaced(combination.loss, store, sampler.cases),
-            ),
+            derive=derive,
             batch_size=batch,
             batches=budget // batch - state.batches,
             start=state.batches * batch,
@@ -449,6 +453,26 @@ def make_criterion(
         return criterion(logits, scale.learned(target), *more, **made)
 
     return scaled
+
+
+def _import_loss(
+    criterion: Criterion,
+    derive: Callable[..., Tensor] | None,
+    store: Store,
+    weights: Tensor | None,
+    device: torch.device,
+) -> None:
+    """Compute a loss of the table once, of a made sample, so that what it imports is imported.
+
+    MONAI takes 2 to 5 s the first time (measured), which would be counted as training.
+    """
+    task, classes = TASKS[store.meta.task], len(store.meta.classes)
+    shape = 2, classes, *((_MADE_SIDE,) * store.meta.dims if task.windows else ())
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        target = task.target(shape)
+        criterion(torch.zeros(shape, device=device), target.to(device), weights, alone)
+        if derive is not None:
+            derive(target)
 
 
 def _spaced(loss: Component[Loss], store: Store, cases: np.ndarray) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def fix_rule(run: Path, study: Mapping[str, Any]) -> None:
     begun = (run / "trials").is_dir() and any((run / "trials").iterdir())
     if begun or (run / RULE).exists():
         return
-    text = json.dumps(study, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_placeless(study), sort_keys=True, ensure_ascii=False, allow_nan=False)
     rule = {"hash": hashlib.sha256(text.encode()).hexdigest(), **_of(study)}
     replace_file(run / RULE, f"{json.dumps(rule, indent=2, ensure_ascii=False)}\n".encode())
 
@@ -42,6 +42,18 @@ def read_rule(run: Path, footer: Mapping[str, Any]) -> dict[str, Any] | None:
     if _is_rule(content) and (not told or _of(told) == {key: content[key] for key in _KEYS}):
         return {key: content[key] for key in ("hash", *_KEYS)}
     return {"hash": None, **_of(told)} if told else None
+
+
+def _placeless(study: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a study without where its data lie, which the hash of their content tells apart.
+
+    A study in another folder, or on another machine, is the same.
+    """
+    data = [
+        {key: value for key, value in entry.items() if key not in ("store", "test")}
+        for entry in study.get("data", [])
+    ]
+    return {**study, "data": data}
 
 
 def _of(study: Mapping[str, Any]) -> dict[str, Any]:

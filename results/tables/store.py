@@ -549,7 +549,9 @@ def _opened(run: Path, path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, A
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         found = " ".join(str(error).split())
         raise DamagedError(
-            f"{where} is damaged or is no result of this program: {found}", path
+            f"{where} is damaged or is no result of this program: {found}. Move it away, and "
+            "`medopt run` trains anew what is lost.",
+            path,
         ) from error
     raise RunError(
         f"{where} has schema version {content['schema_version']}; this program reads "

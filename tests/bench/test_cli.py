@@ -299,6 +299,14 @@ def test_verify_finds_a_changed_array(medopt, tmp_path, small_store):
 
 
 @pytest.mark.slow
+def test_where_nothing_can_be_written_another_place_is_asked_for(medopt, study, tmp_path):
+    (tmp_path / "file").touch()
+    status, _, said = medopt("run", study, "--out", tmp_path / "file" / "run")
+    assert status == 1
+    assert "name another place with --out" in said
+    assert "go on" not in said
+
+
 def test_a_full_disk_is_exit_1_and_the_run_goes_on_from_there(medopt, study, monkeypatch):
     import errno
 

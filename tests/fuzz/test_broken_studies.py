@@ -93,6 +93,8 @@ STUDIES: dict[str, tuple[bytes, str]] = {
     "epochs_1e400": (instead("epochs: 1e400"), "epochs: "),
     "epochs_2_70": (instead(f"epochs: {2**70}"), "epochs: lies between"),
     "epochs_true": (instead("epochs: yes"), "epochs: true stands where a number"),
+    "clip_off": (instead("clip: off"), "put such a word into quotes"),
+    "translate_two": (instead("augment: {translate: 2}"), "move by ± this share of the patch"),
     "seed_negative": (instead("seeds: [0, -1]"), "seeds: lies between"),
     "seed_2_70": (instead(f"seeds: [{2**70}]"), "seeds: lies between"),
     "patch_zero": (instead("patch: [0, 0]"), "patch: lies between"),

@@ -743,7 +743,7 @@ def test_encoders_that_do_not_fit() -> None:
     inception = replace(row, settings={**row.settings, "encoder": "inception_v3"})
     assert inception.unfit(task="classification", dims=3, patch=(2, 16, 32)) == (
         "model cnn_lstm looks at single frames, and model inception_v3 takes patches whose sides "
-        "are multiples of 1 and at least 21, not 16 x 32"
+        "are multiples of 1 and at least 21, not 16 x 32; 21 x 32 fits"
     )
     assert inception.unfit(task="classification", dims=3, patch=(2, 32, 32)) is None
 

@@ -136,13 +136,15 @@ def test_every_row_is_filed_under_its_name() -> None:
 def test_unfit_says_what_would_fit() -> None:
     unet, plain = MODELS["unet"], MODELS["plain_cnn"]
     assert unet.unfit(task="segmentation", dims=2, patch=(28, 28)) == (
-        "model unet takes patches whose sides are multiples of 8 and at least 16, not 28 x 28"
+        "model unet takes patches whose sides are multiples of 8 and at least 16, not 28 x 28; "
+        "32 x 32 fits"
     )
     assert plain.unfit(task="segmentation", dims=2, patch=(28, 28)) == (
         "model plain_cnn is for classification, not for segmentation"
     )
     assert plain.unfit(task="classification", dims=2, patch=(4, 28)) == (
-        "model plain_cnn takes patches whose sides are multiples of 1 and at least 8, not 4 x 28"
+        "model plain_cnn takes patches whose sides are multiples of 1 and at least 8, not 4 x 28; "
+        "8 x 28 fits"
     )
     assert NEWCOMER.unfit(task="segmentation", dims=3, patch=(16, 16, 16)) == (
         "model newcomer takes 2-D images, not 3-D ones"

@@ -2,8 +2,11 @@
 
 import json
 import math
+import subprocess
+import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -172,6 +175,50 @@ def test_every_loss_runs(make_trial, task, name):
     outcome = run(make_trial(task), loss=Choice(name=name), epochs=6 if name == "hausdorff" else 3)
     assert outcome.trial["status"] == "ok"
     assert outcome.epochs[-1]["train_loss"] < outcome.epochs[0]["train_loss"]
+
+
+def test_what_a_loss_imports_is_imported_before_seconds_count():
+    """MONAI's import was 5 s of the first trial's training, and so of its price."""
+    told = subprocess.run(
+        [sys.executable, "-c", LATE_IMPORTS],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[3],
+    )
+    assert json.loads(told.stdout) == []
+
+
+# Prints which modules a loss imports after it was computed once of a made sample.
+LATE_IMPORTS = """
+import json
+import sys
+from functools import partial
+from types import SimpleNamespace
+
+import torch
+
+from bench.losses.table import LOSSES, alone
+from bench.study.tasks import TASKS
+from bench.training.train import _import_loss
+
+found = []
+for row in LOSSES.values():
+    for name in row.tasks:
+        task = TASKS[name]
+        store = SimpleNamespace(meta=SimpleNamespace(task=name, classes=("a", "b"), dims=2))
+        weights, derive = torch.ones(2), row.derive and partial(row.derive, classes=2)
+        criterion = row.bind({})
+        _import_loss(criterion, derive, store, weights, torch.device("cpu"))
+        known = set(sys.modules)
+        shape = (2, 2, *((16, 16) if task.windows else ()))
+        target = task.target(shape)
+        criterion(torch.randn(shape, requires_grad=True), target, weights, alone).sum().backward()
+        if derive:
+            derive(target)
+        found += sorted(set(sys.modules) - known)
+print(json.dumps(found))
+"""
 
 
 def test_a_rate_far_too_high_is_an_outcome_and_no_error(make_trial):

@@ -677,7 +677,10 @@ def test_a_damaged_file_does_not_stop_the_report_of_the_rest(make_run, table, na
     damage(run / table / f"{trial}.parquet", name)
     write_report(run)
     (data,) = json.loads((run / "verdict.json").read_text())["datasets"]
-    said = f"{table}/{trial}.parquet is damaged: 1 trial of the run is left out."
+    said = (
+        f"{table}/{trial}.parquet is damaged: 1 trial of the run is left out. Move it away, and "
+        "`medopt run` trains anew what is lost."
+    )
     assert data["warnings"][-1] == said
     assert said in (run / "report.html").read_text()
     states = {row["name"]: row["state"] for row in data["combinations"]}
@@ -700,7 +703,8 @@ def test_a_damaged_part_is_told_with_all_its_trials(make_run):
     (run / "trials" / "t00001.parquet").write_bytes(kept)
     found = load_verdicts(run)["datasets"][0]
     assert found["warnings"][-1] == (
-        f"trials/{part.name} is damaged: {trials - 1} trials of the run are left out."
+        f"trials/{part.name} is damaged: {trials - 1} trials of the run are left out. Move it "
+        "away, and `medopt run` trains anew what is lost."
     )
 
 
@@ -718,7 +722,8 @@ def test_many_damaged_files_are_told_in_one_sentence(make_run):
         path.write_bytes(b"")
     (data,) = load_verdicts(run)["datasets"]
     assert data["warnings"][-1].endswith(
-        "and 2 more are damaged: 7 trials of the run are left out."
+        "and 2 more are damaged: 7 trials of the run are left out. Move them away, and `medopt "
+        "run` trains anew what is lost."
     )
 
 
