@@ -315,8 +315,8 @@ def _trial(
             (worse.name, DEGRADATIONS[worse.name].settings(worse.params)) for worse in study.degrade
         ],
         "start": start.identity if start else None,
-        # The content of a store does not cover it.
-        "clinical": digest(data.store) if of_trial.get("given_clinical") else None,
+        # The content of a store does not cover it; their layer begins at zero since 2026-11-28.
+        "clinical": [digest(data.store), 0] if of_trial.get("given_clinical") else None,
         "content": data.store.content_hash,
         "split": folds,
         "device": study.device,

@@ -94,6 +94,7 @@ def test_late_fusion_is_a_concatenation_before_the_last_layer(store):
     torch.manual_seed(0)
     body, head = nn.Sequential(nn.Flatten(), nn.Linear(24, 7), nn.ReLU()), nn.Linear(7, 3)
     fused = LateFusion(nn.Sequential(body, head), numbers=6, classes=3)
+    nn.init.normal_(fused.beside.weight)
     joined = nn.Linear(7 + 6, 3)
     joined.weight.data = torch.cat([head.weight, fused.beside.weight], dim=1)
     joined.bias.data = head.bias
@@ -120,6 +121,16 @@ def trained(make_trial, store, **changes):
     splits = split_store(store, folds=4, repeats=1, seed=0, inner_fraction=0.25)
     data = DataSet(name="small", path=store.path, splits=splits)
     return run_trial(trial, data, base, device=torch.device("cpu"))
+
+
+def test_fusion_begins_as_the_network_alone(store):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 2))
+    image = torch.randn(3, 2, 4, 4)
+    fused = LateFusion(network, numbers=2, classes=2)
+    assert torch.equal(fused(image), network(image[:, :1]))
+    fused(image).sum().backward()
+    assert fused.beside.weight.grad.abs().min() > 0
 
 
 def test_a_trial_learns_by_them_what_no_image_tells(make_trial, store):
