@@ -40,6 +40,7 @@ def item_of(rows: Sequence[tuple[Row, Sequence[Path]]]) -> Item:
         key=rows[0][0].key,
         paths=tuple(path for _, paths in rows for path in paths),
         extra={"rows": [row for row, _ in rows]},
+        cases=len(rows),
     )
 
 
