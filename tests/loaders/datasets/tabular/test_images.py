@@ -1040,6 +1040,7 @@ def test_a_label_too_long_for_a_name_is_a_rejected_line(tmp_path: Path) -> None:
     [
         (rows("a a a a a a"), {}, r"column label has 1 different values \(a\); a label has 2"),
         (rows("a A b b b b"), {}, "has 'A' and 'a', which differ in upper and lower case alone"),
+        (rows("M b B m m M"), {}, "has 'B' and 'b', which differ in upper and lower case alone"),
         (rows("a c a c a c"), {"positive": ""}, "has a and c: say which is the disease, positive="),
         (rows("a c a c a c"), {"positive": "x"}, "positive is 'x'; column label has: a, c"),
         (rows("1 2 3 1 2 3"), {"positive": "1"}, "positive is for two classes; column label has 3"),
