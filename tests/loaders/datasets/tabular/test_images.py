@@ -456,7 +456,7 @@ def deep_j2k() -> bytes:
 
 
 REFUSED: Mapping[str, tuple[Callable[[], bytes], str]] = {
-    "empty": (lambda: b"", "the file is empty"),
+    "empty": (lambda: b"", "the file is empty: it has 0 bytes"),
     "gif": (lambda: encoded(GREY, "GIF"), "the file is a GIF; PNG, JPEG, TIFF, BMP, WebP"),
     "avi": (lambda: b"RIFF\0\0\0\0AVI LIST", "the file is a video"),
     "pickled npy": (pickled, "the file is a NumPy array"),
