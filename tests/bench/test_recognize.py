@@ -68,6 +68,23 @@ def several(root: Path) -> None:
             picture(root / f"n{number}_mask{end}.png", mask * 255)
 
 
+def several_apart(root: Path) -> None:
+    for number in range(4):
+        image, mask = blobs(number, (9, 8))
+        picture(root / "images" / f"n{number}.png", image)
+        for end in ("",) if number < 2 else ("_1", "_2"):
+            picture(root / "masks" / f"n{number}_mask{end}.png", mask * 255)
+
+
+def several_by_number(root: Path) -> None:
+    """An image is called 1 and another 10, one a and another a_1."""
+    for name in ("1", "10", "a", "a_1"):
+        image, mask = blobs(len(name), (9, 8))
+        picture(root / "images" / f"{name}.png", image)
+        for end in ("_1", "_2") if name == "10" else ("",):
+            picture(root / "masks" / f"{name}{end}.png", mask * 255)
+
+
 def mixed_endings(root: Path) -> None:
     """More than are looked at to learn the pattern have the first ending: none are lost."""
     for number in range(60):
@@ -143,6 +160,16 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str, dict[str, str]]] = {
         several,
         "pairs",
         {"images": "**/*.png", "masks": "{folder}/{stem}_mask*.png", "several": "union"},
+    ),
+    "several masks apart": (
+        several_apart,
+        "pairs",
+        {"images": "images/*.png", "masks": "masks/{stem}_mask*.png", "several": "union"},
+    ),
+    "several masks by number": (
+        several_by_number,
+        "pairs",
+        {"images": "images/*.png", "masks": "masks/{stem}{number:|_1|_2}.png", "several": "union"},
     ),
     "mixed endings": (
         mixed_endings,

@@ -31,6 +31,8 @@ _READER_FOLDER = re.compile(
 )
 # What it is of, the word, and a number where an image has several: `n1_mask_2`.
 _MASK_FILE = re.compile(rf"(.+?)([ _.-](?:{_MASK}))((?:[ _.-]?\d{{1,3}})?)", re.IGNORECASE)
+# The number of one of several masks, behind another word or alone: `_mask2`, `_mask_2`, `_2`.
+_NUMBERED = re.compile(r"(.*?)([ _.-]\d{1,3}|(?<=[a-z])\d{1,3})", re.IGNORECASE)
 _IMAGE_FILE = re.compile(rf"(.+?)([ _.-](?:{_IMAGE}))", re.IGNORECASE)
 # Images whose masks are looked for, to tell how these are named (assumption).
 _PROBES = 50
@@ -84,8 +86,7 @@ class _Beside:
         """Return the patterns that fit them all."""
         name = "{case}" if self.image_word else "{stem}"
         before = f"{{case}}{self.image_word}" if self.image_word else "*"
-        every = set().union(*self.numbers.values())
-        number = "*" if len(every) > 1 else next(iter(every))
+        number = _one_of(self.numbers, self.mask_word)
         end = f"{self.mask_word}{number}{_of_masks(self.endings)}"
         options = {
             "images": f"**/{before}{_of_images(self.endings)}",
@@ -125,7 +126,10 @@ def _one_folder(readable: Collection[str]) -> Patterns | None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Apart:
-    """How masks in another folder are called: `image_word` gives way to `rest`, or it is added."""
+    """How masks in another folder are called: `image_word` gives way to `rest`, or it is added.
+
+    `rest` is without the number that one of several has behind it.
+    """
 
     place: str
     images: str
@@ -138,29 +142,25 @@ def _two_folders(readable: Collection[str]) -> Patterns | None:
     folders: dict[str, list[str]] = defaultdict(list)
     for name in readable:
         folders[_folder(name)].append(name)
-    # The last part of each file's name without its ending, in lower case.
-    stems: dict[str, dict[str, list[str]]] = {}
     found: Counter[_Apart] = Counter()
+    # Folders of images and of masks that are called so, in the order in which they were met.
     beside: dict[_Apart, dict[tuple[str, str], None]] = defaultdict(dict)
     for masks, files in folders.items():
         place, _, folder = masks.rpartition("/")
         if not is_of_masks(folder):
             continue
-        mine = stems[masks] = defaultdict(list)
-        for name in files:
-            mine[stem_of(name).casefold()].append(name)
+        stems = {stem_of(name).casefold(): stem_of(name) for name in files}
         reader = _READER_FOLDER.fullmatch(folder)
-        last = f"{reader[1]}*" if reader else folder
         for images in folders:
             above, _, other = images.rpartition("/")
             if above != place or images == masks or is_of_masks(other):
                 continue
             for image in folders[images][:_PROBES]:
-                if end := _end_of_mask(stem_of(image), mine):
+                if end := _end_of_mask(stem_of(image), stems):
                     one = _Apart(
                         place=_as_part(place),
                         images=other,
-                        masks=last,
+                        masks=f"{reader[1]}*" if reader else folder,
                         image_word=end[0],
                         rest=end[1],
                     )
@@ -169,50 +169,96 @@ def _two_folders(readable: Collection[str]) -> Patterns | None:
     if not found:
         return None
     ((most, _),) = found.most_common(1)
-    endings = {
-        (_ending(image).casefold(), _ending(mask).casefold())
-        for images, masks in beside[most]
-        for image in folders[images]
-        for mask in stems[masks].get(_called(image, most), ())
-    }
-    name = "{case}" if most.image_word else "{stem}"
-    before = f"{{case}}{most.image_word}" if most.image_word else "*"
+    return _patterns_apart(most, list(beside[most]), folders)
+
+
+def _patterns_apart(
+    how: _Apart, beside: Collection[tuple[str, str]], folders: Mapping[str, Collection[str]]
+) -> Patterns | None:
+    """Return the patterns that fit all files of these folders, None where letters are too odd."""
+    endings: set[tuple[str, str]] = set()
+    numbers: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for images, masks in beside:
+        cases = {_case(image, how): image for image in folders[images]}
+        for mask in folders[masks]:
+            if seen := _case_and_number(stem_of(mask), how.rest, cases):
+                case, number = seen
+                endings.add((_ending(cases[case]).casefold(), _ending(mask).casefold()))
+                numbers[masks, case].add(number)
+    if not endings:
+        return None
+    name = "{case}" if how.image_word else "{stem}"
+    before = f"{{case}}{how.image_word}" if how.image_word else "*"
+    end = f"{how.rest}{_one_of(numbers, how.rest)}{_of_masks(endings)}"
     options = {
-        "images": f"{most.place}{most.images}/{before}{_of_images(endings)}",
-        "masks": f"{most.place}{most.masks}/{name}{most.rest}{_of_masks(endings)}",
+        "images": f"{how.place}{how.images}/{before}{_of_images(endings)}",
+        "masks": f"{how.place}{how.masks}/{name}{end}",
     }
-    drawn = sorted({masks.rpartition("/")[2] for _, masks in beside[most]})
+    drawn = sorted({masks.rpartition("/")[2] for _, masks in beside})
     if len(drawn) > 1:
         options["several"] = "majority"
+    elif any(len(mine) > 1 for mine in numbers.values()):
+        options["several"] = "union"
     lie = "lies" if len(drawn) == 1 else "lie"
-    why = f"{' and '.join(drawn[:2])} {lie} beside {most.images}, with files of the same names"
+    why = f"{' and '.join(drawn[:2])} {lie} beside {how.images}, with files of the same names"
     return options, why
 
 
-def _end_of_mask(stem: str, masks: Mapping[str, Collection[str]]) -> tuple[str, str] | None:
+def _end_of_mask(stem: str, masks: Mapping[str, str]) -> tuple[str, str] | None:
     """Return the word behind an image's name that a mask's has not, and what its mask has there.
 
-    The word is empty where a mask is called as the whole image, with more behind it or not.
+    The word is empty where a mask is called as the whole image, with more behind it or not. `masks`
+    are the names of masks by themselves in lower case.
     """
     plain = stem.casefold()
     if plain in masks:
         return "", ""
     if longer := [one for one in masks if one.startswith(plain)]:
-        return "", stem_of(next(iter(masks[min(longer, key=len)])))[len(stem) :]
+        return "", _without_number(masks[min(longer, key=len)][len(stem) :])
     if match := _IMAGE_FILE.fullmatch(stem):
-        for one in masks:
+        case = match[1].casefold()
+        for one in (one for one in masks if one.startswith(case)):
             end = _MASK_FILE.fullmatch(one)
-            if one == match[1].casefold() or (end and end[1] == match[1].casefold()):
-                return match[2], stem_of(next(iter(masks[one])))[len(match[1]) :]
+            if one == case or (end and end[1] == case):
+                return match[2], _without_number(masks[one][len(case) :])
     return None
 
 
-def _called(image: str, how: _Apart) -> str:
-    stem = stem_of(image).casefold()
-    return stem.removesuffix(how.image_word.casefold()) + how.rest.casefold()
+def _without_number(rest: str) -> str:
+    found = _NUMBERED.fullmatch(rest)
+    return found[1] if found else rest
+
+
+def _case(image: str, how: _Apart) -> str:
+    return stem_of(image).casefold().removesuffix(how.image_word.casefold())
+
+
+def _case_and_number(mask: str, rest: str, cases: Collection[str]) -> tuple[str, str] | None:
+    """Return which case a mask is of and its number, empty where it has none; None: of no case.
+
+    `case_1` is of the case of that name before it is the first of `case`.
+    """
+    plain, end = mask.casefold(), rest.casefold()
+    found = _NUMBERED.fullmatch(plain)
+    for called, number in ((plain, ""), *([(found[1], found[2])] if found else [])):
+        case = called.removesuffix(end)
+        if called.endswith(end) and case in cases:
+            return case, number
+    return None
 
 
 # ---- both -------------------------------------------------------------------------------------
+
+
+def _one_of(numbers: Mapping[tuple[str, str], Collection[str]], word: str) -> str:
+    """Return a pattern of the numbers of masks behind a word.
+
+    Without a word an asterisk would take the masks of 10 for those of 1.
+    """
+    every = sorted({number for mine in numbers.values() for number in mine})
+    if len(every) == 1:
+        return every[0]
+    return "*" if word else f"{{number:{'|'.join(every)}}}"
 
 
 def _of_images(endings: Collection[tuple[str, str]]) -> str:
