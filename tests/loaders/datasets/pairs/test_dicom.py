@@ -422,6 +422,7 @@ def test_one_bad_case_is_told_and_the_others_go_on(tmp_path: Path, name: str) ->
     assert ROOT not in bad.reason
     assert "who" not in bad.reason
     assert "P2" in bad.where
+    assert (min((root / "P2" / "CT").iterdir()).name in bad.where) == (change is damaged)
     report = prepare(
         KINDS["pairs"], root, tmp_path / "out", options=options, key=b"k", workers=1, strict=False
     )
