@@ -177,6 +177,7 @@ def prepare(
     if source is None and _is_source(kind):
         _show_what_it_seems(Path(kind), as_json=as_json)
         return
+    _check_kind(kind, source)
     if dry_run:
         if source is None:
             raise BadSource("--dry-run needs SOURCE, the folder or file as it was downloaded.")
@@ -239,6 +240,21 @@ def _is_source(kind: str) -> bool:
     from loaders.datasets.table import KINDS
 
     return kind.partition(":")[0] not in KINDS and Path(kind).exists()
+
+
+def _check_kind(kind: str, source: Path | None) -> None:
+    """Raise BadSource where a kind is none; before what its source or --out lack is told."""
+    from bench.core.references import unknown
+    from loaders.cases import BadSource
+    from loaders.datasets.table import KINDS
+
+    name = kind.partition(":")[0]
+    if name in KINDS:
+        return
+    known = unknown("kind", name, KINDS)
+    if source is None:
+        known = f"there is no folder or file {kind!r}, and no kind that is called so: {known}"
+    raise BadSource(known)
 
 
 def _show_what_it_seems(source: Path, *, as_json: bool) -> None:

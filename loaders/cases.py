@@ -161,12 +161,14 @@ class Meta:
 class Item:
     """One unit of reading work: cheap, picklable, and the source of one case or of several.
 
-    `key` is the real identifier in the source; it is hashed and never stored.
+    `key` is the real identifier in the source; it is hashed and never stored. `cases` is how many
+    it is the source of, as far as a survey knows; an item of one scan may have more or none.
     """
 
     key: str
     paths: tuple[Path, ...]
     extra: dict[str, Any]
+    cases: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

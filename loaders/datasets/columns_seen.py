@@ -61,7 +61,7 @@ def names_files(path: Path, names: Collection[str]) -> bool:
     """Tell whether a table's first column names files or folders among `names`."""
     try:
         table = open_table(path, told=False)
-        firsts = _values(table)[table.first_named]
+        firsts = _named(_values(table)[table.first_named])
     except BadSource:
         return True
     parts = {part for name in names for part in PurePosixPath(name).parts}
@@ -70,15 +70,23 @@ def names_files(path: Path, names: Collection[str]) -> bool:
 
 
 def _values(table: Table) -> list[Counter[str]]:
-    """Return the values of each column and how often each comes, without blanks."""
+    """Return the values of each column and how often each comes, without those that are no class.
+
+    A class may be called "none" or "unknown", as `lines_of` has it.
+    """
     values: list[Counter[str]] = [Counter() for _ in table.columns]
     for number, (_, cells) in enumerate(table.lines([], ())):
         if number == _PROBES:
             break
         for counts, cell in zip(values, cells, strict=True):
-            if missing(cell) is None:
+            if missing(cell) in (None, "unnamed"):
                 counts[canonical(cell)] += 1
     return values
+
+
+def _named(counts: Counter[str]) -> Counter[str]:
+    """Return the values without words for a missing one, which are no number, name or finding."""
+    return Counter({value: count for value, count in counts.items() if missing(value) is None})
 
 
 def _group(table: Table, values: list[Counter[str]]) -> dict[str, str]:
@@ -86,7 +94,7 @@ def _group(table: Table, values: list[Counter[str]]) -> dict[str, str]:
     named = [
         name
         for at, name in enumerate(table.columns)
-        if at != table.first_named and _WHOSE.search(name) and len(values[at]) > 1
+        if at != table.first_named and _WHOSE.search(name) and len(_named(values[at])) > 1
     ]
     return {"group": named[0]} if len(named) == 1 else {}
 
@@ -98,9 +106,9 @@ def _answers(table: Table, values: list[Counter[str]], one_hot: list[str]) -> It
     others = [
         (name, values[at])
         for at, name in enumerate(table.columns)
-        if at != table.first_named and values[at] and not _WHOSE.search(name)
+        if at != table.first_named and _named(values[at]) and not _WHOSE.search(name)
     ]
-    told = [name for name, counts in others if {one.casefold() for one in counts} <= _TOLD]
+    told = [name for name, counts in others if {one.casefold() for one in _named(counts)} <= _TOLD]
     if len(told) > 1:
         yield Seen(options={"finding": ALL}, why=f"which has {len(told)} columns of findings")
     for name, counts in others:
@@ -109,17 +117,18 @@ def _answers(table: Table, values: list[Counter[str]], one_hot: list[str]) -> It
 
 
 def _of_column(name: str, counts: Counter[str]) -> Iterator[Seen]:
-    lines = sum(counts.values())
-    whole = all(map(WHOLE.fullmatch, counts))
-    if not whole or len(counts) > _NUMBERS:
+    lines, named = sum(counts.values()), _named(counts)
+    whole = all(map(WHOLE.fullmatch, named))
+    if not whole or len(named) > _NUMBERS:
         for pattern, more in ((_POINT, {}), (_COMMA, {"decimal": ","})):
-            if len(counts) > 2 and all(map(pattern.fullmatch, counts)):
+            if len(named) > 2 and all(map(pattern.fullmatch, named)):
                 yield Seen(options={"value": name, **more}, why=f"whose {name} is a number")
                 return
     if not 2 <= len(counts) <= _CLASSES or lines < _LINES_EACH * len(counts):
         return
     yield Seen(options={"label": name}, why=f"whose {name} has {len(counts)} values")
-    grades = sorted(counts, key=int) if whole else []
+    # Grades are all of the values, in order; where a word is among numbers it has no place.
+    grades = sorted(named, key=int) if whole and len(named) == len(counts) else []
     if 2 < len(grades) <= _GRADES and int(grades[-1]) - int(grades[0]) == len(grades) - 1:
         options = {"label": name, "grades": _SEPARATOR.join(grades)}
         yield Seen(options=options, why=f"whose {name} may be a grade")

@@ -5,8 +5,8 @@ nothing is said here that `medopt prepare` would not say.
 """
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -14,25 +14,14 @@ from pathlib import Path, PurePosixPath
 from loaders.cases import BadCase, BadSource, Survey
 from loaders.datasets.columns_seen import Seen, answers_seen, names_files
 from loaders.datasets.pairs.layouts import LAYOUTS, with_layout
-from loaders.datasets.pairs.patterns import Files, known_of, stem_of
+from loaders.datasets.pairs.patterns import Files, known_of
+from loaders.datasets.pairs.suggested import patterns_seen
 from loaders.datasets.table import KINDS
-from loaders.datasets.tabular.labels import PARTS, is_table
+from loaders.datasets.tabular.labels import is_table
 from loaders.formats.pictures import SUFFIXES
 from loaders.formats.video import SUFFIXES as VIDEOS
 from loaders.formats.volumes.open import volume_stem
 
-# Words for a mask in the name of a folder or at the end of a file's.
-_MASK = (
-    "mask|masks|msk|seg|segm|segs|segmentation|segmentations|label|labels|gt|groundtruth|truth|"
-    "manual|annotation|annotations|roi"
-)
-_MASK_FOLDER = re.compile(rf"(?:.*[^a-z])?(?:{_MASK})(?:[^a-z].*)?", re.IGNORECASE)
-# Folders of readers who drew the same masks: `reader 1`, `annotator_B`.
-_READER_FOLDER = re.compile(
-    r"((?:.*[^a-z])?(?:reader|rater|grader|annotator|observer|expert)[ _.-]?)\w{1,3}",
-    re.IGNORECASE,
-)
-_MASK_FILE = re.compile(rf"(.+?)([ _.-](?:{_MASK}))", re.IGNORECASE)
 _BRATS = re.compile(r"brats|[-_](?:flair|t2f|t1ce|t1c)\.nii", re.IGNORECASE)
 # Endings of DICOM files, none among them.
 _DICOM = (".dcm", ".dicom", ".ima", "")
@@ -72,6 +61,9 @@ def recognize(source: Path) -> list[Seems]:
             raise BadSource(f"{source} holds no file")
         found = list(_suggested(source, files))
     tried = [_tried(source, kind, options, why) for kind, options, why in found]
+    # Of several tables' columns or kinds one may name no file that is there: that is no answer.
+    if any(seems.cases for seems in tried):
+        tried = [seems for seems in tried if seems.cases or seems.missing]
     return sorted(tried, key=lambda seems: (bool(seems.missing), -seems.cases))
 
 
@@ -94,7 +86,7 @@ def _tried(source: Path, kind: str, options: dict[str, str], why: str) -> Seems:
 
 
 def _cases(survey: Survey) -> int:
-    return sum(len(item.extra.get("rows", [item])) for item in survey.items)
+    return sum(item.cases for item in survey.items)
 
 
 def _suggested(source: Path, files: Files) -> Iterator[_Suggestion]:
@@ -123,7 +115,9 @@ def _suggested(source: Path, files: Files) -> Iterator[_Suggestion]:
     yield from _medmnist(names)
     if tables and any(PurePosixPath(name).suffix.lower() in VIDEOS for name in names):
         yield from _tabled("cine", {}, f"it has videos and the table {tables[0].name}", seen)
-    pairs = [] if layouts else list(_pairs(names))
+    pairs: list[_Suggestion] = []
+    if not layouts:
+        pairs = [("pairs", options, why) for options, why in patterns_seen(names)]
     yield from pairs
     if tables:
         yield from _volumes(names, tables[0], seen)
@@ -188,91 +182,5 @@ def _medmnist(names: list[str]) -> Iterator[_Suggestion]:
             yield "medmnist", {"name": known}, f"{name} is called as a set of MedMNIST"
 
 
-def _pairs(names: list[str]) -> Iterator[_Suggestion]:
-    """Give patterns of images and masks: in one folder by their ends, or in two folders."""
-    readable = [name for name in names if _ending(name)]
-    masks: Counter[str] = Counter()
-    endings: dict[str, set[str]] = defaultdict(set)
-    there = {(_folder(name), stem_of(name).casefold()): _ending(name) for name in readable}
-    for name in readable:
-        match = _MASK_FILE.fullmatch(stem_of(name))
-        image = match and there.get((_folder(name), match[1].casefold()))
-        if match and image:
-            end = f"{match[2]}{_ending(name)}"
-            masks[end] += 1
-            endings[end].add(image.casefold())
-    for end, count in masks.most_common(1):
-        images = f"**/*{_one_of(endings[end])}"
-        options = {"images": images, "masks": f"{{folder}}/{{stem}}{end}"}
-        yield "pairs", options, f"{count} files are called as another one with {end} behind it"
-        return
-    yield from _two_folders(readable)
-
-
-def _two_folders(readable: list[str]) -> Iterator[_Suggestion]:
-    folders: dict[str, list[str]] = {}
-    for name in readable:
-        folders.setdefault(_folder(name), []).append(name)
-    found: Counter[tuple[str, str, str, str]] = Counter()
-    endings: dict[tuple[str, str, str, str], set[str]] = defaultdict(set)
-    drawn: dict[tuple[str, str, str, str], set[str]] = defaultdict(set)
-    for masks, mine in folders.items():
-        place, _, folder = masks.rpartition("/")
-        if not _is_of_masks(folder):
-            continue
-        reader = _READER_FOLDER.fullmatch(folder)
-        last = f"{reader[1]}*" if reader else folder
-        for images, others in folders.items():
-            beside, _, other = images.rpartition("/")
-            if beside != place or images == masks or _is_of_masks(other):
-                continue
-            for image in others[:_PROBES]:
-                stem = stem_of(image)
-                ends = [name for name in mine if stem_of(name).startswith(stem)]
-                if ends:
-                    end = min(ends, key=len).rpartition("/")[2][len(stem) :]
-                    one = _as_part(place), other, last, end
-                    found[one] += 1
-                    endings[one].add(_ending(image).casefold())
-                    drawn[one].add(folder)
-    for one, _ in found.most_common(1):
-        place, other, last, end = one
-        images = f"{place}{other}/*{_one_of(endings[one])}"
-        options = {"images": images, "masks": f"{place}{last}/{{stem}}{end}"}
-        if len(drawn[one]) > 1:
-            options["several"] = "majority"
-        beside = " and ".join(sorted(drawn[one])[:2])
-        lie = "lies" if len(drawn[one]) == 1 else "lie"
-        yield "pairs", options, f"{beside} {lie} beside {other}, with files of the same names"
-
-
-def _is_of_masks(folder: str) -> bool:
-    return bool(_MASK_FOLDER.fullmatch(folder) or _READER_FOLDER.fullmatch(folder))
-
-
-def _one_of(endings: Collection[str]) -> str:
-    """Return a pattern of endings; cameras and people mix .JPG, .jpeg and .png."""
-    if len(endings) == 1:
-        return next(iter(endings))
-    return f"{{ending:{'|'.join(sorted(endings))}}}"
-
-
-def _as_part(place: str) -> str:
-    """Return the folders above both as a pattern begins; a part of train and test has its name."""
-    if not place:
-        return ""
-    above, slash, last = place.rpartition("/")
-    return f"{above}{slash}{{split}}/" if last.lower() in PARTS else f"{place}/"
-
-
 def _folder(name: str) -> str:
     return name.rpartition("/")[0]
-
-
-def _ending(name: str) -> str:
-    """Return the ending of a picture or a volume, empty where it is neither."""
-    last = PurePosixPath(name).name
-    if base := volume_stem(last):
-        return last[len(base) :]
-    suffix = PurePosixPath(last).suffix
-    return suffix if suffix.lower() in SUFFIXES else ""

@@ -145,7 +145,7 @@ def _form(raw: bytes, where: str) -> str:
     if _NETPBM.match(raw):
         return "PPM"
     if not raw:
-        raise BadCase("the file is empty", where=where)
+        raise BadCase("the file is empty: it has 0 bytes", where=where)
     for start, name in _REFUSED.items():
         if raw.startswith(start):
             raise BadCase(f"the file is {name}; {_KINDS}", where=where)
@@ -391,6 +391,9 @@ def read_mask(path: Path, where: str) -> MaskPicture:
             raise BadCase(
                 f"the mask is damaged or cut off: {type(error).__name__}", where=where
             ) from error
+    if not raw:
+        # "Empty" is elsewhere a mask that is all background.
+        raise BadCase("the mask's file has 0 bytes", where=where)
     try:
         picture = _picture(raw, path, where)
     except BadCase as bad:

@@ -206,6 +206,22 @@ def test_bad_usage_is_exit_2_and_a_sentence(medopt, words, said, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--out", "store"]])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["raw/nope"], "there is no folder or file 'raw/nope', and no kind that is called so"),
+        (["imagse"], "Did you mean 'images'?"),
+        (["imagse", "."], "unknown kind 'imagse'. Did you mean 'images'?"),
+        (["medmnits:bloodmnist"], "Did you mean 'medmnist'?"),
+    ],
+)
+def test_a_kind_that_is_none_is_told_whatever_else_lacks(medopt, words, said, more):
+    status, out, err = medopt("prepare", *words, *more)
+    assert (status, out) == (2, "")
+    assert said in " ".join(err.split())
+
+
 @pytest.mark.parametrize("words", [["frobnicate"], ["run"], ["run", "demo", "--fast"]])
 def test_what_the_parser_does_not_know_is_exit_2(medopt, words):
     assert medopt(*words)[0] == 2

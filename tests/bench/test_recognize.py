@@ -59,6 +59,71 @@ def readers(root: Path) -> None:
             picture(root / f"annotator_{reader}" / f"{number}.png", mask * 255)
 
 
+def several(root: Path) -> None:
+    """As in BUSI: one mask has no number, and of an image with several each has one."""
+    for number in range(4):
+        image, mask = blobs(number, (9, 8))
+        picture(root / f"n{number}.png", image)
+        for end in ("",) if number < 2 else ("_1", "_2"):
+            picture(root / f"n{number}_mask{end}.png", mask * 255)
+
+
+def several_apart(root: Path) -> None:
+    for number in range(4):
+        image, mask = blobs(number, (9, 8))
+        picture(root / "images" / f"n{number}.png", image)
+        for end in ("",) if number < 2 else ("_1", "_2"):
+            picture(root / "masks" / f"n{number}_mask{end}.png", mask * 255)
+
+
+def several_by_number(root: Path) -> None:
+    """An image is called 1 and another 10, one a and another a_1."""
+    for name in ("1", "10", "a", "a_1"):
+        image, mask = blobs(len(name), (9, 8))
+        picture(root / "images" / f"{name}.png", image)
+        for end in ("_1", "_2") if name == "10" else ("",):
+            picture(root / "masks" / f"{name}{end}.png", mask * 255)
+
+
+def mixed_endings(root: Path) -> None:
+    """More than are looked at to learn the pattern have the first ending: none are lost."""
+    for number in range(60):
+        image, mask = blobs(number, (9, 8, 3))
+        ending = ".nii" if number >= 57 else ".nii.gz"
+        volume(root / "images" / f"{number:02d}{ending}", image)
+        volume(root / "masks" / f"{number:02d}{ending}", mask)
+
+
+def mixed_beside(root: Path) -> None:
+    for number in range(4):
+        image, mask = blobs(number, (9, 8))
+        ending, of_mask = ((".png", ".bmp"), (".tif", ".tif"), (".bmp", ".png"))[number % 3]
+        picture(root / f"{number}{ending}", image)
+        picture(root / f"{number}_seg{of_mask}", mask)
+
+
+def words_of_both(root: Path) -> None:
+    for number in range(4):
+        image, mask = blobs(number, (9, 8, 3))
+        volume(root / f"BRATS_{number:03d}_crop_image.nii.gz", image)
+        volume(root / f"BRATS_{number:03d}_crop_label.nii.gz", mask)
+
+
+def words_apart(root: Path) -> None:
+    for number in range(4):
+        image, mask = blobs(number, (9, 8))
+        picture(root / "scans" / f"{number}_image.png", image)
+        picture(root / "labels" / f"{number}_label.png", mask)
+
+
+def voc(root: Path) -> None:
+    for number in range(4):
+        image, mask = blobs(number, (9, 8))
+        picture(root / "JPEGImages" / f"{number}.jpg", image)
+        picture(root / "SegmentationClass" / f"{number}.png", mask)
+        picture(root / "SegmentationObject" / f"{number}.png", mask)
+
+
 def classes(root: Path) -> None:
     for number in range(6):
         name = ("a", "b", "c")[number % 3]
@@ -91,6 +156,49 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str, dict[str, str]]] = {
         {"images": "{split}/images/*.png", "masks": "{split}/labels/{stem}.bmp"},
     ),
     "classes": (classes, "images", {}),
+    "several masks": (
+        several,
+        "pairs",
+        {"images": "**/*.png", "masks": "{folder}/{stem}_mask*.png", "several": "union"},
+    ),
+    "several masks apart": (
+        several_apart,
+        "pairs",
+        {"images": "images/*.png", "masks": "masks/{stem}_mask*.png", "several": "union"},
+    ),
+    "several masks by number": (
+        several_by_number,
+        "pairs",
+        {"images": "images/*.png", "masks": "masks/{stem}{number:|_1|_2}.png", "several": "union"},
+    ),
+    "mixed endings": (
+        mixed_endings,
+        "pairs",
+        {"images": "images/*{ending:.nii|.nii.gz}", "masks": "masks/{stem}{ending}"},
+    ),
+    "mixed endings beside": (
+        mixed_beside,
+        "pairs",
+        {
+            "images": "**/*{ending:.bmp|.png|.tif}",
+            "masks": "{folder}/{stem}_seg{of_mask:.bmp|.png|.tif}",
+        },
+    ),
+    "a word behind both": (
+        words_of_both,
+        "pairs",
+        {"images": "**/{case}_image.nii.gz", "masks": "{folder}/{case}_label.nii.gz"},
+    ),
+    "a word behind both, apart": (
+        words_apart,
+        "pairs",
+        {"images": "scans/{case}_image.png", "masks": "labels/{case}_label.png"},
+    ),
+    "VOC": (
+        voc,
+        "pairs",
+        {"images": "JPEGImages/*.jpg", "masks": "SegmentationClass/{stem}.png"},
+    ),
 }
 
 
@@ -105,13 +213,30 @@ def test_the_command_that_is_shown_works(
     status, said, _ = medopt("prepare", "a folder")
     assert status == 0
     assert f"a folder seems to be {kind}" in said
-    command = shlex.split(said.splitlines()[-1])
+    count = {"classes": 6, "mixed endings": 60}.get(name, 4)
+    assert f"  {count} cases fit, 0 do not." in said
+    # What fits is told first; what is not so may be told behind it.
+    command = shlex.split(next(line for line in said.splitlines() if line.startswith("  medopt")))
     assert command[:4] == ["medopt", "prepare", kind, "a folder"]
     assert [f"{key}={value}" for key, value in options.items()] == command[5:-2:2]
     assert [path.name for path in tmp_path.iterdir()] == ["a folder"]
     status, said, _ = medopt(*command[1:-1], "store", "--workers", 1)
     assert status == 0
-    assert len(open_store(tmp_path / "store")) == (6 if kind == "images" else 4)
+    assert len(open_store(tmp_path / "store")) == count
+
+
+def test_what_no_case_fits_is_not_suggested_where_another_fits(tmp_path: Path) -> None:
+    """Seen on LIDC: a table beside the scans names none of their files."""
+    for number in range(4):
+        image, mask = blobs(number, (9, 8, 3))
+        volume(tmp_path / "images" / f"{number}.nii.gz", image)
+        volume(tmp_path / "masks" / f"{number}.nii.gz", mask)
+    (tmp_path / "list.csv").write_text("file,label\nx,0\ny,1\n")
+    assert [(seems.kind, seems.cases) for seems in api.recognize(tmp_path)] == [("pairs", 4)]
+    for folder in ("images", "masks"):
+        for path in (tmp_path / folder).iterdir():
+            path.rename(tmp_path / f"{folder} {path.name}")
+    assert [(seems.kind, seems.cases) for seems in api.recognize(tmp_path)] == [("volumes", 0)]
 
 
 def test_what_is_missing_is_said(medopt: Medopt, tmp_path: Path) -> None:  # noqa: F811  # the fixture
@@ -182,6 +307,8 @@ def test_a_source_that_is_not_there(tmp_path: Path) -> None:
 def test_a_set_of_medmnist_is_known_by_its_name(shared_data: Path) -> None:
     first: Any = api.recognize(shared_data / "breastmnist")[0]
     assert (first.kind, first.options, first.missing) == ("medmnist", {"name": "breastmnist"}, "")
+    # Not its three parts, which are the units of work.
+    assert first.cases == 780
 
 
 def test_real_folders_are_known(shared_data: Path) -> None:

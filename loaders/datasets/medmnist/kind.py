@@ -61,7 +61,8 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
                 raise BadSource(
                     f"{path.name} has {shape[0]} {split} images and {len(labels)} labels"
                 )
-        items.append(Item(key=split, paths=(path,), extra={"labels": labels}))
+        extra = {"labels": labels}
+        items.append(Item(key=split, paths=(path,), extra=extra, cases=len(labels)))
     if not items:
         raise BadSource(f"{path.name} holds none of the parts {', '.join(SPLITS)}")
     if finding and finding != ALL:

@@ -82,7 +82,14 @@ def match(source: Path, files: Files, chosen: Mapping[str, Any]) -> Matched:
             )
     taken = {mask for _, mine in found.values() for mask, _ in mine}
     # A pattern of images as wide as *.png fits the masks beside them too.
-    found = {name: one for name, one in found.items() if name not in taken}
+    apart = {name: one for name, one in found.items() if name not in taken}
+    if found and not apart:
+        raise BadSource(
+            f"option masks is {masks!r}, which fits the images themselves, all "
+            f"{len(found)} that images={images} fits: say where their masks are, "
+            f"masks=PATTERN; the source holds {files.kinds()}"
+        )
+    found = apart
     if not found:
         raise BadSource(
             f"no file under {source} is an image {images!r}; it holds {files.kinds()}: say "

@@ -40,6 +40,7 @@ def item_of(rows: Sequence[tuple[Row, Sequence[Path]]]) -> Item:
         key=rows[0][0].key,
         paths=tuple(path for _, paths in rows for path in paths),
         extra={"rows": [row for row, _ in rows]},
+        cases=len(rows),
     )
 
 
@@ -68,7 +69,10 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
             )
             yield resampled(case, known["spacing"]) if "spacing" in known else case
         except BadCase as bad:
-            bad.key, bad.where = row.key, row.key
+            bad.key = row.key
+            # Of a series it may also name the slice.
+            if not bad.where.startswith(row.key):
+                bad.where = row.key
             yield bad
         except NiftiError as error:
             yield BadCase(str(error), where=row.key, key=row.key)

@@ -6,12 +6,14 @@ What lies deeper belongs to its class: NORMAL/patient7/1.png.
 
 import logging
 import os
+import shlex
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from loaders.cases import BadCase, BadSource
+from loaders.datasets.pairs.suggested import masks_among
 from loaders.datasets.patient_pattern import patient_in
 from loaders.datasets.stray_files import is_stray, is_stray_folder
 from loaders.datasets.tabular.labels import (
@@ -62,6 +64,8 @@ def read_class_folders(
         )
     top = _top(source)
     parts = _parts(top)
+    if chosen["csv"] != NO_TABLE:
+        _refuse_masks(source, parts, suffixes)
     pictures: dict[str, list[tuple[Path, str | None]]] = defaultdict(list)
     rejected: list[BadCase] = []
     inside = Inside(source)
@@ -139,6 +143,22 @@ def _parts(top: Path) -> dict[Path, str | None]:
             "beside them no part: a part is called train, val or test; move the others out"
         )
     return dict(parts)
+
+
+def _refuse_masks(source: Path, parts: Collection[Path], suffixes: Collection[str]) -> None:
+    """Raise BadSource where folders are no classes but images and their masks."""
+    for place in parts:
+        held = {
+            folder.name: [path.name for path in _pictures(folder, suffixes)[0]]
+            for folder in _folders(place)
+        }
+        if both := masks_among(held):
+            raise BadSource(
+                f"{source}: {both[0]} and {both[1]} hold files of the same names, and look like "
+                "images with their masks, which kind pairs reads: medopt prepare "
+                f"{shlex.quote(str(source))} says with which patterns; if they are classes, say "
+                f"csv={NO_TABLE}"
+            )
 
 
 def _pictures(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], list[Path]]:

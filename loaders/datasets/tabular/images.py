@@ -58,6 +58,7 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
                     "rows": [_facts(row) for row in rows[at : at + _TOGETHER]],
                     **kept_columns(rows[at : at + _TOGETHER]),
                 },
+                cases=len(rows[at : at + _TOGETHER]),
             )
             for at in range(0, len(rows), _TOGETHER)
         ),

@@ -402,8 +402,10 @@ def classes_of(
             f"{where} has {len(ordered)} different values ({shown or 'none'}); "
             f"a label has 2 to {MAX_CLASSES}{most_often(rejected)}"
         )
-    alike = Counter(name.casefold() for name in ordered)
-    if clash := [name for name in ordered if alike[name.casefold()] > 1]:
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in ordered:
+        alike[name.casefold()].append(name)
+    if clash := next((same for same in alike.values() if len(same) > 1), None):
         raise BadSource(
             f"{where} has {' and '.join(map(repr, clash[:2]))}, which differ in "
             "upper and lower case alone: write them in one way"

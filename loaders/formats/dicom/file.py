@@ -253,14 +253,14 @@ def with_pixels(start: Start, path: Path) -> DicomFile:
     return replace(start.file, held=start.file.dataset)
 
 
-def check_pixels_whole(file: DicomFile) -> None:
-    """Raise BadCase if PixelData claims more bytes than the file holds."""
+def check_pixels_whole(file: DicomFile, what: str = "the file") -> None:
+    """Raise BadCase, which begins with `what`, if PixelData claims more bytes than there are."""
     pixels: Any = file.dataset.get_item("PixelData", keep_deferred=True)
     if not isinstance(pixels, RawDataElement) or pixels.length == _UNDEFINED:
         return
     if (held := len(pixels.value or b"")) < pixels.length:
         raise BadCase(
-            f"the file is cut off: PixelData claims {pixels.length} bytes and {held} are there",
+            f"{what} is cut off: PixelData claims {pixels.length} bytes and {held} are there",
             where=file.where,
         )
 

@@ -1,6 +1,6 @@
 """A CT file to its slices in Hounsfield units: one, or the frames of an enhanced file."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from loaders.cases import BadCase
 from loaders.formats.dicom.file import (
     MAX_BYTES,
     DicomFile,
+    check_pixels_whole,
     open_file,
     open_start,
     with_pixels,
@@ -91,6 +92,9 @@ def read_slices(
         pixels = [found]
     else:
         whole = with_pixels(start, path) if start else file
+        # Which of hundreds it is, the terminal alone may tell: the reason is stored.
+        named = replace(whole, where=f"{where} ({path.name})")
+        check_pixels_whole(named, "a file of the series")
         pixels = decoded_pixels(whole, count)
     if len(pixels) != count:
         raise BadCase(f"{count} frames are claimed and {len(pixels)} are there", where=where)

@@ -195,6 +195,23 @@ def test_one_answer_of_each_column_is_suggested_and_others_are_not(tmp_path: Pat
     )
 
 
+def test_a_class_may_be_called_none(tmp_path: Path) -> None:
+    """The dry run counts it, so it is a value; among numbers the word is a missing one."""
+    lines = ["file,stage,size,grade"]
+    for number in range(12):
+        picture(tmp_path / f"{number}.png", blobs(number, (9, 8))[0])
+        stage = ("none", "mild", "moderate", "severe")[number % 4]
+        size = "-" if number == 3 else f"{number * 1.5}"
+        lines.append(f"{number},{stage},{size},{(1, 2, 'none', 3)[number % 4]}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    found = {tuple(one.options.items()): one.why.rpartition(", ")[2] for one in recognize(tmp_path)}
+    assert found == {
+        (("label", "stage"),): "whose stage has 4 values",
+        (("value", "size"),): "whose size is a number",
+        (("label", "grade"),): "whose grade has 4 values",
+    }
+
+
 def test_a_column_a_class_is_suggested_as_such(tmp_path: Path) -> None:
     lines = ["image,MEL,NV,BCC"]
     for number in range(6):

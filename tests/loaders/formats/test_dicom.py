@@ -581,7 +581,7 @@ def test_listing_reads_no_pixels(tmp_path, monkeypatch):
     (series,), rejected = list_series(paths, tmp_path)
     assert (len(series.paths), rejected) == (4, [])
     monkeypatch.undo()
-    with pytest.raises(BadCase, match=r"Explicit VR Little Endian\) cannot be decoded"):
+    with pytest.raises(BadCase, match="a file of the series is cut off: PixelData claims 8192 b"):
         read(paths)
 
 

@@ -138,6 +138,12 @@ def test_every_image_is_there(tmp_path: Path, name: str, column: bool) -> None:
     assert (rows == [None] * len(store)) is (info.dims == 3)
 
 
+def test_a_survey_knows_how_many_cases_each_part_holds(tmp_path: Path) -> None:
+    path = make(tmp_path, "bloodmnist", column=True)
+    survey = KINDS["medmnist"].survey(path, {"name": "bloodmnist"})
+    assert {item.key: item.cases for item in survey.items} == COUNTS
+
+
 def test_both_shapes_of_labels_make_one_content(tmp_path: Path) -> None:
     stores = []
     for column in (False, True):

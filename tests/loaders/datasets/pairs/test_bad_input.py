@@ -60,7 +60,10 @@ CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "another number": (lambda r: mask(r, np.full((12, 14), 7, np.uint8)), "holds 7"),
     "16 bits": (lambda r: mask(r, np.full((12, 14), 40000, np.uint16)), "the mask holds 40000"),
     "holes": (holes, "the mask has transparent pixels"),
-    "empty file": (lambda r: (r / "masks" / "2.png").write_bytes(b""), "the mask is empty"),
+    "empty file": (
+        lambda r: (r / "masks" / "2.png").write_bytes(b""),
+        "the mask's file has 0 bytes",
+    ),
     "cut": (
         lambda r: (r / "masks" / "2.png").write_bytes((r / "masks" / "2.png").read_bytes()[:60]),
         "damaged or cut off",
@@ -148,6 +151,10 @@ SETTINGS: dict[str, tuple[dict[str, str], str]] = {
     "a part not closed": ({**PNG, "masks": "masks/{stem.png"}, r"written \{name\}"),
     "a path that leads out": ({**PNG, "masks": "../{stem}.png"}, "give a path under the source"),
     "layout": ({"layout": "isik"}, "it is one of: isic, busi, kvasir, drive, camus, kits"),
+    "images for masks": (
+        {**PNG, "masks": "images/{stem}.png"},
+        r"masks is 'images/\{stem\}.png', which fits the images themselves, all 6 that images=",
+    ),
     "another layout": ({"layout": "camus"}, "no file under .* is an image"),
     "several": ({**PNG, "several": "all"}, "it is refuse or union"),
     "missing": ({**PNG, "missing": "zero"}, "it is reject or empty"),

@@ -338,7 +338,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "of another series": (other_series, "the mask is of another series: it was not drawn on"),
     "two series": (second_series, "the folder holds 2 series: say series=WORDS of one's descript"),
     "a missing slice": (missing_slice, "1 slices are missing: the series has gaps"),
-    "a damaged slice": (damaged, "cannot be decoded"),
+    "a damaged slice": (damaged, "a file of the series is cut off: PixelData claims"),
     "no mask": (no_mask, "the image has no mask of ball; missing=empty would count it as empty"),
     "a misspelt structure": (no_ring, "the image has no mask of ring; missing=empty would count"),
     "a link out": (link, "the file is a link that leads out of the source"),
@@ -422,6 +422,7 @@ def test_one_bad_case_is_told_and_the_others_go_on(tmp_path: Path, name: str) ->
     assert ROOT not in bad.reason
     assert "who" not in bad.reason
     assert "P2" in bad.where
+    assert (min((root / "P2" / "CT").iterdir()).name in bad.where) == (change is damaged)
     report = prepare(
         KINDS["pairs"], root, tmp_path / "out", options=options, key=b"k", workers=1, strict=False
     )

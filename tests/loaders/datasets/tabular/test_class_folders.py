@@ -104,6 +104,7 @@ def test_nothing_is_lost_of_what_does_not_fit(
         (["a"], {"csv": "none"}, "has 1 different values"),
         (["train/a", "test/a", "other/a"], {}, "beside them no part: a part is called train, val"),
         (["normal", "Normal"], {}, "differ in upper and lower case alone"),
+        (["B", "b", "M", "m"], {}, "has 'B' and 'b', which differ"),
         (["a", "b"], {"positive": "c"}, "positive is 'c'; the source has: a, b"),
         (["a", "b"], {"label": "x"}, "should hold one table .* or put the pictures into a folder"),
         (["a", "b"], {"csv": "none", "group": "x"}, "option group is for a table"),
@@ -117,6 +118,30 @@ def test_folders_that_cannot_be_meant(
         put(tmp_path / name / "1.png", number)
     with pytest.raises(BadSource, match=why):
         survey_of(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    "folders", [("images", "masks"), ("train/x", "train/x_gt"), ("JPEGImages", "SegmentationClass")]
+)
+def test_images_and_their_masks_are_no_classes(tmp_path: Path, folders: tuple[str, str]) -> None:
+    for number, folder in enumerate(folders):
+        for at in range(3):
+            put(tmp_path / folder / f"{at}.png", 3 * number + at)
+    both = " and ".join(folder.rpartition("/")[2] for folder in folders)
+    with pytest.raises(BadSource, match=rf"{both} hold files of the same names, .* kind pairs"):
+        survey_of(tmp_path)
+    assert (
+        len(rows_of(survey_of(tmp_path, csv="none", positive=folders[0].rpartition("/")[2]))) == 6
+    )
+
+
+@pytest.mark.parametrize("folders", [("with_mask", "without_mask"), ("normal", "labels")])
+def test_classes_that_are_called_after_masks(tmp_path: Path, folders: tuple[str, str]) -> None:
+    """Of the same names both are masks, or faces that wear them; of other names none is."""
+    for number, folder in enumerate(folders):
+        put(tmp_path / folder / f"{0 if 'with_mask' in folders else number}.png", number)
+    with pytest.raises(BadSource, match="say which is the disease"):
+        survey_of(tmp_path)
 
 
 def test_no_table_and_no_folder(tmp_path: Path) -> None:

@@ -456,7 +456,7 @@ def deep_j2k() -> bytes:
 
 
 REFUSED: Mapping[str, tuple[Callable[[], bytes], str]] = {
-    "empty": (lambda: b"", "the file is empty"),
+    "empty": (lambda: b"", "the file is empty: it has 0 bytes"),
     "gif": (lambda: encoded(GREY, "GIF"), "the file is a GIF; PNG, JPEG, TIFF, BMP, WebP"),
     "avi": (lambda: b"RIFF\0\0\0\0AVI LIST", "the file is a video"),
     "pickled npy": (pickled, "the file is a NumPy array"),
@@ -1040,6 +1040,7 @@ def test_a_label_too_long_for_a_name_is_a_rejected_line(tmp_path: Path) -> None:
     [
         (rows("a a a a a a"), {}, r"column label has 1 different values \(a\); a label has 2"),
         (rows("a A b b b b"), {}, "has 'A' and 'a', which differ in upper and lower case alone"),
+        (rows("M b B m m M"), {}, "has 'B' and 'b', which differ in upper and lower case alone"),
         (rows("a c a c a c"), {"positive": ""}, "has a and c: say which is the disease, positive="),
         (rows("a c a c a c"), {"positive": "x"}, "positive is 'x'; column label has: a, c"),
         (rows("1 2 3 1 2 3"), {"positive": "1"}, "positive is for two classes; column label has 3"),

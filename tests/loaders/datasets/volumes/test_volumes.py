@@ -369,7 +369,7 @@ BAD: dict[str, tuple[Make, str]] = {
     "an empty folder": (empty, "the folder holds no DICOM series of images"),
     "one slice": (one_slice, "the series has one slice alone: no volume"),
     "a mask alone": (only_a_mask, "the folder holds no DICOM series of images"),
-    "a slice cut off": (cut, "cannot be decoded"),
+    "a slice cut off": (cut, "a file of the series is cut off: PixelData claims "),
     "a date for a number": (a_date, "column label holds a date, as spreadsheets make of what look"),
     "no label": (no_label, "column label has no value"),
     "a link out": (link, "the file is a link that leads out of the source, or nowhere"),
@@ -392,6 +392,8 @@ def test_one_bad_row_is_told_and_the_others_go_on(tmp_path: Path, name: str) -> 
     assert why in bad.reason
     for word in (ROOT, "who1", "P2", "somebody"):
         assert word not in bad.reason
+    # Which of many slices it is, the terminal alone tells.
+    assert ("(1.2.840.0" in bad.where) == (change is cut)
     report = prepare(
         KINDS["volumes"], root, tmp_path / "out", options={}, key=b"k", workers=1, strict=False
     )
