@@ -153,7 +153,7 @@ class Interaction(TypedDict):
 class Second(TypedDict):
     """What another metric says of the same combinations; `agrees`: whether the answer is the same.
 
-    `state` is none where it was not measured everywhere, and `agrees` null.
+    `state` is none, and `agrees` null, where `sentence` says why it tells nothing.
     """
 
     metric: str
