@@ -180,7 +180,10 @@ class Option(TypedDict):
 
 
 class Next(TypedDict):
-    """What to do next, in words, and the ways that were weighed; empty where it is decided."""
+    """What to do next, in words, and the ways that were weighed; empty where it is decided.
+
+    More patients are no way where no practical number of them would decide.
+    """
 
     sentence: str
     options: list[Option]

@@ -302,7 +302,21 @@ def test_what_would_decide_is_said_with_its_price(make_rows):
     seeds = options["seeds"]["number"]
     assert options["seeds"]["seconds"] == pytest.approx(wall * 2 * 5 * (seeds - 2), rel=1e-6)
     assert data["next"]["sentence"] in data["reason"]
-    assert "of the uncertainty of the lead comes from the number of patients" in data["reason"]
+    assert "of the uncertainty of the lead comes from the patients tested" in data["reason"]
+    needed = options["patients"]["number"]
+    assert (
+        f"about {needed} patients (now 150) would, since with more of them both" in data["reason"]
+    )
+
+
+def test_a_number_of_patients_that_nobody_has_is_no_way_to_decide(make_rows):
+    made = make_rows(datasets=ONE, optimizers=("adam", "sgd"), losses=("ce",))
+    rows, study, rows_of = with_cases(made, n=6, lead=0.01)
+    for n, row in enumerate(rows):
+        row["test_score"] = 0.5 + 0.3 * (-1) ** n + (0.001 if row["optimizer"] == "adam" else 0)
+    (data,) = verdict(contests(rows, study, DESCRIBED), study, rows_of)["datasets"]
+    assert "patients" not in {option["what"] for option in data["next"]["options"]}
+    assert "no practical number of patients would (it takes more than 100" in data["reason"]
 
 
 def test_the_models_claim_of_a_winner_is_of_its_models(make_rows):
