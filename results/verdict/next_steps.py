@@ -184,7 +184,7 @@ def _comes_from(asked: Asked, judged_by: Known) -> str:
     if f.shares is None or f.floor is None:
         why = f" ({judged_by.folds_alone})" if judged_by.folds_alone else ""
         return (
-            "How much of the uncertainty comes from the patients tested is not known: errors are "
+            "How much of the uncertainty comes from the patients tested is not known: errors are"
             f" told by the scatter of folds alone{why}."
         )
     parts = [(f.shares.patients, "the patients tested"), (f.shares.training, "training")]
@@ -230,14 +230,10 @@ def _of_patients(patients: int, times: float) -> list[str]:
     if needed <= patients:
         return []
     if times > _MOST_TIMES:
-        return [
-            f"no practical number of patients would (it takes more than {_MOST_TIMES} times "
-            f"today's {patients})"
-        ]
-    return [
-        f"about {needed} patients (now {patients}) would, since with more of them both training "
-        "and the test vary less"
-    ]
+        beyond = f"it takes more than {_MOST_TIMES} times today's {patients}"
+        return [f"no practical number of patients would ({beyond})"]
+    why = "since with more of them both training and the test vary less"
+    return [f"about {needed} patients (now {patients}) would, {why}"]
 
 
 # ---- before a study runs ---------------------------------------------------------------------
