@@ -715,15 +715,20 @@ def export_(
 ) -> None:
     """Write the score of each test case as CSV, for your own statistics and for Claims Reloaded.
 
-    Per data set: NAME-cases.csv, a row a case and combination, and NAME-claims-reloaded.csv, a row
-    a case and a column a combination, which claims-reloaded.dkfz.de takes as it is. README.txt
-    beside them says what each number is; several seeds are averaged. Ids stay keyed hashes.
+    Per data set: NAME-cases.csv, a row a case and combination, and for classes and masks
+    NAME-claims-reloaded.csv, a row a case and a column a combination that is judged, which
+    claims-reloaded.dkfz.de takes as it is; it has no form for several findings (multi-label) or
+    numbers (regression), so there that file is not written. README.txt beside them says what each
+    number is; several seeds are averaged. Ids stay keyed hashes.
     """
     from bench.storage.run_copy import readable
     from results.export.scores import export_scores
 
-    for path in export_scores(readable(run), out_dir):
+    missing: list[str] = []
+    for path in export_scores(readable(run), out_dir, missing.append):
         out.print(Text(str(path)))
+    for sentence in missing:
+        err.print(Text(sentence))
 
 
 @app.command()

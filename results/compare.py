@@ -4,8 +4,9 @@ A combination that both runs have is compared in pairs where both have scored it
 in the same folds: the differences of the fold means (over seeds), with the corrected interval of
 `results.statistics.intervals` (overlapping training sets), Bonferroni over the combinations of the
 data set. Case by case it is counted where the second run is better: by Dice (1 where both masks are
-empty, mean over regions), or by the probability of the true class or answer. Where cases or folds
-differ, the two means stand side by side and nothing is claimed.
+empty, mean over regions), or by the probability of the true class or answer; what float32 may have
+rounded apart is equal. Where cases or folds differ, the two means stand side by side and nothing is
+claimed.
 
 Speed is the cost of a sample-gradient alone (`results.prices`), compared on one device only
 and within its noise.
@@ -29,8 +30,10 @@ from results.verdict.combinations import Combination, Contest, Fold, fold_of
 
 # Keys of a study that say what was run, not how.
 _NO_SETTING = ("name", "data", "resolved")
-# A difference of two scores this small is rounding of their sums.
-_ROUNDING = 1e-12
+# Below this share of the largest score a difference is rounding in float32: a sum in another order
+# (other threads, another device) moves the last bit, 1.2e-7 of a number, and N such moves add up at
+# random to about sqrt(N) of them. This is N of a million; what is shown ends at 5e-4.
+_NOISE = 1e3 * float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +261,8 @@ def _combination(
                 differences, test_train_ratio=contest.ratio, alpha=level
             )
             found = _found(low, high, contest.sign)
-        if not np.any(np.abs(differences) > _ROUNDING) and cases[:2] == (0, 0):
+        every = [abs(score) for of_run in folds for score in of_run.values()]
+        if np.abs(differences).max() <= _NOISE * max(every) and cases[:2] == (0, 0):
             found = "same"
     cost, speed = _speed(costs, level) if one_device else (None, "unknown")
     return Compared(
@@ -283,11 +287,15 @@ def _found(low: float, high: float, sign: float) -> str:
 
 
 def _counted(first: _Scores, second: _Scores) -> tuple[int, int, int]:
-    """Return how many cases the second run has better, worse and equal; larger is better."""
-    differences = np.array(
-        [second[fold][case] - first[fold][case] for fold in first for case in first[fold]]
+    """Return how many cases the second run has better, worse and equal; larger is better.
+
+    Equal are those that float32 may have rounded apart.
+    """
+    pairs = np.array(
+        [(first[fold][case], second[fold][case]) for fold in first for case in first[fold]]
     )
-    better, worse = (differences > _ROUNDING).sum(), (differences < -_ROUNDING).sum()
+    differences, noise = pairs[:, 1] - pairs[:, 0], _NOISE * np.abs(pairs).max()
+    better, worse = (differences > noise).sum(), (differences < -noise).sum()
     return int(better), int(worse), int(len(differences) - better - worse)
 
 
@@ -355,7 +363,8 @@ def _side_in_words(side: Side, runs: tuple[str, str]) -> list[str]:
     if counts["unpaired"] < len(side.combinations):
         lines.append(
             f"  Paired on the same cases and folds; intervals of {text.percent(1 - side.level)} "
-            "each."
+            f"each. Cases are equal within {text.percent(round(_NOISE, 5))} of the largest score, "
+            "which float32 may round apart."
         )
     lines += [f"  {_line(row)}" for row in side.combinations]
     for run, names in zip(runs, side.only, strict=True):

@@ -232,10 +232,6 @@ def _head(r: Recipe, what: str) -> str:
     row = next(row for row in found["combinations"] if row["name"] == r.combination.name)
     interval = text.interval(row["test_low"], row["test_high"], r.alpha)
     recommended = r.combination.name == found["recommended"]
-    stops = any(row["early_stopping"] is not False for row in r.combination.scored)
-    stopped = (
-        f"stopped after {study.get('patience')} looks without a better one" if stops else "all"
-    )
     said = [
         f"{r.combination.name}, {what}. Run {r.run}, {r.contest.dataset} ({r.contest.task}).",
         f"Verdict: {text.STATES[found['state']].lower()}. {found['reason']}"
@@ -251,7 +247,7 @@ def _head(r: Recipe, what: str) -> str:
         )
     augment = r.of_data("augment")
     precision = r.combination.scored[0]["precision"]
-    budget = f"{r.of_data('epochs')} epochs of about {r.n_train} training cases ({stopped})"
+    budget = f"{r.of_data('epochs')} epochs of about {r.n_train} training cases ({_end(r)})"
     taken = f"the weights with the best {text.metric(found['metric'])} were taken"
     said += [
         f"Intensities: {r.of_data('normalize') or 'automatic'}. Augmentation: "
@@ -287,6 +283,19 @@ def _head(r: Recipe, what: str) -> str:
     if study.get("decay_norms") is False:
         said.append("Norms and biases had no weight decay: not written here.")
     return "\n#\n".join(map(_comment, said))
+
+
+def _end(r: Recipe) -> str:
+    """Return what ends a trial: a rule, named where a trial has more looks than its patience."""
+    patience = r.study.get("patience")
+    looks = [
+        row.get("looks") or r.of_data("epochs") or 0
+        for row in r.combination.scored
+        if row["early_stopping"] is not False
+    ]
+    if patience is None or max(looks, default=0) <= patience:
+        return "all"
+    return f"or fewer: a trial ends after {patience} looks without a better score"
 
 
 def _constants(r: Recipe) -> str:

@@ -7,7 +7,7 @@ For each data set of a run:
   `state` says which are complete.
 - `NAME-claims-reloaded.csv`: one row a case and a column a combination, `alg_01` and so on, of
   those that are judged; `NAME-claims-reloaded-key.csv` says which is which, and the number of each
-  class.
+  class. Of several findings or numbers neither is written.
 
 Claims Reloaded (claims-reloaded.dkfz.de; Christodoulou et al. 2025, arXiv 2505.04720) says how
 likely a claim of outperformance is to be false. It takes `case_id`, then `ground_truth` and called
@@ -52,6 +52,10 @@ NAME-cases.csv: one row a case x combination (x region) x repeat; numbers are me
   segmentation: where reference and prediction are both empty a region has no Dice in
   `dice_skip_empty` and 1 in `dice_empty_is_one`.
 
+{claims}"""
+
+# What is said of the files for Claims Reloaded where there are some.
+CLAIMS = """\
 NAME-claims-reloaded.csv: one row a case and a column a combination that is judged, for
 claims-reloaded.dkfz.de; NAME-claims-reloaded-key.csv says which column is which.
   classification: classes as numbers. Called classes have no mean: they are of the first seed of the
@@ -61,25 +65,36 @@ claims-reloaded.dkfz.de; NAME-claims-reloaded-key.csv says which column is which
 """
 
 
-def export_scores(run: Path, out: Path) -> list[Path]:
+def export_scores(
+    run: Path, out: Path, said: Callable[[str], object] = lambda _: None
+) -> list[Path]:
     """Write the files of the head of this module and a README.txt to `out`; return their paths.
+
+    `said` is called with a sentence on each data set that has no file for Claims Reloaded, and why.
 
     Raises RunError where the folder holds no run, or one without a scored case, and OSError where
     files cannot be written; a file is replaced whole or not at all.
     """
-    files = made_of(run, _files)
+    files, missing = made_of(run, _files)
     if not files:
         raise RunError(f"{run} has no scored test case yet: there is nothing to export")
     out.mkdir(parents=True, exist_ok=True)
-    files["README.txt"] = RULES.format(run=run.name)
+    there = any(name.endswith("-claims-reloaded.csv") for name in files)
+    claims = [CLAIMS] if there else []
+    if missing:
+        claims.append("".join(f"{sentence}\n" for sentence in missing))
+    files["README.txt"] = RULES.format(run=run.name, claims="\n".join(claims))
+    for sentence in missing:
+        said(sentence)
     for name, text in files.items():
         replace_file(out / name, text.encode())
     return [out / name for name in files]
 
 
-def _files(run: Recorded) -> dict[str, str]:
-    """Return file name -> content."""
+def _files(run: Recorded) -> tuple[dict[str, str], list[str]]:
+    """Return file name -> content, and which files for Claims Reloaded are missing, and why."""
     files: dict[str, str] = {}
+    missing: list[str] = []
     for number, contest in enumerate(run.contests, 1):
         rows = {c.name: _cases(run, c) for c in contest.combinations if c.scored}
         lines = [
@@ -98,7 +113,10 @@ def _files(run: Recorded) -> dict[str, str]:
         if table:
             files[f"{name}-claims-reloaded.csv"] = _csv(table)
             files[f"{name}-claims-reloaded-key.csv"] = _csv(key)
-    return files
+        else:
+            why = _no_claims(contest)
+            missing.append(f"{name}-claims-reloaded.csv is not written: {why}.")
+    return files, missing
 
 
 def _cases(run: Recorded, combination: Combination) -> list[Line]:
@@ -241,6 +259,15 @@ def _claims(contest: Contest, rows: Mapping[str, Sequence[Row]]) -> tuple[list[L
     return table, key
 
 
+def _no_claims(contest: Contest) -> str:
+    """Return why there is no table for Claims Reloaded."""
+    if form := _NO_FORM.get(answer_of(contest.task)):
+        return f"Claims Reloaded has no form for {form}"
+    if not contest.judged:
+        return "no combination has all of its trials"
+    return "the combinations have no case in common"
+
+
 def _dice_by_case(rows: Sequence[Row]) -> dict[str, Any]:
     """Return case -> Dice: mean over regions, then over seeds and repeats."""
     return {
@@ -259,6 +286,10 @@ _COLUMNS: Mapping[Answer, Callable[[Sequence[Row]], dict[str, Any]]] = {
     "class": _calls_by_case,
     "mask": _dice_by_case,
 }
+
+
+# What an answer is -> what Claims Reloaded has no form for.
+_NO_FORM: Mapping[Answer | None, str] = {"findings": "several findings", "number": "numbers"}
 
 
 def _trials(rows: Sequence[Row]) -> list[list[Row]]:

@@ -1,11 +1,12 @@
 """What a data set is: its cases, patients, classes, sizes and spacing, for the page."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from results import text
 from results.run_folder import Recorded
-from results.tables.tasks import answer_of
+from results.tables.tasks import Answer, answer_of
 from results.verdict.combinations import Contest, Row
 
 _UNITS = {"t": "s"}
@@ -17,12 +18,37 @@ def described(run: Recorded, contest: Contest) -> Mapping[str, Any]:
     return found
 
 
-def about(data: Mapping[str, Any], rows: Sequence[Row], task: str) -> dict[str, Any] | None:
+def unknown_answers(run: Recorded, contest: Contest) -> dict[str, int] | None:
+    """Return finding -> of how many cases it is not known; None where that is not to be told.
+
+    The footers count the cases that have a finding; of which it is not known only the table of
+    tested cases says, so it is told where every case was tested.
+    """
+    cases = described(run, contest).get("cases")
+    if answer_of(contest.task) != "findings" or not cases:
+        return None
+    for combination in contest.combinations:
+        trials = [row["trial_id"] for row in combination.scored]
+        columns = ("trial_id", "case_id", "region", "label")
+        rows = run.rows("cases", trials, columns)
+        if len({row["case_id"] for row in rows}) == cases:
+            missing = {(r["region"], r["case_id"]) for r in rows if r["label"] is None}
+            return Counter(finding for finding, _ in missing)
+    return None
+
+
+def about(
+    data: Mapping[str, Any],
+    rows: Sequence[Row],
+    task: str,
+    unknown: Mapping[str, int] | None = None,
+) -> dict[str, Any] | None:
     """Return what is known of a data set, by its footer and the rows of its trials.
 
-    It is {"lines": [(what, value)], "of", "classes", "regions"}; None where nothing is known.
-    `classes` are (name, number, share), `of` says of what: cases in classification, voxels where
-    masks are the answer. `regions` are (name, its classes, cases that hold it).
+    It is {"lines": [(what, value)], "table", "regions"}; None where nothing is known. `table` is
+    {"head", "lines"}: the first column of text, the others of numbers, and no line where nothing is
+    counted. `regions` are (name, its classes, cases that hold it). `unknown` is how many cases
+    nobody knows a finding of, None where that cannot be told.
     """
     parts = [row for row in rows if row["n_train_cases"]]
     if not data and not parts:
@@ -58,19 +84,14 @@ def about(data: Mapping[str, Any], rows: Sequence[Row], task: str) -> dict[str, 
         said = [f"{tested['cases']} cases", people, tested["source"]]
         lines.append(("tested on another data set", ", ".join(filter(None, said))))
     classes = data.get("classes", ())
-    several = answer_of(task) == "findings"
-    total = counted["cases"] if several else sum(each["number"] for each in classes)
-    total = total or 1
     if ignored := data.get("ignored"):
-        left_out = text.percent(round(ignored["number"] / (total + ignored["number"]), 4))
+        every = ignored["number"] + sum(each["number"] for each in classes)
+        left_out = _share(ignored["number"], every)
         lines.append(("voxels that are ignored", f"{ignored['number']} ({left_out} of all)"))
+    table_of = _TABLES[answer_of(task) or "class"]
     return {
         "lines": lines,
-        "of": "voxels" if data.get("regions") else "cases",
-        "classes": [
-            (each["name"], each["number"], text.percent(round(each["number"] / total, 4)))
-            for each in classes
-        ],
+        "table": table_of(data, counted["cases"], unknown),
         "regions": [
             (
                 region["name"],
@@ -80,6 +101,52 @@ def about(data: Mapping[str, Any], rows: Sequence[Row], task: str) -> dict[str, 
             for region in data.get("regions", ())
         ],
     }
+
+
+def _of_classes(data: Mapping[str, Any], _cases: int, _unknown: object) -> dict[str, Any]:
+    of = "voxels" if data.get("regions") else "cases"
+    numbers = [(each["name"], each["number"]) for each in data.get("classes", ())]
+    total = sum(number for _, number in numbers) or 1
+    lines = [(name, number, _share(number, total)) for name, number in numbers]
+    return {"head": ("class", of, "share"), "lines": lines}
+
+
+def _of_findings(
+    data: Mapping[str, Any], cases: int, unknown: Mapping[str, int] | None
+) -> dict[str, Any]:
+    """Return those that have each finding, and their share of those of whom it is known.
+
+    Where that is not told it is that share at least.
+    """
+    numbers = [(each["name"], each["number"]) for each in data.get("classes", ())]
+    if unknown is None:
+        lines = [(name, number, f"at least {_share(number, cases)}") for name, number in numbers]
+        return {"head": ("finding", "cases that have it", "share of those known"), "lines": lines}
+    return {
+        "head": ("finding", "cases that have it", "not known", "share of those known"),
+        "lines": [
+            (name, number, unknown.get(name, 0), _share(number, cases - unknown.get(name, 0)))
+            for name, number in numbers
+        ],
+    }
+
+
+def _of_numbers(_data: object, _cases: int, _unknown: object) -> dict[str, Any]:
+    """Return no line: the lines above say from where to where the numbers go."""
+    return {"head": (), "lines": []}
+
+
+# What an answer is -> the table of what the cases have.
+_TABLES: Mapping[Answer, Callable[..., dict[str, Any]]] = {
+    "class": _of_classes,
+    "mask": _of_classes,
+    "findings": _of_findings,
+    "number": _of_numbers,
+}
+
+
+def _share(number: int, of: int) -> str:
+    return text.percent(round(number / (of or 1), 4))
 
 
 def _one(unit: str) -> str:

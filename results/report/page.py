@@ -9,7 +9,7 @@ import numpy as np
 
 from results import text
 from results.report import figures, plots, protocol
-from results.report.data import about, described
+from results.report.data import about, described, unknown_answers
 from results.report.examples import examples
 from results.report.looks import COLOURS, DARK
 from results.report.robustness import worse
@@ -99,7 +99,7 @@ def _section(run: Recorded, number: int, contest: Contest, found: OfDataset) -> 
         "worse": worse(run, contest.metric, _in_ranking(rows, by_name), short),
         "metrics": metrics,
         "metrics_of": first,
-        "data": about(data, contest.rows, contest.task),
+        "data": about(data, contest.rows, contest.task, unknown_answers(run, contest)),
         "paper": paper(
             run, contest, data, (first, metrics) if first else None, partial(_metrics, run)
         ),

@@ -219,10 +219,12 @@ def by_other_metrics(
     found = []
     for name in others:
         of_metric = scores[name]
-        if all(row["trial_id"] in of_metric for c in judged for row in c.scored):
-            found.append(_second(contest, judged, asked, name, of_metric, cases))
+        trials = [row["trial_id"] for combination in judged for row in combination.scored]
+        if lacking := sum(trial not in of_metric for trial in trials):
+            unit = contest.described[name].get("unit")
+            found.append(_unknown(name, _lacks(lacking, len(trials), unit)))
         else:
-            found.append(_unmeasured(name))
+            found.append(_second(contest, judged, asked, name, of_metric, cases))
     return found
 
 
@@ -254,11 +256,13 @@ def _second(
         return scores[row["trial_id"]]
 
     measure = Measure.of(name, contest.described[name])
-    evidence = known(contest, judged, measure, cases, score_of).evidence
+    judged_by = known(contest, judged, measure, cases, score_of)
+    evidence = judged_by.evidence
     # A margin is in units of the primary metric: of another one only better or not is asked.
     compared = compare if evidence.folds > 1 else compare_models
     if evidence.folds < 2 and evidence.influence is None:
-        return _unmeasured(name)
+        why = f" ({judged_by.folds_alone})" if judged_by.folds_alone else ""
+        return _unknown(name, f"one fold does not tell how far it may lie from the truth{why}")
     asked = Asked(
         names=first.names,
         found=compared(evidence, alpha=first.found.alpha),
@@ -303,12 +307,21 @@ def _agreement(first: Asked, second: Asked) -> tuple[bool, str]:
     )
 
 
-def _unmeasured(name: str) -> Second:
+def _lacks(lacking: int, trials: int, unit: str | None) -> str:
+    """Return that trials lack a metric, and why where none has it and its unit is a length."""
+    if lacking < trials:
+        return f"{lacking} of {trials} trials lack it"
+    # Without a spacing no distance is noted; masks that are empty everywhere leave none either.
+    needs = "; a distance needs the spacing of the pictures in mm" if unit == "mm" else ""
+    return f"no trial has it{needs}"
+
+
+def _unknown(name: str, why: str) -> Second:
     return {
         "metric": name,
         "state": "none",
         "best": None,
         "group": [],
         "agrees": None,
-        "sentence": f"By {words.metric(name)} nothing is known: not every trial has it.",
+        "sentence": f"By {words.metric(name)} nothing is known: {why}.",
     }

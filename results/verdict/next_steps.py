@@ -6,8 +6,10 @@ folds, R repeats and S seeds, and f = 1/(kR) + n_test/n_train,
 
     V' = n/n' (patients + (k' f' / (k f)) (training + seeds S/S')),
 
-since what training adds to a fold goes with what patients add to it, which goes with k. A lead is
-decided where the half-width of its interval is at most the lead as it stands, or the margin.
+since what training adds to a fold goes with what patients add to it, which goes with k: more
+patients make training vary less too, so they may decide what the patients tested leave no doubt of.
+A lead is decided where the half-width of its interval is at most the lead as it stands, or the
+margin.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,6 +30,8 @@ from results.verdict.schema import Next, Option
 
 # More seeds, repeats or folds than this nobody would train. Assumption.
 _MOST = 10
+# More times the patients of today than this nobody would gather: no number is named. Assumption.
+_MOST_TIMES = 100
 _Trained = Literal["repeats", "seeds", "folds"]
 
 # Below this a lead is rounding, and no number of patients decides it. As the procedure has it.
@@ -100,21 +104,33 @@ def what_next(contest: Contest, judged_by: Known, asked: Asked) -> Next:
         if numbers
     ]
     patients = evidence.patients or _groups(contest)
-    if patients and wanted > _ROUNDING:
-        needed = int(np.ceil(patients * (half_width(variance) / wanted) ** 2))
-        # Where it is narrow enough as it is, but for chance, fewer patients are no advice.
-        if needed > patients:
-            options.append(
-                {
-                    "what": "patients",
-                    "number": needed,
-                    "half_width": wanted,
-                    "decides": True,
-                    "seconds": None,
-                }
-            )
-    advice = _advice(design, options, wanted, patients)
-    return {"sentence": f"{comes_from} {advice}", "options": options}
+    times = (half_width(variance) / wanted) ** 2 if wanted > _ROUNDING else 0.0
+    advice = _advice(design, options)
+    if patients:
+        options += _more_patients(patients, times, wanted)
+        advice += _of_patients(patients, times)
+    if design.seeds == 1:
+        advice.append("a second seed would tell how much of the rest is the luck of a seed")
+    takes = f"To decide takes an interval of {words.score(wanted)} to either side, the larger of "
+    takes += f"lead and margin: {'; '.join(advice)}."
+    return {"sentence": f"{comes_from} {takes}", "options": options}
+
+
+def _more_patients(patients: int, times: float, wanted: float) -> list[Option]:
+    """Return that `times` the patients decide; none where fewer would, or nobody has so many."""
+    needed = int(np.ceil(patients * times))
+    # Where it is narrow enough as it is, but for chance, fewer patients are no advice.
+    if needed <= patients or times > _MOST_TIMES:
+        return []
+    return [
+        {
+            "what": "patients",
+            "number": needed,
+            "half_width": wanted,
+            "decides": True,
+            "seconds": None,
+        }
+    ]
 
 
 def _option(
@@ -168,10 +184,10 @@ def _comes_from(asked: Asked, judged_by: Known) -> str:
     if f.shares is None or f.floor is None:
         why = f" ({judged_by.folds_alone})" if judged_by.folds_alone else ""
         return (
-            "How much of the uncertainty comes from the number of patients is not known: errors "
-            f"are told by the scatter of folds alone{why}."
+            "How much of the uncertainty comes from the patients tested is not known: errors are"
+            f" told by the scatter of folds alone{why}."
         )
-    parts = [(f.shares.patients, "the number of patients"), (f.shares.training, "training")]
+    parts = [(f.shares.patients, "the patients tested"), (f.shares.training, "training")]
     if f.shares.seed is not None:
         parts[1] = f.shares.training, "the training sets"
         parts.append((f.shares.seed, "the seed"))
@@ -187,9 +203,10 @@ def _comes_from(asked: Asked, judged_by: Known) -> str:
     )
 
 
-def _advice(design: _Design, options: Sequence[Option], wanted: float, patients: int | None) -> str:
+def _advice(design: _Design, options: Sequence[Option]) -> list[str]:
+    """Return in words what more training would do and what it would not."""
     now = {"repeats": design.repeats, "seeds": design.seeds, "folds": design.folds}
-    bring = [each for each in options if each["decides"] and each["what"] != "patients"]
+    bring = [each for each in options if each["decides"]]
     fail = [each for each in options if not each["decides"]]
     said = []
     if bring:
@@ -204,17 +221,19 @@ def _advice(design: _Design, options: Sequence[Option], wanted: float, patients:
     if fail:
         tried = [words.count(each["number"], each["what"][:-1]) for each in fail]
         said.append(f"{' or '.join(tried)} would not")
-    said += [
-        f"about {each['number']} patients (now {patients}) would"
-        for each in options
-        if each["what"] == "patients"
-    ]
-    if design.seeds == 1:
-        said.append("a second seed would tell how much of the rest is the luck of a seed")
-    return (
-        f"To decide takes an interval of {words.score(wanted)} to either side, the larger of lead "
-        f"and margin: {'; '.join(said)}."
-    )
+    return said
+
+
+def _of_patients(patients: int, times: float) -> list[str]:
+    """Return in words what `times` the patients of today would do."""
+    needed = int(np.ceil(patients * times))
+    if needed <= patients:
+        return []
+    if times > _MOST_TIMES:
+        beyond = f"it takes more than {_MOST_TIMES} times today's {patients}"
+        return [f"no practical number of patients would ({beyond})"]
+    why = "since with more of them both training and the test vary less"
+    return [f"about {needed} patients (now {patients}) would, {why}"]
 
 
 # ---- before a study runs ---------------------------------------------------------------------

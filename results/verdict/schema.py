@@ -153,7 +153,7 @@ class Interaction(TypedDict):
 class Second(TypedDict):
     """What another metric says of the same combinations; `agrees`: whether the answer is the same.
 
-    `state` is none where it was not measured everywhere, and `agrees` null.
+    `state` is none, and `agrees` null, where `sentence` says why it tells nothing.
     """
 
     metric: str
@@ -180,7 +180,10 @@ class Option(TypedDict):
 
 
 class Next(TypedDict):
-    """What to do next, in words, and the ways that were weighed; empty where it is decided."""
+    """What to do next, in words, and the ways that were weighed; empty where it is decided.
+
+    More patients are no way where no practical number of them would decide.
+    """
 
     sentence: str
     options: list[Option]

@@ -81,6 +81,7 @@ def test_what_got_better_and_worse_is_found_in_pairs(tmp_path):
     assert words.startswith("From first to second")
     assert "scans, Dice: 3 combinations in both (1 better, 1 worse, 1 cannot be told apart" in words
     assert "Paired on the same cases and folds; intervals of 98.33 % each." in words
+    assert "Cases are equal within 0.012 % of the largest score" in words
 
 
 def test_the_interval_is_that_of_the_corrected_paired_t_test(tmp_path):
@@ -110,6 +111,19 @@ def test_a_run_beside_itself_is_the_same(tmp_path):
     assert {row.found for row in found.sides[0].combinations} == {"same"}
     assert {row.speed for row in found.sides[0].combinations} == {"alike"}
     assert "2 the same, case by case" in "\n".join(in_words(found))
+
+
+def test_what_float32_rounds_apart_is_equal(tmp_path):
+    """Noise of 1e-5, as other threads bring, is no better and no worse; ten times 1e-4 is."""
+    first = write(tmp_path / "first", {"adam": 0.0})
+    rounded = write(tmp_path / "rounded", {"adam": 0.0}, noise=1e-5)
+    row = compare(first, rounded).sides[0].combinations[0]
+    assert (row.cases, row.found) == ((0, 0, 30), "same")
+    steady = write(tmp_path / "steady", {"adam": 1e-5})
+    assert compare(first, steady).sides[0].combinations[0].found == "same"
+    real = write(tmp_path / "real", {"adam": 1e-3})
+    row = compare(first, real).sides[0].combinations[0]
+    assert (row.cases, row.found) == ((30, 0, 0), "better")
 
 
 def test_slower_is_said_beyond_noise_on_one_device_alone(tmp_path):

@@ -8,19 +8,27 @@ import numpy as np
 
 from results import text
 
+# A scale goes at least this far to either side: ten of the last digits that are shown.
+_FINEST = 0.01
+
 
 def bars(rows: Sequence[Mapping[str, Any]], *, grouped: str) -> list[dict[str, Any]]:
     """Return {"bar", "said"} for each of rows with an `advantage`, on a scale in percent.
 
     `grouped` is the key that says whether a row is of the group that may be the best. An unsteady
     one may have an interval many times as wide as the others': the scale ends at three times the
-    typical reach, and what goes past it is cut. A row without an advantage has no bar.
+    typical reach, and what goes past it is cut. It is no finer than the numbers beside it, so that
+    an interval that reads 0.000 to 0.000 has no length. A row without an advantage has no bar.
     """
     compared = [row for row in rows if row["advantage"]]
     lows = [-row["advantage"]["low"] for row in compared]
     highs = [row["advantage"]["high"] for row in compared]
     left = min(max(lows, default=0), 3 * float(np.median(lows or [0])) or math.inf)
-    span = (left + max(highs, default=0)) or 1.0
+    right = max(highs, default=0)
+    if left + right < 2 * _FINEST:
+        # Equals may differ by rounding alone: stretched to a whole scale that would look like much.
+        left = right = _FINEST
+    span = left + right
     alone = sum(row[grouped] for row in compared) == 1
 
     def at(value: float) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 from results import text
 
 _COLOURS = {"patients": "#2f7f8f", "training": "#e08a3c", "seed": "#7a5aa6"}
-_NAMES = {"patients": "number of patients", "training": "training sets", "seed": "seed"}
+_NAMES = {"patients": "patients tested", "training": "training sets", "seed": "seed"}
 
 
 def next_steps(found: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -141,6 +141,21 @@ def test_budget_and_network(made):
     assert whole.shape == (1, 4, 40, 48)
 
 
+@pytest.mark.parametrize(
+    ("options", "ended"),
+    [
+        ({"looks": 2}, "all"),
+        ({"looks": 10}, "all"),
+        ({"looks": 11}, "or fewer: a trial ends after 10 looks without a better score"),
+        ({"looks": 11, "early_stopping": False}, "all"),
+        ({}, "all"),  # of an older version: a look an epoch
+    ],
+)
+def test_patience_is_a_rule_and_said_where_it_may_act(made, options, ended):
+    text = " ".join(made(study={"patience": 10, "epochs": 8}, **options).replace("#", " ").split())
+    assert f"8 epochs of about 320 training cases ({ended}). Precision" in text
+
+
 def test_whole_images_go_through_in_one_pass(made):
     found = ran(made("monai", data=SCANS, loss="dice_ce", study={"inference": "whole"}))
     network = found.make_model(2, 4, (32, 32))

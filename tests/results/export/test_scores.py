@@ -71,6 +71,8 @@ def test_classification_by_hand(classified, tmp_path):
         "my_scans_2-1-claims-reloaded-key.csv",
         "README.txt",
     ]
+    assert "which column is which" in paths[3].read_text(encoding="utf-8")
+    assert "is not written" not in paths[3].read_text(encoding="utf-8")
     rows = read(paths[0])
     assert [(r["combination"], r["case_id"], r["seeds"]) for r in rows] == [
         ("cnn + adam + ce", "a", "2"),
@@ -126,6 +128,31 @@ def test_segmentation_by_hand(tmp_path):
     assert list(wide) == ["case_id", "alg_01", "alg_02"]
     assert float(wide["alg_01"]) == pytest.approx(((0.5 + 1) / 2 + (0.7 + 0) / 2) / 2)
     assert float(wide["alg_02"]) == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize(
+    ("task", "cases", "named"),
+    [
+        ("multilabel", [{"region": "Edema", "label": 1, "prob": 0.5}], "several findings"),
+        ("regression", [{"region": "", "truth": 50.0, "predicted": 51.0}], "numbers"),
+    ],
+)
+def test_what_claims_reloaded_has_no_form_for_is_said(tmp_path, task, cases, named):
+    rows = [{"case_id": "a", "group_id": "a", **row} for row in cases]
+    for number, optimizer in enumerate(("adam", "sgd")):
+        made = trial(
+            number, optimizer=optimizer, fold=0, seed=0, task=task, cases=rows, metric="auc"
+        )
+        write_trial(tmp_path / "run", **made, footer=FOOTER)
+    said = []
+    paths = export_scores(tmp_path / "run", tmp_path / "out", said.append)
+    assert [path.name for path in paths] == ["my_scans_2-1-cases.csv", "README.txt"]
+    assert said == [
+        f"my_scans_2-1-claims-reloaded.csv is not written: Claims Reloaded has no form for {named}."
+    ]
+    readme = paths[-1].read_text(encoding="utf-8")
+    assert said[0] in readme
+    assert "which column is which" not in readme
 
 
 def test_accuracy_of_the_exported_calls_is_that_of_the_run(tmp_path):

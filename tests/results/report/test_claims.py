@@ -41,3 +41,12 @@ def test_a_bar_is_to_scale_and_one_far_out_is_cut():
     assert third["bar"] == {"low": 0, "width": 75, "point": 0, "zero": 75, "cut": True}
     assert third["said"] == "at most 9.000 behind"
     assert none == {"bar": None, "said": ""}
+
+
+def test_an_interval_that_reads_zero_has_no_length():
+    """By hand: reaches of 0.0004 on a scale of 0.01 to either side, and of none at all."""
+    for reach, width in ((0.0004, 4), (0.0, 0)):
+        rows = [{"advantage": {"estimate": 0.0, "low": -reach, "high": reach}, "group": True}] * 2
+        for row in bars(rows, grouped="group"):
+            assert row["bar"]["width"] == pytest.approx(width)
+            assert row["bar"]["zero"] == row["bar"]["point"] == 50

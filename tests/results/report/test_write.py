@@ -10,6 +10,7 @@ import sys
 from functools import lru_cache
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from bench.losses.table import LOSSES
 from bench.optimizers.table import OPTIMIZERS
 from results import text as words
 from results.report import looks, plots, protocol
+from results.report.data import about, unknown_answers
 from results.report.write import leaderboard, load_verdicts, write_report
 from results.tables.store import RunError, read
 from tests.results.conftest import DATA, MadeUp, write
@@ -188,6 +190,40 @@ def test_the_page_says_what_the_data_are(make_run, small_page):
         assert said in found
     older = page(make_run("older", **SMALL, data={}, columns={"group_source": "case"})).words
     assert "cases 500 patients unknown: the source names none" in older
+
+
+def test_a_finding_has_its_share_of_those_that_it_is_known_of():
+    """Of 10 cases 4 have it and 2 nobody knows of: half; untold how many, 40 % at least."""
+    data = DATA["classification"] | {"cases": 10, "classes": [{"name": "Edema", "number": 4}]}
+    told = about(data, (), "multilabel", {"Edema": 2})["table"]
+    assert told["head"] == ("finding", "cases that have it", "not known", "share of those known")
+    assert told["lines"] == [("Edema", 4, 2, "50 %")]
+    assert about(data, (), "multilabel")["table"]["lines"] == [("Edema", 4, "at least 40 %")]
+
+
+def test_a_finding_is_not_known_where_no_tested_case_has_an_answer():
+    """Two folds of a combination test all three cases, one of them of two trials."""
+    answers = {("t0", "a"): 1, ("t0", "b"): None, ("t1", "b"): None, ("t1", "c"): 0}
+    rows = [
+        {"trial_id": t, "case_id": c, "region": "Edema", "label": label}
+        for (t, c), label in answers.items()
+    ]
+    run = SimpleNamespace(footer={"data": {"d": {"cases": 3}}}, rows=lambda *_: rows)
+    scored = SimpleNamespace(scored=[{"trial_id": "t0"}, {"trial_id": "t1"}])
+    contest = SimpleNamespace(dataset="d", task="multilabel", combinations=[scored])
+    assert unknown_answers(run, contest) == {"Edema": 1}
+    run.footer["data"]["d"]["cases"] = 4
+    assert unknown_answers(run, contest) is None
+
+
+def test_a_number_has_no_table_of_classes():
+    data = DATA["classification"] | {
+        "classes": [{"name": "EF", "number": 80}],
+        "numbers": [[20.2, 44.8, 65.0]],
+    }
+    found = about(data, (), "regression")
+    assert ("EF", "20.2 to 65, median 44.8") in found["lines"]
+    assert found["table"]["lines"] == []
 
 
 def test_the_page_has_every_setting(make_run):

@@ -20,7 +20,7 @@ DESCRIBED = {
     "brier": {"direction": "min", "range": [0, 1], "influence": "squared error"},
     "calibration_error": {"direction": "min", "range": [0, 1], "influence": None},
     "dice": {"direction": "max", "range": [0, 1], "influence": "dice"},
-    "hd95": {"direction": "min", "range": [0, None], "influence": "hd95"},
+    "hd95": {"direction": "min", "range": [0, None], "unit": "mm", "influence": "hd95"},
 }
 SCORES = {
     "auc": metrics.roc_auc_score,
@@ -209,7 +209,7 @@ def test_a_second_metric_is_asked_and_an_unmeasured_one_told(make_rows):
     assert data["state"] == "better"
     calibration, brier = data["second"]
     assert (calibration["metric"], calibration["state"]) == ("calibration_error", "none")
-    assert "not every trial has it" in calibration["sentence"]
+    assert calibration["sentence"] == "By calibration error nothing is known: no trial has it."
     assert brier["metric"] == "brier"
     # The score that is better when smaller is the smaller one of the group's best.
     mean = {
@@ -224,6 +224,53 @@ def test_a_second_metric_is_asked_and_an_unmeasured_one_told(make_rows):
     assert brier["best"] == min(mean, key=mean.get)
     assert brier["agrees"] == (
         brier["best"] == "resnet18 + adam + ce" or brier["state"] != "better"
+    )
+
+
+def test_why_another_metric_tells_nothing_is_the_true_reason(make_rows):
+    """Some trials lack it; all have it, of one fold, and no case tells how it varies."""
+
+    def told(folds, kept):
+        made = make_rows(**OPTIONS | {"folds": folds})
+        rows, study, rows_of = with_cases(made, n=60, lead=1.5)
+        ids = [row["trial_id"] for row in rows]
+        scores = [
+            {"trial_id": one, "split": "test", "metric": "calibration_error", "value": 0.1}
+            | {"unit": "image", "headline": True}
+            for one in ids[:kept]
+        ]
+
+        def with_scores(table, trials, columns):
+            found = rows_of(table, trials, columns)
+            if table != "metrics":
+                return found
+            more = [{name: row.get(name) for name in found.schema.names} for row in scores]
+            return pa.concat_tables([found, pa.Table.from_pylist(more, schema=found.schema)])
+
+        (data,) = verdict(contests(rows, study, DESCRIBED), study, with_scores)["datasets"]
+        return data["second"][0]["sentence"], len(ids)
+
+    sentence, trials = told(3, 4)
+    assert sentence == (
+        f"By calibration error nothing is known: {trials - 4} of {trials} trials lack it."
+    )
+    sentence, _ = told(1, 2)
+    assert sentence == (
+        "By calibration error nothing is known: one fold does not tell how far it may lie from "
+        "the truth (no smooth influence of a case on the calibration error is known)."
+    )
+
+
+def test_a_distance_that_no_trial_has_is_told_to_need_a_spacing(make_rows):
+    made = make_rows(
+        datasets=(("d", "segmentation"),), optimizers=("adam", "sgd"), losses=("ce",), folds=3
+    )
+    rows, study = made
+    (data,) = verdict(contests(rows, study, DESCRIBED), study)["datasets"]
+    (hd95,) = [each for each in data["second"] if each["metric"] == "hd95"]
+    assert hd95["sentence"] == (
+        "By HD95 nothing is known: no trial has it; a distance needs the spacing of the pictures "
+        "in mm."
     )
 
 
@@ -255,7 +302,19 @@ def test_what_would_decide_is_said_with_its_price(make_rows):
     seeds = options["seeds"]["number"]
     assert options["seeds"]["seconds"] == pytest.approx(wall * 2 * 5 * (seeds - 2), rel=1e-6)
     assert data["next"]["sentence"] in data["reason"]
-    assert "of the uncertainty of the lead comes from the number of patients" in data["reason"]
+    assert "of the uncertainty of the lead comes from the patients tested" in data["reason"]
+    needed = options["patients"]["number"]
+    assert f"about {needed} patients (now 150) would, since with more" in data["reason"]
+
+
+def test_a_number_of_patients_that_nobody_has_is_no_way_to_decide(make_rows):
+    made = make_rows(datasets=ONE, optimizers=("adam", "sgd"), losses=("ce",))
+    rows, study, rows_of = with_cases(made, n=6, lead=0.01)
+    for n, row in enumerate(rows):
+        row["test_score"] = 0.5 + 0.3 * (-1) ** n + (0.001 if row["optimizer"] == "adam" else 0)
+    (data,) = verdict(contests(rows, study, DESCRIBED), study, rows_of)["datasets"]
+    assert "patients" not in {option["what"] for option in data["next"]["options"]}
+    assert "no practical number of patients would (it takes more than 100" in data["reason"]
 
 
 def test_the_models_claim_of_a_winner_is_of_its_models(make_rows):
