@@ -74,9 +74,13 @@ def cells_of(part: str) -> list[list[str]]:
     return [row for row in stripped if row[0] != "claim"]
 
 
-def test_the_answers_of_the_kept_runs_are_those_on_the_page():
-    part = ANSWERS.read_text(encoding="utf-8").split("### reference")[1].split("###")[0]
-    found = claims_of([Recorded(KEPT / name) for name in ("breastmnist", "hippocampus")])
+@pytest.mark.parametrize(
+    ("part", "runs"),
+    [("reference", ["breastmnist", "hippocampus_six"]), ("tuned", ["hippocampus_tuned"])],
+)
+def test_the_answers_of_the_kept_runs_are_those_on_the_page(part, runs):
+    part = ANSWERS.read_text(encoding="utf-8").split(f"### {part}\n")[1].split("###")[0]
+    found = claims_of([Recorded(KEPT / name) for name in runs])
     assert cells_of(part) == [
         [
             each["claim"],
