@@ -130,6 +130,11 @@ def rate(value: float | None) -> str:
     return f"{value:.3g}"
 
 
+def p_value(value: float) -> str:
+    """Return a p-value with three decimals; none is 0, so what rounds to it is `< 0.001`."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
 def percent(share: float) -> str:
     """Return a share as a percentage without needless decimals."""
     return f"{100 * share:.4g} %"

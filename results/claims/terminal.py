@@ -39,7 +39,7 @@ def in_words(answer: Answered, found: Claims) -> str:
     reach = text.interval(answer["low"], answer["high"], found["alpha"])
     return (
         f"{where}: {answer['compared']}, {text.signed(answer['estimate'])} ({reach}; "
-        f"p {answer['p_value']:.3f})"
+        f"p {text.p_value(answer['p_value'])})"
     )
 
 

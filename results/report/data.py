@@ -120,12 +120,17 @@ def _of_findings(
     """
     numbers = [(each["name"], each["number"]) for each in data.get("classes", ())]
     if unknown is None:
-        lines = [(name, number, f"at least {_share(number, cases)}") for name, number in numbers]
+        lines = [(name, number, f"at least {_of_cases(number, cases)}") for name, number in numbers]
         return {"head": ("finding", "cases that have it", "share of those known"), "lines": lines}
     return {
         "head": ("finding", "cases that have it", "not known", "share of those known"),
         "lines": [
-            (name, number, unknown.get(name, 0), _share(number, cases - unknown.get(name, 0)))
+            (
+                name,
+                number,
+                unknown.get(name, 0),
+                _of_cases(number, cases - unknown.get(name, 0)),
+            )
             for name, number in numbers
         ],
     }
@@ -145,8 +150,13 @@ _TABLES: Mapping[Answer, Callable[..., dict[str, Any]]] = {
 }
 
 
-def _share(number: int, of: int) -> str:
-    return text.percent(round(number / (of or 1), 4))
+def _share(number: int, of: int, digits: int = 4) -> str:
+    return text.percent(round(number / (of or 1), digits))
+
+
+def _of_cases(number: int, of: int) -> str:
+    """Return a share as warnings have it: cases are fewer than voxels, and a tenth will do."""
+    return _share(number, of, 3)
 
 
 def _one(unit: str) -> str:

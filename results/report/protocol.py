@@ -33,6 +33,7 @@ _SETTINGS = {
     "primary": "Primary metric",
     "margin": "Margin of practical equivalence",
     "alpha": "Level of the simultaneous intervals",
+    "race": "Level at which a race drops what is behind after the first seed (automatic: none)",
     "until_decided": "Repeats are added until it is decided (automatic: not)",
     "target": "Target of time-to-target",
     "tuning": "Search of each optimizer's space (automatic: none)",

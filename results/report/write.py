@@ -66,6 +66,7 @@ def environment() -> Environment:
     environment.filters |= {
         "score": words.score,
         "signed": words.signed,
+        "p_value": words.p_value,
         "duration": words.duration,
         "rate": words.rate,
         "metric": words.metric,

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from scipy import stats
 
+from results import text
 from results.claims import measures
 from results.claims.across import other_best
 from results.claims.answers import claims_of, holm
@@ -667,9 +668,18 @@ def test_the_terminal_and_the_page_say_the_same(tmp_path):
     assert shown is not None
     answer = next(a for a in shown["answered"] if a["claim"] == "loss")
     assert "yes  skin: dice, focal against ce" in printed
-    assert f"p {answer['p_value']:.3f}" in printed
+    assert f"p {text.p_value(answer['p_value'])}" in printed
     assert "SGD converges fast.  not asked: it needs sgd" in printed
     assert "No optimizer was tuned" in printed
     assert shown["note"] in printed
     bare = make_run(tmp_path / "bare", {"skin": REAL}, scored("skin", {("ce",): 0.0}, ("loss",)))
     assert claims(bare) is None
+
+
+def test_no_p_value_is_zero():
+    assert [text.p_value(p) for p in (0.0, 0.00099, 0.001, 1.0)] == [
+        "< 0.001",
+        "< 0.001",
+        "0.001",
+        "1.000",
+    ]

@@ -198,6 +198,9 @@ def test_a_finding_has_its_share_of_those_that_it_is_known_of():
     told = about(data, (), "multilabel", {"Edema": 2})["table"]
     assert told["head"] == ("finding", "cases that have it", "not known", "share of those known")
     assert told["lines"] == [("Edema", 4, 2, "50 %")]
+    of_88 = about({**data, "cases": 100, "classes": [{"name": "Edema", "number": 41}]}, (),
+                  "multilabel", {"Edema": 12})  # fmt: skip
+    assert of_88["table"]["lines"] == [("Edema", 41, 12, "46.6 %")]
     assert about(data, (), "multilabel")["table"]["lines"] == [("Edema", 4, "at least 40 %")]
 
 
@@ -235,6 +238,11 @@ def test_the_page_has_every_setting(make_run):
     assert "focal gamma=2" in found.words
     assert "resolved" not in found.words
     assert "rate" in [word for th in found.words.split("samples/s") for word in th.split()[-4:]]
+
+
+def test_a_race_is_explained_among_the_settings():
+    (line,) = protocol.settings({"race": None}, ())
+    assert line["name"].startswith("Level at which a race drops")
 
 
 def test_settings_that_another_axis_sets_have_a_line_of_their_own(make_run):
