@@ -450,6 +450,8 @@ def run(
         made, where = where.resolved(asked, base, place.folder)
         if trial is not None:
             made = made.only(trial)
+        elif left_over := _of_an_earlier_study(made):
+            say(left_over)
 
         def trained(plan: "Plan") -> "Progress":
             # One seed of one repeat is all that a first look may have: nothing comes after a drop.
@@ -680,6 +682,25 @@ def _room(made: "Plan") -> "Room":
         device=made.study.device,
         cores=usable_cores(),
         threads=made.study.threads or 1,
+    )
+
+
+def _of_an_earlier_study(made: "Plan") -> str:
+    """Say that a run has trials that its study does not ask for any more, empty where it has none.
+
+    Axes of a run only grow, so that the verdict counts them.
+    """
+    from results.tables.store import finished
+    from results.text import count
+
+    asked = {trial.trial_id for trial in made.trials}
+    trained = {i for i, status in finished(made.folder).items() if status in ("ok", "diverged")}
+    more = len(trained - asked)
+    if not more:
+        return ""
+    return (
+        f"{count(more, 'finished trial')} of an earlier, longer study "
+        f"{'is' if more == 1 else 'are'} in this run: the verdict counts them too."
     )
 
 

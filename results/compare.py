@@ -25,6 +25,7 @@ from results.prices import Price, prices, smallest_factor
 from results.run_folder import Recorded, made_of
 from results.statistics.intervals import corrected_interval
 from results.tables.axes import label
+from results.tables.store import RunError
 from results.tables.tasks import Answer, answer_of
 from results.verdict.combinations import Combination, Contest, Fold, fold_of
 
@@ -89,13 +90,17 @@ class Comparison:
 def compare(first: Path, second: Path) -> Comparison:
     """Return how the second run differs from the first.
 
-    Raises RunError where one of the folders holds no run that can be read. Of damaged files what is
+    Raises RunError where one of the folders holds no run that can be read, or no finished trial. Of
+    damaged files what is
     whole is compared.
     """
     return made_of(first, lambda a: made_of(second, lambda b: _compared(a, b)))
 
 
 def _compared(a: Recorded, b: Recorded) -> Comparison:
+    for run in (a, b):
+        if not run.contests:
+            raise RunError(f"{run.path} has no finished trial yet: there is nothing to compare")
     names = [{contest.dataset: contest for contest in run.contests} for run in (a, b)]
     keys = [key for key in {**a.study, **b.study} if key not in _NO_SETTING]
     return Comparison(

@@ -284,6 +284,17 @@ def test_a_store_that_changes_while_trials_run_fails_them(
     assert all(f"{array.name} has changed since it was written" in reason for reason in reasons)
 
 
+def test_a_narrower_study_is_told_what_else_its_run_holds(study):
+    said = []
+    api.run(study(), say=said.append)
+    assert not any("earlier" in line for line in said)
+    path = study()
+    path.write_text(path.read_text().replace("[sgd, adam]", "[sgd]"))
+    ended = api.run(path, say=said.append)
+    assert "3 finished trials of an earlier, longer study are in this run: the verdict" in str(said)
+    assert len(ended.verdict["datasets"][0]["combinations"]) == 2
+
+
 @pytest.mark.slow
 def test_a_trial_that_lost_its_metrics_is_run_again(study):
     ended = api.run(study())

@@ -104,6 +104,14 @@ def test_the_interval_is_that_of_the_corrected_paired_t_test(tmp_path):
     assert (row.low, row.high) == pytest.approx((d.mean() - half, d.mean() + half))
 
 
+def test_a_run_without_a_finished_trial_is_told_as_such(tmp_path):
+    first = write(tmp_path / "first", {"adam": 0.0}, noise=0.01)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "study.yaml").write_text("name: begun\n")
+    with pytest.raises(RunError, match="begun has no finished trial yet"):
+        compare(first, tmp_path / "begun")
+
+
 def test_a_run_beside_itself_is_the_same(tmp_path):
     run = write(tmp_path / "run", {"adam": 0.0, "sgd": 0.1}, noise=0.01)
     found = compare(run, run)
