@@ -280,7 +280,9 @@ def _show_what_it_seems(source: Path, *, as_json: bool) -> None:
         if seems.missing:
             out.print(Text(f"  What is missing: {seems.missing}"))
         else:
-            out.print(Text(f"  {seems.cases} cases fit, {seems.rejected} do not."))
+            fit = "case fits" if seems.cases == 1 else "cases fit"
+            do = "does" if seems.rejected == 1 else "do"
+            out.print(Text(f"  {seems.cases} {fit}, {seems.rejected} {do} not."))
             if not seems.grouped:
                 out.print(
                     Text(

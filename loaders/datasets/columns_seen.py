@@ -27,6 +27,19 @@ _TOLD = {"0", "1", "-1", "yes", "no", "true", "false"}
 _POINT = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _COMMA = re.compile(r"[+-]?[0-9]+(,[0-9]+)?")
 _WHOSE = re.compile(r"pat(ient)?|subject|proband|person", re.IGNORECASE)
+# Columns that say who or how large, which are seldom the answer.
+_ABOUT = re.compile(
+    r"(?:patient|pat)?[ _.-]?(?:age|sex|gender|race|ethnicity|bmi|weight|birth|year|date)"
+    r"(?:[ _.-](?:approx|years?|at.*|group))?|(?:orig|original|image)?[ _.-]?"
+    r"(?:w|h|width|height|rows|columns|cols)",
+    re.IGNORECASE,
+)
+# Words for the class that is looked for, where the other one is none of them.
+_DISEASE = {
+    *("malignant", "melanoma", "cancer", "carcinoma", "tumor", "tumour", "nodule", "lesion"),
+    *("disease", "diseased", "abnormal", "pathological", "positive", "sick", "affected"),
+    *("pneumonia", "covid", "covid-19", "tuberculosis", "glaucoma", "fracture", "infected"),
+}
 # A setting's value may hold no comma where it is a list.
 _SEPARATOR = ","
 
@@ -89,12 +102,17 @@ def _named(counts: Counter[str]) -> Counter[str]:
     return Counter({value: count for value, count in counts.items() if missing(value) is None})
 
 
+def _is_whose(column: str) -> bool:
+    """Tell whether a column is called after patients; their age is none of them."""
+    return bool(_WHOSE.search(column)) and not _ABOUT.fullmatch(column)
+
+
 def _group(table: Table, values: list[Counter[str]]) -> dict[str, str]:
     """Return the setting of a column that is called after patients and names some twice."""
     named = [
         name
         for at, name in enumerate(table.columns)
-        if at != table.first_named and _WHOSE.search(name) and len(_named(values[at])) > 1
+        if at != table.first_named and _is_whose(name) and len(_named(values[at])) > 1
     ]
     return {"group": named[0]} if len(named) == 1 else {}
 
@@ -106,8 +124,10 @@ def _answers(table: Table, values: list[Counter[str]], one_hot: list[str]) -> It
     others = [
         (name, values[at])
         for at, name in enumerate(table.columns)
-        if at != table.first_named and _named(values[at]) and not _WHOSE.search(name)
+        if at != table.first_named and _named(values[at]) and not _is_whose(name)
     ]
+    # Unless nothing else is there.
+    others = [one for one in others if not _ABOUT.fullmatch(one[0])] or others
     told = [name for name, counts in others if {one.casefold() for one in _named(counts)} <= _TOLD]
     if len(told) > 1:
         yield Seen(options={"finding": ALL}, why=f"which has {len(told)} columns of findings")
@@ -126,7 +146,10 @@ def _of_column(name: str, counts: Counter[str]) -> Iterator[Seen]:
                 return
     if not 2 <= len(counts) <= _CLASSES or lines < _LINES_EACH * len(counts):
         return
-    yield Seen(options={"label": name}, why=f"whose {name} has {len(counts)} values")
+    found = [one for one in counts if one.casefold() in _DISEASE]
+    positive = {"positive": found[0]} if len(counts) == 2 and len(found) == 1 else {}
+    why = f"whose {name} has {len(counts)} values"
+    yield Seen(options={"label": name, **positive}, why=why)
     # Grades are all of the values, in order; where a word is among numbers it has no place.
     grades = sorted(named, key=int) if whole and len(named) == len(counts) else []
     if 2 < len(grades) <= _GRADES and int(grades[-1]) - int(grades[0]) == len(grades) - 1:

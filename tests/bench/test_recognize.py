@@ -318,6 +318,26 @@ def test_real_folders_are_known(shared_data: Path) -> None:
     assert found == {"msd_hippocampus": "msd", "isic_uda1": "images"}
 
 
+def test_the_column_of_the_disease_goes_before_who_and_how_large(tmp_path: Path) -> None:
+    for number in range(12):
+        picture(tmp_path / f"{number}.png", blobs(number, (9, 8))[0])
+    lines = [
+        f"{n}.png,{'Malignant' if n % 3 else 'benign'},{'fm'[n % 2]},{50 + n % 2},{64 + n % 2}"
+        for n in range(12)
+    ]
+    head = "file,diagnosis,sex,patient_age,width"
+    (tmp_path / "list.csv").write_text("\n".join([head, *lines]) + "\n")
+    (found,) = api.recognize(tmp_path)
+    assert (found.kind, found.cases, found.missing) == ("images", 12, "")
+    assert found.options == {"label": "diagnosis", "positive": "Malignant"}
+    # Where nothing else is there they are the answer.
+    (tmp_path / "list.csv").write_text(
+        "file,sex\n" + "".join(f"{n}.png,{'fm'[n % 2]}\n" for n in range(12))
+    )
+    (found,) = api.recognize(tmp_path)
+    assert found.options == {"label": "sex"}
+
+
 def labelled_volumes(root: Path) -> None:
     for number in range(4):
         volume(root / "ct" / f"{number}.nii.gz", blobs(number, (9, 8, 7))[0])
