@@ -51,6 +51,15 @@ def parts(root: Path) -> None:
         picture(root / part / "labels" / f"{number // 2}.bmp", mask)
 
 
+def places(root: Path) -> None:
+    """As COVID-QU-Ex and others: a folder a class, each with its images and masks."""
+    for number in range(4):
+        image, mask = blobs(number, (9, 8))
+        place = root / "data" / ("COVID", "Normal")[number % 2]
+        picture(place / "images" / f"{number // 2}.png", image)
+        picture(place / "masks" / f"{number // 2}.png", mask * 255)
+
+
 def readers(root: Path) -> None:
     for number in range(4):
         image, mask = blobs(number, (9, 8))
@@ -154,6 +163,11 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], str, dict[str, str]]] = {
         parts,
         "pairs",
         {"images": "{split}/images/*.png", "masks": "{split}/labels/{stem}.bmp"},
+    ),
+    "places": (
+        places,
+        "pairs",
+        {"images": "data/{part}/images/*.png", "masks": "data/{part}/masks/{stem}.png"},
     ),
     "classes": (classes, "images", {}),
     "several masks": (

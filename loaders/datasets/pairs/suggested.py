@@ -6,7 +6,7 @@ Masks lie beside their images, with a word at the end of their names, or in a fo
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 from loaders.datasets.pairs.patterns import stem_of
@@ -169,7 +169,19 @@ def _two_folders(readable: Collection[str]) -> Patterns | None:
     if not found:
         return None
     ((most, _),) = found.most_common(1)
-    return _patterns_apart(most, list(beside[most]), folders)
+    # Of several such places side by side, a class or a hospital each, all are meant.
+    wide = _wide(most)
+    alike = [one for one in beside if _wide(one) == wide]
+    every = [both for one in alike for both in beside[one]]
+    return _patterns_apart(most if len(alike) == 1 else wide, every, folders)
+
+
+def _wide(how: _Apart) -> _Apart:
+    """Return it for any folder beside its place."""
+    above, slash, last = how.place.removesuffix("/").rpartition("/")
+    if not last or last.startswith("{"):
+        return how
+    return replace(how, place=f"{above}{slash}{{part}}/")
 
 
 def _patterns_apart(
