@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -34,8 +34,6 @@ from loaders.store.layout import (
 
 # An array of a finished item: the item, its file, and its row there where the file is a pack.
 _Place = tuple[str, str, int | None]
-# (item, file) -> the file's array.
-_Load = Callable[[str, str], Array]
 # Of each role, so that a store that is read keeps all of them open.
 _MOST_FILES = OPEN_FILES // len(ROLES)
 
@@ -153,20 +151,21 @@ def _place_arrays(
 
     `files` gains the checksum of each file by its name in the store.
     """
-    # By names, and as plain arrays: paths and slices of memory maps are slow to make.
-    load = lru_cache(maxsize=64)(
-        lambda item, file: np.asarray(open_npy(building / "items" / item / file))
-    )
     columns = [table[name].to_pylist() for name in ("item", f"{role}_file", f"{role}_row")]
-    places = list(zip(*columns, strict=True))
+    moving = _Moving(
+        building=building,
+        role=role,
+        kind=kind,
+        places=list(zip(*columns, strict=True)),
+        files=files,
+    )
     found: Iterator[tuple[str, int | None]]
     if not packed:
-        sums = table[f"{role}_sum"].to_pylist()
-        found = _alone(building, role, kind, places, load, files, sums)
-    elif _are_packs(places, load, kind):
-        found = _packs_as_they_are(building, role, places, files)
+        found = moving.alone(table[f"{role}_sum"].to_pylist())
+    elif moving.are_packs():
+        found = moving.as_they_are()
     else:
-        found = _packs_anew(building, role, kind, places, load, files)
+        found = moving.packed_anew()
     names, rows = zip(*found, strict=True)
     for name, column, type_ in (("file", names, pa.string()), ("row", rows, pa.int64())):
         at = table.schema.get_field_index(f"{role}_{name}")
@@ -174,68 +173,80 @@ def _place_arrays(
     return table
 
 
-def _alone(
-    building: Path,
-    role: str,
-    kind: np.dtype[Any],
-    places: Sequence[_Place],
-    load: _Load,
-    files: dict[str, str],
-    sums: Sequence[str],
-) -> Iterator[tuple[str, None]]:
-    """Bring each array into a file of its own; give the places."""
-    for case, (item, file, row) in enumerate(places):
-        whole = load(item, file)
-        name = f"arrays/{case:06d}_{role}.npy"
-        if row is None and whole.dtype == kind:
-            _link(building / "items" / item / file, building / name)
-            files[name] = sums[case]
-        else:
-            array = whole if row is None else whole[row]
-            content = array_bytes(array.astype(kind, copy=False))
-            files[name] = write_hashed(building / name, [npy_header(kind, array.shape), content])
-        yield name, None
+class _Moving:
+    """The arrays of one role, in the order of the cases, on their way from items into the store.
 
-
-def _are_packs(places: Sequence[_Place], load: _Load, kind: np.dtype[Any]) -> bool:
-    """Tell whether the items' files hold these arrays alone, in their type, and are few."""
-    used = Counter((item, file) for item, file, _ in places)
-    return len(used) <= _MOST_FILES and all(
-        load(*file).dtype == kind and len(load(*file)) == count for file, count in used.items()
-    )
-
-
-def _packs_as_they_are(
-    building: Path, role: str, places: Sequence[_Place], files: dict[str, str]
-) -> Iterator[tuple[str, int | None]]:
-    """Give the items' files their final names, and the places.
-
-    Writing pictures once more was a fifth of the time of all that is done to them (measured).
+    `kind` is the type that they are to have there; `files` gains their checksums by name.
     """
-    names: dict[tuple[str, str], str] = {}
-    for item, file, row in places:
-        name = names.setdefault((item, file), f"arrays/{role}s_{len(names):05d}.npy")
-        if name not in files:
-            _link(building / "items" / item / file, building / name)
-            files[name] = file_hash(building / name)
-        yield name, row
 
+    def __init__(
+        self,
+        *,
+        building: Path,
+        role: str,
+        kind: np.dtype[Any],
+        places: Sequence[_Place],
+        files: dict[str, str],
+    ) -> None:
+        self._building, self._role, self._kind = building, role, kind
+        self._places, self._files = places, files
+        # By names, and as plain arrays: paths and slices of memory maps are slow to make.
+        self._load = lru_cache(maxsize=64)(
+            lambda item, file: np.asarray(open_npy(building / "items" / item / file))
+        )
 
-def _packs_anew(
-    building: Path,
-    role: str,
-    kind: np.dtype[Any],
-    places: Sequence[_Place],
-    load: _Load,
-    files: dict[str, str],
-) -> Iterator[tuple[str, int]]:
-    """Write the arrays as packs in the order of the cases; give the places."""
-    for start in range(0, len(places), PACK_CASES):
-        part = places[start : start + PACK_CASES]
-        name = f"arrays/{role}s_{start // PACK_CASES:05d}.npy"
-        arrays = (load(item, file)[row] for item, file, row in part)
-        files[name] = write_hashed(building / name, _stack(arrays, kind, len(part)))
-        yield from ((name, row) for row in range(len(part)))
+    def alone(self, sums: Sequence[str]) -> Iterator[tuple[str, None]]:
+        """Bring each array into a file of its own; give the places."""
+        for case, (item, file, row) in enumerate(self._places):
+            whole = self._load(item, file)
+            name = f"arrays/{case:06d}_{self._role}.npy"
+            if row is None and whole.dtype == self._kind:
+                self._link(item, file, name)
+                self._files[name] = sums[case]
+            else:
+                array = whole if row is None else whole[row]
+                content = array_bytes(array.astype(self._kind, copy=False))
+                self._write(name, [npy_header(self._kind, array.shape), content])
+            yield name, None
+
+    def are_packs(self) -> bool:
+        """Tell whether the items' files hold these arrays alone, in their type, and are few."""
+        used = Counter((item, file) for item, file, _ in self._places)
+        return len(used) <= _MOST_FILES and all(
+            self._load(*file).dtype == self._kind and len(self._load(*file)) == count
+            for file, count in used.items()
+        )
+
+    def as_they_are(self) -> Iterator[tuple[str, int | None]]:
+        """Give the items' files their final names, and the places.
+
+        Writing pictures once more was a fifth of the time of all that is done to them (measured).
+        """
+        names: dict[tuple[str, str], str] = {}
+        for item, file, row in self._places:
+            name = names.setdefault((item, file), self._pack(len(names)))
+            if name not in self._files:
+                self._link(item, file, name)
+                self._files[name] = file_hash(self._building / name)
+            yield name, row
+
+    def packed_anew(self) -> Iterator[tuple[str, int]]:
+        """Write the arrays as packs in the order of the cases; give the places."""
+        for start in range(0, len(self._places), PACK_CASES):
+            part = self._places[start : start + PACK_CASES]
+            name = self._pack(start // PACK_CASES)
+            arrays = (self._load(item, file)[row] for item, file, row in part)
+            self._write(name, _stack(arrays, self._kind, len(part)))
+            yield from ((name, row) for row in range(len(part)))
+
+    def _pack(self, number: int) -> str:
+        return f"arrays/{self._role}s_{number:05d}.npy"
+
+    def _link(self, item: str, file: str, name: str) -> None:
+        _link(self._building / "items" / item / file, self._building / name)
+
+    def _write(self, name: str, parts: Iterable[bytes | memoryview]) -> None:
+        self._files[name] = write_hashed(self._building / name, parts)
 
 
 def _stack(
