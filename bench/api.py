@@ -279,15 +279,22 @@ def show(
     return page, write_look(found, page)
 
 
-def _kind(kind: str, options: Mapping[str, Any] | None) -> "tuple[Kind, dict[str, Any]]":
-    """Return the row of a kind and its settings; raises BadSource."""
+def check_kind(kind: str) -> None:
+    """Raise BadSource where there is no kind of this name, with the choices."""
     from bench.core.references import unknown
     from loaders.cases import BadSource
     from loaders.datasets.table import KINDS
 
-    name, _, part = kind.partition(":")
-    if name not in KINDS:
+    if (name := kind.partition(":")[0]) not in KINDS:
         raise BadSource(unknown("kind", name, KINDS))
+
+
+def _kind(kind: str, options: Mapping[str, Any] | None) -> "tuple[Kind, dict[str, Any]]":
+    """Return the row of a kind and its settings; raises BadSource."""
+    from loaders.datasets.table import KINDS
+
+    check_kind(kind)
+    name, _, part = kind.partition(":")
     return KINDS[name], {**(options or {}), **({"name": part} if part else {})}
 
 
@@ -690,11 +697,12 @@ def _of_an_earlier_study(made: "Plan") -> str:
 
     Axes of a run only grow, so that the verdict counts them.
     """
+    from results.tables.schema import ENDED_STATUSES
     from results.tables.store import finished
     from results.text import count
 
     asked = {trial.trial_id for trial in made.trials}
-    trained = {i for i, status in finished(made.folder).items() if status in ("ok", "diverged")}
+    trained = {i for i, status in finished(made.folder).items() if status in ENDED_STATUSES}
     more = len(trained - asked)
     if not more:
         return ""

@@ -244,17 +244,17 @@ def _is_source(kind: str) -> bool:
 
 def _check_kind(kind: str, source: Path | None) -> None:
     """Raise BadSource where a kind is none; before what its source or --out lack is told."""
-    from bench.core.references import unknown
+    from bench import api
     from loaders.cases import BadSource
-    from loaders.datasets.table import KINDS
 
-    name = kind.partition(":")[0]
-    if name in KINDS:
-        return
-    known = unknown("kind", name, KINDS)
-    if source is None:
-        known = f"there is no folder or file {kind!r}, and no kind that is called so: {known}"
-    raise BadSource(known)
+    try:
+        api.check_kind(kind)
+    except BadSource as error:
+        if source is not None:
+            raise
+        raise BadSource(
+            f"there is no folder or file {kind!r}, and no kind that is called so: {error}"
+        ) from None
 
 
 def _show_what_it_seems(source: Path, *, as_json: bool) -> None:
@@ -1004,6 +1004,7 @@ def _arguments(given: Sequence[str]) -> list[str]:
 
 _GO_ON = "What was finished is on disk; ask again to go on."
 _ELSEWHERE = "Nothing can be written there: name another place with --out."
+_RIGHTS = "This user may not read or write there: change that, or name another place."
 # What helps where a file cannot be read or written, by the system's number of the error.
 _WAY_OUT = {
     errno.ENOSPC: f"The disk is full: free some of it. {_GO_ON}",
@@ -1012,8 +1013,8 @@ _WAY_OUT = {
     errno.ENOTDIR: _ELSEWHERE,
     errno.ENAMETOOLONG: _ELSEWHERE,
     errno.ENOENT: "It is not there and cannot be made: check the path, or name another one.",
-    errno.EACCES: "This user may not read or write there: change that, or name another place.",
-    errno.EPERM: "This user may not read or write there: change that, or name another place.",
+    errno.EACCES: _RIGHTS,
+    errno.EPERM: _RIGHTS,
 }
 
 

@@ -23,6 +23,7 @@ from scipy import stats
 
 from results import text
 from results.statistics import profiles
+from results.tables.schema import ENDED_STATUSES
 from results.verdict.combinations import Combination, Contest, Row
 from results.verdict.doubts import RowsOf
 
@@ -31,9 +32,6 @@ from results.verdict.doubts import RowsOf
 _SHARE = 0.9
 # Where that way begins, for metrics whose chance is not 0.
 _CHANCE = {"auc": 0.5}
-
-# Trials that came to an end of their own, well or not.
-_ENDED = ("ok", "diverged")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +159,7 @@ def prices(
         row["trial_id"]: row
         for combination in contest.combinations
         for row in combination.trials
-        if row["status"] in _ENDED
+        if row["status"] in ENDED_STATUSES
     }
     epochs: dict[str, list[Row]] = {}
     for row in rows_of("epochs", list(ended), _OF_EPOCHS).to_pylist():

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from results import text
 from results.tables.files import replace_file
+from results.tables.schema import ENDED_STATUSES
 from results.tables.store import DamagedError, RunError, find_damage, read
 
 FILE = "status.json"
@@ -32,8 +33,6 @@ SILENT = timedelta(minutes=2)
 _SAME_START_SEC = 2.0
 _COLUMNS = ("trial_id", "status", "reason", "finished_at")
 _TIMES = ("train_sec", "data_wait_sec", "sample_gradients")
-# What a trial that was trained has.
-_TRAINED = frozenset({"ok", "diverged"})
 
 
 class InHand(BaseModel):
@@ -162,7 +161,8 @@ def status(run: Path, now: datetime | None = None) -> Status:
     state = _read_state(run)
     rows = list(_rows(run))
     known = {row["trial_id"]: row for row in rows if row["status"] != "skipped"}
-    totals = [sum(row[name] or 0 for row in rows if row["status"] in _TRAINED) for name in _TIMES]
+    ended = [row for row in rows if row["status"] in ENDED_STATUSES]
+    totals = [sum(row[name] or 0 for row in ended) for name in _TIMES]
     trained, waited, samples = totals
     # What failed before this driver began is tried again, and so not counted as done.
     begun = state and state.written_at - timedelta(seconds=state.seconds)

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from loaders.cases import BadCase, BadSource, Survey
 from loaders.datasets.columns_seen import Seen, answers_seen, names_files
 from loaders.datasets.pairs.layouts import LAYOUTS, with_layout
-from loaders.datasets.pairs.patterns import Files, known_of
+from loaders.datasets.pairs.patterns import Files, folder_of, known_of
 from loaders.datasets.pairs.suggested import patterns_seen
 from loaders.datasets.table import KINDS
 from loaders.datasets.tabular.labels import is_table
@@ -163,9 +163,9 @@ def _dicom_mask(source: Path, names: list[str]) -> str:
 
     seen: Counter[str] = Counter()
     for name in names:
-        seen[_folder(name)] += 1
+        seen[folder_of(name)] += 1
         dicom = PurePosixPath(name).suffix.lower() not in _NO_DICOM and not volume_stem(name)
-        if not dicom or (seen[_folder(name)] > _FIRST and len(names) > _PROBED_WHOLE):
+        if not dicom or (seen[folder_of(name)] > _FIRST and len(names) > _PROBED_WHOLE):
             continue
         with suppress(BadCase, OSError):
             if class_of(source / name, "") in FORMS["dicom"]:
@@ -180,7 +180,3 @@ def _medmnist(names: list[str]) -> Iterator[_Suggestion]:
         path = PurePosixPath(name)
         if path.suffix == ".npz" and (known := re.sub(r"_\d+$", "", path.stem)) in INFO:
             yield "medmnist", {"name": known}, f"{name} is called as a set of MedMNIST"
-
-
-def _folder(name: str) -> str:
-    return name.rpartition("/")[0]

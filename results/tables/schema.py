@@ -26,6 +26,9 @@ STATUSES = ("ok", "diverged", "failed", "skipped", "dropped")
 #: Statuses that running the study again does not change. A failed trial is tried again.
 FINAL_STATUSES = frozenset(STATUSES) - {"failed"}
 
+#: Statuses of trials that came to an end of their own, well or not.
+ENDED_STATUSES = frozenset({"ok", "diverged"})
+
 _TIME = pa.timestamp("us", tz="UTC")
 
 

@@ -45,7 +45,7 @@ class Files:
         self._by_last = sorted((PurePosixPath(name).name.casefold(), name) for name in self.names)
         self._by_folder: dict[str, list[str]] = defaultdict(list)
         for name in self.names:
-            self._by_folder[_folder(name).casefold()].append(name)
+            self._by_folder[folder_of(name).casefold()].append(name)
 
     def fitting(self, pattern: str, known: Mapping[str, str]) -> list[tuple[str, dict[str, str]]]:
         """Return the files that a pattern fits, each with the parts that it names there."""
@@ -59,7 +59,7 @@ class Files:
 
     def folders(self, pattern: str) -> list[tuple[str, dict[str, str]]]:
         """Return the folders that hold files and that a pattern fits, as `fitting` does files."""
-        above = {_folder(name) for name in self.names}
+        above = {folder_of(name) for name in self.names}
         for name in list(above):
             above |= {parent.as_posix() for parent in PurePosixPath(name).parents}
         regex = compiled(pattern, {})
@@ -79,7 +79,7 @@ class Files:
 
     def kinds(self, most: int = 5) -> str:
         """Return which endings lie in which folders, the commonest first, for a message."""
-        counts = Counter(f"{_folder(name) or '.'}/*{_ending(name)}" for name in self.names)
+        counts = Counter(f"{folder_of(name) or '.'}/*{ending_of(name)}" for name in self.names)
         shown = [f"{number} x {kind}" for kind, number in counts.most_common(most)]
         more = len(counts) - len(shown)
         return ", ".join(shown) + (f" and {more} kinds more" if more else "") or "no file"
@@ -158,16 +158,18 @@ def stem_of(name: str) -> str:
     return volume_stem(last) or PurePosixPath(last).stem
 
 
-def _folder(name: str) -> str:
+def folder_of(name: str) -> str:
+    """Return the folder of a path, empty where it lies in the source itself."""
     return name.rpartition("/")[0]
 
 
 def known_of(image: str, parts: Mapping[str, str]) -> dict[str, str]:
     """Return what a pattern of masks knows of an image."""
-    return {**parts, "stem": stem_of(image), "folder": _folder(image)}
+    return {**parts, "stem": stem_of(image), "folder": folder_of(image)}
 
 
-def _ending(name: str) -> str:
+def ending_of(name: str) -> str:
+    """Return the ending of a path, .nii.gz being one."""
     last = PurePosixPath(name).name
     base = volume_stem(last)
     return last[len(base) :] if base else PurePosixPath(last).suffix

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
-from loaders.datasets.pairs.patterns import stem_of
+from loaders.datasets.pairs.patterns import ending_of, folder_of, stem_of
 from loaders.datasets.tabular.labels import PARTS
 from loaders.formats.pictures import SUFFIXES
 from loaders.formats.volumes.open import volume_stem
@@ -99,15 +99,15 @@ class _Beside:
 
 
 def _one_folder(readable: Collection[str]) -> Patterns | None:
-    there = {(_folder(name), stem_of(name).casefold()): ("", name) for name in readable}
+    there = {(folder_of(name), stem_of(name).casefold()): ("", name) for name in readable}
     for name in readable:
         # An image that is called as the case alone goes before one with a word behind it.
         if match := _IMAGE_FILE.fullmatch(stem_of(name)):
-            there.setdefault((_folder(name), match[1].casefold()), (match[2], name))
+            there.setdefault((folder_of(name), match[1].casefold()), (match[2], name))
     found: dict[tuple[str, str], _Beside] = {}
     for name in readable:
         match = _MASK_FILE.fullmatch(stem_of(name))
-        case = (_folder(name), match[1].casefold()) if match else None
+        case = (folder_of(name), match[1].casefold()) if match else None
         if not match or case not in there:
             continue
         assert case is not None
@@ -141,7 +141,7 @@ class _Apart:
 def _two_folders(readable: Collection[str]) -> Patterns | None:
     folders: dict[str, list[str]] = defaultdict(list)
     for name in readable:
-        folders[_folder(name)].append(name)
+        folders[folder_of(name)].append(name)
     found: Counter[_Apart] = Counter()
     # Folders of images and of masks that are called so, in the order in which they were met.
     beside: dict[_Apart, dict[tuple[str, str], None]] = defaultdict(dict)
@@ -297,14 +297,7 @@ def _as_part(place: str) -> str:
     return f"{above}{slash}{{split}}/" if last.lower() in PARTS else f"{place}/"
 
 
-def _folder(name: str) -> str:
-    return name.rpartition("/")[0]
-
-
 def _ending(name: str) -> str:
     """Return the ending of a picture or a volume, empty where it is neither."""
-    last = PurePosixPath(name).name
-    if base := volume_stem(last):
-        return last[len(base) :]
-    suffix = PurePosixPath(last).suffix
-    return suffix if suffix.lower() in SUFFIXES else ""
+    end = ending_of(name)
+    return end if volume_stem(PurePosixPath(name).name) or end.lower() in SUFFIXES else ""
