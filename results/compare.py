@@ -91,8 +91,7 @@ def compare(first: Path, second: Path) -> Comparison:
     """Return how the second run differs from the first.
 
     Raises RunError where one of the folders holds no run that can be read, or no finished trial. Of
-    damaged files what is
-    whole is compared.
+    damaged files what is whole is compared.
     """
     return made_of(first, lambda a: made_of(second, lambda b: _compared(a, b)))
 

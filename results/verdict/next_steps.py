@@ -107,8 +107,9 @@ def what_next(contest: Contest, judged_by: Known, asked: Asked) -> Next:
     times = (half_width(variance) / wanted) ** 2 if wanted > _ROUNDING else 0.0
     advice = _advice(design, options)
     if patients:
-        options += _more_patients(patients, times, wanted)
-        advice += _of_patients(patients, times)
+        more, said = _more_patients(patients, times, wanted)
+        options += more
+        advice += said
     if design.seeds == 1:
         advice.append("a second seed would tell how much of the rest is the luck of a seed")
     takes = f"To decide takes an interval of {words.score(wanted)} to either side, the larger of "
@@ -116,21 +117,27 @@ def what_next(contest: Contest, judged_by: Known, asked: Asked) -> Next:
     return {"sentence": f"{comes_from} {takes}", "options": options}
 
 
-def _more_patients(patients: int, times: float, wanted: float) -> list[Option]:
-    """Return that `times` the patients decide; none where fewer would, or nobody has so many."""
+def _more_patients(patients: int, times: float, wanted: float) -> tuple[list[Option], list[str]]:
+    """Return what `times` the patients of today would do, as an option and in words.
+
+    No word where fewer would, and no option either where nobody has so many.
+    """
     needed = int(np.ceil(patients * times))
     # Where it is narrow enough as it is, but for chance, fewer patients are no advice.
-    if needed <= patients or times > _MOST_TIMES:
-        return []
-    return [
-        {
-            "what": "patients",
-            "number": needed,
-            "half_width": wanted,
-            "decides": True,
-            "seconds": None,
-        }
-    ]
+    if needed <= patients:
+        return [], []
+    if times > _MOST_TIMES:
+        beyond = f"it takes more than {_MOST_TIMES} times today's {patients}"
+        return [], [f"no practical number of patients would ({beyond})"]
+    option: Option = {
+        "what": "patients",
+        "number": needed,
+        "half_width": wanted,
+        "decides": True,
+        "seconds": None,
+    }
+    why = "since with more of them both training and the test vary less"
+    return [option], [f"about {needed} patients (now {patients}) would, {why}"]
 
 
 def _option(
@@ -222,18 +229,6 @@ def _advice(design: _Design, options: Sequence[Option]) -> list[str]:
         tried = [words.count(each["number"], each["what"][:-1]) for each in fail]
         said.append(f"{' or '.join(tried)} would not")
     return said
-
-
-def _of_patients(patients: int, times: float) -> list[str]:
-    """Return in words what `times` the patients of today would do."""
-    needed = int(np.ceil(patients * times))
-    if needed <= patients:
-        return []
-    if times > _MOST_TIMES:
-        beyond = f"it takes more than {_MOST_TIMES} times today's {patients}"
-        return [f"no practical number of patients would ({beyond})"]
-    why = "since with more of them both training and the test vary less"
-    return [f"about {needed} patients (now {patients}) would, {why}"]
 
 
 # ---- before a study runs ---------------------------------------------------------------------
