@@ -270,11 +270,14 @@ def test_a_store_that_changes_while_trials_run_fails_them(
     path = study()
     path.write_text(path.read_text().replace(str(small_store("classification", 2).path), "store"))
     array = min((tmp_path / "store" / "arrays").iterdir())
-    whole = array.read_bytes()
+    last = array.read_bytes()[-1]
 
     def changed(progress):
         if progress.done >= 2:
-            array.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+            # In place: a trial has the file mapped, and one cut short under it ends its process.
+            with array.open("r+b") as file:
+                file.seek(-1, os.SEEK_END)
+                file.write(bytes([last ^ 1]))
 
     ended = api.run(path, changed=changed, lanes=1)
     # The next is in hand by then, and may have looked at the store already.
