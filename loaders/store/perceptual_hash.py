@@ -41,8 +41,10 @@ def perceptual_hash(image: Array) -> bytes:
     along_y, along_x = (basis.astype(kind) for basis in rows[-2:])
     planes = np.moveaxis(image.reshape(len(image), -1, *shape[-2:]), 1, 0)
     # The channels' sum has the bits of their mean. Along x first, since a product with few columns
-    # takes half the time of one with few rows (measured).
-    low = np.stack([along_y @ (_sum(plane, kind) @ along_x.T) for plane in planes])
+    # takes half the time of one with few rows, and two thirds of that where they lie side by side
+    # (measured).
+    columns = np.ascontiguousarray(along_x.T)
+    low = np.stack([along_y @ (_sum(plane, kind) @ columns) for plane in planes])
     values = (low[0] if len(shape) == 2 else np.tensordot(rows[0], low, 1)).ravel()
     # Of 255 numbers, which are finite: np.median takes eight times as long (measured).
     bits = values > np.partition(values[1:], BITS // 2 - 1)[BITS // 2 - 1]

@@ -66,15 +66,17 @@ MAX_BYTES = 2**29
 _CONSTANT = ("CS", "DS", "IS", "UI", "US")
 # That of names and descriptions, which are text in the file's.
 _WORDS = "LO"
-# Bytes in which the header is looked for; it takes 2 to 20 kB (seen in LIDC-IDRI and pydicom's test
-# files).
-_HEAD = 2**15
+# Bytes in which the header is looked for, the second where the first do not hold it; it takes 2 to
+# 20 kB (seen in LIDC-IDRI and pydicom's test files).
+_HEADS = (2**12, 2**15)
 # The group of the file meta information.
 _META = 0x0002
 # File Meta Information Group Length (0002,0000), a UL of four bytes, which is the first element.
 _GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 # Pixel Data (7FE0,0010).
 _PIXELS = b"\xe0\x7f\x10\x00"
+# Bytes between an element's tag and its value, at most (PS3.5 7.1.2).
+_AFTER_TAG = 8
 # The VRs that it may have where they are explicit, with what follows them.
 _WORDS_OR_BYTES = (b"OW\0\0", b"OB\0\0")
 # The length that compressed pixels declare (PS3.5 A.4): they end with a delimiter.
@@ -205,11 +207,15 @@ class Start(NamedTuple):
 def open_start(path: Path, where: str) -> Start | None:
     """Return the header if it fits the first 32 KiB, else None: then call `open_file`.
 
-    Only those bytes of the file are read. Raises BadCase where its name alone calls it DICOM.
+    No more of the file is read. Raises BadCase where its name alone calls it DICOM.
     """
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
+    head = b""
+    with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
+        for most in _HEADS:
+            head += file.read(most - len(head))
+            if head.find(_PIXELS, 0, len(head) - _AFTER_TAG) >= 0:
+                break
     if _begin(head, path, where) is None:
         return None
     try:
@@ -318,7 +324,7 @@ def _before_pixels(head: bytes, size: int, where: str) -> Start | None:
     if len(head) < begin + 12 or head[begin : begin + 8] != _GROUP_LENGTH:
         return None
     data = begin + 12 + int.from_bytes(head[begin + 8 : begin + 12], "little")
-    end = head.find(_PIXELS, data, _HEAD - 12)
+    end = head.find(_PIXELS, data, len(head) - _AFTER_TAG)
     if end < 0 or (meta := _meta_elements(head[begin:data])) is None:
         return None
     syntax = DicomFile(held=meta, where=where).value("TransferSyntaxUID")

@@ -73,9 +73,9 @@ def read_slices(
     MONOCHROME1 asks a viewer to show low values white (PS3.3 C.7.6.3.1.2): it changes no HU, so
     nothing is inverted. To be called within `quiet`.
     """
-    if (size := path.stat().st_size) > MAX_BYTES:
-        raise BadCase(f"a file has {size} bytes; {MAX_BYTES} are read", where=where)
     start = open_start(path, where)
+    if (size := path.stat().st_size if start is None else start.size) > MAX_BYTES:
+        raise BadCase(f"a file has {size} bytes; {MAX_BYTES} are read", where=where)
     file = open_file(path, where) if start is None else start.file
     if file is None:
         raise BadCase("a file of the series is no DICOM file any more", where=where)

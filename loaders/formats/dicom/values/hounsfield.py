@@ -37,8 +37,9 @@ class Meaning(NamedTuple):
         written = np.ascontiguousarray(raw, self.dtype).reshape(-1)
         flat = out.reshape(-1)
         low, high = _shifted_alone(self)
-        if low <= int(written.min()) and int(written.max()) <= high:
-            self.shifted(written, flat)
+        ends = int(written.min()), int(written.max())
+        if low <= ends[0] and ends[1] <= high:
+            self.shifted(written, flat, ends)
             return
         bits = written.view(f"u{self.dtype.itemsize}")
         # In a third of the time that it takes to compute them (measured). np.take makes 64-bit
@@ -47,16 +48,18 @@ class Meaning(NamedTuple):
             block = slice(start, start + _BLOCK)
             np.take(_table(self), bits[block], out=flat[block], mode="clip")
 
-    def shifted(self, raw: NDArray[Any], out: NDArray[np.int16]) -> None:
+    def shifted(self, raw: NDArray[Any], out: NDArray[np.int16], ends: tuple[int, int]) -> None:
         """Fill `out` with numbers of 16 bits plus a whole intercept, clipped to the window.
 
-        That is all there is to most CTs, and takes 0.4 of the time of a table (measured).
+        `ends` are the lowest and the highest of the numbers. That is all there is to most CTs, and
+        takes 0.4 of the time of a table (measured).
         """
-        ends = np.iinfo(self.dtype)
+        known = np.iinfo(self.dtype)
         bottom, top = (
-            min(max(end - int(self.intercept), ends.min), ends.max) for end in self.window
+            min(max(end - int(self.intercept), known.min), known.max) for end in self.window
         )
-        clipped = np.clip(raw, bottom, top).view(np.int16)
+        within = bottom <= ends[0] and ends[1] <= top
+        clipped = (raw if within else np.clip(raw, bottom, top)).view(np.int16)
         # A sum that wraps around lands inside the window, where the value was before it was stored.
         summand = np.array(int(self.intercept) % 2**16, np.uint16).view(np.int16)
         np.add(clipped, summand, out=out)
@@ -106,7 +109,7 @@ def _shifted_alone(meaning: Meaning) -> tuple[int, int]:
     every = np.arange(np.iinfo(meaning.dtype).min, np.iinfo(meaning.dtype).max + 1)
     written = every.astype(meaning.dtype)
     units = np.empty(every.size, np.int16)
-    meaning.shifted(written, units)
+    meaning.shifted(written, units, (int(every[0]), int(every[-1])))
     others = np.flatnonzero(_table(meaning)[written.view(np.uint16)] != units)
     ends = np.concatenate([[-1], others, [every.size]])
     longest = int(np.diff(ends).argmax())
