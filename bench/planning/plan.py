@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 import yaml
 
@@ -37,6 +36,7 @@ from loaders.sampling.folds import FoldError, Split, read_folds, splits_from_tab
 from loaders.store.layout import StoreError
 from loaders.store.read import Store
 from results.tables.axes import COLUMNS
+from results.tables.encoding import write_parquet
 from results.tables.files import replace_file
 from results.tables.rule import fix_rule
 from results.tables.schema import FINAL_STATUSES
@@ -252,7 +252,7 @@ def save(plan: Plan) -> None:
         tables[data.name] = data.folds()
     sink = pa.BufferOutputStream()
     # The folds of a data set that an older version saved lack columns, which are null then.
-    pq.write_table(pa.concat_tables(tables.values(), promote_options="default"), sink)
+    write_parquet(pa.concat_tables(tables.values(), promote_options="default"), sink)
     replace_file(plan.folder / FOLDS, sink.getvalue().to_pybytes())
 
 

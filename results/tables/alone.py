@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from results.tables.axes import COLUMNS
+from results.tables.encoding import write_parquet
 from results.tables.files import replace_file
 from results.tables.store import RunError
 
@@ -32,7 +33,7 @@ SCHEMA = pa.schema(
 def write_alone(run: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write the measurements of a run in place of earlier ones, whole or not at all."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(list(rows), SCHEMA), sink)
+    write_parquet(pa.Table.from_pylist(list(rows), SCHEMA), sink)
     run.mkdir(parents=True, exist_ok=True)
     replace_file(run / FILE, sink.getvalue().to_pybytes())
     return run / FILE

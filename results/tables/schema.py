@@ -152,5 +152,10 @@ TABLES: dict[str, pa.Schema] = {
 #: NaN means undefined and is stored as null.
 NAN_COLUMNS = frozenset({"train_loss", "val_loss", "test_loss"})
 
+#: Floats that come again: rates, places of a voxel grid, scores over few cases, sizes of a case in
+#: each trial. zstd finds them again as they are, but not once their bytes lie apart (measured over
+#: the reference: 166 kB, apart 222, as dictionaries 194).
+RECURRING = frozenset({"value", "val_score", "lr", "hd95_mm", "ref_mm", "lesion_mm"})
+
 #: Columns that hold a JSON object as text.
 JSON_COLUMNS = frozenset({"hparams", "versions"})

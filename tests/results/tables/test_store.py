@@ -374,7 +374,7 @@ class Fault:
         self.error, self.calls, self.at = error, 0, -1
         for owner, name in (
             (os, "fsync"),
-            (pq, "write_table"),
+            (pq.ParquetWriter, "write_table"),
             (Path, "replace"),
             (Path, "unlink"),
             (store.tempfile, "mkdtemp"),
@@ -541,7 +541,7 @@ def test_a_full_disk_while_compacting_changes_nothing(tmp_path, monkeypatch):
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pq, "write_table", full)
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     with pytest.raises(OSError, match="No space left"):
         compact(tmp_path, at_least=1)
     assert everything(tmp_path) == before
