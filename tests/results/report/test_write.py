@@ -478,6 +478,12 @@ def test_a_study_that_was_edited_into_none_is_named(small_run, text):
         load_verdicts(run)
 
 
+def test_a_deviation_that_was_edited_into_none_is_named(make_run):
+    data = [{"name": CLASSES[0][0], "deviation": "wide"}]
+    with pytest.raises(RunError, match=r"^study\.yaml: deviation must be a number"):
+        load_verdicts(make_run(datasets=CLASSES, **SMALL, study={"data": data}))
+
+
 def given_folds(number: object) -> dict[str, object]:
     """Return what of a study says that it was split by others, into so many folds."""
     return {"folds": "site", "data": [{"store": "s", "name": CLASSES[0][0], "n_folds": number}]}
