@@ -1,5 +1,6 @@
 """The command as a user meets it: exit status, one clear sentence, and nothing lost."""
 
+import errno
 import json
 import os
 import shutil
@@ -322,10 +323,40 @@ def test_where_nothing_can_be_written_another_place_is_asked_for(medopt, study, 
     assert "go on" not in said
 
 
+def test_a_report_that_cannot_be_written_is_printed_and_another_place_asked_for(
+    medopt, ran, tmp_path, monkeypatch
+):
+    from results.report import write
+
+    run = tmp_path / "run"
+    shutil.copytree(ran, run)
+    own_replace = write.replace_file
+
+    def on_a_read_only_disk(path, content):
+        if path.parent == run:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        own_replace(path, content)
+
+    monkeypatch.setattr(write, "replace_file", on_a_read_only_disk)
+    status, out, err = medopt("report", run)
+    assert status == 1
+    assert "sgd" in out
+    assert "report:" not in out
+    assert "Read-only file system" in err
+    assert "name another place with --out" in err
+    status, out, _ = medopt("report", run, "--json")
+    assert (status, json.loads(out)["n_trials"]) == (1, 6)
+
+    status, out, err = medopt("report", run, "--out", tmp_path / "new" / "place")
+    assert (status, err) == (0, "")
+    assert out.endswith(f"report: {Path('new', 'place', 'report.html')}\n")
+    assert json.loads((tmp_path / "new" / "place" / "verdict.json").read_text())["n_trials"] == 6
+    status, _, err = medopt("report", run, run, "--out", "elsewhere")
+    assert (status, "the report of one run" in err) == (2, True)
+
+
 @pytest.mark.slow
 def test_a_full_disk_is_exit_1_and_the_run_goes_on_from_there(medopt, study, monkeypatch):
-    import errno
-
     from bench.execution import trial_queue
 
     own_write = trial_queue.write_trials
