@@ -323,6 +323,16 @@ def test_where_nothing_can_be_written_another_place_is_asked_for(medopt, study, 
     assert "go on" not in said
 
 
+def test_prices_that_cannot_be_kept_are_not_measured(medopt, study, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "bench.training.alone.sample_costs", lambda *_, **__: pytest.fail("measured")
+    )
+    (tmp_path / "file").touch()
+    status, _, said = medopt("price", study, "--out", tmp_path / "file" / "run")
+    assert status == 1
+    assert "name another place with --out" in said
+
+
 def test_a_report_that_cannot_be_written_is_printed_and_another_place_asked_for(
     medopt, ran, tmp_path, monkeypatch
 ):
