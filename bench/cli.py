@@ -1,13 +1,15 @@
 """The medopt command: arguments in, words and an exit status out; bench.api does the work.
 
 Exit status 0: done. 1: some trials failed, or the machine did (a full disk). 2: bad usage, or no
-usable input. 130: interrupted; the run resumes.
+usable input. 130: interrupted; the run resumes. 141: what is printed is read no more (`| head`).
 """
 
 import errno
 import io
 import json
+import os
 import re
+import select
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -36,10 +38,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+class _Printed(Console):
+    """A console that leaves it to `main` what a reader who has gone means."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 # Names of files and of a study's entries are printed as Text: as str, what stands in brackets or
 # between colons would be taken for markup.
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = _Printed(highlight=False)
+err = _Printed(stderr=True, highlight=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
 Lanes = Annotated[
@@ -821,7 +832,7 @@ def recipe(
 
     if form not in FORMS:
         raise StudyError(f"--as: {unknown('form', form, FORMS)}")
-    sys.stdout.write(write(readable(run), form, data=data, name=combination))
+    typer.echo(write(readable(run), form, data=data, name=combination), nl=False)
 
 
 @app.command()
@@ -1037,6 +1048,10 @@ _WAY_OUT = {
 }
 
 
+# As shells say of any tool that is ended by a closed pipe: `medopt list losses | head -1`.
+_UNREAD = 128 + 13
+
+
 def main() -> None:
     """Run the command line; turn whatever can go wrong into one sentence and an exit status."""
     from bench.core.packages import check_packages
@@ -1063,6 +1078,11 @@ def main() -> None:
         status = 1
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
+    except SystemExit as end:  # the parser makes one of every broken pipe, whosever it is
+        status = _UNREAD
+        if not _is_unread():
+            _show_error(f"{end.__context__}\n{_GO_ON}")
+            status = 1
     except Exception as error:
         usage = getattr(error, "exit_code", None)
         show = getattr(error, "show", None)
@@ -1078,6 +1098,14 @@ def main() -> None:
     if STOPPING.asked:
         STOPPING.deafen()
     STOPPING.end(status or 0)
+
+
+def _is_unread() -> bool:
+    """Whether what this command prints has no reader any more."""
+    asked = select.poll()
+    for number in (1, 2):  # stdout, stderr
+        asked.register(number, 0)
+    return bool(asked.poll(0))
 
 
 def _explained() -> tuple[type[ValueError], ...]:

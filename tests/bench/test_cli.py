@@ -615,6 +615,38 @@ def test_the_version_is_said(medopt):
     assert medopt("--version") == (0, f"medoptbench {version('medoptbench')}\n", "")
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["report run", "report run --json", "list losses", "compare run run", "recipe run", "--help"],
+)
+def test_a_reader_who_has_gone_ends_a_command_quietly(ran, tmp_path, words):
+    """As `head -1` goes: 141 is what a shell says of any tool that a closed pipe has ended."""
+    shutil.copytree(ran, tmp_path / "run")
+    read, write = os.pipe()
+    os.close(read)
+    command = "from bench.command import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", command, *words.split()],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def test_a_pipe_of_another_that_breaks_is_told(medopt, monkeypatch):
+    def broken(_run):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe", "a lane's")
+
+    monkeypatch.setattr(api, "status", broken)
+    status, _, err = medopt("status", "run")
+    assert (status, "a lane's" in err) == (1, True)
+
+
 def test_a_report_of_several_runs_is_one_json_document(medopt, ran):
     for name in ("one", "two"):
         shutil.copytree(ran, name)
