@@ -103,7 +103,7 @@ def in_words(rule: Mapping[str, Any], tasks: Collection[str]) -> str:
         f"{metric} ({task})" for task, metric in rule["primary"].items() if task in tasks
     )
     study = f"study {rule['hash'][:12]}, " if rule["hash"] else ""
-    counted = ", ".join(
+    counted = "".join(
         f"; {name}: {rule['margin'] * deviation:g} in the unit of its numbers, whose standard "
         f"deviation is {deviation:g}"
         for name, deviation in rule["deviations"].items()

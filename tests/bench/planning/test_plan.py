@@ -272,8 +272,11 @@ def test_a_margin_of_errors_counts_standard_deviations_of_the_numbers(plan_of, s
     save(first)
     rule = json.loads((first.folder / "rule.json").read_text())
     assert (rule["margin"], rule["deviations"]) == (0.01, {"small-regression": 0.5})
-    said = in_words(rule, {"regression"})
-    assert "margin 0.01; small-regression: 0.005 in the unit of its numbers, whose stand" in said
+    rule["deviations"]["more"] = 2.0
+    assert (
+        "margin 0.01; small-regression: 0.005 in the unit of its numbers, whose standard deviation "
+        "is 0.5; more: 0.02 in the unit of its numbers, whose standard deviation is 2, alpha 0.05"
+    ) in in_words(rule, {"regression"})
     assert counted(run="counted") == (0.01, 0.5)
     with pytest.raises(StudyError, match="other settings"):
         counted(run="counted", margin="0.01")
