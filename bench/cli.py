@@ -1079,6 +1079,8 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except SystemExit as end:  # the parser makes one of every broken pipe, whosever it is
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
         status = _UNREAD
         if not _is_unread():
             _show_error(f"{end.__context__}\n{_GO_ON}")
