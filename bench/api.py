@@ -374,16 +374,19 @@ def price(
     report takes prices from it: the seconds of trials that ran side by side are noise. To be called
     while nothing else runs on the machine.
 
-    Raises StudyError as `plan` does, and what a combination raises that cannot be trained.
+    Raises StudyError as `plan` does, OSError before anything is measured where the folder cannot be
+    written, and what a combination raises that cannot be trained.
     """
     asked, base = _asked(study, out)
     from bench.planning.plan import resolve
     from bench.training.alone import sample_costs
     from results.tables.alone import write_alone
+    from results.tables.files import make_writable
 
     run = _folder(out, asked.name)
     with _driven(run, _unheard) as place:
         made = resolve(asked, base, place.folder, lanes=None)
+        make_writable(place.folder)
         _begin(made.study.threads)
         with counting("measuring") as told, undisturbed():
             rows = sample_costs(

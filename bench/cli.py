@@ -1,13 +1,15 @@
 """The medopt command: arguments in, words and an exit status out; bench.api does the work.
 
 Exit status 0: done. 1: some trials failed, or the machine did (a full disk). 2: bad usage, or no
-usable input. 130: interrupted; the run resumes.
+usable input. 130: interrupted; the run resumes. 141: what is printed is read no more (`| head`).
 """
 
 import errno
 import io
 import json
+import os
 import re
+import select
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -36,10 +38,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+class _Printed(Console):
+    """A console that leaves it to `main` what a reader who has gone means."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 # Names of files and of a study's entries are printed as Text: as str, what stands in brackets or
 # between colons would be taken for markup.
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = _Printed(highlight=False)
+err = _Printed(stderr=True, highlight=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for scripts.")]
 Lanes = Annotated[
@@ -684,29 +695,47 @@ def status(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    out_dir: Annotated[
+        Path | None,
+        typer.Option("--out", help="The folder to write to, of one run. Default: the run's own."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Write report.html and verdict.json of finished or unfinished runs, and print the verdict.
 
     With --json the verdict of one run is an object, those of several a list in their order. Exit
-    status 1 where a finished trial has lost some of its files: it is not counted.
+    status 1 where a finished trial has lost some of its files, which is not counted then, or where
+    nothing can be written: the verdict is printed all the same.
     """
+    from bench.core.references import StudyError
     from bench.storage.run_copy import put_report, readable
-    from results.report.write import write_report
+    from results.report.write import made_report
 
+    if out_dir is not None and len(runs) > 1:
+        raise StudyError("--out takes the report of one run: ask for one after the other.")
     folders = [readable(run) for run in runs]
-    written = [write_report(folder) for folder in folders]
-    pages = [put_report(run, folder) for run, folder in zip(runs, folders, strict=True)]
+    made = [made_report(folder) for folder in folders]
+    pages: list[Path | str | None] = []
+    unwritten: list[OSError] = []
+    for run, folder, each in zip(runs, folders, made, strict=True):
+        try:
+            written = each.write(out_dir or folder).page
+            pages.append(written if out_dir else put_report(run, folder))
+        except OSError as error:
+            pages.append(None)
+            unwritten.append(error)
     if as_json:
-        verdicts = [_verdict(folder) for folder in folders]
+        verdicts = [each.verdict for each in made]
         out.print_json(data=verdicts if len(verdicts) > 1 else verdicts[0])
     else:
-        for folder, page in zip(folders, pages, strict=True):
-            _show_verdict(folder, page)
-    lost = [f"{run}: {each.lost}" for run, each in zip(runs, written, strict=True) if each.lost]
-    for line in lost:
-        err.print(Text(line, "red"))
-    if lost:
+        for each, page in zip(made, pages, strict=True):
+            _show_verdict(each.verdict, page)
+    for run, each in zip(runs, made, strict=True):
+        if each.lost:
+            err.print(Text(f"{run}: {each.lost}", "red"))
+    if unwritten:
+        raise unwritten[0]
+    if any(each.lost for each in made):
         raise Failed(1)
 
 
@@ -803,7 +832,7 @@ def recipe(
 
     if form not in FORMS:
         raise StudyError(f"--as: {unknown('form', form, FORMS)}")
-    sys.stdout.write(write(readable(run), form, data=data, name=combination))
+    typer.echo(write(readable(run), form, data=data, name=combination), nl=False)
 
 
 @app.command()
@@ -948,7 +977,8 @@ def _show_ended(ended: "Ended") -> None:
         _show_incumbents(ended.incumbents)
         out.print(Text(f"report: {_shown(ended.page)}"))
     else:
-        _show_verdict(ended.folder, ended.page)
+        verdict = json.loads((ended.folder / "verdict.json").read_text(encoding="utf-8"))
+        _show_verdict(verdict, ended.page)
     failed = ended.progress.statuses.get("failed", 0)
     if failed:
         log = _shown(ended.folder / "log.txt")
@@ -971,16 +1001,13 @@ def _show_incumbents(lines: Sequence[Mapping[str, Any]]) -> None:
     out.print("A search, no verdict: it chose by what it saw. `medopt tune` compares optimizers.")
 
 
-def _verdict(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "verdict.json").read_text(encoding="utf-8"))
-    return found
-
-
-def _show_verdict(folder: Path, page: Path | str) -> None:
+def _show_verdict(verdict: Mapping[str, Any], page: Path | str | None) -> None:
+    """Show a verdict, and where its page is if there is one."""
     from results.report.write import leaderboard
 
-    out.print(leaderboard(_verdict(folder)))
-    out.print(Text(f"report: {_shown(page)}"))
+    out.print(leaderboard(verdict))
+    if page is not None:
+        out.print(Text(f"report: {_shown(page)}"))
 
 
 def _shown(path: Path | str) -> str:
@@ -1004,7 +1031,10 @@ def _arguments(given: Sequence[str]) -> list[str]:
 
 _GO_ON = "What was finished is on disk; ask again to go on."
 _ELSEWHERE = "Nothing can be written there: name another place with --out."
-_RIGHTS = "This user may not read or write there: change that, or name another place."
+_RIGHTS = (
+    "This user may not read or write there: change that, or name another place (to write to: with "
+    "--out)."
+)
 # What helps where a file cannot be read or written, by the system's number of the error.
 _WAY_OUT = {
     errno.ENOSPC: f"The disk is full: free some of it. {_GO_ON}",
@@ -1016,6 +1046,10 @@ _WAY_OUT = {
     errno.EACCES: _RIGHTS,
     errno.EPERM: _RIGHTS,
 }
+
+
+# As shells say of any tool that is ended by a closed pipe: `medopt list losses | head -1`.
+_UNREAD = 128 + 13
 
 
 def main() -> None:
@@ -1044,6 +1078,13 @@ def main() -> None:
         status = 1
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
+    except SystemExit as end:  # the parser makes one of every broken pipe, whosever it is
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        status = _UNREAD
+        if not _is_unread():
+            _show_error(f"{end.__context__}\n{_GO_ON}")
+            status = 1
     except Exception as error:
         usage = getattr(error, "exit_code", None)
         show = getattr(error, "show", None)
@@ -1059,6 +1100,14 @@ def main() -> None:
     if STOPPING.asked:
         STOPPING.deafen()
     STOPPING.end(status or 0)
+
+
+def _is_unread() -> bool:
+    """Whether what this command prints has no reader any more."""
+    asked = select.poll()
+    for number in (1, 2):  # stdout, stderr
+        asked.register(number, 0)
+    return bool(asked.poll(0))
 
 
 def _explained() -> tuple[type[ValueError], ...]:

@@ -83,6 +83,12 @@ def _check_shape(study: Mapping[str, Any], axes: Iterable[Axis]) -> None:
         if key in study and not fits(study[key]):
             raise RunError(f"study.yaml: {key} must be {wanted}, not {study[key]!r:.80}")
     data = study.get("data", [])
+    for entry in data:
+        deviation = entry.get("deviation") if isinstance(entry, dict) else None
+        if deviation is not None and not _is_number(deviation):
+            raise RunError(
+                f"study.yaml: deviation must be a number of at least 0, not {deviation!r:.80}"
+            )
     if isinstance(study.get("folds"), str) and not (data and all(map(_has_folds, data))):
         raise RunError(
             f"study.yaml: folds must be a whole number above 0, not {study['folds']!r:.80}, where "

@@ -28,6 +28,9 @@ from typing import Any
 from bench.metrics import errors, lesions, rates
 from bench.metrics.rates import from_counts, one_vs_rest, ranked, sensitivity_at
 
+# The unit of a distance from a number that is to be predicted: what that number counts.
+OF_THE_NUMBER = "unit of the number"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
@@ -399,7 +402,7 @@ METRICS: dict[str, Metric] = {
             name="mae",
             higher_is_better=False,
             range=(0.0, None),
-            unit="unit of the number",
+            unit=OF_THE_NUMBER,
             numbers=errors.mean_absolute,
             influence="absolute error",
             empty_rule=NO_CASE_RULE,
@@ -410,7 +413,7 @@ METRICS: dict[str, Metric] = {
             name="rmse",
             higher_is_better=False,
             range=(0.0, None),
-            unit="unit of the number",
+            unit=OF_THE_NUMBER,
             numbers=errors.root_mean_square,
             influence="root mean square",
             empty_rule=NO_CASE_RULE,

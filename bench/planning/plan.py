@@ -18,6 +18,7 @@ import yaml
 
 from bench.core.references import StudyError
 from bench.core.undisturbed import undisturbed
+from bench.metrics.table import METRICS, OF_THE_NUMBER
 from bench.planning.expand import expand, looks_of
 from bench.planning.rehearsal import Failures, rehearse_apart
 from bench.planning.resolved import resolved, together
@@ -38,6 +39,7 @@ from loaders.store.read import Store
 from results.tables.axes import COLUMNS
 from results.tables.encoding import write_parquet
 from results.tables.files import replace_file
+from results.tables.protocol import DEFAULTS
 from results.tables.rule import fix_rule
 from results.tables.schema import FINAL_STATUSES
 from results.tables.store import footer, read
@@ -110,6 +112,7 @@ def resolve(
     gpus = torch.cuda.is_available() if cuda is None else cuda
     cores = cores or usable_cores()
     automatic = lanes is None and before is None and study.threads is None
+    by_hand = study.margin is not None
     study = _fix(study, before, max(cores // (lanes or 1), 1), cuda=gpus)
     saved = _saved_folds(folder)
     entries: list[DataEntry] = []
@@ -142,6 +145,9 @@ def resolve(
                     "content": store.content_hash,
                     "test": outside and _named(str(entry.test), outside, folder),
                     "n_folds": len(found) if isinstance(study.folds, str) else None,
+                    "deviation": None
+                    if by_hand and entry.deviation is None
+                    else _deviation(name, study.primary[store.meta.task], store, before),
                     "speed": _speeds(entry, name, before),
                 }
             )
@@ -203,6 +209,18 @@ def resolve(
         skips=tuple(skips),
         found=found_here,
     )
+
+
+def _deviation(name: str, metric: str, store: Store, before: Study | None) -> float | None:
+    """Return what the margin counts in on a data set, to three digits: one standard deviation.
+
+    None where it is a margin of the metric as it is, in a run of before this could be told too.
+    0.01 of one in RMSE is about 0.01 in R², what any other metric is judged by.
+    """
+    known = {data.name: data.deviation for data in before.data} if before else {}
+    if name in known or METRICS[metric].unit != OF_THE_NUMBER:
+        return known.get(name)
+    return float(f"{store.numbers.std():.3g}") or None
 
 
 def _speeds(entry: DataEntry, name: str, before: Study | None) -> dict[str, Speed] | None:
@@ -317,9 +335,11 @@ def _fix(study: Study, before: Study | None, threads: int, *, cuda: bool) -> Stu
         "threads": before.threads if before else min(threads, most),
         "loader": before.loader if before else fastest_loader(device),
         "race": before.race if before else None,
+        "margin": before.margin if before else DEFAULTS["margin"],
     }
     asked = {
         "race": study.race is not None,
+        "margin": study.margin is not None,
         "device": study.device != "auto",
         "threads": study.threads is not None,
         "loader": study.loader != "auto",

@@ -260,13 +260,21 @@ def described(store: Store) -> dict[str, Any]:
     """Return what results say of a data set: plain numbers and names that JSON can hold.
 
     `classes` are in the order of labels, each with its number of cases (classification) or voxels
-    (segmentation); `regions` have their labels and the number of cases that hold them. `shape` and
-    `spacing` are [least, median, greatest] along each axis, null where unknown; spacing in mm along
-    z, y and x, in seconds along t; `numbers` are the same of numbers that are to be predicted.
+    (segmentation), a finding also with that of cases of which it is `unknown`; `regions` have their
+    labels and the number of cases that hold them. `shape` and `spacing` are [least, median,
+    greatest] along each axis, null where unknown; spacing in mm along z, y and x, in seconds along
+    t; `numbers` are the same of numbers that are to be predicted.
     `ignored` are the label and the number of voxels that count nowhere, where there may be some.
     """
     meta = store.meta
     there = (store.boxes >= 0).all(axis=(2, 3)).sum(axis=0).tolist()
+    counts = store.class_counts.sum(axis=0).tolist()
+    classes = [
+        {"name": n, "number": number} for n, number in zip(meta.classes, counts, strict=True)
+    ]
+    if answer_of(meta.task) == "findings":
+        unknown = np.isnan(store.numbers).sum(axis=0).tolist()
+        classes = [{**each, "unknown": n} for each, n in zip(classes, unknown, strict=True)]
     return {
         "kind": meta.kind,
         "source": meta.source,
@@ -276,12 +284,7 @@ def described(store: Store) -> dict[str, Any]:
         "groups": len(set(store.groups)),
         "group_source": meta.group_source,
         "channels": list(meta.channels),
-        "classes": [
-            {"name": name, "number": number}
-            for name, number in zip(
-                meta.classes, store.class_counts.sum(axis=0).tolist(), strict=True
-            )
-        ],
+        "classes": classes,
         "regions": [
             {"name": name, "labels": list(labels), "cases": cases}
             for (name, labels), cases in zip(meta.regions.items(), there, strict=True)

@@ -301,6 +301,13 @@ class DataEntry(Protocol):
     n_folds: int | None = Field(
         None, ge=1, description="of splits that others made, filled in at the first run"
     )
+    deviation: float | None = Field(
+        None,
+        gt=0,
+        description="standard deviation of the numbers to predict, which the margin counts; filled"
+        " in at the first run where the study names no margin and the primary metric is in their"
+        " unit",
+    )
     speed: dict[str, Speed] | None = Field(
         None,
         description="model -> how it is computed on these data, where not as the study says;"
@@ -479,8 +486,12 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     primary: Annotated[dict[str, str], AfterValidator(_primary)] = Field(
         {row.name: row.primary for row in TASKS.values()}, description="primary metric by task"
     )
-    margin: float = Field(
-        DEFAULTS["margin"], ge=0, description="difference that does not matter in practice"
+    margin: float | None = Field(
+        None,
+        ge=0,
+        description="difference that does not matter in practice, in the primary metric's unit;"
+        f" null: {DEFAULTS['margin']}, of mae and rmse {DEFAULTS['margin']} standard deviations of"
+        " the numbers to predict",
     )
     alpha: float = Field(
         DEFAULTS["alpha"], gt=0, lt=0.5, description="error rate of the simultaneous intervals"

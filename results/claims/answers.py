@@ -7,6 +7,7 @@ from results.claims.contrasts import Found, Lacking
 from results.claims.kept import Kept
 from results.claims.table import CLAIMS, Claim, is_phantom
 from results.run_folder import Recorded
+from results.tables.rule import margin_of
 
 
 class Answered(TypedDict):
@@ -114,7 +115,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _tails(claim: Claim, run: Kept, told: Found) -> tuple[float, float]:
     """Return the one-sided p-values for the claim, and for that it is not so."""
-    margin = float(run.study.get("margin", 0.01)) if claim.margin else 0.0
+    margin = margin_of(run.study, told.dataset) if claim.margin else 0.0
     match claim.says:
         case "above":  # or so little above that it does not matter
             return told.p_above(0.0), told.p_below(margin)

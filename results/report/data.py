@@ -21,11 +21,12 @@ def described(run: Recorded, contest: Contest) -> Mapping[str, Any]:
 def unknown_answers(run: Recorded, contest: Contest) -> dict[str, int] | None:
     """Return finding -> of how many cases it is not known; None where that is not to be told.
 
-    The footers count the cases that have a finding; of which it is not known only the table of
-    tested cases says, so it is told where every case was tested.
+    The footers of before did not say it: there only the table of tested cases does, so it is told
+    where every case was tested.
     """
-    cases = described(run, contest).get("cases")
-    if answer_of(contest.task) != "findings" or not cases:
+    data = described(run, contest)
+    cases = data.get("cases")
+    if answer_of(contest.task) != "findings" or not cases or _not_known(data):
         return None
     for combination in contest.combinations:
         trials = [row["trial_id"] for row in combination.scored]
@@ -116,24 +117,29 @@ def _of_findings(
 ) -> dict[str, Any]:
     """Return those that have each finding, and their share of those of whom it is known.
 
-    Where that is not told it is that share at least.
+    Where that cannot be told it is their share of all.
     """
     numbers = [(each["name"], each["number"]) for each in data.get("classes", ())]
+    unknown = _not_known(data) or unknown
     if unknown is None:
-        lines = [(name, number, f"at least {_of_cases(number, cases)}") for name, number in numbers]
-        return {"head": ("finding", "cases that have it", "share of those known"), "lines": lines}
+        lines = [(name, number, _of_cases(number, cases)) for name, number in numbers]
+        share = "share of all cases, known or not"
+        return {"head": ("finding", "cases that have it", share), "lines": lines}
+    told = [(name, number, unknown.get(name, 0)) for name, number in numbers]
     return {
         "head": ("finding", "cases that have it", "not known", "share of those known"),
         "lines": [
-            (
-                name,
-                number,
-                unknown.get(name, 0),
-                _of_cases(number, cases - unknown.get(name, 0)),
-            )
-            for name, number in numbers
+            (*of_one, f"{of_one[1]} of {known}: {_of_cases(of_one[1], known)}")
+            for of_one in told
+            for known in (cases - of_one[2],)
         ],
     }
+
+
+def _not_known(data: Mapping[str, Any]) -> dict[str, int]:
+    """Return of how many cases each finding is not known; empty where the data do not say."""
+    classes = data.get("classes", ())
+    return {each["name"]: each["unknown"] for each in classes if "unknown" in each}
 
 
 def _of_numbers(_data: object, _cases: int, _unknown: object) -> dict[str, Any]:

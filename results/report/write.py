@@ -13,7 +13,7 @@ from results.run_folder import Recorded, lost_sentence, made_of
 from results.tables.files import replace_file
 from results.verdict.schema import Verdict
 
-__all__ = ["Written", "leaderboard", "load_verdicts", "write_report"]
+__all__ = ["Report", "Written", "leaderboard", "load_verdicts", "made_report", "write_report"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,23 +27,46 @@ class Written:
     lost: str | None
 
 
-def write_report(run: Path) -> Written:
-    """Write `verdict.json` and `report.html` of a run, finished or not.
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a run says, nothing of it written yet; `lost` as in `Written`."""
+
+    verdict: Verdict
+    html: str
+    lost: str | None
+
+    def write(self, folder: Path) -> Written:
+        """Write `verdict.json` and `report.html` into a folder, which is made.
+
+        A file is replaced whole or not at all. Raises OSError where it cannot be written.
+        """
+        text = json.dumps(self.verdict, indent=2, ensure_ascii=False, allow_nan=False)
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / "verdict.json", f"{text}\n".encode())
+        replace_file(folder / "report.html", self.html.encode())
+        return Written(page=folder / "report.html", lost=self.lost)
+
+
+def made_report(run: Path) -> Report:
+    """Return the report of a run, finished or not; writes nothing.
 
     Of files that are damaged, and of the trials whose rows they had, it says that they are left
-    out. Raises RunError where the folder holds no run, or nothing of one that can be read, OSError
-    where it cannot be written; a file is replaced whole or not at all.
+    out. Raises RunError where the folder holds no run, or nothing of one that can be read.
     """
 
-    def rendered(content: Recorded) -> tuple[str, str, str | None]:
-        lost = lost_sentence(content.incomplete) if content.incomplete else None
-        text = json.dumps(content.verdict, indent=2, ensure_ascii=False, allow_nan=False)
-        return f"{text}\n", environment().get_template("report.html").render(page(content)), lost
+    def made(content: Recorded) -> Report:
+        return Report(
+            verdict=content.verdict,
+            html=environment().get_template("report.html").render(page(content)),
+            lost=lost_sentence(content.incomplete) if content.incomplete else None,
+        )
 
-    text, html, lost = made_of(run, rendered)
-    replace_file(run / "verdict.json", text.encode())
-    replace_file(run / "report.html", html.encode())
-    return Written(page=run / "report.html", lost=lost)
+    return made_of(run, made)
+
+
+def write_report(run: Path) -> Written:
+    """Write the report of a run into its folder; raises as `made_report` and `Report.write` do."""
+    return made_report(run).write(run)
 
 
 def load_verdicts(run: Path) -> Verdict:

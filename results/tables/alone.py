@@ -34,7 +34,6 @@ def write_alone(run: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write the measurements of a run in place of earlier ones, whole or not at all."""
     sink = pa.BufferOutputStream()
     write_parquet(pa.Table.from_pylist(list(rows), SCHEMA), sink)
-    run.mkdir(parents=True, exist_ok=True)
     replace_file(run / FILE, sink.getvalue().to_pybytes())
     return run / FILE
 

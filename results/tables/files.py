@@ -1,6 +1,14 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all, and knowing beforehand that one can be written."""
 
 from pathlib import Path
+from tempfile import TemporaryFile
+
+
+def make_writable(folder: Path) -> None:
+    """Make a folder where there is none; raises OSError where no file can be made in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=folder):
+        pass
 
 
 def replace_file(path: Path, content: bytes) -> None:

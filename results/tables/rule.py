@@ -11,11 +11,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from results.tables.axes import label
 from results.tables.files import replace_file
 from results.tables.protocol import DEFAULTS
 
 RULE = "rule.json"
-_KEYS = ("primary", "margin", "alpha")
+_KEYS = ("primary", "margin", "deviations", "alpha")
 
 
 def fix_rule(run: Path, study: Mapping[str, Any]) -> None:
@@ -29,7 +30,9 @@ def fix_rule(run: Path, study: Mapping[str, Any]) -> None:
 
 
 def read_rule(run: Path, footer: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return `hash`, `primary`, `margin` and `alpha` as they were before the first trial.
+    """Return `hash` and what a verdict is judged by, as it was before the first trial.
+
+    That is `primary`, `margin`, `alpha`, and in `deviations` what `margin_of` makes of the margin.
 
     Of a run that was begun without `rule.json`, and of one whose file is no rule any more, as the
     footers of its trials have them, without a hash; None where these say nothing.
@@ -39,8 +42,13 @@ def read_rule(run: Path, footer: Mapping[str, Any]) -> dict[str, Any] | None:
     except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
         content = None
     told = footer.get("protocol") or {}
-    if _is_rule(content) and (not told or _of(told) == {key: content[key] for key in _KEYS}):
-        return {key: content[key] for key in ("hash", *_KEYS)}
+    if _is_rule(content):
+        # Rules that are older than deviations have none; data that came later are in no rule.
+        rule = {key: {"deviations": {}, **content}[key] for key in ("hash", *_KEYS)}
+        found = _of(told)
+        found["deviations"] = {name: found["deviations"].get(name) for name in rule["deviations"]}
+        if not told or {"hash": rule["hash"], **found} == rule:
+            return rule
     return {"hash": None, **_of(told)} if told else None
 
 
@@ -56,9 +64,25 @@ def _placeless(study: Mapping[str, Any]) -> dict[str, Any]:
     return {**study, "data": data}
 
 
+def deviations_of(study: Mapping[str, Any]) -> dict[str, float]:
+    """Return data set -> standard deviation of its numbers, where the margin counts these."""
+    return {
+        label(entry): float(entry["deviation"])
+        for entry in study.get("data", ())
+        if isinstance(entry, Mapping) and entry.get("deviation")
+    }
+
+
+def margin_of(study: Mapping[str, Any], dataset: str) -> float:
+    """Return the difference that does not matter on a data set, in the unit of its metric."""
+    margin = float(study.get("margin", DEFAULTS["margin"]))
+    return margin * deviations_of(study).get(dataset, 1.0)
+
+
 def _of(study: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "primary": dict(study.get("primary") or {}),
+        "deviations": deviations_of(study),
         **{key: float(study.get(key, DEFAULTS[key])) for key in ("margin", "alpha")},
     }
 
@@ -68,6 +92,7 @@ def _is_rule(content: Any) -> bool:
         isinstance(content, dict)
         and isinstance(content.get("hash"), str)
         and isinstance(content.get("primary"), dict)
+        and isinstance(content.get("deviations", {}), dict)
         and all(isinstance(content.get(key), float) for key in ("margin", "alpha"))
     )
 
@@ -78,7 +103,12 @@ def in_words(rule: Mapping[str, Any], tasks: Collection[str]) -> str:
         f"{metric} ({task})" for task, metric in rule["primary"].items() if task in tasks
     )
     study = f"study {rule['hash'][:12]}, " if rule["hash"] else ""
+    counted = "".join(
+        f"; {name}: {rule['margin'] * deviation:g} in the unit of its numbers, whose standard "
+        f"deviation is {deviation:g}"
+        for name, deviation in rule["deviations"].items()
+    )
     return (
         f"rule: {study}judged by {primary or 'each task by its own metric'}, margin "
-        f"{rule['margin']:g}, alpha {rule['alpha']:g}; fixed before the first trial"
+        f"{rule['margin']:g}{counted}, alpha {rule['alpha']:g}; fixed before the first trial"
     )

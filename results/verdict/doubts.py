@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from results import text
+from results.tables.rule import deviations_of
 from results.tables.schema import TABLES
 from results.tables.tasks import Answer, answer_of
 from results.verdict.combinations import Combination, Contest, Row, cell_of
@@ -74,16 +75,18 @@ def rule_changed(study: Mapping[str, Any], rule: Rule | None) -> list[str]:
     """Return what of the rule is not as it was before the first trial."""
     if rule is None:
         return []
+    study = {**study, "deviations": deviations_of(study)}
     found = []
     for key, before in (
         ("primary", rule["primary"]),
         ("margin", rule["margin"]),
+        ("deviations", rule["deviations"]),
         ("alpha", rule["alpha"]),
     ):
         now = study.get(key, before)
         if isinstance(before, Mapping) and isinstance(now, Mapping):
-            # A later version may have tasks that this run's did not have.
-            now = {task: now.get(task) for task in before}
+            # A later version may have tasks that this run's did not have, a run more data sets.
+            now = {name: now.get(name) for name in before}
         if now != before:
             found.append(
                 f"{key} was {text.setting(before)} before the first trial, and study.yaml says "

@@ -193,11 +193,13 @@ class Rule(TypedDict):
     """The rule as it stood before the first trial: the study's hash, and what the verdict takes.
 
     All but what the footers of the trials tell is null for runs that were begun without it.
+    `deviations`: data set -> standard deviation of its numbers, of which the margin is a share.
     """
 
     hash: str | None
     primary: dict[str, str]
     margin: float
+    deviations: dict[str, float]
     alpha: float
 
 
@@ -262,6 +264,7 @@ class OfDataset(TypedDict):
     - `reason`: the verdict in words; `warnings`: sentences.
     - `settings`: in words, which learning rates were compared and whether any was tuned; null
       before the first trial.
+    - `margin`: a difference that does not matter, in `unit`.
     - `tied_group`: all that cannot be told from the best.
     - `expected`: trials of a combination; `test_train_ratio`: cases of a test fold by those of its
       training part.
@@ -277,6 +280,7 @@ class OfDataset(TypedDict):
     metric: str
     direction: Literal["max", "min"]
     unit: str | None
+    margin: float
     state: State
     recommended: str | None
     reason: str

@@ -36,6 +36,14 @@ def choice(recommended: str, group: int, price: Price | None) -> str:
     return f"{recommended} is recommended, since {why}: a choice, not a finding. {cost}"
 
 
+def margin_counted(metric: str, unit: str | None, margin: float, deviation: float) -> str:
+    """Return what of a metric matters, where the margin counts standard deviations of numbers."""
+    return (
+        f"The margin is {words.score(margin)} {words.metric_in(metric, unit)}: "
+        f"{margin / deviation:g} times {deviation:g}, the standard deviation of the true numbers."
+    )
+
+
 def _seconds(price: Price) -> str:
     training = f"{words.duration(price['seconds'])} of training"
     if price["wall_seconds"] is None:

@@ -21,6 +21,7 @@ from results.statistics.intervals import Scale, corrected_interval, interval
 from results.statistics.procedure import Comparison, compare, compare_models
 from results.statistics.race import look_level
 from results.tables.protocol import DEFAULTS
+from results.tables.rule import deviations_of, margin_of
 from results.verdict.across_datasets import across
 from results.verdict.claims import (
     Asked,
@@ -51,7 +52,7 @@ from results.verdict.schema import (
     Seconds,
     Verdict,
 )
-from results.verdict.sentences import choice, no_verdict, settings_compared
+from results.verdict.sentences import choice, margin_counted, no_verdict, settings_compared
 
 #: Raised when a key of the verdict changes its meaning. 2: errors are told by cases where they are
 #: known; `lead`, `errors`, `claims`, `margins`, `interactions`, `second`, `next` and `rule` came,
@@ -79,7 +80,8 @@ def verdict(
 ) -> Verdict:
     """Return the verdict of a run from its contests.
 
-    `study` is the content of study.yaml, {} where there is none; its `alpha` and `margin` rule.
+    `study` is the content of study.yaml, {} where there is none; its `alpha` and `margin` rule, the
+    latter as `margin_of` counts it on each data set.
     `rows_of(table, trial ids)` gives the rows of other tables, by which cases are paired and some
     warnings are found. `rule` is what was fixed before the first trial. `cases_of` is asked for
     cases, which it may have read before; None reads them by `rows_of`.
@@ -95,9 +97,7 @@ def verdict(
         "rule": rule,
         "n_trials": len(rows),
         "statuses": dict(sorted(Counter(row["status"] for row in rows).items())),
-        "datasets": [
-            _judge(contest, study, alpha, margin, rows_of, cases_of, rule) for contest in every
-        ],
+        "datasets": [_judge(contest, study, alpha, rows_of, cases_of, rule) for contest in every],
         "across": across(every, alpha) if len(every) > 1 else None,
     }
 
@@ -190,11 +190,11 @@ def _judge(
     contest: Contest,
     study: Mapping[str, Any],
     alpha: float,
-    margin: float,
     rows_of: RowsOf,
     cases_of: CasesOf,
     rule: Rule | None,
 ) -> OfDataset:
+    margin = margin_of(study, contest.dataset)
     raced = race(contest, study, rows_of)
     if raced:
         alpha -= raced.level
@@ -202,6 +202,10 @@ def _judge(
     if looks:
         alpha = look_level(alpha, looks)
     found = _judgement(contest, alpha, margin, rows_of, cases_of, raced)
+    deviation = deviations_of(study).get(contest.dataset)
+    counted = None
+    if deviation is not None:
+        counted = margin_counted(contest.metric, contest.unit, margin, deviation)
     tied: list[Combination] = []
     if found:
         group = found.headline.found.group
@@ -217,9 +221,10 @@ def _judge(
         "metric": contest.metric,
         "direction": "max" if contest.sign > 0 else "min",
         "unit": contest.unit,
+        "margin": margin,
         "state": found.headline.state if found else "none",
         "recommended": recommended.name if recommended else None,
-        "reason": _reason(contest, found, recommended, price),
+        "reason": _reason(contest, found, recommended, price, counted),
         "tied_group": [c.name for c in tied],
         "price": price,
         "settings": settings_compared(_in_order_of(contest, combinations), _points(contest)),
@@ -272,11 +277,13 @@ def _reason(
     found: _Judgement | None,
     recommended: Combination | None,
     price: Price | None,
+    counted: str | None,
 ) -> str:
     if found is None or recommended is None:
         return no_verdict([c.state for c in contest.combinations], contest.expected)
     group = found.headline.group
-    said = [found.claims[0]["sentence"], choice(recommended.name, len(group), price)]
+    said = [found.claims[0]["sentence"], *([counted] if counted else [])]
+    said.append(choice(recommended.name, len(group), price))
     if found.headline.state == "undecided":
         said.append(found.next["sentence"])
     return " ".join(said)

@@ -147,7 +147,14 @@ def test_the_rule_stands_before_the_first_trial(study, tmp_path):
     warning, *others = ended.verdict["datasets"][0]["warnings"]
     assert others == before
     assert warning.startswith("margin was 0.01 before the first trial, and study.yaml says 0.3 now")
+    # A rule of before deviations is one.
+    (ended.folder / "study.yaml").write_text(yaml.safe_dump(content))
+    older = {key: value for key, value in rule.items() if key != "deviations"}
+    (ended.folder / "rule.json").write_text(json.dumps(older))
+    assert ended.verdict["rule"] == rule
+    assert ended.verdict["datasets"][0]["warnings"] == before
     # Nor does it help to write another rule: each file of results repeats the first in its footer.
+    (ended.folder / "study.yaml").write_text(yaml.safe_dump(content | {"margin": 0.3}))
     for other in (json.dumps(rule | {"margin": 0.3}), "none"):
         (ended.folder / "rule.json").write_text(other)
         assert ended.verdict["datasets"][0]["warnings"][0] == warning

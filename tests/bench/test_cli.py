@@ -1,5 +1,6 @@
 """The command as a user meets it: exit status, one clear sentence, and nothing lost."""
 
+import errno
 import json
 import os
 import shutil
@@ -322,10 +323,50 @@ def test_where_nothing_can_be_written_another_place_is_asked_for(medopt, study, 
     assert "go on" not in said
 
 
+def test_prices_that_cannot_be_kept_are_not_measured(medopt, study, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "bench.training.alone.sample_costs", lambda *_, **__: pytest.fail("measured")
+    )
+    (tmp_path / "file").touch()
+    status, _, said = medopt("price", study, "--out", tmp_path / "file" / "run")
+    assert status == 1
+    assert "name another place with --out" in said
+
+
+def test_a_report_that_cannot_be_written_is_printed_and_another_place_asked_for(
+    medopt, ran, tmp_path, monkeypatch
+):
+    from results.report import write
+
+    run = tmp_path / "run"
+    shutil.copytree(ran, run)
+    own_replace = write.replace_file
+
+    def on_a_read_only_disk(path, content):
+        if path.parent == run:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        own_replace(path, content)
+
+    monkeypatch.setattr(write, "replace_file", on_a_read_only_disk)
+    status, out, err = medopt("report", run)
+    assert status == 1
+    assert "sgd" in out
+    assert "report:" not in out
+    assert "Read-only file system" in err
+    assert "name another place with --out" in err
+    status, out, _ = medopt("report", run, "--json")
+    assert (status, json.loads(out)["n_trials"]) == (1, 6)
+
+    status, out, err = medopt("report", run, "--out", tmp_path / "new" / "place")
+    assert (status, err) == (0, "")
+    assert out.endswith(f"report: {Path('new', 'place', 'report.html')}\n")
+    assert json.loads((tmp_path / "new" / "place" / "verdict.json").read_text())["n_trials"] == 6
+    status, _, err = medopt("report", run, run, "--out", "elsewhere")
+    assert (status, "the report of one run" in err) == (2, True)
+
+
 @pytest.mark.slow
 def test_a_full_disk_is_exit_1_and_the_run_goes_on_from_there(medopt, study, monkeypatch):
-    import errno
-
     from bench.execution import trial_queue
 
     own_write = trial_queue.write_trials
@@ -520,7 +561,8 @@ def test_a_command_that_is_stopped_while_it_starts_is_130(name, number):
     )
     assert process.stdout.readline() == "now\n"
     process.send_signal(number)
-    _, words = process.communicate(timeout=30)
+    # It is over in a tenth of a second; on a machine under load longer than 30 s.
+    _, words = process.communicate(timeout=150)
     assert process.returncode == 130
     assert "stopped;" in words
     assert "Traceback" not in words
@@ -572,6 +614,38 @@ def test_the_version_is_said(medopt):
     from importlib.metadata import version
 
     assert medopt("--version") == (0, f"medoptbench {version('medoptbench')}\n", "")
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["report run", "report run --json", "list losses", "compare run run", "recipe run", "--help"],
+)
+def test_a_reader_who_has_gone_ends_a_command_quietly(ran, tmp_path, words):
+    """As `head -1` goes: 141 is what a shell says of any tool that a closed pipe has ended."""
+    shutil.copytree(ran, tmp_path / "run")
+    read, write = os.pipe()
+    os.close(read)
+    command = "from bench.command import main; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", command, *words.split()],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def test_a_pipe_of_another_that_breaks_is_told(medopt, monkeypatch):
+    def broken(_run):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe", "a lane's")
+
+    monkeypatch.setattr(api, "status", broken)
+    status, _, err = medopt("status", "run")
+    assert (status, "a lane's" in err) == (1, True)
 
 
 def test_a_report_of_several_runs_is_one_json_document(medopt, ran):

@@ -90,6 +90,9 @@ def test_from_files_to_verdict_page_and_exports(
 
     # Cases tell how far scores vary: they give the recorded scores again.
     assert made_of(tmp_path / "run", judged) == (24, None)
+    # An ejection fraction is judged by a share of how far ejection fractions are apart.
+    (judged_on,) = made_of(tmp_path / "run", lambda run: run.verdict)["datasets"]
+    assert judged_on["margin"] == pytest.approx(0.01 * (5.59 if task == "regression" else 1))
     trials = pq.read_table(tmp_path / "run" / "trials").to_pylist()
     assert {row["status"] for row in trials} == {"ok", "skipped"}
     assert all(p.stat().st_size for p in export_scores(tmp_path / "run", tmp_path / "scores"))

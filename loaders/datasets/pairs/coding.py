@@ -2,7 +2,8 @@
 
 Where it is not said, all masks of the source are looked at. Numbers are then classes, 0 the
 background; of 0 and 255 alone 255 is the foreground. Colours, and the many levels of a mask that
-was saved as JPEG or smoothed, are asked for: which of them is which only their maker knows.
+was saved as JPEG or smoothed, are asked for: which of them is which only their maker knows. So is
+255 beside a few numbers: a class, or what nobody labelled, which is called `ignore` as by nnU-Net.
 """
 
 import re
@@ -38,6 +39,12 @@ _ODD = 1 / 4
 _WHITE = (255, MAX_LABEL)
 # A set has fewer classes.
 _NO_CLASS = MAX_CLASSES - 1
+# The name of what is no class: voxels that count nowhere.
+IGNORE = "ignore"
+# What PASCAL VOC and others write where nobody labelled, and the colour of that number there.
+_VOID, _VOID_COLOUR = 255, 0xE0E0C0
+# Numbers of classes are below, levels that are to be seen as greys above (assumption).
+_FEW = 32
 # Two structures that lie on one voxel are told apart by bits of a number of 64.
 _MOST_OVERLAPPING = 62
 
@@ -46,6 +53,8 @@ _MOST_OVERLAPPING = 62
 class Coding:
     """How a mask becomes classes: `values[i]` is of class `classes_of[i]`.
 
+    `ignore` is the first value of voxels that count nowhere, whose number is above those of all
+    classes; None: there are none.
     `way` is numbers, colours (as 0xRRGGBB), threshold (foreground from there on) or structures
     (their names are `structures`; `values` are sums of 2**n where `overlap` is regions). Several
     masks are of as many readers where `several` is a rule of CONSENSUS, else parts of one.
@@ -60,6 +69,7 @@ class Coding:
     nearest: bool = False
     overlap: str = "refuse"
     several: str = ""
+    ignore: int | None = None
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def told(self) -> dict[str, JSON]:
@@ -68,6 +78,8 @@ class Coding:
         for name, called in _TOLD.items():
             if value := getattr(self, name):
                 told[called] = value
+        if self.ignore is not None:
+            told[IGNORE] = self.ignore
         return told
 
     @staticmethod
@@ -111,10 +123,10 @@ def coding_of(
         coding = _named("numbers", _names(chosen["labels"]), chosen)
     else:
         coding = _found(pairs, chosen, flat=flat)
-    if not 2 <= len(coding.classes) <= MAX_CLASSES - 1:
+    most = MAX_CLASSES - 1 - (coding.ignore is not None)
+    if not 2 <= len(coding.classes) <= most:
         raise BadSource(
-            f"the masks have {len(coding.classes)} classes with the background; 2 to "
-            f"{MAX_CLASSES - 1} can be"
+            f"the masks have {len(coding.classes)} classes with the background; 2 to {most} can be"
         )
     more = {"regions": _regions(chosen["regions"], coding), "several": _rule(chosen)}
     return Coding(**{**vars(coding), **more})
@@ -191,13 +203,15 @@ def _named(
     titles = [name for _, name in names]
     if way == "numbers" and 0 not in values:
         values, titles = [0, *values], ["background", *titles]
-    classes = list(dict.fromkeys(titles))
+    classes = [name for name in dict.fromkeys(titles) if name != IGNORE]
+    numbered = [*classes, IGNORE]
     return Coding(
         way=way,
         classes=tuple(classes),
         values=tuple(values),
-        classes_of=tuple(classes.index(name) for name in titles),
+        classes_of=tuple(numbered.index(name) for name in titles),
         nearest=chosen["nearest"],
+        ignore=values[titles.index(IGNORE)] if IGNORE in titles else None,
     )
 
 
@@ -282,6 +296,14 @@ def _found(pairs: Sequence[Pair], chosen: Mapping[str, Any], *, flat: bool) -> C
         names = ["background", "foreground"]
     else:
         names = [f"label_{level}" if level else "background" for level in levels]
+    if len(levels) > 2 and levels[-1] == _VOID and levels[-2] < _FEW:
+        names[-1] = IGNORE
+        listed = ",".join(map("{}={}".format, levels, names))
+        raise BadSource(
+            f"the masks hold numbers up to {levels[-2]}, and {_VOID}, which in PASCAL VOC and many "
+            f"others is no class, but what nobody labelled. If so, say 'labels={listed}', with "
+            f"names of your own for label_N; if it is a class, its name in place of {IGNORE}"
+        )
     return Coding(
         way="numbers",
         classes=tuple(names),
@@ -342,13 +364,12 @@ def _ask_for_colours(colours: Counter[int]) -> str:
             f" and {len(colours) - _SHOWN} more, as JPEG and smoothing leave them: those are taken "
             "for the nearest one with nearest=true"
         )
-    palette = ",".join(
-        f"{_hex(colour)}={'background' if not at else 'NAME'}"
-        for at, (colour, _) in enumerate(most)
-    )
+    names = {_VOID_COLOUR: IGNORE, most[0][0]: "background"}
+    palette = ",".join(f"{_hex(colour)}={names.get(colour, 'NAME')}" for colour, _ in most)
     return (
         f"the masks are in colour, and what each colour means is not known. They hold {shown}. "
-        f"Name those that count, the background first: 'palette={palette}'"
+        f"Name those that count, the background first, and {IGNORE} what nobody labelled: "
+        f"'palette={palette}'"
     )
 
 

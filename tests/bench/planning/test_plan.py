@@ -1,5 +1,6 @@
 """From a study to a run: what is fixed, what may grow, what is refused; the user's own parts."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from bench.planning import expand as expand_module
 from bench.planning.plan import ends_early, resolve, save
 from bench.study.schema import parse_study
 from results.tables import store as results
+from results.tables.rule import in_words
 
 
 def study_text(store: Path, **changes: str) -> str:
@@ -249,6 +251,44 @@ def test_another_protocol_in_the_same_folder_is_refused(plan_of, change):
     save(plan_of())
     with pytest.raises(StudyError, match=next(iter(change))):
         plan_of(**change)
+
+
+def test_a_margin_of_errors_counts_standard_deviations_of_the_numbers(plan_of, small_store):
+    """Half of the numbers are 0, half are 1. Beside a margin of one's own nothing is counted."""
+    data = {"data": f"[{small_store('regression', 2).path}]", "losses": "[l1]"}
+
+    def counted(**changes):
+        found = plan_of(**data, **changes).study
+        return found.margin, found.data[0].deviation
+
+    assert counted() == (0.01, 0.5)
+    assert counted(primary="{regression: rmse}") == (0.01, 0.5)
+    for metric in ("r2", "pearson", "concordance"):
+        assert counted(primary=f"{{regression: {metric}}}") == (0.01, None)
+    assert counted(margin="0.01") == (0.01, None)
+    assert plan_of().study.data[0].deviation is None
+
+    first = plan_of(run="counted", **data)
+    save(first)
+    rule = json.loads((first.folder / "rule.json").read_text())
+    assert (rule["margin"], rule["deviations"]) == (0.01, {"small-regression": 0.5})
+    rule["deviations"]["more"] = 2.0
+    assert (
+        "margin 0.01; small-regression: 0.005 in the unit of its numbers, whose standard deviation "
+        "is 0.5; more: 0.02 in the unit of its numbers, whose standard deviation is 2, alpha 0.05"
+    ) in in_words(rule, {"regression"})
+    assert counted(run="counted") == (0.01, 0.5)
+    with pytest.raises(StudyError, match="other settings"):
+        counted(run="counted", margin="0.01")
+    # As a study of its own, what a run wrote down is the same.
+    content = yaml.safe_load((first.folder / "study.yaml").read_text())
+    again = parse_study(yaml.safe_dump(content), "study.yaml")
+    assert resolve(again, first.folder, first.folder.parent / "copied").study.data[0].deviation
+
+    # A run of before goes on as it was.
+    del content["data"][0]["deviation"]
+    (first.folder / "study.yaml").write_text(yaml.safe_dump(content))
+    assert counted(run="counted") == (0.01, None)
 
 
 def test_folds_are_read_back_from_the_run(plan_of):

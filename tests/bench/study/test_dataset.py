@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from bench.study.dataset import described
+from results.report.data import about
 
 
 def test_an_image_set_is_described(small_store):
@@ -19,6 +20,17 @@ def test_an_image_set_is_described(small_store):
     assert found["kind"] == store.meta.kind
     assert found["regions"] == []
     assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_of_a_finding_it_is_told_of_how_many_cases_it_is_not_known(small_store):
+    """Of 40 cases every fifth says nothing of the second finding."""
+    store = small_store("multilabel", 2)
+    found = described(store)["classes"]
+    assert [(each["name"], each["unknown"]) for each in found] == [("bright", 0), ("marked", 8)]
+    table = about(described(store), (), "multilabel")["table"]
+    name, number, unknown, share = table["lines"][1]
+    assert (name, number, unknown) == ("marked", int((store.numbers[:, 1] == 1).sum()), 8)
+    assert share.startswith(f"{number} of 32: ")
 
 
 def test_a_volume_set_is_described(small_store):

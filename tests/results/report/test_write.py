@@ -193,15 +193,19 @@ def test_the_page_says_what_the_data_are(make_run, small_page):
 
 
 def test_a_finding_has_its_share_of_those_that_it_is_known_of():
-    """Of 10 cases 4 have it and 2 nobody knows of: half; untold how many, 40 % at least."""
+    """Of 10 cases 4 have it and 2 nobody knows of: half; untold how many, 40 % of all."""
     data = DATA["classification"] | {"cases": 10, "classes": [{"name": "Edema", "number": 4}]}
     told = about(data, (), "multilabel", {"Edema": 2})["table"]
     assert told["head"] == ("finding", "cases that have it", "not known", "share of those known")
-    assert told["lines"] == [("Edema", 4, 2, "50 %")]
+    assert told["lines"] == [("Edema", 4, 2, "4 of 8: 50 %")]
+    known = data | {"classes": [{"name": "Edema", "number": 4, "unknown": 2}]}
+    assert about(known, (), "multilabel")["table"] == told
     of_88 = about({**data, "cases": 100, "classes": [{"name": "Edema", "number": 41}]}, (),
                   "multilabel", {"Edema": 12})  # fmt: skip
-    assert of_88["table"]["lines"] == [("Edema", 41, 12, "46.6 %")]
-    assert about(data, (), "multilabel")["table"]["lines"] == [("Edema", 4, "at least 40 %")]
+    assert of_88["table"]["lines"] == [("Edema", 41, 12, "41 of 88: 46.6 %")]
+    untold = about(data, (), "multilabel")["table"]
+    assert untold["head"][-1] == "share of all cases, known or not"
+    assert untold["lines"] == [("Edema", 4, "40 %")]
 
 
 def test_a_finding_is_not_known_where_no_tested_case_has_an_answer():
@@ -476,6 +480,12 @@ def test_a_study_that_was_edited_into_none_is_named(small_run, text):
     (run / "study.yaml").write_text(text)
     with pytest.raises(RunError, match=rf"^study\.yaml: {text.partition(':')[0]} must be "):
         load_verdicts(run)
+
+
+def test_a_deviation_that_was_edited_into_none_is_named(make_run):
+    data = [{"name": CLASSES[0][0], "deviation": "wide"}]
+    with pytest.raises(RunError, match=r"^study\.yaml: deviation must be a number"):
+        load_verdicts(make_run(datasets=CLASSES, **SMALL, study={"data": data}))
 
 
 def given_folds(number: object) -> dict[str, object]:

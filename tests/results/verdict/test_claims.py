@@ -74,10 +74,14 @@ def test_no_interval_goes_further_than_two_scores_can_differ():
 
 def test_a_task_that_a_later_version_has_is_no_change_of_the_rule():
     rule = {"hash": "", "primary": {"classification": "auc"}, "margin": 0.01, "alpha": 0.05}
-    study = {"primary": {"classification": "auc", "multilabel": "auc"}, "margin": 0.01}
+    rule["deviations"] = {"echo": 10.0}
+    study = {"data": [{"name": n, "deviation": d} for n, d in (("echo", 10.0), ("late", 2.0))]}
+    study |= {"primary": {"classification": "auc", "multilabel": "auc"}, "margin": 0.01}
     assert rule_changed(study, rule) == []
-    (said,) = rule_changed({"primary": {"classification": "mcc"}}, rule)
+    (said,) = rule_changed(study | {"primary": {"classification": "mcc"}}, rule)
     assert said.startswith("primary was")
+    (said,) = rule_changed(study | {"data": []}, rule)
+    assert said.startswith("deviations was echo 10 before the first trial")
 
 
 @pytest.mark.parametrize(

@@ -334,6 +334,7 @@ def test_the_models_claim_of_a_winner_is_of_its_models(make_rows):
 def test_a_margin_that_changed_is_told(make_rows):
     rows, study = make_rows(**OPTIONS)
     rule = {"hash": "ab", "primary": study["primary"], "margin": 0.01, "alpha": 0.05}
+    rule["deviations"] = {}
     every = contests(rows, study, DESCRIBED)
     assert verdict(every, study, rule=rule)["datasets"][0]["warnings"] == []
     changed = study | {"margin": 0.5}

@@ -87,6 +87,20 @@ def test_a_lead_inside_the_margin_is_said_to_be_small(make_rows):
     assert "inside the margin of 0.100" in found["reason"]
 
 
+def test_a_margin_may_count_the_deviations_of_a_data_sets_numbers(make_rows):
+    """0.01 of 10 is a margin of 0.1; another data set's stays 0.01."""
+    data = [{"name": "lung-nodules", "deviation": 10.0}]
+    found = only(make_rows(datasets=ONE, lead=0.03, noise=0.001, study={"data": data}))
+    assert found["margin"] == pytest.approx(0.1)
+    assert "inside the margin of 0.100" in found["reason"]
+    said = "The margin is 0.100 AUC: 0.01 times 10, the standard deviation of the true numbers."
+    assert said in found["reason"]
+    data = [{"name": "others", "deviation": 10.0}, {"name": "lung-nodules"}]
+    found = only(make_rows(datasets=ONE, lead=0.03, noise=0.001, study={"data": data}))
+    assert found["margin"] == 0.01
+    assert "margin" not in found["reason"]
+
+
 def best_of_the_cheapest(found):
     """Return the best score among those that cost as little as the cheapest of the tied group."""
     rows = by_name(found)
@@ -594,10 +608,10 @@ def test_recipes_that_lack_a_data_set_are_not_ranked(make_rows):
 # ---- the file --------------------------------------------------------------------------------
 
 KEYS = {
-    "dataset", "task", "metric", "direction", "unit", "state", "recommended", "reason",
-    "tied_group", "price", "settings", "selected_by_validation", "folds", "seeds", "expected",
-    "test_train_ratio", "lead", "errors", "claims", "margins", "interactions", "second", "next",
-    "warnings", "combinations",
+    "dataset", "task", "metric", "direction", "unit", "margin", "state", "recommended",
+    "reason", "tied_group", "price", "settings", "selected_by_validation", "folds", "seeds",
+    "expected", "test_train_ratio", "lead", "errors", "claims", "margins", "interactions",
+    "second", "next", "warnings", "combinations",
 }  # fmt: skip
 COMBINATION_KEYS = {
     "name", "model", "optimizer", "loss", "schedule", "regularizer", "pretrained", "state", "note",

@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.ndimage import binary_dilation
 
 from loaders.cases import BadCase, BadSource
 from loaders.datasets.pairs.patterns import Files, compiled, stem_of
@@ -179,6 +180,41 @@ def test_a_palette_counts_by_its_numbers_or_by_its_colours(tmp_path: Path) -> No
     for mask, by_colour, wanted in zip(masks_of(cases), masks_of(named), truth(), strict=True):
         np.testing.assert_array_equal(mask, wanted)
         np.testing.assert_array_equal(by_colour, np.array([0, 2, 1])[wanted])
+
+
+@pytest.mark.parametrize("way", ["palette", "grey", "colours"])
+def test_what_nobody_labelled_is_asked_for_and_ignored(tmp_path: Path, way: str) -> None:
+    """As in PASCAL VOC: 255, in a palette and in its colour there, around what is labelled."""
+
+    def bordered(mask: Any) -> Any:
+        mask = np.where(binary_dilation(mask > 0) & (mask == 0), 255, mask).astype(np.uint8)
+        image = indexed(mask)
+        colours = np.zeros((256, 3), np.uint8)
+        colours[[1, 2, 255]] = RED, GREEN, (224, 224, 192)
+        image.putpalette(colours.ravel().tolist())
+        return {"palette": image, "grey": mask, "colours": colours[mask]}[way]
+
+    source = folder_of(tmp_path, bordered)
+    with pytest.raises(BadSource) as told:
+        read(source, **PNG)
+    name, offered = str(told.value).split("'")[1].split("=", 1)
+    found = {
+        "labels": "0=background,1=label_1,2=label_2,255=ignore",
+        "palette": "#000000=background,#ff0000=NAME,#e0e0c0=ignore,#008000=NAME",
+    }
+    assert sorted(offered.split(",")) == sorted(found[name].split(","))
+    offered = found[name].replace("NAME", "label_1", 1).replace("NAME", "label_2", 1)
+    survey, cases, rejected = read(source, **PNG, **{name: offered})
+    assert rejected == []
+    assert survey.meta.classes == ("background", "label_1", "label_2")
+    assert survey.meta.regions == {"label_1": (1,), "label_2": (2,)}
+    assert survey.meta.ignored == 3
+    for mask, wanted in zip(masks_of(cases), truth(), strict=True):
+        around = binary_dilation(wanted > 0) & (wanted == 0)
+        np.testing.assert_array_equal(mask, np.where(around, 3, wanted))
+    # Whoever says that it is a class has one.
+    as_class = read(source, **PNG, **{name: offered.replace("ignore", "edge")})[0].meta
+    assert (len(as_class.classes), as_class.ignored) == (4, None)
 
 
 def test_palettes_that_differ_mean_nothing(tmp_path: Path) -> None:
