@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 __all__ = ["LOSSES", "Criterion", "Loss", "Total", "alone", "over_processes"]
 
 # Imported when a loss is computed: the table loads in milliseconds.
-boundary = late("bench.losses.boundary")
 compound = late("bench.losses.compound")
 cross_entropy = late("bench.losses.cross_entropy")
 overlap = late("bench.losses.overlap")
 ranking = late("bench.losses.ranking")
-tubes = late("bench.losses.tubes")
 errors = late("bench.losses.numbers.errors")
 findings = late("bench.losses.numbers.findings")
+boundary = late("bench.losses.shapes.boundary")
+tubes = late("bench.losses.shapes.tubes")
 
 # A loss with its settings: (logits, target, class weights, total) -> values (N,). Of a row with
 # `derive` it may be called with `derived`, which it makes itself where it is left out.

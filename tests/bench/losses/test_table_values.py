@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.losses.shapes.tubes import tubes
 from bench.losses.table import LOSSES, alone
-from bench.losses.tubes import tubes
 
 Array = NDArray[np.float64]
 
