@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 ROOT = Path(__file__).resolve().parent.parent
 PATCHES = Path(__file__).parent / "patches"
@@ -140,7 +140,7 @@ def checkout(copy: Path, patch: Path) -> Path:
 
 
 def run(command: list[str], copy: Path, **variables: str) -> None:
-    """Run a command in the copy, on the copy's code; what it printed is told where it fails."""
+    """Run a command in a checkout, on its code; what it printed is told where it fails."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(copy),
@@ -158,6 +158,13 @@ def test_every_patch_is_tried():
     assert {path.stem for path in PATCHES.iterdir()} == {addition.name for addition in ADDITIONS}
 
 
+@pytest.mark.parametrize("addition", ADDITIONS, ids=lambda addition: addition.name)
+def test_a_patch_still_fits(addition):
+    """Told at once: what it does is tried by the slow test alone."""
+    run(["git", "apply", "--check", str(PATCHES / f"{addition.name}.patch")], ROOT)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("addition", ADDITIONS, ids=lambda addition: addition.name)
 def test_an_addition_is_few_files_and_works(addition, tmp_path):
     patch = PATCHES / f"{addition.name}.patch"
