@@ -13,7 +13,6 @@ from results.statistics.spread import (
     mean_variance_factor,
     middle_scatter,
     nervousness,
-    seed_variance,
     typical_ratio,
 )
 
@@ -79,7 +78,7 @@ def predict(pilot: Evidence, plan: Plan, *, alpha: float) -> Prediction:
         # Nothing is known beforehand of a scatter itself: the posterior of a variance alone.
         truth = middle * before / rng.chisquare(before, _DRAWS)
         seen = _seen_later(rng, truth, middle, before, after)
-        both = 2 * (seen + _seeds(pair, plan)) * factor
+        both = (2 * seen + _seeds(pair, plan)) * factor
         variance, df = np.maximum(both, 0), np.full(_DRAWS, float(after))
     else:
         truth = _ratios(rng, middle, before)
@@ -88,7 +87,7 @@ def predict(pilot: Evidence, plan: Plan, *, alpha: float) -> Prediction:
         known = patients * np.exp(spread * rng.standard_normal(_DRAWS))
         case = plan.folds * known
         ratio = typical_ratio(seen, pilot.combinations, after)
-        both = np.maximum((ratio - 1) * case + 2 * _seeds(pair, plan), 0) * factor
+        both = np.maximum((ratio - 1) * case + _seeds(pair, plan), 0) * factor
         variance = known + both
         error = known**2 / max(plan.patients - 2, 1)
         error += (nervousness(seen) * ratio * case * factor) ** 2 / after
@@ -135,7 +134,8 @@ def _patients(influence: Array, planned: int) -> tuple[float, float]:
 
 
 def _seeds(pair: Evidence, plan: Plan) -> float:
-    """Return what other numbers of seeds add to a combination's variance of one fold."""
+    """Return what other numbers of seeds add to a lead's variance of one fold."""
     if pair.seeds < 2:
         return 0.0
-    return float(seed_variance(pair.scores).mean()) * (1 / plan.seeds - 1 / pair.seeds)
+    lead = pair.scores[0] - pair.scores[1]  # the luck of a seed that both have leaves with it
+    return float(lead.var(axis=-1, ddof=1).mean()) * (1 / plan.seeds - 1 / pair.seeds)

@@ -314,8 +314,8 @@ def evidence_pairs(evidence: Evidence, frozen: Spread | None = None) -> tuple[Pa
     spread = training_spread(evidence.scores, by_repeat) if frozen is None else frozen
     remaining = 1.0
     if frozen is not None and evidence.seeds > frozen.seeds and frozen.extra.sum() > 0:
-        within = seed_variance(evidence.scores).mean(axis=-1)
-        part = min(1.0, float(within.mean() / frozen.seeds / frozen.extra.mean()))
+        of_seed = float(seed_variance(evidence.scores, evidence.influence).mean())
+        part = min(1.0, max(of_seed, 0.0) / frozen.seeds / float(frozen.extra.mean()))
         remaining = 1 - (1 - frozen.seeds / evidence.seeds) * part
     found = pairs(
         mean,
@@ -329,10 +329,25 @@ def evidence_pairs(evidence: Evidence, frozen: Spread | None = None) -> tuple[Pa
     return found, spread
 
 
-def seed_variance(scores: Array) -> Array:
-    """Return (m, R) variances over the seeds of a fold, the mean over folds; more than one seed."""
-    variance: Array = scores.var(axis=-1, ddof=1).mean(axis=-1)
-    return variance
+def seed_variance(scores: Array, influence: Array | None) -> Array:
+    """Return (m,) what one seed adds to a fold's variance, of what training adds by `extra`.
+
+    From (m, R, k, S) scores and (m, R, S, n) influence, S > 1: the scatter of seeds within folds.
+    The luck that a seed has with all combinations is taken off, as `_own_scatter` does, since all
+    start from its weights and see its order; so is its noise with each patient, which is in what
+    patients add. `extra` holds neither.
+    """
+    _, repeats, folds, seeds = scores.shape
+    _, weights = _own_scatter(scores.mean(axis=-1))
+    apart = scores - scores.mean(axis=-1, keepdims=True)
+    residual = apart - np.tensordot(weights, apart, axes=1)
+    freedom = repeats * folds * (seeds - 1)
+    variance: Array = (residual**2).sum(axis=(1, 2, 3)) / (freedom * (1 - weights))
+    if influence is None:
+        return variance
+    moved = influence - influence.mean(axis=-2, keepdims=True)
+    by_repeat = np.einsum("irsn,lrsn->ril", moved, moved, optimize=True) / (seeds - 1)
+    return variance - _case_scatter(by_repeat, weights, folds)
 
 
 def single_variance(

@@ -157,6 +157,15 @@ def test_more_patients_folds_repeats_and_seeds_narrow_a_prediction():
         predict(pilot, Plan(**base | {"folds": 1}), alpha=0.05)
 
 
+def test_luck_of_a_seed_that_all_share_is_not_foretold_to_narrow_a_lead():
+    rng = np.random.default_rng(2)
+    scores = 0.8 + rng.normal(0, 0.01, (3, 1, 5, 1)) + rng.normal(0, 0.02, (1, 1, 5, 3))
+    pilot = Evidence(scores=scores, influence=None, test_train_ratio=0.25)
+    base = {"folds": 5, "repeats": 1, "patients": 100, "test_train_ratio": 0.25}
+    few, many = (predict(pilot, Plan(**base, seeds=seeds), alpha=0.05) for seeds in (3, 9))
+    assert many.half_width == pytest.approx(few.half_width)
+
+
 def test_scores_alone_predict_the_corrected_t():
     """As many folds as the pilot's, known without error for a pilot of very many repeats."""
     rng = np.random.default_rng(1)
