@@ -66,6 +66,15 @@ def interval(low: float | None, high: float | None, alpha: float) -> str:
     return f"{percent(1 - alpha)} interval {score(low)} to {score(high)}"
 
 
+def scored(value: float | None, low: float | None, high: float | None, alpha: float) -> str:
+    """Return a score with its interval: `0.870 (95 % interval 0.811 to 0.934)`.
+
+    Without the interval where it has no width: scores alike in all folds tell of no uncertainty.
+    """
+    reach = "" if low == high else interval(low, high, alpha)
+    return f"{score(value)} ({reach})" if reach else score(value)
+
+
 def against_best(advantage: Mapping[str, float], *, tied: bool, alone: bool) -> str:
     """Return in words what an interval against the best says of one combination.
 

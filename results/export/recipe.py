@@ -77,7 +77,6 @@ class Recipe:
     loss: Entry
     schedule: Entry
     regularizer: Entry
-    alpha: float
     one_setting: bool
     classes: int | None
     channels: int | None
@@ -165,7 +164,6 @@ def _recipe(run: Recorded, data: str | None, name: str | None) -> Recipe:
         loss=loss,
         schedule=entries["schedule"],
         regularizer=regularizer,
-        alpha=float(run.verdict["alpha"]),
         one_setting=len(hparams) < 2,
         classes=len(about["classes"]) if "classes" in about else None,
         channels=len(about["channels"]) if "channels" in about else None,
@@ -230,15 +228,14 @@ def _arguments(settings: Mapping[str, Any]) -> str:
 def _head(r: Recipe, what: str) -> str:
     found, study = r.found, r.study
     row = next(row for row in found["combinations"] if row["name"] == r.combination.name)
-    interval = text.interval(row["test_low"], row["test_high"], r.alpha)
+    test = text.scored(row["test_score"], row["test_low"], row["test_high"], found["alpha"])
     recommended = r.combination.name == found["recommended"]
     said = [
         f"{r.combination.name}, {what}. Run {r.run}, {r.contest.dataset} ({r.contest.task}).",
         f"Verdict: {text.STATES[found['state']].lower()}. {found['reason']}"
         if recommended
         else "Named by hand: the run does not recommend it.",
-        f"Its test {text.metric(found['metric'])}: {text.score(row['test_score'])}"
-        + (f" ({interval})." if interval else "."),
+        f"Its test {text.metric(found['metric'])}: {test}.",
     ]
     if not r.one_setting:
         said.append(

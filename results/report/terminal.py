@@ -41,7 +41,7 @@ def _terminal(verdict: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield Text.assemble(*_badge(found["state"]), found["reason"])
         judged = [row for row in found["combinations"] if row["state"] == "judged"]
         if judged:
-            yield Padding(_table(found, judged, verdict["alpha"]), (0, 0, 0, 2))
+            yield Padding(_table(found, judged), (0, 0, 0, 2))
             yield Padding(Text(_legend(found), style="dim"), (0, 0, 0, 2))
         # The headline's sentence opens the reason; the others stand below the table.
         found_on = [
@@ -56,10 +56,13 @@ def _terminal(verdict: Mapping[str, Any]) -> Iterator[RenderableType]:
             yield Text(found["next"]["sentence"])
         chosen = found["selected_by_validation"]
         if chosen:
-            reach = text.interval(chosen["low"], chosen["high"], verdict["alpha"])
+            alone, anew = (
+                text.scored(each["test_score"], each["low"], each["high"], found["alpha"])
+                for each in (chosen, chosen["nested"])
+            )
             yield Text(
-                f"Chosen by inner validation alone: {chosen['name']}, test "
-                f"{text.score(chosen['test_score'])} ({reach})."
+                f"Chosen by inner validation alone: {chosen['name']}, test {alone}. Chosen anew in "
+                f"each fold: {anew}, the honest estimate of what the procedure delivers."
             )
         if found["settings"]:
             yield Text(found["settings"])
@@ -87,14 +90,14 @@ def _not_judged(rows: Sequence[Mapping[str, Any]]) -> Iterator[Text]:
         yield Text(f"{what}: {who} ({note})", style="dim")
 
 
-def _table(found: Mapping[str, Any], judged: Sequence[Mapping[str, Any]], alpha: float) -> Table:
+def _table(found: Mapping[str, Any], judged: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     short, alone = text.short_names(found["combinations"]), len(found["tied_group"]) == 1
     for title, side in (
         ("", "left"),
         ("combination", "left"),
         ("test", "right"),
-        (f"against the best ({text.percent(1 - alpha)})", "right"),
+        (f"against the best ({text.percent(1 - found['alpha'])})", "right"),
         ("training", "right"),
     ):
         table.add_column(title, justify="left" if side == "left" else "right")

@@ -95,5 +95,6 @@ def environment() -> Environment:
         "metric": words.metric,
         "percent": words.percent,
         "interval": words.interval,
+        "scored": words.scored,
     }
     return environment

@@ -8,7 +8,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
 from results.statistics import critical
-from results.statistics.spread import mean_variance_factor, single_variance
+from results.statistics.spread import (
+    case_covariances,
+    mean_variance_factor,
+    single_variance,
+)
 
 Array = NDArray[np.float64]
 
@@ -38,9 +42,10 @@ def interval(
     """Return the interval of one combination's mean, trained anew on as many patients like these.
 
     `scores`: (R, k, S); `influence`: (R, S, n) as in `Evidence`, or None, which gives
-    `corrected_interval`. The variance is that over patients plus what training adds. `scale`:
-    "logit" for an AUC (the delta method), "wilson" for a share of right answers, which both stay
-    between 0 and 1, else "raw". `grain`: as in `Evidence`. More than one fold.
+    `corrected_interval`. The variance is that over patients plus what training adds; one fold does
+    not tell the latter, so that its interval is that of the models trained here. `scale`: "logit"
+    for an AUC (the delta method), "wilson" for a share of right answers, which both stay between 0
+    and 1, else "raw". `grain`: as in `Evidence`. Raises ValueError for one fold without influence.
     """
     if influence is None:
         mean, low, high = corrected_interval(
@@ -49,7 +54,11 @@ def interval(
         return Interval(mean=mean, low=low, high=high)
     mean = float(scores.mean())
     patients = influence.shape[-1]
-    variance, df = single_variance(scores, influence, test_train_ratio=test_train_ratio)
+    if scores.shape[1] > 1:
+        variance, df = single_variance(scores, influence, test_train_ratio=test_train_ratio)
+    else:
+        _, covariance = case_covariances(influence[None])
+        variance, df = float(covariance[0, 0]), max(patients - 2, 1)
     variance = max(variance, grain**2)
     t = float(critical.two_sided_t(df, alpha))
     if scale == "wilson":

@@ -163,11 +163,13 @@ def _one_under_two_names(contest: Contest) -> list[str]:
 
 
 def _few_folds(contest: Contest) -> str | None:
-    if len(contest.folds) >= _FEWEST_FOLDS:
+    count = len(contest.folds)
+    if count >= _FEWEST_FOLDS:
         return None
+    known = "is not known" if count < 2 else "is known from one difference alone"
     return (
-        f"The verdict stands on {text.count(len(contest.folds), 'fold')}: how much scores vary "
-        "from fold to fold is known from one difference alone. Five folds are usual."
+        f"The verdict stands on {text.count(count, 'fold')}: how much scores vary from fold to "
+        f"fold {known}. Five folds are usual."
     )
 
 
@@ -187,9 +189,8 @@ def _no_better_than_chance(
         return None
     return (
         f"{recommended.name} is not shown to be better than chance: its test "
-        f"{text.metric(contest.metric)} of {text.score(mean)} "
-        f"({text.interval(low, high, alpha)}) does not keep clear of {text.score(value)}, which "
-        f"{who} gets."
+        f"{text.metric(contest.metric)} of {text.scored(mean, low, high, alpha)} does not keep "
+        f"clear of {text.score(value)}, which {who} gets."
     )
 
 

@@ -264,7 +264,8 @@ class OfDataset(TypedDict):
     - `reason`: the verdict in words; `warnings`: sentences.
     - `settings`: in words, which learning rates were compared and whether any was tuned; null
       before the first trial.
-    - `margin`: a difference that does not matter, in `unit`.
+    - `margin`: a difference that does not matter, in `unit`; `alpha`: the level of all claims and
+      intervals here, the study's less what a race or several looks took of it.
     - `tied_group`: all that cannot be told from the best.
     - `expected`: trials of a combination; `test_train_ratio`: cases of a test fold by those of its
       training part.
@@ -281,6 +282,7 @@ class OfDataset(TypedDict):
     direction: Literal["max", "min"]
     unit: str | None
     margin: float
+    alpha: float
     state: State
     recommended: str | None
     reason: str

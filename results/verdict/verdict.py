@@ -222,6 +222,7 @@ def _judge(
         "direction": "max" if contest.sign > 0 else "min",
         "unit": contest.unit,
         "margin": margin,
+        "alpha": alpha,
         "state": found.headline.state if found else "none",
         "recommended": recommended.name if recommended else None,
         "reason": _reason(contest, found, recommended, price, counted),
@@ -471,12 +472,13 @@ def _described(contest: Contest, found: _Judgement | None, alpha: float) -> list
                 "low": float(compared.low[i]),
                 "high": float(compared.high[i]),
             }
-        if len(folds) > 1:
-            row["test_low"], row["test_high"] = (
-                _interval(contest, found.known, judged.index(combination), alpha)
-                if found and combination in judged
-                else _by_folds(contest, list(folds.values()), alpha)
+        by_cases = found and found.known.evidence.influence is not None
+        if found and combination in judged and (by_cases or len(folds) > 1):
+            row["test_low"], row["test_high"] = _interval(
+                contest, found.known, judged.index(combination), alpha
             )
+        elif len(folds) > 1:
+            row["test_low"], row["test_high"] = _by_folds(contest, list(folds.values()), alpha)
         # Built as a plain mapping: the axes, whose columns are among its keys, are a table's.
         rows.append(cast("Judged", row))
     return sorted(rows, key=lambda row: _place(row, contest.sign))

@@ -3,6 +3,7 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy import special, stats
 from sklearn import metrics
 
 from results.statistics.predict import Plan
@@ -282,6 +283,21 @@ def test_one_fold_claims_of_the_models_alone(make_rows):
     assert data["state"] == "better"
     assert data["reason"].startswith("Of the models trained here, those of resnet18 + adam + ce")
     assert "One fold cannot tell" in data["next"]["sentence"]
+    assert "from fold to fold is not known" in " ".join(data["warnings"])
+    # The score's own interval is of these models too: DeLong's, on the logit (scipy).
+    row = data["combinations"][0]
+    phi = evidence_of(rows, study, rows_of).evidence.influence[0, 0, 0]
+    inner = row["test_score"] * (1 - row["test_score"])
+    half = stats.t.ppf(0.975, len(phi) - 2) * np.sqrt((phi**2).sum()) / inner
+    ends = special.expit(special.logit(row["test_score"]) + np.array([-half, half]))
+    assert [row["test_low"], row["test_high"]] == pytest.approx(list(ends))
+
+
+def test_one_fold_near_chance_is_warned_of(make_rows):
+    made = make_rows(datasets=ONE, optimizers=("adam", "sgd"), losses=("ce",), folds=1)
+    rows, study, rows_of = with_cases(made, n=10)
+    (data,) = verdict(contests(rows, study, DESCRIBED), study, rows_of)["datasets"]
+    assert "is not shown to be better than chance" in " ".join(data["warnings"])
 
 
 def test_what_would_decide_is_said_with_its_price(make_rows):

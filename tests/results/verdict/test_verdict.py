@@ -608,7 +608,7 @@ def test_recipes_that_lack_a_data_set_are_not_ranked(make_rows):
 # ---- the file --------------------------------------------------------------------------------
 
 KEYS = {
-    "dataset", "task", "metric", "direction", "unit", "margin", "state", "recommended",
+    "dataset", "task", "metric", "direction", "unit", "margin", "alpha", "state", "recommended",
     "reason", "tied_group", "price", "settings", "selected_by_validation", "folds", "seeds",
     "expected", "test_train_ratio", "lead", "errors", "claims", "margins", "interactions",
     "second", "next", "warnings", "combinations",

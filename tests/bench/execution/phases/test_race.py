@@ -1,11 +1,13 @@
 """Races: the first seed runs for all, one drop is written down, and only the rest goes on."""
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from bench.core.references import StudyError
 from bench.execution.phases.race import first_round, raced
@@ -14,7 +16,7 @@ from bench.execution.trial_queue import Progress
 from bench.planning.plan import Plan, resolve, save
 from bench.study.schema import Study, load_study, with_race
 from bench.study.trial import trial_columns
-from results.report.write import load_verdicts
+from results.report.write import leaderboard, load_verdicts, write_report
 from results.tables.schema import FINAL_STATUSES
 from results.tables.store import finished, read, write_trial
 
@@ -135,6 +137,21 @@ def test_the_verdict_of_a_race_judges_those_left_by_what_the_drop_left_of_the_le
         "A race dropped 1 of 4 after the first seed, at level 1 %; the verdict on those left has "
         "level 4 %."
     ) in found["warnings"]
+    # Each interval, wherever it is shown, has that level.
+    assert found["alpha"] == pytest.approx(0.04)
+    write_report(made.folder)
+    console = Console(width=200, record=True)
+    console.print(leaderboard(load_verdicts(made.folder)))
+    shown = {
+        "page": (made.folder / "report.html").read_text(encoding="utf-8"),
+        "terminal": console.export_text(),
+    }
+    for where, text in shown.items():
+        levels = set(re.findall(r"(\d+(?:\.\d+)?) % (?:interval|confidence)", text))
+        # The page's protocol says what the study asked for, and that the race took of it.
+        assert levels - ({"95"} if where == "page" else set()) == {"96"}, where
+    # The papers' claims are a family of their own.
+    assert shown["page"].count("95 % interval") == shown["page"].count("<th>claim</th>") == 1
 
 
 def test_a_race_needs_something_after_the_first_seed(plan):
