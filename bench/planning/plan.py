@@ -43,6 +43,7 @@ from results.tables.protocol import DEFAULTS
 from results.tables.rule import fix_rule
 from results.tables.schema import FINAL_STATUSES
 from results.tables.store import footer, read
+from results.text import count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +101,9 @@ def resolve(
     A user's own code is tried meanwhile, and what it changes of this process is put back.
 
     `lanes` trials are to run at once on one machine's `cores`, with a GPU each where `cuda`; None
-    is what this process may use, and lanes None on a CPU as many as its cores and memory hold, with
-    a thread each. `devices` share each trial. A run folder that exists keeps the settings it was
+    is what this process may use, and a new run's `threads` are no more than those cores; lanes None
+    on a CPU is as many as its cores and memory hold, with a thread each. `devices` share each
+    trial. A run folder that exists keeps the settings it was
     made with. Where the study says `speed: auto`, what computes each model fastest is measured
     here, of models that the run has not seen yet; `told` hears (measurements done, known of).
 
@@ -110,7 +112,10 @@ def resolve(
     """
     before = earlier(folder)
     gpus = torch.cuda.is_available() if cuda is None else cuda
-    cores = cores or usable_cores()
+    if cores is None:
+        cores = usable_cores()
+        if before is None:
+            _check_threads(study, cores)
     automatic = lanes is None and before is None and study.threads is None
     by_hand = study.margin is not None
     study = _fix(study, before, max(cores // (lanes or 1), 1), cuda=gpus)
@@ -323,6 +328,19 @@ def _splits(
             f"Choose another run folder, or bring the store back."
         ) from error
     return found
+
+
+def _check_threads(study: Study, cores: int) -> None:
+    """Raise StudyError where a trial asks for more threads than this machine gives it cores.
+
+    A run that was begun elsewhere goes on here all the same: its threads are a part of its ids.
+    """
+    if study.threads is not None and study.threads > cores:
+        raise StudyError(
+            f"threads: {study.threads} are asked for each trial, and {count(cores, 'core')} can be "
+            f"used here (by the machine, a quota or OMP_NUM_THREADS). Ask for {cores} at most, or "
+            f"leave `threads` out."
+        )
 
 
 def _fix(study: Study, before: Study | None, threads: int, *, cuda: bool) -> Study:
