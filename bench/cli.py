@@ -1055,7 +1055,7 @@ _UNREAD = 128 + 13
 def main() -> None:
     """Run the command line; turn whatever can go wrong into one sentence and an exit status."""
     from bench.core.packages import check_packages
-    from bench.execution.stopping import INTERRUPTED, LAST_WORDS, STOPPING
+    from bench.execution.stopping import INTERRUPTED, STOPPING, last_words
 
     STOPPING.listen(at_once=True)
     check_packages()
@@ -1096,7 +1096,7 @@ def main() -> None:
             show()  # a usage error of the parser, with its own words
             status = usage
     if status == INTERRUPTED:
-        err.print(LAST_WORDS)
+        err.print(last_words(sys.argv[1:]))
     if STOPPING.asked:
         STOPPING.deafen()
     STOPPING.end(status or 0)
