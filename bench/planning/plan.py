@@ -135,7 +135,8 @@ def resolve(
         if name in {d.name for d in sets}:
             raise StudyError(f"data: two sets are called {name!r}; give one of them a `name`.")
         # Folds that were dealt here are dealt once; what others made may have changed since.
-        made = partial(splits.make, study, entry, store, own, base)
+        called = entry.model_copy(update={"name": name})
+        made = partial(splits.make, study, called, store, own, base)
         given = isinstance(study.folds, str) or outside is not None
         found = _splits(saved.get(name), study, store, name, made() if given else ()) or made()
         if len(found) < study.repeats * (study.folds if isinstance(study.folds, int) else 0):
@@ -143,10 +144,9 @@ def resolve(
             known = {split.repeat for split in found}
             found = [*found, *(split for split in made() if split.repeat not in known)]
         entries.append(
-            entry.model_copy(
+            called.model_copy(
                 update={
                     "store": _named(entry.store, path, folder),
-                    "name": name,
                     "content": store.content_hash,
                     "test": outside and _named(str(entry.test), outside, folder),
                     "n_folds": len(found) if isinstance(study.folds, str) else None,

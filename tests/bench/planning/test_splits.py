@@ -310,10 +310,19 @@ def test_columns_of_a_table_are_kept_as_numbers_and_asked_for_with_the_command(
     assert kept.content_hash == plain.content_hash
     assert order == list(range(24))
     assert len(planned(tmp_path, "hospital").sets[0].splits) == 3
-    with pytest.raises(StudyError, match=r"unknown column 'hospital'.*--set keep=hospital"):
-        planned(tmp_path, "hospital", "[plain]")
-    with pytest.raises(StudyError, match=r"official: .*--set split=COLUMN"):
-        planned(tmp_path, "official", "[plain]")
+    called = "[{store: plain, name: clinic}]"
+    with pytest.raises(StudyError, match=r"column 'hospital'.*'clinic'.*--set keep=hospital"):
+        planned(tmp_path, "hospital", called)
+    with pytest.raises(StudyError, match=r"official: .*'clinic'.*--set split=COLUMN"):
+        planned(tmp_path, "official", called)
+
+
+def test_too_few_for_folds_is_told_by_the_studys_name(
+    tmp_path: Path, made: Callable[..., Store]
+) -> None:
+    made(labels=[0] * 46 + [1] * 2)
+    with pytest.raises(StudyError, match=r"^data 'hip': .*too few for 5 folds"):
+        planned(tmp_path, "5", "[{store: store, name: hip}]")
 
 
 # ---- nnU-Net's file ------------------------------------------------------------------------
@@ -355,9 +364,9 @@ def test_a_name_that_no_case_has_is_told_with_file_fold_and_part(
     made()
     written(tmp_path, [{"train": [*NAMES[:32], "case_900"], "val": NAMES[32:]}])
     with pytest.raises(
-        StudyError, match=r"folds: splits_final\.json: fold 0: train names 'case_900', .*\(1 of 33"
+        StudyError, match=r"splits_final\.json: fold 0: train names 'case_900', .*'hip' \(1 of 33"
     ):
-        planned(tmp_path, "splits_final.json")
+        planned(tmp_path, "splits_final.json", "[{store: store, name: hip}]")
     written(tmp_path, [{"train": NAMES[:32], "val": NAMES[30:]}])
     with pytest.raises(StudyError, match=r"fold 0: 2 case\(s\) are in train and in val"):
         planned(tmp_path, "splits_final.json")
