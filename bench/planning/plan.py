@@ -245,13 +245,13 @@ def ends_early(plan: Plan) -> list[str]:
     found: dict[str, dict[str, None]] = {}
     for trial in plan.trials:
         looks, patience = trial.looks or trial.epochs, trial.patience
-        reason = "the whole budget"
+        end = "train for their whole budget"
         if trial.stops and patience < looks:
-            reason = f"early stopping after {patience} looks without a better score"
+            end = f"end early after {patience} looks without a better score"
         elif trial.stops:
-            reason += f", as patience is {patience} and looks are {looks}"
-        found.setdefault(reason, {})[trial.choices["schedule"].label] = None
-    return [f"{reason}: schedule {', '.join(schedules)}" for reason, schedules in found.items()]
+            end += f": a patience of {patience} ends none early that looks {looks} times"
+        found.setdefault(end, {})[trial.choices["schedule"].label] = None
+    return [f"trials with schedule {' or '.join(each)} {end}" for end, each in found.items()]
 
 
 def save(plan: Plan) -> None:
