@@ -219,17 +219,23 @@ def _of_given(folds: str, store: Store, splits: Sequence[Split]) -> list[str]:
         whom = "patient" if store.meta.group_source == "patient" else store.meta.group_source
         said.append(
             f"In these splits, which others made (folds: {folds}) and which are kept as they are, "
-            f"{shared.people} of {shared.tested} tested cases share a {whom} with training or "
-            f"inner validation, and {shared.images} have the same pixels as a case there: scores "
-            f"of those tell what was remembered."
+            f"{shared.people} of {shared.tested} tested cases "
+            f"{_one(shared.people, 'shares', 'share')} a {whom} with training or inner validation, "
+            f"and {shared.images} {_one(shared.images, 'has', 'have')} the same pixels as a case "
+            f"there: scores of those tell what was remembered."
         )
     used = {int(row) for split in splits for row in (*split.train, *split.inner, *split.test)}
     if unused := len(store) - len(used):
         said.append(
-            f"{unused} of {len(store)} cases are in no part of these splits (folds: {folds}), and "
-            f"are not used."
+            f"{unused} of {len(store)} cases {_one(unused, 'is', 'are')} in no part of these "
+            f"splits (folds: {folds}), and {_one(unused, 'is', 'are')} not used."
         )
     return said
+
+
+def _one(number: int, one: str, several: str) -> str:
+    """Return the verb of so many cases."""
+    return one if number == 1 else several
 
 
 # ---- tested on a store outside -------------------------------------------------------------
@@ -249,18 +255,19 @@ def _check_outside(entry: DataEntry, store: Store) -> None:
     same = max(common(store.hashes), common(store.image_ids) if same_key else 0)
     if same:
         raise StudyError(
-            f"data: {same} of {len(outside)} cases of test {entry.test!r} have the pixels of a "
-            f"case of {entry.store!r}: it tests what was trained on. Take them out of one of the "
-            f"two."
+            f"data: {same} of {len(outside)} cases of test {entry.test!r} "
+            f"{_one(same, 'has', 'have')} the pixels of a case of {entry.store!r}: it tests what "
+            f"was trained on. Take them out of one of the two."
         )
     if same_key and store.meta.kind == outside.meta.kind and entry.patients is None:
         people = common(store.source_groups)
         if people:
             raise StudyError(
-                f"data: {people} of {len(outside)} cases of test {entry.test!r} are of patients "
-                f"(or bear names) that {entry.store!r} has too. Take them out of one of the two; "
-                f"if they are other people of the same names, say so: `patients: others` beside "
-                f"`test`."
+                f"data: {people} of {len(outside)} cases of test {entry.test!r} "
+                f"{_one(people, 'is of a patient', 'are of patients')} (or "
+                f"{_one(people, 'bears a name', 'bear names')}) that {entry.store!r} has too. Take "
+                f"them out of one of the two; if they are other people of the same names, say so: "
+                f"`patients: others` beside `test`."
             )
 
 

@@ -160,7 +160,7 @@ def test_breastmnists_official_parts_share_one_image(tmp_path: Path, shared_data
     assert [len(part) for part in (split.train, split.inner, split.test)] == [546, 78, 156]
     assert [len(parts[part]) for part in ("train", "val", "test")] == [546, 78, 156]
     assert shared == 1
-    assert f"and {shared} have the same pixels as a case there" in data.notes[1]
+    assert f"and {shared} has the same pixels as a case there" in data.notes[1]
 
 
 def test_patients_and_copies_across_official_parts_are_counted_and_left(
@@ -174,7 +174,7 @@ def test_patients_and_copies_across_official_parts_are_counted_and_left(
     assert numbers_of(plan, split.test) == list(range(40, 48))
     # Three of a patient in training or validation; the last is a copy of case 1, of its class too.
     assert "3 of 8 tested cases share a patient" in plan.sets[0].notes[1]
-    assert "and 1 have the same pixels" in plan.sets[0].notes[1]
+    assert "and 1 has the same pixels" in plan.sets[0].notes[1]
 
 
 @pytest.mark.slow
@@ -194,7 +194,7 @@ def test_a_run_by_official_parts_says_so_wherever_it_is_read(
     assert [claim["of"] for claim in found["claims"]] == ["models"]
     assert all(note in found["warnings"] for note in plan.sets[0].notes)
     assert "official" in page
-    assert "have the same pixels" in page
+    assert "the same pixels as a case there" in page
     again = planned(tmp_path, "official", seeds="[0, 1]")
     assert [t.trial_id for t in again.trials] == [t.trial_id for t in plan.trials]
     assert set(results.finished(plan.folder)) == {t.trial_id for t in plan.trials}
