@@ -647,7 +647,7 @@ class _Where:
             base,
             folder,
             lanes=space.workers_a_machine,
-            cores=space.cores,
+            cores=None if self.address is None else space.cores,
             cuda=space.cuda,
             devices=self.gpus,
         )

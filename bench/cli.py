@@ -308,11 +308,14 @@ def _how_told(kind: str) -> str:
     """Return the end of a sentence: with which settings a kind is told the patients."""
     from loaders.datasets.table import KINDS
 
+    options = KINDS[kind].options
+    # What names the patient is a column where a kind reads a table, else a pattern of names.
+    tabled = "csv" in options
     ways = {
-        "group": "group=COLUMN of the table",
+        "group": "csv=TABLE --set group=COLUMN" if tabled else "'group=(p[0-9]+)' of a case's name",
         "group_pattern": "'group_pattern=(p[0-9]+)' of paths",
     }
-    known = [way for name, way in ways.items() if name in KINDS[kind].options]
+    known = [way for name, way in ways.items() if name in options]
     return f": --set {' or --set '.join(known)} says which patient a case is of" if known else ""
 
 
@@ -1055,7 +1058,7 @@ _UNREAD = 128 + 13
 def main() -> None:
     """Run the command line; turn whatever can go wrong into one sentence and an exit status."""
     from bench.core.packages import check_packages
-    from bench.execution.stopping import INTERRUPTED, LAST_WORDS, STOPPING
+    from bench.execution.stopping import INTERRUPTED, STOPPING, last_words
 
     STOPPING.listen(at_once=True)
     check_packages()
@@ -1096,7 +1099,7 @@ def main() -> None:
             show()  # a usage error of the parser, with its own words
             status = usage
     if status == INTERRUPTED:
-        err.print(LAST_WORDS)
+        err.print(last_words(sys.argv[1:]))
     if STOPPING.asked:
         STOPPING.deafen()
     STOPPING.end(status or 0)

@@ -144,11 +144,17 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+# What PyYAML says of a tab, wherever it stands between keys and values.
+_OF_A_TAB = r"found character '\t' that cannot start any token"
+
+
 def _said(error: yaml.YAMLError) -> str:
     """Return what PyYAML found in one sentence, the line first."""
     if not isinstance(error, yaml.MarkedYAMLError):
         return " ".join(str(error).split())
     mark = error.problem_mark or error.context_mark
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    if error.problem == _OF_A_TAB:
+        return f"{where}a tab stands where YAML takes spaces alone: write spaces instead"
     during = f" ({error.context})" if error.context else ""
     return f"{where}{error.problem}{during}"

@@ -9,17 +9,51 @@ Imports nothing but the standard library: it is what the command begins with.
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
 #: The status that shells give a command ended by Ctrl-C.
 INTERRUPTED = 130
-LAST_WORDS = "stopped; what was finished is on disk, the same command goes on from there."
+_GOES_ON = "stopped; what was finished is on disk, the same command goes on from there."
+_BEGINS_ANEW = "stopped; the same command begins anew."
+_WROTE_NOTHING = "stopped; nothing was written."
+#: What a command says last where it is stopped.
+LAST_WORDS = {
+    "demo": _GOES_ON,
+    "prepare": _GOES_ON,
+    "run": _GOES_ON,
+    "tune": _GOES_ON,
+    "show": _BEGINS_ANEW,
+    "report": _BEGINS_ANEW,
+    "export": _BEGINS_ANEW,
+    "price": _BEGINS_ANEW,
+    "plan": _WROTE_NOTHING,
+    "verify": _WROTE_NOTHING,
+    "status": _WROTE_NOTHING,
+    "compare": _WROTE_NOTHING,
+    "recipe": _WROTE_NOTHING,
+    "claims": _WROTE_NOTHING,
+    "list": _WROTE_NOTHING,
+    "doctor": _WROTE_NOTHING,
+}
 
 # SIGHUP is a terminal that was closed; Windows has none.
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
+
+
+def last_words(line: Sequence[str]) -> str:
+    """Return what a command line says last where it is stopped, by the command that it begins with.
+
+    `medopt prepare` without --out, or with --dry-run, makes no store.
+    """
+    command = next((word for word in line if not word.startswith("-")), "")
+    has_out = any(word.partition("=")[0] == "--out" for word in line)
+    if command == "prepare" and (not has_out or "--dry-run" in line):
+        return _WROTE_NOTHING
+    return LAST_WORDS.get(command, _WROTE_NOTHING)
 
 
 class Stopping:
@@ -62,7 +96,7 @@ class Stopping:
         if self._at_once or self.asked:
             # Not by print: the signal may have come in the middle of one.
             show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
-            os.write(2, f"{show_cursor}{LAST_WORDS}\n".encode())
+            os.write(2, f"{show_cursor}{last_words(sys.argv[1:])}\n".encode())
             os._exit(INTERRUPTED)
         self.asked = True
         raise KeyboardInterrupt

@@ -135,7 +135,9 @@ def _settings(study: Study, entry: DataEntry, data: DataSet) -> dict[str, Any]:
     patch = entry.patch or study.patch or automatic_patch(data.own)
     if len(patch) != meta.dims:
         raise StudyError(
-            f"patch: {list(patch)} has {len(patch)} sides, {data.name!r} has {meta.dims}."
+            f"patch: {list(patch)} has {len(patch)} sides, and images of {data.name!r} have "
+            f"{meta.dims}. An entry of `data` can have a patch of its own: "
+            f"`{{store: ..., patch: {list(automatic_patch(data.own))}}}`."
         )
     automatic = TASKS[meta.task].batch[meta.dims]
     batch = entry.batch_size or study.batch_size or automatic

@@ -43,6 +43,7 @@ from results.tables.protocol import DEFAULTS
 from results.tables.rule import fix_rule
 from results.tables.schema import FINAL_STATUSES
 from results.tables.store import footer, read
+from results.text import count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +101,9 @@ def resolve(
     A user's own code is tried meanwhile, and what it changes of this process is put back.
 
     `lanes` trials are to run at once on one machine's `cores`, with a GPU each where `cuda`; None
-    is what this process may use, and lanes None on a CPU as many as its cores and memory hold, with
-    a thread each. `devices` share each trial. A run folder that exists keeps the settings it was
+    is what this process may use, and a new run's `threads` are no more than those cores; lanes None
+    on a CPU is as many as its cores and memory hold, with a thread each. `devices` share each
+    trial. A run folder that exists keeps the settings it was
     made with. Where the study says `speed: auto`, what computes each model fastest is measured
     here, of models that the run has not seen yet; `told` hears (measurements done, known of).
 
@@ -110,7 +112,10 @@ def resolve(
     """
     before = earlier(folder)
     gpus = torch.cuda.is_available() if cuda is None else cuda
-    cores = cores or usable_cores()
+    if cores is None:
+        cores = usable_cores()
+        if before is None:
+            _check_threads(study, cores)
     automatic = lanes is None and before is None and study.threads is None
     by_hand = study.margin is not None
     study = _fix(study, before, max(cores // (lanes or 1), 1), cuda=gpus)
@@ -130,7 +135,8 @@ def resolve(
         if name in {d.name for d in sets}:
             raise StudyError(f"data: two sets are called {name!r}; give one of them a `name`.")
         # Folds that were dealt here are dealt once; what others made may have changed since.
-        made = partial(splits.make, study, entry, store, own, base)
+        called = entry.model_copy(update={"name": name})
+        made = partial(splits.make, study, called, store, own, base)
         given = isinstance(study.folds, str) or outside is not None
         found = _splits(saved.get(name), study, store, name, made() if given else ()) or made()
         if len(found) < study.repeats * (study.folds if isinstance(study.folds, int) else 0):
@@ -138,10 +144,9 @@ def resolve(
             known = {split.repeat for split in found}
             found = [*found, *(split for split in made() if split.repeat not in known)]
         entries.append(
-            entry.model_copy(
+            called.model_copy(
                 update={
                     "store": _named(entry.store, path, folder),
-                    "name": name,
                     "content": store.content_hash,
                     "test": outside and _named(str(entry.test), outside, folder),
                     "n_folds": len(found) if isinstance(study.folds, str) else None,
@@ -240,13 +245,13 @@ def ends_early(plan: Plan) -> list[str]:
     found: dict[str, dict[str, None]] = {}
     for trial in plan.trials:
         looks, patience = trial.looks or trial.epochs, trial.patience
-        reason = "the whole budget"
+        end = "train for their whole budget"
         if trial.stops and patience < looks:
-            reason = f"early stopping after {patience} looks without a better score"
+            end = f"end early after {patience} looks without a better score"
         elif trial.stops:
-            reason += f", as patience is {patience} and looks are {looks}"
-        found.setdefault(reason, {})[trial.choices["schedule"].label] = None
-    return [f"{reason}: schedule {', '.join(schedules)}" for reason, schedules in found.items()]
+            end += f": a patience of {patience} ends none early that looks {looks} times"
+        found.setdefault(end, {})[trial.choices["schedule"].label] = None
+    return [f"trials with schedule {' or '.join(each)} {end}" for end, each in found.items()]
 
 
 def save(plan: Plan) -> None:
@@ -323,6 +328,19 @@ def _splits(
             f"Choose another run folder, or bring the store back."
         ) from error
     return found
+
+
+def _check_threads(study: Study, cores: int) -> None:
+    """Raise StudyError where a trial asks for more threads than this machine gives it cores.
+
+    A run that was begun elsewhere goes on here all the same: its threads are a part of its ids.
+    """
+    if study.threads is not None and study.threads > cores:
+        raise StudyError(
+            f"threads: {study.threads} are asked for each trial, and {count(cores, 'core')} can be "
+            f"used here (by the machine, a quota or OMP_NUM_THREADS). Ask for {cores} at most, or "
+            f"leave `threads` out."
+        )
 
 
 def _fix(study: Study, before: Study | None, threads: int, *, cuda: bool) -> Study:

@@ -18,7 +18,7 @@ from bench.storage.store_copy import AWAY_SEC, DESCRIPTION, store_here
 from bench.study.pretrained import People
 from bench.study.tasks import TASKS
 from loaders.cases import BadCase, Case, Item, Kind, Meta, Survey
-from loaders.sampling.folds import FoldError, Split, Strata, make_splits, splits_table
+from loaders.sampling.folds import Split, Strata, make_splits, splits_table
 from loaders.store.layout import FORMAT
 from loaders.store.pseudonyms import user_key
 from loaders.store.read import Store, open_store
@@ -223,22 +223,19 @@ def read_own(item: Item, _meta: Meta) -> Iterator[Case]:
 def split_store(
     store: Store, *, folds: int, repeats: int, seed: int, inner_fraction: float
 ) -> tuple[Split, ...]:
-    """Split the cases of a store; raises StudyError with the reason where that cannot be done."""
-    try:
-        return tuple(
-            make_splits(
-                **strata_of(store),
-                groups=store.groups,
-                hashes=store.hashes,
-                classes=store.meta.classes,
-                folds=folds,
-                repeats=repeats,
-                seed=seed,
-                inner_fraction=inner_fraction,
-            )
+    """Split the cases of a store; raises FoldError with the reason where that cannot be done."""
+    return tuple(
+        make_splits(
+            **strata_of(store),
+            groups=store.groups,
+            hashes=store.hashes,
+            classes=store.meta.classes,
+            folds=folds,
+            repeats=repeats,
+            seed=seed,
+            inner_fraction=inner_fraction,
         )
-    except FoldError as error:
-        raise StudyError(f"data {store.meta.name!r}: {error}") from error
+    )
 
 
 def strata_of(store: Store) -> Strata:

@@ -757,6 +757,15 @@ def _place(loc: Sequence[Any]) -> str:
 
 
 _AS_ENTRY = "write `name` or `name: {parameter: value}`"
+# What is written for a setting that is a mapping, by its key.
+AS_MAPPING = {
+    "augment": "augment: {flip: false}",
+    "params": "name: {parameter: value}",
+    "primary": "primary: {segmentation: dice}",
+    "speed": "speed: {plain_cnn: {channels_last: true}}",
+    "tuning": "tuning: {points: 5}",
+    "until_decided": "until_decided: {looks: 3}",
+}
 _AS_DATA = "write the folder of a store, or `{store: folder, name: its name in the results}`"
 
 
@@ -788,7 +797,11 @@ def _problem(error: Mapping[str, Any]) -> str:
         case "model_type" if len(loc) == 2 and isinstance(loc[1], int):
             return f"{of_entry}, not {_short(given)}."
         case "model_type" | "dict_type":
-            return f"{_place(loc)}a mapping of keys to values is wanted, not {_short(given)}."
+            example = AS_MAPPING.get(str(loc[-1]))
+            write = f"; write it as in `{example}`" if example else ""
+            return (
+                f"{_place(loc)}a mapping of keys to values is wanted, not {_short(given)}{write}."
+            )
     message = error["msg"][:1].lower() + error["msg"][1:]
     return f"{_place(loc)}{message} (got {_short(given)}){_meaning(loc)}."
 

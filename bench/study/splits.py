@@ -35,18 +35,21 @@ FILE_ENDS = ".json"
 def make(study: Study, entry: DataEntry, store: Store, own: Store, base: Path) -> list[Split]:
     """Split the cases of a store as the study's `folds` says; raises StudyError.
 
-    `store` is `own` with the cases that `entry.test` names; `base` is the folder that paths in the
-    study start at.
+    `entry` bears the data's name in the results, by which errors speak of them. `store` is `own`
+    with the cases that `entry.test` names; `base` is the folder that paths in the study start at.
     """
     if isinstance(study.folds, str):
-        return _given(study, store, base)
-    dealt = split_store(
-        own,
-        folds=study.folds,
-        repeats=study.repeats,
-        seed=study.split_seed,
-        inner_fraction=study.inner_fraction,
-    )
+        return _given(study, entry, store, base)
+    try:
+        dealt = split_store(
+            own,
+            folds=study.folds,
+            repeats=study.repeats,
+            seed=study.split_seed,
+            inner_fraction=study.inner_fraction,
+        )
+    except FoldError as error:
+        raise StudyError(f"data {entry.name!r}: {error}") from error
     if store.outside is None:
         return list(dealt)
     _check_outside(entry, store)
@@ -95,10 +98,10 @@ def told(study: Study, entry: DataEntry, store: Store, splits: Sequence[Split]) 
 # ---- as others made them -------------------------------------------------------------------
 
 
-def _given(study: Study, store: Store, base: Path) -> list[Split]:
+def _given(study: Study, entry: DataEntry, store: Store, base: Path) -> list[Split]:
     try:
         return complete(
-            _folds(str(study.folds), store, base),
+            _folds(str(study.folds), entry, store, base),
             **strata_of(store),
             groups=store.groups,
             hashes=store.hashes,
@@ -107,38 +110,36 @@ def _given(study: Study, store: Store, base: Path) -> list[Split]:
             inner_fraction=study.inner_fraction,
         )
     except FoldError as error:
-        raise StudyError(f"folds: {study.folds} of data {store.meta.name!r}: {error}.") from error
+        raise StudyError(f"folds: {study.folds} of data {entry.name!r}: {error}.") from error
 
 
-def _folds(folds: str, store: Store, base: Path) -> list[GivenFold]:
+def _folds(folds: str, entry: DataEntry, store: Store, base: Path) -> list[GivenFold]:
     if folds == OFFICIAL:
         if not any(store.splits):
-            raise StudyError(f"folds: official: {_without_parts(store)}")
+            raise StudyError(f"folds: official: {_without_parts(entry, store)}")
         return [official_fold(store.splits)]
     if folds.endswith(FILE_ENDS):
-        return _named(base / folds, store)
+        return _named(base / folds, entry, store)
     values = store.column(folds)
     if folds not in store.columns:
-        raise StudyError(f"folds: {_without_column(folds, store)}")
+        raise StudyError(f"folds: {_without_column(folds, entry, store)}")
     if lost := values.count(None):
         raise FoldError(f"{lost} of {len(store)} cases have no value in this column")
     return folds_by_value([value for value in values if value is not None])
 
 
-def _without_parts(store: Store) -> str:
+def _without_parts(entry: DataEntry, store: Store) -> str:
     options = _options(store)
-    here = f"the store of {store.meta.name!r} says of no case which part it is in"
+    here = f"the store of {entry.name!r} says of no case which part it is in"
     if "split" not in options:
         return f"{here}, and sources of kind {store.meta.kind} have no parts. {_choices(store)}"
     command = prepare_command(store.path, read_description(store.path), split="COLUMN")
     return f"{here}. Make it anew with the table's column of train, val and test: {command}"
 
 
-def _without_column(name: str, store: Store) -> str:
+def _without_column(name: str, entry: DataEntry, store: Store) -> str:
     said = unknown("column", name, [OFFICIAL, *store.columns])
-    here = (
-        f"{said} The store of {store.meta.name!r} keeps {', '.join(store.columns) or 'no column'}"
-    )
+    here = f"{said} The store of {entry.name!r} keeps {', '.join(store.columns) or 'no column'}"
     if "keep" not in _options(store):
         return (
             f"{here}, and sources of kind {store.meta.kind} have no table to keep one of. "
@@ -161,7 +162,7 @@ def _options(store: Store) -> Sequence[str]:
     return list(KINDS[store.meta.kind].options) if store.meta.kind in KINDS else []
 
 
-def _named(path: Path, store: Store) -> list[GivenFold]:
+def _named(path: Path, entry: DataEntry, store: Store) -> list[GivenFold]:
     """Return the folds of a splits_final.json, whose names are those of the source's cases.
 
     A store knows hashes of names alone, so the key that made them is asked for.
@@ -172,7 +173,7 @@ def _named(path: Path, store: Store) -> list[GivenFold]:
         raise StudyError(f"folds: {error}.") from error
     if key_fingerprint(key) != store.key:
         raise StudyError(
-            f"folds: {path.name} names cases, and the ids of {store.meta.name!r} were made with "
+            f"folds: {path.name} names cases, and the ids of {entry.name!r} were made with "
             f"another key than yours: set MEDOPT_KEY to the one that it was prepared with, or "
             f"prepare it again."
         )
@@ -191,7 +192,7 @@ def _named(path: Path, store: Store) -> list[GivenFold]:
         if strange:
             raise StudyError(
                 f"folds: {path.name}: {where} names {strange[0]!r}, which is no case of "
-                f"{store.meta.name!r} ({len(strange)} of {len(names)} names are none). Names are "
+                f"{entry.name!r} ({len(strange)} of {len(names)} names are none). Names are "
                 f"those of the source's cases, without channel and suffix."
             )
         return np.sort(np.array(found, dtype=np.int64))
@@ -218,17 +219,23 @@ def _of_given(folds: str, store: Store, splits: Sequence[Split]) -> list[str]:
         whom = "patient" if store.meta.group_source == "patient" else store.meta.group_source
         said.append(
             f"In these splits, which others made (folds: {folds}) and which are kept as they are, "
-            f"{shared.people} of {shared.tested} tested cases share a {whom} with training or "
-            f"inner validation, and {shared.images} have the same pixels as a case there: scores "
-            f"of those tell what was remembered."
+            f"{shared.people} of {shared.tested} tested cases "
+            f"{_one(shared.people, 'shares', 'share')} a {whom} with training or inner validation, "
+            f"and {shared.images} {_one(shared.images, 'has', 'have')} the same pixels as a case "
+            f"there: scores of those tell what was remembered."
         )
     used = {int(row) for split in splits for row in (*split.train, *split.inner, *split.test)}
     if unused := len(store) - len(used):
         said.append(
-            f"{unused} of {len(store)} cases are in no part of these splits (folds: {folds}), and "
-            f"are not used."
+            f"{unused} of {len(store)} cases {_one(unused, 'is', 'are')} in no part of these "
+            f"splits (folds: {folds}), and {_one(unused, 'is', 'are')} not used."
         )
     return said
+
+
+def _one(number: int, one: str, several: str) -> str:
+    """Return the verb of so many cases."""
+    return one if number == 1 else several
 
 
 # ---- tested on a store outside -------------------------------------------------------------
@@ -248,18 +255,19 @@ def _check_outside(entry: DataEntry, store: Store) -> None:
     same = max(common(store.hashes), common(store.image_ids) if same_key else 0)
     if same:
         raise StudyError(
-            f"data: {same} of {len(outside)} cases of test {entry.test!r} have the pixels of a "
-            f"case of {entry.store!r}: it tests what was trained on. Take them out of one of the "
-            f"two."
+            f"data: {same} of {len(outside)} cases of test {entry.test!r} "
+            f"{_one(same, 'has', 'have')} the pixels of a case of {entry.store!r}: it tests what "
+            f"was trained on. Take them out of one of the two."
         )
     if same_key and store.meta.kind == outside.meta.kind and entry.patients is None:
         people = common(store.source_groups)
         if people:
             raise StudyError(
-                f"data: {people} of {len(outside)} cases of test {entry.test!r} are of patients "
-                f"(or bear names) that {entry.store!r} has too. Take them out of one of the two; "
-                f"if they are other people of the same names, say so: `patients: others` beside "
-                f"`test`."
+                f"data: {people} of {len(outside)} cases of test {entry.test!r} "
+                f"{_one(people, 'is of a patient', 'are of patients')} (or "
+                f"{_one(people, 'bears a name', 'bear names')}) that {entry.store!r} has too. Take "
+                f"them out of one of the two; if they are other people of the same names, say so: "
+                f"`patients: others` beside `test`."
             )
 
 

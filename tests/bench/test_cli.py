@@ -14,10 +14,12 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import typer
 import yaml
 
 from bench import api, cli
 from bench.catalogue import TABLES
+from bench.execution.stopping import LAST_WORDS, last_words
 from results.tables import store as results
 from tests.forks import stand_in
 
@@ -564,8 +566,40 @@ def test_a_command_that_is_stopped_while_it_starts_is_130(name, number):
     # It is over in a tenth of a second; on a machine under load longer than 30 s.
     _, words = process.communicate(timeout=150)
     assert process.returncode == 130
-    assert "stopped;" in words
+    assert words.endswith("stopped; nothing was written.\n")
     assert "Traceback" not in words
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("plan study.yaml --out run", "nothing was written"),
+        ("list losses", "nothing was written"),
+        ("price study.yaml", "the same command begins anew"),
+        ("report runs/small", "the same command begins anew"),
+        ("run study.yaml", "goes on from there"),
+        ("prepare pairs scans --out store", "goes on from there"),
+        ("prepare pairs scans --out=store", "goes on from there"),
+        ("prepare pairs scans --out store --dry-run", "nothing was written"),
+        ("prepare scans", "nothing was written"),
+        ("--version", "nothing was written"),
+    ],
+)
+def test_a_stopped_command_says_what_became_of_its_work(line, words):
+    assert words in last_words(line.split())
+
+
+def test_each_command_has_its_last_words():
+    assert set(typer.main.get_command(cli.app).commands) == set(LAST_WORDS)
+
+
+def test_a_plan_that_is_stopped_says_that_it_wrote_nothing(medopt, study, tmp_path, monkeypatch):
+    def stopped(*_asked, **_settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "plan", stopped)
+    assert medopt("plan", study) == (130, "", "stopped; nothing was written.\n")
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from bench import api
+from bench.cli import _how_told
 from loaders.cases import BadSource
+from loaders.datasets.table import KINDS
 from loaders.store.read import open_store
 from tests.bench.test_cli import medopt  # noqa: F401  # a fixture
 from tests.loaders.datasets.pairs.made import MINIATURES, blobs, picture, stray, volume
@@ -330,6 +332,33 @@ def test_real_folders_are_known(shared_data: Path) -> None:
         name: api.recognize(shared_data / name)[0].kind for name in ("msd_hippocampus", "isic_uda1")
     }
     assert found == {"msd_hippocampus": "msd", "isic_uda1": "images"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_advice_on_patients_is_what_a_kinds_settings_mean(kind: str) -> None:
+    meanings = {name: meaning for name, (_, meaning) in KINDS[kind].options.items()}
+    advice = _how_told(kind)
+    assert ("--set group=COLUMN" in advice) == ("column of" in meanings.get("group", ""))
+    for name in ("group", "group_pattern"):
+        by_pattern = "regular expression" in meanings.get(name, "")
+        assert (f"--set '{name}=(p[0-9]+)'" in advice) == by_pattern
+    assert "csv" in meanings or "csv=" not in advice
+
+
+def test_advice_on_patients_of_a_decathlon_folder_can_be_followed(
+    medopt: Medopt,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    for number in range(4):
+        image, mask = blobs(number, (9, 8, 3))
+        volume(tmp_path / "x" / "imagesTr" / f"p{number // 2}_{number}.nii.gz", image)
+        volume(tmp_path / "x" / "labelsTr" / f"p{number // 2}_{number}.nii.gz", mask)
+    _, said, _ = medopt("prepare", "x")
+    advice = "--set 'group=(p[0-9]+)' of a case's name says which patient a case is of"
+    assert advice in " ".join(said.split())
+    words = shlex.split(advice.partition(" of ")[0])
+    status, said, _ = medopt("prepare", "msd", "x", *words, "--dry-run", "--json")
+    assert (status, json.loads(said)["groups"]) == (0, 2)
 
 
 def test_the_column_of_the_disease_goes_before_who_and_how_large(tmp_path: Path) -> None:

@@ -51,6 +51,9 @@ def test_what_is_good_is_read_as_pyyaml_reads_it(text):
         ("? [a, b]\n: 1\n", "unhashable key"),
         ("a: [\n", "line 2"),
         ("a: 1\n---\nb: 2\n", "another document"),
+        ("a:\n\tb: 1\n", "line 2, column 1: a tab stands where .*: write spaces instead$"),
+        ("a: [1,\t2]\n", "line 1, column 7: a tab stands where .*: write spaces instead$"),
+        ("a: @b\n", "'@' that cannot start any token"),
         ("a: \x00\n", "unacceptable character"),
     ],
 )

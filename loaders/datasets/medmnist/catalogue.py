@@ -130,9 +130,13 @@ _ORGANS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """One set: `task` in MedMNIST's words; `positive`: which of two classes is the disease."""
+    """One set: `task` in MedMNIST's words; `positive`: which of two classes is the disease.
+
+    `cases` of its train, val and test are the same in every size.
+    """
 
     dims: Literal[2, 3]
+    cases: tuple[int, int, int]
     channels: int
     task: str
     classes: tuple[str, ...]
@@ -143,6 +147,7 @@ class Info:
 INFO: dict[str, Info] = {
     "pathmnist": Info(
         dims=2,
+        cases=(89_996, 10_004, 7180),
         channels=3,
         task="multi-class",
         classes=(
@@ -159,6 +164,7 @@ INFO: dict[str, Info] = {
     ),
     "chestmnist": Info(
         dims=2,
+        cases=(78_468, 11_219, 22_433),
         channels=1,
         task="multi-label, binary-class",
         classes=(
@@ -180,6 +186,7 @@ INFO: dict[str, Info] = {
     ),
     "dermamnist": Info(
         dims=2,
+        cases=(7007, 1003, 2005),
         channels=3,
         task="multi-class",
         classes=(
@@ -195,25 +202,38 @@ INFO: dict[str, Info] = {
     ),
     "octmnist": Info(
         dims=2,
+        cases=(97_477, 10_832, 1000),
         channels=1,
         task="multi-class",
         classes=("choroidal neovascularization", "diabetic macular edema", "drusen", "normal"),
     ),
     "pneumoniamnist": Info(
-        dims=2, channels=1, task="binary-class", classes=("normal", "pneumonia"), positive=1
+        dims=2,
+        cases=(4708, 524, 624),
+        channels=1,
+        task="binary-class",
+        classes=("normal", "pneumonia"),
+        positive=1,
     ),
     "retinamnist": Info(
         dims=2,
+        cases=(1080, 120, 400),
         channels=3,
         task="ordinal-regression",
         classes=("grade 0", "grade 1", "grade 2", "grade 3", "grade 4"),
     ),
     # The official package calls class 1 the positive one; the disease is class 0.
     "breastmnist": Info(
-        dims=2, channels=1, task="binary-class", classes=("malignant", "normal, benign"), positive=0
+        dims=2,
+        cases=(546, 78, 156),
+        channels=1,
+        task="binary-class",
+        classes=("malignant", "normal, benign"),
+        positive=0,
     ),
     "bloodmnist": Info(
         dims=2,
+        cases=(11_959, 1712, 3421),
         channels=3,
         task="multi-class",
         classes=(
@@ -229,6 +249,7 @@ INFO: dict[str, Info] = {
     ),
     "tissuemnist": Info(
         dims=2,
+        cases=(165_466, 23_640, 47_280),
         channels=1,
         task="multi-class",
         classes=(
@@ -242,12 +263,19 @@ INFO: dict[str, Info] = {
             "Thick Ascending Limb",
         ),
     ),
-    "organamnist": Info(dims=2, channels=1, task="multi-class", classes=_ORGANS),
-    "organcmnist": Info(dims=2, channels=1, task="multi-class", classes=_ORGANS),
-    "organsmnist": Info(dims=2, channels=1, task="multi-class", classes=_ORGANS),
+    "organamnist": Info(
+        dims=2, cases=(34_561, 6491, 17_778), channels=1, task="multi-class", classes=_ORGANS
+    ),
+    "organcmnist": Info(
+        dims=2, cases=(12_975, 2392, 8216), channels=1, task="multi-class", classes=_ORGANS
+    ),
+    "organsmnist": Info(
+        dims=2, cases=(13_932, 2452, 8827), channels=1, task="multi-class", classes=_ORGANS
+    ),
     # The same organs under other numbers.
     "organmnist3d": Info(
         dims=3,
+        cases=(971, 161, 610),
         channels=1,
         task="multi-class",
         classes=(
@@ -265,13 +293,24 @@ INFO: dict[str, Info] = {
         ),
     ),
     "nodulemnist3d": Info(
-        dims=3, channels=1, task="binary-class", classes=("benign", "malignant"), positive=1
+        dims=3,
+        cases=(1158, 165, 310),
+        channels=1,
+        task="binary-class",
+        classes=("benign", "malignant"),
+        positive=1,
     ),
     "adrenalmnist3d": Info(
-        dims=3, channels=1, task="binary-class", classes=("normal", "hyperplasia"), positive=1
+        dims=3,
+        cases=(1188, 98, 298),
+        channels=1,
+        task="binary-class",
+        classes=("normal", "hyperplasia"),
+        positive=1,
     ),
     "fracturemnist3d": Info(
         dims=3,
+        cases=(1027, 103, 240),
         channels=1,
         task="multi-class",
         classes=(
@@ -281,11 +320,17 @@ INFO: dict[str, Info] = {
         ),
     ),
     "vesselmnist3d": Info(
-        dims=3, channels=1, task="binary-class", classes=("vessel", "aneurysm"), positive=1
+        dims=3,
+        cases=(1335, 191, 382),
+        channels=1,
+        task="binary-class",
+        classes=("vessel", "aneurysm"),
+        positive=1,
     ),
     # No disease is here: as in the official package, class 1 counts as positive.
     "synapsemnist3d": Info(
         dims=3,
+        cases=(1230, 177, 352),
         channels=1,
         task="binary-class",
         classes=("inhibitory synapse", "excitatory synapse"),

@@ -5,9 +5,10 @@ patient, although several sets hold more than one image of a patient. ChestMNIST
 with fourteen findings, of which one is asked for, or all (multi-label).
 """
 
+import logging
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from loaders.cases import Array, BadCase, BadSource, Case, Item, Kind, Meta, Sur
 from loaders.datasets.medmnist.catalogue import BASE, INFO, MD5, PAGE, SIZES, Info, file_name
 from loaders.datasets.medmnist.downloads import Remote, cache_folder
 from loaders.datasets.medmnist.downloads import fetch as fetch_file
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 # Deflate cannot shrink data further (zlib technical notes, zlib.net/zlib_tech.html).
@@ -65,6 +68,7 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
         items.append(Item(key=split, paths=(path,), extra=extra, cases=len(labels)))
     if not items:
         raise BadSource(f"{path.name} holds none of the parts {', '.join(SPLITS)}")
+    _check_set(path, name, items)
     if finding and finding != ALL:
         shown = "finding" if finding == ANY else finding
         info = replace(info, classes=(f"no {shown}", shown), positive=1)
@@ -158,6 +162,39 @@ def _wanted(chosen: Mapping[str, Any]) -> tuple[str, int]:
         known = ", ".join(map(str, sizes))
         raise BadSource(f"{name or 'MedMNIST'} has no size {size}; its sizes are: {known}")
     return name, size
+
+
+def _check_set(path: Path, name: str, items: Sequence[Item]) -> None:
+    """Raise BadSource where a file is another set by its name or its cases; warn of a part of one.
+
+    Part of a set may be meant, and files of other versions hold a few cases more or fewer.
+    """
+    held = {item.key: item.cases for item in items}
+    cases = tuple(held.get(split, 0) for split in SPLITS)
+    by_cases = next((known for known, info in INFO.items() if info.cases == cases), name)
+    if by_cases != name:
+        raise BadSource(
+            f"{path.name} is to be read as {name} and holds as many cases as {by_cases} "
+            f"({_counted(cases)}; {name} has {_counted(INFO[name].cases)}): say medmnist:{by_cases}"
+        )
+    called = _set_of(path)
+    if called in INFO and called != name:
+        raise BadSource(
+            f"{path.name} is to be read as {name} and named after {called}: say medmnist:{called}, "
+            f"or give the file another name if {name} is what it holds"
+        )
+    if cases != INFO[name].cases:
+        log.warning(
+            "%s holds %s cases; %s as it is published holds %s. It is taken for a part of it.",
+            path.name,
+            _counted(cases),
+            name,
+            _counted(INFO[name].cases),
+        )
+
+
+def _counted(cases: Iterable[int]) -> str:
+    return ", ".join(f"{split} {count}" for split, count in zip(SPLITS, cases, strict=True))
 
 
 def _check_finding(name: str, finding: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from bench.core.references import StudyError
 from bench.losses.table import LOSSES
@@ -287,6 +288,18 @@ def test_whole_images_are_other_trials_where_the_network_takes_them(expanded):
     # One that takes patches alone, and a task whose cases are patches.
     for task, model in (("segmentation", "unet_resnet_both"), ("classification", "vgg_small")):
         assert found(task, model) == found(task, model, **whole)
+
+
+def test_a_patch_of_other_dims_is_told_that_a_data_set_can_have_its_own(expanded):
+    with pytest.raises(
+        StudyError, match=r"^patch: \[8, 8, 8\] has 3 sides, .* have 2\. "
+    ) as caught:
+        expanded(patch=[8, 8, 8])
+    own = str(caught.value).rsplit("`", 2)[1]
+    assert own.startswith("{store: ..., patch: [")
+    patch = yaml.safe_load(own)["patch"]
+    trials, _ = expanded(data=[{"store": "here", "patch": patch}], patch=[8, 8, 8])
+    assert {trial.patch for trial in trials} == {tuple(patch)}
 
 
 def test_looks_of_a_study_are_those_that_its_dearest_data_set_allows(small_store):

@@ -134,7 +134,7 @@ def test_a_trial_has_a_core_where_memory_holds_so_many(plan_of, monkeypatch, fre
     first = plan_of(threads="null", lanes=None, cores=8)
     assert first.study.threads == threads
     assert {trial.threads for trial in first.trials} == {threads}
-    ids = {t.trial_id for t in plan_of(threads=str(threads)).trials}
+    ids = {t.trial_id for t in plan_of(threads=str(threads), cores=8).trials}
     assert {t.trial_id for t in first.trials} == ids
     save(first)
     # Asked for again where less or more is free, the run keeps what it was made with.
@@ -147,17 +147,31 @@ def test_a_trial_has_a_core_where_memory_holds_so_many(plan_of, monkeypatch, fre
     assert plan_of(run="other", threads="null", lanes=2, cores=8).study.threads == 4
 
 
+def test_more_threads_than_cores_are_refused_where_a_run_begins_here(plan_of, monkeypatch):
+    monkeypatch.setattr("bench.planning.plan.usable_cores", lambda: 2)
+    for lanes in (1, None):
+        with pytest.raises(StudyError, match=r"^threads: 500 are asked .* 2 cores .* 2 at most"):
+            plan_of(threads="500", lanes=lanes)
+    assert plan_of(threads="2").study.threads == 2
+    # A cluster says itself which of its machines hold a lane; and a run goes on on fewer cores.
+    begun = plan_of(threads="500", cores=4)
+    save(begun)
+    assert plan_of(threads="500").trials == begun.trials
+
+
 def test_a_plan_says_what_may_end_early(plan_of):
     assert ends_early(plan_of(schedules="[constant, one_cycle, cosine]", epochs=8, patience=7)) == [
-        "early stopping after 7 looks without a better score: schedule constant",
-        "the whole budget: schedule one_cycle, cosine",
+        "trials with schedule constant end early after 7 looks without a better score",
+        "trials with schedule one_cycle or cosine train for their whole budget",
     ]
 
 
 def test_a_plan_says_where_looks_are_too_few_for_patience(plan_of):
-    assert ends_early(plan_of(epochs=40, looks=7, patience=7)) == [
-        "the whole budget, as patience is 7 and looks are 7: schedule constant"
-    ]
+    (line,) = ends_early(plan_of(epochs=40, looks=7, patience=7))
+    assert line == (
+        "trials with schedule constant train for their whole budget: "
+        "a patience of 7 ends none early that looks 7 times"
+    )
 
 
 def test_looks_are_a_number_from_the_first_run_on(plan_of):

@@ -160,7 +160,7 @@ def test_breastmnists_official_parts_share_one_image(tmp_path: Path, shared_data
     assert [len(part) for part in (split.train, split.inner, split.test)] == [546, 78, 156]
     assert [len(parts[part]) for part in ("train", "val", "test")] == [546, 78, 156]
     assert shared == 1
-    assert f"and {shared} have the same pixels as a case there" in data.notes[1]
+    assert f"and {shared} has the same pixels as a case there" in data.notes[1]
 
 
 def test_patients_and_copies_across_official_parts_are_counted_and_left(
@@ -174,7 +174,7 @@ def test_patients_and_copies_across_official_parts_are_counted_and_left(
     assert numbers_of(plan, split.test) == list(range(40, 48))
     # Three of a patient in training or validation; the last is a copy of case 1, of its class too.
     assert "3 of 8 tested cases share a patient" in plan.sets[0].notes[1]
-    assert "and 1 have the same pixels" in plan.sets[0].notes[1]
+    assert "and 1 has the same pixels" in plan.sets[0].notes[1]
 
 
 @pytest.mark.slow
@@ -194,7 +194,7 @@ def test_a_run_by_official_parts_says_so_wherever_it_is_read(
     assert [claim["of"] for claim in found["claims"]] == ["models"]
     assert all(note in found["warnings"] for note in plan.sets[0].notes)
     assert "official" in page
-    assert "have the same pixels" in page
+    assert "the same pixels as a case there" in page
     again = planned(tmp_path, "official", seeds="[0, 1]")
     assert [t.trial_id for t in again.trials] == [t.trial_id for t in plan.trials]
     assert set(results.finished(plan.folder)) == {t.trial_id for t in plan.trials}
@@ -310,10 +310,19 @@ def test_columns_of_a_table_are_kept_as_numbers_and_asked_for_with_the_command(
     assert kept.content_hash == plain.content_hash
     assert order == list(range(24))
     assert len(planned(tmp_path, "hospital").sets[0].splits) == 3
-    with pytest.raises(StudyError, match=r"unknown column 'hospital'.*--set keep=hospital"):
-        planned(tmp_path, "hospital", "[plain]")
-    with pytest.raises(StudyError, match=r"official: .*--set split=COLUMN"):
-        planned(tmp_path, "official", "[plain]")
+    called = "[{store: plain, name: clinic}]"
+    with pytest.raises(StudyError, match=r"column 'hospital'.*'clinic'.*--set keep=hospital"):
+        planned(tmp_path, "hospital", called)
+    with pytest.raises(StudyError, match=r"official: .*'clinic'.*--set split=COLUMN"):
+        planned(tmp_path, "official", called)
+
+
+def test_too_few_for_folds_is_told_by_the_studys_name(
+    tmp_path: Path, made: Callable[..., Store]
+) -> None:
+    made(labels=[0] * 46 + [1] * 2)
+    with pytest.raises(StudyError, match=r"^data 'hip': .*too few for 5 folds"):
+        planned(tmp_path, "5", "[{store: store, name: hip}]")
 
 
 # ---- nnU-Net's file ------------------------------------------------------------------------
@@ -355,9 +364,9 @@ def test_a_name_that_no_case_has_is_told_with_file_fold_and_part(
     made()
     written(tmp_path, [{"train": [*NAMES[:32], "case_900"], "val": NAMES[32:]}])
     with pytest.raises(
-        StudyError, match=r"folds: splits_final\.json: fold 0: train names 'case_900', .*\(1 of 33"
+        StudyError, match=r"splits_final\.json: fold 0: train names 'case_900', .*'hip' \(1 of 33"
     ):
-        planned(tmp_path, "splits_final.json")
+        planned(tmp_path, "splits_final.json", "[{store: store, name: hip}]")
     written(tmp_path, [{"train": NAMES[:32], "val": NAMES[30:]}])
     with pytest.raises(StudyError, match=r"fold 0: 2 case\(s\) are in train and in val"):
         planned(tmp_path, "splits_final.json")

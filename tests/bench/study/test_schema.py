@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from bench.core.references import StudyError
 from bench.study.ready import READY
-from bench.study.schema import Study, parse_study
+from bench.study.schema import AS_MAPPING, Study, parse_study
 from bench.study.tasks import TASKS
 
 GOOD = """
@@ -176,7 +176,10 @@ def test_an_absurd_rate_of_an_optimizer_is_refused(value):
         ("schedules: [{cosine: 3}]", "schedules, entry 1, params: a mapping of keys to values"),
         ("schedules: [{cosine: {1: 3}}]", "schedules, entry 1, params: the key 1 is no text"),
         ("schedules: [{'': {a: 3}}]", "schedules, entry 1, name: "),
-        ("primary: auc", "primary: a mapping of keys to values is wanted, not 'auc'"),
+        ("primary: auc", "primary: a mapping of keys to values is wanted, not 'auc'; write it as"),
+        ("tuning: 5", "not 5; write it as in `tuning: {points: 5}`"),
+        ("until_decided: 3", "not 3; write it as in `until_decided: {looks: 3}`"),
+        ("augment: none", "not 'none'; write it as in `augment: {flip: false}`"),
         ("'': 3", "mine.yaml: unknown key ''. Choices: "),
         ("größe: 3", "mine.yaml: unknown key 'größe'. Choices: "),
         ("3: 3", "mine.yaml: the key 3 is no text"),
@@ -186,6 +189,25 @@ def test_a_value_of_the_wrong_kind_is_told_with_what_to_write(line, said):
     with pytest.raises(StudyError) as caught:
         parse_study(GOOD.replace("epochs: 25", line), "mine.yaml")
     assert said in str(caught.value)
+
+
+def test_each_setting_that_is_a_mapping_has_an_example_that_can_be_written():
+    told = {}
+    for key in sorted({*Study.model_fields} - {"resolved"}):
+        try:
+            parse_study(GOOD.replace("epochs: 25", f"{key}: word"), "mine.yaml")
+        except StudyError as error:
+            told[key] = str(error)
+    wanting = {key for key, said in told.items() if "a mapping of keys to values is" in said}
+    assert wanting == {"augment", "primary", "tuning", "until_decided"}
+    for key in wanting:
+        example = AS_MAPPING[key]
+        assert f"write it as in `{example}`" in told[key]
+        assert parse_study(GOOD.replace("epochs: 25", example), "mine.yaml")
+    speed = GOOD.replace("[stores/breastmnist]", "[{store: s, %s}]")
+    assert parse_study(speed.replace("%s", AS_MAPPING["speed"]), "mine.yaml")
+    with pytest.raises(StudyError, match=r"write it as in `speed: \{plain_cnn: "):
+        parse_study(speed.replace("%s", "speed: fast"), "mine.yaml")
 
 
 def test_an_error_of_one_field_hides_none_of_another():

@@ -109,6 +109,11 @@ def test_the_table_is_that_of_the_official_package() -> None:
         "vesselmnist3d": "aneurysm",
         "synapsemnist3d": "excitatory synapse",
     }
+    # The abstract's 708,069 and 9,998 images, less those that version 3.0 took out as repeated.
+    cases = {name: info.cases for name, info in INFO.items()}
+    assert sum(sum(cases[name]) for name in cases if not name.endswith("3d")) == 708_069 - 107
+    assert sum(sum(cases[name]) for name in cases if name.endswith("3d")) == 9998 - 2
+    assert len(set(cases.values())) == len(cases)
 
 
 @pytest.mark.parametrize("column", [False, True])
@@ -171,6 +176,57 @@ def test_a_set_is_found_by_its_name(tmp_path: Path) -> None:
     assert survey(renamed, {"name": "octmnist"}).meta.name == "octmnist"
     larger = (tmp_path / "breastmnist.npz").rename(tmp_path / "breastmnist_64.npz")
     assert survey(larger, {}).meta.name == "breastmnist"
+
+
+def of_cases(folder: Path, name: str, cases: tuple[int, int, int]) -> Path:
+    """Write a file of so many one-pixel cases in train, val and test, all of class 0."""
+    arrays = {}
+    for split, count in zip(SPLITS, cases, strict=True):
+        arrays[f"{split}_images"] = np.zeros((count, 1, 1), np.uint8)
+        arrays[f"{split}_labels"] = np.zeros(count, np.uint8)
+    path = folder / f"{name}.npz"
+    np.savez_compressed(path, **arrays)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("file", "cases", "asked", "message"),
+    [
+        # As the file is named and as its cases are counted, it is another set than is asked for.
+        ("breastmnist", (546, 78, 156), "pneumoniamnist", "say medmnist:breastmnist"),
+        ("mine", (546, 78, 156), "pneumoniamnist", "as many cases as breastmnist (train 546, val"),
+        ("pneumoniamnist", (546, 78, 156), "", "pneumoniamnist has train 4708, val 524, test 624"),
+        ("breastmnist_64", (7, 2, 3), "pneumoniamnist", "named after breastmnist: say medmnist:br"),
+        ("breastmnist", (4708, 524, 624), "pneumoniamnist", "give the file another name if pneumo"),
+    ],
+)
+def test_another_set_than_is_asked_for_is_refused(
+    tmp_path: Path, file: str, cases: tuple[int, int, int], asked: str, message: str
+) -> None:
+    path = of_cases(tmp_path, file, cases)
+    with pytest.raises(BadSource, match=re.escape(message)):
+        KINDS["medmnist"].survey(path, {"name": asked} if asked else {})
+
+
+@pytest.mark.parametrize(
+    ("cases", "said"),
+    [
+        ((546, 78, 156), ""),
+        (
+            (300, 78, 156),
+            (
+                "mine.npz holds train 300, val 78, test 156 cases; breastmnist as it is published "
+                "holds train 546, val 78, test 156. It is taken for a part of it."
+            ),
+        ),
+    ],
+)
+def test_a_part_of_a_set_is_read_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, cases: tuple[int, int, int], said: str
+) -> None:
+    path = of_cases(tmp_path, "mine", cases)
+    assert KINDS["medmnist"].survey(path, {"name": "breastmnist"}).meta.name == "breastmnist"
+    assert "\n".join(caplog.messages) == said
 
 
 def test_a_label_outside_the_set_rejects_its_image_alone(tmp_path: Path) -> None:
