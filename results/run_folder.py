@@ -24,7 +24,8 @@ from results.tables.store import (
 from results.text import count, listed
 from results.verdict.combinations import Combination, contests
 from results.verdict.evidence import CasesByTrial, read_cases
-from results.verdict.schema import Rule, Verdict
+from results.verdict.next_steps import none_added
+from results.verdict.schema import OfDataset, Rule, Verdict
 from results.verdict.verdict import verdict
 from results.yaml_text import TextError, load_yaml, read_text
 
@@ -164,14 +165,28 @@ class Recorded:
             cast("Rule | None", rule),
             self.cases_of,
         )
+        looked = self._none_added(found["datasets"])
         for data in found["datasets"]:
             lost = [trial for trial in self.incomplete if trial["dataset"] == data["dataset"]]
             first = [lost_sentence(lost)] if lost else []
-            last = [self._left_out()] if self.without.files else []
+            why = looked.get(data["dataset"])
+            last = [f"{why[0].upper()}{why[1:]}."] if why else []
+            last += [self._left_out()] if self.without.files else []
             # Of splits that others made, and of tests on another data set.
             notes = self.footer.get("data", {}).get(data["dataset"], {}).get("notes", ())
             data["warnings"] = [*first, *notes, *data["warnings"], *last]
         return found
+
+    def _none_added(self, datasets: Sequence[OfDataset]) -> dict[str, str]:
+        """Return data set -> why a run that looks until it is decided adds no repeat to it."""
+        rule: Any = self.study.get("until_decided")
+        step: Any = rule.get("step") if rule else None
+        repeats: Any = self.study.get("repeats")
+        if not (_is_count(step) and _is_count(repeats)):
+            return {}
+        if any(row["state"] == "incomplete" for data in datasets for row in data["combinations"]):
+            return {}  # the look is not finished
+        return none_added(datasets, repeats=repeats, step=step, looks=rule["looks"])
 
     @cached_property
     def alone(self) -> dict[tuple[str, str], list[dict[str, Any]]]:
