@@ -1,6 +1,7 @@
 """The content of a run's folder: study, contests and verdict at once, tables on request."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -22,9 +23,10 @@ from results.tables.store import (
     read,
 )
 from results.text import count, listed
-from results.verdict.combinations import Combination, contests
+from results.verdict.combinations import Combination, Contest, contests
 from results.verdict.evidence import CasesByTrial, read_cases
-from results.verdict.schema import Rule, Verdict
+from results.verdict.next_steps import none_added
+from results.verdict.schema import OfDataset, Rule, Verdict
 from results.verdict.verdict import verdict
 from results.yaml_text import TextError, load_yaml, read_text
 
@@ -137,9 +139,10 @@ class Recorded:
         try:
             self.axes = axes_of(self.footer)
             _check_shape(self.study, self.axes)
-            self.contests = contests(rows, self.study, self.footer.get("metrics", {}), self.axes)
+            made = contests(rows, self.study, self.footer.get("metrics", {}), self.axes)
         except (KeyError, TypeError, AttributeError) as error:
             raise RunError(f"the footers of trials/ are incomplete: {error.args[0]}") from error
+        self.contests = self._with_lost(made)
 
     def _study(self) -> dict[str, Any]:
         path = self.path / "study.yaml"
@@ -164,14 +167,51 @@ class Recorded:
             cast("Rule | None", rule),
             self.cases_of,
         )
+        looked = self._none_added(found["datasets"])
         for data in found["datasets"]:
             lost = [trial for trial in self.incomplete if trial["dataset"] == data["dataset"]]
             first = [lost_sentence(lost)] if lost else []
-            last = [self._left_out()] if self.without.files else []
+            why = looked.get(data["dataset"])
+            last = [f"{why[0].upper()}{why[1:]}."] if why else []
+            last += [self._left_out()] if self.without.files else []
             # Of splits that others made, and of tests on another data set.
             notes = self.footer.get("data", {}).get(data["dataset"], {}).get("notes", ())
             data["warnings"] = [*first, *notes, *data["warnings"], *last]
         return found
+
+    def _with_lost(self, made: list[Contest]) -> list[Contest]:
+        """Return contests that do not call a trial unfinished whose files are lost or damaged."""
+        missing = sum(
+            c.expected - len(c.trials)
+            for contest in made
+            for c in contest.combinations
+            if c.state != "skipped"
+        )
+        lost = missing and len(self.incomplete) + len(self.without.trial_ids)
+        if not lost:
+            return made
+        # Of a damaged row nobody tells whose it was; where no more are missing, all are lost.
+        said = "are not finished, or their files are lost or damaged"
+        if missing == lost:
+            said = "finished, and their files are lost or damaged"
+        return [
+            replace(
+                contest,
+                combinations=tuple(replace(c, missing=said) for c in contest.combinations),
+            )
+            for contest in made
+        ]
+
+    def _none_added(self, datasets: Sequence[OfDataset]) -> dict[str, str]:
+        """Return data set -> why a run that looks until it is decided adds no repeat to it."""
+        rule: Any = self.study.get("until_decided")
+        step: Any = rule.get("step") if rule else None
+        repeats: Any = self.study.get("repeats")
+        if not (_is_count(step) and _is_count(repeats)):
+            return {}
+        if any(row["state"] == "incomplete" for data in datasets for row in data["combinations"]):
+            return {}  # the look is not finished
+        return none_added(datasets, repeats=repeats, step=step, looks=rule["looks"])
 
     @cached_property
     def alone(self) -> dict[tuple[str, str], list[dict[str, Any]]]:

@@ -8,7 +8,7 @@ wrote last.
 
 import fcntl
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from results import text
 from results.tables.files import replace_file
 from results.tables.schema import ENDED_STATUSES
-from results.tables.store import DamagedError, RunError, find_damage, read
+from results.tables.store import Damage, DamagedError, RunError, find_damage, incomplete, read
 
 FILE = "status.json"
 LOCK = ".lock"
@@ -115,6 +115,8 @@ class Failure:
 class Status:
     """How far a run is.
 
+    `lost` counts finished trials whose files are damaged or gone, as a report would find by what
+    folders hold: files are not read through. Without a driver at work they are not `done`.
     `total`, `left` and `reused` are None where no driver has written them. `statuses` counts the
     `done` trials, `failed` groups those that failed. `running` are the trials in hand, of a driver
     that is gone those that it had; their `seconds` and `silent_seconds` are as of now. `hosts` are
@@ -130,6 +132,7 @@ class Status:
     total: int | None
     done: int
     left: int | None
+    lost: int
     reused: int | None
     statuses: dict[str, int]
     failed: tuple[Failure, ...]
@@ -159,7 +162,7 @@ def status(run: Path, now: datetime | None = None) -> Status:
         raise RunError(f"{run} holds no run: there is no study.yaml in it.")
     now = now or datetime.now(UTC)
     state = _read_state(run)
-    rows = list(_rows(run))
+    rows, lost = _rows(run)
     known = {row["trial_id"]: row for row in rows if row["status"] != "skipped"}
     ended = [row for row in rows if row["status"] in ENDED_STATUSES]
     totals = [sum(row[name] or 0 for row in ended) for name in _TIMES]
@@ -175,11 +178,16 @@ def status(run: Path, now: datetime | None = None) -> Status:
     in_hand, after = _since(state, known)
     statuses = Counter(state.statuses if state else {})
     statuses.update(after if state else (row["status"] for row in known.values()))
+    alive = driver.state == "running"
+    if lost and not alive:
+        # It wrote of files that are gone since; whoever works finds out when it begins.
+        statuses = min(
+            statuses, Counter(row["status"] for row in known.values()), key=Counter.total
+        )
     done = statuses.total()
     age = driver.age_seconds or 0.0
     ages = {"seconds": age, "silent_seconds": age}
     left = None if state is None else max(state.total - done, 0)
-    alive = driver.state == "running"
     return Status(
         run=str(run),
         study=state.study if state else run.name,
@@ -187,6 +195,7 @@ def status(run: Path, now: datetime | None = None) -> Status:
         total=None if state is None else state.total,
         done=done,
         left=left,
+        lost=lost,
         reused=None if state is None else state.reused,
         statuses=dict(sorted(statuses.items())),
         failed=tuple(
@@ -215,7 +224,12 @@ def in_words(found: Status) -> list[str]:
     lines = [", ".join([f"{found.study}: {found.done}{of} trials done", *more])]
     if found.statuses:
         lines.append("  " + ", ".join(f"{n} {status}" for status, n in found.statuses.items()))
-    lines.append(f"  {_of_the_driver(found.driver)}")
+    if found.lost:
+        lines.append(
+            f"  {text.count(found.lost, 'finished trial')} lost files, or their files are damaged; "
+            "`medopt report` says which"
+        )
+    lines.append(f"  {_of_the_driver(found.driver, lost=found.lost > 0)}")
     if found.running:
         where = f" on {text.listed(found.hosts)}" if found.hosts else ""
         had = "had" if found.driver.state == "gone" else "has"
@@ -238,13 +252,14 @@ def in_words(found: Status) -> list[str]:
     return lines
 
 
-def _of_the_driver(driver: Driver) -> str:
+def _of_the_driver(driver: Driver, *, lost: bool) -> str:
     where = f"process {driver.process} on {driver.host}"
     ago = f"{text.duration(driver.age_seconds, clock=True)} ago"
     if driver.state == "running":
         return f"{where} runs it; it wrote this {ago}"
     if driver.state == "ended":
-        said = "all is done" if driver.ended == "done" else driver.ended
+        done = "all was done" if lost else "all is done"
+        said = done if driver.ended == "done" else driver.ended
         return f"{where} ended {ago}: {said}"
     if driver.state == "gone":
         return f"the driver that wrote this {ago} is gone ({where}); `medopt run` goes on"
@@ -264,17 +279,25 @@ def _read_state(run: Path) -> State | None:
         ) from error
 
 
-def _rows(run: Path) -> Iterator[Mapping[str, Any]]:
-    """Give what became of the trials of a run and of its phases, which have folders below it."""
+def _rows(run: Path) -> tuple[list[Mapping[str, Any]], int]:
+    """Give what became of the trials of a run and of its phases, which have folders below it.
+
+    And how many of those that were finished have lost files.
+    """
+    rows: list[Mapping[str, Any]] = []
+    lost = 0
     for trials in sorted({run / "trials", *run.glob("*/trials"), *run.glob("*/*/trials")}):
         if trials.is_dir():
             columns = [*_COLUMNS, *_TIMES]
+            damage = Damage()
             try:
                 found = read(trials.parent, "trials", columns=columns)
             except DamagedError:  # what is whole is told; a report says what is damaged
                 damage = find_damage(trials.parent)
                 found = read(trials.parent, "trials", columns=columns, without=damage)
-            yield from found.to_pylist()
+            rows += found.to_pylist()
+            lost += len(damage.trial_ids) + len(incomplete(trials.parent, damage))
+    return rows, lost
 
 
 def _since(

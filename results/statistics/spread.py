@@ -43,8 +43,21 @@ _LEAST_TWO, _LEAST_MANY, _LEAST_SINGLE = 1.1, 1.05, 1.25
 # of the scatter the rest is smaller: the leaders' own takes its place sooner, and counts a little
 # more than it is, since only what looks unsteady is judged by it. By simulation.
 _OTHERS = (0.98, 0.998)
-_LEADERS_BY_FOLDS, _COUNTS_BY_FOLDS = (0.9, 0.985), 1.0
-_LEADERS_BY_CASES, _COUNTS_BY_CASES = (0.65, 0.95), 1.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnScatter:
+    """From which to which quantile a leader's own scatter takes the typical one's place, and how.
+
+    `counts`: the factor that it counts by.
+    """
+
+    leaders: tuple[float, float]
+    counts: float
+
+
+OWN_BY_FOLDS = OwnScatter(leaders=(0.9, 0.985), counts=1.0)
+OWN_BY_CASES = OwnScatter(leaders=(0.65, 0.95), counts=1.15)
 
 # From the first to the second of these typical ratios, the degrees of freedom of the folds come to
 # count for the typical ratio: then training and not the patients decides.
@@ -125,9 +138,10 @@ def training_spread(scores: Array, by_repeat: Array | None) -> Spread:
     mean = y.mean(axis=(-2, -1))
     leads = mean >= np.sort(mean, axis=-1)[..., [-2]]
     typical = np.median(own, axis=-1, keepdims=True) / _median_of_mean_square(m, freedom)
-    share = _own_share(own, typical, freedom, leads, _LEADERS_BY_FOLDS)
-    extra = typical + share * (_COUNTS_BY_FOLDS * own - typical)
-    own_error, typical_error = share * _COUNTS_BY_FOLDS * own, (1 - share) * typical
+    counts = OWN_BY_FOLDS.counts
+    share = own_share(own, typical, freedom, leads, OWN_BY_FOLDS, field=m)
+    extra = typical + share * (counts * own - typical)
+    own_error, typical_error = share * counts * own, (1 - share) * typical
     if by_repeat is not None:
         scale = np.abs(scores).max(axis=(-4, -3, -2, -1))[..., None] ** 2
         case = _case_scatter(by_repeat, weights, folds)
@@ -136,11 +150,12 @@ def training_spread(scores: Array, by_repeat: Array | None) -> Spread:
         ratio = np.where(told, own, 1.0) / case
         middle = np.median(ratio, axis=-1, keepdims=True) / _median_of_mean_square(m, freedom)
         typical = typical_ratio(middle, m, (m - 1) * freedom)
-        own_part = _own_share(ratio, typical, freedom, leads, _LEADERS_BY_CASES)
-        drawn = typical + own_part * (_COUNTS_BY_CASES * ratio - typical)
+        counts = OWN_BY_CASES.counts
+        own_part = own_share(ratio, typical, freedom, leads, OWN_BY_CASES, field=m)
+        drawn = typical + own_part * (counts * ratio - typical)
         share = np.where(told, own_part, share)
         extra = np.where(told, (drawn - 1) * case, extra)
-        own_error = np.where(told, own_part * _COUNTS_BY_CASES * own, own_error)
+        own_error = np.where(told, own_part * counts * own, own_error)
         typical_error = np.where(
             told, nervousness(middle) * (1 - own_part) * typical * case, typical_error
         )
@@ -155,19 +170,33 @@ def training_spread(scores: Array, by_repeat: Array | None) -> Spread:
     )
 
 
-def middle_scatter(scores: Array, by_repeat: Array | None) -> float:
-    """Return the field's middle variance of a fold, or its middle ratio to what patients explain.
+@dataclass(frozen=True, kw_only=True)
+class Scatter:
+    """What folds of a field scatter, as `training_spread` judges it.
 
-    From (m, R, k, S) scores, and (R, m, m) covariances over patients or None. A field of which
-    patients explain nothing has the ratio 1.
+    `own`: (m,) each one's variance of a fold, or its ratio to what patients explain, where these
+    are known. `case`: (m,) what they explain, or None. `middle`: the middle one of `own`.
+    """
+
+    own: Array
+    case: Array | None
+    middle: float
+
+
+def field_scatter(scores: Array, by_repeat: Array | None) -> Scatter:
+    """Return what folds scatter, from (m, R, k, S) scores and (R, m, m) covariances or None.
+
+    Of one of which patients explain nothing the ratio is 1.
     """
     m, repeats, folds, _ = scores.shape
     own, weights = _own_scatter(scores.mean(axis=-1))
+    case = None
     if by_repeat is not None:
         case = _case_scatter(by_repeat, weights, folds)
         told = case > ROUNDING * float(np.abs(scores).max()) ** 2
         own = np.where(told, own, 1.0) / np.where(told, case, 1.0)
-    return float(np.median(own)) / _median_of_mean_square(m, (folds - 1) * repeats)
+    middle = float(np.median(own)) / _median_of_mean_square(m, (folds - 1) * repeats)
+    return Scatter(own=own, case=case, middle=middle)
 
 
 def _own_scatter(y: Array) -> tuple[Array, Array]:
@@ -223,23 +252,25 @@ def _median_of_mean_square(m: int, freedom: int) -> float:
     return 1.0 if m == 2 else float(stats.chi2.median(freedom) / freedom)
 
 
-def _own_share(
+def own_share(
     values: Array,
     typical: Array,
     freedom: int,
     leads: NDArray[np.bool_],
-    leaders: tuple[float, float],
+    rule: OwnScatter,
+    *,
+    field: int,
 ) -> Array:
-    """Return how far each of (m,) variances or ratios is its combination's own: 0 to 1.
+    """Return how far each variance or ratio is its combination's own: 0 to 1.
 
-    From one quantile of the typical one's chi-squared to another: `leaders` for the best and the
-    runner-up, the (m,) `leads`, and higher ones for the others.
+    From one quantile of the typical one's chi-squared to another: `rule.leaders` for the best and
+    the runner-up, the `leads`, and higher ones for the others. In a `field` of two neither is.
     """
-    m = values.shape[-1]
-    if m == 2:
+    if field == 2:
         return np.zeros_like(values)
     first, others = (
-        np.asarray(stats.chi2.ppf(quantiles, freedom)) / freedom for quantiles in (leaders, _OTHERS)
+        np.asarray(stats.chi2.ppf(quantiles, freedom)) / freedom
+        for quantiles in (rule.leaders, _OTHERS)
     )
     low, high = np.where(leads, first[0], others[0]), np.where(leads, first[1], others[1])
     above = np.divide(values, typical, out=np.ones_like(values), where=typical > 0)

@@ -543,7 +543,7 @@ def _opened(run: Path, path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, A
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
-        found = " ".join(str(error).split())
+        found = " ".join(str(error).split()).rstrip(".")
         raise DamagedError(
             f"{where} is damaged or is no result of this program: {found}. Move it away, and "
             "`medopt run` trains anew what is lost.",

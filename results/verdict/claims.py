@@ -81,16 +81,17 @@ class Asked:
 
     @property
     def others(self) -> str:
-        """Return whom the best is compared with: `the other`, `each of the other 5`."""
+        """Return whom the best is compared with: the other by its name, `each of the other 5`."""
         number = len(self.names) - 1
-        return "the other" if number == 1 else f"each of the other {number}"
+        return self.lead["over"] if number == 1 else f"each of the other {number}"
 
     @property
     def ahead(self) -> str:
         """Return how far the best is ahead, to follow `it is `."""
         lead = self.lead
+        of = "" if len(self.names) == 2 else f" of the next, {lead['over']},"
         said = (
-            f"ahead of the next, {lead['over']}, by {words.score(lead['estimate'])} "
+            f"ahead{of} by {words.score(lead['estimate'])} "
             f"{words.metric(self.metric)} "
             f"({words.interval(lead['low'], lead['high'], self.found.alpha)})"
         )

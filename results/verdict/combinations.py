@@ -23,13 +23,17 @@ Fold = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Combination:
-    """One combination on one data set: its entry on each axis, its trials, why it was skipped."""
+    """One combination on one data set: its entry on each axis, its trials, why it was skipped.
+
+    `missing` says of trials that have no row what became of them.
+    """
 
     axes: tuple[Axis, ...]
     key: Key
     trials: tuple[Row, ...]
     expected: int
     skipped: str | None
+    missing: str = "are not finished"
 
     @property
     def name(self) -> str:
@@ -74,7 +78,7 @@ class Combination:
             self._in_folds("dropped"),
             f"{failed} of {self.expected} trials failed" if failed else "",
             f"{unscored} of {self.expected} trials have no score" if unscored else "",
-            f"{missing} of {self.expected} trials are not finished" if missing else "",
+            f"{missing} of {self.expected} trials {self.missing}" if missing else "",
         ]
         notes = {"judged": None, "skipped": self.skipped}
         return notes.get(self.state, "; ".join(part for part in parts if part))

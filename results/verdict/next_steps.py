@@ -26,7 +26,7 @@ from results.verdict.claims import Asked
 from results.verdict.combinations import Combination, Contest, cell_of, fold_of
 from results.verdict.doubts import RowsOf
 from results.verdict.evidence import Known, by_primary, read_cases
-from results.verdict.schema import Next, Option
+from results.verdict.schema import Next, OfDataset, Option
 
 # More seeds, repeats or folds than this nobody would train. Assumption.
 _MOST = 10
@@ -229,6 +229,55 @@ def _advice(design: _Design, options: Sequence[Option]) -> list[str]:
         tried = [words.count(each["number"], each["what"][:-1]) for each in fail]
         said.append(f"{' or '.join(tried)} would not")
     return said
+
+
+# ---- a run that looks until it is decided ----------------------------------------------------
+
+
+def repeats_decide(found: OfDataset, most: int) -> bool:
+    """Return whether a data set is undecided and at most so many repeats decide it."""
+    return found["next"] is not None and any(
+        option["what"] == "repeats" and option["decides"] and option["number"] <= most
+        for option in found["next"]["options"]
+    )
+
+
+def none_added(
+    datasets: Sequence[OfDataset], *, repeats: int, step: int, looks: int
+) -> dict[str, str]:
+    """Return, of each undecided data set, why no repeat is added to a finished look of a run.
+
+    Empty where repeats are added, since they can decide some data set, or where all is decided.
+    """
+    last = repeats >= looks * step
+    if not last and any(repeats_decide(found, looks * step) for found in datasets):
+        return {}
+    return {
+        found["dataset"]: f"no repeat is added: {_none_since(found, looks * step, looks, last)}"
+        for found in datasets
+        if found["state"] == "undecided"
+    }
+
+
+def _none_since(found: OfDataset, most: int, looks: int, last: bool) -> str:
+    if last:
+        return f"this was the last of {looks} looks"
+    options = found["next"]["options"] if found["next"] else []
+    option = next((each for each in options if each["what"] == "repeats"), None)
+    if option is None or found["lead"] is None:
+        return "what more of them would do is not known"
+    if option["decides"]:
+        return (
+            f"to decide takes about {option['number']} repeats, and {looks} looks have at most "
+            f"{most}"
+        )
+    lead, margin = found["lead"]["estimate"], found["margin"]
+    what, wanted = ("lead", lead) if lead >= margin else ("margin", margin)
+    return (
+        f"with {words.count(option['number'], 'repeat')} the lead would not be decided either "
+        f"(half-width {words.score(option['half_width'])} to expect, the {what} is "
+        f"{words.score(wanted)})"
+    )
 
 
 # ---- before a study runs ---------------------------------------------------------------------

@@ -87,6 +87,7 @@ def test_the_json_of_a_run_that_goes_on(run):
         "total": 10,
         "done": 2,
         "left": 8,
+        "lost": 0,
         "reused": 1,
         "statuses": {"failed": 1, "ok": 1},
         "failed": [{"reason": "ValueError: planted", "trials": 1}],
@@ -205,6 +206,27 @@ def test_a_run_of_an_older_version_is_told_by_its_tables(run):
     found = status(run, NOW)
     assert (found.driver.state, found.total, found.left, found.done) == ("unknown", None, None, 1)
     assert "no driver has said how far it is" in " ".join(in_words(found))
+
+
+def test_trials_that_lost_files_are_not_done(run):
+    """Of four one row is cut and one has no cases; a driver that has ended knew nothing of it."""
+    write_state(run, state(ended="done", total=4, done=4, statuses={"ok": 4}, running=()))
+    for name in "abcd":
+        trial(run, name, ago=100)
+    whole = status(run, NOW)
+    assert (whole.done, whole.left, whole.lost) == (4, 0, 0)
+    assert in_words(whole)[2].endswith(": all is done")
+    cut = run / "trials" / "a.parquet"
+    cut.write_bytes(cut.read_bytes()[:-60])
+    (run / "cases" / "b.parquet").unlink()
+    found = status(run, NOW)
+    assert (found.done, found.left, found.lost, found.statuses) == (2, 2, 2, {"ok": 2})
+    lines = in_words(found)
+    assert lines[0] == "small: 2 of 4 trials done, 2 left"
+    assert lines[2].startswith(
+        "  2 finished trials lost files, or their files are damaged; `medopt"
+    )
+    assert lines[3].endswith(": all was done")
 
 
 def test_phases_of_a_search_are_counted_with_it(run):

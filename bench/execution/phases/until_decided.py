@@ -5,7 +5,7 @@ that looking more often makes no more false winners.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bench.execution.trial_queue import Progress
@@ -14,6 +14,8 @@ from bench.study.schema import Study
 from results import text
 from results.report.write import load_verdicts
 from results.statistics.race import look_level
+from results.verdict.next_steps import none_added, repeats_decide
+from results.verdict.schema import OfDataset
 
 log = logging.getLogger("medopt.run")
 
@@ -40,7 +42,8 @@ def until_decided(
     """Run a plan, and with more repeats while that can decide what is not.
 
     `run(plan)` runs a plan and returns how it ended; `grown(repeats)` plans and writes down
-    the study with as many repeats; `say` hears of each look. Raises what these raise.
+    the study with as many repeats; `say` hears of each look after which repeats
+    are added, or why none is where something is undecided. Raises what these raise.
     """
     while True:
         progress = run(plan)
@@ -48,31 +51,26 @@ def until_decided(
         assert rule is not None, "who looks has a rule"
         assert rule.step is not None, "a run has fixed its first look"
         look, most = plan.study.repeats // rule.step, rule.looks * rule.step
-        if look == rule.looks:
-            return progress
-        open_sets = to_decide(plan.folder, most)
+        found = load_verdicts(plan.folder)["datasets"]
+        open_sets = [] if look == rule.looks else to_decide(found, most)
+        level = text.percent(look_level(plan.study.alpha, rule.looks))
+        looked = f"look {look} of at most {rule.looks}, at level {level}"
         if not open_sets:
+            why = none_added(found, repeats=plan.study.repeats, step=rule.step, looks=rule.looks)
+            for dataset, reason in why.items():
+                log.info("%s: %s: %s", looked, dataset, reason)
+                say(f"{looked}: {dataset}: {reason}.")
             return progress
         more = plan.study.repeats + rule.step
-        level = text.percent(look_level(plan.study.alpha, rule.looks))
         told = (
-            f"look {look} of at most {rule.looks}, at level {level}: {text.listed(open_sets)} "
-            f"undecided, and up to {most} repeats can decide; {more} repeats now"
+            f"{looked}: {text.listed(open_sets)} undecided, and up to {most} repeats can decide; "
+            f"{more} repeats now"
         )
         log.info(told)
         say(f"{told}.")
         plan = grown(more)
 
 
-def to_decide(folder: Path, most: int) -> list[str]:
-    """Return the data sets of a run that are undecided and that at most `most` repeats decide."""
-    found = load_verdicts(folder)
-    return [
-        each["dataset"]
-        for each in found["datasets"]
-        if each["next"]
-        and any(
-            option["what"] == "repeats" and option["decides"] and option["number"] <= most
-            for option in each["next"]["options"]
-        )
-    ]
+def to_decide(datasets: Sequence[OfDataset], most: int) -> list[str]:
+    """Return those of some data sets that are undecided and that at most `most` repeats decide."""
+    return [found["dataset"] for found in datasets if repeats_decide(found, most)]

@@ -1,4 +1,4 @@
-"""The procedure and its predictions on real trainings that others published."""
+"""The procedure on real trainings that others published; forecasts of these and of made ones."""
 
 from itertools import combinations
 
@@ -7,10 +7,10 @@ import pytest
 from scipy import stats as scipy_stats
 
 from results.statistics.evidence import Evidence
-from results.statistics.predict import Plan, predict
+from results.statistics.predict import Plan, Prediction, predict
 from results.statistics.procedure import compare
 from tests.results.statistics import replays
-from tests.results.statistics.generators import judged, of_task
+from tests.results.statistics.generators import drawn, judged, of_task
 
 
 @pytest.fixture(scope="module")
@@ -176,3 +176,83 @@ def test_scores_alone_predict_the_corrected_t():
     variance = gap.var(axis=1, ddof=1).mean() * (1 / 2000 + 0.25)
     expected = scipy_stats.norm.ppf(0.975) * np.sqrt(variance)
     assert predict(pilot, plan, alpha=0.05).half_width == pytest.approx(expected, rel=0.05)
+
+
+# ---- leaders that are unsteady -------------------------------------------------------------------
+
+FOLDS, PATIENTS = 3, 150
+
+
+def study(rng, sd, *, by_cases, m=6) -> Evidence:
+    """Return m combinations of 3 folds, two far ahead whose training scatters `sd` as widely."""
+    level, spread = np.zeros(m), np.ones(m)
+    level[:2], spread[:2] = 0.3, sd
+    if not by_cases:
+        made = drawn(rng, 1, m, level=level, sd=spread, seeds=1, folds=FOLDS)
+        return Evidence(scores=made.scores[0], influence=None, test_train_ratio=0.5)
+    each = PATIENTS // FOLDS
+    case = 0.1 * rng.standard_normal((m, FOLDS, each))
+    noise = 0.1 / np.sqrt(each) * spread[:, None] * rng.standard_normal((m, FOLDS))
+    scores = case.mean(axis=2) + noise + level[:, None]
+    phi = (case - case.mean(axis=2, keepdims=True)) / (FOLDS * each) * np.sqrt(each / (each - 1))
+    return Evidence(
+        scores=scores[:, None, :, None],
+        influence=phi.reshape(m, 1, 1, PATIENTS),
+        test_train_ratio=0.5,
+    )
+
+
+def told(pilot: Evidence, **changes) -> Prediction:
+    """Return the forecast of a study like its pilot, but for `changes`."""
+    as_pilot = {"folds": pilot.folds, "repeats": 1, "seeds": pilot.seeds, "patients": PATIENTS}
+    return predict(pilot, Plan(**as_pilot | changes, test_train_ratio=0.5), alpha=0.05)
+
+
+@pytest.mark.parametrize("by_cases", [True, False])
+@pytest.mark.parametrize("sd", [1, (1, 4), 4, 10])
+def test_a_study_like_its_pilot_is_told_about_what_the_pilots_verdict_says(sd, by_cases):
+    """By the typical scatter alone 0.2 to 0.4 of unsteady leaders' half-widths were in it."""
+    rng = np.random.default_rng(5)
+    inside, again = [], []
+    for _ in range(30):
+        pilot = study(rng, sd, by_cases=by_cases)
+        said = told(pilot)
+        for evidence, found in ((pilot, inside), (study(rng, sd, by_cases=by_cases), again)):
+            found.append(said.low <= compare(evidence, alpha=0.05).lead_reach <= said.high)
+    assert np.mean(inside) >= 0.95
+    assert np.mean(again) >= 0.5  # another study of the same kind, whose pilot this is
+
+
+@pytest.mark.parametrize("by_cases", [True, False])
+def test_a_leader_that_scatters_a_little_more_is_told_a_little_wider(by_cases):
+    """Continuous, from one that is steadier than the field to one that is far above it."""
+    pilot = study(np.random.default_rng(1), 1, by_cases=by_cases)
+    best = int(pilot.scores.mean(axis=(1, 2, 3)).argmax())
+    widths = []
+    for stretch in np.geomspace(0.3, 30, 60):
+        scores = pilot.scores.copy()
+        own = scores[best] - scores[2:].mean(axis=0)
+        scores[best] += (stretch - 1) * (own - own.mean())
+        stretched = Evidence(
+            scores=scores, influence=pilot.influence, test_train_ratio=pilot.test_train_ratio
+        )
+        widths.append(told(stretched).half_width)
+    steps = np.array(widths[1:]) / widths[:-1]
+    assert steps.max() < 1.25
+    assert steps.min() > 0.93
+    assert widths[-1] > 2 * widths[0]
+
+
+# Half-width, range and findable lead by cases and by folds, of before leaders' own scatter counted.
+KEPT = [
+    [0.0360603924757616, 0.025259225017760005, 0.1602347543039836, 0.05141834325900187],
+    [0.3760661933723648, 0.13176495141562158, 1.1499540778006008, 0.44962669510254966],
+]
+
+
+def test_two_combinations_are_told_by_what_they_share():
+    """Of two neither has a scatter of its own."""
+    by_cases = told(study(np.random.default_rng(3), 4, by_cases=True, m=2))
+    by_folds = told(study(np.random.default_rng(3), 4, by_cases=False, m=2))
+    figures = [[p.half_width, p.low, p.high, p.findable] for p in (by_cases, by_folds)]
+    np.testing.assert_allclose(figures, KEPT, rtol=1e-12)

@@ -284,8 +284,10 @@ def test_a_damaged_file_is_named(tmp_path):
     put(tmp_path)
     path = tmp_path / "trials" / "a.parquet"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(RunError, match=r"trials/a\.parquet is damaged"):
+    with pytest.raises(RunError, match=r"trials/a\.parquet is damaged") as told:
         read(tmp_path, "trials")
+    assert ".. " not in str(told.value)  # what the library says ends with a full stop of its own
+    assert ". Move it away" in str(told.value)
 
 
 def test_another_schema_version_is_named(tmp_path):

@@ -11,7 +11,7 @@ from sklearn.dummy import DummyRegressor
 from results.statistics.evidence import Evidence
 from results.statistics.procedure import compare
 from results.verdict import doubts
-from results.verdict.claims import Asked, level_that_holds
+from results.verdict.claims import Asked, level_that_holds, of_models, of_procedure
 from results.verdict.doubts import rule_changed
 from results.verdict.evidence import Known
 
@@ -121,3 +121,18 @@ def test_one_answer_to_all_is_told():
     assert words == "x calls a in none of the test cases that it is known of (50 % have it)."
     of_numbers = doubts._one_answer(SimpleNamespace(task="regression"), who, rows)
     assert of_numbers == "x gives nearly one number to all test cases in 1 of 1 trial."
+
+
+def test_of_two_the_other_is_named_once():
+    _, two = asked(2, 3)
+    for claim, verb in ((of_procedure(two), "it is"), (of_models(two), "they are")):
+        said = claim["sentence"]
+        assert said.count("c1") == 1
+        assert f"c1 (5 %); {verb} ahead by 0." in said
+        assert "the other" not in said
+        assert "the next" not in said
+    _, six = asked(6, 3)
+    assert (
+        "than each of the other 5 (5 %); it is ahead of the next, c"
+        in (of_procedure(six)["sentence"])
+    )

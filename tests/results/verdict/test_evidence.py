@@ -339,7 +339,7 @@ def test_the_models_claim_of_a_winner_is_of_its_models(make_rows):
     models = data["claims"][1]
     assert models["state"] == "better"
     assert (
-        "those of resnet18 + adam + ce score better on new patients than those of the other"
+        "those of resnet18 + adam + ce score better on new patients than those of resnet18 + sgd"
         in (models["sentence"])
     )
 

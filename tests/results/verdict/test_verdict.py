@@ -705,6 +705,24 @@ def test_a_damaged_file_does_not_stop_the_report_of_the_rest(make_run, table, na
             assert row["test_score"] == before[row["name"]]["test_score"]
 
 
+def test_what_lost_its_files_is_not_called_unfinished(make_run):
+    run = make_run(datasets=ONE, optimizers=("adam", "sgd", "lbfgs"), losses=("ce",), folds=3)
+    trials = sorted(path.stem for path in (run / "trials").glob("t*.parquet"))
+    rows = {row["trial_id"]: row["optimizer"] for row in read(run, "trials").to_pylist()}
+    adam = [trial for trial in trials if rows[trial] == "adam"]
+    (run / "cases" / f"{adam[0]}.parquet").unlink()
+    damage(run / "trials" / f"{adam[1]}.parquet", "cut")
+
+    def note():
+        found = json.loads(write_report(run).page.with_name("verdict.json").read_text())
+        return by_name(found["datasets"][0])["resnet18 + adam + ce"]["note"]
+
+    assert note() == "2 of 3 trials finished, and their files are lost or damaged"
+    for table in TABLES:
+        (run / table / f"{adam[2]}.parquet").unlink()  # as if it had never run
+    assert note() == "3 of 3 trials are not finished, or their files are lost or damaged"
+
+
 def test_a_damaged_part_is_told_with_all_its_trials(make_run):
     run = make_run(datasets=ONE, optimizers=("adam", "sgd"), losses=("ce",), folds=3)
     kept = (run / "trials" / "t00001.parquet").read_bytes()

@@ -139,8 +139,29 @@ def test_nothing_is_added_where_more_repeats_would_not_do(bench):
     here = bench(adam=0.801, spread=0.1)
     here.run()
     assert {repeat for repeat, _ in here.ran} == {0}
-    assert load_verdicts(here.folder)["datasets"][0]["state"] == "undecided"
-    assert to_decide(here.folder, 3) == []
+    found = load_verdicts(here.folder)["datasets"]
+    assert found[0]["state"] == "undecided"
+    assert to_decide(found, 3) == []
+    option = next(each for each in found[0]["next"]["options"] if each["what"] == "repeats")
+    lead = found[0]["lead"]["estimate"]
+    why = (
+        "o repeat is added: with 10 repeats the lead would not be decided either (half-width "
+        f"{option['half_width']:.3f} to expect, the lead is {lead:.3f})."
+    )
+    name = found[0]["dataset"]
+    assert here.said == [f"look 1 of at most 3, at level 1.667 %: {name}: n{why}"]
+    assert found[0]["warnings"][-1] == f"N{why}"
+
+
+def test_a_run_that_is_undecided_after_its_last_look_says_so(bench):
+    here = bench(adam=0.801, spread=0.1, more="repeats: 2")
+    study, base = here.asked()
+    grown = study.model_copy(update={"repeats": 6})
+    here.train(here.planned(grown, base))
+    here.run()
+    assert len(here.said) == 1
+    assert here.said[0].startswith("look 3 of at most 3, at level 1.667 %: ")
+    assert here.said[0].endswith(": no repeat is added: this was the last of 3 looks.")
 
 
 def test_saved_folds_stay_when_repeats_are_added(bench):
