@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from loaders.cases import Array
+from loaders.formats.large_file import write_parts
 
 # numpy has Python parse what a header says, and CPython before 3.11.9 and 3.12.3 counts the depth
 # of parsing for all threads together: two that parse at once may end in a SystemError (its issue
@@ -80,7 +81,8 @@ class ArrayFile:
         self._shape = shape
         self._grow = grow
         self._file = path.open("xb")
-        self._write_header()
+        if grow:
+            self._write_header()
 
     def __enter__(self) -> Self:
         return self
@@ -102,9 +104,13 @@ class ArrayFile:
         if array.shape != self._shape or (self.rows and not self._grow):
             raise ValueError(f"an array of {array.shape} does not fit a file of {self._shape}")
         # Not tofile(): on a full disk that raises an OSError without its number.
-        self._file.write(np.ascontiguousarray(array, dtype=self._dtype).data)
+        content = array_bytes(array.astype(self._dtype, copy=False))
         self.rows += 1
-        return self.rows - 1 if self._grow else None
+        if self._grow:
+            self._file.write(content)
+            return self.rows - 1
+        write_parts(self._file, [npy_header(self._dtype, self._shape), content])
+        return None
 
     def close(self) -> None:
         """Finish the header and put the file on the disk."""
@@ -118,5 +124,4 @@ class ArrayFile:
             os.fsync(self._file.fileno())
 
     def _write_header(self) -> None:
-        shape = (self.rows, *self._shape) if self._grow else self._shape
-        self._file.write(npy_header(self._dtype, shape))
+        self._file.write(npy_header(self._dtype, (self.rows, *self._shape)))

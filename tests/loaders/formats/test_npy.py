@@ -1,11 +1,15 @@
-"""Numpy's files, opened by several threads."""
+"""Numpy's files opened by several threads, and the bytes of large ones, however written."""
 
+import errno
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from loaders.formats import large_file
+from loaders.formats.large_file import write_parts
 from loaders.formats.npy import open_npy
 
 
@@ -67,3 +71,81 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
     (tmp_path / "b.npy").write_bytes(damage(data))
     with pytest.raises((OSError, ValueError, EOFError)):
         open_npy(tmp_path / "b.npy")
+
+
+# ---- large files --------------------------------------------------------------------------------
+
+# Around a block, what is written at a time, and what counts as large.
+SIZES = [
+    0,
+    1,
+    *(size + beyond for size in (1 << 12, 1 << 20, 1 << 22, 5 << 20) for beyond in (-1, 0, 1)),
+]
+
+
+def parts_of(size):
+    """Return parts of so many bytes together: a header, an empty one, and the rest."""
+    content = np.random.default_rng(size).bytes(size)
+    return [content[:128], b"", memoryview(content[128:])], content
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_file_has_the_bytes_it_was_given(tmp_path, size):
+    parts, content = parts_of(size)
+    with (tmp_path / "a").open("xb") as file:
+        write_parts(file, parts)
+    assert (tmp_path / "a").read_bytes() == content
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="O_DIRECT is Linux's")
+@pytest.mark.parametrize("refused", ["asked", "written", "written in part"])
+def test_a_system_that_writes_nothing_past_its_cache_writes_by_way_of_it(
+    tmp_path, monkeypatch, refused
+):
+    parts, content = parts_of((5 << 20) + 7)
+    asked, write, tried = large_file.fcntl.fcntl, os.write, []
+
+    def ask(number, what, flags=0):
+        tried.append(flags)
+        if refused == "asked" and flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "no")
+        return asked(number, what, flags)
+
+    def refuse(number, view):
+        if refused == "written" or len(tried) > 2:
+            raise OSError(errno.EINVAL, "no")
+        tried.append(0)
+        return write(number, view)
+
+    monkeypatch.setattr(large_file.fcntl, "fcntl", ask)
+    if refused != "asked":
+        monkeypatch.setattr(large_file.os, "write", refuse)
+    with (tmp_path / "a").open("xb") as file:
+        write_parts(file, parts)
+    assert (tmp_path / "a").read_bytes() == content
+    assert any(flags & os.O_DIRECT for flags in tried)
+
+
+def test_a_full_disk_is_told_by_its_number(tmp_path, monkeypatch):
+    def full(_number, _view):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(large_file.os, "write", full)
+    monkeypatch.setattr(large_file, "_straight", lambda _number, *, on: on)
+    with (tmp_path / "a").open("xb") as file, pytest.raises(OSError, match="full") as told:
+        write_parts(file, parts_of(5 << 20)[0])
+    assert told.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize("most", [1, 5000, 1 << 30])
+def test_what_is_written_in_part_is_gone_on_with(tmp_path, monkeypatch, most):
+    """A signal may end a call before all is written; blocks stay whole where they must."""
+    parts, content = parts_of((4 << 20) + 4097)
+    write = os.write
+    monkeypatch.setattr(large_file, "_straight", lambda _number, *, on: on)
+    monkeypatch.setattr(large_file, "_AT_ONCE", 1 << 14 if most == 1 else 1 << 20)
+    least = 4096 if most == 1 else most
+    monkeypatch.setattr(large_file.os, "write", lambda number, view: write(number, view[:least]))
+    with (tmp_path / "a").open("xb") as file:
+        write_parts(file, parts)
+    assert (tmp_path / "a").read_bytes() == content
