@@ -119,6 +119,8 @@ def resolve(
     automatic = lanes is None and before is None and study.threads is None
     by_hand = study.margin is not None
     study = _fix(study, before, max(cores // (lanes or 1), 1), cuda=gpus)
+    if before and study.folds != before.folds:  # else those that are saved would seem damaged
+        raise _other("folds", before.folds, study.folds)
     saved = _saved_folds(folder)
     entries: list[DataEntry] = []
     sets: list[DataSet] = []
@@ -372,6 +374,13 @@ def _fix(study: Study, before: Study | None, threads: int, *, cuda: bool) -> Stu
     return fixed
 
 
+def _other(key: str, then: Any, now: Any) -> StudyError:
+    return StudyError(
+        f"{key}: this run was made with {then!r}, the study now says {now!r}. Choose another run "
+        f"folder, or a new name in the study."
+    )
+
+
 def _same_protocol(study: Study, before: Study) -> None:
     """Raise StudyError if anything but the length of the axes differs from the run as it stands."""
     then, now = (each.model_dump(mode="json") for each in (before, study))
@@ -379,10 +388,7 @@ def _same_protocol(study: Study, before: Study) -> None:
     looked = ("repeats",) if now["until_decided"] and now["repeats"] > then["repeats"] else ()
     for key in Study.model_fields:
         if key not in (*GROWING, *looked, "resolved") and then[key] != now[key]:
-            raise StudyError(
-                f"{key}: this run was made with {then[key]!r}, the study now says {now[key]!r}. "
-                f"Choose another run folder, or a new name in the study."
-            )
+            raise _other(key, then[key], now[key])
     known = {d.name: d for d in before.data}
     for data in study.data:
         if data.name in known and known[data.name].content != data.content:

@@ -162,9 +162,12 @@ _TWO_AT_ONCE, _UNSTEADY = 0.09, 0.08
 
 
 def level_that_holds(evidence: Known, asked: Asked) -> list[str]:
-    """Return, in a sentence, where a claim of a winner may be false more often than it says."""
+    """Return, in a sentence, where a claim of a winner may be false more often than it says.
+
+    One fold has a claim of the models trained there, which patients alone decide.
+    """
     found = asked.found
-    if found.winner is None or evidence.evidence.influence is None:
+    if found.winner is None or evidence.evidence.influence is None or evidence.evidence.folds < 2:
         return []
     lone = evidence.evidence.seeds * evidence.evidence.repeats == 1
     if len(asked.names) == 2 and lone:

@@ -198,6 +198,8 @@ def test_a_run_by_official_parts_says_so_wherever_it_is_read(
     again = planned(tmp_path, "official", seeds="[0, 1]")
     assert [t.trial_id for t in again.trials] == [t.trial_id for t in plan.trials]
     assert set(results.finished(plan.folder)) == {t.trial_id for t in plan.trials}
+    with pytest.raises(StudyError, match=r"made with 'official', .* now says 4"):
+        planned(tmp_path, "4", seeds="[0, 1]")
 
 
 def test_a_store_without_parts_is_told_with_the_choices(

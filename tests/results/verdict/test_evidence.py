@@ -284,6 +284,7 @@ def test_one_fold_claims_of_the_models_alone(make_rows):
     assert data["reason"].startswith("Of the models trained here, those of resnet18 + adam + ce")
     assert "One fold cannot tell" in data["next"]["sentence"]
     assert "from fold to fold is not known" in " ".join(data["warnings"])
+    assert "is the level that was asked for" not in " ".join(data["warnings"])
     # The score's own interval is of these models too: DeLong's, on the logit (scipy).
     row = data["combinations"][0]
     phi = evidence_of(rows, study, rows_of).evidence.influence[0, 0, 0]
