@@ -172,7 +172,7 @@ def _leaders(
     lead = np.ones(later.shape, np.bool_)
     share = own_share(later, each, of.after, lead, rule, field=of.m)
     return _Counted(
-        counted=each + share * (rule.counts * later - each),
+        counted=rule.counted(later, each, share),
         typical=(1 - share) * each,
         own=share * rule.counts * later,
     )

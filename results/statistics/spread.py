@@ -55,6 +55,11 @@ class OwnScatter:
     leaders: tuple[float, float]
     counts: float
 
+    def counted(self, own: Array, typical: Array, share: Array) -> Array:
+        """Return the scatter to count with, of which a share is a combination's own."""
+        found: Array = typical + share * (self.counts * own - typical)
+        return found
+
 
 OWN_BY_FOLDS = OwnScatter(leaders=(0.9, 0.985), counts=1.0)
 OWN_BY_CASES = OwnScatter(leaders=(0.65, 0.95), counts=1.15)
@@ -138,10 +143,9 @@ def training_spread(scores: Array, by_repeat: Array | None) -> Spread:
     mean = y.mean(axis=(-2, -1))
     leads = mean >= np.sort(mean, axis=-1)[..., [-2]]
     typical = np.median(own, axis=-1, keepdims=True) / _median_of_mean_square(m, freedom)
-    counts = OWN_BY_FOLDS.counts
     share = own_share(own, typical, freedom, leads, OWN_BY_FOLDS, field=m)
-    extra = typical + share * (counts * own - typical)
-    own_error, typical_error = share * counts * own, (1 - share) * typical
+    extra = OWN_BY_FOLDS.counted(own, typical, share)
+    own_error, typical_error = share * OWN_BY_FOLDS.counts * own, (1 - share) * typical
     if by_repeat is not None:
         scale = np.abs(scores).max(axis=(-4, -3, -2, -1))[..., None] ** 2
         case = _case_scatter(by_repeat, weights, folds)
@@ -150,12 +154,11 @@ def training_spread(scores: Array, by_repeat: Array | None) -> Spread:
         ratio = np.where(told, own, 1.0) / case
         middle = np.median(ratio, axis=-1, keepdims=True) / _median_of_mean_square(m, freedom)
         typical = typical_ratio(middle, m, (m - 1) * freedom)
-        counts = OWN_BY_CASES.counts
         own_part = own_share(ratio, typical, freedom, leads, OWN_BY_CASES, field=m)
-        drawn = typical + own_part * (counts * ratio - typical)
+        drawn = OWN_BY_CASES.counted(ratio, typical, own_part)
         share = np.where(told, own_part, share)
         extra = np.where(told, (drawn - 1) * case, extra)
-        own_error = np.where(told, own_part * counts * own, own_error)
+        own_error = np.where(told, own_part * OWN_BY_CASES.counts * own, own_error)
         typical_error = np.where(
             told, nervousness(middle) * (1 - own_part) * typical * case, typical_error
         )

@@ -346,7 +346,7 @@ def test_advice_on_patients_is_what_a_kinds_settings_mean(kind: str) -> None:
 
 
 def test_advice_on_patients_of_a_decathlon_folder_can_be_followed(
-    medopt: Medopt,  # noqa: F811
+    medopt: Medopt,  # noqa: F811  # the fixture
     tmp_path: Path,
 ) -> None:
     for number in range(4):
