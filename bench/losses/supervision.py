@@ -67,6 +67,15 @@ def ignoring(row: Loss, criterion: Criterion, ignored: int) -> Criterion:
     return values
 
 
+def rescaled(criterion: Criterion, learned: Callable[[Tensor], Tensor]) -> Criterion:
+    """Return the loss of targets in the unit that a network learns, `learned(target)`."""
+
+    def values(logits: Tensor, target: Tensor, *more: Any, **made: Any) -> Tensor:
+        return criterion(logits, learned(target), *more, **made)
+
+    return values
+
+
 def supervised(criterion: Criterion, class_weights: Tensor | None, total: Total) -> Supervised:
     """Return the loss of all heads of a network, for each sample (N,).
 

@@ -27,7 +27,7 @@ from bench.core.settings import Setting
 from bench.core.timing import Clock, reset_peak_memory
 from bench.losses.mixup import Mixing
 from bench.losses.objective import Objective
-from bench.losses.supervision import ignoring, supervised
+from bench.losses.supervision import ignoring, rescaled, supervised
 from bench.losses.table import LOSSES, Criterion, Loss, alone, over_processes
 from bench.optimizers.averaging import REFRESH_BATCHES, MovingAverage, evaluation_weights
 from bench.optimizers.spec import state_bytes
@@ -446,13 +446,7 @@ def make_criterion(
     if store.meta.ignored is not None:
         criterion = ignoring(loss.row, criterion, store.meta.ignored)
     scale = TASKS[store.meta.task].scale(store, sampler.cases)
-    if scale is None:
-        return criterion
-
-    def scaled(logits: Tensor, target: Tensor, *more: Any, **made: Any) -> Tensor:
-        return criterion(logits, scale.learned(target), *more, **made)
-
-    return scaled
+    return criterion if scale is None else rescaled(criterion, scale.learned)
 
 
 def _import_loss(
