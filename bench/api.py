@@ -1,4 +1,4 @@
-"""The work of the medopt command, to be called from Python: a notebook, a script, the command.
+"""The Python API: the work of the medopt command, for notebooks, scripts and the command.
 
     from bench import api
 
