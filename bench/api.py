@@ -1,4 +1,4 @@
-"""The Python API: the work of the medopt command, for notebooks, scripts and the command.
+"""The Python API, for notebooks and scripts; the command line is built on it too.
 
     from bench import api
 
