@@ -1,1 +1,1 @@
-"""What is compared, and the running of it."""
+"""Optimizers, losses and metrics, and everything that runs and compares them."""

@@ -1,4 +1,4 @@
-"""The work of the medopt command, to be called from Python: a notebook, a script, the command.
+"""The Python API, for notebooks and scripts; the command line is built on it too.
 
     from bench import api
 

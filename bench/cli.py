@@ -1,4 +1,4 @@
-"""The medopt command: arguments in, words and an exit status out; bench.api does the work.
+"""The command line: arguments, output and exit status; bench.api does the work.
 
 Exit status 0: done. 1: some trials failed, or the machine did (a full disk). 2: bad usage, or no
 usable input. 130: interrupted; the run resumes. 141: what is printed is read no more (`| head`).

@@ -1,4 +1,4 @@
-"""The words that every reader and the store share: a source's survey, its items, its cases."""
+"""Types shared by every reader and the store: a source's survey, its items, its cases."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence

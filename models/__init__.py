@@ -1,1 +1,1 @@
-"""The networks: one row each in the table, one family a file."""
+"""The networks: one row each in the table, one file per family."""

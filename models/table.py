@@ -1,4 +1,4 @@
-"""Networks: one table, one family of architectures a file.
+"""The table of networks; each family of architectures has its own file.
 
 A row says what a network can be asked for (task, number of spatial dimensions, patch sizes) and
 how to build it. Initial weights are drawn from torch's global generator, so that whoever builds a

@@ -1,1 +1,1 @@
-"""What a run leaves: tables, verdict and report. Imports neither torch, Ray nor DALI."""
+"""What a run leaves behind: tables, verdict and report. Imports no torch, Ray or DALI."""

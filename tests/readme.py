@@ -1,6 +1,6 @@
 """The parts of README.md that are made from the project: `python -m tests.readme` writes them.
 
-They stand between `<!-- made: NAME -->` and `<!-- end: NAME -->`.
+They are between `<!-- made: NAME -->` and `<!-- end: NAME -->`.
 """
 
 import ast

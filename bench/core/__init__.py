@@ -1,1 +1,1 @@
-"""What the rest of bench is built on: settings, references, processes, timing, the machine."""
+"""The base of bench: settings, references, processes, timing, the machine."""

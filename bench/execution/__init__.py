@@ -1,1 +1,1 @@
-"""Trials on one process or on many lanes: the queue, the dispatcher, Ray."""
+"""Running trials in one process or on many lanes: the queue, the dispatcher, Ray."""

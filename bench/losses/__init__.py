@@ -1,1 +1,1 @@
-"""The losses, one row each, and how a batch's loss is made of them."""
+"""The table of losses, and how the loss of a batch is computed."""

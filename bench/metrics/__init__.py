@@ -1,1 +1,1 @@
-"""The metrics, one row each, and what they are computed from."""
+"""The table of metrics, and what they are computed from."""

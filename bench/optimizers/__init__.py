@@ -1,1 +1,1 @@
-"""The optimizers, one row each, and how a trial drives them: steps, averaging, schedules."""
+"""The table of optimizers, and how a trial drives them: steps, averaging, schedules."""

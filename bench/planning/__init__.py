@@ -1,1 +1,1 @@
-"""A study becomes trials: axes expanded, misfits skipped, time estimated."""
+"""From a study to trials: expands the axes, skips what cannot go together, estimates time."""

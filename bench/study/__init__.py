@@ -1,1 +1,1 @@
-"""What is asked: a study, its axes and entries, its data, and one trial of it."""
+"""The study: its axes and entries, its data, and a single trial."""

@@ -1,1 +1,1 @@
-"""The same batches by torch, DALI or MONAI."""
+"""The same batches from torch, DALI or MONAI."""

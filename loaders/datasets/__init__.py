@@ -1,1 +1,1 @@
-"""The kinds of data, a folder each, and what they share."""
+"""The kinds of data, one folder each, and what they share."""

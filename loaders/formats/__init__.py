@@ -1,1 +1,1 @@
-"""One reader a file format."""
+"""File formats, one reader each."""

@@ -1,1 +1,1 @@
-"""Made data in true formats."""
+"""Synthetic data in the file formats of real data."""

@@ -1,1 +1,1 @@
-"""Networks that name the class of an image."""
+"""Networks that predict for a whole image: a class, findings, a grade or a number."""

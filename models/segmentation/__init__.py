@@ -1,1 +1,1 @@
-"""Networks that name the class of every voxel."""
+"""Networks that classify every voxel."""

@@ -1,1 +1,1 @@
-"""What the two papers claim, as questions with a measure, a test and an answer."""
+"""The claims of two papers as questions, each with a measure, a test and an answer."""

@@ -1,1 +1,1 @@
-"""What a run gives to other tools: scores case by case, settings of the winner."""
+"""Output for other tools: the scores of each case, the settings of the winner."""

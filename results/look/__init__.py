@@ -1,1 +1,1 @@
-"""A look at a prepared store before anything is trained: one page, and a picture of its cases."""
+"""A look at a store before training: one page, and a picture of its cases."""

@@ -1,1 +1,1 @@
-"""The verdict as a page and on the terminal."""
+"""The verdict as an HTML page and in the terminal."""

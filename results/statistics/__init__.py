@@ -1,1 +1,1 @@
-"""What scores can tell: pure functions of arrays, numpy and scipy only."""
+"""Statistics of scores: pure functions of arrays, with numpy and scipy alone."""

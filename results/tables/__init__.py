@@ -1,1 +1,1 @@
-"""The Parquet tables of a run: their columns and their files."""
+"""The Parquet tables of a run: their columns and files."""

@@ -1,1 +1,1 @@
-"""From the rows of a run to what can be said of it."""
+"""From the rows of a run to its verdict."""

@@ -1,4 +1,4 @@
-"""What the pages under deploy/ tell their readers to type, and to read, is there."""
+"""What the README, docs/ and deploy/ tell their readers to type, and to read, is there."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,10 @@ import typer
 from tests.deploy.pages import commands
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [*sorted((ROOT / "deploy").rglob("*.md")), ROOT / "docs" / "storage.md"]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+    *(page for room in ("deploy", "docs") for page in sorted((ROOT / room).rglob("*.md"))),
+]
 
 
 def check(root: click.Command, words: list[str]) -> None:
@@ -22,6 +25,12 @@ def check(root: click.Command, words: list[str]) -> None:
     there = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
     given = {word.partition("=")[0] for word in rest if word.startswith("-")}
     assert given <= there, (own, given - there)
+
+
+def headings(page: Path) -> set[str]:
+    """Return the names that links give the headings of a page."""
+    lines = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}
 
 
 def ray_command() -> click.Command:
@@ -36,7 +45,7 @@ def medopt_command() -> click.Command:
     return typer.main.get_command(app)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_each_command_is_there_with_its_options(page):
     for program, root in (("ray", ray_command()), ("medopt", medopt_command())):
         for words in commands(page, program):
@@ -61,10 +70,11 @@ def test_commands_are_found_and_wrong_ones_are_seen(tmp_path):
         check(ray_command(), ["ray", "begin"])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_each_file_that_a_page_names_is_there(page):
     text = page.read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)#:]+)\)", text):
+    for link, part in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", text):
         assert (page.parent / link).exists(), link
+        assert not part or part in headings(page.parent / link if link else page), part
     for path in re.findall(r"\b((?:deploy/[\w./-]+|ray_cluster)\.\w+)\b", text):
         assert (ROOT / path).exists(), path

@@ -1,1 +1,1 @@
-"""What a GPU needs to be told, and what its driver tells."""
+"""GPU energy, GPU errors, and kernels that repeat their bits."""

@@ -1,1 +1,1 @@
-"""Runs in phases: tuned (points first, then the chosen), raced, searched by Ray Tune."""
+"""Runs in phases: tuning, racing, added repeats, a search with Ray Tune."""

@@ -1,1 +1,1 @@
-"""Ray: the lanes that train on it, and the machines under them."""
+"""Ray: the lanes that train on it, and the cluster's machines."""

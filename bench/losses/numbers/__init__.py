@@ -1,1 +1,1 @@
-"""Losses of answers that are numbers: several findings at once, and how far off a number is."""
+"""Losses for multi-label classification and for regression."""

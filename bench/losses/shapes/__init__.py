@@ -1,1 +1,1 @@
-"""Losses of masks that ask for the shape of what is outlined: its border, its skeleton."""
+"""Segmentation losses that compare shapes: borders and skeletons."""

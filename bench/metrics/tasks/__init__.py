@@ -1,1 +1,1 @@
-"""How the cases of each task are scored: what a network said of them, their rows, what is shown."""
+"""Scoring by task: a network's outputs, the rows of each case, the examples shown."""

@@ -1,1 +1,1 @@
-"""Optimizers that no library has as they are wanted: their steps are written here."""
+"""Optimizers implemented here because no library has them in the form needed."""

@@ -1,1 +1,1 @@
-"""What a study costs: the work of its trials timed, and laid out as a run has it."""
+"""What a study costs: times the work of its trials side by side, as a run does it."""

@@ -1,1 +1,1 @@
-"""Trials laid out over GPUs before a run: how long it lasts, what it costs, what stands idle."""
+"""Lays trials out over GPUs before a run: duration, cost, idle time."""

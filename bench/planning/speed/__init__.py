@@ -1,1 +1,1 @@
-"""What computes each model fastest on this device: measured before the first trial."""
+"""Measures, before the first trial, what computes each model fastest on this device."""

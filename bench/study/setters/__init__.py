@@ -1,1 +1,1 @@
-"""Axes whose rows set something of a trial, beside the regularizers: a file each."""
+"""Axes, besides regularizers, whose rows set fields of a trial: one file each."""

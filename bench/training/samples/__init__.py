@@ -1,1 +1,1 @@
-"""What a network is given beside an image, and taught in place of its answer."""
+"""Clinical inputs beside the image, and labels that replace the store's in training."""

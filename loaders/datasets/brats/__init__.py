@@ -1,1 +1,1 @@
-"""BraTS: brain MRI of every release."""
+"""BraTS: multi-channel brain MRI, the releases from 2017 on."""

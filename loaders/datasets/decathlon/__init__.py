@@ -1,1 +1,1 @@
-"""The Medical Segmentation Decathlon's and nnU-Net's folders."""
+"""Folders of the Medical Segmentation Decathlon and of nnU-Net."""

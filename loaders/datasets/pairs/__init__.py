@@ -1,1 +1,1 @@
-"""Images and their masks, found by two patterns or by a layout known by name."""
+"""Images and their masks, found by two patterns or by the name of a public layout."""

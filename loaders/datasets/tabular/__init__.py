@@ -1,1 +1,1 @@
-"""Images and cine loops that a table labels."""
+"""Images and cine loops labelled by a table."""

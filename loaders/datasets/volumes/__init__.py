@@ -1,1 +1,1 @@
-"""Whole volumes that a table labels: DICOM series, NIfTI, NRRD, MetaImage."""
+"""Whole volumes labelled by a table: DICOM series, NIfTI, NRRD, MetaImage."""

@@ -1,1 +1,1 @@
-"""Coded pictures: what their bytes declare, and PNG without detours."""
+"""Compressed images: the size and depth that they declare, and fast decoding of plain PNG."""

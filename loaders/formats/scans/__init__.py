@@ -1,1 +1,1 @@
-"""DICOM series as volumes of any modality, and the masks that are drawn on them."""
+"""DICOM series as volumes, whatever the modality, and the masks drawn on them."""

@@ -1,1 +1,1 @@
-"""Tables in workbooks."""
+"""Tables in spreadsheet workbooks."""

@@ -1,1 +1,1 @@
-"""Volumes beside NIfTI: NRRD and MetaImage, and one way to open all three."""
+"""NRRD and MetaImage volumes, and one function that opens these and NIfTI."""

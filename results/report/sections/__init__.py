@@ -1,1 +1,1 @@
-"""One part of the page a file: a function from a run to what its template shows."""
+"""Sections of the page, one file each: functions from a run to what its template shows."""

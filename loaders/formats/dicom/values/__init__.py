@@ -1,1 +1,1 @@
-"""What the numbers of a DICOM picture mean: bits and padding, tables and slopes, units."""
+"""Pixel values of DICOM images: bits and padding, tables and slopes, units."""
