@@ -349,8 +349,8 @@ def test_trials_run_side_by_side_as_one_after_the_other(study, monkeypatch):
     metrics = [sorted(map(str, read(e.folder, "metrics").to_pylist())) for e in (one, two)]
     assert metrics[0] == metrics[1]
     # Seconds of trials side by side are noise: prices come of a measurement of each alone.
-    assert "have `medopt price` measure" in two.page.read_text()
-    assert "have `medopt price` measure" not in one.page.read_text()
+    assert "let `medopt price` measure" in two.page.read_text()
+    assert "let `medopt price` measure" not in one.page.read_text()
 
 
 @pytest.mark.ray
