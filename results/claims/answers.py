@@ -1,4 +1,4 @@
-"""The answers: yes, no or undecided for each claim on each data set, Holm over all of them."""
+"""The answers: yes, no or undecided for each claim on each data set, with Holm over all."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, TypedDict
@@ -13,8 +13,8 @@ from results.tables.rule import margin_of
 class Answered(TypedDict):
     """One claim on one data set.
 
-    `estimate`, `low` and `high` are of `measure`; the interval is of this claim alone. `p_value` is
-    two-sided, adjusted by Holm over all that were answered. `tuned`: whether every optimizer was.
+    `estimate`, `low` and `high` are in units of `measure`; the interval is for this claim alone.
+    `p_value` is two-sided, adjusted by Holm over all answers. `tuned`: whether all optimizers were.
     """
 
     claim: str
@@ -45,7 +45,7 @@ class Unanswered(TypedDict):
 
 
 class Claims(TypedDict):
-    """What runs tell of the papers' claims."""
+    """What runs show about the papers' claims."""
 
     version: int
     alpha: float
@@ -53,19 +53,19 @@ class Claims(TypedDict):
     unanswered: list[Unanswered]
 
 
-# Raised when a key changes its meaning or goes.
+# Raised when a key changes its meaning or is removed.
 VERSION = 1
 
 
 def claims_of(runs: Sequence[Recorded], only: Collection[str] = ()) -> Claims:
     """Answer claims by every data set of some runs, as one family of tests.
 
-    `only`: the ids of those to be asked, empty for all. The level is that of the first run's study.
-    Raises ValueError for an id that is none.
+    `only`: the ids of the claims to ask, empty for all. The level is that of the first run's study.
+    Raises ValueError for an unknown id.
     """
     unknown = [claim for claim in only if claim not in CLAIMS]
     if unknown:
-        raise ValueError(f"no claim is called {unknown[0]!r}; there are {', '.join(CLAIMS)}")
+        raise ValueError(f"no claim is called {unknown[0]!r}; choices: {', '.join(CLAIMS)}")
     asked = [claim for claim in CLAIMS.values() if not only or claim.id in only]
     alpha = float(runs[0].study.get("alpha", 0.05)) if runs else 0.05
     found: list[tuple[Claim, Kept, Found]] = []
@@ -114,10 +114,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _tails(claim: Claim, run: Kept, told: Found) -> tuple[float, float]:
-    """Return the one-sided p-values for the claim, and for that it is not so."""
+    """Return the one-sided p-values for the claim and for its opposite."""
     margin = margin_of(run.study, told.dataset) if claim.margin else 0.0
     match claim.says:
-        case "above":  # or so little above that it does not matter
+        case "above":  # the opposite includes being above by less than the margin
             return told.p_above(0.0), told.p_below(margin)
         case "below":
             return told.p_below(0.0), told.p_above(-margin)
