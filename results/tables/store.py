@@ -545,8 +545,8 @@ def _opened(run: Path, path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, A
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         found = " ".join(str(error).split()).rstrip(".")
         raise DamagedError(
-            f"{where} is damaged or is no result of this program: {found}. Move it away, and "
-            "`medopt run` trains anew what is lost.",
+            f"{where} is damaged or was not written by this program: {found}. Move it away, and "
+            "`medopt run` trains the lost trials again.",
             path,
         ) from error
     raise RunError(
