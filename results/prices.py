@@ -112,7 +112,7 @@ def target_of(contest: Contest) -> Target | None:
     given = {row["target"] for row in contest.rows if row.get("target") is not None}
     if len(given) == 1:
         value = float(given.pop())
-        said = f"an inner {metric} of {text.score(value)}, set by the study"
+        said = f"{metric} {text.score(value)} on inner validation, set by the study"
         return Target(value=value, said=said)
     among = contest.judged or [c for c in contest.combinations if c.scored]
     found = [c.mean("val_score") for c in among]
@@ -124,16 +124,16 @@ def target_of(contest: Contest) -> Target | None:
         value = best / _SHARE
         return Target(
             value=value,
-            said=f"an inner {metric} of {text.score(value)}: the lowest mean over folds of any "
-            f"combination ({text.score(best)}) divided by {_SHARE}. The study sets no target",
+            said=f"{metric} {text.score(value)} on inner validation: the lowest mean over folds of "
+            f"any combination ({text.score(best)}) divided by {_SHARE}. The study sets no target",
         )
     chance = _CHANCE.get(contest.metric, 0.0)
     value = chance + _SHARE * (best - chance)
     return Target(
         value=value,
-        said=f"an inner {metric} of {text.score(value)}: {text.percent(_SHARE)} of the way from "
-        f"{chance:g} to the highest mean over folds of any combination ({text.score(best)}). The "
-        "study sets no target",
+        said=f"{metric} {text.score(value)} on inner validation: {text.percent(_SHARE)} of the way "
+        f"from {chance:g} to the highest mean over folds of any combination ({text.score(best)}). "
+        "The study sets no target",
     )
 
 

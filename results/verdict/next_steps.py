@@ -223,7 +223,7 @@ def _advice(design: _Design, options: Sequence[Option]) -> list[str]:
             price = words.duration(each["seconds"], unknown="an unknown time")
             ways.append(
                 f"{words.count(each['number'], each['what'][:-1])} (now {now[each['what']]}; "
-                f"{price} of trials)"
+                f"{price} of further trials)"
             )
         said.append(f"about {' or '.join(ways)} would be enough")
     if fail:

@@ -89,7 +89,7 @@ def test_the_price_is_samples_to_the_target_times_the_seconds_of_one():
     )
     found = prices(contest, rows_of, 0.05)
     assert found is not None
-    assert found.target.said == "an inner AUC of 0.700, set by the study"
+    assert found.target.said == "AUC 0.700 on inner validation, set by the study"
     adam, sgd = found.rows
     assert (adam.name, adam.reached, adam.ended) == ("cnn + adam + ce", 2, 2)
     assert adam.sample_gradients == 150  # 200 and 100
@@ -164,8 +164,8 @@ def test_without_a_target_it_is_nine_tenths_of_the_way_from_chance_to_the_best()
     assert target is not None
     assert target.value == pytest.approx(0.5 + 0.9 * 0.35)  # 0.85, adam's mean over folds
     assert target.said == (
-        "an inner AUC of 0.815: 90 % of the way from 0.5 to the highest mean over folds of any "
-        "combination (0.850). The study sets no target"
+        "AUC 0.815 on inner validation: 90 % of the way from 0.5 to the highest mean over folds of "
+        "any combination (0.850). The study sets no target"
     )
     distance = [Run(optimizer="adam", scores=[9.0, 4.5, 5.0]), Run(optimizer="sgd", scores=[9.0])]
     contest, rows_of = contest_of(distance, "hd95")

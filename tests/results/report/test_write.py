@@ -177,7 +177,7 @@ def test_the_page_says_what_the_data_are(make_run, small_page):
     found = small_page(CLASSES + VOLUMES).words
     for said in (
         "cases 500, each a lesion patients 470",
-        "cases of a fold training 320, inner validation 80, test 100",
+        "cases per fold training 320, inner validation 80, test 100",
         "size, z × y × x 16 × 32 × 32",
         "spacing, z × y × x 2 × 1 × 1 mm",
         "benign 350 70 %",
@@ -189,7 +189,7 @@ def test_the_page_says_what_the_data_are(make_run, small_page):
     ):
         assert said in found
     older = page(make_run("older", **SMALL, data={}, columns={"group_source": "case"})).words
-    assert "cases 500 patients unknown: the source names none" in older
+    assert "cases 500 patients unknown: the source does not name them" in older
 
 
 def test_a_finding_has_its_share_of_those_that_it_is_known_of():
@@ -306,8 +306,8 @@ def test_a_single_winner_is_ahead_by_at_most_its_interval(make_run):
 def test_what_departs_from_the_usual_protocol_is_marked(make_run):
     found = page(make_run(datasets=CLASSES, **SMALL, study={"patience": 10, "stop_on": "loss"}))
     assert "Folds, grouped and stratified 3 default: 5" in found.words
-    assert "Inner validation stops on loss default: score" in found.words
-    assert "Patience, looks at inner validation without a better score 10 Inner" in found.words
+    assert "Early stopping by loss default: score" in found.words
+    assert "Patience, in looks at inner validation without a better score 10 Early" in found.words
 
 
 @pytest.mark.parametrize("datasets", [CLASSES, VOLUMES])
@@ -506,7 +506,7 @@ def test_splits_that_others_made_have_as_many_folds_as_the_data_set_says(make_ru
     assert found[0]["combinations"] == found[1]["combinations"]
     whole = make_run("whole", datasets=CLASSES, **{**SMALL, "folds": 4}, study=given_folds(4))
     assert load_verdicts(whole)["datasets"][0]["state"] != "none"
-    assert "Splits that others made" in write_report(whole).page.read_text(encoding="utf-8")
+    assert "Given splits: official parts" in write_report(whole).page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("number", [None, 0, "4", True])
@@ -623,7 +623,7 @@ def test_dice_of_a_slice_is_said_by_region_and_never_of_all_together(make_run):
     found = page(run).words
     assert "Case 1. Dice of this slice: WT 1.00, TC 1.00, ET 0.00" in found
     assert "Case 2. Dice of this slice: WT 1.00, TC 1.00, ET 0.00" in found
-    assert "Case 3. both empty on this slice" in found
+    assert "Case 3. both empty in this slice" in found
     (run / "verdict.json").unlink()
     older = page(with_examples_of(run, make_run("older", datasets=VOLUMES, **SMALL, data={}))).words
     assert "Case 1. Dice of this slice: class 1 0.00, class 3 0.00" in older

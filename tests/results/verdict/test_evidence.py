@@ -185,7 +185,7 @@ def test_three_questions_have_three_answers(make_rows):
     assert [c["of"] for c in data["claims"]] == ["procedure", "models", "optimizer", "loss"]
     assert procedure["sentence"].startswith("If trained anew on as many similar patients, ")
     assert models["sentence"].startswith("On new patients, among the models trained here, ")
-    assert models["sentence"].endswith("Other training sets may differ.")
+    assert models["sentence"].endswith("Other training sets may give another answer.")
     assert optimizer["sentence"].startswith("On average over these losses, adam scores better")
     assert (optimizer["state"], optimizer["best"]) == ("better", "adam")
     assert loss["state"] != "better"

@@ -179,7 +179,7 @@ def test_each_look_has_a_third_of_the_level_and_the_verdict_says_so(bench):
     here = bench(adam=0.9, spread=0.004)
     here.run()
     found = load_verdicts(here.folder)["datasets"][0]
-    assert "in 3 looks at most" in " ".join(found["warnings"])
+    assert "in at most 3 looks" in " ".join(found["warnings"])
     plain = bench(adam=0.9, spread=0.004)
     plain.folder = here.folder.with_name("plain")
     study, base = load_study(plain.file)
