@@ -78,8 +78,8 @@ def scored(value: float | None, low: float | None, high: float | None, alpha: fl
 def against_best(advantage: Mapping[str, float], *, tied: bool, alone: bool) -> str:
     """Return in words what an interval against the best says about one combination.
 
-    `tied`: it is in the group that may be the best; `alone`: it is the only one there. Otherwise an
-    end at 0 comes from the method, not from a measurement, so only the other end is named.
+    `tied`: it is in the group that may be the best; `alone`: it is the only one there. If it is not
+    tied, or alone, one end is 0 by the method, not by measurement; only the other end is named.
     """
     if not tied:
         return f"at most {score(-advantage['low'])} behind"
@@ -102,7 +102,7 @@ def setting(value: Any) -> str:
 
 
 def short_names(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return name -> label of the combinations of a verdict: without the model if there is only one.
+    """Return name -> label of a verdict's combinations: without the model if there is only one.
 
     Models that are always skipped do not count.
     """
@@ -131,7 +131,7 @@ def duration(seconds: float | None, *, unknown: str = "–", clock: bool = False
 
 
 def rate(value: float | None) -> str:
-    """Return a rate with three significant digits below 100, else as a whole number in thousands."""
+    """Return a rate: three significant digits below 100, else a whole number with separators."""
     if value is None or not math.isfinite(value):
         return "–"
     if value >= 100:

@@ -72,15 +72,15 @@ def claims_of(runs: Sequence[Recorded], only: Collection[str] = ()) -> Claims:
     lacking: dict[str, dict[str, str]] = {claim: {} for claim in CLAIMS}
     for run in map(Kept, runs):
         for claim in asked:
-            for told in claim.ask(run):
-                if isinstance(told, Lacking):
-                    lacking[claim.id][told.dataset] = told.reason
+            for result in claim.ask(run):
+                if isinstance(result, Lacking):
+                    lacking[claim.id][result.dataset] = result.reason
                 else:
-                    found.append((claim, run, told))
-    raw = [_p_value(claim, run, told) for claim, run, told in found]
+                    found.append((claim, run, result))
+    raw = [_p_value(claim, run, result) for claim, run, result in found]
     answered = [
-        _answer(claim, run, told, p, alpha)
-        for (claim, run, told), p in zip(found, holm(raw), strict=True)
+        _answer(claim, run, result, p, alpha)
+        for (claim, run, result), p in zip(found, holm(raw), strict=True)
     ]
     done = {answer["claim"] for answer in answered}
     return {
@@ -113,45 +113,45 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _tails(claim: Claim, run: Kept, told: Found) -> tuple[float, float]:
+def _tails(claim: Claim, run: Kept, result: Found) -> tuple[float, float]:
     """Return the one-sided p-values for the claim and for its opposite."""
-    margin = margin_of(run.study, told.dataset) if claim.margin else 0.0
+    margin = margin_of(run.study, result.dataset) if claim.margin else 0.0
     match claim.says:
         case "above":  # the opposite includes being above by less than the margin
-            return told.p_above(0.0), told.p_below(margin)
+            return result.p_above(0.0), result.p_below(margin)
         case "below":
-            return told.p_below(0.0), told.p_above(-margin)
+            return result.p_below(0.0), result.p_above(-margin)
         case "not worse":
-            return told.p_above(-margin), told.p_below(-margin)
+            return result.p_above(-margin), result.p_below(-margin)
 
 
-def _p_value(claim: Claim, run: Kept, told: Found) -> float:
-    return min(2 * min(_tails(claim, run, told)), 1.0)
+def _p_value(claim: Claim, run: Kept, result: Found) -> float:
+    return min(2 * min(_tails(claim, run, result)), 1.0)
 
 
-def _answer(claim: Claim, run: Kept, told: Found, p_value: float, alpha: float) -> Answered:
-    true, false = _tails(claim, run, told)
-    low, high = told.interval(alpha)
+def _answer(claim: Claim, run: Kept, result: Found, p_value: float, alpha: float) -> Answered:
+    true, false = _tails(claim, run, result)
+    low, high = result.interval(alpha)
     sure: Literal["yes", "no"] = "yes" if true <= false else "no"
     return {
         "claim": claim.id,
         "paper": claim.paper,
         "sentence": claim.sentence,
         "measure": claim.measure,
-        "dataset": told.dataset,
+        "dataset": result.dataset,
         "phantom": any(
             is_phantom(run, contest.dataset)
             for contest in run.contests
-            if contest.dataset in told.dataset or told.dataset in contest.dataset
+            if contest.dataset in result.dataset or result.dataset in contest.dataset
         ),
         "tuned": _all_tuned(run),
-        "compared": told.compared,
+        "compared": result.compared,
         "answer": sure if p_value < alpha else "undecided",
-        "estimate": told.estimate,
+        "estimate": result.estimate,
         "low": low,
         "high": high,
         "p_value": p_value,
-        "folds": told.folds,
+        "folds": result.folds,
     }
 
 

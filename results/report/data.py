@@ -125,12 +125,12 @@ def _of_findings(
         lines = [(name, number, _of_cases(number, cases)) for name, number in numbers]
         share = "share of all cases, known or not"
         return {"head": ("finding", "cases that have it", share), "lines": lines}
-    told = [(name, number, unknown.get(name, 0)) for name, number in numbers]
+    counted = [(name, number, unknown.get(name, 0)) for name, number in numbers]
     return {
         "head": ("finding", "cases that have it", "not known", "share of those known"),
         "lines": [
             (*of_one, f"{of_one[1]} of {known}: {_of_cases(of_one[1], known)}")
-            for of_one in told
+            for of_one in counted
             for known in (cases - of_one[2],)
         ],
     }

@@ -50,8 +50,8 @@ def _terminal(verdict: Mapping[str, Any]) -> Iterator[RenderableType]:
             if claim not in first and (claim["state"] == "better" or claim["of"] == "models")
         ]
         real = [each for each in found["interactions"] if each["real"]]
-        for told in (*found_on, *real, *found["second"]):
-            yield Text(told["sentence"])
+        for each in (*found_on, *real, *found["second"]):
+            yield Text(each["sentence"])
         if found["next"] and found["next"]["sentence"] not in found["reason"]:
             yield Text(found["next"]["sentence"])
         chosen = found["selected_by_validation"]

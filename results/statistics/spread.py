@@ -150,18 +150,18 @@ def training_spread(scores: Array, by_repeat: Array | None) -> Spread:
     if by_repeat is not None:
         scale = np.abs(scores).max(axis=(-4, -3, -2, -1))[..., None] ** 2
         case = _case_scatter(by_repeat, weights, folds)
-        told = case > ROUNDING * scale  # else patients explain nothing, and folds alone decide
-        case = np.where(told, case, 1.0)
-        ratio = np.where(told, own, 1.0) / case
+        explained = case > ROUNDING * scale  # else patients explain nothing, and folds alone decide
+        case = np.where(explained, case, 1.0)
+        ratio = np.where(explained, own, 1.0) / case
         middle = np.median(ratio, axis=-1, keepdims=True) / _median_of_mean_square(m, freedom)
         typical = typical_ratio(middle, m, (m - 1) * freedom)
         own_part = own_share(ratio, typical, freedom, leads, OWN_BY_CASES, field=m)
         drawn = OWN_BY_CASES.counted(ratio, typical, own_part)
-        share = np.where(told, own_part, share)
-        extra = np.where(told, (drawn - 1) * case, extra)
-        own_error = np.where(told, own_part * OWN_BY_CASES.counts * own, own_error)
+        share = np.where(explained, own_part, share)
+        extra = np.where(explained, (drawn - 1) * case, extra)
+        own_error = np.where(explained, own_part * OWN_BY_CASES.counts * own, own_error)
         typical_error = np.where(
-            told, nervousness(middle) * (1 - own_part) * typical * case, typical_error
+            explained, nervousness(middle) * (1 - own_part) * typical * case, typical_error
         )
     return Spread(
         extra=extra,
@@ -197,8 +197,8 @@ def field_scatter(scores: Array, by_repeat: Array | None) -> Scatter:
     case = None
     if by_repeat is not None:
         case = _case_scatter(by_repeat, weights, folds)
-        told = case > ROUNDING * float(np.abs(scores).max()) ** 2
-        own = np.where(told, own, 1.0) / np.where(told, case, 1.0)
+        explained = case > ROUNDING * float(np.abs(scores).max()) ** 2
+        own = np.where(explained, own, 1.0) / np.where(explained, case, 1.0)
     middle = float(np.median(own)) / _median_of_mean_square(m, (folds - 1) * repeats)
     return Scatter(own=own, case=case, middle=middle)
 

@@ -177,7 +177,7 @@ def level_that_holds(evidence: Known, asked: Asked) -> list[str]:
     lone = evidence.evidence.seeds * evidence.evidence.repeats == 1
     if len(asked.names) == 2 and lone:
         most, why = _TWO_AT_ONCE, "two combinations with one seed and one repeat"
-        cure = " A second seed would tell."
+        cure = " A second seed would remove this doubt."
     elif not found.steady[[found.best, found.runner_up]].all():
         most, why = _UNSTEADY, "the best or the next is less steady than the others"
         cure = ""

@@ -1,1 +1,1 @@
-"""The parts of the page, one file each: a function from a run to what its template shows."""
+"""One part of the page a file: a function from a run to what its template shows."""

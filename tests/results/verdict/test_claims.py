@@ -36,7 +36,7 @@ def test_two_of_one_seed_are_told_that_five_percent_may_be_nine():
     (said,) = level_that_holds(*asked(2, 1))
     assert said.startswith("The requested level of this claim is 5 %")
     assert "two combinations with one seed and one repeat" in said
-    assert "was false in up to 9 % of them. A second seed would tell." in said
+    assert "was false in up to 9 % of them. A second seed would remove this doubt." in said
 
 
 @pytest.mark.parametrize(("m", "seeds", "by_cases"), [(2, 3, True), (2, 1, False)])
