@@ -321,7 +321,7 @@ class Foreseen:
         )
         half = words.score(p.half_width)
         return (
-            f"{self.dataset}: the best one's lead over the next should be known to within ±{half} "
+            f"{self.dataset}: the best one's lead over the next should be known to within {half} "
             f"{metric} (80 % range {words.score(p.low)} to {words.score(p.high)}); a lead of "
             f"{half} is found in half of such studies, one of {words.score(p.findable)} in 80 % "
             f"(from a pilot of {pilot})"
