@@ -42,7 +42,7 @@ class Compared:
     """One combination in both runs; differences are the second run's minus the first's.
 
     - `low`, `high`: interval of the difference of the scores; None if unpaired or with one fold.
-    - `found`: better, worse, same, alike (cannot be told apart) or unpaired.
+    - `found`: better, worse, same, alike (cannot be distinguished) or unpaired.
     - `cases`: on how many cases the second is (better, worse, equal); None if unpaired.
     - `cost`: ratio of second to first of the seconds of a sample-gradient alone; `memory`: that of
       the peaks; None: unknown.
@@ -323,7 +323,7 @@ _FOUND = {
     "better": "better",
     "worse": "worse",
     "same": "the same, case by case",
-    "alike": "cannot be told apart",
+    "alike": "not distinguishable",
     "unpaired": "not paired",
 }
 

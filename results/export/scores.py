@@ -152,7 +152,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-# ---- one row a case x combination ------------------------------------------------------------
+# ---- one row per case x combination -----------------------------------------------------------
 
 
 def _lines(contest: Contest, combination: Combination, rows: Sequence[Row]) -> list[Line]:

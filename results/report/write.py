@@ -38,7 +38,7 @@ class Report:
     def write(self, folder: Path) -> Written:
         """Write `verdict.json` and `report.html` into a folder, which is made.
 
-        A file is replaced whole or not at all. Raises OSError where it cannot be written.
+        A file is replaced whole or not at all. Raises OSError if it cannot be written.
         """
         text = json.dumps(self.verdict, indent=2, ensure_ascii=False, allow_nan=False)
         folder.mkdir(parents=True, exist_ok=True)

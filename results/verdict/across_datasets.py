@@ -69,9 +69,9 @@ def _reason(best: str, n: int, *, claim: bool, fewest: int, alpha: float) -> str
     rule = f"two-sided Wilcoxon, Holm, level {text.percent(alpha)}"
     if n < fewest:
         return (
-            f"No claim across data sets: with {n} of them, no difference can be told from chance, "
-            f"whatever the scores ({rule}); a claim needs at least {fewest}. The ranks describe "
-            "these data sets and no others."
+            f"No claim across data sets: with {n} of them, no difference can be distinguished from "
+            f"chance, whatever the scores ({rule}); a claim needs at least {fewest}. The ranks "
+            "describe these data sets and no others."
         )
     if claim:
         return f"{best} is better than each of the others over these {n} data sets ({rule})."

@@ -1,8 +1,8 @@
 """The axes of a study one by one: each by its means over the others, and how they interact.
 
-A mean over the losses has less noise than a single cell, so the effect of an optimizer may be found
-where that of no single combination is (from the same training, judged once more). Where two axes
-interact, the mean over one hides what is best at each of its levels, so that is reported instead.
+A mean over the losses has less noise than a single cell, so it may show the effect of an optimizer
+that no single combination shows (from the same training, judged once more). If two axes interact,
+the mean over one hides what is best at each of its levels, so that is reported instead.
 """
 
 from collections.abc import Sequence

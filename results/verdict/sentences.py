@@ -10,7 +10,7 @@ from results.verdict.schema import Judged, Price
 def choice(recommended: str, group: int, price: Price | None) -> str:
     """Return which member of the group of possible best ones is recommended, why, and its price.
 
-    `price` is that of the verdict, None where no time was measured.
+    `price` is that of the verdict, None if no time was measured.
     """
     alone = group == 1
     if price is None:
@@ -38,7 +38,7 @@ def choice(recommended: str, group: int, price: Price | None) -> str:
 
 
 def margin_counted(metric: str, unit: str | None, margin: float, deviation: float) -> str:
-    """Return the margin in words, where it is a multiple of the numbers' standard deviation."""
+    """Return the margin in words, for a multiple of the numbers' standard deviation."""
     return (
         f"The margin is {words.score(margin)} {words.metric_in(metric, unit)}: "
         f"{margin / deviation:g} times {deviation:g}, the standard deviation of the true numbers."
@@ -102,7 +102,7 @@ def no_verdict(states: Sequence[str], expected: int) -> str:
     )
     if counts["judged"] > 1:
         return (
-            "No verdict is possible: with a single fold, merit cannot be told from the luck of the "
+            "No verdict is possible: a single fold cannot separate merit from the luck of the "
             "split. Use five folds: the split that comes with the data (`folds: official`) allows "
             "a comparison with a published score, but cannot show which combination is best."
         )

@@ -79,7 +79,7 @@ def test_what_got_better_and_worse_is_found_in_pairs(tmp_path):
     assert side.why == ""
     words = "\n".join(in_words(found))
     assert words.startswith("From first to second")
-    assert "scans, Dice: 3 combinations in both (1 better, 1 worse, 1 cannot be told apart" in words
+    assert "scans, Dice: 3 combinations in both (1 better, 1 worse, 1 not distinguishable" in words
     assert "Paired on the same cases and folds; intervals of 98.33 % each." in words
     assert "Cases count as equal within 0.012 % of the largest score" in words
 

@@ -319,7 +319,7 @@ def test_one_combination_has_no_verdict(make_rows):
 def test_a_single_fold_has_no_verdict(make_rows):
     found = only(make_rows(datasets=ONE, folds=1))
     assert found["state"] == "none"
-    assert "with a single fold" in found["reason"]
+    assert "a single fold cannot separate merit" in found["reason"]
     assert found["combinations"][0]["test_low"] is None
 
 
@@ -579,7 +579,7 @@ def test_few_data_sets_allow_ranks_and_no_claim(make_rows):
     assert content["claim"] is False
     assert content["best"] == "adamw + ce"
     assert content["ranks"][0] == {"name": "adamw + ce", "mean_rank": 1.0, "p_value": None}
-    assert "with 2 of them, no difference can be told from chance" in content["reason"]
+    assert "with 2 of them, no difference can be distinguished from chance" in content["reason"]
 
 
 def test_seven_data_sets_allow_a_claim(make_rows):
