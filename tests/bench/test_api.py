@@ -146,7 +146,7 @@ def test_the_rule_stands_before_the_first_trial(study, tmp_path):
     (ended.folder / "study.yaml").write_text(yaml.safe_dump(content | {"margin": 0.3}))
     warning, *others = ended.verdict["datasets"][0]["warnings"]
     assert others == before
-    assert warning.startswith("margin was 0.01 before the first trial, and study.yaml says 0.3 now")
+    assert warning.startswith("margin was 0.01 before the first trial, but study.yaml now says 0.3")
     # A rule of before deviations is one.
     (ended.folder / "study.yaml").write_text(yaml.safe_dump(content))
     older = {key: value for key, value in rule.items() if key != "deviations"}

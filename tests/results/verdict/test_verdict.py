@@ -778,7 +778,7 @@ def test_what_the_weights_of_before_scored_is_said_of_a_diverged_combination(mak
     row = rows.pop("resnet18 + adamw + ce")
     assert row["state"] == "diverged"
     assert row["note"] == (
-        "diverged in 1 of 5 folds; by the weights of before it scores 0.750 there"
+        "diverged in 1 of 5 folds; it scores 0.750 there with the weights from before it diverged"
     )
     assert all(c["note"] is None for c in rows.values())
     assert {c["last_test_score"] for c in rows.values()} == {0.5}
