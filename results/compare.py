@@ -1,15 +1,15 @@
 """Two runs side by side: what got better, worse or slower from the first to the second.
 
-A combination that both runs have is compared in pairs where both have scored it on the same cases
-in the same folds: the differences of the fold means (over seeds), with the corrected interval of
-`results.statistics.intervals` (overlapping training sets), Bonferroni over the combinations of the
-data set. Case by case it is counted where the second run is better: by Dice (1 where both masks are
-empty, mean over regions), or by the probability of the true class or answer; what float32 may have
-rounded apart is equal. Where cases or folds differ, the two means stand side by side and nothing is
-claimed.
+A combination that both runs have scored on the same cases in the same folds is compared in pairs:
+by the differences of the fold means (over seeds), with the corrected interval of
+`results.statistics.intervals` (overlapping training sets) and Bonferroni over the combinations of
+the data set. The cases on which the second run is better are counted: by Dice (1 if both masks are
+empty, mean over regions), or by the probability of the true class or answer; differences that may
+be float32 rounding count as equal. If cases or folds differ, the two means are shown side by side
+and nothing is claimed.
 
-Speed is the cost of a sample-gradient alone (`results.prices`), compared on one device only
-and within its noise.
+Speed is the cost of a sample-gradient alone (`results.prices`). It is compared only if both runs
+used the same device, and differences within its noise are called alike.
 """
 
 import math
@@ -29,11 +29,11 @@ from results.tables.store import RunError
 from results.tables.tasks import Answer, answer_of
 from results.verdict.combinations import Combination, Contest, Fold, fold_of
 
-# Keys of a study that say what was run, not how.
+# Keys of a study that say what was run, rather than how.
 _NO_SETTING = ("name", "data", "resolved")
-# Below this share of the largest score a difference is rounding in float32: a sum in another order
-# (other threads, another device) moves the last bit, 1.2e-7 of a number, and N such moves add up at
-# random to about sqrt(N) of them. This is N of a million; what is shown ends at 5e-4.
+# A difference below this share of the largest score is float32 rounding: a sum in another order
+# (other threads, another device) changes the last bit, 1.2e-7 of a number, and N such changes add
+# up at random to about sqrt(N) of them. This is N of a million; scores are shown to 5e-4.
 _NOISE = 1e3 * float(np.finfo(np.float32).eps)
 
 
@@ -41,10 +41,11 @@ _NOISE = 1e3 * float(np.finfo(np.float32).eps)
 class Compared:
     """One combination in both runs; differences are the second run's minus the first's.
 
-    - `low`, `high`: of the difference of the scores; None where nothing is paired or one fold.
-    - `found`: better, worse, same, alike (cannot be told apart) or unpaired.
-    - `cases`: on how many cases the second is (better, worse, equal); None unpaired.
-    - `cost`: seconds of a sample-gradient alone, second by first; `memory`: peaks; None: unknown.
+    - `low`, `high`: interval of the difference of the scores; None if unpaired or with one fold.
+    - `found`: better, worse, same, alike (cannot be distinguished) or unpaired.
+    - `cases`: on how many cases the second is (better, worse, equal); None if unpaired.
+    - `cost`: ratio of second to first of the seconds of a sample-gradient alone; `memory`: that of
+      the peaks; None: unknown.
     - `speed`: slower, faster, alike or unknown.
     """
 
@@ -61,10 +62,10 @@ class Compared:
 
 @dataclass(frozen=True, kw_only=True)
 class Side:
-    """One data set in both runs. `why`: why a combination is not paired, "" where all are.
+    """One data set in both runs. `why`: why a combination is not paired, "" if all are.
 
-    `states` and `recommended` are those of the two verdicts; `only` are the combinations that one
-    of the runs alone has scored.
+    `states` and `recommended` are those of the two verdicts; `only` are the combinations that only
+    one of the runs has scored.
     """
 
     dataset: str
@@ -79,7 +80,7 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two runs: data sets in both, those of one alone, and settings (key, first, second)."""
+    """Two runs: data sets in both, those in only one, and settings as (key, first, second)."""
 
     runs: tuple[str, str]
     settings: tuple[tuple[str, str, str], ...]
@@ -90,8 +91,8 @@ class Comparison:
 def compare(first: Path, second: Path) -> Comparison:
     """Return how the second run differs from the first.
 
-    Raises RunError where one of the folders holds no run that can be read, or no finished trial. Of
-    damaged files what is whole is compared.
+    Raises RunError if one of the folders has no readable run, or no finished trial. Damaged files
+    are left out.
     """
     return made_of(first, lambda a: made_of(second, lambda b: _compared(a, b)))
 
@@ -122,7 +123,7 @@ def _compared(a: Recorded, b: Recorded) -> Comparison:
 
 
 def _setting(value: Any) -> str:
-    """Return a setting of a study in words; of a list of entries their labels."""
+    """Return a setting of a study in words; for a list of entries, their labels."""
     if isinstance(value, list) and any(isinstance(entry, Mapping) for entry in value):
         return ", ".join(label(entry) for entry in value)
     return text.setting(value)
@@ -173,9 +174,9 @@ def _side(a: Recorded, b: Recorded, one: Contest, other: Contest) -> Side:
 
 def _unpaired(one: Contest, other: Contest) -> str:
     if one.metric != other.metric:
-        return f"the primary metric was {one.metric} and is {other.metric}"
+        return f"the primary metric was {one.metric} and is now {other.metric}"
     if one.folds != other.folds:
-        return f"{text.count(len(one.folds), 'fold')} then, {len(other.folds)} now"
+        return f"{text.count(len(one.folds), 'fold')} before, {len(other.folds)} now"
     return ""
 
 
@@ -202,7 +203,7 @@ def _dice(row: Mapping[str, Any]) -> float | None:
     return 1.0 if row["dice"] is None else row["dice"]
 
 
-# What an answer is -> what a row of the table `cases` says of how well a case went, larger better.
+# Kind of answer -> how well a case went, from its row of the table `cases`; larger is better.
 _OF_CASE: Mapping[Answer, Callable[[Mapping[str, Any]], float | None]] = {
     "class": _prob_of_the_true_class,
     "mask": _dice,
@@ -236,8 +237,8 @@ def _other_cases(first: _Scores, second: _Scores) -> str:
         return ""
     every = [set().union(*found.values()) for found in folds]
     if not every[0] & every[1]:
-        return "no case in common (other data, or ids made with another key)"
-    return "other cases" if every[0] != every[1] else "the same cases in other folds"
+        return "no cases in common (other data, or ids made with another key)"
+    return "different cases" if every[0] != every[1] else "the same cases in other folds"
 
 
 def _combination(
@@ -291,9 +292,9 @@ def _found(low: float, high: float, sign: float) -> str:
 
 
 def _counted(first: _Scores, second: _Scores) -> tuple[int, int, int]:
-    """Return how many cases the second run has better, worse and equal; larger is better.
+    """Return on how many cases the second run is better, worse and equal; larger is better.
 
-    Equal are those that float32 may have rounded apart.
+    Differences that may be float32 rounding count as equal.
     """
     pairs = np.array(
         [(first[fold][case], second[fold][case]) for fold in first for case in first[fold]]
@@ -322,7 +323,7 @@ _FOUND = {
     "better": "better",
     "worse": "worse",
     "same": "the same, case by case",
-    "alike": "cannot be told apart",
+    "alike": "not distinguishable",
     "unpaired": "not paired",
 }
 
@@ -336,7 +337,7 @@ def in_words(found: Comparison) -> list[str]:
         lines += [f"  {key.replace('_', ' ')}: {a} -> {b}" for key, a, b in found.settings]
     for run, names in zip(found.runs, found.only, strict=True):
         if names:
-            lines.append(f"Only {run} has the data {text.listed(names)}.")
+            lines.append(f"Only {run} has the data sets {text.listed(names)}.")
     if not found.sides:
         lines.append("The runs have no data set in common: there is nothing to compare.")
     for side in found.sides:
@@ -361,14 +362,12 @@ def _side_in_words(side: Side, runs: tuple[str, str]) -> list[str]:
         "  recommended: " + " -> ".join(name or "none" for name in side.recommended),
     ]
     if side.why:
-        lines.append(
-            f"  Not paired ({side.why}): the means stand side by side, and nothing is claimed."
-        )
+        lines.append(f"  Not paired ({side.why}): the means are shown, and nothing is claimed.")
     if counts["unpaired"] < len(side.combinations):
         lines.append(
             f"  Paired on the same cases and folds; intervals of {text.percent(1 - side.level)} "
-            f"each. Cases are equal within {text.percent(round(_NOISE, 5))} of the largest score, "
-            "which float32 may round apart."
+            f"each. Cases count as equal within {text.percent(round(_NOISE, 5))} of the largest "
+            "score, since float32 rounding may cause that much."
         )
     lines += [f"  {_line(row)}" for row in side.combinations]
     for run, names in zip(runs, side.only, strict=True):

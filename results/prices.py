@@ -1,15 +1,15 @@
 """What training costs until it is good enough: sample-gradients, gradient evaluations, seconds.
 
-A target is a score on inner validation. A trial pays until it first is at the target or past it;
-one that never is, or that diverged, does not reach it, which counts as infinitely late and is never
-left out (`results.statistics.profiles`).
+A target is a score on inner validation. A trial pays until it first reaches the target or passes
+it. A trial that never does, or that diverged, counts as infinitely late and is never left out
+(`results.statistics.profiles`).
 
-Seconds of two trials that ran side by side on one device are noise. So the price of a combination
-is what does not depend on who else ran, its sample-gradients to the target, times what a
-sample-gradient costs alone: the training seconds of an epoch by its sample-gradients (waits for
-data and the optimizer's own work included). `medopt price` measures that; where it has not measured
-every combination, it is the median over epochs, then over the trials that had their device to
-themselves. The raw seconds stand beside it.
+The times of trials that ran side by side on one device are noisy. So the price of a combination is
+its number of sample-gradients to the target, which does not depend on what else ran, times the cost
+of a sample-gradient alone: the training seconds of an epoch divided by its sample-gradients (waits
+for data and the optimizer's own work included). `medopt price` measures that cost; unless it has
+measured every combination, the cost is the median over epochs, then over the trials that had their
+device to themselves. The raw seconds are reported too.
 """
 
 import math
@@ -27,16 +27,16 @@ from results.tables.schema import ENDED_STATUSES
 from results.verdict.combinations import Combination, Contest, Row
 from results.verdict.doubts import RowsOf
 
-# Where a study sets no target: this share of the way to the best inner score. An assumption, and
-# the share by which the papers' claims about speed are read.
+# The target of a study that sets none: this share of the way from chance to the best inner score.
+# An assumption, as for the papers' claims about speed.
 _SHARE = 0.9
-# Where that way begins, for metrics whose chance is not 0.
+# The score of chance, for metrics for which it is not 0.
 _CHANCE = {"auc": 0.5}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The score on inner validation that costs are counted to, and in words where it is from."""
+    """The score on inner validation up to which costs are counted, and its origin in words."""
 
     value: float
     said: str
@@ -44,7 +44,7 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True)
 class Paid:
-    """What one trial had paid when it reached the target; infinite where it did not."""
+    """What one trial had paid when it reached the target; infinite if it never did."""
 
     sample_gradients: float
     evaluations: float
@@ -58,11 +58,11 @@ NEVER = Paid(sample_gradients=math.inf, evaluations=math.inf, seconds=math.inf)
 class Price:
     """What one combination costs to the target: medians over its trials, infinite if not reached.
 
-    - `reached` of the `ended` trials were at the target or past it.
-    - `seconds`: raw, of training, as the trials had them.
-    - `sample_sec`: seconds of a sample-gradient alone, None where that was not measured; `alone`:
-      each measurement.
-    - `memory`: greatest peak of a trial in bytes, None if unmeasured.
+    - `reached` of the `ended` trials reached the target.
+    - `seconds`: raw training time, as the trials measured it.
+    - `sample_sec`: seconds of a sample-gradient alone, None if that was not measured; `alone`: each
+      measurement.
+    - `memory`: largest peak of a trial in bytes, None if unmeasured.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Price:
 
     @property
     def price(self) -> float | None:
-        """Seconds to the target of a trial alone: infinite if not reached, None if unknown."""
+        """Seconds to the target for a trial alone: infinite if not reached, None if unknown."""
         return None if self.sample_sec is None else self.sample_gradients * self.sample_sec
 
 
@@ -85,8 +85,8 @@ class Price:
 class Prices:
     """The prices of one data set, of each combination with a trial that ended.
 
-    `paid` is by trial; `noise` says in a sentence what the noise of the seconds allows to say;
-    `measured`: costs alone are those that `medopt price` measured, not those of trials.
+    `paid` is by trial; `noise` says which conclusions the noise of the seconds allows; `measured`:
+    the costs alone were measured by `medopt price`, not taken from trials.
     """
 
     contest: Contest
@@ -103,16 +103,17 @@ class Prices:
 
 
 def target_of(contest: Contest) -> Target | None:
-    """Return the study's target; where it gives none, one by rule; None where nothing is scored.
+    """Return the study's target, or one by rule if it sets none; None if nothing is scored.
 
     The rule: nine tenths of the way from chance (0.5 for AUC, else 0) to the best mean inner score
-    of a combination; where a smaller score is better, that score over 0.9.
+    of a combination; if a smaller score is better, that score over 0.9.
     """
     metric = text.metric(contest.metric)
     given = {row["target"] for row in contest.rows if row.get("target") is not None}
     if len(given) == 1:
         value = float(given.pop())
-        return Target(value=value, said=f"an inner {metric} of {text.score(value)}, by the study")
+        said = f"{metric} {text.score(value)} on inner validation, set by the study"
+        return Target(value=value, said=said)
     among = contest.judged or [c for c in contest.combinations if c.scored]
     found = [c.mean("val_score") for c in among]
     scores = [contest.sign * value for value in found if value is not None]
@@ -123,20 +124,20 @@ def target_of(contest: Contest) -> Target | None:
         value = best / _SHARE
         return Target(
             value=value,
-            said=f"an inner {metric} of {text.score(value)}: the least that a combination has on "
-            f"the mean of its folds ({text.score(best)}) over {_SHARE}. The study sets no target",
+            said=f"{metric} {text.score(value)} on inner validation: the lowest mean over folds of "
+            f"any combination ({text.score(best)}) divided by {_SHARE}. The study sets no target",
         )
     chance = _CHANCE.get(contest.metric, 0.0)
     value = chance + _SHARE * (best - chance)
     return Target(
         value=value,
-        said=f"an inner {metric} of {text.score(value)}: {text.percent(_SHARE)} of the way from "
-        f"{chance:g} to the most that a combination has on the mean of its folds "
-        f"({text.score(best)}). The study sets no target",
+        said=f"{metric} {text.score(value)} on inner validation: {text.percent(_SHARE)} of the way "
+        f"from {chance:g} to the highest mean over folds of any combination ({text.score(best)}). "
+        "The study sets no target",
     )
 
 
-# What a price is made of.
+# The columns of `epochs` that prices use.
 _OF_EPOCHS = (
     *("trial_id", "epoch", "val_score", "sample_gradients", "gradient_evaluations"),
     *("elapsed_sec", "samples_per_sec"),
@@ -149,10 +150,10 @@ Measured = Mapping[tuple[str, str], Sequence[Row]]
 def prices(
     contest: Contest, rows_of: RowsOf, alpha: float, measured: Measured = MappingProxyType({})
 ) -> Prices | None:
-    """Return the prices on one data set; None where nothing is scored or no epoch was kept.
+    """Return the prices on one data set; None if nothing is scored or no epochs were recorded.
 
-    `rows_of(table, trial ids)` gives the rows of `epochs`; `alpha` is the level at which noise is
-    judged, over all pairs of combinations.
+    `rows_of(table, trial ids)` gives the rows of `epochs`; `alpha` is the level at which costs are
+    compared, over all pairs of combinations.
     """
     target = target_of(contest)
     ended = {
@@ -198,7 +199,7 @@ def prices(
 
 
 def _paid(trial: Row, looks: Sequence[Row], target: float, *, higher: bool) -> Paid:
-    """Return what a trial paid; one that diverged has no weights to show for it."""
+    """Return what a trial paid: infinite if it never reached the target, or diverged."""
     looked = [row for row in looks if row["val_score"] is not None]
     first = profiles.reached([row["val_score"] for row in looked], target, higher=higher)
     if first is None or trial["status"] == "diverged":
@@ -247,11 +248,11 @@ def _sample_sec(looks: Sequence[Row]) -> float | None:
 
 
 def smallest_factor(alone: Sequence[Sequence[float]], alpha: float) -> float | None:
-    """Return by what factor two costs must differ to be told apart, None where nothing tells.
+    """Return by what factor two costs must differ to be distinguished, None if that is not known.
 
-    `alone` has the costs of a sample-gradient by combination and trial. Logs of the costs are taken
-    to vary alike in all combinations: pooled t-tests of every pair, Bonferroni, with as many trials
-    as the combination with the fewest has.
+    `alone` has the costs of a sample-gradient by combination and trial. The logarithms of the costs
+    are assumed to vary equally in all combinations: pooled t-tests of every pair, Bonferroni, with
+    the number of trials of the combination that has the fewest.
     """
     logs = [np.log(costs) for costs in alone if len(costs)]
     m, df = len(logs), sum(len(log) - 1 for log in logs)
@@ -266,16 +267,16 @@ def smallest_factor(alone: Sequence[Sequence[float]], alpha: float) -> float | N
 def _noise(alone: Sequence[Sequence[float]], devices: Sequence[str], alpha: float) -> str:
     if len(devices) > 1:
         return (
-            f"Trials ran on {text.listed(devices)}: seconds of different devices forbid a "
-            "comparison, so there are no prices. Compare sample-gradients, or have `medopt price` "
-            "measure on one."
+            f"Trials ran on {text.listed(devices)}: times on different devices cannot be compared, "
+            "so there are no prices. Compare sample-gradients, or let `medopt price` measure on "
+            "one device."
         )
     measured = [costs for costs in alone if costs]
     if not measured:
         return (
-            "No trial had its device to itself, so what a sample-gradient costs alone was not "
-            "measured. Trials side by side disturb each other's seconds: compare sample-gradients, "
-            "or have `medopt price` measure."
+            "No trial had its device to itself, so the cost of a sample-gradient alone was not "
+            "measured. Trials that run side by side disturb each other's times: compare "
+            "sample-gradients, or let `medopt price` measure."
         )
     missing = len(alone) - len(measured)
     lacking = (
@@ -285,21 +286,21 @@ def _noise(alone: Sequence[Sequence[float]], devices: Sequence[str], alpha: floa
     if factor is None:
         return (
             "How much the cost of a sample-gradient varies is not known: no combination was "
-            f"measured twice, or there is nothing to compare. Take prices as rough.{lacking}"
+            f"measured twice, or there is nothing to compare. Prices are rough.{lacking}"
         )
     typical = [float(np.median(costs)) for costs in measured]
     spread = max(typical) / min(typical)
     if spread < factor:
         return (
-            f"Noise forbids a comparison of what a sample-gradient costs: the dearest is "
-            f"{_times(spread)} the cheapest, and below {_times(factor)} these measurements "
-            f"cannot tell two apart (level {text.percent(alpha)}, all pairs). Prices differ by "
-            f"sample-gradients alone.{lacking}"
+            f"The costs of a sample-gradient cannot be distinguished from noise: the highest is "
+            f"{_times(spread)} the lowest, and these measurements cannot distinguish two that "
+            f"differ by less than {_times(factor)} (level {text.percent(alpha)}, all pairs). "
+            f"Prices differ by the number of sample-gradients alone.{lacking}"
         )
     return (
-        f"Costs of a sample-gradient that differ by less than {_times(factor)} cannot be told "
-        f"apart by these measurements (level {text.percent(alpha)}, all pairs); the dearest is "
-        f"{_times(spread)} the cheapest.{lacking}"
+        "These measurements cannot distinguish costs of a sample-gradient that differ by less than "
+        f"{_times(factor)} (level {text.percent(alpha)}, all pairs); the highest is "
+        f"{_times(spread)} the lowest.{lacking}"
     )
 
 
@@ -315,8 +316,8 @@ class Contenders:
     """Optimizers on the problems that all of them ran: costs for profiles and scores.
 
     A problem is a data set x model x loss (and what else a combination has) x fold x seed; its cost
-    is counted to the target of its data set. `sample_gradients` and `seconds` are (m, n); the
-    latter alone where `alone`, else raw. `left_out` problems were not run to an end by all.
+    is counted up to the target of its data set. `sample_gradients` and `seconds` are (m, n), the
+    latter of a trial alone if `alone`, else raw. `left_out` problems were not finished by all.
     """
 
     names: tuple[str, ...]
@@ -327,10 +328,10 @@ class Contenders:
 
 
 def contenders(every: Sequence[Prices]) -> Contenders | None:
-    """Return the optimizers of a run on their common problems; None where fewer than two have any.
+    """Return the optimizers of a run on their common problems; None if fewer than two have any.
 
-    Not finished, failed, skipped and dropped trials are no answer to whether the target is reached,
-    so their problem is left out for all.
+    Unfinished, failed, skipped and dropped trials do not show whether the target is reached, so
+    their problem is left out for all.
     """
     alone = all(price.sample_sec is not None for prices in every for price in prices.rows)
     samples: dict[tuple[object, ...], dict[str, float]] = {}

@@ -42,7 +42,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _are_entries(value: Any) -> bool:
-    """Whether a value is a list of names, or of mappings with a name and perhaps settings."""
+    """Return whether a value is a list of names, or of mappings with a name and maybe settings."""
     return isinstance(value, list) and all(
         isinstance(entry, str)
         or (
@@ -58,7 +58,7 @@ def _has_folds(entry: Any) -> bool:
     return isinstance(entry, dict) and _is_count(entry.get("n_folds"))
 
 
-# Key of study.yaml -> whether a value of it can be judged by, and what it must be.
+# Key of study.yaml -> whether a value of it is valid, and what it must be.
 _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "name": (lambda value: isinstance(value, str), "a text"),
     "data": (_are_entries, "a list of names, or of mappings with a name"),
@@ -80,7 +80,7 @@ _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def _check_shape(study: Mapping[str, Any], axes: Iterable[Axis]) -> None:
-    """Raise RunError where a study (of study.yaml, or of a footer) was edited into none."""
+    """Raise RunError if a study (of study.yaml, or of a footer) is not valid, as after an edit."""
     for key, (fits, wanted) in (_SHAPES | {axis.key: _SHAPES["data"] for axis in axes}).items():
         if key in study and not fits(study[key]):
             raise RunError(f"study.yaml: {key} must be {wanted}, not {study[key]!r:.80}")
@@ -93,34 +93,34 @@ def _check_shape(study: Mapping[str, Any], axes: Iterable[Axis]) -> None:
             )
     if isinstance(study.get("folds"), str) and not (data and all(map(_has_folds, data))):
         raise RunError(
-            f"study.yaml: folds must be a whole number above 0, not {study['folds']!r:.80}, where "
-            f"an entry of data has no n_folds"
+            f"study.yaml: folds must be a whole number above 0, not {study['folds']!r:.80}, if an "
+            "entry of data has no n_folds"
         )
 
 
 def made_of(path: Path, make: Callable[["Recorded"], _Made]) -> _Made:
-    """Return what `make` makes of a run, of what is whole of it where files are damaged."""
+    """Return what `make` makes of a run, without its damaged files if there are any."""
     try:
         return make(Recorded(path))
     except DamagedError:
-        # Whatever else is damaged is found at once.
+        # All other damaged files are found at once.
         return make(Recorded(path, find_damage(path)))
 
 
 def lost_sentence(lost: Collection[Mapping[str, Any]]) -> str:
-    """Say that trials are not counted since some of their files are gone."""
+    """Say that trials are not counted because some of their files are gone."""
     tables = sorted({f"{table}/" for trial in lost for table in trial["tables"]})
     return (
         f"{count(len(lost), 'finished trial')} lost files in {listed(tables)} and "
-        f"cannot be counted. `medopt run` trains them again; or bring the files back."
+        f"cannot be counted. `medopt run` trains them again, unless you restore the files."
     )
 
 
 class Recorded:
-    """A run as it is on disk, finished or not, without what is damaged of it.
+    """A run as it is on disk, finished or not, without the damaged files that `without` lists.
 
-    Raises DamagedError where another file of it is damaged, RunError where the folder holds no run,
-    or one that cannot be read.
+    Raises DamagedError if another of its files is damaged, RunError if the folder holds no run or
+    one that cannot be read.
     """
 
     def __init__(self, path: Path, without: Damage = Damage()) -> None:  # noqa: B008  # immutable
@@ -174,13 +174,13 @@ class Recorded:
             why = looked.get(data["dataset"])
             last = [f"{why[0].upper()}{why[1:]}."] if why else []
             last += [self._left_out()] if self.without.files else []
-            # Of splits that others made, and of tests on another data set.
+            # Notes on given splits, and on tests on another data set.
             notes = self.footer.get("data", {}).get(data["dataset"], {}).get("notes", ())
             data["warnings"] = [*first, *notes, *data["warnings"], *last]
         return found
 
     def _with_lost(self, made: list[Contest]) -> list[Contest]:
-        """Return contests that do not call a trial unfinished whose files are lost or damaged."""
+        """Return contests in which trials with lost or damaged files are not called unfinished."""
         missing = sum(
             c.expected - len(c.trials)
             for contest in made
@@ -190,7 +190,7 @@ class Recorded:
         lost = missing and len(self.incomplete) + len(self.without.trial_ids)
         if not lost:
             return made
-        # Of a damaged row nobody tells whose it was; where no more are missing, all are lost.
+        # Nobody knows which trial a damaged row was of; if no more are missing, all those are lost.
         said = "are not finished, or their files are lost or damaged"
         if missing == lost:
             said = "finished, and their files are lost or damaged"
@@ -203,7 +203,7 @@ class Recorded:
         ]
 
     def _none_added(self, datasets: Sequence[OfDataset]) -> dict[str, str]:
-        """Return data set -> why a run that looks until it is decided adds no repeat to it."""
+        """Return data set -> why no repeat is added to it, for a run with `until_decided`."""
         rule: Any = self.study.get("until_decided")
         step: Any = rule.get("step") if rule else None
         repeats: Any = self.study.get("repeats")
@@ -224,7 +224,7 @@ class Recorded:
 
     @cached_property
     def incomplete(self) -> list[dict[str, Any]]:
-        """What is lost of finished trials, as `results.tables.store.incomplete` has it."""
+        """What finished trials have lost, as `results.tables.store.incomplete` returns it."""
         return list(incomplete(self.path, self.without).values())
 
     def _left_out(self) -> str:
@@ -235,13 +235,13 @@ class Recorded:
         return (
             f"{named} {are} damaged: {trials} of the run "
             f"{'is' if len(self.without.trial_ids) == 1 else 'are'} left out. Move {them} away, "
-            "and `medopt run` trains anew what is lost."
+            "and `medopt run` trains the lost trials again."
         )
 
     def cases_of(self, combinations: Sequence[Combination]) -> CasesByTrial | str:
         """Return the cases of all scored trials of some combinations, or why there are none.
 
-        Kept, since those of a large run take a second to lay out, and are asked for twice.
+        Kept, since those of a large run take a second to arrange and are needed twice.
         """
         key = tuple(row["trial_id"] for one in combinations for row in one.scored)
         if key not in self._cases:
@@ -251,16 +251,16 @@ class Recorded:
     def rows(
         self, table: str, trials: Collection[str], columns: Sequence[str] | None = None
     ) -> list[dict[str, Any]]:
-        """Return the rows of some trials in a table, as `columns_of` does, a mapping each."""
+        """Return the rows of some trials in a table, as `columns_of` does, one mapping per row."""
         rows: list[dict[str, Any]] = self.columns_of(table, trials, columns).to_pylist()
         return rows
 
     def columns_of(
         self, table: str, trials: Collection[str], columns: Sequence[str] | None = None
     ) -> pa.Table:
-        """Return the rows of some trials in a table; with `columns` those columns alone.
+        """Return the rows of some trials in a table; with `columns`, only those columns.
 
-        Whole rows of cases are many and long, and asked of few trials: these alone are read.
+        Whole rows of cases are many and long and needed for few trials, so only these are read.
         """
         asked = tuple(columns or TABLES[table].names)
         if "trial_id" in asked and (columns or table != "cases"):

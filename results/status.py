@@ -1,9 +1,9 @@
-"""How far a run is, by its folder alone: from any machine, also while the driver is gone.
+"""The progress of a run, from its folder alone: on any machine, and even if the driver is gone.
 
-The process that runs a study, its driver, writes `status.json` every few seconds: how far it is,
-and which trials are in hand. What became of the trials is read from the tables. Whether the driver
-lives is told by its process on its own machine and by the lock that it holds, elsewhere by when it
-wrote last.
+The process that runs a study, its driver, writes its progress and the trials in hand to
+`status.json` every few seconds. The results of trials are read from the tables. Whether the driver
+is alive is seen on its own machine from its process and the lock that it holds, elsewhere from the
+time of its last write.
 """
 
 import fcntl
@@ -25,21 +25,21 @@ from results.tables.store import Damage, DamagedError, RunError, find_damage, in
 
 FILE = "status.json"
 LOCK = ".lock"
-# A driver writes every few seconds. One on another machine that was silent for so long, and whose
-# lock is free, is gone: there a free lock alone says nothing, since not every file system shares
-# locks. Assumption.
+# A driver writes every few seconds. One on another machine that has been silent for this long, and
+# whose lock is free, is gone. A free lock alone does not show that there, since not every file
+# system shares locks. Assumption.
 SILENT = timedelta(minutes=2)
-# The start of a process as two readings give it, apart by their rounding.
+# Two readings of the start of one process differ by at most this, from rounding.
 _SAME_START_SEC = 2.0
 _COLUMNS = ("trial_id", "status", "reason", "finished_at")
 _TIMES = ("train_sec", "data_wait_sec", "sample_gradients")
 
 
 class InHand(BaseModel):
-    """A trial in hand: on which lane, machine and process, and how far it is.
+    """A trial in hand: its lane and machine, and its progress.
 
-    `seconds` since it was handed out, `silent_seconds` since its last step, both when it was
-    written; `score` by inner validation, null before the first look.
+    `seconds` since it was handed out and `silent_seconds` since its last step, both at the time of
+    writing; `score` on inner validation, null before the first look.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -57,11 +57,12 @@ class InHand(BaseModel):
 
 
 class State(BaseModel):
-    """What a driver writes of its run: `status.json`.
+    """What a driver writes about its run: `status.json`.
 
-    `process_started` (seconds since 1970) tells the driver from another process of that number.
-    `ended` is null while it works, else how it ended: "done", or in words. Numbers of trials are
-    those of the whole run, all phases of a search included; `reused` had a result before.
+    `process_started` (seconds since 1970) distinguishes the driver from another process with the
+    same id. `ended` is null while it works, then how it ended: "done", or in words. Numbers of
+    trials are those of the whole run, including all phases of a search; `reused` trials already had
+    a result.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -83,7 +84,7 @@ class State(BaseModel):
 
 
 def write_state(run: Path, state: State) -> None:
-    """Write the state of a run, whole or not at all; raises OSError where it cannot be."""
+    """Write the state of a run, whole or not at all; raises OSError if that fails."""
     replace_file(run / FILE, state.model_dump_json(indent=1).encode())
 
 
@@ -91,8 +92,8 @@ def write_state(run: Path, state: State) -> None:
 class Driver:
     """The process that runs a study.
 
-    `state`: "running"; "ended", as `ended` says; "gone", without a word; or "unknown", where none
-    has written what it does. `age_seconds` since it wrote last.
+    `state`: "running"; "ended", as `ended` says; "gone", if it stopped without saying so; or
+    "unknown", if no driver has written its status. `age_seconds`: since its last write.
     """
 
     state: str
@@ -105,7 +106,7 @@ class Driver:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why trials failed, and how many did for it."""
+    """A reason for failures, and how many trials failed for it."""
 
     reason: str
     trials: int
@@ -113,17 +114,17 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """How far a run is.
+    """The progress of a run.
 
-    `lost` counts finished trials whose files are damaged or gone, as a report would find by what
-    folders hold: files are not read through. Without a driver at work they are not `done`.
-    `total`, `left` and `reused` are None where no driver has written them. `statuses` counts the
-    `done` trials, `failed` groups those that failed. `running` are the trials in hand, of a driver
-    that is gone those that it had; their `seconds` and `silent_seconds` are as of now. `hosts` are
-    the machines of their `lanes`. `data_wait_share` is the part of training that trials waited for
-    data, `samples_per_sec` the sample-gradients of a second of training of one trial, both over
-    finished trials and None before the first. `seconds_left` is the time to go, None where it is
-    not known.
+    `lost` counts finished trials whose files are damaged or gone, as a report would find; files are
+    not read through for it. Unless a driver is at work, they are not `done`. `total`, `left` and
+    `reused` are None if no driver has written them. `statuses` counts the `done` trials; `failed`
+    groups those that failed by reason. `running` are the trials in hand, or those that a driver had
+    that is gone; their `seconds` and `silent_seconds` are as of now. `hosts` are the machines of
+    their `lanes`. `data_wait_share` is the share of training time spent waiting for data,
+    `samples_per_sec` the sample-gradients per second of training of one trial; both are over
+    finished trials and None before the first. `seconds_left` is the remaining time, None if
+    unknown.
     """
 
     run: str
@@ -154,9 +155,9 @@ class Status:
 
 
 def status(run: Path, now: datetime | None = None) -> Status:
-    """Return how far a run is; `now` is the time, None that of this machine's clock.
+    """Return the progress of a run; `now` is the time, by default that of this machine's clock.
 
-    Raises RunError where the folder holds no run, or what is in it cannot be read.
+    Raises RunError if the folder holds no run, or its content cannot be read.
     """
     if not (run / "study.yaml").exists():
         raise RunError(f"{run} holds no run: there is no study.yaml in it.")
@@ -167,7 +168,7 @@ def status(run: Path, now: datetime | None = None) -> Status:
     ended = [row for row in rows if row["status"] in ENDED_STATUSES]
     totals = [sum(row[name] or 0 for row in ended) for name in _TIMES]
     trained, waited, samples = totals
-    # What failed before this driver began is tried again, and so not counted as done.
+    # Trials that failed before this driver began are tried again, so they do not count as done.
     begun = state and state.written_at - timedelta(seconds=state.seconds)
     reasons = Counter(
         row["reason"]
@@ -180,7 +181,7 @@ def status(run: Path, now: datetime | None = None) -> Status:
     statuses.update(after if state else (row["status"] for row in known.values()))
     alive = driver.state == "running"
     if lost and not alive:
-        # It wrote of files that are gone since; whoever works finds out when it begins.
+        # It counted files that have gone since; a driver at work finds out when it begins.
         statuses = min(
             statuses, Counter(row["status"] for row in known.values()), key=Counter.total
         )
@@ -247,7 +248,7 @@ def in_words(found: Status) -> list[str]:
     if found.data_wait_share is not None:
         lines.append(
             f"  {text.rate(found.samples_per_sec)} samples/s while a trial trains, "
-            f"{text.percent(round(found.data_wait_share, 3))} of it waiting for data"
+            f"{text.percent(round(found.data_wait_share, 3))} of the time waiting for data"
         )
     return lines
 
@@ -256,14 +257,14 @@ def _of_the_driver(driver: Driver, *, lost: bool) -> str:
     where = f"process {driver.process} on {driver.host}"
     ago = f"{text.duration(driver.age_seconds, clock=True)} ago"
     if driver.state == "running":
-        return f"{where} runs it; it wrote this {ago}"
+        return f"{where} runs it and wrote this {ago}"
     if driver.state == "ended":
         done = "all was done" if lost else "all is done"
         said = done if driver.ended == "done" else driver.ended
         return f"{where} ended {ago}: {said}"
     if driver.state == "gone":
-        return f"the driver that wrote this {ago} is gone ({where}); `medopt run` goes on"
-    return "no driver has said how far it is"
+        return f"the driver ({where}) wrote this {ago} and is gone; `medopt run` resumes the run"
+    return "no driver has written its progress"
 
 
 def _read_state(run: Path) -> State | None:
@@ -274,15 +275,15 @@ def _read_state(run: Path) -> State | None:
         return None
     except ValidationError as error:
         raise RunError(
-            f"{path} is damaged or of another version ({error.error_count()} faults); `medopt run` "
-            "writes it anew."
+            f"{path} is damaged or from another version ({error.error_count()} errors); `medopt "
+            "run` writes it anew."
         ) from error
 
 
 def _rows(run: Path) -> tuple[list[Mapping[str, Any]], int]:
-    """Give what became of the trials of a run and of its phases, which have folders below it.
+    """Return the rows of the trials of a run and of its phases, which have folders below it.
 
-    And how many of those that were finished have lost files.
+    Also return how many finished trials have lost files.
     """
     rows: list[Mapping[str, Any]] = []
     lost = 0
@@ -292,7 +293,7 @@ def _rows(run: Path) -> tuple[list[Mapping[str, Any]], int]:
             damage = Damage()
             try:
                 found = read(trials.parent, "trials", columns=columns)
-            except DamagedError:  # what is whole is told; a report says what is damaged
+            except DamagedError:  # intact files count; a report says what is damaged
                 damage = find_damage(trials.parent)
                 found = read(trials.parent, "trials", columns=columns, without=damage)
             rows += found.to_pylist()
@@ -303,9 +304,9 @@ def _rows(run: Path) -> tuple[list[Mapping[str, Any]], int]:
 def _since(
     state: State | None, known: Mapping[str, Mapping[str, Any]]
 ) -> tuple[list[InHand], list[str]]:
-    """Return the trials still in hand, and the statuses of those that ended since it was written.
+    """Return the trials still in hand, and the statuses of those that ended since the last write.
 
-    Results are on disk before the driver writes how far it is, and it may have died in between.
+    Results are on disk before the driver writes its progress, and it may have died in between.
     """
     if state is None:
         return [], []
@@ -370,7 +371,7 @@ def _lives(state: State) -> bool:
 
 
 def is_free(lock: Path) -> bool:
-    """Return whether nobody holds a lock. A driver that starts this moment may find it held."""
+    """Return whether nobody holds a lock. A driver that starts at this moment may find it held."""
     try:
         with lock.open() as ours:
             fcntl.flock(ours, fcntl.LOCK_SH | fcntl.LOCK_NB)

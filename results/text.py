@@ -1,10 +1,10 @@
-"""How numbers and names are written for people: the same in the page, the terminal and verdicts."""
+"""How numbers and names are written for people, alike in the page, the terminal and verdicts."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Names that capitals or a word make clearer; any other metric goes by its own name.
+# Names that need capitals or other words; any other metric goes by its own name.
 _METRICS = {
     "auc": "AUC",
     "dice": "Dice",
@@ -24,7 +24,7 @@ _METRICS = {
     "sensitivity_at_10_percent_fpr": "sensitivity at 10 % false positives",
 }
 
-#: The state of a verdict as people read it.
+#: The states of a verdict, as shown to people.
 STATES = {
     "better": "Better",
     "tie": "Tie",
@@ -36,7 +36,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def metric(name: str) -> str:
-    """Return a metric's name as people write it."""
+    """Return the name of a metric as people write it."""
     return _METRICS.get(name, name.replace("_", " "))
 
 
@@ -46,7 +46,7 @@ def metric_in(name: str, unit: str | None) -> str:
 
 
 def score(value: float | None) -> str:
-    """Return a score: three decimals up to 10, one beyond; a dash where there is none."""
+    """Return a score with three decimals up to 10, one beyond; a dash if there is none."""
     if value is None or not math.isfinite(value):
         return "–"
     text = f"{abs(value):.3f}" if abs(value) < 10 else f"{abs(value):.1f}"
@@ -69,17 +69,17 @@ def interval(low: float | None, high: float | None, alpha: float) -> str:
 def scored(value: float | None, low: float | None, high: float | None, alpha: float) -> str:
     """Return a score with its interval: `0.870 (95 % interval 0.811 to 0.934)`.
 
-    Without the interval where it has no width: scores alike in all folds tell of no uncertainty.
+    An interval without width is left out: scores that are equal in all folds show no uncertainty.
     """
     reach = "" if low == high else interval(low, high, alpha)
     return f"{score(value)} ({reach})" if reach else score(value)
 
 
 def against_best(advantage: Mapping[str, float], *, tied: bool, alone: bool) -> str:
-    """Return in words what an interval against the best says of one combination.
+    """Return in words what an interval against the best says about one combination.
 
-    `tied`: it is of the group that cannot be told from the best; `alone`: it is all of that group.
-    An end at 0 is then the method's, not a measurement: it names what is no longer possible.
+    `tied`: it is in the group that may be the best; `alone`: it is the only one there. If it is not
+    tied, or alone, one end is 0 by the method, not by measurement; only the other end is named.
     """
     if not tied:
         return f"at most {score(-advantage['low'])} behind"
@@ -102,9 +102,9 @@ def setting(value: Any) -> str:
 
 
 def short_names(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Return name -> label of combinations of a verdict: without the model where there is but one.
+    """Return name -> label of a verdict's combinations: without the model if there is only one.
 
-    Models that are skipped throughout do not count.
+    Models that are always skipped do not count.
     """
     models = {row["model"] for row in rows if row["state"] != "skipped"}
     alone = f"{models.pop()} + " if len(models) == 1 else ""
@@ -112,10 +112,10 @@ def short_names(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def duration(seconds: float | None, *, unknown: str = "–", clock: bool = False) -> str:
-    """Return seconds as people say them: `0.8 s`, `12 s`, `4 min 10 s`, `2 h 5 min`.
+    """Return seconds in words: `0.8 s`, `12 s`, `4 min 10 s`, `2 h 5 min`.
 
-    `unknown` is said where there is no number. With `clock` the time is told as a running clock
-    shows it: without tenths of a second, and beyond an hour only the minutes that are full.
+    `unknown` stands for a missing number. With `clock`, the time is shown as by a running clock:
+    without tenths of a second, and beyond an hour in full minutes only.
     """
     if seconds is None or not math.isfinite(seconds):
         return unknown
@@ -131,7 +131,7 @@ def duration(seconds: float | None, *, unknown: str = "–", clock: bool = False
 
 
 def rate(value: float | None) -> str:
-    """Return a count a second with three significant digits, and thousands apart."""
+    """Return a rate: three significant digits below 100, else a whole number with separators."""
     if value is None or not math.isfinite(value):
         return "–"
     if value >= 100:
@@ -140,7 +140,7 @@ def rate(value: float | None) -> str:
 
 
 def p_value(value: float) -> str:
-    """Return a p-value with three decimals; none is 0, so what rounds to it is `< 0.001`."""
+    """Return a p-value with three decimals, or `< 0.001`, since none is 0."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 

@@ -1,8 +1,8 @@
-"""Text and YAML of files that people write: decoded by what they say, and bounded before use.
+"""Text and YAML of files that people write: decoded by their byte-order mark, and bounded.
 
-YAML lets a few lines stand for billions of values (aliases), lets a key stand twice, of which the
-last silently wins, and lets values be of kinds that no setting has. None of that is of use in a
-study, so it is refused, with the line that it stands in.
+In YAML a few lines can stand for billions of values (aliases), a key can appear twice, with the
+last one silently winning, and values can be of types that no setting has. A study needs none of
+this, so it is refused, with its line.
 """
 
 import codecs
@@ -14,24 +14,24 @@ import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
-# The longest text, and the longest that its aliases may make of it when each is written out: a run
-# of a thousand entries has a tenth of it. Assumption.
+# The longest text, also with its aliases written out: a run of a thousand entries has a tenth of
+# that. Assumption.
 MOST_CHARACTERS = 1 << 20
 # A study has six levels. Assumption; Python's own stack ends at about three hundred.
 MOST_LEVELS = 32
-# A number of more bits is no number that a setting could have: float64 ends at 1024.
+# No setting can have a number of more bits: float64 ends at 1024.
 MOST_BITS = 1024
 
 
 class TextError(ValueError):
-    """A file that is no text, or text that is no YAML; the sentence does not name the file."""
+    """A file that is not text, or text that is not YAML; the message does not name the file."""
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file: UTF-8, or UTF-16 where it begins with the mark of that.
+    """Return the text of a file: UTF-8, or UTF-16 if it begins with that byte-order mark.
 
-    Raises TextError where it is longer than MOST_CHARACTERS bytes, in another encoding, or cannot
-    be read at all.
+    Raises TextError if it is longer than MOST_CHARACTERS bytes, is in another encoding, or cannot
+    be read.
     """
     try:
         with path.open("rb") as file:
@@ -39,7 +39,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise TextError(f"cannot be read ({error.strerror})") from error
     if len(raw) > MOST_CHARACTERS:
-        raise TextError(f"is longer than {MOST_CHARACTERS >> 20} MiB, which no study is")
+        raise TextError(f"is longer than {MOST_CHARACTERS >> 20} MiB, too long for a study")
     wide = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return raw.decode("utf-16" if wide else "utf-8-sig")
@@ -53,8 +53,8 @@ def read_text(path: Path) -> str:
 def load_yaml(text: str) -> Any:
     """Return what a YAML text holds: mappings, lists, texts, numbers, dates, true, false and null.
 
-    Raises TextError with the line where it is no YAML, where a key stands twice, a value cannot be
-    read, a text has control characters, or it grows beyond MOST_CHARACTERS or MOST_LEVELS.
+    Raises TextError with the line if it is not YAML, a key appears twice, a value cannot be read, a
+    text has control characters, or it grows beyond MOST_CHARACTERS or MOST_LEVELS.
     """
     try:
         loader = _Loader(text)
@@ -71,7 +71,7 @@ def load_yaml(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, with bounds. It can be extended by inheritance alone."""
+    """PyYAML's safe loader, with bounds. PyYAML can only be extended by inheritance."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -81,7 +81,7 @@ class _Loader(yaml.SafeLoader):
         self._level += 1
         if self._level > MOST_LEVELS:
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # PyYAML's stub
-            raise ComposerError(None, None, f"more than {MOST_LEVELS} levels in each other", mark)
+            raise ComposerError(None, None, f"more than {MOST_LEVELS} levels of nesting", mark)
         node = super().compose_node(parent, index)
         self._level -= 1
         return node
@@ -90,7 +90,7 @@ class _Loader(yaml.SafeLoader):
         try:
             value = super().construct_object(node, deep=deep)
         except (ValueError, LookupError, AttributeError, OverflowError) as error:
-            # What the conversions of PyYAML raise: of `2026-13-45`, of `!!int x`, of 5,000 digits.
+            # Raised by the conversions of PyYAML, for `2026-13-45`, `!!int x` or 5,000 digits.
             kind = node.tag.rpartition(":")[2]
             raise _fault(
                 f"{_short(node.value)} cannot be read as a value ({kind})", node
@@ -101,11 +101,11 @@ class _Loader(yaml.SafeLoader):
 
 
 def _length(node: yaml.Node, known: dict[int, int | None]) -> int:
-    """Return how many characters a node has with its aliases written out; check each once."""
+    """Return the number of characters of a node with its aliases written out; check each once."""
     if id(node) in known:
         found = known[id(node)]
         if found is None:
-            raise _fault("an alias stands within what it stands for", node)
+            raise _fault("an alias is inside its own anchor", node)
         return found
     known[id(node)] = None
     length = 1 + sum(_length(child, known) for child in _children(node))
@@ -113,7 +113,7 @@ def _length(node: yaml.Node, known: dict[int, int | None]) -> int:
         length += len(node.value)
         wrong = next((c for c in node.value if unicodedata.category(c) in ("Cc", "Cs")), None)
         if wrong is not None:
-            raise _fault(f"a text holds the control character U+{ord(wrong):04X}", node)
+            raise _fault(f"a text contains the control character U+{ord(wrong):04X}", node)
     if length > MOST_CHARACTERS:
         raise _fault(f"aliases make more than {MOST_CHARACTERS} characters of it", node)
     known[id(node)] = length
@@ -131,7 +131,7 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
             first = seen.setdefault((key.tag, key.value), key)
             if first is not key:
                 line = first.start_mark.line + 1
-                raise _fault(f"the key {key.value!r} stands twice, first in line {line}", key)
+                raise _fault(f"the key {key.value!r} appears twice, first in line {line}", key)
     return [part for pair in node.value for part in pair]
 
 
@@ -144,7 +144,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-# What PyYAML says of a tab, wherever it stands between keys and values.
+# What PyYAML says about a tab anywhere between keys and values.
 _OF_A_TAB = r"found character '\t' that cannot start any token"
 
 
@@ -155,6 +155,6 @@ def _said(error: yaml.YAMLError) -> str:
     mark = error.problem_mark or error.context_mark
     where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
     if error.problem == _OF_A_TAB:
-        return f"{where}a tab stands where YAML takes spaces alone: write spaces instead"
+        return f"{where}a tab is not allowed here in YAML: write spaces instead"
     during = f" ({error.context})" if error.context else ""
     return f"{where}{error.problem}{during}"

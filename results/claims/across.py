@@ -23,14 +23,14 @@ from results.claims.scores import matched_scores
 from results.verdict.combinations import Contest
 
 Answer = Found | Lacking
-# How sets made of one by a number are named: `skin-zeros-90`.
+# Names of data sets that were derived from one by a number: `skin-zeros-90`.
 _MADE_ZEROS = re.compile(r"(?P<of>.+)-zeros-(?P<number>\d+)")
 
 
 def more_zeros(one: Side, other: Side) -> Callable[[Kept], Iterator[Answer]]:
-    """Compare a difference of test scores where most entries are zero with that of the fewest.
+    """Compare a difference of test scores with the most zero entries to that with the fewest.
 
-    Data sets are told by their names: NAME-zeros-P, with P percent of the entries made zero.
+    Data sets are recognized by name: NAME-zeros-P, with P percent of the entries set to zero.
     """
 
     def ask(run: Kept) -> Iterator[Answer]:
@@ -40,7 +40,7 @@ def more_zeros(one: Side, other: Side) -> Callable[[Kept], Iterator[Answer]]:
                 families.setdefault(made["of"], {})[int(made["number"])] = contest
         for name, shares in families.items():
             if len(shares) < 2:
-                yield Lacking(dataset=name, reason="one share of zero entries alone")
+                yield Lacking(dataset=name, reason="there is only one share of zero entries")
                 continue
             least, most = (shares[pick(shares)] for pick in (min, max))
             found = [matched_scores(run, c, one, other) for c in (most, least)]
@@ -56,7 +56,7 @@ def more_zeros(one: Side, other: Side) -> Callable[[Kept], Iterator[Answer]]:
 
 
 def by_range(run: Kept) -> Iterator[Answer]:
-    """Compare `normalize: range` with `z-score` of one store, on degraded test images."""
+    """Compare `normalize: range` with `z-score` on one store, by its degraded test images."""
     usual = run.study.get("normalize", "z-score")
     entries = {
         entry.get("name"): (entry.get("content"), entry.get("normalize") or usual)
@@ -72,7 +72,7 @@ def by_range(run: Kept) -> Iterator[Answer]:
         both = [(ours(c), others(rivals[c.name])) for c in one.judged if c.name in rivals]
         folds = [f for f in one.folds if all(f in a and f in b for a, b in both)]
         if not both or len(folds) < len(one.folds):
-            yield Lacking(dataset=one.dataset, reason="no test image was made worse (`degrade`)")
+            yield Lacking(dataset=one.dataset, reason="no test images were degraded (`degrade`)")
             continue
         gaps = [float(np.mean([a[f] - b[f] for a, b in both])) for f in folds]
         yield of_folds(one, gaps, f"range ({one.dataset}) against z-score ({other.dataset})")
@@ -81,11 +81,11 @@ def by_range(run: Kept) -> Iterator[Answer]:
 def other_best(run: Kept) -> Iterator[Answer]:
     """Ask of two data sets whether one optimizer leads on the one and another on the other.
 
-    The lead is the smaller of the two, of the pair for which it is surest: one optimizer before
-    another on one set, and behind it on the other (Gail and Simon 1985, Biometrics 41: a
-    qualitative interaction). Its p-value is the larger of both, times the number of pairs and
-    directions that were looked at. Sets made of one by a number (`skin-50`, `skin-zeros-90`) are
-    the same data.
+    One optimizer is before another on one set and behind it on the other (Gail and Simon 1985,
+    Biometrics 41: a qualitative interaction). The estimate is the smaller of the two leads, for the
+    pair for which it is most certain. Its p-value is the larger of the two, times the number of
+    pairs and directions considered. Sets derived from one by a number (`skin-50`, `skin-zeros-90`)
+    are the same data.
     """
     for one, other in pairs_of([c for c in run.contests if len(c.folds) > 1], 2):
         if one.metric != other.metric or _stem(one.dataset) == _stem(other.dataset):

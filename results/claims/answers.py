@@ -1,4 +1,4 @@
-"""The answers: yes, no or undecided for each claim on each data set, Holm over all of them."""
+"""The answers: yes, no or undecided for each claim on each data set, with Holm over all."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, TypedDict
@@ -13,8 +13,8 @@ from results.tables.rule import margin_of
 class Answered(TypedDict):
     """One claim on one data set.
 
-    `estimate`, `low` and `high` are of `measure`; the interval is of this claim alone. `p_value` is
-    two-sided, adjusted by Holm over all that were answered. `tuned`: whether every optimizer was.
+    `estimate`, `low` and `high` are in units of `measure`; the interval is for this claim alone.
+    `p_value` is two-sided, adjusted by Holm over all answers. `tuned`: whether all optimizers were.
     """
 
     claim: str
@@ -45,7 +45,7 @@ class Unanswered(TypedDict):
 
 
 class Claims(TypedDict):
-    """What runs tell of the papers' claims."""
+    """What runs show about the papers' claims."""
 
     version: int
     alpha: float
@@ -53,34 +53,34 @@ class Claims(TypedDict):
     unanswered: list[Unanswered]
 
 
-# Raised when a key changes its meaning or goes.
+# Raised when a key changes its meaning or is removed.
 VERSION = 1
 
 
 def claims_of(runs: Sequence[Recorded], only: Collection[str] = ()) -> Claims:
     """Answer claims by every data set of some runs, as one family of tests.
 
-    `only`: the ids of those to be asked, empty for all. The level is that of the first run's study.
-    Raises ValueError for an id that is none.
+    `only`: the ids of the claims to ask, empty for all. The level is that of the first run's study.
+    Raises ValueError for an unknown id.
     """
     unknown = [claim for claim in only if claim not in CLAIMS]
     if unknown:
-        raise ValueError(f"no claim is called {unknown[0]!r}; there are {', '.join(CLAIMS)}")
+        raise ValueError(f"no claim is called {unknown[0]!r}; choices: {', '.join(CLAIMS)}")
     asked = [claim for claim in CLAIMS.values() if not only or claim.id in only]
     alpha = float(runs[0].study.get("alpha", 0.05)) if runs else 0.05
     found: list[tuple[Claim, Kept, Found]] = []
     lacking: dict[str, dict[str, str]] = {claim: {} for claim in CLAIMS}
     for run in map(Kept, runs):
         for claim in asked:
-            for told in claim.ask(run):
-                if isinstance(told, Lacking):
-                    lacking[claim.id][told.dataset] = told.reason
+            for result in claim.ask(run):
+                if isinstance(result, Lacking):
+                    lacking[claim.id][result.dataset] = result.reason
                 else:
-                    found.append((claim, run, told))
-    raw = [_p_value(claim, run, told) for claim, run, told in found]
+                    found.append((claim, run, result))
+    raw = [_p_value(claim, run, result) for claim, run, result in found]
     answered = [
-        _answer(claim, run, told, p, alpha)
-        for (claim, run, told), p in zip(found, holm(raw), strict=True)
+        _answer(claim, run, result, p, alpha)
+        for (claim, run, result), p in zip(found, holm(raw), strict=True)
     ]
     done = {answer["claim"] for answer in answered}
     return {
@@ -113,45 +113,45 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _tails(claim: Claim, run: Kept, told: Found) -> tuple[float, float]:
-    """Return the one-sided p-values for the claim, and for that it is not so."""
-    margin = margin_of(run.study, told.dataset) if claim.margin else 0.0
+def _tails(claim: Claim, run: Kept, result: Found) -> tuple[float, float]:
+    """Return the one-sided p-values for the claim and for its opposite."""
+    margin = margin_of(run.study, result.dataset) if claim.margin else 0.0
     match claim.says:
-        case "above":  # or so little above that it does not matter
-            return told.p_above(0.0), told.p_below(margin)
+        case "above":  # the opposite includes being above by less than the margin
+            return result.p_above(0.0), result.p_below(margin)
         case "below":
-            return told.p_below(0.0), told.p_above(-margin)
+            return result.p_below(0.0), result.p_above(-margin)
         case "not worse":
-            return told.p_above(-margin), told.p_below(-margin)
+            return result.p_above(-margin), result.p_below(-margin)
 
 
-def _p_value(claim: Claim, run: Kept, told: Found) -> float:
-    return min(2 * min(_tails(claim, run, told)), 1.0)
+def _p_value(claim: Claim, run: Kept, result: Found) -> float:
+    return min(2 * min(_tails(claim, run, result)), 1.0)
 
 
-def _answer(claim: Claim, run: Kept, told: Found, p_value: float, alpha: float) -> Answered:
-    true, false = _tails(claim, run, told)
-    low, high = told.interval(alpha)
+def _answer(claim: Claim, run: Kept, result: Found, p_value: float, alpha: float) -> Answered:
+    true, false = _tails(claim, run, result)
+    low, high = result.interval(alpha)
     sure: Literal["yes", "no"] = "yes" if true <= false else "no"
     return {
         "claim": claim.id,
         "paper": claim.paper,
         "sentence": claim.sentence,
         "measure": claim.measure,
-        "dataset": told.dataset,
+        "dataset": result.dataset,
         "phantom": any(
             is_phantom(run, contest.dataset)
             for contest in run.contests
-            if contest.dataset in told.dataset or told.dataset in contest.dataset
+            if contest.dataset in result.dataset or result.dataset in contest.dataset
         ),
         "tuned": _all_tuned(run),
-        "compared": told.compared,
+        "compared": result.compared,
         "answer": sure if p_value < alpha else "undecided",
-        "estimate": told.estimate,
+        "estimate": result.estimate,
         "low": low,
         "high": high,
         "p_value": p_value,
-        "folds": told.folds,
+        "folds": result.folds,
     }
 
 

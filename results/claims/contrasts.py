@@ -1,4 +1,4 @@
-"""One side of a claim against the other: matched combinations, fold by fold, and what it tells."""
+"""One side of a claim against the other: matched combinations, compared fold by fold."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from results.claims.measures import ByFold, Difference
 from results.statistics.spread import mean_variance_factor
 from results.verdict.combinations import Combination, Contest, Fold
 
-# Which entries of an axis are meant, by the names of their rows: those named, or with a "!" before
-# each all but those. Column of `trials` -> names.
+# Column of `trials` -> names of the rows of an axis that are meant; with "!" before each, all other
+# rows.
 Side = Mapping[str, Sequence[str]]
 
 # A standard error this small is rounding.
@@ -21,7 +21,7 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, kw_only=True)
 class Lacking:
-    """What a claim needs and a data set of a run does not have, as a sentence."""
+    """What a claim needs but a data set of a run does not have, as a sentence."""
 
     dataset: str
     reason: str
@@ -29,11 +29,11 @@ class Lacking:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What folds tell of a difference: its estimate, its standard error and degrees of freedom.
+    """A difference as estimated from folds: estimate, standard error and degrees of freedom.
 
-    `folds` is how many there are; `compared` says in words what was. `exact`: the measure is no
-    sample, as a number of parameters is not. `p_value`: one-sided, that the difference is above
-    zero, where it counts more than this one look; then nothing is told of the contrary.
+    `folds` is their number; `compared` says in words what was compared. `exact`: the measure has no
+    sampling error, such as a number of parameters. `p_value`: one-sided, for a difference above
+    zero, if it accounts for several looks; the opposite is then not tested.
     """
 
     dataset: str
@@ -51,16 +51,16 @@ class Found:
         return self.estimate - half, self.estimate + half
 
     def p_above(self, level: float) -> float:
-        """Return the one-sided p-value of: the difference is at most `level`."""
+        """Return the one-sided p-value against the difference being at most `level`."""
         return self._tail(self.estimate - level) if self.p_value is None else self.p_value
 
     def p_below(self, level: float) -> float:
-        """Return the one-sided p-value of: the difference is at least `level`."""
+        """Return the one-sided p-value against the difference being at least `level`."""
         return self._tail(level - self.estimate) if self.p_value is None else 1.0
 
     def _tail(self, distance: float) -> float:
         if self.error <= _ROUNDING * max(1.0, abs(self.estimate)):
-            # All folds are alike: what they tell is their sign, as in a sign test.
+            # All folds are equal, so only their sign counts, as in a sign test.
             alike = 0.0 if self.exact else 0.5**self.folds
             return alike if distance > 0 else 1.0
         return float(stats.t.sf(distance / self.error, self.df))
@@ -68,7 +68,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A combination of each side at one place on the other axes, and the difference by fold."""
+    """A combination of each side with equal entries on the other axes; their difference by fold."""
 
     place: tuple[str, ...]
     one: Combination
@@ -79,10 +79,10 @@ class Pair:
 def pairs_of(
     contest: Contest, difference: Difference, one: Side, other: Side
 ) -> list[Pair] | Lacking:
-    """Return the pairs of one side and the other where all axes that neither names are equal.
+    """Return the pairs of one side and the other that are equal on all axes that neither names.
 
-    A pair counts where the difference is known in every fold; if there is none such, where it is in
-    two folds or more: not every fold may hold what is measured.
+    Pairs whose difference is known in every fold count; if there are none, those with at least two
+    folds: not every fold may contain what is measured.
     """
     judged = [c for c in contest.combinations if c.state == "judged"]
     ours = [c for c in judged if is_of(c, one)]
@@ -106,7 +106,7 @@ def pairs_of(
         or part
         or Lacking(
             dataset=contest.dataset,
-            reason=f"{_said(one)} and {_said(other)} have no measure in common in two folds",
+            reason=f"{_said(one)} and {_said(other)} were not both measured in two folds",
         )
     )
 
@@ -114,7 +114,7 @@ def pairs_of(
 def matched(contest: Contest, difference: Difference, one: Side, other: Side) -> Found | Lacking:
     """Compare one side with the other, fold by fold.
 
-    The mean over all pairs of a place on the other axes, then over the places.
+    Differences are averaged over all pairs of one place on the other axes, then over the places.
     """
     pairs = pairs_of(contest, difference, one, other)
     if isinstance(pairs, Lacking):
@@ -138,14 +138,14 @@ def compared(pairs: Sequence[Pair], one: Side, other: Side) -> str:
 
 
 def of_folds(contest: Contest, values: Sequence[float], compared: str) -> Found | Lacking:
-    """Return what (k,) differences of folds tell: Student's t, corrected.
+    """Return the estimate from (k,) differences of folds, by the corrected Student's t.
 
     Nadeau and Bengio 2003, eq. 9: training sets overlap, so the variance of the mean of k folds is
     s^2 (1/k + n_test/n_train).
     """
     k = len(values)
     if k < 2:
-        return Lacking(dataset=contest.dataset, reason="one fold has no scatter to tell by")
+        return Lacking(dataset=contest.dataset, reason="one fold shows no scatter")
     return Found(
         dataset=contest.dataset,
         estimate=float(np.mean(values)),
@@ -157,9 +157,9 @@ def of_folds(contest: Contest, values: Sequence[float], compared: str) -> Found 
 
 
 def apart(one: Found, other: Found, dataset: str, compared: str) -> Found:
-    """Return one difference less another, of two data sets whose folds are not the same.
+    """Return one difference minus another, of two data sets with different folds.
 
-    Degrees of freedom: Welch 1947, Biometrika 34. Patients that both have only make it careful.
+    Degrees of freedom: Welch 1947, Biometrika 34. Patients in both sets only make it conservative.
     """
     parts = [one.error**2, other.error**2]
     total = sum(parts)

@@ -1,4 +1,4 @@
-"""A run as claims read it: rows of epochs and metrics are read once, however many claims ask."""
+"""A run as claims read it: the rows of epochs and metrics are read once for all claims."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from results.statistics.evidence import Evidence
 from results.verdict.combinations import Contest
 from results.verdict.evidence import Measure, known
 
-# What claims ask of the course of a trial.
+# The columns of `epochs` that claims use.
 _OF_EPOCHS = (
     *("trial_id", "epoch", "val_score", "sample_gradients"),
     *("train_loss", "step_norm", "step_loss_sd_diff"),
@@ -28,7 +28,7 @@ class Kept:
         self._evidence: dict[str, tuple[list[str], Evidence]] = {}
 
     def evidence(self, contest: Contest) -> tuple[list[str], Evidence]:
-        """Return the names of the judged, and what folds and patients tell of their test scores."""
+        """Return the names of the judged, and the evidence on their test scores."""
         if contest.dataset not in self._evidence:
             judged = contest.judged
             found = known(
@@ -61,5 +61,5 @@ class Kept:
         return self._metrics[key]
 
     def cases(self, trials: Collection[str], columns: Sequence[str]) -> pa.Table:
-        """Return some columns of `cases`, of some trials; they may be many, and are not kept."""
+        """Return some columns of `cases` for some trials; not kept, as there may be many rows."""
         return self._run.columns_of("cases", trials, columns)

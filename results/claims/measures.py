@@ -1,8 +1,7 @@
-"""What is measured of a combination in each fold, for the papers' claims.
+"""What the papers' claims measure of a combination in each fold.
 
-A measure gives, of a run and one of its data sets, a difference: of two combinations, the value of
-the one less that of the other in each fold, seeds averaged within. A fold where it is not known is
-left out.
+For a run and one of its data sets, a measure returns a function of two combinations: the value of
+the first minus that of the second in each fold, averaged over seeds. A fold without it is left out.
 """
 
 import math
@@ -19,13 +18,13 @@ Values = Callable[[Combination], ByFold]
 Difference = Callable[[Combination, Combination], ByFold]
 Measure = Callable[[Kept, Contest], Difference]
 
-# Share of the best inner score that training is waited for to reach: as the papers' claims are put
-# here. Assumption.
+# Share of the best inner score that counts as reached, as the papers' claims are put here.
+# Assumption.
 REACHED = 0.9
 
 
 def _less(values: Values) -> Difference:
-    """Return the difference of values, each combination's taken once."""
+    """Return the difference of values; those of each combination are computed once."""
     known: dict[str, ByFold] = {}
 
     def of(combination: Combination) -> ByFold:
@@ -48,7 +47,7 @@ def _by_fold(
 
 
 def values_of(contest: Contest) -> Values:
-    """Return the primary test score, larger the better."""
+    """Return the primary test score; larger is better."""
     return lambda combination: {
         fold: contest.sign * score for fold, score in combination.by_fold("test_score").items()
     }
@@ -72,7 +71,7 @@ def parameters(_run: Kept, _contest: Contest) -> Difference:
 
 
 def overfitting(_run: Kept, contest: Contest) -> Difference:
-    """Compare by how much the last weights score better on training cases than on inner ones."""
+    """Compare how much better the last weights score on training cases than on inner validation."""
 
     def gap(row: Mapping[str, Any]) -> float | None:
         seen, unseen = row.get("last_train_score"), row["last_val_score"]
@@ -82,7 +81,7 @@ def overfitting(_run: Kept, contest: Contest) -> Difference:
 
 
 def specificity(run: Kept, contest: Contest) -> Difference:
-    """Compare 1 less the share of false positives among the negative test cases."""
+    """Compare 1 minus the share of false positives among the negative test cases."""
     return _less(_metric(run, contest, "specificity", {}))
 
 
@@ -92,12 +91,12 @@ def small_dice(run: Kept, contest: Contest) -> Difference:
 
 
 def degraded(run: Kept, contest: Contest) -> Difference:
-    """Compare the primary test score on test images made worse, mean over the ways."""
+    """Compare the primary test score on degraded test images, mean over the degradations."""
     return _less(degraded_values(run, contest))
 
 
 def degraded_values(run: Kept, contest: Contest) -> Values:
-    """Return the primary score on test images made worse, mean over the ways, larger the better."""
+    """Return the primary score on degraded test images, mean over them; larger is better."""
 
     def values(combination: Combination) -> ByFold:
         rows = _test_rows(run, combination)
@@ -112,7 +111,7 @@ def degraded_values(run: Kept, contest: Contest) -> Values:
 
 
 def rarest_f1(run: Kept, contest: Contest) -> Difference:
-    """Compare F1, which is Dice, of the rarest class (of masks: of the rarest region)."""
+    """Compare F1, which equals Dice, of the rarest class (for masks: of the rarest region)."""
     if regions := _data(run, contest).get("regions"):
         counts = {c["name"]: c["number"] for c in run.footer["data"][contest.dataset]["classes"]}
         names = list(counts)
@@ -128,7 +127,7 @@ def rarest_f1(run: Kept, contest: Contest) -> Difference:
 
 
 def rarest_sensitivity(run: Kept, contest: Contest) -> Difference:
-    """Compare the share of the rarest class's test cases that are called so."""
+    """Compare the share of test cases of the rarest class that are called so."""
     if _data(run, contest).get("regions"):
         return lambda _one, _other: {}
 
@@ -154,7 +153,7 @@ def lowest_loss_values(run: Kept, combination: Combination) -> ByFold:
 
 
 def step_decay(run: Kept, _contest: Contest) -> Difference:
-    """Compare the length of steps in the last epoch by that in the first, as powers of 10."""
+    """Compare the length of steps in the last epoch over that in the first, as powers of 10."""
 
     def decay(rows: Sequence[Mapping[str, Any]]) -> float | None:
         lengths = [row["step_norm"] for row in rows if row.get("step_norm")]
@@ -166,9 +165,9 @@ def step_decay(run: Kept, _contest: Contest) -> Difference:
 def samples_to_score(run: Kept, contest: Contest) -> Difference:
     """Compare the sample-gradients until the inner score is REACHED, as powers of 2.
 
-    What is waited for is REACHED times the best inner score of any combination at that fold and
-    seed. Who never gets there counts as getting there with the last sample that any used: at least
-    so many. Unknown where a smaller score is the better one.
+    The score to reach is REACHED times the best inner score of any combination at that fold and
+    seed. A trial that never gets there counts as reaching it with the last sample that any used,
+    which is a lower bound. Unknown if a smaller score is better.
     """
     if contest.sign < 0:
         return lambda _one, _other: {}
@@ -204,11 +203,11 @@ def samples_to_score(run: Kept, contest: Contest) -> Difference:
 def swing(run: Kept, contest: Contest) -> Difference:
     """Compare how the loss swings from step to step at equal loss, as powers of 2.
 
-    Of each trial: the standard deviation of the differences between the losses of successive
-    steps, by epoch, against that epoch's mean loss, from the first epoch on whose inner score is
-    REACHED times the trial's best. Of two trials of one fold and seed: the mean difference of their
-    logarithms over the losses that both passed through, linear between epochs. Unknown where they
-    have no loss in common.
+    For each trial: the standard deviation of the differences between the losses of successive
+    steps, by epoch, against that epoch's mean loss, from the first epoch whose inner score is
+    REACHED times the trial's best. For two trials of one fold and seed: the mean difference of the
+    logarithms over the losses that both passed through, linear between epochs. Unknown if they have
+    no loss in common.
     """
 
     def difference(one: Combination, other: Combination) -> ByFold:
@@ -227,7 +226,7 @@ Curve = tuple[np.ndarray, np.ndarray]
 
 
 def _swings(run: Kept, contest: Contest, combination: Combination) -> dict[tuple[Fold, Any], Curve]:
-    """Return (fold, seed) -> losses (n,), rising, and log2 of the swing at each."""
+    """Return (fold, seed) -> (n,) increasing losses, and log2 of the swing at each."""
     curves = {}
     epochs = _epochs(run, combination)
     for trial in combination.scored:
@@ -253,7 +252,7 @@ def _swings(run: Kept, contest: Contest, combination: Combination) -> dict[tuple
 
 
 def _gap(one: Curve, other: Curve) -> float | None:
-    """Return the mean of one less the other over the range that both have; None without one."""
+    """Return the mean of one minus the other over their common range; None without one."""
     low = max(one[0][0], other[0][0])
     high = min(one[0][-1], other[0][-1])
     if low > high:
@@ -292,7 +291,7 @@ def _test_rows(run: Kept, combination: Combination) -> Iterable[tuple[Fold, Mapp
 
 
 def _metric(run: Kept, contest: Contest, name: str, where: Mapping[str, str]) -> Values:
-    """Return a test metric's headline value, or that value of it which differs as `where` says."""
+    """Return the headline value of a test metric, or the one with the columns that `where` sets."""
 
     def values(combination: Combination) -> ByFold:
         rows = [(f, r) for f, r in _test_rows(run, combination) if r["metric"] == name]
@@ -311,21 +310,21 @@ def _metric(run: Kept, contest: Contest, name: str, where: Mapping[str, str]) ->
     return values
 
 
-# What says which class a case is of, and which it is called.
+# The columns that show the class of a case, and the predicted one.
 _CALLED = ("trial_id", "case_id", "region", "label", "prob")
 
 
 def _of_rarest_class(
     run: Kept, contest: Contest, value: Callable[[np.ndarray, np.ndarray], float]
 ) -> Values:
-    """Return a value of (cases,) bool: which are of the rarest class, and which are called so."""
+    """Return `value` of two (cases,) bools: which are of the rarest class, which are called so."""
     classes = _data(run, contest).get("classes", ())
     rarest = min(classes, key=lambda c: c["number"])["name"] if classes else None
 
     def values(combination: Combination) -> ByFold:
         trials = {r["trial_id"] for r in combination.scored}
         rows = run.cases(trials, _CALLED).to_pydict()
-        # Trial -> case -> whether it is of the class, and what it is called how surely.
+        # Trial -> case -> whether it is of the class; the class it is called, and with what prob.
         true: dict[str, dict[str, bool]] = {}
         called: dict[str, dict[str, tuple[float, str]]] = {}
         for trial, case, region, label, prob in zip(*rows.values(), strict=True):

@@ -1,4 +1,4 @@
-"""One side's test scores against the other's, by what folds and patients tell."""
+"""One side's test scores against the other's, on the evidence of folds and patients."""
 
 from collections.abc import Sequence
 from math import lcm, sqrt
@@ -25,8 +25,8 @@ def matched_scores(run: Kept, contest: Contest, one: Side, other: Side) -> Found
     """Compare the primary test scores of one side with the other's, as the verdict compares.
 
     Means over each place on the other axes, then over the places; their variance is that over
-    patients plus what training adds (results.statistics.procedure). Where no case tells of the
-    metric it is that of folds.
+    patients plus what training adds (results.statistics.procedure), or that of folds if the metric
+    has no influence of cases.
     """
     difference = score(run, contest)
     pairs = pairs_of(contest, difference, one, other)
@@ -34,7 +34,7 @@ def matched_scores(run: Kept, contest: Contest, one: Side, other: Side) -> Found
         return matched(contest, difference, one, other)
     names, evidence = run.evidence(contest)
     ours, theirs = (_weighted(pairs, side, names) for side in ("one", "other"))
-    found = compare(evidence.averaged([ours, theirs]), alpha=0.05)  # no use is made of its level
+    found = compare(evidence.averaged([ours, theirs]), alpha=0.05)  # its level is not used
     return Found(
         dataset=contest.dataset,
         estimate=float(found.mean[0] - found.mean[1]),
@@ -46,7 +46,7 @@ def matched_scores(run: Kept, contest: Contest, one: Side, other: Side) -> Found
 
 
 def _weighted(pairs: Sequence[Pair], side: str, names: Sequence[str]) -> list[int]:
-    """Return indices of a side's combinations, so often that each place weighs the same."""
+    """Return indices of a side's combinations, repeated so that all places weigh the same."""
     places: dict[tuple[str, ...], dict[str, None]] = {}
     for pair in pairs:
         places.setdefault(pair.place, {})[getattr(pair, side).name] = None
@@ -75,7 +75,7 @@ def above_chance(run: Kept, contest: Contest, side: Side) -> Found | Lacking:
         variance, df = single_variance(
             scores, mean.influence[0], test_train_ratio=evidence.test_train_ratio
         )
-        # No score is known better than its grain.
+        # No score is known more precisely than its grain.
         error = sqrt(max(variance, evidence.grain**2))
     return Found(
         dataset=contest.dataset,

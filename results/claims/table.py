@@ -1,8 +1,8 @@
 """The claims of both papers, one row each: sentence, measure, what a study must have, the test.
 
 Paper A: Xue, "Optimization of convolutional neural networks for medical images". Paper B: Skalozub,
-Nesterenkov and Yarmosh, on gradient optimization methods for medical diagnostics. The words are
-theirs in substance, made into one statement each that can be true or not.
+Nesterenkov and Yarmosh, on gradient optimization methods for medical diagnostics. The sentences
+paraphrase the papers, each as one statement that can be true or false.
 """
 
 import re
@@ -18,18 +18,18 @@ from results.claims.scores import above_chance, matched_scores
 from results.verdict.combinations import Contest
 
 Answer = Found | Lacking
-# Of a data set: why it cannot answer, or None.
+# Says why a data set cannot answer, or returns None if it can.
 Need = Callable[[Kept, Contest], str | None]
 Ask = Callable[[Kept], Iterator[Answer]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """One claim: `ask` gives what each data set of a run tells, or what it lacks.
+    """One claim: `ask` gives what each data set of a run shows, or what it lacks.
 
-    The claim says that the difference is above zero, or for `says="below"` under it; for
-    `says="not worse"` that it is above the study's margin below zero. `margin`: whether the measure
-    is a score, so that what the study's margin does not reach does not matter.
+    The claim says that the difference is above zero; for `says="below"`, below zero; for
+    `says="not worse"`, above minus the study's margin. `margin`: whether the measure is a score, so
+    that differences within the study's margin do not matter.
     """
 
     id: str
@@ -44,11 +44,11 @@ class Claim:
 
 # ---- what a data set must be -----------------------------------------------------------------
 
-# Words in the name of a data set, or of its source, that tell what its images are. Assumption.
+# Words in the name or source of a data set that show what its images are. Assumption.
 XRAY = re.compile(r"x-?ray|radiograph|chestmnist|pneumonia|cxr|chexpert", re.IGNORECASE)
 SKIN = re.compile(r"skin|derma|isic|melanoma|ham10000", re.IGNORECASE)
-# Patients below which data are called little, and a score above which they are no hard ones:
-# assumptions; the papers name no number.
+# At most this many patients count as a small data set, and data with a score above this are not
+# hard. Assumptions: the papers give no numbers.
 LITTLE, EASY = 100, 0.9
 
 
@@ -89,7 +89,7 @@ def _hard(_run: Kept, contest: Contest) -> str | None:
 
 
 def is_phantom(run: Kept, dataset: str) -> bool:
-    """Return whether a data set says that its images are made up."""
+    """Return whether a data set says that its images are synthetic."""
     source = str(run.footer.get("data", {}).get(dataset, {}).get("source", ""))
     return source.startswith("phantom") or "phantom" in dataset
 
@@ -139,7 +139,7 @@ def _chance(side: Side, need: Need) -> Ask:
 
 
 def _counted(measure: Measure, one: Side, other: Side) -> Ask:
-    """Ask by a measure that is no sample: a number of parameters is known."""
+    """Ask by a measure that is known exactly, such as the number of parameters."""
 
     def ask(run: Kept) -> Iterator[Answer]:
         for contest in run.contests:
@@ -167,19 +167,19 @@ BEFORE: Side = {"model": PLAIN_NETS, "loss": ["ce"], "regularizer": ["none"]}
 
 
 def _optimizer(*names: str) -> tuple[Side, Side]:
-    """Return some of paper B's six, and the others of them."""
+    """Return some of paper B's six optimizers, and the other ones."""
     return {"optimizer": names}, {"optimizer": [n for n in SIX if n not in names]}
 
 
-_FOLDS = "two folds or more"
-_SIX = f"some others of the six optimizers, {_FOLDS}"
+_FOLDS = "at least two folds"
+_SIX = f"others of the six optimizers, {_FOLDS}"
 _SAMPLES = (
     f"sample-gradients until the inner score is {measures.REACHED} of the best that any combination"
-    " reaches at that fold and seed, log2; who never gets there counts as with the last sample used"
+    " reaches at that fold and seed, log2; if never, those of the last sample used"
 )
 _SWING = (
-    "sd of the differences between successive steps' losses at equal loss, log2, once the inner "
-    f"score is {measures.REACHED} of the trial's best"
+    "standard deviation of loss differences between successive steps, at equal loss, log2, once "
+    f"the inner score is {measures.REACHED} of the trial's best"
 )
 
 CLAIMS: dict[str, Claim] = {
@@ -189,7 +189,7 @@ CLAIMS: dict[str, Claim] = {
             id="sgd-fast",
             paper="B",
             sentence="SGD converges fast.",
-            measure=f"{_SAMPLES}; SGD less the others",
+            measure=f"{_SAMPLES}; SGD minus the others",
             needs=f"sgd and {_SIX}",
             says="below",
             ask=_each(measures.samples_to_score, *_optimizer("sgd")),
@@ -198,17 +198,17 @@ CLAIMS: dict[str, Claim] = {
             id="sgd-oscillates",
             paper="B",
             sentence="SGD oscillates.",
-            measure=f"{_SWING}; SGD less the others",
-            needs=f"sgd and {_SIX}, three steps an epoch or more",
+            measure=f"{_SWING}; SGD minus the others",
+            needs=f"sgd and {_SIX}, at least three steps per epoch",
             ask=_each(measures.swing, *_optimizer("sgd")),
         ),
         Claim(
             id="adagrad-decays",
             paper="B",
             sentence="Adagrad's rate decays.",
-            measure="length of steps in the last epoch by that in the first, log10; Adagrad less "
-            "the others",
-            needs=f"adagrad and {_SIX}, five steps an epoch or more",
+            measure="length of steps in the last epoch over that in the first, log10; Adagrad "
+            "minus the others",
+            needs=f"adagrad and {_SIX}, at least five steps per epoch",
             says="below",
             ask=_each(measures.step_decay, *_optimizer("adagrad")),
         ),
@@ -216,9 +216,9 @@ CLAIMS: dict[str, Claim] = {
             id="adagrad-sparse",
             paper="B",
             sentence="Adagrad suits sparse data.",
-            measure="test score, Adagrad less the others: with most entries zero, less the same "
-            "with fewest",
-            needs="data sets NAME-zeros-P of one source, P percent of their entries made zero; "
+            measure="test score, Adagrad minus the others: with the most zero entries minus the "
+            "same with the fewest",
+            needs="data sets NAME-zeros-P of one source, with P percent of entries set to zero; "
             f"adagrad and {_SIX}",
             margin=True,
             ask=across.more_zeros(*_optimizer("adagrad")),
@@ -227,7 +227,7 @@ CLAIMS: dict[str, Claim] = {
             id="rmsprop-steadies",
             paper="B",
             sentence="RMSprop steadies training on hard data.",
-            measure=f"{_SWING}; RMSprop less SGD",
+            measure=f"{_SWING}; RMSprop minus SGD",
             needs=f"rmsprop and sgd; no mean test score above {EASY}",
             says="below",
             ask=_each(measures.swing, {"optimizer": ["rmsprop"]}, {"optimizer": ["sgd"]}, _hard),
@@ -236,7 +236,7 @@ CLAIMS: dict[str, Claim] = {
             id="adam-fast",
             paper="B",
             sentence="Adam speeds convergence.",
-            measure=f"{_SAMPLES}; Adam less the others",
+            measure=f"{_SAMPLES}; Adam minus the others",
             needs=f"adam and {_SIX}",
             says="below",
             ask=_each(measures.samples_to_score, *_optimizer("adam")),
@@ -245,8 +245,8 @@ CLAIMS: dict[str, Claim] = {
             id="adam-overfits-less",
             paper="B",
             sentence="Adam resists over-fitting.",
-            measure="score of the last weights on training cases less that on inner validation; "
-            "Adam less the others",
+            measure="score of the last weights on training cases minus that on inner validation; "
+            "Adam minus the others",
             needs=f"adam and {_SIX}",
             says="below",
             margin=True,
@@ -256,16 +256,16 @@ CLAIMS: dict[str, Claim] = {
             id="adamw-real",
             paper="B",
             sentence="AdamW is better on real medical images.",
-            measure="test score, AdamW less the others",
-            needs=f"adamw and {_SIX}; images that are no phantoms",
+            measure="test score, AdamW minus the others",
+            needs=f"adamw and {_SIX}; images of patients, not phantoms",
             margin=True,
             ask=_score(*_optimizer("adamw"), _real),
         ),
         Claim(
             id="lbfgs-minima",
             paper="B",
-            sentence="L-BFGS finds more exact minima on little data.",
-            measure="lowest training loss of an epoch, log10; L-BFGS less the others",
+            sentence="L-BFGS finds more exact minima on small data sets.",
+            measure="lowest training loss of an epoch, log10; L-BFGS minus the others",
             needs=f"lbfgs and {_SIX}; at most {LITTLE} patients",
             says="below",
             ask=_each(measures.lowest_loss, *_optimizer("lbfgs"), _little),
@@ -274,7 +274,7 @@ CLAIMS: dict[str, Claim] = {
             id="xray-adam-rmsprop",
             paper="B",
             sentence="Adam and RMSprop find the anomalies of chest X-rays.",
-            measure="test AUC, the mean of Adam and RMSprop less that of chance, 0.5",
+            measure="test AUC, mean of Adam and RMSprop, minus that of chance, 0.5",
             needs=f"adam or rmsprop; AUC as the primary metric; X-rays by name or source, {_FOLDS}",
             ask=_chance({"optimizer": ["adam", "rmsprop"]}, _shows(XRAY, "of X-rays")),
         ),
@@ -282,7 +282,7 @@ CLAIMS: dict[str, Claim] = {
             id="cine-false-positives",
             paper="B",
             sentence="A CNN with an LSTM trained by SGD has fewer false positives in ultrasound.",
-            measure="specificity in the test cases, cnn_lstm less frame_cnn, both by SGD",
+            measure="specificity in the test cases, cnn_lstm minus frame_cnn, both by SGD",
             needs="loops, cnn_lstm and frame_cnn, sgd",
             margin=True,
             ask=_each(
@@ -296,8 +296,8 @@ CLAIMS: dict[str, Claim] = {
             id="cine-adam-rmsprop",
             paper="B",
             sentence="Adam and RMSprop train the CNN with an LSTM well.",
-            measure="test score of cnn_lstm, the mean of Adam and RMSprop less SGD; well: no worse "
-            "than by the margin",
+            measure="test score of cnn_lstm, mean of Adam and RMSprop, minus SGD; “well”: "
+            "worse by no more than the margin",
             needs="loops, cnn_lstm, adam or rmsprop, sgd",
             says="not worse",
             margin=True,
@@ -310,8 +310,8 @@ CLAIMS: dict[str, Claim] = {
         Claim(
             id="skin-regularized",
             paper="B",
-            sentence="Regularization helps to generalise on skin lesions.",
-            measure="test score, the mean of the regularizers less none of them",
+            sentence="Regularization improves generalization on skin lesions.",
+            measure="test score, mean of the regularizers, minus no regularizer",
             needs="skin by name or source; `none` and others on the axis of regularizers",
             margin=True,
             ask=_score(
@@ -322,16 +322,16 @@ CLAIMS: dict[str, Claim] = {
             id="best-depends",
             paper="B",
             sentence="Which optimizer is best depends on the data.",
-            measure="test score: the lead of one optimizer on one data set and of another on the "
-            "other, the smaller of the two",
-            needs="two data sets with one primary metric, two optimizers or more",
+            measure="test score: the smaller of two leads, of one optimizer on one data set and of "
+            "another on the other",
+            needs="two data sets with the same primary metric, and two or more optimizers",
             ask=across.other_best,
         ),
         Claim(
             id="before-after",
             paper="A",
             sentence="The optimized network is better than the plain one.",
-            measure="test score: residual network, Dice or Focal, augmentation, less plain "
+            measure="test score: residual network, Dice or Focal, augmentation, minus plain "
             "network, cross-entropy, no augmentation",
             needs="all of these in one study",
             margin=True,
@@ -340,8 +340,8 @@ CLAIMS: dict[str, Claim] = {
         Claim(
             id="structure",
             paper="A",
-            sentence="Of that gain, the structure gives a part.",
-            measure="test score, residual less plain network, mean over losses and augmentation",
+            sentence="Part of that gain comes from the network structure.",
+            measure="test score, residual minus plain network, mean over losses and augmentation",
             needs="a plain and a residual network",
             margin=True,
             ask=_score({"model": RESIDUAL_NETS}, {"model": PLAIN_NETS}),
@@ -349,8 +349,8 @@ CLAIMS: dict[str, Claim] = {
         Claim(
             id="loss",
             paper="A",
-            sentence="Of that gain, the loss gives a part.",
-            measure="test score, Dice and Focal less cross-entropy, mean over the rest",
+            sentence="Part of that gain comes from the loss.",
+            measure="test score, Dice and Focal minus cross-entropy, mean over the rest",
             needs="ce and a Dice or Focal loss",
             margin=True,
             ask=_score({"loss": DICE_OR_FOCAL}, {"loss": ["ce"]}),
@@ -358,8 +358,8 @@ CLAIMS: dict[str, Claim] = {
         Claim(
             id="augmentation",
             paper="A",
-            sentence="Of that gain, augmentation gives a part.",
-            measure="test score with augmentation less without, mean over the rest",
+            sentence="Part of that gain comes from augmentation.",
+            measure="test score with augmentation minus without, mean over the rest",
             needs="`none` and `augmentation` or `strong_augmentation`",
             margin=True,
             ask=_score({"regularizer": AUGMENTED}, {"regularizer": ["none"]}),
@@ -367,9 +367,9 @@ CLAIMS: dict[str, Claim] = {
         Claim(
             id="densenet-exact",
             paper="A",
-            sentence="DenseNet is as exact as ResNet.",
-            measure="test score, densenet121 less the residual networks; as exact: no worse than "
-            "by the margin",
+            sentence="DenseNet is as accurate as ResNet.",
+            measure="test score, densenet121 minus the residual networks; “as accurate”: "
+            "worse by no more than the margin",
             needs="densenet121 and a resnet",
             says="not worse",
             margin=True,
@@ -379,7 +379,7 @@ CLAIMS: dict[str, Claim] = {
             id="densenet-fewer",
             paper="A",
             sentence="DenseNet has fewer parameters than ResNet.",
-            measure="number of parameters, log2; densenet121 less the residual networks",
+            measure="number of parameters, log2; densenet121 minus the residual networks",
             needs="densenet121 and a resnet",
             says="below",
             ask=_counted(measures.parameters, {"model": ["densenet121"]}, {"model": RESIDUAL_NETS}),
@@ -388,7 +388,7 @@ CLAIMS: dict[str, Claim] = {
             id="dice-small",
             paper="A",
             sentence="Dice loss helps with small lesions.",
-            measure="Dice of the small references of the test cases; Dice losses less "
+            measure="Dice of the small references in the test cases; Dice losses minus "
             "cross-entropy",
             needs="segmentation with small references, ce and a Dice loss",
             margin=True,
@@ -398,7 +398,7 @@ CLAIMS: dict[str, Claim] = {
             id="focal-rare",
             paper="A",
             sentence="Focal loss is better than Dice loss for rare classes.",
-            measure="F1 (of masks: Dice) of the rarest class or region; Focal less Dice losses",
+            measure="F1 (for masks: Dice) of the rarest class or region; Focal minus Dice losses",
             needs="a Focal and a Dice loss",
             margin=True,
             ask=_each(measures.rarest_f1, {"loss": FOCAL}, {"loss": DICE}),
@@ -407,7 +407,7 @@ CLAIMS: dict[str, Claim] = {
             id="fine-tuning-time",
             paper="A",
             sentence="Fine-tuning the upper layers saves training time.",
-            measure="seconds of training, log2; from weights less from scratch",
+            measure="seconds of training, log2; from pretrained weights minus from scratch",
             needs="pretrained weights and `none`",
             says="below",
             ask=_each(measures.seconds, {"pretrained": ["!none"]}, {"pretrained": ["none"]}),
@@ -416,7 +416,7 @@ CLAIMS: dict[str, Claim] = {
             id="fine-tuning-small",
             paper="A",
             sentence="Fine-tuning the upper layers helps on small data sets.",
-            measure="test score, from weights less from scratch",
+            measure="test score, from pretrained weights minus from scratch",
             needs=f"pretrained weights and `none`; at most {LITTLE} patients",
             margin=True,
             ask=_score({"pretrained": ["!none"]}, {"pretrained": ["none"]}, _little),
@@ -425,7 +425,7 @@ CLAIMS: dict[str, Claim] = {
             id="minority-augmentation",
             paper="A",
             sentence="Augmentation raises the sensitivity to the minority class.",
-            measure="sensitivity to the rarest class, with augmentation less without",
+            measure="sensitivity to the rarest class, with augmentation minus without",
             needs="classification; `none` and `augmentation` or `strong_augmentation`",
             margin=True,
             ask=_each(
@@ -435,8 +435,8 @@ CLAIMS: dict[str, Claim] = {
         Claim(
             id="minority-weighting",
             paper="A",
-            sentence="Weighting of classes raises the sensitivity to the minority class.",
-            measure="sensitivity to the rarest class, weighted_ce less ce",
+            sentence="Class weighting raises the sensitivity to the minority class.",
+            measure="sensitivity to the rarest class, weighted_ce minus ce",
             needs="classification; weighted_ce and ce",
             margin=True,
             ask=_each(measures.rarest_sensitivity, {"loss": ["weighted_ce"]}, {"loss": ["ce"]}),
@@ -444,10 +444,10 @@ CLAIMS: dict[str, Claim] = {
         Claim(
             id="range-devices",
             paper="A",
-            sentence="Intensities of 0 to 1 help across devices.",
-            measure="test score on images made worse, which stand for other devices; range less "
+            sentence="Scaling intensities to 0 to 1 helps across devices.",
+            measure="test score on degraded images, a stand-in for other devices; range minus "
             "z-score",
-            needs="one store twice, with `normalize: range` and `z-score`; `degrade`",
+            needs="the same store twice, with `normalize: range` and `z-score`; `degrade`",
             margin=True,
             ask=across.by_range,
         ),
@@ -455,9 +455,9 @@ CLAIMS: dict[str, Claim] = {
             id="fusion-devices",
             paper="A",
             sentence="Fusion of several channels helps across devices.",
-            measure="test score on images made worse, which stand for other devices; fusion by "
-            "layers (unet_late) less at the input (unet)",
-            needs="segmentation of several channels, unet_late and unet; `degrade`",
+            measure="test score on degraded images, a stand-in for other devices; fusion of "
+            "features (unet_late) minus fusion at the input (unet)",
+            needs="segmentation with several channels, unet_late and unet; `degrade`",
             margin=True,
             ask=_each(measures.degraded, {"model": ["unet_late"]}, {"model": ["unet"]}),
         ),

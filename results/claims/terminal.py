@@ -26,14 +26,14 @@ def lines(found: Claims) -> Iterator[Text]:
     for unanswered in found["unanswered"]:
         yield Text.assemble(
             f"{unanswered['paper']}  {unanswered['sentence']}  ",
-            (f"not asked: it needs {unanswered['needs']}", "dim"),
+            (f"not answered: it needs {unanswered['needs']}", "dim"),
         )
     if found["answered"]:
         yield Text(footnote(found), "dim")
 
 
 def in_words(answer: Answered, found: Claims) -> str:
-    """Return one answer without the answer itself: where, of what, how much, how sure."""
+    """Return what an answer is based on: the data set, what was compared, the estimate and p."""
     marks = [what for what, so in (("phantom", answer["phantom"]),) if so]
     where = f"{answer['dataset']}{f' ({marks[0]})' if marks else ''}"
     reach = text.interval(answer["low"], answer["high"], found["alpha"])
@@ -44,13 +44,13 @@ def in_words(answer: Answered, found: Claims) -> str:
 
 
 def footnote(found: Claims) -> str:
-    """Return what intervals and p-values are of, and whether the optimizers were tuned."""
+    """Return what intervals and p-values refer to, and whether the optimizers were tuned."""
     tuned = {answer["tuned"] for answer in found["answered"]}
     how = {
         frozenset({True}): "Every optimizer was tuned.",
-        frozenset({False}): "No optimizer was tuned: the answers are of the rates that were set.",
+        frozenset({False}): "No optimizer was tuned: the answers hold for the rates that were set.",
     }.get(frozenset(tuned), "Not every optimizer was tuned.")
     return (
-        f"Intervals are of each answer alone, p-values are adjusted by Holm over the "
+        f"Each interval is for its answer alone; p-values are adjusted by Holm over the "
         f"{text.count(len(found['answered']), 'answer')}. {how}"
     )

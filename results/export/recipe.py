@@ -1,10 +1,10 @@
 """The recommended combination of a run as Python text: for PyTorch, MONAI or nnU-Net.
 
-The text says what was found and how sure it is, and defines what decides a training: optimizer,
-schedule, loss, step, budget. What PyTorch or MONAI has in the same form is written by its name;
-anything else is made of MedOptBench's own row, which is then to be installed. Names and settings
-come from files of a run: in the text they stand as literals or in comments, so that none of them is
-code.
+The text says what was found and how certain it is, and defines what determines a training:
+optimizer, schedule, loss, step, budget. What PyTorch or MONAI has in the same form is written by
+its name; anything else is imported from MedOptBench, which must then be installed. Names and
+settings come from files of a run: they appear in the text as literals or in comments, so none of
+them is executed as code.
 """
 
 import json
@@ -23,7 +23,7 @@ from results.tables.tasks import answer_of
 from results.verdict.combinations import Combination, Contest
 from results.verdict.schema import OfDataset
 
-# Optimizers that are torch.optim's, every setting by torch's name.
+# Optimizers of torch.optim, all settings under torch's names.
 TORCH = {
     "sgd": "SGD",
     "sgd_nesterov": "SGD",
@@ -36,8 +36,8 @@ TORCH = {
     "radam": "RAdam",
     "adafactor": "Adafactor",
 }
-# Optimizers whose step is another than gradient and update; `averaged`: they put averaged weights
-# into the network for evaluation.
+# Optimizers whose step is not just gradient and update; `averaged`: they put averaged weights into
+# the network for evaluation.
 STEPS = {
     "lbfgs": "closure",
     "sam": "two_pass",
@@ -49,22 +49,22 @@ STEPS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """An entry of an axis: how a study names it, what the study sets of it, every setting."""
+    """An entry of an axis: its name in a study, the settings that the study gives, all settings."""
 
     name: str
     params: Mapping[str, Any]
     settings: Mapping[str, Any]
 
 
-# Axes that a text has, or says what it lacks of.
+# Axes that a recipe writes, or mentions as not written.
 _WRITTEN = {"model", "optimizer", "loss", "schedule", "regularizer", "pretrained"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a text is written of: one combination on one data set of a run.
+    """What a recipe is made from: one combination on one data set of a run.
 
-    `ignored` is the label of voxels that count nowhere, None where all count.
+    `ignored` is the label of voxels that do not count, None if all count.
     """
 
     run: str
@@ -90,7 +90,7 @@ class Recipe:
 
     @property
     def batch(self) -> int:
-        """Samples a step."""
+        """Samples per step."""
         return int(self.combination.scored[0]["batch_size"])
 
     @property
@@ -99,7 +99,7 @@ class Recipe:
         return round(self.combination.mean("n_train_cases") or 0)
 
     def of_data(self, key: str) -> Any:
-        """Return a setting as the data set has it, else the study."""
+        """Return a setting of the data set, or else of the study."""
         entries = self.study.get("data", ())
         own = next((e for e in entries if label(e) == self.contest.dataset), None)
         value = own.get(key) if isinstance(own, Mapping) else None
@@ -109,9 +109,9 @@ class Recipe:
 def recipe(run: Path, form: str, *, data: str | None = None, name: str | None = None) -> str:
     """Return the recommended combination of a run as Python text in one of FORMS.
 
-    `data` names the data set where there are several, `name` another combination than the
-    recommended. Raises RunError where one of them is not there, nothing is recommended yet, or the
-    form cannot have the combination.
+    `data` names the data set if there are several, `name` a combination other than the recommended
+    one. Raises RunError if one of them does not exist, nothing is recommended yet, or the form
+    cannot express the combination.
     """
     return made_of(run, lambda content: FORMS[form](_recipe(content, data, name)))
 
@@ -131,7 +131,7 @@ def _recipe(run: Recorded, data: str | None, name: str | None) -> Recipe:
     if chosen is None:
         raise RunError(
             f"nothing is recommended on {contest.dataset}: {found['reason']} Name a "
-            "`combination` to have it all the same."
+            "`combination` to get its recipe anyway."
         )
     if chosen not in scored:
         raise RunError(f"no scored combination {chosen!r}; choices: {', '.join(scored)}")
@@ -173,7 +173,7 @@ def _recipe(run: Recorded, data: str | None, name: str | None) -> Recipe:
 
 
 def _entry(study: Mapping[str, Any], key: str, said: str | None) -> Entry:
-    """Return the entry of an axis that results call `said`."""
+    """Return the entry of an axis that results name `said`."""
     found = next((e for e in study.get(key) or () if label(e) == said), said or "")
     given: Mapping[str, Any] = found if isinstance(found, Mapping) else {"name": str(found)}
     params: Mapping[str, Any] = given.get("params") or {}
@@ -193,7 +193,7 @@ def _with(entry: Entry, name: str, value: Any) -> Entry:
 
 
 def _comment(said: str) -> str:
-    """Return words as comment lines of at most 100 columns; no line break of theirs survives."""
+    """Return a text as comment lines of at most 100 columns, without its own line breaks."""
     lines, line = [], "#"
     for word in said.split():
         if len(line) + 1 + len(word) > 100 and line != "#":
@@ -214,14 +214,14 @@ def _literal(value: Any) -> str:
         return f'float("{value}")'
     if value is None or isinstance(value, bool | int | float | str):
         return repr(value)
-    raise RunError(f"a setting of the run is no plain value: {value!r:.80}")
+    raise RunError(f"a setting of the run is not a plain value: {value!r:.80}")
 
 
 def _arguments(settings: Mapping[str, Any]) -> str:
-    """Return `lr=0.1, betas=(0.9, 0.99)`; a name that is none raises RunError."""
+    """Return `lr=0.1, betas=(0.9, 0.99)`; raises RunError if a name is not an identifier."""
     for name in settings:
         if not str(name).isidentifier():
-            raise RunError(f"a setting of the run has no name that Python takes: {name!r:.80}")
+            raise RunError(f"a setting of the run is not a valid Python name: {name!r:.80}")
     return ", ".join(f"{name}={_literal(value)}" for name, value in settings.items())
 
 
@@ -234,23 +234,23 @@ def _head(r: Recipe, what: str) -> str:
         f"{r.combination.name}, {what}. Run {r.run}, {r.contest.dataset} ({r.contest.task}).",
         f"Verdict: {text.STATES[found['state']].lower()}. {found['reason']}"
         if recommended
-        else "Named by hand: the run does not recommend it.",
+        else "Chosen by name: the run does not recommend it.",
         f"Its test {text.metric(found['metric'])}: {test}.",
     ]
     if not r.one_setting:
         said.append(
-            "Tuned anew in each fold, which chose different settings: these are the ones chosen "
-            "most often."
+            "It was tuned anew in each fold, and the folds chose different settings: these are the "
+            "ones chosen most often."
         )
     augment = r.of_data("augment")
     precision = r.combination.scored[0]["precision"]
     budget = f"{r.of_data('epochs')} epochs of about {r.n_train} training cases ({_end(r)})"
-    taken = f"the weights with the best {text.metric(found['metric'])} were taken"
+    kept = f"the weights with the best {text.metric(found['metric'])} on inner validation"
     said += [
         f"Intensities: {r.of_data('normalize') or 'automatic'}. Augmentation: "
         + (text.setting(augment) if augment else "automatic")
         + f". Patch: {text.setting(r.of_data('patch'))}.",
-        f"Budget: {budget}. Precision: {precision}. Of all looks at inner validation {taken}.",
+        f"Budget: {budget}. Precision: {precision}. Kept: {kept}.",
     ]
     if r.regularizer.name not in ("", "none", "weight_decay", "label_smoothing", "dropout"):
         said.append(
@@ -265,12 +265,12 @@ def _head(r: Recipe, what: str) -> str:
     ]
     if r.ignored is not None:
         said.append(
-            f"Voxels of label {r.ignored} are no class: they count neither in the loss nor in the "
-            "score."
+            f"Voxels of label {r.ignored} are of no class: they count neither in the loss nor in "
+            "the score."
         )
     if answer_of(r.contest.task) == "number":
         said.append(
-            "Targets are the numbers less the mean of the training part, over its standard "
+            "Targets are the numbers minus the mean of the training part, divided by its standard "
             "deviation."
         )
     if pretrained := r.combination.entries.get("pretrained"):
@@ -283,7 +283,7 @@ def _head(r: Recipe, what: str) -> str:
 
 
 def _end(r: Recipe) -> str:
-    """Return what ends a trial: a rule, named where a trial has more looks than its patience."""
+    """Return what ends a trial: early stopping, if a trial has more looks than its patience."""
     patience = r.study.get("patience")
     looks = [
         row.get("looks") or r.of_data("epochs") or 0
@@ -329,14 +329,14 @@ def _optimizer(r: Recipe) -> str:
     row = optimizer_row({r.optimizer.name!r}, {_literal(settings)}, Path(".")).row
     return row.build(params, **{_literal(settings)})"""
     return f'''def make_optimizer(params):
-    """Return the optimizer with every setting that it had."""
+    """Return the optimizer with all the settings that it had in the run."""
 {made}'''
 
 
 def _filled(template: str, settings: Mapping[str, Any]) -> str | None:
-    """Return a template with settings as literals; None where the run does not record them all.
+    """Return a template with settings as literals; None if the run does not record them all.
 
-    Runs of older versions record those alone that their study set.
+    Runs of older versions record only the settings that their study gave.
     """
     wanted = {name for _, name, _, _ in Formatter().parse(template) if name}
     if not wanted <= set(settings):
@@ -344,7 +344,7 @@ def _filled(template: str, settings: Mapping[str, Any]) -> str | None:
     return template.format_map({name: _literal(value) for name, value in settings.items()})
 
 
-# Schedule -> the factor at `progress` of what follows the warm-up; {name} is a setting.
+# Schedule -> the factor at `progress` of the part after the warm-up; {name} is a setting.
 _SHAPES = {
     "constant": "1.0",
     "warmup": "1.0",
@@ -360,14 +360,14 @@ _SHAPES = {
 
 def _factor(r: Recipe) -> str:
     if r.schedule.name not in _SHAPES:
-        raise RunError(f"no recipe knows the schedule {r.schedule.name!r}")
+        raise RunError(f"recipes do not support the schedule {r.schedule.name!r}")
     usual = {"warmup": 0.0} if r.schedule.name == "constant" else {}
     settings = {**usual, **r.schedule.settings}
     shape = _filled(_SHAPES[r.schedule.name], settings)
     if shape is None or "warmup" not in settings:
         raise RunError(
-            f"study.yaml does not say every setting of the schedule {r.schedule.name}, since an "
-            f"older version made the run. `medopt run` of the study records them."
+            f"study.yaml does not say every setting of the schedule {r.schedule.name}, since the "
+            "run was made by an older version. `medopt run` of the study records them."
         )
     warmup = _literal(settings["warmup"])
     rise = (
@@ -377,7 +377,7 @@ def _factor(r: Recipe) -> str:
         else "    progress = spent\n"
     )
     return f'''def factor(spent, batch=0.0):
-    """Return what multiplies the rate once a share of the budget is spent; a step costs `batch`."""
+    """Return the factor of the rate at a spent share of the budget; a step costs `batch`."""
 {rise}    return {shape}'''
 
 
@@ -395,7 +395,7 @@ _PLAIN = {
     "gce": "each = F.cross_entropy(logits, target, reduction='none')\n"
     "    return (-torch.expm1(-{q} * each) / {q}).mean()",
 }
-# The same by MONAI, of masks, whose target has a channel axis.
+# The same by MONAI, for masks, whose target has a channel axis.
 _FORM = (
     "include_background=False, softmax=True, to_onehot_y=True, smooth_nr={smooth}, "
     "smooth_dr={smooth}"
@@ -428,21 +428,21 @@ def _loss(r: Recipe, *, by_monai: bool) -> str:
     values = loss_row({name!r}, {params}, Path(".")).row.bind({params})
     return values(logits, target, weights, alone).mean()"""
     return f'''def loss_of(logits, target, weights=None):
-    """Return the loss of logits (N, C, ...) and classes (N, ...); weights (C,) where it has some.
+    """Return the loss of logits (N, C, ...) and classes (N, ...), with class weights (C,) or None.
 
-    A network that gives several outputs (deep supervision) is to be handled by the caller.
+    The caller handles a network with several outputs (deep supervision).
     """
     {body}'''
 
 
 def _loss_of_the_others(r: Recipe) -> str:
-    """Return the loss of the voxels that count, which no library has in the form of the run."""
+    """Return the loss of the voxels that count, which no library has in this form."""
     params = _literal(r.loss.params)
     return f'''def loss_of(logits, target, weights=None):
-    """Return the loss of logits (N, C, ...) and labels (N, ...); weights (C,) where it has some.
+    """Return the loss of logits (N, C, ...) and labels (N, ...), with class weights (C,) or None.
 
-    Voxels of the label that is named below are no class, and count in nothing. A network that gives
-    several outputs (deep supervision) is to be handled by the caller.
+    Voxels with the label given below are of no class and do not count. The caller handles a network
+    with several outputs (deep supervision).
     """
     from pathlib import Path
 
@@ -494,16 +494,16 @@ def _train_step(r: Recipe) -> str:
     )
     more = {
         "averaged": "\n\n    Call optimizer.train() before training and optimizer.eval() before "
-        "evaluation: the\n    weights that are to be used are an average.\n    ",
+        "evaluation: the\n    weights to evaluate are an average.\n    ",
         "closure": " A step evaluates the gradient many times.",
     }.get(r.step, "")
     return f'''def train_step(model, optimizer, image, target, weights=None):
-    """Make one step on a batch and return its loss before it.{more}"""
+    """Take one step on a batch and return the loss before it.{more}"""
     {_STEPS[r.step].format(clip=clip)}'''
 
 
 _SCHEDULER = '''def make_scheduler(optimizer):
-    """Return the schedule of the rate, to be stepped after each training step."""
+    """Return the schedule of the learning rate; step it after each training step."""
     return torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: factor(min(step / STEPS, 1.0), 1 / STEPS)
     )'''
@@ -534,7 +534,7 @@ def pytorch(r: Recipe) -> str:
 
 
 def monai(r: Recipe) -> str:
-    """Return a combination with MONAI's losses, transforms and inferer where it has them."""
+    """Return a combination with the losses, transforms and inferer of MONAI, if it has them."""
     return _joined(
         [
             f"{_head(r, 'for MONAI')}\n\n{_IMPORTS}\n\n{_constants(r)}",
@@ -571,7 +571,7 @@ def _transforms(r: Recipe) -> str:
     missing = f" {', '.join(other)}: not written here." if other else ""
     made = "".join(f"            monai.transforms.{line},\n" for line in lines)
     return f'''def make_transforms():
-    """Return the augmentation of normalised images (C, ...), in a mapping.{missing}"""
+    """Return the augmentation of normalised images (C, ...) in a dictionary.{missing}"""
     import monai
 
     return monai.transforms.Compose(
@@ -583,9 +583,9 @@ def _transforms(r: Recipe) -> str:
 def _inferer(r: Recipe) -> str:
     if r.study.get("inference") == "whole":
         return '''def make_inferer(patch):
-    """Return what evaluates whole images in one pass, where the network takes any size.
+    """Return what evaluates whole images in one pass, for a network that takes any size.
 
-    Pad them first: each side to a multiple of what the network halves it by, at least the patch.
+    First pad each side to a multiple of the network's down-sampling factor, at least to the patch.
     """
     import monai
 
@@ -602,18 +602,18 @@ def _inferer(r: Recipe) -> str:
 def nnunet(r: Recipe) -> str:
     """Return a combination as a trainer of nnU-Net, which keeps its own network and augmentation.
 
-    Raises RunError for what nnU-Net's loop cannot do.
+    Raises RunError if nnU-Net's training loop cannot do it.
     """
     if r.contest.task != "segmentation":
-        raise RunError(f"nnU-Net segments; {r.contest.dataset} is for {r.contest.task}")
+        raise RunError(f"nnU-Net only segments, but {r.contest.dataset} is for {r.contest.task}")
     if r.step != "plain":
         raise RunError(
             f"nnU-Net's training step is one gradient and one update, which is not how "
-            f"{r.optimizer.name} steps. The forms pytorch and monai can have it."
+            f"{r.optimizer.name} steps. Use the form pytorch or monai."
         )
     if r.loss.name.startswith("weighted"):
         raise RunError(
-            f"the loss {r.loss.name} needs class weights, which nnU-Net has no place for"
+            f"the loss {r.loss.name} needs class weights, which nnU-Net does not support"
         )
     foreground = (r.of_data("augment") or {}).get("foreground", 0.5)
     trainer = f'''class nnUNetTrainerMedOpt(nnUNetTrainer):
@@ -664,5 +664,5 @@ def nnunet(r: Recipe) -> str:
     )
 
 
-#: Form -> what writes it.
+#: Form -> the function that writes it.
 FORMS: dict[str, Callable[[Recipe], str]] = {"pytorch": pytorch, "monai": monai, "nnunet": nnunet}

@@ -1,20 +1,20 @@
-"""Scores case by case as CSV: for one's own statistics, and in the form that Claims Reloaded takes.
+"""Scores case by case as CSV: for your own statistics, and in the format of Claims Reloaded.
 
 For each data set of a run:
 
-- `NAME-cases.csv`: one row a test case x combination (x region, where masks or several findings
-  are the answer) x repeat, the mean over seeds. Every combination with a scored trial is in it;
-  `state` says which are complete.
-- `NAME-claims-reloaded.csv`: one row a case and a column a combination, `alg_01` and so on, of
-  those that are judged; `NAME-claims-reloaded-key.csv` says which is which, and the number of each
-  class. Of several findings or numbers neither is written.
+- `NAME-cases.csv`: one row per test case x combination (x region, if the answer is masks or several
+  findings) x repeat, the mean over seeds. It has every combination with a scored trial; `state`
+  says which are complete.
+- `NAME-claims-reloaded.csv`: one row per case and one column per judged combination, `alg_01` and
+  so on; `NAME-claims-reloaded-key.csv` says which is which, and the number of each class. For
+  several findings or numbers neither is written.
 
-Claims Reloaded (claims-reloaded.dkfz.de; Christodoulou et al. 2025, arXiv 2505.04720) says how
-likely a claim of outperformance is to be false. It takes `case_id`, then `ground_truth` and called
-classes as numbers for classification, or Dice from 0 to 1 for segmentation; it has no form for
-several findings or numbers.
+Claims Reloaded (claims-reloaded.dkfz.de; Christodoulou et al. 2025, arXiv 2505.04720) estimates how
+likely a claim of outperformance is to be false. It takes `case_id`, then `ground_truth` and the
+predicted classes as numbers for classification, or Dice from 0 to 1 for segmentation; it has no
+format for several findings or numbers.
 
-Ids are the keyed hashes of the run: no name of a patient is known here.
+Ids are the keyed hashes of the run: no patient names are known here.
 """
 
 import csv
@@ -34,46 +34,46 @@ from results.verdict.combinations import Combination, Contest, Row
 
 Line = dict[str, Any]
 
-# Scores of a region of a case, as the table `cases` has them, that a mean over seeds is taken of.
+# Columns of the table `cases` that are averaged over seeds, for each region of a case.
 _MEASURED = ("tp", "fp", "fn", "tn", "hd95_mm", "nsd_2mm", "assd_mm")
 
 RULES = """\
-Scores of test cases, by the run `{run}` of MedOptBench.
+Scores of test cases, from the run `{run}` of MedOptBench.
 
 Each case is scored by networks that have not seen its group. Ids are keyed hashes.
 
-NAME-cases.csv: one row a case x combination (x region) x repeat; numbers are means over seeds,
-`seeds` says over how many. `state` is `judged` where the combination has all of its trials.
-  classification: `correct` is 1 where the most probable class is the true one (over several seeds
-  the share of them); `prob_CLASS` is the probability of each class.
-  several findings: a line each (`region`), `truth` 1, 0 or empty where it is not known, `prob` its
-  probability.
+NAME-cases.csv: one row per case x combination (x region) x repeat; numbers are means over seeds, of
+which there are `seeds`. `state` is `judged` if the combination has all of its trials.
+  classification: `correct` is 1 if the most probable class is the true one (over several seeds,
+  their share); `prob_CLASS` is the probability of each class.
+  several findings: one row each (`region`); `truth` is 1, 0, or empty if it is not known; `prob` is
+  the probability.
   numbers: `truth` and `predicted`, in the unit of the source.
-  segmentation: where reference and prediction are both empty a region has no Dice in
+  segmentation: if reference and prediction of a region are both empty, it has no Dice in
   `dice_skip_empty` and 1 in `dice_empty_is_one`.
 
 {claims}"""
 
-# What is said of the files for Claims Reloaded where there are some.
+# What README.txt says about the files for Claims Reloaded, if there are any.
 CLAIMS = """\
-NAME-claims-reloaded.csv: one row a case and a column a combination that is judged, for
+NAME-claims-reloaded.csv: one row per case and one column per judged combination, for
 claims-reloaded.dkfz.de; NAME-claims-reloaded-key.csv says which column is which.
-  classification: classes as numbers. Called classes have no mean: they are of the first seed of the
-  first repeat.
-  segmentation: Dice, mean over regions, then over seeds and repeats; 1 where reference and
-  prediction are both empty, so that all combinations are scored on the same regions.
+  classification: classes as numbers. Predicted classes cannot be averaged: they are those of the
+  first seed of the first repeat.
+  segmentation: Dice, mean over regions, then over seeds and repeats; 1 if reference and prediction
+  are both empty, so that all combinations are scored on the same regions.
 """
 
 
 def export_scores(
     run: Path, out: Path, said: Callable[[str], object] = lambda _: None
 ) -> list[Path]:
-    """Write the files of the head of this module and a README.txt to `out`; return their paths.
+    """Write the files described in this module's docstring, and a README.txt; return their paths.
 
     `said` is called with a sentence on each data set that has no file for Claims Reloaded, and why.
 
-    Raises RunError where the folder holds no run, or one without a scored case, and OSError where
-    files cannot be written; a file is replaced whole or not at all.
+    Raises RunError if the folder holds no run or one without a scored case, and OSError if a file
+    cannot be written; a file is replaced whole or not at all.
     """
     files, missing = made_of(run, _files)
     if not files:
@@ -105,7 +105,8 @@ def _files(run: Recorded) -> tuple[dict[str, str], list[str]]:
         ]
         if not lines:
             continue
-        # A name is the user's: what a file system may not take is left out, the number tells apart.
+        # Users choose the names: characters that a file system may refuse are replaced, and the
+        # number keeps names distinct.
         safe = re.sub(r"[^\w.-]+", "_", contest.dataset).strip("._") or "data"
         name = safe if safe == contest.dataset else f"{safe}-{number}"
         files[f"{name}-cases.csv"] = _csv(lines)
@@ -120,7 +121,7 @@ def _files(run: Recorded) -> tuple[dict[str, str], list[str]]:
 
 
 def _cases(run: Recorded, combination: Combination) -> list[Line]:
-    """Return the rows of `cases` of a combination with repeat, fold and seed."""
+    """Return the rows of `cases` of a combination, with repeat, fold and seed."""
     trials = {row["trial_id"]: row for row in combination.scored}
     return [
         {**row, "repeat": trial["repeat"] or 0, "fold": trial["fold"], "seed": trial["seed"] or 0}
@@ -130,7 +131,7 @@ def _cases(run: Recorded, combination: Combination) -> list[Line]:
 
 
 def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Return lines as CSV with the columns of any of them; what is None is empty."""
+    """Return lines as CSV with the columns of all of them; None is written as empty."""
     columns = list(dict.fromkeys(column for line in lines for column in line))
     text = io.StringIO(newline="")
     table = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -151,7 +152,7 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
-# ---- one row a case x combination ------------------------------------------------------------
+# ---- one row per case x combination -----------------------------------------------------------
 
 
 def _lines(contest: Contest, combination: Combination, rows: Sequence[Row]) -> list[Line]:
@@ -180,7 +181,7 @@ def _of_masks(rows: Sequence[Row]) -> Line:
 
 
 def _dice(row: Row) -> float:
-    """Return the Dice of a region, 1 where reference and prediction are both empty."""
+    """Return the Dice of a region, 1 if reference and prediction are both empty."""
     return 1.0 if row["dice"] is None else float(row["dice"])
 
 
@@ -205,7 +206,7 @@ def _of_numbers(rows: Sequence[Row]) -> Line:
     return {"truth": rows[0]["truth"], "predicted": _mean(row["predicted"] for row in rows)}
 
 
-# What an answer is -> whether its regions have a line each, and what a line says beside its place.
+# Kind of answer -> whether its regions have a line each, and the function for the scores of a line.
 _LINES: Mapping[Answer, tuple[bool, Callable[[Sequence[Row]], Line]]] = {
     "class": (False, _of_classes),
     "mask": (True, _of_masks),
@@ -215,7 +216,7 @@ _LINES: Mapping[Answer, tuple[bool, Callable[[Sequence[Row]], Line]]] = {
 
 
 def _called(rows: Sequence[Row]) -> Any:
-    """Return the most probable class of one case from one trial; of equal ones the first."""
+    """Return the most probable class of one case in one trial; the first of equal ones."""
     return max(rows, key=lambda row: row["prob"] if row["log_odds"] is None else row["log_odds"])[
         "region"
     ]
@@ -225,9 +226,9 @@ def _called(rows: Sequence[Row]) -> Any:
 
 
 def _claims(contest: Contest, rows: Mapping[str, Sequence[Row]]) -> tuple[list[Line], list[Line]]:
-    """Return the table and its key; of the cases that every judged combination has a score of.
+    """Return the table and its key, for the cases that every judged combination has scored.
 
-    Both are empty where nothing is judged, or Claims Reloaded has no form for the task.
+    Both are empty if nothing is judged, or if Claims Reloaded has no format for the task.
     """
     judged, answer = contest.judged, answer_of(contest.task) or "class"
     columns: list[dict[str, Any]] = []
@@ -262,10 +263,10 @@ def _claims(contest: Contest, rows: Mapping[str, Sequence[Row]]) -> tuple[list[L
 def _no_claims(contest: Contest) -> str:
     """Return why there is no table for Claims Reloaded."""
     if form := _NO_FORM.get(answer_of(contest.task)):
-        return f"Claims Reloaded has no form for {form}"
+        return f"Claims Reloaded has no format for {form}"
     if not contest.judged:
         return "no combination has all of its trials"
-    return "the combinations have no case in common"
+    return "the combinations have no cases in common"
 
 
 def _dice_by_case(rows: Sequence[Row]) -> dict[str, Any]:
@@ -277,18 +278,18 @@ def _dice_by_case(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _calls_by_case(rows: Sequence[Row]) -> dict[str, Any]:
-    """Return case -> class, as its first seed of its first repeat calls it."""
+    """Return case -> predicted class, by the first seed of the first repeat."""
     return {case: _called(_trials(own)[0]) for (case,), own in _grouped(rows, "case_id").items()}
 
 
-# What an answer is -> case -> what a column of Claims Reloaded has of it.
+# Kind of answer -> the function that gives each case's value in a column of Claims Reloaded.
 _COLUMNS: Mapping[Answer, Callable[[Sequence[Row]], dict[str, Any]]] = {
     "class": _calls_by_case,
     "mask": _dice_by_case,
 }
 
 
-# What an answer is -> what Claims Reloaded has no form for.
+# Kind of answer -> what Claims Reloaded has no format for.
 _NO_FORM: Mapping[Answer | None, str] = {"findings": "several findings", "number": "numbers"}
 
 

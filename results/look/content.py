@@ -1,4 +1,4 @@
-"""What the page of a store shows, as plain values; `bench.look` takes them from a store."""
+"""What the page of a store shows, as plain values; `bench.look` reads them from a store."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ import numpy as np
 class Plane:
     """One cut through a case.
 
-    `image` (H, W) of any type, or (H, W, 3) uint8 in colour; `labels` (H, W) uint8, None where
-    nothing is outlined; `pixel` is how high and how wide a pixel is, in any unit.
+    `image` is (H, W) of any type, or (H, W, 3) uint8 in colour; `labels` is (H, W) uint8, None if
+    nothing is outlined; `pixel` is the height and width of a pixel, in any unit.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Levels:
-    """How the values of one channel are spread: `edges` (n + 1,), and `shares` (n,), sum 1."""
+    """The distribution of the values of one channel: `edges` (n + 1,), and `shares` (n,), sum 1."""
 
     channel: str
     edges: np.ndarray
@@ -42,12 +42,12 @@ class Levels:
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """A store for its page.
+    """The content of a store's page.
 
-    `data` is what results say of a data set (`bench.study.dataset.described`). `covered` says how
-    many of how many classes the shown cases hold. `counts` are lists of (what, cases) under a
-    heading each. `sizes` are the commonest (size, spacing, cases), of `n_sizes`. `rejected` maps a
-    reason to the keyed ids that it holds for, and `again` is the command that names their files.
+    `data` describes the data set as in results (`bench.study.dataset.described`). `covered` is
+    (number of classes in the shown cases, number of all). `counts` maps a heading to a list of
+    (what, cases). `sizes` are the most common (size, spacing, cases) of `n_sizes`. `rejected` maps
+    a reason to the keyed ids of its cases, and `again` is the command that names their files.
     `nonzero`: levels are of voxels other than zero.
     """
 

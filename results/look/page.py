@@ -15,21 +15,21 @@ from results.report.data import about
 from results.report.looks import COLOURS, DARK, DASHES, stroke
 from results.tables.tasks import Answer, answer_of
 
-# Lines of a list that stand open; longer ones are opened by a click. Assumption.
+# Lists with more lines than this are folded, and opened by a click. Assumption.
 _OPEN = 20
-# What an answer is -> what the cases are drawn to hold, and what else counts as one of those.
+# Kind of answer -> what the drawn cases are to cover, and what else counts as one of these.
 _ANSWERS: Mapping[Answer | None, tuple[str, str]] = {
     "class": ("classes", ""),
-    "mask": ("classes", " (a mask with nothing outlined is one)"),
-    "findings": ("findings", " (none of them is one)"),
+    "mask": ("classes", " (an empty mask counts as one)"),
+    "findings": ("findings", " (no finding counts as one)"),
     "number": ("quarters of the numbers", ""),
 }
-# Ids of rejected cases that are shown for each reason. Assumption.
+# Most ids of rejected cases shown for each reason. Assumption.
 _IDS = 8
 
 
 def page(content: Content) -> dict[str, Any]:
-    """Return all that the template shows of a store."""
+    """Return everything that the template shows of a store."""
     return {
         "name": content.name,
         "task": content.task,
@@ -70,7 +70,7 @@ def _case(case: Any) -> dict[str, Any]:
 
 
 def _covered(content: Content) -> dict[str, Any]:
-    """Return what is said of how the cases were drawn, and how many would hold all answers."""
+    """Return a sentence on how the cases were drawn, and how many would cover all answers."""
     there, of = content.covered
     drawing = f"{text.count(len(content.cases), 'case')} of {content.data['cases']}"
     drawing += f", drawn with seed {content.seed}"
@@ -82,10 +82,10 @@ def _covered(content: Content) -> dict[str, Any]:
 
 
 def _legend(content: Content) -> list[dict[str, str]]:
-    """Return {"name", "colour"} of each label that is outlined in a picture."""
+    """Return {"name", "colour"} for each label that is outlined in a picture."""
     masks = [p.labels for case in content.cases for p in case.planes if p.labels is not None]
     labels = sorted({int(label) for mask in masks for label in np.unique(mask)} - {0})
-    # Voxels that are ignored have the label above those of the classes.
+    # Ignored voxels have the label after those of the classes.
     names = [*(each["name"] for each in content.data["classes"]), "ignored"]
     return [{"name": names[label], "colour": colour_of(label)} for label in labels]
 
@@ -103,19 +103,19 @@ def _bars(heading: str, lines: Sequence[tuple[str, int]]) -> dict[str, Any]:
 
 
 def _levels(levels: Sequence[Levels]) -> dict[str, Any] | None:
-    """Return the histogram of each channel, as many as there are dashes to tell them by."""
-    told = list(zip(COLOURS, DASHES, levels, strict=False))
-    if not told:
+    """Return the histograms of the channels, at most as many as there are dashes."""
+    shown = list(zip(COLOURS, DASHES, levels, strict=False))
+    if not shown:
         return None
-    names = [line.channel for _, _, line in told]
+    names = [line.channel for _, _, line in shown]
     drawing = plots.histogram(
         [
             plots.Profile(colour=colour, dash=dash, ratios=line.edges, shares=line.shares)
-            for colour, dash, line in told
+            for colour, dash, line in shown
         ],
         name="levels",
-        x_label="value, as it is stored",
-        alt=f"Share of voxels by value, of {text.listed(names)}.",
+        x_label="stored value",
+        alt=f"Share of voxels by value, for {text.listed(names)}.",
     )
     return {
         "svg": Markup(drawing),  # noqa: S704 -- drawn by plots, which escapes every label
@@ -124,14 +124,14 @@ def _levels(levels: Sequence[Levels]) -> dict[str, Any] | None:
                 "sign": Markup(stroke(colour, dash)),  # noqa: S704 -- of our own colours alone
                 "name": line.channel,
             }
-            for colour, dash, line in told
+            for colour, dash, line in shown
         ],
-        "left": [line.channel for line in levels[len(told) :]],
+        "left": [line.channel for line in levels[len(shown) :]],
     }
 
 
 def _rejected(rejected: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-    """Return each reason with its cases, the commonest first."""
+    """Return each reason with its cases, the most common first."""
     lines = sorted(rejected.items(), key=lambda line: (-len(line[1]), line[0]))
     return [
         {"reason": reason, "number": len(ids), "ids": ids[:_IDS], "more": len(ids[_IDS:])}

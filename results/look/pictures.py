@@ -1,4 +1,4 @@
-"""A case as pictures: its planes in true proportion, each label outlined in a colour of its own."""
+"""A case as pictures: its planes in true proportion, each label outlined in its own colour."""
 
 from collections.abc import Sequence
 
@@ -9,21 +9,21 @@ from results.look.content import Plane, Shown
 from results.report.looks import DARK, INK, PAPER
 from results.report.plots import edges, enlarged, grey
 
-# The longer side of a picture on the page in pixels, about: twice what it is shown at. Assumption.
+# Approximate longer side of a picture in pixels: twice its size on the page. Assumption.
 _SIDE = 460
 _WIDTH = 3
-# Height of a picture of the cases in inches, of its caption too, and its columns of single planes.
+# Height of a case in the picture of all cases, in inches, and its columns for single planes.
 _CELL, _COLUMNS = 2.6, 4
 _RGB = [tuple(int(colour[at : at + 2], 16) for at in (1, 3, 5)) for colour in DARK]
 
 
 def colour_of(label: int) -> str:
-    """Return the colour of a label from 1 on; they come again after the eighth."""
+    """Return the colour of a label from 1 on; colours repeat after the eighth."""
     return DARK[(label - 1) % len(DARK)]
 
 
 def drawn(planes: Sequence[Plane]) -> list[np.ndarray]:
-    """Return the planes of a case as (H, W, 3) uint8, grey levels in one window for all."""
+    """Return the planes of a case as (H, W, 3) uint8, with one grey-level window per channel."""
     ends = _window(planes)
     return [_drawn(plane, ends.get(_channel(plane))) for plane in planes]
 
@@ -51,7 +51,7 @@ def _drawn(plane: Plane, ends: tuple[float, float] | None) -> np.ndarray:
     step = max(max(image.shape[:2]) // _SIDE, 1)
     if step > 1:
         image = _blocks(image, step).mean(axis=(1, 3)).astype(np.uint8)
-        # A thin structure is kept: of a block the greatest label.
+        # The largest label of each block, so that thin structures are kept.
         labels = None if labels is None else _blocks(labels, step).max(axis=(1, 3))
     down, across = _repeats(image.shape[:2], plane.pixel)
     shown = image if image.ndim == 3 else np.repeat(image[:, :, None], 3, axis=2)
@@ -64,7 +64,7 @@ def _drawn(plane: Plane, ends: tuple[float, float] | None) -> np.ndarray:
 
 
 def _blocks(pixels: np.ndarray, step: int) -> np.ndarray:
-    """Return (H / step, step, W / step, step, ...): pixels in blocks, the last ones filled up."""
+    """Return (H / step, step, W / step, step, ...): pixels in blocks, the last ones padded."""
     height, width = (-(-side // step) for side in pixels.shape[:2])
     grown = [(0, n * step - side) for n, side in zip((height, width), pixels.shape, strict=False)]
     filled = np.pad(pixels, [*grown, *[(0, 0)] * (pixels.ndim - 2)], mode="edge")
@@ -73,16 +73,16 @@ def _blocks(pixels: np.ndarray, step: int) -> np.ndarray:
 
 
 def _repeats(shape: Sequence[int], pixel: tuple[float, float]) -> tuple[int, int]:
-    """Return how often rows and columns are repeated, for the proportions and the size wanted."""
+    """Return how often to repeat rows and columns for true proportions and the wanted size."""
     unit = _SIDE / max(side * length for side, length in zip(shape, pixel, strict=True))
-    # The finer side first, so that the other is a whole number of times as long where it can be.
+    # The finer side first, so that the other is an integer multiple of it if possible.
     fine = max(round(unit * min(pixel)), 1)
     down, across = (max(round(fine * length / min(pixel)), 1) for length in pixel)
     return down, across
 
 
 def of_cases(cases: Sequence[Shown], name: str) -> Figure:
-    """Return one picture of all cases, with their answers: a case a line, or four of one plane."""
+    """Return one picture of all cases with their answers: one per row, or four single planes."""
     most = max(len(case.planes) for case in cases)
     columns = most if most > 1 else min(_COLUMNS, len(cases))
     rows = len(cases) if most > 1 else -(-len(cases) // columns)

@@ -1,4 +1,4 @@
-"""The look at a store on the disk: a page that needs no network, and a picture beside it."""
+"""Writes the look at a store: a page that needs no network, and a picture beside it."""
 
 import io
 from pathlib import Path
@@ -11,9 +11,9 @@ from results.tables.files import replace_file
 
 
 def write_look(content: Content, out: Path) -> Path:
-    """Write the page `out` and beside it the picture of its cases; return where that is.
+    """Write the page `out` and a picture of its cases beside it; return the path of the picture.
 
-    A file is replaced whole or not at all. Raises OSError where it cannot be written.
+    A file is replaced whole or not at all. Raises OSError if it cannot be written.
     """
     html = environment().get_template("store.html").render(page(content))
     drawing = io.BytesIO()

@@ -13,16 +13,16 @@ _UNITS = {"t": "s"}
 
 
 def described(run: Recorded, contest: Contest) -> Mapping[str, Any]:
-    """Return what the footers say of a data set; {} for a run made before they said anything."""
+    """Return what the footers say about a data set; {} for older runs, which say nothing."""
     found: Mapping[str, Any] = run.footer.get("data", {}).get(contest.dataset, {})
     return found
 
 
 def unknown_answers(run: Recorded, contest: Contest) -> dict[str, int] | None:
-    """Return finding -> of how many cases it is not known; None where that is not to be told.
+    """Return finding -> the number of cases for which it is not known; None if that is unknown.
 
-    The footers of before did not say it: there only the table of tested cases does, so it is told
-    where every case was tested.
+    Older footers do not say it. There it comes from the table of tested cases, if every case was
+    tested.
     """
     data = described(run, contest)
     cases = data.get("cases")
@@ -46,10 +46,10 @@ def about(
 ) -> dict[str, Any] | None:
     """Return what is known of a data set, by its footer and the rows of its trials.
 
-    It is {"lines": [(what, value)], "table", "regions"}; None where nothing is known. `table` is
-    {"head", "lines"}: the first column of text, the others of numbers, and no line where nothing is
-    counted. `regions` are (name, its classes, cases that hold it). `unknown` is how many cases
-    nobody knows a finding of, None where that cannot be told.
+    It is {"lines": [(what, value)], "table", "regions"}; None if nothing is known. `table` is
+    {"head", "lines"}: the first column is text, the others are numbers; it has no lines if nothing
+    is counted. `regions` are (name, its classes, cases that contain it). `unknown` is the number of
+    cases without a known answer by finding, None if that is not known.
     """
     parts = [row for row in rows if row["n_train_cases"]]
     if not data and not parts:
@@ -63,11 +63,11 @@ def about(
     patients = (
         str(counted["groups"])
         if source == "patient"
-        else "unknown: the source names none, so each case counts as one"
+        else "unknown: the source does not name them, so each case counts as one"
     )
     lines = [("cases", f"{counted['cases']}{unit}"), ("patients", patients)]
     if parts:
-        lines.append(("cases of a fold", _fold(parts)))
+        lines.append(("cases per fold", _fold(parts)))
     if data:
         axes = data["axes"]
         lines += [
@@ -88,7 +88,7 @@ def about(
     if ignored := data.get("ignored"):
         every = ignored["number"] + sum(each["number"] for each in classes)
         left_out = _share(ignored["number"], every)
-        lines.append(("voxels that are ignored", f"{ignored['number']} ({left_out} of all)"))
+        lines.append(("ignored voxels", f"{ignored['number']} ({left_out} of all)"))
     table_of = _TABLES[answer_of(task) or "class"]
     return {
         "lines": lines,
@@ -115,9 +115,9 @@ def _of_classes(data: Mapping[str, Any], _cases: int, _unknown: object) -> dict[
 def _of_findings(
     data: Mapping[str, Any], cases: int, unknown: Mapping[str, int] | None
 ) -> dict[str, Any]:
-    """Return those that have each finding, and their share of those of whom it is known.
+    """Return the cases that have each finding, and their share of those with a known answer.
 
-    Where that cannot be told it is their share of all.
+    If the known ones cannot be counted, it is the share of all cases.
     """
     numbers = [(each["name"], each["number"]) for each in data.get("classes", ())]
     unknown = _not_known(data) or unknown
@@ -125,29 +125,29 @@ def _of_findings(
         lines = [(name, number, _of_cases(number, cases)) for name, number in numbers]
         share = "share of all cases, known or not"
         return {"head": ("finding", "cases that have it", share), "lines": lines}
-    told = [(name, number, unknown.get(name, 0)) for name, number in numbers]
+    counted = [(name, number, unknown.get(name, 0)) for name, number in numbers]
     return {
         "head": ("finding", "cases that have it", "not known", "share of those known"),
         "lines": [
             (*of_one, f"{of_one[1]} of {known}: {_of_cases(of_one[1], known)}")
-            for of_one in told
+            for of_one in counted
             for known in (cases - of_one[2],)
         ],
     }
 
 
 def _not_known(data: Mapping[str, Any]) -> dict[str, int]:
-    """Return of how many cases each finding is not known; empty where the data do not say."""
+    """Return the number of cases without a known answer by finding; empty if it is not given."""
     classes = data.get("classes", ())
     return {each["name"]: each["unknown"] for each in classes if "unknown" in each}
 
 
 def _of_numbers(_data: object, _cases: int, _unknown: object) -> dict[str, Any]:
-    """Return no line: the lines above say from where to where the numbers go."""
+    """Return no lines: the lines above already give the range of the numbers."""
     return {"head": (), "lines": []}
 
 
-# What an answer is -> the table of what the cases have.
+# Kind of answer -> the table of what the cases have.
 _TABLES: Mapping[Answer, Callable[..., dict[str, Any]]] = {
     "class": _of_classes,
     "mask": _of_classes,
@@ -161,7 +161,7 @@ def _share(number: int, of: int, digits: int = 4) -> str:
 
 
 def _of_cases(number: int, of: int) -> str:
-    """Return a share as warnings have it: cases are fewer than voxels, and a tenth will do."""
+    """Return a share of cases, to a tenth of a percent: there are fewer cases than voxels."""
     return _share(number, of, 3)
 
 
@@ -184,7 +184,7 @@ def _fold(rows: Sequence[Row]) -> str:
 
 
 def _ranges(columns: Sequence[Sequence[float] | None]) -> str:
-    """Return `64 × 64`, or `24 to 64 × 64 (median 32 × 64)` where cases differ."""
+    """Return `64 × 64`, or `24 to 64 × 64 (median 32 × 64)` if cases differ."""
     known = [column for column in columns if column]
     if all(low == high for low, _, high in known):
         return _by_axis(columns, lambda column: f"{column[1]:.4g}")

@@ -1,4 +1,4 @@
-"""Test cases as pictures: slices with both outlines, and images with their class."""
+"""Test cases as pictures: slices with both outlines, and images with their classes."""
 
 import zipfile
 import zlib
@@ -13,7 +13,7 @@ from results.run_folder import Recorded
 from results.tables.tasks import TASKS, Answer
 from results.verdict.combinations import Combination
 
-# A few slices or pictures, which take a hundredth of it. Assumption.
+# A file holds a few slices or pictures, about a hundredth of this size. Assumption.
 MOST_BYTES = 256 << 20
 
 
@@ -36,10 +36,10 @@ def examples(
     by_name: Mapping[str, Combination],
     data: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
-    """Return the pictures of some combinations, from the first fold that left any.
+    """Return the example pictures of some combinations, from the first fold that has any.
 
-    `wanted` maps the name of a combination to why it is shown; `data` is what footers say of the
-    data set.
+    `wanted` maps the name of a combination to why it is shown; `data` is the description of the
+    data set in the footers.
     """
     shown = []
     for name, role in wanted.items():
@@ -51,7 +51,7 @@ def examples(
 
 
 def _with_examples(run: Recorded, combination: Combination) -> Mapping[str, Any] | None:
-    """Return the first trial (by repeat, fold, seed) that left examples."""
+    """Return the first trial (by repeat, fold, seed) that has saved examples."""
     for row in combination.scored:
         if (run.path / "examples" / f"{row['trial_id']}.npz").exists():
             return row
@@ -94,7 +94,7 @@ def _outlined(
             dice = _dice(np.isin(reference, labels), np.isin(prediction, labels))
             if dice is not None:
                 found.append(f"{name} {dice:.2f}")
-        said = f"Dice of this slice: {', '.join(found)}" if found else "both empty on this slice"
+        said = f"Dice of this slice: {', '.join(found)}" if found else "both empty in this slice"
         yield _Example(
             uri=plots.picture(image, reference, prediction),
             caption=f"Case {number}. {said}",
@@ -105,7 +105,7 @@ def _outlined(
 def _regions(
     content: Mapping[str, np.ndarray], data: Mapping[str, Any]
 ) -> dict[str, Sequence[int]]:
-    """Return the labels of each scored region, or of each class where a run does not name them."""
+    """Return the labels of each scored region, or of each class if a run does not name regions."""
     if data.get("regions"):
         return {region["name"]: region["labels"] for region in data["regions"]}
     labels = np.union1d(content["reference"], content["prediction"])
@@ -113,7 +113,7 @@ def _regions(
 
 
 def _dice(reference: np.ndarray, prediction: np.ndarray) -> float | None:
-    """Return the Dice of two masks, None where both are empty."""
+    """Return the Dice of two masks, None if both are empty."""
     size = int(reference.sum()) + int(prediction.sum())
     return 2 * int((reference & prediction).sum()) / size if size else None
 
@@ -163,7 +163,7 @@ def _with_findings(
         yield _Example(
             uri=plots.picture(image),
             caption=said,
-            alt=f"Test image with {said}{', not all of it right' if wrong else ''}.",
+            alt=f"Test image with {said}{', partly wrong' if wrong else ''}.",
             wrong=wrong,
         )
 
@@ -181,7 +181,7 @@ def _measured(
         yield _Example(uri=plots.picture(image), caption=said, alt=f"Test image with {said}.")
 
 
-# What an answer is -> (run, trial, arrays, what footers say of the data set) -> its pictures.
+# Kind of answer -> (run, trial, arrays, description of the data set) -> its pictures.
 _PICTURES: Mapping[Answer, Callable[..., Iterator[_Example]]] = {
     "class": _classified,
     "mask": _outlined,

@@ -1,4 +1,4 @@
-"""What the figures of one data set show: from a verdict and a run's tables to marks and legends."""
+"""The figures of one data set: from a verdict and a run's tables to marks and legends."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +24,7 @@ from results.run_folder import Recorded
 from results.tables.axes import Axis, name_of
 from results.verdict.combinations import Combination, Fold, fold_of
 
-# Learning curves that one figure shows: more are not told apart.
+# Most learning curves in one figure: more cannot be distinguished.
 _CURVES = 6
 
 _PARTS = {
@@ -37,7 +37,7 @@ _PARTS = {
 
 
 def _in_order(values: Sequence[str], order: Sequence[str]) -> list[str]:
-    """Return the distinct values, those of the study first and in its order."""
+    """Return the distinct values, those of the study first, in its order."""
     return [v for v in order if v in values] + sorted(set(values) - set(order))
 
 
@@ -46,7 +46,7 @@ def heat_maps(
 ) -> list[dict[str, Any]]:
     """Return one optimizer x loss map for each point of the other axes.
 
-    What is skipped throughout (a model that is for another task) has no map, row or column.
+    Entries that are always skipped (such as a model for another task) have no map, row or column.
     """
     rows = found["combinations"]
     run = [row for row in rows if row["state"] != "skipped"]
@@ -77,7 +77,7 @@ def heat_maps(
 
 
 def _cell(row: Mapping[str, Any] | None, sign: int, low: float, high: float) -> dict[str, Any]:
-    cell = {"text": "not asked", "style": "", "kind": "out", "note": None, "so_far": None}
+    cell = {"text": "not in the study", "style": "", "kind": "out", "note": None, "so_far": None}
     if row is None:
         return cell
     if row["state"] != "judged":
@@ -129,7 +129,7 @@ def _ours(svg: str) -> Markup:
 
 
 def _course(run: Recorded, combination: Combination) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return x (n,) in epochs and scores (folds, n), seeds averaged; None where none was kept.
+    """Return x (n,) in epochs and scores (folds, n), mean over seeds; None if none were recorded.
 
     A fold that stopped early keeps its last score, so that the mean is over all folds throughout.
     """
@@ -180,7 +180,7 @@ def price_and_score(key: str, found: Mapping[str, Any]) -> dict[str, Any] | None
         y_label=f"{metric} on the test folds",
         higher=found["direction"] == "max",
         alt=f"{metric} on the test folds against seconds of training of one trial, {len(priced)} "
-        "combinations; the dashed line joins those that none beats in both.",
+        "combinations; the dashed line joins those that no other beats in both.",
     )
     return {
         "svg": _ours(drawn),
@@ -192,7 +192,7 @@ def price_and_score(key: str, found: Mapping[str, Any]) -> dict[str, Any] | None
 
 
 def where_seconds_went(found: Mapping[str, Any], short: Mapping[str, str]) -> dict[str, Any] | None:
-    """Return the parts of a trial's seconds by combination, fastest first; None if unmeasured."""
+    """Return the parts of a trial's time by combination, fastest first; None if unmeasured."""
     timed = [row for row in found["combinations"] if row["seconds"]]
     timed.sort(key=lambda row: sum(row["seconds"].values()))
     longest = sum(timed[-1]["seconds"].values()) if timed else 0.0

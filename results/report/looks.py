@@ -1,6 +1,6 @@
-"""How figures tell things apart: colours with fills for optimizers, shapes for losses, dashes.
+"""How figures distinguish things: colours with fills for optimizers, shapes for losses, dashes.
 
-Colour is never the only difference. No two things in one figure look the same until the looks run
+Colour is never the only difference. No two things in a figure look the same until the looks run
 out, and every colour has a counterpart for a dark page.
 """
 
@@ -15,13 +15,13 @@ from matplotlib.markers import MarkerStyle
 
 INK, MUTED, RULE, PAPER = "#1c2329", "#5b6770", "#d9dfe3", "#ffffff"
 
-#: Told apart by colour-blind readers too, and dark enough on white: after Okabe and Ito (2008).
+#: Distinguishable for colour-blind readers and dark enough on white: after Okabe and Ito (2008).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#a8478a", "#8a6d00", "#3a9fd4", "#6b4e2e", "#555f66")
 #: The same hues, light enough on a dark page.
 DARK = ("#4aa3e0", "#f08b4a", "#2fc79a", "#dc8cc4", "#d6b23c", "#93d2f5", "#c79f74", "#a9b6be")
 #: How much of a marker is filled, as matplotlib names it.
 Fill = Literal["full", "none", "left", "top", "right", "bottom"]
-#: A dash for each curve of a figure: (on, off, ...) in points, none for a whole line.
+#: A dash for each curve of a figure: (on, off, ...) in points, empty for a solid line.
 DASHES: tuple[tuple[float, ...], ...] = ((), (5, 2), (1.5, 1.5), (7, 2, 1.5, 2), (3, 1), (9, 3))
 
 _WIDE, _TALL = (
@@ -37,7 +37,7 @@ _KITE = ((0, -1.1), (0.8, 0.3), (0, 1), (-0.8, 0.3))
 _CORNER = ((-0.9, -0.9), (0.9, -0.9), (-0.9, 0.9))
 _ARROW = ((-0.9, -0.9), (0, -0.3), (0.9, -0.9), (0, 1))
 _TABLE = ((-1, -0.9), (-0.5, 0.1), (0.5, 0.1), (1, -0.9), (1, 0.7), (-1, 0.7))
-#: Markers as matplotlib takes them, the easiest to tell apart first.
+#: Markers for matplotlib, the easiest to distinguish first.
 SHAPES: tuple[Any, ...] = (
     *("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "*", "h", "d", "8"),
     *((4, 1, 0), (6, 1, 0), (3, 1, 0), _WIDE, _TALL, _SLANTED, _HOUSE, _GLASS, _BOW, _STEP, _KITE),
@@ -107,7 +107,7 @@ _NAMES |= {colour: f"c{i}" for i, colour in enumerate(COLOURS)}
 
 
 def themed(svg: str) -> str:
-    """Return a drawing whose colours are those of the page's theme, light or dark."""
+    """Return a drawing with the colours of the page's theme, light or dark."""
 
     def variable(found: re.Match[str]) -> str:
         name = _NAMES.get(found[2].lower())

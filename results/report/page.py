@@ -1,4 +1,4 @@
-"""What the page of a run says: a plain dictionary for the template."""
+"""What the page of a run says, as a plain dictionary for the template."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -30,7 +30,7 @@ from results.verdict.schema import OfDataset
 
 
 def page(run: Recorded) -> dict[str, Any]:
-    """Return all that `templates/report.html` shows of a run."""
+    """Return everything that `templates/report.html` shows of a run."""
     priced = price.of_run(run)
     sections = [
         _section(run, number, contest, found)
@@ -117,7 +117,7 @@ def _in_ranking(
 def _skips(
     rows: Sequence[Mapping[str, Any]], short: Mapping[str, str]
 ) -> list[tuple[str, list[str]]]:
-    """Return each reason for a skip, and the combinations it holds for."""
+    """Return each reason for a skip, with the combinations skipped for it."""
     skips: dict[str, list[str]] = {}
     for row in rows:
         if row["state"] == "skipped":
@@ -126,9 +126,9 @@ def _skips(
 
 
 def _shown(found: Mapping[str, Any]) -> dict[str, str]:
-    """Return the combinations whose details are shown -> why: the first, and for contrast the last.
+    """Return the combinations shown in detail -> why: the first, and for contrast the last.
 
-    The first is the recommended one, or where there is none the best so far.
+    The first is the recommended one, or if there is none, the best so far.
     """
     scored = [row for row in found["combinations"] if row["test_score"] is not None]
     judged = [row["name"] for row in scored if row["state"] == "judged"]
@@ -143,7 +143,7 @@ def _shown(found: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _ranking(judged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the judged, best first, with their interval as a bar and in words."""
+    """Return the judged, best first, with their intervals as bars and in words."""
     ranked = []
     drawn = bars(judged, grouped="in_tied_group")
     for rank, (row, bar) in enumerate(zip(judged, drawn, strict=True), 1):

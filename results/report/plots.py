@@ -25,7 +25,7 @@ from results.report.looks import INK, MUTED, PAPER, RULE, Look, themed
 REFERENCE, PREDICTION = (255, 176, 0), (64, 196, 255)
 
 # Width and height in points of 1/72 inch, which are the units of the viewBox.
-# About what half the page is wide, so that text has the page's size.
+# About half the width of the page, so that text has the size of the page's.
 _CURVES, _SCATTER = (470, 300), (470, 300)
 # A side of an example picture on the page is about this many pixels. Assumption.
 _PICTURE = 288
@@ -65,7 +65,7 @@ class Curve:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """How many problems one method solves, (n,) shares from 0 to 1, within each of (n,) ratios."""
+    """The share of problems, (n,) from 0 to 1, that a method solves within each of (n,) ratios."""
 
     colour: str
     dash: Sequence[float] = ()
@@ -108,7 +108,7 @@ def curves(lines: Sequence[Curve], *, name: str, x_label: str, y_label: str, alt
 
 
 def profiles(lines: Sequence[Profile], *, name: str, x_label: str, y_label: str, alt: str) -> str:
-    """Return performance profiles: a staircase a method, which rises as more time is allowed."""
+    """Return performance profiles: a staircase per method, rising as more time is allowed."""
     figure, axes = _axes(_CURVES)
     for line in lines:
         (drawn,) = axes.step(
@@ -124,7 +124,7 @@ def profiles(lines: Sequence[Profile], *, name: str, x_label: str, y_label: str,
 
 
 def histogram(lines: Sequence[Profile], *, name: str, x_label: str, alt: str) -> str:
-    """Return shares of voxels by their value, a staircase a channel: (n + 1,) ends of n bins."""
+    """Return shares of voxels by value, a staircase per channel, with (n + 1,) edges of n bins."""
     figure, axes = _axes(_SCATTER)
     for line in lines:
         drawn = axes.stairs(
@@ -138,7 +138,7 @@ def histogram(lines: Sequence[Profile], *, name: str, x_label: str, alt: str) ->
 
 
 def whole_epochs(low: float, high: float) -> list[int]:
-    """Return at most nine whole numbers, evenly apart, from below `low` or at it to `high`."""
+    """Return at most nine evenly spaced whole numbers, from `low` or below to `high`."""
     first, last = math.floor(low), math.ceil(high)
     steps = (step * 10**power for power in range(9) for step in (1, 2, 5))
     step = next(step for step in steps if (last - first) / step <= 8)
@@ -149,9 +149,9 @@ def whole_epochs(low: float, high: float) -> list[int]:
 def price_and_score(
     points: Sequence[Point], *, name: str, x_label: str, y_label: str, higher: bool, alt: str
 ) -> str:
-    """Return training time (log seconds) against score, and what none beats in both, joined.
+    """Return training time (log seconds) against score, with those that none beats in both joined.
 
-    Ranks are written beside the points where there is room: the joined ones first, then the best.
+    Ranks are written beside the points if there is room: the joined ones first, then the best.
     """
     figure, axes = _axes(_SCATTER)
     front = pareto([p.seconds for p in points], [p.score for p in points], higher=higher)
@@ -204,7 +204,7 @@ class TriedRate:
 
 
 def rates(points: Sequence[TriedRate], *, name: str, y_label: str, alt: str) -> str:
-    """Return learning rate (log) against score, a mark a point."""
+    """Return learning rate (log) against score, one mark per point."""
     figure, axes = _axes(_SCATTER)
     side = 7 if len(points) <= _MANY else 5
     for point in points:
@@ -233,7 +233,7 @@ def _log_axis(axes: Axes, values: Sequence[float]) -> None:
     axes.set_xscale("log")
     low, high = min(values), max(values)
     if high / low < 5:
-        # Within a decade the log ticks are few: room around the points and a tick at 1, 1.5, 2 ...
+        # A single decade has few log ticks: leave room around the points, tick at 1, 1.5, 2 ...
         axes.set_xlim(low / 1.3, high * 1.3)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 6, 8), numticks=20))
     else:
@@ -244,7 +244,7 @@ def _log_axis(axes: Axes, values: Sequence[float]) -> None:
 
 def _write_ranks(figure: Figure, axes: Axes, points: Sequence[Point], side: float) -> None:
     """Write the rank beside each point that has room for it, the first points first."""
-    figure.draw_without_rendering()  # the layout decides where points come to lie
+    figure.draw_without_rendering()  # the layout decides where points are
     to_points = 72 / figure.dpi
     where = axes.transData.transform([(p.seconds, p.score) for p in points]) * to_points
     box = axes.get_window_extent()
@@ -266,7 +266,7 @@ def _write_ranks(figure: Figure, axes: Axes, points: Sequence[Point], side: floa
 def places(
     where: np.ndarray, widths: Sequence[float], frame: Sequence[float], side: float
 ) -> list[np.ndarray | None]:
-    """Return the lower left corner of each label, None for those without room.
+    """Return the lower left corner of each label, None for labels without room.
 
     `where` (n, 2) are points of `side` each, `widths` those of their labels, and `frame` is (left,
     bottom, right, top), all in points. A label covers no point, no other label and no edge.
@@ -298,7 +298,7 @@ def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def pareto(seconds: Sequence[float], scores: Sequence[float], *, higher: bool) -> list[int]:
-    """Return the indices, cheapest first, of what nothing beats in both price and score."""
+    """Return the indices, cheapest first, of those that none beats in both price and score."""
     sign = 1 if higher else -1
     front: list[int] = []
     for i in sorted(range(len(seconds)), key=lambda i: (seconds[i], -sign * scores[i])):
@@ -308,7 +308,7 @@ def pareto(seconds: Sequence[float], scores: Sequence[float], *, higher: bool) -
 
 
 def shade(share: float) -> str:
-    """Return the background of a heat-map cell, from 0, palest and worst, to 1, best.
+    """Return the background of a heat-map cell, from 0 (palest and worst) to 1 (best).
 
     Even the darkest leaves INK a contrast of 5.4 (WCAG 2.2 asks for 4.5).
     """
@@ -320,7 +320,7 @@ def shade(share: float) -> str:
 def picture(
     image: np.ndarray, reference: np.ndarray | None = None, prediction: np.ndarray | None = None
 ) -> str:
-    """Return an image as a PNG data URI, label maps (H, W) of its size drawn as outlines.
+    """Return an image as a PNG data URI, with (H, W) label maps of its size as outlines.
 
     An (H, W) image of any type is shown in grey between its percentiles, an (H, W, 3) uint8 one in
     its own colours.
@@ -342,7 +342,7 @@ def data_uri(rgb: np.ndarray) -> str:
 
 
 def grey(image: np.ndarray, ends: tuple[float, float] | None = None) -> np.ndarray:
-    """Return uint8 between two values, else the 1st and the 99th percentile of the pixels."""
+    """Return uint8 scaled between two values, by default the 1st and 99th percentile."""
     pixels = np.nan_to_num(np.asarray(image, np.float64))
     low, high = np.percentile(pixels, (1, 99)) if ends is None else ends
     span = high - low if high > low else 1.0
@@ -351,7 +351,7 @@ def grey(image: np.ndarray, ends: tuple[float, float] | None = None) -> np.ndarr
 
 
 def enlarged(pixels: np.ndarray, times: int, across: int | None = None) -> np.ndarray:
-    """Return pixels repeated, `times` down and `across` (None: as often) to the right."""
+    """Return pixels repeated `times` down and `across` (None: as often) to the right."""
     larger: np.ndarray = pixels.repeat(times, axis=0).repeat(across or times, axis=1)
     return larger
 
@@ -377,7 +377,7 @@ def _axes(size: tuple[int, int]) -> tuple[Figure, Axes]:
 
 
 def _svg(figure: Figure, name: str, alt: str) -> str:
-    """Return a figure as <svg> for use inside a page: no prologue, no metadata, unique ids."""
+    """Return a figure as <svg> to put inside a page: no prologue, no metadata, unique ids."""
     out = io.StringIO()
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
         figure.savefig(
@@ -388,7 +388,7 @@ def _svg(figure: Figure, name: str, alt: str) -> str:
         )
     text = out.getvalue()
     text = text[text.index("<svg") :]
-    # A style sheet inside would hold for the whole page, and the page has its own font.
+    # A style sheet inside would apply to the whole page, which has its own font.
     text = re.sub(r"<(metadata|style)\b.*?</\1>", "", text, flags=re.DOTALL)
     text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
     text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)

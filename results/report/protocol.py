@@ -1,4 +1,4 @@
-"""The study as it was run: what was compared, every setting, and which are not the usual."""
+"""The study as it was run: what was compared, every setting, and which are not defaults."""
 
 import json
 from collections import Counter
@@ -14,53 +14,53 @@ _SETTINGS = {
     "repeats": "Repeats, each split anew",
     "split_seed": "Seed of the splits",
     "seeds": "Seeds of weights and sample order",
-    "inner_fraction": "Inner validation, share of a training part",
+    "inner_fraction": "Inner validation, share of each training part",
     "epochs": "Budget in epochs (n_train sample-gradients each)",
     "batch_size": "Batch size",
-    "patch": "Patch, voxels a side",
+    "patch": "Patch size, voxels per side",
     "augment": "Augmentation",
-    "decay_norms": "Weight decay on norms and biases too",
-    "clip": "Gradients clipped to the norm of (automatic: not)",
-    "accumulate": "Batches whose gradients are summed for one step",
-    "ema": "Weights averaged with a decay of (automatic: not)",
+    "decay_norms": "Weight decay also on norms and biases",
+    "clip": "Gradient norm clipped at (automatic: no clipping)",
+    "accumulate": "Batches whose gradients are summed per step",
+    "ema": "Decay of the moving average of weights (automatic: none)",
     "normalize": "Intensities",
-    "early_stopping": "Early stopping (automatic: where the schedule's rate does not fall)",
-    "patience": "Patience, looks at inner validation without a better score",
-    "looks": "Looks at inner validation, evenly over the budget (automatic: after each epoch)",
-    "stop_on": "Inner validation stops on",
+    "early_stopping": "Early stopping (automatic: if the schedule's rate does not fall)",
+    "patience": "Patience, in looks at inner validation without a better score",
+    "looks": "Looks at inner validation, spread over the budget (automatic: after each epoch)",
+    "stop_on": "Early stopping by",
     "overlap": "Overlap of sliding windows in evaluation",
-    "inference": "Segmented images are evaluated in windows, or whole where the network can",
+    "inference": "Evaluation of segmented images: in windows, or whole if the network can",
     "primary": "Primary metric",
     "margin": "Margin of practical equivalence",
     "alpha": "Level of the simultaneous intervals",
-    "race": "Level at which a race drops what is behind after the first seed (automatic: none)",
-    "until_decided": "Repeats are added until it is decided (automatic: not)",
+    "race": "Level at which a race drops combinations after the first seed (automatic: no race)",
+    "until_decided": "Repeats are added until it is decided (automatic: no)",
     "target": "Target of time-to-target",
     "tuning": "Search of each optimizer's space (automatic: none)",
     "loader": "Loader",
-    "threads": "CPU threads a trial",
+    "threads": "CPU threads per trial",
     "device": "Device",
     "precision": "Precision",
-    "channels_last": "Channels innermost in memory",
+    "channels_last": "Channels last in memory",
     "compiled": "Compiled",
-    "windows_at_once": "Windows at once in evaluation (automatic: 4, or a batch)",
-    "cudnn_benchmark": "cuDNN takes the kernels that it finds fastest",
-    "speed": "The fastest settings of each model are measured (automatic: not)",
-    "keep_weights": "Weights kept",
+    "windows_at_once": "Windows evaluated at once (automatic: 4, or a batch)",
+    "cudnn_benchmark": "cuDNN measures its kernels and uses the fastest",
+    "speed": "Fastest settings of each model are measured (automatic: no)",
+    "keep_weights": "Chosen weights are kept",
     "degrade": "Degraded test images",
 }
-_GIVEN_FOLDS = "Splits that others made: official parts, a file of folds, or a column"
-# Settings that are lists of entries, as an axis is.
+_GIVEN_FOLDS = "Given splits: official parts, a file of folds, or a column"
+# Settings that are lists of entries, like an axis.
 _ENTRIES = ("degrade",)
 
 
 def asked(study: Mapping[str, Any], key: str) -> list[str]:
-    """Return the labels of a list of entries of a study, in its order."""
+    """Return the labels of a study's list of entries, in its order."""
     return [label(entry) for entry in study.get(key, ())]
 
 
 def compared(study: Mapping[str, Any], axes: Sequence[Axis]) -> list[dict[str, Any]]:
-    """Return the data and each axis with its values, but those with the plain entry alone."""
+    """Return the data and each axis with its values, except axes with only the plain entry."""
     found = [{"name": "data", "values": asked(study, "data")}]
     found += [{"name": axis.key, "values": axis.asked(study)} for axis in axes if study]
     plain = [[axis.plain] for axis in axes if axis.plain]
@@ -68,7 +68,7 @@ def compared(study: Mapping[str, Any], axes: Sequence[Axis]) -> list[dict[str, A
 
 
 def settings(study: Mapping[str, Any], axes: Sequence[Axis]) -> list[dict[str, Any]]:
-    """Return the protocol as it was run; `default` where the study departs from it."""
+    """Return the protocol as it was run; `default` is set if the study departs from it."""
     other = {"name", "data", "resolved", *(axis.key for axis in axes)}
     return [
         {
@@ -87,7 +87,7 @@ def settings(study: Mapping[str, Any], axes: Sequence[Axis]) -> list[dict[str, A
 
 
 def data_settings(study: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return what each data set sets for itself."""
+    """Return the settings that each data set has of its own."""
     own = {
         label(entry): {
             k: v for k, v in entry.items() if k not in ("name", "store") and v is not None
@@ -101,8 +101,9 @@ def data_settings(study: Mapping[str, Any]) -> list[dict[str, str]]:
 def optimizers(rows: Sequence[Mapping[str, Any]], study: Mapping[str, Any]) -> list[dict[str, str]]:
     """Return each optimizer with its learning rate and its other settings, as its trials had them.
 
-    They come in the order of the study. One that another axis sets something for (weight decay,
-    say) has a line for each of these. What was tuned has settings in each fold, which stand there.
+    They come in the order of the study. An optimizer for which another axis sets something (such as
+    weight decay) has a line for each case. Tuned optimizers have other settings in each fold, which
+    the section on tuning shows.
     """
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
@@ -121,7 +122,7 @@ def optimizers(rows: Sequence[Mapping[str, Any]], study: Mapping[str, Any]) -> l
             {
                 "name": name,
                 "under": f"with {text.listed(under)}" if names[name] > 1 else "",
-                "rate": "of its own" if rate is None else text.setting(rate),
+                "rate": "its own" if rate is None else text.setting(rate),
                 "others": _by_name(settings),
             }
         )
@@ -139,10 +140,10 @@ def _by_name(settings: Mapping[str, Any]) -> str:
 
 
 def entries(study: Mapping[str, Any], axes: Sequence[Axis]) -> list[dict[str, Any]]:
-    """Return {"axis", "lines": [(entry, settings)]} of the axes besides optimizers.
+    """Return {"axis", "lines": [(entry, settings)], "complete"} of each axis except optimizers.
 
-    An axis without settings is left out. A run made before study.yaml recorded every setting has
-    those alone that its study gave.
+    An axis without settings is left out. A run made before study.yaml recorded every setting shows
+    only those that its study gave.
     """
     resolved = study.get("resolved") or {}
     found = []
@@ -161,7 +162,7 @@ def entries(study: Mapping[str, Any], axes: Sequence[Axis]) -> list[dict[str, An
 
 
 def devices(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return `NVIDIA H100 x 1: 352 trials`, the most used first."""
+    """Return lines like `NVIDIA H100 × 2: 352 trials`, the most used device first."""
     found = Counter(
         (row["device_name"], row["device_count"] or 1) for row in rows if row["device_name"]
     )

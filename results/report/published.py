@@ -1,4 +1,4 @@
-"""A published study's numbers: what it reports, by its own definitions as far as it gives any."""
+"""The numbers that a published study reports, and its definitions as far as it gives any."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ class Published:
     """One data set of a published study.
 
     `figures`: metric -> (before, after) its optimization, as fractions. `names`: our metric -> the
-    one of the paper that it is set beside. `differ`: sentences on where definitions differ.
+    metric of the paper that it is compared with. `differ`: sentences on how definitions differ.
     `flows`: its two recipes, step by step.
     """
 
@@ -23,8 +23,8 @@ class Published:
 
 _NAMES = {name: name for name in ("accuracy", "sensitivity", "specificity", "dice")}
 _ANY = (
-    "Which cases were chosen, and which patients were tested, is not published.",
-    "Xue gives no interval, and no spread over its five folds.",
+    "The paper does not say which cases were chosen or which patients were tested.",
+    "Xue gives no intervals, and no spread over the five folds.",
 )
 
 
@@ -43,8 +43,8 @@ def _flows(data: str) -> dict[str, tuple[str, ...]]:
     }
 
 
-# Xue, "Optimization of convolutional neural networks for medical images" (paper A): by task and by
-# the kind that a store of that data set has.
+# Xue, "Optimization of convolutional neural networks for medical images" (paper A), by task and by
+# the kind of a store of that data set.
 _PAPER = {
     ("classification", "lidc"): Published(
         dataset="LIDC-IDRI",
@@ -57,8 +57,8 @@ _PAPER = {
         # F1 is Dice's formula, over cases.
         names={**_NAMES, "f1": "dice"},
         differ=(
-            "Xue does not say what is counted, images or nodules; here it is cases.",
-            "Dice of a detection is not defined there; here F1, its formula over cases, is it.",
+            "Xue does not say whether images or nodules are counted; here it is cases.",
+            "The paper does not define Dice for detection; here it is F1, its formula over cases.",
             *_ANY,
         ),
         flows=_flows("LIDC-IDRI, CT slices"),
@@ -73,9 +73,9 @@ _PAPER = {
         },
         names=_NAMES,
         differ=(
-            "Xue names no region; here each value is the mean over the regions of BraTS.",
-            "Accuracy and specificity here count voxels, nearly all of them easy background.",
-            "Slices of 512 × 512 there, volumes here.",
+            "Xue does not name the region; here each value is the mean over the regions of BraTS.",
+            "Accuracy and specificity here count voxels, nearly all of which are easy background.",
+            "The paper uses slices of 512 × 512; here they are volumes.",
             *_ANY,
         ),
         flows=_flows("BraTS, MRI slices of four channels"),
@@ -83,14 +83,14 @@ _PAPER = {
 }
 
 
-# How the source of a store begins that holds phantoms in the format of a kind.
+# The start of the source of a store that holds phantoms in the format of a kind.
 _PHANTOM = "phantom"
 
 
 def published(task: str, data: Mapping[str, Any]) -> Published | None:
-    """Return what was published of a data set; None for another kind, and for phantoms.
+    """Return what was published on a data set; None for another kind, and for phantoms.
 
-    `data` is what footers say of the data set.
+    `data` is the description of the data set in the footers.
     """
     if not data or data.get("source", "").startswith(_PHANTOM):
         return None

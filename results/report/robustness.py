@@ -1,4 +1,4 @@
-"""How much worse scores get on degraded test images, where a study asks for it."""
+"""How much scores fall on degraded test images, if a study asks for it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,10 +13,10 @@ from results.verdict.combinations import Combination, fold_of, means_by_fold
 def worse(
     run: Recorded, metric: str, judged: Sequence[Combination], short: Mapping[str, str]
 ) -> dict[str, Any] | None:
-    """Return the score of each judged combination on test images as they are and degraded.
+    """Return the score of each judged combination on undegraded and on degraded test images.
 
-    Means over folds, seeds averaged within: {"names": degradations, "lines": [{"name", "plain",
-    "scores"}]}, in the order of `judged`. None where nothing was degraded.
+    Means over folds, averaged over seeds first: {"names": degradations, "lines": [{"name", "plain",
+    "scores"}]}, in the order of `judged`. None if nothing was degraded.
     """
     names = asked(run.study, "degrade")
     if not names or not judged:

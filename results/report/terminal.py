@@ -1,4 +1,4 @@
-"""A verdict as the terminal shows it: what was found, how sure it is, what it costs."""
+"""A verdict as the terminal shows it: what was found, how certain it is, what it costs."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from rich.text import Text
 from results import text
 from results.report.sections.estimands import leading
 
-# Rows of the table; report.html has them all.
+# Most rows of the table; report.html has them all.
 _ROWS = 12
 
 _STYLES = {
@@ -22,7 +22,7 @@ _STYLES = {
 
 
 def leaderboard(verdict: Mapping[str, Any]) -> RenderableType:
-    """Return a verdict (the content of verdict.json) to print; names in it are never markup."""
+    """Return a verdict (the content of verdict.json) for printing; its names are never markup."""
     return Group(*_terminal(verdict))
 
 
@@ -43,15 +43,15 @@ def _terminal(verdict: Mapping[str, Any]) -> Iterator[RenderableType]:
         if judged:
             yield Padding(_table(found, judged), (0, 0, 0, 2))
             yield Padding(Text(_legend(found), style="dim"), (0, 0, 0, 2))
-        # The headline's sentence opens the reason; the others stand below the table.
+        # The headline's sentence opens the reason; the others are printed below the table.
         found_on = [
             claim
             for claim in found["claims"][1:]
             if claim not in first and (claim["state"] == "better" or claim["of"] == "models")
         ]
         real = [each for each in found["interactions"] if each["real"]]
-        for told in (*found_on, *real, *found["second"]):
-            yield Text(told["sentence"])
+        for each in (*found_on, *real, *found["second"]):
+            yield Text(each["sentence"])
         if found["next"] and found["next"]["sentence"] not in found["reason"]:
             yield Text(found["next"]["sentence"])
         chosen = found["selected_by_validation"]
@@ -79,7 +79,7 @@ def _badge(state: str) -> tuple[Any, ...]:
 
 
 def _not_judged(rows: Sequence[Mapping[str, Any]]) -> Iterator[Text]:
-    """Say what became of the others, those of one fate together."""
+    """Say what became of the others, grouped by what happened."""
     fates: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row["state"] != "judged":
@@ -123,10 +123,10 @@ def _table(found: Mapping[str, Any], judged: Sequence[Mapping[str, Any]]) -> Tab
 def _legend(found: Mapping[str, Any]) -> str:
     """Return what the marks and columns of the table mean."""
     name, label = next(iter(text.short_names(found["combinations"]).items()))
-    said = ["training: of one trial, without set-up and evaluation"]
+    said = ["training: time of one trial, without set-up and evaluation"]
     if label != name:
         said.insert(0, f"all with {name.removesuffix(label).removesuffix(' + ')}")
     if found["tied_group"]:
-        what = "better than each other one" if found["state"] == "better" else "may be the best"
+        what = "better than each of the others" if found["state"] == "better" else "may be the best"
         said.insert(0, f"● {what}; bold: recommended")
     return "; ".join(said)

@@ -20,7 +20,7 @@ __all__ = ["Report", "Written", "leaderboard", "load_verdicts", "made_report", "
 class Written:
     """The page of a run, and a sentence on finished trials that lost some of their files, if any.
 
-    Those are not counted.
+    Such trials are not counted.
     """
 
     page: Path
@@ -29,7 +29,7 @@ class Written:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a run says, nothing of it written yet; `lost` as in `Written`."""
+    """The report of a run, not yet written; `lost` as in `Written`."""
 
     verdict: Verdict
     html: str
@@ -38,7 +38,7 @@ class Report:
     def write(self, folder: Path) -> Written:
         """Write `verdict.json` and `report.html` into a folder, which is made.
 
-        A file is replaced whole or not at all. Raises OSError where it cannot be written.
+        A file is replaced whole or not at all. Raises OSError if it cannot be written.
         """
         text = json.dumps(self.verdict, indent=2, ensure_ascii=False, allow_nan=False)
         folder.mkdir(parents=True, exist_ok=True)
@@ -50,8 +50,8 @@ class Report:
 def made_report(run: Path) -> Report:
     """Return the report of a run, finished or not; writes nothing.
 
-    Of files that are damaged, and of the trials whose rows they had, it says that they are left
-    out. Raises RunError where the folder holds no run, or nothing of one that can be read.
+    Damaged files, and the trials whose rows they held, are left out, and the report says so. Raises
+    RunError if the folder holds no run, or nothing of one that can be read.
     """
 
     def made(content: Recorded) -> Report:
@@ -70,15 +70,15 @@ def write_report(run: Path) -> Written:
 
 
 def load_verdicts(run: Path) -> Verdict:
-    """Return the verdict of a run as `verdict.json` has it, from its rows; writes nothing.
+    """Return the verdict of a run as in `verdict.json`, made from its rows; writes nothing.
 
-    `results.verdict.schema` lists its keys. Raises RunError where the folder holds no run.
+    `results.verdict.schema` lists its keys. Raises RunError if the folder holds no run.
     """
     return made_of(run, lambda content: content.verdict)
 
 
 def environment() -> Environment:
-    """Return what renders `results/report/templates`: every text is escaped."""
+    """Return the environment of `results/report/templates`, which escapes every text."""
     environment = Environment(
         loader=PackageLoader("results.report"),
         autoescape=True,

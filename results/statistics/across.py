@@ -1,4 +1,4 @@
-"""What several data sets tell: mean ranks, and the best against all others by signed ranks."""
+"""Comparison over data sets: mean ranks, and the best against the others by signed ranks."""
 
 from functools import lru_cache
 from itertools import count
@@ -9,7 +9,7 @@ from scipy import stats
 
 Array = NDArray[np.float64]
 
-# Up to so many data sets every flip of signs is counted; beyond, the normal limit is near.
+# Up to this many data sets every flip of signs is counted; beyond, the normal limit is close.
 _EXACT = 20
 
 # Differences below this part of the largest score are rounding: a tie.
@@ -25,8 +25,8 @@ def mean_ranks(scores: ArrayLike) -> Array:
 def signed_rank_p(differences: ArrayLike) -> float:
     """Return the two-sided p-value of Wilcoxon's signed ranks, zeros by Pratt (1959).
 
-    Zeros take part in the ranking and then drop out. Up to 20 differences the distribution over all
-    flips of the others' signs is exact, ties included; beyond, normal without correction.
+    Zeros take part in the ranking and are then dropped. Up to 20 differences, the distribution over
+    all flips of the other signs is exact, ties included; beyond, it is normal without correction.
     """
     d = np.asarray(differences, np.float64)
     ranks = stats.rankdata(np.abs(d))[d != 0]
@@ -48,8 +48,8 @@ def signed_rank_p(differences: ArrayLike) -> float:
 def best_across(scores: ArrayLike) -> tuple[int, Array]:
     """Return the combination with the best mean rank, and (m,) p-values of the others against it.
 
-    (m, n) scores on n data sets. Signed ranks over data sets (never over folds, which are no new
-    data sets), adjusted by Holm; the best one's own p-value is nan.
+    `scores`: (m, n) on n data sets; larger is better. Signed ranks over data sets (never over
+    folds, which are not new data sets), adjusted by Holm; the best one's own p-value is nan.
     """
     y = np.asarray(scores, np.float64)
     m = y.shape[0]
@@ -67,5 +67,5 @@ def best_across(scores: ArrayLike) -> tuple[int, Array]:
 
 @lru_cache(maxsize=256)
 def fewest_datasets(combinations: int, alpha: float) -> int:
-    """Return the fewest data sets on which all m - 1 others can be below `alpha` after Holm."""
+    """Return the fewest data sets on which all m - 1 p-values can be below `alpha` after Holm."""
     return next(n for n in count(1) if (combinations - 1) * signed_rank_p(np.ones(n)) < alpha)

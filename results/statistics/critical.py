@@ -8,11 +8,11 @@ from scipy import optimize, special
 
 Array = NDArray[np.float64]
 
-# Nodes of the two quadratures behind Dunnett's value: right to 1e-5 relative (tests/results).
+# Nodes of the two quadratures for Dunnett's value: accurate to 1e-5 relative (tests/results).
 _NORMAL_NODES, _CHI_NODES = 96, 128
 
-# Terms of the interpolation of Dunnett's logarithm in 1/df, for df from 1 to infinity: right to
-# 1e-4 (tests/results).
+# Terms of the interpolation of the logarithm of Dunnett's value in 1/df, for df from 1 to infinity:
+# accurate to 1e-4 (tests/results).
 _TERMS = 10
 
 
@@ -24,7 +24,7 @@ def two_sided_t(df: ArrayLike, alpha: float) -> Array:
 
 @lru_cache(maxsize=1)
 def _nodes() -> tuple[Array, Array, Array, Array]:
-    """Return places and weights of Gauss-Hermite and of Gauss-Legendre: eigenvalues, 50 ms."""
+    """Return nodes and weights of Gauss-Hermite and Gauss-Legendre; computing them takes 50 ms."""
     z, weight = np.polynomial.hermite_e.hermegauss(_NORMAL_NODES)
     return z, weight / weight.sum(), *np.polynomial.legendre.leggauss(_CHI_NODES)
 
@@ -58,7 +58,7 @@ def dunnett(comparisons: int, df: float, alpha: float) -> float:
 
 @lru_cache(maxsize=256)
 def _curve(comparisons: int, alpha: float) -> np.polynomial.Chebyshev:
-    """Return log d as a polynomial of 1/df, through its values at Chebyshev's points."""
+    """Return log d as a polynomial in 1/df through its values at Chebyshev points."""
     return np.polynomial.Chebyshev.interpolate(
         lambda x: np.log([dunnett(comparisons, float(1 / v), alpha) for v in x]),
         _TERMS - 1,
@@ -69,7 +69,8 @@ def _curve(comparisons: int, alpha: float) -> np.polynomial.Chebyshev:
 def dunnett_values(comparisons: int, df: ArrayLike, alpha: float) -> Array:
     """Return Dunnett's value for each of the degrees of freedom (1 or more), by interpolation.
 
-    Within 1e-4 of `dunnett`, which takes milliseconds; a field of 120 combinations asks for 7140.
+    Within 1e-4 of `dunnett`, which takes milliseconds; 120 combinations need 7140 values. Raises
+    ValueError for less than one degree of freedom.
     """
     x = 1 / np.asarray(df, np.float64)
     if x.size and (x.max() > 1 or x.min() < 0):
@@ -82,8 +83,8 @@ def simultaneous(combinations: int, df: ArrayLike, alpha: float) -> Array:
     """Return the critical value of the comparison with the best of m combinations.
 
     Dunnett's one-sided value gives Hsu's intervals their simultaneous level. It is raised to the
-    two-sided t where that is larger (two or three combinations), so that the group of those that
-    may be the best is never narrower than the claim of a winner.
+    two-sided t if that is larger (two or three combinations), so that the group of those that may
+    be the best is never narrower than the claim of a winner.
     """
     larger: Array = np.maximum(dunnett_values(combinations - 1, df, alpha), two_sided_t(df, alpha))
     return larger

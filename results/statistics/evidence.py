@@ -1,4 +1,4 @@
-"""What a comparison is made of: test scores, and what each patient adds to them."""
+"""The input of a comparison: test scores, and each patient's influence on them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,17 +11,17 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """Scores of m combinations on R repeats of k folds with S seeds, and what patients add to them.
+    """Scores of m combinations on R repeats of k folds with S seeds, and the influence of patients.
 
     `scores`: (m, R, k, S) test scores; larger is better. `influence`: (m, R, S, n) or None: what
     each of n patients adds to the mean over the folds of a repeat and seed, so that its
-    cross-products over patients are the variances and covariances of those means over patients;
-    each combination's adds up to zero in a fold. None: the metric has none, or not in every fold.
-    `test_train_ratio`: n_test / n_train of one fold. `grain`: the smallest step that a score can
-    take, say 1 / (positives x negatives) for an AUC; no difference is known better than that.
-    `span`: the largest difference that two scores can have, 1 for an AUC; no interval goes further.
+    cross-products over patients are the variances and covariances of those means over patients; for
+    each combination it sums to zero in a fold. None: the metric has none, or not in every fold.
+    `test_train_ratio`: n_test / n_train of one fold. `grain`: the smallest step of a score, such as
+    1 / (positives x negatives) for an AUC; no difference is known more precisely. `span`: the
+    largest possible difference of two scores, 1 for an AUC; no interval goes beyond it.
 
-    Raises ValueError where a shape does not fit or a number is not finite.
+    Raises ValueError if a shape does not fit or a number is not finite.
     """
 
     scores: Array
@@ -37,8 +37,8 @@ class Evidence:
             m, repeats, _, seeds = self.scores.shape
             if self.influence.shape[:3] != (m, repeats, seeds):
                 raise ValueError(
-                    f"influence is of {self.influence.shape[:3]} (combinations, repeats, seeds), "
-                    f"scores are of {(m, repeats, seeds)}"
+                    f"influence has {self.influence.shape[:3]} (combinations, repeats, seeds), "
+                    f"but scores have {(m, repeats, seeds)}"
                 )
         if not (np.isfinite(self.test_train_ratio) and self.test_train_ratio > 0):
             raise ValueError(f"test_train_ratio is {self.test_train_ratio}; it must be above 0")
@@ -50,7 +50,7 @@ class Evidence:
 
     @property
     def repeats(self) -> int:
-        """R, the number of repeats that split anew."""
+        """R, the number of repeats, each of which splits the data anew."""
         return int(self.scores.shape[1])
 
     @property
@@ -65,17 +65,17 @@ class Evidence:
 
     @property
     def patients(self) -> int | None:
-        """n, the number of patients; None where no influence is known."""
+        """n, the number of patients; None if no influence is known."""
         return None if self.influence is None else int(self.influence.shape[3])
 
     def of(self, indices: ArrayLike) -> "Evidence":
-        """Keep some combinations, by index, in that order."""
+        """Return the evidence on some combinations, by index, in that order."""
         kept = np.asarray(indices, np.intp)
         influence = None if self.influence is None else self.influence[kept]
         return replace(self, scores=self.scores[kept], influence=influence)
 
     def averaged(self, groups: Sequence[Sequence[int]]) -> "Evidence":
-        """Return one combination a group, the mean of the group's: the levels of an axis."""
+        """Return one combination per group of indices, the mean of it: the levels of an axis."""
 
         def means(values: Array) -> Array:
             return np.stack([values[list(group)].mean(axis=0) for group in groups])
@@ -86,7 +86,7 @@ class Evidence:
 
 def _check(name: str, values: Array, axes: str) -> None:
     if values.ndim != 4 or 0 in values.shape:
-        raise ValueError(f"{name} has shape {values.shape}; it must be {axes}, none of them 0")
+        raise ValueError(f"{name} has shape {values.shape}; it must be {axes}, all above 0")
     if not np.isfinite(values).all():
         count = int((~np.isfinite(values)).sum())
         raise ValueError(f"{name}: {count} of {values.size} numbers are not finite")

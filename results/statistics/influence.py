@@ -1,16 +1,16 @@
-"""What one case does to a score: the empirical influence of each case, metric by metric.
+"""The empirical influence of each case on a score, metric by metric.
 
-A score of a test fold is a function of its cases. To first order it moves with each case on its
-own, so the variance that it has for having met these cases and no others, and the covariance of two
-models' scores on the same cases, are sums over cases of products of influences. That is DeLong,
-DeLong and Clarke-Pearson (1988), Biometrics 44, for the area under the ROC curve, and the delta
-method (infinitesimal jackknife) for means and for functions of counts.
+The score of a test fold is a function of its cases. To first order each case moves it
+independently, so the variance due to the sampling of cases, and the covariance of two models'
+scores on the same cases, are sums over cases of products of influences. For the area under the ROC
+curve this is DeLong, DeLong and Clarke-Pearson (1988), Biometrics 44; for means and functions of
+counts it is the delta method (infinitesimal jackknife).
 
-A rule splits a score into parts, each about the cases that have a value in it: of a mean over
-regions the regions, of an AUC the positives and the negatives. Influences are summed within a
-patient after they were centred, since cases of one patient are no independent samples (Obuchowski
-1997, Biometrics 53), and a part is scaled by sqrt(G / (G - 1)), with the G patients that it has, so
-that the sum of squares is free of the bias of small samples.
+A rule splits a score into parts, each with the cases that have a value in it: the regions of a mean
+over regions, the positives and the negatives of an AUC. Influences are centred and then summed
+within a patient, since cases of one patient are not independent samples (Obuchowski 1997,
+Biometrics 53). A part with G patients is scaled by sqrt(G / (G - 1)), so that the sum of squares
+has no small-sample bias.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,14 +26,14 @@ Array: TypeAlias = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Cases:
-    """The n cases of one test fold as one trained model scored them.
+    """The n cases of one test fold as scored by one trained model.
 
-    - `columns`: name -> (n, r), a value for each case and each of r classes or regions, nan where
-      there is none; named as the columns of the table `cases`.
-    - `patients`: (n,) whose each case is, as numbers.
-    - `positive`: the class whose detection is scored, None for the mean over all classes, one
-      against the rest. Regions have none.
-    - `apart`: each column is a question of its own with two answers, as one of several findings is;
+    - `columns`: name -> (n, r), a value for each case and each of r classes or regions, nan if
+      there is none; named like the columns of the table `cases`.
+    - `patients`: (n,) the number of each case's patient.
+    - `positive`: the class whose detection is scored; None for the mean over all classes, each
+      against the rest, and for regions.
+    - `apart`: each column is a separate question with two answers, such as one of several findings;
       a score is the mean over the columns in which it has a value.
     """
 
@@ -47,22 +47,22 @@ class Cases:
         return name in self.columns and bool(np.isfinite(self.columns[name]).any())
 
     def column(self, name: str) -> Array:
-        """Return a column, nan throughout where there is none."""
+        """Return a column, all nan if there is none."""
         some = next(iter(self.columns.values()), np.empty((len(self.patients), 1)))
         return self.columns.get(name, np.full_like(some, np.nan))
 
     def scored(self, values: Array) -> Array:
-        """Return the columns of (n, r) that a metric of one class against the rest is of."""
+        """Return the columns of (n, r) values that the metric uses: all, or that of `positive`."""
         return values if self.positive is None else values[:, [self.positive]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Influence:
-    """A score, and the parts that its error has: each (n,), nan where a case has no value in it.
+    """A score, and the parts of its error: each (n,), nan for a case that has no value in it.
 
-    The entries of a part add up to 0 over its cases; the influence of a case is their sum over the
-    parts. `grain` is the smallest step that the score can take where that is not the worth of a
-    case: of an AUC 1 / (positives x negatives).
+    The entries of a part sum to 0 over cases; the influence of a case is its sum over the parts.
+    `grain` is the smallest step of the score if that is not the weight of a case: for an AUC,
+    1 / (positives x negatives).
     """
 
     score: float
@@ -74,10 +74,10 @@ Rule: TypeAlias = Callable[[Cases], Influence | None]
 
 
 def by_patient(found: Influence, patients: NDArray[np.int64], n_patients: int) -> Array | None:
-    """Return (n_patients,) influences, 0 for patients without a case; None where a part is too few.
+    """Return (n_patients,) influences, 0 for patients without a case; None if a part is too small.
 
-    `patients` (n,) says whose each case is, of 0..n_patients - 1. A part of a single patient tells
-    nothing of how patients differ.
+    `patients` (n,) is the number of each case's patient, 0 to n_patients - 1. A part with a single
+    patient shows nothing about how patients differ.
     """
     total = np.zeros(n_patients)
     for part in found.parts:
@@ -113,7 +113,7 @@ def _mean_of(value: Callable[[Cases], Array]) -> Rule:
 
 
 def _overlap(cases: Cases) -> Array:
-    # Of a case without a voxel in either mask there is none, as the headline has it.
+    # A case without a voxel in either mask has no value, as in the headline metric.
     return cases.column("dice")
 
 
@@ -124,7 +124,7 @@ def _jaccard(cases: Cases) -> Array:
 
 
 def _measured(name: str) -> Callable[[Cases], Array]:
-    """Return the value of a column where either mask has a voxel."""
+    """Return the values of a column for the cases in which either mask has a voxel."""
 
     def value(cases: Cases) -> Array:
         nothing = (cases.column("n_ref") == 0) & (cases.column("n_pred") == 0)
@@ -145,9 +145,9 @@ def _squared_error(cases: Cases) -> Array:
 
 
 def _calls(cases: Cases) -> tuple[Array, Array]:
-    """Return whether each of r classes is the true one, and the one called, both (n, r) of 0, 1.
+    """Return whether each of r classes is the true one, and the predicted one: (n, r) of 0 and 1.
 
-    Both are nan where the truth of a column that stands apart is not known.
+    With `apart`, both are nan where the truth is not known.
     """
     prob = cases.column("prob")
     if cases.apart:
@@ -173,8 +173,8 @@ def _auc(cases: Cases) -> Influence | None:
     """Return the area under the ROC curve, the mean over classes or regions that have both kinds.
 
     The structural components of DeLong et al. (1988), from midranks (Sun and Xu 2014, IEEE Signal
-    Processing Letters 21): of a positive the share of the negatives below it, ties counted half; of
-    a negative that of the positives above it.
+    Processing Letters 21): for a positive, the share of negatives below it, ties counting half; for
+    a negative, the share of positives above it.
     """
     by = "log_odds" if cases.known("log_odds") else "prob"
     score, label = cases.scored(cases.column(by)), cases.scored(cases.column("label"))
@@ -209,7 +209,7 @@ def _auc(cases: Cases) -> Influence | None:
 
 
 def _numbers(cases: Cases) -> tuple[Array, Array]:
-    """Return what is predicted (n,) and what is true (n,)."""
+    """Return the (n,) predicted and the (n,) true numbers."""
     return cases.column("predicted")[:, 0], cases.column("truth")[:, 0]
 
 
@@ -228,7 +228,7 @@ def _root_mean_square(cases: Cases) -> Influence | None:
 
 
 def _determination(cases: Cases) -> Influence | None:
-    """Return 1 - errors / spread; a case moves both sums, and the mean that it moves counts not."""
+    """Return R2 = 1 - errors / spread; a case moves both sums; its effect through the mean is 0."""
     x, y = _numbers(cases)
     square, spread = (x - y) ** 2, (y - y.mean()) ** 2
     if not spread.sum() > 0:
@@ -240,7 +240,7 @@ def _determination(cases: Cases) -> Influence | None:
 def _pearson(cases: Cases) -> Influence | None:
     """Return Pearson's correlation: zx zy - r (zx^2 + zy^2) / 2 of each case over n (Devlin 1975).
 
-    None where it is 0 by a rule, since all predictions are one number.
+    None if it is 0 by convention, since all predictions are equal.
     """
     x, y = _numbers(cases)
     if not (x.std() > 0 and y.std() > 0):
@@ -251,7 +251,7 @@ def _pearson(cases: Cases) -> Influence | None:
 
 
 def _quadratic_kappa(cases: Cases) -> Influence | None:
-    """Return Cohen's kappa with quadratic weights: Lin's concordance of grade and call.
+    """Return Cohen's kappa with quadratic weights: Lin's concordance of true and predicted grade.
 
     The columns are the grades in ascending order.
     """
@@ -280,7 +280,7 @@ def _lin(x: Array, y: Array) -> Influence | None:
 
 
 def _counts(cases: Cases) -> Array:
-    """Return tp, fp, fn and tn, (4, n, r): voxels of a mask, or the calls of one class."""
+    """Return (4, n, r) tp, fp, fn and tn: the voxels of a mask, or the calls of each class."""
     if cases.known("tp"):
         return np.stack([cases.column(name) for name in ("tp", "fp", "fn", "tn")])
     truth, called = (cases.scored(found) for found in _calls(cases))
@@ -292,12 +292,12 @@ def _counts(cases: Cases) -> Array:
 def _ratio(top: Sequence[int], bottom: Sequence[int]) -> Rule:
     """Return the rule of (top . counts) / (bottom . counts), the counts of all cases together.
 
-    `top` and `bottom` weigh tp, fp, fn and tn. The gradient of such a ratio, which no common factor
-    of the counts changes, times a case's own counts is the case's influence.
+    `top` and `bottom` are weights of tp, fp, fn and tn. The influence of a case is the gradient of
+    the ratio, which no common factor of the counts changes, times the case's own counts.
     """
 
     def rule(cases: Cases) -> Influence | None:
-        # What is not known of a case counts for nothing.
+        # Unknown counts of a case count as 0.
         counts = np.nan_to_num(_counts(cases))
         above, below = (np.tensordot(weights, counts, axes=1) for weights in (top, bottom))
         whole = below.sum(axis=0)
@@ -317,9 +317,9 @@ _SPECIFICITY = _ratio((0, 0, 0, 1), (0, 1, 0, 1))
 
 
 def _mean_sensitivity(cases: Cases) -> Influence | None:
-    """Return the mean sensitivity over the classes; of columns apart over both answers of each.
+    """Return the mean sensitivity over the classes; with `apart`, over both answers of each column.
 
-    Of the latter those alone count in which both answers occur.
+    In the latter case only the columns in which both answers occur count.
     """
     if not cases.apart:
         return _SENSITIVITY(replace(cases, positive=None))
@@ -337,7 +337,7 @@ def _mean_sensitivity(cases: Cases) -> Influence | None:
 
 
 def _precision(cases: Cases) -> Influence | None:
-    # 0 by a rule, not by a count, where nothing is called: no case has an influence on that.
+    # If nothing is called, precision is 0 by convention, not by counts: no case influences it.
     tp, fp, fn, _ = np.nan_to_num(_counts(cases)).sum(axis=1)
     if ((tp + fp == 0) & (fn > 0)).any():
         return None
@@ -351,7 +351,7 @@ def _share_right(cases: Cases) -> Influence | None:
 
 
 def _correlation(cases: Cases) -> Influence | None:
-    """Return Matthews' correlation; of regions the mean over those in which it has a value."""
+    """Return Matthews' correlation; for regions, the mean over those in which it has a value."""
     if not cases.known("tp") and not cases.apart:
         truth, called = _calls(cases)
         found = [_matthews(truth[:, :, None] * called[:, None, :])]
@@ -370,10 +370,10 @@ def _correlation(cases: Cases) -> Influence | None:
 
 
 def _matthews(table: Array) -> Influence | None:
-    """Return R_K (Gorodkin 2004) of (n, K, K) counts, the truth by the call; None without spread.
+    """Return R_K (Gorodkin 2004) of (n, K, K) counts, truth by call; None without spread.
 
     With the shares p of the calls and q of the truth, R_K = (right - p.q) / sqrt((1 - p.p)
-    (1 - q.q)), whose derivative by the count of each cell is taken by the quotient rule.
+    (1 - q.q)); its derivative with respect to the count of each cell is by the quotient rule.
     """
     whole = table.sum()
     share = table.sum(axis=0) / whole
@@ -384,7 +384,7 @@ def _matthews(table: Array) -> Influence | None:
         return None
     spread = np.sqrt(of_calls * of_truth)
     score = covariance / spread
-    # Of one more count with truth t (rows) and call c (columns).
+    # The change by one more count with truth t (rows) and call c (columns).
     moved = np.eye(len(q)) - np.trace(share) - (p[:, None] + q[None, :] - 2 * p @ q)
     by_calls, by_truth = -2 * (p - p @ p), -2 * (q - q @ q)
     slope = moved / spread - score / 2 * (
@@ -393,9 +393,9 @@ def _matthews(table: Array) -> Influence | None:
     return Influence(score=float(score), parts=[(table * slope).sum(axis=(1, 2)) / whole])
 
 
-#: What a metric's row names -> its rule. A metric without one (a point of a curve, an error in
-#: bins, an average over recall) has no smooth influence, and is told by the fold rule: its error is
-#: what folds differ by.
+#: The name of a rule in a metric's row -> the rule. A metric without one (a point of a curve, an
+#: error in bins, an average over recall) has no smooth influence function; its error is estimated
+#: from the scatter of folds alone.
 RULES: dict[str, Rule] = {
     "delong": _auc,
     "share right": _share_right,

@@ -1,4 +1,4 @@
-"""The interval of one combination's score, on the scale where it is nearly normal."""
+"""The interval of one combination's score, on the scale on which it is nearly normal."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -16,8 +16,8 @@ from results.statistics.spread import (
 
 Array = NDArray[np.float64]
 
-# Where a score is nearly normal: an AUC's logit; a share of right answers by Wilson's score
-# interval; any other as it is.
+# The scale on which a score is nearly normal: the logit of an AUC; Wilson's score interval for a
+# share of right answers; any other score as it is.
 Scale = Literal["raw", "logit", "wilson"]
 
 
@@ -39,13 +39,13 @@ def interval(
     scale: Scale,
     grain: float = 0.0,
 ) -> Interval:
-    """Return the interval of one combination's mean, trained anew on as many patients like these.
+    """Return the interval of one combination's mean if trained anew on as many similar patients.
 
     `scores`: (R, k, S); `influence`: (R, S, n) as in `Evidence`, or None, which gives
-    `corrected_interval`. The variance is that over patients plus what training adds; one fold does
-    not tell the latter, so that its interval is that of the models trained here. `scale`: "logit"
-    for an AUC (the delta method), "wilson" for a share of right answers, which both stay between 0
-    and 1, else "raw". `grain`: as in `Evidence`. Raises ValueError for one fold without influence.
+    `corrected_interval`. The variance is that over patients plus what training adds. One fold does
+    not show the latter, so its interval is that of the models trained here. `scale`: "logit" for an
+    AUC (by the delta method), "wilson" for a share of right answers, which both stay between 0 and
+    1, else "raw". `grain`: as in `Evidence`. Raises ValueError for one fold without influence.
     """
     if influence is None:
         mean, low, high = corrected_interval(
@@ -66,7 +66,7 @@ def interval(
         count = min(patients, bare / variance) if bare > 0 and variance > 0 else patients
         low, high = wilson_interval(mean, count, quantile=t)
     elif scale == "logit":
-        # At 1 itself the logit has no end: the score stands half a grain below.
+        # At 0 and 1 the logit is infinite, so the score is kept half a grain inside.
         edge = max(grain, 1 / patients**2) / 2
         inner = float(np.clip(mean, edge, 1 - edge))
         half = t * float(np.sqrt(variance)) / (inner * (1 - inner))
@@ -87,7 +87,7 @@ def wilson_interval(share: float, count: float, *, quantile: float) -> tuple[flo
     z2 = quantile**2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = quantile * np.sqrt(share * (1 - share) / count + z2 / (4 * count**2)) / (1 + z2 / count)
-    # At 0 and 1 rounding would leave the share itself outside.
+    # At 0 and 1, rounding would put the share itself outside the interval.
     return min(max(float(centre - half), 0.0), share), max(min(float(centre + half), 1.0), share)
 
 
@@ -102,7 +102,7 @@ def corrected_interval(
     y = np.asarray(scores, np.float64)
     k = y.size
     if k < 2:
-        raise ValueError("one fold has no scatter to take an interval from")
+        raise ValueError("one fold has no scatter, so it gives no interval")
     se = np.sqrt(y.var(ddof=1) * mean_variance_factor(k, test_train_ratio))
     half = float(stats.t.ppf(1 - alpha / 2, k - 1) * se)
     mean = float(y.mean())

@@ -18,8 +18,8 @@ Array = NDArray[np.float64]
 class MainEffect:
     """The levels of an axis compared by their means over the cells of the other axes.
 
-    `levels` in the order of `comparison`; `cells` that every one of them has; `left_out_levels` and
-    `left_out_cells`, which some combination lacks.
+    `levels` are in the order of `comparison`; `cells` are those that all of them have;
+    `left_out_levels` and `left_out_cells` are incomplete.
     """
 
     levels: tuple[Hashable, ...]
@@ -32,11 +32,11 @@ class MainEffect:
 def main_effect(
     evidence: Evidence, levels: Sequence[Hashable], cells: Sequence[Hashable], *, alpha: float
 ) -> MainEffect | None:
-    """Compare the levels of one axis over those cells of the others that are complete.
+    """Compare the levels of one axis over the complete cells of the other axes.
 
-    `levels` and `cells` name, for each combination, its level and its place on the other axes.
-    Where no cell has all levels, the levels with the fewest cells are left out first. None where
-    two levels share no cell. Raises ValueError where a level and cell stand twice.
+    `levels` and `cells` name, for each combination, its level and its place on the other axes. If
+    no cell has all levels, the levels with the fewest cells are left out first. Returns None if no
+    two levels share a cell. Raises ValueError if a level and cell are listed twice.
     """
     table = _table(evidence, levels, cells)
     kept = list(dict.fromkeys(levels))
@@ -61,7 +61,7 @@ def main_effect(
 class Interaction:
     """Whether the effect of one axis depends on the level of another.
 
-    `residual`: (levels of a, levels of b) what the means of a cell hold beyond both main effects.
+    `residual`: (levels of a, levels of b), the cell means minus both main effects.
     `f`, `df`, `p_value`: the F statistic, its two degrees of freedom and its p-value.
     """
 
@@ -78,11 +78,11 @@ def interaction(
 ) -> Interaction | None:
     """Test whether two axes interact, over the levels of b that every level of a has.
 
-    The sum of squares of the residuals r = H mean, H the centring over both axes, against its
-    expectation tr(H V H) without interaction, V the covariance of means by `compare`; Box (1954),
-    "Some theorems on quadratic forms", Annals of Mathematical Statistics 25, gives the degrees of
-    freedom of its numerator, Satterthwaite's rule those of its denominator. None where fewer than
-    two levels of either axis are left.
+    F is the sum of squares of the residuals r = H mean, with the centring H over both axes, divided
+    by its expectation tr(H V H) without interaction, with the covariance V of means by `compare`.
+    Box (1954), "Some theorems on quadratic forms", Annals of Mathematical Statistics 25, gives the
+    degrees of freedom of the numerator, Satterthwaite's rule those of the denominator. Returns None
+    if fewer than two levels of either axis are left.
     """
     table = _table(evidence, axis_a, axis_b)
     levels_a = tuple(dict.fromkeys(axis_a))
@@ -97,7 +97,7 @@ def interaction(
     )
     covariance = centre @ (patients + np.diag(found.training)) @ centre
     residual = centre @ part.scores.mean(axis=(1, 2, 3))
-    # Sums of equal scores leave rounding, which is no variance.
+    # Sums of equal scores leave rounding errors, which are not variance.
     tiny = ROUNDING * float(np.abs(part.scores).max()) ** 2
     expected = float(np.trace(covariance))
     square = float(residual @ residual)
@@ -114,7 +114,7 @@ def interaction(
         error = shared**2 / ((spread.field - 1) * spread.freedom) + own**2 / spread.freedom
         if part.patients is not None:
             error += float(np.trace(centre @ patients)) ** 2 / max(part.patients - 2, 1)
-        # Where nothing was estimated (each scatter is 0) the denominator is known.
+        # If nothing was estimated (every scatter is 0), the denominator is known.
         known = expected**2 / float(error) if error > 0 else np.inf
         df = (expected**2 / float((covariance**2).sum()), known)
         f = square / expected
@@ -129,7 +129,7 @@ def interaction(
 
 
 def _above(f: float, first: float, second: float) -> float:
-    """Return the chance that an F of these degrees of freedom is above `f`."""
+    """Return the probability that F with these degrees of freedom is above `f`."""
     if not 0 < f < np.inf:
         return float(f == 0)
     if np.isinf(second):

@@ -1,4 +1,4 @@
-"""What a planned study will be able to tell, from a pilot: two folds of it, or an earlier run."""
+"""What a planned study is expected to show, from a pilot: two folds of it, or an earlier run."""
 
 from dataclasses import dataclass
 
@@ -23,20 +23,20 @@ from results.statistics.spread import (
 
 Array = NDArray[np.float64]
 
-# Before a pilot, the ratio of what folds scatter to what patients explain of it is taken to be
-# about this, give or take this in its logarithm; a pilot's few folds are seen against that. Chosen
-# on 30 pairs of real trainings (ten tasks of the Medical Segmentation Decathlon).
+# The prior of the ratio of the scatter of folds to the part that patients explain: its centre, and
+# its standard deviation on the log scale. A pilot's few folds update it. Chosen on 30 pairs of real
+# trainings (ten tasks of the Medical Segmentation Decathlon).
 _PRIOR_RATIO, _PRIOR_LOG_SD = 1.5, 1.3
 
-# A leader's true scatter lies about the typical one of its field by a Student's t of this scale
-# and these degrees of freedom in its logarithm: most are steady, and a few far from it. Assumption;
-# scales of 0.4 and 1.0 foretell simulated and recorded studies about as well.
+# The logarithm of a leader's true scatter is distributed about that of its field's typical one by a
+# Student's t of this scale and these degrees of freedom: most are close to it, and a few far off.
+# Assumption; scales of 0.4 and 1.0 predict simulated and recorded studies about as well.
 _OWN_LOG_SCALE, _OWN_LOG_DF = 0.6, 3.0
 
-# Draws of what a planned study may find, from this seed.
+# Number of draws of what a planned study may find, and their seed.
 _DRAWS, _SEED = 4000, 0
 
-# Power at which a lead counts as one that a study can find, and the share that a range holds.
+# Power at which a lead counts as one that a study can find, and the coverage of the range.
 _POWER, _RANGE = 0.8, 0.8
 
 
@@ -53,10 +53,10 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The half-width to expect for the lead of the best over the runner-up.
+    """The expected half-width of the interval of the best one's lead over the runner-up.
 
-    `half_width`: its median, also the lead that is found in half of all cases; [`low`, `high`]: the
-    range that holds it in 80 % of cases. `findable`: the lead that is found in 80 % of cases.
+    `half_width`: its median, also the lead that is found in half of all studies; [`low`, `high`]:
+    the range that contains it in 80 % of studies. `findable`: the lead found in 80 % of studies.
     """
 
     half_width: float
@@ -68,12 +68,12 @@ class Prediction:
 def predict(pilot: Evidence, plan: Plan, *, alpha: float) -> Prediction:
     """Predict the half-width of a planned study from a pilot of two folds or more.
 
-    What patients add falls as their number grows, and is known as well as the pilot's patients tell
-    it; what training adds keeps its ratio to it, which the pilot's folds tell together with what
-    real trainings showed. Of more than two combinations the scatter of the leaders' own folds takes
-    its place as far as the verdict would let it. A planned study that is larger than its pilot is
-    taken to hold the pilot's folds. Raises ValueError for fewer than two combinations or folds in
-    pilot or plan.
+    What patients add falls as their number grows, and is known as precisely as the pilot's patients
+    show it. What training adds keeps its ratio to that, which is estimated from the pilot's folds
+    and the prior from real trainings. With more than two combinations, the scatter of the leaders'
+    own folds replaces it as far as in the verdict. A planned study that is larger than its pilot is
+    assumed to contain the pilot's folds. Raises ValueError for fewer than two combinations or folds
+    in pilot or plan.
     """
     if pilot.combinations < 2 or pilot.folds < 2 or plan.folds < 2:
         raise ValueError("a prediction needs two combinations, and two folds in pilot and plan")
@@ -91,7 +91,7 @@ def predict(pilot: Evidence, plan: Plan, *, alpha: float) -> Prediction:
     field = field_scatter(pilot.scores, by_repeat)
     middle, own = field.middle, field.own[[first, second]]
     if pair.influence is None:
-        # Nothing is known beforehand of a scatter itself: the posterior of a variance alone.
+        # There is no prior for the scatter itself: this is the posterior of a variance alone.
         truth = middle * before / rng.chisquare(before, _DRAWS)
         seen = _seen_later(rng, truth, middle, before, after)
         found = _leaders(rng, OWN_BY_FOLDS, own, truth, seen, of)
@@ -127,7 +127,7 @@ def predict(pilot: Evidence, plan: Plan, *, alpha: float) -> Prediction:
 
 @dataclass(frozen=True, kw_only=True)
 class _Freedom:
-    """Degrees of freedom of one combination's scatter in pilot and plan, of a field of m."""
+    """Degrees of freedom of one combination's scatter, in pilot and plan, in a field of m."""
 
     m: int
     before: int
@@ -136,9 +136,10 @@ class _Freedom:
 
 @dataclass(frozen=True, kw_only=True)
 class _Counted:
-    """(2, draws) scatters that the best and the runner-up are counted with, and their parts.
+    """(2, draws) scatters used for the best and the runner-up, and their parts.
 
-    `typical` and `own`: what of them is the field's and their own, whose errors count apart.
+    `typical` and `own`: the parts from the field and from their own folds, whose errors count
+    separately.
     """
 
     counted: Array
@@ -154,10 +155,10 @@ def _leaders(
     typical: Array,
     of: _Freedom,
 ) -> _Counted:
-    """Draw the scatters that a verdict will count the two leaders with, as `training_spread` does.
+    """Draw the scatters that a verdict will use for the two leaders, as `training_spread` does.
 
-    From the (2,) `own` of the pilot, the field's true one, and the typical one that will be counted
-    with.
+    From the (2,) `own` ones of the pilot, the true one of the field, and the typical one that will
+    be used.
     """
     each = np.broadcast_to(typical, (2, typical.size))
     if of.m == 2:
@@ -179,7 +180,7 @@ def _leaders(
 
 
 def _true_own(rng: np.random.Generator, own: float, typical: Array, freedom: int) -> Array:
-    """Draw a leader's true scatter, given what the pilot saw and the true one of its field."""
+    """Draw a leader's true scatter, given that of the pilot and the true one of its field."""
     z = np.linspace(-6, 14, 101)
     centre = np.where(typical > 0, typical, own if own > 0 else 1.0)
     grid = centre[:, None] * np.exp(_OWN_LOG_SCALE * z)
@@ -190,12 +191,12 @@ def _true_own(rng: np.random.Generator, own: float, typical: Array, freedom: int
 
 
 def _parts(field: Scatter, pair: Evidence, at: list[np.intp]) -> Array:
-    """Return (2, 1), of what patients explain of a fold, over that of the leaders' difference.
+    """Return (2, 1): what patients explain of each leader's scatter, over that of their difference.
 
-    Of two combinations a half each; in a larger field, what all share is taken off.
+    For two combinations it is a half each; in a larger field, what all share is subtracted.
     """
-    assert field.case is not None, "asked for where patients are known"
-    assert pair.influence is not None, "asked for where patients are known"
+    assert field.case is not None, "needs an influence"
+    assert pair.influence is not None, "needs an influence"
     lead = float(((pair.influence[0] - pair.influence[1]).mean(axis=(0, 1)) ** 2).sum())
     if field.case.size == 2 or lead == 0:
         return np.full((2, 1), 0.5)
@@ -203,7 +204,7 @@ def _parts(field: Scatter, pair: Evidence, at: list[np.intp]) -> Array:
 
 
 def _ratios(rng: np.random.Generator, middle: float, freedom: int) -> Array:
-    """Draw the true ratio, given the middle one of a pilot and its degrees of freedom."""
+    """Draw the true ratio, given the median one of a pilot and its degrees of freedom."""
     grid = np.linspace(-4, 4, 801)
     ratio = _PRIOR_RATIO * np.exp(_PRIOR_LOG_SD * grid)
     weight = stats.norm.pdf(grid) * stats.chi2.pdf(middle * freedom / ratio, freedom) / ratio
@@ -215,7 +216,7 @@ def _ratios(rng: np.random.Generator, middle: float, freedom: int) -> Array:
 def _seen_later(
     rng: np.random.Generator, truth: Array, middle: float, before: int, after: int
 ) -> Array:
-    """Draw what the planned study will see: the pilot's part, and the folds that are new."""
+    """Draw the scatter that the planned study will see: the pilot's folds, and the new ones."""
     if after <= before:
         return truth * rng.chisquare(after, truth.size) / after
     new = truth * rng.chisquare(after - before, truth.size)
@@ -235,8 +236,8 @@ def _patients(influence: Array, planned: int) -> tuple[float, float]:
 
 
 def _seeds(pair: Evidence, plan: Plan) -> float:
-    """Return what other numbers of seeds add to a lead's variance of one fold."""
+    """Return how another number of seeds changes a lead's variance of one fold."""
     if pair.seeds < 2:
         return 0.0
-    lead = pair.scores[0] - pair.scores[1]  # the luck of a seed that both have leaves with it
+    lead = pair.scores[0] - pair.scores[1]  # what a seed does to both cancels
     return float(lead.var(axis=-1, ddof=1).mean()) * (1 / plan.seeds - 1 / pair.seeds)

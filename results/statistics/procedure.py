@@ -1,15 +1,15 @@
-"""The comparison of m combinations with the best: which is better, which may be, and how sure.
+"""The comparison of m combinations with the best: which is better, and which may be the best.
 
 1. Variances of differences: `results.statistics.spread`.
 
-2. Better. The one with the best mean is better than all others where its lead over each exceeds
-   the two-sided t of that pair. No multiplicity is owed for that claim: Hung and Fithian (2019),
-   "Rank verification for exponential families", Annals of Statistics 47.
+2. Better. The one with the best mean is better than all others if its lead over each exceeds the
+   two-sided t limit of that pair. That claim needs no correction for multiplicity: Hung and Fithian
+   (2019), "Rank verification for exponential families", Annals of Statistics 47.
 
-3. The group of those that may be the best, with simultaneous intervals for each one's mean minus
-   the largest mean of the others: Hsu (1984), "Constrained simultaneous confidence intervals for
-   multiple comparisons with the best", Annals of Statistics 12. Where one is better than all
-   others, it is the group.
+3. The group of those that may be the best, with simultaneous intervals for each mean minus the
+   largest mean of the others: Hsu (1984), "Constrained simultaneous confidence intervals for
+   multiple comparisons with the best", Annals of Statistics 12. If one is better than all others,
+   it alone is the group.
 """
 
 from dataclasses import dataclass
@@ -28,15 +28,15 @@ from results.statistics.spread import (
 
 Array = NDArray[np.float64]
 
-# Means that differ by less than this part of the largest score differ by rounding.
+# Means that differ by less than this share of the largest score differ by rounding.
 _ROUNDING = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shares:
-    """Parts of the variance of the best's lead over the runner-up; they add up to 1.
+    """Parts of the variance of the best one's lead over the runner-up; they sum to 1.
 
-    `seed` is None where every fold has one seed: it is then part of `training`.
+    `seed` is None if every fold has one seed: it is then part of `training`.
     """
 
     patients: float
@@ -48,18 +48,19 @@ class Shares:
 class Comparison:
     """Simultaneous comparison with the best of m combinations; larger is better.
 
-    `mean`, `estimate`, `low`, `high`: (m,); `estimate` is the mean minus the largest mean among the
+    `mean`, `estimate`, `low`, `high`: (m,); `estimate` is the mean minus the largest mean of the
     others, and [low, high] its interval, constrained to reach zero. `group`: (m,) bool, whether a
-    combination may be the best. `best`: the index of the best mean; `winner`: the same where it is
-    better than each other, else None: then, and only then, the group is of one.
+    combination may be the best. `best`: the index of the best mean; `winner`: the same if it is
+    better than each of the others, else None. The group has one member if and only if there is a
+    winner.
     `variance`, `df`, `patients`: (m, m) variances of differences, their degrees of freedom, and
-    what patients add to them; `training`: (m,) what training adds to each mean's variance.
+    what patients add to them; `training`: (m,) what training adds to the variance of each mean.
     `reach`: (m, m) half-widths of the simultaneous intervals of differences; `lead_reach`: that of
-    the paired interval of the best's lead over the runner-up. `floor`: the smallest lead that these
-    patients can show, however many seeds, None where no influence is known; `floor_is_about` where
-    one repeat of one seed leaves training's noise in it. `shares`: None where no influence is
-    known. `steady`: (m,) bool, whose spread is the typical one. `spread`: what `race` freezes.
-    `span`: the largest difference that scores can have, where intervals end.
+    the paired interval of the best one's lead over the runner-up. `floor`: the smallest lead that
+    these patients can show, however many seeds, None if no influence is known; `floor_is_about`:
+    with one repeat of one seed it contains training noise. `shares`: None if no influence is known.
+    `steady`: (m,) bool, whether the spread is the typical one. `spread`: what a race freezes.
+    `span`: the largest possible difference of scores, where intervals end.
     """
 
     mean: Array
@@ -86,7 +87,7 @@ class Comparison:
 
 
 def compare(evidence: Evidence, *, alpha: float, frozen: Spread | None = None) -> Comparison:
-    """Compare combinations as procedures: trained anew on as many patients like these.
+    """Compare combinations as procedures: if trained anew on as many similar patients.
 
     `frozen`: the spread of the whole field before a race dropped some. Raises ValueError for fewer
     than two combinations or folds.
@@ -94,7 +95,7 @@ def compare(evidence: Evidence, *, alpha: float, frozen: Spread | None = None) -
     _two_combinations(evidence)
     if evidence.folds < 2:
         raise ValueError(
-            "one fold cannot tell what another training set would change; compare_models compares "
+            "one fold cannot show what another training set would change; compare_models compares "
             "the models trained here"
         )
     found, spread = evidence_pairs(evidence, frozen)
@@ -102,15 +103,15 @@ def compare(evidence: Evidence, *, alpha: float, frozen: Spread | None = None) -
 
 
 def compare_models(evidence: Evidence, *, alpha: float) -> Comparison:
-    """Compare the models trained here on new patients; other training sets may differ.
+    """Compare the models trained here on new patients; other training sets may give other answers.
 
     The variance is that over patients alone: DeLong's for an AUC, the paired one for means of
-    cases. Raises ValueError for fewer than two combinations, or where no influence is known.
+    cases. Raises ValueError for fewer than two combinations, or if no influence is known.
     """
     _two_combinations(evidence)
     if evidence.influence is None:
         raise ValueError(
-            "models can be compared on new patients only by a metric with an influence"
+            "models can be compared on new patients only by a metric with an influence function"
         )
     m = evidence.combinations
     none = Spread(
@@ -128,12 +129,12 @@ def compare_models(evidence: Evidence, *, alpha: float) -> Comparison:
 
 def _two_combinations(evidence: Evidence) -> None:
     if evidence.combinations < 2:
-        raise ValueError("a comparison needs two combinations or more, here is one")
+        raise ValueError("a comparison needs two combinations or more")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Who is better and who may be the best; arrays as in `Comparison`, with leading axes."""
+    """Which is better and which may be the best; arrays as in `Comparison`, with leading axes."""
 
     best: NDArray[np.intp]
     claimed: NDArray[np.bool_]
@@ -153,8 +154,8 @@ def rank(mean: Array, found: Pairs, *, scale: Array | float, field: int, alpha: 
         group  = { i : mean_i - mean_l + reach_il >= 0 for all l }
         low_i  = min(0, min over l != i in the group of (mean_i - mean_l - reach_il))
 
-    `scale`: the largest score, below 1e-12 of which means differ by rounding. `field`: the number
-    of combinations that the level is for.
+    `scale`: the largest score; means that differ by less than 1e-12 of it are equal. `field`: the
+    number of combinations for which the level holds.
     """
     m = mean.shape[-1]
     others = ~np.eye(m, dtype=bool)
@@ -177,7 +178,7 @@ def rank(mean: Array, found: Pairs, *, scale: Array | float, field: int, alpha: 
         claimed=claimed,
         group=group,
         estimate=np.where(others, gap, np.inf).min(axis=-1),
-        low=np.minimum(below, 0),  # where there is no rival, below is infinite
+        low=np.minimum(below, 0),  # without a rival, below is infinite
         high=np.where(group, np.maximum(above, 0), 0),
         reach=reach,
     )
@@ -224,10 +225,10 @@ def _judge(evidence: Evidence, found: Pairs, spread: Spread, alpha: float) -> Co
 
 
 def _lasting(influence: Array, best: int) -> Array:
-    """Return (m,) variances over patients of the best's leads that no seed or repeat takes away.
+    """Return (m,) variances over patients of the best one's leads that seeds cannot reduce.
 
-    The mean cross-product of influences of different seeds or repeats: they share patients, and no
-    noise of training. One repeat of one seed has no such pair; its own product holds that noise.
+    The mean cross-product of the influences of different seeds or repeats, which share patients but
+    not training noise. A single repeat and seed has no such pair; its own product has that noise.
     """
     lead = influence[best] - influence  # (m, R, S, n)
     runs = lead.reshape(lead.shape[0], -1, lead.shape[-1])
@@ -242,7 +243,7 @@ def _lasting(influence: Array, best: int) -> Array:
 
 def _floor(evidence: Evidence, lasting: Array, best: int, alpha: float) -> float:
     patients = evidence.patients
-    assert patients is not None, "the floor is asked for where an influence is known"
+    assert patients is not None, "the floor needs an influence"
     t = float(critical.two_sided_t(max(patients - 2, 1), alpha))
     return t * float(np.sqrt(np.delete(lasting, best).min()))
 

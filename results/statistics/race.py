@@ -1,7 +1,7 @@
-"""Racing: one drop after the first seed, at a stated level, and looks that share a level.
+"""Racing: one drop after the first seed at a stated level, and looks that share a level.
 
-The comparison of those left keeps the full field's number of combinations, degrees of freedom and
-typical spread: judged as a field of their own they would seem more alike than they are.
+The comparison of those left keeps the number of combinations, degrees of freedom and typical spread
+of the whole field: judged as a field of their own, they would seem more alike than they are.
 """
 
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from results.statistics.evidence import Evidence
 from results.statistics.procedure import compare
 from results.statistics.spread import Spread
 
-# An optional stop may look this often.
+# Most looks of a study with optional stopping.
 MOST_LOOKS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Race:
-    """Who is left after the first seed: `dropped` (m,) bool; `frozen`, the spread of those left."""
+    """The result of the first seed: `dropped` (m,) bool; `frozen`, the spread of those left."""
 
     dropped: NDArray[np.bool_]
     frozen: Spread
 
 
 def race_drop(evidence: Evidence, *, alpha: float) -> Race:
-    """Drop who cannot be the best by the first seed of all folds, all together at level `alpha`.
+    """Drop those that cannot be the best by the first seed of all folds, jointly at level `alpha`.
 
-    The two best means are always kept, so that there is a comparison left to make. Raises
-    ValueError for fewer than two combinations or folds.
+    The two best means are always kept, so that a comparison remains. Raises ValueError for fewer
+    than two combinations or folds.
     """
     compared = compare(evidence, alpha=alpha)
     gap = compared.mean[:, None] - compared.mean[None, :]
@@ -39,10 +39,10 @@ def race_drop(evidence: Evidence, *, alpha: float) -> Race:
 
 
 def look_level(alpha: float, looks: int) -> float:
-    """Return the level of each of at most three looks, so that all together keep `alpha`.
+    """Return the level of each of at most three looks, so that together they keep `alpha`.
 
     Raises ValueError for more looks.
     """
     if not 1 <= looks <= MOST_LOOKS:
-        raise ValueError(f"{looks} looks; an optional stop may look 1 to {MOST_LOOKS} times")
+        raise ValueError(f"looks is {looks}; it must be 1 to {MOST_LOOKS}")
     return alpha / looks

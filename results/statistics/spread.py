@@ -1,12 +1,12 @@
-"""How far a mean score may lie from the truth: what patients add to it, and what training adds.
+"""The uncertainty of a mean score: what patients add to it, and what training adds.
 
-Setting. m combinations are scored on the same k folds of R repeats with S seeds. Two things make a
-mean score uncertain: which patients there are, and how training went, its training set included.
-What patients add is known from each patient's influence on the score (`case_covariances`). What
-training adds is what the folds scatter beyond that (`training_spread`), and a fold counts for it by
-Nadeau and Bengio's factor, since any two training sets share cases.
+m combinations are scored on the same k folds of R repeats with S seeds. Two things make a mean
+score uncertain: which patients were sampled, and how training went, including its training set.
+What patients add is known from the influence of each patient on the score (`case_covariances`).
+What training adds is the scatter of folds beyond that (`training_spread`), with the factor of
+Nadeau and Bengio for a fold, since any two training sets share cases.
 
-Every function takes leading axes, which it keeps: many studies are judged at once in the tests.
+Every function keeps leading axes: the tests judge many studies at once.
 """
 
 from dataclasses import dataclass
@@ -23,40 +23,41 @@ Array = NDArray[np.float64]
 # A variance this much smaller than the square of the scores is rounding: (2^-53)^2 is about 1e-32.
 ROUNDING = 1e-20
 
-# The ratio of what folds scatter to what patients explain of it is drawn to 1, as it is in real
-# trainings (30 pairs of ten tasks of the Medical Segmentation Decathlon: median 0.9, mean 1.4), as
-# if that had been seen with 1.7 degrees of freedom. It is then raised, by 1.2 over the power 0.7 of
-# its degrees of freedom (by 0.45 for two combinations and five folds, by 0.05 for 24), since a
-# ratio taken for too small makes false claims. By simulation and by those pairs: of the powers and
-# factors that keep two combinations' half-widths at three quarters of Nadeau and Bengio's there,
-# these are among those with the fewest false claims.
+# The ratio of the scatter of folds to the part that patients explain is shrunk towards 1, its value
+# in real trainings (30 pairs of ten tasks of the Medical Segmentation Decathlon: median 0.9, mean
+# 1.4), as if that had been seen with 1.7 degrees of freedom. It is then raised, by 1.2 over the
+# power 0.7 of its degrees of freedom (by 0.45 for two combinations and five folds, by 0.05 for 24),
+# since a ratio that is too small makes false claims. Chosen by simulation and on those pairs: of
+# the powers and factors that keep the half-widths of two combinations at three quarters of Nadeau
+# and Bengio's there, these are among those with the fewest false claims.
 _PRIOR_FREEDOM, _MARGIN, _MARGIN_FALLS = 1.7, 1.2, 0.7
 
-# Folds scatter by their training at least by this part of what patients make them scatter: some of
-# what training adds is alike in all folds, since they share cases, and no fold tells it. By
+# Least ratio of the scatter of folds to the part that patients explain: some of what training adds
+# is the same in all folds, since they share cases, and the scatter of folds does not show it. By
 # simulation of ridge classifiers: with two combinations, with many, for one combination.
 _LEAST_TWO, _LEAST_MANY, _LEAST_SINGLE = 1.1, 1.05, 1.25
 
-# Quantiles of the typical scatter's chi-squared from the first to the second of which a
-# combination's own scatter takes its place: of the best and the runner-up, between whom a false
-# claim is made, and of the others, some of whom are far out by chance. Where patients explain part
-# of the scatter the rest is smaller: the leaders' own takes its place sooner, and counts a little
-# more than it is, since only what looks unsteady is judged by it. By simulation.
+# Between these two quantiles of the chi-squared of the typical scatter, a combination's own scatter
+# gradually replaces the typical one: here for all but the leaders, some of which are far out by
+# chance; below for the best and the runner-up, between which a false claim would be made. If
+# patients explain part of the scatter, the rest is smaller: the leaders' own scatter then replaces
+# it sooner and counts a little more than it is, since it is used only if it looks unsteady. By
+# simulation.
 _OTHERS = (0.98, 0.998)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnScatter:
-    """From which to which quantile a leader's own scatter takes the typical one's place, and how.
+    """How a leader's own scatter replaces the typical one: from the first quantile to the second.
 
-    `counts`: the factor that it counts by.
+    `counts`: the factor by which the own scatter counts.
     """
 
     leaders: tuple[float, float]
     counts: float
 
     def counted(self, own: Array, typical: Array, share: Array) -> Array:
-        """Return the scatter to count with, of which a share is a combination's own."""
+        """Return the scatter to use, of which `share` is the combination's own."""
         found: Array = typical + share * (self.counts * own - typical)
         return found
 
@@ -64,8 +65,8 @@ class OwnScatter:
 OWN_BY_FOLDS = OwnScatter(leaders=(0.9, 0.985), counts=1.0)
 OWN_BY_CASES = OwnScatter(leaders=(0.65, 0.95), counts=1.15)
 
-# From the first to the second of these typical ratios, the degrees of freedom of the folds come to
-# count for the typical ratio: then training and not the patients decides.
+# Between these two typical ratios, the sampling error of the typical ratio gradually comes to count
+# in the degrees of freedom: training, not the patients, then dominates.
 _NERVOUS = (2.5, 3.0)
 
 
@@ -73,11 +74,11 @@ _NERVOUS = (2.5, 3.0)
 class Spread:
     """What training adds to the variance of one fold, for a field of combinations.
 
-    `extra`: (m,) that variance. `own_error` and `typical_error`: (m,) the variance whose sampling
-    error counts in it: of the combination's own scatter, and of what is typical of the field.
-    `own_share`: (m,) how far it comes from the combination's own scatter, 0 (all typical) to 1.
-    `freedom`: degrees of freedom of one combination's scatter, (k - 1) R. `field`: the number of
-    combinations that the typical one comes from. `seeds`: S of these scores.
+    `extra`: (m,) that variance. `own_error` and `typical_error`: (m,) the variances whose sampling
+    error counts in it: of the combination's own scatter, and of the typical one of the field.
+    `own_share`: (m,) the share from the combination's own scatter, 0 (all typical) to 1. `freedom`:
+    degrees of freedom of one combination's scatter, (k - 1) R. `field`: the number of combinations
+    behind the typical scatter. `seeds`: S of these scores.
     """
 
     extra: Array
@@ -90,12 +91,12 @@ class Spread:
 
     @property
     def steady(self) -> NDArray[np.bool_]:
-        """(m,) bool: whose spread is typical."""
+        """(m,) bool: whether the spread is the typical one."""
         steady: NDArray[np.bool_] = self.own_share == 0
         return steady
 
     def of(self, indices: NDArray[np.intp]) -> "Spread":
-        """Keep some combinations; the field of their typical spread stays as it was."""
+        """Return the spread of some combinations; the field of the typical one stays the same."""
         return Spread(
             extra=self.extra[..., indices],
             own_error=self.own_error[..., indices],
@@ -108,19 +109,19 @@ class Spread:
 
 
 def mean_variance_factor(folds: int, test_train_ratio: float) -> float:
-    """Return 1/k + n_test/n_train, by which a fold's variance becomes that of the mean of k folds.
+    """Return 1/k + n_test/n_train, the variance of the mean of k folds over that of one fold.
 
     Nadeau and Bengio (2003), "Inference for the generalization error", Machine Learning 52, eq. 9.
-    `test_train_ratio` is n_test / n_train of one fold. Repeats that split anew count as folds of
-    their own in k.
+    `test_train_ratio` is n_test / n_train of one fold. The folds of repeats, which split the data
+    anew, all count in k.
     """
     return 1.0 / folds + test_train_ratio
 
 
 def case_covariances(influence: Array) -> tuple[Array, Array]:
-    """Return (R, m, m) covariances over patients by repeat, and the (m, m) of their mean.
+    """Return the (R, m, m) covariances over patients by repeat, and the (m, m) ones of their mean.
 
-    From an (m, R, S, n) influence, its mean over seeds taken first.
+    From an (m, R, S, n) influence, which is averaged over seeds first.
     """
     phi = influence.mean(axis=-2)
     by_repeat = np.einsum("...irn,...lrn->...ril", phi, phi)
@@ -131,15 +132,15 @@ def case_covariances(influence: Array) -> tuple[Array, Array]:
 def training_spread(scores: Array, by_repeat: Array | None) -> Spread:
     """Return what training adds, from (m, R, k, S) scores and (R, m, m) covariances over patients.
 
-    A combination's scatter, `own`, is that of its folds after their means over combinations are
-    taken off. Over what patients explain of it, it is a ratio q; the typical ratio is the median
-    over the field, and a ratio is drawn to it unless it is far above.
+    A combination's scatter, `own`, is that of its folds after subtracting their means over
+    combinations. Divided by the part that patients explain, it is a ratio q. The typical ratio is
+    the median over the field, and is used for every combination whose own is not far above it.
     """
     m, repeats, folds, seeds = scores.shape[-4:]
     freedom = (folds - 1) * repeats
     y = scores.mean(axis=-1)
     own, weights = _own_scatter(y)
-    # Who ties with the runner-up leads too, or the order of combinations would decide.
+    # One that ties with the runner-up leads too, or the order of combinations would decide.
     mean = y.mean(axis=(-2, -1))
     leads = mean >= np.sort(mean, axis=-1)[..., [-2]]
     typical = np.median(own, axis=-1, keepdims=True) / _median_of_mean_square(m, freedom)
@@ -149,18 +150,18 @@ def training_spread(scores: Array, by_repeat: Array | None) -> Spread:
     if by_repeat is not None:
         scale = np.abs(scores).max(axis=(-4, -3, -2, -1))[..., None] ** 2
         case = _case_scatter(by_repeat, weights, folds)
-        told = case > ROUNDING * scale  # else no patient tells anything: the folds alone
-        case = np.where(told, case, 1.0)
-        ratio = np.where(told, own, 1.0) / case
+        explained = case > ROUNDING * scale  # else patients explain nothing, and folds alone decide
+        case = np.where(explained, case, 1.0)
+        ratio = np.where(explained, own, 1.0) / case
         middle = np.median(ratio, axis=-1, keepdims=True) / _median_of_mean_square(m, freedom)
         typical = typical_ratio(middle, m, (m - 1) * freedom)
         own_part = own_share(ratio, typical, freedom, leads, OWN_BY_CASES, field=m)
         drawn = OWN_BY_CASES.counted(ratio, typical, own_part)
-        share = np.where(told, own_part, share)
-        extra = np.where(told, (drawn - 1) * case, extra)
-        own_error = np.where(told, own_part * OWN_BY_CASES.counts * own, own_error)
+        share = np.where(explained, own_part, share)
+        extra = np.where(explained, (drawn - 1) * case, extra)
+        own_error = np.where(explained, own_part * OWN_BY_CASES.counts * own, own_error)
         typical_error = np.where(
-            told, nervousness(middle) * (1 - own_part) * typical * case, typical_error
+            explained, nervousness(middle) * (1 - own_part) * typical * case, typical_error
         )
     return Spread(
         extra=extra,
@@ -175,10 +176,10 @@ def training_spread(scores: Array, by_repeat: Array | None) -> Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class Scatter:
-    """What folds of a field scatter, as `training_spread` judges it.
+    """The scatter of the folds of a field, as `training_spread` judges it.
 
-    `own`: (m,) each one's variance of a fold, or its ratio to what patients explain, where these
-    are known. `case`: (m,) what they explain, or None. `middle`: the middle one of `own`.
+    `own`: (m,) each one's variance of a fold, or its ratio to the part that patients explain, if
+    that is known. `case`: (m,) that part, or None. `middle`: the median of `own`, corrected.
     """
 
     own: Array
@@ -187,27 +188,28 @@ class Scatter:
 
 
 def field_scatter(scores: Array, by_repeat: Array | None) -> Scatter:
-    """Return what folds scatter, from (m, R, k, S) scores and (R, m, m) covariances or None.
+    """Return the scatter of folds, from (m, R, k, S) scores and (R, m, m) covariances or None.
 
-    Of one of which patients explain nothing the ratio is 1.
+    The ratio is 1 for a combination whose scatter patients do not explain at all.
     """
     m, repeats, folds, _ = scores.shape
     own, weights = _own_scatter(scores.mean(axis=-1))
     case = None
     if by_repeat is not None:
         case = _case_scatter(by_repeat, weights, folds)
-        told = case > ROUNDING * float(np.abs(scores).max()) ** 2
-        own = np.where(told, own, 1.0) / np.where(told, case, 1.0)
+        explained = case > ROUNDING * float(np.abs(scores).max()) ** 2
+        own = np.where(explained, own, 1.0) / np.where(explained, case, 1.0)
     middle = float(np.median(own)) / _median_of_mean_square(m, (folds - 1) * repeats)
     return Scatter(own=own, case=case, middle=middle)
 
 
 def _own_scatter(y: Array) -> tuple[Array, Array]:
-    """Return each one's variance of a fold from (m, R, k) scores, what folds share taken off.
+    """Return each one's variance of a fold from (m, R, k) scores, without what combinations share.
 
-    What folds share is their weighted mean over combinations; also returns the (m,) weights. They
-    are equal first and then, once, as 1 / variance, else one unsteady combination would leave its
-    error in everyone's residual. 1 - w_i undoes what a combination takes from its own.
+    What they share is their weighted mean in each fold; the (m,) weights are returned too. They are
+    equal first, and then, once, proportional to 1 / variance, since an unsteady combination would
+    otherwise leave its error in all residuals. Dividing by 1 - w_i corrects for a combination's own
+    part in the mean.
     """
     m, repeats, folds = y.shape[-3:]
     centred = y - y.mean(axis=-1, keepdims=True)
@@ -224,7 +226,7 @@ def _own_scatter(y: Array) -> tuple[Array, Array]:
 
 
 def _case_scatter(by_repeat: Array, weights: Array, folds: int) -> Array:
-    """Return what patients explain of each one's variance of a fold, the same means taken off."""
+    """Return what patients explain of each variance of a fold, without the same means."""
     covariance = by_repeat.mean(axis=-3)
     row = (covariance @ weights[..., None])[..., 0]
     common = (weights * row).sum(axis=-1, keepdims=True)
@@ -234,14 +236,14 @@ def _case_scatter(by_repeat: Array, weights: Array, folds: int) -> Array:
 
 
 def nervousness(middle: Array) -> Array:
-    """Return how far the error of a field's middle ratio counts in the degrees of freedom."""
+    """Return how much the error of the median ratio counts in the degrees of freedom: 0 to 1."""
     first, last = _NERVOUS
     share: Array = np.sqrt(np.clip((middle - first) / (last - first), 0, 1))
     return share
 
 
 def typical_ratio(middle: Array, m: int, freedom: int) -> Array:
-    """Return the ratio to count with, from the middle one of m and its degrees of freedom."""
+    """Return the ratio to use, from the median one of m and its degrees of freedom."""
     least = _LEAST_MANY + (_LEAST_TWO - _LEAST_MANY) * 2 / m
     drawn = np.maximum(middle, 0) ** (freedom / (freedom + _PRIOR_FREEDOM))
     raised = (1 + _MARGIN / freedom**_MARGIN_FALLS) * drawn
@@ -251,7 +253,7 @@ def typical_ratio(middle: Array, m: int, freedom: int) -> Array:
 
 @lru_cache(maxsize=256)
 def _median_of_mean_square(m: int, freedom: int) -> float:
-    """Return the median of a mean square whose expectation is 1; two have one between them."""
+    """Return the median of a mean square with expectation 1; for m = 2, whose two are equal, 1."""
     return 1.0 if m == 2 else float(stats.chi2.median(freedom) / freedom)
 
 
@@ -264,10 +266,10 @@ def own_share(
     *,
     field: int,
 ) -> Array:
-    """Return how far each variance or ratio is its combination's own: 0 to 1.
+    """Return the share, 0 to 1, to which each variance or ratio is its combination's own.
 
-    From one quantile of the typical one's chi-squared to another: `rule.leaders` for the best and
-    the runner-up, the `leads`, and higher ones for the others. In a `field` of two neither is.
+    It rises from one quantile of the typical one's chi-squared to another: `rule.leaders` for the
+    best and the runner-up (`leads`), higher ones for the others. In a `field` of two it is 0.
     """
     if field == 2:
         return np.zeros_like(values)
@@ -284,9 +286,9 @@ def own_share(
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    """Each pair's difference of means: (m, m) arrays, and (m,) what training adds to each mean.
+    """The differences of means of all pairs, (m, m), and what training adds to each mean, (m,).
 
-    `patients`: the variance over patients. `variance`: it, and what training adds to both. `df`:
+    `patients`: the variance over patients. `variance`: that plus what training adds to both. `df`:
     the degrees of freedom of `variance`.
     """
 
@@ -308,8 +310,8 @@ def pairs(
 ) -> Pairs:
     """Return the variances of all pairs: (m, m) covariance over patients, and the training spread.
 
-    `factor` is `mean_variance_factor`; `remaining` the part of the spread that is left with more
-    seeds than it was measured with.
+    `factor` is `mean_variance_factor`; `remaining` is the share of the spread that is left if there
+    are more seeds than it was measured with.
     """
     training = spread.extra * factor * remaining
     both = training[..., :, None] + training[..., None, :]
@@ -318,8 +320,8 @@ def pairs(
     else:
         diagonal = np.diagonal(covariance, axis1=-2, axis2=-1)
         known = np.maximum(diagonal[..., :, None] + diagonal[..., None, :] - 2 * covariance, 0)
-    # The typical part is one estimate from the whole field. A combination's own has the few degrees
-    # of freedom of its own folds; two such are counted as one, to be on the safe side.
+    # The typical part is one estimate from the whole field. A combination's own part has only the
+    # degrees of freedom of its folds; two such are counted as one, to be conservative.
     own = spread.own_error * factor * remaining
     shared = spread.typical_error * factor * remaining
     freedom = np.array([(spread.field - 1) * spread.freedom, spread.freedom])
@@ -337,10 +339,10 @@ def pairs(
 
 
 def evidence_pairs(evidence: Evidence, frozen: Spread | None = None) -> tuple[Pairs, Spread]:
-    """Return the variances of all pairs of some evidence, and the spread that they rest on.
+    """Return the variances of all pairs of some evidence, and the spread that they use.
 
-    `frozen`: the spread that a race measured on the whole field with its seeds; what more seeds
-    take from it is estimated from the scatter of seeds within folds.
+    `frozen`: the spread that a race measured on the whole field with its seeds; how much more seeds
+    reduce it is estimated from the scatter of seeds within folds.
     """
     by_repeat, mean = (
         (None, None) if evidence.influence is None else case_covariances(evidence.influence)
@@ -364,12 +366,12 @@ def evidence_pairs(evidence: Evidence, frozen: Spread | None = None) -> tuple[Pa
 
 
 def seed_variance(scores: Array, influence: Array | None) -> Array:
-    """Return (m,) what one seed adds to a fold's variance, of what training adds by `extra`.
+    """Return (m,) what one seed adds to a fold's variance, as a part of `Spread.extra`.
 
     From (m, R, k, S) scores and (m, R, S, n) influence, S > 1: the scatter of seeds within folds.
-    The luck that a seed has with all combinations is taken off, as `_own_scatter` does, since all
-    start from its weights and see its order; so is its noise with each patient, which is in what
-    patients add. `extra` holds neither.
+    The effect of a seed on all combinations is subtracted, as in `_own_scatter`, since all start
+    from its weights and see its order. So is its noise for each patient, which is part of what
+    patients add. `extra` contains neither.
     """
     _, repeats, folds, seeds = scores.shape
     _, weights = _own_scatter(scores.mean(axis=-1))
@@ -389,12 +391,12 @@ def single_variance(
 ) -> tuple[float, float]:
     """Return the variance of one combination's mean and its degrees of freedom.
 
-    From its (R, k, S) scores and (R, S, n) influence: over patients, and what training adds, from
-    the scatter of its own folds. Raises ValueError for one fold.
+    From its (R, k, S) scores and (R, S, n) influence: the variance over patients, plus what
+    training adds, by the scatter of its own folds. Raises ValueError for one fold.
     """
     repeats, folds, _ = scores.shape
     if folds < 2:
-        raise ValueError("one fold has no scatter to tell what training adds")
+        raise ValueError("one fold has no scatter that shows what training adds")
     by_repeat, covariance = case_covariances(influence[None])
     most = max(influence.shape[-1] - 2, 1)
     freedom = (folds - 1) * repeats

@@ -1,7 +1,7 @@
-"""What a sample-gradient of each combination costs alone: `alone.parquet` in a run's folder.
+"""The cost of a sample-gradient of each combination alone: `alone.parquet` in a run's folder.
 
-One row a measurement, a combination measured several times: its data set, its entry on each axis
-as `trials` has them, seconds of a sample-gradient, and where and when it was measured.
+One row per measurement, several per combination: its data set, its entry on each axis as in
+`trials`, the seconds of a sample-gradient, and where and when it was measured.
 """
 
 from collections.abc import Mapping, Sequence
@@ -39,9 +39,9 @@ def write_alone(run: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 
 def read_alone(run: Path) -> list[dict[str, Any]]:
-    """Return the measurements of a run, none where nothing was measured.
+    """Return the measurements of a run, none if nothing was measured.
 
-    Raises RunError where the file is damaged.
+    Raises RunError if the file is damaged.
     """
     path = run / FILE
     if not path.exists():

@@ -1,7 +1,7 @@
-"""The axes of a study: what a combination is a point of. One row each, in the order of names.
+"""The axes of a study, of which a combination is one point. One row each, in the order of names.
 
-`bench.study.axes` says what an entry of an axis does, in rows of the same keys. The
-footer of every Parquet file repeats these rows, so that a run is read by the axes that it had.
+`bench.study.axes` says what an entry of an axis does, in rows with the same keys. The footer of
+every Parquet file repeats these rows, so that a run is read with the axes that it had.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,9 +16,9 @@ Key = tuple[str, ...]
 class Axis:
     """One axis: its key in a study, its column in `trials`, and its plain entry.
 
-    The plain entry is what a study has that does not name the axis; it goes without saying in the
-    name of a combination. None: there is none, so a study must name the axis. `plain_is_null`: its
-    column is null where the entry is the plain one.
+    The plain entry is that of a study that does not name the axis; names of combinations leave it
+    out. None: there is none, so a study must name the axis. `plain_is_null`: the column is null for
+    the plain entry.
     """
 
     key: str
@@ -34,11 +34,11 @@ class Axis:
         return [label(entry) for entry in entries]
 
     def said(self, found: str | None) -> str:
-        """Return how names have what the column holds: empty for the plain entry."""
+        """Return the part of a name for a value of the column: empty for the plain entry."""
         return "" if found in (None, self.plain) else str(found)
 
     def column_value(self, name: str) -> str | None:
-        """Return what the column holds for the entry labelled `name`."""
+        """Return the value of the column for the entry labelled `name`."""
         return None if self.plain_is_null and name == self.plain else name
 
 
@@ -53,19 +53,19 @@ AXES: tuple[Axis, ...] = (
     Axis(key="labels", column="labels", plain="as_given", plain_is_null=True),
 )
 COLUMNS = tuple(axis.column for axis in AXES)
-# Libraries that networks are named of: without them, `timm:resnet18` would be a row of ours.
+# Library prefixes stay in labels: without them, `timm:resnet18` would look like a row of ours.
 LIBRARIES = ("timm:", "torchvision:")
-# Axes that there were before footers described them.
+# The number of axes before footers described them.
 _FIRST = 6
 
 
 def described() -> list[dict[str, Any]]:
-    """Return the rows as a footer has them."""
+    """Return the rows in the form of a footer."""
     return [asdict(axis) for axis in AXES]
 
 
 def axes_of(footer: Mapping[str, Any]) -> tuple[Axis, ...]:
-    """Return the axes that a footer describes; one without a description is of the first six."""
+    """Return the axes that a footer describes; without a description, the first six."""
     described = footer.get("axes")
     return tuple(Axis(**row) for row in described) if described else AXES[:_FIRST]
 
@@ -73,7 +73,7 @@ def axes_of(footer: Mapping[str, Any]) -> tuple[Axis, ...]:
 def label(entry: Any) -> str:
     """Return how results name an entry of an axis in study.yaml: `adam`, `sgd(lr=0.05)`.
 
-    Of a reference or a path the last part alone: a user's folders are nobody else's business.
+    For a reference or a path it is the last part alone: a user's folders are private.
     """
     if not isinstance(entry, Mapping):
         return label_of(str(entry), {})
@@ -81,7 +81,7 @@ def label(entry: Any) -> str:
 
 
 def label_of(name: str, settings: Mapping[str, Any]) -> str:
-    """Return the label of an entry by its name and what is set for it."""
+    """Return the label of an entry from its name and settings."""
     short = name.rpartition(":")[2].rstrip("/").rpartition("/")[2]
     short = name if name.startswith(LIBRARIES) else short
     if not settings:
@@ -90,7 +90,7 @@ def label_of(name: str, settings: Mapping[str, Any]) -> str:
 
 
 def key_of(row: Mapping[str, Any], axes: Sequence[Axis] = AXES) -> Key:
-    """Return a row of `trials` as a combination's key: a name an axis, empty for plain ones."""
+    """Return the key of a row's combination: one name per axis, empty for plain entries."""
     return tuple(axis.said(row.get(axis.column)) for axis in axes)
 
 

@@ -1,6 +1,6 @@
 """How a table of a run becomes a Parquet file: one way for all of them.
 
-Readers see none of it: DuckDB, Polars and pandas find the same types, values and key-values.
+Readers do not notice: DuckDB, Polars and pandas find the same types, values and key-values.
 """
 
 from collections.abc import Iterator
@@ -11,16 +11,17 @@ import pyarrow.parquet as pq
 
 from results.tables.schema import RECURRING
 
-# A row of `trials` is read three times as fast when its columns are plain (measured: 0.9 ms
-# against 2.9), and no larger. From how many rows on packing pays is an assumption.
+# A row of `trials` is read three times as fast if its columns are plain (measured: 0.9 ms against
+# 2.9), and is no larger. The number of rows from which packing pays is an assumption.
 _WORTH_PACKING = 64
 
 
 def write_parquet(table: pa.Table, sink: Any) -> None:
     """Write a table with the key-values of its schema as one Parquet file.
 
-    `sink` is a file open for writing, or pyarrow's. Types that Parquet does not have (a dictionary,
-    large_string, a zone other than UTC) come back as the nearest that it has. Raises OSError.
+    `sink` is a file open for writing, or one of pyarrow's. Types that Parquet does not have (a
+    dictionary, large_string, a zone other than UTC) come back as the nearest that it has. Raises
+    OSError.
     """
     how: dict[str, Any] = {"compression": "none", "use_dictionary": False}
     if table.num_rows >= _WORTH_PACKING:
@@ -29,14 +30,14 @@ def write_parquet(table: pa.Table, sink: Any) -> None:
             "compression": "zstd",
             # zstd's own default; pyarrow's is 1, 3 % larger, and 4 to 6 are larger too (measured).
             "compression_level": 3,
-            # Floats that were measured hardly ever recur: a dictionary of them is as long as they
-            # are. What they share is sign, exponent and first digits, which zstd finds where the
-            # bytes of each place lie together (measured: the reference's floats -28 %).
+            # Measured floats hardly ever recur, so a dictionary of them would be as long as they
+            # are. They share sign, exponent and first digits, which zstd finds if the bytes of each
+            # place are stored together (measured: the reference's floats -28 %).
             "use_dictionary": [path for path, _ in _leaves(table.schema) if path not in floats],
             "use_byte_stream_split": [p for p in floats if p.split(".")[0] not in RECURRING],
         }
     # Arrow's own copy of the schema would hold the key-values a second time, in base64: most of a
-    # small file. The types of our tables are Parquet's too, and are found without it.
+    # small file. The types of our tables are also Parquet's, and are found without it.
     with pq.ParquetWriter(sink, table.schema, store_schema=False, **how) as writer:
         writer.write_table(table)
         if table.schema.metadata:
@@ -44,7 +45,7 @@ def write_parquet(table: pa.Table, sink: Any) -> None:
 
 
 def _leaves(schema: pa.Schema) -> Iterator[tuple[str, pa.DataType]]:
-    """Give the columns as Parquet names them, a list's by its elements, with what they hold."""
+    """Give the columns by their names in Parquet, lists by their elements, with their types."""
     for field in schema:
         if pa.types.is_list(field.type):
             yield f"{field.name}.list.element", field.type.value_type

@@ -1,4 +1,4 @@
-"""Rows of one table trial by trial: in their order, and where those of each trial stand."""
+"""Rows of one table trial by trial: sorting them, and the place of each trial's rows."""
 
 from collections.abc import Iterable
 
@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 
 
 def in_order(table: pa.Table) -> pa.Table:
-    """Return the rows sorted by `trial_id`, those of one trial in the order that they have.
+    """Return the rows sorted by `trial_id`, keeping the order of rows within a trial.
 
-    Rows of a trial mostly stand together, so runs of them are sorted: a thousandth of the rows.
+    The rows of a trial are mostly adjacent, so runs of them are sorted: a thousandth of the rows.
     """
     ids, lengths = _runs(table)
     order = np.argsort(np.array(ids, dtype=object), kind="stable") if ids else np.array([], int)
@@ -24,14 +24,14 @@ def in_order(table: pa.Table) -> pa.Table:
 
 
 def places_of(table: pa.Table) -> dict[str, tuple[int, int]]:
-    """Return trial id -> the first of its rows, and the first after them, of sorted rows."""
+    """Return trial id -> (index of its first row, index after its last row), of sorted rows."""
     ids, lengths = _runs(table)
     ends = np.cumsum(lengths).tolist()
     return {i: (end - n, end) for i, n, end in zip(ids, lengths.tolist(), ends, strict=True)}
 
 
 def taken(table: pa.Table, places: dict[str, tuple[int, int]], trials: Iterable[str]) -> pa.Table:
-    """Return the rows of some trials, sorted, of sorted rows whose `places` are known."""
+    """Return the rows of some trials, sorted, from sorted rows whose `places` are known."""
     found: list[tuple[int, int]] = []
     for start, end in sorted(places[trial] for trial in set(trials) if trial in places):
         if found and found[-1][1] == start:
@@ -42,7 +42,7 @@ def taken(table: pa.Table, places: dict[str, tuple[int, int]], trials: Iterable[
 
 
 def _runs(table: pa.Table) -> tuple[list[str], np.ndarray]:
-    """Return the trial of each run of rows, and how many rows it has."""
+    """Return the trial id of each run of adjacent rows, and the number of its rows."""
     ids = table.column("trial_id").combine_chunks()
     if not len(ids):
         return [], np.array([], int)

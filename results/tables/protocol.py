@@ -1,6 +1,6 @@
-"""The protocol's defaults: what a study is unless it says otherwise.
+"""The defaults of the protocol, which a study may change.
 
-The study's schema takes them from here; the report marks what departs from them.
+The schema of a study takes them from here; the report marks what departs from them.
 """
 
 from typing import Any

@@ -1,8 +1,8 @@
-"""The rule of a run as it stood before its first trial: `rule.json` in the run folder.
+"""The rule of a run as it was before its first trial: `rule.json` in the run folder.
 
-A margin or a metric that is chosen after the results proves nothing. So what the verdict takes from
-the study is written down before there is a result, with a hash of the whole study, and a verdict
-says what is otherwise now. Every file of results repeats the study in its footer besides.
+A margin or a metric that is chosen after the results proves nothing. So what the verdict uses of
+the study is written down before there are results, with a hash of the whole study, and a verdict
+says what has changed since. Every file of results also repeats the study in its footer.
 """
 
 import hashlib
@@ -30,32 +30,32 @@ def fix_rule(run: Path, study: Mapping[str, Any]) -> None:
 
 
 def read_rule(run: Path, footer: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return `hash` and what a verdict is judged by, as it was before the first trial.
+    """Return `hash` and what decides a verdict, as it was before the first trial.
 
-    That is `primary`, `margin`, `alpha`, and in `deviations` what `margin_of` makes of the margin.
+    That is `primary`, `margin`, `alpha`, and `deviations`, which `margin_of` needs.
 
-    Of a run that was begun without `rule.json`, and of one whose file is no rule any more, as the
-    footers of its trials have them, without a hash; None where these say nothing.
+    For a run that began without `rule.json`, or whose file is no longer a valid rule, these come
+    from the footers of its trials, without a hash; None if those say nothing.
     """
     try:
         content = json.loads((run / RULE).read_text(encoding="utf-8"))
     except (FileNotFoundError, UnicodeDecodeError, json.JSONDecodeError):
         content = None
-    told = footer.get("protocol") or {}
+    protocol = footer.get("protocol") or {}
     if _is_rule(content):
-        # Rules that are older than deviations have none; data that came later are in no rule.
+        # Older rules have no deviations; data sets that were added later are in no rule.
         rule = {key: {"deviations": {}, **content}[key] for key in ("hash", *_KEYS)}
-        found = _of(told)
+        found = _of(protocol)
         found["deviations"] = {name: found["deviations"].get(name) for name in rule["deviations"]}
-        if not told or {"hash": rule["hash"], **found} == rule:
+        if not protocol or {"hash": rule["hash"], **found} == rule:
             return rule
-    return {"hash": None, **_of(told)} if told else None
+    return {"hash": None, **_of(protocol)} if protocol else None
 
 
 def _placeless(study: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a study without where its data lie, which the hash of their content tells apart.
+    """Return a study without the paths of its data, which are identified by their content hash.
 
-    A study in another folder, or on another machine, is the same.
+    So a study in another folder, or on another machine, is the same.
     """
     data = [
         {key: value for key, value in entry.items() if key not in ("store", "test")}
@@ -65,7 +65,7 @@ def _placeless(study: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def deviations_of(study: Mapping[str, Any]) -> dict[str, float]:
-    """Return data set -> standard deviation of its numbers, where the margin counts these."""
+    """Return data set -> standard deviation of its numbers, if the margin is in units of these."""
     return {
         label(entry): float(entry["deviation"])
         for entry in study.get("data", ())
@@ -98,7 +98,7 @@ def _is_rule(content: Any) -> bool:
 
 
 def in_words(rule: Mapping[str, Any], tasks: Collection[str]) -> str:
-    """Return the rule as a run says it before its first trial, of the tasks that its data have."""
+    """Return the rule as a run prints it before its first trial, for the tasks of its data."""
     primary = ", ".join(
         f"{metric} ({task})" for task, metric in rule["primary"].items() if task in tasks
     )

@@ -1,17 +1,17 @@
-"""The Parquet data sets of a run: write one trial, read them all, compact the many small files.
+"""The Parquet data sets of a run: write one trial, read them all, compact many small files.
 
     runs/<study>/trials/*.parquet   metrics/   epochs/   cases/   .writing/
 
-Each of the four folders is a data set that DuckDB, Polars and pandas read as a directory. So
-nothing but finished Parquet files may ever stand in them: files are written in the sibling folder
-`.writing` and renamed in. A trial's row in `trials/` comes last and is the record that it is
-finished; rows of the other tables without it do not count, and no trial does that a table has lost.
+Each of the four folders is a data set that DuckDB, Polars and pandas read as a directory. So they
+may only ever contain finished Parquet files: files are written in the sibling folder `.writing` and
+renamed in. A trial's row in `trials/` comes last and is the record that it is finished. Rows of the
+other tables without it do not count, nor do trials whose rows some table has lost.
 
 Small files are slow to read (10,000 one-row files take DuckDB 14 s, measured), so trials that come
 together are written as one part (`write_trials`), and `compact` merges small files into larger
-parts. A part's footer names the files it was made from with their checksums. They are removed once
-the part is in place, and that list identifies whatever a crash left of them:
-at no moment is a row lost, and `read` never counts one twice.
+parts. A part's footer names the files it was made from, with their checksums. They are removed once
+the part is in place, and that list identifies those that a crash left behind, so a row is never
+lost, and `read` never counts one twice.
 """
 
 import hashlib
@@ -48,15 +48,15 @@ from results.tables.schema import (
 from results.tables.upgrade import upgrade
 
 _FOOTER_KEY = b"medoptbench"
-# What a part's footer says besides: file name -> checksum of what it was made from, and its trials.
+# Keys of a part's footer: file name -> checksum of the files it was made from, and its trials.
 _SOURCES = "compacted_from"
 _MEMBERS = "trial_ids"
-# What a footer says of metrics and data sets by their names: a later call may have others.
+# Keys of a footer that map names to descriptions: a later call may add others.
 _NAMED = ("metrics", "data")
 _TRIAL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _PART = re.compile(r"part\.(\d{6})\.[0-9a-f]{16}\.parquet")
-# A compaction may remove a file between our listing and our reading; a second look finds the
-# part. Assumption: no reader meets so many compactions in a row.
+# A compaction may remove a file between listing and reading it; a second look finds the part.
+# Assumption: no reader meets this many compactions in a row.
 _LOOKS = 5
 
 _Result = TypeVar("_Result")
@@ -71,7 +71,7 @@ class RunError(ValueError):
 
 
 class DamagedError(RunError):
-    """One file of a run is damaged; `path` is which. The others may be whole."""
+    """A file of a run, `path`, is damaged. The others may be intact."""
 
     def __init__(self, what: str, path: Path) -> None:
         super().__init__(what)
@@ -79,14 +79,14 @@ class DamagedError(RunError):
 
 
 class Damage(NamedTuple):
-    """The damaged files of a run, and the trials that have no rows in some table for their sake."""
+    """The damaged files of a run, and the trials that lack rows in some table because of them."""
 
     files: frozenset[Path] = frozenset()
     trial_ids: frozenset[str] = frozenset()
 
 
 class Rows(NamedTuple):
-    """What there is to write of one trial: its row, and its rows in the other data sets."""
+    """What to write for one trial: its row, and its rows in the other data sets."""
 
     trial: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]] = ()
@@ -113,12 +113,12 @@ def write_trial(
     """Write one trial: one file in each of the four data sets, `trials/` last.
 
     Columns left out of a row are null; NaN is stored as null except in the loss columns; rows may
-    leave `trial_id` out, which is the trial's. Writing a trial again replaces it. All four files
-    are complete and on the disk before the first is renamed in.
+    omit `trial_id`, which is the trial's. Writing a trial again replaces it. All four files are
+    complete and on disk before the first is renamed in.
 
     Raises RowError for a column that the table does not have, a value of another type, a `trial_id`
-    that cannot be a file name or an unknown status; OSError where the disk is full or the folder
-    is not writable, and then the run is as it was before.
+    that cannot be a file name or an unknown status; OSError if the disk is full or the folder is
+    not writable, and then the run is unchanged.
     """
     trial_id = _check_trial(trial)
     one = Rows(trial, metrics, epochs, cases)
@@ -127,12 +127,11 @@ def write_trial(
 
 
 def write_trials(run: Path, trials: Sequence[Rows], *, footer: Mapping[str, Any]) -> None:
-    """Write several trials as `write_trial` does, as one part a data set.
+    """Write several trials as `write_trial` does, as one part per data set.
 
-    A thousand lanes bring more trials a second than a disk can be asked to keep files. A trial that
-    failed, which running it again replaces, and one that has a file of its own already, which
-    counts before any part, get files of their own. Raises as `write_trial`, and then none of the
-    part counts.
+    A thousand lanes finish more trials per second than a disk can write files. Failed trials, which
+    running them again replaces, and trials that already have their own file, which takes precedence
+    over parts, get files of their own. Raises as `write_trial`, and then none of the part counts.
     """
     named = [(_check_trial(one.trial), one) for one in trials]
     there = {table: _names(run / table) for table in TABLES}
@@ -155,7 +154,7 @@ def write_trials(run: Path, trials: Sequence[Rows], *, footer: Mapping[str, Any]
 
 
 def _packed(trials: Sequence[tuple[str, Rows]], footer: Mapping[str, Any]) -> dict[str, pa.Table]:
-    """Return each data set's rows of some trials, and what their footer says."""
+    """Return the rows of some trials for each data set, with their footer."""
     about = {"schema_version": SCHEMA_VERSION, "axes": described(), **footer}
     metadata = {_FOOTER_KEY: _to_json(about)}
     rows: dict[str, list[tuple[str, Sequence[Mapping[str, Any]]]]] = {
@@ -168,10 +167,10 @@ def _packed(trials: Sequence[tuple[str, Rows]], footer: Mapping[str, Any]) -> di
 
 
 def _write_files(run: Path, content: Mapping[str, pa.Table], names: Mapping[str, str]) -> None:
-    """Write a file a data set, by its name there, all of them or none."""
+    """Write one file per data set, by its name there: all of them or none."""
     *others, last = TABLES
-    # A disk takes what is written at once about as fast as one file: it is waited for three times,
-    # not eight.
+    # A disk syncs files that are written together about as fast as one: this waits three times for
+    # it, not eight.
     with _scratch(run) as scratch, ThreadPoolExecutor(len(TABLES)) as pool:
         list(pool.map(_write, content.values(), [scratch / table for table in content]))
         new = [t for t in TABLES if not (run / t / names[t]).exists()]
@@ -181,14 +180,14 @@ def _write_files(run: Path, content: Mapping[str, pa.Table], names: Mapping[str,
             list(pool.map(_sync, [run / table for table in others]))
             _move_in(scratch / last, run / last / names[last])
         except OSError:
-            # Rows of a trial that is not finished: `read` passes them by, other readers would not.
+            # Rows of an unfinished trial: `read` ignores them, but other readers would not.
             for table in new:
                 (run / table / names[table]).unlink(missing_ok=True)
             raise
 
 
 def finished(run: Path) -> dict[str, str]:
-    """Return trial_id -> status of every trial in `trials/`; empty where there is none yet."""
+    """Return trial_id -> status of every trial in `trials/`; empty if there is none yet."""
     table = read(run, "trials", columns=("trial_id", "status"))
     return dict(
         zip(table.column("trial_id").to_pylist(), table.column("status").to_pylist(), strict=True)
@@ -206,10 +205,10 @@ def read(
     """Return one data set of a run in its fixed schema, sorted by trial_id; empty if not there.
 
     Each trial counts once, by the file written last, and only if every data set of the run has it
-    (see `incomplete`). `columns` picks columns (in that order), `trials` the trials of these ids,
-    and files without any of them are not opened; nor are the files in `without`, whose trials do
-    not count either. Raises DamagedError for a file that is damaged, RunError for one that was
-    written by another version of the schema, KeyError for an unknown table or column.
+    (see `incomplete`). `columns` selects columns (in that order), `trials` the trials with these
+    ids; files without any of them are not opened, nor are the files in `without`, whose trials do
+    not count either. Raises DamagedError for a damaged file, RunError for one written by another
+    version of the schema, KeyError for an unknown table or column.
     """
     schema = TABLES[table]
     wanted = list(columns) if columns is not None else schema.names
@@ -227,9 +226,9 @@ def read(
 
 
 class Reading:
-    """A run that many rows are asked of, a few trials at a time: each data set is read once.
+    """Reads each data set of a run only once, for many requests of a few trials each.
 
-    What is written after that is not seen. Raises as `read`.
+    What is written later is not seen. Raises as `read`.
     """
 
     def __init__(self, run: Path, without: Damage) -> None:
@@ -251,11 +250,11 @@ def incomplete(
     run: Path,
     without: Damage = Damage(),  # noqa: B008  # it is immutable
 ) -> dict[str, dict[str, Any]]:
-    """Return what is lost of trials that `trials/` has: trial_id -> its `dataset` and `tables`.
+    """Return the trials in `trials/` that have lost files: trial_id -> its `dataset` and `tables`.
 
-    `tables` are the data sets without a file of it. Such a trial is as if it had not run: `read`
-    and `finished` pass it by, and running the study again trains it anew. Those that damaged files
-    cost, in `without`, are not among them. Raises RunError as `read` does.
+    `tables` are the data sets without a file of it. Such a trial counts as not run: `read` and
+    `finished` ignore it, and running the study again trains it anew. Trials lost to the damaged
+    files in `without` are not included. Raises RunError as `read` does.
     """
 
     def look() -> dict[str, dict[str, Any]]:
@@ -283,10 +282,10 @@ def footer(
     run: Path,
     without: Damage = Damage(),  # noqa: B008  # it is immutable
 ) -> dict[str, Any]:
-    """Return what the footers of `trials/` say, later files over earlier; {} where none is.
+    """Return what the footers of `trials/` say, later files over earlier; {} if there are none.
 
-    `metrics` and `data` are the union over all files, so that a run of several tasks describes each
-    metric, and one that grew each data set.
+    `metrics` and `data` are unions over all files, so that a run of several tasks describes every
+    metric, and a run that grew every data set.
     """
 
     def look() -> dict[str, Any]:
@@ -297,10 +296,10 @@ def footer(
 
 
 def find_damage(run: Path) -> Damage:
-    """Read every file of a run, and return those that are damaged with the trials they cost.
+    """Read every file of a run, and return the damaged ones with the trials lost to them.
 
-    A part says in itself whose rows it has: those of a damaged one are the trials that other tables
-    know and its table does not.
+    Only a part itself lists its trials, so those of a damaged part are the trials that other tables
+    have and its table does not.
     """
 
     def look() -> Damage:
@@ -328,16 +327,16 @@ def _is_whole(run: Path, path: Path) -> bool:
 
 
 def compact(run: Path, at_least: int = 256) -> int:
-    """Merge the files of finished trials into one part a data set, where they are `at_least`.
+    """Merge small files of finished trials into one part per data set, if there are `at_least`.
 
-    Files are those of one trial, and parts of fewer than `at_least`.
+    Small files are those of single trials, and parts of fewer than `at_least` trials.
 
-    Those of an older version of the schema are merged however few they are, so that a run begun
-    under it has the same columns in every file. Returns how many files were merged into parts.
-    Failed trials keep their own file, which running them again replaces. Safe against a crash at
-    any step: a part is complete before what it was made from is removed, and calling `compact`
-    again finishes what was left. Raises OSError where the disk is full; the run then reads as
-    before.
+    Files of an older version of the schema are merged however few they are, so that a run begun
+    with it has the same columns in every file. Returns the number of files merged into parts.
+    Failed trials keep their own files, which running them again replaces. Safe against a crash at
+    any step: a part is complete before the files it was made from are removed, and calling
+    `compact` again finishes the rest. Raises OSError if the disk is full; the run is then unchanged
+    for readers.
     """
     final = {trial_id for trial_id, status in finished(run).items() if status in FINAL_STATUSES}
     old = _of_older_schema(run) & final
@@ -352,8 +351,8 @@ def compact(run: Path, at_least: int = 256) -> int:
             if f.trial_ids <= final
             and (len(f.trial_ids) < at_least or not _PART.fullmatch(f.path.name))
         ]
-        # A part with rows that a later file replaced shows them to other readers, and a file of
-        # an older schema has fewer columns than its neighbours: merge these anew.
+        # Other readers would see rows of a part that a later file has replaced, and a file of an
+        # older schema has fewer columns than the others: these are merged anew.
         stale = [
             f
             for f in live
@@ -463,7 +462,7 @@ def _is_nan(value: object) -> bool:
 
 @contextmanager
 def _scratch(run: Path) -> Iterator[Path]:
-    """Give a fresh folder under `.writing`, removed at the end, and see that the tables' exist."""
+    """Give a new folder under `.writing`, removed at the end, and make the folders of tables."""
     writing = run / ".writing"
     writing.mkdir(parents=True, exist_ok=True)
     for table in TABLES:
@@ -476,7 +475,7 @@ def _scratch(run: Path) -> Iterator[Path]:
 
 
 def _write(table: pa.Table, path: Path) -> None:
-    """Write one Parquet file and see it on the disk."""
+    """Write one Parquet file and sync it to disk."""
     with path.open("wb") as file:
         write_parquet(table, file)
         file.flush()
@@ -484,13 +483,13 @@ def _write(table: pa.Table, path: Path) -> None:
 
 
 def _move_in(source: Path, target: Path) -> None:
-    """Rename a finished file into its data set and see the name on the disk."""
+    """Rename a finished file into its data set and sync the name to disk."""
     source.replace(target)
     _sync(target.parent)
 
 
 def _sync(folder: Path) -> None:
-    """See the names in a folder on the disk."""
+    """Sync the names in a folder to disk."""
     if hasattr(os, "O_DIRECTORY"):  # POSIX: elsewhere a directory cannot be opened or synced
         opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -518,7 +517,7 @@ def _to_json(value: object) -> bytes:
 
 
 def _look_again(look: Callable[[], _Result]) -> _Result:
-    """Return look(), once more where a compaction removed a file meanwhile."""
+    """Return look(), repeated if a compaction removed a file meanwhile."""
     for _ in range(_LOOKS - 1):
         try:
             return look()
@@ -531,7 +530,7 @@ def _look_again(look: Callable[[], _Result]) -> _Result:
 def _opened(run: Path, path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, Any]]]:
     """Give a file and its footer.
 
-    Raises DamagedError where it is damaged, RunError where it is of another version.
+    Raises DamagedError if it is damaged, RunError if it is of another version.
     """
     where = path.relative_to(run)
     try:
@@ -545,8 +544,8 @@ def _opened(run: Path, path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, A
     except (pa.ArrowException, OSError, KeyError, ValueError, TypeError) as error:
         found = " ".join(str(error).split()).rstrip(".")
         raise DamagedError(
-            f"{where} is damaged or is no result of this program: {found}. Move it away, and "
-            "`medopt run` trains anew what is lost.",
+            f"{where} is damaged or was not written by this program: {found}. Move it away, and "
+            "`medopt run` trains the lost trials again.",
             path,
         ) from error
     raise RunError(
@@ -556,7 +555,7 @@ def _opened(run: Path, path: Path) -> Iterator[tuple[pq.ParquetFile, dict[str, A
 
 
 def _read_footer(run: Path, path: Path) -> Mapping[str, Any]:
-    # A reading of ten thousand trials asks for the same hundreds of footers ten times.
+    # Reading ten thousand trials needs the same hundreds of footers ten times.
     now = path.stat()
     return _footer_as_of(run, path, now.st_ino, now.st_mtime_ns, now.st_size)
 
@@ -568,7 +567,7 @@ def _footer_as_of(run: Path, path: Path, *_version: int) -> Mapping[str, Any]:
 
 
 def _merged(footers: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Merge footers, later over earlier, but _NAMED by union; what describes a part is left out."""
+    """Merge footers, later over earlier, _NAMED by union, without the keys that describe a part."""
     merged: dict[str, Any] = {}
     for content in footers:
         union = {key: {**merged.get(key, {}), **content[key]} for key in _NAMED if key in content}
@@ -584,10 +583,10 @@ def _trial_ids(run: Path, path: Path) -> frozenset[str]:
 
 
 def _listing(folder: Path) -> list[Path]:
-    """Return the files of a data set as they stood at one moment; empty where it does not exist.
+    """Return the files of a data set at one moment; empty if it does not exist.
 
-    While a directory is read, a part may come where the reading has passed and the files it was
-    made from go where it has not. Two readings alike rule that out.
+    While a directory is being read, a part may appear where the reading has passed, and the files
+    it was made from may vanish where it has not. Two equal readings rule that out.
     """
     files, before = sorted(folder.glob("*.parquet")), None
     while files != before:
@@ -607,7 +606,7 @@ def _sources(
 
 
 def _merged_files(files: Sequence[Path], listed: Mapping[Path, Mapping[str, str]]) -> set[Path]:
-    """Return the files that a part holds whole: a crash came before they were removed."""
+    """Return the files contained in a part that a crash kept from being removed."""
     by_name = {path.name: path for path in files}
     return {
         by_name[name]
@@ -618,7 +617,7 @@ def _merged_files(files: Sequence[Path], listed: Mapping[Path, Mapping[str, str]
 
 
 def _live(folder: Path, without: Collection[Path] = ()) -> list[_Live]:
-    """Return the files that count, with the trials that count in each: the last file wins."""
+    """Return the files that count, with the trials that count in each; the last file wins."""
     files, listed = _sources(folder, without)
     gone = _merged_files(files, listed)
     taken: set[str] = set()
@@ -633,7 +632,7 @@ def _live(folder: Path, without: Collection[Path] = ()) -> list[_Live]:
 def _live_tables(run: Path, without: Collection[Path] = ()) -> dict[str, list[_Live]]:
     """Return the files of each data set that count, as `_live` does.
 
-    `trials/` is looked at first: a trial that stands there has its other files already.
+    `trials/` is read first: a trial that is listed there already has its other files.
     """
     return {table: _live(run / table, without) for table in reversed(TABLES)}
 
@@ -654,12 +653,12 @@ def _of_older_schema(run: Path) -> frozenset[str]:
 
 
 def _is_older(about: Mapping[str, Any]) -> bool:
-    """Return whether a file's columns may be others than today's, by its footer."""
+    """Return whether the columns of a file may differ from today's, by its footer."""
     return about["schema_version"] != SCHEMA_VERSION or axes_of(about) != AXES
 
 
 def _remove_merged(folder: Path) -> None:
-    """Remove the files that a part holds whole."""
+    """Remove the files that are contained in a part."""
     for path in sorted(_merged_files(*_sources(folder))):
         path.unlink(missing_ok=True)
 
@@ -670,7 +669,7 @@ def _read_live(run: Path, file: _Live, done: frozenset[str], columns: Sequence[s
     name, schema = file.path.parent.name, TABLES[file.path.parent.name]
     with _opened(run, file.path) as (content, about):
         version = about["schema_version"]
-        # What an older file lacks may have to be made of any of its columns.
+        # What an older file lacks may be derived from any of its columns.
         needed = names if version == SCHEMA_VERSION else schema.names
         known = set(content.schema_arrow.names)
         table = content.read(columns=[n for n in needed if n in known], use_threads=False)
@@ -704,14 +703,14 @@ def _write_part(run: Path, table: str, files: Sequence[_Live]) -> None:
 
 
 def _names(folder: Path) -> frozenset[str]:
-    """Return what stands in a folder, nothing where there is none."""
+    """Return the names in a folder, none if it does not exist."""
     if not folder.exists():
         return frozenset()
     return frozenset(os.listdir(folder))  # noqa: PTH208  # names alone: asked at every write
 
 
 def _part_name(there: Collection[str], content: object) -> str:
-    """Return the name of a part that counts before those there are, of what it is made from."""
+    """Return the name of a new part of some content, which takes precedence over existing ones."""
     numbers = [int(match[1]) for name in there if (match := _PART.match(name))]
     # The checksum keeps two that are written at once from taking the same name.
     tag = hashlib.sha256(_to_json(content)).hexdigest()[:16]

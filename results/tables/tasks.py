@@ -1,15 +1,15 @@
-"""What a task leaves to be shown: one row each.
+"""What results show of a task: one row each.
 
-`loaders.targets` says what a target is and `bench.study.tasks` how a case is scored, in rows of the
-same names.
+`loaders.targets` says what a target is and `bench.study.tasks` how a case is scored, in rows with
+the same names.
 """
 
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-# What the rows of the table `cases` say of a case: which of its classes is the true one, how far
-# masks agree, whether each of several findings is there, how large a number is. Those who show
-# cases have a form of each.
+# What the rows of the table `cases` say about a case: which class is the true one, how well masks
+# agree, whether each of several findings is present, or how large a number is. Every view of cases
+# has a form for each.
 Answer: TypeAlias = Literal["class", "mask", "findings", "number"]
 
 
@@ -17,11 +17,11 @@ Answer: TypeAlias = Literal["class", "mask", "findings", "number"]
 class Task:
     """What is shown of one task.
 
-    - `answer`: what an answer is, and so what the table `cases` says of it.
+    - `answer`: the kind of answer, and so what the table `cases` contains.
     - `arrays`: the arrays in a trial's file of examples, each with the cases as its first axis.
-    - `also_by`: units that metrics are given by besides that of a case, which a published study
-      that counts cases or voxels does not have.
-    - `seconds`: what else it is judged by, to see whether the verdict hangs on the metric.
+    - `also_by`: units of metrics other than the case, which a published study that counts cases or
+      voxels does not have.
+    - `seconds`: other metrics, which show whether the verdict depends on the metric.
     """
 
     name: str
@@ -74,5 +74,5 @@ TASKS: dict[str, Task] = {
 
 
 def answer_of(task: str) -> Answer | None:
-    """Return what an answer of a task is, None for a task of another version."""
+    """Return the kind of answer of a task, None for a task of another version."""
     return TASKS[task].answer if task in TASKS else None

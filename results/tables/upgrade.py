@@ -1,15 +1,15 @@
-"""Tables of older versions of the schema, as today's columns have them."""
+"""Tables of older versions of the schema, converted to today's columns."""
 
 import pyarrow as pa
 
-# The stratum of small references and lesions. Up to version 2 any other was a degradation.
+# The stratum of small references and lesions. Up to version 2, any other was a degradation.
 _SMALL = "small"
 
 
 def upgrade(name: str, table: pa.Table, version: int) -> pa.Table:
     """Return the table `name`, written by `version` of the schema, with today's meaning.
 
-    It has all of today's columns, null where the file had none.
+    It has all of today's columns; those that the file lacked are null.
     """
     return _upgrade_metrics(table) if name == "metrics" and version < 3 else table
 
@@ -17,8 +17,8 @@ def upgrade(name: str, table: pa.Table, version: int) -> pa.Table:
 def _upgrade_metrics(table: pa.Table) -> pa.Table:
     """Give degradations a column of their own, and mark the headlines.
 
-    Up to version 2 the order of rows said which value stands for a metric: the first of its trial,
-    split and degradation that is over all regions and sizes.
+    Up to version 2, the order of rows marked the headline value of a metric: the first of its
+    trial, split and degradation over all regions and sizes.
     """
     rows = table.to_pylist()
     seen: set[tuple[str, ...]] = set()

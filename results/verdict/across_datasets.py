@@ -11,10 +11,10 @@ from results.verdict.schema import Across
 
 
 def across(every: Sequence[Contest], alpha: float) -> Across:
-    """Rank recipes (all axes but the model) over data sets, and claim a best one if n allows it.
+    """Rank recipes (all axes but the model) over data sets; claim a best one if n allows it.
 
-    A recipe's score on a data set is its mean over models, where it was judged with every model
-    that anything was judged with. Recipes that lack a data set are not ranked. Returns the value
+    A recipe's score on a data set is its mean over models, if it was judged with every model that
+    any recipe was judged with there. Recipes that lack a data set are not ranked. Returns the value
     of `across` in a verdict.
     """
     tables = [_recipes(contest) for contest in every]
@@ -22,7 +22,7 @@ def across(every: Sequence[Contest], alpha: float) -> Across:
     datasets = [contest.dataset for contest in every]
     if len(names) < 2:
         reason = (
-            "Fewer than two pairs of optimizer and loss were complete on every data set, so there "
+            "Fewer than two pairs of optimizer and loss are complete on every data set, so there "
             "is nothing to rank across them."
         )
         return {
@@ -69,13 +69,13 @@ def _reason(best: str, n: int, *, claim: bool, fewest: int, alpha: float) -> str
     rule = f"two-sided Wilcoxon, Holm, level {text.percent(alpha)}"
     if n < fewest:
         return (
-            f"No claim across data sets: with {n} of them no difference can be told from chance, "
-            f"whatever the scores ({rule}); {fewest} are the fewest that allow one. The "
-            "ranks describe these data sets and no others."
+            f"No claim across data sets: with {n} of them, no difference can be distinguished from "
+            f"chance, whatever the scores ({rule}); a claim needs at least {fewest}. The ranks "
+            "describe these data sets and no others."
         )
     if claim:
-        return f"{best} is better than every other over these {n} data sets ({rule})."
+        return f"{best} is better than each of the others over these {n} data sets ({rule})."
     return (
         f"No claim across data sets: {best} has the best mean rank, but over {n} data sets it is "
-        f"not better than every other ({rule})."
+        f"not shown to be better than each of the others ({rule})."
     )

@@ -1,9 +1,9 @@
-"""What is claimed of a comparison, and of what: the procedure, the models here, another metric.
+"""What a comparison claims, and about what: the procedure, the models here, another metric.
 
-Three questions have three answers. Which *procedure* is best asks what would come of training anew
-on as many other patients; that is the headline. Which of the *models trained here* are best asks
-for new patients alone, and is answered more often. Which level of an axis is best on average over
-the others is asked in `results.verdict.margins`.
+There are three questions. Which *procedure* is best: what would training anew on as many other
+patients give? That is the headline. Which of the *models trained here* are best on new patients?
+This is decided more often. Which level of an axis is best on average over the other axes? See
+`results.verdict.margins`.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from results.verdict.schema import Claim, Errors, Lead, Second, State
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """A comparison of things by their names, in one metric; `alpha` and `margin` rule."""
+    """A comparison of named things by one metric, with the margin of practical equivalence."""
 
     names: Sequence[str]
     found: Comparison
@@ -41,7 +41,7 @@ class Asked:
 
     @property
     def best(self) -> str:
-        """Return the name of the best mean."""
+        """Return the name of the one with the best mean."""
         return self.names[self.found.best]
 
     @property
@@ -81,13 +81,13 @@ class Asked:
 
     @property
     def others(self) -> str:
-        """Return whom the best is compared with: the other by its name, `each of the other 5`."""
+        """Return what the best is compared with: the other's name, or `each of the other 5`."""
         number = len(self.names) - 1
         return self.lead["over"] if number == 1 else f"each of the other {number}"
 
     @property
     def ahead(self) -> str:
-        """Return how far the best is ahead, to follow `it is `."""
+        """Return how far ahead the best is, as words that follow `it is `."""
         lead = self.lead
         of = "" if len(self.names) == 2 else f" of the next, {lead['over']},"
         said = (
@@ -97,82 +97,87 @@ class Asked:
         )
         if lead["high"] > self.margin:
             return said
-        return f"{said}, real, but inside the margin of {words.score(self.margin)} that matters"
+        return f"{said}, a real difference, but within the margin of {words.score(self.margin)}"
 
     def alike(self, what: str) -> str:
-        """Return which may be the best, and how far they may be from it."""
+        """Return which may be the best, and how far behind the best they may be."""
         number, every = len(self.group), len(self.names)
         who = f"{number} of {every} {what}"
         if number == every:
             who = f"either of the two {what}" if every == 2 else f"any of the {every} {what}"
         sure, metric = words.percent(1 - self.found.alpha), words.metric(self.metric)
+        none = "neither" if number == 2 else "none"
         if self.state == "tie":
             return (
-                f"{who} may be the best, and with {sure} confidence none of them is further from "
-                f"it than {words.score(self.margin)} {metric}: for the score it does not matter "
-                "which is taken"
+                f"{who} may be the best; with {sure} confidence {none} of them is more than the "
+                f"margin of {words.score(self.margin)} {metric} behind the best, so for the score "
+                "it does not matter which is chosen"
             )
         return (
-            f"{who} may be the best, and with {sure} confidence none of them is further from it "
-            f"than {words.score(self.reach)} {metric}, where {words.score(self.margin)} would "
-            "matter"
+            f"{who} may be the best; with {sure} confidence {none} of them is more than "
+            f"{words.score(self.reach)} {metric} behind the best (differences up to the margin of "
+            f"{words.score(self.margin)} do not matter)"
         )
 
 
 def of_procedure(asked: Asked) -> Claim:
-    """Return the headline: what would come of training anew."""
+    """Return the headline: what training anew would give."""
     said = asked.alike("combinations")
     if asked.state == "better":
         level = words.percent(asked.found.alpha)
-        said = f"{asked.best} scores better than {asked.others} ({level}); it is {asked.ahead}"
-    return asked.claim("procedure", f"Trained anew on as many patients like these, {said}.")
+        said = (
+            f"{asked.best} scores better than {asked.others} (level {level}); it is {asked.ahead}"
+        )
+    return asked.claim("procedure", f"If trained anew on as many similar patients, {said}.")
 
 
 def of_models(asked: Asked) -> Claim:
-    """Return the claim on the models that were trained here, on new patients."""
-    said = f"on new patients {asked.alike('combinations')}"
+    """Return the claim about the models that were trained here, on new patients."""
+    said = asked.alike("combinations")
     if asked.state == "better":
         level = words.percent(asked.found.alpha)
         said = (
-            f"those of {asked.best} score better on new patients than those of {asked.others} "
-            f"({level}); they are {asked.ahead}"
+            f"{asked.best} score better than those of {asked.others} (level {level}); they are "
+            f"{asked.ahead}"
         )
     return asked.claim(
-        "models", f"Of the models trained here, {said}. Other training sets may differ."
+        "models",
+        f"On new patients, among the models trained here, those of {said}. Other training sets may "
+        "give another answer.",
     )
 
 
 def models_unknown(reason: str) -> Claim:
-    """Return that nothing is claimed of the models trained here, and why."""
+    """Return that nothing is claimed about the models trained here, and why."""
     return {
         "of": "models",
         "state": "none",
         "best": None,
         "group": [],
         "lead": None,
-        "sentence": "What the models trained here would score on new patients cannot be told: "
+        "sentence": "It is not known how the models trained here would score on new patients: "
         f"{reason}.",
     }
 
 
-# What simulated studies of equals show beyond the stated 5 % where a winner is judged by cases, in
-# the worst of the settings tried (LOG.md): two combinations of one seed and repeat, whose share of
-# training is known from one difference; and leaders that are less steady than the field.
+# Share of false winners, at a stated 5 %, in simulated studies of equal combinations judged by
+# cases, in the worst of the settings tried (LOG.md): two combinations with one seed and one repeat,
+# where a single difference tells what training adds; and leaders less steady than the field.
 _TWO_AT_ONCE, _UNSTEADY = 0.09, 0.08
 
 
 def level_that_holds(evidence: Known, asked: Asked) -> list[str]:
-    """Return, in a sentence, where a claim of a winner may be false more often than it says.
+    """Return a sentence if the claim of a winner may be false more often than its level says.
 
-    One fold has a claim of the models trained there, which patients alone decide.
+    With one fold the claim is about the models trained there, and its level holds.
     """
     found = asked.found
     if found.winner is None or evidence.evidence.influence is None or evidence.evidence.folds < 2:
         return []
     lone = evidence.evidence.seeds * evidence.evidence.repeats == 1
     if len(asked.names) == 2 and lone:
-        most, why = _TWO_AT_ONCE, "two combinations of one seed and one repeat"
-        cure = " A second seed would tell."
+        most, why = _TWO_AT_ONCE, "two combinations with one seed and one repeat"
+        cure = " A second seed would remove this doubt."
     elif not found.steady[[found.best, found.runner_up]].all():
         most, why = _UNSTEADY, "the best or the next is less steady than the others"
         cure = ""
@@ -181,14 +186,15 @@ def level_that_holds(evidence: Known, asked: Asked) -> list[str]:
     if most <= found.alpha:
         return []
     said = (
-        f"{words.percent(found.alpha)} is the level that was asked for; in simulated studies of "
-        f"equals such a claim ({why}) was false in up to {words.percent(most)}.{cure}"
+        f"The requested level of this claim is {words.percent(found.alpha)}, but in simulated "
+        f"studies of equal combinations such a claim ({why}) was false in up to "
+        f"{words.percent(most)} of them.{cure}"
     )
     return [said]
 
 
 def errors(evidence: Known, found: Comparison) -> Errors:
-    """Return how sure a comparison is, and why."""
+    """Return how certain a comparison is, and why."""
     shares = found.shares
     return {
         "by": "folds" if evidence.evidence.influence is None else "cases",
@@ -210,7 +216,7 @@ def by_other_metrics(
     cases: CasesByTrial | str,
     rows_of: RowsOf,
 ) -> list[Second]:
-    """Return what the other metrics of a task say, those that the footers describe."""
+    """Return what the other metrics of the task say, as far as the footers describe them."""
     others = [
         name
         for name in (TASKS[contest.task].seconds if contest.task in TASKS else ())
@@ -235,7 +241,7 @@ def by_other_metrics(
 def _headlines(
     judged: Sequence[Combination], names: Sequence[str], rows_of: RowsOf
 ) -> dict[str, dict[str, float]]:
-    """Return metric -> trial id -> the value that stands for the metric on the test fold."""
+    """Return metric -> trial id -> the metric's headline value on the test fold."""
     found: dict[str, dict[str, float]] = {name: {} for name in names}
     columns = ("trial_id", "split", "metric", "degradation", "headline", "value")
     trials = [row["trial_id"] for combination in judged for row in combination.scored]
@@ -262,11 +268,11 @@ def _second(
     measure = Measure.of(name, contest.described[name])
     judged_by = known(contest, judged, measure, cases, score_of)
     evidence = judged_by.evidence
-    # A margin is in units of the primary metric: of another one only better or not is asked.
+    # The margin is in units of the primary metric, so another one only says better or not.
     compared = compare if evidence.folds > 1 else compare_models
     if evidence.folds < 2 and evidence.influence is None:
         why = f" ({judged_by.folds_alone})" if judged_by.folds_alone else ""
-        return _unknown(name, f"one fold does not tell how far it may lie from the truth{why}")
+        return _unknown(name, f"one fold does not show how uncertain its scores are{why}")
     asked = Asked(
         names=first.names,
         found=compared(evidence, alpha=first.found.alpha),
@@ -289,35 +295,35 @@ def _agreement(first: Asked, second: Asked) -> tuple[bool, str]:
     mine, other = first.found.winner, second.found.winner
     if mine is not None and other is not None:
         if mine == other:
-            return True, f"{by} it is better than each other one too."
-        return False, f"{by} the winner is another: {second.best} is better than each other one."
+            return True, f"{by} too, {second.best} is better than each of the others."
+        return False, f"{by} another one wins: {second.best} is better than each of the others."
     if mine is not None:
         among = first.best in second.group
         return among, (
-            f"{by} no winner is shown: {len(second.group)} of {len(second.names)} may be the best, "
-            f"{first.best} {'' if among else 'not '}among them."
+            f"{by} there is no clear winner: {len(second.group)} of {len(second.names)} may be the "
+            f"best, and {first.best} is {'' if among else 'not '}among them."
         )
     if other is not None:
         among = second.best in first.group
         return among, (
-            f"{by} {second.best} is better than each other one; by "
-            f"{words.metric(first.metric)} it is {'one' if among else 'none'} of those that may be "
+            f"{by} {second.best} is better than each of the others; by "
+            f"{words.metric(first.metric)} it is {'' if among else 'not '}one of those that may be "
             "the best."
         )
     shared = [name for name in second.group if name in first.group]
     return bool(shared), (
-        f"{by} no winner is shown either: {len(second.group)} of {len(second.names)} may be the "
-        f"best, {len(shared)} of them by {words.metric(first.metric)} too."
+        f"{by} there is no clear winner either: {len(second.group)} of {len(second.names)} may be "
+        f"the best, {len(shared)} of which may be the best by {words.metric(first.metric)} too."
     )
 
 
 def _lacks(lacking: int, trials: int, unit: str | None) -> str:
-    """Return that trials lack a metric, and why where none has it and its unit is a length."""
+    """Return how many trials lack a metric, and why if it is a distance that none has."""
     if lacking < trials:
-        return f"{lacking} of {trials} trials lack it"
-    # Without a spacing no distance is noted; masks that are empty everywhere leave none either.
-    needs = "; a distance needs the spacing of the pictures in mm" if unit == "mm" else ""
-    return f"no trial has it{needs}"
+        return f"{lacking} of {trials} trials have no value"
+    # No distance is recorded without a spacing, nor where all masks are empty.
+    needs = "; a distance needs the spacing of the images in mm" if unit == "mm" else ""
+    return f"no trial has a value{needs}"
 
 
 def _unknown(name: str, why: str) -> Second:
@@ -327,5 +333,5 @@ def _unknown(name: str, why: str) -> Second:
         "best": None,
         "group": [],
         "agrees": None,
-        "sentence": f"By {words.metric(name)} nothing is known: {why}.",
+        "sentence": f"By {words.metric(name)} nothing can be said: {why}.",
     }

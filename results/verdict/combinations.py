@@ -1,9 +1,9 @@
 """Rows of `trials` grouped into combinations, data set by data set, and which of them compete.
 
-A combination is judged if every trial of it is `ok` and has a score. One `failed`, missing or
-unscored trial leaves it incomplete. One `diverged` trial puts it out of the running: a recipe that
-may blow up is no recommendation, however well its other folds went. Of two trials of one cell
-(repeat, fold, seed) the later counts.
+A combination is judged if each of its trials is `ok` and has a score. One `failed`, missing or
+unscored trial leaves it incomplete. One `diverged` trial rules it out: a recipe that may blow up
+cannot be recommended, however well its other folds went. Of two trials of one cell (repeat, fold,
+seed) the later one counts.
 """
 
 import math
@@ -25,7 +25,7 @@ Fold = tuple[int, int]
 class Combination:
     """One combination on one data set: its entry on each axis, its trials, why it was skipped.
 
-    `missing` says of trials that have no row what became of them.
+    `missing` says what became of trials that have no row.
     """
 
     axes: tuple[Axis, ...]
@@ -42,7 +42,7 @@ class Combination:
 
     @property
     def entries(self) -> dict[str, str]:
-        """Return column -> entry, empty for the plain one."""
+        """Return column -> entry, empty for the plain entry of an axis."""
         return dict(zip((axis.column for axis in self.axes), self.key, strict=True))
 
     @property
@@ -84,7 +84,7 @@ class Combination:
         return notes.get(self.state, "; ".join(part for part in parts if part))
 
     def count(self, status: str) -> int:
-        """Return how many trials ended so."""
+        """Return how many trials ended with a status."""
         return sum(row["status"] == status for row in self.trials)
 
     def _in_folds(self, status: str) -> str:
@@ -93,7 +93,7 @@ class Combination:
         return f"{status} in {len(folds)} of {every} folds" if folds else ""
 
     def _before(self) -> str:
-        """Return what the weights of before scored where a trial diverged."""
+        """Return, in words, the score of diverged trials by their weights from before that."""
         found = means_by_fold(
             (fold_of(row), row["test_score_before_diverging"])
             for row in self.trials
@@ -102,7 +102,7 @@ class Combination:
         if not found:
             return ""
         mean = float(np.mean(list(found.values())))
-        return f"by the weights of before it scores {text.score(mean)} there"
+        return f"it scores {text.score(mean)} there with the weights from before it diverged"
 
     def by_fold(self, column: str) -> dict[Fold, float]:
         """Return (repeat, fold) -> mean over seeds of a column of the scored trials."""
@@ -111,7 +111,7 @@ class Combination:
         )
 
     def mean(self, column: str) -> float | None:
-        """Return the mean of a column over folds, seeds averaged within; None if never measured."""
+        """Return the mean over folds of a column, averaged over seeds first; None if unmeasured."""
         values = self.by_fold(column)
         return float(np.mean(list(values.values()))) if values else None
 
@@ -120,9 +120,9 @@ class Combination:
 class Contest:
     """The combinations of one data set, and the rule that they are judged by.
 
-    `bounds` are the lowest and highest value that `metric` can take; `sign` is 1 where a larger
-    one is better, -1 where a smaller one is; `ratio` is n_test / n_train of a fold. `described` is
-    what the footers say of every metric.
+    `bounds` are the lowest and highest possible value of `metric`; `sign` is 1 if larger is better,
+    -1 if smaller is; `ratio` is n_test / n_train of a fold. `described` is what the footers say
+    about every metric.
     """
 
     dataset: str
@@ -148,7 +148,7 @@ class Contest:
         return tuple(sorted({fold_of(r) for r in self.rows if r["fold"] is not None}))
 
     def matrix(self, column: str) -> np.ndarray:
-        """Return (m, k) fold means of a column, judged combinations by folds; nan if unmeasured."""
+        """Return (m, k) means of a column, of m judged combinations by k folds; nan if missing."""
         values = [c.by_fold(column) for c in self.judged]
         return np.array([[v.get(f, math.nan) for f in self.folds] for v in values])
 
@@ -158,12 +158,12 @@ def _is_number(value: float | None) -> bool:
 
 
 def fold_of(row: Row) -> Fold:
-    """Return (repeat, fold): repeats that split anew are folds of their own."""
+    """Return (repeat, fold): repeats split the data anew, so their folds are different ones."""
     return row["repeat"] or 0, row["fold"]
 
 
 def means_by_fold(values: Iterable[tuple[Fold, float]]) -> dict[Fold, float]:
-    """Return fold -> mean of its values, those of its seeds, folds in order."""
+    """Return fold -> mean of its values (one per seed), with the folds in order."""
     seeds: dict[Fold, list[float]] = {}
     for fold, value in values:
         seeds.setdefault(fold, []).append(value)
@@ -178,8 +178,8 @@ def contests(
 ) -> list[Contest]:
     """Group the rows of `trials` by data set and combination.
 
-    `study` is the content of study.yaml ({} where there is none), `metrics` and `axes` are the
-    footer's description of each metric and axis. Raises KeyError where that does not say which
+    `study` is the content of study.yaml ({} if there is none), `metrics` and `axes` are the
+    footer's description of each metric and axis. Raises KeyError if that does not say which
     direction of a primary metric is better: nothing is guessed.
     """
     names = dict.fromkeys(row["dataset"] for row in rows)
@@ -219,8 +219,8 @@ def _contest(
         unit=described.get("unit"),
         bounds=bounds_of(described.get("range")),
         sign={"max": 1.0, "min": -1.0}[described["direction"]],
-        # n_train leaves the inner validation out: the larger, more careful factor. Where no trial
-        # counted its cases, k folds of one size.
+        # n_train leaves out the inner validation, which gives the larger, more conservative factor.
+        # If no trial counted its cases, k folds of equal size are assumed.
         ratio=float(np.mean(ratios)) if ratios else 1 / max(folds - 1, 1),
         expected=expected,
         rows=tuple(rows),
@@ -230,20 +230,20 @@ def _contest(
 
 
 def bounds_of(found: Sequence[float | None] | None) -> tuple[float, float]:
-    """Return the lowest and highest value of a metric from the range that a footer gives it."""
+    """Return the lowest and highest value of a metric from its range in a footer."""
     low, high = found or (None, None)
     return -math.inf if low is None else low, math.inf if high is None else high
 
 
 def cell_of(row: Row) -> tuple[int, int, int]:
-    """Return (repeat, fold, seed): one trial of a combination."""
+    """Return (repeat, fold, seed), which identifies a trial of a combination."""
     return *fold_of(row), row["seed"] or 0
 
 
 def _combinations(
     rows: Iterable[Row], asked: Iterable[Key], expected: int, axes: tuple[Axis, ...]
 ) -> tuple[Combination, ...]:
-    """Group rows by combination; one that is asked for and has no row has no trials."""
+    """Group rows by combination; one that the study asks for but has no rows has no trials."""
     cells: dict[Key, dict[tuple[int, int, int], Row]] = {}
     skipped: dict[Key, str] = {}
     for row in sorted(rows, key=lambda r: r["finished_at"].timestamp() if r["finished_at"] else 0):
@@ -268,9 +268,9 @@ def _combinations(
 
 
 def _planned_folds(study: Mapping[str, Any], dataset: str) -> int:
-    """Return how many folds a data set has, 0 where that is not known.
+    """Return how many folds a data set has, 0 if that is not known.
 
-    Of splits that others made each data set has its own number.
+    With given splits, each data set has its own number.
     """
     folds = study.get("folds", 0)
     if isinstance(folds, int):

@@ -15,14 +15,14 @@ from results.tables.tasks import Answer, answer_of
 from results.verdict.combinations import Combination, Contest, Row, cell_of
 from results.verdict.schema import Rule
 
-# A class that takes this share of all calls takes nearly all. Assumption.
+# A class with this share of all calls counts as nearly all of them. Assumption.
 _NEARLY_ALL = 0.95
-# Fewer folds than this estimate their spread from one difference.
+# With fewer folds than this, their spread is estimated from a single difference at most.
 _FEWEST_FOLDS = 3
 
 
 class RowsOf(Protocol):
-    """Gives the rows of some trials in a table, all that a run has; with `columns` those alone."""
+    """Gives all rows that a run has of some trials in a table, or only some `columns` of them."""
 
     def __call__(
         self, table: str, trials: Collection[str], columns: Sequence[str] | None = None, /
@@ -34,11 +34,11 @@ class RowsOf(Protocol):
 def no_rows(
     table: str, _trials: Collection[str], _columns: Sequence[str] | None = None, /
 ) -> pa.Table:
-    """Return no rows: for those who have the rows of `trials` alone."""
+    """Return no rows: for callers that only have the rows of `trials`."""
     return TABLES[table].empty_table()
 
 
-# What tells of one answer to all cases, and of what a guess would score.
+# The columns that show whether all cases get one answer, and what a guess would score.
 _OF_CASES = (
     *("trial_id", "case_id", "region", "label", "prob", "truth", "predicted"),
     *("tp", "fp", "fn", "tn", "n_ref", "n_pred"),
@@ -53,9 +53,10 @@ def doubts(
     interval: tuple[float, float, float] | None,
     alpha: float,
 ) -> list[str]:
-    """Return the warnings of one data set, a sentence or two each.
+    """Return the warnings about one data set, a sentence or two each.
 
-    `interval` is the recommended one's mean test score with its own interval, None with one fold.
+    `interval` is the mean test score of the recommended one with its own interval (score, low,
+    high), None with one fold.
     """
     found = [*_of_the_run(contest), *_of_the_protocol(study), *_one_under_two_names(contest)]
     if recommended is None:
@@ -72,7 +73,7 @@ def doubts(
 
 
 def rule_changed(study: Mapping[str, Any], rule: Rule | None) -> list[str]:
-    """Return what of the rule is not as it was before the first trial."""
+    """Return a sentence for each part of the rule that has changed since before the first trial."""
     if rule is None:
         return []
     study = {**study, "deviations": deviations_of(study)}
@@ -85,12 +86,12 @@ def rule_changed(study: Mapping[str, Any], rule: Rule | None) -> list[str]:
     ):
         now = study.get(key, before)
         if isinstance(before, Mapping) and isinstance(now, Mapping):
-            # A later version may have tasks that this run's did not have, a run more data sets.
+            # A later version may know more tasks than that of this run, and a run more data sets.
             now = {name: now.get(name) for name in before}
         if now != before:
             found.append(
-                f"{key} was {text.setting(before)} before the first trial, and study.yaml says "
-                f"{text.setting(now)} now: a rule that is chosen after the results proves nothing."
+                f"{key} was {text.setting(before)} before the first trial, but study.yaml now says "
+                f"{text.setting(now)}: a rule that is chosen after the results proves nothing."
             )
     return found
 
@@ -104,18 +105,18 @@ def _of_the_run(contest: Contest) -> list[str]:
     found = []
     if "case" in seen["group_source"]:
         found.append(
-            "The source names no patients, so every case is its own group. If a patient has "
-            "several cases, they stand on both sides of a split and all scores are too good."
+            "The source does not name patients, so every case is its own group. If a patient has "
+            "several cases, they end up on both sides of a split, and all scores are too good."
         )
     if True in seen["shared_device"]:
-        found.append("Trials shared a device, so their seconds are not those of a trial alone.")
+        found.append("Trials shared a device, so their times are not those of a trial alone.")
     if len(seen["device_name"]) > 1:
         found.append(
             f"Trials ran on different devices ({text.listed(seen['device_name'])}), so their "
-            "seconds cannot be compared."
+            "times cannot be compared."
         )
     if len(seen["precision"]) > 1:
-        found.append(f"Trials ran in different precisions ({text.listed(seen['precision'])}).")
+        found.append(f"Trials ran at different precisions ({text.listed(seen['precision'])}).")
     return found
 
 
@@ -123,20 +124,20 @@ def _of_the_protocol(study: Mapping[str, Any]) -> list[str]:
     if study.get("stop_on") != "loss":
         return []
     said = (
-        "Training stopped on the inner loss, as in the papers. Losses of different kinds are not "
+        "Training stopped on the inner-validation loss, as in the papers. Different losses are not "
         "comparable, so combinations stop at different points."
     )
     return [said]
 
 
-# What two trials share only if they trained alike: another loss would have other values.
+# Numbers that two trials share only if they trained alike: another loss would give others.
 _NUMBERS = ("val_score", "test_score", "test_loss")
 
 
 def _one_under_two_names(contest: Contest) -> list[str]:
-    """Say which two entries of an axis gave the same numbers wherever both were judged.
+    """Say which pairs of entries of an axis gave the same numbers wherever both were judged.
 
-    As a loss that weighs classes does where there are as many of each: their tie is no finding.
+    A class-weighted loss does so if all classes are equally frequent: such a tie is no finding.
     """
     found = []
     for axis in contest.judged[0].axes if contest.judged else ():
@@ -153,22 +154,22 @@ def _one_under_two_names(contest: Contest) -> list[str]:
             if both and all(own[one] == own[other] for own in both):
                 trials = text.count(sum(len(own[one]) for own in both), "trial")
                 found.append(
-                    f"{other} gave the numbers of {one} in all {trials}: on these data the two are "
-                    "the same under two names."
+                    f"{other} gave the same numbers as {one} in all {trials}: on these data they "
+                    "are one method under two names."
                 )
     return found
 
 
-# ---- of the recommended ----------------------------------------------------------------------
+# ---- about the recommended -------------------------------------------------------------------
 
 
 def _few_folds(contest: Contest) -> str | None:
     count = len(contest.folds)
     if count >= _FEWEST_FOLDS:
         return None
-    known = "is not known" if count < 2 else "is known from one difference alone"
+    known = "is not known" if count < 2 else "is known from a single difference"
     return (
-        f"The verdict stands on {text.count(count, 'fold')}: how much scores vary from fold to "
+        f"The verdict rests on {text.count(count, 'fold')}: how much scores vary from fold to "
         f"fold {known}. Five folds are usual."
     )
 
@@ -189,8 +190,8 @@ def _no_better_than_chance(
         return None
     return (
         f"{recommended.name} is not shown to be better than chance: its test "
-        f"{text.metric(contest.metric)} of {text.scored(mean, low, high, alpha)} does not keep "
-        f"clear of {text.score(value)}, which {who} gets."
+        f"{text.metric(contest.metric)} of {text.scored(mean, low, high, alpha)} is not clearly "
+        f"better than {text.score(value)}, the score of {who}."
     )
 
 
@@ -200,9 +201,9 @@ def _one_answer(contest: Contest, recommended: Combination, cases: Sequence[Row]
 
 
 def _one_class(recommended: Combination, cases: Sequence[Row]) -> str | None:
-    """Say if nearly all calls are one class, and others are called less than half as often as due.
+    """Say if nearly all cases are called one class, and the others less than half as often as due.
 
-    So a rare class that is found is no reason for a warning.
+    The second condition avoids a warning if a rare class is found.
     """
     best: dict[tuple[str, str], Row] = {}
     truth: Counter[str] = Counter()
@@ -227,7 +228,7 @@ def _one_class(recommended: Combination, cases: Sequence[Row]) -> str | None:
 
 
 def _says_one_number(recommended: Combination, cases: Sequence[Row]) -> str | None:
-    """Say if the predictions of each trial hardly differ, though the numbers do."""
+    """Say if the predictions hardly differ in half of the trials or more, though the truth does."""
     found: dict[str, list[tuple[float, float]]] = {}
     for row in cases:
         if row["truth"] is not None and row["predicted"] is not None:
@@ -237,13 +238,13 @@ def _says_one_number(recommended: Combination, cases: Sequence[Row]) -> str | No
     if not flat or 2 * flat < len(spreads):
         return None
     return (
-        f"{recommended.name} gives nearly one number to all test cases in {flat} of "
+        f"{recommended.name} predicts nearly the same number for all test cases in {flat} of "
         f"{text.count(len(spreads), 'trial')}."
     )
 
 
 def _calls_alike(recommended: Combination, cases: Sequence[Row]) -> str | None:
-    """Say which findings are called in none or in all of the test cases, and are not so."""
+    """Say which findings are called in no or in every test case, though only some have them."""
     calls: dict[str, list[bool]] = {}
     truth: dict[str, list[int]] = {}
     for row in cases:
@@ -251,7 +252,7 @@ def _calls_alike(recommended: Combination, cases: Sequence[Row]) -> str | None:
             calls.setdefault(row["region"], []).append(row["prob"] > 0.5)
             truth.setdefault(row["region"], []).append(row["label"])
     said = [
-        f"{name} in {'all' if found[0] else 'none'} of the test cases that it is known of "
+        f"{name} in {'all' if found[0] else 'none'} of the test cases with a known answer "
         f"({text.percent(round(float(np.mean(truth[name])), 3))} have it)"
         for name, found in calls.items()
         if len(set(found)) == 1 and len(set(truth[name])) > 1
@@ -260,7 +261,7 @@ def _calls_alike(recommended: Combination, cases: Sequence[Row]) -> str | None:
 
 
 def _finds_nothing(recommended: Combination, cases: Sequence[Row]) -> str | None:
-    """Say which regions stay empty in nearly all cases that hold them."""
+    """Say which regions are predicted empty in nearly all cases that contain them."""
     empty: dict[str, list[bool]] = {}
     for row in cases:
         if row["n_ref"]:
@@ -270,13 +271,13 @@ def _finds_nothing(recommended: Combination, cases: Sequence[Row]) -> str | None
     if not missed:
         return None
     said = [
-        f"no {name} in {text.percent(round(share, 3))} of the test cases that hold it"
+        f"no {name} in {text.percent(round(share, 3))} of the test cases that contain it"
         for name, share in missed.items()
     ]
     return f"{recommended.name} finds {text.listed(said)}."
 
 
-# What an answer is -> says whether nearly all answers are one.
+# Kind of answer -> the function that says whether nearly all answers are the same.
 _ONE_ANSWER: Mapping[Answer, Callable[[Combination, Sequence[Row]], str | None]] = {
     "class": _one_class,
     "mask": _finds_nothing,
@@ -295,7 +296,7 @@ def _best_at_the_last(recommended: Combination) -> str | None:
         return None
     return (
         f"In {last} of {text.count(len(known), 'trial')} of {recommended.name} the last epoch was "
-        "the best: it was still improving, and more epochs may change scores and order."
+        "the best: it was still improving, and more epochs may change scores and ranking."
     )
 
 
@@ -303,7 +304,7 @@ def _best_at_the_last(recommended: Combination) -> str | None:
 
 
 def _chance(contest: Contest, cases: Sequence[Row]) -> tuple[float, str] | None:
-    """Return what one that looks at no image would score, and who that is; None if unknown."""
+    """Return the score of a guess that looks at no image, and what it does; None if unknown."""
     answer = answer_of(contest.task)
     table = _GUESSES[answer] if answer else {}
     if contest.metric not in table or not cases:
@@ -323,7 +324,7 @@ def _shares(cases: Sequence[Row]) -> np.ndarray:
 
 
 def _sizes(cases: Sequence[Row]) -> list[np.ndarray]:
-    """Return for each region (cases, 2): voxels of the reference, and of the image."""
+    """Return for each region (cases, 2): the voxels of the reference and of the whole image."""
     found: dict[str, list[tuple[int, int]]] = {}
     for row in cases:
         of_region = row["tp"] + row["fn"]
@@ -341,11 +342,11 @@ def _by_voxel(cases: Sequence[Row], score: Callable[[float], float]) -> float:
     return float(np.mean([score(n[:, 0].sum() / n[:, 1].sum()) for n in _sizes(cases)]))
 
 
-_COIN = "a toss of a coin"
-_COMMONEST = "always calling the commonest class"
-_ALL_FOREGROUND = "calling every voxel the region"
+_COIN = "a coin toss"
+_COMMONEST = "always calling the most common class"
+_ALL_FOREGROUND = "calling every voxel part of the region"
 
-# Metric -> what a guess scores on some cases, and who guesses so.
+# Metric -> the score of a guess on some cases, and what that guess does.
 _Guesses = Mapping[str, tuple[Callable[[Sequence[Row]], float], str]]
 
 _GUESSES_OF_CLASSES: _Guesses = {
@@ -356,7 +357,7 @@ _GUESSES_OF_CLASSES: _Guesses = {
     "mcc": (lambda _cases: 0.0, _COIN),
     "brier": (
         lambda cases: float((1 - (_shares(cases) ** 2).sum()) / 2),
-        "giving every case the classes' shares",
+        "predicting the class frequencies for every case",
     ),
 }
 _GUESSES_OF_MASKS: _Guesses = {
@@ -367,14 +368,14 @@ _GUESSES_OF_MASKS: _Guesses = {
     "mcc": (lambda _cases: 0.0, _COIN),
     "accuracy": (
         lambda cases: _by_voxel(cases, lambda p: max(p, 1 - p)),
-        "calling every voxel the commoner of region and rest",
+        "calling every voxel region or background, whichever is more common",
     ),
 }
-_RATE = "giving every case each finding's share"
+_RATE = "predicting each finding's frequency for every case"
 
 
 def _over_findings(cases: Sequence[Row], score: Callable[[float], float]) -> float:
-    """Return the mean over findings of score(share of the cases known that have it)."""
+    """Return the mean over findings of score(share of the cases with known answers)."""
     found: dict[str, list[int]] = {}
     for row in cases:
         if row["label"] is not None:
@@ -386,7 +387,7 @@ _GUESSES_OF_FINDINGS: _Guesses = {
     "auc": (lambda _cases: 0.5, _COIN),
     "accuracy": (
         lambda cases: _over_findings(cases, lambda p: max(p, 1 - p)),
-        "always giving the commoner answer",
+        "always giving the more common answer",
     ),
     "balanced_accuracy": (lambda _cases: 0.5, _COIN),
     "mcc": (lambda _cases: 0.0, _COIN),
@@ -395,22 +396,22 @@ _GUESSES_OF_FINDINGS: _Guesses = {
 
 
 def _true(cases: Sequence[Row]) -> np.ndarray:
-    """Return the true numbers, one a row of the table."""
+    """Return the true numbers, one per row of the table."""
     return np.array([row["truth"] for row in cases], float)
 
 
 _GUESSES_OF_NUMBERS: _Guesses = {
     "mae": (
         lambda cases: float(np.abs(_true(cases) - np.median(_true(cases))).mean()),
-        "always saying the median",
+        "always predicting the median",
     ),
-    "rmse": (lambda cases: float(_true(cases).std()), "always saying the mean"),
-    "r2": (lambda _cases: 0.0, "always saying the mean"),
-    "pearson": (lambda _cases: 0.0, "always saying one number"),
-    "concordance": (lambda _cases: 0.0, "always saying one number"),
+    "rmse": (lambda cases: float(_true(cases).std()), "always predicting the mean"),
+    "r2": (lambda _cases: 0.0, "always predicting the mean"),
+    "pearson": (lambda _cases: 0.0, "always predicting one number"),
+    "concordance": (lambda _cases: 0.0, "always predicting one number"),
 }
 
-# What an answer is -> the guesses.
+# Kind of answer -> the guesses.
 _GUESSES: Mapping[Answer, _Guesses] = {
     "class": _GUESSES_OF_CLASSES,
     "mask": _GUESSES_OF_MASKS,

@@ -1,8 +1,8 @@
-"""What a run's rows say of one metric: scores by repeat, fold and seed, and each patient's part.
+"""What a run's rows say about one metric: scores by repeat, fold and seed, and by patient.
 
-Patients are told apart by the table `cases`. A score whose cases do not give it again (a convention
-that the rule does not know, files of an older version) is not trusted to them: the fold rule stands
-then, and why is said.
+Each patient's part in a score comes from the table `cases`. If the cases do not reproduce a score
+(a convention that the rule does not know, files of an older version), they are not used: errors are
+then estimated from the scatter of folds alone, and the reason is given.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,17 +31,17 @@ from results.verdict.doubts import RowsOf
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-# What a rule reads of the table `cases`.
+# The columns of the table `cases` that rules read.
 _VALUES = (
     *("label", "prob", "log_odds", "tp", "fp", "fn", "tn", "n_ref", "n_pred"),
     *("dice", "hd95_mm", "nsd_2mm", "assd_mm", "truth", "predicted"),
 )
 _COLUMNS = ("trial_id", "case_id", "group_id", "region", *_VALUES)
 
-# A score that its cases give again differs from the recorded one by rounding alone. Assumption.
+# A score that its cases reproduce differs from the recorded one by rounding alone. Assumption.
 _SAME = 1e-6
 
-# The rules of metrics whose footers were written before they named one.
+# The rules of metrics in older footers, which name none.
 _BEFORE = {
     **{name: name for name in ("sensitivity", "specificity", "precision", "f1")},
     **{name: name for name in ("dice", "iou", "hd95", "nsd", "assd")},
@@ -71,7 +71,7 @@ class Measure:
 
     @classmethod
     def of(cls, name: str, described: Mapping[str, Any]) -> "Measure":
-        """Return the measure of a footer's description; one of no rule is told by folds."""
+        """Return the measure that a footer describes; without a rule it is judged by folds."""
         return cls(
             name=name,
             unit=described.get("unit"),
@@ -83,14 +83,14 @@ class Measure:
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """The evidence on some combinations, larger is better; `folds_alone` says why no case tells."""
+    """Evidence on some combinations (larger is better); `folds_alone`: why cases are not used."""
 
     evidence: Evidence
     folds_alone: str | None
 
 
-class _Unknown(Exception):  # noqa: N818  # says why cases tell nothing; no error of the run
-    """Cases cannot tell how far scores vary; the message says why."""
+class _Unknown(Exception):  # noqa: N818  # a reason for the fallback, not an error of the run
+    """Cases cannot show how much scores vary; the message says why."""
 
 
 # ---------------------------------------------------------------- cases
@@ -98,7 +98,7 @@ class _Unknown(Exception):  # noqa: N818  # says why cases tell nothing; no erro
 
 @dataclass(frozen=True, kw_only=True)
 class CasesByTrial:
-    """The cases that trials were tested on: trial id -> its cases, with ids; `patients` in all."""
+    """The test cases by trial id, and their ids; `patients` is the number of all patients."""
 
     cases: Mapping[str, Cases]
     ids: Mapping[str, frozenset[str]]
@@ -119,10 +119,10 @@ def read_cases(combinations: Sequence[Combination], rows_of: RowsOf) -> CasesByT
         apart = any(answer_of(row["task"]) == "findings" for row in combination.scored)
         for trial in (row["trial_id"] for row in combination.scored):
             if trial not in rows.places:
-                return "the table of cases is missing, or lacks trials"
+                return "the table of cases is missing, or does not have all trials"
             layout = rows.layout(trial)
             if layout is None:
-                return "the table of cases is not whole"
+                return "the table of cases is not complete"
             columns = rows.values(trial, layout)
             cases[trial] = Cases(columns=columns, patients=layout.patients, apart=apart)
             ids[trial] = layout.ids
@@ -131,9 +131,9 @@ def read_cases(combinations: Sequence[Combination], rows_of: RowsOf) -> CasesByT
 
 @dataclass(frozen=True, kw_only=True)
 class _Layout:
-    """Where each row of a trial goes in (n, r), cases by name and regions as they come.
+    """Where each row of a trial goes in (n, r): cases sorted by name, regions as they come.
 
-    `patients` (n,) says whose each case is.
+    `patients` (n,) is the number of each case's patient.
     """
 
     case: NDArray[np.int64]
@@ -146,7 +146,7 @@ class _Layout:
 class _Rows:
     """Rows of `cases` as columns; trials that were tested on the same rows share their layout.
 
-    `places` says where the rows of each trial stand; `patients` numbers those met so far.
+    `places` says where the rows of each trial are; `patients` numbers the patients seen so far.
     """
 
     def __init__(self, table: pa.Table) -> None:
@@ -161,7 +161,7 @@ class _Rows:
         self._layouts: dict[tuple[bytes, ...], _Layout | None] = {}
 
     def layout(self, trial: str) -> _Layout | None:
-        """Return where the rows of a trial go; None where not each case has each region once."""
+        """Return where the rows of a trial go; None unless each case has each region once."""
         own = slice(*self.places[trial])
         key = tuple(codes[own].tobytes() for codes, _ in self._named)
         if key not in self._layouts:
@@ -171,7 +171,7 @@ class _Rows:
         return self._layouts[key]
 
     def values(self, trial: str, layout: _Layout) -> dict[str, Array]:
-        """Return column -> (n, r), of those that have a value in a trial."""
+        """Return column -> (n, r) values, for the columns that have any value in a trial."""
         own = slice(*self.places[trial])
         columns = {}
         for name, values in self._columns.items():
@@ -200,13 +200,13 @@ class _Rows:
 
 
 def _coded(column: pa.ChunkedArray) -> tuple[NDArray[np.int32], list[str]]:
-    """Return (n,) codes of a column's texts, and the texts."""
+    """Return (n,) codes of the texts of a column, and the distinct texts."""
     encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
     return encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
 
 
 def _numbers(column: pa.ChunkedArray) -> Array:
-    """Return (n,) numbers, nan where there is none."""
+    """Return (n,) numbers, nan for null."""
     found: Array = column.cast(pa.float64()).to_numpy()
     return found
 
@@ -217,7 +217,7 @@ def _numbers(column: pa.ChunkedArray) -> Array:
 def by_primary(
     contest: Contest, combinations: Sequence[Combination], cases: CasesByTrial | str
 ) -> Known:
-    """Return the evidence on some combinations by the metric that decides, as `known` does."""
+    """Return the evidence on some combinations by the primary metric, as `known` does."""
     measure = Measure.of(contest.metric, contest.described[contest.metric])
     return known(contest, combinations, measure, cases, lambda row: float(row["test_score"]))
 
@@ -231,7 +231,7 @@ def known(
 ) -> Known:
     """Return the evidence on judged combinations, which have the same repeats, folds and seeds.
 
-    `score_of` gives a trial's score by `measure` from its row of `trials`.
+    `score_of` gives the score of a trial by `measure`, from its row of `trials`.
     """
     trials = [{cell_of(row): row for row in c.scored} for c in combinations]
     cells = sorted(trials[0])
@@ -248,7 +248,7 @@ def known(
                 test_train_ratio=contest.ratio,
                 span=measure.span,
             ),
-            folds_alone="repeats, folds and seeds are no full grid",
+            folds_alone="repeats, folds and seeds do not form a full grid",
         )
     grid = [[[[own[r, j, s] for s in seeds] for j in folds] for r in repeats] for own in trials]
     scores = np.array([[[[score_of(t) for t in j] for j in r] for r in c] for c in grid])
@@ -273,16 +273,16 @@ def known(
 def _influences(
     trials: np.ndarray, scores: Array, measure: Measure, cases: CasesByTrial | str
 ) -> tuple[Array, float]:
-    """Return (m, R, S, n) influences and the grain, of (m, R, k, S) ids of trials and their scores.
+    """Return (m, R, S, n) influences and the grain, from (m, R, k, S) trial ids and their scores.
 
-    Raises _Unknown where cases tell nothing.
+    Raises _Unknown if the cases cannot show how much the scores vary.
     """
     if isinstance(cases, str):
         raise _Unknown(cases)
     if measure.rule is None:
-        raise _Unknown(f"no smooth influence of a case on the {text.metric(measure.name)} is known")
+        raise _Unknown(f"no smooth influence function of {text.metric(measure.name)} is known")
     if measure.rule not in RULES:
-        raise _Unknown(f"the rule {measure.rule!r} is of another version")
+        raise _Unknown(f"the rule {measure.rule!r} is from another version")
     rule = RULES[measure.rule]
     m, repeats, folds, seeds = scores.shape
     influence = np.zeros((m, repeats, seeds, cases.patients))
@@ -297,7 +297,7 @@ def _influences(
         found, positives = _reproduced(rule, own, positives, float(scores[at]))
         phi = by_patient(found, own.patients, cases.patients)
         if phi is None:
-            raise _Unknown("a class or region has a single patient in a fold")
+            raise _Unknown("a class or region has only one patient in a fold")
         influence[i, r, s] += phi / folds
         grains.append(found.grain)
     return influence, float(np.mean(grains)) / folds**2
@@ -308,7 +308,7 @@ def _reproduced(
 ) -> tuple[Influence, Sequence[int | None]]:
     """Return the influence whose score is the recorded one, and which classes are still possible.
 
-    Which class counts as positive stands in no table; the scores of all trials tell it.
+    No table records which class counts as positive; it is inferred from the scores of all trials.
     """
     if positives is None:
         whole = cases.known("tp") or cases.known("truth") or cases.apart
@@ -321,5 +321,5 @@ def _reproduced(
             found = found or tried
             left.append(positive)
     if found is None:
-        raise _Unknown("the recorded cases do not give the recorded scores again")
+        raise _Unknown("the recorded cases do not reproduce the recorded scores")
     return found, left

@@ -1,8 +1,8 @@
 """The axes of a study one by one: each by its means over the others, and how they interact.
 
-A mean over the losses has a fraction of a cell's noise, so an optimizer's effect is found where no
-single combination's is (the same training, judged once more). Where axes interact, the mean over
-one hides what is best at each of its levels, so that is said instead.
+A mean over the losses has less noise than a single cell, so it may show the effect of an optimizer
+that no single combination shows (from the same training, judged once more). If two axes interact,
+the mean over one hides what is best at each of its levels, so that is reported instead.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from results.verdict.schema import Claim, Interaction, Level, Margin, Within
 class Field:
     """The judged combinations as points of axes, with their evidence (larger is better).
 
-    `sign` is -1 where the metric is better when smaller, as `metric` is then shown.
+    `sign` is -1 for a metric that is better when smaller; means are shown in the metric's own sign.
     """
 
     judged: Sequence[Combination]
@@ -40,11 +40,11 @@ class Field:
         return [axis for axis in self.judged[0].axes if len(set(self.levels(axis))) > 1]
 
     def levels(self, axis: Axis) -> list[str]:
-        """Return the entry of each combination on an axis, by its name; the plain one's too."""
+        """Return the name of each combination's entry on an axis, the plain entry included."""
         return [c.entries[axis.column] or axis.plain or "none" for c in self.judged]
 
     def cells(self, *axes: Axis) -> list[str]:
-        """Return the place of each combination on the other axes that vary, by its name."""
+        """Return the name of each combination's cell: its entries on the other axes that vary."""
         others = [axis.column for axis in self.varied if axis not in axes]
         return [name_of(c.entries[column] for column in others) for c in self.judged]
 
@@ -103,20 +103,22 @@ def _no_claim(axis: Axis) -> Claim:
         "best": None,
         "group": [],
         "lead": None,
-        "sentence": f"No two {axis.key} were judged with the same others, so none is compared on "
-        "average.",
+        "sentence": f"No two {axis.key} were judged with the same other choices, so their averages "
+        "cannot be compared.",
     }
 
 
 def _claim(field: Field, axis: Axis, asked: Asked, left_out: Sequence[str]) -> Claim:
     others = [other.key for other in field.varied if other is not axis]
-    over = f"On average over these {words.listed(others)}" if others else "All else alike"
+    over = f"On average over these {words.listed(others)}" if others else "All else being equal"
     if left_out:
-        over += f" (without {words.listed(left_out)}, which lack some)"
+        over += f" (without {words.listed(left_out)}, where results are missing)"
     said = asked.alike(axis.key)
     if asked.state == "better":
         level = words.percent(field.alpha)
-        said = f"{asked.best} scores better than {asked.others} ({level}); it is {asked.ahead}"
+        said = (
+            f"{asked.best} scores better than {asked.others} (level {level}); it is {asked.ahead}"
+        )
     return asked.claim(axis.column, f"{over}, {said}.")
 
 
@@ -124,13 +126,13 @@ def _claim(field: Field, axis: Axis, asked: Asked, left_out: Sequence[str]) -> C
 
 
 def interactions(field: Field) -> list[Interaction]:
-    """Return, for each two axes on which the judged differ, whether one's best hangs on the other.
+    """Return, for each pair of varied axes, whether what is best on one depends on the other.
 
-    Means over the axes that are left; pairs of axes without a common part have no entry.
+    Scores are means over the remaining axes; a pair of axes without common cells has no entry.
     """
     found = []
     for first, second in pairs_of(field.varied, 2):
-        # What is asked for is an optimizer: the best one at each level of another axis.
+        # The question is about optimizers: which is best at each level of another axis.
         inner, outer = (first, second) if first.column == "optimizer" else (second, first)
         one = _interaction(field, inner, outer)
         if one is not None:
@@ -184,15 +186,16 @@ def _depends(
     p = "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
     if not within:
         return (
-            f"That the order of the {inner.key} depends on the {outer.column} is not shown ({p})."
+            f"The results do not show that the order of the {inner.key} depends on the "
+            f"{outer.column} ({p})."
         )
     said = [
-        f"with {each['level']} {each['best']} scores better than the others"
+        f"with {each['level']}, {each['best']} scores better than the others"
         if each["state"] == "better"
-        else f"with {each['level']} {len(each['group'])} may be the best"
+        else f"with {each['level']}, {len(each['group'])} may be the best"
         for each in within
     ]
     return (
         f"The differences between {inner.key} depend on the {outer.column} ({p}), so their average "
-        f"says little: {words.listed(said)} (each at {words.percent(alpha)})."
+        f"says little: {'; '.join(said)} (each at level {words.percent(alpha)})."
     )

@@ -1,15 +1,15 @@
-"""What to do next: what the uncertainty comes from, and what would decide, for what price.
+"""What to do next: where the uncertainty comes from, what would decide, and at what price.
 
-The variance V of the lead has three parts (`results.statistics.procedure`): patients, whom no
-further training replaces; training sets; seeds. With n', k', R', S' in place of n patients, k
-folds, R repeats and S seeds, and f = 1/(kR) + n_test/n_train,
+The variance V of the lead has three parts (`results.statistics.procedure`): patients, for whom no
+further training is a substitute; training sets; seeds. With n', k', R', S' in place of n patients,
+k folds, R repeats and S seeds, and f = 1/(kR) + n_test/n_train,
 
     V' = n/n' (patients + (k' f' / (k f)) (training + seeds S/S')),
 
-since what training adds to a fold goes with what patients add to it, which goes with k: more
-patients make training vary less too, so they may decide what the patients tested leave no doubt of.
-A lead is decided where the half-width of its interval is at most the lead as it stands, or the
-margin.
+since what training adds to a fold is proportional to what patients add to it, which is proportional
+to k. More patients also make training vary less, so they may decide a lead even if the patients
+tested contribute little to its uncertainty. A lead is decided if the half-width of its interval is
+at most the present lead, or the margin.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,13 +28,14 @@ from results.verdict.doubts import RowsOf
 from results.verdict.evidence import Known, by_primary, read_cases
 from results.verdict.schema import Next, OfDataset, Option
 
-# More seeds, repeats or folds than this nobody would train. Assumption.
+# Nobody would train more seeds, repeats or folds than this. Assumption.
 _MOST = 10
-# More times the patients of today than this nobody would gather: no number is named. Assumption.
+# Nobody would gather more than this multiple of the present patients, so no number is named beyond
+# it. Assumption.
 _MOST_TIMES = 100
 _Trained = Literal["repeats", "seeds", "folds"]
 
-# Below this a lead is rounding, and no number of patients decides it. As the procedure has it.
+# A lead below this is rounding, and no number of patients decides it (as in the procedure).
 _ROUNDING = 1e-12
 
 
@@ -51,7 +52,7 @@ class _Design:
     seed: float
 
     def variance(self, *, folds: int, repeats: int, seeds: int) -> float:
-        """Return the variance to expect with other numbers, of as many patients."""
+        """Return the expected variance with other numbers of each, and as many patients."""
         now = self.folds * mean_variance_factor(self.folds * self.repeats, self.ratio)
         ratio = self.ratio * (self.folds - 1) / (folds - 1)
         then = folds * mean_variance_factor(folds * repeats, ratio)
@@ -62,8 +63,8 @@ class _Design:
 def one_fold() -> Next:
     """Return what to do after a single fold."""
     return {
-        "sentence": "One fold cannot tell what another training set would change: with five folds "
-        "the claim is of the procedure, not of the models trained here.",
+        "sentence": "One fold cannot show what another training set would change. With five folds "
+        "the claim is about the procedure, not about the models trained here.",
         "options": [],
     }
 
@@ -94,7 +95,7 @@ def what_next(contest: Contest, judged_by: Known, asked: Asked) -> Next:
 
     ways: dict[_Trained, Sequence[int]] = {
         "repeats": range(design.repeats + 1, _MOST + 1),
-        # With one seed, what another would take away is not known.
+        # With one seed, the effect of another is not known.
         "seeds": range(design.seeds + 1, _MOST + 1) if design.seeds > 1 else (),
         "folds": (_MOST,) if design.folds < _MOST else (),
     }
@@ -111,24 +112,24 @@ def what_next(contest: Contest, judged_by: Known, asked: Asked) -> Next:
         options += more
         advice += said
     if design.seeds == 1:
-        advice.append("a second seed would tell how much of the rest is the luck of a seed")
-    takes = f"To decide takes an interval of {words.score(wanted)} to either side, the larger of "
-    takes += f"lead and margin: {'; '.join(advice)}."
+        advice.append("a second seed would show how much of the rest is due to the seed")
+    takes = f"A decision needs an interval of at most ±{words.score(wanted)}, the larger of lead "
+    takes += f"and margin: {'; '.join(advice)}."
     return {"sentence": f"{comes_from} {takes}", "options": options}
 
 
 def _more_patients(patients: int, times: float, wanted: float) -> tuple[list[Option], list[str]]:
-    """Return what `times` the patients of today would do, as an option and in words.
+    """Return the effect of `times` the present patients, as an option and in words.
 
-    No word where fewer would, and no option either where nobody has so many.
+    Both are empty if fewer patients would do; there is no option if nobody has so many.
     """
     needed = int(np.ceil(patients * times))
-    # Where it is narrow enough as it is, but for chance, fewer patients are no advice.
+    # The interval is narrow enough already, but for chance: fewer patients would be no advice.
     if needed <= patients:
         return [], []
     if times > _MOST_TIMES:
-        beyond = f"it takes more than {_MOST_TIMES} times today's {patients}"
-        return [], [f"no practical number of patients would ({beyond})"]
+        beyond = f"it takes more than {_MOST_TIMES} times the present {patients}"
+        return [], [f"no practical number of patients would be enough ({beyond})"]
     option: Option = {
         "what": "patients",
         "number": needed,
@@ -136,8 +137,8 @@ def _more_patients(patients: int, times: float, wanted: float) -> tuple[list[Opt
         "decides": True,
         "seconds": None,
     }
-    why = "since with more of them both training and the test vary less"
-    return [option], [f"about {needed} patients (now {patients}) would, {why}"]
+    why = "since with more patients both training and testing vary less"
+    return [option], [f"about {needed} patients (now {patients}) would be enough, {why}"]
 
 
 def _option(
@@ -149,14 +150,14 @@ def _option(
     wanted: float,
     half_width: Callable[[float], float],
 ) -> Option:
-    """Return the least of `numbers` that decides, or the last where none does."""
+    """Return the smallest of `numbers` that decides, or the last if none does."""
     now = {"folds": design.folds, "repeats": design.repeats, "seeds": design.seeds}
     for number in numbers:
         then = {**now, what: number}
         width = half_width(design.variance(**then))
         if width <= wanted:
             break
-    # Other folds share no trial with these: all are trained anew.
+    # Another number of folds shares no trial with this one: all are trained anew.
     before = 0 if what == "folds" else int(np.prod(list(now.values())))
     trials = (int(np.prod(list(then.values()))) - before) * len(asked.names)
     return {
@@ -169,13 +170,13 @@ def _option(
 
 
 def _seconds(contest: Contest, trials: int) -> float | None:
-    """Return the seconds of so many trials of the judged, None where no time was measured."""
+    """Return the seconds that a number of trials would take, None if no time was measured."""
     known = [wall for c in contest.judged if (wall := c.mean("wall_sec")) is not None]
     return float(np.mean(known)) * trials if known else None
 
 
 def _groups(contest: Contest) -> int | None:
-    """Return how many patients a contest has, by the counts of a trial; None where unknown."""
+    """Return how many patients a contest has, by the counts of a trial; None if unknown."""
     for row in contest.rows:
         parts = [row[f"n_{part}_groups"] for part in ("train", "val", "test")]
         if all(parts):
@@ -191,27 +192,27 @@ def _comes_from(asked: Asked, judged_by: Known) -> str:
     if f.shares is None or f.floor is None:
         why = f" ({judged_by.folds_alone})" if judged_by.folds_alone else ""
         return (
-            "How much of the uncertainty comes from the patients tested is not known: errors are"
-            f" told by the scatter of folds alone{why}."
+            "How much of the uncertainty comes from the patients tested is not known: errors are "
+            f"estimated from the scatter of folds alone{why}."
         )
     parts = [(f.shares.patients, "the patients tested"), (f.shares.training, "training")]
     if f.shares.seed is not None:
         parts[1] = f.shares.training, "the training sets"
         parts.append((f.shares.seed, "the seed"))
     said = [f"{words.percent(round(share, 2))} from {what}" for share, what in parts]
-    said[0] = said[0].replace(" from ", " of the uncertainty of the lead comes from ")
+    said[0] = said[0].replace(" from ", " of the uncertainty of the best one's lead comes from ")
     floor = words.score(f.floor)
     if not float(floor):
         return f"{words.listed(said)}."
     about = "about " if f.floor_is_about else ""
     return (
         f"{words.listed(said)}; with these patients no lead below {about}{floor} can be shown, "
-        "however many seeds."
+        "however many seeds are run."
     )
 
 
 def _advice(design: _Design, options: Sequence[Option]) -> list[str]:
-    """Return in words what more training would do and what it would not."""
+    """Return in words which amounts of further training would decide, and which would not."""
     now = {"repeats": design.repeats, "seeds": design.seeds, "folds": design.folds}
     bring = [each for each in options if each["decides"]]
     fail = [each for each in options if not each["decides"]]
@@ -222,12 +223,12 @@ def _advice(design: _Design, options: Sequence[Option]) -> list[str]:
             price = words.duration(each["seconds"], unknown="an unknown time")
             ways.append(
                 f"{words.count(each['number'], each['what'][:-1])} (now {now[each['what']]}; "
-                f"{price} of trials)"
+                f"{price} of further trials)"
             )
-        said.append(f"about {' or '.join(ways)} would do")
+        said.append(f"about {' or '.join(ways)} would be enough")
     if fail:
         tried = [words.count(each["number"], each["what"][:-1]) for each in fail]
-        said.append(f"{' or '.join(tried)} would not")
+        said.append(f"{' or '.join(tried)} would not be enough")
     return said
 
 
@@ -235,7 +236,7 @@ def _advice(design: _Design, options: Sequence[Option]) -> list[str]:
 
 
 def repeats_decide(found: OfDataset, most: int) -> bool:
-    """Return whether a data set is undecided and at most so many repeats decide it."""
+    """Return whether a data set is undecided and at most `most` repeats would decide it."""
     return found["next"] is not None and any(
         option["what"] == "repeats" and option["decides"] and option["number"] <= most
         for option in found["next"]["options"]
@@ -245,9 +246,9 @@ def repeats_decide(found: OfDataset, most: int) -> bool:
 def none_added(
     datasets: Sequence[OfDataset], *, repeats: int, step: int, looks: int
 ) -> dict[str, str]:
-    """Return, of each undecided data set, why no repeat is added to a finished look of a run.
+    """Return why no repeat is added after a finished look, for each undecided data set of a run.
 
-    Empty where repeats are added, since they can decide some data set, or where all is decided.
+    Empty if repeats are added, since they can decide some data set, or if all are decided.
     """
     last = repeats >= looks * step
     if not last and any(repeats_decide(found, looks * step) for found in datasets):
@@ -265,17 +266,17 @@ def _none_since(found: OfDataset, most: int, looks: int, last: bool) -> str:
     options = found["next"]["options"] if found["next"] else []
     option = next((each for each in options if each["what"] == "repeats"), None)
     if option is None or found["lead"] is None:
-        return "what more of them would do is not known"
+        return "the effect of more repeats is not known"
     if option["decides"]:
         return (
-            f"to decide takes about {option['number']} repeats, and {looks} looks have at most "
+            f"a decision needs about {option['number']} repeats, and {looks} looks allow at most "
             f"{most}"
         )
     lead, margin = found["lead"]["estimate"], found["margin"]
     what, wanted = ("lead", lead) if lead >= margin else ("margin", margin)
     return (
-        f"with {words.count(option['number'], 'repeat')} the lead would not be decided either "
-        f"(half-width {words.score(option['half_width'])} to expect, the {what} is "
+        f"even {words.count(option['number'], 'repeat')} would not decide the lead (expected "
+        f"half-width of its interval {words.score(option['half_width'])}, {what} "
         f"{words.score(wanted)})"
     )
 
@@ -285,10 +286,10 @@ def _none_since(found: OfDataset, most: int, looks: int, last: bool) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Foreseen:
-    """What a planned study will tell of one data set, from a pilot; `prediction` None: why not.
+    """What a planned study is expected to show on one data set, from a pilot.
 
-    `folds`, `seeds` and `combinations` are those of the pilot that were used; `note` says how it
-    differs from the study.
+    `prediction` is None if the pilot is too small. `folds`, `seeds` and `combinations` are the
+    numbers used of the pilot; `note` says how the pilot differs from the study.
     """
 
     dataset: str
@@ -306,7 +307,7 @@ class Foreseen:
         metric = words.metric(self.metric)
         if self.prediction is None:
             return (
-                f"{self.dataset}: the pilot cannot tell what to expect; it takes two combinations "
+                f"{self.dataset}: the pilot is too small for a forecast; it needs two combinations "
                 "that were scored on the same two folds"
             )
         p = self.prediction
@@ -320,17 +321,17 @@ class Foreseen:
         )
         half = words.score(p.half_width)
         return (
-            f"{self.dataset}: to expect, the best's lead over the next to within {half} {metric} "
-            f"(80 % range {words.score(p.low)} to {words.score(p.high)}); a lead of {half} is "
-            f"found in half of such studies, one of {words.score(p.findable)} in 80 % (from a "
-            f"pilot of {pilot})"
+            f"{self.dataset}: the best one's lead over the next should be known to within {half} "
+            f"{metric} (80 % range {words.score(p.low)} to {words.score(p.high)}); a lead of "
+            f"{half} is found in half of such studies, one of {words.score(p.findable)} in 80 % "
+            f"(from a pilot of {pilot})"
         )
 
 
 def foreseen(contest: Contest, plan: Plan, rows_of: RowsOf, *, alpha: float) -> Foreseen:
-    """Return what a planned study will tell of a data set, from what its pilot has finished.
+    """Return what a planned study is expected to show on a data set, from its pilot's results.
 
-    Of a pilot that is unfinished, the trials that all combinations with a score have in common.
+    Of an unfinished pilot, the trials that all scored combinations have in common are used.
     """
     pilot = _in_common(contest)
     cells = {cell_of(row) for row in pilot[0].scored} if pilot else set()
@@ -350,7 +351,7 @@ def foreseen(contest: Contest, plan: Plan, rows_of: RowsOf, *, alpha: float) -> 
 
 
 def _in_common(contest: Contest) -> list[Combination]:
-    """Return the combinations with a score, each with the trials that all of them have."""
+    """Return the scored combinations, each with only the trials that all of them have."""
     scored = [c for c in contest.combinations if len({fold_of(row) for row in c.scored}) > 1]
     if not scored:
         return []

@@ -1,8 +1,8 @@
-"""A race as the verdict sees it: who was left behind after the first seed, and what that leaves.
+"""A race as the verdict sees it: which combinations were dropped after the first seed.
 
-The first seed of the first repeat decides, by every combination that has it in all folds. Those
-left are compared with what the whole field showed of training's spread, at what the drop left of
-the level: judged as a field of their own they would seem more alike than they are.
+The first seed of the first repeat decides, among the combinations that have it in all folds. The
+remaining ones are compared by the spread of training in the whole field, at the level that the drop
+has left: judged as a field of their own, they would seem more alike than they are.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,9 @@ from results.verdict.evidence import by_primary, read_cases
 
 @dataclass(frozen=True, kw_only=True)
 class Race:
-    """Who of a race is left and who is dropped, by name, and the spread of those left.
+    """The names of those that a race left and dropped, and the spread of those left.
 
-    That spread is what the whole field showed of it. `level` is what the drop took of alpha.
+    The spread is estimated from the whole field. `level` is the part of alpha that the drop used.
     """
 
     left: tuple[str, ...]
@@ -32,17 +32,17 @@ class Race:
     level: float
 
     def of(self, names: Sequence[str]) -> Spread | None:
-        """Return the spread of some of those left; None where one did not race."""
+        """Return the spread of some of those left; None if one of them did not race."""
         if not set(names) <= set(self.left):
             return None
         return self.spread.of(np.array([self.left.index(name) for name in names]))
 
     def in_words(self, left: float) -> str:
-        """Return what the race did, for those who read the verdict, whose level is `left`."""
+        """Return what the race did, as a sentence for a verdict whose level is `left`."""
         field, behind = len(self.left) + len(self.dropped), len(self.dropped)
-        said = f"none of {field} combinations" if not behind else f"{behind} of {field}"
+        said = f"{behind or 'none'} of {field} combinations"
         return (
-            f"A race dropped {said} after the first seed, at level {text.percent(self.level)}; "
+            f"The race dropped {said} after the first seed, at level {text.percent(self.level)}; "
             f"the verdict on those left has level {text.percent(left)}."
         )
 
@@ -50,8 +50,8 @@ class Race:
 def race(contest: Contest, study: Mapping[str, Any], rows_of: RowsOf) -> Race | None:
     """Return how the first seed of a contest ends.
 
-    `study` is the content of study.yaml, whose `race` is the level of the drop. None without a
-    race, and where fewer than two combinations have the first seed in all folds.
+    `study` is the content of study.yaml, whose `race` is the level of the drop. Returns None
+    without a race, or if fewer than two combinations have the first seed in all folds.
     """
     level = study.get("race")
     if level is None:

@@ -3,10 +3,9 @@
 `verdict.schema.json` beside this file says the same as a JSON schema (`python -m
 tests.results.verdict.test_schema` makes it).
 
-A score that is null was not measured. Names of combinations are `model + optimizer + loss`, with
-schedule, regularizer and pretrained weights where a study has them (null: constant, none, from
-scratch), and clinical data and labels (null: none, as given; runs made before there were these lack
-both keys).
+A null score was not measured. Names of combinations are `model + optimizer + loss`, followed by
+schedule, regularizer and pretrained weights if a study has them (null: constant, none, from
+scratch), and by clinical data and labels (null: none, as given; older runs lack both keys).
 """
 
 from typing import Any, Literal, NotRequired
@@ -17,11 +16,11 @@ State = Literal["better", "tie", "undecided", "none"]
 
 
 class Price(TypedDict):
-    """What a trial of the recommended costs, in seconds, and which others cost alike.
+    """What a trial of the recommended costs, in seconds, and which others cost the same.
 
-    `seconds` are those of training, `wall_seconds` of all (null: not measured). `alike` are the
-    members of the tied group whose training time cannot be told from the shortest of it, the
-    recommended among them; `alike_seconds` is [least, greatest] of their times.
+    `seconds` is the training time, `wall_seconds` the whole (null: not measured). `alike` are the
+    members of the tied group whose training time cannot be told from the shortest, including the
+    recommended one; `alike_seconds` is [shortest, longest] of their times.
     """
 
     seconds: float | None
@@ -39,7 +38,7 @@ class Estimate(TypedDict):
 
 
 class Chosen(Estimate):
-    """What inner validation alone would choose; `nested`: where each fold makes its own choice."""
+    """What inner validation alone would choose; `nested`: if each fold makes its own choice."""
 
     name: str
     val_score: float
@@ -48,7 +47,7 @@ class Chosen(Estimate):
 
 
 class Advantage(TypedDict):
-    """Over the best of the others, simultaneous; positive is better, whatever the direction."""
+    """Difference to the best of the others, simultaneous; positive is better for every metric."""
 
     estimate: float
     low: float
@@ -56,7 +55,7 @@ class Advantage(TypedDict):
 
 
 class Lead(TypedDict):
-    """How far the best is ahead of the next, with the interval of this one difference."""
+    """How far the best is ahead of the next, with the interval of this single difference."""
 
     best: str
     over: str
@@ -67,7 +66,7 @@ class Lead(TypedDict):
 
 
 class Shares(TypedDict):
-    """Where the variance of the lead comes from; `seed` is null where every fold has one seed."""
+    """Where the variance of the lead comes from; `seed` is null if every fold has one seed."""
 
     patients: float
     training: float
@@ -75,13 +74,13 @@ class Shares(TypedDict):
 
 
 class Errors(TypedDict):
-    """How sure the comparison is, and why.
+    """How certain the comparison is, and why.
 
-    - `by`: "cases" where each patient's part in the scores is known, "folds" where the scatter of
-      folds alone tells; `reason` says then why.
-    - `shares`: null where `by` is "folds".
+    - `by`: "cases" if each patient's part in the scores is known, "folds" if errors are estimated
+      from the scatter of folds alone; `reason` then says why.
+    - `shares`: null if `by` is "folds".
     - `floor`: the smallest lead that these patients can show, however many seeds and repeats; null
-      where `by` is "folds". `floor_is_about`: one seed of one repeat leaves training's noise in it.
+      if `by` is "folds". `floor_is_about`: a single seed and repeat leave training noise in it.
     """
 
     by: Literal["cases", "folds"]
@@ -95,7 +94,7 @@ class Claim(TypedDict):
     """One question, its answer and the sentence that says it.
 
     `of`: "procedure" (trained anew on other patients; the headline), "models" (the models trained
-    here, on new patients), or "AXIS" (a level of an axis, on average over the other axes).
+    here, on new patients), or the name of an axis (its levels, on average over the other axes).
     """
 
     of: str
@@ -107,7 +106,7 @@ class Claim(TypedDict):
 
 
 class Level(TypedDict):
-    """A level of an axis by its mean over the other axes, beside the best of the other levels."""
+    """A level of an axis by its mean over the other axes, against the best of the other levels."""
 
     name: str
     mean: float
@@ -116,10 +115,10 @@ class Level(TypedDict):
 
 
 class Margin(TypedDict):
-    """The marginal table of an axis: its levels, best first, by means over `cells` of the others.
+    """The marginal table of an axis: its levels, best first, by means over `cells` cells.
 
-    `left_out`: levels, and cells, that some level lacks. `levels` is empty where two levels share
-    no cell; `claim` says so then.
+    A cell is one choice on all other axes. `left_out`: levels and cells without complete results.
+    `levels` is empty if no two levels share a cell; `claim` then says so.
     """
 
     axis: str
@@ -130,7 +129,7 @@ class Margin(TypedDict):
 
 
 class Within(TypedDict):
-    """What is best of one axis at one level of another."""
+    """What is best on one axis at one level of another."""
 
     level: str
     state: State
@@ -151,9 +150,9 @@ class Interaction(TypedDict):
 
 
 class Second(TypedDict):
-    """What another metric says of the same combinations; `agrees`: whether the answer is the same.
+    """What another metric says about the same combinations; `agrees`: whether it answers the same.
 
-    `state` is none, and `agrees` null, where `sentence` says why it tells nothing.
+    If it has no answer, `state` is "none", `agrees` is null and `sentence` says why.
     """
 
     metric: str
@@ -165,11 +164,11 @@ class Second(TypedDict):
 
 
 class Option(TypedDict):
-    """One way to learn more: so many folds, repeats, seeds or patients in all, and what they bring.
+    """One way to learn more: a total `number` of folds, repeats, seeds or patients, and its effect.
 
-    `half_width` of the lead's interval to expect; `decides`: whether it is below the lead.
-    `seconds` of work for what is added, null where no time was measured or where patients are
-    asked for.
+    `half_width`: expected, of the lead's interval. `decides`: whether it is at most the larger of
+    lead and margin. `seconds`: work for what is added; null if no time was measured, and for
+    patients.
     """
 
     what: Literal["folds", "repeats", "seeds", "patients"]
@@ -180,9 +179,9 @@ class Option(TypedDict):
 
 
 class Next(TypedDict):
-    """What to do next, in words, and the ways that were weighed; empty where it is decided.
+    """What to do next, in words, and the options that were considered; none if it is decided.
 
-    More patients are no way where no practical number of them would decide.
+    More patients are no option if no practical number of them would decide.
     """
 
     sentence: str
@@ -190,9 +189,9 @@ class Next(TypedDict):
 
 
 class Rule(TypedDict):
-    """The rule as it stood before the first trial: the study's hash, and what the verdict takes.
+    """The rule as it was before the first trial: the study's hash, and what the verdict uses.
 
-    All but what the footers of the trials tell is null for runs that were begun without it.
+    For runs that began without a recorded rule, what the trials' footers do not say is null.
     `deviations`: data set -> standard deviation of its numbers, of which the margin is a share.
     """
 
@@ -216,12 +215,13 @@ class Seconds(TypedDict):
 class Judged(TypedDict):
     """One combination on one data set.
 
-    - Its entry on each axis: those of `results.tables.axes`, of which this names the first six.
+    - Its entry on each axis of `results.tables.axes`, eight of which are named here.
     - `tuned`, `hparams`: whether its settings were searched for, and every setting of its optimizer
-      (null: no trial yet; `hparams` also where its trials differ).
-    - `note`: why it is not judged, or null; `reasons`: what its failed and diverged trials said.
-    - `test_low`, `test_high`: of its own, not simultaneous; null with one fold.
-    - `last_test_score`: by the weights that training ended with, not by those chosen.
+      (null: no trial yet; `hparams` also if its trials differ).
+    - `note`: why it is not judged, or null; `reasons`: those of its failed, diverged and dropped
+      trials.
+    - `test_low`, `test_high`: its own interval, not simultaneous; null with one fold.
+    - `last_test_score`: by the weights at the end of training, not by the chosen ones.
     - `steady`: whether its spread is the typical one of the field, or null.
     """
 
@@ -265,13 +265,13 @@ class OfDataset(TypedDict):
     - `settings`: in words, which learning rates were compared and whether any was tuned; null
       before the first trial.
     - `margin`: a difference that does not matter, in `unit`; `alpha`: the level of all claims and
-      intervals here, the study's less what a race or several looks took of it.
+      intervals here, that of the study less what a race or several looks used of it.
     - `tied_group`: all that cannot be told from the best.
-    - `expected`: trials of a combination; `test_train_ratio`: cases of a test fold by those of its
+    - `expected`: trials per combination; `test_train_ratio`: cases in a test fold over those in its
       training part.
-    - `claims`: the procedure first (its sentence opens `reason`), then the models trained here,
-      then an optimizer over the losses and any other axis of several levels; empty without a
-      comparison, as are `margins`, `interactions` and `second`.
+    - `claims`: first the procedure (its sentence opens `reason`), then the models trained here,
+      the optimizer and every other axis with several levels; empty without a comparison, as are
+      `margins`, `interactions` and `second`.
     - `lead`, `errors`, `next`: null without a comparison.
     - `combinations`: the judged, best first, then the others.
     """
@@ -306,7 +306,7 @@ class OfDataset(TypedDict):
 
 
 class Rank(TypedDict):
-    """A recipe's mean rank over data sets, and its p-value against the best where one is given."""
+    """A recipe's mean rank over data sets, and its p-value against the best if there is one."""
 
     name: str
     mean_rank: float
@@ -326,7 +326,7 @@ class Across(TypedDict):
 class Verdict(TypedDict):
     """The verdict of a run; `across` is null with one data set, `statuses` counts trials.
 
-    `rule`: as it stood before the first trial, null where nothing recorded it.
+    `rule`: as it was before the first trial, null if it was not recorded.
     """
 
     version: int

@@ -1,7 +1,7 @@
 """The verdict of a run: one for each data set, and one across them.
 
-A study states the rule before it runs; `results.statistics` has the formulas,
-`results.verdict.combinations` says what is judged, `results.verdict.evidence` by what, and
+A study states the rule before it runs. `results.statistics` has the formulas,
+`results.verdict.combinations` says what is judged, `results.verdict.evidence` on what evidence, and
 `results.verdict.schema` lists the keys.
 """
 
@@ -54,10 +54,10 @@ from results.verdict.schema import (
 )
 from results.verdict.sentences import choice, margin_counted, no_verdict, settings_compared
 
-#: Raised when a key of the verdict changes its meaning. 2: errors are told by cases where they are
-#: known; `lead`, `errors`, `claims`, `margins`, `interactions`, `second`, `next` and `rule` came,
-#: `steady` took the place of `error_sd`; `critical_value` and `degrees_of_freedom` went, which
-#: differ from pair to pair now.
+#: Raised when a key of the verdict changes its meaning. 2: errors are estimated from cases where
+#: possible; `lead`, `errors`, `claims`, `margins`, `interactions`, `second`, `next` and `rule` are
+#: new; `steady` replaces `error_sd`; `critical_value` and `degrees_of_freedom`, which now differ
+#: from pair to pair, are gone.
 VERDICT_VERSION = 2
 
 _MEANS = {
@@ -80,11 +80,11 @@ def verdict(
 ) -> Verdict:
     """Return the verdict of a run from its contests.
 
-    `study` is the content of study.yaml, {} where there is none; its `alpha` and `margin` rule, the
-    latter as `margin_of` counts it on each data set.
-    `rows_of(table, trial ids)` gives the rows of other tables, by which cases are paired and some
-    warnings are found. `rule` is what was fixed before the first trial. `cases_of` is asked for
-    cases, which it may have read before; None reads them by `rows_of`.
+    `study` is the content of study.yaml, {} if there is none; its `alpha` and `margin` decide, the
+    latter as `margin_of` counts it on each data set. `rows_of(table, trial ids)` gives the rows of
+    other tables, which pair the cases and lead to some of the warnings. `rule` is what was fixed
+    before the first trial. `cases_of` gives the cases, which it may have read before; None reads
+    them by `rows_of`.
     """
     cases_of = cases_of or partial(read_cases, rows_of=rows_of)
     rows = [row for contest in every for row in contest.rows]
@@ -127,9 +127,9 @@ def _judgement(
     cases_of: CasesOf,
     raced: Race | None,
 ) -> _Judgement | None:
-    """Compare the judged of a contest; None where there is nothing to compare by.
+    """Compare the judged combinations of a contest; None if there is nothing to compare.
 
-    After a race that dropped some, by what the whole field showed of training's spread.
+    After a race that dropped some, the spread of training is that of the whole field.
     """
     judged = contest.judged
     if len(judged) < 2:
@@ -253,15 +253,15 @@ def _judge(
 
 
 def _looks(study: Mapping[str, Any]) -> int | None:
-    """Return how often a study may look at most, None where it does not add repeats."""
+    """Return the most looks that a study may take, None if it does not add repeats."""
     rule = study.get("until_decided")
     return None if rule is None else int(rule["looks"])
 
 
 def _looked(looks: int, alpha: float) -> str:
     return (
-        f"Repeats are added to this study until it is decided, in {looks} looks at most, which "
-        f"share its level: each, this one too, has level {words.percent(alpha)}."
+        f"Repeats are added to this study until it is decided, in at most {looks} looks, which "
+        f"share its level: each of them, including this one, has level {words.percent(alpha)}."
     )
 
 
@@ -293,9 +293,9 @@ def _reason(
 def _recommended(
     contest: Contest, tied: Sequence[Combination], alpha: float
 ) -> tuple[Combination | None, Price | None]:
-    """Return the quickest to train of the tied group, with its price; by score without times.
+    """Return the fastest to train of the tied group, with its price; without times, the best score.
 
-    Of those whose training time cannot be told from the shortest it is the one with the best score.
+    Of those whose training time cannot be told from the shortest, it is the one that scores best.
     """
 
     def score(combination: Combination) -> float:
@@ -319,7 +319,7 @@ def _recommended(
 def _alike(
     contest: Contest, tied: Sequence[Combination], quickest: Combination, alpha: float
 ) -> list[str]:
-    """Return the names of those whose training time cannot be told from the quickest's, its too."""
+    """Return the names of those whose training time cannot be told from that of `quickest`."""
     columns = [c.by_fold("train_sec") for c in tied]
     whole = [i for i, c in enumerate(columns) if len(c) == len(contest.folds) and min(c.values())]
     own = tied.index(quickest)
@@ -331,10 +331,10 @@ def _alike(
 
 
 def _same_price(seconds: np.ndarray, cheapest: int, *, alpha: float) -> np.ndarray:
-    """Return (m,) bool: whose price cannot be told from the cheapest's, (m, k) seconds by fold.
+    """Return (m,) bool: which prices cannot be told from the cheapest, of (m, k) seconds by fold.
 
-    Paired t-tests on log seconds, Bonferroni over the m - 1 comparisons; one fold tells nothing, so
-    all are alike then.
+    Paired t-tests on log seconds, Bonferroni over the m - 1 comparisons. One fold cannot tell any
+    apart, so all are alike then.
     """
     log = np.log(seconds)
     m, k = log.shape
@@ -352,8 +352,8 @@ def _by_validation(
     """Return what inner validation alone would have chosen, and the honest estimate of its score.
 
     The test folds had no part in the choice, so its test score is not the luckiest of many. One
-    doubt remains: cases of one test fold were in the inner validation of other folds. `nested` is
-    free of it: each fold chooses by its own inner validation.
+    doubt remains: cases of a test fold were in the inner validation of other folds. `nested` avoids
+    this: each fold chooses by its own inner validation.
     """
     judged, folds = contest.judged, contest.folds
     if found is None or len(folds) < 2:
@@ -377,12 +377,12 @@ def _by_validation(
     }
 
 
-# The rule of a metric -> the scale on which its interval is taken; the others as they are.
+# The rule of a metric -> the scale on which its interval is computed; others stay as they are.
 _SCALES: dict[str | None, Scale] = {"delong": "logit", "share right": "wilson"}
 
 
 def _interval(contest: Contest, known: Known, i: int, alpha: float) -> tuple[float, float]:
-    """Return the interval of one judged combination's score, cases told where they are known."""
+    """Return the interval of one judged combination's score, by cases where they are known."""
     evidence = known.evidence
     measure = Measure.of(contest.metric, contest.described[contest.metric])
     own = interval(
@@ -399,13 +399,13 @@ def _interval(contest: Contest, known: Known, i: int, alpha: float) -> tuple[flo
 def _by_folds(
     contest: Contest, scores: Sequence[float] | np.ndarray, alpha: float
 ) -> tuple[float, float]:
-    """Return the interval of fold scores, two at least, from their scatter alone."""
+    """Return the interval of the mean of at least two fold scores, from their scatter alone."""
     _, low, high = corrected_interval(scores, test_train_ratio=contest.ratio, alpha=alpha)
     return _within(contest, low, high)
 
 
 def _within(contest: Contest, low: float, high: float) -> tuple[float, float]:
-    """Return an interval whose ends lie where the metric has values."""
+    """Return an interval cut to the range of the metric."""
     return max(low, contest.bounds[0]), min(high, contest.bounds[1])
 
 
@@ -416,7 +416,7 @@ def _in_order_of(contest: Contest, described: Sequence[Judged]) -> list[Judged]:
 
 
 def _hparams(combination: Combination) -> dict[str, Any] | None:
-    """Return every setting of the optimizer, None where no trial has any or the trials differ."""
+    """Return every setting of the optimizer, None if no trial has any or the trials differ."""
     found = {row["hparams"] for row in combination.trials if row["hparams"]}
     settings: dict[str, Any] | None = (
         json.loads(found.pop(), parse_constant=str) if len(found) == 1 else None
@@ -432,13 +432,13 @@ def _tuned(combination: Combination) -> bool | None:
 
 
 def _points(contest: Contest) -> int | None:
-    """Return the points of a search that all tuned trials have in common, None without."""
+    """Return the number of search points if all tuned trials have the same one, else None."""
     found = {row.get("points") for row in contest.rows if row["tuned"]}
     return found.pop() if len(found) == 1 else None
 
 
 def _described(contest: Contest, found: _Judgement | None, alpha: float) -> list[Judged]:
-    """Return one row a combination: the judged, best first, then the others by state and name."""
+    """Return one row per combination: the judged, best first, then the others by state and name."""
     judged = contest.judged
     rows: list[Judged] = []
     for combination in contest.combinations:
@@ -479,7 +479,7 @@ def _described(contest: Contest, found: _Judgement | None, alpha: float) -> list
             )
         elif len(folds) > 1:
             row["test_low"], row["test_high"] = _by_folds(contest, list(folds.values()), alpha)
-        # Built as a plain mapping: the axes, whose columns are among its keys, are a table's.
+        # Built as a plain mapping, since some of its keys are the columns of the table of axes.
         rows.append(cast("Judged", row))
     return sorted(rows, key=lambda row: _place(row, contest.sign))
 
@@ -496,10 +496,10 @@ def _reasons(combination: Combination) -> list[str]:
 
 
 def _seconds(combination: Combination) -> Seconds | None:
-    """Return where the seconds of a trial went, means over folds; None where not all was measured.
+    """Return where the seconds of a trial went, means over folds; None unless all were measured.
 
-    `train_sec` holds the wait for data; the optimizer's share of the rest is that of the median
-    optimizer step in the median step.
+    `train_sec` includes the wait for data. The optimizer's share of the rest is its median step
+    over the median of whole steps.
     """
     names = ("setup_sec", "train_sec", "data_wait_sec", "eval_sec", "step_ms_p50")
     setup, train, wait, evaluation, step = (combination.mean(name) for name in names)

@@ -146,7 +146,7 @@ def test_the_rule_stands_before_the_first_trial(study, tmp_path):
     (ended.folder / "study.yaml").write_text(yaml.safe_dump(content | {"margin": 0.3}))
     warning, *others = ended.verdict["datasets"][0]["warnings"]
     assert others == before
-    assert warning.startswith("margin was 0.01 before the first trial, and study.yaml says 0.3 now")
+    assert warning.startswith("margin was 0.01 before the first trial, but study.yaml now says 0.3")
     # A rule of before deviations is one.
     (ended.folder / "study.yaml").write_text(yaml.safe_dump(content))
     older = {key: value for key, value in rule.items() if key != "deviations"}
@@ -349,8 +349,8 @@ def test_trials_run_side_by_side_as_one_after_the_other(study, monkeypatch):
     metrics = [sorted(map(str, read(e.folder, "metrics").to_pylist())) for e in (one, two)]
     assert metrics[0] == metrics[1]
     # Seconds of trials side by side are noise: prices come of a measurement of each alone.
-    assert "have `medopt price` measure" in two.page.read_text()
-    assert "have `medopt price` measure" not in one.page.read_text()
+    assert "let `medopt price` measure" in two.page.read_text()
+    assert "let `medopt price` measure" not in one.page.read_text()
 
 
 @pytest.mark.ray

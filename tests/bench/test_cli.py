@@ -145,8 +145,8 @@ def test_a_study_is_tuned_and_its_plan_says_what_that_takes(medopt, study, tmp_p
     assert "12 trials, 8 of them points of the search" in medopt("plan", study, "--points", 2)[1]
     status, out, _ = medopt("tune", study, "--points", 2)
     assert status == 0
-    assert "Every optimizer was tuned, with its defaults and 1 draw from its space" in out
-    assert "a lead is one of this configuration" in out
+    assert "with its defaults and 1 draw from its search space" in out
+    assert "a lead belongs to the configuration" in out
     assert "runs/small-tuned/report.html" in out
     status, _, err = medopt("tune", study, "--points", 1)
     assert (status, "tuning.points" in err) == (2, True)
@@ -499,7 +499,7 @@ def test_the_status_of_a_run_while_it_goes_on_when_it_is_killed_and_when_it_is_d
     words = medopt("status", run)[1]
     assert f"small: {done} of 6 trials done, {6 - done} left" in words
     assert "is gone" in words
-    assert "`medopt run` goes on" in words
+    assert "`medopt run` resumes the run" in words
 
     assert medopt("run", study)[0] == 0
     found = said()
@@ -752,7 +752,7 @@ def test_a_terminal_of_few_letters_is_no_reason_to_end(tmp_path):
         check=False,
     )
     assert done.returncode == 2
-    assert b"stands twice" in b" ".join(done.stderr.split())
+    assert b"appears twice" in b" ".join(done.stderr.split())
     assert b"Traceback" not in done.stderr
 
 

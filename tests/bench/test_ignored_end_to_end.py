@@ -75,7 +75,7 @@ def test_from_files_to_verdict_and_page(tmp_path: Path, monkeypatch: pytest.Monk
         assert case["tp"] + case["fp"] + case["fn"] + case["tn"] == counted[case["case_id"]]
     left = CASES * SIDE**2 - sum(counted.values())
     share = f"{100 * left / (CASES * SIDE**2):.2f} % of all"
-    assert "voxels that are ignored" in page.read_text()
+    assert "ignored voxels" in page.read_text()
     assert f"{left} ({share})" in page.read_text()
     # Its recipes take the labels as they are in the store.
     mask = torch.from_numpy(np.asarray(store.mask(0))[None].astype(np.int64))

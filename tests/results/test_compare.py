@@ -79,9 +79,9 @@ def test_what_got_better_and_worse_is_found_in_pairs(tmp_path):
     assert side.why == ""
     words = "\n".join(in_words(found))
     assert words.startswith("From first to second")
-    assert "scans, Dice: 3 combinations in both (1 better, 1 worse, 1 cannot be told apart" in words
+    assert "scans, Dice: 3 combinations in both (1 better, 1 worse, 1 not distinguishable" in words
     assert "Paired on the same cases and folds; intervals of 98.33 % each." in words
-    assert "Cases are equal within 0.012 % of the largest score" in words
+    assert "Cases count as equal within 0.012 % of the largest score" in words
 
 
 def test_the_interval_is_that_of_the_corrected_paired_t_test(tmp_path):
@@ -158,8 +158,8 @@ def test_slower_is_said_beyond_noise_on_one_device_alone(tmp_path):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"prefix": "d"}, "no case in common (other data, or ids made with another key)"),
-        ({"folds": 4}, "5 folds then, 4 now"),
+        ({"prefix": "d"}, "no cases in common (other data, or ids made with another key)"),
+        ({"folds": 4}, "5 folds before, 4 now"),
     ],
 )
 def test_other_cases_or_folds_are_not_paired(tmp_path, options, why):

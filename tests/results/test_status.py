@@ -121,12 +121,12 @@ def test_the_words(run):
     assert in_words(status(run, NOW)) == [
         "small: 2 of 10 trials done, 8 left, about 19 min 56 s to go",
         "  1 failed, 1 ok",
-        f"  process {os.getpid()} on {socket.gethostname()} runs it; it wrote this 4 s ago",
+        f"  process {os.getpid()} on {socket.gethostname()} runs it and wrote this 4 s ago",
         "  has 1 trial in hand, 1 lane on node7",
         "  process 1: d · net · adam · ce · fold 0 · seed 0",
         "    epoch 3 of 9, Dice 0.500 on inner validation, last step 6 s ago",
         "  failed, 1 trial: ValueError: planted",
-        "  100 samples/s while a trial trains, 20 % of it waiting for data",
+        "  100 samples/s while a trial trains, 20 % of the time waiting for data",
     ]
 
 
@@ -205,7 +205,7 @@ def test_a_run_of_an_older_version_is_told_by_its_tables(run):
     trial(run, "s", ago=100, status="skipped")
     found = status(run, NOW)
     assert (found.driver.state, found.total, found.left, found.done) == ("unknown", None, None, 1)
-    assert "no driver has said how far it is" in " ".join(in_words(found))
+    assert "no driver has written its progress" in " ".join(in_words(found))
 
 
 def test_trials_that_lost_files_are_not_done(run):
@@ -242,5 +242,5 @@ def test_what_is_no_run_or_no_state_is_a_sentence(tmp_path):
     (tmp_path / "study.yaml").write_text("name: small\n")
     for wrong in ("", "{", "[]", '{"version": 1}', '{"__reduce__": "os.system"}'):
         (tmp_path / module.FILE).write_text(wrong)
-        with pytest.raises(RunError, match=r"status\.json is damaged or of another version"):
+        with pytest.raises(RunError, match=r"status\.json is damaged or from another version"):
             status(tmp_path)

@@ -8,17 +8,17 @@ import numpy as np
 
 from results import text
 
-# A scale goes at least this far to either side: ten of the last digits that are shown.
+# A scale extends at least this far to either side: ten units of the last digit shown.
 _FINEST = 0.01
 
 
 def bars(rows: Sequence[Mapping[str, Any]], *, grouped: str) -> list[dict[str, Any]]:
     """Return {"bar", "said"} for each of rows with an `advantage`, on a scale in percent.
 
-    `grouped` is the key that says whether a row is of the group that may be the best. An unsteady
-    one may have an interval many times as wide as the others': the scale ends at three times the
-    typical reach, and what goes past it is cut. It is no finer than the numbers beside it, so that
-    an interval that reads 0.000 to 0.000 has no length. A row without an advantage has no bar.
+    `grouped` is the key that says whether a row is in the group that may be the best. An unsteady
+    row may have an interval many times as wide as the others, so the scale ends at three times the
+    typical reach and what goes beyond is cut. It is no finer than the printed numbers, so that an
+    interval that reads 0.000 to 0.000 has no length. A row without an advantage has no bar.
     """
     compared = [row for row in rows if row["advantage"]]
     lows = [-row["advantage"]["low"] for row in compared]
@@ -26,7 +26,7 @@ def bars(rows: Sequence[Mapping[str, Any]], *, grouped: str) -> list[dict[str, A
     left = min(max(lows, default=0), 3 * float(np.median(lows or [0])) or math.inf)
     right = max(highs, default=0)
     if left + right < 2 * _FINEST:
-        # Equals may differ by rounding alone: stretched to a whole scale that would look like much.
+        # Equals may differ by rounding alone, which would look large if stretched to a whole scale.
         left = right = _FINEST
     span = left + right
     alone = sum(row[grouped] for row in compared) == 1

@@ -1,4 +1,4 @@
-"""The ranking had training ended at a part of its budget: a ranking that flips says little."""
+"""The ranking if training had ended at a part of its budget: one that flips says little."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,9 +14,9 @@ from results.tables.store import read
 from results.verdict.combinations import Contest, Row, fold_of
 from results.verdict.schema import OfDataset
 
-# Parts of the budget, and how the page calls them.
+# Parts of the budget, and their names on the page.
 PARTS = {0.25: "a quarter", 0.5: "half", 1.0: "the whole"}
-# The folder of a run that holds its study trained with twice the budget, and how that is called.
+# The folder of a run with its study trained at twice the budget, and the name of that part.
 DOUBLED, TWICE = "doubled", "twice"
 
 
@@ -25,9 +25,9 @@ def budgets(
 ) -> dict[str, Any] | None:
     """Return the ranking by inner validation at parts of the budget; None for fewer than two.
 
-    By the best look that lies within a part, as early stopping would choose; of a tuned run by the
-    best point of each fold, as its search would. A combination that has no look within the smallest
-    part in some fold is left out of the ranking.
+    It goes by the best look within a part, as early stopping would choose; for a tuned run by the
+    best point of each fold, as its search would choose. A combination without a look within the
+    smallest part in some fold is left out.
     """
     epochs = _epochs_of(run.study, contest.dataset)
     names = [row["name"] for row in found["combinations"] if row["state"] == "judged"]
@@ -66,7 +66,7 @@ def budgets(
     }
 
 
-# What a part of the budget is called -> a combination's name -> its mean, None where it has none.
+# Name of a part of the budget -> name of a combination -> its mean, None if it has none.
 _Means = dict[str, dict[str, float | None]]
 
 
@@ -88,7 +88,7 @@ def _means(
 
 
 def _means_of_twice(folder: Path, contest: Contest, names: Sequence[str], epochs: int) -> _Means:
-    """Return the means at twice the budget; nothing where that was not trained."""
+    """Return the means at twice the budget; {} if that was not trained."""
     if not (folder / "study.yaml").exists():
         return {}
     run = made_of(folder, lambda whole: whole)
@@ -99,21 +99,21 @@ def _means_of_twice(folder: Path, contest: Contest, names: Sequence[str], epochs
 
 
 def _epochs_of(study: Mapping[str, Any], dataset: str) -> int | None:
-    """Return the budget of a data set in epochs, None where the study does not say."""
+    """Return the budget of a data set in epochs, None if the study does not say."""
     entries = [e for e in study.get("data", ()) if isinstance(e, Mapping) and label(e) == dataset]
     own = entries[0].get("epochs") if entries else None
     epochs = own or study.get("epochs")
     return epochs if isinstance(epochs, int) else None
 
 
-# (epochs spent, score) of each look at inner validation, by trial.
+# Trial id -> (epochs spent, score) of each look at inner validation.
 Courses = dict[str, list[tuple[float, float]]]
 
 
 def _looks(run: Recorded, contest: Contest) -> tuple[dict[str, list[Row]], Courses]:
-    """Return the trials of each combination that a budget is judged by, and their looks.
+    """Return the trials of each combination by which a budget is judged, and their looks.
 
-    Of a combination that was tuned these are its points.
+    For a tuned combination these are its points.
     """
     tried = tried_points(run, contest.dataset)
     trials = {
@@ -140,9 +140,9 @@ def _looks(run: Recorded, contest: Contest) -> tuple[dict[str, list[Row]], Cours
 def _mean_of_folds(
     contest: Contest, rows: list[Row], courses: Courses, epochs: float
 ) -> float | None:
-    """Return the mean over folds of the best look within so many epochs; None without one.
+    """Return the mean over folds of the best look within `epochs`; None without one.
 
-    Seeds are averaged, of points the best is taken.
+    Seeds are averaged; of several points the best is taken.
     """
     folds: dict[tuple[tuple[int, int], int], list[float]] = {}
     for row in rows:

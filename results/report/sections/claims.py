@@ -1,4 +1,4 @@
-"""What a run tells of the papers' claims, for the page."""
+"""What a run shows about the papers' claims, for the page."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from results.run_folder import Recorded
 
 
 def claims(run: Recorded) -> dict[str, Any] | None:
-    """Return {"answered", "unanswered", "note"}; None where no claim is answered."""
+    """Return {"answered", "unanswered", "note"}; None if no claim is answered."""
     found = claims_of([run])
     if not found["answered"]:
         return None

@@ -1,4 +1,4 @@
-"""The three questions with their answers, and what another metric says: for the page."""
+"""The three questions with their answers, and what other metrics say, for the page."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from results import text
 
 _ASKED = {
-    "procedure": "Trained anew on as many patients like these",
+    "procedure": "If trained anew on as many similar patients",
     "models": "The models trained here, on new patients",
 }
 
@@ -15,7 +15,7 @@ def answers(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return each question of a data set's verdict with its state and sentence."""
     claims = [
         {
-            "asked": _ASKED.get(claim["of"], f"The {claim['of']}, on average over the others"),
+            "asked": _ASKED.get(claim["of"], f"The {claim['of']}, on average over the rest"),
             "state": claim["state"],
             "badge": text.STATES[claim["state"]] if claim["state"] != "none" else "No claim",
             "sentence": claim["sentence"],
@@ -35,10 +35,10 @@ def answers(found: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def leading(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the claims on single axes that answer where no combination could be told from others.
+    """Return the claims on single axes that are decided although no combination is.
 
-    Those found better or alike on average; not of axes whose order depends on another one, of which
-    an average says little.
+    Those are better or tied on average. Axes whose order depends on another axis are left out,
+    since an average says little there.
     """
     if found["state"] != "undecided":
         return []

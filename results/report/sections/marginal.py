@@ -1,4 +1,4 @@
-"""The axes one by one, by their means over the others, with how they interact: for the page."""
+"""The axes one by one, by their means over the others, and how they interact, for the page."""
 
 from collections.abc import Mapping
 from typing import Any

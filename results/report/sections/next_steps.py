@@ -1,4 +1,4 @@
-"""Where the uncertainty comes from, and what would decide, for what price: for the page."""
+"""Where the uncertainty comes from, what would decide, and at what price, for the page."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ _NAMES = {"patients": "patients tested", "training": "training sets", "seed": "s
 
 
 def next_steps(found: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the shares of the uncertainty, and the ways to decide; None without a comparison."""
+    """Return the shares of the uncertainty and the ways to decide; None without a comparison."""
     if found["next"] is None:
         return None
     shares = found["errors"]["shares"] or {}

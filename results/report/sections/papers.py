@@ -1,4 +1,4 @@
-"""A published study beside ours: its figures, before and after, and how both were made."""
+"""A published study beside ours: its figures before and after, and how both were made."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,7 @@ from results.run_folder import Recorded
 from results.tables.tasks import TASKS
 from results.verdict.combinations import Combination, Contest
 
-# Lines of the page's table of test metrics, of a combination.
+# Lines of the page's table of test metrics of a combination.
 Lines = Sequence[Mapping[str, Any]]
 
 
@@ -23,11 +23,11 @@ def paper(
     shown: tuple[str, Lines] | None,
     lines_of: Callable[[Combination], Lines],
 ) -> dict[str, Any] | None:
-    """Return what the page sets beside a published study; None for data that it is not of.
+    """Return what the page shows beside a published study; None for data that it does not cover.
 
-    Ours are the combinations of the study that are its recipes, before and after; where it has not
-    both, `shown`, the name and metrics of the one that the page shows. `lines_of(combination)`
-    gives the metrics of one.
+    Ours are the combinations that match its recipes, before and after. If the run does not have
+    both, it is `shown`: the name and metrics of the combination that the page shows.
+    `lines_of(combination)` gives the metrics of a combination.
     """
     study = published(contest.task, data)
     if study is None or shown is None:
@@ -79,9 +79,9 @@ def _best(contest: Contest, side: Side) -> Combination | None:
 
 
 def _values(study: Published, task: str, lines: Lines) -> dict[str, tuple[str, str, float]]:
-    """Return key -> (metric of the paper, how ours is called, value) of lines that count the same.
+    """Return key -> (metric of the paper, name of ours, value) of lines that count the same.
 
-    Of all regions, all sizes and images as they are, and not by units that the paper does not have.
+    These are over all regions, all sizes and undegraded images, in units that the paper has too.
     """
     found: dict[str, tuple[str, str, float]] = {}
     for row in lines:
@@ -104,7 +104,7 @@ def _values(study: Published, task: str, lines: Lines) -> dict[str, tuple[str, s
 
 
 def _bars(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return {"label", "value", "width", "after"} of each bar, in percent of 1."""
+    """Return {"label", "value", "width", "after"} of each bar, widths in percent of 1."""
     bars = []
     for line in lines:
         for who, values in (("here", line["ours"]), ("Xue", line["theirs"])):
@@ -142,7 +142,7 @@ def _steps(
     how = f"{combination.entries['optimizer']}{f', rate {rate:g}' if rate else ''}"
     return [
         f"{data.get('cases', row['n_train_cases'])} cases of {contest.dataset}",
-        f"patches of {' × '.join(map(str, patch))}" if patch else "patches as cases are large",
+        f"patches of {' × '.join(map(str, patch))}" if patch else "patches as large as the cases",
         f"intensities: {entry.get('normalize') or run.study.get('normalize', 'z-score')}",
         f"augmentation: {augmented}",
         combination.entries["model"],

@@ -1,4 +1,4 @@
-"""The price of training until it is good enough: a table a data set, and profiles of optimizers."""
+"""The price of training to a target: a table per data set, and profiles of optimizers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from results.report.looks import COLOURS, DASHES, stroke
 from results.run_folder import Recorded
 from results.statistics import profiles
 
-# Profiles that one figure shows: more are not told apart.
+# Most profiles in one figure: more cannot be distinguished.
 _PROFILES = min(len(COLOURS), len(DASHES))
 _NEVER = "not reached"
 
@@ -28,7 +28,7 @@ def of_run(run: Recorded) -> list[Prices | None]:
 def table(found: Prices | None, short: Mapping[str, str]) -> dict[str, Any] | None:
     """Return what the template shows of one data set, the cheapest first; None without prices.
 
-    Those of one price (none reached the target, no price is known) come in the order of samples.
+    Those with equal prices (none reached the target, or no price is known) are in order of samples.
     """
     if found is None:
         return None
@@ -65,7 +65,7 @@ def _seconds(value: float | None) -> str:
 def of_optimizers(every: Sequence[Prices | None]) -> dict[str, Any] | None:
     """Return the profiles and scores of the optimizers over all problems of a run, best first.
 
-    None where fewer than two ran the same problems to an end.
+    None if fewer than two finished the same problems.
     """
     found = contenders([one for one in every if one is not None])
     if found is None:
@@ -118,7 +118,7 @@ def _drawn(
             for place, colour, dash in zip(shown, COLOURS, DASHES, strict=False)
         ],
         name=name,
-        x_label=f"{what} to the target / the least of any optimizer",
+        x_label=f"{what} to the target / least of any optimizer",
         y_label="share of problems",
         alt=f"Performance profiles of {names}: share of {costs.shape[1]} problems solved within a "
         f"multiple of the least {what} of any optimizer.",

@@ -1,4 +1,4 @@
-"""A search by Ray Tune: its incumbents, what it stopped, and that it is no verdict."""
+"""A search by Ray Tune: its best points, what it stopped, and that it is not a verdict."""
 
 import json
 from collections import Counter
@@ -12,7 +12,7 @@ from results.tables.axes import key_of, name_of
 from results.tables.store import footer
 from results.verdict.combinations import Row, fold_of
 
-# What a search is called: `bench.study.schema.Tuning.search`.
+# `bench.study.schema.Tuning.search` -> what the page calls it.
 NAMES = {
     "optuna": "Optuna's TPE sampler",
     "asha": "asynchronous successive halving (ASHA)",
@@ -21,13 +21,13 @@ NAMES = {
 
 
 def search_of(study: Mapping[str, Any]) -> str | None:
-    """Return which search by Ray Tune a study is of, None where it is of none."""
+    """Return the search by Ray Tune that a study asks for, None if it asks for none."""
     found = (study.get("tuning") or {}).get("search")
     return found if found in NAMES else None
 
 
 def search(run: Recorded) -> dict[str, Any] | None:
-    """Return what the template shows of a search by Ray Tune; None of any other run."""
+    """Return what the template shows of a search by Ray Tune; None for any other run."""
     found = search_of(run.study)
     if found is None:
         return None
@@ -46,9 +46,10 @@ def search(run: Recorded) -> dict[str, Any] | None:
 def incumbents(
     rows: Sequence[Row], run: Recorded, about: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Return the best point of each combination in each fold by inner validation, `about` a footer.
+    """Return the best point of each combination in each fold by inner validation.
 
-    A point that was stopped early counts by what it had reached, as the search counted it.
+    `about` is a footer. A point that was stopped early counts by the score that it had reached, as
+    in the search.
     """
     cells: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows:

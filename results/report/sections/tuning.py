@@ -1,4 +1,4 @@
-"""A tuned run: what was tried, what was chosen, what that was worth and what it cost."""
+"""A tuned run: what was tried, what was chosen, what that gained and what it cost."""
 
 import json
 import math
@@ -21,10 +21,10 @@ from results.verdict.schema import OfDataset
 
 # Folders of a tuned run with tables of their own: `bench.planning.points`, and the study untuned.
 POINTS, DEFAULTS = "points", "defaults"
-# Combinations that the figure of points shows: more are not told apart.
+# Most combinations in the figure of points: more cannot be distinguished.
 _CURVES = 6
-# A chosen setting in the outer tenth of its space, in half of the folds or more, may have its best
-# beyond. By chance a tenth of draws lies there. Assumption.
+# If the chosen setting is in the outer tenth of its space in half of the folds or more, the best
+# may lie beyond. By chance a tenth of draws lies there. Assumption.
 _OUTER, _OFTEN = 0.1, 0.5
 
 # Combination -> fold -> its points in order.
@@ -34,7 +34,7 @@ Tried = dict[str, dict[Fold, list[Row]]]
 def tuning(
     run: Recorded, contest: Contest, found: OfDataset, key: str, short: Mapping[str, str]
 ) -> dict[str, Any] | None:
-    """Return what the template shows of the search on one data set; None where none was made."""
+    """Return what the template shows of the search on one data set; None without a search."""
     tried = tried_points(run, contest.dataset)
     names = [row["name"] for row in found["combinations"] if row["name"] in tried]
     if not names:
@@ -85,7 +85,7 @@ def tried_points(run: Recorded, dataset: str) -> Tried:
 
 
 def all_points(folder: Path) -> list[Row]:
-    """Return the rows of all points in a folder, in order, without what is damaged of them."""
+    """Return the rows of all points in a folder, in order, without damaged files."""
     try:
         rows = read(folder, "trials").to_pylist()
     except DamagedError:
@@ -94,20 +94,20 @@ def all_points(folder: Path) -> list[Row]:
 
 
 def inner_score(row: Row) -> float | None:
-    """Return the score of a point on inner validation, None where it diverged or has none."""
+    """Return the score of a point on inner validation, None if it diverged or has none."""
     score = row["val_score"]
     return score if row["status"] == "ok" and score is not None and math.isfinite(score) else None
 
 
 def _chosen(trials: Sequence[Row]) -> dict[Fold, Row]:
-    """Return fold -> a trial with the settings that were chosen there."""
+    """Return fold -> a trial with the settings chosen there."""
     return {fold_of(row): row for row in trials if row["tuned"]}
 
 
 def _line(
     contest: Contest, name: str, tried: Mapping[Fold, Sequence[Row]], chosen: Mapping[Fold, Row]
 ) -> dict[str, Any]:
-    """Return how the points of a combination scored, and what became of the chosen ones."""
+    """Return how the points of a combination scored, and how the chosen ones did."""
     rows = [row for of_fold in tried.values() for row in of_fold]
     scores = [score for row in rows if (score := inner_score(row)) is not None]
     ordered = sorted(scores, key=lambda score: contest.sign * score)
@@ -160,14 +160,14 @@ def _settings(chosen: Mapping[Fold, Row], space: Mapping[str, Any]) -> list[dict
             {
                 "fold": f"fold {fold}" + (f" of repeat {repeat}" if repeat else ""),
                 "point": "the defaults" if row["point"] == 0 else f"point {row['point']}",
-                "said": said or "settings of its own",
+                "said": said or "its own settings",
             }
         )
     return lines
 
 
 def _ends(chosen: Mapping[Fold, Row], space: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Say which settings of a space were chosen at its end so often that it may be too narrow."""
+    """Say which settings were chosen at an end of their space so often that it seems narrow."""
     found = []
     for name, own in space.items():
         values = [v for row in chosen.values() if (v := _drawn(row, space).get(name)) is not None]
@@ -179,7 +179,7 @@ def _ends(chosen: Mapping[Fold, Row], space: Mapping[str, Mapping[str, Any]]) ->
             if count > 1 and count >= _OFTEN * len(places):
                 found.append(
                     f"{name} was chosen at the {end} end of its space ({value:g}) in {count} of "
-                    f"{len(places)} folds; a better value may lie beyond."
+                    f"{len(places)} folds; a better value may lie beyond it."
                 )
     return found
 
@@ -204,7 +204,7 @@ def _best_so_far(
     points: int,
     metric: str,
 ) -> dict[str, Any] | None:
-    """Return the best score on inner validation by the first 1, 2, ... points, by combination."""
+    """Return the best inner score of the first 1, 2, ... points, by combination."""
     lines, entries = [], []
     for colour, dash, name in zip(COLOURS, DASHES, names[:_CURVES], strict=False):
         found = best_of_first(list(tried[name].values()), points, contest.sign)
@@ -237,7 +237,7 @@ def _best_so_far(
 def best_of_first(folds: Sequence[Sequence[Row]], points: int, sign: float) -> np.ndarray | None:
     """Return (folds, points): the best inner score of the first 1, 2, ... points of each fold.
 
-    A fold counts once all its points have a result and its first has a score; None where none does.
+    A fold counts if all its points have a result and its first has a score; None if none counts.
     """
     curves = []
     for rows in folds:
@@ -251,7 +251,7 @@ def best_of_first(folds: Sequence[Sequence[Row]], points: int, sign: float) -> n
 def _rates(
     key: str, tried: Tried, chosen: Mapping[str, Mapping[Fold, Row]], metric: str
 ) -> dict[str, Any] | None:
-    """Return every point's score against its learning rate, a look an optimizer."""
+    """Return every point's score against its learning rate, with a look for each optimizer."""
     marks: dict[str, list[tuple[float, float, bool]]] = {}
     for name, by_fold in tried.items():
         for fold, rows in by_fold.items():
@@ -261,7 +261,7 @@ def _rates(
                 if rate and score is not None:
                     ringed = best is not None and best["point"] == row["point"]
                     marks.setdefault(row["optimizer"], []).append((rate, score, ringed))
-    # Where a rate was not searched, nothing can be seen of it.
+    # An optimizer whose rate was not searched has nothing to show.
     marks = {name: found for name, found in marks.items() if len({rate for rate, *_ in found}) > 1}
     if not marks:
         return None
@@ -274,7 +274,7 @@ def _rates(
         ],
         name=f"{key}-rates",
         y_label=f"{metric} on inner validation",
-        alt=f"{metric} on inner validation against the learning rate, a mark a point.",
+        alt=f"{metric} on inner validation against the learning rate, one mark per point.",
     )
     entries = legend(look, {one: _ours(sign("o", one)) for one in look.values()})
     return {"svg": _ours(drawn), "legend": entries}
@@ -295,7 +295,7 @@ def _ours(svg: str) -> Markup:
 def _beside_defaults(
     run: Recorded, contest: Contest, found: OfDataset, short: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """Return each combination's rank and test score untuned and tuned; empty without the former."""
+    """Return each combination's rank and test score, untuned and tuned; empty without untuned."""
     folder: Path = run.path / DEFAULTS
     if not (folder / "study.yaml").exists():
         return []

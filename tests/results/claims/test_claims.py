@@ -669,7 +669,7 @@ def test_the_terminal_and_the_page_say_the_same(tmp_path):
     answer = next(a for a in shown["answered"] if a["claim"] == "loss")
     assert "yes  skin: dice, focal against ce" in printed
     assert f"p {text.p_value(answer['p_value'])}" in printed
-    assert "SGD converges fast.  not asked: it needs sgd" in printed
+    assert "SGD converges fast.  not answered: it needs sgd" in printed
     assert "No optimizer was tuned" in printed
     assert shown["note"] in printed
     bare = make_run(tmp_path / "bare", {"skin": REAL}, scored("skin", {("ce",): 0.0}, ("loss",)))

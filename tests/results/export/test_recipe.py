@@ -238,7 +238,7 @@ def test_voxels_that_are_ignored_cost_nothing(made, nnunetv2, form):
     """Against torch's own, which leaves out a label by its number."""
     about = {"segmentation": {"ignored": {"label": 3, "number": 9}}}
     text = made(form, data=SCANS, loss="ce", about=about)
-    assert "# Voxels of label 3 are no class" in text
+    assert "# Voxels of label 3 are of no class" in text
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn((2, 3, 8, 8), generator=generator, requires_grad=True)
     target = torch.randint(0, 4, (2, 8, 8), generator=generator)
@@ -260,7 +260,7 @@ def test_voxels_that_are_ignored_cost_nothing(made, nnunetv2, form):
 
 
 def test_what_nnunet_cannot_have_is_refused(made):
-    with pytest.raises(RunError, match="nnU-Net segments"):
+    with pytest.raises(RunError, match="nnU-Net only segments"):
         made("nnunet")
     with pytest.raises(RunError, match="not how lbfgs steps"):
         made("nnunet", data=SCANS, optimizer="lbfgs")
@@ -319,5 +319,5 @@ def test_names_and_settings_of_a_run_are_never_code(make_run, with_study, evil):
     found = ran(text)  # SystemExit here would be theirs
     assert found.BATCH_SIZE == 32
     assert all(line.startswith("#") for line in text.split("import math")[0].splitlines() if line)
-    with pytest.raises(RunError, match="no name that Python takes"):
+    with pytest.raises(RunError, match="not a valid Python name"):
         module._arguments({evil: 1})

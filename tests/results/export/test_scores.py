@@ -147,9 +147,8 @@ def test_what_claims_reloaded_has_no_form_for_is_said(tmp_path, task, cases, nam
     said = []
     paths = export_scores(tmp_path / "run", tmp_path / "out", said.append)
     assert [path.name for path in paths] == ["my_scans_2-1-cases.csv", "README.txt"]
-    assert said == [
-        f"my_scans_2-1-claims-reloaded.csv is not written: Claims Reloaded has no form for {named}."
-    ]
+    file = "my_scans_2-1-claims-reloaded.csv"
+    assert said == [f"{file} is not written: Claims Reloaded has no format for {named}."]
     readme = paths[-1].read_text(encoding="utf-8")
     assert said[0] in readme
     assert "which column is which" not in readme

@@ -34,7 +34,7 @@ def test_each_combination_with_its_score_on_each_degradation(degraded):
 
 def test_the_page_has_the_table_where_something_was_degraded(degraded, make_run):
     page = write_report(degraded).page.read_text(encoding="utf-8")
-    assert "On worse images" in page
+    assert "On degraded images" in page
     assert "noise(deviation=2)" in page
     plain = write_report(make_run("plain", **SMALL)).page.read_text(encoding="utf-8")
-    assert "On worse images" not in plain
+    assert "On degraded images" not in plain

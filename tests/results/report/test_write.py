@@ -140,7 +140,7 @@ def test_the_page_of_a_whole_run(make_run):
         scores = [row["test_score"] for row in dataset["combinations"]]
         assert all(words.score(score) in found.words for score in scores if score is not None)
     for said in (
-        "The source names no patients",
+        "The source does not name patients",
         "diverged in 1 of 5 folds",
         "the training loss is not finite at epoch 3",
         "RuntimeError: CUDA out of memory",
@@ -164,7 +164,7 @@ def test_published_numbers_stand_beside_ours_and_are_marked_as_other_data(small_
     assert re.search(r"sensitivity 0\.\d{3} 0\.857 0\.935", found)
     assert re.search(r"specificity 0\.\d{3} 0\.910 0\.968", found)
     assert re.search(r"Dice \(skip empty\) 0\.\d{3} 0\.768 0\.885", found)
-    assert "The published numbers are of another selection of these data" in found
+    assert "The published numbers come from another selection of these data" in found
 
 
 def test_published_numbers_stand_beside_the_same_data_alone(make_run):
@@ -177,7 +177,7 @@ def test_the_page_says_what_the_data_are(make_run, small_page):
     found = small_page(CLASSES + VOLUMES).words
     for said in (
         "cases 500, each a lesion patients 470",
-        "cases of a fold training 320, inner validation 80, test 100",
+        "cases per fold training 320, inner validation 80, test 100",
         "size, z × y × x 16 × 32 × 32",
         "spacing, z × y × x 2 × 1 × 1 mm",
         "benign 350 70 %",
@@ -189,7 +189,7 @@ def test_the_page_says_what_the_data_are(make_run, small_page):
     ):
         assert said in found
     older = page(make_run("older", **SMALL, data={}, columns={"group_source": "case"})).words
-    assert "cases 500 patients unknown: the source names none" in older
+    assert "cases 500 patients unknown: the source does not name them" in older
 
 
 def test_a_finding_has_its_share_of_those_that_it_is_known_of():
@@ -290,9 +290,9 @@ def test_an_axis_that_is_decided_comes_before_combinations_that_are_not(make_run
     content = load_verdicts(run)["datasets"][0]
     assert content["state"] == "undecided"
     assert len(content["tied_group"]) == 3  # ce with each optimizer
-    said = "On average over these optimizers, ce scores better than each of the other 2 (5 %)"
+    said = "On average over these optimizers, ce scores better than each of the other 2 (level 5 %)"
     for shown in (printed_leaderboard(run, 2000), page(run).words):
-        assert 0 < shown.index(said) < shown.index("Trained anew on as many patients")
+        assert 0 < shown.index(said) < shown.index("If trained anew on as many")
 
 
 def test_a_single_winner_is_ahead_by_at_most_its_interval(make_run):
@@ -306,8 +306,8 @@ def test_a_single_winner_is_ahead_by_at_most_its_interval(make_run):
 def test_what_departs_from_the_usual_protocol_is_marked(make_run):
     found = page(make_run(datasets=CLASSES, **SMALL, study={"patience": 10, "stop_on": "loss"}))
     assert "Folds, grouped and stratified 3 default: 5" in found.words
-    assert "Inner validation stops on loss default: score" in found.words
-    assert "Patience, looks at inner validation without a better score 10 Inner" in found.words
+    assert "Early stopping by loss default: score" in found.words
+    assert "Patience, in looks at inner validation without a better score 10 Early" in found.words
 
 
 @pytest.mark.parametrize("datasets", [CLASSES, VOLUMES])
@@ -370,7 +370,7 @@ def test_one_fold_and_one_combination(make_run):
         make_run(datasets=VOLUMES, folds=1, optimizers=("adam",), losses=("ce",), with_study=False)
     )
     assert_sound(found)
-    assert "its settings are not known here" in found.words
+    assert "its settings are not known" in found.words
 
 
 def test_many_combinations(make_run):
@@ -428,7 +428,7 @@ def test_the_terminal_says_how_sure_it_is(make_run):
     assert words.signed(top["advantage"]["low"]) in printed
     assert "not judged: resnet18 + sgd + ce (1 of 5 trials failed)" in printed
     assert "skipped: resnet18 + lbfgs + ce (too large)" in printed
-    assert "warning: The source names no patients" in printed
+    assert "warning: The source does not name patients" in printed
     assert "Chosen by inner validation alone:" in printed
 
 
@@ -506,7 +506,7 @@ def test_splits_that_others_made_have_as_many_folds_as_the_data_set_says(make_ru
     assert found[0]["combinations"] == found[1]["combinations"]
     whole = make_run("whole", datasets=CLASSES, **{**SMALL, "folds": 4}, study=given_folds(4))
     assert load_verdicts(whole)["datasets"][0]["state"] != "none"
-    assert "Splits that others made" in write_report(whole).page.read_text(encoding="utf-8")
+    assert "Given splits: official parts" in write_report(whole).page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("number", [None, 0, "4", True])
@@ -623,7 +623,7 @@ def test_dice_of_a_slice_is_said_by_region_and_never_of_all_together(make_run):
     found = page(run).words
     assert "Case 1. Dice of this slice: WT 1.00, TC 1.00, ET 0.00" in found
     assert "Case 2. Dice of this slice: WT 1.00, TC 1.00, ET 0.00" in found
-    assert "Case 3. both empty on this slice" in found
+    assert "Case 3. both empty in this slice" in found
     (run / "verdict.json").unlink()
     older = page(with_examples_of(run, make_run("older", datasets=VOLUMES, **SMALL, data={}))).words
     assert "Case 1. Dice of this slice: class 1 0.00, class 3 0.00" in older

@@ -110,7 +110,7 @@ def test_more_seeds_take_nothing_from_what_training_sets_add():
 
 def test_looks_share_the_level():
     assert look_level(0.06, 3) == pytest.approx(0.02)
-    with pytest.raises(ValueError, match="1 to 3 times"):
+    with pytest.raises(ValueError, match="looks is 4; it must be 1 to 3"):
         look_level(0.05, 4)
 
 

@@ -34,9 +34,9 @@ def asked(m, seeds, *, by_cases=True):
 
 def test_two_of_one_seed_are_told_that_five_percent_may_be_nine():
     (said,) = level_that_holds(*asked(2, 1))
-    assert said.startswith("5 % is the level that was asked for")
-    assert "two combinations of one seed and one repeat" in said
-    assert "was false in up to 9 %. A second seed would tell." in said
+    assert said.startswith("The requested level of this claim is 5 %")
+    assert "two combinations with one seed and one repeat" in said
+    assert "was false in up to 9 % of them. A second seed would remove this doubt." in said
 
 
 @pytest.mark.parametrize(("m", "seeds", "by_cases"), [(2, 3, True), (2, 1, False)])
@@ -51,7 +51,7 @@ def test_a_leader_less_steady_than_the_field_is_told():
     unsteady = found.steady.copy()
     unsteady[found.runner_up] = False
     (said,) = level_that_holds(known, replace(six, found=replace(found, steady=unsteady)))
-    assert "less steady than the others) was false in up to 8 %." in said
+    assert "less steady than the others) was false in up to 8 % of them." in said
 
 
 def test_nothing_is_said_where_no_winner_is_claimed():
@@ -118,9 +118,9 @@ def test_one_answer_to_all_is_told():
     ]
     of_findings = doubts._one_answer(SimpleNamespace(task="multilabel"), who, rows)
     words = of_findings.replace("\u202f", " ").replace("\xa0", " ")
-    assert words == "x calls a in none of the test cases that it is known of (50 % have it)."
+    assert words == "x calls a in none of the test cases with a known answer (50 % have it)."
     of_numbers = doubts._one_answer(SimpleNamespace(task="regression"), who, rows)
-    assert of_numbers == "x gives nearly one number to all test cases in 1 of 1 trial."
+    assert of_numbers == "x predicts nearly the same number for all test cases in 1 of 1 trial."
 
 
 def test_of_two_the_other_is_named_once():
@@ -128,11 +128,11 @@ def test_of_two_the_other_is_named_once():
     for claim, verb in ((of_procedure(two), "it is"), (of_models(two), "they are")):
         said = claim["sentence"]
         assert said.count("c1") == 1
-        assert f"c1 (5 %); {verb} ahead by 0." in said
+        assert f"c1 (level 5 %); {verb} ahead by 0." in said
         assert "the other" not in said
         assert "the next" not in said
     _, six = asked(6, 3)
     assert (
-        "than each of the other 5 (5 %); it is ahead of the next, c"
+        "than each of the other 5 (level 5 %); it is ahead of the next, c"
         in (of_procedure(six)["sentence"])
     )

@@ -141,13 +141,13 @@ def without(tables, change):
     ("change", "why"),
     [
         (lambda rows: [], "the table of cases is missing"),
-        (lambda rows: rows[:-1], "the table of cases is not whole"),
-        (lambda rows: [r | {"log_odds": -r["log_odds"]} for r in rows], "do not give the recorded"),
+        (lambda rows: rows[:-1], "the table of cases is not complete"),
+        (lambda rows: [r | {"log_odds": -r["log_odds"]} for r in rows], "do not reproduce the"),
         (
             lambda rows: [r | {"case_id": r["case_id"] + r["trial_id"]} for r in rows],
             "not tested on the same cases",
         ),
-        (lambda rows: [r | {"group_id": "one"} for r in rows], "a single patient in a fold"),
+        (lambda rows: [r | {"group_id": "one"} for r in rows], "only one patient in a fold"),
     ],
 )
 def test_cases_that_cannot_be_trusted_leave_the_folds(make_rows, change, why):
@@ -168,7 +168,7 @@ def test_a_metric_without_a_rule_is_told_by_folds(make_rows):
     described = DESCRIBED | {"auc": DESCRIBED["auc"] | {"influence": None}}
     (data,) = verdict(contests(rows, study, described), study, rows_of)["datasets"]
     assert data["errors"]["by"] == "folds"
-    assert "no smooth influence of a case on the AUC" in data["errors"]["reason"]
+    assert "no smooth influence function of AUC" in data["errors"]["reason"]
 
 
 def test_footers_of_before_name_no_rule_and_are_known_by_the_metric():
@@ -183,9 +183,9 @@ def test_three_questions_have_three_answers(make_rows):
     (data,) = verdict(contests(rows, study, DESCRIBED), study, rows_of)["datasets"]
     procedure, models, optimizer, loss = data["claims"]
     assert [c["of"] for c in data["claims"]] == ["procedure", "models", "optimizer", "loss"]
-    assert procedure["sentence"].startswith("Trained anew on as many patients like these, ")
-    assert models["sentence"].startswith("Of the models trained here, ")
-    assert models["sentence"].endswith("Other training sets may differ.")
+    assert procedure["sentence"].startswith("If trained anew on as many similar patients, ")
+    assert models["sentence"].startswith("On new patients, among the models trained here, ")
+    assert models["sentence"].endswith("Other training sets may give another answer.")
     assert optimizer["sentence"].startswith("On average over these losses, adam scores better")
     assert (optimizer["state"], optimizer["best"]) == ("better", "adam")
     assert loss["state"] != "better"
@@ -210,7 +210,9 @@ def test_a_second_metric_is_asked_and_an_unmeasured_one_told(make_rows):
     assert data["state"] == "better"
     calibration, brier = data["second"]
     assert (calibration["metric"], calibration["state"]) == ("calibration_error", "none")
-    assert calibration["sentence"] == "By calibration error nothing is known: no trial has it."
+    assert calibration["sentence"] == (
+        "By calibration error nothing can be said: no trial has a value."
+    )
     assert brier["metric"] == "brier"
     # The score that is better when smaller is the smaller one of the group's best.
     mean = {
@@ -253,12 +255,12 @@ def test_why_another_metric_tells_nothing_is_the_true_reason(make_rows):
 
     sentence, trials = told(3, 4)
     assert sentence == (
-        f"By calibration error nothing is known: {trials - 4} of {trials} trials lack it."
+        f"By calibration error nothing can be said: {trials - 4} of {trials} trials have no value."
     )
     sentence, _ = told(1, 2)
     assert sentence == (
-        "By calibration error nothing is known: one fold does not tell how far it may lie from "
-        "the truth (no smooth influence of a case on the calibration error is known)."
+        "By calibration error nothing can be said: one fold does not show how uncertain its scores "
+        "are (no smooth influence function of calibration error is known)."
     )
 
 
@@ -270,8 +272,8 @@ def test_a_distance_that_no_trial_has_is_told_to_need_a_spacing(make_rows):
     (data,) = verdict(contests(rows, study, DESCRIBED), study)["datasets"]
     (hd95,) = [each for each in data["second"] if each["metric"] == "hd95"]
     assert hd95["sentence"] == (
-        "By HD95 nothing is known: no trial has it; a distance needs the spacing of the pictures "
-        "in mm."
+        "By HD95 nothing can be said: no trial has a value; a distance needs the spacing of the "
+        "images in mm."
     )
 
 
@@ -281,10 +283,12 @@ def test_one_fold_claims_of_the_models_alone(make_rows):
     (data,) = verdict(contests(rows, study, DESCRIBED), study, rows_of)["datasets"]
     assert [c["of"] for c in data["claims"]] == ["models"]
     assert data["state"] == "better"
-    assert data["reason"].startswith("Of the models trained here, those of resnet18 + adam + ce")
-    assert "One fold cannot tell" in data["next"]["sentence"]
+    assert data["reason"].startswith(
+        "On new patients, among the models trained here, those of resnet18 + adam + ce"
+    )
+    assert "One fold cannot show" in data["next"]["sentence"]
     assert "from fold to fold is not known" in " ".join(data["warnings"])
-    assert "is the level that was asked for" not in " ".join(data["warnings"])
+    assert "The requested level" not in " ".join(data["warnings"])
     # The score's own interval is of these models too: DeLong's, on the logit (scipy).
     row = data["combinations"][0]
     phi = evidence_of(rows, study, rows_of).evidence.influence[0, 0, 0]
@@ -319,9 +323,9 @@ def test_what_would_decide_is_said_with_its_price(make_rows):
     seeds = options["seeds"]["number"]
     assert options["seeds"]["seconds"] == pytest.approx(wall * 2 * 5 * (seeds - 2), rel=1e-6)
     assert data["next"]["sentence"] in data["reason"]
-    assert "of the uncertainty of the lead comes from the patients tested" in data["reason"]
+    assert "of the uncertainty of the best one's lead comes from the patients" in data["reason"]
     needed = options["patients"]["number"]
-    assert f"about {needed} patients (now 150) would, since with more" in data["reason"]
+    assert f"about {needed} patients (now 150) would be enough, since with more" in data["reason"]
 
 
 def test_a_number_of_patients_that_nobody_has_is_no_way_to_decide(make_rows):
@@ -331,7 +335,7 @@ def test_a_number_of_patients_that_nobody_has_is_no_way_to_decide(make_rows):
         row["test_score"] = 0.5 + 0.3 * (-1) ** n + (0.001 if row["optimizer"] == "adam" else 0)
     (data,) = verdict(contests(rows, study, DESCRIBED), study, rows_of)["datasets"]
     assert "patients" not in {option["what"] for option in data["next"]["options"]}
-    assert "no practical number of patients would (it takes more than 100" in data["reason"]
+    assert "no practical number of patients would be enough (it takes more" in data["reason"]
 
 
 def test_the_models_claim_of_a_winner_is_of_its_models(make_rows):
@@ -340,7 +344,7 @@ def test_the_models_claim_of_a_winner_is_of_its_models(make_rows):
     models = data["claims"][1]
     assert models["state"] == "better"
     assert (
-        "those of resnet18 + adam + ce score better on new patients than those of resnet18 + sgd"
+        "those of resnet18 + adam + ce score better than those of resnet18 + sgd"
         in (models["sentence"])
     )
 
@@ -356,7 +360,7 @@ def test_a_margin_that_changed_is_told(make_rows):
     assert verdict(every, study, rule=rule)["datasets"][0]["warnings"] == []
     changed = study | {"margin": 0.5}
     (warning,) = verdict(every, changed, rule=rule)["datasets"][0]["warnings"]
-    assert warning.startswith("margin was 0.01 before the first trial, and study.yaml says 0.5 now")
+    assert warning.startswith("margin was 0.01 before the first trial, but study.yaml now says 0.5")
 
 
 # ---- a pilot ------------------------------------------------------------------------------------

@@ -134,8 +134,8 @@ def test_the_verdict_of_a_race_judges_those_left_by_what_the_drop_left_of_the_le
     assert states == {"sgd": "judged", "adam": "judged", "adamw": "judged", "rmsprop": "dropped"}
     assert found["state"] in ("tie", "undecided")
     assert (
-        "A race dropped 1 of 4 after the first seed, at level 1 %; the verdict on those left has "
-        "level 4 %."
+        "The race dropped 1 of 4 combinations after the first seed, at level 1 %; the verdict on "
+        "those left has level 4 %."
     ) in found["warnings"]
     # Each interval, wherever it is shown, has that level.
     assert found["alpha"] == pytest.approx(0.04)

@@ -113,7 +113,7 @@ def test_a_tuned_run_scores_the_chosen_alone_and_goes_on(study, tmp_path):
     assert [p.done for p in heard] == sorted(p.done for p in heard)
     assert (heard[-1].done, ended.progress.statuses) == (total, {"ok": total})
     (found,) = ended.verdict["datasets"]
-    assert found["settings"].startswith("Tuned were plain_cnn + sgd + ce, the others were not")
+    assert found["settings"].startswith("Only plain_cnn + sgd + ce was tuned, and so had")
     plain = rows(ended.folder / "defaults")
     assert len(plain) == 8
     assert not any(row["tuned"] for row in plain)

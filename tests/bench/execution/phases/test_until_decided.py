@@ -145,8 +145,8 @@ def test_nothing_is_added_where_more_repeats_would_not_do(bench):
     option = next(each for each in found[0]["next"]["options"] if each["what"] == "repeats")
     lead = found[0]["lead"]["estimate"]
     why = (
-        "o repeat is added: with 10 repeats the lead would not be decided either (half-width "
-        f"{option['half_width']:.3f} to expect, the lead is {lead:.3f})."
+        "o repeat is added: even 10 repeats would not decide the lead (expected half-width of its "
+        f"interval {option['half_width']:.3f}, lead {lead:.3f})."
     )
     name = found[0]["dataset"]
     assert here.said == [f"look 1 of at most 3, at level 1.667 %: {name}: n{why}"]
@@ -179,7 +179,7 @@ def test_each_look_has_a_third_of_the_level_and_the_verdict_says_so(bench):
     here = bench(adam=0.9, spread=0.004)
     here.run()
     found = load_verdicts(here.folder)["datasets"][0]
-    assert "in 3 looks at most" in " ".join(found["warnings"])
+    assert "in at most 3 looks" in " ".join(found["warnings"])
     plain = bench(adam=0.9, spread=0.004)
     plain.folder = here.folder.with_name("plain")
     study, base = load_study(plain.file)

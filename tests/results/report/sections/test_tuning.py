@@ -126,8 +126,8 @@ def test_the_page_marks_the_selected_score_and_the_ranks_with_defaults(tuned):
     assert "chosen (selected)" in html
     assert "so too good: the test fold, which no point was scored on" in html
     assert "With defaults and tuned" in html
-    assert "its defaults and 2 draws from its space" in html
-    assert "a lead is one of this configuration" in html
+    assert "its defaults and 2 draws from its search space" in html
+    assert "a lead belongs to the configuration" in html
 
 
 def test_a_run_without_a_search_says_nothing_of_one(make_run):
