@@ -46,7 +46,9 @@ class Degradation:
         check_bounds(f"degradation {self.name}", found, dict.fromkeys(found, (0, MOST)))
         for name, value in found.items():
             if not isinstance(value, float) or value <= 0:
-                raise ValueError(f"degradation setting {self.name}.{name} is above 0, not {value}")
+                raise ValueError(
+                    f"degradation setting {self.name}.{name} must be above 0, not {value}"
+                )
         return found
 
 
@@ -90,8 +92,8 @@ DEGRADATIONS: dict[str, Degradation] = {
             name="noise",
             function=noise,
             defaults={"deviation": 0.5},
-            summary="Gaussian noise of half a standard deviation of the data, or under `normalize:"
-            " range` of half their range",
+            summary="Gaussian noise of half a standard deviation of the data, or, with `normalize:"
+            " range`, of half their range",
             source="Hendrycks and Dietterich 2019, arXiv 1903.12261: Gaussian noise",
         ),
         Degradation(
@@ -105,7 +107,7 @@ DEGRADATIONS: dict[str, Degradation] = {
             name="low_resolution",
             function=low_resolution,
             defaults={"factor": 2.0},
-            summary="half the resolution along each axis, brought back by linear interpolation",
+            summary="half the resolution along each axis, then linear interpolation to full size",
             source="Isensee et al. 2021 (nnU-Net), supplementary note 4: low resolution",
         ),
     )

@@ -97,7 +97,7 @@ def _defaults(name: str, constructor: Constructor, given: Mapping[str, Any]) -> 
     """Return the settings that `constructor` takes by name: its defaults, `given` over them."""
     if next(iter(_arguments(constructor)), None) in _WRAPPED:
         raise StudyError(
-            f"optimizers: {name} takes another optimizer, which a study cannot give. Write a "
+            f"optimizers: {name} needs another optimizer, which a study cannot give. Write a "
             f"function of parameters and settings that makes both, and name it as path/file.py:name"
         )
     arguments = list(_arguments(constructor).values())[1:]
@@ -110,8 +110,8 @@ def _defaults(name: str, constructor: Constructor, given: Mapping[str, Any]) -> 
     missing = [n for n, d in named.items() if d is inspect.Parameter.empty and n not in given]
     if missing:
         raise StudyError(
-            f"optimizers: {name} needs {', '.join(missing)}; give it as a setting if it is a "
-            f"number or a text, otherwise this optimizer cannot be named in a study"
+            f"optimizers: {name} needs {', '.join(missing)}: set it if it is a number or a text; "
+            f"otherwise this optimizer cannot be named in a study"
         )
     settings = {n: d for n, d in named.items() if _is_setting(d) and n not in _HOW}
     # Settings whose default is None or missing: there is no type to hold them to.
@@ -180,6 +180,6 @@ def _rehearse(name: str, constructor: Constructor, step: str, settings: str) -> 
         except (Exception, SystemExit) as error:  # a user's code may raise anything; it is reported
             raise StudyError(
                 f"optimizers: {name} cannot be driven by the training loop: on a small network "
-                f"with {given or 'no settings'} it fails with {failure(error)}; wanted is a "
+                f"with {given or 'no settings'} it fails with {failure(error)}; expected a "
                 f"class or function that makes a torch optimizer of parameters and settings."
             ) from error

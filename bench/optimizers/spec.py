@@ -140,7 +140,7 @@ class Optimizer:
         if self.one_group and len(entries) > 1 and isinstance(entries[0], dict):
             raise ValueError(
                 f"optimizer {self.name} takes one group of parameters, not {len(entries)}: "
-                f"no layer can have a rate of its own"
+                f"no layer can have its own rate"
             )
         return self.constructor(entries, **self.settings(given))
 
@@ -162,12 +162,12 @@ class Optimizer:
         `devices` is how many share a trial.
         """
         if self.one_device and devices > 1:
-            return f"optimizer {self.name} trains on one device a trial, not on {devices}"
+            return f"optimizer {self.name} trains a trial on one device, not on {devices}"
         widest = max(self.widths(shapes, self.settings(given)), default=0)
         if widest > WIDEST:
             return (
-                f"optimizer {self.name} would decompose a matrix of {widest} x {widest} again and "
-                f"again; the widest that is still in proportion is {WIDEST}"
+                f"optimizer {self.name} would repeatedly decompose a matrix of {widest} x "
+                f"{widest}; the widest allowed is {WIDEST}"
                 + self._hint(("max_precondition_dim", "block_size", "max_size_triangular"))
             )
         state = 4 * (self.state_numbers(shapes, given) or 0.0)

@@ -22,7 +22,7 @@ LossOf = Callable[[Tensor, Any], Tensor]
 # (image, target, gradient evaluations the budget still allows) -> (loss, evaluations made)
 Step = Callable[[Tensor, Any, int], tuple[Tensor, int]]
 
-# Steps whose gradients cannot be clipped, and the one whose batch cannot be several: step -> why.
+# Steps whose gradients cannot be clipped, and those that cannot sum several batches: step -> why.
 UNCLIPPED = {
     "closure": "its line search compares gradients with the loss",
     "create_graph": "it differentiates the gradient again",
@@ -32,12 +32,12 @@ UNDIVIDED = {"create_graph": "it differentiates the gradient of one batch again"
 # A closure optimizer may start anew from the last finite weights this often in a row; after that
 # its loss is NaN, which ends the trial as diverged. Assumption.
 RESTARTS = 3
-# What one product of the Hessian with a vector costs, in evaluations of the gradient: it
+# The cost of one product of the Hessian with a vector, in evaluations of the gradient: it
 # differentiates a graph of forward and backward. Measured: 1.98 by operations, 2.1 by time on one
 # core.
 HESSIAN_EVALUATIONS = 2
 
-# The integer as wide as a number of so many bytes.
+# The integer type of the same width, by bytes.
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -109,7 +109,7 @@ class StepParts:
         if bool((extremes[0] != -extremes[1]).any()):
             raise RuntimeError(
                 f"the {self.processes} processes of this trial hold different weights after a "
-                f"step: a line search took another turn in one of them. Train it on one."
+                f"step: a line search went differently in one of them. Train it on one device."
             )
 
     def limit(self) -> None:

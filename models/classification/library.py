@@ -1,6 +1,6 @@
-"""Classifiers of timm and torchvision by their names there: `timm:NAME`, `torchvision:NAME`.
+"""Classifiers of timm and torchvision by their own names: `timm:NAME`, `torchvision:NAME`.
 
-Weights are always new: nothing is fetched, and no name of a hub is taken.
+Weights are always new: nothing is fetched, and names of a hub are not accepted.
 """
 
 import inspect
@@ -19,20 +19,20 @@ from torch.nn import functional as F
 from models.spec import Model, Setting, by_children
 from models.stem import adapted, is_small
 
-# Small images are enlarged by this, which most stems divide by, so that any of these networks keeps
-# their resolution without a change to its stem.
+# Small images are enlarged by this factor, by which most stems downsample, so that any of these
+# networks keeps their resolution with its own stem.
 ENLARGED = 4
-# What holds the stages of networks, by the names that these libraries use.
+# The modules that hold the stages of networks, by the names that these libraries use.
 OPENED = ("features", "stages", "blocks", "layers", "encoder", "encoder.layers")
-# What these libraries call the rate of dropout before the last layer; here it is `dropout`.
+# These libraries' names for the rate of dropout before the last layer; here it is `dropout`.
 DROPOUTS = frozenset({"dropout", "drop_rate"})
-# Arguments that the images, the classes and the contract of a network decide.
+# Arguments that the images, the classes and a network's contract decide.
 DECIDED = frozenset(
     {"in_chans", "num_classes", "img_size", "image_size", "input_size", "aux_logits"}
 )
 
 Sides = tuple[int, ...]
-Arguments = Mapping[str, Any]  # what a class takes by name -> its default
+Arguments = Mapping[str, Any]  # keyword argument of a class -> its default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,8 @@ class Library:
     """A library of classifiers: their names, and how one is made.
 
     `make(name, in_channels, out_channels, arguments, settings)` returns a network with new weights.
-    Of a network, `first` and `head` return the names of its first convolution and its last layer,
-    None for its first and its last; `sides` those of the images that it takes, where they are
+    `first` and `head` return the names of a network's first convolution and last layer, None for
+    the first and last that it has; `sides` the sides of the images that it takes, if they are
     fixed.
     """
 
@@ -60,8 +60,8 @@ def is_by_name(reference: str) -> bool:
 def by_name(reference: str, given: Mapping[str, Any]) -> Model:
     """Return the row of `timm:NAME` or `torchvision:NAME`.
 
-    Its settings are `dropout`, where the network has it, and those of `given` that the constructor
-    of its class takes by name. Raises ValueError on a name that the library lacks.
+    Its settings are `dropout`, if the network has it, and those of `given` that the constructor of
+    its class takes by name. Raises ValueError on a name that the library lacks.
     """
     package, _, name = reference.partition(":")
     library = LIBRARIES[package]
@@ -70,8 +70,8 @@ def by_name(reference: str, given: Mapping[str, Any]) -> Model:
         near = get_close_matches(name, known, n=5)
         hint = f"Did you mean {', '.join(near)}? " if near else ""
         raise ValueError(
-            f"{package} has no classifier {name!r}. {hint}It has {len(known)}, each named without "
-            f"a tag of weights or an address of a hub: nothing is fetched."
+            f"{package} has no classifier {name!r}. {hint}It has {len(known)}. Give the name "
+            f"without a tag of weights or an address of a hub: nothing is fetched."
         )
     example, arguments = _example(package, name)
     settings = _dropout(example, arguments) | {
@@ -91,13 +91,13 @@ def by_name(reference: str, given: Mapping[str, Any]) -> Model:
         settings=settings,
         stages=partial(_stages, package),
         first=first and f"{first}.weight",
-        summary=f"{name} of {package}, its weights new",
+        summary=f"{name} of {package}, with new weights",
         source=f"{package} {version(package)}",
     )
 
 
 def _dropout(example: nn.Module, arguments: Arguments) -> dict[str, Setting]:
-    """Return `dropout` as it is published, nothing where a network has none."""
+    """Return `dropout` with its published value, nothing if a network has none."""
     defaults = [arguments[name] for name in DROPOUTS if name in arguments]
     if not defaults:
         return {}

@@ -128,7 +128,7 @@ def _distance(mask: Tensor, spacing: Spacing) -> Tensor:
 
 def _known(spacing: Spacing | None) -> Spacing:
     if spacing is None:
-        raise ValueError("this loss with mm needs the spacing of the voxels, in mm along each axis")
+        raise ValueError("this loss with mm needs the spacing of the voxels along each axis, in mm")
     return spacing
 
 

@@ -32,7 +32,7 @@ class CautiousAdamW(torch.optim.Optimizer):
         if min(lr, eps, weight_decay, *betas) < 0 or max(betas) >= 1:
             raise ValueError(
                 f"lr {lr}, eps {eps} and weight_decay {weight_decay} must not be below 0, betas "
-                f"{betas} lie between 0 and 1, below 1"
+                f"{betas} must be from 0 to below 1"
             )
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults)

@@ -46,7 +46,7 @@ class Kron(torch.optim.Optimizer):
         if lr < 0 or weight_decay < 0 or not 0 <= momentum < 1:
             raise ValueError(
                 f"lr {lr} and weight_decay {weight_decay} must not be below 0, momentum {momentum} "
-                f"lie between 0 and 1, below 1"
+                f"must be from 0 to below 1"
             )
         defaults = {
             "lr": lr,

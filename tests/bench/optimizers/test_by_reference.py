@@ -89,7 +89,7 @@ def test_settings_are_those_of_the_signature():
         ("pytorch_optimizer:Ranger21", {}, "needs num_iterations"),
         ("pytorch_optimizer:SAM", {}, "needs base_optimizer"),
         ("pytorch_optimizer:AliG", {}, "AliG requires closure"),
-        ("pytorch_optimizer:Lookahead", {}, "takes another optimizer, which a study"),
+        ("pytorch_optimizer:Lookahead", {}, "needs another optimizer, which a study"),
         ("pytorch_optimizer:Magma", {"lr": 0.1}, "makes both, and name it as path/file.py:name"),
         ("pytorch_optimizer:LOMO", {}, "cannot be driven by the training loop"),
         ("torch.optim:LBFGS", {}, "cannot be driven by the training loop"),
