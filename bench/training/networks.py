@@ -43,9 +43,7 @@ def build_model(model: Component[Model], store: Path, patch: tuple[int, ...]) ->
             f"models: {model.row.name} cannot be built with {asked}: {failure(error)}"
         ) from error
     if not isinstance(network, nn.Module):
-        raise StudyError(
-            f"models: {model.row.name} made {said(network)}; wanted is {MODEL_WANTED}."
-        )
+        raise StudyError(f"models: {model.row.name} made {said(network)}; expected {MODEL_WANTED}.")
     return network
 
 

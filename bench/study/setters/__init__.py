@@ -1,1 +1,1 @@
-"""Axes whose rows set something of a trial, beside the regularizers: a file each."""
+"""Axes, beside the regularizers, whose rows set something in a trial: one file each."""

@@ -420,7 +420,7 @@ SPLIT = "\nsplit_seed: 7"
     ("other", "said"),
     [
         ({"key": b"a colleague's"}, "ids that were made with another key than those of this"),
-        ({"kind": "another"}, "ids of another kind of source (first kind, and here another)"),
+        ({"kind": "another"}, "ids of another kind of source (first kind, here another)"),
     ],
 )
 def test_patients_whose_ids_cannot_be_compared_are_asked_for(people_study, other, said):
@@ -429,7 +429,7 @@ def test_patients_whose_ids_cannot_be_compared_are_asked_for(people_study, other
     with pytest.raises(StudyError) as refused:
         people_study("second", FROM_FIRST + SPLIT, seed=1, **other)
     assert said in str(refused.value)
-    assert "is not known. If it has not, say so: `patients: others`" in str(refused.value)
+    assert "tests on. If it has not, say so: `patients: others`" in str(refused.value)
     told = people_study("third", TOLD + SPLIT, seed=1, **other)
     assert {trial.start.label for trial in told.trials} == {"first(patients=others)"}
 
@@ -457,7 +457,7 @@ def test_the_same_names_are_the_same_patients_unless_the_user_knows_better(peopl
 def test_the_same_images_are_the_same_patients_whatever_anyone_says(people_study, other):
     run(people_study("first"))
     for more in (FROM_FIRST, TOLD):
-        with pytest.raises(StudyError, match=r"study tests on \(on the same images, at that\)"):
+        with pytest.raises(StudyError, match=r"study tests on \(even on the same images\)"):
             people_study(f"second-{len(more)}", more + SPLIT, **other)
 
 
