@@ -189,7 +189,10 @@ def test_a_bad_study_is_exit_2_and_a_sentence(medopt, study, change, said):
         (["report", "nowhere"], "nowhere"),
         (["list", "modles"], "Did you mean 'models'?"),
         (["run", "demo", "--gpus-per-trial", "2"], "--ray"),
-        (["plan", "demo", "--lanes", "100000"], "lanes is 100000; it is a whole number from 1 to"),
+        (
+            ["plan", "demo", "--lanes", "100000"],
+            "lanes is 100000; it must be a whole number from 1 to",
+        ),
         (["prepare", "msd", ".", "--set", "a=1", "--set", "a=2"], "--set a is given twice"),
         (
             ["run", "demo", "--out", "hdfs://host/runs/a"],

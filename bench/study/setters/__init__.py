@@ -1,1 +1,1 @@
-"""Axes, beside the regularizers, whose rows set something in a trial: one file each."""
+"""Axes whose rows set something of a trial, beside the regularizers: a file each."""

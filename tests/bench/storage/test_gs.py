@@ -142,7 +142,7 @@ def test_a_run_and_a_store_are_kept_there(google, small_store, monkeypatch, tmp_
     with driven(ADDRESS) as run:
         write(run.folder, 0)
         elsewhere(monkeypatch, tmp_path / "other")
-        with pytest.raises(StudyError, match="runs it; it said so"), driven(ADDRESS):
+        with pytest.raises(StudyError, match="runs it, as of"), driven(ADDRESS):
             pass
     assert rows(readable(ADDRESS)) == rows(run.folder)
     copy = open_store(store_here("gs://made-bucket/store"))

@@ -95,7 +95,7 @@ def test_a_file_of_another_network_is_refused(tmp_path: Path, saved: Path) -> No
 def test_a_file_that_changed_after_it_was_planned_with_is_refused(saved: Path) -> None:
     planned = start(saved)
     torch.save(network(seed=2).state_dict(), saved)
-    with pytest.raises(StudyError, match=r"weights\.pt is another file than when the study was pl"):
+    with pytest.raises(StudyError, match=r"weights\.pt has changed since the study was pl"):
         load_weights(network(), MODELS["resnet18"], planned)
     assert start(saved).digest != planned.digest
     load_weights(network(), MODELS["resnet18"], start(saved))

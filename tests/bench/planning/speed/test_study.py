@@ -277,7 +277,7 @@ def test_a_run_says_and_logs_what_was_measured_and_trains_so(asked):
     said = []
     ended = api.run(asked, lanes=1, say=said.append)
     line = "speed, small-classification, plain_cnn: channels_last yes: 1.50 (1.50 to 1.50), taken"
-    assert said[0].startswith("speed: what computes each model fastest is measured first")
+    assert said[0].startswith("speed: the fastest settings of each model")
     assert f"{line}." in said
     assert line in (ended.folder / "log.txt").read_text()
     assert ended.progress.statuses == {"ok": 2}
