@@ -1,9 +1,9 @@
-"""Networks: one table, one family of architectures a file.
+"""The table of networks; each family of architectures has its own file.
 
-A row says what a network can be asked for (task, number of spatial dimensions, patch sizes) and
-how to build it. Initial weights are drawn from torch's global generator, so that whoever builds a
-network decides them with `torch.manual_seed`.
-What builds it is imported when it is called (models.late): this table loads in milliseconds.
+A row says for what a network can be used (task, number of spatial dimensions, patch sizes) and how
+to build it. Initial weights come from torch's global generator, so the caller decides them with
+`torch.manual_seed`. The code that builds a network is imported when it is called (models.late):
+this table loads in milliseconds.
 """
 
 from functools import partial

@@ -103,7 +103,7 @@ def _dropout(example: nn.Module, arguments: Arguments) -> dict[str, Setting]:
         return {}
     if isinstance(defaults[0], int | float):
         return {"dropout": float(defaults[0])}
-    # The class wants it said; its builder says it.
+    # The class has no default; the library's builder sets one.
     return {"dropout": [m.p for m in example.modules() if isinstance(m, nn.Dropout)][-1]}
 
 
@@ -136,7 +136,7 @@ def _build(
     elif is_small(patch):
         sides = tuple(ENLARGED * side for side in patch)
     if sides:
-        # Before the network, not around it, so that parameters keep the names that weights know.
+        # As a hook, not a wrapper, so that parameters keep their names in pretrained weights.
         network.register_forward_pre_hook(partial(_fitted, padding, sides))
     return network
 
@@ -158,13 +158,13 @@ def _stages(package: str, network: nn.Module) -> tuple[str, ...]:
 
 @lru_cache
 def _example(package: str, name: str) -> tuple[nn.Module, Arguments]:
-    """Return a network as it is published, without values, and what its class takes by name."""
+    """Return the published network, without values, and the keyword arguments of its class."""
     make = partial(LIBRARIES[package].make, name, 3, 1000, {}, {})
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"):
                 network = make()
-        except NotImplementedError:  # RegNets read numbers of a tensor while they are made
+        except NotImplementedError:  # RegNets read values of a tensor while they are made
             with torch.device("cpu"):
                 network = make()
             network.to("meta")
@@ -184,7 +184,7 @@ def _first_convolution(network: nn.Module) -> str | None:
 def _timm_itself() -> Any:
     # Late, as torchvision below: each takes seconds to import.
     with warnings.catch_warnings():
-        # Of its use of TorchScript, which is none of the user's doing.
+        # About its own use of TorchScript, which the user cannot change.
         warnings.simplefilter("ignore", FutureWarning)
         import timm
     return timm
@@ -209,9 +209,9 @@ def _timm(
 
 
 def _timm_says(key: str, network: Any) -> str | None:
-    """Return a name that timm knows of a network: `first_conv`, `classifier`."""
+    """Return a module's name from timm's description of a network: `first_conv`, `classifier`."""
     said = network.pretrained_cfg.get(key)
-    # Networks that were distilled have two heads, the one that others have first.
+    # Distilled networks have two heads; the first is the usual one.
     name: str | None = said[0] if isinstance(said, tuple | list) else said
     return name
 
@@ -242,7 +242,7 @@ def _torchvision(
 
     without = {"aux_logits": False} if "aux_logits" in arguments else {}
     with warnings.catch_warnings():
-        # Of GoogLeNet and Inception: that they are to draw their weights in another way one day.
+        # From GoogLeNet and Inception: their initialisation of weights will change one day.
         warnings.simplefilter("ignore", FutureWarning)
         network: nn.Module = get_model(
             name, weights=None, num_classes=out_channels, **without, **settings
@@ -252,7 +252,7 @@ def _torchvision(
         stem = network.get_submodule(first)
         assert isinstance(stem, nn.Conv2d)
         new = adapted(stem, in_channels)
-        # As most of torchvision's networks draw theirs.
+        # As in most of torchvision's networks.
         nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
         if new.bias is not None:
             nn.init.zeros_(new.bias)
@@ -261,7 +261,7 @@ def _torchvision(
 
 
 def _torchvision_sides(network: nn.Module) -> Sides | None:
-    # All that say a size (its transformers) are published for 224.
+    # All networks with a fixed size (its transformers) are published for 224.
     said = {"image_size", "input_size"} & set(inspect.signature(type(network)).parameters)
     return (224, 224) if said else None
 

@@ -175,7 +175,7 @@ def test_a_pilot_tells_what_a_plan_will_be_able_to_find(study, tmp_path):
     assert api.plan(path, tmp_path / "more").foreseen == ()
     text = path.read_text().replace("data: [", "data: [{name: other, store: ")
     path.write_text(text.replace("]\nmodels", "}]\nmodels"))
-    with pytest.raises(StudyError, match="A pilot is a run on the same data"):
+    with pytest.raises(StudyError, match="A pilot must be a run on the same data"):
         api.plan(path, tmp_path / "more", pilot=pilot)
 
 

@@ -154,7 +154,7 @@ def test_what_cannot_be_is_told_in_a_sentence(google, monkeypatch, tmp_path):
     with pytest.raises(StorageError, match="gs://other-bucket/x: there is no such bucket"):
         opened("gs://other-bucket/x").listed("")
     google.failing.append(503)
-    with pytest.raises(StorageAway, match="cannot now \\(503"):
+    with pytest.raises(StorageAway, match="is unavailable \\(503"):
         opened(ADDRESS).listed("")
     google.failing[0] = 403
     with pytest.raises(StorageError, match="Storage Object User"):

@@ -62,7 +62,9 @@ def test_a_store_that_was_put_in_part_is_none_and_goes_on(storage, address, smal
     storage.rule = lambda method, path: 403 if method == "PUT" and "cases" in path else PASS
     with pytest.raises(StorageError, match="do not allow that"):
         put_store(made.path, address, untold)
-    with pytest.raises(StorageError, match=r"is no store: .* `medopt prepare KIND SOURCE --out s3"):
+    with pytest.raises(
+        StorageError, match=r"is not a store: .* `medopt prepare KIND SOURCE --out s3"
+    ):
         store_here(address)
     storage.rule = lambda *_: PASS
     told = []

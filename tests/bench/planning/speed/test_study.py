@@ -216,7 +216,7 @@ def test_memory_that_holds_no_more_processes_is_told(plan_of, monkeypatch):
     plan = plan_of(speed="auto")
     assert Machine.made[0].lanes == {1: 2}
     said = {row.said() for row in plan.found.rows if row.factor == "threads"}
-    assert said == {"not measured: memory does not hold its processes beside the others"}
+    assert said == {"not measured: memory has no room for its processes beside the others"}
 
 
 def test_a_gpu_is_measured_where_it_is(plan_of, monkeypatch):
