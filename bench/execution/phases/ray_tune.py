@@ -107,12 +107,12 @@ def _fit(plan: Plan, record: Record, way: _Way, size: LaneSize, lanes: int, stor
             name="search",
             storage_path=str(storage),
             callbacks=[_listener(record)],
-            # A point that is lost is trained anew: its checkpoint would be larger than it is long.
+            # A lost point is trained anew: a checkpoint would be large, and its training is short.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         ),
     )
-    # What fails is written down, with its reason.
+    # Failures are recorded in our tables, with their reasons.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     tuner.fit()
 
