@@ -599,7 +599,7 @@ def run(
     """Run a study, or resume it: finished trials are not run again.
 
     `medopt run tumours.yaml`. Without --ray, trials run side by side in processes of this machine,
-    one a core where memory allows (--lanes 1: one after the other on all cores, so that seconds can
+    one per core if memory allows (--lanes 1: one after the other on all cores, so that seconds can
     be compared); with --ray, they run on its lanes. Ends with the verdict and report.html.
 
     A race saves a third of the training or more where some combinations are clearly behind. Its
