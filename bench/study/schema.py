@@ -463,7 +463,7 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     patience: int = Field(
         DEFAULTS["patience"],
         ge=1,
-        description="end a trial after so many looks at inner validation without a better score",
+        description="looks at inner validation without a better score after which a trial ends",
     )
     looks: Annotated[int | str | None, BeforeValidator(_looks)] = Field(
         "auto",
@@ -508,8 +508,8 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     )
     until_decided: UntilDecided | None = Field(
         None,
-        description="`medopt run --until-decided`: repeats are added while they can decide, up to "
-        "a number of looks, which share alpha; null: repeats are as they are",
+        description="`medopt run --until-decided`: add repeats while they can decide, up to a "
+        "number of looks, which share alpha; null: repeats are as they are",
     )
     target: float | None = Field(None, description="score that time-to-target counts to")
     tuning: Tuning | None = Field(
