@@ -88,7 +88,7 @@ def test_a_grey_image_gives_what_it_gave_in_three_channels(saved: Path, channels
 
 
 def test_a_file_of_another_network_is_refused(tmp_path: Path, saved: Path) -> None:
-    with pytest.raises(StudyError, match=r"weights\.pt does not fit model plain_cnn: 0 of"):
+    with pytest.raises(StudyError, match=r"weights\.pt does not fit model plain_cnn: it has 0 of"):
         load_weights(network("plain_cnn"), MODELS["plain_cnn"], start(saved))
 
 
