@@ -5,7 +5,7 @@
     api.prepare("medmnist:breastmnist", out="stores/breastmnist")
     planned = api.plan("study.yaml")             # writes nothing
     print(len(planned.plan.trials), "trials,", planned.seconds, "seconds")
-    ended = api.run("study.yaml")                # again: goes on with what is unfinished
+    ended = api.run("study.yaml")                # again: resumes what is unfinished
     print(ended.page, ended.verdict["datasets"][0]["reason"])
 
 Nothing is printed: callbacks report progress. What the work needs (torch, Ray) is imported when a

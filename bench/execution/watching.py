@@ -40,7 +40,7 @@ def watched(folder: Path, study: str, changed: Changed) -> Iterator[Changed]:
     try:
         yield told
     except KeyboardInterrupt:
-        watch.over("it was stopped; the same command goes on from there")
+        watch.over("it was stopped; the same command resumes from there")
         raise
     except BaseException as error:
         watch.over(failure(error))

@@ -101,7 +101,7 @@ def run_trial(
     called after every epoch, with the score of the last look at inner validation.
 
     `checkpoint(state)` is called after every epoch, including the last. `state.to_bytes()`, called
-    before it returns, gives a value for `resume`: the trial then goes on after that epoch as if it
+    before it returns, gives a value for `resume`: the trial then resumes after that epoch as if it
     had not stopped, with the same samples, draws and bits. Its times are those of both parts
     together, without the pause between them; `started_at` is that of the first part.
 
