@@ -5,11 +5,11 @@
     api.prepare("medmnist:breastmnist", out="stores/breastmnist")
     planned = api.plan("study.yaml")             # writes nothing
     print(len(planned.plan.trials), "trials,", planned.seconds, "seconds")
-    ended = api.run("study.yaml")                # again: goes on with what is unfinished
+    ended = api.run("study.yaml")                # again: resumes what is unfinished
     print(ended.page, ended.verdict["datasets"][0]["reason"])
 
-Nothing is printed: callbacks tell how far the work is. What the work stands on (torch, Ray) is
-imported when a function is called, so that the command answers `--help` at once.
+Nothing is printed: callbacks report progress. What the work needs (torch, Ray) is imported when a
+function is called, so that the command answers `--help` at once.
 """
 
 import logging
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from results.verdict.next_steps import Foreseen
     from results.verdict.schema import Verdict
 
-# Told (things done, things in all) as work goes on.
+# Called with (things done, things in all) as work goes on.
 Told: TypeAlias = Callable[[int, int], None]
-# What is counted ("reading") -> a context that gives the callback; bench.display has one.
+# What is counted ("reading") -> a context that yields the callback; bench.display has one.
 Counting: TypeAlias = Callable[[str], AbstractContextManager[Told]]
 
-# The threads that this process trains with, once it does.
+# The threads that this process trains with, once it has begun to train.
 _begun: list[int | None] = []
 
 
@@ -53,15 +53,14 @@ _begun: list[int | None] = []
 class Planned:
     """What a run would do: its plan, and the seconds that it takes on its `lanes`.
 
-    `seconds` are those from its command to its report if no trial ends early. `low` and `high` hold
-    them, by how much what was measured differs from round to round; `low` where trials end as early
-    as they may.
-    `trial_seconds` are those of each trial, in the plan's order: `foretold` of
-    bench.planning.schedule lays them out over GPUs. `eval_sec`: how many seconds are evaluation.
-    `room` says why so many trials run at once, empty where the caller said how many. `scales` says
-    how long the gradients of each loss are at the start. `points` are the trials of a search among
-    the plan's, 0 without one. `foreseen`: from a pilot, what the verdict on each data set will be
-    able to tell.
+    `seconds` is the time from its command to its report if no trial ends early. `low` and `high`
+    are the ends of its range, from how much the measured rounds differ; `low` also assumes that
+    trials end as early as they may. `trial_seconds` are those of each trial, in the plan's order:
+    `foretold` of bench.planning.schedule simulates them on GPUs. `eval_sec`: the seconds spent on
+    evaluation. `room` explains the number of trials at once, empty if the caller set it. `scales`
+    are the gradient norms of each loss at the start. `points` is the number of the plan's trials
+    that belong to a search, 0 without one. `foreseen`: from a pilot, what the verdict on each data
+    set will be able to tell.
     """
 
     plan: "Plan"
@@ -79,10 +78,10 @@ class Planned:
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """A run that has ended: its folder, its page `report.html`, and how far it came.
+    """A run that has ended: its folder, its page `report.html`, and its progress.
 
-    Of a run at an address `folder` is its copy on this machine, and `page` an address.
-    Trials may have failed: `progress.statuses` counts them, and `log.txt` in the folder says why.
+    For a run at an address, `folder` is its copy on this machine, and `page` is an address. Trials
+    may have failed: `progress.statuses` counts them, and `log.txt` in the folder says why.
     """
 
     folder: Path
@@ -91,7 +90,7 @@ class Ended:
 
     @property
     def incumbents(self) -> list[dict[str, Any]]:
-        """The best settings of a search by Ray Tune, a combination and fold each; else none."""
+        """The best settings of a search by Ray Tune, for each combination and fold; else []."""
         from results.report.sections.search import search
         from results.run_folder import made_of
 
@@ -100,7 +99,7 @@ class Ended:
 
     @property
     def verdict(self) -> "Verdict":
-        """The verdict, as `verdict.json` has it; results.verdict.schema lists the keys."""
+        """The verdict, as in `verdict.json`; results.verdict.schema lists the keys."""
         from results.report.write import load_verdicts
 
         return load_verdicts(self.folder)
@@ -119,22 +118,22 @@ def _unsaid(_line: str) -> None:
 
 
 _MEASURES_SPEED = (
-    "speed: what computes each model fastest is measured first, of models that are new to the run; "
-    "this takes some minutes."
+    "speed: the fastest settings of each model that is new to the run are measured first; this "
+    "takes some minutes."
 )
-# More processes that read, lanes or GPUs of a trial are a slip of the keyboard. Assumption.
+# More reader processes, lanes or GPUs per trial than this are a typing error. Assumption.
 MOST_AT_ONCE = 1024
 
 
 def _wrong_count(name: str, number: int | None) -> str | None:
-    """Return why a number of things to use at once cannot be, None if it can."""
+    """Return why a number of things to use at once is invalid, None if it is valid."""
     if number is None or (type(number) is int and 1 <= number <= MOST_AT_ONCE):
         return None
-    return f"{name} is {number!r}; it is a whole number from 1 to {MOST_AT_ONCE}."
+    return f"{name} is {number!r}; it must be a whole number from 1 to {MOST_AT_ONCE}."
 
 
 def check_lanes(ray: str | None, lanes: int | None, gpus_per_trial: int = 1) -> None:
-    """Raise StudyError where a run cannot have these lanes, before anything is made or imported."""
+    """Raise StudyError if a run cannot have these lanes, before anything is made or imported."""
     from bench.core.references import StudyError
 
     for name, number in (("lanes", lanes), ("gpus_per_trial", gpus_per_trial)):
@@ -142,7 +141,7 @@ def check_lanes(ray: str | None, lanes: int | None, gpus_per_trial: int = 1) -> 
             raise StudyError(wrong)
     if ray is None and gpus_per_trial > 1:
         raise StudyError(
-            "several GPUs (or CPU workers) a trial need Ray: ask for it too, in Python by "
+            "several GPUs (or CPU workers) per trial need Ray: ask for it too, in Python by "
             '`ray="local"`, on the command line by `--ray`.'
         )
 
@@ -158,22 +157,21 @@ def prepare(
     workers: int | None = None,
     counting: Counting = _uncounted,
 ) -> "Report":
-    """Turn scans as they were downloaded into the store `out`; a stopped preparation resumes.
+    """Turn downloaded scans into the store `out`; a stopped preparation resumes.
 
     `out` is a folder, or an address (s3://BUCKET/PATH): then the store is made in the cache folder
-    of this machine and put there, `store.json` last.
-    `kind` is a row of `medopt list data`, for medmnist with the set's name (`medmnist:NAME`).
-    `source` is the folder or file; None fetches the official file, where it is free. `options` are
-    the kind's settings (where a message says NAME=VALUE, `options={"NAME": "VALUE"}`), `workers`
-    the processes that read (None: one a core that this process may use). `strict` stops at the
-    first bad case. `conflicts` says what becomes of one image under several answers: "keep" its
-    cases in one group, or "reject" them all.
+    of this machine and uploaded, `store.json` last. `kind` is a row of `medopt list data`; medmnist
+    needs the set's name (`medmnist:NAME`). `source` is the folder or file; None fetches the
+    official file, if it is free. `options` are the kind's settings (for NAME=VALUE in a message,
+    `options={"NAME": "VALUE"}`); `workers` is the number of reader processes (None: one for each
+    core that this process may use). `strict` stops at the first bad case. `conflicts` says what to
+    do if the same image has several answers: "keep" its cases in one group, or "reject" them all.
 
-    Returns the number of cases, those that were rejected with their reasons, warnings of copies
-    among them, and whether the store was there already. Raises BadSource where the kind, a setting,
-    the source or every case is unusable, BadCase for the first bad case where `strict`, StoreError
-    where `out` holds something else, StudyError or OSError where its storage refuses or does not
-    answer, and OSError where the disk is full; asking again goes on from there.
+    Returns the number of cases, the rejected ones with their reasons, warnings of copies among the
+    cases, and whether the store existed already. Raises BadSource if the kind, a setting, the
+    source or every case is unusable, BadCase for the first bad case if `strict`, StoreError if
+    `out` holds something else, StudyError or OSError if its storage refuses or does not answer, and
+    OSError if the disk is full. The same call resumes from there.
     """
     from bench.core.references import unknown
     from bench.storage.store_copy import made_here, put_store
@@ -215,9 +213,9 @@ def prepare(
 
 
 def recognize(source: str | Path) -> "list[Seems]":
-    """Say what a folder or file seems to be and what `prepare` needs for it; writes nothing.
+    """Return the kinds that a folder or file may be and what `prepare` needs; writes nothing.
 
-    What fits comes first; of the others `missing` says why they do not. Raises BadSource where
+    Kinds that fit come first; for the others `missing` says why they do not. Raises BadSource if
     there is no such folder or file, or nothing in it.
     """
     from loaders.datasets.recognize import recognize as recognize_source
@@ -251,14 +249,14 @@ def show(
     seed: int = 0,
     counting: Counting = _uncounted,
 ) -> tuple[Path, Path]:
-    """Write a page of a store, and a picture of some of its cases; return where both are.
+    """Write a page of a store, and a picture of some of its cases; return their paths.
 
-    A store at an address is copied to this machine first, as a study's is.
-    `out` is the page, NAME.html (None: the store's name, here), the picture NAME.png beside it. So
-    many `cases` are shown, drawn by `seed` so that every class is among them as far as they reach.
-    The page holds images of patients, and no name. Raises StoreError where the folder is no whole
-    store, StorageError where none is at the address, StudyError where the page cannot be called so,
-    OSError where it cannot be written.
+    A store at an address is copied to this machine first, as a study's is. `out` is the page,
+    NAME.html (None: the store's name, in the working folder); the picture is NAME.png beside it.
+    `cases` is the number of cases shown, drawn by `seed` so that every class is included if there
+    are enough. The page holds images of patients, but no names. Raises StoreError if the folder is
+    not a complete store, StorageError if there is none at the address, StudyError if `out` is not a
+    valid name, OSError if it cannot be written.
     """
     from bench.core.references import StudyError
     from bench.storage.store_copy import store_here
@@ -267,9 +265,12 @@ def show(
     path = store_here(store) if is_address(store) else local_path(store, "store")
     page = Path(f"{path.absolute().name}.html") if out is None else local_path(out, "out")
     if page.suffix != ".html":
-        raise StudyError(f"out {page}: the page is a file whose name ends in .html.")
+        raise StudyError(f"out {page}: the name of the page must end in .html.")
     if not (type(cases) is int and cases >= 1 and type(seed) is int and seed >= 0):
-        raise StudyError(f"cases is {cases!r}, seed {seed!r}; whole numbers, cases from 1 on.")
+        raise StudyError(
+            f"cases is {cases!r}, seed {seed!r}; they must be whole numbers, cases at least 1 and "
+            f"seed at least 0."
+        )
     opened = open_store(path)
     from bench.look import content
     from results.look.write import write_look
@@ -280,7 +281,7 @@ def show(
 
 
 def check_kind(kind: str) -> None:
-    """Raise BadSource where there is no kind of this name, with the choices."""
+    """Raise BadSource, with the choices, if there is no kind of this name."""
     from bench.core.references import unknown
     from loaders.cases import BadSource
     from loaders.datasets.table import KINDS
@@ -307,19 +308,17 @@ def plan(
     pilot: str | Path | None = None,
     counting: Counting = _uncounted,
 ) -> Planned:
-    """Say what a run would do, and measure how long it takes; writes nothing.
+    """Return what a run would do, and measure how long it takes; writes nothing.
 
-    `study` is a study file or the name of a ready study, `out` the run folder to be (None:
-    runs/NAME), `lanes` how many trials would run at once (None: as many as a run without Ray would
-    choose, which `Planned.room` explains). With `points`, or where the
-    study says `tuning`, it is what `tune` would do: the points of the search come first. The time
-    comes from the work of each model on each data set, done side by side as a run has it. `pilot`
-    is the folder of a run on the same data, two folds of it at least, from which is told what the
-    verdict will be able to tell.
+    `study` is a study file or the name of a ready study, `out` the future run folder (None:
+    runs/NAME), `lanes` the number of trials at once (None: as many as a run without Ray would
+    choose, which `Planned.room` explains). With `points`, or if the study says `tuning`, the plan
+    is that of `tune`: the points of the search come first. The time is measured on the work of each
+    model on each data set, side by side as in a run. `pilot` is the folder of a run on the same
+    data, with at least two folds, from which to say what the verdict will be able to tell.
 
-    Raises RunError where the pilot cannot be read; StudyError where it is of other data, where the
-    study or its data cannot be used, and where it needs other threads than an earlier study in this
-    process.
+    Raises RunError if the pilot cannot be read; StudyError if it has other data, if the study or
+    its data cannot be used, and if it needs other threads than an earlier study in this process.
     """
     check_lanes("local", lanes)
     asked, base = _asked(study, out)
@@ -338,7 +337,7 @@ def plan(
     run, start = readable(folder, begun=False).absolute(), perf_counter()
     with (counting if asked.speed else _uncounted)("trying settings") as tried_settings:
         made = resolve(asked, base, run, lanes=lanes, told=tried_settings)
-    # What was measured to choose settings is not done again.
+    # The time spent on measuring settings of speed is not spent again in the run.
     begin_sec = 0.0 if made.found else perf_counter() - start
     here = None if lanes else _room(made)
     tried = point_plan(made).trials if made.study.tuning else ()
@@ -367,15 +366,15 @@ def plan(
 def price(
     study: str | Path, out: str | Path | None = None, *, counting: Counting = _uncounted
 ) -> Path | str:
-    """Measure what a sample-gradient of each combination costs alone; return the file of it.
+    """Measure the time of a sample-gradient of each combination undisturbed; return the file.
 
     Trains each combination of a study twice for two epochs, one after the other, and writes
     `alone.parquet` into the run folder `out` (None: runs/NAME), before the run or after it. The
-    report takes prices from it: the seconds of trials that ran side by side are noise. To be called
+    report takes prices from it, since times of trials that ran side by side are noisy. Call it
     while nothing else runs on the machine.
 
-    Raises StudyError as `plan` does, OSError before anything is measured where the folder cannot be
-    written, and what a combination raises that cannot be trained.
+    Raises StudyError as `plan` does, OSError, before anything is measured, if the folder cannot be
+    written, and the error of a combination that cannot be trained.
     """
     asked, base = _asked(study, out)
     from bench.planning.plan import resolve
@@ -411,35 +410,38 @@ def run(
     changed: Callable[["Progress"], None] = _unheard,
     say: Callable[[str], None] = _unsaid,
 ) -> Ended:
-    """Run a study, or go on with it: finished trials are not run again. Then write its report.
+    """Run a study, or resume it: finished trials are not run again. Then write its report.
 
-    `study` is a study file or the name of a ready study, `out` the run folder (None: runs/NAME).
-    `ray` None runs in processes beside this one; "local" starts a Ray on this machine, "auto" or
-    host:port joins a cluster that is up, where each trial has `gpus_per_trial` GPUs or CPU workers.
-    `lanes` trials run at once; None is as many as there is room for: without Ray as cores and
-    memory hold; on a GPU several where the steps of one leave it idle, and by Ray one on each. With
-    `race`, or where the study says so, what cannot be the best after the first seed is dropped (at
-    the study's level, else 0.01).
-    With `until_decided`, or where the study says so, as many repeats again are added while that can
-    decide what is not, for three looks at most, which share alpha.
-    With `doubled` the first seed is trained with twice the budget too, in the folder `doubled` of
-    the run, for the report to say whether the ranking holds. `trial` is the id of the one trial to
-    run.
-    A trial that makes no step for `hung_minutes` (None: 30) is ended. `changed` hears of each step,
-    `say` before the first trial by what rule the run will be judged, and how many run at once.
+    - `study`: a study file or the name of a ready study; `out`: the run folder (None: runs/NAME).
+    - `ray`: None runs trials in child processes; "local" starts Ray on this machine, "auto" or
+      host:port joins a running cluster. With Ray, each trial has `gpus_per_trial` GPUs or CPU
+      workers.
+    - `lanes`: trials at once; None: as many as there is room for. Without Ray that is as many as
+      cores and memory hold, on a GPU several if the steps of one leave it idle; with Ray one for
+      each GPU.
+    - `race`, here or in the study: drop combinations that cannot be the best after the first seed
+      (at the study's level, else 0.01).
+    - `until_decided`, here or in the study: add as many repeats again while that can decide what is
+      undecided, for at most three looks, which share alpha.
+    - `doubled`: also train the first seed with twice the budget, in the folder `doubled` of the
+      run, so that the report says whether the ranking holds.
+    - `trial`: the id of the only trial to run.
+    - `hung_minutes` (None: 30): end a trial that makes no step within this time.
+    - `changed` is called at each step; `say` is called before the first trial with the rule by
+      which the run will be judged, and with the number of trials at once.
 
-    Returns the run as it ended; a trial that broke is counted in it as failed. Raises StudyError
-    where the study, its data, its pretrained weights or the machines cannot be used, and where
-    another process is running it; RunError where the run folder is damaged; LanesLost, an OSError,
-    where no lane is left; OSError where results cannot be written; and KeyboardInterrupt. What is
-    finished is on disk in each case, and asking again goes on from there.
+    Returns the run as it ended; a trial that failed is counted in it. Raises StudyError if the
+    study, its data, its pretrained weights or the machines cannot be used, or if another process is
+    running it; RunError if the run folder is damaged; LanesLost, an OSError, if no lane is left;
+    OSError if results cannot be written; and KeyboardInterrupt. Finished trials are on disk in each
+    case, and the same call resumes from there.
     """
     from bench.core.references import StudyError
 
     check_lanes(ray, lanes, gpus_per_trial)
     asked, base = _asked(study, out)
     if asked.tuning:
-        raise StudyError("tuning: this study is tuned: ask for it by `medopt tune`, api.tune().")
+        raise StudyError("tuning: this study is tuned: use `medopt tune` or api.tune().")
     from bench.execution.phases.race import first_round, raced
     from bench.execution.phases.until_decided import continued
     from bench.execution.phases.until_decided import until_decided as looking
@@ -464,7 +466,7 @@ def run(
             say(left_over)
 
         def trained(plan: "Plan") -> "Progress":
-            # One seed of one repeat is all that a first look may have: nothing comes after a drop.
+            # A first look may have only one seed of one repeat: then nothing comes after a drop.
             alone = plan.study.until_decided and len(first_round(plan).trials) == len(plan.trials)
             if plan.study.race is None or trial is not None or alone:
                 return where.trained(plan, told)
@@ -494,13 +496,13 @@ def run(
 
 
 def status(run: str | Path) -> "Status":
-    """Say how far a run is, by its folder alone: also from another machine, or when it is over.
+    """Return a run's progress from its folder alone, also on another machine or after the run.
 
-    `run` is the run folder, or its address. Returns how many trials are done, by status, and left;
-    which are in hand, where, and for how long nothing has come of them; why trials failed; whether
-    the process that runs the study lives; and how fast it goes. `Status.as_json` gives plain
-    values. Nothing is written there. Raises RunError where the folder holds no run, or its tables
-    cannot be read.
+    `run` is the run folder, or its address. Returns the numbers of trials that are done (by status)
+    and left; the running ones, where, and how long ago they made a step; why trials failed; whether
+    the process that runs the study is alive; and the speed. `Status.as_json` gives plain values.
+    Nothing is written there. Raises RunError if the folder holds no run, or if its tables cannot be
+    read.
     """
     from results.status import status as read_status
 
@@ -522,20 +524,19 @@ def tune(
     changed: Callable[["Progress"], None] = _unheard,
     say: Callable[[str], None] = _unsaid,
 ) -> Ended:
-    """Tune each combination of a study in each fold, run it so, and write its report.
+    """Tune each combination of a study in each fold, run the tuned study, and write its report.
 
-    `points` settings are tried for each (None: as the study's `tuning` says, else 5): those that it
-    has without a search, and draws from its optimizer's own space, new ones in each fold. Inner
-    validation chooses on the first seed; all seeds are trained by the choice, and it alone meets
-    the test fold. `defaults` trains the study untuned too, in the folder `defaults` of the run, for
-    the report to set the two rankings side by side. `out` is the run folder (None:
-    runs/NAME-tuned).
+    `points` settings are tried for each combination (None: as the study's `tuning` says, else 5):
+    its untuned settings, and draws from its optimizer's own space, new ones in each fold. Inner
+    validation chooses on the first seed; the chosen settings are trained on all seeds, and only
+    they are scored on the test fold. `defaults` also trains the study untuned, in the folder
+    `defaults` of the run, so that the report shows the two rankings side by side. `out` is the run
+    folder (None: runs/NAME-tuned).
 
     `search` "optuna", "asha" or "bohb" looks for settings by Ray Tune instead, in the same spaces:
-    nothing is trained by them on all seeds, and nothing is judged.
+    then nothing is trained on all seeds, and there is no verdict.
 
-    Everything else is as in `run`, also what is raised: a search that was stopped goes on when it
-    is asked for again.
+    Everything else, also what is raised, is as in `run`: the same call resumes a stopped search.
     """
     from bench.core.references import StudyError
 
@@ -551,8 +552,8 @@ def tune(
     if search_of(asked) != "sobol":
         if defaults or gpus_per_trial > 1:
             raise StudyError(
-                "a search by Ray Tune tries each point on one device, and judges nothing: there is "
-                "no ranking with defaults to set beside it."
+                "a search by Ray Tune tries each point on one device and gives no verdict: leave "
+                "out `defaults` and several GPUs per trial."
             )
         return _searched(asked, base, out, ray=ray, lanes=lanes, told=changed, say=say)
     where = _Where(ray=ray, lanes=lanes, gpus=gpus_per_trial, hung_minutes=hung_minutes)
@@ -587,7 +588,7 @@ def _searched(
     told: Callable[["Progress"], None],
     say: Callable[[str], None],
 ) -> Ended:
-    """Search by Ray Tune, which starts a Ray on this machine where none is named."""
+    """Search by Ray Tune, which starts Ray on this machine if no cluster is named."""
     from bench.execution.phases.ray_tune import search_by_tune
     from bench.execution.watching import watched
     from bench.study.schema import search_of
@@ -605,7 +606,7 @@ def _searched(
 
 
 def _of_same_folds(run: Path, name: str) -> Path:
-    """Return the folder of a run that lies in another one's and has its folds."""
+    """Return the folder of a run inside another run, with a copy of its folds."""
     from bench.study.pretrained import FOLDS
     from results.tables.files import replace_file
 
@@ -617,9 +618,9 @@ def _of_same_folds(run: Path, name: str) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class _Where:
-    """Where trials run: in processes beside this one, or on lanes of a Ray.
+    """Where trials run: in child processes, or on Ray lanes.
 
-    `why` says why so many at once, where that was chosen here.
+    `why` explains the number of trials at once, if it was chosen here.
     """
 
     ray: str | None
@@ -627,7 +628,7 @@ class _Where:
     gpus: int
     hung_minutes: float | None
     why: str = ""
-    # Of a cluster, whose machines come and go: how many lanes at most; None: as many as it holds.
+    # On a cluster, whose machines come and go: the most lanes; None: as many as it holds.
     most: int | None = None
 
     def resolved(self, asked: "Study", base: Path, folder: Path) -> tuple["Plan", "_Where"]:
@@ -655,7 +656,7 @@ class _Where:
 
     @property
     def address(self) -> str | None:
-        """The cluster to join, None where this machine is one of its own."""
+        """The cluster to join, None to start Ray on this machine."""
         return None if self.ray == "local" else self.ray
 
     def trained(self, made: "Plan", changed: Callable[["Progress"], None]) -> "Progress":
@@ -681,7 +682,7 @@ class _Where:
 
 
 def _room(made: "Plan") -> "Room":
-    """Return how many trials of a plan are to run at once without Ray."""
+    """Return how many trials of a plan should run at once without Ray."""
     from bench.training.room import room
     from loaders.cores import usable_cores
 
@@ -696,9 +697,9 @@ def _room(made: "Plan") -> "Room":
 
 
 def _of_an_earlier_study(made: "Plan") -> str:
-    """Say that a run has trials that its study does not ask for any more, empty where it has none.
+    """Return a warning if a run has trials that its study no longer asks for, or "".
 
-    Axes of a run only grow, so that the verdict counts them.
+    Axes of a run only grow, so the verdict counts them.
     """
     from results.tables.schema import ENDED_STATUSES
     from results.tables.store import finished
@@ -710,16 +711,18 @@ def _of_an_earlier_study(made: "Plan") -> str:
     if not more:
         return ""
     return (
-        f"{count(more, 'finished trial')} of an earlier, longer study "
-        f"{'is' if more == 1 else 'are'} in this run: the verdict counts them too."
+        f"{count(more, 'finished trial')} from an earlier, longer study "
+        f"{'is' if more == 1 else 'are'} in this run: the verdict counts "
+        f"{'it' if more == 1 else 'them'} too."
     )
 
 
 @contextmanager
 def _saved(made: "Plan", say: Callable[[str], None], why: str = "") -> Iterator[None]:
-    """Write down what a run will be, and send what it has to say to its log meanwhile.
+    """Save what a run will do, and send its messages to its log during the block.
 
-    `say` hears by what rule it will be judged, and `why` so many trials run at once.
+    `say` is called with the rule by which it will be judged, and with `why` so many trials run at
+    once.
     """
     from bench.planning.plan import save
     from bench.planning.preflight import fits
@@ -746,9 +749,9 @@ def _saved(made: "Plan", say: Callable[[str], None], why: str = "") -> Iterator[
 
 
 def _asked(study: str | Path, out: str | Path | None) -> tuple["Study", Path]:
-    """Return a study and the folder its paths start at.
+    """Return a study and the folder that its paths are relative to.
 
-    Raises StudyError where there is none, or no run or store can be, before torch is imported.
+    Raises StudyError, before torch is imported, if the study, its stores or `out` are impossible.
     """
     find_study(Path(study))
     if out is not None:
@@ -764,14 +767,14 @@ def _asked(study: str | Path, out: str | Path | None) -> tuple["Study", Path]:
 
 
 def _folder(out: str | Path | None, name: str) -> str | Path:
-    """Return the run folder that is asked for, wherever a user's code may go, or its address."""
+    """Return a run folder, absolute since a user's code may change folders, or its address."""
     if out is not None and is_address(out):
         return out
     return (Path("runs") / name if out is None else local_path(out, "out")).absolute()
 
 
 def _read_folder(run: str | Path, what: str) -> Path:
-    """Return where a run can be read: its folder, or the copy of the one at an address."""
+    """Return where a run can be read: its folder, or for an address its copy."""
     from bench.storage.run_copy import readable
 
     return readable(run) if is_address(run) else local_path(run, what)
@@ -779,7 +782,7 @@ def _read_folder(run: str | Path, what: str) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class _Place:
-    """Where a run is written: its folder here, where its page will be, and who hears of steps."""
+    """Where a run is written: its folder here, the place of its page, and the progress callback."""
 
     folder: Path
     page: Path | str
@@ -788,7 +791,7 @@ class _Place:
 
 @contextmanager
 def _driven(run: str | Path, changed: Callable[["Progress"], None]) -> Iterator[_Place]:
-    """Give the place of a run that this process writes: its folder, or the copy of an address."""
+    """Yield the place of a run that this process writes: its folder, or for an address its copy."""
     from bench.storage.run_keeper import driven
 
     if not is_address(run):
@@ -808,7 +811,8 @@ def _driven(run: str | Path, changed: Callable[["Progress"], None]) -> Iterator[
 def _begin(threads: int | None) -> None:
     """Set this process up for its first study; raise StudyError if a later one differs in threads.
 
-    The command trains once a process, a notebook more often, and threads can be set but once.
+    The command trains once per process, a notebook may do so more often, and threads can be set
+    only once.
     """
     from bench.core.references import StudyError
     from bench.core.startup import begin
@@ -818,7 +822,7 @@ def _begin(threads: int | None) -> None:
         _begun.append(threads)
     elif _begun != [threads]:
         raise StudyError(
-            f"threads: this Python process trains with {_begun[0]}, and the study needs {threads}. "
+            f"threads: this Python process trains with {_begun[0]}, but the study needs {threads}. "
             f"A second change makes every step many times slower: restart Python (the notebook's "
             f"kernel), write `threads: {_begun[0]}` in the study, or run it with Ray."
         )
@@ -826,7 +830,7 @@ def _begin(threads: int | None) -> None:
 
 @contextmanager
 def _logging(path: Path) -> Iterator[None]:
-    """Send what the run has to say to `log.txt` beside its results, and nowhere else."""
+    """Send the run's messages to `log.txt` beside its results, and nowhere else."""
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     ours = logging.getLogger("medopt")

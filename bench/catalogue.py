@@ -1,6 +1,6 @@
-"""What can stand in a study: every table of the project, as plain rows for `medopt list`.
+"""All that a study can name: every table of the project, as plain rows for `medopt list`.
 
-A table is imported when its rows are asked for, so that a wrong name is told at once.
+A table is imported only when its rows are needed, so that a wrong name is reported at once.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Rows = list[dict[str, Any]]
 
 
 def _fields(table: str, *names: str) -> Callable[[], Rows]:
-    """Return what makes the rows of `module:TABLE`, of these fields."""
+    """Return a function that makes the rows of `module:TABLE` with these fields."""
     module, _, name = table.partition(":")
 
     def rows() -> Rows:
@@ -62,7 +62,7 @@ def _optimizers() -> Rows:
         "bench.optimizers.table:OPTIMIZERS",
         *("name", "step", "drives", "decay", "scale_free", "defaults", "summary", "source"),
     )()
-    # A rule for gradients asks nothing of the task.
+    # A rule for gradients works for every task.
     return [
         {"name": row["name"], "tasks": list(TASKS), **row, "space": _space(OPTIMIZERS[row["name"]])}
         for row in rows
@@ -70,9 +70,9 @@ def _optimizers() -> Rows:
 
 
 def _space(row: Any) -> dict[str, str]:
-    """Return where `medopt tune` searches each setting of an optimizer."""
+    """Return the range in which `medopt tune` searches each setting of an optimizer."""
     return {
-        name: f"{space.low:g} to {space.high:g}{', by its logarithm' if space.log else ''}"
+        name: f"{space.low:g} to {space.high:g}{', on a log scale' if space.log else ''}"
         for name, space in row.space.items()
     }
 
@@ -86,7 +86,7 @@ def _models() -> Rows:
     )()
     for row in rows:
         row["tasks"] = [task.name for task in TASKS.values() if task.networks in row["tasks"]]
-    # As it is published.
+    # The published output calls settings `options`.
     return [{"options" if k == "settings" else k: v for k, v in row.items()} for row in rows]
 
 

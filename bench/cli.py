@@ -1,7 +1,8 @@
 """The command line: arguments, output and exit status; bench.api does the work.
 
 Exit status 0: done. 1: some trials failed, or the machine did (a full disk). 2: bad usage, or no
-usable input. 130: interrupted; the run resumes. 141: what is printed is read no more (`| head`).
+usable input. 130: interrupted; the run can be resumed. 141: the reader of the output has gone
+(`| head`).
 """
 
 import errno
@@ -32,7 +33,7 @@ app = typer.Typer(
     name="medopt",
     help="Which optimizer and which loss should train my medical-image model, on my data and my "
     "GPUs?\n\nStart with `medopt demo`. For your own data: `medopt prepare`, write a study of nine "
-    "lines, `medopt plan`, `medopt run`. A run that was stopped goes on when you ask for it again.",
+    "lines, `medopt plan`, `medopt run`. To resume a run that was stopped, repeat its command.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -41,14 +42,14 @@ app = typer.Typer(
 
 
 class _Printed(Console):
-    """A console that leaves it to `main` what a reader who has gone means."""
+    """A console that leaves a broken pipe to `main`."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
-# Names of files and of a study's entries are printed as Text: as str, what stands in brackets or
-# between colons would be taken for markup.
+# Names of files and of a study's entries are printed as Text: in a str, rich would take brackets
+# and colons for markup.
 out = _Printed(highlight=False)
 err = _Printed(stderr=True, highlight=False)
 
@@ -57,7 +58,7 @@ Lanes = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Trials at once: processes on this machine, with --ray worker groups. Default: as "
+        help="Trials at once: processes on this machine, or worker groups with --ray. Default: as "
         "many as there is room for.",
     ),
 ]
@@ -66,29 +67,31 @@ GpusPerTrial = Annotated[
 ]
 Points = Annotated[
     int | None,
-    typer.Option(metavar="P", help="Settings tried for each combination in each fold. Default: 5."),
+    typer.Option(
+        metavar="P", help="Number of settings tried for each combination in each fold. Default: 5."
+    ),
 ]
 Hung = Annotated[
     float,
     typer.Option(
         metavar="MINUTES",
         min=0.1,
-        help="End a trial that makes no step (no batch, no case) for so long. One that hangs "
-        "twice is written down as failed, and the others go on.",
+        help="End a trial that finishes no step (no batch, no case) within this time. A trial that "
+        "hangs twice is recorded as failed, and the others go on.",
     ),
 ]
 Ray = Annotated[
     str | None,
     typer.Option(
         metavar="[ADDRESS]",
-        help="Run on Ray lanes. Alone it starts a Ray on this machine, for this run only; `auto` "
-        "or host:port joins a cluster that is up.",
+        help="Run on Ray lanes. Without an address it starts Ray on this machine, for this run "
+        "only; `auto` or host:port joins a running cluster.",
     ),
 ]
 
 
 class Failed(Exception):  # noqa: N818  # an exit status, not an error of its own
-    """Ends the command with an exit status, once everything has been said."""
+    """Ends the command with an exit status, once everything has been printed."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -107,7 +110,7 @@ def _show_version(asked: bool) -> None:
 def _command(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Say the version.", is_eager=True, callback=_show_version),
+        typer.Option("--version", help="Print the version.", is_eager=True, callback=_show_version),
     ] = False,
 ) -> None:
     del version
@@ -121,12 +124,12 @@ def demo(
     ray: Ray = None,
     lanes: Lanes = None,
 ) -> None:
-    """Run the whole job in miniature, on data it makes.
+    """Run the whole benchmark in miniature, on data that it makes.
 
     Makes chest-CT and brain-MRI phantoms in their true formats (DICOM with radiologists' XML reads;
     NIfTI), prepares them like real scans, runs three optimizers x two losses x five folds on each,
-    and ends with a verdict and report.html. A trial a core runs at once; on two it takes one to
-    four minutes.
+    and ends with a verdict and report.html. Runs one trial on each core at once; two cores take one
+    to four minutes.
     """
     from bench import api
     from bench.core.references import local_path
@@ -143,15 +146,15 @@ def prepare(
     kind: Annotated[
         str,
         typer.Argument(
-            help="What the source is; `medopt list data` shows all. A folder in its place is "
-            "looked at: which kind fits, and what is missing, is said."
+            help="The kind of source; `medopt list data` shows all. Given a folder instead, the "
+            "command says which kind it looks like and what is missing."
         ),
     ],
     store: Annotated[Path | None, typer.Option("--out", help="The store to make.")] = None,
     source: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder or file as it was downloaded. Left out: the official file is fetched, "
+            help="Folder or file as it was downloaded. If left out, the official file is fetched "
             "where it is free (medmnist:NAME)."
         ),
     ] = None,
@@ -163,22 +166,23 @@ def prepare(
     conflicts: Annotated[
         str,
         typer.Option(
-            help="What becomes of one image that stands under several answers: keep its cases in "
-            "one group, and warn, or reject them all."
+            help="If the same image has several answers: `keep` its cases in one group and warn, "
+            "or `reject` them all."
         ),
     ] = "keep",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes that read. Default: one a usable core.")
+        int | None, typer.Option(min=1, help="Reader processes. Default: one per usable core.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Read and count all; write nothing.")
+        bool, typer.Option("--dry-run", help="Read and count everything; write nothing.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Turn scans as they were downloaded into a store: read once, checked, with ids hashed.
+    """Turn downloaded scans into a store: each is read once and checked, and its ids are hashed.
 
-    A case that cannot be used is listed in rejected.parquet with the reason, and the others go on.
-    A preparation that was stopped resumes when you ask for it again.
+    `medopt prepare brats /data/BraTS2023 --out stores/brats`. A case that cannot be used is listed
+    in rejected.parquet with the reason, and the others go on. To resume a preparation that was
+    stopped, repeat its command.
     """
     from bench import api
     from bench.display import counting
@@ -247,14 +251,14 @@ def _settings(given: list[str]) -> dict[str, str]:
 
 
 def _is_source(kind: str) -> bool:
-    """Tell whether what stands for a kind is a folder or file to be looked at."""
+    """Return whether the argument KIND names a folder or file to look at, and no kind."""
     from loaders.datasets.table import KINDS
 
     return kind.partition(":")[0] not in KINDS and Path(kind).exists()
 
 
 def _check_kind(kind: str, source: Path | None) -> None:
-    """Raise BadSource where a kind is none; before what its source or --out lack is told."""
+    """Raise BadSource for an unknown kind, before anything is said of its source or --out."""
     from bench import api
     from loaders.cases import BadSource
 
@@ -263,9 +267,7 @@ def _check_kind(kind: str, source: Path | None) -> None:
     except BadSource as error:
         if source is not None:
             raise
-        raise BadSource(
-            f"there is no folder or file {kind!r}, and no kind that is called so: {error}"
-        ) from None
+        raise BadSource(f"there is no folder, file or kind called {kind!r}: {error}") from None
 
 
 def _show_what_it_seems(source: Path, *, as_json: bool) -> None:
@@ -278,8 +280,9 @@ def _show_what_it_seems(source: Path, *, as_json: bool) -> None:
     if not found:
         out.print(
             Text(
-                f"{source} is like no kind that is known. `medopt list data` shows the kinds; "
-                "images with masks are `pairs`, pictures with a table or in class folders `images`."
+                f"{source} looks like no known kind. `medopt list data` shows the kinds; use "
+                "`pairs` for images with masks, `images` for pictures with a table or in class "
+                "folders."
             )
         )
     for seems in found:
@@ -297,7 +300,7 @@ def _show_what_it_seems(source: Path, *, as_json: bool) -> None:
             if not seems.grouped:
                 out.print(
                     Text(
-                        "  Whose they are is not known, so each case is its own group"
+                        "  Their patients are not known, so each case is its own group"
                         f"{_how_told(seems.kind)}."
                     )
                 )
@@ -305,18 +308,20 @@ def _show_what_it_seems(source: Path, *, as_json: bool) -> None:
 
 
 def _how_told(kind: str) -> str:
-    """Return the end of a sentence: with which settings a kind is told the patients."""
+    """Return the end of a sentence: which settings tell a reader the patient of each case."""
     from loaders.datasets.table import KINDS
 
     options = KINDS[kind].options
-    # What names the patient is a column where a kind reads a table, else a pattern of names.
+    # A kind that reads a table takes the patient from a column, the others from a name's pattern.
     tabled = "csv" in options
     ways = {
         "group": "csv=TABLE --set group=COLUMN" if tabled else "'group=(p[0-9]+)' of a case's name",
         "group_pattern": "'group_pattern=(p[0-9]+)' of paths",
     }
     known = [way for name, way in ways.items() if name in options]
-    return f": --set {' or --set '.join(known)} says which patient a case is of" if known else ""
+    return (
+        f": --set {' or --set '.join(known)} says which patient each case is from" if known else ""
+    )
 
 
 def _show_counted(counted: "Counted", *, as_json: bool) -> None:
@@ -346,14 +351,14 @@ def _show_counted(counted: "Counted", *, as_json: bool) -> None:
 def verify(store: Annotated[Path, typer.Argument(help="A store.")]) -> None:
     """Check every array of a store against its checksum.
 
-    Reads the whole store. If a disk or a copy has changed anything since `medopt prepare` wrote it,
-    the arrays that differ are named and the exit status is 1: prepare the store again.
+    Reads the whole store. If anything has changed since `medopt prepare` wrote it (a bad disk, a
+    bad copy), prints the arrays that differ and exits with 1: prepare the store again.
     """
     from bench.storage.store_copy import store_here
     from loaders.store.read import Store, verify_store
 
     store = store_here(store)
-    Store(store)  # a folder that is no store is bad usage, not a damaged array
+    Store(store)  # a folder that is not a store is bad usage, not a damaged array
     problems = verify_store(store)
     for problem in problems:
         err.print(Text(problem, "red"))
@@ -370,19 +375,20 @@ def show(
         typer.Option(
             "--out",
             metavar="PAGE.html",
-            help="The page; the picture is PAGE.png beside it. Default: the store's name, here.",
+            help="The page to write; the picture is PAGE.png beside it. Default: the store's name, "
+            "in this folder.",
         ),
     ] = None,
-    cases: Annotated[int, typer.Option(min=1, help="How many cases are shown.")] = 12,
+    cases: Annotated[int, typer.Option(min=1, help="How many cases to show.")] = 12,
     seed: Annotated[int, typer.Option(min=0, help="Another seed draws other cases.")] = 0,
 ) -> None:
     """Look at a store before training: write a page of its cases, and a PNG of them.
 
-    Cases with what is outlined on them (of a volume a plane across each axis, of a loop four
-    frames) or their answer, drawn so that every class is among them; cases by class, by official
-    part and by group; sizes, spacings and intensities; what was rejected and why. One file that
-    needs no network. It holds images of patients, so whoever has it has those; ids are hashed, and
-    no name of a file is in it.
+    Shows cases with their outlines or answers (of a volume one plane across each axis, of a loop
+    four frames), drawn so that every class is included; counts by class, official part and group;
+    sizes, spacings and intensities; what was rejected and why. The page is one file and needs no
+    network. It holds images of patients, so share it as you would share those; ids are hashed, and
+    it names no files.
     """
     from bench import api
     from bench.display import counting
@@ -397,46 +403,47 @@ def show(
 @app.command()
 def plan(
     study: Annotated[Path, typer.Argument(help="A study file, or the name of a ready study.")],
-    out_dir: Annotated[Path | None, typer.Option("--out", help="The run folder to be.")] = None,
+    out_dir: Annotated[Path | None, typer.Option("--out", help="The future run folder.")] = None,
     lanes: Lanes = None,
     points: Points = None,
     pilot: Annotated[
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="A run on the same data, two folds at least: say what leads the study could find.",
+            help="A run on the same data, of at least two folds: also say how large a lead the "
+            "study could find.",
         ),
     ] = None,
     gpus: Annotated[
-        int | None, typer.Option(min=1, help="Play the run through on so many GPUs.")
+        int | None, typer.Option(min=1, help="Simulate the run on this many GPUs.")
     ] = None,
     gpu_kind: Annotated[
-        str | None, typer.Option(metavar="KIND", help="What GPUs those are, as NVIDIA names them.")
+        str | None, typer.Option(metavar="KIND", help="Their kind, as NVIDIA names it.")
     ] = None,
     price: Annotated[
-        float | None, typer.Option(min=0, help="What an hour of one of them costs.")
+        float | None, typer.Option(min=0, help="The price of one of these GPUs an hour.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what a run would do: trials, what is skipped and why, and the time it takes.
+    """Say what a run would do: its trials, what is skipped and why, and the time it takes.
 
-    With --points it is what `medopt tune` would do.
+    With --points, says what `medopt tune` would do.
 
-    The time comes from the work of each model on each data set, done here in rounds and side by
-    side as the run has it; its range from how much the rounds differ. With --gpus the run is laid
-    out over GPUs: how long it lasts, what it costs, what stands idle, and what another order and a
-    race could save.
+    The time is measured: each model does some of its work on each data set here, in rounds, as many
+    side by side as in the run. The range shows how much the rounds differ. With --gpus the run is
+    simulated on GPUs: how long it takes, what it costs, how long GPUs are idle, and what another
+    order of trials and a race could save.
     """
     from bench import api
     from bench.display import counting
 
     if gpus is None and (gpu_kind or price is not None):
-        raise typer.BadParameter("--gpu-kind and --price are of the GPUs that --gpus counts.")
+        raise typer.BadParameter("--gpu-kind and --price describe the GPUs of --gpus: give it too.")
 
     planned = api.plan(
         study, out_dir, lanes=lanes, points=points, pilot=pilot, counting=partial(counting, err)
     )
-    # After what may be wrong was told: these import torch.
+    # Only after the study was checked: these import torch, which takes seconds.
     import torch
 
     from bench.core.environment import device_name
@@ -487,7 +494,7 @@ def plan(
         return
     title = Text(f"{made.study.name}: {len(made.trials)} trials")
     if planned.points:
-        title.append(f", {planned.points} of them points of the search")
+        title.append(f", {planned.points} of them search points")
     table = Table(title=title, title_justify="left")
     for column in (
         "data",
@@ -538,9 +545,9 @@ def plan(
 
 
 def _speeds(rows: "Sequence[Row]") -> Table:
-    """Return the table of what `speed: auto` has measured."""
+    """Return the table of what `speed: auto` measured."""
     table = Table(
-        title="speed: how many times faster than the plain way, median and range of the rounds",
+        title="speed: times faster than the plain settings, median and range of the rounds",
         title_justify="left",
     )
     for column in ("data", "model", "setting", "value"):
@@ -566,38 +573,41 @@ def run(
         bool,
         typer.Option(
             "--race",
-            help="After the first seed of all folds drop what cannot be the best, and train the "
-            "other seeds and repeats of the rest alone.",
+            help="After the first seed of all folds, drop combinations that cannot be the best; "
+            "train the other seeds and repeats of the rest only.",
         ),
     ] = False,
     until_decided: Annotated[
         bool,
         typer.Option(
             "--until-decided",
-            help="Add as many repeats again while they can decide what is not, for three looks at "
-            "most.",
+            help="While the verdict is undecided and more repeats can decide it, add as many "
+            "repeats again; three looks at most.",
         ),
     ] = False,
     doubled: Annotated[
         bool,
         typer.Option(
             "--doubled",
-            help="Train the first seed with twice the budget too, so that the report says whether "
+            help="Also train the first seed with twice the budget, so that the report says whether "
             "the ranking holds.",
         ),
     ] = False,
     trial: Annotated[str | None, typer.Option(help="Run this one trial, by its id.")] = None,
     hung_after: Hung = 30.0,
 ) -> None:
-    """Run a study, or go on with it: finished trials are not run again.
+    """Run a study, or resume it: finished trials are not run again.
 
-    Without --ray trials run side by side in processes of this machine, a core each where memory
-    holds so many (--lanes 1: one after the other on all cores, so that seconds can be compared);
-    with it on its lanes. Ends with the verdict and report.html. A race saves a third of the
-    training or more where some are clearly behind; its drop takes 0.01 of the study's alpha (`race:
-    LEVEL` in the study says another), and the verdict has the rest. A raced run stays one when it
-    is asked for again. --until-decided has to be asked for before the first trial: its looks share
-    alpha, and a run that was begun without keeps all of it.
+    `medopt run tumours.yaml`. Without --ray, trials run side by side in processes of this machine,
+    one per core if memory allows (--lanes 1: one after the other on all cores, so that seconds can
+    be compared); with --ray, they run on its lanes. Ends with the verdict and report.html.
+
+    A race saves a third of the training or more where some combinations are clearly behind. Its
+    drop takes 0.01 of the study's alpha (or the level that `race: LEVEL` in the study sets), and
+    the verdict has the rest. A raced run stays raced when it is resumed.
+
+    Give --until-decided before the first trial: its looks share alpha, and a run that was begun
+    without it has kept all of alpha for one verdict.
     """
     _run_study(
         study,
@@ -626,14 +636,14 @@ def tune(
             metavar="NAME",
             help="Search by Ray Tune instead: optuna (its TPE sampler), asha (the draws, stopped "
             "early at rungs of sample-gradients) or bohb (asha, settings by BOHB's model: for ten "
-            "points or more). Nothing is judged then.",
+            "points or more). Such a search gives no verdict.",
         ),
     ] = None,
     defaults: Annotated[
         bool,
         typer.Option(
             "--defaults",
-            help="Run the study untuned too, so that the report has both rankings side by side.",
+            help="Also run the study untuned, so that the report has both rankings side by side.",
         ),
     ] = False,
     ray: Ray = None,
@@ -641,18 +651,18 @@ def tune(
     gpus_per_trial: GpusPerTrial = 1,
     hung_after: Hung = 30.0,
 ) -> None:
-    """Tune every optimizer on an equal budget, fold by fold, and run the study so.
+    """Tune every optimizer on an equal budget, fold by fold, and run the tuned study.
 
-    Each combination tries the same number of points in each fold: first what it has without a
-    search, then draws from its optimizer's own space, new ones in each fold. Inner validation
-    chooses the best, on the first seed; the choice is trained on all seeds and it alone is scored
-    on the test fold. What the study sets by hand, or by a regularizer, stays as it is and is not
-    searched; an optimizer that has nothing left to search runs untuned, and the verdict says so.
+    Each combination tries the same number of points in each fold: first its untuned settings, then
+    draws from its optimizer's own space, new ones in each fold. Inner validation chooses the best
+    point, on the first seed. This point is trained on all seeds, and it alone is scored on the test
+    fold. What the study sets by hand or by a regularizer is not searched. An optimizer with nothing
+    left to search runs untuned, and the verdict says so.
 
-    The chosen training of the first seed is done again, for the test fold: P + S trainings for P
-    points and S seeds. `medopt plan STUDY --points P` says how long that takes. A search that was
-    stopped goes on when you ask for it again. With fewer than 5 points the verdict is of these
-    configurations alone.
+    The chosen point is trained on the first seed again, for the test fold: P + S trainings for P
+    points and S seeds. `medopt plan STUDY --points P` says how long that takes. To resume a search
+    that was stopped, repeat its command. With fewer than 5 points the verdict holds for these
+    configurations only.
     """
     from bench import api
 
@@ -677,12 +687,13 @@ def status(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     as_json: Json = False,
 ) -> None:
-    """Say how far a run is: from any machine that sees its folder, while it runs or later.
+    """Say how far a run is, from any machine that sees its folder, while it runs or later.
 
-    Trials that are done, by status, and left; those in hand, with their epoch and how long ago they
-    made a step; why trials failed; the time to go. It also says whether the process that runs the
-    study lives: where it is gone, `medopt run` goes on. Reads the folder and changes nothing in it;
-    `watch medopt status RUN` looks every two seconds. Exit status 2 where the folder holds no run.
+    Shows the trials that are done (by status), running (with epoch and time since the last step)
+    and left, why trials failed, and the time to go. It also says whether the process that runs the
+    study is alive: if it is gone, `medopt run` resumes the run. Reads the folder and changes
+    nothing in it; `watch medopt status RUN` repeats it every two seconds. Exit status 2 if the
+    folder holds no run.
     """
     from bench import api
     from results.status import in_words
@@ -700,22 +711,22 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     out_dir: Annotated[
         Path | None,
-        typer.Option("--out", help="The folder to write to, of one run. Default: the run's own."),
+        typer.Option("--out", help="The folder to write to, for one run. Default: the run's own."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Write report.html and verdict.json of finished or unfinished runs, and print the verdict.
 
-    With --json the verdict of one run is an object, those of several a list in their order. Exit
-    status 1 where a finished trial has lost some of its files, which is not counted then, or where
-    nothing can be written: the verdict is printed all the same.
+    With --json one run gives an object, several runs give a list in their order. Exit status 1 if a
+    finished trial has lost some of its files (it is then not counted), or if nothing can be
+    written; the verdict is printed all the same.
     """
     from bench.core.references import StudyError
     from bench.storage.run_copy import put_report, readable
     from results.report.write import made_report
 
     if out_dir is not None and len(runs) > 1:
-        raise StudyError("--out takes the report of one run: ask for one after the other.")
+        raise StudyError("--out takes the report of one run: give one run at a time.")
     folders = [readable(run) for run in runs]
     made = [made_report(folder) for folder in folders]
     pages: list[Path | str | None] = []
@@ -749,11 +760,11 @@ def export_(
 ) -> None:
     """Write the score of each test case as CSV, for your own statistics and for Claims Reloaded.
 
-    Per data set: NAME-cases.csv, a row a case and combination, and for classes and masks
-    NAME-claims-reloaded.csv, a row a case and a column a combination that is judged, which
-    claims-reloaded.dkfz.de takes as it is; it has no form for several findings (multi-label) or
-    numbers (regression), so there that file is not written. README.txt beside them says what each
-    number is; several seeds are averaged. Ids stay keyed hashes.
+    For each data set: NAME-cases.csv, one row for each case and combination; for classes and masks
+    also NAME-claims-reloaded.csv, one row for each case and one column for each judged combination,
+    which claims-reloaded.dkfz.de takes as it is. That site has no format for several findings
+    (multi-label) or numbers (regression), so they get no such file. README.txt beside them says
+    what each number is. Seeds are averaged; ids stay keyed hashes.
     """
     from bench.storage.run_copy import readable
     from results.export.scores import export_scores
@@ -772,11 +783,11 @@ def price(
         Path | None, typer.Option("--out", help="The run folder. Default: runs/NAME.")
     ] = None,
 ) -> None:
-    """Measure what a sample costs alone, for the prices in the report.
+    """Measure the time of a sample undisturbed, for the prices in the report.
 
-    Trials that run side by side disturb each other's seconds. This trains each combination twice
-    for two epochs, one after the other, and keeps the times in the run folder, before the run or
-    after it; `medopt report` then shows prices. Let nothing else run meanwhile. A run of one
+    Trials that run side by side disturb each other's timing. This command, before the run or after
+    it, trains each combination twice for two epochs, one after the other, and keeps the times in
+    the run folder; `medopt report` then shows prices. Let nothing else run meanwhile. A run of one
     trial at a time (`--lanes 1`) needs none of this.
     """
     from bench import api
@@ -787,15 +798,16 @@ def price(
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="A run folder: before.")],
-    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another one: after.")],
+    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="The run folder from before.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="The run folder from after.")],
     as_json: Json = False,
 ) -> None:
     """Say what got better, worse or slower from one run to another.
 
     Combinations that both runs have scored on the same cases in the same folds are compared in
-    pairs, with intervals; else their means stand side by side and nothing is claimed. Speed is what
-    a sample costs alone, within its noise. Exit status 0 whatever got worse.
+    pairs, with intervals; otherwise their means are shown side by side and nothing is claimed.
+    Speed is the time of a sample undisturbed, within its noise. Exit status 0 even if something got
+    worse.
     """
     from bench.storage.run_copy import readable
     from results.compare import compare as compare_runs
@@ -813,20 +825,18 @@ def compare(
 def recipe(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     form: Annotated[
-        str, typer.Option("--as", help="What to write for: pytorch, monai or nnunet.")
+        str, typer.Option("--as", help="The library to write for: pytorch, monai or nnunet.")
     ] = "pytorch",
-    data: Annotated[
-        str | None, typer.Option(help="The data set, where the run has several.")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help="The data set, if the run has several.")] = None,
     combination: Annotated[
-        str | None, typer.Option(help="Another combination than the recommended, by its name.")
+        str | None, typer.Option(help="Another combination than the recommended one, by its name.")
     ] = None,
 ) -> None:
     """Write the recommended combination as Python text: optimizer, schedule, loss, step, budget.
 
     `medopt recipe runs/tumours --as monai > recipe.py`. Its head says what was found and how sure
-    it is. What PyTorch or MONAI has in the same form is written by its name; for anything else the
-    text takes MedOptBench's own row.
+    it is. Parts that PyTorch or MONAI has in the same form are written by its name; anything else
+    is taken from MedOptBench.
     """
     from bench.core.references import StudyError, unknown
     from bench.storage.run_copy import readable
@@ -843,15 +853,15 @@ def claims(
     runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
     claim: Annotated[
         list[str] | None,
-        typer.Option(help="Ask this claim alone, by its id; may be repeated. Default: all."),
+        typer.Option(help="Answer only this claim, by its id; may be repeated. Default: all."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Answer what the two papers claim by finished runs: yes, no or undecided, with an interval.
+    """Test the claims of the two papers on finished runs: yes, no or undecided, with an interval.
 
-    Every claim has a measure and a test; a run answers those that it has what they need for. The
-    answers of all runs named are one family of tests (Holm). What is not answered is said with what
-    it needs.
+    Every claim has a measure and a test, and a run answers the claims whose needs it meets. The
+    answers of all runs named are one family of tests (Holm). For a claim without an answer, the
+    command says what it needs.
     """
     from bench.core.references import StudyError
     from bench.storage.run_copy import readable
@@ -881,7 +891,7 @@ def list_(
     ],
     as_json: Json = False,
 ) -> None:
-    """Show a table of the project: what a study can name, and where it comes from."""
+    """Show what a study can name, with settings and sources: `medopt list optimizers`."""
     from bench.catalogue import TABLES
     from bench.core.references import StudyError, unknown
 
@@ -891,7 +901,7 @@ def list_(
     if as_json:
         out.print_json(data=rows)
         return
-    # One entry below another: in columns, texts would be wrapped to a word a line.
+    # One entry below another: columns would wrap the texts to one word a line.
     for row in rows:
         out.print(Text.assemble((row["name"], "bold"), f"  {row.get('summary', '')}"))
         table = Table.grid(padding=(0, 2, 0, 0))
@@ -904,7 +914,7 @@ def list_(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Say what works on this machine (GPUs, DALI, Ray, disk, versions) and what to do."""
+    """Say what works on this machine (GPUs, DALI, Ray, disk, versions) and how to mend the rest."""
     from bench.doctor import examine
 
     findings = examine()
@@ -945,7 +955,7 @@ def _run_study(
     trial: str | None = None,
     hung_minutes: float | None = None,
 ) -> None:
-    """Run a study, show how it goes and its verdict; raise Failed if a trial failed."""
+    """Run a study, show its progress and its verdict; raise Failed if a trial failed."""
     from bench import api
 
     _show_run(
@@ -966,7 +976,7 @@ def _run_study(
 
 
 def _show_run(run: "Callable[..., Ended]", ray: str | None) -> None:
-    """Call what runs a study, show how it goes and its verdict; raise Failed if a trial failed."""
+    """Call `run`, show its progress and the verdict; raise Failed if a trial failed."""
     from bench.display import RunDisplay
 
     with RunDisplay(err, ray=ray is not None).showing() as display:
@@ -990,7 +1000,7 @@ def _show_ended(ended: "Ended") -> None:
 
 
 def _show_incumbents(lines: Sequence[Mapping[str, Any]]) -> None:
-    """Show the best settings that a search has found, by inner validation."""
+    """Show the best settings that a search found, by inner validation."""
     from results.text import score
 
     table = Table(title="best so far by inner validation", title_justify="left")
@@ -1001,7 +1011,9 @@ def _show_incumbents(lines: Sequence[Mapping[str, Any]]) -> None:
         numbers = score(line["score"]), str(line["tried"]), str(line["stopped"])
         table.add_row(*map(Text, (*words, *numbers)))
     out.print(table)
-    out.print("A search, no verdict: it chose by what it saw. `medopt tune` compares optimizers.")
+    out.print(
+        "A search, not a verdict: it chose by these scores. `medopt tune` compares optimizers."
+    )
 
 
 def _show_verdict(verdict: Mapping[str, Any], page: Path | str | None) -> None:
@@ -1014,7 +1026,7 @@ def _show_verdict(verdict: Mapping[str, Any], page: Path | str | None) -> None:
 
 
 def _shown(path: Path | str) -> str:
-    """Return a path as people read it: from the working folder, where it lies below it."""
+    """Return a path as people read it: relative to the working folder if it is inside it."""
     if isinstance(path, Path) and path.is_relative_to(Path.cwd()):
         return str(path.relative_to(Path.cwd()))
     return str(path)
@@ -1032,31 +1044,31 @@ def _arguments(given: Sequence[str]) -> list[str]:
     return made
 
 
-_GO_ON = "What was finished is on disk; ask again to go on."
+_GO_ON = "What was finished is on disk; repeat the command to resume."
 _ELSEWHERE = "Nothing can be written there: name another place with --out."
 _RIGHTS = (
-    "This user may not read or write there: change that, or name another place (to write to: with "
-    "--out)."
+    "This user may not read or write there: change the permissions, or name another place (to "
+    "write to: with --out)."
 )
-# What helps where a file cannot be read or written, by the system's number of the error.
+# What to do if a file cannot be read or written, by the system's error number.
 _WAY_OUT = {
     errno.ENOSPC: f"The disk is full: free some of it. {_GO_ON}",
     errno.EDQUOT: f"This user's share of the disk is full: free some of it. {_GO_ON}",
     errno.EROFS: _ELSEWHERE,
     errno.ENOTDIR: _ELSEWHERE,
     errno.ENAMETOOLONG: _ELSEWHERE,
-    errno.ENOENT: "It is not there and cannot be made: check the path, or name another one.",
+    errno.ENOENT: "It does not exist and cannot be made: check the path, or name another one.",
     errno.EACCES: _RIGHTS,
     errno.EPERM: _RIGHTS,
 }
 
 
-# As shells say of any tool that is ended by a closed pipe: `medopt list losses | head -1`.
+# The status that shells give any tool ended by a closed pipe: `medopt list losses | head -1`.
 _UNREAD = 128 + 13
 
 
 def main() -> None:
-    """Run the command line; turn whatever can go wrong into one sentence and an exit status."""
+    """Run the command line; turn every expected error into one sentence and an exit status."""
     from bench.core.packages import check_packages
     from bench.execution.stopping import INTERRUPTED, STOPPING, last_words
 
@@ -1064,7 +1076,7 @@ def main() -> None:
     check_packages()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A name that the terminal's encoding has no letters for is no reason to end.
+            # A name that the terminal's encoding cannot show must not end the command.
             stream.reconfigure(errors="backslashreplace")
     STOPPING.listen(at_once=False)
     try:
@@ -1081,7 +1093,7 @@ def main() -> None:
         status = 1
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
-    except SystemExit as end:  # the parser makes one of every broken pipe, whosever it is
+    except SystemExit as end:  # the parser makes one of every broken pipe, not only of stdout's
         if not isinstance(end.__context__, BrokenPipeError):
             raise
         status = _UNREAD
@@ -1106,7 +1118,7 @@ def main() -> None:
 
 
 def _is_unread() -> bool:
-    """Whether what this command prints has no reader any more."""
+    """Return whether the reader of this command's output has gone."""
     asked = select.poll()
     for number in (1, 2):  # stdout, stderr
         asked.register(number, 0)
@@ -1114,9 +1126,10 @@ def _is_unread() -> bool:
 
 
 def _explained() -> tuple[type[ValueError], ...]:
-    """Return the errors whose words are for the user; imported once there is one, as for `--help`.
+    """Return the errors whose messages are for the user.
 
-    What they are defined beside takes a quarter of a second to import.
+    They are imported only after an error: their modules take a quarter of a second to import, and
+    `--help` needs none.
     """
     from bench.core.references import StudyError
     from loaders.cases import BadSource

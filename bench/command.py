@@ -1,4 +1,4 @@
-"""Where the medopt command begins: it can be stopped from its first moment on, imports included."""
+"""The start of the medopt command, which can be stopped at any time, even during imports."""
 
 from bench.execution.stopping import STOPPING
 

@@ -1,6 +1,6 @@
 """The data of the demo: two phantoms in their true formats, prepared like real scans.
 
-By a process for each core: made and prepared by one, they took an eighth of the demo's time.
+One process per core does this: in a single process it took an eighth of the demo's time.
 """
 
 import multiprocessing
@@ -28,16 +28,16 @@ SEED = 2026
 MAKERS: dict[str, Callable[..., None]] = {"lidc": make_lidc, "brats": make_brats}
 
 
-# What a run imports, which takes seconds: torch imports the last with the first optimizer.
+# Modules that a run imports, which takes seconds; torch imports the last with the first optimizer.
 _OF_A_RUN = ("bench.execution.local", "bench.execution.phases.race", "torch._dynamo")
-# Workers begin with what is imported here by now; elsewhere a copy of a process may break.
+# Forked workers start with everything imported here; on other systems a fork may break.
 _START = "fork" if sys.platform == "linux" else "spawn"
 
 
 def make_demo(out: Path, told: Callable[[str], None]) -> Path:
-    """Make the demo's scans and stores under `out`, what is there already left alone.
+    """Make the demo's scans and stores under `out`, except those that exist.
 
-    Imports meanwhile what the run needs. Returns the study file, a copy of the ready study `demo`.
+    Meanwhile imports what the run needs. Returns the study file, a copy of the ready study `demo`.
     """
     missing = [name for name in MAKERS if not (out / "stores" / name).exists()]
     if missing:
@@ -65,7 +65,7 @@ def _make_stores(
     for name in missing:
         scans, store = out / "scans" / name, out / "stores" / name
         if not scans.exists():
-            told(f"making {PATIENTS[name]} {name} phantom patients in {scans}")
+            told(f"making {PATIENTS[name]} phantom patients ({name}) in {scans}")
             MAKERS[name](scans, patients=PATIENTS[name], seed=SEED, each=pool.map)
         told(f"preparing {store}")
         preparing.append(pool.submit(_prepare, name, scans, store))
@@ -80,7 +80,7 @@ def _prepare(name: str, scans: Path, store: Path) -> None:
 
 
 def _of_nobody(kind: Kind) -> Kind:
-    """Return the kind as before, but its stores say that what they hold are phantoms."""
+    """Return the same kind, whose stores say that they hold phantoms."""
 
     def survey(source: Path, options: Mapping[str, Any]) -> Survey:
         found = kind.survey(source, options)

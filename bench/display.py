@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: progress on stderr, nothing on stdout."""
+"""The display of a running study: progress on stderr, nothing on stdout."""
 
 import time
 from collections.abc import Iterator
@@ -17,23 +17,24 @@ from results import text
 from results.text import duration
 
 if TYPE_CHECKING:
-    # The display is there before torch is, which this brings in.
+    # The display starts before torch, which this would import.
     from bench.execution.trial_queue import Progress as RunProgress
     from bench.execution.trial_queue import Running
 
-# A lane that has made no step for so long is shown with the time since: steps take seconds.
+# If a lane has made no step for this long, the time since its last step is shown: steps take
+# seconds.
 QUIET_SEC = 30.0
-# In a log file or in CI a line is printed this often, instead of a display that moves.
+# In a log file or in CI, a line is printed this often in place of the moving display.
 PLAIN_EVERY_SEC = 20.0
-# A lane takes two lines; so many others the display has itself.
+# A lane takes two lines; the rest of the display takes this many.
 _OWN_LINES = 4
 
 
 class RunDisplay:
     """Shows a run: a bar, the time left, and what each lane is working on.
 
-    It moves by itself: its clocks run on between the news. `ray`: trials run on lanes of Ray,
-    which take a while to start.
+    Its clocks keep running between updates. `ray`: trials run on Ray lanes, which take a while to
+    start.
     """
 
     def __init__(self, console: Console, *, ray: bool = False) -> None:
@@ -47,7 +48,7 @@ class RunDisplay:
 
     @contextmanager
     def showing(self) -> Iterator["RunDisplay"]:
-        """Show the display from the first news until the block ends."""
+        """Show the display from the first update until the block ends."""
         try:
             yield self
         finally:
@@ -78,27 +79,27 @@ class RunDisplay:
         return (f"{begun}  ({counts})" if counts else begun) + quiet
 
     def _clock(self, state: "RunProgress") -> str:
-        """Say how long the run has taken by now and will take."""
+        """Return how long the run has taken, and how long it will still take."""
         since = time.monotonic() - self._heard
         gone = duration(state.seconds + since, clock=True)
         if self._starting(state):
-            return f"{gone} gone, {'Ray and its lanes are' if self._ray else 'it is'} starting"
+            return f"{gone} elapsed, {'Ray and its lanes are ' if self._ray else ''}starting"
         if state.seconds_left is None:
-            return f"{gone} gone, time to go unknown"
+            return f"{gone} elapsed, time to go unknown"
         left = duration(max(state.seconds_left - since, 0.0), clock=True)
-        return f"{gone} gone, about {left} to go"
+        return f"{gone} elapsed, about {left} to go"
 
     def _starting(self, state: "RunProgress") -> bool:
-        """Whether no lane has taken a trial yet."""
+        """Return whether no lane has taken a trial yet."""
         return not state.running and state.done == state.reused < state.total
 
     def _quiet(self, lane: "Running") -> str:
-        """Say for how long nothing has come of a lane, where that is long."""
+        """Return for how long a lane has made no step, if that is long."""
         silent = lane.silent + time.monotonic() - self._heard
-        return f"nothing for {duration(silent, clock=True)}" if silent >= QUIET_SEC else ""
+        return f"no step for {duration(silent, clock=True)}" if silent >= QUIET_SEC else ""
 
     def _rendered(self) -> RenderableType:
-        """Return the display as it is at this moment: it is asked for several times a second."""
+        """Return the present display; called several times a second."""
         state = self._state
         if state is None:
             return Text("")
@@ -139,7 +140,7 @@ def _counts(state: "RunProgress") -> str:
 
 
 def _line(content: str, style: str = "") -> Text:
-    """Return one line, cut with an ellipsis where the terminal is narrower."""
+    """Return one line, cut with an ellipsis if the terminal is narrower."""
     return Text(content, style=style, no_wrap=True, overflow="ellipsis")
 
 

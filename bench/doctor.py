@@ -16,8 +16,8 @@ from bench.core.environment import device_name, versions
 from loaders.batches.table import LOADERS, fastest_loader
 from loaders.cores import usable_cores
 
-# A store of BraTS 2021 (1,251 cases, four channels of int16 and a mask) takes about 90 GB;
-# with less than this, even a small study may fill the disk. Assumption.
+# A store of BraTS 2021 (1,251 cases, four channels of int16 and a mask) takes about 90 GB. With
+# less free space than this, even a small study may fill the disk. Assumption.
 LOW_DISK_GB = 5
 
 State = Literal["ok", "note", "problem"]
@@ -41,7 +41,7 @@ def _processor() -> Finding:
     memory = psutil.virtual_memory().total / 2**30
     name = device_name(torch.device("cpu"))
     there, usable = os.cpu_count() or 1, usable_cores()
-    cores = f"{there} cores" + (f", of which {usable} may be used" if usable < there else "")
+    cores = f"{there} cores" + (f", {usable} of them usable" if usable < there else "")
     return Finding(what="processor", state="ok", detail=f"{name}, {cores}, {memory:.0f} GiB")
 
 
@@ -54,13 +54,13 @@ def _gpus() -> Finding:
             what="GPUs",
             state="note",
             detail="this build of torch has no CUDA; trials run on the CPU",
-            advice="for GPUs install a CUDA build of torch",
+            advice="to use GPUs, install a CUDA build of torch",
         )
     return Finding(
         what="GPUs",
         state="note",
-        detail=f"none found by torch's CUDA {torch.version.cuda}; trials run on the CPU",
-        advice="if there is one, `nvidia-smi` should list it: check the driver",
+        detail=f"torch (CUDA {torch.version.cuda}) found none; trials run on the CPU",
+        advice="if there is one, `nvidia-smi` should list it; if it does not, check the driver",
     )
 
 
@@ -86,7 +86,7 @@ def _ray() -> Finding:
             detail="not installed: `medopt run --ray` will not work",
             advice="install ray[default,train,tune]",
         )
-    mode = os.environ.get("RAY_AUTH_MODE", "not set: a local Ray gets a token of its own")
+    mode = os.environ.get("RAY_AUTH_MODE", "not set: a local Ray gets its own token")
     return Finding(what="Ray", state="ok", detail=f"{versions()['ray']}, RAY_AUTH_MODE {mode}")
 
 
@@ -97,7 +97,9 @@ def _disk() -> Finding:
         what="disk",
         state="problem" if low else "ok",
         detail=f"{free:.0f} GB free here",
-        advice="a full disk stops a run (it resumes): free some, or write elsewhere" if low else "",
+        advice="a full disk stops a run (it can be resumed): free some space, or write elsewhere"
+        if low
+        else "",
     )
 
 

@@ -1,4 +1,4 @@
-"""What `medopt show` takes from a store: a few cases that cover every class, and counts of all."""
+"""The content of `medopt show`: some cases that cover every class of a store, and counts."""
 
 import shlex
 from collections import Counter
@@ -14,19 +14,19 @@ from loaders.store.read import Store
 from results.look.content import Content, Levels, Plane, Shown
 from results.tables.tasks import answer_of
 
-# A plane with fewer pixels a side shows nothing; frames of a loop, channels beside the first, and
-# sizes that are shown; names in an answer. Assumptions.
+# Fewest pixels per side of a plane worth showing; how many frames of a loop, channels beside the
+# first, and sizes are shown; how many names in an answer. Assumptions.
 _THINNEST, _FRAMES, _CHANNELS, _SIZES, _NAMES = 8, 4, 3, 10, 6
 _COLOURS = ("red", "green", "blue")
-# Bins of a histogram on the page, between those that are far finer than a store's own.
+# Bins of a histogram on the page, and the much finer bins from which it is made.
 _BINS, _FINE = 48, 2048
 _AXES = {"z": "axial", "y": "coronal", "x": "sagittal"}
 
 
 def content(store: Store, cases: int, seed: int, told: Callable[[int, int], None]) -> Content:
-    """Return what the page of a store shows, of at most `cases` cases drawn by `seed`.
+    """Return the content of a store's page, with at most `cases` cases chosen by `seed`.
 
-    `told` hears how many cases are drawn. Raises StoreError where an array cannot be read.
+    `told` is called with (cases drawn, cases in all). Raises StoreError if an array cannot be read.
     """
     held = _held(store)
     order = np.random.default_rng(seed).permutation(len(store))
@@ -63,7 +63,7 @@ def content(store: Store, cases: int, seed: int, told: Callable[[int, int], None
 def _held(store: Store) -> Array:
     """Return which kinds of answer each case has, (n, kinds) bool: classes, findings, or none.
 
-    Of numbers which quarter of all of them it lies in.
+    For numbers, it is the quarter of all of them that the case is in.
     """
     answer = answer_of(store.meta.task)
     if answer == "number":
@@ -116,9 +116,9 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _planes(store: Store, case: int) -> Iterator[Plane]:
-    """Cut what is shown of a case: a picture, planes through a volume, frames of a loop.
+    """Yield the planes of a case to show: a picture, planes through a volume, frames of a loop.
 
-    Of other channels than the first (of other colours than red, green and blue) the first plane.
+    Channels other than the first (unless they are red, green and blue) show only the first plane.
     """
     meta = store.meta
     image = store.image(case)
@@ -147,7 +147,7 @@ def _cut(values: Array, axis: int | None, at: int, first: int = 0) -> Array:
 
 
 def _as_bytes(image: Array) -> Array:
-    """Return colours as uint8; those of more depth from the lowest to the highest value."""
+    """Return colours as uint8; deeper ones are scaled from their lowest to their highest value."""
     if image.dtype == np.uint8:
         return image
     low, span = float(image.min()), float(image.max()) - float(image.min())
@@ -163,10 +163,10 @@ def _plane_name(meta: Meta, axis: int, at: int, of: int) -> str:
 def _places(
     meta: Meta, shape: Sequence[int], mask: Array | None
 ) -> Iterator[tuple[int | None, int]]:
-    """Give the axis and the place of each plane: a loop's frames, one across each other axis.
+    """Yield the axis and the place of each plane: frames of a loop, or a plane across each axis.
 
-    A volume is cut where most classes are and then most of what is outlined, else in its middle.
-    Planes that are too thin are left out, but for the one that shows most.
+    A volume is cut where most classes are, then where most is outlined, else in its middle. Planes
+    that are too thin are left out, except the one that shows most.
     """
     if meta.dims == 2:
         yield None, 0
@@ -182,7 +182,7 @@ def _places(
 
 
 def _fullest(mask: Array, axis: int) -> int:
-    """Return where along an axis most classes are, of these places where most is outlined."""
+    """Return the place along an axis with most classes, and among those with most outlined."""
     middle = mask.shape[axis] // 2
     found = []
     for at in range(mask.shape[axis]):
@@ -195,7 +195,7 @@ def _fullest(mask: Array, axis: int) -> int:
 
 
 def _counts(store: Store) -> Iterator[tuple[str, list[tuple[str, int]]]]:
-    """Give headings with (what, how many cases)."""
+    """Yield headings with (what, how many cases)."""
     meta = store.meta
     answer = answer_of(meta.task)
     numbers = (store.class_counts > 0).sum(axis=0).tolist()
@@ -240,14 +240,14 @@ def _binned(numbers: Array) -> list[tuple[str, int]]:
 
 
 def _levels(store: Store, channel: int) -> Levels:
-    """Return how the values of a channel are spread, each case with the same weight.
+    """Return the distribution of a channel's values, each case with the same weight.
 
-    A store has 64 equal bins of each case between its extremes; within one, values count as spread
-    evenly. A thousandth at each end is left out.
+    A store has 64 equal bins for each case between its extremes; within a bin, values count as
+    uniform. A thousandth at each end is left out.
     """
     lows, highs = (ends[:, channel] for ends in store.extremes)
     counts = store.histograms[:, channel].astype(float)
-    filled = np.flatnonzero(counts.sum(axis=1))  # a case of zeros alone has no values
+    filled = np.flatnonzero(counts.sum(axis=1))  # a case of only zeros has no values
     if not len(filled):
         return Levels(
             channel=store.meta.channels[channel], edges=np.array([0.0, 1.0]), shares=np.zeros(1)
@@ -277,7 +277,7 @@ def _unit(axis: str) -> str:
 
 
 def _spacing(lengths: Sequence[float], units: Sequence[str]) -> str:
-    """Return `3 × 1 × 1 mm`, with a unit each where they differ, `?` where it is unknown."""
+    """Return `3 × 1 × 1 mm`, with a unit for each if they differ, `?` for an unknown one."""
     if not np.isfinite(lengths).any():
         return "spacing unknown"
     known = [f"{length:.3g}" if np.isfinite(length) else "?" for length in lengths]

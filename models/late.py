@@ -1,7 +1,7 @@
 """Functions that are imported when they are called, so that tables are read without torch.
 
-A table says what can be asked for; `medopt list`, and an error in a study, need that alone. What
-its rows compute with takes seconds to import.
+A table says what can be asked for, which is all that `medopt list` and an error in a study need.
+What its rows compute with takes seconds to import.
 """
 
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from typing import Any, cast
 
 @dataclass(frozen=True)
 class Late:
-    """A function, or a class to be made, of a module: imported when it is called."""
+    """A function or class of a module, imported when it is called."""
 
     module: str
     name: str
 
     def found(self) -> Callable[..., Any]:
-        """Import it; raises ImportError or AttributeError where there is none."""
+        """Import it; raises ImportError or AttributeError if it does not exist."""
         return cast("Callable[..., Any]", getattr(import_module(self.module), self.name))
 
     def __call__(self, *given: Any, **named: Any) -> Any:
@@ -33,7 +33,7 @@ class LateModule:
     module: str
 
     def __getattr__(self, name: str) -> Any:
-        """Return the function of this name; Python's own names are those of any object."""
+        """Return the function of this name; raises AttributeError for Python's own names."""
         if name.startswith("__"):
             raise AttributeError(name)
         return Late(self.module, name)

@@ -1,4 +1,4 @@
-"""What a network returns when logits alone do not say it all."""
+"""What a network returns if it has more to say than logits."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class Output(NamedTuple):
-    """Logits, and what some networks give beside them; the others return the logits as they are.
+    """Logits, and what some networks give beside them; other networks return plain logits.
 
     `deep` is given in training mode only, `presence` in both modes.
     """

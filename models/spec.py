@@ -1,4 +1,4 @@
-"""What a row of the table of networks says, and the order of a network's stages."""
+"""The rows of the table of networks, and the order of a network's stages."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from torch import nn
 
-# Widths of U-Nets: assumptions, the same in all four-level rows, so that what is compared is the
-# design.
+# Widths of U-Nets: assumptions, the same in all four-level rows, so that designs are compared, not
+# widths.
 CHANNELS = (16, 32, 64, 128)
 SMALL_CHANNELS = (8, 16, 32)
 
@@ -21,10 +21,10 @@ Stages: TypeAlias = "Callable[[nn.Module], tuple[str, ...]]"
 
 
 def by_children(*opened: str) -> Stages:
-    """Return what lists the children of a network that own parameters, in order.
+    """Return a function that lists the children of a network that own parameters, in order.
 
-    In place of a child that is named in `opened` (dotted where it lies deeper) stand its own
-    children. Parameters that are no child's (the tokens of a transformer) come first.
+    A child named in `opened` (dotted if it is deeper) is replaced by its own children. Parameters
+    that belong to no child (the tokens of a transformer) come first.
     """
 
     def stages(network: nn.Module) -> tuple[str, ...]:
@@ -72,17 +72,17 @@ class Model:
     summary: str
     source: str
     settings: Mapping[str, Setting] = field(default_factory=dict)
-    # Setting -> the texts it can be, for those that are one of a few.
+    # Setting -> its possible values, for settings that are one of a few texts.
     choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    # Network -> names of modules (or of parameters that lie beside them) from input to output that
-    # together cover every parameter once. The last is the head: what depends on out_channels.
+    # Network -> names of modules (or of parameters beside them) from input to output that together
+    # cover every parameter once. The last is the head, which depends on out_channels.
     stages: Stages = TOP_LEVEL
     weights: str | None = None  # torchvision's, for builds in 2-D
     first: str | None = None  # the first convolution's weight, whose input channels vary
-    # Patch it was built for -> what each side of a whole image must be a multiple of, of networks
-    # that take images of any size; None: it takes patches alone.
+    # Patch it was built for -> the multiple that each side of a whole image must be, for networks
+    # that take images of any size; None: it takes only patches.
     whole: Callable[[tuple[int, ...]], tuple[int, ...]] | None = field(default=None, repr=False)
-    # The rows that the setting `encoder` chooses from, of networks that look at single frames.
+    # The rows that the setting `encoder` chooses from, for networks that look at single frames.
     encoders: Mapping[str, Model] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -94,7 +94,9 @@ class Model:
                 )
         dropout = self.settings.get("dropout", 0.0)
         if not isinstance(dropout, float | int) or not 0 <= dropout < 1:
-            raise ValueError(f"model {self.name}: dropout is from 0 to below 1, not {dropout!r}")
+            raise ValueError(
+                f"model {self.name}: dropout must be from 0 to below 1, not {dropout!r}"
+            )
         object.__setattr__(self, "build", partial(self.build, **self.settings))
 
     def unfit(self, *, task: str, dims: int, patch: tuple[int, ...]) -> str | None:
@@ -115,7 +117,7 @@ class Model:
                 f"at least {self.min_size}, not {size}; {fits} fits"
             )
         if task == "segmentation" and prod(side // self.divisor for side in patch) == 1:
-            # Normalising over a single voxel gives zero, and torch refuses it.
+            # Normalising over a single voxel gives zero, and torch refuses to do it.
             return f"model {self.name} would bring {size} down to one voxel; take a larger patch"
         if self.encoders:
             why = self.encoders[str(self.settings["encoder"])].unfit(

@@ -9,9 +9,9 @@ SMALL_BELOW = 64
 
 
 def is_small(patch: tuple[int, ...], *, least: int = 1) -> bool:
-    """Whether a network must leave out its stem's down-sampling for images of this size.
+    """Return whether a network must leave out its stem's downsampling for images of this size.
 
-    `least` is the shortest side that lasts through the whole network with it.
+    `least` is the shortest side that survives the whole network with it.
     """
     return max(patch) < SMALL_BELOW or min(patch) < least
 
@@ -19,7 +19,7 @@ def is_small(patch: tuple[int, ...], *, least: int = 1) -> bool:
 def adapted(
     old: nn.Conv2d, in_channels: int, *, kernel: int | None = None, stride: int | None = None
 ) -> nn.Conv2d:
-    """Return a first convolution like `old` for other channels, kernel or stride, weights new.
+    """Return a first convolution like `old`, with other channels, kernel or stride and new weights.
 
     A new kernel is padded to keep the size; without one the padding stays as it is. The caller
     draws the weights as its library does for `old`.
@@ -36,7 +36,7 @@ def adapted(
 
 
 def keep_resolution(network: nn.Module, *, halvings: int) -> None:
-    """Take the stride out of the first `halvings` convolutions that have one."""
+    """Remove the stride from the first `halvings` convolutions that have one."""
     strided = [m for m in network.modules() if isinstance(m, nn.Conv2d) and max(m.stride) > 1]
     for convolution in strided[:halvings]:
         convolution.stride = (1, 1)

@@ -1,9 +1,9 @@
 """The table of networks; each family of architectures has its own file.
 
-A row says what a network can be asked for (task, number of spatial dimensions, patch sizes) and
-how to build it. Initial weights are drawn from torch's global generator, so that whoever builds a
-network decides them with `torch.manual_seed`.
-What builds it is imported when it is called (models.late): this table loads in milliseconds.
+A row says for what a network can be used (task, number of spatial dimensions, patch sizes) and how
+to build it. Initial weights come from torch's global generator, so the caller decides them with
+`torch.manual_seed`. The code that builds a network is imported when it is called (models.late):
+this table loads in milliseconds.
 """
 
 from functools import partial
@@ -42,7 +42,7 @@ _RESNETS = tuple(
         settings={"dropout": 0.0},
         weights=f"ResNet{depth}_Weights.IMAGENET1K_V1",
         first="conv1.weight",
-        summary=f"residual network of {depth} layers; no down-sampling stem below 64 pixels",
+        summary=f"residual network of {depth} layers; no downsampling stem below 64 pixels",
         source="He et al. 2016, arXiv 1512.03385; torchvision in 2-D, MONAI in 3-D",
     )
     for depth in (18, 34, 50)
@@ -60,7 +60,7 @@ _MOBILENETS = tuple(
         stages=by_children("features", "classifier"),
         weights=f"MobileNet_V3_{size.title()}_Weights.IMAGENET1K_V1",
         first="features.0.0.weight",
-        summary=f"the {size} MobileNet-V3, for real-time use; down-samples later below 64 pixels",
+        summary=f"the {size} MobileNet-V3, for real-time use; downsamples later below 64 pixels",
         source="Howard et al. 2019, arXiv 1905.02244; torchvision",
     )
     for size in ("small", "large")
@@ -78,8 +78,8 @@ _VITS = tuple(
         stages=_vit.vit_stages,
         weights=weights,
         first=weights and "conv_proj.weight",
-        summary=f"{about} vision transformer, {width} numbers a token of 16 x 16 pixels; of 4 x 4"
-        " below 64 pixels",
+        summary=f"{about} vision transformer, {width} features per token of 16 x 16 pixels, of 4 x"
+        " 4 below 64 pixels",
         source=f"{source}; layers of torchvision's",
     )
     for size, about, width, heads, weights, source in (
@@ -112,7 +112,7 @@ _CLASSIFIERS = (
         divisor=1,
         min_size=8,
         settings={"dropout": 0.0},
-        summary="pairs of convolutions with batch normalisation, 16-32-64 channels, mean",
+        summary="pairs of convolutions with batch normalisation, 16-32-64 channels, mean pooling",
         source="Simonyan and Zisserman 2015, arXiv 1409.1556, made small",
     ),
     *_RESNETS,
@@ -127,7 +127,7 @@ _CLASSIFIERS = (
         stages=by_children("features", "class_layers"),
         weights="DenseNet121_Weights.IMAGENET1K_V1",
         first="features.conv0.weight",
-        summary="every layer sees all before it; no down-sampling stem below 64 pixels",
+        summary="every layer sees all layers before it; no downsampling stem below 64 pixels",
         source="Huang et al. 2017, arXiv 1608.06993; torchvision in 2-D, MONAI in 3-D",
     ),
     Model(
@@ -154,7 +154,7 @@ _CLASSIFIERS = (
         settings={"dropout": 0.5},
         weights="Inception_V3_Weights.IMAGENET1K_V1",
         first="Conv2d_1a_3x3.conv.weight",
-        summary="Inception-v3 without auxiliary logits; down-samples later below 75 pixels",
+        summary="Inception-v3 without auxiliary logits; downsamples later below 75 pixels",
         source="Szegedy et al. 2016, arXiv 1512.00567; torchvision",
     ),
     *_MOBILENETS,
@@ -169,7 +169,7 @@ _CLASSIFIERS = (
         stages=by_children("features", "classifier"),
         weights="EfficientNet_B0_Weights.IMAGENET1K_V1",
         first="features.0.0.weight",
-        summary="inverted residuals, scaled evenly; down-samples later below 64 pixels",
+        summary="inverted residuals, scaled evenly; downsamples later below 64 pixels",
         source="Tan and Le 2019, arXiv 1905.11946; torchvision",
     ),
     Model(
@@ -183,7 +183,7 @@ _CLASSIFIERS = (
         stages=by_children("features", "classifier"),
         weights="EfficientNet_V2_S_Weights.IMAGENET1K_V1",
         first="features.0.0.weight",
-        summary="inverted residuals, fused where images are large; down-samples later below 64"
+        summary="inverted residuals, fused where feature maps are large; downsamples later below 64"
         " pixels",
         source="Tan and Le 2021, arXiv 2104.00298; torchvision",
     ),
@@ -198,7 +198,7 @@ _CLASSIFIERS = (
         stages=by_children("features", "classifier"),
         weights="ConvNeXt_Tiny_Weights.IMAGENET1K_V1",
         first="features.0.0.weight",
-        summary="a convolutional network made like a transformer; no down-sampling stem below 64"
+        summary="a convolutional network designed like a transformer; no downsampling stem below 64"
         " pixels",
         source="Liu et al. 2022, arXiv 2201.03545, ConvNeXt-T; torchvision",
     ),
@@ -268,7 +268,7 @@ _SEGMENTERS = (
         settings={"dropout": 0.0},
         stages=_unet.attention_stages,
         whole=partial(multiples, 8),
-        summary="U-Net whose skips are gated by what comes from below, 16-32-64-128 channels",
+        summary="U-Net with skips gated by the coarser level, 16-32-64-128 channels",
         source="Oktay et al. 2018, arXiv 1804.03999; MONAI's AttentionUnet",
     ),
     Model(
@@ -320,8 +320,8 @@ _SEGMENTERS = (
         settings={"dropout": 0.0},
         stages=_resenc.resenc_stages,
         whole=_dynunet.multiples,
-        summary="nnU-Net's ResEnc U-Net: planned as dynunet, 1 to 6 residual blocks a level down,"
-        " supervised at every level",
+        summary="nnU-Net's ResEnc U-Net: planned as dynunet, 1 to 6 residual blocks per encoder"
+        " level, supervised at every level",
         source="Isensee et al. 2024, arXiv 2404.09556; blocks of dynamic_network_architectures",
     ),
     Model(
@@ -333,8 +333,8 @@ _SEGMENTERS = (
         min_size=16,
         settings={"dropout": 0.0},
         stages=by_children("vit", "vit.blocks"),
-        summary="a vision transformer as the encoder of a U-Net, 768 numbers a token of 16 voxels a"
-        " side",
+        summary="vision transformer as the encoder of a U-Net, 768 features per token of 16 voxels"
+        " a side",
         source="Hatamizadeh et al. 2022, arXiv 2103.10504; MONAI's UNETR",
     ),
     Model(
@@ -393,7 +393,7 @@ _CLIPS = tuple(
         (
             "frame_cnn",
             _video.frame_cnn,
-            "cine loops: a 2-D network on every frame, the mean of their logits; blind to order",
+            "cine loops: a 2-D network on every frame, the mean of their logits; ignores order",
             "what cnn_lstm is compared with: mean pooling in Donahue et al. 2015, section 4.1",
         ),
     )

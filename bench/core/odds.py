@@ -1,8 +1,8 @@
-"""What a network said, as log-odds in double precision: what cases and candidates are ranked by.
+"""A network's answers as log-odds in double precision, by which cases and candidates are ranked.
 
 A probability rounds to 1 (in double precision from log-odds of 37 on, in single from 17 on), and
-then the surest cases tie. The log-odds of a class against all others order as its probability does
-and never saturate.
+then the surest cases tie. The log-odds of a class against all others have the same order as its
+probability and never saturate.
 """
 
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ _BLOCK = 1 << 16
 
 
 def against_rest(logits: NDArray[np.floating], labels: Sequence[int]) -> Floats:
-    """Return the log-odds (...) that the class is one of `labels`, of logits (C, ...).
+    """Return the log-odds (...) that the class is one of `labels`, from logits (C, ...).
 
-    log(sum of exp over `labels`) - log(sum of exp over the others): a plain difference where there
-    are two classes. `labels` are some of the C, not all.
+    log(sum of exp over `labels`) - log(sum of exp over the others): for two classes, the plain
+    difference. `labels` are some of the C classes, not all.
     """
     inside = np.zeros(len(logits), dtype=bool)
     inside[list(labels)] = True
-    # A diverged network's logits leave no number, which says nothing.
+    # A diverged network's logits give nan, which is not worth a warning.
     with np.errstate(invalid="ignore"):
         own, others = (
             np.logaddexp.reduce(logits[part].astype(np.float64), axis=0)
@@ -39,7 +39,7 @@ def against_rest(logits: NDArray[np.floating], labels: Sequence[int]) -> Floats:
 def highest(logits: NDArray[np.floating], labels: Sequence[int]) -> float:
     """Return the greatest `against_rest` of logits (C, *spatial) at any voxel.
 
-    A voxel of no number (a diverged network) says nothing; -inf where none says anything.
+    Voxels of nan (a diverged network) are ignored; -inf if all are nan.
     """
     flat = logits.reshape(len(logits), -1)
     flat = flat[:, _may_be_highest(flat, labels)]
@@ -50,24 +50,24 @@ def highest(logits: NDArray[np.floating], labels: Sequence[int]) -> float:
 
 
 def _may_be_highest(logits: NDArray[np.floating], labels: Sequence[int]) -> NDArray[np.bool_]:
-    """Return where the greatest `against_rest` of logits (C, n) may lie (n,).
+    """Return a mask (n,) of where the greatest `against_rest` of logits (C, n) may be.
 
     The logarithm of a sum of k exponentials is at least the largest exponent and at most log(k)
-    more, so the difference of the largest exponents tells it to within log(k) of both sums.
+    more, so the difference of the largest exponents is right to within the log(k) of both sums.
     """
     inside = np.zeros(len(logits), dtype=bool)
     inside[list(labels)] = True
     with np.errstate(invalid="ignore"):
         apart = logits[inside].max(0) - logits[~inside].max(0)
         best = float(np.fmax.reduce(apart, initial=-np.inf))
-        # A thousandth for what rounds in single precision, thousands of times as much as does.
+        # A thousandth more for rounding in single precision: thousands of times what it needs.
         slack = np.log(inside.sum()) + np.log((~inside).sum()) + 1e-3 * (1 + abs(best))
         found: NDArray[np.bool_] = apart >= best - slack if np.isfinite(best) else apart == best
     return found
 
 
 def of_mean(log_odds: Floats) -> Floats:
-    """Return the log-odds (C,) of the mean of the probabilities that have `log_odds` (n, C)."""
+    """Return the log-odds (C,) of the mean over n probabilities, given as `log_odds` (n, C)."""
     # log p = -log(1 + exp(-z)) and log(1 - p) = -log(1 + exp(z)); the n in both means cancels.
     found: Floats = np.logaddexp.reduce(-np.logaddexp(0, -log_odds)) - np.logaddexp.reduce(
         -np.logaddexp(0, log_odds)

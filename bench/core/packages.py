@@ -1,7 +1,7 @@
 """The four packages of this project, and a check that they are ours.
 
-Their names are common ones: another folder called `models/` could be imported instead of ours, and
-nobody would notice. So every process checks them when it starts.
+Their names are common: another folder called `models/` could be imported instead of ours
+unnoticed. So every process checks them when it starts.
 """
 
 from importlib.util import find_spec
@@ -21,5 +21,5 @@ def check_packages() -> None:
             raise ImportError(
                 f"the package {name!r} should come from {ROOT / name}, but Python finds {where}. "
                 f"Another folder of that name comes first: start `medopt` from another folder, "
-                f"or take that folder's parent out of PYTHONPATH."
+                f"or remove that folder's parent from PYTHONPATH."
             )

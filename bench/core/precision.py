@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-# Late, here and below: what a study may ask for is read without torch.
+# Imported late, here and below: a study is validated without torch.
 if TYPE_CHECKING:
     import torch
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 class Precision:
     """One precision of the table.
 
-    `half` is the torch type that autocast computes convolutions and matrix products in, None for
+    `half` is the torch type in which autocast computes convolutions and matrix products, None for
     float32 throughout. `scaled`: gradients are scaled against underflow (torch.amp.GradScaler).
-    `tf32`: a GPU rounds the factors of float32 products to TF32. `gpu_only`: why a CPU does not run
-    it.
+    `tf32`: a GPU rounds the factors of float32 products to TF32. `gpu_only`: why it cannot run on a
+    CPU, None if it can.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Precision:
         return torch.autocast(device.type, getattr(torch, self.half))
 
     def scaler(self, device: torch.device) -> torch.amp.GradScaler:
-        """Return the scaler of gradients; where none is needed, one that changes nothing."""
+        """Return the scaler of gradients; if none is needed, one that changes nothing."""
         import torch
 
         return torch.amp.GradScaler(device.type, enabled=self.scaled)
@@ -60,7 +60,7 @@ PRECISIONS: dict[str, Precision] = {
             scaled=False,
             tf32=True,
             gpu_only="tf32 is a number format of NVIDIA's GPUs: take float32, or a GPU",
-            summary="float32, but products round their factors to 10 bits of mantissa",
+            summary="float32, but products round their factors to a mantissa of 10 bits",
             source="NVIDIA A100 white paper 2020; torch.backends.cudnn.allow_tf32",
         ),
         Precision(

@@ -1,4 +1,4 @@
-"""Processes: those that share a trial, and one that is started beside this one."""
+"""Processes: those that share a trial, and a child process beside this one."""
 
 import os
 import pickle
@@ -18,13 +18,13 @@ from bench.core.packages import ROOT
 
 Message = TypeVar("Message")
 
-# A pipe of a process that dies is closed a moment before the process is over.
+# The pipe of a dying process closes a moment before the process has ended.
 _MOMENT_SEC = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """How many processes share a trial, and which of them this one is."""
+    """The number of processes that share a trial, and the rank of this one."""
 
     rank: int = 0
     size: int = 1
@@ -36,12 +36,12 @@ class World:
 
 
 def starting(module: str) -> str:
-    """Return what a process beside this one runs: `main()` of a module of ours."""
+    """Return the code that a child process runs: `main()` of a module of ours."""
     return f"import sys; sys.path.insert(0, {str(ROOT)!r}); from {module} import main; main()"
 
 
 class Beside:
-    """A process beside this one, which runs what may end its process; and our end of its pipe."""
+    """A child process, for code that may end its process, with our end of its pipe."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Beside:
         output: int,
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Start it with `cargo`, in a session of its own: what it does to its group spares ours.
+        """Start it with `cargo`, in its own session: a signal to its group does not reach ours.
 
         `output` is the file descriptor that its stdout and stderr go to; `environment` is set for
         it beside our own.
@@ -58,7 +58,7 @@ class Beside:
         self._pipe, theirs = Pipe()
         self._cut = False
         with theirs:
-            # -P: nothing of the working folder is taken for ours.
+            # -P: nothing in the working folder shadows our modules.
             self._process = subprocess.Popen(  # noqa: S603  # our own interpreter, without a shell
                 [sys.executable, "-P", "-c", code, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
@@ -71,7 +71,7 @@ class Beside:
         try:
             self._pipe.send_bytes(pickle.dumps({"path": sys.path, **cargo}))
         except OSError:
-            self._cut = True  # it died at once: `ended` and `end` tell
+            self._cut = True  # it died at once, as `ended` and `end` will report
 
     @property
     def number(self) -> int:
@@ -83,9 +83,9 @@ class Beside:
         return self._pipe.fileno()
 
     def heard(self, seconds: float, made: Callable[..., Message]) -> list[Message]:
-        """Return what it said, none if it says nothing for so long or has ended.
+        """Return its messages; none if it stays silent for `seconds` or has ended.
 
-        `made` makes a message of the values of one.
+        `made` turns the values of a message into what is returned.
         """
         found: list[Message] = []
         until = monotonic() + seconds
@@ -93,19 +93,19 @@ class Beside:
             while not self._cut and self._pipe.poll(0 if found else max(until - monotonic(), 0)):
                 found.append(made(*self._pipe.recv()))
         except (EOFError, OSError, pickle.UnpicklingError, TypeError, ValueError):
-            # Closed, or written to by others than our own code: there is no more talking to it.
+            # Closed, or written to by code other than ours: it can no longer be talked to.
             self._cut = True
         return found
 
     def say(self, value: Any) -> None:
-        """Answer what it asked."""
+        """Answer its question."""
         try:
             self._pipe.send(value)
         except OSError:
             self._cut = True
 
     def ended(self) -> bool:
-        """Return whether it has ended, or cannot be talked to; it is not waited for yet."""
+        """Return whether it has ended or cannot be talked to, without waiting for it."""
         return self._cut or self._process.returncode is not None or self._over()
 
     def _over(self) -> bool:
@@ -113,16 +113,16 @@ class Beside:
         return os.waitid(os.P_PID, self._process.pid, look) is not None
 
     def warn(self) -> None:
-        """Let it know, by SIGTERM, that it will be ended."""
+        """Warn it by SIGTERM that it will be ended."""
         if not self.ended():
             self._process.terminate()
 
     def end(self) -> str:
-        """End it with every process that it started in its group; return how it had ended."""
+        """Kill it with all processes of its group; return how it had ended."""
         if self._process.returncode is None:
             if self._cut and not self._over():
                 sleep(_MOMENT_SEC)
-            # It is not reaped yet, so its number cannot be another's.
+            # It is not reaped yet, so no other process can have its number.
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
@@ -131,9 +131,9 @@ class Beside:
 
 
 def begun_beside() -> tuple[Connection, dict[str, Any]]:
-    """Return the pipe and the cargo of the process that `Beside` started: this one.
+    """Return the pipe and the cargo of this process, which `Beside` started.
 
-    Its number is the first argument.
+    The pipe's file descriptor is the first argument.
     """
     pipe = Connection(int(sys.argv[1]))
     cargo: dict[str, Any] = pickle.loads(pipe.recv_bytes())  # noqa: S301  # of the process that started this one
@@ -145,4 +145,4 @@ def _how(code: int) -> str:
     if code >= 0:
         return f"exit status {code}"
     name = signal.Signals(-code).name
-    return f"{name}, as where memory runs out" if name == "SIGKILL" else name
+    return f"{name}, as when memory runs out" if name == "SIGKILL" else name

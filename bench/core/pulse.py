@@ -1,8 +1,8 @@
-"""A count of the steps that the training of this process has made, to tell work from a hang."""
+"""Counts the steps that training in this process has made, to tell work from a hang."""
 
 
 class Pulse:
-    """Counts steps: batches trained, cases and windows scored. A count that stands is a hang."""
+    """Counts steps: batches trained, cases and windows scored. If it stops, training hangs."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -12,5 +12,5 @@ class Pulse:
         self.count += 1
 
 
-#: Of this process: trials run one after another in it.
+#: The one of this process, in which trials run one after another.
 PULSE = Pulse()

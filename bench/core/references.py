@@ -2,7 +2,7 @@
 
 A user's own object is written `path/file.py:name` (relative to the study file) or
 `package.module:name` (installed). A file is loaded under a private module name, so that neither it
-nor the folder it lies in can shadow a package of ours.
+nor its folder can shadow a package of ours.
 """
 
 import difflib
@@ -26,7 +26,7 @@ class StudyError(ValueError):
 
 
 def unknown(what: str, name: str, choices: Iterable[str]) -> str:
-    """Return a sentence on an unknown `name`, with the nearest match and all choices."""
+    """Return a sentence about an unknown `name`, with the nearest match and all choices."""
     choices = sorted(choices)
     near = difflib.get_close_matches(name, choices, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -36,13 +36,13 @@ def unknown(what: str, name: str, choices: Iterable[str]) -> str:
 def local_path(given: str | Path, what: str) -> Path:
     """Return a path on a disk of this machine; raise StudyError for an address such as s3://.
 
-    A Path has made `s3:/` of it already; a single letter is a drive.
+    A Path has shortened it to `s3:/` already; a single letter is a drive.
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.\-]+:/", str(given)):
         kind = str(given).partition(":")[0]
         raise StudyError(
-            f"{what} {given}: a folder or file on a disk is wanted here, and {kind}: is none. Runs "
-            f"and stores may also lie at s3://BUCKET/PATH or gs://BUCKET/PATH (docs/storage.md)."
+            f"{what} {given}: this must be a folder or file on a disk, and {kind}: is not. Runs "
+            f"and stores may also be at s3://BUCKET/PATH or gs://BUCKET/PATH (docs/storage.md)."
         )
     return Path(given)
 
@@ -57,8 +57,8 @@ def load_reference(text: str, base: Path) -> tuple[Any, str]:
     """Load `path/file.py:name` or `package.module:name`.
 
     Returns the object and the SHA-256 of the source file that defines it, which is part of the
-    identity of every trial that uses it. A process keeps what it loaded first, so that a trial is
-    what its id says even if the file is edited meanwhile.
+    identity of every trial that uses it. A process keeps the first version it loaded, so that a
+    trial is what its id says even if the file is edited meanwhile.
 
     Raises StudyError if the object cannot be found or loaded.
     """
@@ -82,18 +82,18 @@ def load_reference(text: str, base: Path) -> tuple[Any, str]:
 
 
 def load_callable(text: str, base: Path, *, key: str, wanted: str) -> tuple[Any, str]:
-    """Load a reference as `load_reference` does; raises StudyError where it cannot be called.
+    """Load a reference as `load_reference` does; raises StudyError if it cannot be called.
 
-    `key` is where in a study it stands, `wanted` says what it is to be.
+    `key` is its key in the study, `wanted` describes what it must be.
     """
     found, source = load_reference(text, base)
     if not callable(found):
-        raise StudyError(f"{key}: {text} is {said(found)}; wanted is {wanted}.")
+        raise StudyError(f"{key}: {text} is {said(found)}; expected {wanted}.")
     return found, source
 
 
 def said(given: object) -> str:
-    """Return what an object is, for a sentence: `a tensor (2, 3) of float32`, `an int`."""
+    """Describe an object, for a sentence: `a tensor (2, 3) of float32`, `an int`."""
     shape, kind = getattr(given, "shape", None), type(given).__name__
     if shape is not None and hasattr(given, "dtype"):
         kind = kind.lower() if kind != "ndarray" else "array"
@@ -103,7 +103,7 @@ def said(given: object) -> str:
 
 
 def failure(error: BaseException) -> str:
-    """Return what went wrong in one line, for a sentence or a row of results: `TypeError: ...`."""
+    """Describe an error in one line, for a sentence or a row of results: `TypeError: ...`."""
     text = " ".join(str(error).split())
     text = text if len(text) <= 500 else f"{text[:497]}..."
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -116,8 +116,8 @@ def _article(noun: str) -> str:
 def _load_module(where: str, text: str) -> Any:
     if not all(part.isidentifier() for part in where.split(".")):
         raise StudyError(
-            f"{text!r}: {where!r} names no module. Write path/file.py:name for a file, or "
-            f"package.module:name for an installed one."
+            f"{text!r}: {where!r} is not the name of a module. Write path/file.py:name for a "
+            f"file, or package.module:name for an installed one."
         )
     try:
         with undisturbed():
@@ -135,7 +135,7 @@ def _load_module(where: str, text: str) -> Any:
 
 
 def _source_of(module: Any) -> bytes | None:
-    """Return the source of a module, None where it has none: one that is built in, say."""
+    """Return the source of a module, None if it has none (a built-in one, for instance)."""
     try:
         file = inspect.getsourcefile(module)
     except TypeError:

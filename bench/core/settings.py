@@ -1,4 +1,4 @@
-"""Settings of a row: its defaults, or what a study sets instead, each of its default's type."""
+"""The settings of a row: its defaults, or a study's values of the same types."""
 
 import sys
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ Setting = bool | int | float | str | tuple[float, ...]
 def merge(
     owner: str, defaults: Mapping[str, Setting], given: Mapping[str, Any]
 ) -> dict[str, Setting]:
-    """Return every setting: as given, or else its default, and always of the default's type.
+    """Return every setting: the given value or the default, always of the default's type.
 
     `owner` names the row in errors ("optimizer adam"). Raises ValueError for a name that the row
     does not have and for a value of another type (YAML reads 1e-3 as text).
@@ -32,9 +32,9 @@ def merge(
 def check_bounds(
     owner: str, settings: Mapping[str, Setting], bounds: Mapping[str, tuple[float, float]]
 ) -> None:
-    """Raise ValueError where a number, or one of a tuple, lies outside the bounds of its name.
+    """Raise ValueError if a number, or one in a tuple, lies outside the bounds of its name.
 
-    `owner` is as in `merge`; settings that are texts, or without bounds, are passed by.
+    `owner` is as in `merge`; texts, and settings without bounds, are not checked.
     """
     what, _, name = owner.partition(" ")
     for field, value in settings.items():
@@ -48,9 +48,9 @@ def check_bounds(
 
 
 def _like(default: Setting, value: object, *, where: str) -> Setting:
-    """Return `value` in the type of `default`; raise ValueError if it is of another kind."""
+    """Return `value` in the type of `default`; raise ValueError if that is not possible."""
     if type(value) is type(default) and value == default:
-        return default  # infinite, say: what a user's own row has by default can be said aloud
+        return default  # even if infinite: a default of the user's own row may also be given
     match default, value:
         case (bool(), bool(same)) | (str(), str(same)):
             return same

@@ -1,4 +1,4 @@
-"""What a process that trains sets once, when it starts."""
+"""The settings that a training process makes once, when it starts."""
 
 import torch
 
@@ -8,9 +8,9 @@ from loaders.memory import keep_freed_memory
 
 
 def begin(threads: int | None) -> None:
-    """Check the packages, set the threads of a trial (None: one), and keep memory that is freed.
+    """Check the packages, set the threads of a trial (None: one), and keep freed memory.
 
-    To be called once in a process: a second `torch.set_num_threads` makes steps many times slower
+    Call it once per process: a second `torch.set_num_threads` makes steps many times slower
     (measured).
     """
     check_packages()

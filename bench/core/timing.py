@@ -1,7 +1,7 @@
-"""Where the seconds go: set-up, data wait, step, optimizer, evaluation.
+"""Timing of a trial: set-up, data wait, step, optimizer, evaluation.
 
-On a CPU a mark is a reading of the host's clock. On a GPU it is a CUDA event that is read once the
-device has caught up, because a step's launch returns long before the step is done.
+On a CPU a mark is a reading of the host's clock. On a GPU it is a CUDA event, read once the device
+has caught up, because a step's launch returns long before the step is done.
 """
 
 import re
@@ -30,7 +30,7 @@ class Clock:
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
         self._meter = EnergyMeter(device)
-        # Joules of the clock it continues.
+        # Joules of the clock that this one continues.
         self._drawn: float | None = 0.0
         self.started = perf_counter()
         self.seconds: dict[Phase, float] = dict.fromkeys(PHASES, 0.0)
@@ -42,7 +42,7 @@ class Clock:
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """Add the host's seconds of the block to `name`, with the device's work in it."""
+        """Add the host's seconds of the block, the device's work included, to `name`."""
         start = perf_counter()
         try:
             yield
@@ -51,7 +51,7 @@ class Clock:
             self.seconds[name] += perf_counter() - start
 
     def wait(self, batches: Iterator[T]) -> T:
-        """Return the next batch, and add the host's seconds until it is there to `data_wait`."""
+        """Return the next batch, and add the host's seconds of waiting for it to `data_wait`."""
         start = perf_counter()
         batch = next(batches)
         self.seconds["data_wait"] += perf_counter() - start
@@ -87,15 +87,15 @@ class Clock:
         return perf_counter() - self.started
 
     def joules(self) -> float | None:
-        """Return what the GPU drew since the clock was made, and before; None if it is not known.
+        """Return the joules of the GPU since the clock (or the one it continues) was made, or None.
 
-        That of the whole card, whoever used it beside this trial.
+        They are of the whole GPU, including other users of it. None if not known.
         """
         now = self._meter.joules()
         return None if now is None or self._drawn is None else self._drawn + now
 
     def state(self) -> dict[str, Any]:
-        """Return what `load` continues from: plain values and tensors. Not for use in a phase."""
+        """Return plain values and tensors for `load`. Do not call it within a phase."""
         self.settle()
         return {
             "wall": self.wall(),
@@ -119,9 +119,9 @@ class Clock:
         self._drawn = state["joules"]
 
     def percentiles(self) -> dict[str, float | None]:
-        """Return percentiles of the milliseconds of a step and of the optimizer's own part of it.
+        """Return percentiles of the milliseconds of a step and of the optimizer's part of it.
 
-        With three steps or more, those that carry one-off work are left out, unless all do.
+        With three steps or more, steps with one-off work are left out, unless all have some.
         """
         self.settle()
         places = range(len(self._step_ms))
@@ -139,7 +139,7 @@ class Clock:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start a new peak. The kernel's mark can be reset, while `ru_maxrss` never falls (measured).
+    """Start a new peak, by the kernel's mark: `ru_maxrss` never falls (measured).
 
     Freed memory that the process has kept (loaders.memory) is given back first.
     """
@@ -151,7 +151,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Return the peak since the reset in bytes: of the GPU's allocator, or of this process.
+    """Return the peak in bytes since the reset, of the GPU's allocator or of this process.
 
     None if the kernel keeps no such mark (macOS, Windows).
     """

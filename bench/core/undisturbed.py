@@ -1,8 +1,9 @@
-"""What code of a user's own may change of the process it runs in, put back where it ends.
+"""Restores the state of the process that the user's own code may change while it runs.
 
 A loss that changes the working folder, ignores a signal or makes float64 the default would decide
 where the next trial reads, whether Ctrl-C stops the run, and what the next trial's numbers are.
-What cannot be put back (a closed pipe, a lowered priority) ends the process, or is its user's.
+What cannot be restored (a closed pipe, a lowered priority) ends the process, or is the user's
+responsibility.
 """
 
 import gc
@@ -20,7 +21,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class _Kept:
-    """One thing that is kept: how it is read, and how it is set."""
+    """One part of the state: how it is read, and how it is set."""
 
     read: Callable[[], Any]
     write: Callable[[Any], object]
@@ -80,7 +81,7 @@ _PROCESS = (
     _Kept(read=lambda: logging.root.manager.disable, write=logging.disable),
 )
 
-# Python sets signals in the main thread alone, so elsewhere nobody changes them either.
+# Python sets signals only in the main thread, so code in other threads cannot change them.
 _MAIN_THREAD = (
     _Kept(read=_signals, write=_set_signals),
     _Kept(
@@ -90,7 +91,7 @@ _MAIN_THREAD = (
 
 
 def _of_torch() -> tuple[_Kept, ...]:
-    """Return what is kept of torch and numpy, where they are loaded: else nobody changed them."""
+    """Return the state of torch and numpy, if they are loaded: otherwise nobody can change it."""
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
     found: list[_Kept] = []
     if numpy is not None:
@@ -102,7 +103,7 @@ def _of_torch() -> tuple[_Kept, ...]:
             _Kept(read=torch.get_default_device, write=torch.set_default_device),
             _Kept(read=torch.is_grad_enabled, write=torch.set_grad_enabled),
             _Kept(read=torch.is_anomaly_enabled, write=torch.autograd.set_detect_anomaly),
-            # Set where it was changed alone: setting it twice makes steps slower (measured).
+            # Set only if it was changed: setting it twice makes steps slower (measured).
             _Kept(read=torch.get_num_threads, write=torch.set_num_threads),
             _Kept(
                 read=torch.get_float32_matmul_precision, write=torch.set_float32_matmul_precision
@@ -123,9 +124,9 @@ def _of_torch() -> tuple[_Kept, ...]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Put back at the end of the block what it changed of this process.
+    """Restore at the end of the block what it changed of this process.
 
-    Raises what the system says where that cannot be done: a working folder that was removed.
+    Raises OSError if that cannot be done: a working folder that was removed, for instance.
     """
     main = threading.current_thread() is threading.main_thread()
     kept = (*_PROCESS, *(_MAIN_THREAD if main else ()), *_of_torch())

@@ -1,8 +1,8 @@
-"""Which trials ended the process they ran in, on disk: the next start must know of the last.
+"""Records on disk the trials that ended their process, so that a restarted run knows of them.
 
-`attempts.json` of a run folder maps trial ids to the number of processes that died in them, and
-each `.in_hand.LANE` names the trial that a process beside the run is training, so that one which
-dies with everything around it (a machine out of memory) is counted when the run is asked for again.
+`attempts.json` in a run folder maps trial ids to the number of processes that died in them. Each
+`.in_hand.LANE` names the trial that a child process is training, so that if everything dies (a
+machine out of memory) the trial is counted when the run is resumed.
 """
 
 import json
@@ -20,7 +20,7 @@ class Attempts:
     """The deaths of a run's trials; every change is on disk when a method returns."""
 
     def __init__(self, folder: Path) -> None:
-        """Read what an earlier process left."""
+        """Read the records of earlier processes."""
         self._path = folder / "attempts.json"
         self._folder = folder
         self._deaths: dict[str, int] = {}
@@ -30,7 +30,7 @@ class Attempts:
                     str(k): int(v) for k, v in json.loads(self._path.read_text()).items()
                 }
             except (ValueError, AttributeError, TypeError) as error:
-                log.warning("attempts.json cannot be read (%s): deaths are counted anew", error)
+                log.warning("attempts.json cannot be read (%s): counting deaths anew", error)
 
     def deaths(self, trial_id: str) -> int:
         """Return how many processes died in a trial."""
@@ -52,11 +52,11 @@ class Attempts:
         replace_file(self._mark(lane), trial_id.encode())
 
     def end(self, lane: str) -> None:
-        """Take the mark away: whatever ended the trial is known, or not of its doing."""
+        """Remove the mark: the trial's end is known, or was not the trial's fault."""
         self._mark(lane).unlink(missing_ok=True)
 
     def left(self) -> list[str]:
-        """Return the trials that earlier processes died in; take their marks away."""
+        """Return the trials that earlier processes died in, and remove their marks."""
         found = []
         for mark in sorted(self._folder.glob(f"{_MARK}*")):
             found.append(mark.read_text())

@@ -1,7 +1,7 @@
-"""The process beside a run without Ray: trains its trials, so that nothing they do ends the run.
+"""The child process of a run without Ray: trains its trials, so that they cannot end the run.
 
-Started by bench.execution.local with one end of a pipe: it is given its cargo, asks and tells as a
-lane does, and ends when the other end is closed.
+bench.execution.local starts it with one end of a pipe. It receives its cargo, talks as a lane does,
+and ends when the other end is closed.
 """
 
 import itertools
@@ -25,7 +25,7 @@ from bench.execution.worker import Worker, take_trials
 
 
 class Link:
-    """The child's end of the pipe: what it asks is answered, and what it tells is not."""
+    """The child's end of the pipe: `ask` waits for an answer, `tell` does not."""
 
     def __init__(self, pipe: Connection, left_alone: Callable[[], None]) -> None:
         """Take the pipe; `left_alone` is called before this process ends with the run."""
@@ -46,7 +46,7 @@ class Link:
 
     def _send(self, number: int | None, call: str, values: tuple[Any, ...]) -> None:
         if os.getpid() != _OWN:
-            os._exit(0)  # a copy that a user's code forked: it must not go on with the run
+            os._exit(0)  # a fork made by the user's code must not go on with the run
         with self._lock:
             try:
                 self._pipe.send((number, call, values))
@@ -58,21 +58,21 @@ class Link:
             try:
                 self._answers.put(self._pipe.recv())
             except (EOFError, OSError):
-                # The run was killed, or needs this process no more: no doing of the trial in hand.
+                # The run was killed, or no longer needs this process: not the trial's fault.
                 self._left_alone()
                 os._exit(1)
 
 
-# This process, not a copy that a user's code forks.
+# This process, not a fork made by the user's code.
 _OWN = os.getpid()
 
 
-# Whether the run, or the scheduler of its job, said that it is about to end this process.
+# Set when the run, or its job's scheduler, warns that this process is about to be ended.
 _WARNING = threading.Event()
 
 
 def _not_for_us(number: int, _frame: object) -> None:
-    """Let a signal pass that a whole job is sent: the run decides, and closes the pipe."""
+    """Ignore a signal sent to the whole job: the run decides, and closes the pipe."""
     if os.getpid() != _OWN:
         os._exit(128 + number)
     if number == signal.SIGTERM:
@@ -80,7 +80,7 @@ def _not_for_us(number: int, _frame: object) -> None:
 
 
 def _warned() -> bool:
-    """Return whether there was a warning since this was asked last."""
+    """Return whether there was a warning since the last call."""
     warned = _WARNING.is_set()
     _WARNING.clear()
     return warned
@@ -91,7 +91,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _not_for_us)
     pipe, cargo = begun_beside()
-    # What is told, and what a user's code prints, is in the run's log: both are stderr.
+    # stderr is the run's log: for our messages, and for what the user's code prints.
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("medopt").setLevel(logging.INFO)
     attempts = Attempts(Path(cargo.pop("folder")))
@@ -110,7 +110,7 @@ def main() -> None:
         ),
         **cargo,
     )
-    # Not by Python's own end, which waits for the threads and children of a user's code.
+    # Not Python's normal exit, which waits for threads and children of the user's code.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)

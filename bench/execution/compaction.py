@@ -1,8 +1,8 @@
-"""The small files of a run are merged by a process beside it, so that no trial waits for that.
+"""Merges the small files of a run in a child process, so that no trial waits for it.
 
-In a thread of the driver it would take the interpreter from it, again and again, at each of the
-many calls that writing a trial makes. What it leaves undone, since it broke or was ended, the next
-one does. It ends with the driver, also where that is killed: the next driver of the run merges too.
+A thread of the driver would take the interpreter from it at each of the many calls that write a
+trial. What one process leaves undone (it failed or was ended), the next one does. It ends with the
+driver, even if that is killed; the next driver of the run merges too.
 """
 
 import logging
@@ -28,14 +28,14 @@ class Compaction:
         self._process: subprocess.Popen[str] | None = None
 
     def begin(self) -> None:
-        """Let the files be merged, unless they are this moment."""
+        """Begin to merge the files, unless that is already under way."""
         if self._process is not None and self._process.poll() is None:
             return
         self.wait()
-        # -P: nothing of the working folder is taken for ours.
+        # -P: nothing in the working folder shadows our modules.
         self._process = subprocess.Popen(  # noqa: S603  # our own interpreter, without a shell
             [sys.executable, "-P", "-c", starting(__name__), str(self._folder)],
-            stdin=subprocess.PIPE,  # closed by whatever ends this process
+            stdin=subprocess.PIPE,  # closed whenever this process ends
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -43,7 +43,7 @@ class Compaction:
         )
 
     def wait(self) -> None:
-        """Wait for what was begun; that it failed is logged, since the files stay as they were."""
+        """Wait for the merging, if any; a failure is only logged, since files stay as they were."""
         if self._process is None:
             return
         with self._process as process:
@@ -55,7 +55,7 @@ class Compaction:
 
 
 def main() -> None:
-    """Merge the files of the run that is named, and say in a line why that cannot be done."""
+    """Merge the files of the run named in the arguments; on failure, exit with one line."""
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
     try:
         compact(Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""The dispatcher: does at the queue what lanes ask for, and ends those that hang. Knows no Ray."""
+"""The dispatcher: serves the lanes' calls on the queue, and ends lanes that hang. Knows no Ray."""
 
 import logging
 from collections import Counter
@@ -12,18 +12,18 @@ from bench.training.train import Outcome
 
 log = logging.getLogger("medopt.lanes")
 
-# A lane whose workers died this often without taking a trial is on a machine that is broken.
+# If a lane's workers died this often without taking a trial, its machine is broken.
 STARTS = 3
-# Trials of so many seconds are on disk before their lane goes on; shorter ones a moment later, so
-# that a thousand lanes of them need not wait for the disk. Assumption: what a user minds to lose.
+# Trials of at least this length are on disk before their lane goes on; shorter ones a moment later,
+# so that a thousand lanes need not wait for the disk. Assumption: what a user would mind losing.
 DEAR_SEC = 60.0
 
-# A run that is stopped lets trials that have trained for so long come to the end of their epoch and
-# keeps their state, but waits no longer than that: schedulers give 30 s as a rule. Assumption.
+# When a run is stopped, trials that have trained for WORTH_SEC may finish their epoch and have
+# their state kept, but the run waits at most GRACE_SEC: schedulers usually give 30 s. Assumption.
 WORTH_SEC = 20.0
 GRACE_SEC = 10.0
 
-# Where a worker of a lane runs: the machine, as Ray names it, and the process there.
+# Where a worker of a lane runs: the machine, by Ray's name, and its process.
 Place: TypeAlias = tuple[str, int]
 
 
@@ -33,10 +33,10 @@ class LanesLost(OSError):  # noqa: N818  # what happened to the machines, as the
 
 @dataclass
 class Dispatcher:
-    """Does at the queue what lanes ask for. `say(number, value)` answers an `ask`.
+    """Serves the lanes' calls on the queue. `say(number, value)` answers an `ask`.
 
-    `answers(places)` says whether every machine of a lane still answers, and `kill(places)` ends
-    its processes: those of a lane whose trial made no step for `hung_minutes`.
+    `answers(places)` says whether every machine of a lane still answers. `kill(places)` ends the
+    processes of a lane whose trial has made no step for `hung_minutes`.
     """
 
     queue: Queue
@@ -47,17 +47,17 @@ class Dispatcher:
     ended: dict[str, str] = field(default_factory=dict)
     spoken: set[str] = field(default_factory=set)
     _waiting: dict[str, int] = field(default_factory=dict)
-    # Lanes that said that they have the trial which they hold.
+    # Lanes that have confirmed the trial which they hold.
     _begun: set[str] = field(default_factory=set)
     _starts: Counter[str] = field(default_factory=Counter)
     _places: dict[str, list[Place]] = field(default_factory=dict)
 
     def serve(self, heard: Iterable[Call]) -> None:
-        """Do what was heard, look for lanes that are lost or hang, and hand out trials.
+        """Serve the calls, look for lanes that are lost or hang, and hand out trials.
 
-        Raises ValueError for a call that is not known.
+        Raises ValueError for an unknown call.
         """
-        # Signs of life first: time ran on while this process was busy writing.
+        # Signs of life first: time has passed while this process was busy writing.
         heard = list(heard)
         self.spoken.update(call.lane for call in heard)
         done: list[Call] = []
@@ -69,7 +69,7 @@ class Dispatcher:
                     done.append(call)
                 continue
             if call.name in ("back", "fail"):
-                # What a lane says after a result is about another trial.
+                # Calls of a lane after its result are about another trial.
                 self._receive(done)
                 done = []
             self._do(call)
@@ -83,9 +83,9 @@ class Dispatcher:
         self._hand_out()
 
     def last_words(self, heard: Iterable[Call]) -> set[str]:
-        """Take in what lanes of a run that is stopped have left; return those that left something.
+        """Take in the last calls of a run that is being stopped; return the lanes they came from.
 
-        Results, states and failures: all else is of a run that goes on.
+        Only results, states and failures count: other calls are for a run that goes on.
         """
         left: set[str] = set()
         for call in heard:
@@ -99,13 +99,13 @@ class Dispatcher:
         return left
 
     def _hand_out(self) -> None:
-        """Give the lanes that wait a trial, or send them home where none is left."""
+        """Give waiting lanes a trial, or send them home if none is left."""
         home = self._waiting.keys() & self.ended if self.queue.pending() else [*self._waiting]
         for lane in home:
             self.say(self._waiting.pop(lane), None)
         for lane in [*self._waiting]:
             lease = self.queue.take(lane)
-            if lease is None:  # nor is there one for the others
+            if lease is None:  # then there is none for the others either
                 break
             self._begun.discard(lane)
             trial_id = lease.trial.trial_id
@@ -120,9 +120,9 @@ class Dispatcher:
         }
 
     def died(self, lane: str, why: str) -> None:
-        """Note that a lane's process ended, and what that says of the trial that it held.
+        """Note that a lane's process ended, and count that against the trial that it held.
 
-        Nothing where it was dead, or hung, before it knew of the trial.
+        It is not counted if the process died, or hung, before it knew of the trial.
         """
         self._waiting.pop(lane, None)
         if lane in self._begun:
@@ -157,19 +157,19 @@ class Dispatcher:
         }
         if call.name not in known:
             raise ValueError(
-                f"{call.lane} asks for {call.name!r}; the choices are take, {', '.join(known)}"
+                f"{call.lane} called {call.name!r}; the choices are take, {', '.join(known)}"
             )
         known[call.name](call.lane, *call.values)
 
     def _back(self, lane: str) -> None:
-        """Note that a lane's workers started: for the first time, or again after one died."""
+        """Note that a lane's workers started, for the first time or again after one died."""
         places = self._places.pop(lane, [])
         if not self.queue.holds(lane):
             self._waiting.pop(lane, None)
         elif self.answers(places):
-            self.died(lane, "the lane died in it")
+            self.died(lane, "the lane died during it")
         else:
-            # The machine went, and took the trial with it: not the trial's doing.
+            # The machine was lost, and the trial with it: not the trial's fault.
             self._waiting.pop(lane, None)
             self.queue.give_back(lane)
         self._starts[lane] += 1
@@ -181,7 +181,7 @@ class Dispatcher:
         self.queue.hosts[lane] = host
 
     def _note_begun(self, lane: str, trial_id: str) -> None:
-        """Note that a lane knows of its trial: what its process does now is the trial's doing."""
+        """Note that a lane knows of its trial, which is now responsible for its process."""
         if self.queue.holds(lane, trial_id):
             self._begun.add(lane)
         self._starts[lane] = 0
@@ -192,14 +192,14 @@ class Dispatcher:
             self.ended[lane] = why
 
     def _receive(self, calls: Sequence[Call]) -> None:
-        """Take in the results that some lanes brought with what they ask for."""
+        """Take in the results that lanes sent with their calls."""
         late = not all(self.queue.holds(call.lane, call.values[0]) for call in calls)
         dear = any(call.values[1]["trial"]["wall_sec"] >= DEAR_SEC for call in calls)
         self.queue.receive(
             [(call.lane, call.values[0], Outcome(**call.values[1])) for call in calls]
         )
         if late or dear:
-            # A trial whose lane was taken for lost waits to be handed out again: not any more.
+            # If its lane was taken for lost, the trial waits to be handed out again: prevent that.
             self.queue.flush()
 
     def _fail(self, lane: str, trial_id: str, why: str, trace: str) -> None:

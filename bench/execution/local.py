@@ -1,9 +1,8 @@
-"""The runner without Ray: trials side by side on this machine, each in a process beside this one.
+"""The runner without Ray: trials side by side on this machine, in child processes.
 
-This process keeps the queue, the lock and the files; the trials of a study, with whatever code of
-the user's own they run, train in children (bench.execution.child), one trial after the other in
-each. A trial that ends its process, or hangs, costs that process: another one takes its place, and
-the others go on.
+This process keeps the queue, the lock and the files. Trials, with any code of the user's own, train
+in children (bench.execution.child), each one trial after the other. If a trial ends its process, or
+hangs, another process takes its place, and the others go on.
 """
 
 import itertools
@@ -32,9 +31,9 @@ from bench.planning.plan import Plan
 
 log = logging.getLogger("medopt.lanes")
 
-# What the one process that trains is called in the results; of several each has its number too.
+# The name in the results of the process that trains; if there are several, each has a number too.
 LANE = "process"
-# How often one looks whether children live, and the display is told.
+# How often to check whether children are alive, and to update the display.
 LOOK_SEC = 0.5
 
 _CHILD = starting("bench.execution.child")
@@ -42,9 +41,9 @@ _CHILD = starting("bench.execution.child")
 
 @dataclass
 class _Lane:
-    """A child, when it was started, and how many took no trial since one of this lane's did.
+    """A child, when it was started, and the number of starts since this lane last took a trial.
 
-    `since` is inf once it asked for a trial: it waits for us, while one must train alone.
+    `since` is inf once it has asked for a trial: it may wait for us while another trains alone.
     """
 
     child: Beside
@@ -61,15 +60,15 @@ def run_here(
     hung_minutes: float = HUNG_MINUTES,
     keep_sec: float = KEEP_SEC,
 ) -> None:
-    """Run every trial of the queue, `lanes` at a time; `changed` hears of each step.
+    """Run every trial of the queue, `lanes` at a time; `changed` is called at each step.
 
-    A trial that breaks is written down as failed and the run goes on; so is one that ends its
-    process KILLS times, or makes no step for `hung_minutes` as often. One that ended its process is
-    tried again with no other beside it. A trial that is cut off is gone on with from the state that
-    was kept of it, every `keep_sec` and when the run is stopped.
+    A trial that fails is recorded as failed and the run goes on; so is one that ends its process
+    KILLS times, or makes no step for `hung_minutes` as often. One that ended its process is tried
+    again with no other beside it. States of trials are kept every `keep_sec` and when the run is
+    stopped; a trial that was cut off goes on from its last state.
 
-    Raises OSError where results cannot be written, LanesLost where no process can be started that
-    takes a trial, and KeyboardInterrupt; what is finished is on disk in each case.
+    Raises OSError if results cannot be written, LanesLost if no process can be started that takes a
+    trial, and KeyboardInterrupt; finished trials are on disk in each case.
     """
     queue.one_memory = True
     queue.died_before(LANE)
@@ -96,11 +95,11 @@ class Here:
             "keep_sec": keep_sec,
             **cargo_of(plan),
         }
-        # Else each would have a pool of threads for every core, and a loader beside its steps.
+        # Otherwise each would have a thread for every core, and a loader beside its steps.
         threads = {"OMP_NUM_THREADS": str(plan.study.threads or 1)}
         self._environment: Mapping[str, str] = threads if lanes > 1 else {}
         self._numbers = itertools.count()
-        # Of each call that awaits an answer: which lane asks.
+        # Number of each call that awaits an answer -> its lane.
         self._asked: dict[int, str] = {}
         self._lost: dict[str, None] = {}
         self._dispatcher = Dispatcher(
@@ -134,15 +133,15 @@ class Here:
             self._end()
 
     def _serve(self) -> None:
-        """Wait for what they say, do it, and put another in the place of each that has ended."""
+        """Wait for the children's calls, serve them, and replace each child that has ended."""
         children = [lane.child for lane in self._lanes.values()]
         living = [child.fileno() for child in children if not child.ended()]
         wait(living, LOOK_SEC if len(living) == len(self._lanes) else 0)
         heard, over = [], []
         for name, lane in self._lanes.items():
             if lane.starts and monotonic() - lane.since > self._hung_sec:
-                lane.child.end()  # it hangs before it takes a trial
-            # Whether it has ended is looked up first: what it said before is heard all the same.
+                lane.child.end()  # it hangs before taking a trial
+            # Checked before its messages are read, so that the last ones are not lost.
             if lane.child.ended():
                 over.append(name)
             heard += self._heard(name)
@@ -161,7 +160,7 @@ class Here:
         return heard
 
     def _let_keep(self) -> None:
-        """Wait a little for the states, or the results, of trials that have trained for long."""
+        """Wait a little for states or results of trials that have trained for long."""
         waiting = {n for n in self._lanes if self._queue.in_hand_for(n) >= WORTH_SEC}
         for name in waiting:
             self._lanes[name].child.warn()
@@ -175,14 +174,14 @@ class Here:
                     waiting.remove(name)
 
     def _asks(self, name: str) -> int:
-        """Return the number of a call of a lane that awaits an answer, one of all lanes' calls."""
+        """Return a number, unique among lanes, for a call that awaits an answer."""
         number = next(self._numbers)
         self._asked[number] = name
         return number
 
     def _say(self, number: int, value: Any) -> None:
         name = self._asked.pop(number)
-        if value is not None:  # a trial, and its state
+        if value is not None:  # a trial and its state
             self._queue.attempts.begin(name, value[0])
         self._lanes[name].child.say(value)
 
@@ -193,7 +192,7 @@ class Here:
                 lane.child.end()
 
     def _replace(self, name: str) -> None:
-        """Note how a child ended, and start another unless its lane is at its end."""
+        """Note how a child ended, and start another unless its lane is given up."""
         lane = self._lanes[name]
         how = lane.child.end()
         self._queue.attempts.end(name)
@@ -203,7 +202,7 @@ class Here:
         why = self._dispatcher.ended.get(name)
         if why is None and lane.starts == STARTS:
             why = (
-                f"the process that trains ended {STARTS} times before it took a trial ({how}); "
+                f"the training process ended {STARTS} times before it took a trial ({how}); "
                 f"see {self._log}"
             )
         if why is None:

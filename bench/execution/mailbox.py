@@ -1,7 +1,7 @@
-"""The mailbox: where lanes ask, and where the process that holds the queue answers.
+"""The mailbox between lanes and the process that holds the queue.
 
-It runs in a process of its own, which imports this module: so there is no import of torch (300 MB),
-Ray or numpy here.
+It runs in its own process, which imports this module: so nothing here imports torch (300 MB), Ray
+or numpy.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 
 class Call(NamedTuple):
-    """What a lane asks or tells, in plain values; `number` is None where no answer is awaited."""
+    """A call of a lane, in plain values; `number` is None if no answer is awaited."""
 
     number: int | None
     lane: str
@@ -21,7 +21,7 @@ class Call(NamedTuple):
 
 
 class Mailbox:
-    """An actor: holds what lanes ask until it is answered. Only plain values pass through it."""
+    """An actor that holds the lanes' calls until they are answered; it passes only plain values."""
 
     def __init__(self) -> None:
         self._told: asyncio.Queue[Call] = asyncio.Queue()
@@ -45,13 +45,13 @@ class Mailbox:
         return self._warnings[lane]
 
     async def warn(self, lanes: Collection[str]) -> None:
-        """Let lanes know, with what they tell next, that they are about to be ended."""
+        """Warn lanes, in the answer to their next `tell`, that they are about to be ended."""
         self._warnings.update(lanes)
 
     async def heard(self, seconds: float) -> list[Call]:
         """Return the calls that came in; wait at most `seconds` for one that awaits an answer.
 
-        What needs none waits with it: to be asked for each word costs two processes a millisecond.
+        Other calls wait with it: fetching each by itself costs two processes a millisecond.
         """
         found: list[Call] = []
         clock = asyncio.get_running_loop().time

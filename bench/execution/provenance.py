@@ -1,4 +1,4 @@
-"""What a result depends on besides its study: written beside it, compared between machines."""
+"""What a result depends on besides its study: stored with it, and compared between machines."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from bench.study.trial import NUMERICS
 
 
 def footer(plan: Plan) -> dict[str, Any]:
-    """Return what the footer of every results file says of the run."""
+    """Return the footer of every results file of a run."""
     return {
         "git_commit": git_commit(),
         "versions": versions(),
@@ -36,7 +36,7 @@ def footer(plan: Plan) -> dict[str, Any]:
 
 
 def _described(data: DataSet) -> dict[str, Any]:
-    """Return what a data set is; with what its splits leave in doubt and what it is tested on."""
+    """Describe a data set, with the caveats of its splits and its test store, if any."""
     outside = data.store.outside
     return {
         **described(data.own),
@@ -46,13 +46,12 @@ def _described(data: DataSet) -> dict[str, Any]:
 
 
 def code_fingerprint() -> dict[str, str]:
-    """Return what must be the same in each process that runs our code: name -> value.
+    """Return name -> value for what must be the same in each process that runs our code.
 
-    Versions of packages, the version of the numerics and, inside a git checkout, its commit. Plain
-    values, so that they can be compared before anything of ours is unpickled.
+    These are versions of packages, the version of the numerics and, in a git checkout, its commit:
+    plain values, so that they can be compared before anything of ours is unpickled.
     """
-    # Not whether files were changed since: an edit while a run goes on would part a lane that
-    # starts again from the others.
+    # Uncommitted changes do not count: an edit during a run would shut out a restarted lane.
     commit = (git_commit() or "").removesuffix("-dirty")
     return {
         **({"commit": commit} if commit else {}),
@@ -62,10 +61,10 @@ def code_fingerprint() -> dict[str, str]:
 
 
 def plan_fingerprint(plan: Plan) -> dict[str, str]:
-    """Return what must be the same wherever a plan's trials run: name -> value.
+    """Return name -> value for what must be the same wherever a plan's trials run.
 
-    The content of each store, and the sources of a user's own code. Raises OSError or ValueError
-    where these cannot be read.
+    These are the content of each store, and the sources of the user's own code. Raises OSError or
+    ValueError if they cannot be read.
     """
     study, base = plan.study, plan.base
     rows: dict[str, Part[Any]] = {
@@ -80,9 +79,9 @@ def plan_fingerprint(plan: Plan) -> dict[str, str]:
 
 
 def differences(expected: dict[str, str], found: dict[str, str]) -> str | None:
-    """Say where two fingerprints differ, or return None.
+    """Return how two fingerprints differ, None if they do not.
 
-    A commit that only one side knows (the other is no git checkout) is not compared.
+    A commit that only one side knows (the other is not a git checkout) is not compared.
     """
     other = [
         f"{name} is {found.get(name, 'unknown')}, not {value}"

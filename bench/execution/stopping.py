@@ -1,9 +1,9 @@
-"""How the command is stopped from outside: Ctrl-C, SIGTERM and a closed terminal are one thing.
+"""How the command is stopped from outside: Ctrl-C, SIGTERM and a closed terminal act the same.
 
 Before work has begun there is nothing to close, so the command ends at once. While it works, the
-first signal is a KeyboardInterrupt, which closes what is open (Ray, the process that trains, the
-display), and a second one ends the command where it is: whatever is on disk is whole at any time.
-Imports nothing but the standard library: it is what the command begins with.
+first signal raises KeyboardInterrupt, which closes what is open (Ray, training processes, the
+display). A second one ends the command at once: the files on disk are whole at any time. Imports
+only the standard library, because the command starts with it.
 """
 
 import os
@@ -15,10 +15,10 @@ from typing import NoReturn
 
 #: The status that shells give a command ended by Ctrl-C.
 INTERRUPTED = 130
-_GOES_ON = "stopped; what was finished is on disk, the same command goes on from there."
-_BEGINS_ANEW = "stopped; the same command begins anew."
+_GOES_ON = "stopped; what was finished is on disk, and the same command resumes from there."
+_BEGINS_ANEW = "stopped; the same command starts again from the beginning."
 _WROTE_NOTHING = "stopped; nothing was written."
-#: What a command says last where it is stopped.
+#: The last words of each command when it is stopped.
 LAST_WORDS = {
     "demo": _GOES_ON,
     "prepare": _GOES_ON,
@@ -45,7 +45,7 @@ SIGNALS = tuple(
 
 
 def last_words(line: Sequence[str]) -> str:
-    """Return what a command line says last where it is stopped, by the command that it begins with.
+    """Return the last words of a command line when it is stopped, by its first word.
 
     `medopt prepare` without --out, or with --dry-run, makes no store.
     """
@@ -66,7 +66,7 @@ class Stopping:
         self._process = os.getpid()
 
     def listen(self, *, at_once: bool) -> None:
-        """Hear the signals from now on, but for those that the caller's shell ignores (nohup)."""
+        """Handle the signals from now on, except those that the caller's shell ignores (nohup)."""
         self._at_once = at_once
         self._process = os.getpid()
         for number in SIGNALS:
@@ -74,16 +74,16 @@ class Stopping:
                 signal.signal(number, self._hear)
 
     def deafen(self) -> None:
-        """Ignore the signals: nothing is left but Python's own end, which would forget us."""
+        """Ignore the signals: only Python's exit is left, which would drop our handlers."""
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
 
     def leave_threads(self) -> None:
-        """Note that threads wait inside a library that must not be closed around them."""
+        """Note that threads wait inside a library, which must not be torn down around them."""
         self._threads_left = True
 
     def end(self, status: int) -> NoReturn:
-        """End this command, by Python's own end where no thread would be hurt by it."""
+        """End this command, by Python's normal exit if no thread would be hurt by it."""
         if self._threads_left:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -91,10 +91,10 @@ class Stopping:
         sys.exit(status)
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
-        if os.getpid() != self._process:  # a copy of this process: it has no words of its own
+        if os.getpid() != self._process:  # a fork of this process prints nothing
             os._exit(128 + number)
         if self._at_once or self.asked:
-            # Not by print: the signal may have come in the middle of one.
+            # Not print: the signal may have come in the middle of one.
             show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
             os.write(2, f"{show_cursor}{last_words(sys.argv[1:])}\n".encode())
             os._exit(INTERRUPTED)
@@ -102,5 +102,5 @@ class Stopping:
         raise KeyboardInterrupt
 
 
-#: Of this process.
+#: The one of this process.
 STOPPING = Stopping()

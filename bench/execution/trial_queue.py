@@ -1,4 +1,4 @@
-"""The queue of trials with leases, for one writer a run folder. Knows no Ray."""
+"""The queue of trials with leases, for one writer per run folder. Knows no Ray."""
 
 import fcntl
 import logging
@@ -29,23 +29,23 @@ from results.tables.store import Rows, compact, finished, incomplete, write_tria
 
 log = logging.getLogger("medopt.run")
 
-# Of a lane that has not been heard from for this long one asks whether its machine still answers.
-# Lanes speak every few seconds.
+# After a lane has been silent for this long, its machine is asked whether it still answers. Lanes
+# report every few seconds.
 LEASE_SEC = 60.0
-# A trial that made no step for this long hangs. A step is a batch or a case: seconds, and some
-# minutes where a network is compiled or a large volume scored on a CPU. Assumption.
+# A trial that has made no step for this long hangs. A step is a batch or a case: seconds, or some
+# minutes if a network is compiled or a large volume is scored on a CPU. Assumption.
 HUNG_MINUTES = 30.0
-# Small files are merged, beside the run, each time this many were written to a data set: a thousand
-# of them take a report 2.6 s, merged 0.4 s (measured).
+# Small files are merged, beside the run, after this many writes: a report needs 2.6 s for a
+# thousand of them, 0.4 s for merged ones (measured).
 COMPACT_EVERY = 256
-# Results that come so soon after others were written wait for the next: with a thousand lanes files
-# of fifty trials cost a fifth, a trial, of files of four (measured). So much is lost with a driver
-# that is killed, and trained again.
+# Results that come this soon after others were written wait for more: with a thousand lanes, files
+# of fifty trials cost a fifth, per trial, of files of four (measured). If the driver is killed,
+# this much is lost and trained again.
 GATHER_SEC = 0.25
-# What was told of a run is told again after so many times what the telling took, and after so many
-# seconds however slow the terminal or the disk is. Assumption.
+# Progress is reported again after TELLING times as long as the last report took, but at the latest
+# after TELLING_SEC, however slow the terminal or the disk is. Assumption.
 TELLING, TELLING_SEC = 20, 5.0
-# A trial that ended the process it ran in, this often, is written down as failed.
+# A trial that ended its process this often is recorded as failed.
 KILLS = 2
 
 
@@ -59,7 +59,7 @@ class Lease:
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """What a lane is working on, where, since when, and for how many seconds nothing came of it."""
+    """What a lane is working on, where, for how long, and the seconds since its last step."""
 
     lane: str
     label: str
@@ -88,9 +88,9 @@ class Progress:
 
 @dataclass
 class _TrialInHand:
-    """A lease, when its lane last spoke, when its trial last made a step, and how far it is.
+    """A lease, when its lane last reported, when its trial last made a step, and how far it is.
 
-    `stream` is what decides the batches that it reads.
+    `stream` is what decides its batches.
     """
 
     lease: Lease
@@ -104,12 +104,12 @@ class _TrialInHand:
 
 @dataclass
 class Queue:
-    """Hands out trials under leases and puts what comes back on disk before anything else.
+    """Hands out trials under leases and writes their results to disk before anything else.
 
     `footer` goes into every Parquet file; `shared_device` says that other trials run on the same
     device at the same time, so that times are not those of a trial alone. `one_memory` says that
-    all processes share one machine's memory: what ended its process is tried again alone, since
-    memory that ran out is all processes' doing.
+    all processes share one machine's memory: a trial that ended its process is tried again alone,
+    since all processes together may have used up the memory.
     """
 
     folder: Path
@@ -118,39 +118,39 @@ class Queue:
     footer: dict[str, Any]
     shared_device: bool
     one_memory: bool = False
-    # Lane -> the machine that it runs on, as people call it.
+    # Lane -> the name of the machine that it runs on.
     hosts: dict[str, str] = field(init=False, default_factory=dict)
     _ready: deque[Trial] = field(init=False)
     _held: dict[str, _TrialInHand] = field(init=False, default_factory=dict)
-    # Whatever was handed out: a lane that was taken for lost may yet come with its result.
+    # All that was handed out: a lane taken for lost may still bring its result.
     _given: dict[tuple[str, str], Lease] = field(init=False, default_factory=dict)
     _count: dict[str, int] = field(init=False, default_factory=dict)
     _statuses: dict[str, str] = field(init=False, default_factory=dict)
     _seconds: list[float] = field(init=False, default_factory=list)
     _most_lanes: int = field(init=False, default=1)
     _written: int = field(init=False, default=0)
-    # Lane, trial and outcome of results that are not on disk yet; and when they are due.
+    # Lane, trial and outcome of results that are not on disk yet, and when they are due.
     _received: list[tuple[str, str, Outcome]] = field(init=False, default_factory=list)
     _due: float = field(init=False, default=float("-inf"))
     _compaction: Compaction = field(init=False)
 
     def __post_init__(self) -> None:
-        """Look up what is finished already; a failed trial is tried again."""
+        """Look up the finished trials; a failed trial is tried again."""
         done = {i: s for i, s in finished(self.folder).items() if s in FINAL_STATUSES}
         self._statuses = {t.trial_id: done[t.trial_id] for t in self.trials if t.trial_id in done}
         self.reused = len(self._statuses)
-        for trial_id in done:  # of a driver that died after it had written the result
+        for trial_id in done:  # left by a driver that died after writing the result
             self._state_file(trial_id).unlink(missing_ok=True)
         self._ready = deque(t for t in self.trials if t.trial_id not in done)
         for trial_id, lost in incomplete(self.folder).items():
             tables = ", ".join(f"{table}/" for table in lost["tables"])
-            log.warning("trial %s has lost its file in %s: it is run again", trial_id, tables)
+            log.warning("trial %s has lost its file in %s: running it again", trial_id, tables)
         self._started = time.monotonic()
         self.attempts = Attempts(self.folder)
         self._compaction = Compaction(self.folder)
 
     def take(self, lane: str) -> Lease | None:
-        """Hand out a trial, or None where none is left to hand out now (see `pending`)."""
+        """Hand out a trial, or None if there is none to hand out now (see `pending`)."""
         trial = self._next()
         if trial is None:
             return None
@@ -167,7 +167,7 @@ class Queue:
         return lease
 
     def _next(self) -> Trial | None:
-        """Return the trial to hand out now; None where none is left, or one must train alone."""
+        """Return the trial to hand out now; None if none is left, or if one must train alone."""
         if not self.one_memory or not self._held:
             return self._beside_others(self._ready)
         if any(self.attempts.deaths(held.lease.trial.trial_id) for held in self._held.values()):
@@ -175,9 +175,9 @@ class Queue:
         return self._beside_others([t for t in self._ready if not self.attempts.deaths(t.trial_id)])
 
     def _beside_others(self, ready: Iterable[Trial]) -> Trial | None:
-        """Return the first trial, or one of its fold and seed that shares batches with one in hand.
+        """Return the first trial, or one of its fold and seed whose batches a running one shares.
 
-        Which of a fold and seed comes first is nothing to the length of a run, as far as is known.
+        As far as is known, the order within a fold and seed does not affect the length of a run.
         """
         first = next(iter(ready), None)
         if first is None or not self.shared_device:
@@ -187,11 +187,11 @@ class Queue:
         return next((trial for trial in alike if _stream(trial) in in_hand), first)
 
     def pending(self) -> int:
-        """Return how many trials have no result yet: in hand or waiting."""
+        """Return the number of trials without a result: running or waiting."""
         return len(self.trials) - len(self._statuses)
 
     def renew(self, lane: str, epoch: int | None = None, score: float | None = None) -> None:
-        """Note that a lane's trial made a step, and how far it is."""
+        """Note that a lane's trial made a step, and its epoch and score."""
         held = self._held.get(lane)
         if held:
             held.heard = held.moved = time.monotonic()
@@ -199,30 +199,30 @@ class Queue:
                 held.epoch, held.score = epoch, score
 
     def alive(self, lane: str) -> None:
-        """Note that a lane lives, whether or not its trial makes steps."""
+        """Note that a lane is alive, whether or not its trial makes steps."""
         held = self._held.get(lane)
         if held:
             held.heard = time.monotonic()
 
     def holds(self, lane: str, trial_id: str | None = None) -> bool:
-        """Return whether a lane has a trial in hand, or this one."""
+        """Return whether a lane holds this trial, or any."""
         held = self._held.get(lane)
         return held is not None and trial_id in (None, held.lease.trial.trial_id)
 
     def unheard(self, seconds: float) -> list[str]:
-        """Return the lanes that hold a trial and have not spoken for so long."""
+        """Return the lanes that hold a trial and have been silent for this long."""
         until = time.monotonic() - seconds
         return [lane for lane, held in self._held.items() if held.heard < until]
 
     def still(self, seconds: float) -> list[str]:
-        """Return the lanes whose trial has not made a step for so long."""
+        """Return the lanes whose trial has made no step for this long."""
         until = time.monotonic() - seconds
         return [lane for lane, held in self._held.items() if held.moved < until]
 
     def keep(self, lane: str, trial_id: str, packed: bytes) -> None:
-        """Put the state of a trial in training on disk, whole or not at all, for `kept`.
+        """Write the state of a trial in training to disk, whole or not at all, for `kept`.
 
-        Of the lane that has it in hand alone: one that was taken for lost may be behind another.
+        Only if the lane holds the trial: a lane that was taken for lost may be behind another.
         """
         held = self._held.get(lane)
         if held is None or held.lease.trial.trial_id != trial_id:
@@ -235,17 +235,17 @@ class Queue:
             log.warning("the state of trial %s cannot be kept: %s", trial_id, error)
 
     def kept(self, trial_id: str) -> bytes | None:
-        """Return the state that a trial was cut off in, None where it is to start anew."""
+        """Return the last state of a trial that was cut off, None if it must start anew."""
         path = self._state_file(trial_id)
         return path.read_bytes() if path.exists() else None
 
     def in_hand_for(self, lane: str) -> float:
-        """Return for how many seconds a lane has had its trial, 0 where it has none."""
+        """Return for how many seconds a lane has held its trial, 0 if it has none."""
         held = self._held.get(lane)
         return time.monotonic() - held.begun if held else 0.0
 
     def give_back(self, lane: str) -> None:
-        """Take back what a lost lane held. That is no failure of the trial: it is not counted."""
+        """Take back the trial of a lost lane. It is not the trial's fault, so it is not counted."""
         held = self._held.pop(lane, None)
         if held and held.lease.trial.trial_id not in self._statuses:
             trial = held.lease.trial
@@ -267,12 +267,12 @@ class Queue:
             self._ready.remove(trial)
             lease = Lease(trial=trial, attempt=self.attempts.deaths(trial.trial_id) + 1)
             self._count[trial.trial_id] = lease.attempt
-            self._count_death(lease, lane, "the whole run ended without a word in it")
+            self._count_death(lease, lane, "the whole run ended abruptly during it")
 
     def receive(self, done: Sequence[tuple[str, str, Outcome]]) -> None:
         """Take in finished trials (lane, id, outcome), whose lanes may go on.
 
-        `write_due` puts them on disk, and `close` what is left.
+        `write_due` writes them to disk, and `close` what is left.
         """
         for lane, trial_id, _ in done:
             if self.holds(lane, trial_id):
@@ -280,7 +280,7 @@ class Queue:
         self._received += done
 
     def write_due(self) -> None:
-        """Put on disk what was received, unless others were a moment ago and lanes are at work.
+        """Write what was received, unless other results were written just now and lanes are busy.
 
         Raises as `flush`.
         """
@@ -288,9 +288,9 @@ class Queue:
             self.flush()
 
     def flush(self) -> None:
-        """Put on disk what was received: late results too, unless one is there.
+        """Write what was received: late results too, unless the trial has a result already.
 
-        Raises OSError where the disk is full: they stay unfinished, what is written stands.
+        Raises OSError if the disk is full: these trials stay unfinished; what is written stays.
         """
         received, self._received = self._received, []
         if received:
@@ -311,7 +311,7 @@ class Queue:
         self._off_the_list({trial_id for _, trial_id, _ in done})
 
     def fail(self, lane: str, trial_id: str, reason: str) -> None:
-        """Write down a trial that broke. Its combination is incomplete and will not be judged."""
+        """Record a failed trial. Its combination is incomplete and will not be judged."""
         held = self._held.get(lane)
         if held and held.lease.trial.trial_id == trial_id:
             if trial_id not in self._statuses:
@@ -319,7 +319,7 @@ class Queue:
             del self._held[lane]
 
     def close(self) -> None:
-        """Write what is not on disk yet, and wait for what goes on beside the run."""
+        """Write what is not on disk yet, and wait for the merging of files."""
         try:
             self.flush()
         finally:
@@ -371,7 +371,7 @@ class Queue:
             self._write_failed(lease, lane, f"{why} {deaths} times")
 
     def _off_the_list(self, trial_ids: set[str]) -> None:
-        """Hand out no more what has a result: a lane that was taken for lost came with it."""
+        """Stop handing out trials with a result, which a lane taken for lost may have brought."""
         if any(t.trial_id in trial_ids for t in self._ready):
             self._ready = deque(t for t in self._ready if t.trial_id not in trial_ids)
 
@@ -382,7 +382,7 @@ class Queue:
         self._write([(lease, Rows(self._row(lease, lane, row)))])
 
     def _rows(self, lane: str, lease: Lease, outcome: Outcome) -> tuple[Lease, Rows]:
-        """Return the rows of an outcome; put what is no row of it on disk."""
+        """Return the rows of an outcome; write its weights and examples to disk."""
         trial_id = lease.trial.trial_id
         if outcome.weights:
             weights_folder = self.folder / "weights"
@@ -398,11 +398,11 @@ class Queue:
     def _row(self, lease: Lease, lane: str, row: dict[str, Any]) -> dict[str, Any]:
         own: dict[str, Any] = {"study": self.study, "attempt": lease.attempt, "lane": lane}
         if self.shared_device:
-            own["energy_joules"] = None  # a card's meter counts what all that share it draw
+            own["energy_joules"] = None  # a GPU's meter counts all trials that share it
         return {**row, **own, "shared_device": self.shared_device}
 
     def _write(self, written: Sequence[tuple[Lease, Rows]]) -> None:
-        """Put trials on disk, and then know of them."""
+        """Write trials to disk, and then note their statuses."""
         if not written:
             return
         write_trials(self.folder, [rows for _, rows in written], footer=self.footer)
@@ -425,9 +425,9 @@ class Queue:
 
 
 class Telling:
-    """Tells `changed` how far a queue is, for a twentieth of the time, or every TELLING_SEC.
+    """Reports a queue's progress to `changed`, for a twentieth of the time or every TELLING_SEC.
 
-    With a thousand lanes a word of it takes as long as ten results: lanes come first.
+    With a thousand lanes one report takes as long as ten results, and lanes come first.
     """
 
     def __init__(self, queue: Queue, changed: Callable[[Progress], None]) -> None:
@@ -435,7 +435,7 @@ class Telling:
         self._next = float("-inf")
 
     def __call__(self) -> None:
-        """Tell it, unless it was told a moment ago."""
+        """Report, unless that was done a moment ago."""
         begun = time.monotonic()
         if begun >= self._next:
             self._changed(self._queue.progress())
@@ -443,7 +443,7 @@ class Telling:
             self._next = ended + min(TELLING * (ended - begun), TELLING_SEC)
 
     def last(self) -> None:
-        """Tell it in any case: the block of work is at its end."""
+        """Report in any case: the work has ended."""
         self._changed(self._queue.progress())
 
 
@@ -459,7 +459,7 @@ def _part(trial: Trial) -> tuple[Any, ...]:
 
 
 def _stream(trial: Trial) -> tuple[Any, ...]:
-    """Return what decides a trial's batches, as far as trials of a fold and seed differ in it."""
+    """Return what decides a trial's batches, as far as trials of a fold and seed can differ."""
     taught = trial.normalize, trial.balance, trial.flipped, trial.readers
     batch = trial.batch_size, trial.accumulate, trial.patch, str(trial.augment), trial.loader
     return *_part(trial), *batch, *taught
@@ -467,10 +467,10 @@ def _stream(trial: Trial) -> tuple[Any, ...]:
 
 @contextmanager
 def opened(plan: Plan, *, shared_device: bool) -> Iterator[Queue]:
-    """Open a run for one writer: lock its folder, write down the skips, and give its queue.
+    """Open a run for one writer: lock its folder, record the skips, and yield its queue.
 
-    Compacts finished trials at the end where they are many. Raises StudyError if another process
-    is running it.
+    Compacts finished trials at the end if they are many. Raises StudyError if another process is
+    running it.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
     with (plan.folder / LOCK).open("w") as lock:
@@ -481,7 +481,7 @@ def opened(plan: Plan, *, shared_device: bool) -> Iterator[Queue]:
                 f"another process is running {plan.folder.name!r}. "
                 f"Wait for it, or choose another run folder."
             ) from error
-        # What a process that was killed in the middle of writing has left: nobody else writes here.
+        # Left by a process that was killed while writing: nobody else writes here.
         shutil.rmtree(plan.folder / ".writing", ignore_errors=True)
         about = footer(plan)
         known = finished(plan.folder)

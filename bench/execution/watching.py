@@ -1,4 +1,4 @@
-"""How far a run is, on disk every few seconds for those who watch it: `status.json`. No Ray."""
+"""Writes a run's progress to `status.json` every few seconds, for those who watch it. No Ray."""
 
 import logging
 import os
@@ -18,7 +18,7 @@ from results.status import InHand, State, write_state
 
 log = logging.getLogger("medopt.run")
 
-# A driver hears of its lanes once a second or more often; a file of some KB this often is nothing.
+# A driver hears from its lanes at least once a second; a file of some KB this often costs nothing.
 EVERY_SEC = 2.0
 
 Changed = Callable[[Progress], None]
@@ -26,10 +26,10 @@ Changed = Callable[[Progress], None]
 
 @contextmanager
 def watched(folder: Path, study: str, changed: Changed) -> Iterator[Changed]:
-    """Give what is to hear of a run's progress: it tells `changed` and writes it down.
+    """Yield a function to call with a run's progress: it calls `changed` and writes the file.
 
-    How the block ended is written at its end. A file that cannot be written is logged, once, and
-    ends no run: where the disk is full, results say so.
+    At the end of the block, how it ended is written. A file that cannot be written is logged once
+    and does not end the run: if the disk is full, writing results will fail.
     """
     watch = _Watch(folder, study)
 
@@ -40,7 +40,7 @@ def watched(folder: Path, study: str, changed: Changed) -> Iterator[Changed]:
     try:
         yield told
     except KeyboardInterrupt:
-        watch.over("it was stopped; the same command goes on from there")
+        watch.over("it was stopped; the same command resumes from there")
         raise
     except BaseException as error:
         watch.over(failure(error))
@@ -62,7 +62,7 @@ class _Watch:
             self._write(progress, None)
 
     def over(self, ended: str) -> None:
-        """Write how the run ended, with no trial in hand; not where it had not begun."""
+        """Write how the run ended, with no trial running; write nothing if it had not begun."""
         if self._last is not None:
             self._write(replace(self._last, running=(), seconds_left=None), ended)
 
@@ -101,5 +101,5 @@ class _Watch:
             write_state(self._folder, state)
         except OSError as error:
             if not self._failed:
-                log.warning("how far the run is cannot be written: %s", failure(error))
+                log.warning("the run's progress cannot be written: %s", failure(error))
             self._failed = True

@@ -1,4 +1,4 @@
-"""A worker: takes trials and runs them, in a lane of Ray or in the process beside a run. No Ray."""
+"""A worker: takes trials and runs them, in a Ray lane or in a child process. Knows no Ray."""
 
 import logging
 import math
@@ -37,23 +37,23 @@ log = logging.getLogger("medopt.lanes")
 # A finished trial's id, and the fields of its outcome.
 Done: TypeAlias = tuple[str, dict[str, Any]]
 
-# A trial that is cut off loses so many seconds at most, and the epoch that it was in. A state takes
-# a second to write where networks are large. Assumption.
+# A trial that is cut off loses at most this many seconds and its current epoch. For large networks
+# a state takes a second to write. Assumption.
 KEEP_SEC = 180.0
-# How often a lane speaks while it trains: its lease outlives five words that are lost.
+# How often a lane reports while it trains: its lease survives five lost reports.
 SPEAK_SEC = LEASE_SEC / 6
-# How often it says how far its trial is: epochs of 5 ms took twice as long where each was told
+# How often it reports its epoch: epochs of 5 ms took twice as long when each was reported
 # (measured, two lanes on two cores), and nobody reads faster.
 EPOCH_SEC = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
-    """What a worker of a lane needs of what carries its words; tests give their own.
+    """What a worker of a lane needs from its transport; tests provide their own.
 
     `ask` waits for the answer and `tell` does not; `broadcast` returns the first worker's value to
-    all of the lane, `barrier` waits for all of them, `device` is where this one trains. `place` is
-    the machine and process that it runs in, `stopping` says, once, that it is about to be ended.
+    all workers of the lane, `barrier` waits for all of them, `device` is where this one trains.
+    `place` is its machine and process; `stopping` returns True, once, if it is about to be ended.
     """
 
     world: World
@@ -67,9 +67,9 @@ class Worker:
 
 
 def cargo_of(plan: Plan) -> dict[str, Any]:
-    """Return what `take_trials` is given in each worker: plain values, and the plan as bytes.
+    """Return the arguments of `take_trials` in each worker: plain values, and the plan as bytes.
 
-    A worker whose checkout is another one must be able to say so before it unpickles what is ours.
+    A worker with another checkout must be able to say so before it unpickles anything of ours.
     """
     return {
         "code": code_fingerprint(),
@@ -79,10 +79,10 @@ def cargo_of(plan: Plan) -> dict[str, Any]:
 
 
 def shelf_for(queue: Queue, lanes: int) -> AbstractContextManager[Paths | None]:
-    """Give the paths of a shelf (loaders.batches.shelf) for lanes of this machine, or None.
+    """Yield the paths of a shelf (loaders.batches.shelf) for lanes of this machine, or None.
 
-    None but where the rows say that others trained beside a trial: of a trial alone, by which
-    prices go, every second is its own.
+    None unless the rows say that trials ran side by side: a trial that runs alone is what prices go
+    by, so it must spend all of its own seconds.
     """
     shared = queue.shared_device and lanes > 1
     return made_shelf(size_by_memory()) if shared else nullcontext()
@@ -99,11 +99,12 @@ def take_trials(
 ) -> None:
     """Take trials and run them until there are none left.
 
-    Every `keep_sec` of a trial its state is sent to be kept, and one that was kept is gone on from.
-    `code` and `content` are the driver's fingerprints, `plan` is its plan, pickled, which a worker
-    unpickles only if its code is the driver's. The first worker of a lane speaks for it; the others
-    hear from it which trial is next. A worker that differs says so, and the lane gets no trial.
-    `shelf` are the paths of the one on which this machine's lanes share batches, None: they do not.
+    The state of a trial is sent to be kept every `keep_sec`; a trial with a kept state goes on from
+    it. `code` and `content` are the driver's fingerprints; `plan` is its pickled plan, which a
+    worker unpickles only if its code is the driver's. The first worker of a lane speaks for it and
+    tells the others which trial is next. If a worker differs, it says so, and the lane gets no
+    trial. `shelf` are the paths of the shelf on which this machine's lanes share batches, None if
+    they do not.
     """
     first = worker.world.rank == 0
     if first:
@@ -113,13 +114,13 @@ def take_trials(
     unpickled, problem = unpacked(code=code, content=content, plan=plan)
     if problem:
         worker.ask("unfit", f"{socket.gethostname()}: {problem}")
-    # No trial is taken before every worker of the lane had its say; of an unfit lane none is.
+    # No trial is taken before every worker of the lane has reported; an unfit lane takes none.
     worker.barrier()
     batches = _opened(shelf)
     done: Done | None = None
     with _leased(worker.tell):
         while True:
-            # One word and one answer between two trials: what came of one, and the next.
+            # One call between two trials brings the result of one and returns the next.
             given = worker.ask("take", *(done or ())) if first else None
             trial_id = worker.broadcast(given and given[0])
             if trial_id is None:
@@ -137,16 +138,16 @@ def _opened(shelf: Paths | None) -> Shelf | None:
     try:
         return Shelf(shelf)
     except OSError as error:
-        log.warning("this process shares no batches: %s", failure(error))
+        log.warning("this process cannot share batches: %s", failure(error))
         return None
 
 
 def unpacked(
     *, code: dict[str, str], content: dict[str, str], plan: bytes
 ) -> tuple[Plan | None, str | None]:
-    """Return the plan of a cargo, unpickled only by the driver's own code, and what is amiss.
+    """Return the plan of a cargo, unpickled only if the code is the driver's, and any problem.
 
-    Sets this process up to train.
+    Also sets up this process for training.
     """
     problem = _code_problem(code)
     if problem:
@@ -161,7 +162,7 @@ def unpacked(
 
 
 def _code_problem(expected: dict[str, str]) -> str | None:
-    """Say why the code of this process is not the driver's, or return None."""
+    """Return how the code of this process differs from the driver's, or None."""
     try:
         check_packages()
     except ImportError as error:
@@ -170,7 +171,7 @@ def _code_problem(expected: dict[str, str]) -> str | None:
 
 
 def _content_problem(plan: Plan, expected: dict[str, str]) -> str | None:
-    """Say how the data or a user's own code differ from the driver's, or return None."""
+    """Return how the data or the user's own code differ from the driver's, or None."""
     try:
         return differences(expected, plan_fingerprint(plan))
     except (OSError, ValueError) as error:
@@ -185,9 +186,9 @@ def _run_one(
     shelf: Shelf | None,
     kept: bytes | None,
 ) -> Done | None:
-    """Run one trial, from its kept state if there is one; return what is to be handed in.
+    """Run one trial, from its kept state if there is one; return its result to hand in.
 
-    None where it broke, which is said here, and from all but the first worker of a lane.
+    Returns None if it failed, which is reported here, and in all but the first worker of a lane.
     """
     world, device = worker.world, worker.device()
 
@@ -196,29 +197,29 @@ def _run_one(
             outcome = _trained(trial, plan, worker, device, keep_sec, shelf, kept)
     except BaseException as error:
         if world.size > 1 and _of_a_collective(error):
-            # Another worker ended, or is out of reach: it has said why, or the lane that starts
-            # again does. The trial goes on from its last state.
+            # Another worker ended, or cannot be reached. It has reported why, or the restarted lane
+            # will. The trial goes on from its last state.
             log.warning("trial %s: %s", trial.trial_id, failure(error))
             raise
-        # Whatever a user's code raises (an exit, an interrupt) is its trial's end, not the run's.
+        # Whatever the user's code raises (an exit, an interrupt) ends its trial, not the run.
         worker.ask("fail", trial.trial_id, failure(error), traceback.format_exc())
         if world.size > 1 or ends_cuda(error):
-            # The other workers wait in a collective that will not come, or CUDA refuses all that
-            # this process asks of it: the lane starts again.
+            # The other workers wait in a collective that never completes, or CUDA refuses all
+            # further calls of this process: the lane starts again.
             raise
     else:
         return (trial.trial_id, vars(outcome)) if world.rank == 0 else None
     if device.type == "cuda":
-        # What a batch too large has taken is others' again: DALI's, and of those that share the
-        # card. Not before the error is gone, whose frames hold it.
+        # Return the memory that a batch too large has taken to DALI, and to others on the same GPU.
+        # Only now: until the error is gone, its frames hold that memory.
         torch.cuda.empty_cache()
     return None
 
 
 def _of_a_collective(error: BaseException) -> bool:
-    """Whether an error says that another process of the trial is gone or cannot be reached.
+    """Return whether an error says that another process of the trial cannot be reached.
 
-    gloo's are RuntimeErrors that begin with the file of gloo that raised them.
+    gloo's errors are RuntimeErrors that begin with the name of gloo's source file.
     """
     return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
@@ -232,7 +233,7 @@ def _trained(
     shelf: Shelf | None,
     kept: bytes | None,
 ) -> Outcome:
-    """Train and score a trial, from where another process was cut off in it, if one was."""
+    """Train and score a trial, from where another process was cut off, if one was."""
     world, told = worker.world, -math.inf
 
     def watch(epoch: int, score: float | None) -> None:
@@ -253,7 +254,7 @@ def _trained(
         shelf=shelf,
     )
     if world.size > 1:
-        # What the first worker was given is all workers'.
+        # All workers need the state that the first one was given.
         shared = [kept]
         dist.broadcast_object_list(shared, device=device)
         kept = shared[0]
@@ -261,15 +262,15 @@ def _trained(
         try:
             return train(resume=kept)
         except StateRefused as error:
-            log.warning("trial %s starts anew: %s", trial.trial_id, failure(error))
+            log.warning("trial %s starts from the beginning: %s", trial.trial_id, failure(error))
     return train()
 
 
 class _Keeper:
-    """Sends the state of a trial to be kept, after an epoch, now and then.
+    """Sends the state of a trial to be kept, after some of its epochs.
 
-    All processes of a trial call it; the first one sends. When is agreed on, since their clocks and
-    warnings differ.
+    All processes of a trial call it; the first one sends. They agree on when, since their clocks
+    and warnings differ.
     """
 
     def __init__(self, trial_id: str, worker: Worker, keep_sec: float) -> None:
@@ -283,7 +284,7 @@ class _Keeper:
         try:
             packed = state.to_bytes()
         except ValueError as error:  # an optimizer of the user's own may hold anything
-            log.warning("a stop in trial %s costs all of it: %s", self._trial_id, error)
+            log.warning("if stopped, trial %s must start again: %s", self._trial_id, error)
             self._keep_sec = math.inf
             return
         if self._worker.world.rank == 0:
@@ -293,7 +294,7 @@ class _Keeper:
 
 @contextmanager
 def _leased(tell: Callable[..., None]) -> Iterator[None]:
-    """Say now and then that this process lives, and whether its trial has made a step since."""
+    """Report regularly that this process is alive, and whether its trial has made a step since."""
     stop = threading.Event()
 
     def keep() -> None:

@@ -1,6 +1,6 @@
-"""Losses that add one of overlaps to one of single voxels, in equal parts where no share is set.
+"""Losses that add an overlap loss and a voxel-wise loss, in equal parts unless a share is set.
 
-All take logits (N, C, ...) of float32 or float64 and target (N, ...) int64 and return one value a
+All take logits (N, C, ...) of float32 or float64 and target (N, ...) int64 and return one value per
 sample (N,).
 """
 
@@ -16,7 +16,7 @@ from bench.losses.reductions import LEAST, Total, one_hot
 def dice_cross_entropy(
     logits: Tensor, target: Tensor, *, smooth: float, label_smoothing: float
 ) -> Tensor:
-    """Return linear Dice + cross-entropy; labels are smoothed in the latter."""
+    """Return linear Dice + cross-entropy; labels are smoothed only in the latter."""
     return dice(logits, target, smooth=smooth) + cross_entropy(
         logits, target, label_smoothing=label_smoothing
     )
@@ -33,7 +33,7 @@ def dice_batch_cross_entropy(
 ) -> Tensor:
     """Return linear Dice of the global batch + cross-entropy of each sample; segmentation.
 
-    `counted` (N, ...) says which voxels count, None: all; of a sample with none the latter is 0.
+    `counted` (N, ...) says which voxels count, None: all. For a sample with none, the latter is 0.
     """
     region = dice_batch(logits, target, total, smooth=smooth, counted=counted)
     if counted is None:
@@ -62,9 +62,9 @@ def unified_focal(
 ) -> Tensor:
     """Return balance x asymmetric Focal + (1 - balance) x asymmetric focal Tversky; segmentation.
 
-    The paper's rare class is every class but the background (0). Focal: a voxel of a rare class
-    costs -delta log p, one of the background -(1 - delta) (1 - p)^gamma log p; the mean over the
-    voxels. Tversky: T = (delta fn + (1 - delta) fp) / (tp + delta fn + (1 - delta) fp) of each
+    Every class except the background (0) counts as the paper's rare class. Focal: a voxel of a rare
+    class costs -delta log p, one of the background -(1 - delta) (1 - p)^gamma log p; the mean over
+    the voxels. Tversky: T = (delta fn + (1 - delta) fp) / (tp + delta fn + (1 - delta) fp) for each
     class, to the power 1 - gamma for the rare ones; the mean over the classes.
     """
     log_p = torch.log_softmax(logits, dim=1).flatten(2)

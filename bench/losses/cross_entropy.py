@@ -1,7 +1,7 @@
-"""Losses of each voxel, or of each classified image, on its own: the cross-entropy family.
+"""Losses for each voxel, or each classified image, by itself: the cross-entropy family.
 
-Grades, which are classes in an order, have one more: it needs no other head than the classes' own,
-as a loss of K - 1 thresholds with shared weights would (CORAL: Cao et al. 2020, arXiv 1901.07884).
+Grades, which are ordered classes, have one more. It uses the same head as classes, unlike a loss of
+K - 1 thresholds with shared weights (CORAL: Cao et al. 2020, arXiv 1901.07884).
 
 All take logits (N, C, ...) of float32 or float64 and target (N, ...) int64, and return the mean of
 each sample (N,). The background is a class like any other.
@@ -15,7 +15,7 @@ from bench.losses.reductions import LEAST, one_hot, sample_mean
 
 
 def cross_entropy(logits: Tensor, target: Tensor, *, label_smoothing: float) -> Tensor:
-    """Return -log p[target], a share `label_smoothing` of the reference spread over all classes."""
+    """Return -log p[target]; a share `label_smoothing` of the target is spread over all classes."""
     return sample_mean(
         F.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
     )
@@ -26,8 +26,8 @@ def weighted_cross_entropy(
 ) -> Tensor:
     """Return -w[target] log p[target], with weights (C,).
 
-    The sum is divided by the number of voxels, not by the sum of their weights as torch's
-    `reduction="mean"` would do: that sum differs from batch to batch and from GPU to GPU.
+    The sum is divided by the number of voxels, not by the sum of their weights, as torch's
+    `reduction="mean"` does: that sum differs from batch to batch and from GPU to GPU.
     """
     return sample_mean(
         F.cross_entropy(
@@ -49,10 +49,10 @@ def weighted_focal(logits: Tensor, target: Tensor, weights: Tensor, *, gamma: fl
 def class_balanced(
     logits: Tensor, target: Tensor, counts: Tensor, *, beta: float, gamma: float
 ) -> Tensor:
-    """Return -w[target] (1 - p)^gamma log p, w = (1 - beta) / (1 - beta^n) of a class's count n.
+    """Return -w[target] (1 - p)^gamma log p, w = (1 - beta) / (1 - beta^n) for a class's count n.
 
-    `counts` (C,) are how often each class is drawn, at least once; the weights are brought to a sum
-    of C. Cross-entropy for gamma = 0.
+    `counts` (C,) are how often each class is drawn, at least once; the weights are scaled to a sum
+    of C. For gamma = 0 it is cross-entropy.
     """
     share = -torch.expm1(counts * torch.as_tensor(beta).to(counts).log())
     weights = (1 / share) * (len(counts) / (1 / share).sum())
@@ -73,7 +73,7 @@ def generalized_cross_entropy(logits: Tensor, target: Tensor, *, q: float) -> Te
 def poly_cross_entropy(
     logits: Tensor, target: Tensor, *, epsilon: float, label_smoothing: float
 ) -> Tensor:
-    """Return -log p + epsilon (1 - p), p = p[target]; labels are smoothed in both."""
+    """Return -log p + epsilon (1 - p), p = p[target]; labels are smoothed in both terms."""
     g = one_hot(target, logits) * (1 - label_smoothing) + label_smoothing / logits.shape[1]
     p = (g * torch.softmax(logits, dim=1)).sum(1)
     surprise = F.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
@@ -88,10 +88,10 @@ def asymmetric_cross_entropy(
     gamma_negative: float,
     label_smoothing: float,
 ) -> Tensor:
-    """Return -sum_c(g_c w_c log p_c), the focal weights w of the true class and of the others.
+    """Return -sum_c(g_c w_c log p_c), with focal weights w of the true class and of the others.
 
-    w is (1 - p)^gamma_positive and p^gamma_negative. g is smoothed; without, all but the true class
-    drop out.
+    w is (1 - p)^gamma_positive for the true class and p^gamma_negative for the others. g is
+    smoothed; without smoothing, only the true class remains.
     """
     log_p = torch.log_softmax(logits, dim=1)
     p, g = log_p.exp(), one_hot(target, logits)
@@ -115,7 +115,7 @@ def top_k_cross_entropy(
 ) -> Tensor:
     """Return the mean of -log p[target] over the `share` of each sample's voxels that cost most.
 
-    At least one voxel. nnU-Net takes the share from the voxels of the whole batch.
+    It takes at least one voxel. nnU-Net takes the share from the voxels of the whole batch.
     """
     each = F.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
     each = each.flatten(1)
@@ -123,6 +123,6 @@ def top_k_cross_entropy(
 
 
 def squared_earth_movers_distance(logits: Tensor, target: Tensor) -> Tensor:
-    """Return the sum of (P - G)^2 over the grades, P and G the cumulated probability and truth."""
+    """Return the sum of (P - G)^2 over the grades, P and G the cumulative probability and truth."""
     p = torch.softmax(logits, dim=1)
     return (p - one_hot(target, p)).cumsum(1).square().sum(1)

@@ -1,4 +1,4 @@
-"""Mixup: samples mixed in pairs, and the losses of their two targets with them."""
+"""Mixup: samples mixed in pairs, with their losses to both targets mixed alike."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,14 +11,14 @@ from bench.losses.supervision import Supervised, as_target
 from loaders.sampling.sampler import batch_shares
 from models.output import Output
 
-# Sets the shares' random stream apart from those of the samples, which have the same seed.
+# Separates the shares' random stream from those of the samples, which have the same seed.
 STREAM = 1
 
 
 class Goal(NamedTuple):
-    """What a batch is trained towards: its targets, and those of the samples mixed into it.
+    """The targets of a batch, and those of the samples mixed into it.
 
-    `derived` and `partner_derived` are what the loader made of both for the loss, if it did.
+    `derived` and `partner_derived` are what the loader derived from both for the loss, if it did.
     """
 
     target: Tensor
@@ -45,13 +45,13 @@ class Goal(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Mixing:
-    """Mixes each batch with itself moved on by one sample: Zhang et al. 2018, arXiv 1710.09412.
+    """Mixes each batch with itself, shifted by one sample: Zhang et al. 2018, arXiv 1710.09412.
 
-    One share a batch is drawn from Beta(alpha, alpha); with alpha 0 nothing is mixed. The share is
-    a function of the seed and the number of the batch, so that a trial can go on anywhere. `shard`
-    is (rank, world), `chunks` in how many parts a batch goes through the network. Pairs are those
-    of the global batch, so that the number of processes changes nothing: each reads the whole batch
-    and keeps its part.
+    One share per batch is drawn from Beta(alpha, alpha); with alpha 0 nothing is mixed. The share
+    is a function of the seed and the number of the batch, so that a trial can be resumed anywhere.
+    `shard` is (rank, world); `chunks` is the number of parts in which a batch goes through the
+    network. Pairs are those of the global batch, so that the number of processes changes nothing:
+    each process reads the whole batch and keeps its part.
     """
 
     alpha: float
@@ -61,13 +61,13 @@ class Mixing:
 
     @property
     def reads(self) -> tuple[int, int]:
-        """Return the shard that a loader is to read for this process."""
+        """Return the shard that a loader must read for this process."""
         return (0, 1) if self.alpha else self.shard
 
     def apply(
         self, image: Tensor, target: Tensor, batch: int, derived: Tensor | None = None
     ) -> tuple[Tensor, Goal]:
-        """Return this process's samples of what `reads` gave as the k-th batch, and their goal."""
+        """Return this process's samples of the k-th batch that was read, and their goal."""
         if not self.alpha:
             return image, Goal(target=as_target(target), derived=derived)
         draw = np.random.default_rng([self.seed, STREAM, batch])

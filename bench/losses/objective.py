@@ -17,8 +17,8 @@ from bench.losses.supervision import Supervised
 class Objective:
     """The loss of a trial as a function of a batch.
 
-    `batch` is the size of the global batch, `values_of` the loss of each sample given what the
-    network gave.
+    `batch` is the size of the global batch, `values_of` the loss of each sample from the output of
+    the network.
     """
 
     forward: nn.Module
@@ -35,14 +35,14 @@ class Objective:
         self.share()
 
     def share(self) -> None:
-        """Share the network between the processes; to be called again when other layers train."""
+        """Share the network between the processes; call it again when other layers train."""
         self.net = DistributedDataParallel(self.forward) if self.world.size > 1 else self.forward
 
     def __call__(self, image: Tensor, goal: Goal) -> Tensor:
         """Return this process's share of the mean over the global batch, times world.size.
 
-        DDP averages gradients over processes, so that the shares add up to the mean over the
-        global batch, however unequal they are.
+        DDP averages gradients over processes, so the shares add up to the mean over the global
+        batch, even if they are unequal.
         """
         PULSE.beat()
         if self.memory is not None:

@@ -1,7 +1,7 @@
-"""Losses of how far prediction and reference overlap: the Dice family.
+"""Losses for the overlap of prediction and reference: the Dice family.
 
-All take logits (N, C, ...) of float32 or float64 and target (N, ...) int64 and return one value a
-sample (N,): the mean over the classes but the background (0) where nothing else is said. Sums run
+All take logits (N, C, ...) of float32 or float64 and target (N, ...) int64 and return one value per
+sample (N,): unless stated otherwise, the mean over the classes except the background (0). Sums run
 over the voxels of a sample. In classification the class vector takes the voxels' place.
 """
 
@@ -22,7 +22,7 @@ def dice(logits: Tensor, target: Tensor, *, smooth: float) -> Tensor:
 def squared_dice(logits: Tensor, target: Tensor, *, smooth: float) -> Tensor:
     """Return 1 - 2 sum(p g) / (sum(p^2) + sum(g^2)): paper A's form.
 
-    MONAI's takes the norm |p - g|, whose second derivative is not a number where p = g.
+    MONAI's version takes the norm |p - g|, whose second derivative is nan where p = g.
     """
     p, g = regions(logits, target)
     squares = (p * p).sum(2) + (g * g).sum(2)
@@ -35,7 +35,7 @@ def jaccard(logits: Tensor, target: Tensor, *, smooth: float) -> Tensor:
 
 
 def log_cosh_dice(logits: Tensor, target: Tensor, *, smooth: float) -> Tensor:
-    """Return log cosh of the linear Dice loss: half its square near 0."""
+    """Return log cosh of the linear Dice loss: about half its square near 0."""
     return torch.log(torch.cosh(dice(logits, target, smooth=smooth)))
 
 
@@ -47,7 +47,7 @@ def tversky(logits: Tensor, target: Tensor, *, alpha: float, beta: float, smooth
 def focal_tversky(
     logits: Tensor, target: Tensor, *, alpha: float, beta: float, exponent: float, smooth: float
 ) -> Tensor:
-    """Return the mean over the classes of their Tversky loss to a power; segmentation."""
+    """Return the mean over the classes of their Tversky losses to a power; segmentation."""
     each = _tversky(logits, target, alpha, beta, smooth)
     return sample_mean(each.clamp_min(LEAST).pow(exponent))
 
@@ -67,8 +67,8 @@ def dice_batch(
 ) -> Tensor:
     """Return linear Dice with sums over all voxels of the global batch; segmentation.
 
-    Every sample is given the same value. MONAI's `batch=True` sums over one process alone.
-    `counted` (N, ...) says which voxels are summed over, None: all.
+    Every sample gets the same value. MONAI's `batch=True` sums over only one process. `counted`
+    (N, ...) says which voxels are summed over, None: all.
     """
     p, g = regions(logits, target)
     if counted is not None:
@@ -82,10 +82,10 @@ def dice_batch(
 def generalized_dice(logits: Tensor, target: Tensor, *, smooth: float) -> Tensor:
     """Return 1 - 2 sum_c(w tp) / sum_c(w (sum(p) + sum(g))), background included; segmentation.
 
-    w is 1 over the squared size of the class, times that of the smallest class present; a class
-    that is absent weighs as much as that one. The scale of w matters for the smoothing alone: by
-    MONAI's w = 1 / size^2 its 1e-5 outweighs what it is to smooth wherever the classes are large
-    (an image of one class in 512 x 512 voxels costs 0.43 at most, however wrong).
+    w is 1 over the squared size of the class, times the squared size of the smallest class present;
+    an absent class weighs as much as that one. The scale of w matters only for the smoothing: with
+    MONAI's w = 1 / size^2, its 1e-5 outweighs what it should smooth if classes are large (an image
+    of one class in 512 x 512 voxels costs at most 0.43, however wrong).
     """
     p = torch.softmax(logits, dim=1).flatten(2)
     g = one_hot(target.flatten(1), p)
@@ -100,8 +100,8 @@ def generalized_dice(logits: Tensor, target: Tensor, *, smooth: float) -> Tensor
 def lovasz(logits: Tensor, target: Tensor) -> Tensor:
     """Return the Lovász extension of the Jaccard loss at the errors |g - p|; segmentation.
 
-    Voxels are taken from the largest error down; each weighs what the Jaccard loss grows by when it
-    is counted as wrong. A class that is absent costs its largest probability.
+    Voxels are taken from the largest error down; the weight of each is the growth of the Jaccard
+    loss when it counts as wrong. An absent class costs its largest probability.
     """
     p, g = regions(logits, target)
     error, order = (g - p).abs().sort(dim=2, descending=True, stable=True)
@@ -115,7 +115,7 @@ def lovasz(logits: Tensor, target: Tensor) -> Tensor:
 def regions(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Return probabilities and reference (N, K, voxels) of the K = C - 1 foreground classes.
 
-    In classification, (N, 1, C).
+    In classification both are (N, 1, C).
     """
     p = torch.softmax(logits, dim=1)
     g = one_hot(target, p)
@@ -128,7 +128,7 @@ def regions(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 def _monai(
     name: str, smooth: float, **settings: bool | float
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return a loss of MONAI by its name: of probabilities and reference (N, K, voxels)."""
+    """Return a loss of MONAI by its name, for probabilities and reference (N, K, voxels)."""
     # Late: MONAI takes seconds to import, and most commands compute no loss.
     import monai.losses
 

@@ -1,8 +1,8 @@
-"""Losses of how well cases with an answer are ranked before those without: the area under the ROC.
+"""Losses for ranking positive cases before negative ones: the area under the ROC curve.
 
-They couple the samples of a batch. All take logits (N, K) of float32 or float64 and, in
-classification, target (N,) int64, of several findings (N, K) of 1, 0 and nan where an answer is
-missing; they return the same value for each sample (N,).
+They couple the samples of a batch. All take logits (N, K) of float32 or float64 and a target: (N,)
+int64 in classification; for several findings (N, K) of 1, 0, or nan if an answer is missing. They
+return the same value for each sample (N,).
 """
 
 import torch
@@ -15,10 +15,10 @@ from bench.losses.reductions import Total, one_hot
 def auc_margin(logits: Tensor, target: Tensor, total: Total, *, margin: float) -> Tensor:
     """Return the mean over classes of var(p+) + var(p-) + max(0, margin + mean(p-) - mean(p+))^2.
 
-    p+ are the probabilities of a class where it is the answer, p- where it is not, in the global
-    batch. That is the AUC margin loss with its auxiliary variables at their optimum for the batch:
-    a = mean(p+), b = mean(p-), alpha = max(0, margin + b - a). A term for which the batch has no
-    case is 0.
+    p+ are the probabilities of a class for the cases of the global batch whose answer it is, p- for
+    the others. That is the AUC margin loss with its auxiliary variables at their optimum for the
+    batch: a = mean(p+), b = mean(p-), alpha = max(0, margin + b - a). A term for which the batch
+    has no case is 0.
     """
     if target.dim() == logits.dim():
         known, g = told(logits, target)
@@ -35,7 +35,7 @@ def auc_margin(logits: Tensor, target: Tensor, total: Total, *, margin: float) -
 
 
 def _moments(sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return number, mean and variance (K,) of sums (3, K) of powers from the zeroth on."""
+    """Return number, mean and variance (K,) from sums (3, K) of the powers 0, 1 and 2."""
     number = sums[0].clamp_min(1)
     mean = sums[1] / number
     return sums[0], mean, sums[2] / number - mean**2

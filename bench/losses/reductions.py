@@ -1,4 +1,4 @@
-"""What the losses share: sums and means over voxels, over samples and over processes."""
+"""Sums and means over voxels, samples and processes, which the losses share."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 # Sums a tensor over the processes of a trial, differentiably.
 Total: TypeAlias = "Callable[[Tensor], Tensor]"
 
-# Least base of a power whose exponent may be below 1: there the slope of x^a is unbounded at 0.
-# Below it the loss counts as flat; float32 resolves no smaller step near 1. Assumption.
+# Least base of a power whose exponent may be below 1, where the slope of x^a is unbounded at 0. The
+# loss is flat below it; float32 resolves no smaller step near 1. Assumption.
 LEAST = 1e-7
 
 
 def alone(value: Tensor) -> Tensor:
-    """Return `value`: the sum over the processes where there is one."""
+    """Return `value`: the sum over processes if there is only one."""
     return value
 
 
@@ -32,14 +32,14 @@ def over_processes(value: Tensor) -> Tensor:
 
 
 def wide(logits: Tensor) -> Tensor:
-    """Return logits in float32, float64 as they are: half precision has no room for sums."""
+    """Return logits in float32, or float64 unchanged: half precision is too coarse for sums."""
     import torch
 
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
 def sample_mean(values: Tensor) -> Tensor:
-    """Return the mean (N,) over all axes of `values` (N, ...) but the first."""
+    """Return the mean (N,) over all axes of `values` (N, ...) except the first."""
     return values.reshape(len(values), math.prod(values.shape[1:])).mean(dim=1)
 
 

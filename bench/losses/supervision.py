@@ -1,7 +1,7 @@
-"""The value of a loss on all that a network gives: its logits, coarser levels, presence of classes.
+"""The value of a loss on all outputs of a network: logits, coarser levels, presence of classes.
 
-A segmentation network may give logits of coarser levels while it trains (deep supervision) and,
-beside the label map, logits of whether each class occurs in the patch at all.
+A segmentation network may give logits of coarser levels in training (deep supervision) and, beside
+the label map, logits for whether each class occurs in the patch at all.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from torch import Tensor
 from bench.losses.table import Criterion, Loss, Total
 from models.output import Output
 
-# (what the network gave, target, and what the loader made of the target, if it did) -> values (N,)
+# (output of the network, target, what the loader derived from the target, if it did) -> values (N,)
 Supervised = Callable[..., Tensor]
 
-# Level l of deep supervision weighs 1 / 2^l, the weights brought to a sum of 1: Isensee et al.
-# 2021 (nnU-Net), supplementary note 2.
+# Level l of deep supervision weighs 1 / 2^l, with weights scaled to a sum of 1: Isensee et al. 2021
+# (nnU-Net), supplementary note 2.
 LEVEL = 0.5
-# What presence weighs beside the segmentation. Assumption: equal parts.
+# Weight of presence relative to the segmentation. Assumption: equal parts.
 PRESENCE = 1.0
 
 
@@ -30,18 +30,18 @@ def logits_of(given: Tensor | Output) -> Tensor:
 
 
 def as_target(answers: Tensor) -> Tensor:
-    """Return answers as losses take them: classes and label maps as int64, numbers as they are."""
+    """Return answers in the form of losses: classes and label maps as int64, numbers unchanged."""
     return answers if answers.is_floating_point() else answers.long()
 
 
 def ignoring(row: Loss, criterion: Criterion, ignored: int) -> Criterion:
-    """Return the loss of a row, with its settings, of the voxels whose label is not `ignored`.
+    """Return the loss of a row, with its settings, over the voxels whose label is not `ignored`.
 
-    A sample of which no voxel counts costs 0, but for what it shares with the others of its batch.
-    Raises ValueError where the row cannot leave voxels out.
+    A sample in which no voxel counts costs 0, except for what it shares with the others of its
+    batch. Raises ValueError if the row cannot leave voxels out.
     """
     if not row.ignoring:
-        raise ValueError(f"loss {row.name} cannot leave out voxels that are ignored")
+        raise ValueError(f"loss {row.name} cannot leave out ignored voxels")
 
     def values(
         logits: Tensor, target: Tensor, class_weights: Tensor | None, total: Total, **made: Any
@@ -60,7 +60,7 @@ def ignoring(row: Loss, criterion: Criterion, ignored: int) -> Criterion:
                     criterion(own[None, :, kept], labels[None, kept], class_weights, total, **made)
                 )
             else:
-                # Nothing, by which the network is still reached.
+                # Zero, but still connected to the network.
                 each.append((own[None] * 0).sum((1, 2)))
         return torch.cat(each)
 
@@ -79,9 +79,9 @@ def rescaled(criterion: Criterion, learned: Callable[[Tensor], Tensor]) -> Crite
 def supervised(criterion: Criterion, class_weights: Tensor | None, total: Total) -> Supervised:
     """Return the loss of all heads of a network, for each sample (N,).
 
-    Coarser levels are compared to the label map at their own size, by its nearest voxels; what the
-    loader made of the label map is for the full size alone. Presence is scored by binary
-    cross-entropy over the classes but the background.
+    Coarser levels are compared with the label map at their own size (nearest voxels); what the
+    loader derived from the label map is only for the full size. Presence is scored by binary
+    cross-entropy over the classes except the background.
     """
 
     def values(given: Tensor | Output, target: Tensor, derived: Tensor | None = None) -> Tensor:
@@ -90,7 +90,7 @@ def supervised(criterion: Criterion, class_weights: Tensor | None, total: Total)
             return criterion(given, target, class_weights, total, **made)
         levels = [given.logits, *given.deep]
         shares = [LEVEL**level for level in range(len(levels))]
-        # What each level is given beside its target.
+        # What each level gets besides its target.
         makings = [made, *({} for _ in given.deep)]
         value = sum(
             share / sum(shares) * criterion(level, _at(target, level), class_weights, total, **own)
@@ -115,7 +115,7 @@ def _at(target: Tensor, level: Tensor) -> Tensor:
 def present(target: Tensor, classes: int) -> Tensor:
     """Return whether each class occurs in each label map (N, *spatial), as float32 (N, C).
 
-    Labels above those of the classes, which are of voxels that are ignored, are none of them.
+    Labels above those of the classes mark ignored voxels and do not count.
     """
     flat = target.reshape(len(target), -1).clamp_max(classes)
     found = torch.zeros(len(target), classes + 1, device=target.device)
@@ -126,6 +126,6 @@ def _presence_loss(presence: Tensor, target: Tensor) -> Tensor:
     classes = presence.shape[1]
     occurs = present(target, classes)
     each = F.binary_cross_entropy_with_logits(presence, occurs, reduction="none")
-    # What is not among the voxels that count may be among those that are ignored.
+    # A class without a voxel that counts may still be among the ignored voxels.
     whole = (target < classes).flatten(1).all(1, keepdim=True)
     return (each * torch.maximum(occurs, whole.to(occurs)))[:, 1:].mean(1)

@@ -1,15 +1,15 @@
 """The losses: one row each.
 
-A loss gives one value for each sample, and the loss of a batch is their mean. One that couples the
-samples of a batch does so by sums that it takes over all processes of the trial (`total`), and
-spreads what comes of them over the samples in equal parts. Value and gradient are then the same
-however a global batch is split between GPUs. Probabilities are softmax probabilities; the number of
-classes C is at least 2. Logits of half precision are widened to float32 first.
+A loss gives one value for each sample, and the loss of a batch is their mean. A loss that couples
+the samples of a batch takes its sums over all processes of the trial (`total`) and distributes the
+result equally over the samples. Value and gradient are then the same however a global batch is
+split between GPUs. Probabilities are softmax probabilities; the number of classes C is at least 2.
+Logits of half precision are widened to float32 first.
 
 In the formulas p is the probability and g the reference (0 or 1) of a class in a voxel, y the true
-class. sum: over the voxels of a sample; mean_fg: over the classes but the background (0); mean_c:
-over all classes; mean: over the voxels. In classification an image is one voxel, but where a row
-says that its sums run over the class vector.
+class. sum: over the voxels of a sample; mean_fg: over the classes except the background (0);
+mean_c: over all classes; mean: over the voxels. In classification an image is one voxel, unless a
+row says that its sums run over the class vector.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ findings = late("bench.losses.numbers.findings")
 boundary = late("bench.losses.shapes.boundary")
 tubes = late("bench.losses.shapes.tubes")
 
-# A loss with its settings: (logits, target, class weights, total) -> values (N,). Of a row with
-# `derive` it may be called with `derived`, which it makes itself where it is left out.
+# A loss with its settings: (logits, target, class weights, total) -> values (N,). If its row has
+# `derive`, it may be called with `derived`, which it otherwise makes itself.
 Criterion: TypeAlias = "Callable[..., Tensor]"
 
-# Least and greatest value of a setting of our rows, by its name. Where 0 could divide by 0, the
-# least is far below what these rows resolve: assumption.
+# Least and greatest value of a setting of our rows, by its name. If 0 would lead to a division by
+# 0, the least value is far below what these rows resolve: assumption.
 BOUNDS: dict[str, tuple[float, float]] = {
     "alpha": (0, inf),
     "balance": (0, 1),
     "beta": (0, inf),
     "delta": (0, 1),
-    "epsilon": (-1, inf),  # below, wrong answers are sought
+    "epsilon": (-1, inf),  # below -1, wrong answers are rewarded
     "exponent": (0, inf),
     "gamma": (0, inf),
     "gamma_negative": (0, inf),
@@ -70,27 +70,32 @@ BOUNDS: dict[str, tuple[float, float]] = {
 class Loss:
     """One loss of the table.
 
-    `function(logits, target, class_weights, total, **settings)` takes logits (N, C) and target (N,)
-    for classification, logits (N, C, *spatial) and target (N, *spatial) for segmentation, target
-    int64 in 0..C-1; for several findings (multilabel) logits (N, C) and target (N, C) float32 of 1,
-    0 and nan where an answer is missing, for numbers (regression) both (N, 1), in standard
-    deviations from the mean of the training part: this process's share of a global batch. It
-    returns the values (N,). `class_weights` (C,) is for the rows that are `weighted`, of several
-    findings what one that is there weighs, for those that are `counted` how often each class is
-    drawn in an epoch; the others take None. `total` sums over the processes; rows that do not
-    couple samples ignore it. `defaults` names every setting that a study may change, `bounds` the
-    least and greatest value of those that have one.
-    `derive(target, classes=C)` makes what the function also needs of the target (N, ...), such as
-    distances, as (N, ...): in training a loader does so while the step before goes on, and the
-    function is given it as `derived`; in evaluation, and on the coarser levels of deep supervision,
-    the function gets none and makes it itself. A row that is `spaced` takes the `spacing` of the
-    voxels where its setting `mm` is true, as its `derive` does. `moves(settings, epoch)` gives the
-    settings of an epoch of training, from 0; evaluation keeps those of the first, so that losses
-    can be compared. `ignoring` says how it leaves out voxels that are ignored: `sample`, where a
-    sample without them is one of fewer voxels; `counted`, where it takes which voxels (N, *spatial)
-    count under that name; empty where it must know what lies at each place of the image, as
-    distances and skeletons do. `later` are settings that came when trials had ids: at their
-    defaults they enter none.
+    `function(logits, target, class_weights, total, **settings)` returns the values (N,) of this
+    process's share of a global batch. Its logits and targets are:
+
+    - classification: logits (N, C), target (N,) int64 in 0..C-1;
+    - segmentation: logits (N, C, *spatial), target (N, *spatial) int64 in 0..C-1;
+    - several findings (multilabel): logits (N, C), target (N, C) float32: 1, 0, or nan if the
+      answer is missing;
+    - numbers (regression): both (N, 1), in standard deviations from the mean of the training part.
+
+    `class_weights` (C,) are the weights of classes (or of present findings) for rows that are
+    `weighted`, and for rows that are `counted` how often each class is drawn in an epoch; the
+    others take None. `total` sums over the processes; rows that do not couple samples ignore it.
+    `defaults` names every setting that a study may change, `bounds` the least and greatest values.
+
+    `derive(target, classes=C)` makes what the function also needs from the target (N, ...), such as
+    distances, as (N, ...). In training a loader calls it during the step before, and the function
+    gets the result as `derived`; in evaluation, and on the coarser levels of deep supervision, the
+    function makes it itself. A row that is `spaced` takes the `spacing` of the voxels if its
+    setting `mm` is true; so does its `derive`. `moves(settings, epoch)` gives the settings of an
+    epoch of training, counted from 0; evaluation keeps those of the first epoch, so that losses can
+    be compared.
+
+    `ignoring` says how the loss leaves out ignored voxels: `sample` if a sample without them is
+    just one of fewer voxels; `counted` if it takes a mask (N, *spatial) of voxels that count, under
+    that name; empty if it must know the class at every place, as distances and skeletons do.
+    `later` are settings that came when trials already had ids: they enter no id at their defaults.
     """
 
     name: str
@@ -119,11 +124,11 @@ class Loss:
         return merged
 
     def at(self, settings: Mapping[str, Setting], epoch: int) -> Mapping[str, Setting]:
-        """Return all of a study's settings as they are in an epoch of training, from 0."""
+        """Return all settings in an epoch of training, counted from 0."""
         return self.moves(settings, epoch) if self.moves else settings
 
     def deciding(self, settings: Mapping[str, Setting]) -> dict[str, Setting]:
-        """Return what of all settings enters the id of a trial."""
+        """Return the settings that enter the id of a trial."""
         return {
             name: value
             for name, value in settings.items()
@@ -136,7 +141,7 @@ class Loss:
 
 
 def _each(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Make a row's function of (logits, target, **settings): each sample by itself."""
+    """Make a row's function from one of (logits, target, **settings): each sample by itself."""
 
     @wraps(function)
     def loss(
@@ -153,7 +158,7 @@ def _each(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _weighted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Make a row's function of (logits, target, class weights, **settings)."""
+    """Make a row's function from one of (logits, target, class weights, **settings)."""
 
     @wraps(function)
     def loss(
@@ -165,7 +170,7 @@ def _weighted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     ) -> Tensor:
         del total
         if class_weights is None:
-            raise ValueError("this loss needs the weights of the classes")
+            raise ValueError("this loss needs class weights")
         logits = wide(logits)
         return function(logits, target, class_weights.to(logits), **settings)
 
@@ -173,7 +178,7 @@ def _weighted(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _coupled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Make a row's function of (logits, target, total, **settings)."""
+    """Make a row's function from one of (logits, target, total, **settings)."""
 
     @wraps(function)
     def loss(
@@ -204,13 +209,13 @@ BINARY = "mean over the known findings of"
 FOCUS: Mapping[str, Setting] = {"gamma": 2.0}
 # A tenth: TopK10 of nnU-Net
 HARD: Mapping[str, Setting] = {"share": 0.1}
-# The best of Salehi et al. 2017; Abraham and Khan 2019 take it over
+# The best of Salehi et al. 2017, used by Abraham and Khan 2019 too
 MISSED: Mapping[str, Setting] = {"alpha": 0.3, "beta": 0.7}
 
 DICE = "mean_fg(1 - (2 sum p g + smooth) / (sum p + sum g + smooth))"
 CE = "mean(-log p_y)"
 FOCAL = "mean(-(1 - p_y)^gamma log p_y)"
-HARDEST = "mean of -log p_y over the share of each sample's voxels where it is greatest"
+HARDEST = "mean of -log p_y over the share of each sample's voxels with the greatest values"
 TVERSKY = "(tp + smooth) / (tp + alpha fp + beta fn + smooth)"
 COUNTS = "tp = sum p g, fp = sum p - tp, fn = sum g - tp"
 VECTOR = "in classification sum runs over the class vector"
@@ -236,7 +241,7 @@ LOSSES: dict[str, Loss] = {
             tasks=BOTH,
             weighted=True,
             formula="mean(-w_y log p_y); label_smoothing as ce, each class with its own w_c",
-            summary="cross-entropy, each class weighted by its inverse share of what is drawn",
+            summary="cross-entropy, each class weighted by its inverse share of the drawn samples",
             source="torch.nn.functional.cross_entropy",
         ),
         Loss(
@@ -254,7 +259,7 @@ LOSSES: dict[str, Loss] = {
             defaults=FOCUS,
             tasks=BOTH,
             formula=FOCAL,
-            summary="cross-entropy that turns from easy samples or voxels to hard ones",
+            summary="cross-entropy that focuses on hard samples or voxels",
             source="Lin et al. 2017, arXiv 1708.02002, equation 4",
         ),
         Loss(
@@ -264,7 +269,7 @@ LOSSES: dict[str, Loss] = {
             tasks=BOTH,
             weighted=True,
             formula="mean(-w_y (1 - p_y)^gamma log p_y)",
-            summary="Focal loss, each class weighted by its inverse share of what is drawn",
+            summary="Focal loss, each class weighted by its inverse share of the drawn samples",
             source="Lin et al. 2017, arXiv 1708.02002, equation 5",
         ),
         Loss(
@@ -273,7 +278,7 @@ LOSSES: dict[str, Loss] = {
             defaults={"q": 0.7},  # that of the paper's experiments
             tasks=BOTH,
             formula="mean((1 - p_y^q) / q)",
-            summary="generalized cross-entropy, which wrong labels pull less",
+            summary="generalized cross-entropy, less sensitive to wrong labels",
             source="Zhang and Sabuncu 2018, arXiv 1805.07836",
         ),
         Loss(
@@ -287,7 +292,7 @@ LOSSES: dict[str, Loss] = {
             tasks=IMAGES,
             weighted=True,
             counted=True,
-            formula="-w_y (1 - p_y)^gamma log p_y, w_c = (1 - beta) / (1 - beta^n_c) brought to a "
+            formula="-w_y (1 - p_y)^gamma log p_y, w_c = (1 - beta) / (1 - beta^n_c) scaled to a "
             "mean of 1, n_c the cases of class c in an epoch",
             summary="cross-entropy, each class weighted by its effective number of cases",
             source="Cui et al. 2019, arXiv 1901.05555, equations 6 and 12",
@@ -298,7 +303,7 @@ LOSSES: dict[str, Loss] = {
             defaults={"epsilon": 1.0, **LABELS},  # the paper's code; it tunes epsilon by task
             tasks=BOTH,
             formula=f"{LOG_P}, + epsilon mean(1 - sum_c g_c p_c)",
-            summary="cross-entropy with the first term of its series made heavier",
+            summary="cross-entropy with more weight on the first term of its series",
             source="Leng et al. 2022 (PolyLoss), arXiv 2204.12511, equation 5, Poly-1",
         ),
         Loss(
@@ -310,7 +315,7 @@ LOSSES: dict[str, Loss] = {
             tasks=BOTH,
             formula=f"{LOG_P}, + weight mean(mean_c max(0, max_k l_k - l_c - margin)), l the "
             "logits",
-            summary="cross-entropy that lets logits lie no farther apart than a margin, for "
+            summary="cross-entropy that penalises logits farther apart than a margin, for "
             "calibration",
             source="Liu et al. 2022 (MbLS), arXiv 2111.15430, equation 9; mean over the classes as "
             "in its code",
@@ -323,7 +328,7 @@ LOSSES: dict[str, Loss] = {
             tasks=IMAGES,
             formula="-sum_c g_c w_c log p_c, w_c = (1 - p_c)^gamma_positive of the true class, "
             "p_c^gamma_negative of the others, a share label_smoothing of g spread over all",
-            summary="the asymmetric loss where one class is the answer",
+            summary="the asymmetric loss for single-label classification",
             source="Ridnik et al. 2021, arXiv 2009.14119, section 4.4; its ASLSingleLabel",
         ),
         Loss(
@@ -332,9 +337,9 @@ LOSSES: dict[str, Loss] = {
             defaults={"margin": 1.0},  # LibAUC's
             tasks=("classification", "multilabel"),
             formula="mean_c(var(p_c | c) + var(p_c | not c) + max(0, margin + mean(p_c | not c) - "
-            "mean(p_c | c))^2) over the global batch, p the softmax, of findings the sigmoid",
+            "mean(p_c | c))^2) over the global batch, p the softmax, for findings the sigmoid",
             summary="squared AUC margin loss, each class against the others; its auxiliary "
-            "variables are solved for each batch, so large batches serve it best",
+            "variables are solved for each batch, so large batches suit it best",
             source="Yuan et al. 2021, arXiv 2012.03173, equation 3 (LibAUC's AUCMLoss, by class "
             "means); a, b, alpha in closed form in place of its optimizer",
         ),
@@ -354,7 +359,7 @@ LOSSES: dict[str, Loss] = {
             defaults=LABELS,
             tasks=FINDINGS,
             formula=f"{BINARY} -g log p - (1 - g) log(1 - p), p the sigmoid of the logit, g 1 "
-            "where the finding is there; a share label_smoothing of g spread over yes and no",
+            "if the finding is present; a share label_smoothing of g spread over yes and no",
             summary="binary cross-entropy of each finding",
             source="torch.nn.functional.binary_cross_entropy_with_logits",
         ),
@@ -366,7 +371,7 @@ LOSSES: dict[str, Loss] = {
             weighted=True,
             formula=f"{BINARY} -w g log p - (1 - g) log(1 - p), w cases without it to one with it; "
             "label_smoothing as bce",
-            summary="binary cross-entropy, each finding as heavy where it is as where it is not",
+            summary="binary cross-entropy, each finding's presence and absence weighing the same",
             source="torch.nn.functional.binary_cross_entropy_with_logits with pos_weight",
         ),
         Loss(
@@ -375,8 +380,8 @@ LOSSES: dict[str, Loss] = {
             defaults=FOCUS,
             tasks=FINDINGS,
             formula=f"{BINARY} -(1 - q)^gamma log q, q the probability of the right answer",
-            summary="binary cross-entropy that turns from easy findings to hard ones",
-            source="Lin et al. 2017, arXiv 1708.02002, equation 4, of each finding",
+            summary="binary cross-entropy that focuses on hard findings",
+            source="Lin et al. 2017, arXiv 1708.02002, equation 4, for each finding",
         ),
         Loss(
             name="asymmetric",
@@ -386,7 +391,7 @@ LOSSES: dict[str, Loss] = {
             tasks=FINDINGS,
             formula=f"{BINARY} -g (1 - p)^gamma_positive log p - (1 - g) m^gamma_negative "
             "log(1 - m), m = max(p - margin, 0)",
-            summary="binary focal loss that looks away from easy absences, which are most",
+            summary="binary focal loss that discounts easy absences, which are most answers",
             source="Ridnik et al. 2021, arXiv 2009.14119, equation 7",
         ),
         # ---- a grade ----
@@ -396,7 +401,7 @@ LOSSES: dict[str, Loss] = {
             tasks=GRADES,
             formula="sum_k (P_k - G_k)^2, P_k and G_k the probability and the truth of grade k or "
             "one below it",
-            summary="squared earth mover's distance: a grade that is farther off costs more",
+            summary="squared earth mover's distance: a grade farther off costs more",
             source="Hou et al. 2016, arXiv 1611.05916, equation 6",
         ),
         # ---- a number ----
@@ -405,7 +410,7 @@ LOSSES: dict[str, Loss] = {
             function=_each(errors.absolute),
             tasks=NUMBERS,
             formula="|d|, d the prediction less the number, in standard deviations",
-            summary="absolute error, which leads to the median",
+            summary="absolute error, minimised by the median",
             source="torch.nn.functional.l1_loss",
         ),
         Loss(
@@ -413,7 +418,7 @@ LOSSES: dict[str, Loss] = {
             function=_each(errors.squared),
             tasks=NUMBERS,
             formula="d^2, d the prediction less the number, in standard deviations",
-            summary="squared error, which leads to the mean",
+            summary="squared error, minimised by the mean",
             source="torch.nn.functional.mse_loss",
         ),
         Loss(
@@ -424,7 +429,7 @@ LOSSES: dict[str, Loss] = {
             tasks=NUMBERS,
             formula="d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), d the prediction "
             "less the number, in standard deviations",
-            summary="squared error near and absolute error far off",
+            summary="squared for small errors, absolute for large ones",
             source="Huber 1964, Annals of Mathematical Statistics 35; torch's huber_loss",
         ),
         Loss(
@@ -432,7 +437,7 @@ LOSSES: dict[str, Loss] = {
             function=_each(errors.log_cosh),
             tasks=NUMBERS,
             formula="log cosh d, d the prediction less the number, in standard deviations",
-            summary="squared error near and absolute error far off, with every derivative",
+            summary="squared for small errors, absolute for large ones, smooth throughout",
             source="Green 1990, IEEE Transactions on Medical Imaging 9; as log_cosh of keras",
         ),
         # ---- overlap of each sample ----
@@ -472,7 +477,7 @@ LOSSES: dict[str, Loss] = {
             formula="1 - (2 sum_c w_c tp_c + smooth) / (sum_c w_c (sum p_c + sum g_c) + smooth), "
             "tp_c = sum p_c g_c, c with the background, w_c = (least present sum g / sum g_c)^2, "
             "1 where the class is absent",
-            summary="Dice loss with every class in one ratio, small classes weighing more",
+            summary="Dice loss with all classes in one ratio, small classes weighing more",
             source="Sudre et al. 2017, arXiv 1707.03237",
         ),
         Loss(
@@ -500,7 +505,7 @@ LOSSES: dict[str, Loss] = {
             defaults={**MISSED, **SMOOTH},
             tasks=MASKS,
             formula=f"mean_fg(1 - {TVERSKY}), {COUNTS}",
-            summary="Dice loss that counts missed voxels more than invented ones",
+            summary="Dice loss that counts missed voxels more than false positives",
             source="Salehi et al. 2017, arXiv 1706.05721; monai.losses.TverskyLoss",
         ),
         Loss(
@@ -510,7 +515,7 @@ LOSSES: dict[str, Loss] = {
             defaults={**MISSED, "exponent": 0.75, **SMOOTH},
             tasks=MASKS,
             formula=f"mean_fg((1 - {TVERSKY})^exponent), {COUNTS}",
-            summary="Tversky loss to a power, which turns to the classes that overlap least",
+            summary="Tversky loss to a power, which focuses on the classes that overlap least",
             source="Abraham and Khan 2019, arXiv 1810.07842",
         ),
         Loss(
@@ -540,8 +545,8 @@ LOSSES: dict[str, Loss] = {
             ignoring="counted",
             formula=f"{DICE}, sum over the voxels of the whole global batch, + {CE}; "
             "label_smoothing as ce",
-            summary="linear Dice loss of the batch plus cross-entropy: nnU-Net's in 2-D, and in "
-            "3-D beside a low-resolution stage",
+            summary="linear Dice loss of the batch plus cross-entropy: nnU-Net's loss in 2-D, and "
+            "in 3-D if there is a low-resolution stage",
             source="DC_and_CE_loss of nnU-Net with batch_dice",
         ),
         Loss(
@@ -588,7 +593,7 @@ LOSSES: dict[str, Loss] = {
             "smooth) / (sum S(p) + smooth), s the same of S(g) and p, S the soft skeleton by "
             "iterations of erosion",
             summary="linear Dice loss and that of skeletons, for vessels and the like; iterations: "
-            "the radius of the widest in voxels",
+            "the radius of the widest vessel in voxels",
             source="Shit et al. 2021, arXiv 2003.07311, equations 1 to 3, algorithm 1; "
             "monai.losses.SoftDiceclDiceLoss",
         ),
@@ -600,8 +605,8 @@ LOSSES: dict[str, Loss] = {
             tasks=MASKS,
             ignoring="",
             formula=f"{DICE} + {CE} + weight mean_fg(1 - (sum p s + smooth) / (sum s + smooth)), s "
-            "what of a class lies within two voxels of the skeleton of all; label_smoothing as ce",
-            summary="linear Dice loss, cross-entropy and how much of the skeletons is found",
+            "the class's voxels within two voxels of the skeleton of all; label_smoothing as ce",
+            summary="linear Dice loss, cross-entropy and recall of the skeletons",
             source="Kirchhoff et al. 2024, arXiv 2404.03010, equation 3; Dice linear",
         ),
         # ---- borders ----
@@ -618,8 +623,8 @@ LOSSES: dict[str, Loss] = {
             "d_g^alpha)), d the distance in voxels, with mm in mm, to the border of the reference, "
             "of the prediction at 1/2; balanced: h times what makes both terms equal in the global "
             "batch, for the logarithm (the paper: in the epoch before)",
-            summary="linear Dice loss plus how far off the wrong voxels lie; distances on "
-            "the CPU, 0.2 s a class at 512 x 512 or 64^3 voxels",
+            summary="linear Dice loss plus the distances of wrong voxels from the borders, "
+            "computed on the CPU, 0.2 s per class at 512 x 512 or 64^3 voxels",
             source="Karimi and Salcudean 2019, arXiv 1904.10030; monai.losses.LogHausdorffDTLoss",
         ),
         Loss(
@@ -636,8 +641,8 @@ LOSSES: dict[str, Loss] = {
             formula=f"{DICE} + weight mean_fg(mean(p phi)), phi the distance in voxels, with mm in "
             "mm, to the border of the reference, negative inside; in training the weight grows by "
             "rise each epoch, and with rebalance Dice weighs 1 - weight, at least 0.01",
-            summary="linear Dice loss plus the distance of what is predicted from the border; on "
-            "the CPU, 0.1 s a class at 512 x 512 or 64^3 voxels",
+            summary="linear Dice loss plus the distances of predicted voxels from the border, "
+            "computed on the CPU, 0.1 s per class at 512 x 512 or 64^3 voxels",
             source="Kervadec et al. 2019, arXiv 1812.07032; monai.losses.BoundaryLoss",
         ),
     )

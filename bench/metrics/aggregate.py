@@ -1,21 +1,20 @@
-"""The rows of the table `metrics`: what each metric makes of the cases of a fold.
+"""The rows of the table `metrics`: the value of each metric on the cases of a fold.
 
-What is ranked is ranked by log-odds (bench.core.odds), since probabilities near 1 tie.
+Cases are ranked by log-odds (bench.core.odds), since probabilities near 1 tie.
 
-Where patients have several cases, metrics are also given by patient: probabilities are averaged
-over a patient's cases, counts of voxels added up. A patient whose cases differ in label is of the
-positive class if any case is; without a positive class no label is the patient's, and the patient
-is left out.
+If patients have several cases, metrics are also given by patient: probabilities are averaged over a
+patient's cases, counts of voxels are added up. A patient whose cases differ in label belongs to the
+positive class if any case does; without a positive class the patient has no label and is left out.
 
 Metrics of images ask whether an image holds the region: its score is the `log_odds` of `confusion`,
 and it is called positive above a probability of 0.5.
 
-One row of each metric is its headline, the value that stands for it: over all cases and regions, in
+One row of each metric is its headline, the value that represents it: over all cases and regions, in
 the first form that it has (by case, voxel, image, lesion) and by the first convention.
 
-The stratum "small" holds what is said of small references alone: cases whose reference of a region
-is smaller than a sphere (2-D: disc) of 10 mm, and for lesions those lesions, with the false
-candidates of all scans. Its rows are there only where there is something small. Stratum "": all.
+The stratum "small" covers only small references: cases whose reference of a region is smaller than
+a sphere (2-D: disc) of 10 mm, and for lesions those lesions, with the false candidates of all
+scans. It has rows only if something is small. Stratum "": all.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ from bench.metrics.table import METRICS, Metric
 
 Row = dict[str, Any]
 Cases = Sequence[Mapping[str, Any]]
-# {convention: value}, empty where the metric has no such form or nothing was measured.
+# {convention: value}, empty if the metric has no such form or nothing was measured.
 Values = Mapping[str, float | None]
 
 SMALL = "small"
@@ -53,14 +52,14 @@ def classification_rows(
 ) -> list[Row]:
     """Return rows (see the table `metrics`) for each classification metric.
 
-    `prob` (n, C) are probabilities and `label` (n,) true classes of the same n cases, `log_odds`
-    (n, C) what they are ranked by (None: the probabilities); `positive` is the class whose
-    detection is scored, None for the mean over the classes, one against the rest; `unit` says what
-    a case is. The class called is the one of highest probability. `groups` (n,) says whose each
-    case is; where anyone has several, rows of unit `group_unit` follow. `graded`: the classes are
-    grades in ascending order, and the metrics of grades are asked too.
+    `prob` (n, C) are probabilities and `label` (n,) true classes of the same n cases; they are
+    ranked by `log_odds` (n, C) (None: by the probabilities). `positive` is the class whose
+    detection is scored, None for the mean over the classes, one against the rest. `unit` is the
+    kind of a case. The class called is the one of highest probability. `groups` (n,) is the patient
+    of each case; if any patient has several cases, rows of unit `group_unit` follow. `graded`: the
+    classes are grades in ascending order, and the metrics of grades are added.
 
-    Raises ValueError where shapes, labels or probabilities do not fit.
+    Raises ValueError if shapes, labels or probabilities do not fit.
     """
     n_classes = len(classes)
     if prob.shape != (len(label), n_classes) or label.ndim != 1:
@@ -69,7 +68,7 @@ def classification_rows(
             f"not {prob.shape} and {label.shape}"
         )
     if not np.isfinite(prob).all():
-        raise ValueError("prob holds values that are not finite")
+        raise ValueError("prob has values that are not finite")
     if len(label) and not 0 <= label.min() <= label.max() < n_classes:
         raise ValueError(f"labels must be in 0..{n_classes - 1}, not {label.min()}..{label.max()}")
     ranks = prob if log_odds is None else log_odds
@@ -98,12 +97,12 @@ def finding_rows(
 ) -> list[Row]:
     """Return rows (see the table `metrics`) for each classification metric, finding by finding.
 
-    `log_odds` (n, k) say how sure a network is of each of the k `findings`; `label` (n, k) is 1
-    where a finding is there, 0 where it is not and nan where that is not known, which leaves the
-    case out of that finding's row. A finding is a class of two, called above a probability of 0.5.
-    The region "mean" is the mean over the findings in which a metric is defined. `groups` (n,) are
-    as in `classification_rows`; a patient has a finding if any of its cases does. Raises ValueError
-    where shapes or labels do not fit.
+    `log_odds` (n, k) are a network's for each of the k `findings`; `label` (n, k) is 1 if a finding
+    is present, 0 if it is absent, and nan if that is not known, which leaves the case out of that
+    finding's row. A finding is called present above a probability of 0.5. The region "mean" is the
+    mean over the findings for which a metric is defined. `groups` (n,) are as in
+    `classification_rows`; a patient has a finding if any of its cases does. Raises ValueError if
+    shapes or labels do not fit.
     """
     if not log_odds.shape == label.shape == (len(label), len(findings)):
         raise ValueError(
@@ -111,7 +110,7 @@ def finding_rows(
             f"not {log_odds.shape} and {label.shape}"
         )
     if not np.isin(label[np.isfinite(label)], (0, 1)).all():
-        raise ValueError("a label is none of 0, 1 and nan")
+        raise ValueError("labels must be 0, 1 or nan")
     several = len(set(groups)) < len(groups)
     of_unit: dict[str, dict[str, tuple[Probabilities, Floats, Labels]]] = {unit: {}}
     for name, z, y in zip(findings, log_odds.T, label.T, strict=True):
@@ -146,12 +145,12 @@ def number_rows(
 ) -> list[Row]:
     """Return rows (see the table `metrics`) for each metric of numbers.
 
-    `predicted` and `true` (n,) are of the same n cases, in one unit. `groups` (n,) are as in
-    `classification_rows`; of a patient both numbers are the means over its cases. Raises ValueError
-    where shapes do not fit or a number is not finite.
+    `predicted` and `true` (n,) are of the same n cases, in the same unit. `groups` (n,) are as in
+    `classification_rows`; a patient's numbers are the means over its cases. Raises ValueError if
+    shapes do not fit or a number is not finite.
     """
     if predicted.shape != true.shape or true.ndim != 1:
-        raise ValueError(f"numbers are (n,) and (n,), not {predicted.shape} and {true.shape}")
+        raise ValueError(f"numbers must be (n,) and (n,), not {predicted.shape} and {true.shape}")
     if not (np.isfinite(predicted).all() and np.isfinite(true).all()):
         raise ValueError("a number is not finite")
     levels = [(unit, predicted, true)]
@@ -173,10 +172,10 @@ def segmentation_rows(
 ) -> list[Row]:
     """Return the rows (see the table `metrics`) of each segmentation metric.
 
-    `cases` are rows of `confusion`, one for each case and region. For each metric there is the row
-    of each region and that of the region "mean", the mean over the regions in which it is defined.
-    With `group`, what a group is, cases have a `group_id`, and where any group has several cases
-    rows of that unit follow.
+    `cases` are rows of `confusion`, one for each case and region. Each metric has a row for each
+    region and one for the region "mean", the mean over the regions for which it is defined. With
+    `group`, the kind of a group, cases have a `group_id`; if any group has several cases, rows of
+    that unit follow.
     """
     of_region = {name: [case for case in cases if case["region"] == name] for name in regions}
     forms: list[tuple[str, str, Callable[[Metric, Cases], Values]]] = [
@@ -205,7 +204,7 @@ def segmentation_rows(
 
 
 def headline(rows: Sequence[Row], metric: str) -> float | None:
-    """Return the one value that stands for `metric`; raises ValueError where there is none."""
+    """Return the headline value of `metric`; raises ValueError if there is no such metric."""
     for row in rows:
         if row["metric"] == metric and row["headline"]:
             value: float | None = row["value"]
@@ -215,7 +214,7 @@ def headline(rows: Sequence[Row], metric: str) -> float | None:
 
 
 def _classifying(*, graded: bool = False) -> Iterator[tuple[Metric, Classified]]:
-    """Give each metric of classification with its function; if `graded`, those of grades too."""
+    """Yield each metric of classification with its function; if `graded`, those of grades too."""
     for metric in METRICS.values():
         if function := metric.classification or (metric.graded if graded else None):
             yield metric, function
@@ -231,9 +230,9 @@ def _by_group(
     groups: Sequence[str],
     positive: int | None,
 ) -> tuple[Probabilities, Floats, Labels]:
-    """Return mean probabilities, what ranks as they do, and label of each group.
+    """Return mean probabilities, scores that rank as they do, and the label of each group.
 
-    Groups that have no one label are left out.
+    Groups without a single label are left out.
     """
     of_group: dict[str, list[int]] = {}
     for at, group in enumerate(groups):
@@ -281,7 +280,7 @@ def _by_voxel(metric: Metric, cases: Cases) -> Values:
 def _by_image(metric: Metric, cases: Cases) -> Values:
     if not (metric.presence and metric.classification and _measured(cases, "log_odds")):
         return {}
-    # Which of two classes is called is a question of rank too.
+    # Only ranks and signs matter here, so log-odds serve for all metrics.
     there = np.array([case["log_odds"] for case in cases], dtype=np.float64)
     label = np.array([case["label"] for case in cases], dtype=np.int64)
     return {"": metric.classification(np.stack([-there, there], axis=1), label, 1)}
@@ -319,7 +318,7 @@ def _small_lesions(metric: Metric, cases: Cases) -> Values:
 
 
 def _measured(cases: Cases, column: str) -> bool:
-    """Return whether a column was measured: in the final scoring it is, for all cases alike."""
+    """Return whether a column was measured; the final scoring measures it for all cases."""
     return bool(cases) and all(case[column] is not None for case in cases)
 
 
@@ -338,7 +337,7 @@ def _averaged(per_case: Callable[[Mapping[str, Any]], Values], cases: Cases) -> 
 
 
 def _with_headlines(rows: Iterable[Row]) -> list[Row]:
-    """Mark the headline of each metric: the first of its rows that is over all there is."""
+    """Mark the headline of each metric: the first of its rows over all cases and regions."""
     marked = list(rows)
     seen: set[str] = set()
     for row in marked:

@@ -1,4 +1,4 @@
-"""What is counted and measured of one segmented case: a row for each region."""
+"""Counts and measurements of one segmented case: a row for each region."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -27,26 +27,26 @@ def confusion(
     presence: NDArray[np.floating] | None = None,
     ignored: int | None = None,
 ) -> list[Row]:
-    """Return one row a region, of the columns of the table `cases` that segmentation fills.
+    """Return one row per region, with the columns of the table `cases` that segmentation fills.
 
-    `pred` and `ref` are label maps (*spatial) of one case, 0 its background; a region unites the
-    labels given for it. `spacing` is in mm for each axis, nan where unknown.
+    `pred` and `ref` are label maps (*spatial) of one case, 0 is the background; a region is the
+    union of its labels. `spacing` is in mm for each axis, nan if unknown.
 
-    - `tp fp fn tn n_ref n_pred`: voxels. `dice` is None where both masks are empty.
-    - `ref_mm`: diameter of the sphere (2-D: disc) as large as the reference; None where it is
-      empty or the spacing unknown.
-    - `label`: 1 where the reference holds the region, else 0.
-    - with `distances`, where the spacing is known: `hd95_mm` and `assd_mm`, the diagonal of the
-      image where one mask alone is empty, 0 where both are; `nsd_2mm`, there 0 and 1.
+    - `tp fp fn tn n_ref n_pred`: voxels. `dice` is None if both masks are empty.
+    - `ref_mm`: diameter of the sphere (2-D: disc) as large as the reference; None if it is empty or
+      the spacing is unknown.
+    - `label`: 1 if the reference holds the region, else 0.
+    - with `distances`, if the spacing is known: `hd95_mm` and `assd_mm` (the diagonal of the image
+      if only one mask is empty, 0 if both are) and `nsd_2mm` (then 0 and 1).
     - with `logits` (C, *spatial) of the labels: the table's lists of lesions (see `lesions.find`),
-      and as `log_odds` of the case the highest log-odds of the region at any voxel, or with
+      and the `log_odds` of the case: the highest log-odds of the region at any voxel, or with
       `presence` (C,), a network's own log-odds that the image holds each label, the highest of the
-      region's labels. `prob` and the lists of probabilities are of the same.
+      region's labels. `prob` and the lists of probabilities are computed from these.
 
-    Voxels whose reference is `ignored` are not counted and their logits not looked at; where
-    distances are measured and lesions found both maps are background there.
+    Voxels whose reference is `ignored` are not counted and their logits are not used; for distances
+    and lesions both maps are background there.
 
-    What is not measured is None. Raises ValueError where shapes or types do not fit.
+    What is not measured is None. Raises ValueError if shapes or types do not fit.
     """
     _check(pred, ref, regions, spacing, logits)
     whole = pred.size
@@ -54,11 +54,11 @@ def confusion(
         pred, ref = (np.where(left_out, np.uint8(0), labels) for labels in (pred, ref))
         whole -= int(left_out.sum())
         if logits is not None:
-            # No number, which says nothing.
+            # nan is ignored below.
             logits = np.where(left_out, np.nan, logits)
-    # All that is counted and measured lies in the box around what either map labels.
+    # Everything to count and measure is in the box around the labels of both maps.
     box = bounding_box(pred | ref)
-    # From corner to corner of the image: no two of its voxels are as far apart.
+    # From corner to corner of the image: no two of its voxels are farther apart.
     diagonal_mm = float(np.linalg.norm(np.multiply(pred.shape, spacing)))
     pred, ref = pred[box], ref[box]
     # pairs[i, j]: voxels of reference label i and predicted label j
@@ -127,8 +127,8 @@ def _scores(
     logits: NDArray[np.floating],
     presence: NDArray[np.floating] | None,
 ) -> dict[str, Any]:
-    """Return what the logits say of a region; the masks (*box) are cut out of the image."""
-    # Of voxels of candidates alone: no other is looked at.
+    """Return the scores of a region from the logits; the masks (*box) are cut out of the image."""
+    # Only for voxels of candidates: no others are used.
     said = np.full(pred.shape, np.nan)
     said[pred] = odds.against_rest(logits[(slice(None), *box)][:, pred], labels)
     found = lesions.find(pred, ref, said, spacing)
@@ -164,7 +164,7 @@ def _check(
     if pred.shape != ref.shape or pred.ndim != len(spacing):
         raise ValueError(
             f"a prediction {pred.shape}, a reference {ref.shape} and a spacing of "
-            f"{len(spacing)} axes do not belong together"
+            f"{len(spacing)} axes do not fit together"
         )
     if logits is not None and logits.shape[1:] != pred.shape:
         raise ValueError(f"logits {logits.shape} do not fit a prediction {pred.shape}")

@@ -1,8 +1,8 @@
-"""What is done to test images so that robustness to worse scans is measured: one row each.
+"""Degradations of test images, to measure robustness to worse scans: one row each.
 
 A degradation works on a normalised image (its values are in standard deviations of the data, or in
-shares of their range where the study says `normalize: range`) and leaves the reference as it is.
-Nothing is trained or chosen on degraded images.
+shares of their range with `normalize: range`) and leaves the reference unchanged. Nothing is
+trained or chosen on degraded images.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from bench.core.settings import Setting, check_bounds, merge
 
 Image = NDArray[np.float32]
 
-# The greatest strength: nothing of an image is left beyond it, and a filter for it would not fit
+# The greatest strength: beyond it nothing of an image is left, and a filter for it would not fit
 # into memory. Assumption.
 MOST = 100
 
@@ -27,8 +27,8 @@ class Degradation:
     """One degradation of the table.
 
     `function(image, rng, **settings)` returns an image (C, *spatial) float32 of the same shape;
-    `rng` is seeded by the case, so that every combination is tested on the same images. `axes`
-    that are a clip's time are left alone.
+    `rng` is seeded by the case, so that every combination is tested on the same images. A clip's
+    time axis in `axes` is left alone.
     """
 
     name: str
@@ -46,7 +46,9 @@ class Degradation:
         check_bounds(f"degradation {self.name}", found, dict.fromkeys(found, (0, MOST)))
         for name, value in found.items():
             if not isinstance(value, float) or value <= 0:
-                raise ValueError(f"degradation setting {self.name}.{name} is above 0, not {value}")
+                raise ValueError(
+                    f"degradation setting {self.name}.{name} must be above 0, not {value}"
+                )
         return found
 
 
@@ -65,19 +67,19 @@ def blur(image: Image, rng: np.random.Generator, axes: str, *, width: float) -> 
 
 
 def low_resolution(image: Image, rng: np.random.Generator, axes: str, *, factor: float) -> Image:
-    """Return the image brought to 1 / factor of its resolution and back, by linear interpolation.
+    """Return the image reduced to 1 / factor of its resolution and back, by linear interpolation.
 
-    It is blurred first as far as the coarser grid asks, so that nothing is aliased.
+    It is blurred first as much as the coarser grid needs, so that nothing is aliased.
     """
     sides = image.shape[1:]
     coarse = [
         side if axis == "t" else max(round(side / factor), 1)
         for axis, side in zip(axes, sides, strict=True)
     ]
-    # scikit-image's choice for down-sampling: (factor - 1) / 2.
+    # scikit-image's choice for downsampling: (factor - 1) / 2.
     smooth = blur(image, rng, axes, width=max((factor - 1) / 2, 1e-6))
     finer = [s / c for c, s in zip(coarse, sides, strict=True)]
-    # "nearest": a last voxel whose place rounds to just outside is not nothing.
+    # "nearest": a last voxel whose place rounds to just outside must not become 0.
     small = zoom(smooth, [1, *(1 / f for f in finer)], order=1, mode="nearest")
     back: Image = zoom(small, [1, *finer], order=1, mode="nearest")
     return back
@@ -90,8 +92,8 @@ DEGRADATIONS: dict[str, Degradation] = {
             name="noise",
             function=noise,
             defaults={"deviation": 0.5},
-            summary="Gaussian noise of half a standard deviation of the data, or under `normalize:"
-            " range` of half their range",
+            summary="Gaussian noise of half a standard deviation of the data, or, with `normalize:"
+            " range`, of half their range",
             source="Hendrycks and Dietterich 2019, arXiv 1903.12261: Gaussian noise",
         ),
         Degradation(
@@ -105,7 +107,7 @@ DEGRADATIONS: dict[str, Degradation] = {
             name="low_resolution",
             function=low_resolution,
             defaults={"factor": 2.0},
-            summary="half the resolution along each axis, brought back by linear interpolation",
+            summary="half the resolution along each axis, then linear interpolation to full size",
             source="Isensee et al. 2021 (nnU-Net), supplementary note 4: low resolution",
         ),
     )

@@ -1,4 +1,4 @@
-"""The metrics of numbers: of what is predicted (n,) and what is true (n,). None means undefined."""
+"""The metrics of numbers, predicted (n,) and true (n,). None means undefined."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ def determination(predicted: Floats, true: Floats) -> float | None:
 
 
 def correlation(predicted: Floats, true: Floats) -> float | None:
-    """Return Pearson's correlation; 0 where all predictions are one number."""
+    """Return Pearson's correlation; 0 if all predictions are equal."""
     if not _varies(true):
         return None
     if not _varies(predicted):
@@ -34,7 +34,7 @@ def correlation(predicted: Floats, true: Floats) -> float | None:
 
 
 def concordance(predicted: Floats, true: Floats) -> float | None:
-    """Return Lin's concordance correlation, of moments over n."""
+    """Return Lin's concordance correlation, with moments over n."""
     if not _varies(true):
         return None
     covariance = ((predicted - predicted.mean()) * (true - true.mean())).mean()

@@ -1,12 +1,12 @@
-"""Lesions and candidates: connected components, which of them meet, and the FROC score.
+"""Lesions and candidates: connected components, which of them overlap, and the FROC score.
 
 A lesion is a connected component of the reference, a candidate one of the prediction; voxels that
 share a face, an edge or a corner are connected (26 neighbours in 3-D, 8 in 2-D). A candidate's
-score is the highest in it, of probabilities or whatever ranks as they do. It hits every lesion with
-which it shares a voxel; a lesion's score is that of the best candidate which hits it, and a
-candidate which hits none is a false positive. Further candidates on one lesion count neither way,
-as in LUNA16. A candidate is part of the prediction, so the curve ends where the prediction does:
-components that a lower threshold would show are not looked for.
+score is the highest of its voxels, a probability or anything that ranks alike. It hits every lesion
+with which it shares a voxel. A lesion's score is that of the best candidate that hits it, and a
+candidate that hits none is a false positive. Further candidates on the same lesion count neither
+way, as in LUNA16. A candidate is part of the prediction, so the curve ends where the prediction
+does: components that would appear at a lower threshold are not considered.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from scipy.ndimage import generate_binary_structure, label
 from bench.metrics.rates import Flags, ratio
 
 # Setio et al. 2017, "Validation, comparison, and combination of algorithms for automatic detection
-# of pulmonary nodules" (LUNA16): false positives a scan at which sensitivity is read.
+# of pulmonary nodules" (LUNA16): false positives per scan at which sensitivity is read.
 FROC_RATES = (1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8)
 
-# A lesion is small below this diameter: RECIST 1.1 calls it measurable in CT from 10 mm on
+# A lesion is small below this diameter: RECIST 1.1 calls lesions measurable in CT from 10 mm on
 # (Eisenhauer et al. 2009).
 SMALL_MM = 10.0
 
@@ -32,8 +32,9 @@ SMALL_MM = 10.0
 class Lesions:
     """The lesions of one scan and region, and the scores of its false candidates.
 
-    `diameter_mm` and `score` are of each lesion: the diameter of the sphere (2-D: disc) of the same
-    volume, None where the spacing is unknown, and the best score, None where no candidate hits it.
+    `diameter_mm` and `score` have a value for each lesion: the diameter of the sphere (2-D: disc)
+    of the same volume (None if the spacing is unknown), and the best score (None if no candidate
+    hits it).
     """
 
     diameter_mm: list[float | None]
@@ -42,12 +43,12 @@ class Lesions:
 
 
 def find(pred: Flags, ref: Flags, said: NDArray[np.floating], spacing: Sequence[float]) -> Lesions:
-    """Return lesions and candidates of two masks and a score, each (*spatial), of one scan."""
+    """Return the lesions and false candidates of one scan; masks and scores are (*spatial)."""
     neighbours = generate_binary_structure(pred.ndim, pred.ndim)
     candidate, n_candidates = label(pred, neighbours)
     lesion, n_lesions = label(ref, neighbours)
 
-    # [0] stands for the background. A voxel of no number (a diverged network) says nothing.
+    # [0] is the background. Voxels of nan (a diverged network) are ignored.
     scores = np.full(n_candidates + 1, -np.inf)
     np.fmax.at(scores, candidate[pred], said[pred])
     shared = pred & ref
@@ -67,9 +68,9 @@ def find(pred: Flags, ref: Flags, said: NDArray[np.floating], spacing: Sequence[
 
 
 def diameter_mm(voxels: int, spacing: Sequence[float]) -> float | None:
-    """Return the diameter of the sphere (2-D: disc) of so many voxels; None if spacing is unknown.
+    """Return the diameter of the sphere (2-D: disc) of this size; None if spacing is unknown.
 
-    Raises ValueError for other numbers of axes.
+    Raises ValueError for other numbers of axes than 2 and 3.
     """
     size = voxels * prod(spacing)
     if not np.isfinite(size):
@@ -78,13 +79,13 @@ def diameter_mm(voxels: int, spacing: Sequence[float]) -> float | None:
         return float((6 * size / pi) ** (1 / 3))
     if len(spacing) == 2:
         return float((4 * size / pi) ** (1 / 2))
-    raise ValueError(f"a diameter is of 2 or 3 axes, not {len(spacing)}")
+    raise ValueError(f"a diameter needs 2 or 3 axes, not {len(spacing)}")
 
 
 def sensitivity(
     scores: Sequence[float | None], false_scores: Sequence[float], scans: int
 ) -> float | None:
-    """Return the share of lesions that are hit; None where there is no lesion."""
+    """Return the share of lesions that are hit; None if there is no lesion."""
     del false_scores, scans
     return ratio(sum(score is not None for score in scores), len(scores))
 
@@ -92,18 +93,18 @@ def sensitivity(
 def false_positives(
     scores: Sequence[float | None], false_scores: Sequence[float], scans: int
 ) -> float | None:
-    """Return how many candidates of a scan hit no lesion, on average."""
+    """Return the mean number of candidates per scan that hit no lesion."""
     del scores
     return ratio(len(false_scores), scans)
 
 
 def froc(scores: Sequence[float | None], false_scores: Sequence[float], scans: int) -> float | None:
-    """Return the mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives a scan.
+    """Return the mean sensitivity at 1/8, 1/4, 1/2, 1, 2, 4 and 8 false positives per scan.
 
-    `scores` are those of all lesions of all `scans`, None where missed; `false_scores` those of all
-    false candidates. Sensitivity is interpolated between the points of the curve, from 0 at no
-    candidate on, and stays at its last value beyond the curve's end, as in LUNA16. None where there
-    is no lesion.
+    `scores` are those of all lesions of all `scans`, None for a missed one; `false_scores` those of
+    all false candidates. Sensitivity is interpolated between the points of the curve, starting from
+    0 without candidates, and stays at its last value beyond the curve's end, as in LUNA16. None if
+    there is no lesion.
     """
     if not scores:
         return None

@@ -1,9 +1,8 @@
-"""What the metrics of classification are made of: from counts, from ranks, from confidence.
+"""The functions behind the metrics of classification: of counts, of ranks, of confidence.
 
-Functions of counts take `tp fp fn tn`; those of predictions take probabilities (n, C), or where
-order alone counts any scores that rank as they do, labels (n,) and `positive`, the class that
-counts as positive, None for the mean over classes, one against the rest. None as a value means
-undefined.
+Functions of counts take `tp fp fn tn`. Those of predictions take probabilities (n, C), or, if only
+the order counts, any scores that rank alike; labels (n,); and `positive`, the class that counts as
+positive, None for the mean over classes, one against the rest. None as a value means undefined.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ Flags: TypeAlias = NDArray[np.bool_]
 Counts: TypeAlias = NDArray[np.int64]
 
 Counted: TypeAlias = Callable[[int, int, int, int], float | None]
-# Of the truth of one class, its probability and whether it is called, each (n,).
+# From the truth of one class, its probability and whether it is called, each (n,).
 OneClass: TypeAlias = Callable[[Flags, Probabilities, Flags], float | None]
 Classified: TypeAlias = Callable[[Probabilities, Labels, int | None], float | None]
 
@@ -31,17 +30,17 @@ CALIBRATION_BINS = 15
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Return the mean, None where a value is None or there is none."""
+    """Return the mean, None if a value is None or if there are no values."""
     known = [value for value in values if value is not None]
     return fmean(known) if known and len(known) == len(values) else None
 
 
 def ratio(part: float, whole: float) -> float | None:
-    """Return part / whole, None where there is no whole."""
+    """Return part / whole, None if whole is 0."""
     return part / whole if whole else None
 
 
-# ---------------------------------------------------------------- from counts
+# ---------------------------------------------------------------- of counts
 
 
 def sensitivity(tp: int, fp: int, fn: int, tn: int) -> float | None:
@@ -62,7 +61,7 @@ def accuracy(tp: int, fp: int, fn: int, tn: int) -> float | None:
 
 
 def precision(tp: int, fp: int, fn: int, tn: int) -> float | None:
-    """Return TP / (TP + FP); 0 where nothing is called but something is there, as F1 has it."""
+    """Return TP / (TP + FP); 0 if nothing is called positive but something is, as in F1."""
     del tn
     return ratio(tp, tp + fp) if tp + fp else ratio(0, fn)
 
@@ -74,10 +73,10 @@ def f1(tp: int, fp: int, fn: int, tn: int) -> float | None:
 
 
 def mcc(tp: int, fp: int, fn: int, tn: int) -> float | None:
-    """Return Matthews' correlation of truth and call; 0 where all calls are one."""
+    """Return Matthews' correlation of truth and call; 0 if all calls are the same."""
     if not tp + fn or not tn + fp:
         return None
-    # Whole numbers of Python: the product of four counts of voxels passes 2**64.
+    # Python's integers: the product of four counts of voxels exceeds 2**64.
     spread = sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
     return (tp * tn - fp * fn) / spread if spread else 0.0
 
@@ -86,7 +85,7 @@ def mcc(tp: int, fp: int, fn: int, tn: int) -> float | None:
 
 
 def one_vs_rest(score: OneClass) -> Classified:
-    """Return the metric of predictions that `score` makes, class by class."""
+    """Return the metric of predictions that applies `score` class by class."""
 
     def metric(prob: Probabilities, label: Labels, positive: int | None) -> float | None:
         called = prob.argmax(axis=1)
@@ -97,7 +96,7 @@ def one_vs_rest(score: OneClass) -> Classified:
 
 
 def from_counts(score: Counted) -> OneClass:
-    """Return the metric of one class that `score` makes of its counts."""
+    """Return the metric of one class that applies `score` to its counts."""
 
     def counted(truth: Flags, prob: Probabilities, called: Flags) -> float | None:
         del prob
@@ -112,10 +111,10 @@ def from_counts(score: Counted) -> OneClass:
 
 
 def ranked(score: Callable[[Counts, Counts], float]) -> OneClass:
-    """Return the metric of one class that `score` makes of its ranks: it needs both kinds.
+    """Return the metric of one class that applies `score` to its ranks; it needs both answers.
 
     `score` takes the true and the false positives (k,) at each of the k thresholds, the highest
-    first; at the last, all cases are called, so it has the numbers of positives and negatives.
+    first; at the last one all cases are called, so it gives the numbers of positives and negatives.
     """
 
     def ordered(truth: Flags, prob: Probabilities, called: Flags) -> float | None:
@@ -123,7 +122,7 @@ def ranked(score: Callable[[Counts, Counts], float]) -> OneClass:
         if not 0 < truth.sum() < len(truth):
             return None
         falling = np.argsort(-prob, kind="stable")
-        # Cases of one probability pass the threshold together.
+        # Cases of equal probability pass the threshold together.
         score_of = prob[falling]
         last = np.append(np.flatnonzero(score_of[1:] != score_of[:-1]), len(prob) - 1)
         tp = np.cumsum(truth[falling])[last]
@@ -133,21 +132,21 @@ def ranked(score: Callable[[Counts, Counts], float]) -> OneClass:
 
 
 def auc(tp: Counts, fp: Counts) -> float:
-    """Return the area under the ROC curve, by trapezia from the point (0, 0) on."""
+    """Return the area under the ROC curve, by the trapezoidal rule from (0, 0)."""
     widths, heights = np.diff(fp, prepend=0), tp + np.append(0, tp[:-1])
     return float((widths * heights).sum() / (2 * tp[-1] * fp[-1]))
 
 
 def average_precision(tp: Counts, fp: Counts) -> float:
-    """Return the mean precision over the steps of recall, without interpolation."""
+    """Return the mean of the precision over the steps of recall, without interpolation."""
     return float((np.diff(tp, prepend=0) * tp / (tp + fp)).sum() / tp[-1])
 
 
 def sensitivity_at(rate: float) -> Callable[[Counts, Counts], float]:
-    """Return the metric: the best sensitivity of a threshold whose false-positive rate is <= rate.
+    """Return the metric: the best sensitivity of any threshold with a false-positive rate <= rate.
 
-    A point that the cases reach, never one interpolated between two: of fewer than 1 / rate
-    negatives none may be called.
+    It is a point that the cases reach, never interpolated: with fewer than 1 / rate negatives, none
+    may be called positive.
     """
 
     def best(tp: Counts, fp: Counts) -> float:
@@ -160,7 +159,7 @@ def sensitivity_at(rate: float) -> Callable[[Counts, Counts], float]:
 
 
 def case_accuracy(prob: Probabilities, label: Labels, positive: int | None) -> float | None:
-    """Return the share of cases whose class is called."""
+    """Return the share of cases that are called by their true class."""
     del positive
     return ratio(float((prob.argmax(axis=1) == label).sum()), len(label))
 
@@ -172,10 +171,10 @@ def balanced_accuracy(prob: Probabilities, label: Labels, positive: int | None) 
 
 
 def case_mcc(prob: Probabilities, label: Labels, positive: int | None) -> float | None:
-    """Return Matthews' correlation over all classes; 0 where all calls are one.
+    """Return Matthews' correlation over all classes; 0 if all calls are the same.
 
-    Gorodkin 2004, R_K: the covariance of truth and call, summed over the classes, by that of each
-    with itself. For two classes it is the correlation of `mcc`.
+    Gorodkin 2004, R_K: the covariance of truth and call, summed over the classes, divided by that
+    of each with itself. For two classes it equals `mcc`.
     """
     del positive
     n, n_classes = prob.shape
@@ -191,8 +190,8 @@ def case_mcc(prob: Probabilities, label: Labels, positive: int | None) -> float 
 def calibration_error(prob: Probabilities, label: Labels, positive: int | None) -> float | None:
     """Return the expected calibration error of the called class (Guo et al. 2017, section 2).
 
-    The gap between the mean confidence and the accuracy of each of 15 equal bins (low, high],
-    weighted by the cases in it.
+    It is the gap between the mean confidence and the accuracy in each of 15 equal bins (low, high],
+    weighted by the number of cases in it.
     """
     del positive
     if not len(label):
@@ -207,7 +206,7 @@ def calibration_error(prob: Probabilities, label: Labels, positive: int | None) 
 def brier(prob: Probabilities, label: Labels, positive: int | None) -> float | None:
     """Return half the mean, over cases, of the squared error summed over the classes.
 
-    The half makes 1 the worst, and of two classes the squared error of either.
+    The half makes 1 the worst value, and makes it the squared error of either of two classes.
     """
     del positive
     if not len(label):
@@ -217,10 +216,10 @@ def brier(prob: Probabilities, label: Labels, positive: int | None) -> float | N
 
 
 def quadratic_kappa(prob: Probabilities, label: Labels, positive: int | None) -> float | None:
-    """Return Cohen's kappa of grade and call, whose disagreements weigh their squared distance.
+    """Return Cohen's kappa of true and called grade, disagreements weighted by squared distance.
 
-    With such weights what chance expects is var + var + shift^2, so that kappa is Lin's concordance
-    of the two (Fleiss and Cohen 1973, Educational and Psychological Measurement 33).
+    With such weights the disagreement expected by chance is var + var + shift^2, so kappa is Lin's
+    concordance of the two (Fleiss and Cohen 1973, Educational and Psychological Measurement 33).
     """
     del positive
     return concordance(prob.argmax(axis=1).astype(np.float64), label.astype(np.float64))

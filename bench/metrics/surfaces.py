@@ -1,7 +1,7 @@
-"""Distances between the surfaces of two masks, in mm, and what metrics make of them.
+"""Distances between the surfaces of two masks, in mm, and the metrics computed from them.
 
-A surface voxel has a face neighbour outside the mask or lies at the border of the image, as in
-MONAI: voxels are counted, not areas, so elongated voxels weigh as much as cubes.
+A surface voxel has a face neighbour outside the mask or is at the border of the image, as in MONAI.
+Voxels are counted, not areas, so elongated voxels weigh as much as cubes.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from scipy.spatial import cKDTree
 from bench.metrics.rates import Flags
 from loaders.boxes import bounding_box
 
-# Tolerance of the normalised surface Dice. That of the ABCs challenge (2020); as a default for
-# other organs an assumption: what readers differ by is the right one (Nikolov et al. 2018).
+# Tolerance of the normalised surface Dice, from the ABCs challenge (2020). As a default for other
+# organs it is an assumption: the difference between readers would be right (Nikolov et al. 2018).
 TOLERANCE_MM = 2.0
 
-# A search tree takes about as long for a voxel of the surfaces as the distance transform for this
-# many voxels of the box: 6 where surfaces are smooth, 12 where masks are noise (measured).
+# A search tree takes about as long for one surface voxel as the distance transform for this many
+# voxels of the box: 6 if surfaces are smooth, 12 if masks are noise (measured).
 _VOXELS_A_QUERY = 8
 
 

@@ -1,24 +1,23 @@
 """The metrics: one row each, from per-case scores or per-case counts, never from batches.
 
-What a value counts stands in the `unit` column of its rows. Classification metrics count cases
-("image", "lesion", "volume": the data set says which) and, where patients have several, patients.
-Of the segmentation metrics, some are computed for each case and averaged ("case", or for a
-patient's counts added up "patient"), some from the counts of all cases' voxels together ("voxel"),
-some from the lesions of all scans ("lesion"), some from whether each image holds the region at all
-("image"). Voxel specificity and accuracy are near 1 whatever is predicted where the object is
-small.
+The column `unit` of the rows says what a value counts. Classification metrics count cases ("image",
+"lesion", "volume": the data set says which) and, if patients have several, patients. Segmentation
+metrics are computed for each case and averaged ("case", or "patient" if a patient's counts are
+added up), from the voxel counts of all cases together ("voxel"), from the lesions of all scans
+("lesion"), or from whether each image holds the region at all ("image"). For a small object, voxel
+specificity and accuracy are near 1 whatever is predicted.
 
-An empty mask leaves overlap and distance without a meaning, and packages disagree on what to put
-there. Both conventions are given side by side:
+With an empty mask, overlap and distance are undefined, and packages disagree on the value to use.
+Both conventions are given side by side:
 
-- `skip_empty`: a case in which both masks are empty is left out; nnU-Net's.
-- `empty_is_one`, of distances `empty_is_zero`: such a case counts as perfect; that of NVIDIA's
-  nnU-Net and of the BraTS challenges.
+- `skip_empty`: a case in which both masks are empty is left out, as in nnU-Net.
+- `empty_is_one`, for distances `empty_is_zero`: such a case counts as perfect, as in NVIDIA's
+  nnU-Net and the BraTS challenges.
 
-In both, a case in which one mask alone is empty counts as the worst: an overlap of 0, a distance of
+In both, a case in which only one mask is empty counts as the worst: an overlap of 0, a distance of
 the image's diagonal (BraTS: 373.13 mm). Packages leave such a case out of the mean of distances, so
-that a network gains by finding nothing; to compare with what others published, that mean stands
-beside as `skip_missed`.
+that a network gains by finding nothing. To compare with published values, that mean is given too,
+as `skip_missed`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,36 +27,35 @@ from typing import Any
 from bench.metrics import errors, lesions, rates
 from bench.metrics.rates import from_counts, one_vs_rest, ranked, sensitivity_at
 
-# The unit of a distance from a number that is to be predicted: what that number counts.
+# The unit of an error in a number to predict: the unit of that number.
 OF_THE_NUMBER = "unit of the number"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One metric of the table; each of its functions is None where it has no such form.
+    """One metric of the table; each of its functions is None if it has no such form.
 
-    - `classification(prob, label, positive)`: of probabilities (n, C) and labels (n,); `positive`
+    - `classification(prob, label, positive)`: for probabilities (n, C) and labels (n,); `positive`
       is the class that counts as positive, None for the mean over classes, one against the rest.
-    - `ranks`: whether `classification` looks at the order of cases alone. It is then given their
-      log-odds in place of probabilities, which tie near 1.
-    - `presence`: whether `classification` is also asked of segmented images: is the region there?
-      It is given log-odds in any case, so it looks at order and sign alone.
-    - `per_case(case)`: of one row of `confusion`, a value for each convention, "" where there is
-      one alone. Cases whose value is None are left out of the mean.
-    - `per_patient`: whether `per_case` needs counts alone, so that a patient's may be added up.
-    - `pooled(tp, fp, fn, tn)`: of the counts of all cases together.
-    - `lesions(scores, false_scores, scans)`: of the lesions and false candidates of all scans.
-    - `graded`: as `classification`, of classes that are grades in ascending order.
-    - `numbers(predicted, true)`: of numbers (n,) and (n,).
-    - `by_size`: whether it says something of small references and lesions alone.
+    - `ranks`: whether `classification` uses only the order of cases. It then gets their log-odds
+      instead of probabilities, which tie near 1.
+    - `presence`: whether `classification` is also computed for segmented images: is the region
+      there? There it always gets log-odds, so it may use only order and sign.
+    - `per_case(case)`: for one row of `confusion`, a value for each convention, "" if there is only
+      one. Cases whose value is None are left out of the mean.
+    - `per_patient`: whether `per_case` needs only counts, so that a patient's may be added up.
+    - `pooled(tp, fp, fn, tn)`: for the counts of all cases together.
+    - `lesions(scores, false_scores, scans)`: for the lesions and false candidates of all scans.
+    - `graded`: like `classification`, for classes that are grades in ascending order.
+    - `numbers(predicted, true)`: for numbers (n,) and (n,).
+    - `by_size`: whether it is meaningful for small references and lesions alone.
     - `costly`: whether its first form in segmentation needs distances, components or probabilities,
-      which are computed in the final scoring, or where it is the primary metric.
-
+      which are computed only in the final scoring, or if it is the primary metric.
     - `influence`: how far one case moves the headline: a rule of results.statistics.influence, by
-      which a verdict pairs scores case by case. None where none is smooth (a point of a curve, an
-      average over recall, an error in bins): there folds alone tell how far scores vary.
+      which a verdict pairs scores case by case. None if no rule is smooth (a point of a curve, an
+      average over recall, an error in bins): then only folds tell how far scores vary.
 
-    None as a value means undefined. `range` is the lowest and highest value, None where unbounded.
+    None as a value means undefined. `range` is the lowest and highest value, None if unbounded.
     """
 
     name: str
@@ -85,7 +83,7 @@ class Metric:
         """The tasks that this metric has a function for."""
         able = {
             "classification": self.classification is not None,
-            # Each finding is a class of two.
+            # Each finding is classified as present or absent.
             "multilabel": self.classification is not None,
             "ordinal": bool(self.classification or self.graded),
             "regression": self.numbers is not None,
@@ -95,7 +93,7 @@ class Metric:
 
     @property
     def levels(self) -> tuple[str, ...]:
-        """What it can count, as its rows' unit says; a case is named by the data set."""
+        """What it can count, as in its rows' `unit`; the data set has its own word for a case."""
         forms = {
             "case": bool(self.per_case or self.classification or self.graded or self.numbers),
             "voxel": self.pooled is not None,
@@ -106,7 +104,7 @@ class Metric:
         return tuple(level for level, yes in forms.items() if yes)
 
 
-# ---------------------------------------------------------------- of one segmented case
+# ---------------------------------------------------------------- for one segmented case
 
 
 def _both_conventions(overlap: float | None) -> dict[str, float | None]:
@@ -142,16 +140,16 @@ def _false_alarm(case: Mapping[str, Any]) -> dict[str, float | None]:
     return {"": None if case["n_ref"] else float(case["n_pred"] > 0)}
 
 
-CLASS_RULE = "undefined where the cases lack a class that it needs"
+CLASS_RULE = "undefined if the cases lack a class that it needs"
 OVERLAP_RULE = "both masks empty: left out (skip_empty) or 1 (empty_is_one); one empty: 0"
-POOLED_RULE = "undefined where the counts of all cases together leave nothing to divide by"
+POOLED_RULE = "undefined if the counts of all cases together give a denominator of 0"
 DISTANCE_RULE = (
     "both masks empty: left out (skip_empty) or 0 (empty_is_zero); one empty: the image's "
     "diagonal; either empty: left out (skip_missed); spacing unknown: left out"
 )
-NO_CASE_RULE = "undefined where there is no case"
-ONE_NUMBER_RULE = "undefined where all true numbers are one"
-LESION_RULE = "undefined where no scan holds a lesion"
+NO_CASE_RULE = "undefined if there is no case"
+ONE_NUMBER_RULE = "undefined if all true numbers are equal"
+LESION_RULE = "undefined if no scan holds a lesion"
 
 METRICS: dict[str, Metric] = {
     row.name: row
@@ -177,7 +175,7 @@ METRICS: dict[str, Metric] = {
             pooled=rates.accuracy,
             influence="share right",
             empty_rule=POOLED_RULE,
-            summary="share of cases, or of voxels, that are called right",
+            summary="share of cases, or of voxels, that are classified correctly",
             source="(TP + TN) / (TP + TN + FP + FN)",
         ),
         Metric(
@@ -187,7 +185,7 @@ METRICS: dict[str, Metric] = {
             classification=rates.balanced_accuracy,
             influence="mean sensitivity",
             empty_rule=CLASS_RULE,
-            summary="mean over the classes of the share of their cases that is called right",
+            summary="share of a class's cases that are classified correctly, mean over classes",
             source="Brodersen et al. 2010; as sklearn.metrics.balanced_accuracy_score",
         ),
         Metric(
@@ -200,8 +198,8 @@ METRICS: dict[str, Metric] = {
             lesions=lesions.sensitivity,
             influence="sensitivity",
             empty_rule=f"{CLASS_RULE}; {POOLED_RULE}",
-            summary="share of the positive that is called positive; of lesions, that share a voxel "
-            "with the prediction",
+            summary="share of positives that are called positive; of lesions, those that share a "
+            "voxel with the prediction",
             source="TP / (TP + FN)",
         ),
         Metric(
@@ -213,7 +211,7 @@ METRICS: dict[str, Metric] = {
             pooled=rates.specificity,
             influence="specificity",
             empty_rule=f"{CLASS_RULE}; {POOLED_RULE}",
-            summary="share of the negative that is called negative",
+            summary="share of negatives that are called negative",
             source="TN / (TN + FP)",
         ),
         Metric(
@@ -223,9 +221,9 @@ METRICS: dict[str, Metric] = {
             classification=one_vs_rest(from_counts(rates.precision)),
             pooled=rates.precision,
             influence="precision",
-            empty_rule="0 where nothing is called positive but something is; undefined where "
-            "nothing is either",
-            summary="share of what is called positive that is positive",
+            empty_rule="0 if nothing is called positive but something is positive; undefined if "
+            "neither is",
+            summary="share of the cases or voxels called positive that are positive",
             source="TP / (TP + FP)",
         ),
         Metric(
@@ -235,9 +233,9 @@ METRICS: dict[str, Metric] = {
             classification=one_vs_rest(from_counts(rates.f1)),
             pooled=rates.f1,
             influence="f1",
-            empty_rule="undefined where nothing is positive and nothing is called so",
-            summary="harmonic mean of precision and sensitivity; by voxel the Dice of all cases' "
-            "counts together",
+            empty_rule="undefined if nothing is positive and nothing is called positive",
+            summary="harmonic mean of precision and sensitivity; by voxel, the Dice of the counts "
+            "of all cases together",
             source="2 TP / (2 TP + FP + FN); van Rijsbergen 1979",
         ),
         Metric(
@@ -247,8 +245,8 @@ METRICS: dict[str, Metric] = {
             classification=rates.case_mcc,
             pooled=rates.mcc,
             influence="correlation",
-            empty_rule="0 where all is called one class; undefined where all is of one class",
-            summary="Matthews' correlation of truth and call, over all classes",
+            empty_rule="0 if all calls are one class; undefined if all cases are of one class",
+            summary="Matthews' correlation of true and called classes, over all classes",
             source="Matthews 1975; Gorodkin 2004; as sklearn.metrics.matthews_corrcoef",
         ),
         Metric(
@@ -260,7 +258,7 @@ METRICS: dict[str, Metric] = {
             presence=True,
             costly=True,
             empty_rule=CLASS_RULE,
-            summary="mean precision over the recall steps, without interpolation",
+            summary="mean of the precision over the steps of recall, without interpolation",
             source="as sklearn.metrics.average_precision_score",
         ),
         *(
@@ -273,9 +271,9 @@ METRICS: dict[str, Metric] = {
                 presence=True,
                 costly=True,
                 empty_rule=CLASS_RULE,
-                summary=f"best sensitivity of a threshold with at most {percent} % false positives "
-                "among the negatives",
-                source="a point of the ROC curve that the cases reach, not interpolated",
+                summary=f"best sensitivity of any threshold with at most {percent} % of the "
+                "negatives called positive",
+                source="a point on the cases' ROC curve, not interpolated",
             )
             for percent in (5, 10)
         ),
@@ -285,7 +283,7 @@ METRICS: dict[str, Metric] = {
             range=(0.0, 1.0),
             classification=rates.calibration_error,
             empty_rule="undefined where there is no case",
-            summary="expected gap between confidence and accuracy of the called class, 15 bins",
+            summary="expected gap between confidence in the called class and accuracy, 15 bins",
             source="Guo et al. 2017, ICML (ECE)",
         ),
         Metric(
@@ -362,9 +360,9 @@ METRICS: dict[str, Metric] = {
             per_case=_false_alarm,
             by_size=False,
             influence="false alarm",
-            empty_rule="over the cases whose reference is empty; undefined where there is none",
-            summary="share of the cases without the object in which some is predicted",
-            source="what skip_empty and empty_is_one differ by",
+            empty_rule="over the cases whose reference is empty; undefined if there are none",
+            summary="share of the cases without the object in which some of it is predicted",
+            source="the difference between skip_empty and empty_is_one",
         ),
         Metric(
             name="false_positives_per_scan",
@@ -373,7 +371,7 @@ METRICS: dict[str, Metric] = {
             lesions=lesions.false_positives,
             by_size=False,
             costly=True,
-            empty_rule="undefined where there is no scan",
+            empty_rule="undefined if there is no scan",
             summary="predicted components that share no voxel with a lesion, mean over all scans",
             source="Setio et al. 2017 (LUNA16), with components for marks",
         ),
@@ -384,7 +382,7 @@ METRICS: dict[str, Metric] = {
             lesions=lesions.froc,
             costly=True,
             empty_rule=LESION_RULE,
-            summary="mean sensitivity for lesions at 1/8, 1/4, 1/2, 1, 2, 4, 8 false positives a "
+            summary="mean sensitivity for lesions at 1/8, 1/4, 1/2, 1, 2, 4, 8 false positives per "
             "scan",
             source="Setio et al. 2017 (LUNA16), with components for marks",
         ),
@@ -394,8 +392,8 @@ METRICS: dict[str, Metric] = {
             range=(-1.0, 1.0),
             graded=rates.quadratic_kappa,
             influence="quadratic kappa",
-            empty_rule="undefined where all cases have one grade",
-            summary="agreement of grades beyond chance, a disagreement weighing its square",
+            empty_rule="undefined if all cases have one grade",
+            summary="agreement of grades beyond chance, disagreements weighted by their square",
             source="Cohen 1968, Psychological Bulletin 70; as sklearn.metrics.cohen_kappa_score",
         ),
         Metric(
@@ -406,7 +404,7 @@ METRICS: dict[str, Metric] = {
             numbers=errors.mean_absolute,
             influence="absolute error",
             empty_rule=NO_CASE_RULE,
-            summary="mean absolute error, in the unit of the source",
+            summary="mean absolute error, in the unit of the number",
             source="as sklearn.metrics.mean_absolute_error",
         ),
         Metric(
@@ -417,7 +415,7 @@ METRICS: dict[str, Metric] = {
             numbers=errors.root_mean_square,
             influence="root mean square",
             empty_rule=NO_CASE_RULE,
-            summary="root of the mean squared error, in the unit of the source",
+            summary="root of the mean squared error, in the unit of the number",
             source="as sklearn.metrics.root_mean_squared_error",
         ),
         Metric(
@@ -427,7 +425,7 @@ METRICS: dict[str, Metric] = {
             numbers=errors.determination,
             influence="determination",
             empty_rule=ONE_NUMBER_RULE,
-            summary="share of the variance that is explained; below 0 where the mean does better",
+            summary="share of the variance that is explained; below 0 if the mean predicts better",
             source="as sklearn.metrics.r2_score",
         ),
         Metric(
@@ -436,7 +434,7 @@ METRICS: dict[str, Metric] = {
             range=(-1.0, 1.0),
             numbers=errors.correlation,
             influence="pearson",
-            empty_rule=f"{ONE_NUMBER_RULE}; 0 where all predictions are one",
+            empty_rule=f"{ONE_NUMBER_RULE}; 0 if all predictions are equal",
             summary="correlation of predicted and true numbers",
             source="as scipy.stats.pearsonr",
         ),
@@ -447,8 +445,8 @@ METRICS: dict[str, Metric] = {
             numbers=errors.concordance,
             influence="concordance",
             empty_rule=ONE_NUMBER_RULE,
-            summary="agreement with the line of identity: correlation less shift and stretch",
-            source="Lin 1989, Biometrics 45, equation 2, of moments over n",
+            summary="agreement with the line of identity: correlation less shift and scaling",
+            source="Lin 1989, Biometrics 45, equation 2, with moments over n",
         ),
     )
 }

@@ -1,11 +1,11 @@
-"""Averaged weights: put in for an evaluation, and taken out again.
+"""Averaged weights: put into the network for an evaluation, and taken out again.
 
-An optimizer that averages (Schedule-Free) trains at other weights than those it should be judged
-by, and a study may ask for an exponential moving average of the weights of any other. At the
+An optimizer that averages (Schedule-Free) trains at other weights than those it should be evaluated
+with, and a study may ask for an exponential moving average of the weights of any other. At the
 averaged weights the batch-norm statistics of training are wrong, so they are computed anew
 (https://github.com/facebookresearch/schedule_free, README, and its issue 60).
 
-Nothing of this outlives the evaluation: the averages are in the optimizer's own state, or a part of
+Nothing of this outlasts the evaluation: the averages are part of the optimizer's own state, or of
 the training's.
 """
 
@@ -24,11 +24,11 @@ REFRESH_BATCHES = 50
 
 
 class MovingAverage:
-    """The exponential moving average of a network's parameters, one update a step.
+    """The exponential moving average of a network's parameters, updated at each step.
 
-    It starts at the weights after the first step; then each step moves it to them by 1 - `decay`
-    of the way (Polyak and Juditsky 1992; as torch.optim.swa_utils.AveragedModel does with
-    get_ema_multi_avg_fn).
+    It starts at the weights after the first step; each further step moves it towards the weights by
+    1 - `decay` of the distance (Polyak and Juditsky 1992; as torch.optim.swa_utils.AveragedModel
+    with get_ema_multi_avg_fn).
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -38,7 +38,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the weights as they are now."""
+        """Update it with the present weights."""
         now = [p.detach() for p in self._parameters]
         if self.values:
             torch._foreach_lerp_(self.values, now, 1 - self._decay)
@@ -57,7 +57,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def put_in(self) -> None:
-        """Give the network the average; before the first step it keeps its weights."""
+        """Copy the average into the network; before the first step it keeps its weights."""
         for p, value in zip(self._parameters, self.values, strict=False):
             p.copy_(value)
 
@@ -69,21 +69,21 @@ def evaluation_weights(
     refresh: Callable[[], Iterable[Tensor]],
     average: MovingAverage | None = None,
 ) -> Iterator[None]:
-    """Give `model` the weights that it is to be judged and saved by, for the block.
+    """Give `model`, for the block, the weights with which it is evaluated and saved.
 
-    `refresh` gives images of training batches (N, C, *spatial), at most REFRESH_BATCHES of them; it
-    is called only if the network has batch norms. After the block, weights, batch-norm statistics
-    and modes are as before to the bit, so that an evaluation never changes the training.
+    `refresh` returns images of training batches (N, C, *spatial), at most REFRESH_BATCHES of them;
+    it is called only if the network has batch norms. After the block, weights, batch-norm
+    statistics and modes are as before to the bit, so that an evaluation never changes the training.
 
-    The weights are `average`, or those that the optimizer averages; without either nothing is done.
-    Raises ValueError if `refresh` gives no batch.
+    The weights are `average`, or the optimizer's averages; without either nothing is done. Raises
+    ValueError if `refresh` returns no batch.
     """
     put_in = getattr(optimizer, "eval", None) if average is None else average.put_in
     take_out = getattr(optimizer, "train", None) if average is None else None
     if put_in is None:
         yield
         return
-    # Out and in again by the optimizer's own arithmetic would round.
+    # Swapping out and in by the optimizer's own arithmetic would round.
     weights = [p.detach().clone() for p in model.parameters()]
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     buffers = [{name: b.clone() for name, b in norm.named_buffers()} for norm in norms]
@@ -105,9 +105,9 @@ def evaluation_weights(
 
 @torch.no_grad()
 def _refresh(model: nn.Module, norms: list[_BatchNorm], images: Iterable[Tensor]) -> None:
-    """Reset the statistics of `norms` and average them over `images`, all batches weighted alike.
+    """Reset the statistics of `norms` and average them over `images`, all batches weighted equally.
 
-    Everything else is in evaluation mode: the statistics are those of the network as it is judged,
+    Everything else is in evaluation mode: the statistics are those of the network as evaluated,
     without dropout.
     """
     modes = {m: m.training for m in model.modules()}

@@ -1,4 +1,4 @@
-"""Optimizers that a study names by reference: of an installed library, or of the user's own."""
+"""Optimizers that a study names by reference: from an installed library, or the user's own."""
 
 import hashlib
 import inspect
@@ -16,30 +16,30 @@ from bench.core.references import StudyError, failure, said
 from bench.core.settings import Setting, merge
 from bench.optimizers.spec import Optimizer
 
-# What wrappers call their first argument. Some take parameters in its place and choose a base by
-# themselves, which would be compared under their name.
+# Wrappers' names for their first argument. Some also accept parameters there and choose a base
+# optimizer themselves, which would then be compared under their name.
 _WRAPPED = {"optimizer", "base_optimizer"}
 
 Constructor = Callable[..., torch.optim.Optimizer]
 
-# What the loop and the results ask of an optimizer.
+# What the loop and the results need from an optimizer.
 _PARTS = ("step", "zero_grad", "param_groups", "state_dict", "load_state_dict")
 
-# Arguments that say how an optimizer computes (or which way it goes), not which one it is.
+# Arguments that say how an optimizer computes (or in which direction), not which one it is.
 _HOW = {"foreach", "fused", "capturable", "differentiable", "maximize"}
 
 
 def borrowed(name: str, constructor: Constructor, given: Mapping[str, Any]) -> Optimizer:
     """Return the row of an optimizer that is called as `constructor(parameters, **settings)`.
 
-    Its settings are those in the constructor's signature, with their defaults. What the loop must
-    do for it is read from the class: the attribute `needs_closure` says that its step takes a
-    closure, an argument `hessian` of its step that it differentiates the gradient again, and the
-    methods `train` and `eval` that it averages weights.
+    Its settings are those in the constructor's signature, with their defaults. The class tells what
+    the loop must do for it: an attribute `needs_closure` means that its step takes a closure, an
+    argument `hessian` of its step means that it differentiates the gradient again, and methods
+    `train` and `eval` mean that it averages weights.
 
-    Raises StudyError if it takes another optimizer, if a setting is unknown, of another type, or
-    needed and missing in `given`, and if two steps on a small network raise an error: such an
-    optimizer needs something that the loop does not give.
+    Raises StudyError if it takes another optimizer, if a setting is unknown, of the wrong type, or
+    required but missing in `given`, and if two steps on a small network raise an error: such an
+    optimizer needs something that the loop does not provide.
     """
     closure = bool(getattr(constructor, "needs_closure", False))
     graph = "hessian" in _arguments(getattr(constructor, "step", None))
@@ -48,7 +48,7 @@ def borrowed(name: str, constructor: Constructor, given: Mapping[str, Any]) -> O
         constructor=constructor,
         defaults=_defaults(name, constructor, given),
         decay="unknown",
-        scale_free=False,  # not known: rather a warning too many
+        scale_free=False,  # not known: better one warning too many
         fractions=_fractions(constructor),
         space={},
         step="closure" if closure else "create_graph" if graph else "plain",
@@ -67,8 +67,8 @@ def borrowed(name: str, constructor: Constructor, given: Mapping[str, Any]) -> O
 def source_of(constructor: Constructor, module: str) -> str:
     """Return the SHA-256 of the file that `constructor` is written in, as first read.
 
-    A library names its classes in one file and writes them in others, which a trial's id must
-    follow. If there is no such file, `module` is returned: the hash of the module that named it.
+    A library may export its classes in one file and define them in others, which a trial's id must
+    follow. If there is no such file, returns `module`: the hash of the module that named it.
     """
     try:
         file = inspect.getsourcefile(constructor)
@@ -80,12 +80,12 @@ def source_of(constructor: Constructor, module: str) -> str:
 def _arguments(function: Any) -> Mapping[str, inspect.Parameter]:
     try:
         return inspect.signature(function).parameters if callable(function) else {}
-    except ValueError:  # of a function that is built in
+    except ValueError:  # raised for a built-in function
         return {}
 
 
 def _fractions(constructor: Constructor) -> frozenset[str]:
-    """Return the arguments whose default is whole, and which do not say that they are."""
+    """Return the arguments with a whole number as default that are not annotated as int."""
     return frozenset(
         a.name
         for a in _arguments(constructor).values()
@@ -94,33 +94,33 @@ def _fractions(constructor: Constructor) -> frozenset[str]:
 
 
 def _defaults(name: str, constructor: Constructor, given: Mapping[str, Any]) -> dict[str, Setting]:
-    """Return the settings that `constructor` takes by name: its defaults, `given` over them."""
+    """Return the keyword settings of `constructor`: its defaults, overridden by `given`."""
     if next(iter(_arguments(constructor)), None) in _WRAPPED:
         raise StudyError(
-            f"optimizers: {name} takes another optimizer, which a study cannot give. Write a "
+            f"optimizers: {name} needs another optimizer, which a study cannot give. Write a "
             f"function of parameters and settings that makes both, and name it as path/file.py:name"
         )
     arguments = list(_arguments(constructor).values())[1:]
     named = {
         a.name: a.default for a in arguments if a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)
     }
-    # pytorch-optimizer's constructors accept any name, so a misspelt one would go unseen.
+    # pytorch-optimizer's constructors accept any name, so a misspelt one would go unnoticed.
     swallows = getattr(constructor, "__module__", "").startswith("pytorch_optimizer.")
     more = any(a.kind == a.VAR_KEYWORD for a in arguments) and not swallows
     missing = [n for n, d in named.items() if d is inspect.Parameter.empty and n not in given]
     if missing:
         raise StudyError(
-            f"optimizers: {name} needs {', '.join(missing)}; give it as a setting if it is a "
-            f"number or a text, otherwise this optimizer cannot be named in a study"
+            f"optimizers: {name} needs {', '.join(missing)}: set it if it is a number or a text; "
+            f"otherwise this optimizer cannot be named in a study"
         )
     settings = {n: d for n, d in named.items() if _is_setting(d) and n not in _HOW}
-    # Settings whose default is None or missing: there is no type to hold them to.
+    # Settings whose default is None or missing: their type cannot be checked.
     free = {
         n: tuple(v) if isinstance(v, list) else v
         for n, v in given.items()
         if n not in settings and (more or n in named) and _is_setting(v)
     }
-    # A rate whose default is written 0 takes fractions.
+    # A rate with the default 0 takes fractions.
     whole = _fractions(constructor)
     settings |= {n: float(d) for n, d in settings.items() if n in whole and _is_float(given, n)}
     try:
@@ -180,6 +180,6 @@ def _rehearse(name: str, constructor: Constructor, step: str, settings: str) -> 
         except (Exception, SystemExit) as error:  # a user's code may raise anything; it is reported
             raise StudyError(
                 f"optimizers: {name} cannot be driven by the training loop: on a small network "
-                f"with {given or 'no settings'} it fails with {failure(error)}; wanted is a "
+                f"with {given or 'no settings'} it fails with {failure(error)}; expected a "
                 f"class or function that makes a torch optimizer of parameters and settings."
             ) from error

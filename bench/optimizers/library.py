@@ -1,4 +1,4 @@
-"""The optimizers of the library pytorch-optimizer, with settings that no study changes.
+"""The optimizers of the library pytorch-optimizer, with settings that studies cannot change.
 
 The library is imported when an optimizer is built: the tables must load quickly.
 """
@@ -17,7 +17,7 @@ Constructor: TypeAlias = "Callable[..., torch.optim.Optimizer]"
 
 
 def library(name: str, **fixed: Any) -> Constructor:
-    """Return the constructor of the class `name`, which gets `fixed` beside a study's settings."""
+    """Return the constructor of class `name`, which gets `fixed` besides a study's settings."""
 
     def build(params: Params, **settings: Any) -> torch.optim.Optimizer:
         import pytorch_optimizer
@@ -37,9 +37,9 @@ def ademamix(params: Params, *, warmup_steps: int, **settings: Any) -> torch.opt
 
 
 def mars(params: Params, **settings: Any) -> torch.optim.Optimizer:
-    """Build MARS on AdamW; biases and norms are AdamW's, at the rate and the decay of the rest.
+    """Build MARS on AdamW; AdamW drives biases and norms, with the rate and decay of the rest.
 
-    The library has a rate and a decay of their own for them, which would not follow a study's.
+    The library has a separate rate and decay for them, which would not follow the study's.
     """
     build = library("MARS", mars_type="adamw", optimize_1d=False)
     optimizer = build(params, lr_1d=settings["lr"], **settings)

@@ -1,8 +1,8 @@
 """The schedules of the learning rate: one row each.
 
-A schedule is a function of how much of the budget of sample-gradients is spent, so that an
-optimizer that evaluates many times a step follows the same curve as one that evaluates once. Its
-value multiplies the rate that the study sets for each group of parameters.
+A schedule is a function of the share of the budget of sample-gradients that is spent, so an
+optimizer that evaluates many times per step follows the same curve as one that evaluates once. Its
+value multiplies the learning rate of each group of parameters.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,11 +13,11 @@ from typing import Any
 from bench.core.settings import Setting, check_bounds, merge
 
 # (share of the budget spent before a step, share that one batch costs) -> factor of the learning
-# rate in that step; shares in 0 to 1.
+# rate in that step; shares are 0 to 1.
 Factor = Callable[[float, float], float]
 
-# Least and greatest value of a setting, by its name: no factor is negative, and none is so large
-# that its powers are no numbers. How large a factor or a power may be is an assumption.
+# Least and greatest value of a setting, by its name: no factor is negative, or so large that its
+# powers overflow. The largest factor and power are assumptions.
 BOUNDS: dict[str, tuple[float, float]] = {
     "at": (0, 1),
     "end": (0, 1),
@@ -32,10 +32,10 @@ BOUNDS: dict[str, tuple[float, float]] = {
 class Schedule:
     """One schedule of the table.
 
-    `shape(progress, **settings)` gives the factor at `progress` in 0 to 1 of what follows the
-    warm-up. The setting `warmup` is the share of the budget in which the factor first rises
-    linearly, over w batches from 1/w at the first to 1 at the last. `defaults` names every setting
-    that a study may change.
+    `shape(progress, **settings)` gives the factor at `progress`, the share (0 to 1) of the budget
+    after the warm-up. The setting `warmup` is the share of the budget in which the factor first
+    rises linearly, over w batches from 1/w at the first to 1 at the last. `defaults` names every
+    setting that a study may change.
     """
 
     name: str
@@ -56,14 +56,14 @@ class Schedule:
             assert isinstance(share, float)
             if not 0 <= share < 1:
                 raise ValueError(
-                    f"schedule setting {self.name}.{name} is a share of the budget, 0 to 1, "
-                    f"not {share:g}"
+                    f"schedule setting {self.name}.{name} must be a share of the budget, from 0 to "
+                    f"below 1, not {share:g}"
                 )
         check_bounds(f"schedule {self.name}", found, BOUNDS)
         return found
 
     def falls(self, given: Mapping[str, Any]) -> bool:
-        """Tell whether the rate falls towards the end of the budget, to which it is then meant."""
+        """Return whether the rate falls at the end of the budget; it must then run to the end."""
         return self.bind(given)(1.0, 0.0) < 1
 
     def bind(self, given: Mapping[str, Any]) -> Factor:
@@ -74,7 +74,7 @@ class Schedule:
 
         def factor(spent: float, batch: float) -> float:
             if spent < warmup:
-                # At the end of the step: a rate of 0 would waste the first one.
+                # As of the end of the step: a rate of 0 would waste the first one.
                 return min((spent + batch) / warmup, 1.0)
             return self.shape((spent - warmup) / (1 - warmup), **settings)
 
@@ -116,13 +116,13 @@ SCHEDULES: dict[str, Schedule] = {
             name="constant",
             shape=constant,
             defaults={"warmup": 0.0},
-            summary="the rate as it is set",
+            summary="the learning rate as it is set, throughout",
             source="both papers: Adam at a fixed 1e-3",
         ),
         Schedule(
             name="warmup",
             shape=constant,
-            # 5 of 90 epochs, as there.
+            # 5 of 90 epochs, as in the source.
             defaults={"warmup": 0.05},
             summary="a linear rise over the first part of the budget, then constant",
             source="Goyal et al. 2017, arXiv 1706.02677, section 2.2",
@@ -139,7 +139,7 @@ SCHEDULES: dict[str, Schedule] = {
             name="cosine",
             shape=cosine,
             defaults={"floor": 0.0, "warmup": 0.0},
-            summary="half a cosine down to nothing",
+            summary="half a cosine down to 0",
             source="Loshchilov and Hutter 2017, arXiv 1608.03983, equation 5, without restarts",
         ),
         Schedule(
@@ -147,7 +147,7 @@ SCHEDULES: dict[str, Schedule] = {
             shape=cosine,
             # AlgoPerf's NadamW baseline warms up for 5 % of the steps.
             defaults={"floor": 0.0, "warmup": 0.05},
-            summary="a linear rise, then half a cosine down to nothing",
+            summary="a linear rise, then half a cosine down to 0",
             source="Dahl et al. 2023 (AlgoPerf), arXiv 2306.07179",
         ),
         Schedule(
@@ -155,14 +155,14 @@ SCHEDULES: dict[str, Schedule] = {
             shape=one_cycle,
             # torch.optim.lr_scheduler.OneCycleLR: 1/25, up over 30 %, down to 1/25 * 1e-4.
             defaults={"rise": 0.3, "start": 0.04, "end": 4e-6, "warmup": 0.0},
-            summary="up to the rate over three tenths of the budget and down to nothing",
+            summary="up to the rate over three tenths of the budget, then down to almost 0",
             source="Smith and Topin 2018, arXiv 1708.07120; torch's OneCycleLR, momentum untouched",
         ),
         Schedule(
             name="polynomial",
             shape=polynomial,
             defaults={"power": 0.9, "warmup": 0.0},
-            summary="(1 - share of the budget spent)^0.9: nnU-Net's",
+            summary="(1 - share of the budget spent)^0.9, as in nnU-Net",
             source="Isensee et al. 2021 (nnU-Net), doi 10.1038/s41592-020-01008-z",
         ),
     )

@@ -7,22 +7,22 @@ import torch
 from bench.optimizers.library import Params, library
 
 _GRAFTS = {"sgd": 1, "adagrad": 2, "rmsprop": 3}  # pytorch_optimizer's LayerWiseGrafting
-# The objects in the library's state, and which of their attributes are saved.
+# The objects in the library's state, and the attributes of them that are saved.
 _KEPT = {"pre_conditioner": ("statistics", "pre_conditioners"), "graft": ("momentum", "statistics")}
 
 
 def shampoo(
     params: Params, *, graft: str, precondition_frequency: int, **settings: Any
 ) -> torch.optim.Optimizer:
-    """Build pytorch-optimizer's Shampoo in blocks; its saved state is tensors alone.
+    """Build pytorch-optimizer's blocked Shampoo, whose saved state is only tensors.
 
     The library's plain Shampoo is unusable on convolutional networks: the roots of ResNet-18's
     matrices take 2 s of a CPU core, by default at every step (AdamW: 0.05 s), and with a longer
-    period nothing is updated until the first roots (measured). The one in blocks steps by its
+    period nothing is updated until the first roots (measured). The blocked one takes steps of its
     graft until then.
 
-    - Roots are by SVD: the library's Newton iteration starts from random numbers, which differ
-      from process to process and drive the copies of a network apart.
+    - Roots are computed by SVD: the library's Newton iteration starts from random numbers, which
+      differ between processes and make the copies of a network diverge.
     - The library keeps its state in objects, which torch.load(weights_only=True) refuses: their
       tensors are saved, and new objects are made around them after loading.
     """
@@ -30,7 +30,7 @@ def shampoo(
         "ScalableShampoo",
         use_svd=True,
         decoupled_weight_decay=True,
-        moving_average_for_momentum=True,  # else a rate is ten times what it is for Adam
+        moving_average_for_momentum=True,  # else a rate acts ten times as strongly as in Adam
     )
     optimizer = build(
         params,

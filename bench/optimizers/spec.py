@@ -1,4 +1,4 @@
-"""A row of the table of optimizers: what it holds, and what can be asked of it."""
+"""The rows of the table of optimizers: their fields and methods."""
 
 from __future__ import annotations
 
@@ -16,28 +16,27 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-# An optimizer is out of proportion to a model if its state is both larger than this many bytes,
-# half of what an 8 GB GPU has, and more than so many times the weights (Adam's is 2, L-BFGS' 22
-# here). Both are assumptions.
+# An optimizer is out of proportion to a model if its state is both larger than this many bytes
+# (half the memory of an 8 GB GPU) and more than this many times the weights (Adam's is 2 times,
+# L-BFGS's 22 times here). Both are assumptions.
 MOST_STATE_BYTES = 4 * 2**30
 MOST_STATE_TIMES = 8
 # ... or if it decomposes a wider matrix than this. Measured on one CPU core: the QR of 2048 takes
 # 0.4 s and grows with the cube, so this is 3 s for each such side of each weight.
 WIDEST = 4096
-# What `usual_decay` takes where a row has no decay of its own. Decoupled: what shrinks weights in a
-# step as adamw's defaults do, 1e-3 x 1e-2. Coupled: a tenth of Krizhevsky et al. 2012's 5e-4.
+# What `usual_decay` takes if a row has no decay of its own. Decoupled: shrinks weights per step as
+# adamw's defaults do, 1e-3 x 1e-2. Coupled: a tenth of Krizhevsky et al. 2012's 5e-4.
 USUAL_SHRINKAGE = 1e-5
 USUAL_COUPLED = 5e-5
 
-# `coupled`: the decay is added to the gradient, and so to the moments that are kept of it.
-# `decoupled`: it shrinks the weights beside the update. `none`: the optimizer has none; `unknown`:
-# a user's own.
+# `coupled`: the decay is added to the gradient, and so enters its moments. `decoupled`: it shrinks
+# the weights separately from the update. `none`: the optimizer has none; `unknown`: the user's own.
 Decay = Literal["coupled", "decoupled", "none", "unknown"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """The range a setting is searched in: uniform from `low` to `high`, or in the logarithm."""
+    """The range in which a setting is searched: from `low` to `high`, uniform or log-uniform."""
 
     low: float
     high: float
@@ -49,24 +48,24 @@ class Optimizer:
     """One optimizer of the table.
 
     - `constructor(params, **settings)` returns the torch optimizer; `defaults` names every setting
-      that a study may change, `space` those that a search draws, `choices` the values that a text
-      may have.
-    - `brings(choices)` returns the fields of the row that other choices change: a method that works
-      on another of the table takes that one's rate, decay and space.
-    - `decay`: how `weight_decay` acts. `found_rate`: about what `lr` multiplies, where the method
-      finds its rate itself.
-    - `scale_free`: steps are as long whatever the loss is multiplied by.
+      that a study may change, `space` those that a search draws, `choices` the allowed values of
+      settings that are texts.
+    - `brings(choices)` returns the fields of the row that these choices change: a method built on
+      another row takes that row's rate, decay and space.
+    - `decay`: how `weight_decay` acts. `found_rate`: the approximate rate that `lr` multiplies, if
+      the method finds its rate itself.
+    - `scale_free`: scaling the loss does not change the length of steps.
     - `fractions`: settings that take fractions although their default is a whole number.
     - `step`: what the loop must do in a step, a row of `bench.optimizers.steps.STEPS`.
     - `averages`: it keeps averaged weights, which its `eval()` puts into the network and its
       `train()` takes out again (`bench.optimizers.averaging`).
-    - `scalable`: its gradients may be scaled by torch.amp.GradScaler, as float16 needs.
-    - `one_group`: it takes all parameters in one group, so that no layer has a rate of its own.
-    - `one_device`: its step cannot be shared by the devices of one trial.
+    - `scalable`: its gradients may be scaled by torch.amp.GradScaler, which float16 needs.
+    - `one_group`: it takes all parameters in one group, so that no layer has its own rate.
+    - `one_device`: its step cannot be shared by several devices of one trial.
     - `batch_multiple`: the batch is this many times the study's, over the same order of samples.
-    - `drives`: which parameters the method itself drives, in words; `driven` counts them.
-    - `state_floats`: how many float32 numbers of state it keeps: for each parameter, or as a
-      function of the parameters' shapes and the settings. None if that is not known.
+    - `drives`: which parameters the method itself updates, in words; `driven` counts them.
+    - `state_floats`: how many float32 numbers of state it keeps, per parameter or as a function of
+      the parameters' shapes and the settings. None if that is not known.
     - `widths`: the square matrices that a step decomposes.
     """
 
@@ -94,9 +93,9 @@ class Optimizer:
     source: str
 
     def settings(self, given: Mapping[str, Any]) -> dict[str, Setting]:
-        """Return every setting: the defaults with `given` over them, of the defaults' types.
+        """Return every setting: the defaults, overridden by `given`, of the defaults' types.
 
-        The defaults are those of the choices made in `given`. Raises ValueError for a name that
+        The defaults are those that the choices in `given` bring. Raises ValueError for a name that
         this optimizer does not have, for a value of another type (YAML reads 1e-3 as text), and for
         a text that is not one of its choices.
         """
@@ -119,7 +118,7 @@ class Optimizer:
         return self if self.brings is None else replace(self, **self.brings(made))
 
     def usual_decay(self, given: Mapping[str, Any]) -> float:
-        """Return the weight decay that `given` or the row sets, or if it is 0 a usual one."""
+        """Return the weight decay that `given` or the row sets, or a usual one if that is 0."""
         settings = self.settings(given)
         own, rate = settings.get("weight_decay"), settings.get("lr")
         if isinstance(own, float) and own:
@@ -140,7 +139,7 @@ class Optimizer:
         if self.one_group and len(entries) > 1 and isinstance(entries[0], dict):
             raise ValueError(
                 f"optimizer {self.name} takes one group of parameters, not {len(entries)}: "
-                f"no layer can have a rate of its own"
+                f"no layer can have its own rate"
             )
         return self.constructor(entries, **self.settings(given))
 
@@ -157,17 +156,17 @@ class Optimizer:
         return self.driven(shapes, self.settings(given)) / numbers(shapes)
 
     def unfit(self, shapes: Shapes, given: Mapping[str, Any], *, devices: int = 1) -> str | None:
-        """Return a sentence on why it cannot train parameters of these shapes, None if it can.
+        """Return a sentence that says why it cannot train parameters of these shapes, or None.
 
-        `devices` is how many share a trial.
+        `devices` is the number of devices that share a trial.
         """
         if self.one_device and devices > 1:
-            return f"optimizer {self.name} trains on one device a trial, not on {devices}"
+            return f"optimizer {self.name} trains a trial on one device, not on {devices}"
         widest = max(self.widths(shapes, self.settings(given)), default=0)
         if widest > WIDEST:
             return (
-                f"optimizer {self.name} would decompose a matrix of {widest} x {widest} again and "
-                f"again; the widest that is still in proportion is {WIDEST}"
+                f"optimizer {self.name} would repeatedly decompose a matrix of {widest} x "
+                f"{widest}; the widest allowed is {WIDEST}"
                 + self._hint(("max_precondition_dim", "block_size", "max_size_triangular"))
             )
         state = 4 * (self.state_numbers(shapes, given) or 0.0)
@@ -185,7 +184,7 @@ class Optimizer:
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
-    """Return the bytes of all tensors in the optimizer's state, shared memory counted once."""
+    """Return the bytes of all tensors in the optimizer's state, counting shared memory once."""
     storages = {
         storage.data_ptr(): storage.nbytes()
         for tensor in _tensors(optimizer.state_dict()["state"])

@@ -1,7 +1,7 @@
-"""What an optimizer keeps and decomposes, computed from the shapes of a network's parameters.
+"""The size of an optimizer's state and matrices, from the shapes of a network's parameters.
 
-`Shapes` are the shapes of the parameters in the order of `model.parameters()`. Counts of state are
-in float32 numbers; widths are those of the square matrices that a step decomposes.
+`Shapes` are the shapes of the parameters in the order of `model.parameters()`. State is counted in
+float32 numbers; widths are those of the square matrices that a step decomposes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def no_widths(_shapes: Shapes, _settings: Settings) -> list[int]:
 
 
 def everything(shapes: Shapes, _settings: Settings) -> float:
-    """Return how many numbers there are: what an optimizer drives that drives them all."""
+    """Return how many numbers there are, for an optimizer that drives them all."""
     return numbers(shapes)
 
 
@@ -45,12 +45,12 @@ def everything(shapes: Shapes, _settings: Settings) -> float:
 
 
 def sgd_state(shapes: Shapes, settings: Settings) -> float:
-    """Count one momentum buffer, and none without momentum."""
+    """Count one momentum buffer, or none without momentum."""
     return numbers(shapes) * bool(settings["momentum"])
 
 
 def rmsprop_state(shapes: Shapes, settings: Settings) -> float:
-    """Count squared gradients, with `momentum` a buffer, and if `centered` the mean gradient."""
+    """Count squared gradients, a buffer with `momentum`, and the mean gradient if `centered`."""
     return numbers(shapes) * (1 + bool(settings["momentum"]) + bool(settings["centered"]))
 
 
@@ -68,11 +68,11 @@ def lbfgs_state(shapes: Shapes, settings: Settings) -> float:
 
 
 def muon_matrices(shapes: Shapes) -> list[bool]:
-    """Tell which parameters Muon drives: the hidden weights of two or more dimensions.
+    """Return, for each parameter, whether Muon drives it: hidden weights of two or more dimensions.
 
     The first and the last such weight are the input layer and the head, which its authors leave to
-    AdamW (Jordan et al. 2024, "Muon: an optimizer for hidden layers"). That the order of the
-    parameters is that from input to output is an assumption; it holds for the networks here.
+    AdamW (Jordan et al. 2024, "Muon: an optimizer for hidden layers"). It is an assumption that
+    parameters are ordered from input to output; it holds for the networks here.
     """
     weights = [i for i, shape in enumerate(shapes) if len(shape) >= 2]
     hidden = set(weights[1:-1])
@@ -93,7 +93,7 @@ def muon_state(shapes: Shapes, settings: Settings) -> float:
 
 
 def _soap_sides(shape: Shape, settings: Settings) -> list[int]:
-    # pytorch-optimizer's SOAP leaves vectors, and dimensions above the limit, as they are.
+    # pytorch-optimizer's SOAP does not rotate vectors, nor dimensions above the limit.
     limit = settings["max_precondition_dim"]
     return [d for d in shape if len(shape) > 1 and d <= limit]
 
@@ -104,7 +104,7 @@ def soap_widths(shapes: Shapes, settings: Settings) -> list[int]:
 
 
 def soap_state(shapes: Shapes, settings: Settings) -> float:
-    """Count Adam's two moments, and for each side its statistics and their eigenbasis."""
+    """Count Adam's two moments, and each side's statistics and their eigenbasis."""
     return 2 * numbers(shapes) + sum(2 * d * d for d in soap_widths(shapes, settings))
 
 
@@ -117,8 +117,8 @@ def soap_driven(shapes: Shapes, settings: Settings) -> float:
 
 
 def _shampoo_blocks(shape: Shape, settings: Settings) -> Iterator[int]:
-    # As pytorch-optimizer's ScalableShampoo: small dimensions are merged up to the block's size,
-    # and a tensor that merges into one is left as it is.
+    # As in pytorch-optimizer's ScalableShampoo: small dimensions are merged up to the block's size,
+    # and a tensor that merges into one dimension is not preconditioned.
     block = int(settings["block_size"])
     if any(d > settings["no_preconditioning_for_layers_with_dim_gt"] for d in shape):
         return
@@ -168,7 +168,7 @@ def kron_widths(shapes: Shapes, settings: Settings) -> list[int]:
 
 
 def kron_state(shapes: Shapes, settings: Settings) -> float:
-    """Count one momentum buffer, a triangular factor or a diagonal for each side."""
+    """Count one momentum buffer, and a triangular factor or a diagonal for each side."""
     diagonals = sum(sum(s or (1,)) - sum(_kron_sides(s, settings)) for s in shapes)
     return numbers(shapes) + diagonals + sum(d * d for d in kron_widths(shapes, settings))
 

@@ -1,7 +1,7 @@
 """One optimizer step on one batch: what the loop must do for each kind of optimizer.
 
-A step returns the loss before the update, unscaled, and how many evaluations of the gradient the
-budget is charged for it.
+A step returns the unscaled loss before the update, and the number of gradient evaluations to charge
+to the budget.
 """
 
 import math
@@ -19,33 +19,33 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bench.core.timing import Clock
 
 LossOf = Callable[[Tensor, Any], Tensor]
-# (image, target, gradient evaluations the budget still allows) -> (loss, evaluations made)
+# (image, target, gradient evaluations that the budget still allows) -> (loss, evaluations made)
 Step = Callable[[Tensor, Any, int], tuple[Tensor, int]]
 
-# Steps whose gradients cannot be clipped, and the one whose batch cannot be several: step -> why.
+# Steps whose gradients cannot be clipped, and those that cannot sum several batches: step -> why.
 UNCLIPPED = {
     "closure": "its line search compares gradients with the loss",
     "create_graph": "it differentiates the gradient again",
 }
 UNDIVIDED = {"create_graph": "it differentiates the gradient of one batch again"}
 
-# A closure optimizer may start anew from the last finite weights this often in a row; after that
-# its loss is NaN, which ends the trial as diverged. Assumption.
+# How often in a row a closure optimizer may restart from the last finite weights; after that its
+# loss is NaN, which ends the trial as diverged. Assumption.
 RESTARTS = 3
-# What one product of the Hessian with a vector costs, in evaluations of the gradient: it
+# The cost of one product of the Hessian with a vector, in evaluations of the gradient: it
 # differentiates a graph of forward and backward. Measured: 1.98 by operations, 2.1 by time on one
 # core.
 HESSIAN_EVALUATIONS = 2
 
-# The integer as wide as a number of so many bytes.
+# The integer type of the same width, by bytes.
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @dataclass(kw_only=True)
 class StepMemory:
-    """What one step leaves for the next, beside the network, the optimizer and the scaler.
+    """What one step passes on to the next, beside the network, the optimizer and the scaler.
 
-    `restarts`: how many steps in a row up to now ended non-finite and were undone.
+    `restarts`: how many of the last steps in a row ended non-finite and were undone.
     """
 
     restarts: int = 0
@@ -53,13 +53,13 @@ class StepMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class StepParts:
-    """What a step is made of.
+    """The parts that a step needs.
 
-    `loss_of(image, target)` is the loss of a batch, `processes` how many share the trial. A batch
-    of several `chunks`, each given by its number of samples in this process, goes through the
-    network in as many parts, whose gradients are summed: its target then gives that of a part by
-    `rows(slice)`, and the losses of the parts are shares of the batch's. Gradients of a greater L2
-    norm than `clip`, over all parameters, are scaled down to it.
+    `loss_of(image, target)` is the loss of a batch; `processes` is the number of processes that
+    share the trial. A batch of several `chunks` (the number of samples of each in this process)
+    goes through the network in parts, whose gradients are summed: its target then has a method
+    `rows(slice)` for a part, and the losses of the parts add up to the batch's. Gradients with an
+    L2 norm over all parameters above `clip` are scaled down to it.
     """
 
     network: nn.Module
@@ -81,7 +81,7 @@ class StepParts:
         return loss
 
     def gradient(self, image: Tensor, target: Any) -> Tensor:
-        """Leave the gradient of a batch, scaled if the scaler is on; return its loss, unscaled."""
+        """Compute the gradient of a batch, scaled if the scaler is on; return its unscaled loss."""
         self.optimizer.zero_grad(set_to_none=True)
         if len(self.chunks) < 2:
             loss = self.loss_of(image, target)
@@ -98,7 +98,7 @@ class StepParts:
     def check_copies(self) -> None:
         """Raise RuntimeError unless all processes of the trial hold the same weights, bit for bit.
 
-        Compared are the sums of their bits as integers, which do not depend on the order of adding.
+        Compares the sums of their bits as integers, which do not depend on the order of addition.
         """
         if self.processes == 1:
             return
@@ -109,7 +109,7 @@ class StepParts:
         if bool((extremes[0] != -extremes[1]).any()):
             raise RuntimeError(
                 f"the {self.processes} processes of this trial hold different weights after a "
-                f"step: a line search took another turn in one of them. Train it on one."
+                f"step: a line search went differently in one of them. Train it on one device."
             )
 
     def limit(self) -> None:
@@ -118,7 +118,7 @@ class StepParts:
             nn.utils.clip_grad_norm_(_parameters(self.optimizer), self.clip)
 
     def refuse_scaling(self, why: str) -> None:
-        """Raise ValueError if gradients are scaled; `why` is what cannot be."""
+        """Raise ValueError if gradients are scaled; `why` names what cannot be scaled."""
         if self.scaler.is_enabled():
             raise ValueError(f"{why} cannot be scaled: this optimizer does not train in float16")
 
@@ -126,7 +126,7 @@ class StepParts:
 Make = Callable[[StepParts], Step]
 
 
-class _BudgetSpent(Exception):  # noqa: N818  # leaves a line search, is no error
+class _BudgetSpent(Exception):  # noqa: N818  # leaves a line search, not an error
     """Raised inside a closure when the budget allows no further evaluation."""
 
 
@@ -143,9 +143,9 @@ class _Point:
 
 
 class _SameFunction:
-    """Makes all evaluations of one batch evaluations of the same function.
+    """Makes all evaluations of one batch use the same function.
 
-    `first` notes the random state. `again` sets it back, so that dropout draws the same masks, and
+    `first` saves the random state. `again` restores it, so that dropout draws the same masks, and
     keeps batch norms from counting the batch again, until `done`.
     """
 
@@ -197,16 +197,16 @@ def two_pass_step(parts: StepParts) -> Step:
     """Make the step of an optimizer that needs a second gradient at other weights, such as SAM.
 
     `optimizer.first_step()` moves the weights, `second_step()` moves them back and updates them by
-    the gradient found there. Both passes see one batch and the same dropout masks; the first alone
-    updates batch-norm statistics (Foret et al. 2021 leave it open; pytorch-optimizer's examples do
-    so). Two evaluations are charged.
+    the gradient found there. Both passes see the same batch and the same dropout masks; only the
+    first updates batch-norm statistics (Foret et al. 2021 leave this open; pytorch-optimizer's
+    examples do so). Two evaluations are charged.
 
     If the budget has only one evaluation left, `optimizer.base_optimizer` makes that step. The
-    gradient that the weights are updated by is clipped; the first gives a direction alone. With
-    several processes the first gradient is that of the global batch, as on one device.
+    gradient that updates the weights is clipped; the first one only gives a direction. With several
+    processes the first gradient is that of the global batch, as on one device.
     """
     parts.refuse_scaling("two gradients")
-    optimizer: Any = parts.optimizer  # the two halves of a step are in no class of torch
+    optimizer: Any = parts.optimizer  # no class of torch has the two halves of a step
     clock = parts.clock
     same = _SameFunction(parts.network)
 
@@ -241,9 +241,9 @@ def create_graph_step(parts: StepParts) -> Step:
 
     Every `optimizer.update_period` steps, from the first on, the gradient keeps its graph, and
     `optimizer.step()` draws `num_samples` vectors and multiplies each by the Hessian. Such a step
-    is charged 1 evaluation and HESSIAN_EVALUATIONS for each vector, the others 1. If the budget no
-    longer allows a Hessian, the trial ends: what is left is charged and no update is made.
-    cuDNN's recurrent layers have no second derivative: such a step runs them without cuDNN.
+    costs 1 evaluation plus HESSIAN_EVALUATIONS for each vector, any other step 1. If the budget no
+    longer allows a Hessian, the trial ends: the rest is charged and no update is made. cuDNN's
+    recurrent layers have no second derivative, so such a step runs them without cuDNN.
     """
     parts.refuse_scaling("the graph of its gradient")
     if parts.processes > 1:
@@ -254,7 +254,7 @@ def create_graph_step(parts: StepParts) -> Step:
     cost = 1 + HESSIAN_EVALUATIONS * samples
 
     def step(image: Tensor, target: Any, left: int) -> tuple[Tensor, int]:
-        # The library counts in its groups, so that a loaded optimizer keeps its rhythm.
+        # The library counts steps in its groups, so that a loaded optimizer keeps its period.
         due = optimizer.param_groups[0].get("step", 0) % period == 0
         start = clock.mark()
         with torch.backends.cudnn.flags(enabled=False) if due and recurrent else nullcontext():
@@ -263,7 +263,7 @@ def create_graph_step(parts: StepParts) -> Step:
             clock.step(start, [(start, clock.mark())], clock.mark())
             return parts.mean(loss), left
         parameters = [p for p in _parameters(optimizer) if p.requires_grad]
-        # autograd.grad: backward(create_graph=True) warns of a cycle, which set_to_none breaks.
+        # autograd.grad: backward(create_graph=True) warns of a cycle, though set_to_none breaks it.
         gradients = torch.autograd.grad(loss, parameters, create_graph=due, allow_unused=True)
         for p, gradient in zip(parameters, gradients, strict=True):
             p.grad = gradient
@@ -279,15 +279,15 @@ def create_graph_step(parts: StepParts) -> Step:
 def closure_step(parts: StepParts) -> Step:
     """Make the step of an optimizer that evaluates as often as it likes, such as L-BFGS.
 
-    Within a step every evaluation is of one function: the same batch, the same dropout masks (the
-    random state is set back), and batch-norm statistics updated by the first evaluation alone.
+    Within a step every evaluation is of the same function: the same batch, the same dropout masks
+    (the random state is restored), and batch-norm statistics updated only by the first evaluation.
     The loss that the closure returns is the mean over all processes: with a local loss, the line
-    searches of two processes would part ways, and their weights with them. That they did not is
-    looked at after each step.
+    searches of two processes would diverge, and their weights with them. Each step ends with a
+    check that they did not.
 
-    If the budget runs out inside a line search, the step ends at the best point of that search.
-    A step that ends non-finite is undone, and the optimizer starts anew without its history. Such
-    a step returns the loss before it, or NaN if there were more than RESTARTS of them in a row.
+    If the budget runs out inside a line search, the step ends at the best point of that search. A
+    step that ends non-finite is undone, and the optimizer restarts without its history. Such a step
+    returns the loss before it, or NaN after more than RESTARTS of them in a row.
     """
     parts.refuse_scaling("a line search")
     optimizer, clock, memory = parts.optimizer, parts.clock, parts.memory
@@ -321,8 +321,8 @@ def closure_step(parts: StepParts) -> Step:
                 same.again()
             value = parts.mean(parts.gradient(image, target))
             for parameter in parameters:
-                # torch's L-BFGS strings gradients together as they lie in memory, and refuses
-                # those whose channels are innermost.
+                # torch's L-BFGS concatenates gradients in memory order, and refuses those with
+                # their channels innermost.
                 if parameter.grad is not None:
                     parameter.grad = parameter.grad.contiguous()
             losses.append(value)

@@ -38,7 +38,7 @@ _SGD: Mapping[str, Setting] = {
     "weight_decay": 0.0,
 }
 
-# What SAM can be built on: rows of one plain gradient that take a rate and a decay.
+# What SAM can be built on: rows that take one plain gradient, a rate and a decay.
 _SAM_BASES = ("sgd", "sgd_nesterov", "rmsprop", "adam", "adamw", "nadam", "radam")
 _SAM: Mapping[str, Setting] = {"rho": 0.05, "adaptive": False}  # the paper's rho
 _RHO = Space(low=1e-2, high=5e-1, log=True)  # which the paper searches
@@ -52,7 +52,7 @@ def _sam(
 
 
 def _on_base(choices: Mapping[str, Setting]) -> Mapping[str, Any]:
-    """Return what a base brings: all its settings at its own defaults, and where its rate lies."""
+    """Return what a base brings: its settings with their defaults, and the space of its rate."""
     base = OPTIMIZERS[str(choices["base"])]
     return {
         "defaults": {**choices, **base.defaults, **_SAM},
@@ -70,12 +70,12 @@ def _sam_state(shapes: Shapes, settings: Mapping[str, Setting]) -> float:
 
 _SHAMPOO: Mapping[str, Setting] = {
     "lr": 1e-3,
-    # The library's second is 0.999; the squares are not corrected for their start, which makes the
-    # first steps 1 / sqrt(1 - beta2) times too long.
+    # The library's second is 0.999; squares have no bias correction, which makes the first steps
+    # 1 / sqrt(1 - beta2) times too long.
     "betas": (0.9, 0.99),
     "weight_decay": 0.0,
     "graft": "rmsprop",
-    # Assumption; a period of 1000, the library's, is longer than many a trial here.
+    # Assumption; the library's period of 1000 is longer than many trials here.
     "precondition_frequency": 20,
     # The library's 512 merges the sides of small convolutions until the state of a small U-Net is
     # 164 times its weights; 128 makes that 40 (measured).
@@ -127,7 +127,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             decay="coupled",
             space={"lr": Space(low=1e-3, high=1e-1, log=True)},
             state_floats=1,
-            summary="a rate for each parameter that falls with the sum of its squared gradients",
+            summary="each parameter's rate falls with the sum of its squared gradients",
             source="Duchi et al. 2011, JMLR 12; defaults of torch.optim.Adagrad",
         ),
         Optimizer(
@@ -156,7 +156,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             decay="coupled",
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
             state_floats=2,
-            summary="running means of gradient and squared gradient, corrected for their start",
+            summary="running means of the gradient and its square, with bias correction",
             source="Kingma and Ba 2015, arXiv 1412.6980, algorithm 1",
         ),
         Optimizer(
@@ -170,7 +170,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "weight_decay": Space(low=5e-3, high=1.0, log=True),
             },
             state_floats=2,
-            summary="Adam with weight decay apart from the gradient",
+            summary="Adam with weight decay decoupled from the gradient",
             source="Loshchilov and Hutter 2019, arXiv 1711.05101; defaults of torch.optim.AdamW",
         ),
         Optimizer(
@@ -208,7 +208,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "momentum": Space(low=0.8, high=0.999, log=False),
             },
             state_floats=state_size.sgd_state,
-            summary="SGD with Nesterov momentum as nnU-Net sets it, which lowers the rate to 0",
+            summary="SGD with Nesterov momentum as in nnU-Net, which lowers the rate to 0",
             source="Nesterov 1983; Isensee et al. 2021, nnU-Net, Nature Methods 18",
         ),
         Optimizer(
@@ -245,7 +245,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             decay="decoupled",
             space={"lr": Space(low=1e-3, high=1e-1, log=True)},
             state_floats=state_size.adafactor_state,
-            summary="squared gradients kept as rows and columns, no momentum: the least memory",
+            summary="squared gradients factored into rows and columns, no momentum: least memory",
             source="Shazeer and Stern 2018, arXiv 1804.04235; defaults of torch.optim.Adafactor",
         ),
         Optimizer(
@@ -273,7 +273,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             ),
             driven=state_size.muon_driven,
             state_floats=state_size.muon_state,
-            summary="momentum made orthogonal, matrix by matrix, by five Newton-Schulz steps",
+            summary="momentum, orthogonalised matrix by matrix in five Newton-Schulz steps",
             source="Jordan et al. 2024, kellerjordan.github.io/posts/muon; torch.optim.Muon",
         ),
         Optimizer(
@@ -357,7 +357,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             # Its distance and its rate are the first group's.
             one_group=True,
             state_floats=4,
-            summary="Adam that finds its own rate from the distance it has come",
+            summary="Adam that estimates its own rate from the distance it has travelled",
             source="Mishchenko and Defazio 2024, arXiv 2306.06101; library",
         ),
         Optimizer(
@@ -377,7 +377,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             driven=state_size.soap_driven,
             state_floats=state_size.soap_state,
             widths=state_size.soap_widths,
-            summary="Adam in the eigenbasis of Shampoo's matrices, one for each side of a weight",
+            summary="Adam in the eigenbasis of Shampoo's matrices, one per side of a weight",
             source="Vyas et al. 2024, arXiv 2409.11321; library",
         ),
         Optimizer(
@@ -392,7 +392,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             driven=state_size.shampoo_driven,
             state_floats=state_size.shampoo_state,
             widths=state_size.shampoo_widths,
-            summary="gradients by inverse roots of their second moments, block by block",
+            summary="gradients times inverse roots of their second moments, block by block",
             source="Gupta et al. 2018, arXiv 1802.09568; Anil et al. 2020, 2002.09018; library",
         ),
         Optimizer(
@@ -414,7 +414,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             one_device=True,  # DDP averages gradients outside the graph that the Hessian needs
             # Momentum, the mean of Hutchinson's estimates, and the last of them.
             state_floats=3,
-            summary="momentum over a diagonal Hessian, each step clipped",
+            summary="momentum divided by a diagonal Hessian, each step clipped",
             source="Liu et al. 2023, arXiv 2305.14342; library",
         ),
         Optimizer(
@@ -431,7 +431,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             space={"lr": Space(low=2.5e-4, high=2.5e-2, log=True)},
             averages=True,
             state_floats=2,
-            summary="AdamW over an average of its weights, which takes the place of a schedule",
+            summary="AdamW with an average of its weights in place of a schedule",
             source="Defazio et al. 2024, arXiv 2405.15682; library",
         ),
         Optimizer(
@@ -444,7 +444,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             space={"lr": Space(low=1e-2, high=1.0, log=True)},
             averages=True,
             state_floats=1,
-            summary="SGD over an average of its weights, which takes the place of a schedule",
+            summary="SGD with an average of its weights in place of a schedule",
             source="Defazio et al. 2024, arXiv 2405.15682; library",
         ),
         Optimizer(
@@ -454,7 +454,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             decay="decoupled",
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
             state_floats=2,
-            summary="Adam that converges at any beta2: it divides by the moment of before",
+            summary="Adam that converges for any beta2: it divides by the previous second moment",
             source="Taniguchi et al. 2024, arXiv 2411.02853; library",
         ),
         Optimizer(
@@ -473,8 +473,8 @@ OPTIMIZERS: dict[str, Optimizer] = {
             space={"lr": Space(low=1e-4, high=1e-2, log=True)},
             state_floats=state_size.kron_state,
             widths=state_size.kron_widths,
-            summary="momentum whitened by a triangular factor for each side of a weight; decay "
-            "spares biases and norms",
+            summary="momentum whitened by one triangular factor per side of a weight; no decay on "
+            "biases and norms",
             source="Li 2015, arXiv 1512.04202; Li 2022, arXiv 2211.04422; as library's Kron",
         ),
         Optimizer(
@@ -494,7 +494,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             drives="weights of two or more dimensions; AdamW drives biases and norms",
             driven=state_size.matrices_driven,
             state_floats=3,
-            summary="AdamW on gradients corrected by how they changed, which lowers their variance",
+            summary="AdamW on gradients corrected by their last change, to lower their variance",
             source="Yuan et al. 2024, arXiv 2411.10438, MARS-AdamW with the gradient of the batch "
             "before; library",
         ),
@@ -515,7 +515,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             drives="weights of two or more dimensions; SGD drives biases and norms",
             driven=state_size.matrices_driven,
             state_floats=state_size.sgd_state,
-            summary="SGD at a rate for each layer by the length of its weights, for large batches",
+            summary="SGD with a rate for each layer by the norm of its weights, for large batches",
             source="You et al. 2017, arXiv 1708.03888, equation 6 and algorithm 1; library",
         ),
         Optimizer(
@@ -528,7 +528,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
                 "weight_decay": Space(low=5e-3, high=1.0, log=True),
             },
             state_floats=2,
-            summary="AdamW that moves a weight only where momentum and gradient have one sign",
+            summary="AdamW that moves a weight only if momentum and gradient agree in sign",
             source="Liang et al. 2024, arXiv 2411.16085, algorithm 1; defaults of adamw here",
         ),
         Optimizer(
@@ -543,7 +543,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
             step="two_pass",
             scalable=False,  # two gradients a step, of which a scaler unscales one
             state_floats=_sam_state,
-            summary="sharpness-aware: the gradient at the worst point nearby, on another optimizer",
+            summary="sharpness-aware: another optimizer on the gradient at the worst nearby point",
             source="Foret et al. 2021, arXiv 2010.01412; library",
         ),
     )

@@ -1,4 +1,7 @@
-"""What cannot be combined on a data set, each with the sentence that says why."""
+"""The combinations that cannot run on a data set, each with the sentence that says why.
+
+A reason is part of a skip's id: another wording gives another id.
+"""
 
 import math
 from collections.abc import Hashable, Mapping
@@ -37,8 +40,8 @@ def misfit(
 ) -> str | None:
     """Return why a combination cannot run on a data set, None if it can.
 
-    `settings` are those that all trials of the data set have, `devices` share each trial. Raises
-    StudyError for settings that no data set could take.
+    `settings` are those shared by all trials of the data set; `devices` is the number of devices
+    that share each trial. Raises StudyError for settings that no data set could take.
     """
     meta, task = data.store.meta, TASKS[data.store.meta.task]
     patch: tuple[int, ...] = settings["patch"]
@@ -68,7 +71,7 @@ def misfit(
 def unfit_for(
     combination: Combination, study: Study, data: DataSet, patch: tuple[int, ...]
 ) -> str | None:
-    """Return why a combination cannot be computed as a study says: in its precision, compiled."""
+    """Return why a combination cannot be computed as a study says (its precision, compiled)."""
     optimizer = combination.own_optimizer.row
     return _of_precision(optimizer, study) or _of_cramped(combination, study, data, patch)
 
@@ -78,8 +81,8 @@ def _of_ignored(combination: Combination, data: DataSet) -> str | None:
     if data.store.meta.ignored is None or loss.ignoring:
         return None
     return (
-        f"loss {loss.name} looks at where voxels lie or is a user's own, and {data.name!r} has "
-        "voxels to be ignored, of which nobody knows what they are"
+        f"loss {loss.name} depends on where voxels are or is the user's own, and {data.name!r} has "
+        "voxels to be ignored, whose classes are unknown"
     )
 
 
@@ -93,8 +96,8 @@ def _of_spacing(combination: Combination, data: DataSet) -> str | None:
     unknown = int((~np.isfinite(store.spacing).all(axis=1)).sum())
     if unknown:
         return (
-            f"loss {loss.name} with mm needs the spacing of voxels, which {data.name!r} does not "
-            f"know for {unknown} of {len(store)} cases: leave mm out"
+            f"loss {loss.name} with mm needs the spacing of voxels, which is unknown for {unknown} "
+            f"of {len(store)} cases of {data.name!r}: leave mm out"
         )
     return None
 
@@ -115,7 +118,7 @@ def _of_setter(combination: Combination, row: Regularizer, study: Study, task: s
         or row.unfit("loss", names["loss"], combination.own_loss.row.defaults)
     )
     if reason is None:
-        # What it sets may be out of range there: that is the study's mistake.
+        # A value that is out of range there is a mistake in the study.
         for part, look_up in _LOOK_UP.items():
             look_up(combination.choices[part].name, combination.given(part), combination.base)
         reason = _of_nothing(combination, row, study)
@@ -123,7 +126,7 @@ def _of_setter(combination: Combination, row: Regularizer, study: Study, task: s
 
 
 def _of_nothing(combination: Combination, row: Regularizer, study: Study) -> str | None:
-    """Return why what is set is so without it, by what other axes say; None if it is not."""
+    """Return why a row changes nothing, given what other axes set; None if it changes something."""
     own = combination.own_optimizer.row.settings(combination.choices["optimizer"].params)
     before = {f"optimizer.{name}": value for name, value in own.items()}
     before |= {f"trial.{name}": value for name, value in settable(study, combination).items()}
@@ -172,11 +175,11 @@ def _of_clinical(combination: Combination, data: DataSet, patch: tuple[int, ...]
             "clinical=NAME,NAME` keeps them"
         )
     if store.outside is not None and store.outside.categories != data.own.categories:
-        return f"the clinical columns of data {data.name} have other words where it is tested"
+        return f"the clinical columns of data {data.name} have other categories in its test store"
     if width(store) > math.prod(patch):
         return f"data {data.name} has more clinical numbers than the patch has pixels"
     if combination.choices["pretrained"].name != SCRATCH:
-        return "clinical data stand beside a network that is trained from scratch alone"
+        return "clinical data can only be given to a network that is trained from scratch"
     return None
 
 
@@ -185,8 +188,9 @@ def _of_labels(combination: Combination, data: DataSet) -> str | None:
     if asked.get("readers") and votes(data.store) is None:
         name = combination.choices["labels"].label
         return (
-            f"labels {name} are of readers, and data {data.name} does not keep what each said: "
-            "LIDC's malignancy does, and a table of several rows a picture, with readers=majority"
+            f"labels {name} need the answer of each reader, which data {data.name} does not keep: "
+            "LIDC's malignancy does, and so does a table of several rows for each picture, with "
+            "readers=majority"
         )
     return None
 
@@ -194,37 +198,37 @@ def _of_labels(combination: Combination, data: DataSet) -> str | None:
 def _of_gradients(optimizer: Optimizer, study: Study) -> str | None:
     name = f"optimizer {optimizer.name}"
     if study.clip is not None and (why := UNCLIPPED.get(optimizer.step)):
-        return f"{name} takes no clipped gradients: {why}"
+        return f"{name} cannot take clipped gradients: {why}"
     if study.accumulate > 1 and (why := UNDIVIDED.get(optimizer.step)):
-        return f"{name} takes no gradients summed over batches: {why}"
+        return f"{name} cannot take gradients summed over batches: {why}"
     if study.ema is not None and optimizer.averages:
-        return f"{name} is judged by averages of its own, not by a moving average"
+        return f"{name} is judged by its own averages, not by a moving average"
     return None
 
 
 def _of_precision(optimizer: Optimizer, study: Study) -> str | None:
     if study.precision == "float16" and not optimizer.scalable:
-        return f"optimizer {optimizer.name} cannot work on scaled gradients, as float16 needs"
+        return f"optimizer {optimizer.name} cannot work on scaled gradients, which float16 needs"
     if study.device == "cpu" and (why := PRECISIONS[study.precision].gpu_only):
         return why
     if study.compiled and optimizer.step == "create_graph":
-        return f"optimizer {optimizer.name} takes second derivatives, which torch.compile has not"
+        return f"optimizer {optimizer.name} needs second derivatives, which torch.compile lacks"
     return None
 
 
 def _of_cramped(
     combination: Combination, study: Study, data: DataSet, patch: tuple[int, ...]
 ) -> str | None:
-    """Say where oneDNN computes weights' gradients from memory that nobody wrote, or None.
+    """Return where oneDNN computes gradients of weights from unwritten memory, or None.
 
     Measured with torch 2.14.1 and AVX512-BF16: 3-D convolutions in bfloat16 with a kernel of 3 or 5
-    over sides of 1 to 5, stride 1 and 2. All that went wrong had a side shorter than the kernel;
-    some of those are right, and all where each channel has a kernel of its own (MedNeXt).
+    over sides of 1 to 5, stride 1 and 2. All wrong ones had a side shorter than the kernel; some of
+    these are right, and all are if each channel has its own kernel (MedNeXt).
     """
     if study.precision != "bfloat16" or study.device != "cpu" or len(patch) != 3:
         return None
     if is_reference(combination.choices["model"].name):
-        return None  # what a user's own constructor does is not for us to try without weights
+        return None  # a user's own constructor may not work without real weights
     key = identity_of(combination.model, data.path, patch)
     if key not in _known_cramped:
         _known_cramped[key] = cramped(combination.model, data.path, patch)
@@ -233,9 +237,9 @@ def _of_cramped(
         return None
     small, whole = (" x ".join(map(str, each)) for each in (sides, patch))
     return (
-        f"model {combination.own_model.row.name} on patches of {whole} comes down to {small}, less "
-        f"than a convolution's kernel, where bfloat16 on a CPU computes wrong gradients: take "
-        f"larger patches, or float32"
+        f"model {combination.own_model.row.name} shrinks patches of {whole} to {small}, less than "
+        f"a convolution's kernel, where bfloat16 on a CPU computes wrong gradients: take larger "
+        f"patches, or float32"
     )
 
 
@@ -248,7 +252,7 @@ def _of_start(
     if start_settings(pretrained.params)["lower_rate"] != 1 and (
         optimizer.one_group or "lr" not in optimizer.defaults
     ):
-        return f"optimizer {optimizer.name} has one learning rate for all layers, not lower ones"
+        return f"optimizer {optimizer.name} has one learning rate for all layers, so none is lower"
     try:
         starts.of(combination, split)
     except LookupError as error:
@@ -264,7 +268,7 @@ def _of_size(
     devices: int,
 ) -> str | None:
     if is_reference(combination.choices["model"].name):
-        return None  # what a user's own constructor does is not for us to try without weights
+        return None  # a user's own constructor may not work without real weights
     shapes = _shapes(combination, data.path, patch)
     return optimizer.unfit(shapes, combination.given("optimizer"), devices=devices)
 

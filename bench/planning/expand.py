@@ -1,4 +1,4 @@
-"""A study's axes to trials with stable ids, and to skips with their reason."""
+"""Expands a study's axes to trials with stable ids, and to skips with their reasons."""
 
 import hashlib
 import json
@@ -30,11 +30,11 @@ from loaders.sampling.folds import split_hash
 from loaders.sampling.sampler import Recipe
 from results.tables.axes import AXES, name_of
 
-# The largest batch of images: a network's activations take tens of times as much, which no device
-# has. Assumption.
+# The largest batch of images: a network's activations take tens of times as much memory, which no
+# device has. Assumption.
 MOST_BATCH_BYTES = 16 * 2**30
-# Settings that came after trials had ids, each as every trial was before: one that is still so
-# enters no id.
+# Settings that came after trials had ids, with their values in all trials before; with this value
+# a setting does not enter the id.
 _AS_BEFORE: dict[str, Any] = {
     "looks": None,
     "inference": "windows",
@@ -53,12 +53,12 @@ def expand(
     devices: int = 1,
     tried: Callable[[Study, Sequence[tuple[DataSet, Patch]], Path], Failures] = rehearse,
 ) -> tuple[list[Trial], list[Skip]]:
-    """Expand a resolved study into trials with stable ids, and skips with their reason.
+    """Expand a resolved study into trials with stable ids, and skips with their reasons.
 
     Trials come fold by fold, each fold holding every combination, so that a run cut short has
-    whole folds to compare. `base` is the folder that references in the study start at; `devices`
-    share each trial, and `tried` tries what is the user's own.
-    Raises StudyError if a reference or weights cannot be loaded, or nothing is left to run.
+    whole folds to compare. `base` is the folder that references in the study are relative to;
+    `devices` is the number of devices that share each trial; `tried` tries the user's own code.
+    Raises StudyError if a reference or weights cannot be loaded, or if nothing is left to run.
     """
     trials: list[Trial] = []
     skips: list[Skip] = []
@@ -69,7 +69,7 @@ def expand(
     for entry, data in zip(study.data, sets, strict=True):
         starts = Starts(data)
         models = [model.label for model in study.entries("models")]
-        # A study is as a model is computed, which may be faster than what it says for all.
+        # The study with each model's own settings of speed on this data set.
         own = {model: as_computed(study, entry, model) for model in models}
         settings = {model: _settings(own[model], entry, data) for model in models}
         runnable: list[Combination] = []
@@ -85,7 +85,7 @@ def expand(
                 skips.append(_skip(combination, data, reason))
         for split in data.splits:
             folds = split_hash(split, data.store.hashes)
-            # Where weights are found does not depend on the seed.
+            # The seed does not decide which weights are found.
             found = [starts.of(combination, split) for combination in runnable]
             for seed in study.seeds:
                 where = {"repeat": split.repeat, "fold": split.fold, "seed": seed}
@@ -101,7 +101,7 @@ def expand(
 
 
 def _failure(combination: Combination, data: DataSet, failures: Failures) -> str | None:
-    """Return why what of a combination is the user's own fails on a data set, None if none does."""
+    """Return why the user's own part of a combination fails on a data set, None if none does."""
     labelled = ((column, choice.label) for column, choice in combination.choices.items())
     found = (failures.get((data.name, column, label)) for column, label in labelled)
     return next((reason for reason in found if reason), None)
@@ -114,13 +114,13 @@ def _combinations(study: Study, base: Path) -> Iterator[Combination]:
 
 
 def _check_distinct(trials: Sequence[Trial]) -> None:
-    """Raise StudyError where two entries of an axis come to the same settings."""
+    """Raise StudyError if two entries of an axis come to the same settings."""
     seen: dict[str, Trial] = {}
     for trial in trials:
         other = seen.setdefault(trial.trial_id, trial)
         if other is not trial:
             raise StudyError(
-                f"two combinations are the same in all that decides: "
+                f"two combinations have the same settings: "
                 f"{_name(other)} and {_name(trial)}. Leave one of them out."
             )
 
@@ -135,8 +135,8 @@ def _settings(study: Study, entry: DataEntry, data: DataSet) -> dict[str, Any]:
     patch = entry.patch or study.patch or automatic_patch(data.own)
     if len(patch) != meta.dims:
         raise StudyError(
-            f"patch: {list(patch)} has {len(patch)} sides, and images of {data.name!r} have "
-            f"{meta.dims}. An entry of `data` can have a patch of its own: "
+            f"patch: {list(patch)} has {len(patch)} sides, but images of {data.name!r} have "
+            f"{meta.dims}. An entry of `data` can have its own patch: "
             f"`{{store: ..., patch: {list(automatic_patch(data.own))}}}`."
         )
     automatic = TASKS[meta.task].batch[meta.dims]
@@ -145,7 +145,7 @@ def _settings(study: Study, entry: DataEntry, data: DataSet) -> dict[str, Any]:
     if size > MOST_BATCH_BYTES:
         raise StudyError(
             f"patch, batch_size: a batch of {batch} patches {list(patch)} of {data.name!r} takes "
-            f"{size / 2**30:.0f} GiB, at most {MOST_BATCH_BYTES >> 30} can be: take smaller ones."
+            f"{size / 2**30:.0f} GiB; the limit is {MOST_BATCH_BYTES >> 30}. Take smaller ones."
         )
     epochs = entry.epochs or study.epochs
     looks = study.looks
@@ -171,15 +171,15 @@ def _settings(study: Study, entry: DataEntry, data: DataSet) -> dict[str, Any]:
         "cudnn_benchmark": study.cudnn_benchmark,
         "degrade": study.degrade,
         "threads": study.threads,
-        # As many as epochs is one after each.
+        # As many looks as epochs means one after each epoch.
         "looks": looks if isinstance(looks, int) and looks < epochs else None,
     }
 
 
 def looks_of(study: Study, sets: Sequence[DataSet]) -> int:
-    """Return how often trials of a study look at inner validation where it says `auto`.
+    """Return how often trials look at inner validation if the study says `auto`.
 
-    One number for all its data sets, that of the one where a look costs the most.
+    One number for all its data sets: that of the data set where a look costs the most.
     """
     most, longest = [], 0
     for entry, data in zip(study.data, sets, strict=True):
@@ -189,7 +189,7 @@ def looks_of(study: Study, sets: Sequence[DataSet]) -> int:
             whole = study.inference == "whole"
             shapes, patch = data.store.shapes, settings["patch"]
             cost = SEGMENTED * passes(shapes, patch, overlap=study.overlap, whole=whole)
-        # By the chosen weights and by the last, and on images made worse.
+        # Tests with the chosen weights, with the last ones, and on degraded images.
         tests = 2 + len(study.degrade)
         epochs = settings["epochs"]
         most += [affordable(cost, split, epochs=epochs, tests=tests) for split in data.splits]
@@ -201,16 +201,16 @@ def looks_of(study: Study, sets: Sequence[DataSet]) -> int:
 
 
 def hashed(decides: Mapping[str, Any]) -> str:
-    """Return the id of what decides a result.
+    """Return the hash of everything that decides a result, which is its id.
 
-    What JSON cannot hold is a TypeError: it has no text that is the same in another process.
+    Raises TypeError for what JSON cannot hold: its text may differ in another process.
     """
     text = json.dumps(decides, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _but_as_before(decides: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out settings and axes that came later, where they are as trials were before."""
+    """Leave out later settings and axes with the values that trials had before them."""
     return {
         key: value
         for key, value in decides.items()
@@ -222,7 +222,7 @@ def _but_as_before(decides: Mapping[str, Any]) -> dict[str, Any]:
 class _Decided:
     """What all trials of a combination on a data set have in common: part of their ids, and draws.
 
-    The weights that it starts at may differ from fold to fold.
+    The weights to start from are not included: they may differ from fold to fold.
     """
 
     identity: Mapping[str, Any]
@@ -233,9 +233,9 @@ class _Decided:
 def _decided(
     combination: Combination, study: Study, data: DataSet, settings: Mapping[str, Any]
 ) -> _Decided:
-    """Work out what of a combination decides its trials on a data set.
+    """Return what a combination decides of its trials on a data set.
 
-    Raises StudyError where the augmentation, with what other axes set in it, cannot be.
+    Raises StudyError if the augmentation, with what other axes set in it, is invalid.
     """
     model, optimizer, loss = combination.model, combination.optimizer, combination.loss
     augment = _augment(combination, data, settings["augment"])
@@ -252,7 +252,7 @@ def _decided(
         "augment": augment.model_dump(),
         "inference": _inference(combination, study, data),
     }
-    # Loaders give the same samples to the bit (tests hold them to it), but for some recipes.
+    # Loaders give the same samples to the bit (tests check it), except for some recipes.
     recipe = Recipe(patch=settings["patch"], **augment.along(data.store.meta.axes))
     if LOADERS[study.loader].rounds(recipe, study.device):
         identity["loader"] = study.loader
@@ -260,18 +260,18 @@ def _decided(
 
 
 def _inference(combination: Combination, study: Study, data: DataSet) -> str:
-    """Return how images are evaluated: whole where the study says so and the network can."""
+    """Return how images are evaluated: whole if the study says so and the network can."""
     able = TASKS[data.store.meta.task].windows and combination.model.row.whole is not None
     return study.inference if able else "windows"
 
 
 def _augment(combination: Combination, data: DataSet, asked: Augment) -> Augment:
-    """Return the augmentation of a combination; raises StudyError where it cannot be."""
+    """Return the augmentation of a combination; raises StudyError if it is invalid."""
     changes = combination.changes("augment")
     try:
         return Augment.model_validate(asked.model_dump() | changes)
     except ValidationError as error:
-        # Who sets nothing in it is not to blame.
+        # Name only the entries that set something in it.
         setters = name_of(
             choice.label
             for row, choice in combination.setters
@@ -317,7 +317,8 @@ def _trial(
             (worse.name, DEGRADATIONS[worse.name].settings(worse.params)) for worse in study.degrade
         ],
         "start": start.identity if start else None,
-        # The content of a store does not cover it; their layer begins at zero since 2026-11-28.
+        # The store's content hash leaves clinical data out; their layer starts at zero since
+        # 2026-11-28.
         "clinical": [digest(data.store), 0] if of_trial.get("given_clinical") else None,
         "content": data.store.content_hash,
         "split": folds,

@@ -1,4 +1,4 @@
-"""What the parts of a study's folds can tell, before anything runs: rare regions are told here."""
+"""Checks the parts of a study's folds before anything runs, and warns of rare regions."""
 
 from collections.abc import Iterator
 
@@ -14,8 +14,8 @@ from loaders.sampling.folds import PARTS
 def tell_apart(plan: Plan) -> Iterator[str]:
     """Say which parts of the folds hold no case of a region, and where a metric has no value.
 
-    Raises StudyError where the primary metric of a data set has no value on any test part, whatever
-    a network finds: nothing could be compared.
+    Raises StudyError if the primary metric of a data set has no value on any test part, whatever a
+    network answers: nothing could be compared.
     """
     for data in plan.sets:
         yield from _of_primary(data, plan.study.primary[data.store.meta.task])
@@ -35,23 +35,23 @@ def _of_primary(data: DataSet, primary: str) -> Iterator[str]:
     of = len(data.splits)
     if (lost := without("test")) == of:
         raise StudyError(
-            f"primary: {primary} has no value on any test part of {data.name!r}, not even for the "
-            f"right answer ({rule}). Choose another metric: `medopt list metrics`."
+            f"primary: {primary} has no value on any test part of {data.name!r}, even if every "
+            f"answer is right ({rule}). Choose another metric: `medopt list metrics`."
         )
     if lost:
         yield (
-            f"{data.name}: {primary} has no value on {lost} of {of} test parts for the right "
-            f"answer ({rule}); a combination without a value there is not judged"
+            f"{data.name}: {primary} has no value on {lost} of {of} test parts even if every "
+            f"answer is right ({rule}); a combination without a value there is not judged"
         )
     if lost := without("inner"):
         yield (
-            f"{data.name}: {primary} has no value on {lost} of {of} inner validation parts for the "
-            f"right answer; there epochs are chosen by false alarms, then by the loss"
+            f"{data.name}: {primary} has no value on {lost} of {of} inner validation parts even if "
+            f"every answer is right; there epochs are chosen by false alarms, then by the loss"
         )
 
 
 def _of_strata(data: DataSet) -> Iterator[str]:
-    """Tell of each region or finding that not every part of the folds has a case of."""
+    """Warn of each region or finding that is missing from some part of the folds."""
     strata = strata_of(data.store)
     columns = () if strata["present"] is None else strata["present"].T
     for name, present in zip(strata["names"], columns, strict=True):

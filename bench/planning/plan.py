@@ -1,7 +1,8 @@
-"""From a study as it was asked to a run as it will be: every automatic setting fixed.
+"""Turns a study into the plan of its run: every automatic setting is fixed.
 
-What decides a result is fixed into the run's `study.yaml` and `folds.parquet` when it first runs.
-Asking again resumes it. The axes may grow; a changed protocol, or changed data, is another run.
+Everything that decides a result is written into the run's `study.yaml` and `folds.parquet` when it
+first runs. Running the study again resumes it. The axes may grow; a changed protocol, or changed
+data, needs another run.
 """
 
 import os
@@ -50,8 +51,8 @@ from results.text import count
 class Plan:
     """A study ready to run: the folder of its results, its data, its trials and its skips.
 
-    `base` is the folder that paths and references in the study start at. `found` is what
-    `speed: auto` has measured, None where nothing was.
+    `base` is the folder that paths and references in the study are relative to. `found` is what
+    `speed: auto` measured, None if nothing was measured.
     """
 
     folder: Path
@@ -98,17 +99,18 @@ def resolve(
 ) -> Plan:
     """Fix every automatic setting of a study and expand it; writes nothing.
 
-    A user's own code is tried meanwhile, and what it changes of this process is put back.
+    The user's own code is tried here; what it changes in this process is restored.
 
-    `lanes` trials are to run at once on one machine's `cores`, with a GPU each where `cuda`; None
-    is what this process may use, and a new run's `threads` are no more than those cores; lanes None
-    on a CPU is as many as its cores and memory hold, with a thread each. `devices` share each
-    trial. A run folder that exists keeps the settings it was
-    made with. Where the study says `speed: auto`, what computes each model fastest is measured
-    here, of models that the run has not seen yet; `told` hears (measurements done, known of).
+    `lanes` trials will run at once on one machine's `cores`, each with a GPU if `cuda`. `cores`
+    None: those that this process may use; a new run may not have more `threads` than these cores.
+    `cuda` None: whether this process sees a GPU. `lanes` None on a CPU: as many as its cores and
+    memory hold, with one thread each. `devices` is the number of devices that share each trial. An
+    existing run folder keeps the settings it was made with. If the study says `speed: auto`, the
+    fastest settings of models that are new to the run are measured here; `told` is called with
+    (measurements done, measurements known of).
 
-    Raises StudyError where the study, its data or its folds cannot be used, where it asks for
-    another protocol than the run's, or where the run's trials have ids of an older version.
+    Raises StudyError if the study, its data or its folds cannot be used, if it asks for another
+    protocol than the run's, or if the run's trials have ids of an older version.
     """
     before = earlier(folder)
     gpus = torch.cuda.is_available() if cuda is None else cuda
@@ -119,7 +121,7 @@ def resolve(
     automatic = lanes is None and before is None and study.threads is None
     by_hand = study.margin is not None
     study = _fix(study, before, max(cores // (lanes or 1), 1), cuda=gpus)
-    if before and study.folds != before.folds:  # else those that are saved would seem damaged
+    if before and study.folds != before.folds:  # else the saved folds would seem damaged
         raise _other("folds", before.folds, study.folds)
     saved = _saved_folds(folder)
     entries: list[DataEntry] = []
@@ -135,14 +137,14 @@ def resolve(
             raise StudyError(f"data {entry.store!r}: {error}") from error
         name = entry.name or store.meta.name
         if name in {d.name for d in sets}:
-            raise StudyError(f"data: two sets are called {name!r}; give one of them a `name`.")
-        # Folds that were dealt here are dealt once; what others made may have changed since.
+            raise StudyError(f"data: two data sets are called {name!r}; give one of them a `name`.")
+        # Folds made here are made once; predefined ones may have changed since.
         called = entry.model_copy(update={"name": name})
         made = partial(splits.make, study, called, store, own, base)
         given = isinstance(study.folds, str) or outside is not None
         found = _splits(saved.get(name), study, store, name, made() if given else ()) or made()
         if len(found) < study.repeats * (study.folds if isinstance(study.folds, int) else 0):
-            # A look has added repeats: those that are saved stay.
+            # A look has added repeats: the saved ones stay.
             known = {split.repeat for split in found}
             found = [*found, *(split for split in made() if split.repeat not in known)]
         entries.append(
@@ -185,7 +187,7 @@ def resolve(
         return failures[0]
 
     if automatic:
-        # What a trial needs is known of trials, whose ids the threads are a part of.
+        # Threads depend on what a trial needs, and ids on threads: so expand, choose, and expand.
         first, _ = expand(study, sets, base, devices=devices, tried=tried)
         named = {data.name: data for data in sets}
         chosen = room(first, named.__getitem__, base, device=study.device, cores=cores)
@@ -219,10 +221,10 @@ def resolve(
 
 
 def _deviation(name: str, metric: str, store: Store, before: Study | None) -> float | None:
-    """Return what the margin counts in on a data set, to three digits: one standard deviation.
+    """Return the unit of the margin on a data set: one standard deviation, to three digits.
 
-    None where it is a margin of the metric as it is, in a run of before this could be told too.
-    0.01 of one in RMSE is about 0.01 in R², what any other metric is judged by.
+    None if the margin is in the metric's own unit, also in a run made before this was recorded.
+    0.01 standard deviations of RMSE are about 0.01 of R², the margin of any other metric.
     """
     known = {data.name: data.deviation for data in before.data} if before else {}
     if name in known or METRICS[metric].unit != OF_THE_NUMBER:
@@ -231,19 +233,19 @@ def _deviation(name: str, metric: str, store: Store, before: Study | None) -> fl
 
 
 def _speeds(entry: DataEntry, name: str, before: Study | None) -> dict[str, Speed] | None:
-    """Return how models are computed on a data set: as an earlier call found, and as is said."""
+    """Return how models are computed on a data set: as an earlier call found, or as given."""
     earlier_ones = {data.name: data.speed for data in before.data} if before else {}
     kept = earlier_ones.get(name)
     return entry.speed if kept is None else {**kept, **(entry.speed or {})}
 
 
 def _named(entry: str, path: Path, folder: Path) -> str:
-    """Return what a run says of where a store is: an address, or the way from the run's folder."""
+    """Return a store's place as written in a run: an address, or a path relative to its folder."""
     return entry if is_address(entry) else os.path.relpath(path, folder)
 
 
 def ends_early(plan: Plan) -> list[str]:
-    """Say which trials patience may end before their budget is spent, and which it may not."""
+    """Say which trials patience may end before their budget is spent, and which not."""
     found: dict[str, dict[str, None]] = {}
     for trial in plan.trials:
         looks, patience = trial.looks or trial.epochs, trial.patience
@@ -251,15 +253,15 @@ def ends_early(plan: Plan) -> list[str]:
         if trial.stops and patience < looks:
             end = f"end early after {patience} looks without a better score"
         elif trial.stops:
-            end += f": a patience of {patience} ends none early that looks {looks} times"
+            end += f": a patience of {patience} cannot end a trial that looks {looks} times"
         found.setdefault(end, {})[trial.choices["schedule"].label] = None
     return [f"trials with schedule {' or '.join(each)} {end}" for end, each in found.items()]
 
 
 def save(plan: Plan) -> None:
-    """Write `study.yaml`, `folds.parquet` and, of a new run, `rule.json`: each whole or not at all.
+    """Write `study.yaml`, `folds.parquet` and, in a new run, `rule.json`, each whole or not at all.
 
-    An axis that grew keeps what an earlier call asked for, since those results stand there too.
+    An axis that grew keeps the entries of earlier calls, since their results are in the run too.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
     study = plan.study
@@ -276,13 +278,13 @@ def save(plan: Plan) -> None:
     for data in plan.sets:
         tables[data.name] = data.folds()
     sink = pa.BufferOutputStream()
-    # The folds of a data set that an older version saved lack columns, which are null then.
+    # Folds saved by an older version lack columns, which become null.
     write_parquet(pa.concat_tables(tables.values(), promote_options="default"), sink)
     replace_file(plan.folder / FOLDS, sink.getvalue().to_pybytes())
 
 
 def earlier(folder: Path) -> Study | None:
-    """Return the study of a run as it was fixed, None where there is no run."""
+    """Return the study of a run as it was fixed, None if there is no run."""
     path = folder / "study.yaml"
     if not path.exists():
         return None
@@ -290,10 +292,10 @@ def earlier(folder: Path) -> Study | None:
         study = read_study(path, str(path))
     except StudyError as error:
         raise StudyError(
-            f"{error}\nThat is what the run was made of: bring it back, or move it away, and it is "
+            f"{error}\nThe run was made from this file: restore it, or move it away to have it "
             f"written anew from your study."
         ) from error
-    # A run that was made before this could be set looks after each epoch.
+    # A run from before this setting existed looks after each epoch.
     return study.model_copy(update={"looks": None}) if study.looks == "auto" else study
 
 
@@ -305,8 +307,8 @@ def _saved_folds(folder: Path) -> dict[str, pa.Table]:
         table = read_folds(path)
     except FoldError as error:
         raise StudyError(
-            f"{error}. Move it away to have the folds dealt anew from `split_seed`: what is "
-            f"finished on the same folds is not run again."
+            f"{error}. Move it away to have the folds made anew from `split_seed`: trials finished "
+            f"on the same folds are not run again."
         ) from error
     names = table.column("dataset").unique().to_pylist()
     return {n: table.filter(pc.equal(table.column("dataset"), n)) for n in names}
@@ -315,9 +317,9 @@ def _saved_folds(folder: Path) -> dict[str, pa.Table]:
 def _splits(
     table: pa.Table | None, study: Study, store: Store, name: str, given: Sequence[Split]
 ) -> list[Split] | None:
-    """Return the folds that an earlier call saved, checked against the store as it is now.
+    """Return the folds that an earlier call saved, checked against the present store.
 
-    `given` are the splits that others made as they are now, or those of a test store outside.
+    `given` are the present predefined splits, or those of an outside test store.
     """
     if table is None:
         return None
@@ -326,28 +328,30 @@ def _splits(
         splits.check(found, study, store, given)
     except FoldError as error:
         raise StudyError(
-            f"folds.parquet does not fit the store of {name!r} any more: {error} "
-            f"Choose another run folder, or bring the store back."
+            f"folds.parquet no longer fits the store of {name!r}: {error} "
+            f"Choose another run folder, or restore the store."
         ) from error
     return found
 
 
 def _check_threads(study: Study, cores: int) -> None:
-    """Raise StudyError where a trial asks for more threads than this machine gives it cores.
+    """Raise StudyError if a trial asks for more threads than the cores it may use here.
 
-    A run that was begun elsewhere goes on here all the same: its threads are a part of its ids.
+    A run begun elsewhere is not checked: its threads are part of its ids.
     """
     if study.threads is not None and study.threads > cores:
         raise StudyError(
-            f"threads: {study.threads} are asked for each trial, and {count(cores, 'core')} can be "
-            f"used here (by the machine, a quota or OMP_NUM_THREADS). Ask for {cores} at most, or "
-            f"leave `threads` out."
+            f"threads: the study asks for {study.threads} for each trial, but only "
+            f"{count(cores, 'core')} can be used here (limited by the machine, a quota or "
+            f"OMP_NUM_THREADS). Ask for {cores} at most, or leave `threads` out."
         )
 
 
 def _fix(study: Study, before: Study | None, threads: int, *, cuda: bool) -> Study:
     if study.device == "cuda" and not cuda:
-        raise StudyError("device: cuda is asked for and no CUDA GPU is here; see `medopt doctor`.")
+        raise StudyError(
+            "device: the study asks for cuda, but there is no CUDA GPU here; see `medopt doctor`."
+        )
     device = study.device if study.device != "auto" else ("cuda" if cuda else "cpu")
     most = THREADS_BESIDE_A_GPU if device == "cuda" else threads
     automatic = {
@@ -376,15 +380,15 @@ def _fix(study: Study, before: Study | None, threads: int, *, cuda: bool) -> Stu
 
 def _other(key: str, then: Any, now: Any) -> StudyError:
     return StudyError(
-        f"{key}: this run was made with {then!r}, the study now says {now!r}. Choose another run "
-        f"folder, or a new name in the study."
+        f"{key}: this run was made with {then!r}, but the study now says {now!r}. Choose another "
+        f"run folder, or a new name in the study."
     )
 
 
 def _same_protocol(study: Study, before: Study) -> None:
-    """Raise StudyError if anything but the length of the axes differs from the run as it stands."""
+    """Raise StudyError if anything but the length of the axes differs from the existing run."""
     then, now = (each.model_dump(mode="json") for each in (before, study))
-    # A study that looks adds repeats by itself, and only then.
+    # Only a study with looks adds repeats by itself.
     looked = ("repeats",) if now["until_decided"] and now["repeats"] > then["repeats"] else ()
     for key in Study.model_fields:
         if key not in (*GROWING, *looked, "resolved") and then[key] != now[key]:
@@ -393,8 +397,8 @@ def _same_protocol(study: Study, before: Study) -> None:
     for data in study.data:
         if data.name in known and known[data.name].content != data.content:
             raise StudyError(
-                f"data: the store of {data.name!r} has other content than when this run was made. "
-                f"Choose another run folder, or bring the store back."
+                f"data: the content of the store of {data.name!r} has changed since this run was "
+                f"made. Choose another run folder, or restore the store."
             )
         if data.name in known and known[data.name] != data.model_copy(
             update={
@@ -404,7 +408,7 @@ def _same_protocol(study: Study, before: Study) -> None:
             }
         ):
             raise StudyError(
-                f"data: {data.name!r} has other settings than when this run was made. "
+                f"data: the settings of {data.name!r} have changed since this run was made. "
                 f"Choose another run folder, or give it another `name`."
             )
 
@@ -412,19 +416,19 @@ def _same_protocol(study: Study, before: Study) -> None:
 def _of_same_models(
     now: dict[str, Speed] | None, before: dict[str, Speed] | None
 ) -> dict[str, Speed] | None:
-    """Leave out models that came to a run later."""
+    """Leave out models that were added to a run later."""
     return before and {model: (now or {}).get(model, own) for model, own in before.items()}
 
 
-# What names a trial within a run; its id says besides how it is computed.
+# The columns that identify a trial within a run; its id also covers how it is computed.
 _CELL = ("dataset", *COLUMNS, "repeat", "fold", "seed", "point")
 
 
 def same_ids(folder: Path, trials: Sequence[Trial]) -> None:
-    """Raise StudyError where the run has finished these trials under other ids.
+    """Raise StudyError if the run has finished these trials under other ids.
 
-    The protocol being the same, another version of the numerics or of the ids made them. An edit of
-    the user's own code, or other weights to start from, are other trials by right.
+    Since the protocol is the same, another version of the numerics or of the ids made them. With
+    edited code of the user's own, or other weights to start from, other ids are right.
     """
     finished = {
         tuple(row[name] for name in _CELL): row["trial_id"]
@@ -444,10 +448,10 @@ def same_ids(folder: Path, trials: Sequence[Trial]) -> None:
     if other:
         before = f"version {made_by}" if made_by else "an older version"
         raise StudyError(
-            f"{len(other)} trial(s) that this run has finished have another id now: they were made "
-            f"by {before} of the numerics, this is version {NUMERICS}, whose numbers may differ. "
-            f"They would all be trained again. Choose another run folder for that; `medopt report` "
-            f"shows the run as it is."
+            f"{len(other)} finished trial(s) of this run have other ids now: they were made by "
+            f"{before} of the numerics. This is version {NUMERICS}, whose numbers may differ, so "
+            f"all of them would be trained again. Choose another run folder for that; "
+            f"`medopt report` shows the run as it is."
         )
 
 

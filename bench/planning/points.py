@@ -1,13 +1,13 @@
 """Points of a search: settings from each optimizer's own space, and the trials that try them.
 
-Every combination gets the same number of points in every fold. Point 0 is what it has without a
+Every combination gets the same number of points in every fold. Point 0 has the settings without a
 search; the others are drawn quasi-randomly (a scrambled Sobol sequence) from the space of its
 optimizer's row, anew in each fold, so that "this optimizer is better" is a claim about its space
-and not about one lucky rate. A point is a trial of the study's first seed that is scored on its
-fold's inner validation alone; the best is then trained on every seed and meets the test fold.
+and not about one lucky rate. A point is a trial of the study's first seed that is scored only on
+its fold's inner validation. The best is then trained on every seed and scored on the test fold.
 
-What the study itself sets (in an entry, or by a regularizer) stays as it is and is not searched. A
-combination that has nothing left to search runs as it is, untuned.
+What the study itself sets (in an entry, or by a regularizer) is not searched. A combination with
+nothing left to search runs untuned.
 """
 
 import hashlib
@@ -30,10 +30,10 @@ from bench.study.trial import Trial
 from results.tables.schema import FINAL_STATUSES
 from results.tables.store import read
 
-# Folder of a run that holds the tables of its points.
+# The folder in a run that holds the tables of its points.
 POINTS = "points"
-# Digits of a drawn setting: beyond what a result can feel, and short of where the exponentials of
-# two machines differ, since the settings are part of a trial's id. Assumption.
+# Digits of a drawn setting: more than affect a result, and fewer than those in which exponentials
+# of two machines differ, since settings are part of a trial's id. Assumption.
 DIGITS = 4
 
 Draws = tuple[Mapping[str, Setting], ...]
@@ -42,13 +42,13 @@ Draws = tuple[Mapping[str, Setting], ...]
 def draws(space: Mapping[str, Space], points: int, seed: Sequence[int]) -> Draws:
     """Return the settings of `points` points of a space: point 0 sets nothing, the others all.
 
-    More points of the same seed begin with the same ones. `seed` are numbers from 0 on.
+    More points of the same seed begin with the same ones. `seed` are non-negative integers.
     """
     count = points - 1
     if not space or count < 1:
         return ({},)
     sobol = qmc.Sobol(len(space), scramble=True, rng=np.random.default_rng([*seed]))
-    # The sequence is balanced in whole powers of 2, of which the first are taken.
+    # The sequence is balanced for powers of 2: draw the next one and take the first points.
     unit = sobol.random_base2(math.ceil(math.log2(count)))[:count]
     return (
         {},
@@ -63,7 +63,7 @@ def draws(space: Mapping[str, Space], points: int, seed: Sequence[int]) -> Draws
 
 
 def value_at(share: float, space: Space) -> float:
-    """Return the value at a share in 0 to 1 of the way through a space."""
+    """Return the value at a share (0 to 1) of the way through a space."""
     if space.log:
         low, high = math.log(space.low), math.log(space.high)
         value = math.exp(low + share * (high - low))
@@ -73,8 +73,8 @@ def value_at(share: float, space: Space) -> float:
 
 
 def share_of(value: Setting, space: Space) -> float:
-    """Return how far through a space a number is, 0 to 1; one outside is at its end."""
-    assert isinstance(value, int | float), "a space is of numbers"
+    """Return how far through a space a number is, 0 to 1; one outside is clipped to its end."""
+    assert isinstance(value, int | float), "a space consists of numbers"
     low, high, at = space.low, space.high, float(value)
     if space.log:
         low, high, at = math.log(low), math.log(high), math.log(max(at, low))
@@ -82,9 +82,9 @@ def share_of(value: Setting, space: Space) -> float:
 
 
 def space_of(trial: Trial, plan: Plan) -> dict[str, Space]:
-    """Return what a search may set in a trial: its optimizer's space but what the study sets."""
+    """Return what a search may set in a trial: its optimizer's space less what the study sets."""
     if is_reference(trial.choices["optimizer"].name):
-        return {}  # nobody knows where the settings of a user's own lie
+        return {}  # the space of a user's own optimizer is not known
     combination = Combination(choices=trial.choices, base=plan.base)
     given = combination.given("optimizer")
     found = combination.own_optimizer.row.space
@@ -92,7 +92,7 @@ def space_of(trial: Trial, plan: Plan) -> dict[str, Space]:
 
 
 def spaces(plan: Plan) -> dict[str, dict[str, dict[str, float | bool]]]:
-    """Return {label of an optimizer: {setting: its low, high and log}} of what a plan searches."""
+    """Return {label of an optimizer: {setting: its low, high and log}} for a plan's search."""
     found: dict[str, dict[str, dict[str, float | bool]]] = {}
     for trial in plan.trials:
         own = found.setdefault(trial.choices["optimizer"].label, {})
@@ -101,9 +101,9 @@ def spaces(plan: Plan) -> dict[str, dict[str, dict[str, float | bool]]]:
 
 
 def draws_of(trial: Trial, plan: Plan) -> Draws:
-    """Return the points of a trial's combination in its fold: those of its optimizer there.
+    """Return the points of a trial's combination in its fold, which depend on its optimizer.
 
-    The losses and models that an optimizer is run with try the same points.
+    All losses and models that an optimizer is run with try the same points.
     """
     tuning = tuning_of(plan.study)
     name = f"{trial.dataset}\n{trial.choices['optimizer'].label}"
@@ -113,10 +113,10 @@ def draws_of(trial: Trial, plan: Plan) -> Draws:
 
 
 def point_plan(plan: Plan) -> Plan:
-    """Return the plan of a search: a trial a point, in a folder of their own inside the run.
+    """Return the plan of a search: one trial for each point, in its own folder inside the run.
 
-    Raises StudyError where there is nothing to search, and where points that are finished there
-    have ids of an older version.
+    Raises StudyError if there is nothing to search, or if finished points in that folder have ids
+    of an older version.
     """
     first = plan.study.seeds[0]
     trials: list[Trial] = []
@@ -126,8 +126,8 @@ def point_plan(plan: Plan) -> Plan:
             trials += [attempt(trial, drawn, p, len(found)) for p, drawn in enumerate(found)]
     if not trials:
         raise StudyError(
-            "tuning: nothing is left to search: the study sets what its optimizers' spaces have, "
-            "or they are the user's own. Leave such settings out, or ask for `medopt run`."
+            "tuning: nothing is left to search: the study sets everything in its optimizers' "
+            "spaces, or they are the user's own. Leave such settings out, or use `medopt run`."
         )
     made = replace(plan, folder=plan.folder / POINTS, trials=tuple(trials), skips=())
     same_ids(made.folder, made.trials)
@@ -137,8 +137,8 @@ def point_plan(plan: Plan) -> Plan:
 def final_plan(plan: Plan, tried: Plan) -> Plan:
     """Return the plan of all seeds, each combination in each fold with its best point's settings.
 
-    `tried` is the `point_plan`. A combination is left out of a fold where not every point has a
-    result: it is incomplete there until the search is. Raises StudyError as `point_plan` does.
+    `tried` is the `point_plan`. A combination is left out of a fold until all of its points have a
+    result there. Raises StudyError as `point_plan` does.
     """
     chosen = choose(tried)
     trials: list[Trial] = []
@@ -182,22 +182,22 @@ def choose(tried: Plan) -> dict[Cell, int]:
 
 
 def best_point(scores: Sequence[float | None], sign: int) -> int:
-    """Return the point with the best score on inner validation; of equals the first.
+    """Return the point with the best score on inner validation; the first of equals.
 
-    None is the score of one that diverged or that the metric has no value for: the worst. `sign` is
-    1 where a higher score is better, else -1.
+    None, the worst score, is that of a point that diverged or that the metric has no value for.
+    `sign` is 1 if a higher score is better, else -1.
     """
     worth = [-math.inf if score is None else sign * score for score in scores]
     return worth.index(max(worth))
 
 
 def _cell(trial: Trial) -> Cell:
-    """Return what a choice is made for: a combination in a fold."""
+    """Return the key of a choice of points: a combination in a fold."""
     return (*trial.combination.values(), trial.repeat, trial.fold)
 
 
 def attempt(trial: Trial, drawn: Mapping[str, Setting], point: int, points: int) -> Trial:
-    """Return the trial of one point: seen by inner validation alone, with no weights kept."""
+    """Return the trial of one point: scored only on inner validation, its weights not kept."""
     decides = {"trial": trial.trial_id, "drawn": dict(drawn), "inner_only": True}
     return replace(
         trial,
@@ -211,7 +211,7 @@ def attempt(trial: Trial, drawn: Mapping[str, Setting], point: int, points: int)
 
 
 def _as_drawn(trial: Trial, drawn: Mapping[str, Setting], point: int, points: int) -> Trial:
-    """Return a trial with the settings of a point; with its own settings its id is its own."""
+    """Return a trial with the settings of a point; point 0 keeps the trial's own id."""
     trial_id = trial.trial_id
     if drawn:
         trial_id = hashed({"trial": trial.trial_id, "drawn": dict(drawn)})

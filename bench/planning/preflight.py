@@ -1,4 +1,4 @@
-"""What would fail every trial of a combination, or tell nothing, tried before anything runs."""
+"""Checks, before anything runs, for what would fail all trials of a combination or be useless."""
 
 from collections.abc import Iterator
 
@@ -10,9 +10,9 @@ from bench.training.transfer import LayerGroups, load_weights
 
 
 def fits(plan: Plan) -> Iterator[str]:
-    """Say of each model and its pretrained weights what of them it takes, and what folds lack.
+    """Say how much of its pretrained weights each model takes, and what the folds lack.
 
-    Raises StudyError where they do not fit, a stage that is to be frozen is none, or the primary
+    Raises StudyError if weights do not fit, if a stage to freeze does not exist, or if the primary
     metric has no value anywhere.
     """
     yield from tell_apart(plan)

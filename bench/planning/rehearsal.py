@@ -1,4 +1,4 @@
-"""A user's own models and losses, tried on each data set before anything is trained."""
+"""Tries the user's own models and losses on each data set before anything is trained."""
 
 import os
 import pickle
@@ -34,30 +34,30 @@ from models.output import Output
 from models.spec import Model
 
 Patch = tuple[int, ...]
-# (data set, column of the axis, label of the entry) -> why what is the user's own fails there.
+# (data set, column of the axis, label of the entry) -> why this entry of the user's own fails.
 Failures = Mapping[tuple[str, str, str], str]
 
-# What was tried in this process -> what came of it, None if all was well.
+# What was tried in this process -> its fault, None if it has none.
 _tried: dict[Hashable, str | None] = {}
 
 
-# What is to be said when an entry is begun: the key of its axis, and the entry.
+# Called before an entry is tried, with the key of its axis and the entry.
 Begun = Callable[[str, Choice], None]
 
 _WANTED = {"optimizers": OPTIMIZER_WANTED, "models": MODEL_WANTED, "losses": LOSS_WANTED}
 # One step of one entry, on every data set: seconds, minutes for large volumes on a CPU. Assumption.
 LONGEST_SEC = 600.0
-# How often one looks whether the process that tries them lives.
+# How often to check whether the process that tries them is alive.
 _LOOK_SEC = 0.2
 _STDERR = 2
 _APART = starting("bench.planning.rehearsal")
 
 
 def rehearse_apart(study: Study, sets: Sequence[tuple[DataSet, Patch]], base: Path) -> Failures:
-    """Do as `rehearse`; in a process of its own, where the study names code of the user's own.
+    """Do as `rehearse`, in a separate process if the study names code of the user's own.
 
-    An entry that ends that process, or takes longer than LONGEST_SEC, is told as any other that
-    fails, and the others are tried in another one.
+    An entry that ends that process, or takes longer than LONGEST_SEC, is reported like any other
+    that fails, and the rest are tried in a new process.
     """
     ended: list[str] = []
     while any(is_reference(entry.name) for key in _WANTED for entry in study.entries(key)):
@@ -68,12 +68,12 @@ def rehearse_apart(study: Study, sets: Sequence[tuple[DataSet, Patch]], base: Pa
             return failures
         if begun is None:
             raise StudyError(
-                f"models, losses and optimizers of the user's own are tried in a process of their "
-                f"own, which ended before it began with one ({how})."
+                f"models, losses and optimizers of the user's own are tried in a separate process, "
+                f"which ended before it tried any ({how})."
             )
         key, label = begun
         (entry,) = (entry for entry in study.entries(key) if entry.label == label)
-        ended.append(f"{key}: {entry.name} {how}; wanted is {_WANTED[key]}")
+        ended.append(f"{key}: {entry.name} {how}; expected {_WANTED[key]}")
         left = tuple(entry for entry in study.entries(key) if entry.label != label)
         study = study.model_copy(update={key: left})
     try:
@@ -88,16 +88,16 @@ def rehearse_apart(study: Study, sets: Sequence[tuple[DataSet, Patch]], base: Pa
 def _tried_apart(
     study: Study, sets: Sequence[tuple[DataSet, Patch]], base: Path
 ) -> tuple[list[str], Failures, tuple[str, str] | None, str | None]:
-    """Return what is wrong, what fails, the entry that was begun last, and how that ended it all.
+    """Return what is wrong, what fails, the entry begun last, and how it ended the process.
 
-    The last is None where nothing did.
+    The last is None if the process was not ended.
     """
     cargo = {"study": study, "sets": sets, "base": base}
     beside = Beside(_APART, {"asked": pickle.dumps(cargo)}, _STDERR)
     begun, since = None, monotonic()
     try:
         while True:
-            over = beside.ended()  # looked up first: what it said before is heard all the same
+            over = beside.ended()  # checked first, so that its last messages are still read
             for what, value in beside.heard(_LOOK_SEC, lambda what, value: (what, value)):
                 if what == "begun":
                     begun, since = value, monotonic()
@@ -108,23 +108,23 @@ def _tried_apart(
             if over:
                 return [], {}, begun, f"ended the process that it was tried in ({beside.end()})"
             if begun and monotonic() - since > LONGEST_SEC:
-                return [], {}, begun, f"was tried for {LONGEST_SEC / 60:g} min without an end"
+                return [], {}, begun, f"did not finish within {LONGEST_SEC / 60:g} min"
     finally:
         beside.end()
 
 
 def main() -> None:
-    """Try what the other end of the pipe sends, and say what comes of it."""
+    """Try what the other end of the pipe sends, and report the result."""
     pipe, cargo = begun_beside()
     own = os.getpid()
 
     def say(what: str, value: Any) -> None:
         if os.getpid() != own:
-            os._exit(0)  # a copy that a user's code forked
+            os._exit(0)  # a fork made by the user's code
         pipe.send((what, value))
 
     def end_with_the_other() -> None:
-        """Wait for the other end of the pipe, which says no more, to be closed."""
+        """Exit when the other end of the pipe, which sends nothing more, is closed."""
         try:
             pipe.recv()
         except (EOFError, OSError):
@@ -138,7 +138,7 @@ def main() -> None:
         say("wrong", str(error))
     else:
         say("failures", failures)
-    os._exit(0)  # not by Python's own end, which waits for the threads of a user's code
+    os._exit(0)  # not Python's normal exit, which waits for threads of the user's code
 
 
 def _unsaid(_key: str, _entry: Choice) -> None:
@@ -154,10 +154,10 @@ def rehearse(
 ) -> Failures:
     """Look up every model, optimizer and loss of a study, and try those of the user's own.
 
-    A model of the user's own is given a random batch of each data set's shape, in training and in
-    evaluation, a loss random logits of that shape. (An optimizer is tried where it is looked up.)
-    `begun` hears of each entry before it is tried. Returns what fails on some data sets and not on
-    others. Raises StudyError with a sentence for each that cannot be had, or fails on all of them.
+    A model of the user's own gets a random batch of each data set's shape, in training and in
+    evaluation; a loss gets random logits of that shape. (An optimizer is tried when it is looked
+    up.) `begun` is called before each entry is tried. Returns what fails on some data sets but not
+    on others. Raises StudyError with a sentence for each that cannot be loaded, or fails on all.
     """
     failures: dict[tuple[str, str, str], str] = {}
     wrong: dict[str, None] = {}
@@ -188,7 +188,7 @@ def rehearse(
 
 
 def _model_fault(entry: Choice, base: Path, data: DataSet, patch: Patch) -> str | None:
-    """Return why a model of the user's own fails on a data set; None if it does not."""
+    """Return why a model of the user's own fails on a data set, None if it does not."""
     part = model_row(entry.name, entry.params, base)
     if not is_reference(entry.name):
         return None
@@ -214,12 +214,13 @@ def _tried_model(model: Component[Model], data: DataSet, patch: Patch) -> str | 
                 if training and fault is None:
                     logits_of(found).sum().backward()  # type: ignore[no-untyped-call]  # torch's stub
                     if all(p.grad is None for p in network.parameters()):
-                        fault = "gave logits that none of its parameters decides"
+                        fault = "gave logits that no parameter affects"
         except StudyError as error:
             return str(error)
         except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever a user's code raises
             fault = f"failed with {failure(error)}"
         if fault is not None:
+            # This text is part of a skip's id, and tests/golden/trial_ids.json pins such an id.
             return (
                 f"models: {model.row.name} was given images {given} of float32 in {mode} and "
                 f"{fault}; wanted are logits {wanted}"
@@ -234,12 +235,12 @@ def _logits_fault(found: Any, wanted: tuple[int, ...]) -> str | None:
     if tuple(logits.shape) != wanted or not logits.is_floating_point():
         return f"gave {said(logits)}"
     if torch.is_grad_enabled() and not logits.requires_grad:
-        return "gave logits that no gradient goes through"
+        return "gave logits without a gradient"
     return None
 
 
 def _samples(data: DataSet) -> int:
-    """Return the size of a batch that no axis of the classes is taken for."""
+    """Return a batch size unlike the number of classes, so that swapped axes are noticed."""
     return 3 if len(data.store.meta.classes) == 2 else 2
 
 
@@ -249,7 +250,7 @@ def _logits_shape(data: DataSet, patch: Patch, samples: int) -> tuple[int, ...]:
 
 
 def _loss_fault(entry: Choice, base: Path, data: DataSet, patch: Patch) -> str | None:
-    """Return why a loss of the user's own fails on a data set; None if it does not."""
+    """Return why a loss of the user's own fails on a data set, None if it does not."""
     part = loss_row(entry.name, entry.params, base)
     if not is_reference(entry.name):
         return None
@@ -276,7 +277,7 @@ def _tried_loss(
     return (
         f"losses: {part.row.name} was given logits {shape} of float32, a target "
         f"{tuple(target.shape)} of {str(target.dtype).removeprefix('torch.')} "
-        f"and {dict(given) or 'no settings'}, and {fault}; wanted is {LOSS_WANTED}"
+        f"and {dict(given) or 'no settings'}, and {fault}; expected {LOSS_WANTED}"
     )
 
 
@@ -284,6 +285,6 @@ def _values_fault(values: Tensor, logits: Tensor) -> str | None:
     if values.shape != logits.shape[:1] or not values.is_floating_point():
         return f"gave {said(values)}"
     if not values.requires_grad:
-        return "gave values that no gradient goes through"
+        return "gave values without a gradient"
     (gradient,) = torch.autograd.grad(values.sum(), logits, allow_unused=True)
-    return "gave values that the logits do not decide" if gradient is None else None
+    return "gave values that do not depend on the logits" if gradient is None else None

@@ -1,4 +1,4 @@
-"""Every setting of the entries that a study names: what their rows' defaults and it come to."""
+"""All settings of the entries that a study names: their rows' defaults and the study's own."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -29,11 +29,11 @@ _SETTINGS: dict[str, Callable[[Choice, Path], Mapping[str, Any]]] = {
 def resolved(study: Study, base: Path) -> dict[str, Any]:
     """Return {axis: {label of an entry: {setting: value}}} of a study, as YAML can hold it.
 
-    `base` is the folder that references in the study start at. What a regularizer sets in an
-    optimizer stands with the regularizer, and in the column `hparams` of each trial.
+    `base` is the folder that references in the study are relative to. What a regularizer sets in an
+    optimizer is listed under the regularizer, and in the column `hparams` of each trial.
 
-    Raises StudyError where the study itself has such a block, copied from a run, and it says
-    something else: it sets nothing, so an edit there would be lost.
+    Raises StudyError if the study has such a block, copied from a run, with other values: the block
+    sets nothing, so an edit there would be lost.
     """
     found: dict[str, Any] = json.loads(
         json.dumps(
@@ -46,16 +46,16 @@ def resolved(study: Study, base: Path) -> dict[str, Any]:
     for key, entries in study.resolved.items():
         for label, settings in entries.items():
             expected = found.get(key, {}).get(label, settings)
-            # Runs of before a setting came do not record it.
+            # Runs made before a setting existed do not record it.
             if {**expected, **settings} != expected:
                 raise StudyError(
-                    f"resolved: {key}.{label} says {settings}, but comes to {expected}. This block "
-                    f"only records what a run used; set it under {key}, as "
+                    f"resolved: {key}.{label} says {settings}, but the study gives {expected}. "
+                    f"This block only records what a run used; set it under {key}, as "
                     f"`name: {{setting: value}}`."
                 )
     return found
 
 
 def together(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of an earlier call and of this one, this one's where both have some."""
+    """Return the settings of an earlier call and of this one; this one's take precedence."""
     return {key: {**before.get(key, {}), **entries} for key, entries in now.items()}

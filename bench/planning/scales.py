@@ -1,7 +1,7 @@
-"""How long the gradients of a study's losses are at the start, on one batch.
+"""The norms of the gradients of a study's losses at the start, on one batch.
 
-At one rate, an optimizer whose steps are as long as its gradients compares the scales of losses
-rather than the losses: a gradient a tenth as long is a rate a tenth as high.
+At one learning rate, an optimizer whose steps grow with its gradients compares the scales of losses
+rather than the losses: a gradient a tenth as long acts like a rate a tenth as high.
 """
 
 import math
@@ -26,9 +26,9 @@ from loaders.batches.torch_loader import gather
 
 @dataclass(frozen=True, kw_only=True)
 class Scales:
-    """The gradient's norm (L2, over all parameters) of each loss, of one model on one data set.
+    """The gradient's norm (L2, over all parameters) of each loss, for one model on one data set.
 
-    It is that of the first batch of the first trial, at its initial weights. `scaled` are the
+    It is measured on the first batch of the first trial, at its initial weights. `scaled` are the
     optimizers whose steps grow with it.
     """
 
@@ -38,7 +38,7 @@ class Scales:
     scaled: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Return a sentence: the losses from the longest gradient to the shortest."""
+        """Return a sentence that lists the losses from the longest gradient to the shortest."""
         ordered = sorted(self.norms.items(), key=lambda pair: -pair[1])
         found = ", ".join(f"{loss} {norm:.2g}" for loss, norm in ordered)
         said = f"gradient norms at the start, {self.dataset}, {self.model}: {found}"
@@ -46,13 +46,13 @@ class Scales:
         if len(ordered) < 2 or not self.scaled or not low > 0 or not math.isfinite(high):
             return said
         return (
-            f"{said}; {high / low:.2g} times apart, and so are at one rate the steps of "
-            f"{', '.join(self.scaled)}"
+            f"{said}; they differ by a factor of {high / low:.2g}, and so, at one rate, do the "
+            f"steps of {', '.join(self.scaled)}"
         )
 
 
 def gradient_scales(plan: Plan) -> Iterator[Scales]:
-    """Give the scales of each model on each data set of a plan."""
+    """Yield the scales of each model on each data set of a plan."""
     kinds: dict[tuple[str, str], list[Trial]] = {}
     for trial in plan.trials:
         kinds.setdefault((trial.dataset, trial.choices["model"].label), []).append(trial)
@@ -70,7 +70,7 @@ def gradient_scales(plan: Plan) -> Iterator[Scales]:
 def gradient_norm(trial: Trial, plan: Plan) -> float:
     """Return the norm of the gradient of a trial's loss at its first weights and first batch.
 
-    A batch is the study's, whatever the optimizer asks for.
+    The batch has the study's size, even if the optimizer takes larger ones.
     """
     data, device = plan.data(trial.dataset), torch.device(plan.study.device)
     split = data.split(trial.repeat, trial.fold)

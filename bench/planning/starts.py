@@ -6,14 +6,14 @@ from bench.study.pretrained import InitialWeights, WeightsNeeded, find
 from loaders.sampling.folds import Split
 from results.tables.axes import AXES
 
-# The entry of `pretrained` that stands for weights drawn anew.
+# The entry of `pretrained` that means random initial weights.
 SCRATCH = next(axis.plain for axis in AXES if axis.column == "pretrained")
 
 
 class Starts:
-    """Looks up the weights of a data set's combinations, each once.
+    """Looks up the weights of a data set's combinations, each only once.
 
-    Only the model, the entry of `pretrained` and the split decide them.
+    They depend only on the model, the entry of `pretrained` and the split.
     """
 
     def __init__(self, data: DataSet) -> None:
@@ -21,7 +21,7 @@ class Starts:
         self._found: dict[tuple[str, str, int, int], InitialWeights] = {}
 
     def of(self, combination: Combination, split: Split) -> InitialWeights | None:
-        """Return the weights, None for those drawn anew; raises what `find` does."""
+        """Return the weights, None for random ones; raises what `find` does."""
         pretrained, model = combination.choices["pretrained"], combination.choices["model"]
         if pretrained.name == SCRATCH:
             return None

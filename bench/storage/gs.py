@@ -1,6 +1,6 @@
-"""Google Cloud Storage by its JSON API (v1); google-auth and requests, as Ray brings them, talk.
+"""Google Cloud Storage by its JSON API (v1), through google-auth and requests, which Ray brings.
 
-Who asks comes from Google's application default credentials, as for every program of theirs.
+Credentials are Google's application default credentials, as for every program of theirs.
 Source of the calls: cloud.google.com/storage/docs/json_api, Objects.
 """
 
@@ -16,17 +16,17 @@ from urllib.parse import quote
 
 from bench.storage.objects import Entry, Objects, StorageAway, StorageError
 
-# Another server than Google's, without credentials: the name that its own libraries read.
+# The variable, read by Google's own libraries too, that names another server without credentials.
 EMULATOR = "STORAGE_EMULATOR_HOST"
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 _TIMEOUT_SEC = (5.0, 60.0)
 ATTEMPTS = 3
-# Requests at once, as of S3.
+# Requests at once, as for S3.
 _CONNECTIONS = 16
 _BLOCK_BYTES = 1 << 20
 _AWAY = (408, 429, 500, 502, 503, 504)
 _RIGHTS = (
-    "these credentials may not do that. They need the role Storage Object User "
+    "these credentials do not allow that. They need the role Storage Object User "
     "(roles/storage.objectUser) on the bucket"
 )
 
@@ -77,7 +77,7 @@ def opened(bucket: str, path: str) -> Objects:
                 answer = ask("GET", every, params=params)
             except FileNotFoundError as error:
                 raise StorageError(
-                    f"{address}: there is no such bucket. Make it, or name another."
+                    f"{address}: there is no such bucket. Create it, or name another."
                 ) from error
             now, page = parsedate_to_datetime(answer.headers["date"]), answer.json()
             for item in page.get("items", ()):
@@ -111,8 +111,8 @@ def _session(address: str) -> Any:
         from urllib3.util.retry import Retry
     except ImportError as error:
         raise StorageError(
-            f"{address}: google-auth or requests is not installed, which talk to Google's storage: "
-            f"`pip install google-auth requests` adds them."
+            f"{address}: Google's storage needs google-auth and requests, and one of them is not "
+            f"installed: run `pip install google-auth requests`."
         ) from error
     try:
         if EMULATOR in os.environ:
@@ -139,23 +139,23 @@ def _session(address: str) -> Any:
 
 
 def _check(address: str, answer: Any) -> None:
-    """Raise what an answer's status says."""
+    """Raise the error that an answer's status stands for."""
     status = answer.status_code
     if status < 300:
         return
     if status == 404:
         raise FileNotFoundError(f"{address}: there is no such object, or no such bucket")
     if status == 412:
-        raise FileExistsError(f"{address}: there is such an object")
+        raise FileExistsError(f"{address}: the object exists already")
     if status in _AWAY:
-        raise StorageAway(f"{address}: the storage cannot now ({status})")
+        raise StorageAway(f"{address}: the storage is unavailable ({status})")
     what = _RIGHTS if status in (401, 403) else f"the storage refuses ({status} {answer.reason})"
     raise StorageError(f"{address}: {what}.")
 
 
 @contextmanager
 def _told(address: str) -> Iterator[None]:
-    """Say what requests and google-auth raise as this project does."""
+    """Raise errors of requests and google-auth as this project's own."""
     from google.auth.exceptions import GoogleAuthError, TransportError
     from requests import RequestException
 
@@ -172,7 +172,7 @@ def _told(address: str) -> Iterator[None]:
 
 
 def _hexadecimal(md5: str) -> str:
-    """Return an MD5 as files have it; of an object that was composed there is none."""
+    """Return an MD5 in hexadecimal; a composed object has none."""
     try:
         return base64.b64decode(md5).hex()
     except binascii.Error:

@@ -1,9 +1,9 @@
-"""One driver a run: the lease of the process that writes a run in object storage.
+"""One driver per run: the lease of the process that writes a run in object storage.
 
-Its objects are `.driver/000001.json` and so on. Whoever wants the run puts the one after the last,
-on the condition that there is none (of two that try one is refused), and puts it again every
-RENEW_SEC while it lives; what it replaces it removes. A lease that says that its driver ended, or
-that was not put again for SILENT_SEC by the storage's clock, may be followed.
+Its objects are `.driver/000001.json` and so on. A process that wants the run puts the next number,
+on the condition that it does not exist (of two that try, one is refused), puts it again every
+RENEW_SEC while it lives, and removes the ones before it. A lease may be taken over if it says that
+its driver ended, or if it was not put again for SILENT_SEC by the storage's clock.
 """
 
 import json
@@ -21,7 +21,7 @@ from bench.storage.objects import START_SEC, Entry, Objects, patiently
 
 FOLDER = ".driver/"
 RENEW_SEC = 30.0
-# As long as others wait for a driver on another machine (results.status.SILENT).
+# The same wait as for a driver on another machine (results.status.SILENT).
 SILENT_SEC = 120.0
 
 _NAME = re.compile(r"\.driver/(\d{6})\.json")
@@ -35,7 +35,7 @@ class LeaseLost(OSError):  # noqa: N818  # what happened, as the OSErrors of a d
 class Lease:
     """The lease of a run that this process drives.
 
-    `token` says who; `goes_on` that nobody has driven the run since this machine did.
+    `token` identifies the driver; `goes_on`: nobody has driven the run since this machine did.
     """
 
     objects: Objects
@@ -44,11 +44,11 @@ class Lease:
     goes_on: bool
 
     def renew(self) -> None:
-        """Put it again; raises LeaseLost where another process has followed it."""
+        """Put it again; raises LeaseLost if another process has taken over."""
         if _last(self.objects.listed(FOLDER)) > self.number:
             raise LeaseLost(
-                f"{self.objects.address}: another driver has taken this run over, since nothing "
-                f"was heard of this one for {SILENT_SEC:.0f} s. It goes on there."
+                f"{self.objects.address}: another driver has taken this run over, since this one "
+                f"was silent for {SILENT_SEC:.0f} s. The run goes on there."
             )
         self._put(ended=False)
 
@@ -61,9 +61,9 @@ class Lease:
 
 
 def take(objects: Objects, mine: str | None) -> Lease:
-    """Take the lease of a run; `mine` is the token that this machine's copy of it was left with.
+    """Take the lease of a run; `mine` is the token in this machine's copy of it.
 
-    Raises StudyError where another driver has it, and as the storage does.
+    Raises StudyError if another driver has it, and the storage's errors.
     """
     found = patiently(lambda: objects.listed(FOLDER), START_SEC)
     last = _last(found)
@@ -74,7 +74,7 @@ def take(objects: Objects, mine: str | None) -> Lease:
     token = str(mine) if goes_on else secrets.token_hex(8)
     lease = Lease(objects=objects, number=last + 1, token=token, goes_on=goes_on)
     content = _content(token, ended=False)
-    # One that is there may be our own, put by a try whose answer was lost.
+    # An existing one may be our own, put by a try whose answer was lost.
     ours = objects.create(_name(lease.number), content) or (
         _read(objects, lease.number) == json.loads(content)
     )
@@ -83,8 +83,8 @@ def take(objects: Objects, mine: str | None) -> Lease:
         if ours:
             objects.remove([_name(lease.number)])
         raise StudyError(
-            f"{objects.address}: another process has just begun to run it. Wait for it, or choose "
-            f"another run folder."
+            f"{objects.address}: another process has just started to run it. Wait for it, or "
+            f"choose another run folder."
         )
     objects.remove([name for name in now if name != _name(lease.number)])
     return lease
@@ -93,14 +93,14 @@ def take(objects: Objects, mine: str | None) -> Lease:
 def _check_silent(objects: Objects, entry: Entry, before: dict[str, Any]) -> None:
     if entry.age < SILENT_SEC:
         raise StudyError(
-            f"{objects.address}: process {before.get('process')} on {before.get('host')} runs it; "
-            f"it said so {max(entry.age, 0):.0f} s ago. Wait for it, or choose another run folder. "
-            f"If it is gone, ask again when it has been silent for {SILENT_SEC:.0f} s."
+            f"{objects.address}: process {before.get('process')} on {before.get('host')} runs it, "
+            f"as of {max(entry.age, 0):.0f} s ago. Wait for it, or choose another run folder. If "
+            f"it is gone, try again when it has been silent for {SILENT_SEC:.0f} s."
         )
 
 
 def _read(objects: Objects, number: int) -> dict[str, Any]:
-    """Return what a lease says; nothing where it is no lease, or was followed this moment."""
+    """Return the content of a lease; {} if it is not a lease, or was taken over this moment."""
     try:
         content = json.loads(objects.read(_name(number)))
     except (FileNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""A run in object storage, to be read: a copy on this machine's disk, as the storage has it now."""
+"""Reads a run in object storage through an up-to-date copy on this machine's disk."""
 
 import fcntl
 import hashlib
@@ -24,11 +24,11 @@ from results.status import is_free
 # Requests at once. Assumption.
 AT_ONCE = 8
 
-# What a reader of a run needs none of, and what others than its driver write.
+# Folders that a reader of a run does not need, and files that readers write.
 _OF_THE_DRIVER = ("checkpoints", "weights")
 _OF_READERS = ("report.html", "verdict.json")
 _TRIALS = "trials"
-# A listing may be behind a compaction; the next one is not. Assumption: as results.tables.store.
+# A listing may lag behind a compaction; the next one does not. Assumption: as results.tables.store.
 _LOOKS = 5
 
 # Size and date of a file.
@@ -36,10 +36,11 @@ State = tuple[int, int]
 
 
 def readable(given: str | Path, *, begun: bool = True) -> Path:
-    """Return a folder that a run can be read in: itself, or of an address the copy as it is now.
+    """Return a folder in which a run can be read: itself, or for an address an up-to-date copy.
 
-    Where this machine drives a run at an address, that is the folder that it drives. With `begun`
-    raises StorageError where nothing is at the address; StorageError and StorageAway in any case.
+    If this machine drives the run at the address, it is the folder that it drives. With `begun`,
+    raises StorageError if nothing is at the address; raises StorageError and StorageAway anyway if
+    the storage refuses or does not answer.
     """
     if not is_address(given):
         return Path(given)
@@ -52,12 +53,12 @@ def readable(given: str | Path, *, begun: bool = True) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         found = patiently(partial(pull, objects, folder, _is_of_readers), START_SEC)
     if begun and not found:
-        raise StorageError(f"{objects.address} holds no run: nothing is there.")
+        raise StorageError(f"{objects.address} holds no run: it is empty.")
     return folder
 
 
 def put_report(given: str | Path, folder: Path) -> str | Path:
-    """Put what a report wrote for a run at an address there; return where its page is."""
+    """Upload the report of a run at an address; return the place of its page."""
     if not is_address(given):
         return folder / _OF_READERS[0]
     objects = opened(given)
@@ -68,21 +69,21 @@ def put_report(given: str | Path, folder: Path) -> str | Path:
 
 
 def local_copy(given: str | Path, use: str) -> Path:
-    """Return the folder of this machine's copy of a run; `use` says what it is for."""
+    """Return the folder of this machine's copy of a run; `use` is its purpose."""
     address = address_of(given)
     place = hashlib.sha256(address.encode()).hexdigest()[:16]
     return cache_folder() / "runs" / place / use / address.rpartition("/")[2]
 
 
 def lock_of(folder: Path) -> Path:
-    """Return the file that is locked while a copy is driven, or made."""
+    """Return the file that is locked while a copy is driven or made."""
     return folder.with_name(".lock")
 
 
 def pull(objects: Objects, folder: Path, wanted: Callable[[str], bool]) -> dict[str, Entry]:
-    """Bring a folder to what the storage has of what is wanted; return that."""
+    """Make a folder equal to the wanted objects of the storage; return these."""
     for look in range(_LOOKS):
-        # `trials/` first, as in results.tables.store: a trial that stands there has its others.
+        # `trials/` first, as in results.tables.store: a trial listed there has its other files.
         trials = {n: e for n, e in objects.listed("").items() if is_trial(n)}
         found = {n: e for n, e in objects.listed("").items() if not is_trial(n)} | trials
         found = {n: e for n, e in found.items() if is_safe(n) and wanted(n)}
@@ -111,11 +112,11 @@ def _fetch(objects: Objects, folder: Path, name: str) -> None:
 
 
 def files_of(folder: Path) -> dict[str, State]:
-    """Return the files of a run in a folder by name, `trials/` looked at first.
+    """Return the files of a run in a folder by name, reading `trials/` first.
 
-    A trial that stands in `trials/` has its other files already. While a directory is read, a part
-    may come where the reading has passed and the files it was made from go where it has not: two
-    readings alike rule that out.
+    A trial listed in `trials/` has its other files already. While a directory is read, a merged
+    file may appear behind the reader and its parts vanish ahead of it: two equal readings rule that
+    out.
     """
     found: dict[str, State] = {}
     places = []
@@ -135,13 +136,13 @@ def files_of(folder: Path) -> dict[str, State]:
 
 
 def state_of(path: Path) -> State:
-    """Return what changes when a file does; raises FileNotFoundError."""
+    """Return a state that changes when the file does; raises FileNotFoundError."""
     found = path.stat()
     return found.st_size, found.st_mtime_ns
 
 
 def is_safe(name: str) -> bool:
-    """Return whether a name stays inside the folder, and is of a file of a run."""
+    """Return whether a name stays inside the folder and names a file of a run."""
     return all(part and not part.startswith(".") for part in name.split("/"))
 
 

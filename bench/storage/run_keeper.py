@@ -1,12 +1,12 @@
-"""A run in object storage, driven from here: its files are on this disk, and put there meanwhile.
+"""Drives a run in object storage from here: its files are on this disk and uploaded meanwhile.
 
-The driver writes its files as ever; a thread beside it puts them into the storage, so that no trial
-waits for that, and a storage that is away for a while costs no more than its absence. What counts
-comes last: the rows of a trial in `trials/` after its others, and after both how far the run is.
-What the driver removes is removed there, after all that was written before.
+The driver writes its files as usual; a thread beside it uploads them, so that no trial waits for
+that, and a storage that is away for a while costs no more than its absence. The order makes trials
+whole: the rows of a trial in `trials/` come after its other files, and the run's progress comes
+after both. What the driver removes is removed there, after all that was written before.
 
-A copy whose last driver was this machine's goes on as it is, with what the storage lacks; any other
-is made anew from there.
+If this machine was the run's last driver, its copy goes on as it is and uploads what the storage
+lacks; otherwise the copy is made anew from there.
 """
 
 import fcntl
@@ -49,12 +49,12 @@ from results.tables.schema import TABLES
 
 log = logging.getLogger("medopt.storage")
 
-# How often one looks for files to put; longer and longer while the storage is away. Assumption.
+# How often to look for files to upload; less and less often while the storage is away. Assumption.
 LOOK_SEC = 1.0
 _LONGEST_LOOK_SEC = 30.0
-# Files that change all the time -> seconds between two times that they are put. Each put costs.
+# Files that change all the time -> seconds between two uploads, since each upload costs.
 PACE_SEC: Mapping[str, float] = {STATUS: 10.0, "log.txt": 60.0}
-# How long a run that ended waits for a storage that is away, and one that was stopped. Assumption.
+# How long a run waits for a storage that is away: if it ended, and if it was stopped. Assumption.
 CLOSE_SEC = 900.0
 STOPPED_SEC = 15.0
 
@@ -63,7 +63,7 @@ STOPPED_SEC = 15.0
 class Driven:
     """A run at an address that this process drives, and its folder here.
 
-    `check` raises LeaseLost where another process has taken the run over.
+    `check` raises LeaseLost if another process has taken the run over.
     """
 
     address: str
@@ -73,11 +73,11 @@ class Driven:
 
 @contextmanager
 def driven(given: str | Path) -> Iterator[Driven]:
-    """Drive the run at an address: its files here are put there until the block ends.
+    """Drive the run at an address: its files here are uploaded until the block ends.
 
-    The end waits for the storage to have all, CLOSE_SEC at most where it is away. Raises StudyError
-    where another process runs it; StorageError, StorageAway; LeaseLost, and OSError where not all
-    could be put: the same call on this machine goes on with what is left.
+    The end waits until the storage has everything, at most CLOSE_SEC if it is away. Raises
+    StudyError if another process runs it; StorageError, StorageAway; LeaseLost, and OSError if not
+    everything could be uploaded: the same call on this machine uploads the rest.
     """
     objects, folder = opened(given), local_copy(given, "driving")
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def driven(given: str | Path) -> Iterator[Driven]:
             shutil.rmtree(folder)
             folder.mkdir()
             patiently(partial(pull, objects, folder, _is_of_drivers), START_SEC)
-            # Only now: a copy that is not whole is not what this machine left.
+            # Only now: an incomplete copy must not count as this machine's own.
             token.write_text(lease.token)
         keeper = _Keeper(objects, folder, lease)
         keeper.know(patiently(lambda: objects.listed(""), START_SEC))
@@ -106,7 +106,7 @@ def driven(given: str | Path) -> Iterator[Driven]:
         except BaseException:
             try:
                 keeper.close(STOPPED_SEC)
-            except OSError as error:  # what ended the run is what is to be told
+            except OSError as error:  # the error that ended the run is the one to report
                 log.warning("%s", error)
             raise
         keeper.close(CLOSE_SEC)
@@ -114,7 +114,7 @@ def driven(given: str | Path) -> Iterator[Driven]:
 
 @dataclass
 class _Keeper:
-    """Puts the files of a folder into the storage, in a thread of its own."""
+    """Uploads the files of a folder to the storage, in its own thread."""
 
     objects: Objects
     folder: Path
@@ -130,7 +130,7 @@ class _Keeper:
         self.thread = threading.Thread(target=self._keep, name="storage", daemon=True)
 
     def know(self, found: Mapping[str, Entry]) -> None:
-        """Take note of what the storage has already; what is no more here is to be removed."""
+        """Note what the storage has already; what no longer exists here will be removed there."""
         for name, entry in found.items():
             path = self.folder / name
             if is_safe(name) and entry.is_of(path):
@@ -139,12 +139,12 @@ class _Keeper:
                 self._known[name] = None
 
     def check(self) -> None:
-        """Raise LeaseLost where another process has taken the run over."""
+        """Raise LeaseLost if another process has taken the run over."""
         if self._lost is not None:
             raise self._lost
 
     def close(self, seconds: float) -> None:
-        """Put what is left and end the lease; raises OSError where that cannot be done in time."""
+        """Upload what is left and end the lease; raises OSError if that cannot be done in time."""
         self._stop.set()
         self.thread.join()
         self.check()
@@ -155,7 +155,7 @@ class _Keeper:
             raise OSError(
                 f"{len(new) + len(gone)} file(s) of the run have not reached "
                 f"{self.objects.address}: {error}. They are kept in {self.folder}: the same "
-                f"command on this machine brings them there."
+                f"command on this machine uploads them."
             ) from error
 
     def _put_all(self) -> None:
@@ -177,9 +177,9 @@ class _Keeper:
                 log.error("%s", error)  # noqa: TRY400  # a sentence, no fault of this program
                 return
             except (StorageAway, StorageError) as error:
-                # What a person can mend, such as credentials that expired, is waited for too.
+                # Wait also for what a person can mend, such as expired credentials.
                 if not away:
-                    log.warning("the run goes on, its files wait in %s: %s", self.folder, error)
+                    log.warning("the run goes on; its files wait in %s: %s", self.folder, error)
                 look, away = min(2 * look, _LONGEST_LOOK_SEC), True
             else:
                 if away:
@@ -194,7 +194,7 @@ class _Keeper:
         with ThreadPoolExecutor(AT_ONCE) as pool:
             for _, names in sorted(stages.items()):
                 if not all(list(pool.map(self._put_one, names))):
-                    return  # a compaction has moved rows meanwhile: what they are in comes first
+                    return  # a compaction has moved rows meanwhile: its files must come first
         for name in gone:
             self.objects.remove([name])
             del self._known[name]
@@ -212,7 +212,7 @@ class _Keeper:
         return True
 
     def _left(self, *, everything: bool) -> tuple[list[str], list[str]]:
-        """Return the files that are to be put, and those to be removed there."""
+        """Return the files to upload, and those to remove there."""
         here, now = files_of(self.folder), time.monotonic()
         new = [
             name
@@ -224,7 +224,7 @@ class _Keeper:
 
 
 def _stage(name: str) -> int:
-    """Return when a file is put: what says that others are whole comes after them."""
+    """Return a file's place in the order: a file that says others are whole comes after them."""
     return 2 if name == STATUS else int(is_trial(name))
 
 

@@ -1,6 +1,6 @@
-"""Amazon S3 and what speaks as it does (MinIO, Ceph, R2), by boto3; imported when it is asked for.
+"""Amazon S3 and compatible storages (MinIO, Ceph, R2), by boto3; imported when it is needed.
 
-Where it is and who asks come from the environment, or the files, that every AWS program reads:
+The endpoint and credentials come from the environment or the files that every AWS program reads:
 AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, AWS_PROFILE, the role of a machine.
 """
 
@@ -12,35 +12,36 @@ from typing import Any, BinaryIO
 
 from bench.storage.objects import Entry, Objects, StorageAway, StorageError
 
-# Requests at once: those that put a run's files, and what is asked meanwhile.
+# Requests at once: those that upload a run's files, and other calls meanwhile.
 CONNECTIONS = 16
-# A storage that has not answered for so long is away; whoever asks decides how often to ask again.
+# A storage that has not answered within this time is away; the caller decides how often to retry.
 CONNECT_SEC, READ_SEC = 5.0, 30.0
 ATTEMPTS = 3
-# Up to here one request puts a file; Amazon takes 5 GiB, and a request that is cut is sent anew.
+# Files up to this size take one request. Amazon allows 5 GiB, but a request that is cut is sent
+# anew.
 ONE_PUT_BYTES = 1 << 30
 _BLOCK_BYTES = 1 << 20
 
-# Code of an error -> what to do.
+# Error code -> message.
 _REFUSED = {
-    "NoSuchBucket": "there is no such bucket. Make it, or name another",
-    "AccessDenied": "these credentials may not do that. They need s3:ListBucket on the bucket, and "
-    "s3:GetObject, s3:PutObject and s3:DeleteObject on what is in it",
+    "NoSuchBucket": "there is no such bucket. Create it, or name another",
+    "AccessDenied": "these credentials do not allow that. They need s3:ListBucket on the bucket, "
+    "and s3:GetObject, s3:PutObject and s3:DeleteObject on its objects",
     "InvalidAccessKeyId": "the access key is not known there. Check AWS_ACCESS_KEY_ID or "
     "AWS_PROFILE",
-    "SignatureDoesNotMatch": "the secret key is not that of the access key. Check "
+    "SignatureDoesNotMatch": "the secret key does not belong to the access key. Check "
     "AWS_SECRET_ACCESS_KEY or AWS_PROFILE",
     "ExpiredToken": "the credentials have expired. Log in again",
-    "RequestTimeTooSkewed": "this machine's clock is wrong. Set it, and ask again",
-    "PermanentRedirect": "the bucket is in another region. Set AWS_REGION to it",
-    "NotImplemented": "this storage lacks what is asked of it: conditional writes (If-None-Match)",
+    "RequestTimeTooSkewed": "this machine's clock is wrong. Set it, and try again",
+    "PermanentRedirect": "the bucket is in another region. Set AWS_REGION to that region",
+    "NotImplemented": "this storage lacks a needed feature: conditional writes (If-None-Match)",
 }
 _REFUSED["403"] = _REFUSED["Forbidden"] = _REFUSED["AccessDenied"]
 _AWAY = ("SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "InternalError")
 
 
 def opened(bucket: str, path: str) -> Objects:
-    """Return the objects of `s3://bucket/path`; raises StorageError where boto3 is missing."""
+    """Return the objects of `s3://bucket/path`; raises StorageError if boto3 is missing."""
     address = f"s3://{bucket}/{path}"
     try:
         import boto3
@@ -48,7 +49,7 @@ def opened(bucket: str, path: str) -> Objects:
         from botocore.exceptions import BotoCoreError
     except ImportError as error:
         raise StorageError(
-            f"{address}: boto3 is not installed, which talks to S3: `pip install boto3` adds it."
+            f"{address}: S3 needs boto3, which is not installed: run `pip install boto3`."
         ) from error
     retries = {"mode": "standard", "total_max_attempts": ATTEMPTS}
     config = Config(
@@ -58,7 +59,7 @@ def opened(bucket: str, path: str) -> Objects:
         retries=retries,
     )
     try:
-        # A session of its own: the one that boto3 shares is not safe with threads.
+        # Our own session: boto3's shared one is not thread-safe.
         client = boto3.session.Session().client("s3", config=config)
     except (BotoCoreError, ValueError) as error:
         raise StorageError(f"{address}: {_one_line(error)}. Check AWS_ENDPOINT_URL.") from error
@@ -75,7 +76,7 @@ def _objects(client: Any, address: str, bucket: str, path: str) -> Objects:
             file.seek(0)
             if size <= ONE_PUT_BYTES:
                 client.put_object(**at(name), Body=file)
-            else:  # in parts, which are an object once all of them are there
+            else:  # in parts, which become an object once all of them have arrived
                 client.upload_fileobj(file, **at(name))
 
     def create(name: str, content: bytes) -> bool:
@@ -115,7 +116,7 @@ def _objects(client: Any, address: str, bucket: str, path: str) -> Objects:
 
 @contextmanager
 def _told(address: str, exists: type[OSError] = StorageAway) -> Iterator[None]:
-    """Say what boto3 raises as this project does; `exists` where a condition was not met."""
+    """Raise errors of boto3 as this project's own; `exists` if a condition was not met."""
     from boto3.exceptions import Boto3Error
     from botocore import exceptions as boto
 
@@ -130,7 +131,7 @@ def _told(address: str, exists: type[OSError] = StorageAway) -> Iterator[None]:
         if status in (409, 412):
             raise exists(f"{address}: {code}: {message}") from error
         if status in (408, 429) or status >= 500 or code in _AWAY:
-            raise StorageAway(f"{address}: the storage cannot now ({status} {code})") from error
+            raise StorageAway(f"{address}: the storage is unavailable ({status} {code})") from error
         what = _REFUSED.get(code, f"the storage refuses ({code}: {message})")
         raise StorageError(f"{address}: {what}.") from error
     except (
@@ -148,7 +149,7 @@ def _told(address: str, exists: type[OSError] = StorageAway) -> Iterator[None]:
     except (boto.ParamValidationError, boto.ProfileNotFound, boto.NoRegionError) as error:
         raise StorageError(f"{address}: {_one_line(error)}.") from error
     except (boto.BotoCoreError, Boto3Error) as error:
-        # What is left are connections that are not made, cut, or silent.
+        # The rest are connections that failed, were cut, or are silent.
         raise StorageAway(
             f"{address}: the storage does not answer ({_one_line(error)}). Check the network, and "
             f"AWS_ENDPOINT_URL if it is not Amazon's"

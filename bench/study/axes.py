@@ -1,9 +1,9 @@
-"""What each axis of a study offers: a table of entries, and what they do. One row each.
+"""What each axis of a study offers: a table of entries, and what they do. One row for each axis.
 
-The names, columns and plain entries stand in `results.tables.axes` under the same keys. An entry
-of an axis whose rows have `changes` sets something in other parts of a combination (a setting of
-the model, optimizer or loss, the augmentation, a field of the trial), as a regularizer does: a new
-axis of that kind needs a row there, one here and the file of its table.
+The names, columns and plain entries are in `results.tables.axes` under the same keys. If an axis
+has `changes`, its entries set something in other parts of a combination (a setting of the model,
+optimizer or loss, the augmentation, a field of the trial), as a regularizer does. A new axis of
+that kind needs a row there, one here, and the file of its table.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,12 +24,12 @@ from models.table import MODELS
 
 @dataclass(frozen=True, kw_only=True)
 class StudyAxis:
-    """What an axis is to a study.
+    """One axis of a study.
 
-    - `what`: what one entry is called in messages; `about`: a few words for those who write one.
-    - `check(entry)` raises ValueError where an entry cannot be.
-    - `changes`: the rows that set something in other parts; None where they are parts themselves.
-    - `single`: one entry may stand without a list.
+    - `what`: the word for an entry in messages; `about`: a few words for those who write one.
+    - `check(entry)` raises ValueError if an entry is invalid.
+    - `changes`: the rows that set something in other parts; None if entries are parts themselves.
+    - `single`: one entry may be given without a list.
     """
 
     what: str
@@ -41,7 +41,7 @@ class StudyAxis:
 
 @dataclass(frozen=True)
 class _Settable:
-    """A model as `check_entry` asks for it: models know no settings of ours."""
+    """A model in the form that `check_entry` takes: rows of models have no such method."""
 
     name: str
     defaults: Mapping[str, Setting]
@@ -63,7 +63,7 @@ def _rows(
 
 
 def _places(entry: Choice) -> None:
-    """Check what is set for weights; whether they are there is seen when a study is resolved."""
+    """Check the settings of weights; whether they exist is checked when a study is resolved."""
     start_settings(entry.params)
 
 
@@ -74,11 +74,11 @@ STUDY_AXES: dict[str, StudyAxis] = {
     ),
     "losses": StudyAxis(what="loss", check=_rows("loss", LOSSES, references=True)),
     "schedules": StudyAxis(
-        what="schedule", about="of the learning rate", check=_rows("schedule", SCHEDULES)
+        what="schedule", about="schedule of the learning rate", check=_rows("schedule", SCHEDULES)
     ),
     "regularizers": StudyAxis(
         what="regularizer",
-        about="none: early stopping alone",
+        about="none: only early stopping",
         check=_rows("regularizer", REGULARIZERS),
         changes=REGULARIZERS,
     ),
@@ -90,14 +90,14 @@ STUDY_AXES: dict[str, StudyAxis] = {
     ),
     "clinical": StudyAxis(
         what="clinical",
-        about="none, or with_clinical: the columns that the store keeps beside the image",
+        about="none, or with_clinical: the network also sees the clinical columns of the store",
         check=_rows("clinical", CLINICAL),
         changes=CLINICAL,
         single=True,
     ),
     "labels": StudyAxis(
         what="labels",
-        about="what the training part is taught: as_given, flipped, or what its readers said",
+        about="answers to train on: as_given, flipped, or those of the readers",
         check=_rows("labels", LABELS),
         changes=LABELS,
         single=True,

@@ -17,8 +17,8 @@ def _check_json(params: dict[str, Any]) -> dict[str, Any]:
             json.loads(json.dumps(value, sort_keys=True), parse_constant=_no_nan)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"setting {name} is {value!r}; settings are numbers, text, true, false, and lists "
-                f"and mappings of these."
+                f"setting {name} is {value!r}; settings must be numbers, text, true, false, or "
+                f"lists and mappings of these."
             ) from error
     return params
 
@@ -30,9 +30,9 @@ def _no_nan(constant: str) -> float:
 
 
 class Choice(BaseModel):
-    """A row of a table or a reference, and the settings made for it.
+    """A row of a table or a reference, with its settings.
 
-    These are what JSON can hold, since a trial's id is the hash of their JSON.
+    Settings are what JSON can hold, since a trial's id is the hash of their JSON.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -61,9 +61,9 @@ Entry = Annotated[Choice, BeforeValidator(_choice)]
 def check_entry(
     what: str, entry: Choice, table: Mapping[str, Any], *, references: bool = False
 ) -> None:
-    """Raise ValueError where an entry is not a row of `table`, or sets what that has not.
+    """Raise ValueError if an entry is not a row of `table`, or sets what that row does not have.
 
-    `what` is what one entry is called; with `references` it may be something of the user's own.
+    `what` is the word for an entry in messages; with `references` it may be the user's own code.
     """
     if entry.name in table:
         table[entry.name].settings(entry.params)
@@ -72,7 +72,7 @@ def check_entry(
 
 
 def check_distinct(entries: tuple[Choice, ...]) -> tuple[Choice, ...]:
-    """Return the entries of a list; raises ValueError where one stands twice."""
+    """Return the entries of a list; raises ValueError if one is listed twice."""
     labels = [entry.label for entry in entries]
     for place, label in enumerate(labels):
         if label in labels[:place]:

@@ -1,6 +1,6 @@
-"""What a combination's entries stand for: rows of our tables or of the user's own making.
+"""The parts that a combination's entries name: rows of our tables, or the user's own code.
 
-Each is looked up once for a combination, with its settings, and carried from there.
+Each is looked up once for a combination, with its settings, and passed on from there.
 """
 
 import inspect
@@ -32,15 +32,15 @@ from results.tables.axes import AXES
 
 Row = TypeVar("Row")
 
-# What a reference of each kind is to be, for those who named something else.
+# What a reference of each kind must be, for error messages.
 MODEL_WANTED = (
-    "a class or function that makes a torch.nn.Module and is called by name with in_channels, "
+    "a class or function that makes a torch.nn.Module and takes the keyword arguments in_channels, "
     "out_channels, dims, patch and its settings"
 )
-OPTIMIZER_WANTED = "a class or function that makes a torch optimizer of parameters and settings"
+OPTIMIZER_WANTED = "a class or function that makes a torch optimizer from parameters and settings"
 LOSS_WANTED = (
-    "a function of logits and target, or a class of such that is made without arguments, which "
-    "returns one value for each sample or their mean"
+    "a function of logits and target (or a class, made without arguments, whose objects are such "
+    "functions) that returns one value for each sample or their mean"
 )
 
 
@@ -54,9 +54,9 @@ class Part(Generic[Row]):
 
 @dataclass(frozen=True, kw_only=True)
 class Component(Generic[Row]):
-    """A part of a trial: its row, its identity as above, and every setting made for it.
+    """A part of a trial: its row, its identity as above, and all of its settings.
 
-    What other axes set stands over what its own entry sets.
+    Settings made by other axes override those of its own entry.
     """
 
     row: Row
@@ -66,11 +66,11 @@ class Component(Generic[Row]):
 
 @dataclass(frozen=True, kw_only=True)
 class Combination:
-    """One point of the axes, with what its entries stand for.
+    """One entry of each axis, with the parts that they name.
 
     `choices` maps the column of each axis to its entry; `base` is the folder that references in the
-    study start at; `drawn` are settings of the optimizer that a search drew, over all others.
-    Properties raise StudyError on a setting that a row does not know or take.
+    study are relative to; `drawn` are optimizer settings that a search drew, which override all
+    others. Properties raise StudyError on a setting that a row does not know or take.
     """
 
     choices: Mapping[str, Choice]
@@ -79,57 +79,57 @@ class Combination:
 
     @cached_property
     def own_model(self) -> Part[Model]:
-        """The model as its own entry has it, whatever other axes set."""
+        """The model as its own entry sets it, without what other axes set."""
         return model_row(*self._own("model"), self.base)
 
     @cached_property
     def own_optimizer(self) -> Part[Optimizer]:
-        """The optimizer as its own entry has it."""
+        """The optimizer as its own entry sets it."""
         return optimizer_row(*self._own("optimizer"), self.base)
 
     @cached_property
     def own_loss(self) -> Part[Loss]:
-        """The loss as its own entry has it."""
+        """The loss as its own entry sets it."""
         return loss_row(*self._own("loss"), self.base)
 
     @cached_property
     def model(self) -> Component[Model]:
-        """The model, with all that is set for it."""
+        """The model, with all of its settings."""
         own = self.own_model
         settings = {**own.row.settings, **self.given("model")}
         return Component(row=own.row, identity=own.identity, settings=settings)
 
     @cached_property
     def optimizer(self) -> Component[Optimizer]:
-        """The optimizer, with all that is set for it."""
+        """The optimizer, with all of its settings."""
         own = self.own_optimizer
         settings = own.row.settings({**self.given("optimizer"), **self.drawn})
         return Component(row=own.row, identity=own.identity, settings=settings)
 
     @cached_property
     def loss(self) -> Component[Loss]:
-        """The loss, with all that is set for it."""
+        """The loss, with all of its settings."""
         own = self.own_loss
         settings = own.row.settings(self.given("loss"))
         return Component(row=own.row, identity=own.identity, settings=settings)
 
     @cached_property
     def schedule(self) -> Component[Schedule]:
-        """The schedule, with all that is set for it."""
+        """The schedule, with all of its settings."""
         chosen = self.choices["schedule"]
         row = SCHEDULES[chosen.name]
         return Component(row=row, identity=chosen.name, settings=row.settings(chosen.params))
 
     @property
     def setters(self) -> Iterator[tuple[Regularizer, Choice]]:
-        """Give the chosen rows that set something in other parts, in the order of axes."""
+        """Yield the chosen rows that set something in other parts, in the order of axes."""
         for axis in AXES:
             table, chosen = STUDY_AXES[axis.key].changes, self.choices[axis.column]
             if table is not None:
                 yield table[chosen.name], chosen
 
     def changes(self, part: str) -> dict[str, Any]:
-        """Return field -> value of what other axes set in a part: model, augment, trial, ..."""
+        """Return field -> value for what other axes set in a part: model, augment, trial, ..."""
         usual = {}
         if part == "optimizer":
             usual["weight_decay"] = self.own_optimizer.row.usual_decay(self.choices[part].params)
@@ -140,7 +140,7 @@ class Combination:
         }
 
     def given(self, part: str) -> dict[str, Any]:
-        """Return what is set for a part: by its own entry, and over it by other axes."""
+        """Return the settings of a part: its own entry's, overridden by those of other axes."""
         return {**self.choices[part].params, **self.changes(part)}
 
     def _own(self, part: str) -> tuple[str, dict[str, Any]]:
@@ -148,12 +148,12 @@ class Combination:
 
 
 def model_row(name: str, given: Mapping[str, Any], base: Path) -> Part[Model]:
-    """Return the row of a model with the settings set for it: its `build` gets them.
+    """Return the row of a model with its settings, which its `build` gets.
 
     `timm:NAME` and `torchvision:NAME` are networks of these libraries:
-    `models.classification.library`. Any other reference is called as `Model.build` is, with the
-    settings by name. Raises StudyError on a setting that the row does not know, a value that it
-    does not take, and a name that a library lacks.
+    `models.classification.library`. Any other reference is called like `Model.build`, with the
+    settings as keyword arguments. Raises StudyError on a setting that the row does not know, a
+    value that it does not take, and a name that a library lacks.
     """
     if not is_reference(name) or is_by_name(name):
         try:
@@ -161,7 +161,7 @@ def model_row(name: str, given: Mapping[str, Any], base: Path) -> Part[Model]:
             row = replace(own, settings=merge(f"model {name}", own.settings, given))
         except ValueError as error:
             raise StudyError(f"models: {error}") from error
-        # A library's network is what that version of it makes.
+        # Another version of a library may make another network.
         return Part(row=row, identity=f"{name} {row.source}" if is_by_name(name) else name)
     build, source = load_callable(name, base, key="models", wanted=MODEL_WANTED)
     row = Model(
@@ -179,7 +179,7 @@ def model_row(name: str, given: Mapping[str, Any], base: Path) -> Part[Model]:
 
 
 def optimizer_row(name: str, given: Mapping[str, Any], base: Path) -> Part[Optimizer]:
-    """Return the row of an optimizer as its choices make it, after checking what is set for it.
+    """Return the row of an optimizer as its choices make it, after checking its settings.
 
     A reference is called as `constructor(parameters, **settings)`:
     `bench.optimizers.by_reference.borrowed`. Raises StudyError on a setting that the row does not
@@ -205,8 +205,9 @@ def loss_row(name: str, given: Mapping[str, Any], base: Path) -> Part[Loss]:
 
     A reference is a function, or a class to be made without arguments. It takes logits
     (N, C, *spatial) of float32 or wider, targets (N, *spatial) and the settings by name, and
-    returns one value a sample (N,) or their mean: over several processes it sees the samples of
-    one. Raises StudyError on a setting that the row does not know or whose value cannot be.
+    returns one value for each sample (N,) or their mean. In a trial of several processes it sees
+    the samples of one. Raises StudyError on a setting that the row does not know, and on an invalid
+    value.
     """
     if not is_reference(name):
         row = LOSSES[name]
@@ -222,7 +223,7 @@ def loss_row(name: str, given: Mapping[str, Any], base: Path) -> Part[Loss]:
         except (Exception, SystemExit) as error:  # a user's code may raise anything; it is reported
             raise StudyError(
                 f"losses: {name} is a class that fails with {failure(error)} when it is made "
-                f"without arguments; wanted is {LOSS_WANTED}."
+                f"without arguments; expected {LOSS_WANTED}."
             ) from error
     own = Loss(
         name=name,
@@ -240,7 +241,7 @@ def loss_row(name: str, given: Mapping[str, Any], base: Path) -> Part[Loss]:
 
 @lru_cache
 def _try_settings(name: str, settings: str) -> None:
-    """Make an optimizer of the table of one weight; raises StudyError where it will not be made."""
+    """Make an optimizer of the table for one weight; raises StudyError if it cannot be made."""
     given = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(settings).items()}
     try:
         OPTIMIZERS[name].build([nn.Parameter(torch.zeros(2, 2))], **given)
@@ -251,12 +252,12 @@ def _try_settings(name: str, settings: str) -> None:
 
 
 def _own(name: str, source: str) -> str:
-    # The name and the source decide, not where the file stands.
+    # The name and the source decide, not the path of the file.
     return f"{name.rpartition(':')[2]} {source}"
 
 
 def _per_sample(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Spread a loss that returns a mean over its samples: the mean of them is the same number."""
+    """Give every sample the mean that a loss returns: the mean over samples stays the same."""
 
     def loss(
         logits: Tensor,
@@ -268,7 +269,7 @@ def _per_sample(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         del weights, total
         value = function(wide(logits), target, **settings)
         if not isinstance(value, Tensor):
-            raise TypeError(f"it returned {said(value)}, no tensor")
+            raise TypeError(f"it returned {said(value)}, not a tensor")
         return value.expand(len(logits)) if value.dim() == 0 else value
 
     return loss

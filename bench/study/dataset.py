@@ -1,4 +1,4 @@
-"""The data of a study: a store, opened once a process, and the splits of its cases."""
+"""The data of a study: a store, opened once per process, and the splits of its cases."""
 
 import os
 import re
@@ -36,9 +36,9 @@ open_once = lru_cache(maxsize=None)(open_store)
 class DataSet:
     """One data set of a study: its name in the results, where its store is, and its splits.
 
-    `outside` is the store that it is tested on, None: its own. `notes` are sentences on splits that
-    others made, which every reader of its scores must know. `address` and `outside_address` are
-    where these stores were copied from, None where they lie in a folder.
+    `outside` is the store that it is tested on, None for its own. `notes` are sentences about
+    predefined splits that every reader of its scores must know. `address` and `outside_address`
+    are where these stores were copied from, None for stores in a folder.
     """
 
     name: str
@@ -75,7 +75,7 @@ class DataSet:
         return next(s for s in self.splits if (s.repeat, s.fold) == (repeat, fold))
 
     def people(self, rows: Sequence[int] | np.ndarray) -> People:
-        """Return whose cases these rows of the store are; all are of one source."""
+        """Return the patients of these rows of the store; all rows are from one source."""
         store = self.store
         source = store.source_of(int(rows[0]))
         found = [(store.case_ids[i], store.source_groups[i], store.image_ids[i]) for i in rows]
@@ -87,10 +87,10 @@ class DataSet:
         )
 
     def folds(self) -> pa.Table:
-        """Return who is in which part of which fold, as `folds.parquet` of a run has it.
+        """Return the part of each case in each fold, as in `folds.parquet` of a run.
 
-        Beside the columns of `splits_table`: `dataset`, and what tells later studies whom a trial
-        has trained on (bench.study.pretrained.People).
+        Beside the columns of `splits_table`: `dataset`, and columns that tell later studies which
+        patients a trial has trained on (bench.study.pretrained.People).
         """
         store = self.store
         table = splits_table(self.splits, store.case_ids, store.groups)
@@ -116,10 +116,10 @@ def _copy_here(path: Path, address: str | None) -> Path:
 
 
 def locate(entry: str, base: Path, stores: Path) -> Path:
-    """Return the folder of the store that a study's data entry names; of an address the copy here.
+    """Return the folder of the store that a study's data entry names; for an address, of its copy.
 
     A reference `path/file.py:function` to a data set of the user's own is prepared under `stores`
-    first, once a version of its source. Raises StudyError if there is no such store.
+    first, once for each version of its source. Raises StudyError if there is no such store.
     """
     if _is_own(entry):
         return _prepare_own(entry, base, stores)
@@ -129,7 +129,7 @@ def locate(entry: str, base: Path, stores: Path) -> Path:
 
 
 def check_there(entry: str, base: Path) -> None:
-    """Raise StudyError where a data entry names a folder that is not there."""
+    """Raise StudyError if a data entry names a folder that does not exist."""
     if not (_is_own(entry) or is_address(entry)):
         _folder(entry, base)
 
@@ -154,7 +154,7 @@ WANTED = "a function without arguments that returns a Meta and an iterable of Ca
 def _prepare_own(reference: str, base: Path, stores: Path) -> Path:
     function, source = load_callable(reference, base, key="data", wanted=WANTED)
     meta, _ = _made(function, reference)
-    # Nobody makes this store by a command, so one of an older format is left and another is made.
+    # No user prepares this store by hand, so one of an older format is ignored and made anew.
     out = stores / f"{meta.name}-{source[:12]}-{FORMAT}"
     item = Item(key=reference, paths=(), extra={"base": str(base)})
     kind = Kind(
@@ -174,7 +174,7 @@ def _prepare_own(reference: str, base: Path, stores: Path) -> Path:
 
 
 def _made(function: Any, reference: str) -> tuple[Meta, Iterator[Any]]:
-    """Call a user's function; raises StudyError where it does not give a Meta and cases."""
+    """Call a user's function; raises StudyError unless it returns a Meta and cases."""
     try:
         made = function()
     except (Exception, SystemExit) as error:  # a user's code may raise anything; it is reported
@@ -183,12 +183,12 @@ def _made(function: Any, reference: str) -> tuple[Meta, Iterator[Any]]:
         meta, cases = made
         cases = iter(cases)
     except (TypeError, ValueError) as error:
-        raise StudyError(f"data: {reference} gave {said(made)}; wanted is {WANTED}.") from error
+        raise StudyError(f"data: {reference} gave {said(made)}; expected {WANTED}.") from error
     if not isinstance(meta, Meta):
-        raise StudyError(f"data: {reference} gave {said(meta)} first; wanted is {WANTED}.")
+        raise StudyError(f"data: {reference} gave {said(meta)} first; expected {WANTED}.")
     if not re.fullmatch(r"[^\W_][\w. -]{0,99}", meta.name):
         raise StudyError(
-            f"data: {reference} gave a Meta whose name is {meta.name!r}; it names a folder: "
+            f"data: {reference} gave a Meta with the name {meta.name!r}. The name is a folder's: "
             f"at most 100 letters, digits, blanks, '.', '-' and '_', the first a letter or digit."
         )
     return meta, cases
@@ -215,7 +215,7 @@ def read_own(item: Item, _meta: Meta) -> Iterator[Case]:
             ) from error
         if not isinstance(case, Case):
             raise StudyError(
-                f"data: {item.key} gave {said(case)} as its case {number}; wanted is {WANTED}."
+                f"data: {item.key} gave {said(case)} as its case {number}; expected {WANTED}."
             )
         yield case
 
@@ -223,7 +223,7 @@ def read_own(item: Item, _meta: Meta) -> Iterator[Case]:
 def split_store(
     store: Store, *, folds: int, repeats: int, seed: int, inner_fraction: float
 ) -> tuple[Split, ...]:
-    """Split the cases of a store; raises FoldError with the reason where that cannot be done."""
+    """Split the cases of a store; raises FoldError with the reason if that cannot be done."""
     return tuple(
         make_splits(
             **strata_of(store),
@@ -244,7 +244,7 @@ def strata_of(store: Store) -> Strata:
 
 
 def automatic_patch(store: Store) -> tuple[int, ...]:
-    """Return a patch for a store: the median shape, brought up to the multiple that its task asks.
+    """Return a patch for a store: the median shape, rounded up to a multiple that its task needs.
 
     Sides are capped (PATCH_CAP).
     """
@@ -257,11 +257,11 @@ def described(store: Store) -> dict[str, Any]:
     """Return what results say of a data set: plain numbers and names that JSON can hold.
 
     `classes` are in the order of labels, each with its number of cases (classification) or voxels
-    (segmentation), a finding also with that of cases of which it is `unknown`; `regions` have their
-    labels and the number of cases that hold them. `shape` and `spacing` are [least, median,
-    greatest] along each axis, null where unknown; spacing in mm along z, y and x, in seconds along
-    t; `numbers` are the same of numbers that are to be predicted.
-    `ignored` are the label and the number of voxels that count nowhere, where there may be some.
+    (segmentation); a finding also has the number of cases where it is `unknown`. `regions` have
+    their labels and the number of cases that hold them. `shape` and `spacing` are [least, median,
+    greatest] along each axis, null where unknown; spacing is in mm along z, y and x, in seconds
+    along t. `numbers` are the same for numbers to predict. `ignored` are the label and the number
+    of voxels that count nowhere, if there may be some.
     """
     meta = store.meta
     there = (store.boxes >= 0).all(axis=(2, 3)).sum(axis=0).tolist()

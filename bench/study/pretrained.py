@@ -1,7 +1,7 @@
-"""Which weights a trial starts from, and where they are found.
+"""Finds the weights that a trial starts from.
 
 Weights come from torchvision (ImageNet), from a file, or from a trial of an earlier run. Nothing is
-downloaded. What is done with them is in bench/training/transfer.py.
+downloaded. bench/training/transfer.py loads them.
 """
 
 import hashlib
@@ -20,20 +20,20 @@ from loaders.sampling.folds import FoldError, read_folds
 from models.spec import Model
 from results.tables.store import read
 
-# Beside the tables of a run: who is in which part of which fold.
+# Beside the tables of a run: the part of each case in each fold.
 FOLDS = "folds.parquet"
 
 DEFAULTS: Mapping[str, Setting] = {
     # The lowest stage that trains from the start; those below it are frozen. "": none is frozen.
     "freeze_until": "",
-    # One more stage thaws after every so many epochs, from the head down; 0: they stay frozen.
+    # After this many epochs one more stage thaws, from the head down; 0: they stay frozen.
     "unfreeze_every": 0,
-    # A stage's learning rate is this times that of the stage above it.
+    # The learning rate of a stage is this times that of the stage above it.
     "lower_rate": 1.0,
-    # Which data set of the earlier run, if it has several.
+    # The data set of the earlier run, if it has several.
     "dataset": "",
-    # Whether the earlier run saw patients of the test fold: "compared" by their ids, or the user's
-    # word that they are "others", where ids cannot tell.
+    # Whether the earlier run saw patients of the test fold: ids are "compared", or, if ids cannot
+    # tell, the user asserts that they are "others".
     "patients": "compared",
 }
 PATIENTS = ("compared", "others")
@@ -43,8 +43,8 @@ PATIENTS = ("compared", "others")
 class InitialWeights:
     """The weights that a trial starts from, and which layers stay frozen while it trains.
 
-    `file` holds the state of a network, `digest` is its SHA-256, and `label` is the name that the
-    results show. The other three are settings of DEFAULTS.
+    `file` holds the state of a network, `digest` is its SHA-256, and `label` is the name in the
+    results. The other three are settings of DEFAULTS.
     """
 
     label: str
@@ -70,13 +70,13 @@ def start_settings(given: Mapping[str, Any]) -> dict[str, Setting]:
     found = merge("pretrained weights", DEFAULTS, given)
     rate, every = found["lower_rate"], found["unfreeze_every"]
     if not isinstance(rate, float) or not 0 < rate <= 1:
-        raise ValueError(f"lower_rate is above 0 and at most 1, not {rate}")
+        raise ValueError(f"lower_rate must be above 0 and at most 1, not {rate}")
     if not isinstance(every, int) or every < 0:
-        raise ValueError(f"unfreeze_every is 0 or a number of epochs, not {every}")
+        raise ValueError(f"unfreeze_every must be 0 or a number of epochs, not {every}")
     if every and not found["freeze_until"]:
         raise ValueError("unfreeze_every thaws what freeze_until froze; set freeze_until")
     if found["patients"] not in PATIENTS:
-        raise ValueError(f"patients is {' or '.join(PATIENTS)}, not {found['patients']!r}")
+        raise ValueError(f"patients must be {' or '.join(PATIENTS)}, not {found['patients']!r}")
     return found
 
 
@@ -85,11 +85,11 @@ def start_settings(given: Mapping[str, Any]) -> dict[str, Setting]:
 
 @dataclass(frozen=True, kw_only=True)
 class People:
-    """Whose cases some are, as far as ids say.
+    """The patients of some cases, as far as ids tell.
 
-    `ids` of cases and of the groups that the source has, and `images`, those of their values. Ids
-    that another key made, or of another kind of source, are never the same, whoever they are of:
-    `key` is the fingerprint of the key (None: not known). Images have one id in every kind.
+    `ids` are of cases and of the source's groups, `images` of pixel values. Ids made with another
+    key, or from another kind of source, always differ, even for the same patient; `key` is the
+    fingerprint of the key (None: not known). An image has the same id in every kind.
     """
 
     ids: frozenset[str]
@@ -102,8 +102,8 @@ class People:
 class WeightsNeeded:
     """What the weights are needed for: a model in 2 or 3 dimensions, and one fold of a data set.
 
-    `model` is its label in the results. `test` is who is in the test fold: a trial whose weights
-    are taken must not have trained or validated on any of them.
+    `model` is its label in the results. `test` are the patients of the test fold: a trial whose
+    weights are taken must not have trained or validated on any of them.
     """
 
     row: Model
@@ -188,9 +188,9 @@ def _imagenet(wanted: WeightsNeeded) -> Path:
 
 
 def _check_file(file: Path, wanted: WeightsNeeded, *, others: bool) -> None:
-    """Raise StudyError where a file in the `weights` of a run is of a trial that cannot be taken.
+    """Raise StudyError if a file is from the `weights` of a run and its trial cannot be taken.
 
-    What other files have seen is for who names them to know.
+    Whoever names any other file must know which patients it was trained on.
     """
     run = file.parent.parent
     if file.parent.name != "weights" or not (run / FOLDS).is_file():
@@ -203,7 +203,7 @@ def _check_file(file: Path, wanted: WeightsNeeded, *, others: bool) -> None:
 def _of_run(run: Path, dataset: str, wanted: WeightsNeeded, *, others: bool) -> Path:
     """Return the weights of the run's best trial of this model by inner validation.
 
-    Trials that trained on anyone of the test fold, or may have, are left out.
+    Trials that trained on a patient of the test fold, or may have, are left out.
     """
     rows = [row for row in read(run, "trials").to_pylist() if row["status"] == "ok"]
     sets = sorted({row["dataset"] for row in rows})
@@ -241,7 +241,7 @@ def _of_run(run: Path, dataset: str, wanted: WeightsNeeded, *, others: bool) -> 
     if not file.is_file():
         raise StudyError(
             f"pretrained: run {run.name!r} kept no weights of its trial {best['trial_id']}. "
-            f"Run its study with `keep_weights: true` (and in another run folder)."
+            f"Run its study with `keep_weights: true`, in another run folder."
         )
     return file
 
@@ -253,50 +253,51 @@ def _fault(
     *,
     others: bool,
 ) -> str | None:
-    """Say why the weights of a trial cannot be taken, None where they can.
+    """Return why the weights of a trial cannot be taken, None if they can.
 
-    `others`: the user says that its patients are others. That stands for ids that cannot be
-    compared, and for equal names in two sets, but not for images that are the same.
+    `others`: the user says that its patients are others. That settles ids that cannot be compared,
+    and equal names in two sets, but not equal images.
     """
     seen = trained_on.get((row["dataset"], row["repeat"], row["fold"]))
     if seen is None:
         return f"cannot be taken: {FOLDS} of that run does not say what it trained on."
     if seen.key == test.key and seen.images & test.images:
         return (
-            "has trained on patients that this study tests on (on the same images, at that). Take "
-            "a run on other data, or the same folds."
+            "has trained on patients that this study tests on (even on the same images). Take a "
+            "run on other data, or with the same folds."
         )
     if others:
         return None
     unknown = None
     if seen.key is None:
-        unknown = "does not say which key made its ids (it is of an older version)"
+        unknown = "does not say which key made its ids (an older version made it)"
     elif seen.key != test.key:
         unknown = "has ids that were made with another key than those of this study's store"
     elif seen.kind != test.kind:
-        unknown = f"has ids of another kind of source ({seen.kind}, and here {test.kind})"
+        unknown = f"has ids of another kind of source ({seen.kind}, here {test.kind})"
     elif row["pretrained"] and not row["pretrained"].startswith("imagenet"):
-        unknown = f"started from weights itself ({row['pretrained']})"
+        unknown = f"started from pretrained weights itself ({row['pretrained']})"
     if unknown:
         return (
-            f"{unknown}, so whether it has trained on patients that this study tests on is not "
-            f"known. If it has not, say so: `patients: others` beside the entry's other settings."
+            f"{unknown}, so it may have trained on patients that this study tests on. If it has "
+            f"not, say so: `patients: others` beside the entry's other settings."
         )
     if seen.ids & test.ids:
         return (
-            "has trained on patients that this study tests on. Take a run on other data, or the "
-            "same folds; if these are other patients of the same names, say `patients: others`."
+            "has trained on patients that this study tests on. Take a run on other data, or with "
+            "the same folds; if these are other patients of the same names, say "
+            "`patients: others`."
         )
     return None
 
 
 def _trained_on(run: Path) -> dict[tuple[str, int, int], People]:
-    """Return (data set, repeat, fold) -> whom its trials saw: training and validation."""
+    """Return (data set, repeat, fold) -> the patients its trials saw in training and validation."""
     try:
         table = read_folds(run / FOLDS)
     except FoldError as error:
         raise StudyError(
-            f"pretrained: {error}; which patients it trained on is not known"
+            f"pretrained: {error}; so the patients it trained on are not known"
         ) from error
     rows: dict[tuple[str, int, int], list[dict[str, Any]]] = {}
     for row in table.to_pylist():

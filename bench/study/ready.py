@@ -1,4 +1,4 @@
-"""Where a study is: in a file of its user's, or among the ready studies. Imports little."""
+"""Finds a study: the user's own file, or one of the ready studies. Imports little."""
 
 import os
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ READY = Path(__file__).parents[1] / "ready_studies"
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFile:
-    """A study's file, what it is called in messages, and the folder that its paths start at."""
+    """A study's file, its name in messages, and the folder that its paths are relative to."""
 
     path: Path
     called: str

@@ -1,13 +1,12 @@
-"""The regularizers: one row each, written as what it sets in the other parts of a combination.
+"""The regularizers: one row each, defined by what it sets in the other parts of a combination.
 
-Early stopping on inner validation stands in the protocol (`early_stopping`), so `none` is early
-stopping alone; `no_stopping` trains to the end of the budget (the weights are still those that
-inner validation chooses).
+Early stopping on inner validation is part of the protocol (`early_stopping`), so `none` is early
+stopping alone; `no_stopping` trains to the end of the budget (inner validation still chooses the
+weights).
 
-`weight_decay` multiplies what each optimizer decays by itself, since one number for all would be
-less than adamw's own and more than sgd_nesterov's. So `none` is not free of decay: it leaves each
-optimizer its own (`medopt list optimizers`), without which adamw would be adam; a factor of 0 is
-free of it.
+`weight_decay` multiplies each optimizer's own decay, since one number for all would be less than
+adamw's own and more than sgd_nesterov's. So `none` is not without decay: it leaves each optimizer
+its own (`medopt list optimizers`), without which adamw would be adam. A factor of 0 removes it.
 """
 
 from collections.abc import Mapping
@@ -29,10 +28,10 @@ EVERY = ("classification", "segmentation", "multilabel", "ordinal", "regression"
 class Regularizer:
     """One regularizer of the table.
 
-    `sets` maps `part.field` to the setting that goes there; those in `multiplies` multiply what is
-    usual there. `defaults` names every setting that a study may change, `bounds` the least and
-    greatest value of those that no other part checks. `what` is what such a row is called: other
-    axes may have rows of this kind.
+    `sets` maps `part.field` to the setting that goes there; those in `multiplies` multiply the
+    usual value. `defaults` names every setting that a study may change, `bounds` the least and
+    greatest value of settings that no other part checks. `what` is the word for such a row in
+    messages: other axes may have rows of this kind.
     """
 
     what: str = "regularizer"
@@ -57,7 +56,7 @@ class Regularizer:
     def changes(
         self, part: str, given: Mapping[str, Any], usual: Mapping[str, float]
     ) -> dict[str, Setting]:
-        """Return field -> value of what is set in one of PARTS, where `usual` is what is usual."""
+        """Return field -> value to set in one of PARTS; `usual` are the values to multiply."""
         found = self.settings(given)
         made: dict[str, Setting] = {}
         for target, setting in self.sets.items():
@@ -71,7 +70,7 @@ class Regularizer:
         return made
 
     def unfit(self, part: str, name: str, fields: Mapping[str, Any]) -> str | None:
-        """Say why the row `name`, which has the settings `fields`, cannot take this; or None."""
+        """Return why the row `name`, with the settings `fields`, cannot take this, or None."""
         for target in self.sets:
             place, _, wanted = target.partition(".")
             if place == part and wanted not in fields:
@@ -90,7 +89,7 @@ REGULARIZERS: dict[str, Regularizer] = {
             name="none",
             sets={},
             defaults={},
-            summary="early stopping alone, and each optimizer with the decay that it has itself",
+            summary="only early stopping, and each optimizer with its own weight decay",
             source="paper A: 10 epochs without a better inner validation",
         ),
         Regularizer(
@@ -108,15 +107,15 @@ REGULARIZERS: dict[str, Regularizer] = {
             # al. 2016 1e-4, ten times 5e-5 and three times 3e-5; 0.1 in AdamW is usual.
             defaults={"factor": 10.0},
             bounds={"factor": (0.0, inf)},
-            summary="ten times the decay that the optimizer has; where that is 0, of 5e-5 if it is "
-            "coupled, and if decoupled of 1e-5 / lr, which shrinks weights as adamw's does",
+            summary="ten times the optimizer's own decay; if that is 0, ten times 5e-5 (coupled) "
+            "or 1e-5 / lr (decoupled, which shrinks weights as adamw does)",
             source="Krogh and Hertz 1992; Loshchilov and Hutter 2019, arXiv 1711.05101",
         ),
         Regularizer(
             name="dropout",
             sets={"model.dropout": "rate"},
             defaults={"rate": 0.3},  # assumption; the paper has 0.5 for fully connected layers
-            summary="units left out at random while training, where the network has a place for it",
+            summary="units dropped at random in training, where the network has dropout layers",
             source="Srivastava et al. 2014, JMLR 15",
         ),
         Regularizer(
@@ -139,9 +138,9 @@ REGULARIZERS: dict[str, Regularizer] = {
             sets={
                 f"augment.{name}": name for name in ("rotate", "zoom", "noise", "contrast", "gamma")
             },
-            # nnU-Net's ranges: 30 degrees, 0.7 to 1.4, a variance up to 0.1, 0.75 to 1.25 and 0.7
-            # to 1.5, brought to symmetric ones; each with the probability that the study gives. The
-            # noise is that of images in standard deviations.
+            # nnU-Net's ranges (30 degrees, 0.7 to 1.4, a variance up to 0.1, 0.75 to 1.25 and 0.7
+            # to 1.5), made symmetric; each with the probability that the study gives. Noise is for
+            # images in standard deviations.
             defaults={"rotate": 30.0, "zoom": 0.3, "noise": 0.3, "contrast": 0.25, "gamma": 0.5},
             summary="rotation, zoom, noise, contrast and gamma on top of flips and crops",
             source="Isensee et al. 2021 (nnU-Net), supplementary note 4",
@@ -152,7 +151,7 @@ REGULARIZERS: dict[str, Regularizer] = {
                 f"augment.{name}": name
                 for name in ("flip", "rotate", "zoom", "translate", "chance")
             },
-            # Paper A names rotation, scaling, translation and flips, without ranges: assumptions.
+            # Paper A names rotation, scaling, translation and flips without ranges: assumptions.
             defaults={"flip": True, "rotate": 15.0, "zoom": 0.1, "translate": 0.1, "chance": 0.5},
             summary="flips, rotation, scaling and translation, for a study that draws none itself",
             source="paper A: rotation, scaling, translation, flips",
@@ -161,7 +160,7 @@ REGULARIZERS: dict[str, Regularizer] = {
             name="resampling",
             sets={"trial.balance": "balance"},
             defaults={"balance": True},
-            # The voxels of a segmentation set have foreground patches.
+            # Segmentation balances its voxels by patches on the foreground instead.
             tasks=("classification", "ordinal"),
             summary="classes drawn equally often, the rarer ones repeated",
             source="Buda et al. 2018, arXiv 1710.05381: over-sampling to full balance",

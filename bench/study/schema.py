@@ -1,4 +1,4 @@
-"""Study: what is asked, frozen and validated.
+"""The study: the user's question, validated and frozen.
 
 A study is one YAML file. Nine lines are enough:
 
@@ -46,7 +46,7 @@ from results.tables.axes import AXES, Axis
 from results.tables.protocol import DEFAULTS
 from results.yaml_text import TextError, load_yaml, read_text
 
-# What may grow while a run is made: the axes, the data, the seeds.
+# What may grow between two starts of a run: the axes, the data, the seeds.
 GROWING = ("data", *(axis.key for axis in AXES), "seeds")
 # Keys whose entries are a name, or a name with settings.
 ENTRIES = (*(axis.key for axis in AXES), "degrade")
@@ -56,8 +56,8 @@ StopOn = Literal["score", "loss"]
 _Entry = TypeVar("_Entry")
 
 
-# Least and greatest value of numbers that have no end of their own, by their key. Seeds go into
-# columns of int64; the others are far beyond what anybody trains with: assumption.
+# Least and greatest value of otherwise unbounded numbers, by their key. Seeds go into int64
+# columns; the other limits are far beyond what anybody trains with: assumption.
 _WITHIN: dict[str, tuple[float, float]] = {
     "seeds": (0, 2**63 - 1),
     "split_seed": (0, 2**63 - 1),
@@ -77,8 +77,8 @@ _WITHIN: dict[str, tuple[float, float]] = {
     "noise": (0, 100),
     "gamma": (0, 100),
 }
-# More trials than this are a mistake in a study, which would fill the memory before anything is
-# said: the whole catalogue with five folds and three seeds is a sixth. Assumption.
+# More trials than this are a mistake in the study, and would fill memory before anything is
+# reported: the whole catalogue with five folds and three seeds has a sixth as many. Assumption.
 MOST_TRIALS = 1_000_000
 
 
@@ -88,14 +88,14 @@ class _Frozen(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse true and false where a number is wanted: pydantic reads them as 1 and 0."""
+        """Refuse true and false in place of a number: pydantic reads them as 1 and 0."""
         kind = cls.model_fields[str(info.field_name)].annotation
         entries = value if isinstance(value, list) else [value]
         truths = [entry for entry in entries if isinstance(entry, bool)]
         if truths and not _takes(bool, kind):
             raise ValueError(
-                f"{str(truths[0]).lower()} stands where a number or a text is wanted; YAML reads "
-                f"yes, no, on and off as true and false: put such a word into quotes."
+                f"must be a number or a text, not {str(truths[0]).lower()}; YAML reads yes, no, on "
+                f"and off as true and false: put such a word in quotes."
             )
         return value
 
@@ -105,11 +105,11 @@ class _Frozen(BaseModel):
         """Refuse numbers out of _WITHIN."""
         if info.field_name in _WITHIN and value is not None:
             if value == ():
-                raise ValueError("at least 1 entry is wanted.")
+                raise ValueError("needs at least 1 entry.")
             least, most = _WITHIN[info.field_name]
             for number in value if isinstance(value, tuple) else (value,):
                 if not isinstance(number, str) and not least <= number <= most:
-                    raise ValueError(f"lies between {least} and {most}, not {_short(number)}.")
+                    raise ValueError(f"must lie between {least} and {most}, not {_short(number)}.")
         return value
 
 
@@ -122,8 +122,8 @@ class Augment(_Frozen):
 
     flip: bool | tuple[bool, ...] = Field(
         True,
-        description="mirror with probability one half: each spatial axis (of a clip, not its time),"
-        " or those axes that a list of true and false says",
+        description="mirror with probability one half along each spatial axis (of a clip, not in"
+        " time), or along the axes that a list of true and false chooses",
     )
     scale: float = Field(0.1, ge=0, lt=1, description="multiply intensities by 1 ± this, uniform")
     shift: float = Field(
@@ -138,15 +138,17 @@ class Augment(_Frozen):
     rotate: float | tuple[float, ...] = Field(
         0.0,
         description="greatest angle in degrees (of a clip, within its frames); in 3-D a list may"
-        " give one about each axis",
+        " give one for each axis",
     )
     zoom: float = Field(
         0.0, ge=0, lt=1, description="magnify by 1 ± this, all axes alike (of a clip, its time too)"
     )
     noise: float = Field(
-        0.0, ge=0, description="Gaussian, its standard deviation up to this in normalised units"
+        0.0, ge=0, description="Gaussian, of a standard deviation up to this in normalised units"
     )
-    contrast: float = Field(0.0, ge=0, lt=1, description="distances from the mean by 1 ± this")
+    contrast: float = Field(
+        0.0, ge=0, lt=1, description="multiply distances from the mean by 1 ± this"
+    )
     gamma: float = Field(0.0, ge=0, description="exponent from 1 / (1 + this) to 1 + this")
     chance: float = Field(
         0.2, ge=0, le=1, description="probability of each: rotate, zoom, noise, contrast, gamma"
@@ -178,8 +180,8 @@ class Augment(_Frozen):
 def _one_each(name: str, values: tuple[_Entry, ...], number: int) -> tuple[_Entry, ...]:
     if len(values) != number:
         raise StudyError(
-            f"augment.{name}: {list(values)} has {len(values)} entries, "
-            f"images of this data set take {number}."
+            f"augment.{name}: {list(values)} has {len(values)} entries; "
+            f"images of this data set need {number}."
         )
     return values
 
@@ -190,33 +192,33 @@ def _several(entry: Any) -> Any:
 
 
 class Tuning(_Frozen):
-    """A search over each optimizer's own space, anew in each fold, by its inner validation."""
+    """A search over each optimizer's own space, separately in each fold, by inner validation."""
 
     points: int = Field(
         5, ge=2, description="settings tried for each combination in each fold, the defaults first"
     )
-    seed: int = Field(0, ge=0, le=2**63 - 1, description="of the draws")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="seed of the draws")
     search: Literal["sobol", "optuna", "asha", "bohb"] = Field(
         "sobol",
-        description="sobol: the draws, fold by fold, under a verdict; optuna (its TPE sampler),"
-        " asha (the draws, stopped early) and bohb (asha, settings by BOHB's model where enough"
-        " points tell) search by Ray Tune, and nothing is judged",
+        description="sobol: the draws, fold by fold, with a verdict; optuna (its TPE sampler), asha"
+        " (the draws, stopped early) and bohb (asha, settings by BOHB's model once it has enough"
+        " points) search by Ray Tune and give no verdict",
     )
 
 
 class UntilDecided(_Frozen):
-    """An optional stop: repeats are added while they can decide; the looks share alpha."""
+    """An optional stopping rule: repeats are added while they can decide; looks share alpha."""
 
     looks: int = Field(
-        MOST_LOOKS, ge=2, le=MOST_LOOKS, description="how often the verdict may look at most"
+        MOST_LOOKS, ge=2, le=MOST_LOOKS, description="most looks that the verdict may take"
     )
     step: int | None = Field(
-        None, ge=1, description="repeats of the first look and of each one more; null: `repeats`"
+        None, ge=1, description="repeats before the first and each further look; null: `repeats`"
     )
 
 
 def _known(what: str, names: Iterable[str]) -> AfterValidator:
-    """Return what refuses a text that is not one of `names`."""
+    """Return a validator that refuses a text that is not one of `names`."""
     choices = list(names)
 
     def check(name: str) -> str:
@@ -228,7 +230,7 @@ def _known(what: str, names: Iterable[str]) -> AfterValidator:
 
 
 class Speed(_Frozen):
-    """How one model is computed on one data set, where it is not as the study says."""
+    """How one model is computed on one data set, where it differs from the study."""
 
     channels_last: bool | None = None
     compiled: bool | None = None
@@ -242,30 +244,30 @@ class Speed(_Frozen):
 
 
 class Fastest(_Frozen):
-    """What may be measured and chosen beside what changes no score: other precisions."""
+    """Choices beyond those that change no score: other precisions may be measured and taken."""
 
     precision: tuple[Annotated[str, _known("precision", PRECISIONS)], ...] = Field(
-        (), description="those that it may choose among, beside the study's own"
+        (), description="precisions that may be chosen, beside the study's own"
     )
 
 
 def _fastest(given: Any) -> Any:
-    """Return what `speed` asks for as a mapping, None for nothing."""
+    """Return the setting `speed` as a mapping, or None if it is off."""
     if given == "auto":
         return {}
     if isinstance(given, dict | Fastest) or given is None:
         return given
     raise ValueError(
-        f"auto, {{precision: [those that it may choose]}} or null is wanted, not {_short(given)}."
+        f"must be auto, {{precision: [those that may be chosen]}} or null, not {_short(given)}."
     )
 
 
-# How intensities are brought to units that a network can take.
+# How intensities are scaled for the network.
 Normalize = Literal["z-score", "range"]
 
 
 class Protocol(_Frozen):
-    """What a data set may set for itself; null: the study's value, else the automatic one."""
+    """What a data set may set for itself; null: the study's value, or else the automatic one."""
 
     epochs: int | None = Field(None, ge=1, description="budget, in n_train sample-gradients each")
     batch_size: int | None = Field(None, ge=1, description="samples a step; null: by task and dims")
@@ -292,26 +294,25 @@ class DataEntry(Protocol):
         None,
         min_length=1,
         max_length=1000,
-        description="folder of another store: training and inner validation by the folds of"
-        " `store`, all tests on every case of this one",
+        description="folder of another store, all of whose cases are the test set of every fold;"
+        " training and inner validation follow the folds of `store`",
     )
     patients: Literal["others"] | None = Field(
-        None, description="others: patients of `test` are not those of `store`, whatever ids say"
+        None, description="others: `test` and `store` share no patient, whatever their ids say"
     )
     n_folds: int | None = Field(
-        None, ge=1, description="of splits that others made, filled in at the first run"
+        None, ge=1, description="number of predefined folds, filled in at the first run"
     )
     deviation: float | None = Field(
         None,
         gt=0,
-        description="standard deviation of the numbers to predict, which the margin counts; filled"
-        " in at the first run where the study names no margin and the primary metric is in their"
-        " unit",
+        description="standard deviation of the numbers to predict, the unit of the margin; filled"
+        " in at the first run if the study names no margin and the primary metric is in their unit",
     )
     speed: dict[str, Speed] | None = Field(
         None,
-        description="model -> how it is computed on these data, where not as the study says;"
-        " filled in at the first run where the study says `speed: auto`",
+        description="model -> how it is computed on these data, if not as the study says; filled"
+        " in at the first run if the study says `speed: auto`",
     )
 
 
@@ -327,7 +328,7 @@ class _Asked(_Frozen):
 
 
 def _entries(check: Callable[[Choice], None]) -> Any:
-    """Return the type of a list of entries, each checked by itself and none there twice."""
+    """Return the type of a list of entries, each checked by itself and none listed twice."""
 
     def checked(entry: Choice) -> Choice:
         check(entry)
@@ -338,7 +339,7 @@ def _entries(check: Callable[[Choice], None]) -> Any:
 
 
 def _axis_field(axis: Axis) -> tuple[Any, Any]:
-    """Return the field of an axis: a list of entries, the plain one where it is left out."""
+    """Return the field of an axis: a list of entries, by default the plain one."""
     kind = _entries(STUDY_AXES[axis.key].check)
     if STUDY_AXES[axis.key].single:
         kind = Annotated[kind, BeforeValidator(_several)]
@@ -358,7 +359,7 @@ def _primary(given: dict[str, str]) -> dict[str, str]:
 
 
 def _folds(given: Any) -> Any:
-    """Return a number of folds, or the text that names splits that others made."""
+    """Return a number of folds, or the text that names predefined splits."""
     try:
         number = float(given)
     except (TypeError, ValueError):
@@ -366,14 +367,14 @@ def _folds(given: Any) -> Any:
             return given
         raise ValueError(f"{_FOLDS}, not {_short(given)}.") from None
     except OverflowError:
-        return given  # a number, and far beyond what can be
+        return given  # a number far out of range, refused later
     if not number.is_integer():
         raise ValueError(f"{_FOLDS}, not {_short(given)}.")
     return int(given) if isinstance(given, int) else int(number)
 
 
 _FOLDS = (
-    "a number of folds is wanted, official, the name of a splits_final.json or of a column that"
+    "must be a number of folds, official, or the name of a splits_final.json or of a column that"
     " the store keeps"
 )
 
@@ -391,7 +392,7 @@ def _looks(given: Any) -> Any:
     if isinstance(given, int | float) and float(given).is_integer():
         return int(given)
     raise ValueError(
-        f"a number of looks over the budget is wanted, auto, or null for one after each epoch, not"
+        f"must be a number of looks over the budget, auto, or null for one after each epoch, not"
         f" {_short(given)}."
     )
 
@@ -404,19 +405,22 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     """One question: which of these combinations is best on these data under this protocol."""
 
     seeds: Annotated[tuple[int, ...], AfterValidator(_each_once)] = Field(
-        (0,), min_length=1, description="weights and sample order"
+        (0,), min_length=1, description="seeds of the initial weights and the sample order"
     )
 
     folds: Annotated[int | str, BeforeValidator(_folds)] = Field(
         DEFAULTS["folds"],
-        description="cross-validation folds, grouped and stratified; or splits that others made:"
-        " official (the source's train, val and test), a splits_final.json of nnU-Net's, or a"
-        " column that the store keeps, each value of which is tested once (fold numbers, sites)",
+        description="cross-validation folds, grouped and stratified; or predefined splits: official"
+        " (the source's train, val and test), a splits_final.json of nnU-Net's, or a column that"
+        " the store keeps, each value of which is tested once (fold numbers, sites)",
     )
-    repeats: int = Field(DEFAULTS["repeats"], ge=1, description="times the data are split anew")
+    repeats: int = Field(DEFAULTS["repeats"], ge=1, description="how often the data are split")
     split_seed: int = Field(0, ge=0, description="seed of the splits")
     inner_fraction: float = Field(
-        DEFAULTS["inner_fraction"], gt=0, lt=0.9, description="of a training part, validation"
+        DEFAULTS["inner_fraction"],
+        gt=0,
+        lt=0.9,
+        description="share of each training part kept for inner validation",
     )
 
     epochs: int = Field(20, ge=1, description="budget, in n_train sample-gradients each")
@@ -424,7 +428,7 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     patch: tuple[int, ...] | None = Field(None, description="voxels a side; null: from the shapes")
     augment: Augment = Augment()  # type: ignore[call-arg]  # pydantic fills every default
     decay_norms: bool = Field(
-        True, description="weight decay on norms and biases too, not on weight matrices alone"
+        True, description="apply weight decay to norms and biases too, not only to weight matrices"
     )
     clip: float | None = Field(
         None,
@@ -436,51 +440,51 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
         1,
         ge=1,
         description="batches whose gradients are summed for one step; batch norms, and losses that"
-        " couple the samples of a batch, see one at a time",
+        " couple the samples of a batch, see one batch at a time",
     )
     ema: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="judge and keep an exponential moving average of the weights, of this decay a"
-        " step, such as 0.999",
+        description="evaluate and keep an exponential moving average of the weights, of this decay"
+        " per step, such as 0.999",
     )
     normalize: Normalize = Field(
         DEFAULTS["normalize"],
-        description="intensities as standard deviations from the mean; range: lowest to highest as"
-        " 0 to 1. In MRI those of a case's own brain (range: of its whole image), else of the"
-        " training part",
+        description="z-score: intensities in standard deviations from the mean; range: lowest to"
+        " highest as 0 to 1. Statistics are of each case's own brain in MRI (range: of its whole"
+        " image), else of the training part",
     )
     early_stopping: bool | None = Field(
         None,
-        description="end a trial by patience; null: but where the schedule's rate falls to the end"
-        " of the budget, of which a trial that ended early would see the high rates alone",
+        description="end a trial by patience; null: unless the schedule's rate falls until the end"
+        " of the budget, because a trial that ended early would see only its high rates",
     )
     patience: int = Field(
         DEFAULTS["patience"],
         ge=1,
-        description="looks at inner validation without a better score; see `looks`",
+        description="looks at inner validation without a better score after which a trial ends",
     )
     looks: Annotated[int | str | None, BeforeValidator(_looks)] = Field(
         "auto",
         description="how often a trial looks at inner validation, evenly over its budget, the last"
-        " at its end; null: after each epoch; auto: as often as keeps evaluation within 15 % of the"
-        " passes through the network, at least 5 times. A number from the first run on",
+        " time at its end; null: after each epoch; auto: as often as keeps evaluation within 15 %"
+        " of the passes through the network, at least 5 times. Fixed as a number at the first run",
     )
     stop_on: StopOn = Field(
         DEFAULTS["stop_on"],
-        description="inner validation stops on it; loss: as the papers do",
+        description="what inner validation watches for early stopping; loss: as the papers do",
     )
     overlap: float = Field(0.25, ge=0, lt=1, description="overlap of sliding windows in evaluation")
     inference: Literal["windows", "whole"] = Field(
         "windows",
         description="how segmented images are evaluated: in sliding windows of the patch, or whole,"
-        " in one pass, where the network takes any size; networks that normalise by the instance"
-        " score lower whole where patches are much smaller than images",
+        " in one pass, if the network takes any size; networks with instance normalisation score"
+        " lower on whole images if patches are much smaller than images",
     )
 
     degrade: _entries(partial(check_entry, "degradation", table=DEGRADATIONS)) = Field(  # type: ignore[valid-type]  # made of a table
-        (), description="done to test images, for how much worse the scores get: noise, blur, ..."
+        (), description="degrade test images, to see how far scores fall: noise, blur, ..."
     )
 
     primary: Annotated[dict[str, str], AfterValidator(_primary)] = Field(
@@ -489,9 +493,9 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     margin: float | None = Field(
         None,
         ge=0,
-        description="difference that does not matter in practice, in the primary metric's unit;"
-        f" null: {DEFAULTS['margin']}, of mae and rmse {DEFAULTS['margin']} standard deviations of"
-        " the numbers to predict",
+        description="largest difference that does not matter in practice, in the primary metric's"
+        f" unit; null: {DEFAULTS['margin']}, for mae and rmse {DEFAULTS['margin']} standard"
+        " deviations of the numbers to predict",
     )
     alpha: float = Field(
         DEFAULTS["alpha"], gt=0, lt=0.5, description="error rate of the simultaneous intervals"
@@ -499,13 +503,13 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     race: float | None = Field(
         None,
         gt=0,
-        description="level at which `medopt run --race` drops, after the first seed, what cannot "
-        "be the best; it is taken off alpha. null: every combination runs on every seed",
+        description="level at which `medopt run --race`, after the first seed, drops combinations "
+        "that cannot be the best; it is taken off alpha. null: all combinations run on all seeds",
     )
     until_decided: UntilDecided | None = Field(
         None,
-        description="`medopt run --until-decided`: repeats are added while they can decide, for so "
-        "many looks at most, which share alpha; null: repeats are as they are",
+        description="`medopt run --until-decided`: add repeats while they can decide, up to a "
+        "number of looks, which share alpha; null: repeats are as they are",
     )
     target: float | None = Field(None, description="score that time-to-target counts to")
     tuning: Tuning | None = Field(
@@ -518,8 +522,8 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     threads: int | None = Field(
         None,
         ge=1,
-        description="CPU threads a trial; null: 1 on a CPU, more where memory holds too few "
-        "trials or fewer lanes are asked for; else usable cores / lanes",
+        description="CPU threads per trial; null: 1 on a CPU, more if memory holds too few trials "
+        "or fewer lanes are asked for; on a GPU, usable cores / lanes",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where trials train")
     precision: Annotated[str, _known("precision", PRECISIONS)] = Field(
@@ -527,31 +531,31 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     )
     channels_last: bool = Field(False, description="channels innermost in memory")
     compiled: bool = Field(
-        False, description="train through torch.compile, compiled once a lane for each model"
+        False, description="train through torch.compile; each lane compiles each model once"
     )
     windows_at_once: int | None = Field(
         None,
         ge=1,
         description="windows of segmented images that go through the network at once; null: 4, or"
-        " as many as a batch of training has",
+        " the batch size of training",
     )
     cudnn_benchmark: bool = Field(
         False,
-        description="a GPU tries its convolution kernels and keeps the fastest, which may be"
-        " another in the next run: the same trial then differs in its last bits",
+        description="cuDNN tries its convolution kernels and keeps the fastest. The next run may"
+        " keep another one: the same trial then differs in its last bits",
     )
     speed: Annotated[Fastest | None, BeforeValidator(_fastest)] = Field(
         None,
-        description="auto: what computes each model fastest on this device is measured before the"
-        " first trial and written into the run; {precision: [float32, bfloat16]}: these too;"
-        " null: all as the study says",
+        description="auto: the settings that compute each model fastest on this device are measured"
+        " before the first trial and written into the run; {precision: [float32, bfloat16]}: these"
+        " may be chosen too; null: all as the study says",
     )
     keep_weights: bool = Field(
         False, description="keep each trial's chosen weights, for `pretrained` of a later study"
     )
 
     resolved: dict[str, dict[str, dict[str, Any]]] = Field(
-        {}, description="written by a run, sets nothing: every setting of each entry, by axis"
+        {}, description="written by a run, without effect: every setting of each entry, by axis"
     )
 
     def entries(self, key: str) -> tuple[Choice, ...]:
@@ -563,8 +567,8 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     def _level_is_left(self) -> "Study":
         if self.race is not None and self.race >= self.alpha:
             raise ValueError(
-                f"race: the drop takes {self.race:g} of alpha, which is {self.alpha:g}; some must "
-                f"be left for the verdict."
+                f"race: the drop takes {self.race:g} of alpha, which is {self.alpha:g}; some of it "
+                f"must be left for the verdict."
             )
         return self
 
@@ -573,13 +577,13 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
         if self.until_decided is not None:
             if isinstance(self.folds, str):
                 raise ValueError(
-                    f"until_decided: splits that others made (folds: {self.folds}) are not dealt "
-                    f"anew, so there are no repeats to add."
+                    f"until_decided: predefined splits (folds: {self.folds}) cannot be dealt anew, "
+                    f"so there are no repeats to add."
                 )
             if self.tuning is not None:
                 raise ValueError(
-                    "until_decided: a study that is tuned does not add repeats yet; leave one of "
-                    "`until_decided` and `tuning` out."
+                    "until_decided: a tuned study cannot add repeats yet; leave out "
+                    "`until_decided` or `tuning`."
                 )
         return self
 
@@ -588,12 +592,12 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
         if isinstance(self.folds, str):
             if self.repeats > 1:
                 raise ValueError(
-                    f"repeats: splits that others made (folds: {self.folds}) are not dealt anew; "
-                    f"leave repeats out."
+                    f"repeats: predefined splits (folds: {self.folds}) cannot be dealt anew; leave "
+                    f"repeats out."
                 )
             if own := [entry.store for entry in self.data if entry.test is not None]:
                 raise ValueError(
-                    f"data: {own[0]!r} has a test store, for which folds is a number, not "
+                    f"data: {own[0]!r} has a test store, so folds must be a number, not "
                     f"{self.folds!r}: each fold of the store is inner validation once."
                 )
         return self
@@ -612,13 +616,13 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
     def _not_endless(self) -> "Study":
         axes = [len(self.entries(axis.key)) for axis in AXES]
         folds = 1 if isinstance(self.folds, str) else self.folds
-        # Those of a search, then those of each seed.
+        # The trials of each seed, and those of a search.
         each = len(self.seeds) + (self.tuning.points if self.tuning else 0)
         trials = math.prod([*axes, len(self.data), each, folds, self.repeats])
         if trials > MOST_TRIALS:
             raise ValueError(
-                f"its axes, folds, repeats, seeds and points make {trials} trials; "
-                f"{MOST_TRIALS} can be."
+                f"its axes, folds, repeats, seeds and points make {trials} trials; at most "
+                f"{MOST_TRIALS} are allowed."
             )
         return self
 
@@ -630,14 +634,14 @@ def as_computed(study: Study, entry: DataEntry, model: str) -> Study:
 
 
 def tuning_of(study: Study) -> Tuning:
-    """Return how a study is tuned, by the defaults where it does not say."""
+    """Return how a study is tuned: by the defaults unless it says otherwise."""
     return study.tuning or Tuning()  # type: ignore[call-arg]  # pydantic fills every default
 
 
 def with_tuning(study: Study, points: int | None, search: str | None = None) -> Study:
-    """Return a study that is tuned, by so many `points` and such a `search` where they are given.
+    """Return a tuned study, with these `points` and this `search` if they are given.
 
-    Raises StudyError where there can be no such.
+    Raises StudyError if the study cannot be tuned so.
     """
     given = {"points": points, "search": search}
     asked = {key: value for key, value in given.items() if value is not None}
@@ -646,7 +650,7 @@ def with_tuning(study: Study, points: int | None, search: str | None = None) -> 
 
 
 def _changed(study: Study, **fields: Any) -> Study:
-    """Return a study with other values in some fields; raises StudyError where they cannot be."""
+    """Return a study with other values in some fields; raises StudyError if they are invalid."""
     try:
         checked = Study.model_validate(study.model_dump() | fields)
     except ValidationError as error:
@@ -656,19 +660,19 @@ def _changed(study: Study, **fields: Any) -> Study:
 
 
 def search_of(study: Study) -> str | None:
-    """Return the search of a study that is tuned, None of one that is not."""
+    """Return the search of a tuned study, None for one that is not tuned."""
     return study.tuning.search if study.tuning else None
 
 
-# What a drop takes of alpha where nothing else is said: the level at which the best was never
-# dropped in simulated studies (tests/results/statistics).
+# The share of alpha that a drop takes by default: the level at which the best was never dropped in
+# simulated studies (tests/results/statistics).
 RACE_LEVEL = 0.01
 
 
 def with_race(study: Study) -> Study:
     """Return a study that is raced, at its own level or the usual one.
 
-    Raises StudyError where that leaves nothing of alpha.
+    Raises StudyError if that leaves nothing of alpha.
     """
     level = RACE_LEVEL if study.race is None else study.race
     return _changed(study, race=level)
@@ -688,9 +692,9 @@ def with_speeds(study: Study, run: Study) -> Study:
 
 
 def with_twice_the_budget(study: Study, run: Study) -> Study:
-    """Return a study of the first seed alone with twice the epochs.
+    """Return a study of only the first seed, with twice the epochs.
 
-    `run` is the study as it was run: from it are the looks, twice as many, and what was automatic.
+    `run` is the study as it was run: it gives what was automatic, and the looks to double.
     """
     assert run.looks != "auto", "a run has fixed its looks"
     data = tuple(
@@ -712,9 +716,9 @@ def with_twice_the_budget(study: Study, run: Study) -> Study:
 
 
 def with_until_decided(study: Study) -> Study:
-    """Return a study that adds repeats until it is decided, its first look fixed as it asks.
+    """Return a study that adds repeats until it is decided, with its first look fixed.
 
-    Raises StudyError where it cannot.
+    Raises StudyError if it cannot add repeats.
     """
     rule = study.until_decided or UntilDecided()  # type: ignore[call-arg]  # pydantic fills every default
     step = study.repeats if rule.step is None else rule.step
@@ -723,13 +727,13 @@ def with_until_decided(study: Study) -> Study:
 
 # ---- what is wrong, in sentences ---------------------------------------------------------------
 
-# What pydantic adds to the place of an error for each kind that a value can be.
+# What pydantic adds to the place of an error for each type that a value may have.
 _KINDS = {"bool": "true or false", "float": "a number", "tuple[float, ...]": "a list of numbers"}
 _KINDS |= {"tuple[bool, ...]": "a list of true and false"}
 
 
 def _problems(errors: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Give a sentence for each place of a study that pydantic finds something wrong with."""
+    """Yield a sentence for each place of a study where pydantic finds something wrong."""
     entries = {e["loc"][0] for e in errors if len(e["loc"]) > 1}
     several: dict[tuple[Any, ...], tuple[list[str], Any]] = {}
     for error in errors:
@@ -737,16 +741,16 @@ def _problems(errors: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         if loc and loc[-1] in _KINDS:
             wanted, _ = several.setdefault(loc[:-1], ([], error["input"]))
             wanted.append(_KINDS[loc[-1]])
-        # An axis that lost its one entry to another problem is not also said to be empty.
+        # An axis whose only entry has another problem is not reported as empty too.
         elif error["type"] != "too_short" or loc[0] not in entries:
             yield from _problem(error).splitlines()
     for loc, (wanted, given) in several.items():
-        if len(wanted) > 1:  # else one kind fits, but for an entry that was told of above
-            yield f"{_place(loc)}{' or '.join(wanted)} is wanted, not {_short(given)}."
+        if len(wanted) > 1:  # else one kind fits, but for an entry that was reported above
+            yield f"{_place(loc)}must be {' or '.join(wanted)}, not {_short(given)}."
 
 
 def _place(loc: Sequence[Any]) -> str:
-    """Return where in a study, for a sentence to begin with: `data, entry 1, augment.flip: `."""
+    """Return a place in a study, to begin a sentence with: `data, entry 1, augment.flip: `."""
     said = ""
     for part in loc:
         if isinstance(part, int):
@@ -757,7 +761,7 @@ def _place(loc: Sequence[Any]) -> str:
 
 
 _AS_ENTRY = "write `name` or `name: {parameter: value}`"
-# What is written for a setting that is a mapping, by its key.
+# An example of each setting that is a mapping, by its key.
 AS_MAPPING = {
     "augment": "augment: {flip: false}",
     "params": "name: {parameter: value}",
@@ -782,32 +786,29 @@ def _problem(error: Mapping[str, Any]) -> str:
         case "value_error":
             return f"{_place(loc)}{error['ctx']['error']}"
         case "missing":
-            return f"{_place(loc)}this key is required and missing."
+            return f"{_place(loc)}this key is required but missing."
         case "too_short":
-            return f"{_place(loc)}at least 1 entry is wanted."
+            return f"{_place(loc)}needs at least 1 entry."
         case "invalid_key":
-            return f"{_place(loc[:-1])}the key {loc[-1]!r} is no text."
+            return f"{_place(loc[:-1])}the key {loc[-1]!r} is not a text."
         case "string_type" if loc[-1] == "[key]":
-            return f"{_place(loc[:-2])}the key {loc[-2]!r} is no text."
+            return f"{_place(loc[:-2])}the key {loc[-2]!r} is not a text."
         case "tuple_type":
             as_list = f"[{given}]" if isinstance(given, str | int | float) else "[...]"
-            return (
-                f"{_place(loc)}a list is wanted, not {_short(given)}; write `{loc[-1]}: {as_list}`."
-            )
+            write = f"write `{loc[-1]}: {as_list}`"
+            return f"{_place(loc)}must be a list, not {_short(given)}; {write}."
         case "model_type" if len(loc) == 2 and isinstance(loc[1], int):
             return f"{of_entry}, not {_short(given)}."
         case "model_type" | "dict_type":
             example = AS_MAPPING.get(str(loc[-1]))
             write = f"; write it as in `{example}`" if example else ""
-            return (
-                f"{_place(loc)}a mapping of keys to values is wanted, not {_short(given)}{write}."
-            )
+            return f"{_place(loc)}must be a mapping of keys to values, not {_short(given)}{write}."
     message = error["msg"][:1].lower() + error["msg"][1:]
     return f"{_place(loc)}{message} (got {_short(given)}){_meaning(loc)}."
 
 
 def _meaning(loc: Sequence[Any]) -> str:
-    """Return what a setting of augmentation is, for the end of a sentence: its unit is no guess."""
+    """Return what a setting of augmentation means, for the end of a sentence: it tells the unit."""
     known = Augment.model_fields.get(str(loc[-1])) if "augment" in loc[:-1] else None
     return f"; {loc[-1]}: {known.description}" if known else ""
 
@@ -824,7 +825,7 @@ def parse_study(text: str, where: str) -> Study:
     except TextError as error:
         raise StudyError(f"{where}: {error}.") from error
     if not isinstance(raw, dict):
-        raise StudyError(f"{where}: a study is a mapping of keys to values, this is not one.")
+        raise StudyError(f"{where}: a study must be a mapping of keys to values.")
     try:
         study: Study = Study.model_validate(raw)
     except ValidationError as error:
@@ -843,7 +844,7 @@ def read_study(path: Path, where: str) -> Study:
 
 
 def load_study(path: Path) -> tuple[Study, Path]:
-    """Read a study file, or a ready study by its name; return it and the folder its paths start at.
+    """Read a study file, or a ready study by its name; return it and the base folder of its paths.
 
     Raises StudyError if there is none, or if it does not validate.
     """

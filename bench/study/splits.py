@@ -1,7 +1,7 @@
-"""The splits of a data set: dealt here, as others made them, or tested on a store outside.
+"""The splits of a data set: dealt here, predefined by others, or tested on an outside store.
 
-What must be told of them is put in sentences (`told`); what would make every score worthless, a
-test store with the same images as training, is refused.
+Warnings about them are put in sentences (`told`). A test store with images of the training set,
+which would make every score worthless, is refused.
 """
 
 from collections.abc import Sequence
@@ -35,8 +35,8 @@ FILE_ENDS = ".json"
 def make(study: Study, entry: DataEntry, store: Store, own: Store, base: Path) -> list[Split]:
     """Split the cases of a store as the study's `folds` says; raises StudyError.
 
-    `entry` bears the data's name in the results, by which errors speak of them. `store` is `own`
-    with the cases that `entry.test` names; `base` is the folder that paths in the study start at.
+    Errors call the data by `entry.name`, as the results do. `store` is `own` plus the cases that
+    `entry.test` names; `base` is the folder that paths in the study are relative to.
     """
     if isinstance(study.folds, str):
         return _given(study, entry, store, base)
@@ -67,9 +67,10 @@ def make(study: Study, entry: DataEntry, store: Store, own: Store, base: Path) -
 
 
 def check(splits: Sequence[Split], study: Study, store: Store, made: Sequence[Split]) -> None:
-    """Raise FoldError unless saved splits keep what those of this study promise.
+    """Raise FoldError unless saved splits keep what the splits of this study promise.
 
-    Those that others made, and whom each tests, must still be as `made` has them.
+    Predefined splits, and the test part of each fold on an outside store, must still be as in
+    `made`.
     """
     labels = strata_of(store)["labels"]
     if not isinstance(study.folds, str) and store.outside is None:
@@ -77,17 +78,17 @@ def check(splits: Sequence[Split], study: Study, store: Store, made: Sequence[Sp
         return
     check_given(splits, labels=labels, classes=store.meta.classes)
     if [_outline(split) for split in splits] != [_outline(split) for split in made]:
-        raise FoldError("its cases are split in another way than when this run was made.")
+        raise FoldError("its cases are split differently than when this run was made.")
 
 
 def _outline(split: Split) -> tuple[int, int, list[int], list[int]]:
-    """Return what of a split its makers decide: whom it tests, and whom it does not."""
+    """Return the part of a split that its makers decide: which cases it tests, and which not."""
     others = np.sort(np.concatenate([split.train, split.inner]))
     return split.repeat, split.fold, split.test.tolist(), others.tolist()
 
 
 def told(study: Study, entry: DataEntry, store: Store, splits: Sequence[Split]) -> tuple[str, ...]:
-    """Return the sentences that a reader of scores by these splits must know."""
+    """Return the warnings that a reader of scores by these splits must know."""
     if store.outside is not None:
         return tuple(_of_outside(entry, store))
     if not isinstance(study.folds, str):
@@ -95,7 +96,7 @@ def told(study: Study, entry: DataEntry, store: Store, splits: Sequence[Split]) 
     return tuple(_of_given(study.folds, store, splits))
 
 
-# ---- as others made them -------------------------------------------------------------------
+# ---- predefined by others ------------------------------------------------------------------
 
 
 def _given(study: Study, entry: DataEntry, store: Store, base: Path) -> list[Split]:
@@ -130,11 +131,11 @@ def _folds(folds: str, entry: DataEntry, store: Store, base: Path) -> list[Given
 
 def _without_parts(entry: DataEntry, store: Store) -> str:
     options = _options(store)
-    here = f"the store of {entry.name!r} says of no case which part it is in"
+    here = f"the store of {entry.name!r} does not say which part its cases are in"
     if "split" not in options:
         return f"{here}, and sources of kind {store.meta.kind} have no parts. {_choices(store)}"
     command = prepare_command(store.path, read_description(store.path), split="COLUMN")
-    return f"{here}. Make it anew with the table's column of train, val and test: {command}"
+    return f"{here}. Prepare it again with the table's column of train, val and test: {command}"
 
 
 def _without_column(name: str, entry: DataEntry, store: Store) -> str:
@@ -142,17 +143,17 @@ def _without_column(name: str, entry: DataEntry, store: Store) -> str:
     here = f"{said} The store of {entry.name!r} keeps {', '.join(store.columns) or 'no column'}"
     if "keep" not in _options(store):
         return (
-            f"{here}, and sources of kind {store.meta.kind} have no table to keep one of. "
+            f"{here}, and sources of kind {store.meta.kind} have no table with columns to keep. "
             f"{_choices(store)}"
         )
     kept: list[str] = [*store.columns, name]
     command = prepare_command(store.path, read_description(store.path), keep=kept)
-    return f"{here}; to keep it, make the store anew: {command}"
+    return f"{here}; to keep this column, prepare the store again: {command}"
 
 
 def _choices(store: Store) -> str:
     return (
-        f"Choices: a number of folds, official where the source has parts, a file ending in "
+        f"Choices: a number of folds, official if the source has parts, a file ending in "
         f"{FILE_ENDS}, or a column that the store keeps (here: "
         f"{', '.join(store.columns) or 'none'})."
     )
@@ -163,9 +164,9 @@ def _options(store: Store) -> Sequence[str]:
 
 
 def _named(path: Path, entry: DataEntry, store: Store) -> list[GivenFold]:
-    """Return the folds of a splits_final.json, whose names are those of the source's cases.
+    """Return the folds of a splits_final.json, which names cases as the source does.
 
-    A store knows hashes of names alone, so the key that made them is asked for.
+    A store knows only hashes of names, so the key that made them is needed.
     """
     try:
         folds, key = read_splits_final(path), user_key()
@@ -173,8 +174,8 @@ def _named(path: Path, entry: DataEntry, store: Store) -> list[GivenFold]:
         raise StudyError(f"folds: {error}.") from error
     if key_fingerprint(key) != store.key:
         raise StudyError(
-            f"folds: {path.name} names cases, and the ids of {entry.name!r} were made with "
-            f"another key than yours: set MEDOPT_KEY to the one that it was prepared with, or "
+            f"folds: {path.name} names cases, but the ids of {entry.name!r} were made with another "
+            f"key than yours: set MEDOPT_KEY to the key that the store was prepared with, or "
             f"prepare it again."
         )
     place = {case: row for row, case in enumerate(store.case_ids)}
@@ -191,8 +192,8 @@ def _named(path: Path, entry: DataEntry, store: Store) -> list[GivenFold]:
                 strange.append(name)
         if strange:
             raise StudyError(
-                f"folds: {path.name}: {where} names {strange[0]!r}, which is no case of "
-                f"{entry.name!r} ({len(strange)} of {len(names)} names are none). Names are "
+                f"folds: {path.name}: {where} names {strange[0]!r}, which is not a case of "
+                f"{entry.name!r} ({len(strange)} of {len(names)} names are not). Names must be "
                 f"those of the source's cases, without channel and suffix."
             )
         return np.sort(np.array(found, dtype=np.int64))
@@ -211,38 +212,38 @@ def _of_given(folds: str, store: Store, splits: Sequence[Split]) -> list[str]:
     said = []
     if len(splits) == 1:
         said.append(
-            f"There is one fold, as others split the data (folds: {folds}): what luck of that "
-            f"split a score owes cannot be told, only how it would vary with other test cases."
+            f"There is only one, predefined fold (folds: {folds}): how much a score owes to the "
+            f"luck of that split cannot be told, only how it would vary with other test cases."
         )
     shared = shared_of(splits, store.source_groups, store.image_ids)
     if shared.people or shared.images:
         whom = "patient" if store.meta.group_source == "patient" else store.meta.group_source
         said.append(
-            f"In these splits, which others made (folds: {folds}) and which are kept as they are, "
+            f"In these predefined splits (folds: {folds}), which are kept as they are, "
             f"{shared.people} of {shared.tested} tested cases "
             f"{_one(shared.people, 'shares', 'share')} a {whom} with training or inner validation, "
             f"and {shared.images} {_one(shared.images, 'has', 'have')} the same pixels as a case "
-            f"there: scores of those tell what was remembered."
+            f"there: scores of these cases show what was memorised."
         )
     used = {int(row) for split in splits for row in (*split.train, *split.inner, *split.test)}
     if unused := len(store) - len(used):
         said.append(
             f"{unused} of {len(store)} cases {_one(unused, 'is', 'are')} in no part of these "
-            f"splits (folds: {folds}), and {_one(unused, 'is', 'are')} not used."
+            f"splits (folds: {folds}) and {_one(unused, 'is', 'are')} not used."
         )
     return said
 
 
 def _one(number: int, one: str, several: str) -> str:
-    """Return the verb of so many cases."""
+    """Return the form of a verb for a number of cases."""
     return one if number == 1 else several
 
 
-# ---- tested on a store outside -------------------------------------------------------------
+# ---- tested on an outside store ------------------------------------------------------------
 
 
 def _check_outside(entry: DataEntry, store: Store) -> None:
-    """Raise StudyError where cases of a test store are among those trained on."""
+    """Raise StudyError if cases of a test store are also trained on."""
     outside = store.outside
     assert outside is not None
     mine, theirs = slice(None, store.n_own), slice(store.n_own, None)
@@ -256,8 +257,8 @@ def _check_outside(entry: DataEntry, store: Store) -> None:
     if same:
         raise StudyError(
             f"data: {same} of {len(outside)} cases of test {entry.test!r} "
-            f"{_one(same, 'has', 'have')} the pixels of a case of {entry.store!r}: it tests what "
-            f"was trained on. Take them out of one of the two."
+            f"{_one(same, 'has', 'have')} the pixels of a case of {entry.store!r}, which would "
+            f"test what was trained on. Remove them from one of the two."
         )
     if same_key and store.meta.kind == outside.meta.kind and entry.patients is None:
         people = common(store.source_groups)
@@ -265,8 +266,8 @@ def _check_outside(entry: DataEntry, store: Store) -> None:
             raise StudyError(
                 f"data: {people} of {len(outside)} cases of test {entry.test!r} "
                 f"{_one(people, 'is of a patient', 'are of patients')} (or "
-                f"{_one(people, 'bears a name', 'bear names')}) that {entry.store!r} has too. Take "
-                f"them out of one of the two; if they are other people of the same names, say so: "
+                f"{_one(people, 'has a name', 'have names')}) that {entry.store!r} has too. Remove "
+                f"them from one of the two; if they are other people of the same names, say so: "
                 f"`patients: others` beside `test`."
             )
 
@@ -275,18 +276,18 @@ def _of_outside(entry: DataEntry, store: Store) -> list[str]:
     outside = store.outside
     assert outside is not None
     same_trained = (
-        f"Every fold is tested on the same {len(outside)} cases, of another data set "
-        f"({outside.meta.name}): intervals over folds hold the luck of training, not that of "
+        f"Every fold is tested on the same {len(outside)} cases of another data set "
+        f"({outside.meta.name}): intervals over folds include the luck of training, not that of "
         f"these cases."
     )
     same_key = store.key == outside.key
     if entry.patients is not None or (same_key and store.meta.kind == outside.meta.kind):
         return [same_trained]
     why, what = (
-        ("of other kinds of sources", "pixels") if same_key else ("by other keys", "content")
+        ("from other kinds of sources", "pixels") if same_key else ("with other keys", "content")
     )
     unknown_people = (
-        f"Whether patients of the test set are in training too is not known: ids of the two were "
-        f"made {why}. No case has the {what} of one in training."
+        f"It is not known whether patients of the test set are in training too: the ids of the two "
+        f"were made {why}. No test case has the {what} of a case in training."
     )
     return [same_trained, unknown_people]

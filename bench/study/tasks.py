@@ -1,7 +1,7 @@
-"""The tasks: one row each. What a study takes for a task, and how a case of it is scored.
+"""The tasks: one row each, with a study's defaults for a task and how its cases are scored.
 
-What a target is in a store stands in `loaders.targets`, what is shown of a task in
-`results.tables.tasks`, a row each under the same names.
+`loaders.targets` defines a task's targets in a store and `results.tables.tasks` what reports show
+of it, one row each under the same names.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _drawn = late("loaders.batches.drawn")
 
 Rows = list[dict[str, Any]]
 
-# Parts of equally many cases that folds of numbers are stratified by: assumption.
+# Number of equally large bins by which folds of numbers are stratified: assumption.
 BINS = 5
 
 
@@ -44,25 +44,25 @@ class Task:
     """One task of the table.
 
     - `served_by`: the task whose losses, metrics and regularizers serve this one: its own name, or
-      another's. `networks`: the task whose networks do.
+      another's. `networks`: the task whose networks serve it.
     - `primary`: the metric that decides unless a study names another.
-    - `batch`: samples a step by the number of dimensions, unless a study says.
-    - `patch_multiple`: an automatic patch is the median shape brought up to a multiple of this; 1
+    - `batch`: samples per step by the number of dimensions, unless a study says otherwise.
+    - `patch_multiple`: an automatic patch is the median shape rounded up to a multiple of this; 1
       for whole images.
-    - `windows`: whether a case is evaluated whole, by sliding windows of the patch, and not as the
-      patch in its middle.
+    - `windows`: whether a whole case is evaluated in sliding windows of the patch, rather than only
+      the patch in its middle.
     - `strata(store)`: what folds are stratified by.
-    - `weights(store, sampler)`: the weights (n_classes,) that a weighted loss takes; raises
-      FoldError where a class has none.
-    - `target(shape)`: a target that fits logits of a shape, drawn from torch's generator: what a
-      user's own loss is tried with.
-    - `scale(store, cases)`: in what a network learns numbers, by the cases that it trains on; None:
-      answers are learned as they are.
-    - `right(store, cases)`: the rows of `metrics` that the right answers to some cases get.
-    - `score(seen)`: what its rows are made of, for each case; plain values and arrays, since they
-      go from process to process.
+    - `weights(store, sampler)`: the weights (n_classes,) of a weighted loss; raises FoldError if a
+      class has none.
+    - `target(shape)`: a target that fits logits of this shape, drawn from torch's generator, to try
+      a user's own loss with.
+    - `scale(store, cases)`: the scale in which a network learns numbers, from the cases that it
+      trains on; None: answers are learned as they are.
+    - `right(store, cases)`: the rows of `metrics` for the right answers to some cases.
+    - `score(seen)`: the material of its rows, for each case; plain values and arrays, since they go
+      from process to process.
     - `rows(store, cases, scores)`: the rows of `metrics` and of `cases` for (n,) cases.
-    - `example(seen, place, score)`: the arrays that are shown of one case, but for its id.
+    - `example(seen, place, score)`: the arrays that reports show of one case, without its id.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Task:
 
 
 def _by_class(store: Store) -> Strata:
-    """Stratify by the class of a case, each of which every part must hold."""
+    """Stratify by the class of a case; every part must hold every class."""
     return {"labels": store.labels, "present": None, "overlap": False, "names": ()}
 
 
@@ -109,12 +109,12 @@ def _by_finding(store: Store) -> Strata:
 
 
 def _by_frequency(store: Store, sampler: Sampler) -> np.ndarray:
-    """Weigh each class by its inverse share of what is drawn."""
+    """Weigh each class by its inverse share of the samples drawn."""
     return class_weights(_drawn.class_counts(store, sampler))
 
 
 def _by_presence(store: Store, sampler: Sampler) -> np.ndarray:
-    """Weigh each finding that is there by how many are not for one that is."""
+    """Weigh each present finding by the number of cases without it for one with it."""
     return presence_weights(store.numbers[sampler.cases], store.meta.classes)
 
 
@@ -128,7 +128,7 @@ def _as_they_are(_store: Store, _cases: np.ndarray) -> None:
 
 
 def _standardized(store: Store, cases: np.ndarray) -> Scale:
-    """Learn numbers in standard deviations from the mean of some cases; 1 where all are one."""
+    """Learn numbers in standard deviations from the mean of some cases; 1 if all are equal."""
     numbers = store.numbers[cases]
     deviation = numbers.std(axis=0)
     deviation = np.where(deviation > 0, deviation, 1.0)
@@ -137,7 +137,7 @@ def _standardized(store: Store, cases: np.ndarray) -> Scale:
 
 
 def _by_quantile(store: Store) -> Strata:
-    """Stratify by which fifth of all numbers that of a case is in."""
+    """Stratify by the fifth of all numbers that a case's number is in."""
     numbers = store.numbers[:, 0]
     edges = np.unique(np.quantile(numbers, np.linspace(0, 1, BINS + 1)[1:-1]))
     bin_of = np.searchsorted(edges, numbers, side="right")

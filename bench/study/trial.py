@@ -1,4 +1,4 @@
-"""Trial: one unit of a study's work, frozen; and the combinations that are skipped."""
+"""Trials, the frozen units of a study's work, and the combinations that are skipped."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,13 +13,13 @@ from bench.study.schema import Augment, Normalize, StopOn, Study
 from bench.study.tasks import TASKS
 from results.tables.axes import AXES
 
-# Raised by a developer whenever the same settings would give other numbers than before; each
+# A developer raises it whenever the same settings would give other numbers than before; each
 # version has a line in docs/numerics.md.
 NUMERICS = 4
 
 
 def labels(choices: Mapping[str, Choice]) -> dict[str, str | None]:
-    """Return column -> what results call the choice on each axis."""
+    """Return column -> name in the results of the choice on each axis."""
     return {axis.column: axis.column_value(choices[axis.column].label) for axis in AXES}
 
 
@@ -27,20 +27,20 @@ def labels(choices: Mapping[str, Choice]) -> dict[str, str | None]:
 class Trial:
     """One combination on one fold with one seed and one set of hyperparameters: a unit of work.
 
-    Holds all that decides its result but the data themselves, which `dataset` names. `choices` maps
-    the column of each axis to the entry chosen on it.
+    Holds all that decides its result except the data, which `dataset` names. `choices` maps the
+    column of each axis to the entry chosen on it.
 
-    Of a search, `drawn` are the settings of the optimizer that its `point` has over all others, out
-    of `points` in all (None: nothing was searched); a trial that tries a point is `inner_only`: it
-    is scored on inner validation, and does not look at the test fold.
+    In a search, `drawn` are the optimizer settings of its `point`, which override all others;
+    `points` is the number of points (None: nothing was searched). A trial that tries a point is
+    `inner_only`: it is scored on inner validation and does not touch the test fold.
 
-    `looks` is how often inner validation looks over the budget (bench.training.looks.due); None:
-    after each epoch. `inference`: whether segmented images go through the network in windows or
-    whole, `windows_at_once` how many of these at once (None: WINDOWS of bench.training.evaluate,
-    or a batch). `cudnn_benchmark`: a GPU tries its kernels and keeps the fastest. `given_clinical`:
-    whether the network is given the store's clinical data beside the image. `flipped` is the share
-    of the training part's answers that are made wrong, `readers` whose answers it has
-    (bench.training.samples.labels).
+    `looks` is how often a trial looks at inner validation over its budget
+    (bench.training.looks.due); None: after each epoch. `inference`: whether segmented images go
+    through the network in windows or whole; `windows_at_once`: how many windows at once (None:
+    WINDOWS of bench.training.evaluate, or a batch). `cudnn_benchmark`: cuDNN tries its kernels and
+    keeps the fastest. `given_clinical`: whether the network gets the store's clinical data beside
+    the image. `flipped` is the share of training answers that are made wrong, `readers` says which
+    readers' answers are trained on (bench.training.samples.labels).
     """
 
     trial_id: str
@@ -89,18 +89,18 @@ class Trial:
 
     @property
     def has_own(self) -> bool:
-        """Whether code of the user's own, or weights from elsewhere, decide its result too."""
+        """Whether the user's own code or pretrained weights contribute to its result."""
         return self.start is not None or any(is_reference(c.name) for c in self.choices.values())
 
     @property
     def combination(self) -> dict[str, str | None]:
-        """Return data set, model, optimizer, loss and so on, as the results name them."""
+        """Return the data set, model, optimizer, loss and so on, by their names in the results."""
         return {"dataset": self.dataset, **labels(self.choices)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Skip:
-    """A combination that is not run, and why; `combination` is as that of a trial."""
+    """A combination that is not run, and why; `combination` has the form of a trial's."""
 
     trial_id: str
     task: str
@@ -109,7 +109,7 @@ class Skip:
 
 
 def settable(study: Study, combination: Combination) -> dict[str, Any]:
-    """Return the fields of a trial that a regularizer may set, as they are without one."""
+    """Return the fields of a trial that a regularizer may set, with their values without one."""
     schedule = combination.schedule
     stops = study.early_stopping
     return {
@@ -120,7 +120,7 @@ def settable(study: Study, combination: Combination) -> dict[str, Any]:
 
 
 def trial_columns(trial: Trial) -> dict[str, Any]:
-    """Return the columns of `trials` that the trial itself decides."""
+    """Return the columns of the table `trials` that the trial itself decides."""
     return {
         "trial_id": trial.trial_id,
         "task": trial.task,
@@ -144,6 +144,6 @@ def trial_columns(trial: Trial) -> dict[str, Any]:
 
 
 def skip_columns(skip: Skip) -> dict[str, Any]:
-    """Return the columns of `trials` that a skipped combination fills."""
+    """Return the columns of the table `trials` that a skipped combination fills."""
     about = {"trial_id": skip.trial_id, "task": skip.task, "reason": skip.reason}
     return {**about, **skip.combination, "status": "skipped"}

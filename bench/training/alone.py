@@ -1,10 +1,10 @@
-"""What a sample-gradient of each combination costs alone, measured by training it for two epochs.
+"""Measures the time of an undisturbed sample-gradient of each combination, over two epochs.
 
-Trials that run side by side on one device disturb each other's clocks, and a trial that shares
-nothing is not there on every machine. So each combination is trained once more, one after the
-other, by the same loop, loader and threads, and the second epoch is timed: the first one carries
-what is done once. Rounds go through all combinations anew, so that a machine that gets busy for a
-while shows as noise, not as a difference between two of them.
+Trials that run side by side on one device disturb each other's timing, and a run may have no trial
+that ran alone. So each combination is trained once more, one after the other, with the same loop,
+loader and threads, and the second epoch is timed: the first one includes one-time work. Each round
+goes through all combinations, so that a machine that is busy for a while shows as noise, not as a
+difference between two of them.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -33,11 +33,12 @@ def sample_costs(
     device: str,
     told: Callable[[int, int], None],
 ) -> list[dict[str, Any]]:
-    """Return rows of `results.tables.alone`, ROUNDS for each combination of some trials.
+    """Return rows of `results.tables.alone`, ROUNDS for each combination of these trials.
 
-    Of each combination the first trial is trained, for EPOCHS epochs; nothing of it is kept. `data`
-    gives a data set by its name, `base` is the folder that references in the study start at.
-    `told` hears (trainings done, in all). Raises what a trial raises that cannot be run.
+    The first trial of each combination is trained for EPOCHS epochs; nothing of it is kept. `data`
+    returns a data set by its name; `base` is the folder that references in the study are relative
+    to. `told` is called with (trainings done, trainings in all). Raises the error of a trial that
+    cannot be run.
     """
     first: dict[tuple[str | None, ...], Trial] = {}
     for trial in trials:
@@ -63,5 +64,5 @@ def sample_costs(
 
 
 def _last_rate(epochs: Iterable[Mapping[str, Any]]) -> float:
-    """Return sample-gradients a second of the last epoch."""
+    """Return the sample-gradients per second of the last epoch."""
     return float([row["samples_per_sec"] for row in epochs][-1])

@@ -1,6 +1,6 @@
-"""How training went, beside its losses: how they swing from step to step, how long steps are.
+"""The course of a training: how its losses swing from step to step, and how long its steps are.
 
-Only looks at the weights, between steps: nothing here changes a number of the training.
+It only reads the weights between steps: nothing here changes a number of the training.
 """
 
 import math
@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 # One step in EVERY is measured, from the fifth of an epoch on: an optimizer's very first steps are
-# not like its others (RMSprop's first is ten times as long as its rate). Assumption.
+# unlike its others (RMSprop's first is ten times as long as its rate). Assumption.
 EVERY, FIRST = 8, 4
-# So many weights, evenly spaced over all, stand for the network: the root of a mean of so many
-# squares is known to 1 % or better unless a few of them carry it, and their copy takes 256 KiB,
-# where a copy of the network would count in its peak of memory. Assumption.
+# This many weights, evenly spaced over all, represent the network: the root of their mean square is
+# known to 1 % or better unless it comes from a few of them, and their copy takes 256 KiB, while a
+# copy of the network would add to the peak of memory. Assumption.
 SAMPLED = 65_536
 
 
 class StepNorms:
-    """The length of steps: the L2 norm of what a step changes in all weights of a network.
+    """The length of steps: the L2 norm of a step's change to all weights of a network.
 
-    Estimated by every k-th weight, of each parameter at least one; exact below SAMPLED weights.
+    Estimated from every k-th weight, at least one of each parameter; exact below SAMPLED weights.
     """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
@@ -35,13 +35,13 @@ class StepNorms:
         self._squares: list[Tensor] = []
 
     def before(self, number: int) -> None:
-        """Look at the weights before step `number` of an epoch, from 0, if it is to be measured."""
+        """Copy weights before step `number` (from 0) of an epoch, if it is to be measured."""
         if number % EVERY == FIRST:
             self._copies = [part.clone() for part in self._parts()]
 
     @torch.no_grad()
     def after(self) -> None:
-        """Look at the weights after that step."""
+        """Measure their change after that step."""
         if not self._copies:
             return
         self._squares.append(
@@ -57,9 +57,9 @@ class StepNorms:
         self._copies = []
 
     def taken(self) -> float | None:
-        """Return the geometric mean over the steps measured since the last call; None of none.
+        """Return the geometric mean over the steps measured since the last call.
 
-        None too where a step was not finite, or where none moved anything.
+        None if there were none, if a step was not finite, or if a step moved nothing.
         """
         squares, self._squares = self._squares, []
         if not squares:
@@ -72,7 +72,7 @@ class StepNorms:
 
 
 def loss_swing(losses: Sequence[Tensor]) -> float | None:
-    """Return the standard deviation of differences between successive losses; None of under 3."""
+    """Return the standard deviation of differences of successive losses; None for less than 3."""
     if len(losses) < 3:
         return None
     swing = float(torch.stack(list(losses)).double().diff().std())

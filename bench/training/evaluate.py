@@ -1,4 +1,4 @@
-"""Score a model on some cases, each once: whole segmented images, classified ones as patches."""
+"""Scores a model on cases, each once: whole images for segmentation, else one patch of each."""
 
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -35,8 +35,8 @@ from loaders.store.read import Store
 from models.output import Output
 from models.spec import Model
 
-# Windows that go through the network at once, or as many as a batch of training has where those are
-# more, unless the trial says how many. Assumption: fits wherever training does.
+# Windows that go through the network at once, or the batch size of training if that is more, unless
+# the trial says how many. Assumption: that fits wherever training does.
 WINDOWS = 4
 
 _Given = TypeVar("_Given")
@@ -57,21 +57,21 @@ class Score:
     def decides(self) -> bool:
         """Whether the primary metric tells how good a network is on these cases.
 
-        It has no value where they lack what it needs. Where no case holds any region (label 0),
-        overlap and distance have none for a network that is right, and one for every false alarm.
+        It has no value if they lack what it needs. If no case holds any region (label 0), overlap
+        and distance have no value for a right answer, and a value for every false alarm.
         """
         return self.value is not None and any(case.get("label") != 0 for case in self.cases)
 
     @property
     def false_alarm(self) -> float | None:
-        """The share of cases without the object in which some is predicted; None if unknown."""
+        """Share of cases without the object in which some of it is predicted; None if unknown."""
         found = (m for m in self.metrics if m["metric"] == "false_alarm" and m["headline"])
         return next((m["value"] for m in found), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Scored:
-    """One case: its place in the store, loss, seconds, what its rows are made of, an example."""
+    """One case: its index in the store, loss, seconds, the material of its rows, an example."""
 
     index: int
     loss: float
@@ -84,9 +84,8 @@ class _Scored:
 class Evaluator:
     """Everything that the evaluations of one trial have in common.
 
-    `whole`: what each side of an image must be a multiple of, where whole images go through the
-    network in one pass; None where they do in windows. `clinical` is what the network is given
-    beside images, None: nothing.
+    `whole`: the multiples that the sides of an image must be if whole images go through the network
+    in one pass; None for windows. `clinical` is what the network gets beside images, None: nothing.
     """
 
     trial: Trial
@@ -105,7 +104,7 @@ class Evaluator:
         return self.outputs(image).logits
 
     def outputs(self, image: Tensor) -> Output:
-        """Return logits in float32, and presence where the network gives it."""
+        """Return logits in float32, and presence if the network gives it."""
         PULSE.beat()
         with PRECISIONS[self.trial.precision].autocast(self.device):
             given = self.model(image)
@@ -116,7 +115,7 @@ class Evaluator:
         )
 
     def worsened(self, image: np.ndarray, index: int, worse: Choice | None) -> np.ndarray:
-        """Return a normalised image (C, *spatial) of a case as `worse` would have it."""
+        """Return a normalised image (C, *spatial) of a case, degraded by `worse`."""
         if worse is None:
             return image
         row = DEGRADATIONS[worse.name]
@@ -131,12 +130,12 @@ class Evaluator:
     def score(self, cases: np.ndarray, *, final: bool, worse: Choice | None = None) -> Score:
         """Score `cases` (indices into the store); `final` adds the costly metrics and examples.
 
-        `worse` names what is done to the images first, a row of DEGRADATIONS. Each process scores
-        its share and all of them get the whole result. Leaves the network in evaluation mode.
+        `worse` names a row of DEGRADATIONS to apply to the images first. Each process scores its
+        share, and all of them get the whole result. Leaves the network in evaluation mode.
         """
         self.model.eval()
         task = TASKS[self.trial.task]
-        # Batches whole, as one process has them: a loss may couple their samples.
+        # Whole batches, as in a single process: a loss may couple their samples.
         at_once = 1 if task.windows else self.trial.batch_size
         batches = [cases[at : at + at_once] for at in range(0, len(cases), at_once)]
         own = batches[self.world.rank :: self.world.size]
@@ -145,7 +144,7 @@ class Evaluator:
         shown = set(cases[chosen(self.store.class_counts[cases] > 0)].tolist()) if final else set()
         passes = (self._volumes if task.windows else self._batches)(own, worse, costly=costly)
         if self.device.type == "cuda":
-            # The next case goes through the network while this one is counted on the host.
+            # The next case goes through the network while this one is scored on the host.
             passes = one_ahead(passes)
         with torch.inference_mode(), closing(passes):
             for seen, losses, seconds in passes:
@@ -183,7 +182,7 @@ class Evaluator:
     def _batches(
         self, own: Sequence[np.ndarray], worse: Choice | None, *, costly: bool
     ) -> Generator[tuple[Seen, np.ndarray, float]]:
-        """Give batches of cases, each as the patch in its middle, with losses (n,) and seconds."""
+        """Yield batches of cases, each as the patch in its middle, with losses (n,) and seconds."""
         scale = TASKS[self.trial.task].scale(self.store, self.sampler.cases)
         for part in own:
             pixels, target = gather(self.store, self.sampler.centre(part))
@@ -210,10 +209,10 @@ class Evaluator:
     def _volumes(
         self, own: Sequence[np.ndarray], worse: Choice | None, *, costly: bool
     ) -> Generator[tuple[Seen, np.ndarray, float]]:
-        """Give whole cases one at a time, with losses (1,) and seconds.
+        """Yield whole cases one at a time, with losses (1,) and seconds.
 
-        They go through the network in windows, or in one pass: several parts at once, of several
-        cases where they are small.
+        They go through the network in windows, or in one pass: several parts at once, also from
+        several cases if they are small.
         """
         weight = importance(self.trial.patch, self.device)
         at_once = self.trial.windows_at_once or max(WINDOWS, self.trial.batch_size)
@@ -225,7 +224,7 @@ class Evaluator:
                     yield self._seen(image, costly=costly)
 
     def _parts(self, own: Sequence[np.ndarray], worse: Choice | None) -> Iterator[Part]:
-        """Give the windows of cases, case after case; each item of `own` holds one."""
+        """Yield the windows of cases, case after case; each item of `own` holds one case."""
         for (index,) in own:
             pixels, inside = _padded(
                 self.store, self.sampler, int(index), self.trial.patch, self.whole
@@ -253,7 +252,7 @@ class Evaluator:
             image.seconds += seconds / len(parts)
 
     def _seen(self, image: Image, *, costly: bool) -> tuple[Seen, np.ndarray, float]:
-        """Return a case as the metrics take it, its loss (1,) and its seconds."""
+        """Return a case in the form that metrics take, its loss (1,) and its seconds."""
         within = (slice(None), slice(None), *image.inside)
         logits = image.logits[None][within]
         mask = np.array(self.store.mask(image.index))
@@ -273,7 +272,7 @@ class Evaluator:
 
 
 def whole_sides(trial: Trial, model: Model) -> tuple[int, ...] | None:
-    """Return what sides of whole images are multiples of, None where a trial has windows."""
+    """Return the multiples for sides of whole images, None if a trial uses windows."""
     return model.whole(trial.patch) if trial.inference == "whole" and model.whole else None
 
 
@@ -284,12 +283,12 @@ def _padded(
     patch: tuple[int, ...],
     multiple: tuple[int, ...] | None,
 ) -> tuple[np.ndarray, tuple[slice, ...]]:
-    """Return a normalised image, and where the image itself lies in it.
+    """Return a padded, normalised image, and the place of the image itself in it.
 
-    No side is shorter than the patch's. With `multiple` each is a multiple of that, and what lies
-    beyond the image mirrors it: a network that normalises each image by its own mean and deviation
-    is led astray by a rim of one value (hippocampus, U-Net, patches of 32^3: Dice of 0.75 by a rim,
-    0.80 by a mirror, 0.85 in windows, measured).
+    No side is shorter than the patch's. With `multiple` each side is a multiple of that, and the
+    padding mirrors the image: a rim of one value misleads a network that normalises each image by
+    its own mean and deviation (hippocampus, U-Net, patches of 32^3: Dice of 0.75 with a rim, 0.80
+    with a mirror, 0.85 in windows, measured).
     """
     raw = store.image(index)
     draws = sampler.centre(np.array([index]))

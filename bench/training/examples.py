@@ -1,20 +1,20 @@
-"""The few test cases that a trial leaves for the report."""
+"""The few test cases that a trial keeps as examples for the report."""
 
 import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-# Cases whose slices or images a trial leaves.
+# Number of cases whose slices or images a trial keeps.
 EXAMPLES = 3
 
 
 def chosen(held: np.ndarray, most: int = EXAMPLES) -> list[int]:
-    """Return which of n cases are left, by whether each holds each class, (n, classes) bool.
+    """Return which of n cases to keep, by whether each holds each class, (n, classes) bool.
 
-    `most` are left. The first that add a class to those before them, and then the first of the
-    others: what is shown depends on the data alone, so that it is the same for every combination,
-    and is not all of one class.
+    At most `most` are kept: the first that add a class to those before them, and then the first of
+    the others. So the choice depends only on the data, is the same for every combination, and is
+    not all of one class.
     """
     seen = np.zeros(held.shape[1], bool)
     adds = []
@@ -29,7 +29,7 @@ def chosen(held: np.ndarray, most: int = EXAMPLES) -> list[int]:
 def stacked(examples: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Stack the arrays of some examples, each along a new first axis.
 
-    Arrays of different sizes are padded at their ends with their least value.
+    Arrays of different sizes are padded at their ends with their own lowest value.
     """
     if not examples:
         return {}
@@ -37,9 +37,9 @@ def stacked(examples: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def packed(examples: Mapping[str, np.ndarray]) -> bytes | None:
-    """Return some arrays as an .npz, None where there are none: a lane packs them, not the driver.
+    """Return some arrays as the bytes of an .npz, None if there are none.
 
-    `np.load` of it gives them again.
+    Called in a lane, to spare the driver. `np.load` reads them again.
     """
     if not examples:
         return None

@@ -1,4 +1,4 @@
-"""The networks of trials: built for a store, counted, shared, compiled once a process."""
+"""The networks of trials: built for a store, counted, shared, compiled once per process."""
 
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from models.spec import Model
 def build_model(model: Component[Model], store: Path, patch: tuple[int, ...]) -> nn.Module:
     """Build a model for a store; its weights come from torch's random state.
 
-    Raises StudyError where it cannot be built so, or what is built is no network.
+    Raises StudyError if it cannot be built, or if the result is not a network.
     """
     meta = open_once(store).meta
     given = {
@@ -43,15 +43,13 @@ def build_model(model: Component[Model], store: Path, patch: tuple[int, ...]) ->
             f"models: {model.row.name} cannot be built with {asked}: {failure(error)}"
         ) from error
     if not isinstance(network, nn.Module):
-        raise StudyError(
-            f"models: {model.row.name} made {said(network)}; wanted is {MODEL_WANTED}."
-        )
+        raise StudyError(f"models: {model.row.name} made {said(network)}; expected {MODEL_WANTED}.")
     return network
 
 
 @contextmanager
 def weightless() -> Iterator[None]:
-    """Make networks on the meta device, which computes nothing, and draw no random number."""
+    """Make networks on the meta device, which computes nothing and draws no random numbers."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         yield
 
@@ -66,9 +64,10 @@ def parameter_shapes(
 
 
 def cramped(model: Component[Model], store: Path, patch: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return the sides of an input that is shorter than a 3-D convolution's kernel; None of none.
+    """Return the sides of an input that is shorter than a 3-D convolution's kernel, or None.
 
-    Of the first in a training step, those of single channels left out: nothing is computed.
+    It is the first such input in a training step; convolutions of single channels do not count.
+    Nothing is computed.
     """
     found: list[tuple[int, ...]] = []
 
@@ -93,9 +92,9 @@ _flops: dict[Hashable, float] = {}
 def flops_per_sample(model: Component[Model], store: Path, patch: tuple[int, ...]) -> float:
     """Count the floating-point operations of one sample-gradient: forward and backward, once.
 
-    Counted once a process for a model, on a network of its own on the meta device, which computes
-    nothing, in evaluation mode (batch norm refuses one sample otherwise) and with the random state
-    set back: counting changes no result.
+    Counted once per process for a model, on a separate network on the meta device, which computes
+    nothing, in evaluation mode (batch norm otherwise refuses one sample) and with the random state
+    restored: counting changes no result.
     """
     key = identity_of(model, store, patch)
     if key not in _flops:
@@ -109,11 +108,11 @@ def flops_per_sample(model: Component[Model], store: Path, patch: tuple[int, ...
 
 
 def identity_of(model: Component[Model], store: Path, patch: tuple[int, ...]) -> Hashable:
-    """Return what decides the network that `build_model` makes, but for its weights."""
+    """Return what decides the network that `build_model` makes, except its weights."""
     return model.identity, str(sorted(model.settings.items())), store, patch
 
 
-# ---- of a trial ------------------------------------------------------------------------------
+# ---- for a trial -----------------------------------------------------------------------------
 
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 
@@ -126,9 +125,9 @@ def make_network(
     world: World,
     seed: int,
 ) -> tuple[nn.Module, nn.Module]:
-    """Return a trial's network and what its training calls: itself, or its compiled form.
+    """Return a trial's network and the module that its training calls: itself, or compiled.
 
-    The weights are those that `seed` draws, and over them those that the trial starts from.
+    The weights are drawn by `seed`, and then replaced by those that the trial starts from.
     """
     torch.manual_seed(seed)
     model = build_model(kind, store, trial.patch)
@@ -136,7 +135,7 @@ def make_network(
         load_weights(model, kind.row, trial.start)
     if trial.given_clinical:
         opened = open_once(store)
-        # Drawn after the network's own weights, which are those that it has without.
+        # After the network's own weights, so that those are the same as without clinical data.
         model = LateFusion(model, numbers=width(opened), classes=len(opened.meta.classes))
     model = model.to(device)
     if trial.channels_last:
@@ -145,7 +144,7 @@ def make_network(
         model = _with_shared_statistics(model, device)
     if not trial.compiled:
         return model, model
-    # All that the compiled code depends on and does not look at again.
+    # All that the compiled code depends on without checking it again.
     settings = trial.precision, trial.channels_last, device, world.size, trial.given_clinical
     return compiled_once(model, key=(identity_of(kind, store, trial.patch), settings))
 
@@ -153,8 +152,8 @@ def make_network(
 def _with_shared_statistics(model: nn.Module, device: torch.device) -> nn.Module:
     """Return a network whose batch norms take their statistics over all processes of the trial.
 
-    Their parameters and buffers are the same tensors, by the same names. torch's own runs on GPUs
-    alone, and forgets the activation that timm's batch norms end with.
+    Their parameters and buffers are the same tensors, by the same names. torch's own version runs
+    only on GPUs, and drops the activation that timm's batch norms end with.
     """
     found = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
     for name, norm in found.items():
@@ -173,8 +172,8 @@ def _with_shared_statistics(model: nn.Module, device: torch.device) -> nn.Module
 class SharedBatchNorm(_BatchNorm):
     """A batch norm whose statistics are those of the global batch, on any device.
 
-    With the `drop` and `act` that timm's BatchNormAct2d ends with. Mean first, then the deviations
-    from it: a difference of two sums of squares would lose half of the digits.
+    Keeps the `drop` and `act` that timm's BatchNormAct2d ends with. Takes the mean first, then the
+    deviations from it: a difference of two sums of squares would lose half of the digits.
     """
 
     def __init__(self, norm: _BatchNorm) -> None:
@@ -187,10 +186,10 @@ class SharedBatchNorm(_BatchNorm):
         self.act = getattr(norm, "act", nn.Identity())
 
     def _check_input_dim(self, _given: Tensor) -> None:
-        """Take every number of dimensions: the network was built for its images."""
+        """Accept any number of dimensions: the network was built for its images."""
 
     def forward(self, given: Tensor) -> Tensor:
-        """Return (N, C, ...) with each channel at mean 0 and variance 1, scaled and shifted."""
+        """Return (N, C, ...), each channel normalised to mean 0 and variance 1, scaled, shifted."""
         known = self.running_mean is not None
         if not self.training and known:
             return self._ended(super().forward(given))
@@ -226,9 +225,9 @@ class SharedBatchNorm(_BatchNorm):
 
 
 def _channels_last(model: nn.Module) -> None:
-    """Put the weights of convolutions with their channels innermost, by their own rank.
+    """Store the weights of convolutions with their channels innermost, by their own rank.
 
-    `Module.to` refuses networks whose convolutions are of other dimensions than their images, as
+    `Module.to` refuses networks whose convolutions have other dimensions than their images, such as
     those for clips.
     """
     for parameter in model.parameters():
@@ -245,9 +244,9 @@ _compiled: dict[Hashable, tuple[nn.Module, nn.Module]] = {}
 def compiled_once(model: nn.Module, key: Hashable) -> tuple[nn.Module, nn.Module]:
     """Return a network with the weights of `model`, and its compiled form.
 
-    The first call with a key compiles `model` itself (at its first batch). Later calls put the
+    The first call with a key compiles `model` itself (at its first batch). Later calls copy the
     weights of `model` into that first network, so that a lane compiles once for all trials of a
-    model. One trial uses a key at a time.
+    model. Only one trial uses a key at a time.
     """
     if key not in _compiled:
         _compiled[key] = model, torch.compile(model, dynamic=False)  # type: ignore[assignment]  # it is a module

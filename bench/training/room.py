@@ -1,7 +1,7 @@
-"""The room on a machine: what memory a trial takes, and how many train side by side.
+"""The room on a machine: how much memory a trial takes, and how many trials train side by side.
 
-Memory is estimated before anything is trained, by what a forward pass keeps for the backward one,
-counted on the meta device, which computes nothing; and rounded up wherever it is not known: too few
+Memory is estimated before anything is trained, from what a forward pass keeps for the backward
+pass, counted on the meta device, which computes nothing. Unknown amounts are rounded up: too few
 trials side by side cost time, too many cost the run.
 """
 
@@ -26,43 +26,43 @@ from results import text
 
 # A process that has imported torch, MONAI, DALI and our own, before it trains: 0.9 GiB (measured).
 PROCESS_BYTES = 5 * 2**28
-# Of the memory that is free, what trials may take: others on the machine start something too.
+# The share of free memory that trials may take: other users of the machine need some too.
 # Assumption.
 SHARE = 0.8
-# Copies of the parameters: the network, its gradients, the weights chosen and their average, two
-# buffers of an optimizer and what its update is computed from. Assumption.
+# Copies of the parameters: the network, its gradients, the chosen weights and their average, two
+# buffers of an optimizer and the material of its update. Assumption.
 COPIES = 8
 # L-BFGS keeps the last steps and gradients in pairs, `history_size` of 10 unless it is set;
 # Shampoo, SOAP and PSGD-Kron keep matrices. Assumption.
 COPIES_OF_LARGE_STATES = 30
 LARGE_STATES = frozenset({"lbfgs", "psgd_kron", "shampoo", "soap"})
-# Gradients of what the forward pass keeps, and what a convolution and the allocator need beside.
-# Assumption, checked by a test.
+# Factor for the gradients of what the forward pass keeps, and for what convolutions and the
+# allocator need besides. Assumption, checked by a test.
 OVER_SAVED = 2.5
 # Copies of the logits and of the image of a whole case while it is scored: logits, their weights
 # and sums over windows, probabilities in float64, maps of distance. Assumption.
 OVER_CASE = 8
-# A network that cannot be counted: of the user's own, whose code is not called here. Assumption.
+# A network that cannot be counted: the user's own, whose code is not called here. Assumption.
 UNKNOWN_BYTES = 6 * 2**30
 
-# Trials that share a GPU at most: eight kept an H200 and 16 cores at work on two trials of a small
-# network a second (measured); more were not tried.
+# Most trials that share a GPU: eight kept an H200 and 16 cores busy, at two trials of a small
+# network per second (measured); more were not tried.
 MOST_ON_A_GPU = 8
-# A step of more operations fills a GPU by itself: an H100 takes a millisecond over so many in TF32,
-# no less than it takes to launch the kernels of a step of a small network (3.3 ms on an H200, whose
-# card works for 0.4 of them: measured). Assumption.
+# A step of more operations than this fills a GPU by itself: an H100 takes a millisecond for them in
+# TF32, no less than launching the kernels of a step of a small network (which takes 3.3 ms on an
+# H200, of which the GPU is busy for 0.4 ms: measured). Assumption.
 FILLS_A_GPU = 3e11
-# Threads of a trial on a GPU, for what its loader does on the CPU: as many as are of use, and as
-# many as one of several needs, which launches its steps beside. Assumption.
+# Threads of a trial on a GPU, for its loader's work on the CPU: the most that are of use, and those
+# that one of several trials needs, which also launches its steps. Assumption.
 THREADS_BESIDE_A_GPU = 8
 THREADS_SHARING_A_GPU = 2
-# What a process that trains on a GPU has in the memory of the machine. Assumption.
+# The host memory of a process that trains on a GPU. Assumption.
 HOST_BYTES = 4 * 2**30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """How many trials train at once, each with how many threads, and `why` in a sentence."""
+    """How many trials train at once, with how many threads each, and `why` in a sentence."""
 
     lanes: int
     threads: int
@@ -70,12 +70,12 @@ class Room:
 
 
 def side_by_side(*, cores: int, threads: int | None, needed: int, usable: int) -> Room:
-    """Return how many trials are to train at once on so many cores and bytes of memory.
+    """Return how many trials should train at once on these cores and bytes of memory.
 
-    `needed` bytes are those of one trial, `usable` those that are free. With `threads` None a trial
-    gets one, and more where memory holds fewer trials than there are cores: small networks train
-    faster side by side than by several threads each (467 ms a step against 280 on two cores,
-    measured).
+    `needed` are the bytes of one trial, `usable` those that are free. With `threads` None a trial
+    gets one thread, and more if memory holds fewer trials than there are cores: small networks
+    train faster side by side than with several threads each (467 ms a step against 280 on two
+    cores, measured).
     """
     fit = max(int(SHARE * usable / needed), 1)
     lanes = max(min(cores // (threads or 1), fit), 1)
@@ -98,10 +98,10 @@ def room(
     cores: int,
     threads: int | None = None,
 ) -> Room:
-    """Return how many of some trials are to train at once on this machine's CPU, or its GPU.
+    """Return how many of these trials should train at once on this machine's CPU or GPU.
 
-    `data` gives a data set by its name, `base` is the folder that references in the study start at;
-    `threads` are those of a trial, None where they are to be chosen.
+    `data` returns a data set by its name; `base` is the folder that references in the study are
+    relative to; `threads` are those of a trial, None to choose them.
     """
     needed = most_bytes(trials, data, base)
     if device == "cpu":
@@ -127,11 +127,11 @@ def sharing_a_gpu(
     usable: int,
     gpus: int,
 ) -> Room:
-    """Return how many trials are to share a GPU: several where the steps of one leave it idle.
+    """Return how many trials should share a GPU: several if the steps of one leave it idle.
 
     `operations` are those of the largest step (None: not known), `needed` the bytes of one trial on
-    the GPU, `free` those that are free there, `usable` those of the machine's memory. Of several
-    `gpus` the first is used.
+    the GPU, `free` the free bytes there, `usable` those of the machine's memory. The first of
+    several `gpus` is used.
     """
     where = "the GPU" if gpus == 1 else f"the first of {gpus} GPUs (`--ray` takes them all)"
     if operations is None or operations > FILLS_A_GPU:
@@ -157,7 +157,7 @@ def sharing_a_gpu(
 def _most_operations(
     trials: Sequence[Trial], data: Callable[[str], DataSet], base: Path
 ) -> float | None:
-    """Return the floating-point operations of the largest gradient; None where one is not known."""
+    """Return the floating-point operations of the largest gradient; None if any is unknown."""
     found = [0.0]
     for trial in {(t.dataset, t.choices["model"].label): t for t in trials}.values():
         model = Combination(choices=trial.choices, base=base).model
@@ -173,7 +173,7 @@ def _gib(count: int) -> str:
 
 
 def most_bytes(trials: Sequence[Trial], data: Callable[[str], DataSet], base: Path) -> int:
-    """Estimate the bytes of the largest of some trials in training; `data` gives a set by name."""
+    """Estimate the bytes of the largest of these trials; `data` returns a data set by its name."""
     kinds: dict[tuple[str, str], dict[str, Trial]] = {}
     for trial in trials:
         of_kind = kinds.setdefault((trial.dataset, trial.choices["model"].label), {})
@@ -182,7 +182,7 @@ def most_bytes(trials: Sequence[Trial], data: Callable[[str], DataSet], base: Pa
 
 
 def _kind_bytes(trials: Sequence[Trial], data: Callable[[str], DataSet], base: Path) -> int:
-    """Estimate the bytes of the largest of trials of one model on one data set."""
+    """Estimate the bytes of the largest of these trials of one model on one data set."""
     parts = [Combination(choices=trial.choices, base=base) for trial in trials]
     first = trials[0]
     return trial_bytes(
@@ -202,10 +202,10 @@ def trial_bytes(
     batch: int,
     optimizers: Iterable[str],
 ) -> int:
-    """Estimate the bytes that the process of a trial has in memory at its peak, too many at worst.
+    """Estimate the peak memory in bytes of a trial's process, if in doubt too high.
 
-    `batch` is the number of samples of one gradient, `optimizers` are the names of those it is
-    trained by: the largest counts. The store is mapped, and so not counted.
+    `batch` is the number of samples of one gradient; the largest of `optimizers` (names) counts.
+    The store is memory-mapped, and so not counted.
     """
     if is_reference(model.row.name):
         return UNKNOWN_BYTES
@@ -231,5 +231,5 @@ def _saved(network: nn.Module, images: Tensor) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         logits = logits_of(network(images))
-    del logits  # until here it held what was kept, so that no two storages had one name
+    del logits  # until here it kept storages alive, so that no two had the same address
     return sum(kept.values())

@@ -1,13 +1,13 @@
 """The state of a trial in training: everything that changes from one epoch to the next.
 
 It can be written as bytes after an epoch and loaded into the same trial, made anew, which then goes
-on as if it had never stopped. The bytes hold plain values and tensors alone, and reading them
+on as if it had never stopped. The bytes hold only plain values and tensors, and reading them
 executes nothing (`weights_only=True`).
 
 The position in the stream of samples is the number of batches taken: samples, augmentation, mixup
-and the images that batch-norm statistics are refreshed from are functions of seed and position
-(loaders.sampling.sampler, bench.losses.mixup). The only generators that go on from draw to draw are
-torch's.
+and the images for refreshing batch-norm statistics are functions of seed and position
+(loaders.sampling.sampler, bench.losses.mixup). Only torch's generators have a state that changes
+from draw to draw.
 """
 
 import io
@@ -28,20 +28,20 @@ from bench.optimizers.averaging import MovingAverage
 from bench.optimizers.steps import StepMemory, StepParts
 from bench.training.transfer import LayerGroups
 
-# Raised when the content of the bytes changes; bytes of another version are refused.
+# Increased when the content of the bytes changes; bytes of another version are refused.
 VERSION = 4
 
 
 class StateRefused(ValueError):  # noqa: N818  # what became of the bytes, as the rest of the message
-    """Bytes are not the state of the trial that is to go on from them."""
+    """The bytes are not the state of the trial that should go on from them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BestEpoch:
-    """The best epoch so far by inner validation: what it scored, and the weights it ended with.
+    """The best epoch so far by inner validation: its score, and the weights it ended with.
 
-    `decides` and `false_alarm` are as of its score. `metrics` are the rows of that evaluation,
-    `weights` the state of the network.
+    `decides` and `false_alarm` are those of its score. `metrics` are the rows of that evaluation,
+    `weights` is the state of the network.
     """
 
     epoch: int
@@ -55,7 +55,7 @@ class BestEpoch:
 
 @dataclass(frozen=True, kw_only=True)
 class TargetReached:
-    """What training had cost at the end of the first epoch that reached the target score."""
+    """The cost of training up to the end of the first epoch that reached the target score."""
 
     train_sec: float
     sample_gradients: int
@@ -66,16 +66,16 @@ class TrainingState:
     """All that changes while a trial trains.
 
     - `parts`: the network, the optimizer with its averages, the scaler, the clock, and what one
-      step leaves for the next. `layers`: which layers are frozen. `average`: the moving average of
-      the weights, if the study asks for one.
+      step passes on to the next. `layers`: which layers are frozen. `average`: the moving average
+      of the weights, if the study asks for one.
     - `batches` taken from the stream of samples, sample-gradients `spent`, gradient `evaluations`
       made, and the rows of the `epochs` so far.
     - `best`, `reached`, `stopped` (by patience), and why the trial `diverged`, if it did.
 
-    The processes of a trial hold the same but for their random numbers, which bytes hold of each:
-    those of any process serve all of as many. The clock in them is that of the process that wrote
-    them. Where the network is compiled or runs on a GPU, going on is bit-equal as far as the same
-    training twice is.
+    The processes of a trial hold the same state except for their random numbers; the bytes hold
+    those of every process, so the bytes of any process serve the same number of processes. The
+    clock in them is that of the process that wrote them. If the network is compiled or runs on a
+    GPU, a resumed training is bit-equal as far as two equal trainings are.
     """
 
     trial_id: str
@@ -96,7 +96,7 @@ class TrainingState:
     _earlier_peak: int = 0
 
     def peak_memory(self) -> int | None:
-        """Return the peak of memory in bytes, that before a stop included; None if not known."""
+        """Return the peak memory in bytes, including that before a stop; None if not known."""
         now = peak_memory(self.device)
         return None if now is None else max(now, self._earlier_peak)
 
@@ -142,11 +142,10 @@ class TrainingState:
         return packed.getvalue()
 
     def load(self, packed: bytes) -> None:
-        """Go on from bytes of `to_bytes`: into the parts of the same trial, newly made.
+        """Load bytes of `to_bytes` into the newly made parts of the same trial.
 
-        To be called when all else has been made, since it sets the random state. Raises
-        StateRefused if the bytes are damaged, of another version, of another trial, or of another
-        number of processes.
+        Call it after all else has been made, since it sets the random state. Raises StateRefused if
+        the bytes are damaged, or from another version, trial or number of processes.
         """
         content = _read(packed, self.device)
         for what, own in (
@@ -181,7 +180,7 @@ class TrainingState:
             torch.cuda.set_rng_state(random["cuda"], self.device)
 
     def any_process(self, wish: bool) -> bool:
-        """Return whether any process of the trial wishes it; asked in all of them together."""
+        """Return whether any process of the trial wishes it; all of them must call this."""
         if self.world.size == 1:
             return wish
         wishes = torch.tensor(int(wish), device=self.device)
@@ -194,7 +193,7 @@ Checkpoint = Callable[[TrainingState], None]
 
 def _read(packed: bytes, device: torch.device) -> dict[str, Any]:
     def place(storage: Any, location: str) -> Any:
-        # What was in the host's memory stays there: the step counts of Adam, the random state.
+        # Tensors of the host's memory stay there: the step counts of Adam, the random state.
         if location == "cpu":
             return storage
         return default_restore_location(storage, str(device))  # type: ignore[no-untyped-call]  # torch's has no types
@@ -212,7 +211,7 @@ def _read(packed: bytes, device: torch.device) -> dict[str, Any]:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """Return `value` in Python's own types and tensors, as `weights_only=True` reads them."""
+    """Return `value` in Python's own types and tensors, which `weights_only=True` can read."""
     match value:
         case np.generic():  # first: numpy's float64 is a float too
             return value.item()

@@ -1,7 +1,8 @@
 """run_trial(): one trial from its first weight to its last test case, read top to bottom.
 
-It knows nothing of Ray. With `world.size` processes (torch.distributed is up) each takes its slice
-of every global batch and of every evaluation; one process is the same code with a world of one.
+It knows nothing of Ray. With several processes (`world.size`, and torch.distributed initialised)
+each takes its slice of every global batch and of every evaluation; a single process runs the same
+code with a world of one.
 """
 
 import io
@@ -55,21 +56,22 @@ from loaders.sampling.normalization import normalization, value_range
 from loaders.sampling.sampler import Recipe, Sampler, batch_positions, batch_shares
 from loaders.store.read import Store
 
-# The loss is read back once in so many steps, since each reading makes a GPU wait. A trial that is
-# not finite is noticed at most so many steps late; its weights are not used anyway. Assumption.
+# The loss is read back once in this many steps, since each reading makes a GPU wait. So a loss that
+# is not finite is noticed at most this many steps late; its weights are not used anyway.
+# Assumption.
 CHECK_EVERY = 32
 
 SOLO = World()
-# Voxels along each side of the sample that a loss is computed of before seconds count (assumption).
+# Voxels along each side of the sample that a loss is tried on before timing starts (assumption).
 _MADE_SIDE = 8
 Watch = Callable[[int, float | None], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """All that a trial leaves: rows of the four tables, example arrays, the weights it chose.
+    """The results of a trial: rows of the four tables, example arrays, the weights it chose.
 
-    `examples` is an .npz, None where there are none; `weights` is the network's state as torch.save
+    `examples` is an .npz, None if there are none; `weights` is the network's state as torch.save
     writes it, None if the trial does not keep it.
     """
 
@@ -95,19 +97,19 @@ def run_trial(
 ) -> Outcome:
     """Train and score one trial.
 
-    `base` is the folder that references in the study start at. `watch(epoch, score)` is told of
-    every epoch, with the score of the last look at inner validation.
+    `base` is the folder that references in the study are relative to. `watch(epoch, score)` is
+    called after every epoch, with the score of the last look at inner validation.
 
-    `checkpoint(state)` is called after every epoch, the last included. `state.to_bytes()`, called
-    before it returns, gives what `resume` takes: the trial goes on after that epoch as if it had
-    not stopped, with the same samples, draws and bits. Its times are those of both parts together,
-    without the pause between them; `started_at` is that of the first.
+    `checkpoint(state)` is called after every epoch, including the last. `state.to_bytes()`, called
+    before it returns, gives a value for `resume`: the trial then resumes after that epoch as if it
+    had not stopped, with the same samples, draws and bits. Its times are those of both parts
+    together, without the pause between them; `started_at` is that of the first part.
 
-    With several processes every one of them is given the same `resume`.
-    Batches are shared by way of `shelf` with other processes; no number depends on it but times.
+    With several processes, each must be given the same `resume`. Batches are shared with other
+    processes through `shelf`; nothing but times depends on it.
 
-    Returns rows with status `ok` or `diverged`; anything else that goes wrong is raised, and is the
-    runner's to write down: StoreError where the store has changed since it was prepared. Raises
+    Returns rows with status `ok` or `diverged`. Any other failure is raised, for the runner to
+    record: StoreError if the store has changed since it was prepared, for instance. Raises
     StateRefused if `resume` is not the state of this trial.
     """
     started_at = datetime.now(UTC)
@@ -269,7 +271,7 @@ def run_trial(
                         break
                 train_loss = float(torch.stack(losses).mean())
                 swing, step_norm = loss_swing(losses), norms.taken()
-            # One that broke off before its goal counts as begun.
+            # An epoch that broke off before its goal counts as reached.
             whole = max(state.spent, goal) // n_train
             epoch = trial.epochs if budget - state.spent < batch else whole
             before = state.epochs[-1]["epoch"] if state.epochs else 0
@@ -308,7 +310,7 @@ def run_trial(
                         train_sec=clock.seconds["train"], sample_gradients=state.spent
                     )
                 best_epoch = state.best.epoch if state.best else 0
-                # Looks, not epochs: one step of L-BFGS may spend 20, and is looked at once.
+                # Looks, not epochs: one step of L-BFGS may spend 20 epochs, and gets one look.
                 worse = sum(row["epoch"] > best_epoch for row in looks)
                 state.stopped = trial.stops and worse >= trial.patience
             if not state.diverged and layers.thaw(epoch):
@@ -319,9 +321,9 @@ def run_trial(
 
     best, diverged = state.best, state.diverged
 
-    # ---- test: once, by the weights that inner validation chose; to be read beside them, the last
-    # weights, on cases of the training part too, and of a trial that diverged those chosen before;
-    # never for a point of a search ----
+    # ---- test: once, with the weights that inner validation chose. For information only: the last
+    # weights, also on training cases; and after divergence, the weights chosen before it. Never for
+    # a point of a search ----
     last = best is not None and best.epoch == state.epochs[-1]["epoch"]
     final: Score | None = None
     seen: Score | None = None
@@ -329,7 +331,7 @@ def run_trial(
         judged = evaluation_weights(optimizer, model, refresh, average)
         with clock.phase("eval"), judged:
             seen = evaluator.score(spread(split.train, len(split.inner)), final=False)
-            # Of the last weights the primary metric alone is kept.
+            # Only the primary metric of the last weights is kept.
             final = None if last else evaluator.score(split.test, final=False)
     chosen: Score | None = None
     degraded: list[dict[str, Any]] = []
@@ -379,7 +381,7 @@ def run_trial(
         "infer_ms_per_case": test.infer_sec * 1e3 / len(split.test) if test else None,
         "optimizer_state_bytes": state_bytes(optimizer),
         "peak_memory_bytes": state.peak_memory(),
-        # A clock's is of one card, which knows nothing of those of other processes.
+        # A clock measures one GPU, not those of other processes.
         "energy_joules": clock.joules() if world.size == 1 else None,
         "flops_per_sample": flops,
         "sec_to_target": state.reached.train_sec if state.reached else None,
@@ -410,14 +412,14 @@ def run_trial(
 
 
 def seeds_of(trial: Trial) -> tuple[int, int, int]:
-    """Return the seeds of a trial's samples, of its initial weights, and of what its steps draw."""
+    """Return the seeds of a trial's samples, its initial weights, and the draws of its steps."""
     drawn = np.random.SeedSequence([trial.seed, trial.repeat, trial.fold]).generate_state(3)
     stream, weights, steps = (int(s) for s in drawn)
     return stream, weights, steps
 
 
 def _on_worse_images(evaluator: Evaluator, cases: np.ndarray, trial: Trial) -> list[dict[str, Any]]:
-    """Return the rows of `metrics` on images made worse, by each degradation alone."""
+    """Return the rows of `metrics` on degraded images, for each degradation by itself."""
     rows = []
     for worse in trial.degrade:
         found = evaluator.score(cases, final=True, worse=worse).metrics
@@ -426,10 +428,10 @@ def _on_worse_images(evaluator: Evaluator, cases: np.ndarray, trial: Trial) -> l
 
 
 def loss_weights(loss: Loss, store: Store, sampler: Sampler, device: torch.device) -> Tensor | None:
-    """Return the weights or counts (n_classes,) that a loss takes, of what is drawn; else None."""
+    """Return the weights or counts (n_classes,) of drawn samples that a loss takes, or None."""
     if not loss.weighted:
         return None
-    found = TASKS[store.meta.task].weights(store, sampler)  # FoldError where a class is absent
+    found = TASKS[store.meta.task].weights(store, sampler)  # FoldError if a class is absent
     weights = torch.from_numpy(class_counts(store, sampler) if loss.counted else found)
     return weights.to(device, torch.float32)
 
@@ -437,9 +439,9 @@ def loss_weights(loss: Loss, store: Store, sampler: Sampler, device: torch.devic
 def make_criterion(
     loss: Component[Loss], store: Store, sampler: Sampler, *, epoch: int = 0
 ) -> Criterion:
-    """Return a loss with its settings, of targets in what a network of this training learns.
+    """Return a loss with its settings, which scales targets as this training learns them.
 
-    Its settings are those of an epoch of training, from 0: evaluation is at the first's.
+    The settings are those of an epoch of training, counted from 0: evaluation uses the first's.
     """
     spaced = _spaced(loss, store, sampler.cases)
     criterion: Criterion = partial(loss.row.bind(loss.row.at(loss.settings, epoch)), **spaced)
@@ -456,9 +458,9 @@ def _import_loss(
     weights: Tensor | None,
     device: torch.device,
 ) -> None:
-    """Compute a loss of the table once, of a made sample, so that what it imports is imported.
+    """Compute a loss of the table once on a made-up sample, so that its imports are done.
 
-    MONAI takes 2 to 5 s the first time (measured), which would be counted as training.
+    MONAI's import takes 2 to 5 s (measured), which would count as training time.
     """
     task, classes = TASKS[store.meta.task], len(store.meta.classes)
     shape = 2, classes, *((_MADE_SIDE,) * store.meta.dims if task.windows else ())
@@ -470,9 +472,9 @@ def _import_loss(
 
 
 def _spaced(loss: Component[Loss], store: Store, cases: np.ndarray) -> dict[str, Any]:
-    """Return the spacing that a loss in mm takes: the median of some cases along each axis.
+    """Return the spacing for a loss in mm: the median of these cases along each axis.
 
-    One for all, as networks see voxels: where cases differ, distances of each are by the median.
+    It is the same for all, since networks see voxels: if cases differ, distances use the median.
     """
     if not (loss.row.spaced and loss.settings["mm"]):
         return {}
@@ -484,7 +486,7 @@ def make_sampler(
 ) -> Sampler:
     """Make the sampler of a trial's training part, normalised by that part's own statistics.
 
-    `labels` (n,) are what it is taught, None: the store's.
+    `labels` (n,) are the answers that it trains on, None for the store's.
     """
     store, train = data.store, data.split(trial.repeat, trial.fold).train
     if trial.normalize == "range":
@@ -518,7 +520,7 @@ def _first_batches(
     device: torch.device,
     clinical: Clinical | None,
 ) -> Iterator[Tensor]:
-    """Give this process's share of each of the first batches of the training stream."""
+    """Yield this process's share of each of the first batches of the training stream."""
     for place in range(min(REFRESH_BATCHES, len(sampler.cases) // batch)):
         at = batch_positions(place, batch_size=batch, start=0, shard=world.shard)
         draws = sampler.draw(at)
@@ -532,7 +534,7 @@ def _base_rate(settings: Mapping[str, Setting]) -> float | None:
 
 
 def settings_as_json(settings: Mapping[str, Setting]) -> str:
-    """Return settings as a JSON object, which has no word for what is infinite: it is a text."""
+    """Return settings as a JSON object, infinite values as texts, since JSON has none."""
     infinite = {k: str(v) for k, v in settings.items() if isinstance(v, float) and math.isinf(v)}
     return json.dumps({**settings, **infinite}, sort_keys=True)
 
@@ -589,7 +591,7 @@ def _better(score: Score, best: BestEpoch, stop_on: str, higher: bool) -> bool:
     if stop_on == "loss":
         return score.loss < best.loss
     if not (score.decides and best.decides):
-        # Nothing that the primary metric could tell by: by false alarms, then by the loss.
+        # The primary metric cannot decide: compare false alarms, then the loss.
         return (score.false_alarm or 0.0, score.loss) < (best.false_alarm or 0.0, best.loss)
     assert score.value is not None
     assert best.value is not None

@@ -1,7 +1,7 @@
 """Transfer learning: put pretrained weights into a network, and freeze and thaw its layers.
 
-Which weights, and where they are found, is said in bench/study/pretrained.py. Nothing that a file
-contains is executed (`weights_only=True`).
+bench/study/pretrained.py finds the weights. Nothing that a file contains is executed
+(`weights_only=True`).
 """
 
 import re
@@ -22,17 +22,17 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network_weights")
 # Prefixes that wrappers (DataParallel, DistributedDataParallel, torch.compile) put before names.
 PREFIXES = ("module.", "_orig_mod.")
 
-# torchvision published DenseNet under names that its own loader mends: `norm.1.` is `norm1.` now.
+# torchvision's DenseNet weights have old names that its own loader changes: `norm.1.` to `norm1.`.
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """What became of a network's parameters and buffers, by name.
+    """What happened to a network's parameters and buffers, by name.
 
     `taken` are as in the file. `adapted` is the first convolution, changed to the number of input
-    channels. `left` keep their new values: the head, and whatever the file lacks or has in another
-    shape. `unused` are the names in the file that the network took nothing from.
+    channels. `left` keep their initial values: the head, and whatever the file lacks or has in
+    another shape. `unused` are names in the file that the network did not use.
     """
 
     taken: tuple[str, ...]
@@ -63,8 +63,8 @@ def read_state(file: Path) -> dict[str, Tensor]:
         # Torch's own message advises reading the file unsafely, so it is not passed on.
         raise StudyError(
             f"pretrained: {file.name} cannot be read as weights. It must be a complete file that "
-            f"torch.save wrote from a network's state, with tensors alone: other Python objects "
-            f"are not loaded ({type(error).__name__})."
+            f"torch.save wrote from a network's state, with tensors only: other Python objects are "
+            f"not loaded ({type(error).__name__})."
         ) from error
     for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -72,8 +72,8 @@ def read_state(file: Path) -> dict[str, Tensor]:
             break
     if not isinstance(content, dict) or not any(isinstance(v, Tensor) for v in content.values()):
         raise StudyError(
-            f"pretrained: {file.name} holds no state of a network: a mapping of names to tensors, "
-            f"or one under {', '.join(WRAPPERS)}."
+            f"pretrained: {file.name} does not hold the state of a network, which is a mapping of "
+            f"names to tensors, or one under {', '.join(WRAPPERS)}."
         )
     state = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
     state = {OLD_DENSENET.sub(r"\1\2", name): value for name, value in state.items()}
@@ -87,15 +87,15 @@ def load_weights(network: nn.Module, row: Model, start: InitialWeights) -> Match
     """Put the weights of `start` into a network built by `row`, as far as they fit.
 
     A first convolution of three input channels fits any number C of them: the mean over the three
-    is repeated C times and multiplied by 3 / C, so that an image of C equal channels gives what a
-    grey image in three channels gave. The head keeps its new weights, since its classes differ.
-    Raises StudyError if the file is not the one that was planned with, or if fewer than half of the
-    parameters below the head are in it.
+    is repeated C times and multiplied by 3 / C, so that an image of C equal channels gives the same
+    as a grey image in three channels. The head keeps its initial weights, since its classes differ.
+    Raises StudyError if the file has changed since planning, or if it has fewer than half of the
+    parameters below the head.
     """
     if weights_digest(start.file) != start.digest:
         raise StudyError(
-            f"pretrained: {start.file.name} is another file than when the study was planned. Bring "
-            f"it back as it was, or ask again: trials of other weights are other trials."
+            f"pretrained: {start.file.name} has changed since the study was planned. Restore it, "
+            f"or repeat the command: trials with other weights are other trials."
         )
     state, own = read_state(start.file), network.state_dict()
     head = row.stages(network)[-1]
@@ -122,8 +122,8 @@ def load_weights(network: nn.Module, row: Model, start: InitialWeights) -> Match
     )
     if 2 * found < whole:
         raise StudyError(
-            f"pretrained: {start.file.name} does not fit model {row.name}: {found} of {whole} "
-            f"parameters below the head are in it ({match}). Take weights of the same model in the "
+            f"pretrained: {start.file.name} does not fit model {row.name}: it has {found} of "
+            f"{whole} parameters below the head ({match}). Take weights of the same model in the "
             f"same dimensions."
         )
     network.load_state_dict(new, strict=False)
@@ -131,7 +131,7 @@ def load_weights(network: nn.Module, row: Model, start: InitialWeights) -> Match
 
 
 def _differ_in_channels(given: Tensor, value: Tensor) -> bool:
-    """Whether `given` is a convolution of three input channels, like `value` but for those."""
+    """Return whether `given` is like `value`, but a convolution of three input channels."""
     return given.shape[1] == 3 and given.shape[2:] == value.shape[2:] and len(given) == len(value)
 
 
@@ -142,7 +142,7 @@ def _under(name: str, stage: str) -> bool:
 class LayerGroups:
     """The stages of a network from input to head, frozen or thawed, each with its own rate.
 
-    `frozen` is how many of the lowest stages do not train now. Raises StudyError if
+    `frozen` is the number of lowest stages that do not train now. Raises StudyError if
     `start.freeze_until` is not one of the stages.
     """
 
@@ -166,10 +166,10 @@ class LayerGroups:
     def groups(
         self, lr: float | None, *, decay_norms: bool = True
     ) -> list[dict[str, Any]] | list[nn.Parameter]:
-        """Return the parameters for an optimizer: one list, or groups with a rate `lr` each.
+        """Return the parameters for an optimizer: one list, or groups that each have a rate `lr`.
 
         `lr` is the head's rate, and the head is the last group. Without `decay_norms` each group is
-        two: weights, and parameters of one dimension (the scales and shifts of norms, biases),
+        split in two: weights, and one-dimensional parameters (scales and shifts of norms, biases),
         which do not decay.
         """
         groups = self._rates(lr)
@@ -193,7 +193,7 @@ class LayerGroups:
         ]
 
     def thaw(self, epoch: int) -> bool:
-        """Thaw what is due after `epoch` epochs; return whether there was a stage.
+        """Thaw the stages that are due after `epoch` epochs; return whether there were any.
 
         Several may be due at once: a step of L-BFGS may spend many epochs.
         """

@@ -1,7 +1,7 @@
-"""Whole images through a network: in windows that overlap, or in one pass.
+"""Takes whole images through a network, in overlapping windows or in one pass.
 
-What goes through at once is decided by sizes alone and never by what memory is free, so that a
-trial's numbers are the same on every machine.
+Only sizes, never free memory, decide what goes through at once, so that a trial's numbers are the
+same on every machine.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,17 +17,17 @@ Place = tuple[slice, ...]
 
 
 def starts(side: int, window: int, overlap: float) -> list[int]:
-    """Return where windows start along a side that is no shorter than they are.
+    """Return where windows start along a side that is no shorter than a window.
 
-    Neighbours share at least the part `overlap` of a window, the last ends where the side does: as
-    MONAI's sliding window inference lays them.
+    Neighbours share at least the part `overlap` of a window, and the last one ends with the side,
+    as in MONAI's sliding window inference.
     """
     step = max(int(window * (1 - overlap)), 1)
     return [*range(0, side - window, step), side - window]
 
 
 def places(shape: tuple[int, ...], window: tuple[int, ...], overlap: float) -> list[Place]:
-    """Return the windows of an image of such sides, the last axis the fastest."""
+    """Return the windows of an image of shape `shape`, the last axis varying fastest."""
     found: list[Place] = [()]
     for side, width in zip(shape, window, strict=True):
         along = [slice(at, at + width) for at in starts(side, width, overlap)]
@@ -36,11 +36,11 @@ def places(shape: tuple[int, ...], window: tuple[int, ...], overlap: float) -> l
 
 
 def importance(window: tuple[int, ...], device: torch.device) -> Tensor:
-    """Return what each voxel of a window counts where windows overlap (*window).
+    """Return the weight of each voxel of a window where windows overlap (*window).
 
-    A Gaussian whose standard deviation is an eighth of each side: MONAI's.
+    A Gaussian with a standard deviation of an eighth of each side, as in MONAI.
     """
-    from monai.data.utils import compute_importance_map  # half of what a process imports
+    from monai.data.utils import compute_importance_map  # half of all that a process imports
 
     found: Tensor = compute_importance_map(
         window, mode="gaussian", device=device, dtype=torch.float32
@@ -52,11 +52,11 @@ def importance(window: tuple[int, ...], device: torch.device) -> Tensor:
 class Image:
     """An image on its way through the network.
 
-    - `index`: its case in the store. `pixels` (channels, *sides): it, padded and normalised, and
-      `on_device` the same there. `inside`: where the case itself lies in it.
-    - `windows`: the parts of it that go through, of which `done` have come back.
-    - `logits` (classes, *sides), once all have. `presence` (classes,): the highest that the network
-      said of any, None for one that says nothing. `seconds` that it took.
+    - `index`: its case in the store. `pixels` (channels, *sides): the image, padded and normalised;
+      `on_device`: the same on the device. `inside`: the place of the case itself in it.
+    - `windows`: the parts that go through the network; `done` of them have come back.
+    - `logits` (classes, *sides), once all have come back. `presence` (classes,): the highest values
+      over all windows, None for a network without that output. `seconds`: the time it took.
     """
 
     index: int
@@ -72,18 +72,18 @@ class Image:
 
     @property
     def whole(self) -> bool:
-        """Whether all of it has come back."""
+        """Whether all windows have come back."""
         return self.done == len(self.windows)
 
     @property
     def logits(self) -> Tensor:
-        """Return the logits, of overlapping windows their weighted mean."""
+        """Return the logits, the weighted mean of overlapping windows."""
         assert self.whole
         assert self._sum is not None
         return self._sum if self._weight is None else self._sum / self._weight
 
     def take(self, place: Place, logits: Tensor, presence: Tensor | None, weight: Tensor) -> None:
-        """Note what the network said of one window: logits (classes, *window)."""
+        """Add the network's output for one window: logits (classes, *window)."""
         self.done += 1
         if presence is not None:
             known = self.presence
@@ -111,9 +111,9 @@ class Part(NamedTuple):
 
 
 def in_batches(parts: Iterable[Part], voxels: int) -> Iterator[list[Part]]:
-    """Give parts that follow each other together: of one size, and of at most so many voxels.
+    """Yield consecutive parts together, of one size and at most `voxels` voxels in all.
 
-    A part that is larger goes alone.
+    A larger part goes alone.
     """
     waiting: list[Part] = []
     for part in parts:

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Waits until Amazon takes this spot machine back, and says so to Ray: the lanes on it then keep the
-# states of their trials. Amazon gives the notice two minutes before.
+# Waits until Amazon takes this spot machine back, and tells Ray: the lanes on it then keep the states
+# of their trials. Amazon gives two minutes' notice.
 #
 #   spot_notice.sh RAY ADDRESS     the `ray` to call, and host:port of the cluster's head
 set -u
@@ -9,7 +9,7 @@ metadata=${SPOT_METADATA:-http://169.254.169.254}/latest
 
 ask() { curl --silent --fail --max-time 5 "$@"; }
 
-# The notice is a page that is not there before; every page wants a session's token.
+# The notice is a page that appears only then; every page needs a session token.
 noticed() {
   token=$(ask --request PUT --header "X-aws-ec2-metadata-token-ttl-seconds: 60" \
     "$metadata/api/token") &&

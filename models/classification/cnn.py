@@ -1,4 +1,4 @@
-"""Plain convolutional networks: the one that the papers start from, and a small VGG."""
+"""Plain convolutional networks: the papers' starting point, and a small VGG."""
 
 from math import prod
 
@@ -7,7 +7,7 @@ from torch import nn
 from models.classification.pooling import MaxPool
 
 # Width and size are assumptions, checked on BreastMNIST (28 x 28, 546 images, Adam 1e-3, 25
-# epochs): test AUC 0.86 to 0.90 at 0.15 s an epoch on one thread; twice as wide was no better.
+# epochs): test AUC 0.86 to 0.90 at 0.15 s per epoch on one thread; twice the width was no better.
 FIRST_CHANNELS = {2: 16, 3: 8}
 WIDEST = 64
 HIDDEN = 64
@@ -31,7 +31,7 @@ def plain_cnn(
     """Return a network from (N, in_channels, *patch) to logits (N, out_channels).
 
     Stages of 3-wide convolution, ReLU and pooling (a key of `POOLS`) follow each other until no
-    side of the feature map is longer than `POOL_UNTIL`; a side that is short already is not pooled
+    side of the feature map is longer than `POOL_UNTIL`; a side that is already short is not pooled
     further, so flat patches (16 x 32 x 32) keep their depth. Channels double from stage to stage.
     """
     convolution = {2: nn.Conv2d, 3: nn.Conv3d}[dims]
@@ -65,7 +65,7 @@ def vgg_small(
     """Return a network from (N, in_channels, *patch) to logits (N, out_channels).
 
     Three stages of two 3-wide convolutions with batch normalisation and ReLU, max-pooling between
-    the stages, and the mean over the image before the last layer: any patch will do.
+    the stages, and the mean over the image before the last layer: any patch fits.
     """
     del patch
     convolution = {2: nn.Conv2d, 3: nn.Conv3d}[dims]
@@ -78,7 +78,7 @@ def vgg_small(
         if stage:
             layers.append(MaxPool((2,) * dims))
         for _ in range(2):
-            # Batch normalisation takes out what a bias would add.
+            # Batch normalisation would remove a bias.
             layers += [
                 convolution(channels, width, 3, padding=1, bias=False),
                 normalisation(width),

@@ -8,7 +8,7 @@ from models.stem import adapted, is_small
 
 # The published stem divides by 4, the three steps after it by 2 each, none of them padded.
 LEAST = 32
-STD = 0.02  # of its truncated normal weights, as torchvision draws them
+STD = 0.02  # of its truncated normal weights, as in torchvision
 
 
 def convnext_tiny(
@@ -16,9 +16,9 @@ def convnext_tiny(
 ) -> nn.Module:
     """Return ConvNeXt-T from (N, in_channels, *patch) to logits (N, out_channels).
 
-    Where no side of the patch reaches `models.stem.SMALL_BELOW`, or one is below `LEAST`, the stem
-    is 3 wide with stride 1; else it is 4 wide with stride 4. Dropout stands before the last layer;
-    its stochastic depth, 0.1, stays as published.
+    If no side of the patch reaches `models.stem.SMALL_BELOW`, or one is below `LEAST`, the stem is
+    3 wide with stride 1; else it is 4 wide with stride 4. Dropout precedes the last layer; the
+    stochastic depth, 0.1, stays as published.
     """
     del dims
     # Late: torchvision takes seconds to import, and most commands build no network.
@@ -31,6 +31,6 @@ def convnext_tiny(
     nn.init.trunc_normal_(stem.weight, std=STD)
     nn.init.zeros_(stem.bias)  # type: ignore[arg-type]  # ConvNeXt's convolutions have a bias
     network.features[0][0] = stem
-    # Beside the flattening, so that every parameter keeps the name that pretrained weights know.
+    # Beside the flattening, so that every parameter keeps its name in pretrained weights.
     network.classifier[1] = nn.Sequential(network.classifier[1], nn.Dropout(dropout))
     return network  # type: ignore[no-any-return]  # torchvision has no types

@@ -16,10 +16,10 @@ def densenet121(
 ) -> nn.Module:
     """Return DenseNet-121 from (N, in_channels, *patch) to logits (N, out_channels).
 
-    Where no side of the patch reaches `models.stem.SMALL_BELOW`, or one is below `LEAST`, the stem
-    is one 3-wide convolution of stride 1 without pooling (Huang et al. 2017, section 3, CIFAR);
-    else it is 7 wide with stride 2, followed by pooling. Dropout stands behind every convolution
-    of the dense blocks.
+    If no side of the patch reaches `models.stem.SMALL_BELOW`, or one is below `LEAST`, the stem is
+    one 3-wide convolution of stride 1 without pooling (Huang et al. 2017, section 3, CIFAR); else
+    it is 7 wide with stride 2, followed by pooling. Dropout follows every convolution of the dense
+    blocks.
     """
     build = {2: _densenet121_2d, 3: _densenet121_3d}[dims]
     network = build(in_channels, out_channels, dropout)
@@ -28,7 +28,7 @@ def densenet121(
     stem = {2: nn.Conv2d, 3: nn.Conv3d}[dims](
         in_channels, 64, kernel, stride, padding=kernel // 2, bias=False
     )
-    # As both libraries initialise the stem that this one replaces.
+    # Initialised as in both libraries.
     nn.init.kaiming_normal_(stem.weight)
     network.features.conv0 = stem
     if small:

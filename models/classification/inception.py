@@ -7,9 +7,9 @@ from torch import nn
 from models.stem import adapted, is_small
 
 # Its convolutions without padding need 75 pixels with the published stem (torchvision says
-# min_size 75) and 21 where the stem does not down-sample by 4.
+# min_size 75), and 21 if the stem does not downsample by 4.
 LEAST = 75
-STD = 0.1  # of its truncated normal weights, as torchvision draws them
+STD = 0.1  # of its truncated normal weights, as in torchvision
 
 
 def inception_v3(
@@ -17,7 +17,7 @@ def inception_v3(
 ) -> nn.Module:
     """Return Inception-v3 without auxiliary logits: (N, in_channels, *patch) to (N, out_channels).
 
-    Where a side is below `LEAST`, the first convolution has stride 1 and the first pooling is left
+    If a side is below `LEAST`, the first convolution has stride 1 and the first pooling is left
     out, as in the other networks' stems for small images.
     """
     del dims

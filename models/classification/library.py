@@ -1,6 +1,6 @@
-"""Classifiers of timm and torchvision by their names there: `timm:NAME`, `torchvision:NAME`.
+"""Classifiers of timm and torchvision by their own names: `timm:NAME`, `torchvision:NAME`.
 
-Weights are always new: nothing is fetched, and no name of a hub is taken.
+Weights are always new: nothing is fetched, and names of a hub are not accepted.
 """
 
 import inspect
@@ -19,20 +19,20 @@ from torch.nn import functional as F
 from models.spec import Model, Setting, by_children
 from models.stem import adapted, is_small
 
-# Small images are enlarged by this, which most stems divide by, so that any of these networks keeps
-# their resolution without a change to its stem.
+# Small images are enlarged by this factor, by which most stems downsample, so that any of these
+# networks keeps their resolution with its own stem.
 ENLARGED = 4
-# What holds the stages of networks, by the names that these libraries use.
+# The modules that hold the stages of networks, by the names that these libraries use.
 OPENED = ("features", "stages", "blocks", "layers", "encoder", "encoder.layers")
-# What these libraries call the rate of dropout before the last layer; here it is `dropout`.
+# These libraries' names for the rate of dropout before the last layer; here it is `dropout`.
 DROPOUTS = frozenset({"dropout", "drop_rate"})
-# Arguments that the images, the classes and the contract of a network decide.
+# Arguments that the images, the classes and a network's contract decide.
 DECIDED = frozenset(
     {"in_chans", "num_classes", "img_size", "image_size", "input_size", "aux_logits"}
 )
 
 Sides = tuple[int, ...]
-Arguments = Mapping[str, Any]  # what a class takes by name -> its default
+Arguments = Mapping[str, Any]  # keyword argument of a class -> its default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +40,8 @@ class Library:
     """A library of classifiers: their names, and how one is made.
 
     `make(name, in_channels, out_channels, arguments, settings)` returns a network with new weights.
-    Of a network, `first` and `head` return the names of its first convolution and its last layer,
-    None for its first and its last; `sides` those of the images that it takes, where they are
+    `first` and `head` return the names of a network's first convolution and last layer, None for
+    the first and last that it has; `sides` the sides of the images that it takes, if they are
     fixed.
     """
 
@@ -60,8 +60,8 @@ def is_by_name(reference: str) -> bool:
 def by_name(reference: str, given: Mapping[str, Any]) -> Model:
     """Return the row of `timm:NAME` or `torchvision:NAME`.
 
-    Its settings are `dropout`, where the network has it, and those of `given` that the constructor
-    of its class takes by name. Raises ValueError on a name that the library lacks.
+    Its settings are `dropout`, if the network has it, and those of `given` that the constructor of
+    its class takes by name. Raises ValueError on a name that the library lacks.
     """
     package, _, name = reference.partition(":")
     library = LIBRARIES[package]
@@ -70,8 +70,8 @@ def by_name(reference: str, given: Mapping[str, Any]) -> Model:
         near = get_close_matches(name, known, n=5)
         hint = f"Did you mean {', '.join(near)}? " if near else ""
         raise ValueError(
-            f"{package} has no classifier {name!r}. {hint}It has {len(known)}, each named without "
-            f"a tag of weights or an address of a hub: nothing is fetched."
+            f"{package} has no classifier {name!r}. {hint}It has {len(known)}. Give the name "
+            f"without a tag of weights or an address of a hub: nothing is fetched."
         )
     example, arguments = _example(package, name)
     settings = _dropout(example, arguments) | {
@@ -91,19 +91,19 @@ def by_name(reference: str, given: Mapping[str, Any]) -> Model:
         settings=settings,
         stages=partial(_stages, package),
         first=first and f"{first}.weight",
-        summary=f"{name} of {package}, its weights new",
+        summary=f"{name} of {package}, with new weights",
         source=f"{package} {version(package)}",
     )
 
 
 def _dropout(example: nn.Module, arguments: Arguments) -> dict[str, Setting]:
-    """Return `dropout` as it is published, nothing where a network has none."""
+    """Return `dropout` with its published value, nothing if a network has none."""
     defaults = [arguments[name] for name in DROPOUTS if name in arguments]
     if not defaults:
         return {}
     if isinstance(defaults[0], int | float):
         return {"dropout": float(defaults[0])}
-    # The class wants it said; its builder says it.
+    # The class has no default; the library's builder sets one.
     return {"dropout": [m.p for m in example.modules() if isinstance(m, nn.Dropout)][-1]}
 
 
@@ -136,7 +136,7 @@ def _build(
     elif is_small(patch):
         sides = tuple(ENLARGED * side for side in patch)
     if sides:
-        # Before the network, not around it, so that parameters keep the names that weights know.
+        # As a hook, not a wrapper, so that parameters keep their names in pretrained weights.
         network.register_forward_pre_hook(partial(_fitted, padding, sides))
     return network
 
@@ -158,13 +158,13 @@ def _stages(package: str, network: nn.Module) -> tuple[str, ...]:
 
 @lru_cache
 def _example(package: str, name: str) -> tuple[nn.Module, Arguments]:
-    """Return a network as it is published, without values, and what its class takes by name."""
+    """Return the published network, without values, and the keyword arguments of its class."""
     make = partial(LIBRARIES[package].make, name, 3, 1000, {}, {})
     with torch.random.fork_rng(devices=[]):
         try:
             with torch.device("meta"):
                 network = make()
-        except NotImplementedError:  # RegNets read numbers of a tensor while they are made
+        except NotImplementedError:  # RegNets read values of a tensor while they are made
             with torch.device("cpu"):
                 network = make()
             network.to("meta")
@@ -184,7 +184,7 @@ def _first_convolution(network: nn.Module) -> str | None:
 def _timm_itself() -> Any:
     # Late, as torchvision below: each takes seconds to import.
     with warnings.catch_warnings():
-        # Of its use of TorchScript, which is none of the user's doing.
+        # About its own use of TorchScript, which the user cannot change.
         warnings.simplefilter("ignore", FutureWarning)
         import timm
     return timm
@@ -209,9 +209,9 @@ def _timm(
 
 
 def _timm_says(key: str, network: Any) -> str | None:
-    """Return a name that timm knows of a network: `first_conv`, `classifier`."""
+    """Return a module's name from timm's description of a network: `first_conv`, `classifier`."""
     said = network.pretrained_cfg.get(key)
-    # Networks that were distilled have two heads, the one that others have first.
+    # Distilled networks have two heads; the first is the usual one.
     name: str | None = said[0] if isinstance(said, tuple | list) else said
     return name
 
@@ -242,7 +242,7 @@ def _torchvision(
 
     without = {"aux_logits": False} if "aux_logits" in arguments else {}
     with warnings.catch_warnings():
-        # Of GoogLeNet and Inception: that they are to draw their weights in another way one day.
+        # From GoogLeNet and Inception: their initialisation of weights will change one day.
         warnings.simplefilter("ignore", FutureWarning)
         network: nn.Module = get_model(
             name, weights=None, num_classes=out_channels, **without, **settings
@@ -252,7 +252,7 @@ def _torchvision(
         stem = network.get_submodule(first)
         assert isinstance(stem, nn.Conv2d)
         new = adapted(stem, in_channels)
-        # As most of torchvision's networks draw theirs.
+        # As in most of torchvision's networks.
         nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
         if new.bias is not None:
             nn.init.zeros_(new.bias)
@@ -261,7 +261,7 @@ def _torchvision(
 
 
 def _torchvision_sides(network: nn.Module) -> Sides | None:
-    # All that say a size (its transformers) are published for 224.
+    # All networks with a fixed size (its transformers) are published for 224.
     said = {"image_size", "input_size"} & set(inspect.signature(type(network)).parameters)
     return (224, 224) if said else None
 

@@ -46,10 +46,10 @@ def efficientnet_v2_s(
 def _inverted(
     name: str, in_channels: int, out_channels: int, patch: tuple[int, ...], dropout: float
 ) -> nn.Module:
-    """Return torchvision's network `name`; dropout stands before its last layer.
+    """Return torchvision's network `name`, with dropout before its last layer.
 
-    Where no side of the patch reaches `models.stem.SMALL_BELOW`, the first convolution and the
-    first block that halves the image have stride 1.
+    If no side of the patch reaches `models.stem.SMALL_BELOW`, the first convolution and the first
+    block that halves the image have stride 1.
     """
     # Late: torchvision takes seconds to import, and most commands build no network.
     from torchvision import models as torchvision_models

@@ -18,13 +18,13 @@ def resnet(
 ) -> nn.Module:
     """Return ResNet-18, 34 or 50 (`depth`): (N, in_channels, *patch) to logits (N, out_channels).
 
-    Where no side of the patch reaches `models.stem.SMALL_BELOW`, the stem is one 3-wide
-    convolution of stride 1 without pooling; else it is 7 wide with stride 2, followed by pooling.
-    Dropout stands before the last layer.
+    If no side of the patch reaches `models.stem.SMALL_BELOW`, the stem is one 3-wide convolution of
+    stride 1 without pooling; else it is 7 wide with stride 2, followed by pooling. Dropout precedes
+    the last layer.
     """
     build = {2: _resnet_2d, 3: _resnet_3d}[dims]
     network: Any = build(in_channels, out_channels, depth, small=is_small(patch))
-    # Within the pooling, so that every parameter keeps the name that pretrained weights know.
+    # Within the pooling, so that every parameter keeps its name in pretrained weights.
     network.avgpool = nn.Sequential(network.avgpool, nn.Dropout(dropout))
     return network  # type: ignore[no-any-return]  # torchvision has no types
 
@@ -37,7 +37,7 @@ def _resnet_2d(in_channels: int, out_channels: int, depth: int, *, small: bool) 
     network = getattr(torchvision_models, f"resnet{depth}")(weights=None, num_classes=out_channels)
     kernel, stride = (3, 1) if small else (7, 2)
     network.conv1 = adapted(network.conv1, in_channels, kernel=kernel, stride=stride)
-    # As torchvision initialises the stem that this one replaces.
+    # Initialised as in torchvision.
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
     if small:
         network.maxpool = nn.Identity()

@@ -6,7 +6,7 @@ from torch import nn
 
 from models.stem import adapted
 
-# Five poolings bring 32 pixels down to one.
+# Five poolings reduce 32 pixels to one.
 LEAST = 32
 
 
@@ -15,10 +15,10 @@ def vgg16(
 ) -> nn.Module:
     """Return VGG-16 with batch normalisation: (N, in_channels, *patch) to (N, out_channels).
 
-    Its stem does not down-sample, so it stays as it is. Where a side is below `LEAST`, the
-    poolings round up, so that nothing is lost on the way, as in Zagoruyko's VGG for CIFAR
-    (github.com/szagoruyko/cifar.torch). The adaptive pooling to 7 x 7 and the three fully
-    connected layers are the published ones.
+    Its stem does not downsample, so it stays as published. If a side is below `LEAST`, the poolings
+    round up, so that no pixel is lost, as in Zagoruyko's VGG for CIFAR
+    (github.com/szagoruyko/cifar.torch). The adaptive pooling to 7 x 7 and the three fully connected
+    layers are the published ones.
     """
     del dims
     # Late: torchvision takes seconds to import, and most commands build no network.
@@ -26,7 +26,7 @@ def vgg16(
 
     network: Any = vgg16_bn(weights=None, num_classes=out_channels, dropout=dropout)
     stem = adapted(network.features[0], in_channels)
-    # As torchvision initialises the stem that this one replaces.
+    # Initialised as in torchvision.
     nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
     nn.init.zeros_(stem.bias)  # type: ignore[arg-type]  # VGG's convolutions have a bias
     network.features[0] = stem

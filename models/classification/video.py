@@ -1,7 +1,6 @@
-"""Networks for clips, (N, channels, T, Y, X): a 2-D network on every frame, then time.
+"""Networks for clips (N, channels, T, Y, X): a 2-D network on every frame, then time.
 
-`cnn_lstm` sees the order of the frames, `frame_cnn` does not: what the first knows more than the
-second is motion.
+`cnn_lstm` sees the order of the frames, `frame_cnn` does not: the difference is motion.
 """
 
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from models.spec import Model
 
-# Numbers that describe a frame, and of the LSTM's state. Assumptions.
+# Number of features of a frame, and of the LSTM's state. Assumptions.
 FEATURES = 64
 HIDDEN = 64
 
@@ -74,7 +73,7 @@ def frame_cnn(
     dropout: float,
     encoders: Mapping[str, Model],
 ) -> FrameCNN:
-    """Return the order-blind network, `encoder` one of the `encoders`, with its own settings."""
+    """Return the network that ignores order; `encoder` is one of `encoders`, with its settings."""
     del dims
     return FrameCNN(Frames(encoders[encoder], in_channels, patch), out_channels, dropout)
 
@@ -89,7 +88,7 @@ def cnn_lstm(
     dropout: float,
     encoders: Mapping[str, Model],
 ) -> CNNLSTM:
-    """Return the network that sees order, `encoder` one of the `encoders`, with own settings."""
+    """Return the network that sees order; `encoder` is one of `encoders`, with its settings."""
     del dims
     return CNNLSTM(Frames(encoders[encoder], in_channels, patch), out_channels, dropout)
 

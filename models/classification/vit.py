@@ -1,4 +1,4 @@
-"""Vision transformers, their layers by torchvision, in 2-D."""
+"""Vision transformers from torchvision's layers, in 2-D."""
 
 from math import sqrt
 from typing import Any
@@ -9,26 +9,25 @@ from torch.nn import functional as F
 
 from models.stem import is_small
 
-TOKEN = 16  # pixels along each side of what becomes one token
-# The same for small images, where 16 would leave four tokens of a 28 x 28 image: the stem without
-# its factor of 4, as in the other networks. Lee et al. 2021 (arXiv 2112.13492), section 4.1, take 4
-# for CIFAR's 32 x 32 too.
+TOKEN = 16  # pixels along each side of a token
+# The same for small images, since 16 would leave four tokens of a 28 x 28 image: the stem without
+# its factor of 4, as in the other networks. Lee et al. 2021 (arXiv 2112.13492), section 4.1, also
+# take 4 for CIFAR's 32 x 32.
 SMALL_TOKEN = 4
 GRID = 14  # tokens along each side of the published 224 pixels
 LAYERS = 12
-# Of the truncated normal weights of the head, as in DeiT (Touvron et al. 2021). torchvision's are
-# zeros, which Dosovitskiy et al. draw for fine-tuning alone.
+# For the truncated normal weights of the head, as in DeiT (Touvron et al. 2021). torchvision's are
+# zeros, which Dosovitskiy et al. use only for fine-tuning.
 STD = 0.02
 
 
 class ViT(nn.Module):
     """(N, in_channels, *patch) to logits (N, out_channels), from the class token.
 
-    Images are padded with zeros at their ends to whole tokens. The positions that are learned are
-    those of the published grid of 14 x 14 tokens whatever the patch; those of another grid are
-    interpolated (bicubic, as for fine-tuning in Dosovitskiy et al., section 3.2). So parameters
-    have torchvision's names and shapes, and its weights fit at any size but for the stem of small
-    images.
+    Images are padded with zeros at their ends to whole tokens. The learned positions are always
+    those of the published grid of 14 x 14 tokens; for another grid they are interpolated (bicubic,
+    as for fine-tuning in Dosovitskiy et al., section 3.2). So parameters have torchvision's names
+    and shapes, and its weights fit at any size, except for the stem of small images.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class ViT(nn.Module):
         )
         token = SMALL_TOKEN if is_small(patch) else TOKEN
         self.conv_proj = nn.Conv2d(in_channels, width, token, token)
-        # As torchvision initialises the stem that this one replaces.
+        # Initialised as in torchvision.
         nn.init.trunc_normal_(self.conv_proj.weight, std=sqrt(1 / (in_channels * token**2)))
         nn.init.zeros_(self.conv_proj.bias)  # type: ignore[arg-type]  # it has a bias
         self.class_token = published.class_token
@@ -83,12 +82,12 @@ class ViT(nn.Module):
         learned: Tensor = self.encoder.pos_embedding
         if self.spread is None:
             return learned
-        # A product, whose gradient is the same at every run on a GPU; that of interpolation is not.
+        # A product: its gradient on a GPU is the same in every run; that of interpolation is not.
         return torch.cat((learned[:, :1], self.spread @ learned[:, 1:]), dim=1)
 
 
 def _spread(grid: tuple[int, ...]) -> Tensor:
-    """Return what brings positions of the published grid to another: (tokens, GRID ** 2)."""
+    """Return the matrix (tokens, GRID ** 2) from positions of the published grid to another."""
     each = torch.eye(GRID**2).reshape(GRID**2, 1, GRID, GRID)
     resized = F.interpolate(each, grid, mode="bicubic", antialias=True)
     return resized.reshape(GRID**2, -1).T.contiguous()
@@ -104,7 +103,7 @@ def vit(
     heads: int,
     dropout: float,
 ) -> ViT:
-    """Return a vision transformer of 12 layers, `width` numbers a token."""
+    """Return a vision transformer of 12 layers with `width` features per token."""
     del dims
     return ViT(
         in_channels=in_channels,
@@ -117,6 +116,6 @@ def vit(
 
 
 def vit_stages(_network: nn.Module) -> tuple[str, ...]:
-    """Return the stem, what is added to its tokens, the layers and the head of `ViT`."""
+    """Return the stages of `ViT`: stem, class token and positions, layers, head."""
     layers = [f"encoder.layers.encoder_layer_{n}" for n in range(LAYERS)]
     return ("conv_proj", "class_token", "encoder.pos_embedding", *layers, "encoder.ln", "heads")

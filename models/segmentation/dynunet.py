@@ -1,4 +1,4 @@
-"""nnU-Net's U-Net, its kernels and strides planned from the patch, made of MONAI's blocks."""
+"""nnU-Net's U-Net from MONAI's blocks, with kernels and strides planned from the patch."""
 
 from math import prod
 from typing import Any
@@ -12,7 +12,7 @@ from models.output import Output
 # default_experiment_planner.py.
 BASE_WIDTH = 32
 WIDEST = {2: 512, 3: 320}
-SHORTEST = 4  # voxels that each side of the lowest level has at least
+SHORTEST = 4  # fewest voxels on each side of the lowest level
 SLOPE = 0.01  # of the leaky ReLU
 
 Plan = tuple[list[tuple[int, ...]], list[tuple[int, ...]]]
@@ -22,10 +22,10 @@ def plan(patch: tuple[int, ...]) -> Plan:
     """Return the kernel and the stride of each level, the finest first.
 
     nnU-Net's rule: an axis is halved while both halves keep `SHORTEST` voxels and its spacing is
-    within a factor of 2 of the finest; its kernel is 1 until its spacing is so for the first time.
-    nnU-Net makes patches that are cubes in millimetres, so here spacings are taken to be inverse
-    to the sides: 16 x 32 x 32 has voxels twice as thick as wide. nnU-Net pads a patch to what its
-    plan needs; here an axis of odd length is not halved any further.
+    within a factor of 2 of the finest; its kernel is 1 until its spacing is first within that
+    factor. nnU-Net makes patches that are cubes in millimetres, so spacings are assumed to be
+    inverse to the sides: 16 x 32 x 32 has voxels twice as thick as wide. nnU-Net pads a patch to
+    what its plan needs; here an axis of odd length is not halved further.
     """
     sides, spacings = list(patch), [max(patch) / side for side in patch]
     wide = [False] * len(patch)
@@ -48,7 +48,7 @@ def plan(patch: tuple[int, ...]) -> Plan:
 
 
 def multiples(patch: tuple[int, ...]) -> tuple[int, ...]:
-    """Return what each side of an image must be a multiple of, for a network of this patch."""
+    """Return the multiples that the sides of an image must be, for a network of this patch."""
     _, strides = plan(patch)
     return tuple(prod(along) for along in zip(*strides, strict=True))
 
@@ -56,9 +56,9 @@ def multiples(patch: tuple[int, ...]) -> tuple[int, ...]:
 class DynUNet(nn.Module):
     """(N, in_channels, *patch) to logits (N, out_channels, *patch), in training with coarser ones.
 
-    Two convolutions a level, each with instance normalisation and leaky ReLU; strided and
-    transposed convolutions between levels. Dropout stands behind the convolutions of a level. As
-    in nnU-Net, every level of the decoder but the lowest is supervised.
+    Two convolutions per level, each with instance normalisation and leaky ReLU; strided and
+    transposed convolutions between levels. Dropout follows the convolutions of a level. As in
+    nnU-Net, every level of the decoder except the lowest is supervised.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class DynUNet(nn.Module):
         self.apply(_initialise)
 
     def forward(self, image: Tensor) -> Tensor | Output:
-        """Return the logits, finest first where there are more."""
+        """Return the logits, in training with those of coarser levels, finest first."""
         features = image
         skips = []
         for block in self.encoder:
@@ -110,7 +110,7 @@ class DynUNet(nn.Module):
 
 
 class _Up(nn.Module):
-    """A level of the decoder: what comes from below, enlarged by `stride`, and the skip."""
+    """A level of the decoder: the features from below, enlarged by `stride`, joined to the skip."""
 
     def __init__(
         self,

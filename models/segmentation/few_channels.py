@@ -1,9 +1,9 @@
-"""Transposed convolutions to few channels: torch's numbers but for rounding, faster on a CPU.
+"""Transposed convolutions to few channels: torch's results up to rounding, faster on a CPU.
 
-The last convolution of a U-Net goes up to full size with a channel a class. oneDNN, which torch
-takes for it on a CPU, works in blocks of 8 or 16 channels whatever there are; as one product of
-matrices 16 to 3 channels are 2 to 5 times as fast forward, and 1.5 to 2 times with the gradient
-(sides of 6 to 64, one thread, measured): a third of the time of a trial of MSD hippocampus.
+The last convolution of a U-Net goes up to full size, with one channel per class. oneDNN, which
+torch uses for it on a CPU, always works in blocks of 8 or 16 channels. As a single matrix product,
+16 to 3 channels are 2 to 5 times as fast forward, and 1.5 to 2 times with the gradient (sides of 6
+to 64, one thread, measured): a third of the time of a trial of MSD hippocampus.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# More channels than these are faster by torch (dimensions -> channels, measured).
+# With more channels than these, torch is faster (dimensions -> channels, measured).
 _MOST = {2: 2, 3: 4}
 _BY_TORCH: dict[int, Any] = {2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _BY_PRODUCT: dict[int, Any] = {
@@ -22,7 +22,7 @@ _BY_PRODUCT: dict[int, Any] = {
 
 
 def with_fast_ends(network: nn.Module) -> None:
-    """Put a `ToFewChannels` in the place of each transposed convolution to few channels.
+    """Replace each transposed convolution to few channels by a `ToFewChannels`.
 
     Weights keep their names.
     """
@@ -40,7 +40,7 @@ class ToFewChannels(nn.Module):
     """A transposed convolution: (N, C, *spatial) to (N, few, *larger)."""
 
     def __init__(self, by_torch: nn.ConvTranspose2d | nn.ConvTranspose3d) -> None:
-        """Take the weights and the settings of torch's module; groups are not known here."""
+        """Take the weights and the settings of torch's module; groups are not supported."""
         super().__init__()
         self.weight, self.bias = by_torch.weight, by_torch.bias
         self.kernel_size, self.stride = by_torch.kernel_size, by_torch.stride
@@ -62,10 +62,10 @@ class ToFewChannels(nn.Module):
         return made
 
     def extra_repr(self) -> str:
-        """Return what stands in its name's brackets."""
+        """Return the settings that repr shows in brackets."""
         return f"{len(self.weight)}, {self.weight.shape[1]}, stride={self.stride}"
 
 
 def _leaves_it_to_torch(image: Tensor) -> bool:
-    # A GPU has its own kernels; mixed precision knows torch's name alone.
+    # A GPU has its own kernels; autocast knows only torch's name of the operator.
     return image.device.type != "cpu" or torch.is_autocast_enabled("cpu")

@@ -15,9 +15,9 @@ from models.spec import CHANNELS
 class LateUNet(nn.Module):
     """(N, in_channels, *patch) to logits (N, out_channels, *patch).
 
-    The levels are those of the `unet`, blocks by MONAI too. Each channel goes down through an
-    encoder of its own; at every level the maps of all channels are joined and brought back to the
-    level's width by a 1-wide convolution, and from there the decoder goes on.
+    The levels are those of the `unet`, with MONAI's blocks too. Each channel has its own encoder.
+    At every level the maps of all channels are joined and reduced to the level's width by a 1-wide
+    convolution, from which the decoder goes on.
     """
 
     def __init__(self, *, in_channels: int, out_channels: int, dims: int, dropout: float) -> None:
@@ -63,7 +63,7 @@ class LateUNet(nn.Module):
 def unet_late(
     *, in_channels: int, out_channels: int, dims: int, patch: tuple[int, ...], dropout: float
 ) -> LateUNet:
-    """Return a U-Net with an encoder for each channel; it is one network for every size."""
+    """Return a U-Net with an encoder for each channel; the network is the same for every size."""
     del patch
     network = LateUNet(
         in_channels=in_channels, out_channels=out_channels, dims=dims, dropout=dropout

@@ -1,4 +1,4 @@
-"""MedNeXt-S, its blocks by MONAI, in 2-D and 3-D."""
+"""MedNeXt-S from MONAI's blocks, in 2-D and 3-D."""
 
 from torch import Tensor, nn
 
@@ -8,9 +8,9 @@ from models.output import Output
 class MedNeXtS(nn.Module):
     """(N, in_channels, *patch) to logits (N, out_channels, *patch), in training with coarser ones.
 
-    Kernels of 3, expansion by 2, two blocks a level, residual down- and up-sampling. All levels of
-    the decoder are supervised; the lowest level of all, to which nnU-Net's trainer gives no weight,
-    is not.
+    Kernels of 3, expansion by 2, two blocks per level, residual downsampling and upsampling. All
+    levels of the decoder are supervised; the lowest level of all, to which nnU-Net's trainer gives
+    no weight, is not.
     """
 
     def __init__(self, *, in_channels: int, out_channels: int, dims: int) -> None:
@@ -36,7 +36,7 @@ class MedNeXtS(nn.Module):
         self.heads = nn.ModuleList([whole.out_0, *reversed(lowest_first)])
 
     def forward(self, image: Tensor) -> Tensor | Output:
-        """Return the logits, finest first where there are more."""
+        """Return the logits, in training with those of coarser levels, finest first."""
         features = self.stem(image)
         skips = []
         for level, down in zip(self.encoder, self.down, strict=True):
@@ -59,7 +59,7 @@ class MedNeXtS(nn.Module):
 def mednext_s(
     *, in_channels: int, out_channels: int, dims: int, patch: tuple[int, ...]
 ) -> MedNeXtS:
-    """Return MedNeXt-S; it is one network for every size."""
+    """Return MedNeXt-S; the network is the same for every size."""
     del patch
     return MedNeXtS(in_channels=in_channels, out_channels=out_channels, dims=dims)
 

@@ -8,19 +8,19 @@ from torch import Tensor, nn
 from models.output import Output
 from models.segmentation.dynunet import BASE_WIDTH, SLOPE, WIDEST, plan
 
-# Residual blocks of each level, the finest first: nnU-Net's ResEncUNetPlanner, whose lower levels
-# have as many as the last.
+# Residual blocks of each level, the finest first: nnU-Net's ResEncUNetPlanner, whose further levels
+# all have the last number.
 BLOCKS = (1, 3, 4, 6, 6, 6, 6, 6, 6, 6, 6, 6)
 
 
 class ResEncUNet(nn.Module):
     """(N, in_channels, *patch) to logits (N, out_channels, *patch), in training with coarser ones.
 
-    Levels, kernels, strides and widths are those of `models.segmentation.dynunet`; each level down
-    has residual blocks (ResNet-D's), each level up one convolution. Parameters have the names of
-    dynamic_network_architectures, so that nnU-Net's weights of the same plan fit. Dropout stands
-    behind the first convolution of each block and of each level up, where nnU-Net has none. As in
-    nnU-Net, every level of the decoder but the lowest is supervised.
+    Levels, kernels, strides and widths are those of `models.segmentation.dynunet`; each level of
+    the encoder has residual blocks (ResNet-D's), each level of the decoder one convolution.
+    Parameters have the names of dynamic_network_architectures, so that nnU-Net's weights of the
+    same plan fit. Dropout follows the first convolution of each block and of each decoder level;
+    nnU-Net has none. As in nnU-Net, every level of the decoder except the lowest is supervised.
     """
 
     def __init__(
@@ -60,17 +60,17 @@ class ResEncUNet(nn.Module):
         )
         whole.apply(whole.initialize)
         self.encoder, self.decoder = whole.encoder, whole.decoder
-        del self.decoder.encoder  # the same again
+        del self.decoder.encoder  # a second reference to the encoder
         blocks = [m for m in self.encoder.modules() if isinstance(m, BasicBlockD)]
         first = [self.encoder.stem.convs[0], *(block.conv1 for block in blocks)]
         for convolution in (*first, *(level.convs[0] for level in self.decoder.stages)):
             convolution.all_modules.append(nn.Dropout(dropout))
         for level in range(levels - 1 - max(levels - 2, 1)):
-            # The lowest, to which nnU-Net gives no weight.
+            # The lowest level, to which nnU-Net gives no weight.
             self.decoder.seg_layers[level] = nn.Identity()
 
     def forward(self, image: Tensor) -> Tensor | Output:
-        """Return the logits, finest first where there are more."""
+        """Return the logits, in training with those of coarser levels, finest first."""
         *skips, features = self.encoder(image)
         maps = []
         levels = zip(self.decoder.transpconvs, self.decoder.stages, reversed(skips), strict=True)

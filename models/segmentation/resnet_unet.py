@@ -1,4 +1,4 @@
-"""A U-Net with a ResNet-18 as its encoder that segments and says which classes a patch holds."""
+"""A U-Net with a ResNet-18 encoder, which segments a patch and says which classes it holds."""
 
 from typing import Any
 
@@ -11,17 +11,17 @@ from models.output import Output
 from models.stem import is_small
 
 ENCODER = (64, 64, 128, 256, 512)  # channels of the stem and of the four layers of ResNet-18
-# As the U-Net of segmentation_models_pytorch (Iakubovskii 2019) has them.
+# As in the U-Net of segmentation_models_pytorch (Iakubovskii 2019).
 DECODER = (256, 128, 64, 32, 16)
 
 
 class ResNetUNet(nn.Module):
     """(N, in_channels, *patch) to logits (N, out_channels, *patch) and presence (N, out_channels).
 
-    Presence comes from the mean over the encoder's last map, behind dropout. The encoder's
-    parameters have torchvision's names, so that its ImageNet weights fit; its stem does as that of
-    `models.classification.resnet`. Features are enlarged to the size of each skip, so that any
-    patch will do.
+    Presence comes from the mean over the encoder's last map, after dropout. The encoder's
+    parameters have torchvision's names, so that its ImageNet weights fit; its stem is that of
+    `models.classification.resnet`. Features are enlarged to the size of each skip, so any patch
+    fits.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class ResNetUNet(nn.Module):
         max_pool = {2: nn.MaxPool2d, 3: nn.MaxPool3d}[dims]
         encoder: Any = resnet(
             in_channels=in_channels,
-            out_channels=1,  # of its own last layer, which is not used
+            out_channels=1,  # for its own last layer, which is not used
             dims=dims,
             patch=patch,
             depth=18,

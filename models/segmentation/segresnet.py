@@ -12,8 +12,8 @@ def segresnet(
 ) -> nn.Module:
     """Return a residual encoder and a light decoder, group normalisation, without the VAE branch.
 
-    It maps (N, in_channels, *patch) to logits (N, out_channels, *patch). Dropout, of whole
-    channels, stands behind the first convolution.
+    It maps (N, in_channels, *patch) to logits (N, out_channels, *patch). Dropout of whole channels
+    follows the first convolution.
     """
     del patch  # fully convolutional: one network for every size
     # Late: MONAI takes seconds to import, and most commands build no network.

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
-TOKEN = 16  # voxels along each side of what becomes one token of UNETR
-# Of Swin UNETR as it is published, arXiv 2201.01266, table 1; MONAI's default is half of it.
+TOKEN = 16  # voxels along each side of a token of UNETR
+# The published Swin UNETR's, arXiv 2201.01266, table 1; MONAI's default is half of it.
 FEATURES = 48
 
 
@@ -15,8 +15,8 @@ def unetr(
 ) -> nn.Module:
     """Return UNETR from (N, in_channels, *patch) to logits (N, out_channels, *patch).
 
-    Its positions are learned for the patch it was built for, so it takes no image of another size.
-    Dropout stands in the transformer.
+    Its positions are learned for the patch it was built for, so it takes only images of that size.
+    Dropout is in the transformer.
     """
     # Late, here and below: MONAI takes seconds to import, and most commands build no network.
     from monai.networks.nets.unetr import UNETR
@@ -29,7 +29,7 @@ def unetr(
         spatial_dims=dims,
     )
     for block in network.vit.blocks:
-        # Of attention to another sequence, which there is none of here: no gradient reaches it.
+        # For attention to another sequence, which does not exist here: no gradient reaches it.
         block.norm_cross_attn = nn.Identity()
     return network  # type: ignore[no-any-return]  # MONAI has no types
 
@@ -39,13 +39,13 @@ def swin_unetr(
 ) -> nn.Module:
     """Return Swin UNETR from (N, in_channels, *patch) to logits (N, out_channels, *patch).
 
-    It is one network for every size. Dropout stands in the transformer.
+    The network is the same for every size. Dropout is in the transformer.
     """
     del patch
     from monai.networks.nets.swin_unetr import SwinUNETR
 
     device = torch.get_default_device()
-    with torch.device("cpu"):  # MONAI reads numbers of a tensor, which the meta device has not
+    with torch.device("cpu"):  # MONAI reads values of a tensor, which the meta device lacks
         network: Any = SwinUNETR(
             in_channels=in_channels,
             out_channels=out_channels,
@@ -53,10 +53,10 @@ def swin_unetr(
             drop_rate=dropout,
             spatial_dims=dims,
         )
-    # It asks numpy whether sides are multiples of 32, which cuts compiled graphs: the row asks.
+    # Its check by numpy that sides are multiples of 32 breaks compiled graphs; the row checks it.
     network._check_input_size = _unchecked  # noqa: SLF001  # MONAI has no setting for it
     return network.to(device)  # type: ignore[no-any-return]  # MONAI has no types
 
 
 def _unchecked(_sides: Any) -> None:
-    """Take images of any sides."""
+    """Accept images of any size."""

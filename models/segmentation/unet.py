@@ -20,10 +20,10 @@ def unet(
 ) -> nn.Module:
     """Return MONAI's UNet, a level for each of `channels`, PReLU and instance normalisation.
 
-    It maps (N, in_channels, *patch) to logits (N, out_channels, *patch). Dropout stands behind
-    every convolution but the last. Without residual units a level has one convolution: measured on
-    MSD hippocampus (3-D, 1500 steps of Adam), two units a level took three times the seconds to
-    the same Dice, 0.84.
+    It maps (N, in_channels, *patch) to logits (N, out_channels, *patch). Dropout follows every
+    convolution except the last. Without residual units a level has one convolution: measured on MSD
+    hippocampus (3-D, 1500 steps of Adam), two units per level took three times as long to reach the
+    same Dice, 0.84.
     """
     del patch  # fully convolutional: one network for every size
     # Late, here and below: MONAI takes seconds to import, and most commands build no network.
@@ -62,10 +62,10 @@ def unet_stages(network: Any) -> tuple[str, ...]:
 def attention_unet(
     *, in_channels: int, out_channels: int, dims: int, patch: tuple[int, ...], dropout: float
 ) -> nn.Module:
-    """Return MONAI's AttentionUnet: two convolutions a level, gated skips, batch normalisation.
+    """Return MONAI's AttentionUnet: two convolutions per level, gated skips, batch normalisation.
 
-    It maps (N, in_channels, *patch) to logits (N, out_channels, *patch). Dropout stands behind
-    the convolutions of the levels, not in the gates.
+    It maps (N, in_channels, *patch) to logits (N, out_channels, *patch). Dropout follows the
+    convolutions of the levels and is not in the gates.
     """
     del patch  # fully convolutional: one network for every size
     from monai.networks.nets.attentionunet import AttentionUnet

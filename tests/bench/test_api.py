@@ -175,7 +175,7 @@ def test_a_pilot_tells_what_a_plan_will_be_able_to_find(study, tmp_path):
     assert api.plan(path, tmp_path / "more").foreseen == ()
     text = path.read_text().replace("data: [", "data: [{name: other, store: ")
     path.write_text(text.replace("]\nmodels", "}]\nmodels"))
-    with pytest.raises(StudyError, match="A pilot is a run on the same data"):
+    with pytest.raises(StudyError, match="A pilot must be a run on the same data"):
         api.plan(path, tmp_path / "more", pilot=pilot)
 
 
@@ -244,7 +244,7 @@ def test_a_process_measures_with_one_number_of_threads_and_runs_any(study, noteb
     path = study()
     api.plan(path)
     path.write_text(path.read_text().replace("threads: 1", "threads: 2"))
-    with pytest.raises(StudyError, match="trains with 1, and the study needs 2"):
+    with pytest.raises(StudyError, match="trains with 1, but the study needs 2"):
         api.plan(path)
     ended = api.run(path, trial=None)
     assert set(read(ended.folder, "trials")["threads"].to_pylist()) == {2}
@@ -301,7 +301,9 @@ def test_a_narrower_study_is_told_what_else_its_run_holds(study):
     path = study()
     path.write_text(path.read_text().replace("[sgd, adam]", "[sgd]"))
     ended = api.run(path, say=said.append)
-    assert "3 finished trials of an earlier, longer study are in this run: the verdict" in str(said)
+    assert "3 finished trials from an earlier, longer study are in this run: the verdict" in str(
+        said
+    )
     assert len(ended.verdict["datasets"][0]["combinations"]) == 2
 
 
@@ -413,7 +415,7 @@ def test_no_number_of_lanes_or_workers_that_cannot_be(study, number):
         lambda: api.run(path, ray="local", gpus_per_trial=number),
         lambda: api.prepare("msd", "task", out="store", workers=number),
     ):
-        with pytest.raises((StudyError, BadSource), match="is a whole number from 1 to"):
+        with pytest.raises((StudyError, BadSource), match="must be a whole number from 1 to"):
             wrong()
 
 

@@ -129,7 +129,7 @@ def test_a_plan_is_laid_out_over_gpus(medopt, study):
     assert run["gpu_hours"] == pytest.approx(2 * run["seconds"] / 3600)
     assert run["cost"] == pytest.approx(0.5 * run["gpu_hours"])
     said = medopt("plan", study, "--gpus", 2)[1]
-    assert "on 2 GPU(s), a trial on each: " in said
+    assert "on 2 GPU(s), one trial on each: " in said
     assert "measured on" in said
     status, _, err = medopt("plan", study, "--price", 2)
     assert status == 2
@@ -142,7 +142,7 @@ def test_a_study_is_tuned_and_its_plan_says_what_that_takes(medopt, study, tmp_p
     status, out, _ = medopt("plan", study, "--points", 2, "--json")
     planned = json.loads(out)
     assert (status, planned["points"], len(planned["trials"])) == (0, 8, 8 + 4)
-    assert "12 trials, 8 of them points of the search" in medopt("plan", study, "--points", 2)[1]
+    assert "12 trials, 8 of them search points" in medopt("plan", study, "--points", 2)[1]
     status, out, _ = medopt("tune", study, "--points", 2)
     assert status == 0
     assert "with its defaults and 1 draw from its search space" in out
@@ -189,14 +189,20 @@ def test_a_bad_study_is_exit_2_and_a_sentence(medopt, study, change, said):
         (["report", "nowhere"], "nowhere"),
         (["list", "modles"], "Did you mean 'models'?"),
         (["run", "demo", "--gpus-per-trial", "2"], "--ray"),
-        (["plan", "demo", "--lanes", "100000"], "lanes is 100000; it is a whole number from 1 to"),
+        (
+            ["plan", "demo", "--lanes", "100000"],
+            "lanes is 100000; it must be a whole number from 1 to",
+        ),
         (["prepare", "msd", ".", "--set", "a=1", "--set", "a=2"], "--set a is given twice"),
-        (["run", "demo", "--out", "hdfs://host/runs/a"], "out hdfs:/host/runs/a: a folder or file"),
-        (["plan", "demo", "--out", "ftp://bucket/a"], "disk is wanted here, and ftp: is none"),
-        (["demo", "--out", "file:///tmp/a"], "Runs and stores may also lie at s3://BUCKET/PATH"),
+        (
+            ["run", "demo", "--out", "hdfs://host/runs/a"],
+            "out hdfs:/host/runs/a: this must be a folder",
+        ),
+        (["plan", "demo", "--out", "ftp://bucket/a"], "folder or file on a disk, and ftp: is not"),
+        (["demo", "--out", "file:///tmp/a"], "Runs and stores may also be at s3://BUCKET/PATH"),
         (
             ["prepare", "msd", ".", "--out", "hdfs://host/store"],
-            "out hdfs:/host/store: a folder or file",
+            "out hdfs:/host/store: this must be a folder",
         ),
     ],
 )
@@ -213,7 +219,7 @@ def test_bad_usage_is_exit_2_and_a_sentence(medopt, words, said, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["raw/nope"], "there is no folder or file 'raw/nope', and no kind that is called so"),
+        (["raw/nope"], "there is no folder, file or kind called 'raw/nope'"),
         (["imagse"], "Did you mean 'images'?"),
         (["imagse", "."], "unknown kind 'imagse'. Did you mean 'images'?"),
         (["medmnits:bloodmnist"], "Did you mean 'medmnist'?"),
@@ -444,7 +450,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_does(medopt, study, tmp_pat
         process.send_signal(number)
         time.sleep(0.3)
     words = process.communicate(timeout=120)[1]
-    assert words.count("the same command goes on from there") == 1
+    assert words.count("the same command resumes from there") == 1
     assert "Traceback" not in words
     assert process.returncode == 130
     _, left = psutil.wait_procs(children, timeout=30)
@@ -526,7 +532,7 @@ def test_a_ray_that_goes_is_said_in_a_sentence(study, tmp_path, name):
     words = process.communicate(timeout=150)[1]
     assert process.returncode == 1
     assert "Ray" in words
-    assert "ask again to go on" in words
+    assert "repeat the command to resume" in words
     assert "Traceback" not in words
 
 
@@ -575,11 +581,11 @@ def test_a_command_that_is_stopped_while_it_starts_is_130(name, number):
     [
         ("plan study.yaml --out run", "nothing was written"),
         ("list losses", "nothing was written"),
-        ("price study.yaml", "the same command begins anew"),
-        ("report runs/small", "the same command begins anew"),
-        ("run study.yaml", "goes on from there"),
-        ("prepare pairs scans --out store", "goes on from there"),
-        ("prepare pairs scans --out=store", "goes on from there"),
+        ("price study.yaml", "the same command starts again"),
+        ("report runs/small", "the same command starts again"),
+        ("run study.yaml", "resumes from there"),
+        ("prepare pairs scans --out store", "resumes from there"),
+        ("prepare pairs scans --out=store", "resumes from there"),
         ("prepare pairs scans --out store --dry-run", "nothing was written"),
         ("prepare scans", "nothing was written"),
         ("--version", "nothing was written"),
@@ -767,14 +773,14 @@ WRONG = [
     (["list", "modles"], "Did you mean 'models'?"),
     (["run", "nothing.yaml"], "Ready studies: breastmnist, demo"),
     (["plan", "nothing.yaml"], "there is no study file 'nothing.yaml'"),
-    (["run", "demo", "--out", "hdfs://host/run"], "out hdfs:/host/run: a folder or file on a disk"),
+    (["run", "demo", "--out", "hdfs://host/run"], "out hdfs:/host/run: this must be a folder"),
     (
         ["plan", "demo", "--out", "hdfs://host/run"],
-        "out hdfs:/host/run: a folder or file on a disk",
+        "out hdfs:/host/run: this must be a folder",
     ),
     (["run", "demo", "--out", "s3://bucket"], "an address is s3://BUCKET/PATH"),
     (["plan", "demo", "--lanes", "100000"], "lanes is 100000"),
-    (["demo", "--out", "s3://bucket/run"], "out s3:/bucket/run: a folder or file on a disk"),
+    (["demo", "--out", "s3://bucket/run"], "out s3:/bucket/run: this must be a folder"),
     (["prepare", "images", "pictures", "--set", "label"], "NAME=VALUE"),
     (["prepare", "images", "pictures", "--conflicts", "drop"], "Choices: keep, reject"),
     (["prepare", "images", "nowhere"], "nowhere"),

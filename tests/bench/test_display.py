@@ -68,7 +68,7 @@ def lines(written: str) -> list[str]:
 def test_a_terminal_shows_the_bar_and_the_lanes(shown):
     written = shown(progress(1), terminal=True)
     assert "1/4" in written
-    assert "3 s gone, about 2 h 5 min to go" in written
+    assert "3 s elapsed, about 2 h 5 min to go" in written
     assert "1 ok" in written
     assert "lane 1: small · plain_cnn" in written
     assert "epoch 3 of 9, balanced accuracy 0.500 on inner validation" in written
@@ -93,7 +93,7 @@ def test_it_fits_80_columns(shown):
     # one line for the run, one for what became of trials, two a lane
     assert len(found) % 8 == 0
     assert any(
-        "1234/1680" in line and "12 h 30 min gone, about 97 h 13 min" in line for line in found
+        "1234/1680" in line and "12 h 30 min elapsed, about 97 h 13 min" in line for line in found
     )
     assert any(line.startswith("  lane 0: hippocampus") and line.endswith("…") for line in found)
 
@@ -110,7 +110,7 @@ def test_it_moves_between_the_news(shown, monkeypatch):
     looks = itertools.count(step=3600.0)
     monkeypatch.setattr(display.time, "monotonic", lambda: next(looks))
     written = shown(progress(1), terminal=True, wait=0.7)
-    hours = {int(found) for found in re.findall(r"(\d+) h 0 min gone", written)}
+    hours = {int(found) for found in re.findall(r"(\d+) h 0 min elapsed", written)}
     assert len(hours) > 1
 
 
@@ -130,8 +130,8 @@ def test_a_start_of_ray_is_said(shown, monkeypatch):
 def test_a_lane_that_makes_no_step_is_shown_with_the_time_since(shown, terminal, monkeypatch):
     monkeypatch.setattr(display, "PLAIN_EVERY_SEC", 0.0)
     still = replace(progress(1), running=(replace(LANE, silent=250.0),))
-    assert "nothing for 4 min 10 s" in shown(still, terminal=terminal)
-    assert "nothing for" not in shown(progress(1), terminal=terminal)
+    assert "no step for 4 min 10 s" in shown(still, terminal=terminal)
+    assert "no step for" not in shown(progress(1), terminal=terminal)
 
 
 def test_a_terminal_shows_nothing_without_news(shown):
@@ -144,6 +144,6 @@ def test_a_file_gets_the_last_line_and_one_now_and_then(shown, monkeypatch):
     monkeypatch.setattr(display, "PLAIN_EVERY_SEC", 0.0)
     written = shown(progress(0), progress(1), terminal=False)
     assert written.splitlines() == [
-        "0/4 trials, 3 s gone, time to go unknown",
-        "1/4 trials, 3 s gone, about 2 h 5 min to go  (1 ok)",
+        "0/4 trials, 3 s elapsed, time to go unknown",
+        "1/4 trials, 3 s elapsed, about 2 h 5 min to go  (1 ok)",
     ]

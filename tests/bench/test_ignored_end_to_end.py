@@ -62,8 +62,8 @@ def test_from_files_to_verdict_and_page(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "one.yaml").write_text(yaml.safe_dump(study))
     plan = api.plan(tmp_path / "one.yaml", tmp_path / "run").plan
     (skip,) = plan.skips
-    assert skip.reason.startswith("loss boundary looks at where voxels lie")
-    assert skip.reason.endswith("voxels to be ignored, of which nobody knows what they are")
+    assert skip.reason.startswith("loss boundary depends on where voxels are")
+    assert skip.reason.endswith("voxels to be ignored, whose classes are unknown")
     page = api.run(tmp_path / "one.yaml", tmp_path / "run").page
     assert page.is_file()
     rows = pq.read_table(tmp_path / "run" / "trials").to_pylist()

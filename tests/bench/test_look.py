@@ -247,5 +247,5 @@ def test_what_is_no_store_is_said_in_a_sentence(tmp_path, small_store):
         api.show(tmp_path / "none")
     with pytest.raises(StoreError, match="is not a store"):
         api.show(tmp_path)
-    with pytest.raises(StudyError, match=r"ends in \.html"):
+    with pytest.raises(StudyError, match=r"must end in \.html"):
         api.show(small_store("classification", 2).path, tmp_path / "page.pdf")

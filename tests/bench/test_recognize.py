@@ -267,7 +267,7 @@ def test_what_is_missing_is_said(medopt: Medopt, tmp_path: Path) -> None:  # noq
     assert "What is missing: the source has NORMAL and SICK: say which is the disease" in said
     (tmp_path / "y").mkdir()
     (tmp_path / "y" / "thesis.docx").write_bytes(b"text")
-    assert "y is like no kind that is known" in medopt("prepare", "y")[1]
+    assert "y looks like no known kind" in medopt("prepare", "y")[1]
     (tmp_path / "z").mkdir()
     status, _, said = medopt("prepare", "z")
     assert (status, "z holds no file" in said) == (2, True)
@@ -354,7 +354,7 @@ def test_advice_on_patients_of_a_decathlon_folder_can_be_followed(
         volume(tmp_path / "x" / "imagesTr" / f"p{number // 2}_{number}.nii.gz", image)
         volume(tmp_path / "x" / "labelsTr" / f"p{number // 2}_{number}.nii.gz", mask)
     _, said, _ = medopt("prepare", "x")
-    advice = "--set 'group=(p[0-9]+)' of a case's name says which patient a case is of"
+    advice = "--set 'group=(p[0-9]+)' of a case's name says which patient each case is from"
     assert advice in " ".join(said.split())
     words = shlex.split(advice.partition(" of ")[0])
     status, said, _ = medopt("prepare", "msd", "x", *words, "--dry-run", "--json")

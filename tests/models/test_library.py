@@ -185,10 +185,10 @@ def test_volumes_are_refused_in_a_sentence() -> None:
         ("torchvision:swin", {}, "torchvision has no classifier 'swin'. Did you mean swin_"),
         ("timm:resnet18.a1_in1k", {}, "without a tag of weights"),
         ("timm:hf-hub:someone/network", {}, "an address of a hub: nothing is fetched"),
-        ("torchvision:unet", {}, "It has [0-9]+, each named"),
+        ("torchvision:unet", {}, "It has [0-9]+. Give the name"),
         ("timm:test_vit", {"depht": 2}, "timm:test_vit has no setting 'depht'"),
         ("timm:test_vit", {"img_size": 64}, "no setting 'img_size'; its settings are dropout"),
-        ("timm:test_vit", {"dropout": 1.5}, r"dropout is from 0 to below 1, not 1\.5"),
+        ("timm:test_vit", {"dropout": 1.5}, r"dropout must be from 0 to below 1, not 1\.5"),
         ("torchvision:shufflenet_v2_x0_5", {"dropout": 0.1}, "it has none"),
     ],
 )

@@ -39,7 +39,7 @@ def test_the_row_says_every_option_with_its_value() -> None:
     [
         ("plain_cnn", {"width": 3}, "model plain_cnn has no setting 'width'; its settings are"),
         ("plain_cnn", {"dropout": "much"}, "must be like 0.0, not 'much'"),
-        ("plain_cnn", {"dropout": 1.0}, "dropout is from 0 to below 1, not 1.0"),
+        ("plain_cnn", {"dropout": 1.0}, "dropout must be from 0 to below 1, not 1.0"),
         ("plain_cnn", {"pool": "mean"}, "has no pool 'mean'; choices: max, average"),
         ("cnn_lstm", {"encoder": "unet"}, "has no encoder 'unet'; choices: plain_cnn"),
         ("mednext_s", {"dropout": 0.1}, "it has none"),

@@ -161,7 +161,7 @@ def test_options_that_a_row_does_not_take() -> None:
     plain = MODELS["plain_cnn"]
     with pytest.raises(ValueError, match="plain_cnn has no pool 'mean'; choices: max, average"):
         replace(plain, settings={**plain.settings, "pool": "mean"})
-    with pytest.raises(ValueError, match=r"dropout is from 0 to below 1, not 1\.5"):
+    with pytest.raises(ValueError, match=r"dropout must be from 0 to below 1, not 1\.5"):
         replace(plain, settings={**plain.settings, "dropout": 1.5})
 
 

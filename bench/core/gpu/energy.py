@@ -8,10 +8,10 @@ _PER_JOULE = 1000
 
 
 class EnergyMeter:
-    """Counts the joules that a whole GPU draws, whoever uses it, from when it is made.
+    """Counts the joules that a whole GPU draws, for all of its users, since the meter was made.
 
-    `joules()` is None where NVML does not tell: on a CPU, on cards before Volta, on a slice of a
-    card (MIG), and where the driver's library is not there.
+    `joules()` is None if NVML does not tell: on a CPU, on GPUs before Volta, on a slice of a GPU
+    (MIG), and without the driver's library.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -37,7 +37,7 @@ def _card(device: torch.device) -> object | None:
         return None
     try:
         pynvml.nvmlInit()
-        # By its name, not its number: CUDA_VISIBLE_DEVICES renumbers CUDA's cards, not NVML's.
+        # By name, not number: CUDA_VISIBLE_DEVICES renumbers GPUs for CUDA, not for NVML.
         name = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
         card: object = pynvml.nvmlDeviceGetHandleByUUID(name)
     except pynvml.NVMLError:

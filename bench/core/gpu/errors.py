@@ -1,12 +1,12 @@
-"""What goes wrong on a GPU: of a trial alone, or of the whole process."""
+"""Errors on a GPU: those of a trial only, and those that end the whole process."""
 
 import torch
 
 
 def ends_cuda(error: BaseException) -> bool:
-    """Whether CUDA refuses all that this process asks of it after an error.
+    """Return whether CUDA refuses all further calls of this process after an error.
 
-    Memory that does not suffice is no such error, nor one raised by Python or by torch's checks.
+    Running out of memory is not such an error, nor is one raised by Python or by torch's checks.
     """
     if isinstance(error, torch.OutOfMemoryError):
         return False
@@ -14,5 +14,5 @@ def ends_cuda(error: BaseException) -> bool:
     return isinstance(error, torch.AcceleratorError) or any(name in told for name in _OF_LIBRARIES)
 
 
-# As torch's checks of what a library returned begin (c10/cuda, ATen/cuda/Exceptions.h).
+# How torch's checks of a library's return codes begin (c10/cuda, ATen/cuda/Exceptions.h).
 _OF_LIBRARIES = ("CUDA error", "cuDNN error", "CUBLAS_STATUS", "NCCL error", "CUFFT_")

@@ -1,4 +1,4 @@
-"""One trial in a thread of its own that waits after each epoch to be told to go on. No Ray."""
+"""One trial in its own thread, which waits after each epoch until told to go on. No Ray."""
 
 import threading
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from bench.training.train import Outcome
 
 
 class _Stopped(BaseException):
-    """Ends a trial from inside, past whatever a user's code catches."""
+    """Ends a trial from inside, past whatever the user's code catches."""
 
 
 class Course:
-    """A trial, epoch by epoch: `next` trains one more and returns its row, at the end the outcome.
+    """A trial, epoch by epoch: `next` trains one more and returns its row, or finally the outcome.
 
     `train(checkpoint)` is the trial; it calls `checkpoint` after each epoch.
     """
@@ -38,7 +38,7 @@ class Course:
         return said
 
     def stop(self) -> None:
-        """End it after the epoch that it is in, and wait for that."""
+        """End it after its current epoch, and wait for that."""
         self._go.put(False)
         self._thread.join()
 

@@ -1,8 +1,8 @@
 """A raced run: the first seed of every combination, one drop, then the rest for those left.
 
-Who cannot be the best by the first seed of the first repeat, in all folds together and at a stated
-level, is written down as `dropped` and trained no further. Folds are never cut short: half a curve
-does not tell how a trial ends.
+A combination that cannot be the best by the first seed of the first repeat, in all folds together
+and at a stated level, is recorded as `dropped` and not trained further. Folds are never cut short:
+half a curve does not tell how a trial ends.
 """
 
 import logging
@@ -25,10 +25,10 @@ log = logging.getLogger("medopt.run")
 
 
 def raced(plan: Plan, run: Callable[[Plan, Changed], Progress], changed: Changed) -> Progress:
-    """Run the first seed of the first repeat, drop who cannot be the best, and run the rest.
+    """Run the first seed of the first repeat, drop what cannot be the best, and run the rest.
 
-    `run(plan, changed)` runs a plan and returns how it ended; `changed` hears of each step of the
-    whole. Raises StudyError where there is one seed and one repeat, and what `run` raises.
+    `run(plan, changed)` runs a plan and returns how it ended; `changed` is called at each step of
+    the whole. Raises StudyError if there is only one seed and one repeat, and what `run` raises.
     """
     first = first_round(plan)
     left = len(plan.trials) - len(first.trials)
@@ -43,15 +43,15 @@ def raced(plan: Plan, run: Callable[[Plan, Changed], Progress], changed: Changed
 
 
 def first_round(plan: Plan) -> Plan:
-    """Return the plan of what everyone runs: the first seed of the first repeat."""
+    """Return the plan of what all combinations run: the first seed of the first repeat."""
     seed = plan.study.seeds[0]
     return replace(plan, trials=tuple(t for t in plan.trials if (t.repeat, t.seed) == (0, seed)))
 
 
 def _drop(plan: Plan) -> None:
-    """Write down as dropped every trial of those left behind that has no row yet."""
+    """Record as dropped all trials without a row of the combinations left behind."""
     level = plan.study.race
-    assert level is not None, "who races has a level"
+    assert level is not None, "a raced study has a level"
     behind = made_of(plan.folder, lambda run: dropped(run.contests, run.study, run.columns_of))
     for dataset, names in behind.items():
         log.info("race: %s dropped on %s: %s", len(names), dataset, ", ".join(names) or "none")

@@ -1,9 +1,9 @@
 """Searches by Ray Tune over each optimizer's own space. The only file that imports ray.tune.
 
-One Tuner runs the whole search, so that its actors, whose start takes seconds, are used from point
-to point; each combination in each fold has a searcher and a scheduler of its own, since scores of
-two of them say nothing of each other. Actors take trials as lanes do and report look by look; the
-rows are written here. A search chooses by what it sees and so never stands under a verdict.
+One Tuner runs the whole search, so that its actors, whose start takes seconds, are reused for all
+points. Each combination in each fold has its own searcher and scheduler, since scores of different
+ones say nothing about each other. Actors take trials as lanes do and report look by look; the rows
+are written here. A search chooses by the scores that it sees, so it never gives a verdict.
 """
 
 import itertools
@@ -35,7 +35,7 @@ from bench.training.train import Outcome, run_trial
 from loaders.cores import usable_cores
 
 # A point goes on past a rung if it is among the best third there: the default of Li et al. 2020
-# (arXiv 1810.05934, section 4.1) is 4, of 3 the rungs of a few epochs are still apart. Assumption.
+# (arXiv 1810.05934, section 4.1) is 4; with 3, rungs of a few epochs stay distinct. Assumption.
 REDUCTION = 3
 # The first rung, as a part of the budget.
 FIRST_RUNG = 1 / REDUCTION**2
@@ -43,9 +43,9 @@ FIRST_RUNG = 1 / REDUCTION**2
 
 @dataclass(frozen=True, kw_only=True)
 class _Way:
-    """How a search goes, in what Tune calls a searcher and a scheduler.
+    """How a search works, in Tune's terms: a searcher and a scheduler.
 
-    Without the former its points are those of `draws_of`, without the latter none is stopped.
+    Without a searcher its points are those of `draws_of`; without a scheduler none is stopped.
     """
 
     searcher: Callable[[Record, Plan], Any] | None
@@ -55,7 +55,7 @@ class _Way:
 def search_by_tune(
     plan: Plan, *, address: str | None, lanes: int, changed: Callable[[Progress], None]
 ) -> Progress:
-    """Run the search that a plan's study names, or go on with it; its rows go into POINTS.
+    """Run or resume the search that a plan's study names; its rows go into POINTS.
 
     `lanes` points are tried at once. Raises what `bench.execution.ray.lanes.run_lanes` raises.
     """
@@ -107,18 +107,18 @@ def _fit(plan: Plan, record: Record, way: _Way, size: LaneSize, lanes: int, stor
             name="search",
             storage_path=str(storage),
             callbacks=[_listener(record)],
-            # A point that is lost is trained anew: its checkpoint would be larger than it is long.
+            # A lost point is trained anew: a checkpoint would be large, and its training is short.
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         ),
     )
-    # What fails is written down, with its reason.
+    # Failures are recorded in our tables, with their reasons.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     tuner.fit()
 
 
 def _jobs(record: Record, plan: Plan) -> Iterator[Job]:
-    """Give the points that are drawn beforehand and have no result yet."""
+    """Yield the points that are drawn beforehand and have no result yet."""
     for cell, trial in record.cells.items():
         found = draws_of(trial, plan)
         for point in record.missing(cell):
@@ -129,7 +129,7 @@ def _jobs(record: Record, plan: Plan) -> Iterator[Job]:
 
 
 def _listener(record: Record) -> Any:
-    """Return what Tune tells of each step: it puts it on disk."""
+    """Return Tune's callback for each step, which writes it to disk."""
     from ray import tune
 
     class Listener(tune.Callback):
@@ -213,10 +213,10 @@ def _in_turn(
     suggest: Callable[[str, int, str], dict[str, Any]],
     ended: Callable[[str, str, dict[str, Any] | None, bool], None],
 ) -> Any:
-    """Return what gives Tune the points that are missing, cell after cell in turn.
+    """Return a searcher that gives Tune the missing points, cell after cell in turn.
 
-    `suggest(cell, point, trial_id)` returns what is drawn, but for point 0, which sets nothing;
-    `ended(cell, trial_id, result, error)` hears how it went.
+    `suggest(cell, point, trial_id)` returns the draws of any point except 0, which sets nothing;
+    `ended(cell, trial_id, result, error)` is called with its result.
     """
     from ray.tune.search import Searcher
 
@@ -252,7 +252,7 @@ def _in_turn(
 
 
 def _by_model(record: Record, plan: Plan) -> Any:
-    """Return a searcher with a model of BOHB's for each cell; what it does not know is drawn."""
+    """Return a searcher with BOHB's model for each cell; points without a proposal are drawn."""
     tuning = tuning_of(plan.study)
     number = {cell: at for at, cell in enumerate(record.cells)}
 
@@ -290,7 +290,7 @@ def _by_optuna(record: Record, plan: Plan) -> Any:
         import optuna
     except ImportError as error:
         raise StudyError(
-            "tuning.search: optuna is not installed; `pip install optuna`, or search by asha."
+            "tuning.search: optuna is not installed; run `pip install optuna`, or search by asha."
         ) from error
     from ray.tune.search.optuna import OptunaSearch
 
@@ -330,7 +330,7 @@ def _as_optuna(space: Any) -> dict[str, Any]:
 
 
 def _usual(record: Record, plan: Plan, cell: str) -> dict[str, Any]:
-    """Return what a cell has without a search, of the settings that are searched."""
+    """Return the values that the searched settings of a cell have without a search."""
     from bench.study.components import Combination
 
     trial = record.cells[cell]

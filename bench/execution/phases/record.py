@@ -1,4 +1,4 @@
-"""What a search by Ray Tune has tried: its jobs, its rows in the tables, how far it is. No Ray."""
+"""The record of a search by Ray Tune: its jobs, its rows in the tables, its progress. No Ray."""
 
 import json
 import math
@@ -25,7 +25,7 @@ LANE = "search"
 
 
 class Job(TypedDict):
-    """One point to try: of which cell (a trial of the plan, by its id), which, with what drawn."""
+    """One point to try: its cell (the id of a trial of the plan), its number, and its draws."""
 
     cell: str
     point: int
@@ -42,8 +42,8 @@ class _UnderWay:
 class Record:
     """The points of a search, by cell: a combination in a fold, on the study's first seed.
 
-    `plan` is that of the search: its folder holds the tables of points. `changed` hears of each
-    step, `footer` goes into every file.
+    `plan` is that of the search: its folder holds the tables of points. `changed` is called at each
+    step; `footer` goes into every file.
     """
 
     plan: Plan
@@ -53,10 +53,10 @@ class Record:
     shared_device: bool
     changed: Callable[[Progress], None]
     cells: dict[str, Trial] = field(init=False)
-    # Cell -> its points with a result, point -> (what was drawn, score where higher is better).
+    # Cell -> its points with a result: point -> (its draws, its score, higher is better).
     done: dict[str, dict[int, tuple[dict[str, Setting], float]]] = field(init=False)
-    # Cell -> point -> what was drawn, and (sample-gradients, score where higher is better) of each
-    # look that it had; of points under way too.
+    # Cell -> point -> its draws, and (sample-gradients, score, higher is better) of each of its
+    # looks; also for points under way.
     looks: dict[str, dict[int, tuple[dict[str, Setting], list[tuple[int, float]]]]] = field(
         init=False
     )
@@ -64,7 +64,7 @@ class Record:
     _statuses: Counter[str] = field(init=False, default_factory=Counter)
 
     def __post_init__(self) -> None:
-        """Look up which points have a result already."""
+        """Look up the points that have a result already."""
         first = self.plan.study.seeds[0]
         self.cells = {
             trial.trial_id: trial
@@ -92,7 +92,7 @@ class Record:
         self._started = time.monotonic()
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
-        # Ray Tune pickles all that it is given, for a restore that nobody asks it for.
+        # Ray Tune pickles all that it is given, for a restore that is never used.
         return dict, ()
 
     def trial(self, job: Job) -> Trial:
@@ -104,7 +104,7 @@ class Record:
         return [point for point in range(self.points) if point not in self.done[cell]]
 
     def worth(self, cell: str, score: float | None) -> float:
-        """Return a score as a search compares it: higher is better, none is the worst."""
+        """Return a score in the form that a search compares: higher is better, None is worst."""
         sign = 1 if METRICS[self.cells[cell].primary].higher_is_better else -1
         return -math.inf if score is None else sign * score
 
@@ -114,10 +114,10 @@ class Record:
         data = self.plan.data(trial.dataset)
         return trial.epochs * len(data.split(trial.repeat, trial.fold).train)
 
-    # ---- what a search tells -----------------------------------------------------------------
+    # ---- reports of a search -----------------------------------------------------------------
 
     def heard(self, name: str, job: Job, epoch: dict[str, Any] | None) -> None:
-        """Note an epoch of a point, which the search calls `name`."""
+        """Note an epoch of the point that the search calls `name`."""
         under_way = self._under_way.setdefault(name, _UnderWay(self.trial(job)))
         self.looks[job["cell"]].setdefault(job["point"], (job["drawn"], []))
         if epoch is not None:
@@ -130,7 +130,7 @@ class Record:
         self._write(name, job, outcome.trial, outcome.metrics, outcome.epochs)
 
     def drop(self, name: str, job: Job) -> None:
-        """Write a point that the search stopped, by what it had reached."""
+        """Write a point that the search stopped, with what it had reached."""
         trial = self.trial(job)
         epochs = self._under_way[name].epochs
         best = max(epochs, key=lambda row: self.worth(job["cell"], row["val_score"]))
@@ -158,7 +158,7 @@ class Record:
         self._write(name, job, row, [], epochs)
 
     def fail(self, name: str, job: Job, why: str) -> None:
-        """Write a point that broke; it is tried again when the search is asked for again."""
+        """Write a point that failed; it is tried again when the search is resumed."""
         row = {**trial_columns(self.trial(job)), "status": "failed", "reason": why}
         self._write(name, job, row | {"finished_at": datetime.now(UTC)}, [], [])
 
@@ -197,7 +197,7 @@ class Record:
             self.looks[cell][point][1].append(look)
 
     def _worst(self, cell: str, point: int) -> None:
-        """Count a point without a score, as one that diverged, as the worst that spent all."""
+        """Count a point without a score (it diverged, say) as the worst, with its budget spent."""
         drawn, worth = self.done[cell][point]
         if worth == -math.inf:
             looks = self.looks[cell].setdefault(point, (drawn, []))[1]
@@ -231,5 +231,5 @@ class Record:
 
 
 def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return what a row of `trials` says of its cell."""
+    """Return the columns of a row of `trials` that identify its cell."""
     return tuple(row[name] for name in ("dataset", *COLUMNS, "repeat", "fold", "seed"))

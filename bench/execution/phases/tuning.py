@@ -1,7 +1,7 @@
-"""A tuned run, phase by phase: the points of its search, the chosen on all seeds, the defaults.
+"""A tuned run in phases: the points of its search, the chosen points on all seeds, the defaults.
 
-Each phase is a plan of its own with a queue and tables of its own, run one after the other: in a
-phase that was stopped the same call goes on. To those who watch it is one run.
+The phases run one after the other, each with its own plan, queue and tables; the same call resumes
+a phase that was stopped. To those who watch, it is one run.
 """
 
 import logging
@@ -26,8 +26,8 @@ def tuned(
 ) -> Progress:
     """Run the points of a plan, then its trials with the best of them, then those of `untuned`.
 
-    `run(plan, changed)` runs a plan and returns how it ended; `changed` hears of each step of the
-    whole. Raises what `run` raises.
+    `run(plan, changed)` runs a plan and returns how it ended; `changed` is called at each step of
+    the whole. Raises what `run` raises.
     """
     tried = point_plan(plan)
     left = len(plan.trials) + (len(untuned.trials) if untuned else 0)
@@ -35,7 +35,7 @@ def tuned(
     final = final_plan(plan, tried)
     missing = len(plan.trials) - len(final.trials)
     if missing:
-        log.warning("%d trial(s) wait for points that failed: ask again to try these", missing)
+        log.warning("%d trial(s) wait for failed points: repeat the command to retry them", missing)
     left -= len(plan.trials)
     for part in (final, untuned):
         if part is not None:
@@ -49,7 +49,7 @@ def tuned(
 
 
 def joined(before: Progress | None, now: Progress, after: int) -> Progress:
-    """Return a phase as part of the whole: what came before it, and trials that come after."""
+    """Return the progress of the whole from that of a phase, those before it, and trials after."""
     left = now.seconds_left
     if left is not None and (pending := now.total - now.done):
         left *= (pending + after) / pending

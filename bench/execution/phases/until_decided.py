@@ -1,7 +1,7 @@
 """A run until it is decided: repeats are added while they can decide, for a few looks at most.
 
-An optional stop shares the study's level among its looks (`results.statistics.race.look_level`), so
-that looking more often makes no more false winners.
+Optional stopping shares the study's level among its looks (`results.statistics.race.look_level`),
+so that looking more often does not give more false winners.
 """
 
 import logging
@@ -21,12 +21,12 @@ log = logging.getLogger("medopt.run")
 
 
 def continued(study: Study, folder: Path) -> Study:
-    """Return a study as its run in `folder` stands: with the repeats that its looks have added."""
+    """Return a study with the repeats that the looks of its run in `folder` have added."""
     before = earlier(folder)
     if before is None or before.until_decided is None or study.until_decided is None:
         return study
     if study.repeats != before.until_decided.step:
-        return study  # another protocol, which the plan refuses in its own words
+        return study  # another protocol, which the plan will refuse with its own message
     grown: Study = study.model_copy(
         update={"repeats": before.repeats, "until_decided": before.until_decided}
     )
@@ -39,16 +39,16 @@ def until_decided(
     grown: Callable[[int], Plan],
     say: Callable[[str], None],
 ) -> Progress:
-    """Run a plan, and with more repeats while that can decide what is not.
+    """Run a plan, and run it with more repeats while that can decide what is undecided.
 
-    `run(plan)` runs a plan and returns how it ended; `grown(repeats)` plans and writes down
-    the study with as many repeats; `say` hears of each look after which repeats
-    are added, or why none is where something is undecided. Raises what these raise.
+    `run(plan)` runs a plan and returns how it ended; `grown(repeats)` plans and saves the study
+    with that many repeats; `say` is called after each look that adds repeats, and with the reason
+    if something is undecided and none are added. Raises what these raise.
     """
     while True:
         progress = run(plan)
         rule = plan.study.until_decided
-        assert rule is not None, "who looks has a rule"
+        assert rule is not None, "a study with looks has a rule"
         assert rule.step is not None, "a run has fixed its first look"
         look, most = plan.study.repeats // rule.step, rule.looks * rule.step
         found = load_verdicts(plan.folder)["datasets"]
@@ -72,5 +72,5 @@ def until_decided(
 
 
 def to_decide(datasets: Sequence[OfDataset], most: int) -> list[str]:
-    """Return those of some data sets that are undecided and that at most `most` repeats decide."""
+    """Return the data sets that are undecided and that up to `most` repeats can decide."""
     return [found["dataset"] for found in datasets if repeats_decide(found, most)]

@@ -1,4 +1,4 @@
-"""The autoscaler of a cluster: whether there is one, what it is asked for, and what it cannot give.
+"""A cluster's autoscaler: whether there is one, what to request, and what it cannot provide.
 
 Ray is imported late, as in bench.execution.ray.cluster.
 """
@@ -15,17 +15,17 @@ from bench.execution.ray.cluster import LaneSize, Machine, machines_of_cluster, 
 
 log = logging.getLogger("medopt.lanes")
 
-# Lanes asked for at once, at most: an autoscaler fits them into machines one by one. Assumption.
+# Most lanes to request at once: an autoscaler fits them into machines one by one. Assumption.
 MOST_ASKED = 1000
-# It looks around every five seconds: what it says of an asking, it has said by then. Assumption.
+# It updates every five seconds, so by then it has answered a request. Assumption.
 ANSWER_SEC = 12.0
-# So often in a row it must refuse a single lane before a run believes it. Assumption.
+# How often in a row it must refuse a single lane before a run believes it. Assumption.
 REFUSALS = 4
-# How often an asking is repeated, and for how long it stands where the one who asked has died.
+# How often a request is repeated, and how long it stays valid if its process dies.
 REPEAT_SEC, STANDS_SEC = 20.0, 60.0
-# What it could not give is asked for again after so long: someone may have let it grow. Assumption.
+# A refused request is made again after this time: the limit may have been raised. Assumption.
 FORGET_SEC = 600.0
-# A rented machine comes in minutes, and one that installs 7 GB in more. Assumption.
+# A rented machine takes minutes to come, more if it installs 7 GB. Assumption.
 FIRST_SEC = 30 * 60.0
 LOOK_SEC = 1.0
 
@@ -36,9 +36,9 @@ def there_is_one() -> bool:
 
 
 def _state() -> Any:
-    """Return what the autoscaler told last: Ray's AutoscalingState, empty where there is none.
+    """Return the autoscaler's last state, Ray's AutoscalingState, empty if there is none.
 
-    Raises LanesLost where the head does not answer.
+    Raises LanesLost if the head does not answer.
     """
     import ray
     from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled, without stubs
@@ -53,12 +53,12 @@ def _state() -> Any:
 
 
 class Asking:
-    """What this run asks of an autoscaler: room for as many lanes as it may bring.
+    """This run's requests to an autoscaler, for as many lanes as it can provide.
 
-    By Ray's coordinator, which adds up what all runs ask for, Ray Train's lanes among them. What
-    is asked in all is given whole or not at all: asked for more than a cluster may grow to, it
-    brings nothing. So it is asked for twice as many lanes as it could give until it cannot, then
-    for half of what is between. An asking that is not repeated ends by itself.
+    They go through Ray's coordinator, which adds up the requests of all runs, including Ray Train's
+    lanes. The sum is met whole or not at all: if it exceeds what the cluster may grow to, nothing
+    comes. So the request doubles until it is refused, and then bisects. A request that is not
+    repeated expires.
     """
 
     def __init__(self, size: LaneSize) -> None:
@@ -66,16 +66,16 @@ class Asking:
         self._name = f"medopt-{uuid.uuid4().hex}"
         self._coordinator: Any = None
         self._asked = 0
-        # Since when the same is asked, when it was asked last, and when it will have been answered.
+        # When this request was first made, when it was last repeated, and when it will be answered.
         self._since = self._repeated = self._answered = -math.inf
-        # Of lanes in all: the most that it could give, and the fewest that it could not.
+        # Lanes in all: the most that it could provide, and the fewest that it could not.
         self._could, self._could_not = 0, math.inf
         self._refused_one = 0
 
     def ask(self, lanes: int, more: int) -> None:
-        """Ask for room for `more` lanes beside those there are, or for as many as there can be.
+        """Request room for `more` lanes beside the existing ones, or for as many as possible.
 
-        Called every few seconds; 0 takes back what was asked.
+        Called every few seconds; 0 cancels the request.
         """
         now = monotonic()
         self._could = max(self._could, lanes)
@@ -95,14 +95,14 @@ class Asking:
             self._send(self._asked, beside=lanes)
 
     def hopeless(self) -> bool:
-        """Return whether it has said again and again that it cannot give room for a single lane.
+        """Return whether it has refused a single lane again and again.
 
-        Once is not enough: what other runs ask for may be what it cannot give.
+        Once is not enough: the request of another run may be what it cannot meet.
         """
         return self._refused_one >= REFUSALS
 
     def close(self) -> None:
-        """Take back what was asked, and see that it is; a Ray that is gone has forgotten it."""
+        """Cancel the request and wait for that; a Ray that is gone has forgotten it."""
         import ray
 
         if self._coordinator is not None:
@@ -110,7 +110,7 @@ class Asking:
                 ray.get(self._coordinator.cancel_request.remote(self._name), timeout=5)
 
     def _learn(self, now: float) -> None:
-        """Note what it said of what was asked."""
+        """Note how it answered the request."""
         refused = bool(_state().infeasible_cluster_resource_constraints)
         self._refused_one = self._refused_one + 1 if refused and self._asked == 1 else 0
         if refused:
@@ -121,14 +121,14 @@ class Asking:
             self._could_not = math.inf
 
     def _next(self, wanted: int) -> int:
-        """Return for how many lanes in all to ask."""
+        """Return how many lanes in all to request."""
         if self._could_not == math.inf:
             return min(max(2 * self._could, 1), wanted, MOST_ASKED)
         between = (self._could + int(self._could_not)) // 2
         return min(max(between, 1), wanted, MOST_ASKED)
 
     def _send(self, lanes: int, beside: int = 0) -> None:
-        """Ask for so many lanes in all, of which Ray Train asks for those `beside`."""
+        """Request so many lanes in all; Ray Train itself requests those `beside`."""
         if self._coordinator is None:
             from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
                 get_or_create_autoscaling_coordinator,
@@ -148,12 +148,12 @@ class Asking:
 
 
 def first_machine(size: LaneSize) -> list[Machine]:
-    """Ask an autoscaler for a machine that holds one lane, and wait until there is one.
+    """Request a machine that holds one lane, and wait until there is one.
 
-    Returns the machines of the cluster then, or none where it has no such kind. Raises StudyError
-    if none comes within FIRST_SEC.
+    Returns the cluster's machines then, or none if it has no such kind. Raises StudyError if none
+    comes within FIRST_SEC.
     """
-    log.warning("no machine of the cluster holds a lane: its autoscaler is asked for one (minutes)")
+    log.warning("no machine of the cluster has room for a lane: asking its autoscaler (minutes)")
     asking, begun = Asking(size), monotonic()
     try:
         while workers_in(machines := machines_of_cluster(), size) < size.workers:
@@ -162,8 +162,8 @@ def first_machine(size: LaneSize) -> list[Machine]:
                 return []
             if monotonic() - begun > FIRST_SEC:
                 raise StudyError(
-                    f"lanes: no machine has come within {FIRST_SEC / 60:.0f} min. Look at what the "
-                    f"autoscaler says: `ray status`."
+                    f"lanes: no machine has come within {FIRST_SEC / 60:.0f} min. `ray status` "
+                    f"shows what the autoscaler says."
                 )
             sleep(LOOK_SEC)
         return machines

@@ -1,4 +1,4 @@
-"""What a study may count on before it is resolved: lanes, cores, GPUs, here or on a cluster."""
+"""The lanes, cores and GPUs that a study may count on, here or on a cluster."""
 
 import math
 from dataclasses import dataclass
@@ -19,19 +19,18 @@ from bench.execution.ray.cluster import (
 from bench.study.schema import Study
 from loaders.cores import usable_cores
 
-# CPU cores for a lane where neither the threads nor the number of lanes is given: two lanes of one
-# thread beat one lane of two on small networks (measured), and each lane needs more memory.
-# Assumption.
+# CPU cores per lane if neither the threads nor the number of lanes is given: on small networks two
+# lanes of one thread beat one lane of two (measured), but each lane needs more memory. Assumption.
 CORES_A_LANE = 4
-# How soon after a cluster's head its autoscaler speaks. Assumption.
+# How soon after its head a cluster's autoscaler reports. Assumption.
 SOON_SEC = 15.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """How many lanes there are room for, and what a study may fix its automatic settings by.
+    """How many lanes there is room for, and what automatic settings depend on.
 
-    `workers_a_machine` workers share a machine's `cores`; `cuda` says that they have a GPU each.
+    `workers_a_machine` workers share a machine's `cores`; `cuda`: each of them has a GPU.
     """
 
     lanes: int
@@ -45,19 +44,19 @@ def capacity(
 ) -> Capacity:
     """Look at this machine, or at the cluster at `address`, before a study is resolved.
 
-    `lanes` None takes one lane for `gpus_per_trial` GPUs, or without GPUs for each CORES_A_LANE
-    cores (for the cores it needs, where the study sets its threads). Raises StudyError if the
-    cluster cannot be reached, or has no GPU for a study that asks for one.
+    `lanes` None takes one lane per `gpus_per_trial` GPUs, or without GPUs one per CORES_A_LANE
+    cores (per the study's threads, if it sets them). Raises StudyError if the cluster cannot be
+    reached, or has no GPU for a study that asks for one.
     """
     machines, coming = (this_machine(), []) if address is None else _look(address, study)
     if not any(machine.gpus for machine in machines):
-        # A cluster may begin with its head alone: its autoscaler says what it can add.
+        # A cluster may begin with only its head: its autoscaler says what it can add.
         machines = machines + [machine for machine, _ in coming if machine.gpus]
     gpus = sum(machine.gpus for machine in machines)
     if study.device == "cuda" and not gpus:
-        raise StudyError("device: cuda is asked for, and none of the machines has a GPU.")
+        raise StudyError("device: the study asks for cuda, but none of the machines has a GPU.")
     cuda = study.device != "cpu" and gpus > 0
-    # A head as a rule has neither, and trains nothing.
+    # A head usually has neither cores nor GPUs, and trains nothing.
     machines = [each for each in machines if (each.gpus if cuda else each.cores)] or machines
     if lanes is None:
         per_worker = study.threads or CORES_A_LANE
@@ -79,7 +78,7 @@ def this_machine() -> list[Machine]:
 def _look(address: str, study: Study) -> tuple[list[Machine], list[tuple[Machine, float]]]:
     """Return the machines that a cluster has, and those that it says it can add.
 
-    Where it has none for the study and does not say, its autoscaler is asked for the first.
+    If it has none for the study and does not say, its autoscaler is asked for the first one.
     """
     with connected(address):
         machines, coming = machines_of_cluster(), machines_to_come()

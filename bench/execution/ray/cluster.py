@@ -1,4 +1,4 @@
-"""The machines that lanes run on: a Ray of our own or a cluster, and the room in it.
+"""The machines that lanes run on, in our own Ray or a cluster, and their room.
 
 Ray is imported late: it reads its settings from the environment when it is imported.
 """
@@ -32,27 +32,26 @@ log = logging.getLogger("medopt.lanes")
 
 _Said = TypeVar("_Said")
 
-# Trials and outcomes pass through it, a few MB each; Ray's least is 75 MiB.
+# Trials and outcomes pass through it, a few MB each; Ray's minimum is 75 MiB.
 OBJECT_STORE_BYTES = 128 * 2**20
-# Ray's own processes answer within milliseconds, those of a swapping machine within seconds.
-# Without its head Ray ends this process after 60 s, in its own words: before that we must be gone.
-# Assumption.
+# Ray's own processes answer within milliseconds, on a swapping machine within seconds. Without its
+# head, Ray ends this process after 60 s with its own message: we must end before. Assumption.
 HEAD_SEC = 15.0
-# What leaves Ray is gone within a second. Assumption.
+# Threads leave Ray within a second. Assumption.
 LEAVE_SEC = 3.0
-# The token of the Ray that this process starts. Ray reads it once a process.
+# The token of the Ray that this process starts. Ray reads it once per process.
 TOKEN = secrets.token_hex(32)
 # Threads that may be waiting inside Ray.
 _inside: list[threading.Thread] = []
 
-# What a user sees is our progress alone, and a lane's memory and start are its trial's. Each helper
-# process of Ray costs 50 to 110 MB (measured). A user's own setting stands.
+# A user should see only our progress, and a lane's memory and start-up should serve its trial: each
+# helper process of Ray costs 50 to 110 MB (measured). A user's own setting is kept.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray prints the death of a worker on stdout, whatever log_to_driver says; we say it ourselves.
+    # Ray prints a worker's death on stdout, whatever log_to_driver says; we report it ourselves.
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
     "RAY_enable_metrics_collection": "0",
-    # Two idle workers are started ahead otherwise.
+    # Otherwise two idle workers are started in advance.
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -61,7 +60,7 @@ ENVIRONMENT = {
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",
     # How soon a dead worker is noticed; the default is 2 s.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    # Of Ray Tune: Ctrl-C is ours, and what its trials report stands in our tables.
+    # For Ray Tune: we handle Ctrl-C, and what its trials report is in our tables.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -70,7 +69,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A machine of the cluster: its CPU cores, GPUs and bytes of memory, None where not known."""
+    """A machine of the cluster: its CPU cores, GPUs and bytes of memory (None: not known)."""
 
     cores: int
     gpus: int
@@ -79,9 +78,9 @@ class Machine:
 
 @dataclass(frozen=True, kw_only=True)
 class LaneSize:
-    """The workers of one lane: how many, and the CPU threads, the GPU and the memory of each.
+    """The workers of one lane: their number, and the CPU threads, GPU and memory of each.
 
-    `memory` in bytes, 0 where it is not counted.
+    `memory` is in bytes, 0 if it is not counted.
     """
 
     workers: int
@@ -91,13 +90,13 @@ class LaneSize:
 
     @property
     def resources(self) -> dict[str, float]:
-        """What Ray sets aside for each worker."""
+        """What Ray reserves for each worker."""
         return {"CPU": float(self.threads), **({"GPU": 1.0} if self.cuda else {})}
 
 
 @contextmanager
 def _environment(values: dict[str, str | None]) -> Iterator[None]:
-    """Set (None: take out) environment variables, which Ray's own processes inherit."""
+    """Set (None: remove) environment variables, which Ray's own processes inherit."""
     before = {name: os.environ.get(name) for name in values}
     try:
         for name, value in values.items():
@@ -117,17 +116,17 @@ def _set(name: str, value: str | None) -> None:
 
 @contextmanager
 def connected(address: str | None, *, cores: int = 0, gpus: int = 0) -> Iterator[Path]:
-    """Join a cluster, or start a Ray with so many cores and GPUs; yields a scratch folder.
+    """Join a cluster, or start Ray with these cores and GPUs; yields a scratch folder.
 
-    A Ray of our own has a secret token, keeps its files in the scratch folder and ends with the
-    block; a cluster's is left alone.
+    Our own Ray has a secret token, keeps its files in the scratch folder and ends with the block; a
+    cluster is left running.
     """
     settings: dict[str, str | None] = {
         name: os.environ.get(name, value) for name, value in ENVIRONMENT.items()
     }
     if address is None:
-        # With the mode unset, Ray turns its token authentication on by itself, also where it was
-        # imported before with another setting.
+        # With the mode unset, Ray turns on token authentication by itself, even if it was imported
+        # before with another setting.
         settings |= {"RAY_AUTH_TOKEN": TOKEN, "RAY_AUTH_MODE": None}
         # The collectives of a lane of several workers.
         settings |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), _loopback_name())
@@ -140,7 +139,7 @@ def connected(address: str | None, *, cores: int = 0, gpus: int = 0) -> Iterator
                 "num_gpus": gpus,
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES,
-                # Ray opens its folder to everyone; the one around it stays ours.
+                # Ray opens its folder to everyone; the folder around it stays private.
                 "_temp_dir": str(scratch / "ray"),
             }
         else:
@@ -166,11 +165,11 @@ def inside(wait: Callable[[], object]) -> threading.Thread:
 
 
 def _leave() -> None:
-    """Shut Ray down, unless a thread still waits inside it, for a head that has gone.
+    """Shut Ray down, unless a thread still waits inside it for a head that has gone.
 
-    Such a thread would read what Ray has freed: a driver whose head was killed ended so by SIGSEGV,
-    in one of eight. It ends with the process, which Ray ends in any case when its head has been
-    away for a minute.
+    Such a thread would read memory that Ray has freed: one in eight drivers whose head was killed
+    died of SIGSEGV. The thread ends with the process, which Ray ends anyway after a minute without
+    its head.
     """
     import ray
 
@@ -185,25 +184,25 @@ def _leave() -> None:
 
 
 def _init(options: dict[str, Any]) -> None:
-    """Let Ray start or join, and keep our own way to be stopped."""
+    """Let Ray start or join, and keep our own handling of signals."""
     import ray
 
     ours = signal.getsignal(signal.SIGTERM)
-    # A worker's sys.path begins with the driver's working folder, and a user's may have its
-    # own models/ or results/: so Ray starts in ours.
+    # A worker's sys.path begins with the driver's working folder, and the user's may have its own
+    # models/ or results/: so Ray starts in our root.
     with chdir(ROOT):
         ray.init(**options)
-    # Ray makes SIGTERM an exit of its own, without our words.
+    # Ray makes SIGTERM exit at once, without our last words.
     if callable(ours) and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, ours)
 
 
 @contextmanager
 def _loopback() -> Iterator[None]:
-    """Let Ray, where it starts here, listen on 127.0.0.1 alone, as it does on macOS and Windows.
+    """Make a Ray that starts here listen only on 127.0.0.1, as it does on macOS and Windows.
 
-    Elsewhere it takes an address that other machines reach, whatever `_node_ip_address` says, and
-    asks a public name server for it; two of its ports give metrics without a token.
+    On Linux it takes an address that other machines can reach, whatever `_node_ip_address` says,
+    and asks a public name server for it; two of its ports give metrics without a token.
     """
     from ray._private import ray_constants
 
@@ -216,7 +215,7 @@ def _loopback() -> Iterator[None]:
 
 
 def _loopback_name() -> str:
-    """Return what this machine calls the interface of 127.0.0.1: lo, or lo0."""
+    """Return this machine's name for the interface of 127.0.0.1: lo, or lo0."""
     return next(
         name
         for name, addresses in psutil.net_if_addrs().items()
@@ -225,19 +224,19 @@ def _loopback_name() -> str:
 
 
 def _start(options: dict[str, Any], *, tries: int) -> None:
-    """Start a Ray; raise LanesLost if it does not come up in the seconds that it gives itself."""
+    """Start Ray; raise LanesLost if it does not come up within its own time limit."""
     import ray
 
     try:
         _init(options)
     except Exception as error:
-        # Ray raises a bare Exception for it; whatever it was, starting anew is what can be done.
+        # Ray raises a bare Exception for it; whatever it was, all we can do is start again.
         ray.shutdown()
         if tries > 1:
-            log.warning("Ray did not start (%s); it is started once more", failure(error))
+            log.warning("Ray did not start (%s); trying once more", failure(error))
             return _start(options, tries=tries - 1)
         raise LanesLost(
-            f"Ray did not start on this machine, twice ({failure(error)}). Free some memory or "
+            f"Ray failed to start on this machine twice ({failure(error)}). Free some memory or "
             f"cores, or run without Ray."
         ) from error
 
@@ -250,8 +249,9 @@ def _check_token() -> None:
     token = Path(given) if given else Path.home() / ".ray" / "auth_token"
     if token.exists() and token.stat().st_mode & 0o077:
         raise StudyError(
-            f"{token}: others on this machine can read the cluster's token, with which anyone can "
-            f"run code on it. Make it yours alone (chmod 600), or a new one if it was seen."
+            f"{token}: other users of this machine can read the cluster's token, with which anyone "
+            f"can run code on it. Make the file private (chmod 600); if others may have read it, "
+            f"make a new token."
         )
 
 
@@ -262,19 +262,19 @@ def _join(options: dict[str, Any]) -> None:
         _init(options)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise StudyError(
-            f"Ray at {options['address']}: no cluster answers there ({failure(error)}). Look with "
-            f"`ray status`; a cluster with a token needs it in ~/.ray/auth_token here too."
+            f"Ray at {options['address']}: no cluster answers there ({failure(error)}). Check with "
+            f"`ray status`; a cluster with a token needs the token in ~/.ray/auth_token here too."
         ) from error
 
 
 @contextmanager
 def _scratch_folder() -> Iterator[Path]:
-    """Give a folder that is gone at the end, and remove those that killed runs have left.
+    """Yield a folder that is removed at the end, and remove those that killed runs left behind.
 
-    A folder is in use while its `.lock` is held, which ends with the process that holds it.
+    A folder is in use while a process holds its `.lock`.
     """
-    # Ray refuses socket paths of more than 107 bytes, and those begin here: a longer TMPDIR,
-    # such as macOS has, leaves no room.
+    # Ray refuses socket paths of more than 107 bytes, and those begin here: a long TMPDIR, such as
+    # on macOS, would leave no room.
     with (
         tempfile.TemporaryDirectory(
             prefix="medopt-", dir="/tmp", ignore_cleanup_errors=True
@@ -291,7 +291,7 @@ def _scratch_folder() -> Iterator[Path]:
 
 
 def _check_address(address: str) -> None:
-    """Raise StudyError if nothing listens there: Ray itself goes on asking for many minutes."""
+    """Raise StudyError if nothing listens there: Ray itself would keep trying for many minutes."""
     if address.startswith("ray://"):
         raise StudyError(
             f"Ray at {address}: Ray's client cannot hold lanes. Run medopt on a machine of the "
@@ -317,15 +317,15 @@ def machines_of_cluster() -> list[Machine]:
 
 
 def without_head() -> LanesLost:
-    """Return what is raised where Ray's head has not answered for HEAD_SEC."""
+    """Return the error to raise if Ray's head has not answered for HEAD_SEC."""
     return LanesLost(f"Ray's head has not answered for {HEAD_SEC:.0f} s.")
 
 
 def of_head(ask: Callable[[], _Said]) -> _Said:
-    """Return what Ray's head says when it is asked; raise LanesLost where it does not answer.
+    """Return the answer of Ray's head to a call; raise LanesLost if it does not answer.
 
-    Without a head Ray's own calls wait for a minute and then end this process in Ray's words, or in
-    none: so each is waited for in a thread, for less.
+    Without a head, Ray's own calls wait for a minute and then end this process with Ray's message,
+    or none: so each call runs in a thread, and is waited for less long.
     """
     from ray.exceptions import RpcError
 
@@ -345,16 +345,16 @@ def of_head(ask: Callable[[], _Said]) -> _Said:
 
 
 def _nodes() -> list[dict[str, Any]]:
-    """Return what Ray's head knows of each machine; raises as `of_head`."""
+    """Return what Ray's head knows about each machine; raises as `of_head`."""
     import ray
 
     return of_head(ray.nodes)
 
 
 def leaving_machines() -> set[str]:
-    """Return the machines, as Ray names them, that someone said are about to leave.
+    """Return the machines, by Ray's names, that were announced to leave.
 
-    As `ray drain-node` does, which the shipped clusters call when a spot machine or pod is taken.
+    `ray drain-node` announces it; the shipped clusters call it when a spot machine or pod is taken.
     """
     from ray._private.state import state
 
@@ -362,9 +362,9 @@ def leaving_machines() -> set[str]:
 
 
 def machines_to_come() -> list[tuple[Machine, float]]:
-    """Return each kind of machine that the cluster's autoscaler can add, and how many at most.
+    """Return each kind of machine that the cluster's autoscaler can add, and the most of each.
 
-    None of them where the cluster has no autoscaler, or one that does not say (Ray's first).
+    The list is empty if the cluster has no autoscaler, or one that does not say (Ray's version 1).
     """
     from ray._private.state import state
 
@@ -388,8 +388,8 @@ def _machine(resources: Mapping[str, float]) -> Machine:
 def machines_answer(places: Sequence[Place]) -> bool:
     """Return whether Ray answers on every machine of these places.
 
-    Asked of the machine itself: Ray's head takes up to a minute to find that one is gone, and may
-    start a lane on another before.
+    The machine itself is asked: Ray's head takes up to a minute to notice that one is gone, and may
+    start a lane on another one before.
     """
     nodes = {n["NodeID"]: n for n in _nodes()}
     return all(
@@ -399,7 +399,7 @@ def machines_answer(places: Sequence[Place]) -> bool:
 
 
 def raylet_here() -> tuple[str, int]:
-    """Return where the Ray of this machine listens, as `answers` takes it."""
+    """Return the host and port of this machine's Ray, for `answers`."""
     import ray
 
     here = ray.get_runtime_context().get_node_id()
@@ -412,7 +412,7 @@ def _raylet(node: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def answers(host: str, port: int) -> bool:
-    """Return whether somebody listens there."""
+    """Return whether something listens there."""
     try:
         socket.create_connection((host, port), timeout=5).close()
     except OSError:
@@ -421,7 +421,7 @@ def answers(host: str, port: int) -> bool:
 
 
 def kill(places: Sequence[Place]) -> None:
-    """End processes of the cluster, each by a task on its machine; does not wait for it."""
+    """End processes of the cluster, each by a task on its machine, without waiting for it."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -435,7 +435,7 @@ def kill(places: Sequence[Place]) -> None:
 
 
 def workers_in(machines: Iterable[Machine], size: LaneSize) -> int:
-    """Return how many workers of such lanes these machines hold."""
+    """Return how many workers of this size these machines hold."""
     return sum(_held(machine, size) for machine in machines)
 
 
@@ -465,8 +465,8 @@ def check_room(machines: list[Machine], workers: int, size: LaneSize) -> None:
     if fits < workers:
         have = ", ".join(_said(machine, size) for machine in machines)
         raise StudyError(
-            f"lanes: {workers} worker(s) with {_each(size)} each are asked for, and there is room "
-            f"for {fits} ({have}). Ask for fewer lanes or GPUs a trial, or set fewer `threads` "
+            f"lanes: the run needs {workers} worker(s) with {_each(size)} each, but there is room "
+            f"for {fits} ({have}). Ask for fewer lanes or GPUs per trial, or set fewer `threads` "
             f"in the study."
         )
 
@@ -484,8 +484,8 @@ def check_ever(
             for kind, count in coming
         )
         raise StudyError(
-            f"lanes: one needs {size.workers} worker(s) with {_each(size)} each, and the cluster "
-            f"has room for {now} ({have})"
-            + (f", its autoscaler for {later:g} more (at most {kinds})" if kinds else "")
-            + ". Ask for fewer GPUs a trial, set fewer `threads` in the study, or add machines."
+            f"lanes: a lane needs {size.workers} worker(s) with {_each(size)} each, but the "
+            f"cluster has room for {now} ({have})"
+            + (f", and its autoscaler for {later:g} more (at most {kinds})" if kinds else "")
+            + ". Ask for fewer GPUs per trial, set fewer `threads` in the study, or add machines."
         )

@@ -2,8 +2,8 @@
 
 A lane is one Ray Train `TorchTrainer` that takes trial after trial, so that its start (13 to 17 s
 on two cores) is paid once. The queue stays in this process. Lanes reach it through the mailbox, a
-small actor that holds what they ask until it is answered here. So a result is on disk before its
-lane goes on, and no process but this one writes.
+small actor that holds their calls until they are answered here. So a result is on disk before its
+lane goes on, and only this process writes.
 """
 
 import logging
@@ -59,23 +59,23 @@ log = logging.getLogger("medopt.lanes")
 
 # Ray waits 60 s for the resources of a lane before it counts a failed start.
 START_LIMIT = 5
-# How often one looks whether the head answers, and which machines there are. Assumption.
+# How often to check whether the head answers, and which machines there are. Assumption.
 LOOK_SEC = 2.0
 # Seconds that lanes get to end by themselves once the queue is empty.
 END_SEC = 10.0
-# As Ray Train's own groups.
+# As in Ray Train's own groups.
 GROUP_TIMEOUT = timedelta(seconds=1800)
 
-# Ray Train starts helpers for these callbacks: for Ray Data sets, which no lane has, and a detached
-# one that frees a lane's resources should its controller die, which for a controller that belongs
-# to this job Ray does anyway. Without them two lanes start in half the time and need 400 MB less
-# (measured). A version of Ray that renames them costs memory, nothing else.
+# Ray Train starts helpers for these callbacks: one for Ray Data sets, which no lane has, and a
+# detached one that frees a lane's resources if its controller dies, which Ray does anyway for a
+# controller that belongs to this job. Without them two lanes start in half the time and need 400 MB
+# less (measured). If a version of Ray renames them, that only costs memory.
 UNUSED_CALLBACKS = ("DatasetsCallback", "PlacementGroupCleanerCallback")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaneEnd:
-    """A lane that has ended; `why` is None where it ended because no trial was left."""
+    """A lane that has ended; `why` is None if it ended because no trial was left."""
 
     lane: str
     why: str | None
@@ -85,8 +85,8 @@ class LaneEnd:
 class Carrier:
     """The Ray that carries lanes: a scratch folder, and whether this machine is `alone` in it.
 
-    `may_come`: it has an autoscaler that may add machines which hold a lane. `shelf` are the
-    paths of the one on which lanes of this machine share batches, None where they do not.
+    `may_come`: it has an autoscaler that may add machines with room for a lane. `shelf` are the
+    paths of the shelf on which lanes of this machine share batches, None if they do not.
     """
 
     storage: Path
@@ -106,27 +106,26 @@ def run_lanes(
 ) -> Progress:
     """Run every trial of a plan over `lanes` worker groups of `gpus_per_trial` workers each.
 
-    `address` None starts a Ray on this machine and stops it again; with `auto` or host:port the
-    cluster there is joined and left as it was. On a cluster lanes start when machines come and end
-    when these leave, `lanes` of them at most, None: as many as it has room for; its autoscaler is
-    asked for machines for the others. A worker has one GPU, or `threads` CPU cores alone
-    where the study runs on the CPU. `changed` hears of each step. A lane whose trial makes none for
+    `address` None starts Ray on this machine and stops it at the end; `auto` or host:port joins the
+    cluster there and leaves it running. On a cluster, lanes start when machines come and end when
+    they leave, at most `lanes` of them (None: as many as there is room for); its autoscaler is
+    asked for machines for the rest. A worker has one GPU, or only `threads` CPU cores if the study
+    runs on the CPU. `changed` is called at each step. A lane whose trial makes no step for
     `hung_minutes` is ended, and starts again.
 
-    Raises StudyError if the machines have no room for the lanes (a cluster, now or ever, for one),
-    LanesLost if none is left while trials are, OSError where results cannot be written, and
-    KeyboardInterrupt; what is finished is on disk in each case, and running again goes on from
-    there.
+    Raises StudyError if the machines have no room for the lanes (a cluster: for a single lane, now
+    or ever), LanesLost if no lane is left while trials are, OSError if results cannot be written,
+    and KeyboardInterrupt. Finished trials are on disk in each case, and another run resumes.
     """
     cuda = plan.study.device == "cuda"
     size = LaneSize(
         workers=gpus_per_trial,
         threads=plan.study.threads or 1,
         cuda=cuda,
-        # Whoever asks for a number of lanes has it, or is told by the system.
+        # A requested number of lanes is not limited by memory.
         memory=0 if cuda or lanes else most_bytes(plan.trials, plan.data, plan.base),
     )
-    # Lanes that share a machine's cores do not time a trial alone; each has GPUs of its own.
+    # Lanes that share a machine's cores cannot time a trial alone; GPUs are not shared.
     with opened(plan, shared_device=not cuda and lanes != 1) as queue:
         if queue.pending():
             changed(queue.progress())  # the start of Ray takes a while
@@ -147,7 +146,7 @@ def run_lanes(
             else:
                 with connected(address) as storage:
                     coming = machines_to_come()
-                    # Of most autoscalers one learns by asking alone what they can add.
+                    # Most autoscalers only tell what they can add when they are asked for it.
                     unknown = not coming and autoscaler.there_is_one()
                     if not unknown:
                         check_ever(machines_of_cluster(), coming, size)
@@ -184,9 +183,9 @@ def _serve(
         hung_minutes=hung_minutes,
     )
     over: queues.SimpleQueue[LaneEnd] = queues.SimpleQueue()
-    # Lane -> until when one of its workers must have spoken.
+    # Lane -> the time by which one of its workers must have called.
     names: dict[str, float] = {}
-    # Sent to each lane by its name: the plan of a large study is some MB.
+    # Sent to each lane by reference: the plan of a large study takes some MB.
     cargo = ray.put({**cargo_of(plan), "shelf": carrier.shelf})
     controllers: list[Any] = []
     threads: list[threading.Thread] = []
@@ -209,7 +208,7 @@ def _serve(
         while (names or queue.pending()) and monotonic() < until:
             if monotonic() - looked > LOOK_SEC:
                 looked = monotonic()
-                # Asked first: without a head Ray's own calls wait for a minute.
+                # Checked first: without a head, Ray's own calls wait for a minute.
                 if lost := _lost(raylet, HEAD_SEC if queue.pending() else 0):
                     if not queue.pending():
                         break  # all is on disk
@@ -226,7 +225,7 @@ def _serve(
                 if end.why:
                     dispatcher.lost(end.lane, end.why)
                     following.ended(len(names))
-            # Ray starts workers that die at once (a package is missing there) again and again.
+            # Ray restarts workers that die at once (a missing package) again and again.
             for lane in [n for n, by in names.items() if n not in dispatcher.spoken]:
                 if monotonic() > names[lane]:
                     dispatcher.lost(lane, f"none of its workers started in {hung_minutes:g} min")
@@ -251,26 +250,26 @@ def _serve(
 
 
 def _may_wait(carrier: Carrier, seconds: float, hung_minutes: float) -> bool:
-    """Return whether a run without a lane for so long may yet get one.
+    """Return whether a run that has had no lane for `seconds` may still get one.
 
-    Whatever is there has been looked at after some seconds.
+    Machines that are there have been noticed after some seconds.
     """
     return seconds < (hung_minutes * 60 if carrier.may_come else 3 * LOOK_SEC)
 
 
 def _let_keep(mailbox: Any, dispatcher: Dispatcher, lanes: Iterable[str]) -> None:
-    """Wait a little for the states, or the results, of trials that have trained for long."""
+    """Wait a little for states or results of trials that have trained for long."""
     waiting = {lane for lane in lanes if dispatcher.queue.in_hand_for(lane) >= WORTH_SEC}
     mailbox.warn.remote(waiting)
     until = monotonic() + GRACE_SEC
-    # Where Ray is stopped by the same signal, there is nothing to wait for.
+    # If Ray is stopped by the same signal, there is nothing to wait for.
     with suppress(LanesLost):
         while waiting and monotonic() < until:
             waiting -= dispatcher.last_words(_heard(mailbox))
 
 
 def _heard(mailbox: Any) -> list[Call]:
-    """Return what lanes said; raise LanesLost if Ray has gone."""
+    """Return the lanes' calls; raise LanesLost if Ray has gone."""
     import ray
 
     try:
@@ -283,7 +282,7 @@ def _heard(mailbox: Any) -> list[Call]:
 
 
 def _head_answers(seconds: float) -> bool:
-    """Return whether Ray's head answers within so many seconds."""
+    """Return whether Ray's head answers within `seconds`."""
     import ray
 
     host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
@@ -294,10 +293,10 @@ def _head_answers(seconds: float) -> bool:
 
 
 def _lost(raylet: tuple[str, int], seconds: float) -> LanesLost | None:
-    """Return what to raise where Ray's head, in so many seconds, or the raylet here has gone.
+    """Return the error to raise if Ray's head (after `seconds`) or this machine's raylet has gone.
 
-    Ray itself finds after 16 s that the raylet has (measured), and ends this process then, where it
-    has an object in its store, without a word.
+    Ray itself notices after 16 s that the raylet has gone (measured), and then, if this process has
+    an object in its store, ends it without a message.
     """
     if not _head_answers(seconds):
         return without_head()
@@ -312,11 +311,11 @@ def _end(
     left: Future[None],
     raylet: tuple[str, int],
 ) -> None:
-    """End the lanes that are left, and let the threads that wait for them leave Ray (`left`).
+    """End the remaining lanes, and let the threads that wait for them leave Ray (`left`).
 
-    A lane is left where its machine was lost and the trials were done before Ray found it another.
-    Without a head, or the `raylet` of this machine, no lane hears that it is to end: Ray ends it
-    when it has missed one of them for a while.
+    A lane remains if its machine was lost and the trials were done before Ray found it another one.
+    Without the head, or the `raylet` of this machine, lanes cannot be told to end: Ray ends them
+    after it has missed one of these for a while.
     """
     import ray
 
@@ -335,19 +334,19 @@ def _end(
 
 
 def _answer(word: Any, left: Future[None]) -> Any:
-    """Return what a word to an actor comes to; raise LanesLost once its lane is `left`.
+    """Return the result of a call to an actor; raise LanesLost once its lane is `left`.
 
-    By a future: a thread that waits for one is not inside Ray, which may be shut down meanwhile.
+    It waits for a future, so its thread is not inside Ray, which may be shut down meanwhile.
     """
     answer = word.future()
     wait([answer, left], return_when=FIRST_COMPLETED)
     if not answer.done():
-        raise LanesLost("it was left")
+        raise LanesLost("the run ended without it")
     return answer.result()
 
 
 def _until_over(lane: str, fit: Callable[[], Any], over: queues.SimpleQueue[LaneEnd]) -> None:
-    """Run a lane in a thread of its own, and say what ended it."""
+    """Run a lane in its own thread, and report what ended it."""
     try:
         fit()
     except Exception as error:
@@ -367,9 +366,9 @@ def _trainer(
     controllers: list[Any],
     left: Future[None],
 ) -> Any:
-    """Return the Ray Train trainer whose `fit` is a lane; its workers get what `cargo` names.
+    """Return the Ray Train trainer whose `fit` is a lane; its workers get the object `cargo`.
 
-    What controls the lane, an actor beside this process, is put into `controllers`. Once `left` is
+    The lane's controller, an actor beside this process, is added to `controllers`. Once `left` is
     done, `fit` raises LanesLost.
     """
     import ray
@@ -390,7 +389,7 @@ def _trainer(
             ]
 
         def _initialize_and_run_controller(self, **given: Any) -> Any:
-            # As Ray 2.60's own, which tells nobody of the actor: it could not be ended.
+            # As in Ray 2.60, but keeping the actor, which could otherwise not be ended.
             controller: Any = (
                 ray.remote(TrainController)
                 .options(
@@ -405,9 +404,9 @@ def _trainer(
             return _answer(controller.get_result.remote(), left)
 
     class Plain(BackendConfig):
-        """One worker needs no process group, and so its controller no torch: 300 MB (measured).
+        """One worker needs no process group, so its controller needs no torch: 300 MB (measured).
 
-        Those of one machine make theirs themselves (`_group`).
+        Several workers on one machine make their own group (`_group`).
         """
 
         backend = "none"
@@ -416,7 +415,7 @@ def _trainer(
     process_group: Any = Plain() if plain else TorchConfig()
     meeting = str(carrier.storage) if carrier.alone else None
     return LaneTrainer(
-        # A closure goes to the workers alone; a `train_loop_config` would go to the controller too.
+        # A closure goes only to the workers; a `train_loop_config` would go to the controller too.
         lambda: _work(mailbox, lane, cargo, meeting),
         torch_config=process_group,
         scaling_config=ScalingConfig(
@@ -425,7 +424,7 @@ def _trainer(
         run_config=RunConfig(
             name=lane.replace(" ", "-"),
             storage_path=str(carrier.storage),
-            # A lane is restarted however often it dies: what is counted are trials
+            # A lane is always restarted: deaths are counted for trials, not lanes
             # (bench.execution.trial_queue.KILLS).
             failure_config=FailureConfig(
                 max_failures=-1,
@@ -441,7 +440,7 @@ def _trainer(
 def _group(world: World, device: torch.device, meeting: Path) -> None:
     """Join the workers of a lane that share one machine.
 
-    By a file: the store that Ray Train would let them meet at listens on every interface.
+    They meet through a file: the store that Ray Train would use listens on every interface.
     """
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -455,23 +454,23 @@ def _group(world: World, device: torch.device, meeting: Path) -> None:
 
 
 class _Warning:
-    """Whether a lane is about to be ended, as the mailbox answers what it is told.
+    """Whether a lane is about to be ended, from the mailbox's answers to its calls.
 
-    Answers are looked at every EPOCH_SEC: each costs a millisecond, and an epoch may last five.
+    Answers are checked every EPOCH_SEC: each check costs a millisecond, and an epoch may last five.
     """
 
     def __init__(self) -> None:
-        # The newest, which may be on its way yet, and the one before.
+        # The newest call, which may still be under way, and the one before.
         self._words: list[Any] = []
         self._looked = monotonic()
         self._heard = 0
 
     def told(self, word: Any) -> None:
-        """Take a word whose answer says how often the lane was warned."""
+        """Take a call whose answer says how often the lane was warned."""
         self._words = [*self._words[-1:], word]
 
     def came(self) -> bool:
-        """Return whether it was warned since this was asked last; waits for nothing."""
+        """Return whether it was warned since the last call of this, without waiting."""
         import ray
 
         if not self._words or monotonic() - self._looked < EPOCH_SEC:
@@ -480,15 +479,15 @@ class _Warning:
         words = self._words
         answered, _ = ray.wait(words, num_returns=len(words), timeout=0)
         before = self._heard
-        with suppress(ray.exceptions.RayError):  # a word that was lost is no warning
+        with suppress(ray.exceptions.RayError):  # a lost call is not a warning
             self._heard = max([before, *ray.get(answered)])
         return self._heard > before
 
 
 def _work(mailbox: Any, lane: str, cargo: Any, meeting: str | None) -> None:
-    """Be one worker of a lane, as Ray Train starts it.
+    """Run one worker of a lane, as started by Ray Train.
 
-    `meeting` is the folder where the workers of a lane meet, None where Ray Train lets them meet.
+    `meeting` is the folder where the workers of a lane meet, None if Ray Train arranges that.
     """
     import ray
     from ray.train import get_context
@@ -507,12 +506,12 @@ def _work(mailbox: Any, lane: str, cargo: Any, meeting: str | None) -> None:
     def tell(call: str, *values: Any) -> None:
         word = mailbox.tell.remote(lane, call, *values)
         if call == "begun":
-            # A trial that ends its process at once must not take this word with it.
+            # This call must arrive even if the trial ends its process at once.
             ray.wait([word])
         warning.told(word)
 
     if meeting is not None and not alone:
-        # A name of its own for each start of the lane: what a dead one left must not be met.
+        # A new name for each start of the lane: files of a dead start must not be met.
         name = broadcast_from_rank_zero(f"group-{uuid.uuid4().hex}")
         _group(world, get_device(), Path(meeting, name))
     take_trials(

@@ -1,4 +1,4 @@
-"""Losses of numbers: of how far off a prediction is, in standard deviations of the training part.
+"""Losses for numbers: the error of a prediction, in standard deviations of the training part.
 
 All take logits (N, K) and target (N, K), both of float32 or float64, and return the mean of each
 sample over its K numbers (N,).
@@ -22,12 +22,12 @@ def squared(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def huber(logits: Tensor, target: Tensor, *, delta: float) -> Tensor:
-    """Return d^2 / 2 up to a difference d of delta, and from there on delta (|d| - delta / 2)."""
+    """Return d^2 / 2 up to a difference d of delta, and delta (|d| - delta / 2) beyond it."""
     return F.huber_loss(logits, target.to(logits), delta=delta, reduction="none").mean(1)
 
 
 def log_cosh(logits: Tensor, target: Tensor) -> Tensor:
-    """Return log cosh d, d the difference: d^2 / 2 near 0 and |d| - log 2 far off."""
+    """Return log cosh d, d the difference: about d^2 / 2 near 0 and |d| - log 2 far from it."""
     d = logits - target.to(logits)
-    # (e^d + e^-d) / 2 without e^|d|, which overflows.
+    # log((e^d + e^-d) / 2) without e^|d|, which overflows.
     return (d + torch.nn.functional.softplus(-2 * d) - math.log(2)).mean(1)

@@ -1,7 +1,7 @@
-"""Losses of several findings at once, of each by itself whether it is there.
+"""Losses for several findings at once, each by itself present or absent.
 
-All take logits (N, K) of float32 or float64 and target (N, K) of 1, 0 and nan where an answer is
-missing, and return the mean of each sample over the findings that are known of it (N,).
+All take logits (N, K) of float32 or float64 and target (N, K) of 1, 0, or nan if an answer is
+missing, and return for each sample the mean over its known findings (N,).
 """
 
 import torch
@@ -21,9 +21,9 @@ def binary_cross_entropy(logits: Tensor, target: Tensor, *, label_smoothing: flo
 def weighted_binary_cross_entropy(
     logits: Tensor, target: Tensor, weights: Tensor, *, label_smoothing: float
 ) -> Tensor:
-    """Return -w g log p - (1 - g) log(1 - p), with weights w (K,) of the findings that are there.
+    """Return -w g log p - (1 - g) log(1 - p), with weights w (K,) of present findings.
 
-    torch's `pos_weight`. `label_smoothing` is spread over yes and no.
+    w is torch's `pos_weight`. `label_smoothing` is spread over yes and no.
     """
     known, g = told(logits, target)
     smooth = g * (1 - label_smoothing) + label_smoothing / 2
@@ -47,16 +47,16 @@ def asymmetric(
     gamma_negative: float,
     margin: float,
 ) -> Tensor:
-    """Return the asymmetric loss of Ridnik et al. 2021, which looks away from the easy negatives.
+    """Return the asymmetric loss of Ridnik et al. 2021, which discounts easy negatives.
 
-    A finding that is there costs -(1 - p)^gamma_positive log p, one that is not
+    A present finding costs -(1 - p)^gamma_positive log p, an absent one
     -m^gamma_negative log(1 - m), m = max(p - margin, 0).
     """
     known, g = told(logits, target)
     there = torch.sigmoid(-logits).clamp_min(LEAST) ** gamma_positive * -F.logsigmoid(logits)
     m = (torch.sigmoid(logits) - margin).clamp_min(0)
     if margin == 0:
-        # log(1 - p) of a p that rounds to 1.
+        # log(1 - p), also for a p that rounds to 1.
         absent = m.clamp_min(LEAST) ** gamma_negative * -F.logsigmoid(-logits)
     else:
         absent = m.clamp_min(LEAST) ** gamma_negative * -torch.log1p(-m)
@@ -64,11 +64,11 @@ def asymmetric(
 
 
 def told(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which answers are known, and the answers with 0 for those that are not."""
+    """Return which answers are known, and the answers with 0 in place of unknown ones."""
     known = ~target.isnan()
     return known, torch.where(known, target, 0).to(logits)
 
 
 def _mean(each: Tensor, known: Tensor) -> Tensor:
-    """Return the mean (N,) over the findings that are known; 0 where none is."""
+    """Return the mean (N,) over the known findings; 0 if none is known."""
     return torch.where(known, each, 0).sum(1) / known.sum(1).clamp_min(1)

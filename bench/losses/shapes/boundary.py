@@ -1,11 +1,11 @@
-"""Losses of how far apart the borders are, on top of the Dice loss; segmentation.
+"""Losses for the distance between borders, on top of the Dice loss; segmentation.
 
 All take logits (N, C, *spatial) of float32 or float64 and target (N, *spatial) int64 and return one
-value a sample (N,), the mean over the classes but the background (0). Distances are in voxels,
-with `mm` in mm, by the `spacing` of the voxels along each axis; coarser levels of deep supervision
-have that of the finest. They come from scipy on the CPU, of each sample and class by itself, and
-carry no gradient: about 10 ms for each at 128 x 128 voxels, 0.2 s at 512 x 512 or 64 x 64 x 64
-(measured, one core).
+value per sample (N,), the mean over the classes except the background (0). Distances are in voxels,
+or with `mm` in mm, by the `spacing` of the voxels along each axis; coarser levels of deep
+supervision use that of the finest. They are computed by scipy on the CPU, for each sample and class
+by itself, and carry no gradient: about 10 ms for each at 128 x 128 voxels, 0.2 s at 512 x 512 or
+64 x 64 x 64 (measured, one core).
 """
 
 import math
@@ -22,7 +22,7 @@ from bench.losses.reductions import Total, one_hot, sample_mean
 
 Spacing = tuple[float, ...]
 
-# The most that the borders come to weigh of 1: Kervadec et al. 2019, section 3.2, end there.
+# Largest weight of the borders, of 1: the final value in Kervadec et al. 2019, section 3.2.
 MOST = 0.99
 
 
@@ -40,10 +40,10 @@ def dice_hausdorff(
 ) -> Tensor:
     """Return Dice + weight log(1 + h), h = mean((p - g)^2 (d_p^alpha + d_g^alpha)).
 
-    d_g is a voxel's distance to the border of the reference, d_p to that of the prediction cut at
-    1/2. MONAI's logarithm brings both terms to a scale. The paper weighs them equally instead, anew
-    in every epoch by the means of the one before: with `balanced` it is weight h D / H for the
-    logarithm, D and H the means of the Dice loss and of h over the global batch.
+    d_g is a voxel's distance to the border of the reference, d_p to that of the prediction,
+    thresholded at 1/2. MONAI's logarithm brings both terms to the same scale. The paper instead
+    weighs them equally, by their means in the epoch before: with `balanced` the logarithm is
+    replaced by h D / H, D and H the means of the Dice loss and of h over the global batch.
     """
     p = torch.softmax(logits, dim=1)
     far = _hausdorff(alpha, _known(spacing) if mm else None)
@@ -53,7 +53,7 @@ def dice_hausdorff(
         return region + weight * sample_mean(torch.log(h + 1))
     h = sample_mean(h)
     ours, theirs = total(torch.stack([region.detach().sum(), h.detach().sum()]))
-    # Where nothing is wrong there is nothing to balance.
+    # If nothing is wrong, there is nothing to balance.
     return region + weight * torch.where(theirs > 0, ours / theirs.clamp_min(1e-12), 1) * h
 
 
@@ -71,17 +71,17 @@ def dice_boundary(
 ) -> Tensor:
     """Return Dice + weight mean(p phi), phi the signed distance to the border of the reference.
 
-    phi is positive outside and negative inside, so that the loss may fall below 0; it is 0 where
-    the class is absent or fills the image. With `rebalance` Dice weighs 1 - weight, and the weight
-    is MOST at most. `rise` is what `risen` raises the weight by. `derived` is phi as
-    `signed_distances` gives it, made here where it is None.
+    phi is positive outside and negative inside, so the loss may fall below 0; it is 0 if the class
+    is absent or fills the image. With `rebalance` Dice weighs 1 - weight, and the weight is at most
+    MOST. `rise` is the amount by which `risen` raises the weight. `derived` is phi as returned by
+    `signed_distances`, computed here if it is None.
     """
     del rise
     p = torch.softmax(logits, dim=1)[:, 1:]
     if derived is None:
         known = _known(spacing) if mm else None
         derived = signed_distances(target, classes=logits.shape[1], spacing=known)
-    # As monai.losses.BoundaryLoss does: the sum by the number, which torch's mean rounds otherwise.
+    # As in monai.losses.BoundaryLoss: sum divided by number, since torch's mean rounds differently.
     values = (p * derived).sum(tuple(range(2, p.dim()))) / math.prod(p.shape[2:])
     region = dice(logits, target, smooth=smooth)
     if rebalance:
@@ -91,7 +91,7 @@ def dice_boundary(
 
 
 def risen(settings: Mapping[str, Setting], epoch: int) -> dict[str, Setting]:
-    """Return the settings of `dice_boundary` in an epoch, from 0: the weight grows by `rise`."""
+    """Return the settings of `dice_boundary` in an epoch (from 0): the weight grows by `rise`."""
     weight, rise = settings["weight"], settings["rise"]
     assert isinstance(weight, float)
     assert isinstance(rise, float)
@@ -99,11 +99,11 @@ def risen(settings: Mapping[str, Setting], epoch: int) -> dict[str, Setting]:
 
 
 def signed_distances(target: Tensor, *, classes: int, spacing: Spacing | None = None) -> Tensor:
-    """Return each voxel's distance to the border of each class but the background, negative inside.
+    """Return each voxel's distance to the border of each foreground class, negative inside.
 
-    `target` (N, *spatial) is a label map; float32 (N, classes - 1, *spatial), in voxels or by the
-    `spacing`. The border is the class's own voxels that touch others along the finest axis: there
-    it is 0.
+    `target` (N, *spatial) is a label map; the result is float32 (N, classes - 1, *spatial), in
+    voxels or in the unit of `spacing`. The border, where it is 0, consists of the class's own
+    voxels that touch others along the finest axis.
     """
     labels = torch.arange(1, classes, device=target.device)
     masks = target[:, None] == labels.reshape(-1, *[1] * (target.dim() - 1))
@@ -119,7 +119,7 @@ def signed_distances(target: Tensor, *, classes: int, spacing: Spacing | None = 
 
 
 def _distance(mask: Tensor, spacing: Spacing) -> Tensor:
-    """Return how far each voxel of a mask is from the nearest outside of it, 0 outside."""
+    """Return the distance of each voxel of a mask to the nearest voxel outside it, 0 outside."""
     from scipy.ndimage import distance_transform_edt  # late: commands that compute no loss
 
     found = distance_transform_edt(mask.cpu().numpy(), sampling=spacing)
@@ -128,13 +128,13 @@ def _distance(mask: Tensor, spacing: Spacing) -> Tensor:
 
 def _known(spacing: Spacing | None) -> Spacing:
     if spacing is None:
-        raise ValueError("this loss with mm needs the spacing of the voxels, in mm along each axis")
+        raise ValueError("this loss with mm needs the spacing of the voxels along each axis, in mm")
     return spacing
 
 
 @cache
 def _hausdorff(alpha: float, spacing: Spacing | None) -> Any:
-    """Return h of probabilities and reference (N, K, *spatial): (N, K, 1, ...)."""
+    """Return a function for h, (N, K, 1, ...), of probabilities and reference (N, K, *spatial)."""
     loss = _monai("HausdorffDTLoss", alpha=alpha)
     if spacing is not None:
         loss.distance_field = partial(_field, spacing=spacing)
@@ -142,7 +142,7 @@ def _hausdorff(alpha: float, spacing: Spacing | None) -> Any:
 
 
 def _field(image: Tensor, *, spacing: Spacing) -> Tensor:
-    """Return how far each voxel is from the border of what is above 1/2, of (N, 1, *spatial)."""
+    """Return each voxel's distance to the border of what is above 1/2 in (N, 1, *spatial)."""
     field = torch.zeros(image.shape)
     for sample, place in zip(image[:, 0] > 0.5, field[:, 0], strict=True):
         if sample.any() and not sample.all():
@@ -151,7 +151,7 @@ def _field(image: Tensor, *, spacing: Spacing) -> Tensor:
 
 
 def _monai(name: str, **settings: float) -> Any:
-    """Return a loss of MONAI by its name: of probabilities and reference (N, K, *spatial)."""
+    """Return a loss of MONAI by its name, for probabilities and reference (N, K, *spatial)."""
     # Late: MONAI takes seconds to import, and most commands compute no loss.
     import monai.losses
 

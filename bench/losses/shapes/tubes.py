@@ -1,7 +1,8 @@
-"""Losses of whether thin structures hang together, by their skeletons; segmentation.
+"""Losses for the connectivity of thin structures, by their skeletons; segmentation.
 
 All take logits (N, C, *spatial) of float32 or float64 and target (N, *spatial) int64, in two or
-three dimensions, and return one value a sample (N,), the mean over the classes but the background.
+three dimensions, and return one value per sample (N,), the mean over the classes except the
+background.
 """
 
 import numpy as np
@@ -19,8 +20,8 @@ def dice_cldice(
     """Return (1 - alpha) Dice + alpha (1 - 2 t s / (t + s)), of soft skeletons.
 
     t is the share of the prediction's skeleton within the reference, s that of the reference's
-    within the prediction. A skeleton is what `iterations` erosions by one voxel find: as many as
-    the widest structure's radius has voxels.
+    skeleton within the prediction. A skeleton is found by `iterations` erosions by one voxel, as
+    many as the radius of the widest structure in voxels.
     """
     # Late: MONAI takes seconds to import, and most commands compute no loss.
     from monai.losses.cldice import soft_skel
@@ -44,8 +45,8 @@ def dice_skeleton_recall(
 ) -> Tensor:
     """Return Dice + cross-entropy + weight (1 - sum(p s) / sum(s)), s the tube along a skeleton.
 
-    `derived` is the tube of all classes together as `tubes` gives it, made here where it is None;
-    that of a class is what of it is the class's.
+    `derived` is the tube of all classes together as returned by `tubes`, computed here if it is
+    None; the tube of a class is the part of it in that class.
     """
     p = torch.softmax(logits, dim=1)
     along = tubes(target, classes=logits.shape[1]) if derived is None else derived
@@ -56,10 +57,10 @@ def dice_skeleton_recall(
 
 
 def tubes(target: Tensor, *, classes: int) -> Tensor:
-    """Return the voxels within two steps of the skeleton of all that is not background, as 1.
+    """Return a mask of the voxels within two steps of the skeleton of the whole foreground.
 
-    `target` (N, *spatial) is a label map; uint8 (N, *spatial). The skeleton is scikit-image's, on
-    the CPU; steps are along the axes.
+    `target` (N, *spatial) is a label map; the mask is uint8 (N, *spatial). The skeleton is
+    scikit-image's, on the CPU; steps are along the axes.
     """
     del classes
     # Late: scikit-image takes a second to import, and most commands compute no loss.
@@ -75,7 +76,7 @@ def tubes(target: Tensor, *, classes: int) -> Tensor:
 
 
 def _share(of: Tensor, within: Tensor, smooth: float) -> Tensor:
-    """Return what share (N, K) of `of` (N, K, *spatial) lies within the other."""
+    """Return the share (N, K) of `of` (N, K, *spatial) that is within the other."""
     axes = tuple(range(2, of.dim()))
     share: Tensor = ((of * within).sum(axes) + smooth) / (of.sum(axes) + smooth)
     return share

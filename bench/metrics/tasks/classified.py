@@ -1,4 +1,4 @@
-"""How a classified image is scored: what the network said of it, its rows, what is shown of it."""
+"""Scoring of a classified image: the network's output, its rows, and its example in reports."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -36,11 +36,10 @@ def example(seen: Seen, place: int, said: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def right(store: Store, cases: np.ndarray, *, graded: bool = False) -> list[Row]:
-    """Return the rows of `metrics` of the right answers; for them one case of each class will do.
+    """Return the rows of `metrics` for the right answers; one case of each class is enough.
 
-    `graded`: the classes are grades.
-
-    The headline of a metric is None where it has no value on these cases, whatever a network finds.
+    `graded`: the classes are grades. The headline of a metric is None if it has no value on these
+    cases, whatever a network answers.
     """
     meta, labels = store.meta, np.unique(store.labels[cases])
     prob = np.eye(len(meta.classes))[labels]
@@ -57,9 +56,9 @@ def right(store: Store, cases: np.ndarray, *, graded: bool = False) -> list[Row]
 def rows(
     store: Store, cases: np.ndarray, said: Sequence[np.ndarray], *, graded: bool = False
 ) -> tuple[list[Row], list[Row]]:
-    """Return the rows of `metrics` and of `cases`, of the logits of each case.
+    """Return the rows of `metrics` and of `cases` from the logits of each case.
 
-    `graded`: the classes are grades. There are no metrics where a probability is not finite.
+    `graded`: the classes are grades. There are no metrics if a probability is not finite.
     """
     meta, prob, label = store.meta, probabilities(said), store.labels[cases]
     by_class = np.stack(said).T

@@ -1,8 +1,8 @@
-"""How an image with several findings is scored: each finding by itself, and their mean.
+"""Scoring of an image with several findings: each finding by itself, and their mean.
 
-A finding is a question with two answers, asked of the images that it is known of: what a metric of
-classification makes of it is the metric's value in the region of that name. Where such images all
-have one answer, a metric that needs both has no value, and the mean is over the other findings.
+Each finding is a classification into present and absent, over the images for which it is known; the
+metric's value is that of the region of the finding's name. If all these images have the same
+answer, a metric that needs both has no value, and the mean is over the other findings.
 """
 
 from collections.abc import Sequence
@@ -31,9 +31,9 @@ def example(seen: Seen, place: int, said: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def right(store: Store, cases: np.ndarray) -> list[Row]:
-    """Return the rows of `metrics` of the right answers; of equal ones one case will do.
+    """Return the rows of `metrics` for the right answers; one of several equal cases is enough.
 
-    The headline of a metric is None where it has no value on these cases, whatever a network finds.
+    The headline of a metric is None if it has no value on these cases, whatever a network answers.
     """
     found = np.unique(np.nan_to_num(store.numbers[cases], nan=-1), axis=0)
     return finding_rows(
@@ -47,9 +47,9 @@ def right(store: Store, cases: np.ndarray) -> list[Row]:
 def rows(
     store: Store, cases: np.ndarray, said: Sequence[np.ndarray]
 ) -> tuple[list[Row], list[Row]]:
-    """Return the rows of `metrics` and of `cases`, of the logits (k,) of each case.
+    """Return the rows of `metrics` and of `cases` from the logits (k,) of each case.
 
-    There are no metrics where a logit is not finite.
+    There are no metrics if a logit is not finite.
     """
     meta, log_odds, numbers = store.meta, np.stack(said), store.numbers[cases]
     ids = ids_of(store, cases)

@@ -1,7 +1,7 @@
-"""How a predicted number is scored: in the units of the source, by its distance from the true one.
+"""Scoring of a predicted number: in the units of the source, by its distance from the true one.
 
-A network learns numbers in standard deviations from the mean of its training part, so that rates of
-learning mean the same whatever a number counts; what it says is brought back before it is scored.
+A network learns numbers in standard deviations from the mean of its training part, so that learning
+rates mean the same in any unit; its answers are converted back before they are scored.
 """
 
 from collections.abc import Sequence
@@ -32,9 +32,9 @@ def example(seen: Seen, place: int, said: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def right(store: Store, cases: np.ndarray) -> list[Row]:
-    """Return the rows of `metrics` of the right answers.
+    """Return the rows of `metrics` for the right answers.
 
-    The headline of a metric is None where it has no value on these cases, whatever a network finds.
+    The headline of a metric is None if it has no value on these cases, whatever a network answers.
     """
     true = store.numbers[cases][:, 0]
     return number_rows(true, true, unit=store.meta.unit)
@@ -43,9 +43,9 @@ def right(store: Store, cases: np.ndarray) -> list[Row]:
 def rows(
     store: Store, cases: np.ndarray, said: Sequence[np.ndarray]
 ) -> tuple[list[Row], list[Row]]:
-    """Return the rows of `metrics` and of `cases`, of the predicted number (1,) of each case.
+    """Return the rows of `metrics` and of `cases` from the predicted number (1,) of each case.
 
-    There are no metrics where a prediction is not finite.
+    There are no metrics if a prediction is not finite.
     """
     meta, predicted, true = store.meta, np.stack(said)[:, 0], store.numbers[cases][:, 0]
     ids = ids_of(store, cases)

@@ -1,4 +1,4 @@
-"""What a network made of some cases, as the functions that score a task are given it."""
+"""A network's output for some cases, in the form that functions for scoring a task take."""
 
 from dataclasses import dataclass
 
@@ -9,26 +9,26 @@ from torch import Tensor
 from loaders.cases import Meta
 from loaders.store.read import Store
 
-# The channels of a picture in colour, as the readers of images and loops name them.
+# The channels of a colour picture, as the readers of images and loops name them.
 _COLOURS = ("red", "green", "blue")
-# Pixels a side of a picture that is kept to be shown; a page gives it about 300. Assumption.
+# Longest side in pixels of a picture kept for reports, which show it at about 300. Assumption.
 _LONGEST = 512
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """The mean and the standard deviation (k,) that numbers are learned in: of training alone."""
+    """The mean and the standard deviation (k,) of numbers in training, by which they are scaled."""
 
     mean: np.ndarray
     deviation: np.ndarray
 
     def back(self, said: np.ndarray) -> np.ndarray:
-        """Return what a network says (n, k) in the units of the source."""
+        """Return a network's numbers (n, k) in the units of the source."""
         found: np.ndarray = said * self.deviation + self.mean
         return found
 
     def learned(self, target: Tensor) -> Tensor:
-        """Return numbers (n, k) of the source as a network learns them."""
+        """Return the source's numbers (n, k) in the scale that a network learns."""
         mean, deviation = (
             torch.as_tensor(values, dtype=target.dtype, device=target.device)
             for values in (self.mean, self.deviation)
@@ -40,14 +40,14 @@ class Scale:
 class Seen:
     """Cases of a store that went through a network together.
 
-    - `cases` (n,): their indices. `pixels` (n, channels, *spatial): the images it was given.
+    - `cases` (n,): their indices. `pixels` (n, channels, *spatial): the images given to it.
     - `logits` (n, classes) or (n, classes, *spatial), float32, on the device. `target` (n,) or
       (n, *spatial): the answers of the store.
-    - `presence` (classes,): the log-odds by which it finds each label anywhere in the one case
-      there is; None for a network that says nothing of it.
-    - `scale`: what the logits count in where the answers are numbers that are learned in another
-      unit; None: in their own.
-    - `costly`: whether distances, lesions and probabilities are asked for.
+    - `presence` (classes,): the log-odds that each label is present anywhere in the only case;
+      None for a network without that output.
+    - `scale`: the scale of the logits if the answers are numbers learned in another unit; None: in
+      their own.
+    - `costly`: whether to compute distances, lesions and probabilities.
     """
 
     store: Store
@@ -65,10 +65,10 @@ class Seen:
         return self.store.meta
 
     def picture(self, place: int, at: int | None = None) -> np.ndarray:
-        """Return what is shown of a case: of a volume its slice `at`, None the middle one.
+        """Return the picture of a case for reports: of a volume its slice `at`, None: the middle.
 
-        (H, W) of the first channel as the network was given it; of a set in colour (H, W, 3) uint8
-        of the image as the store has it, whole.
+        It is (H, W), the first channel as given to the network; for a colour data set (H, W, 3)
+        uint8, the whole image as in the store.
         """
         colour = self.meta.channels == _COLOURS
         image = self.store.image(int(self.cases[place])) if colour else self.pixels[place]
@@ -78,17 +78,17 @@ class Seen:
 
     @property
     def ids(self) -> list[dict[str, str]]:
-        """Return the keyed ids of each case, as the table `cases` has them."""
+        """Return the keyed ids of each case, as in the table `cases`."""
         return ids_of(self.store, self.cases)
 
 
 def ids_of(store: Store, cases: np.ndarray) -> list[dict[str, str]]:
-    """Return the keyed ids of some cases, as the table `cases` has them."""
+    """Return the keyed ids of some cases, as in the table `cases`."""
     return [{"case_id": store.case_ids[i], "group_id": store.groups[i]} for i in cases]
 
 
 def _as_bytes(image: np.ndarray) -> np.ndarray:
-    """Return an image as uint8; one of more depth from its own lowest to its highest value."""
+    """Return an image as uint8; a deeper one is scaled from its lowest to its highest value."""
     if image.dtype == np.uint8:
         return np.array(image)
     low, span = float(image.min()), float(image.max()) - float(image.min())

@@ -1,4 +1,4 @@
-"""How a segmented case is scored: counts and distances of its regions, what is shown of it."""
+"""Scoring of a segmented case: counts and distances of its regions, its example in reports."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -38,9 +38,9 @@ def regions(seen: Seen) -> list[list[Row]]:
 
 
 def example(seen: Seen, place: int, _regions: list[Row]) -> dict[str, np.ndarray]:
-    """Return the slice that holds most of the reference, of the image and of both masks.
+    """Return the slice with most of the reference, of the image and of both masks.
 
-    Voxels that are ignored are background in both, as they are not scored.
+    Ignored voxels are background in both masks, as they are not scored.
     """
     mask, found = seen.target[place], _label_map(seen, place)
     if seen.meta.ignored is not None:
@@ -52,10 +52,10 @@ def example(seen: Seen, place: int, _regions: list[Row]) -> dict[str, np.ndarray
 
 
 def right(store: Store, cases: np.ndarray) -> list[Row]:
-    """Return the rows of `metrics` of the right answers; for them one case of each kind will do.
+    """Return the rows of `metrics` for the right answers; one case of each kind is enough.
 
-    With the region or without, of known size or not. The headline of a metric is None where it has
-    no value on these cases, whatever a network finds.
+    Kinds are with and without the region, of known and unknown spacing. The headline of a metric is
+    None if it has no value on these cases, whatever a network answers.
     """
     there = store.boxes[cases, :, 0, 0] >= 0
     known = np.isfinite(store.spacing[cases]).all(axis=1)

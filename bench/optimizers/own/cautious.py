@@ -1,4 +1,4 @@
-"""AdamW that leaves out what of its update points against the gradient of the moment."""
+"""AdamW that drops the parts of its update that oppose the current gradient."""
 
 import math
 
@@ -7,17 +7,17 @@ from torch import Tensor
 
 from bench.optimizers.library import Params
 
-# Least share of an update that is kept, where it is made as long as before: the authors'.
+# Least share of an update by which the rest is scaled up: the authors' value.
 _LEAST = 1e-3
 
 
 class CautiousAdamW(torch.optim.Optimizer):
     """AdamW with a mask on its update: Liang et al. 2024, arXiv 2411.16085, algorithm 1.
 
-    A number moves only where the mean of its gradients and its gradient of now have one sign. The
-    update of a tensor is divided by the share of its numbers that move, as the authors' code does
+    A number moves only if its mean gradient and its current gradient have the same sign. The update
+    of a tensor is divided by the share of its numbers that move, as in the authors' code
     (github.com/kyleliang919/C-Optim); the paper multiplies by d / (1 + their number), which halves
-    that of a single number.
+    the update of a single number.
     """
 
     def __init__(
@@ -32,14 +32,14 @@ class CautiousAdamW(torch.optim.Optimizer):
         if min(lr, eps, weight_decay, *betas) < 0 or max(betas) >= 1:
             raise ValueError(
                 f"lr {lr}, eps {eps} and weight_decay {weight_decay} must not be below 0, betas "
-                f"{betas} lie between 0 and 1, below 1"
+                f"{betas} must be from 0 to below 1"
             )
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # takes no closure
-        """Update the weights from their gradients; a parameter without one stays as it is."""
+        """Update the weights from their gradients; a parameter without a gradient does not move."""
         assert closure is None
         for group in self.param_groups:
             own: list[Tensor] = [p for p in group["params"] if p.grad is not None]

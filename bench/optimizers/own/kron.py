@@ -1,9 +1,9 @@
 """PSGD with Kronecker factors: momentum whitened by a triangular matrix for each side of a weight.
 
-The method and its constants are those of the public kron_torch and of pytorch-optimizer's Kron.
-That one is not taken: it multiplies all factors before the gradient where torch has no opt_einsum
-(512^4 numbers for one convolution), draws from the stream of each process, which drives the copies
-of a network apart, and keeps texts in its state, which torch loads as other texts.
+The method and its constants are those of the public kron_torch and of pytorch-optimizer's Kron. The
+latter is not used, because without opt_einsum it multiplies all factors before the gradient (512^4
+numbers for one convolution), because it draws from each process's random stream, so that the copies
+of a network diverge, and because it keeps texts in its state, which torch loads as other texts.
 """
 
 import math
@@ -14,24 +14,24 @@ from torch import Tensor
 
 from bench.optimizers.library import Params
 
-# How far a factor moves at most, relative to itself, in an update of it.
+# How far a factor moves at most, relative to itself, in one update.
 _RATE = 0.1
-# A step whose numbers have a greater root mean square is scaled down to it.
+# A step with a greater root mean square than this is scaled down to it.
 _LONGEST = 1.1
 _TINY = float(torch.finfo(torch.bfloat16).tiny)
-# The factors are updated at each of the first steps, then with a share that falls to the least.
+# The factors are updated at each of the first _EACH steps, then at a share that falls to _LEAST.
 _EACH, _FALL, _LEAST = 500, 1e-3, 0.03
 
 
 class Kron(torch.optim.Optimizer):
     """PSGD-Kron: Li 2015, arXiv 1512.04202, and 2022, arXiv 2211.04422.
 
-    Each side of a weight of two or more dimensions has an upper triangular factor Q, but for sides
-    of 1 and above `max_size_triangular`, which have a diagonal one, as vectors have. The step is
-    Q'Q along every side times the mean gradient m. A factor moves down the gradient of
-    sum((Q m)^2) + sum((Q^-T v)^2) with noise v, which is drawn from the number of the step and of
-    the parameter, so that all processes draw the same. Decay is for weights of two or more
-    dimensions alone.
+    Each side of a weight of two or more dimensions has an upper triangular factor Q, except for
+    sides of 1 and above `max_size_triangular`, which have a diagonal one, as vectors do. The step
+    is Q'Q along every side times the mean gradient m. A factor moves down the gradient of
+    sum((Q m)^2) + sum((Q^-T v)^2), where the noise v is drawn from the numbers of the step and of
+    the parameter, so that all processes draw the same. Decay applies only to weights of two or more
+    dimensions.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Kron(torch.optim.Optimizer):
         if lr < 0 or weight_decay < 0 or not 0 <= momentum < 1:
             raise ValueError(
                 f"lr {lr} and weight_decay {weight_decay} must not be below 0, momentum {momentum} "
-                f"lie between 0 and 1, below 1"
+                f"must be from 0 to below 1"
             )
         defaults = {
             "lr": lr,
@@ -58,7 +58,7 @@ class Kron(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # takes no closure
-        """Update the weights from their gradients; a parameter without one stays as it is."""
+        """Update the weights from their gradients; a parameter without a gradient does not move."""
         assert closure is None
         number = 0
         for group in self.param_groups:
@@ -91,7 +91,7 @@ class Kron(torch.optim.Optimizer):
 
 
 def noise(like: Tensor, step: int, number: int) -> Tensor:
-    """Return the normal noise of a step for the parameter of that number."""
+    """Return the Gaussian noise of a step for the parameter of this number."""
     generator = torch.Generator(like.device).manual_seed(step << 20 | number)
     return torch.randn(like.shape, generator=generator, device=like.device, dtype=like.dtype)
 
@@ -109,7 +109,7 @@ def _start(p: Tensor, most: int) -> list[Tensor]:
 
 
 def _along(x: Tensor, factor: Tensor, axis: int, *, turned: bool = False) -> Tensor:
-    """Return `x` multiplied along an axis by a factor, or by the factor transposed."""
+    """Return `x` multiplied along an axis by a factor, or (`turned`) by its transpose."""
     if factor.dim() == 1:
         return x * factor.reshape(-1, *[1] * (x.dim() - axis - 1))
     product: Tensor = torch.tensordot(x, factor, dims=([axis], [0 if turned else 1]))
@@ -117,7 +117,7 @@ def _along(x: Tensor, factor: Tensor, axis: int, *, turned: bool = False) -> Ten
 
 
 def _against(x: Tensor, factor: Tensor, axis: int) -> Tensor:
-    """Return `x` multiplied along an axis by the inverse of a factor, transposed."""
+    """Return `x` multiplied along an axis by the transposed inverse of a factor."""
     if factor.dim() == 1:
         return x / factor.reshape(-1, *[1] * (x.dim() - axis - 1))
     rows = x.movedim(axis, -1)
@@ -144,7 +144,7 @@ def _follow(factors: list[Tensor], mean: Tensor, v: Tensor) -> None:
 def _norm(matrix: Tensor) -> Tensor:
     """Return a lower bound of the largest eigenvalue of a symmetric matrix, not below 0.
 
-    Two products with it from its longest row on.
+    Takes two products with it, starting from its longest row.
     """
     scale = matrix.abs().max().clamp_min(_TINY)
     matrix = matrix / scale

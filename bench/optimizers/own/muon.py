@@ -1,4 +1,4 @@
-"""Muon for networks with convolutions: torch's on the hidden weights, AdamW on all else."""
+"""Muon for networks with convolutions: torch's Muon on hidden weights, AdamW on all else."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from bench.optimizers.state_size import muon_matrices, shapes_of
 class Muon(torch.optim.Optimizer):
     """torch.optim.Muon on the hidden weights as matrices, AdamW on all else.
 
-    A convolution weight (out, in, *kernel) is driven as the matrix (out, in * kernel) that shares
-    its memory, as in Jordan et al. 2024; a transposed one is (in, out * kernel). Which weights are
-    hidden is said by `bench.optimizers.state_size.muon_matrices`. Both halves take the same rate
-    and decay, because the update is scaled to the size of AdamW's (Liu et al. 2025, arXiv
+    A convolution weight (out, in, *kernel) is treated as the matrix (out, in * kernel) that shares
+    its memory, as in Jordan et al. 2024; a transposed one is (in, out * kernel).
+    `bench.optimizers.state_size.muon_matrices` says which weights are hidden. Both halves take the
+    same rate and decay, because the update is scaled to the size of AdamW's (Liu et al. 2025, arXiv
     2502.16982, section 2.2).
 
     A group of parameters with both kinds is split in two; each keeps its own rate. Raises
@@ -65,7 +65,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # takes no closure
-        """Update the weights from their gradients; a parameter without one stays as it is."""
+        """Update the weights from their gradients; a parameter without a gradient does not move."""
         assert closure is None
         for muon, half in self._halves:
             # State and rates belong to this optimizer, so that saving, loading and schedules see

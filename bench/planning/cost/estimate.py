@@ -1,9 +1,9 @@
-"""How long a run will take: the work of its trials, timed side by side as the run has them.
+"""Estimates how long a run will take from the work of its trials, timed side by side as in the run.
 
-Each part of a trial's work is measured in rounds, all of them in each round, in as many processes
-at once as the run would have: what they take from each other (memory's bandwidth, caches, cores) is
-in it, as are the processes' start and what else the machine does. A round by itself foretells the
-wall; how much the rounds differ says how far that can be trusted.
+Each part of a trial's work is measured once per round, in as many processes at once as in the run.
+So the times include what processes take from each other (memory bandwidth, caches, cores), their
+start, and other load on the machine. Each round gives its own forecast of the wall time; the spread
+of the rounds says how far it can be trusted.
 """
 
 import math
@@ -28,14 +28,14 @@ from bench.study.trial import Trial
 from bench.training.evaluate import whole_sides
 from loaders.cores import usable_cores
 
-# Rounds of measurements after one that warms up, and what a part is done for in each, at least.
+# Rounds of measurement after one to warm up, and the least time for a part in each.
 ROUNDS = 4
 LEAST_SEC = 0.3
-# Where rounds take long, as of large volumes on a CPU, FEWEST are enough. Assumption.
+# If rounds take long, as with large volumes on a CPU, FEWEST are enough. Assumption.
 FEWEST, LONG_SEC = 3, 120.0
-# The range is to hold the wall in so many runs of 100, if the machine stays as it was.
+# The share of runs whose wall time should be in the range, if the machine's load stays the same.
 CONFIDENCE = 0.95
-# The report at the end (measured of studies of 4 and 8 trials, on a busy machine: 2.3 and 2.7 s).
+# The final report (measured for studies of 4 and 8 trials on a busy machine: 2.3 and 2.7 s).
 REPORT_SEC = 2.5
 
 _PARTS: tuple[Part, ...] = ("setup", "load", "gradient", "evaluation", "test")
@@ -43,10 +43,10 @@ _PARTS: tuple[Part, ...] = ("setup", "load", "gradient", "evaluation", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """Seconds of the parts of a model's trials in one lane, by one round.
+    """Seconds of the parts of a model's trials in one lane, from one round.
 
-    `setup` of a trial; `load` and `gradient` of a sample; `evaluation` and `test` of a pass of a
-    patch through the network; `update` by optimizer: one whose updates lie within its gradients
+    `setup` per trial; `load` and `gradient` per sample; `evaluation` and `test` per pass of a patch
+    through the network; `update` per step, by optimizer: one whose gradients include its updates
     (L-BFGS, SAM) has none.
     """
 
@@ -56,28 +56,28 @@ class Cost:
     evaluation: float
     test: float
     update: Mapping[str, float]
-    # On a GPU batches are made ready while it computes.
+    # On a GPU, batches are prepared while it computes.
     beside: bool = False
 
     def train_sec(self, trial: Trial, data: DataSet) -> float:
-        """Return the seconds of training of a trial that spends its whole budget."""
+        """Return the training seconds of a trial that spends its whole budget."""
         samples = trial.epochs * len(data.split(trial.repeat, trial.fold).train)
         update = self.update.get(trial.choices["optimizer"].label, 0.0)
         sample = max(self.load, self.gradient) if self.beside else self.load + self.gradient
         return samples * sample + samples / (trial.batch_size * trial.accumulate) * update
 
     def look_sec(self, trial: Trial, data: DataSet, passes: np.ndarray) -> float:
-        """Return the seconds of all looks at inner validation; cases count `passes` (n,) each."""
+        """Return the seconds of all looks at inner validation; cases cost `passes` (n,) each."""
         inner = passes[data.split(trial.repeat, trial.fold).inner].sum()
         return (trial.looks or trial.epochs) * float(inner) * self.evaluation
 
     def test_sec(
         self, trial: Trial, data: DataSet, passes: np.ndarray, *, last_is_best: bool = False
     ) -> float:
-        """Return the seconds of what is scored in the end; a point of a search has nothing.
+        """Return the seconds of the final scoring; a point of a search has none.
 
-        The test fold by the chosen weights, and made worse; by the last ones, unless these are the
-        chosen; and training cases by the last.
+        It scores the test fold with the chosen weights, also on degraded images, and with the last
+        weights, unless they are the chosen ones; and training cases with the last weights.
         """
         if trial.inner_only:
             return 0.0
@@ -91,10 +91,11 @@ class Cost:
 class Estimate:
     """The seconds that a run takes.
 
-    `trials`: of each in its lane where it spends its whole budget, in the plan's order; `eval_sec`:
-    of all, those of evaluation. `wall_sec` is that of the run from its command to its report,
-    processes included, if no trial ends early; `low` and `high` hold it with CONFIDENCE by how much
-    the rounds differ, `low` where every trial ends as early as it may.
+    `trials`: seconds of each trial in its lane if it spends its whole budget, in the plan's order;
+    `eval_sec`: the seconds of evaluation in all trials. `wall_sec` is the time from the run's
+    command to its report, including processes, if no trial ends early. `low` and `high` contain it
+    with CONFIDENCE, from the spread of the rounds; `low` also assumes that every trial ends as
+    early as it may.
     """
 
     trials: tuple[float, ...]
@@ -107,15 +108,15 @@ class Estimate:
 def estimate(
     plan: Plan, told: Callable[[int, int], None], *, lanes: int, begin_sec: float = 0.0
 ) -> Estimate:
-    """Return what a run of a plan takes on so many lanes.
+    """Return how long a run of a plan takes on `lanes` lanes.
 
-    Measures each data set x model, with the first loss it is run with, and the update of each
-    optimizer on it. `begin_sec` is what it takes to read the study and its data, `told` hears
-    (measurements done, in all). Raises StudyError where a trial cannot be measured.
+    Measures each data set x model with the first of its losses, and each optimizer's update on it.
+    `begin_sec` is the time to read the study and its data; `told` is called with (measurements
+    done, measurements in all). Raises StudyError if a trial cannot be measured.
     """
     threads = plan.study.threads or 1
     cuda = plan.study.device == "cuda"
-    # More than there are cores are on other machines, which are taken to be as this one.
+    # More lanes than cores must be on other machines, which are assumed to be like this one.
     at_once = min(lanes, max(usable_cores() // threads, 1))
     updated = {_kind(trial): trial for trial in reversed(plan.trials)}
     first = {kind[:2]: trial for kind, trial in reversed(updated.items())}
@@ -128,7 +129,7 @@ def estimate(
     )
     try:
         start_sec = machine.start(threads)
-        # An optimizer of another step updates within its gradients.
+        # With any other step, the gradients include the optimizer's updates.
         plain = [kind for kind, trial in updated.items() if _is_plain(trial, plan)]
         measured = _measured(machine, list(first), plain, Way(threads=threads), told)
     except NotMeasuredError as error:
@@ -140,7 +141,7 @@ def estimate(
         for of_round in measured
     ]
     passes = {kind: _passes(trial, plan) for kind, trial in first.items()}
-    # The run's own process imports what theirs do.
+    # The run's own process imports the same modules as theirs.
     around = 2 * start_sec + begin_sec + REPORT_SEC
     rounds = [_round(plan, cost, passes, lanes) for cost in costs]
     walls = [each.wall_sec + around for each in rounds]
@@ -158,9 +159,9 @@ def estimate(
 
 
 def interval(walls: Sequence[float]) -> tuple[float, float]:
-    """Return between what one more round would lie, by how much some rounds differ.
+    """Return the interval in which one more round would be, from the spread of some rounds.
 
-    The prediction interval of Student's t on logarithms, as what a busy machine does multiplies.
+    It is Student's t prediction interval on logarithms, since load on a machine multiplies times.
     """
     logs = np.log(walls)
     n = len(logs)
@@ -205,7 +206,7 @@ def _measured(
 def _cost(
     of_round: Mapping[tuple[Kind, Part], float], kind: Kind, *, lanes: int, beside: bool
 ) -> Cost:
-    """Return the cost of a model in one lane: of so many at once each has its share."""
+    """Return the cost of a model in one lane, which has one of `lanes` shares of the machine."""
     parts: dict[str, float] = {part: lanes * of_round[kind, part] for part in _PARTS}
     update = {
         own[2]: lanes * sec
@@ -223,7 +224,7 @@ def _passes(trial: Trial, plan: Plan) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class _Round:
-    """What one round foretells: of trials and all their evaluation, and the wall of the lanes."""
+    """The forecast of one round: seconds of trials, of all evaluation, and wall time of lanes."""
 
     trials: tuple[float, ...]
     eval_sec: float
@@ -253,6 +254,6 @@ def _round(
 
 
 def earliest(trial: Trial) -> float:
-    """Return the share of its budget after which a trial may end: its first look was its best."""
+    """Return the least share of its budget that a trial spends: its first look was the best."""
     looks = trial.looks or trial.epochs
     return min((1 + trial.patience) / looks, 1.0) if trial.stops else 1.0

@@ -1,4 +1,4 @@
-"""What a planned study will be able to tell, by a pilot: a run on the same data."""
+"""Predicts from a pilot, a run on the same data, what a planned study will be able to tell."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,22 +16,23 @@ from results.verdict.next_steps import Foreseen, foreseen
 
 
 def foreseen_by(plan: Plan, pilot: Path) -> Iterator[Foreseen]:
-    """Yield what a plan will be able to tell of each data set that the run `pilot` has too.
+    """Yield what a plan will be able to tell about each data set that the run `pilot` has too.
 
-    Raises RunError where the folder holds no run, StudyError where it has none of these data sets.
+    Raises RunError if the folder holds no run, StudyError if it has none of these data sets.
     """
     run = made_of(pilot, lambda content: content)
     contests = {contest.dataset: contest for contest in run.contests}
     if not contests.keys() & {data.name for data in plan.sets}:
         raise StudyError(
-            f"pilot {pilot.name}: it is of {', '.join(contests) or 'no data'}, the study of "
-            f"{', '.join(data.name for data in plan.sets)}. A pilot is a run on the same data."
+            f"pilot {pilot.name}: it ran on {', '.join(contests) or 'no data'}, but the study is "
+            f"on {', '.join(data.name for data in plan.sets)}. A pilot must be a run on the same "
+            f"data."
         )
     for data in plan.sets:
         if len(data.splits) < 2:
             raise StudyError(
-                f"pilot {pilot.name}: the study tests {data.name!r} in one fold, which cannot "
-                f"tell what another training set would change; a pilot tells nothing of it."
+                f"pilot {pilot.name}: the study tests {data.name!r} in only one fold, which cannot "
+                f"tell what another training set would change; nor can a pilot."
             )
         if data.name in contests:
             contest = contests[data.name]
@@ -40,7 +41,7 @@ def foreseen_by(plan: Plan, pilot: Path) -> Iterator[Foreseen]:
 
 
 def _design(plan: Plan, data: DataSet) -> predict.Plan:
-    """Return what a verdict on a data set will rest on."""
+    """Return the numbers on which a verdict about a data set will rest."""
     own = [trial for trial in plan.trials if trial.dataset == data.name]
     ratios = [len(split.test) / len(split.train) for split in data.splits]
     return predict.Plan(
@@ -53,12 +54,12 @@ def _design(plan: Plan, data: DataSet) -> predict.Plan:
 
 
 def _note(plan: Plan, contest: Contest) -> str:
-    """Say where the pilot is of another kind than the study, in a way that is known to matter."""
+    """Return a note if the pilot differs from the study in a way that is known to matter."""
     rows = [row for combination in contest.combinations for row in combination.scored]
     if plan.study.tuning is None or any(row["tuned"] for row in rows):
         return ""
     return (
-        "the pilot was not tuned and the study is: settings that are chosen anew in each fold make "
-        "scores vary more from fold to fold, so expect a wider interval than this; a pilot by "
-        "`medopt tune` tells"
+        "the pilot was not tuned, but the study is: settings chosen anew in each fold make scores "
+        "vary more between folds, so expect a wider interval than this; a pilot by `medopt tune` "
+        "would show it"
     )

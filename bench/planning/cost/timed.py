@@ -1,4 +1,4 @@
-"""The work of one trial on its own first batches, to be done again and again and timed."""
+"""The work of one trial on its first batches, to be repeated and timed."""
 
 import itertools
 from pathlib import Path
@@ -25,13 +25,13 @@ from loaders.batches.upload import uploaded
 
 
 class Timed:
-    """A trial's batches, gradients and evaluations, as it computes them; nothing is learned.
+    """A trial's batches, gradients and evaluations, computed as in the trial without learning.
 
     `batch` is the number of samples of one gradient.
     """
 
     def __init__(self, trial: Trial, data: DataSet, base: Path, device: torch.device) -> None:
-        """Build its network; `base` is the folder that references in the study start at."""
+        """Build its network; `base` is the folder that references in the study are relative to."""
         self._trial, self._device, self._base = trial, device, base
         self._store, self._split = data.store, data.split(trial.repeat, trial.fold)
         self._sampler = make_sampler(trial, data, trial.seed)
@@ -67,7 +67,7 @@ class Timed:
         self._passes = counted(trial, data, whole=self._evaluator.whole is not None)
 
     def ready(self) -> None:
-        """Set this process to compute as the trial would have it; another may have since."""
+        """Set up this process to compute as the trial does; another trial may have changed it."""
         if self._device.type == "cuda":
             precision = PRECISIONS[self._trial.precision]
             repeat(tf32=precision.tf32, benchmark=self._trial.cudnn_benchmark)
@@ -77,7 +77,7 @@ class Timed:
         return gather(self._store, self._sampler.draw(np.arange(at, at + self.batch)))
 
     def load(self) -> None:
-        """Draw the next batch, and read and augment it."""
+        """Draw, read and augment the next batch."""
         self._loaded()
 
     def gradient(self) -> None:
@@ -89,21 +89,21 @@ class Timed:
         self._values_of(given, self._target).mean().backward()  # type: ignore[no-untyped-call]  # torch's stub lacks it
 
     def drive_by(self, trial: Trial) -> None:
-        """Take the optimizer of a trial of the same model; the first update makes its state."""
+        """Use the optimizer of a trial of the same model; the first update creates its state."""
         kind = Combination(choices=trial.choices, base=self._base).optimizer
         self._optimizer = kind.row.build(self.model.parameters(), **kind.settings)
         self.update()
 
     def update(self) -> None:
-        """Take one step of the optimizer along the gradient that is there."""
+        """Take one step of the optimizer along the present gradient."""
         assert self._optimizer is not None, "drive_by comes first"
         self._optimizer.step()
 
     def evaluate(self, cases: int, *, final: bool = False) -> float:
-        """Score so many cases of inner validation, or all there are; return what they count.
+        """Score `cases` cases of inner validation, or all if there are fewer; return their cost.
 
-        That is passes of a patch through the network, as `counted` has it. They lie evenly among
-        all. `final`: with the costly metrics, as a test is.
+        The cost is in passes of a patch through the network, as in `counted`. The cases are evenly
+        spaced. `final`: with the costly metrics, as in a test.
         """
         inner = self._split.inner
         chosen = spread(inner, min(cases, len(inner)))
@@ -112,9 +112,9 @@ class Timed:
 
 
 def counted(trial: Trial, data: DataSet, *, whole: bool) -> np.ndarray:
-    """Return what evaluating each case of a store counts (n,), in passes of a patch.
+    """Return the cost of evaluating each case of a store (n,), in passes of a patch.
 
-    `whole` says that images go through the network in one pass.
+    `whole`: images go through the network in one pass.
     """
     if not TASKS[trial.task].windows:
         return np.ones(len(data.store))

@@ -1,4 +1,4 @@
-"""What a plan says of so many GPUs: as a table for scripts, and in sentences."""
+"""The forecast of a plan on a number of GPUs, as values for scripts and as sentences."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,11 @@ from results import text
 
 @dataclass(frozen=True, kw_only=True)
 class Foretold:
-    """The schedule of a run on GPUs of a kind (None: not said), by seconds measured on `measured`.
+    """The schedules of a run on GPUs of a kind (None: not given).
 
-    `raced` is None where a race has nothing to leave out: one seed and one repeat, or a search.
-    `price` is of a GPU hour, in whatever currency; None where none was given.
+    Seconds were measured on the device `measured`. `raced` is None if a race has nothing to leave
+    out (one seed and one repeat, or a search). `price` is that of a GPU hour, in any currency; None
+    if not given.
     """
 
     kind: str | None
@@ -44,17 +45,17 @@ class Foretold:
         }
 
     def lines(self) -> Iterator[str]:
-        """Yield a sentence for each way to run, and for what is not foretold."""
+        """Yield a sentence for each way to run, and one for what the forecast leaves out."""
         kind = f" ({self.kind})" if self.kind else ""
-        yield f"on {self.run.gpus} GPU(s){kind}, a trial on each: {self._line(self.run)}"
+        yield f"on {self.run.gpus} GPU(s){kind}, one trial on each: {self._line(self.run)}"
         yield f"with the longest trials first: {self._line(self.longest_first)}"
         if self.raced is not None:
-            yield f"raced, at the very best: {self._line(self.raced)}"
+            yield f"raced, in the best case: {self._line(self.raced)}"
         if self.kind is None or self.kind.lower() not in self.measured.lower():
-            yield f"These seconds were measured on {self.measured}: on another GPU they are others."
+            yield f"These times were measured on {self.measured}; they differ on another GPU."
         yield (
-            "Not foretold: early stopping, the start of lanes, and several lanes on one GPU, which "
-            "share it in a way that was not measured."
+            "Not included: early stopping, the start of lanes, and several lanes on one GPU, whose "
+            "effect on each other was not measured."
         )
 
     def _line(self, way: Schedule) -> str:
@@ -77,9 +78,9 @@ def foretold(
     price: float | None = None,
     points: int = 0,
 ) -> Foretold:
-    """Play a plan's trials through on `gpus` GPUs; the first `points` are those of a search.
+    """Simulate a plan's trials on `gpus` GPUs; the first `points` trials are those of a search.
 
-    What a search has chosen is trained when all of its points are done.
+    The settings that a search chooses are trained after all of its points.
     """
     parts = [part for part in (seconds[:points], seconds[points:]) if part]
     run, sorted_run = played((), gpus), played((), gpus)

@@ -1,7 +1,7 @@
-"""A run played through on so many GPUs, from the seconds of its trials: pure arithmetic.
+"""Simulates a run on a number of GPUs from the seconds of its trials: pure arithmetic.
 
-A lane has a GPU and takes the next trial as soon as it is free, as the real queue hands them out.
-What is not known beforehand is left out: the start of lanes, early stopping, lost machines.
+Each lane has one GPU and takes the next trial as soon as it is free, as with the real queue. What
+is not known beforehand is left out: the start of lanes, early stopping, lost machines.
 """
 
 import heapq
@@ -13,10 +13,7 @@ from bench.study.trial import Trial
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """A run played through: seconds from its first trial to its last, and those of work in it.
-
-    `work_sec` is the sum over all `gpus`.
-    """
+    """A simulated run: `wall_sec` from its first trial to its last, `work_sec` over all `gpus`."""
 
     gpus: int
     wall_sec: float
@@ -24,23 +21,23 @@ class Schedule:
 
     @property
     def gpu_hours(self) -> float:
-        """GPU hours from start to end, idle ones too: what is paid for."""
+        """GPU hours from start to end, including idle time: what is paid for."""
         return self.gpus * self.wall_sec / 3600
 
     @property
     def idle_share(self) -> float:
-        """The share of those hours in which a GPU has nothing to do, 0 to 1."""
+        """The share of those hours in which GPUs are idle, 0 to 1."""
         paid = self.gpus * self.wall_sec
         return 1 - self.work_sec / paid if paid else 0.0
 
     def cost(self, price: float) -> float:
-        """Return the price of all GPU hours, of `price` each."""
+        """Return the cost of all GPU hours, at `price` an hour."""
         return self.gpu_hours * price
 
     def then(self, other: "Schedule") -> "Schedule":
-        """Return this schedule with another behind it, which begins when all of this one is done.
+        """Return this schedule followed by another, which begins when all of this one is done.
 
-        Of as many GPUs.
+        Both have the same number of GPUs.
         """
         return Schedule(
             gpus=self.gpus,
@@ -50,7 +47,7 @@ class Schedule:
 
 
 def played(seconds: Sequence[float], gpus: int) -> Schedule:
-    """Return the schedule of trials that are taken in this order by the GPU that is free first."""
+    """Return the schedule of trials taken in this order, each by the GPU that is free first."""
     free = [0.0] * gpus
     for trial in seconds:
         heapq.heapreplace(free, free[0] + trial)
@@ -67,10 +64,11 @@ def longest_first(seconds: Sequence[float], gpus: int) -> Schedule:
 
 
 def raced_at_best(trials: Sequence[Trial], seconds: Sequence[float], gpus: int) -> Schedule:
-    """Return the shortest that a race can make of a run: one combination left on each data set.
+    """Return the shortest schedule of a raced run: one combination is left on each data set.
 
-    All of the first seed of the first repeat, and then the rest of the quickest combination on
-    each. How many are dropped is found by the race alone, so this is a bound and no forecast.
+    It has all trials of the first seed of the first repeat, and then the rest of the quickest
+    combination on each data set. How many are dropped is not known beforehand, so this is a bound,
+    not a forecast.
     """
     first: list[float] = []
     rest: dict[str, dict[str, list[float]]] = {}

@@ -1,10 +1,10 @@
-"""Which of some ways to compute is taken, from seconds measured in turn: pure arithmetic.
+"""Chooses among ways to compute from seconds measured in turn: pure arithmetic.
 
-In each round all ways are measured, one after the other, so that a machine that gets busy for a
-while slows all of them. A way is taken where it is faster than the plain one by GAIN in every
-round; that of several which is the fastest in the median. What was taken because it looked best is
-then measured again beside the plain way, and those rounds alone say how much faster it is: the
-best of many noisy figures flatters itself.
+In each round all ways are measured one after the other, so that a machine that is busy for a while
+slows all of them. A way is taken if it is faster than the plain one by GAIN in every round; of
+several, the one with the fastest median. The chosen way is then measured again beside the plain
+way, and only those rounds say how much faster it is, since the best of many noisy figures is too
+good by selection.
 """
 
 import math
@@ -13,30 +13,30 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# A way is taken if it is so much faster than the plain one in every round.
+# A way is taken if it is this many times faster than the plain one in every round.
 GAIN = 1.05
 
-# Settings that differ from the plain ones, (key, value) each in the order of the table of factors.
+# Settings that differ from the plain ones, (key, value) pairs in the order of the table of factors.
 Settings = tuple[tuple[str, Any], ...]
 PLAIN: Settings = ()
-# (data set, label of a model), and of an optimizer where its updates are meant.
+# (data set, label of a model), and for updates also the label of an optimizer.
 Kind = tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """How the trials of a model are computed: so many threads each, and settings."""
+    """How the trials of a model are computed: the threads of each, and settings."""
 
     threads: int
     settings: Settings = PLAIN
 
 
-# Of each way, the seconds of one sample on the whole machine, a number a round.
+# Way -> the seconds of one sample on the whole machine, one number per round.
 Rounds = Mapping[Way, Sequence[float]]
 
 
 def ratios(plain: Sequence[float], other: Sequence[float]) -> list[float]:
-    """Return how many times faster another way is, a number a round."""
+    """Return how many times faster another way is, one number per round."""
     return [a / b for a, b in zip(plain, other, strict=True)]
 
 
@@ -46,7 +46,7 @@ def is_faster(plain: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def fastest(plain: Way, rounds: Rounds, among: Iterable[Way]) -> Way:
-    """Return the fastest of some ways that are faster in every round; `plain` where none is."""
+    """Return the fastest of the ways that are faster in every round, or `plain` if none is."""
     better = [way for way in among if way in rounds and is_faster(rounds[plain], rounds[way])]
     return min(better, key=lambda way: statistics.median(rounds[way]), default=plain)
 
@@ -54,11 +54,11 @@ def fastest(plain: Way, rounds: Rounds, among: Iterable[Way]) -> Way:
 def chosen(
     measured: Mapping[Kind, Rounds], weights: Mapping[Kind, float], threads: int
 ) -> dict[Kind, Way]:
-    """Return the way of each model: the same threads for all, and each its own settings.
+    """Return the way of each model: the same threads for all, but its own settings.
 
-    `threads` are the plain ones, with which and with no settings each was measured too. `weights`
-    says how many samples of each are trained: other threads are taken where the whole study is
-    faster by GAIN in every round, each model by its best settings there.
+    `threads` are the plain ones; each model was also measured with them and without settings.
+    `weights` are the numbers of samples to train of each. Other threads are taken if the whole
+    study is faster by GAIN in every round, with each model at its best settings there.
     """
     counts = sorted({way.threads for rounds in measured.values() for way in rounds})
     best: dict[int, dict[Kind, Way]] = {}
@@ -83,10 +83,10 @@ def chosen(
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One line of the table: a factor alone, or all that was taken together.
+    """One line of the table: a single factor, or all that was taken together.
 
-    `ratios` say how many times faster it is than the plain way, a number a round; None: it could
-    not be measured, and `reason` says why. `taken`: whether the study's trials are computed so.
+    `ratios` say how many times faster it is than the plain way, one number per round; None if it
+    could not be measured, for which `reason` says why. `taken`: whether the study's trials use it.
     """
 
     dataset: str
@@ -98,7 +98,7 @@ class Row:
     taken: bool = False
 
     def said(self) -> str:
-        """Return the ratio with its range over the rounds, or why there is none."""
+        """Return the median ratio with its range over the rounds, or why there is none."""
         if self.ratios is None:
             return self.reason
         low, high = min(self.ratios), max(self.ratios)
@@ -111,7 +111,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What was found: settings of each model, threads of every trial, and the table."""
+    """The result: the settings of each model, the threads of every trial, and the table."""
 
     settings: Mapping[Kind, Mapping[str, Any]]
     threads: int

@@ -1,4 +1,4 @@
-"""What may compute the same trial faster: a row a factor."""
+"""The factors that may compute the same trial faster: one row each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from bench.study.tasks import TASKS
 from bench.study.trial import Trial
 from bench.training.evaluate import WINDOWS
 
-# What a trial does: it is set up, reads batches, computes gradients, takes steps along them, and
-# scores cases, in the end with metrics that cost more.
+# The work of a trial: it is set up, loads batches, computes gradients, takes steps along them, and
+# scores cases, in the end with costlier metrics.
 Part = Literal["setup", "load", "gradient", "update", "evaluation", "test"]
 
 
@@ -18,7 +18,7 @@ Part = Literal["setup", "load", "gradient", "update", "evaluation", "test"]
 class Factor:
     """One key of a study that decides how fast a trial is computed, and not what it learns.
 
-    `others` gives its values beside that of a trial as the study has it, none where there is
+    `others` returns its alternatives to the value that a trial has in the study, none if there is
     nothing to choose. `part` is the work that it makes faster or slower.
     """
 
@@ -42,7 +42,7 @@ FACTORS: dict[str, Factor] = {
             key="channels_last",
             part="gradient",
             others=lambda _study, trial: (not trial.channels_last,),
-            summary="memory order: channels innermost, or a plane a channel",
+            summary="memory order: channels innermost, or one plane per channel",
         ),
         Factor(
             key="compiled",
@@ -59,7 +59,7 @@ FACTORS: dict[str, Factor] = {
                 for name in (study.speed.precision if study.speed else ())
                 if name != trial.precision
             ),
-            summary="what convolutions and products are computed in, where `speed` lists several",
+            summary="precision of convolutions and products, if `speed` lists several",
         ),
         Factor(
             key="cudnn_benchmark",
@@ -80,9 +80,9 @@ FACTORS: dict[str, Factor] = {
 
 
 def free(study: Study, trial: Trial, part: Part) -> dict[str, tuple[Any, ...]]:
-    """Return the factors of some work that may be chosen, each with its values beside the plain.
+    """Return the factors of some work that may be chosen, with their alternatives to the plain.
 
-    What the study's file sets itself stays as it is.
+    Keys that the study's file sets itself are not changed.
     """
     found = {
         row.key: row.others(study, trial)

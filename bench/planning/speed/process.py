@@ -1,4 +1,4 @@
-"""A process that times the work of trials, for what is fastest and for how long a run takes."""
+"""A process that times the work of trials, to find what is fastest and to estimate a run."""
 
 import os
 import pickle
@@ -19,22 +19,22 @@ from bench.planning.speed.factors import Part
 from bench.study.dataset import DataSet
 from bench.study.trial import Trial
 
-# Cases of inner validation that are evaluated at once: few, as large volumes take seconds each, and
+# Cases of inner validation to evaluate at once: few, since large volumes take seconds each, but
 # several, so that windows of more than one go through the network together. Assumption.
 CASES = 4
-# Where one takes longer than this, as large volumes do on a CPU, it is the only one. Assumption.
+# If one case takes longer than this, as large volumes do on a CPU, only one is used. Assumption.
 LONG_SEC = 2.0
-# How often a part is done at least; what takes longer once.
+# How often a part is done at least; other parts, which take longer, at least once.
 FEWEST: dict[Part, int] = {"load": 2, "gradient": 2, "update": 2}
 
 
 class Trials:
-    """The trials to be timed, one at a time in memory."""
+    """The trials to time, one at a time in memory."""
 
     def __init__(
         self, trials: Mapping[Kind, Trial], sets: Mapping[str, DataSet], base: Path, device: str
     ) -> None:
-        """Take them; `base` is the folder that references in the study start at."""
+        """Take them; `base` is the folder that references in the study are relative to."""
         self._trials, self._sets, self._base = trials, sets, base
         self._device = torch.device(device)
         self._now: tuple[tuple[Kind, Settings], Timed, set[Part]] | None = None
@@ -44,10 +44,10 @@ class Trials:
     def timed(
         self, kind: Kind, settings: Settings, part: Part, least: float
     ) -> tuple[float, float]:
-        """Do some work for `least` seconds; return (what was done, seconds).
+        """Do some work for at least `least` seconds; return (amount of work, seconds).
 
-        What was done counts in samples, of evaluations in passes through the network, of updates
-        and set-ups in themselves. Raises whatever torch does where the settings cannot be had here.
+        The amount is in samples, for evaluations in passes through the network, for updates and
+        set-ups their number. Raises torch's errors if the settings do not work here.
         """
         if part == "setup":
             start = perf_counter()
@@ -74,12 +74,12 @@ class Trials:
         self._now = (kind[:2], settings), timed, set()
 
     def _warm(self, kind: Kind, settings: Settings, part: Part) -> Timed:
-        """Return a trial that is built, compiled, and has done the same before."""
+        """Return a trial that is built, compiled, and has done this work before."""
         if self._now is None or self._now[0] != (kind[:2], settings):
             self._build(kind, settings)
         assert self._now is not None
         _, timed, warm = self._now
-        first: Part = "gradient" if part == "update" else part  # an update is along one
+        first: Part = "gradient" if part == "update" else part  # an update needs a gradient
         if first not in warm:
             if first in ("evaluation", "test") and kind[:2] not in self._cases:
                 start = perf_counter()
@@ -91,7 +91,7 @@ class Trials:
         return timed
 
     def _once(self, timed: Timed, part: Part, kind: Kind) -> float:
-        """Do some work once; return what it counts."""
+        """Do some work once; return its amount."""
         if part in ("evaluation", "test"):
             return timed.evaluate(self._cases[kind[:2]], final=part == "test")
         if part == "update":
@@ -112,9 +112,9 @@ def main() -> None:
         try:
             asked: tuple[Any, ...] = pipe.recv()
         except (EOFError, OSError):
-            os._exit(0)  # not by Python's own end, which waits for what compiles
+            os._exit(0)  # not Python's normal exit, which waits for compilation
         try:
             answer: tuple[float, float] | str = trials.timed(*asked)
-        except Exception as error:  # noqa: BLE001  # whatever it is, the table says it
+        except Exception as error:  # noqa: BLE001  # whatever it is, the table shows it
             answer = failure(error)
         pipe.send((answer,))

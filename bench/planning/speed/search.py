@@ -1,12 +1,12 @@
-"""The search for the fastest equal way: each factor alone, what won together, and once more.
+"""The search for the fastest equivalent way: single factors, combinations, and a confirmation.
 
-1. ROUNDS rounds: the plain way, each factor alone, and other numbers of threads a trial.
-2. ROUNDS rounds: the plain way and all combinations of the factors, but those that were much slower
+1. ROUNDS rounds: the plain way, each factor alone, and other numbers of threads per trial.
+2. ROUNDS rounds: the plain way and all combinations of factors, except those that were much slower
    alone: some help only with another (a 3-D U-Net: channels innermost 0.95, compiled 1.19, both
    1.25, measured).
-3. ROUNDS rounds: the plain way and what was chosen. Only these say how much faster it is, and
+3. ROUNDS rounds: the plain way and the chosen one. Only these say how much faster it is, and
    whether it is taken (bench.planning.speed.choice).
-Windows at once come last, in the way that was taken, by evaluation.
+The number of windows at once comes last, measured on evaluation in the way that was taken.
 """
 
 import statistics
@@ -30,23 +30,23 @@ from bench.planning.speed.choice import (
 from bench.planning.speed.factors import FACTORS, Part
 from bench.planning.speed.side_by_side import Machine, NotMeasuredError
 
-# With three, one that is no faster at all and varies by GAIN passes all by chance in 4 of 1000.
+# With three, a way that is no faster and varies by GAIN passes all by chance in 4 of 1000.
 ROUNDS = 3
-# What each way is measured for in a round, at least.
+# Least time of a measurement of each way in a round.
 LEAST_SEC = 2.0
-# What is slower than the plain way by more than this alone is not tried together with others.
+# A factor that alone is slower than the plain way by more than this is not tried with others.
 # Assumption.
 PROMISING = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What is to be searched.
+    """The task of a search.
 
-    `threads` are those of a trial as it is without a search, `counts` others that may be taken.
-    `others` gives of each model and work the factors that are free, with their values; `unfit` says
-    of a model and settings why its combinations could not run so, None if they could. `weights`:
-    how many samples of each model are trained.
+    `threads` are those of a trial without a search, `counts` the alternatives. `others` has, for
+    each model and work, the factors that may be chosen, with their values. `unfit` says why
+    combinations of a model cannot run with some settings, None if they can. `weights`: the number
+    of samples to train of each model.
     """
 
     threads: int
@@ -58,7 +58,7 @@ class Asked:
 
 @dataclass
 class Search:
-    """A search on a machine; `told` hears (measurements done, those known of by now)."""
+    """A search on a machine; `told` is called with (measurements done, measurements known of)."""
 
     asked: Asked
     machine: Machine
@@ -77,7 +77,7 @@ class Search:
             {kind: self._together(kind, rounds) for kind, rounds in alone.items()}, "gradient"
         )
         first = chosen(together, asked.weights, asked.threads)
-        # Where other threads win by a hair, what is best without them is measured again too.
+        # Other threads may win by a hair, so the best way without them is measured again too.
         here = {
             kind: fastest(plain, rounds, (w for w in rounds if w.threads == asked.threads))
             for kind, rounds in together.items()
@@ -110,7 +110,7 @@ class Search:
         )
 
     def _singles(self, kind: Kind) -> list[Way]:
-        """Return the plain way, and those that differ from it by one thing."""
+        """Return the plain way, and those that differ from it in one thing."""
         threads, others = self.asked.threads, self.asked.others[kind, "gradient"]
         return [
             Way(threads=threads),
@@ -123,7 +123,7 @@ class Search:
         ]
 
     def _together(self, kind: Kind, alone: Mapping[Way, Sequence[float]]) -> list[Way]:
-        """Return the plain way, and all combinations of what is not much slower alone."""
+        """Return the plain way, and all combinations of factors that are not much slower alone."""
         plain = Way(threads=self.asked.threads)
 
         def promising(way: Way) -> bool:
@@ -143,9 +143,9 @@ class Search:
     def _rounds(
         self, ways: Mapping[Kind, Iterable[Way]], part: Part
     ) -> dict[Kind, dict[Way, list[float]]]:
-        """Measure ways in ROUNDS rounds, every other one in reverse; what fails is left out.
+        """Measure ways in ROUNDS rounds, every other one in reverse; failing ways are left out.
 
-        The first of each model's is the plain one. Raises NotMeasuredError where that fails: then
+        The first way of each model is the plain one. Raises NotMeasuredError if that fails: then
         nothing could be trained.
         """
         asked = {kind: list(dict.fromkeys(own)) for kind, own in ways.items()}
@@ -193,7 +193,7 @@ class Search:
     def _alone(
         self, kind: Kind, singles: Iterable[Way], alone: Mapping[Way, Sequence[float]], taken: Way
     ) -> Iterable[Row]:
-        """Give a row for each factor alone."""
+        """Yield a row for each factor alone."""
         plain = Way(threads=self.asked.threads)
         for way in singles:
             if way == plain:
@@ -205,9 +205,10 @@ class Search:
     def _all(
         self, kind: Kind, again: Mapping[Way, Sequence[float]], taken: Way, best: Way
     ) -> Iterable[Row]:
-        """Give the row of all that was taken, by the rounds of its own alone.
+        """Yield the row of all that was taken, from only its own confirming rounds.
 
-        Where nothing was, that of what had looked best and was not faster in each of those.
+        If nothing was taken, yield the row of what had looked best but was not faster in all of
+        them.
         """
         plain = Way(threads=self.asked.threads)
         way = best if taken == plain else taken
@@ -241,7 +242,7 @@ class Search:
         )
 
     def _windows(self, kind: Kind, way: Way) -> tuple[dict[str, Any], list[Row]]:
-        """Return how many windows go through the network at once, and a row for each number."""
+        """Return the number of windows to take at once, and a row for each alternative."""
         rows: list[Row] = []
         settings: dict[str, Any] = {}
         for key, values in self.asked.others[kind, "evaluation"].items():

@@ -1,4 +1,4 @@
-"""Trials side by side, for real: as many processes as a run would have, timed at once."""
+"""Times real trials side by side, in as many processes as a run would have."""
 
 import os
 import pickle
@@ -14,11 +14,11 @@ from bench.planning.speed.factors import Part
 from bench.study.dataset import DataSet
 from bench.study.trial import Trial
 
-# What a way to compute may take to its first result: networks are compiled meanwhile. Assumption.
+# How long a way to compute may take to its first result, including compilation. Assumption.
 LONGEST_SEC = 600.0
-# How often one looks whether processes live.
+# How often to check whether processes are alive.
 LOOK_SEC = 0.5
-# Samples or cases done and seconds, or why there are none.
+# Amount of work done and seconds, or why there are none.
 _Answer = tuple[float, float] | str
 _PROCESS = starting("bench.planning.speed.process")
 
@@ -28,19 +28,19 @@ class NotMeasuredError(Exception):
 
 
 class Machine(Protocol):
-    """What times the work of trials; tests give their own."""
+    """Something that times the work of trials; tests provide their own."""
 
     def sample_sec(self, kind: Kind, way: Way, part: Part, least: float) -> float:
-        """Return seconds of one sample, or case, on the whole machine; raise NotMeasuredError."""
+        """Return the seconds of a unit of work on the whole machine; raises NotMeasuredError."""
 
     def end(self) -> None:
-        """End what was started."""
+        """End everything that was started."""
 
 
 class Here:
-    """This machine: for each number of threads the processes that it holds, started when needed.
+    """This machine: for each number of threads the processes that fit, started when needed.
 
-    `lanes` says for each number of threads how many trials are side by side.
+    `lanes` maps numbers of threads to numbers of trials side by side.
     """
 
     def __init__(
@@ -52,16 +52,16 @@ class Here:
         device: str,
         lanes: Mapping[int, int],
     ) -> None:
-        """Start nothing yet; `base` is the folder that references in the study start at."""
+        """Start nothing yet; `base` is the folder that references in the study are relative to."""
         asked = {"trials": trials, "sets": sets, "base": base, "device": device}
         self._asked = pickle.dumps(asked)
         self._lanes = lanes
         self._processes: dict[int, list[Beside]] = {}
 
     def sample_sec(self, kind: Kind, way: Way, part: Part, least: float) -> float:
-        """Time all processes of a number of threads at once, each for `least` seconds.
+        """Time all processes with the way's threads at once, each for at least `least` seconds.
 
-        Raises NotMeasuredError where one of them cannot do it, or ends; they are started anew then.
+        Raises NotMeasuredError if one of them cannot do it, or ends; then they are started anew.
         """
         self.start(way.threads)
         beside = self._processes[way.threads]
@@ -76,9 +76,9 @@ class Here:
         return 1 / rate
 
     def start(self, threads: int) -> float:
-        """Start the processes of so many threads, unless they run; return the seconds it took.
+        """Start the processes with these threads, unless they run; return the seconds it took.
 
-        Raises NotMeasuredError where one of them ends.
+        Raises NotMeasuredError if one of them ends.
         """
         start = monotonic()
         if threads not in self._processes:
@@ -96,7 +96,7 @@ class Here:
                 raise NotMeasuredError(f"it took longer than {LONGEST_SEC / 60:g} min")
             wait([process.fileno() for process in silent], LOOK_SEC)
             for number, process in enumerate(beside):
-                over = process.ended()  # looked up first: what it said before is heard all the same
+                over = process.ended()  # checked first, so that its last messages are still read
                 said = process.heard(0, lambda answer: answer) if number not in found else []
                 if said:
                     found[number] = said[0]

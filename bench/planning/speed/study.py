@@ -1,4 +1,4 @@
-"""`speed: auto` of a study: from its trials to what is searched, and back into the study."""
+"""`speed: auto`: from a study's trials to the task of a search, and the result into the study."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -34,13 +34,13 @@ def with_fastest(
 ) -> tuple[Study, Found | None]:
     """Return a study that says how each of its models is computed fastest here, and the table.
 
-    `trials` are those of the study as it is. A model that the study has settings for on a data set
-    already (an earlier call measured it, or its file says them) keeps them, and where all have,
-    nothing is measured: None. `lanes` trials run at once, None: as many as the machine holds;
-    `free_threads` says that threads a trial may be chosen, `cuda` that this machine has a GPU.
-    `told` hears (measurements done, those known of by now).
+    `trials` are those of the unchanged study. A model that already has settings on a data set (from
+    an earlier call, or from the study's file) keeps them; if all models have some, nothing is
+    measured and the table is None. `lanes` trials run at once, None: as many as the machine holds.
+    `free_threads`: the threads per trial may be chosen; `cuda`: this machine has a GPU. `told` is
+    called with (measurements done, measurements known of).
 
-    Raises StudyError where the trials cannot be measured as they are.
+    Raises StudyError if the unchanged trials cannot be measured.
     """
     known = {
         (data.name, model)
@@ -55,9 +55,9 @@ def with_fastest(
         return study, None
     if study.device == "cuda" and not cuda:
         raise StudyError(
-            "speed: what is fastest is measured on the device that trains, and no GPU is here. Ask "
-            "for `medopt plan --json` where one is, and write what it finds into the study, as "
-            "`data: [{store: ..., speed: {model: {setting: value}}}]`."
+            "speed: the fastest settings are measured on the device that trains, but there is no "
+            "GPU here. Run `medopt plan --json` on a machine that has one, and write what it finds "
+            "into the study, as `data: [{store: ..., speed: {model: {setting: value}}}]`."
         )
     named = {data.name: data for data in sets}
     threads = study.threads or 1
@@ -90,7 +90,7 @@ def with_fastest(
     try:
         found = Search(asked, machine, told).found()
     except NotMeasuredError as error:
-        raise StudyError(f"speed: the study as it is cannot be measured: {error}") from error
+        raise StudyError(f"speed: the unchanged study cannot be measured: {error}") from error
     finally:
         machine.end()
     untried = (
@@ -100,7 +100,7 @@ def with_fastest(
             factor="threads",
             value=str(count),
             ratios=None,
-            reason="not measured: memory does not hold its processes beside the others",
+            reason="not measured: memory has no room for its processes beside the others",
         )
         for count in no_room
         for kind in kinds
@@ -112,7 +112,7 @@ def with_fastest(
 def _unfit(
     study: Study, kinds: Mapping[Kind, Sequence[Trial]], named: Mapping[str, DataSet], base: Path
 ) -> Callable[[Kind, Settings], str | None]:
-    """Return what says why some combination of a model could not run with other settings."""
+    """Return a function that says why a combination of a model cannot run with other settings."""
     combinations = {
         kind: [
             Combination(choices=trial.choices, base=base)
@@ -141,10 +141,10 @@ def _held(
     others: bool,
     cuda: bool,
 ) -> tuple[dict[int, int], list[int]]:
-    """Return {threads a trial: trials side by side} to be measured, and threads without room.
+    """Return {threads per trial: trials side by side} to measure, and threads without room.
 
-    Other numbers of threads are all cores, and twice, four times ... as many as are plain. Their
-    processes live at once, so that they can be measured in turn.
+    Other numbers of threads are all cores, and 2, 4, ... times the plain number. Their processes
+    are alive at the same time, so that they can be measured in turn.
     """
     if cuda:
         return {threads: 1}, []
@@ -170,7 +170,7 @@ def _held(
 
 
 def _written(study: Study, sets: Sequence[DataSet], found: Found) -> Study:
-    """Return the study with what was found: of each data set, model by model; and its threads."""
+    """Return the study with the settings found for each data set and model, and the threads."""
     data = []
     for entry, own in zip(study.data, sets, strict=True):
         new = {

@@ -1,4 +1,4 @@
-"""Whether a network is given clinical data beside the image: one row each."""
+"""Rows of the axis `clinical`: whether a network is given clinical data beside the image."""
 
 from bench.study.regularizers import Regularizer
 
@@ -10,7 +10,7 @@ CLINICAL: dict[str, Regularizer] = {
             name="none",
             sets={},
             defaults={},
-            summary="the image alone",
+            summary="only the image",
             source="the study itself",
         ),
         Regularizer(
@@ -19,8 +19,8 @@ CLINICAL: dict[str, Regularizer] = {
             sets={"trial.given_clinical": "used"},
             defaults={"used": True},
             tasks=("classification", "multilabel", "ordinal", "regression"),
-            summary="every clinical column of the store beside what the network makes of the "
-            "image, before its last layer",
+            summary="every clinical column of the store, joined to the features of the image "
+            "before the last layer",
             source="paper A, section 7.4; joint fusion of Huang et al. 2020, npj Digit. Med. 3:136",
         ),
     )

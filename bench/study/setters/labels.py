@@ -1,6 +1,6 @@
-"""What a network is taught in place of the answers that a store has: one row each.
+"""Rows of the axis `labels`: the answers that a network trains on, in place of the store's.
 
-The training part alone is taught so: inner validation and the test fold keep their answers.
+They replace answers of the training part only: inner validation and the test fold keep theirs.
 """
 
 from bench.study.regularizers import Regularizer
@@ -13,7 +13,7 @@ LABELS: dict[str, Regularizer] = {
             name="as_given",
             sets={},
             defaults={},
-            summary="the store's answers: of several readers what prepare made of them (majority)",
+            summary="the store's answers; for several readers, their majority as prepared",
             source="the study itself",
         ),
         Regularizer(
@@ -23,8 +23,8 @@ LABELS: dict[str, Regularizer] = {
             defaults={"share": 0.1},
             bounds={"share": (0.0, 1.0)},
             tasks=("classification", "multilabel", "ordinal"),
-            summary="a share of the training cases has another class, each other one as likely; of "
-            "several findings the share of each is turned round",
+            summary="a share of the training cases gets another class, every other class equally "
+            "likely; of several findings, this share of each is inverted",
             source="paper A, section 2.3; symmetric noise: Patrini et al. 2017, arXiv 1609.03683",
         ),
         Regularizer(
@@ -43,7 +43,7 @@ LABELS: dict[str, Regularizer] = {
             sets={"trial.readers": "readers"},
             defaults={"readers": "one"},
             tasks=("classification",),
-            summary="the class that one of a case's readers gave, drawn by the trial's seed",
+            summary="the class given by one of the case's readers, drawn by the trial's seed",
             source="paper A, section 2.3; Jensen et al. 2019, MICCAI, LNCS 11767",
         ),
     )

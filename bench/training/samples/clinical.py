@@ -1,7 +1,7 @@
-"""Clinical data beside images: as numbers that the training part scales, and fused late.
+"""Clinical data beside images: numbers, scaled by the training part and fused late.
 
-A batch carries them in a channel of their own behind those of the image, so that whatever is done
-to a batch (mixing, parts of it, other processes) is done to them; `LateFusion` takes them off.
+A batch carries them in an extra channel after those of the image, so that whatever happens to a
+batch (mixing, splitting, other processes) happens to them too; `LateFusion` takes them off.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from models.output import Output
 
 
 def width(store: Store) -> int:
-    """Return how many numbers clinical data are as a network is given them."""
+    """Return how many numbers a network gets as clinical data."""
     words = store.categories
     return sum(len(words[name]) + 1 if name in words else 2 for name in store.clinical)
 
@@ -36,16 +36,16 @@ def _sorted(store: Store) -> list[tuple[str, np.ndarray]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Clinical:
-    """Clinical data of all n cases as a network is given them, (n, k) float32."""
+    """Clinical data of all n cases in the form that a network gets, (n, k) float32."""
 
     features: np.ndarray
 
     @classmethod
     def of(cls, store: Store, train: np.ndarray) -> "Clinical":
-        """Return those of a store, scaled by its cases `train` alone.
+        """Return those of a store, scaled by only its cases `train`.
 
-        A number is in standard deviations from its mean there, the mean where it is missing, with a
-        flag beside it that says so. A category is one of its words, or unknown.
+        A number is in standard deviations from its mean there; a missing number is the mean, with a
+        flag beside it. A category is one-hot over its words and unknown.
         """
         parts = []
         for name, values in _sorted(store):
@@ -63,26 +63,27 @@ class Clinical:
         return cls(features=np.concatenate(parts, axis=1).astype(np.float32))
 
     def beside(self, image: Tensor, cases: np.ndarray) -> Tensor:
-        """Return images (n, C, *spatial) with the data of their cases in a channel behind theirs.
+        """Return images (n, C, *spatial) with the data of their cases in an extra last channel.
 
-        Raises ValueError where an image has fewer pixels than there are numbers.
+        Raises ValueError if an image has fewer pixels than there are numbers.
         """
         own = torch.from_numpy(self.features[cases]).to(image.device, image.dtype)
         pixels, numbers = math.prod(image.shape[2:]), own.shape[1]
         if numbers > pixels:
-            raise ValueError(f"clinical: {numbers} numbers stand beside images of {pixels} pixels")
+            raise ValueError(f"clinical: {numbers} numbers do not fit images of {pixels} pixels")
         channel = image.new_zeros(len(image), pixels)
         channel[:, :numbers] = own
         return torch.cat([image, channel.view(len(image), 1, *image.shape[2:])], dim=1)
 
 
 class LateFusion(nn.Module):
-    """A network whose logits also hang on `numbers` clinical numbers, by one linear layer.
+    """A network whose logits also depend on `numbers` clinical numbers, through one linear layer.
 
-    To put them behind the features that the last linear layer sees is to add a linear function of
-    them to the logits: W [x, c] = W_x x + W_c c. So any network can be fused, whatever its head.
-    That layer begins at zero: training with and without begins at the same function. (By the random
-    start of a layer of two inputs its logits drowned those of the image for hundreds of steps.)
+    Appending them to the features of the last linear layer means adding a linear function of them
+    to the logits: W [x, c] = W_x x + W_c c. So any network can be fused, whatever its head. That
+    layer starts at zero, so training with and without it starts from the same function. (With the
+    random start of a layer of two inputs, its logits drowned those of the image for hundreds of
+    steps.)
     """
 
     def __init__(self, network: nn.Module, *, numbers: int, classes: int) -> None:

@@ -1,4 +1,4 @@
-"""What a network is taught: the store's answers, some of them flipped, or those of its readers.
+"""The answers that a network trains on: the store's, with some flipped, or those of its readers.
 
 Only the cases of the training part get other answers.
 """
@@ -15,7 +15,7 @@ from bench.study.trial import Trial
 from loaders.datasets.tabular.readers import ANSWER
 from loaders.store.read import Store
 
-# Sets these draws apart from those of the samples, which have the same seed.
+# Separates these draws from those of the samples, which have the same seed.
 _STREAM = 2
 # LIDC's scale: 1 and 2 speak for benign, 4 and 5 for malignant, 3 for neither; 0 is no rating
 # (Armato et al. 2011). A vote for neither counts half for each: assumption.
@@ -23,7 +23,7 @@ _NEITHER = 3
 
 
 def taught(store: Store, train: np.ndarray, trial: Trial, seed: int) -> Store:
-    """Return a store as a trial learns from it: itself, or with other answers of cases `train`."""
+    """Return the store that a trial learns from: itself, or with other answers for `train`."""
     if trial.readers != "majority":
         return store.with_answers(_READERS[trial.readers](store, train, _draws(seed)))
     if trial.flipped:
@@ -36,10 +36,10 @@ def _draws(seed: int) -> np.random.Generator:
 
 
 def flipped(store: Store, train: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """Return the answers of a store, a share of those of `train` turned into others.
+    """Return the answers of a store, with a share of those of `train` changed.
 
-    Of classes (n,) each other one is as likely; of findings (n, k) the share of what is known of
-    each is turned round, what is missing stays so.
+    For classes (n,) every other class is equally likely; for findings (n, k) this share of the
+    known answers of each finding is inverted, and missing ones stay missing.
     """
     rng = _draws(seed)
     answers = np.array(store.answers)
@@ -56,9 +56,9 @@ def flipped(store: Store, train: np.ndarray, share: float, seed: int) -> np.ndar
 
 
 def votes(store: Store) -> list[np.ndarray] | None:
-    """Return what each reader of each case gave; None: nobody kept it.
+    """Return the answers of each reader for each case; None if the store does not keep them.
 
-    The number of a class, of LIDC's malignancy also 0.5 for neither.
+    An answer is the number of a class; for LIDC's malignancy also 0.5 for neither.
     """
     options = store.meta.options
     if store.meta.kind != "lidc" and "readers" in options and store.meta.task == "classification":
@@ -80,7 +80,7 @@ def _votes(store: Store) -> list[np.ndarray]:
 
 
 def _soft(store: Store, train: np.ndarray, _rng: np.random.Generator) -> np.ndarray:
-    """Return the odds of all classes (n, C) float32; of cases beyond `train` their class."""
+    """Return the odds of all classes (n, C) float32; for cases outside `train` their class."""
     classes = len(store.meta.classes)
     odds = np.eye(classes, dtype=np.float32)[store.labels]
     given = _votes(store)
@@ -97,7 +97,7 @@ def _soft(store: Store, train: np.ndarray, _rng: np.random.Generator) -> np.ndar
 
 
 def _one(store: Store, train: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the class (n,) that one reader gave; the store's where all readers gave neither."""
+    """Return the class (n,) that one reader gave; the store's if all readers gave neither."""
     labels = np.array(store.labels)
     given = _votes(store)
     for case in train:
@@ -114,9 +114,9 @@ _READERS: Mapping[str, Callable[[Store, np.ndarray, np.random.Generator], np.nda
 
 
 def of_odds(criterion: Criterion) -> Criterion:
-    """Return a loss that also takes the odds of classes (N, C): its mean over them.
+    """Return a loss that also takes the odds of classes (N, C), as its mean over them.
 
-    Of cross-entropy that is the cross-entropy to soft targets, since it is linear in the target.
+    For cross-entropy that is the cross-entropy to soft targets, since it is linear in the target.
     """
 
     def expected(logits: Tensor, target: Tensor, *more: Any, **made: Any) -> Tensor:

@@ -53,4 +53,4 @@ def test_as_many_processes_read(tmp_path, monkeypatch):
 
 def test_doctor_says_how_many(monkeypatch):
     monkeypatch.setattr(doctor.os, "cpu_count", lambda: 64)
-    assert "64 cores, of which 3 may be used" in doctor._processor().detail
+    assert "64 cores, 3 of them usable" in doctor._processor().detail

@@ -170,7 +170,7 @@ def test_a_state_that_is_damaged_costs_the_start_alone_and_is_never_executed(pla
     assert (row["status"], row["attempt"]) == ("ok", 1)
     assert calls(tmp_path) == whole
     assert not (tmp_path / "executed").exists()
-    assert "starts anew" in (made.folder / "log.txt").read_text()
+    assert "starts from the beginning" in (made.folder / "log.txt").read_text()
     assert left_by(made) == left_by(calm)
     assert not state.exists()
 

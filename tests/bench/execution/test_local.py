@@ -206,7 +206,7 @@ ENDS = {
     "interrupts": "KeyboardInterrupt",
     "leaves": f"it ended its process (exit status 0) {KILLS} times",
     "crashes": f"it ended its process (SIGSEGV) {KILLS} times",
-    "kills_its_group": f"it ended its process (SIGKILL, as where memory runs out) {KILLS} times",
+    "kills_its_group": f"it ended its process (SIGKILL, as when memory runs out) {KILLS} times",
 }
 
 

@@ -139,7 +139,7 @@ def test_a_failed_trial_is_tried_again_when_the_study_is_run_again(tmp_path):
 def test_a_lane_that_comes_back_gives_its_trial_to_the_next(tmp_path, how):
     queue = make_queue(tmp_path)
     lost = queue.take("a").trial
-    getattr(queue, how)("a", *(["the lane died in it"] if how == "died" else []))
+    getattr(queue, how)("a", *(["the lane died during it"] if how == "died" else []))
     lease = queue.take("b")
     assert (lease.trial, lease.attempt) == (lost, 2)
 
@@ -159,7 +159,7 @@ def test_deaths_are_counted_across_the_processes_of_a_run(tmp_path):
     for n in range(KILLS):
         queue = make_queue(tmp_path, 1)  # as each process of the run opens it
         assert queue.take("a").attempt == n + 1
-        queue.died("a", "the lane died in it")
+        queue.died("a", "the lane died during it")
     assert store.finished(tmp_path) == {"trial0": "failed"}
     # Failed is not for ever: asked for again, it is tried as often again.
     again = make_queue(tmp_path, 1)
@@ -247,7 +247,7 @@ def test_a_late_result_is_taken_while_its_trial_waits_and_after_it_was_given_up(
     second = queue.take("b").trial
     assert second.trial_id == "trial1"
     for _ in range(KILLS):
-        queue.died("b", "the lane died in it")
+        queue.died("b", "the lane died during it")
         queue.take("b")
     assert store.finished(tmp_path) == {"trial0": "ok", "trial1": "failed"}
     finish(queue, "b", second.trial_id, make_outcome(second))

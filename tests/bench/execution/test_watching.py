@@ -66,7 +66,7 @@ def test_it_is_written_every_few_seconds_and_told_each_time(tmp_path, clock):
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (KeyboardInterrupt(), "it was stopped; the same command goes on from there"),
+        (KeyboardInterrupt(), "it was stopped; the same command resumes from there"),
         (OSError(errno.ENOSPC, "No space left on device"), "OSError: [Errno 28] No space left"),
     ],
 )

@@ -598,7 +598,7 @@ def test_voxels_of_a_mm_are_voxels(name: str) -> None:
     logits, target = draw((4, 5, 3))
     inmm = LOSSES[name].bind({"mm": True})(logits, target, None, alone, spacing=(1.0, 1.0, 1.0))
     torch.testing.assert_close(inmm, values(name, logits, target))
-    with pytest.raises(ValueError, match="with mm needs the spacing of the voxels, in mm"):
+    with pytest.raises(ValueError, match="with mm needs the spacing of the voxels along"):
         values(name, logits, target, mm=True)
 
 

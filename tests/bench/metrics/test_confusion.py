@@ -353,7 +353,7 @@ EMPTY = np.zeros((2, 2), np.uint8)
 @pytest.mark.parametrize(
     ("pred", "ref", "more", "message"),
     [
-        (np.zeros((2, 3), np.uint8), EMPTY, {}, "do not belong together"),
+        (np.zeros((2, 3), np.uint8), EMPTY, {}, "do not fit together"),
         (EMPTY[None], EMPTY[None], {}, "spacing of 2 axes"),
         (np.zeros((2, 2)), EMPTY, {}, "uint8, not float64 and uint8"),
         (EMPTY, EMPTY, {"regions": {"r": (0, 1)}}, r"\['r'\]"),

@@ -66,7 +66,7 @@ def test_blur_widens_a_point_as_asked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "said"), [(0.0, "is above 0"), (-1.0, "must lie between 0 and 100")]
+    ("value", "said"), [(0.0, "must be above 0"), (-1.0, "must lie between 0 and 100")]
 )
 def test_a_strength_is_above_nothing(value: float, said: str) -> None:
     with pytest.raises(ValueError, match=rf"noise\.deviation {said}"):

@@ -94,7 +94,7 @@ def test_a_patient_has_a_finding_if_one_of_its_images_does() -> None:
     ("z", "y", "why"),
     [
         (np.zeros((2, 3)), np.zeros((2, 2)), "3 findings need log_odds and label"),
-        (np.zeros((1, 3)), np.full((1, 3), 2.0), "none of 0, 1 and nan"),
+        (np.zeros((1, 3)), np.full((1, 3), 2.0), "must be 0, 1 or nan"),
     ],
 )
 def test_what_does_not_fit_is_refused(z: np.ndarray, y: np.ndarray, why: str) -> None:

@@ -132,7 +132,7 @@ def test_diameters() -> None:
     # A ball of radius 5 mm has 523.6 mm3: the limit of what is called small.
     assert diameter_mm(5236, (0.4, 0.5, 0.5)) == pytest.approx(SMALL_MM, abs=1e-3)
     assert diameter_mm(7, (1.0, np.nan)) is None
-    with pytest.raises(ValueError, match="of 2 or 3 axes, not 1"):
+    with pytest.raises(ValueError, match="needs 2 or 3 axes, not 1"):
         diameter_mm(7, (1.0,))
 
 

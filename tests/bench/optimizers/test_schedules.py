@@ -99,5 +99,5 @@ def test_a_schedule_falls_if_its_rate_is_lower_at_the_end(name, given, falls) ->
 
 @pytest.mark.parametrize("warmup", [-0.1, 1.0, 3.0])
 def test_a_warm_up_is_a_share(warmup: float) -> None:
-    with pytest.raises(ValueError, match=r"cosine\.warmup is a share of the budget"):
+    with pytest.raises(ValueError, match=r"cosine\.warmup must be a share of the budget"):
         SCHEDULES["cosine"].settings({"warmup": warmup})

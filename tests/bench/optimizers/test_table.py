@@ -646,8 +646,8 @@ def test_state_bytes_counts_shared_memory_once() -> None:
 
 VGG16 = [(64, 3, 3, 3), (64,), (512, 512, 3, 3), (512,), (4096, 25088), (4096,), (4096, 4096)]
 SENTENCE = (
-    "optimizer {0} would decompose a matrix of {1} x {1} again and again; the widest that is still "
-    "in proportion is 4096; a smaller {2} helps"
+    "optimizer {0} would repeatedly decompose a matrix of {1} x {1}; the widest allowed is 4096; "
+    "a smaller {2} helps"
 )
 RESNET18 = [(64, 3, 7, 7), (64,), (512, 256, 3, 3), (512,), (512, 512, 3, 3), (2, 512), (2,)]
 
@@ -684,7 +684,7 @@ def test_every_row_fits_a_usual_network_on_one_device(row: Optimizer) -> None:
                 "a smaller history_size helps"
             ),
         ),
-        ("sophia", RESNET18, {}, 2, "optimizer sophia trains on one device a trial, not on 2"),
+        ("sophia", RESNET18, {}, 2, "optimizer sophia trains a trial on one device, not on 2"),
     ],
 )
 def test_what_is_out_of_proportion_says_so(

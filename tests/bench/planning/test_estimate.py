@@ -263,4 +263,4 @@ def test_a_pilot_without_tuning_says_so_of_a_study_with_it(small_store, tmp_path
     for asked, said in ((text, False), (tuned, True)):
         study = parse_study(asked, "study.yaml")
         (told,) = foreseen_by(resolve(study, tmp_path, tmp_path / "new"), pilot)
-        assert ("the pilot was not tuned and the study is" in str(told)) is said
+        assert ("the pilot was not tuned, but the study is" in str(told)) is said

@@ -129,22 +129,22 @@ def test_what_decides_nothing_is_not(expanded, same):
         (
             "classification",
             {"optimizers": ["adam", "lbfgs"], "clip": 1.0},
-            "lbfgs takes no clipped gradients: its line search",
+            "lbfgs cannot take clipped gradients: its line search",
         ),
         (
             "classification",
             {"optimizers": ["adam", "sophia"], "clip": 1.0},
-            "sophia takes no clipped gradients: it differentiates",
+            "sophia cannot take clipped gradients: it differentiates",
         ),
         (
             "classification",
             {"optimizers": ["adam", "sophia"], "accumulate": 2},
-            "sophia takes no gradients summed over batches",
+            "sophia cannot take gradients summed over batches",
         ),
         (
             "classification",
             {"optimizers": ["adam", "schedule_free_sgd"], "ema": 0.9},
-            "schedule_free_sgd is judged by averages of its own",
+            "schedule_free_sgd is judged by its own averages",
         ),
         (
             "classification",
@@ -165,12 +165,12 @@ def test_what_decides_nothing_is_not(expanded, same):
         (
             "classification",
             {"optimizers": ["adam", "sophia"], "compiled": True},
-            "second derivatives, which torch.compile has not",
+            "second derivatives, which torch.compile lacks",
         ),
         (
             "classification",
             {"optimizers": ["adam", "sophia"], "devices": 2},
-            "sophia trains on one device",
+            "sophia trains a trial on one device",
         ),
         (
             "classification",
@@ -194,7 +194,7 @@ def test_what_cannot_go_together_is_skipped_with_its_reason(expanded, task, keys
     ],
 )
 def test_two_names_of_the_same_are_refused(expanded, keys):
-    with pytest.raises(StudyError, match="the same in all that decides: "):
+    with pytest.raises(StudyError, match="two combinations have the same settings: "):
         expanded(**keys)
 
 
@@ -370,8 +370,8 @@ def test_a_loss_in_mm_is_skipped_where_voxels_have_no_spacing(expanded, monkeypa
     assert len(trials) == 2 * 2
     (reason,) = (skip.reason for skip in skips)
     assert reason == (
-        "loss boundary with mm needs the spacing of voxels, which 'small-segmentation' does not "
-        "know for 1 of 40 cases: leave mm out"
+        "loss boundary with mm needs the spacing of voxels, which is unknown for 1 of 40 cases of "
+        "'small-segmentation': leave mm out"
     )
 
 
@@ -410,7 +410,7 @@ def test_bfloat16_on_a_cpu_is_refused_where_convolutions_are_over_less_than_thei
         return [skip.reason for skip in found if f"model {model} " in skip.reason]
 
     wanted = (
-        f"model {model} on patches of {side} x {side} x {side} comes down to {lowest} x {lowest} x "
+        f"model {model} shrinks patches of {side} x {side} x {side} to {lowest} x {lowest} x "
         f"{lowest}, less than a convolution's kernel, where bfloat16 on a CPU computes wrong "
         f"gradients: take larger patches, or float32"
     )

@@ -88,7 +88,7 @@ def test_a_plan_says_which_parts_hold_none_of_a_region(tmp_path: Path) -> None:
     # Of 2 each is tested once; where one is left it is trained on.
     told = list(fits(plan_of(tmp_path / "alone", {"lesion": 2})))
     assert len(told) == 3
-    assert "dice has no value on 3 of 5 test parts for the right answer" in told[0]
+    assert "dice has no value on 3 of 5 test parts even if every answer is right" in told[0]
     assert "dice has no value on 2 of 5 inner validation parts" in told[1]
     assert "chosen by false alarms, then by the loss" in told[1]
     assert "(parts without it: 2 inner, 3 test)" in told[2]

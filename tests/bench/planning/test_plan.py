@@ -98,7 +98,7 @@ def test_a_run_of_older_ids_is_told_before_anything_is_trained_again(plan_of, mo
     assert {t.trial_id for t in plan_of().trials} == set(results.finished(plan.folder))
     monkeypatch.setattr(expand_module, "NUMERICS", 99)
     with pytest.raises(
-        StudyError, match=r"6 trial.*would all be trained again.*another run folder"
+        StudyError, match=r"6 finished trial.*would be trained again.*another run folder"
     ):
         plan_of()
 
@@ -150,7 +150,9 @@ def test_a_trial_has_a_core_where_memory_holds_so_many(plan_of, monkeypatch, fre
 def test_more_threads_than_cores_are_refused_where_a_run_begins_here(plan_of, monkeypatch):
     monkeypatch.setattr("bench.planning.plan.usable_cores", lambda: 2)
     for lanes in (1, None):
-        with pytest.raises(StudyError, match=r"^threads: 500 are asked .* 2 cores .* 2 at most"):
+        with pytest.raises(
+            StudyError, match=r"^threads: the study asks for 500 .* 2 cores .* 2 at most"
+        ):
             plan_of(threads="500", lanes=lanes)
     assert plan_of(threads="2").study.threads == 2
     # A cluster says itself which of its machines hold a lane; and a run goes on on fewer cores.
@@ -170,7 +172,7 @@ def test_a_plan_says_where_looks_are_too_few_for_patience(plan_of):
     (line,) = ends_early(plan_of(epochs=40, looks=7, patience=7))
     assert line == (
         "trials with schedule constant train for their whole budget: "
-        "a patience of 7 ends none early that looks 7 times"
+        "a patience of 7 cannot end a trial that looks 7 times"
     )
 
 
@@ -292,7 +294,7 @@ def test_a_margin_of_errors_counts_standard_deviations_of_the_numbers(plan_of, s
         "is 0.5; more: 0.02 in the unit of its numbers, whose standard deviation is 2, alpha 0.05"
     ) in in_words(rule, {"regression"})
     assert counted(run="counted") == (0.01, 0.5)
-    with pytest.raises(StudyError, match="other settings"):
+    with pytest.raises(StudyError, match="the settings of"):
         counted(run="counted", margin="0.01")
     # As a study of its own, what a run wrote down is the same.
     content = yaml.safe_load((first.folder / "study.yaml").read_text())

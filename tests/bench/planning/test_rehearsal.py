@@ -227,16 +227,16 @@ def test_what_is_good_is_taken(expanded):
     [
         (
             "own.py:NUMBER",
-            "models: own.py:NUMBER is an int; wanted is a class or function that mak",
+            "models: own.py:NUMBER is an int; expected a class or function that mak",
         ),
-        ("math:pi", "models: math:pi is a float; wanted is"),
+        ("math:pi", "models: math:pi is a float; expected"),
         ("math:sqrt", "math:sqrt cannot be built with in_channels=.*TypeError"),
-        ("torch:nn", "models: torch:nn is a module; wanted is"),
+        ("torch:nn", "models: torch:nn is a module; expected"),
         (
             "own.py:no_arguments",
             "no_arguments cannot be built with in_channels=.*unexpected keyword",
         ),
-        ("own.py:no_module", "no_module made a function; wanted is a class or function"),
+        ("own.py:no_module", "no_module made a function; expected a class or function"),
         ("own.py:mean", "mean cannot be built with .*unexpected keyword argument"),
         (
             "own.py:Transposed",
@@ -244,8 +244,8 @@ def test_what_is_good_is_taken(expanded):
         ),
         ("own.py:Tuple", "in training and gave a tuple; wanted are logits"),
         ("own.py:OnlyTraining", "in evaluation and gave a tensor .* of int64; wanted are logits"),
-        ("own.py:Detached", "gave logits that no gradient goes through"),
-        ("own.py:Fixed", "gave logits that none of its parameters decides"),
+        ("own.py:Detached", "gave logits without a gradient"),
+        ("own.py:Fixed", "gave logits that no parameter affects"),
         ("own.py:Breaks", "failed with RuntimeError: planted; wanted are logits"),
         ("own.py:Exits", "failed with SystemExit: 0; wanted are logits"),
         ("own.py:Dense", "gave a tensor .* of float32; wanted are logits"),
@@ -261,17 +261,17 @@ def test_a_model_that_cannot_be_trained_is_one_sentence(expanded, name, said):
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ("own.py:NUMBER", "losses: own.py:NUMBER is an int; wanted is a function of logits and"),
-        ("own.py:NeedsArguments", "is a class that fails with TypeError: .*; wanted is a function"),
-        ("own.py:one_argument", "failed with TypeError: .*positional argument.*; wanted is"),
-        ("own.py:a_float", "failed with TypeError: it returned a float, no tensor; wanted is"),
-        ("own.py:column", r"gave a tensor \(3, 1\) of float32; wanted is a function"),
-        ("own.py:whole_numbers", r"gave a tensor .* of int64; wanted is"),
-        ("own.py:no_gradient", "gave values that no gradient goes through; wanted is"),
+        ("own.py:NUMBER", "losses: own.py:NUMBER is an int; expected a function of logits and"),
+        ("own.py:NeedsArguments", "is a class that fails with TypeError: .*; expected a function"),
+        ("own.py:one_argument", "failed with TypeError: .*positional argument.*; expected"),
+        ("own.py:a_float", "failed with TypeError: it returned a float, not a tensor; expected"),
+        ("own.py:column", r"gave a tensor \(3, 1\) of float32; expected a function"),
+        ("own.py:whole_numbers", r"gave a tensor .* of int64; expected"),
+        ("own.py:no_gradient", "gave values without a gradient; expected"),
         ({"own.py:each": {"wieght": 2.0}}, "'wieght': 2.0}, and failed with TypeError: .*wieght"),
         ({"own.py:each": {"total": 2.0}}, "failed with TypeError: .*total"),
-        ("torch.nn:L1Loss", "failed with RuntimeError: .*; wanted is"),
-        ("torch.nn:Module", "failed with .*; wanted is"),
+        ("torch.nn:L1Loss", "failed with RuntimeError: .*; expected"),
+        ("torch.nn:Module", "failed with .*; expected"),
     ],
 )
 def test_a_loss_that_cannot_be_used_is_one_sentence(expanded, entry, said):
@@ -283,9 +283,9 @@ def test_a_loss_that_cannot_be_used_is_one_sentence(expanded, entry, said):
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ("own.py:NUMBER", "optimizers: own.py:NUMBER is an int; wanted is"),
+        ("own.py:NUMBER", "optimizers: own.py:NUMBER is an int; expected"),
         ("own.py:no_optimizer", "it made a list, which has no step, zero_grad"),
-        ("own.py:Closing", "fails with RuntimeError: planted; wanted is"),
+        ("own.py:Closing", "fails with RuntimeError: planted; expected"),
         ("builtins:dict", "optimizers: builtins:dict cannot be driven"),
         ("math:sqrt", "optimizers: math:sqrt cannot be driven"),
         ({"adam": {"lr": -1.0}}, "optimizers: adam cannot be made with .*-1.0.*nvalid learning"),
@@ -329,7 +329,7 @@ def test_what_ends_the_process_that_tries_it_is_told_with_the_rest(expanded, cap
         )
     ended, wrong = str(caught.value).splitlines()
     assert ended.startswith(
-        "models: own.py:Leaves ended the process that it was tried in (exit status 3); wanted is a "
+        "models: own.py:Leaves ended the process that it was tried in (exit status 3); expected a "
         "class or function that makes a torch.nn.Module"
     )
     assert wrong.startswith("losses: own.py:column was given logits")
@@ -343,7 +343,7 @@ def test_what_ends_the_process_that_tries_it_in_other_ways(expanded, tmp_path):
         "optimizers: own.py:ends_python": "(SIGINT)",
         "models: leaving.py:Net": "(exit status 5)",
         "models: own.py:Crashes": "(SIGSEGV)",
-        "losses: own.py:kills": "(SIGKILL, as where memory runs out)",
+        "losses: own.py:kills": "(SIGKILL, as when memory runs out)",
         "losses: own.py:cuts": "(",
     }
     named = {key: [] for key in ("models", "losses", "optimizers")}
@@ -361,7 +361,7 @@ def test_what_ends_the_process_that_tries_it_in_other_ways(expanded, tmp_path):
 @pytest.mark.slow
 def test_what_is_tried_without_an_end_is_told(expanded, monkeypatch):
     monkeypatch.setattr("bench.planning.rehearsal.LONGEST_SEC", 3.0)
-    with pytest.raises(StudyError, match=r"Stops was tried for 0.05 min without an end; wanted"):
+    with pytest.raises(StudyError, match=r"Stops did not finish within 0.05 min; expected"):
         expanded(models=["own.py:Stops"], tried=rehearse_apart)
 
 
@@ -396,9 +396,9 @@ def test_a_batch_that_no_machine_holds_is_refused(expanded):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (":x", "names no module"),
-        ("..own:x", "names no module"),
-        ("a b:x", "names no module"),
+        (":x", "is not the name of a module"),
+        ("..own:x", "is not the name of a module"),
+        ("a b:x", "is not the name of a module"),
         ("nothing_of_this_name:x", "no module 'nothing_of_this_name' is installed"),
         ("torch.nothing:x", "no module 'torch.nothing' is installed"),
         ("broken_module:x", "failed while it was imported: ZeroDivisionError"),
@@ -509,15 +509,15 @@ def empty():
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("NUMBER", "data: own.py:NUMBER is an int; wanted is a function without arguments that"),
+        ("NUMBER", "data: own.py:NUMBER is an int; expected a function without arguments that"),
         ("needs", "data: own.py:needs failed with TypeError: .*argument"),
-        ("nothing", "data: own.py:nothing gave None; wanted is"),
-        ("only_meta", "data: own.py:only_meta gave a Meta; wanted is"),
-        ("no_cases", "data: own.py:no_cases gave a tuple; wanted is"),
-        ("no_meta", "data: own.py:no_meta gave a dict first; wanted is"),
-        ("elsewhere", "Meta whose name is '../../elsewhere'; it names a folder"),
+        ("nothing", "data: own.py:nothing gave None; expected"),
+        ("only_meta", "data: own.py:only_meta gave a Meta; expected"),
+        ("no_cases", "data: own.py:no_cases gave a tuple; expected"),
+        ("no_meta", "data: own.py:no_meta gave a dict first; expected"),
+        ("elsewhere", "Meta with the name '../../elsewhere'"),
         ("wrong_meta", "data: own.py:wrong_meta failed with ValueError: task is 'guessing'"),
-        ("no_case", "data: own.py:no_case gave a str as its case 2; wanted is"),
+        ("no_case", "data: own.py:no_case gave a str as its case 2; expected"),
         ("breaks", "data: own.py:breaks failed at its case 1 with ZeroDivisionError"),
         ("wrong_label", "data: own.py:wrong_label, case '2': "),
     ],

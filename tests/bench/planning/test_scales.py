@@ -92,8 +92,8 @@ def test_the_sentence_says_how_far_apart_and_for_whom():
     norms = {"jaccard": 0.0018, "weighted_ce": 0.09}
     found = {"dataset": "d", "model": "unet", "norms": norms}
     assert str(Scales(**found, scaled=("sgd", "sgd_nesterov"))) == (
-        "gradient norms at the start, d, unet: weighted_ce 0.09, jaccard 0.0018; 50 times apart, "
-        "and so are at one rate the steps of sgd, sgd_nesterov"
+        "gradient norms at the start, d, unet: weighted_ce 0.09, jaccard 0.0018; they differ by a "
+        "factor of 50, and so, at one rate, do the steps of sgd, sgd_nesterov"
     )
     assert str(Scales(**found, scaled=())).endswith("weighted_ce 0.09, jaccard 0.0018")
     for low in (0.0, math.nan):

@@ -89,7 +89,7 @@ def test_what_is_said_of_a_plan(make_trial):
     }
     first, *others = told.lines()
     assert first == (
-        "on 2 GPU(s) (L4), a trial on each: 2 h 0 min at most, 4.00 GPU hours, "
+        "on 2 GPU(s) (L4), one trial on each: 2 h 0 min at most, 4.00 GPU hours, "
         "2.00 at 0.5 an hour, 25 % idle"
     )
     assert not [line for line in others if "measured on" in line]

@@ -145,7 +145,7 @@ def test_official_parts_are_those_of_the_published_file(tmp_path: Path) -> None:
         assert mine == sorted(image.tobytes() for image in arrays[f"{part}_images"])
     assert len(plan.trials) == 2
     assert len(data.notes) == 1
-    assert "one fold" in data.notes[0]
+    assert "only one, predefined fold" in data.notes[0]
 
 
 def test_breastmnists_official_parts_share_one_image(tmp_path: Path, shared_data: Path) -> None:
@@ -206,7 +206,9 @@ def test_a_store_without_parts_is_told_with_the_choices(
     tmp_path: Path, made: Callable[..., Store]
 ) -> None:
     made(sites=[0, 1] * 24)
-    with pytest.raises(StudyError, match=r"folds: official: .*says of no case.*\(here: site\)"):
+    with pytest.raises(
+        StudyError, match=r"folds: official: .*does not say which part its.*\(here: site\)"
+    ):
         planned(tmp_path, "official")
 
 
@@ -231,10 +233,10 @@ def test_a_class_that_a_part_lacks_is_refused_in_training_and_told_in_a_test(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"repeats": "2"}, "repeats: splits that others made"),
+        ({"repeats": "2"}, "repeats: predefined splits"),
         (
             {"data": "[{store: store, test: other}]"},
-            "has a test store, for which folds is a number",
+            "has a test store, so folds must be a number",
         ),
     ],
 )
@@ -356,7 +358,7 @@ def test_folds_of_a_file_are_its_named_cases(tmp_path: Path, made: Callable[...,
         t.trial_id for t in plan.trials
     ]
     written(tmp_path, [{"train": NAMES[:32], "val": NAMES[32:40]}])
-    with pytest.raises(StudyError, match="split in another way than when this run was made"):
+    with pytest.raises(StudyError, match="split differently than when this run was made"):
         planned(tmp_path, "splits_final.json")
 
 
@@ -457,4 +459,4 @@ def test_people_that_ids_cannot_tell_apart_are_told(tmp_path, made) -> None:
     assert len(data.notes) == 1
     made("elsewhere", seed=1, key=b"another")
     (data,) = planned(tmp_path, "3", "[{store: store, test: elsewhere}]").sets
-    assert "is not known: ids of the two were made by other keys" in data.notes[1]
+    assert "the ids of the two were made with other keys" in data.notes[1]

@@ -142,7 +142,7 @@ def test_a_run_and_a_store_are_kept_there(google, small_store, monkeypatch, tmp_
     with driven(ADDRESS) as run:
         write(run.folder, 0)
         elsewhere(monkeypatch, tmp_path / "other")
-        with pytest.raises(StudyError, match="runs it; it said so"), driven(ADDRESS):
+        with pytest.raises(StudyError, match="runs it, as of"), driven(ADDRESS):
             pass
     assert rows(readable(ADDRESS)) == rows(run.folder)
     copy = open_store(store_here("gs://made-bucket/store"))
@@ -154,7 +154,7 @@ def test_what_cannot_be_is_told_in_a_sentence(google, monkeypatch, tmp_path):
     with pytest.raises(StorageError, match="gs://other-bucket/x: there is no such bucket"):
         opened("gs://other-bucket/x").listed("")
     google.failing.append(503)
-    with pytest.raises(StorageAway, match="cannot now \\(503"):
+    with pytest.raises(StorageAway, match="is unavailable \\(503"):
         opened(ADDRESS).listed("")
     google.failing[0] = 403
     with pytest.raises(StorageError, match="Storage Object User"):

@@ -83,7 +83,7 @@ def test_what_is_read_and_cut_is_no_content(storage, address):
     at = opened(address)
     put(at, "rows", b"x" * 1000)
     storage.rule = lambda *_: 503
-    with pytest.raises(StorageAway, match="the storage cannot now \\(503"):
+    with pytest.raises(StorageAway, match="the storage is unavailable \\(503"):
         at.read("rows")
 
 
@@ -113,7 +113,7 @@ def test_an_endpoint_that_is_none_is_told(storage, address, monkeypatch):
 
 def test_what_is_forbidden_is_told_with_the_rights_that_are_needed(storage, address):
     storage.rule = lambda *_: 403
-    with pytest.raises(StorageError, match=f"{BUCKET}.*may not do that.*s3:PutObject"):
+    with pytest.raises(StorageError, match=f"{BUCKET}.*do not allow that.*s3:PutObject"):
         opened(address).listed("")
 
 

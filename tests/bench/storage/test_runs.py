@@ -137,7 +137,7 @@ def test_a_storage_that_is_away_for_a_while_costs_no_trial(
         Thread(target=lambda: (time.sleep(1), setattr(storage, "rule", lambda *_: PASS))).start()
     assert len(there()["trials"]) == n + 1
     assert there() == rows(run.folder)
-    assert "the run goes on, its files wait" in caplog.text
+    assert "the run goes on; its files wait" in caplog.text
 
 
 def test_a_run_whose_storage_stays_away_is_kept_here_and_goes_there_later(
@@ -211,7 +211,7 @@ def test_of_two_drivers_the_second_is_refused(storage, address, monkeypatch, tmp
         with here, driven(address):
             pass
         elsewhere(monkeypatch, tmp_path / "other")
-        told = rf"process {os.getpid()} on .* runs it; it said so"
+        told = rf"process {os.getpid()} on .* runs it, as of"
         with pytest.raises(StudyError, match=told), driven(address):
             pass
         write(run.folder, 0)
@@ -229,7 +229,7 @@ def test_of_two_that_begin_at_once_one_is_refused(storage, address, monkeypatch)
         return unaware.pop() if unaware else at.listed(begin)
 
     late = replace(at, listed=listed)
-    with pytest.raises(StudyError, match="another process has just begun to run it"):
+    with pytest.raises(StudyError, match="another process has just started to run it"):
         lease.take(late, None)
     assert list(at.listed(lease.FOLDER)) == [".driver/000001.json"]
 

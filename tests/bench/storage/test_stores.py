@@ -60,9 +60,11 @@ def test_it_is_put_last_what_makes_it_one(store, storage, address):
 def test_a_store_that_was_put_in_part_is_none_and_goes_on(storage, address, small_store):
     made = small_store("classification", 2)
     storage.rule = lambda method, path: 403 if method == "PUT" and "cases" in path else PASS
-    with pytest.raises(StorageError, match="may not do that"):
+    with pytest.raises(StorageError, match="do not allow that"):
         put_store(made.path, address, untold)
-    with pytest.raises(StorageError, match=r"is no store: .* `medopt prepare KIND SOURCE --out s3"):
+    with pytest.raises(
+        StorageError, match=r"is not a store: .* `medopt prepare KIND SOURCE --out s3"
+    ):
         store_here(address)
     storage.rule = lambda *_: PASS
     told = []
@@ -85,7 +87,7 @@ def test_a_file_that_changed_there_is_refused(store, address):
     content[-1] ^= 1
     at.remove([array])
     at.create(array, bytes(content))
-    with pytest.raises(StorageError, match=f"{array} is not as store.json says"):
+    with pytest.raises(StorageError, match=f"{array} does not match store.json"):
         store_here(address)
     at.remove([array])
     with pytest.raises(StorageError, match=f"{array} is missing"):
@@ -112,7 +114,7 @@ def test_a_storage_that_is_away_meanwhile_costs_no_copy(store, storage, address)
 def test_a_description_of_others_leads_nowhere_else(storage, address, tmp_path):
     at = opened(address)
     at.create("store.json", b'{"files": {"../../outside.npy": "0"}}')
-    with pytest.raises(StorageError, match=r"'../../outside.npy', which is no file of it"):
+    with pytest.raises(StorageError, match=r"'../../outside.npy', which is not a file of a store"):
         store_here(address)
     assert not list(tmp_path.rglob("outside.npy"))
 

@@ -65,10 +65,10 @@ def test_nothing_there(tmp_path: Path) -> None:
     ("given", "said"),
     [
         ({"freeze": "x"}, "no setting 'freeze'"),
-        ({"lower_rate": 1.5}, "lower_rate is above 0 and at most 1"),
-        ({"unfreeze_every": -1, "freeze_until": "x"}, "unfreeze_every is 0 or a number"),
+        ({"lower_rate": 1.5}, "lower_rate must be above 0 and at most 1"),
+        ({"unfreeze_every": -1, "freeze_until": "x"}, "unfreeze_every must be 0 or a number"),
         ({"unfreeze_every": 2}, "set freeze_until"),
-        ({"patients": "mine"}, "patients is compared or others, not 'mine'"),
+        ({"patients": "mine"}, "patients must be compared or others, not 'mine'"),
     ],
 )
 def test_settings_are_checked(given: dict[str, object], said: str) -> None:

@@ -49,7 +49,10 @@ def test_nine_lines_are_a_study_and_the_rest_has_defaults():
         (("epochs: 25", "regularizers: [mixupp]"), ["Did you mean 'mixup'?"]),
         (("epochs: 25", "regularizers: [{none: {a: 1}}]"), ["'a'", "it has none"]),
         (("epochs: 25", "pretrained: {imagenet: {freeze: 3}}"), ["'freeze'", "freeze_until"]),
-        (("epochs: 25", "pretrained: {imagenet: {lower_rate: 0.0}}"), ["lower_rate is above 0"]),
+        (
+            ("epochs: 25", "pretrained: {imagenet: {lower_rate: 0.0}}"),
+            ["lower_rate must be above 0"],
+        ),
         (("epochs: 25", "normalize: minmax"), ["normalize", "'z-score' or 'range'", "minmax"]),
         (("epochs: 25", "precision: half"), ["precision 'half'", "bfloat16"]),
         (("[plain_cnn]", "[{a.py:Net: {when: 2026-01-01}}]"), ["models, entry 1", "setting when"]),
@@ -125,30 +128,30 @@ def test_an_absurd_number_is_refused_with_its_key(key, number):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        (f"epochs: {2**70}", "epochs: lies between 1 and 1000000"),
-        (f"seeds: [{2**70}]", f"seeds: lies between 0 and {2**63 - 1}"),
-        ("seeds: [-1]", "seeds: lies between 0"),
+        (f"epochs: {2**70}", "epochs: must lie between 1 and 1000000"),
+        (f"seeds: [{2**70}]", f"seeds: must lie between 0 and {2**63 - 1}"),
+        ("seeds: [-1]", "seeds: must lie between 0"),
         ("split_seed: -1", "split_seed: "),
-        ("patch: [0, 64]", "patch: lies between 1 and 16384, not 0"),
-        ("patch: [1000000, 64]", "patch: lies between 1 and 16384"),
-        ("patch: []", "patch: at least 1"),
+        ("patch: [0, 64]", "patch: must lie between 1 and 16384, not 0"),
+        ("patch: [1000000, 64]", "patch: must lie between 1 and 16384"),
+        ("patch: []", "patch: needs at least 1"),
         ("target: .nan", "target: "),
-        ("overlap: 0.99999", "overlap: lies between 0 and 0.95"),
-        ("threads: 1000000", "threads: lies between 1 and 1024"),
-        ("augment: {rotate: 500}", "augment.rotate: lies between 0 and 180, not 500"),
+        ("overlap: 0.99999", "overlap: must lie between 0 and 0.95"),
+        ("threads: 1000000", "threads: must lie between 1 and 1024"),
+        ("augment: {rotate: 500}", "augment.rotate: must lie between 0 and 180, not 500"),
         ("augment: {rotate: [1, x]}", "augment.rotate, entry 2: "),
-        ("augment: {rotate: far}", "augment.rotate: a number or a list of numbers is wanted"),
+        ("augment: {rotate: far}", "augment.rotate: must be a number or a list of numbers"),
         ("augment: {shift: .inf}", "augment.shift: "),
-        ("augment: 3", "augment: a mapping of keys to values is wanted, not 3"),
+        ("augment: 3", "augment: must be a mapping of keys to values, not 3"),
         ("schedules: [{step: {at: [5, 7]}}]", "step.at must lie between 0 and 1"),
         ("schedules: [{cosine: {floor: -3}}]", "cosine.floor must lie between 0 and 1"),
-        ("schedules: [{one_cycle: {rise: 1}}]", "one_cycle.rise is a share of the budget"),
+        ("schedules: [{one_cycle: {rise: 1}}]", "one_cycle.rise must be a share of the budget"),
         ("schedules: [{polynomial: {power: -1}}]", "polynomial.power must lie between"),
         ("regularizers: [{mixup: {alpha: -1}}]", "mixup.alpha must lie between 0 and 100"),
         ("degrade: [{blur: {width: 1000000000}}]", "blur.width must lie between 0 and 100"),
         (f"schedules: [{{step: {{factor: {10**400}}}}}]", "more than three hundred digits"),
         (f"schedules: [{{step: {{factor: {2**1000}}}}}]", "step.factor must lie between"),
-        ("repeats: 100\nfolds: 1000\nseeds: [0, 1]", "make 1200000 trials; 1000000 can be"),
+        ("repeats: 100\nfolds: 1000\nseeds: [0, 1]", "make 1200000 trials; at most 1000000"),
     ],
 )
 def test_an_absurd_value_is_refused_with_its_place_and_what_can_be(line, said):
@@ -168,21 +171,21 @@ def test_an_absurd_rate_of_an_optimizer_is_refused(value):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("schedules: cosine", "schedules: a list is wanted, not 'cosine'; write `schedules: [cos"),
-        ("seeds: 3", "seeds: a list is wanted, not 3; write `seeds: [3]`"),
-        ("patch: 64", "patch: a list is wanted, not 64; write `patch: [64]`"),
-        ("schedules: {cosine: {floor: 0}}", "a list is wanted, not {'cosine': {'floor': 0}}"),
+        ("schedules: cosine", "schedules: must be a list, not 'cosine'; write `schedules: [cos"),
+        ("seeds: 3", "seeds: must be a list, not 3; write `seeds: [3]`"),
+        ("patch: 64", "patch: must be a list, not 64; write `patch: [64]`"),
+        ("schedules: {cosine: {floor: 0}}", "must be a list, not {'cosine': {'floor': 0}}"),
         ("schedules: [3]", "schedules, entry 1: write `name` or `name: {parameter: value}`, not 3"),
-        ("schedules: [{cosine: 3}]", "schedules, entry 1, params: a mapping of keys to values"),
-        ("schedules: [{cosine: {1: 3}}]", "schedules, entry 1, params: the key 1 is no text"),
+        ("schedules: [{cosine: 3}]", "schedules, entry 1, params: must be a mapping of keys"),
+        ("schedules: [{cosine: {1: 3}}]", "schedules, entry 1, params: the key 1 is not a text"),
         ("schedules: [{'': {a: 3}}]", "schedules, entry 1, name: "),
-        ("primary: auc", "primary: a mapping of keys to values is wanted, not 'auc'; write it as"),
+        ("primary: auc", "primary: must be a mapping of keys to values, not 'auc'; write it as"),
         ("tuning: 5", "not 5; write it as in `tuning: {points: 5}`"),
         ("until_decided: 3", "not 3; write it as in `until_decided: {looks: 3}`"),
         ("augment: none", "not 'none'; write it as in `augment: {flip: false}`"),
         ("'': 3", "mine.yaml: unknown key ''. Choices: "),
         ("größe: 3", "mine.yaml: unknown key 'größe'. Choices: "),
-        ("3: 3", "mine.yaml: the key 3 is no text"),
+        ("3: 3", "mine.yaml: the key 3 is not a text"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_told_with_what_to_write(line, said):
@@ -198,7 +201,7 @@ def test_each_setting_that_is_a_mapping_has_an_example_that_can_be_written():
             parse_study(GOOD.replace("epochs: 25", f"{key}: word"), "mine.yaml")
         except StudyError as error:
             told[key] = str(error)
-    wanting = {key for key, said in told.items() if "a mapping of keys to values is" in said}
+    wanting = {key for key, said in told.items() if "must be a mapping of keys to values" in said}
     assert wanting == {"augment", "primary", "tuning", "until_decided"}
     for key in wanting:
         example = AS_MAPPING[key]
@@ -234,7 +237,7 @@ def test_a_list_for_one_data_set_is_told_of_with_its_place():
     said = str(caught.value).splitlines()
     assert said[0].startswith("s: data, entry 1, augment.zoom: ")
     assert said[1].startswith("s: data, entry 1, augment: unknown key 'fli'. Did you mean 'flip'?")
-    assert said[2] == "s: data, entry 2, store: this key is required and missing."
+    assert said[2] == "s: data, entry 2, store: this key is required but missing."
 
 
 @pytest.mark.parametrize(
@@ -272,8 +275,8 @@ def test_speed_is_off_auto_or_says_which_precisions_it_may_choose():
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ("fast", r"speed: auto, {precision: \[.*\]} or null is wanted, not 'fast'"),
-        ("true", "speed: .* not True|speed: true stands where"),
+        ("fast", r"speed: must be auto, {precision: \[.*\]} or null, not 'fast'"),
+        ("true", "speed: .* not True|speed: must be a number or a text"),
         ("{precision: [float33]}", "speed.precision.*unknown precision 'float33'.*'float32'"),
         ("{threads: 1}", "speed: unknown key 'threads'"),
     ],

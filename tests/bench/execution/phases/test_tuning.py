@@ -133,7 +133,7 @@ def test_what_is_tuned_and_what_is_not_are_two_runs(study, tmp_path):
     with pytest.raises(StudyError, match="tuning: this run was made with"):
         api.run(path, tmp_path / "runs" / "small-tuned")
     path.write_text(path.read_text() + "tuning: {points: 2}\n")
-    with pytest.raises(StudyError, match="ask for it by `medopt tune`"):
+    with pytest.raises(StudyError, match="use `medopt tune`"):
         api.run(path)
     assert api.tune(path).progress.reused == 2 * 2 + 8
 

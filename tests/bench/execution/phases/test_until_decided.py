@@ -205,7 +205,9 @@ def test_repeats_do_not_grow_without_the_rule(bench):
     here = bench(adam=0.83, spread=0.012)
     study, base = load_study(here.file)
     here.planned(study, base)
-    with pytest.raises(StudyError, match="repeats: this run was made with 1, the study now says 2"):
+    with pytest.raises(
+        StudyError, match="repeats: this run was made with 1, but the study now says 2"
+    ):
         here.planned(study.model_copy(update={"repeats": 2}), base)
 
 
@@ -213,7 +215,7 @@ def test_repeats_do_not_grow_without_the_rule(bench):
     ("more", "said"),
     [
         ("until_decided: {looks: 4}", "until_decided.looks"),
-        ("until_decided: {}\ntuning: {points: 5}", "until_decided: a study that is tuned"),
+        ("until_decided: {}\ntuning: {points: 5}", "until_decided: a tuned study"),
     ],
 )
 def test_what_cannot_look_is_refused_in_a_sentence(bench, more, said):

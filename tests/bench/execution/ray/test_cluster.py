@@ -93,13 +93,13 @@ def test_a_ray_that_does_not_come_up_is_started_once_more(ray, monkeypatch, capl
     with caplog.at_level(logging.WARNING, logger="medopt.lanes"):
         if times == 2:
             with pytest.raises(
-                LanesLost, match=r"did not start on this machine, twice .*timed out"
+                LanesLost, match=r"failed to start on this machine twice .*timed out"
             ):
                 cluster._start({}, tries=2)
         else:
             cluster._start({}, tries=2)
     assert len(calls) == 2
-    assert "it is started once more" in caplog.text
+    assert "trying once more" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -118,9 +118,9 @@ def test_a_lane_that_a_cluster_can_never_hold_is_refused_with_the_arithmetic():
     check_ever(now, [(Machine(cores=4, gpus=1), 1)], two)
     check_ever([], [(Machine(cores=4, gpus=1), math.inf)], two)
     said = (
-        "lanes: one needs 2 worker(s) with 4 CPU core(s) and a GPU each, and the cluster has room "
-        "for 1 (16 cores and 1 GPUs, 3 cores and 8 GPUs), its autoscaler for 0 more (at most 5 of "
-        "2 cores and 4 GPUs)"
+        "lanes: a lane needs 2 worker(s) with 4 CPU core(s) and a GPU each, but the cluster has "
+        "room for 1 (16 cores and 1 GPUs, 3 cores and 8 GPUs), and its autoscaler for 0 more (at "
+        "most 5 of 2 cores and 4 GPUs)"
     )
     with pytest.raises(StudyError, match=re.escape(said)):
         check_ever(now, [(Machine(cores=2, gpus=4), 5)], two)

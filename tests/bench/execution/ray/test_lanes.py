@@ -163,7 +163,7 @@ def test_two_lanes_give_what_the_process_gives_and_outlive_what_kills_them(
     }
     assert (by_loss["kills_once"]["status"], by_loss["kills_once"]["attempt"]) == ("ok", 2)
     assert by_loss["breaks"]["reason"] == "ValueError: planted"
-    assert by_loss["kills"]["reason"] == f"the lane died in it {trial_queue.KILLS} times"
+    assert by_loss["kills"]["reason"] == f"the lane died during it {trial_queue.KILLS} times"
     ids = {t.trial_id for t in calm.trials}
     assert ids <= {t.trial_id for t in wild.trials}
     assert [r for r in rows(wild.folder, "metrics") if r["trial_id"] in ids] == rows(

@@ -85,7 +85,7 @@ def test_they_ride_in_a_channel_and_come_off_as_they_were(store):
     network = LateFusion(Kept(), numbers=6, classes=2)
     network(clinical.beside(image, rows))
     assert torch.equal(network.network.image, image)
-    with pytest.raises(ValueError, match="6 numbers stand beside images of 4 pixels"):
+    with pytest.raises(ValueError, match="6 numbers do not fit images of 4 pixels"):
         clinical.beside(torch.zeros(4, 2, 2, 2), rows)
 
 

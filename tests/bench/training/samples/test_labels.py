@@ -161,8 +161,9 @@ def test_what_nobody_kept_is_skipped(small_store):
     assert len(trials) == 3
     (skip,) = skips
     assert skip.reason == (
-        "labels soft_readers are of readers, and data small does not keep what each said: LIDC's "
-        "malignancy does, and a table of several rows a picture, with readers=majority"
+        "labels soft_readers need the answer of each reader, which data small does not keep: "
+        "LIDC's malignancy does, and so does a table of several rows for each picture, with "
+        "readers=majority"
     )
 
 
