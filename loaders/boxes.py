@@ -1,4 +1,4 @@
-"""The box around what a mask marks."""
+"""Bounding boxes of masks."""
 
 import numpy as np
 

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from loaders.targets import TARGETS, Numbers
 
-# A case's class, or its numbers, None where one is missing.
+# The class of a case, or its numbers; a missing number is None.
 Label: TypeAlias = int | tuple[float | None, ...]
 JSON: TypeAlias = "str | int | float | bool | Sequence[JSON] | Mapping[str, JSON] | None"
 Array: TypeAlias = NDArray[Any]
 
-# What an image may be stored as, smallest first.
+# The types in which an image may be stored, smallest first.
 IMAGE_TYPES: tuple[np.dtype[Any], ...] = tuple(
     np.dtype(name) for name in ("uint8", "int16", "uint16", "float32")
 )
-# The order of the spatial axes, by their number; the first is the default. A cine loop is a 3-D
+# The orders of spatial axes, by the number of axes; the first is the default. A cine loop is a 3-D
 # image whose first axis is time.
 AXES: Mapping[int, tuple[str, ...]] = {2: ("yx",), 3: ("zyx", "tyx")}
 # A mask is uint8, so a data set has at most this many classes.
@@ -30,9 +30,9 @@ MAX_CLASSES = 256
 class BadCase(ValueError):  # noqa: N818 - it names the case; "error" would suggest that the run broke
     """One case that cannot be used: the run goes on, and rejected.parquet keeps the reason.
 
-    `reason` is one sentence that names no path and no identity, for it is stored. `where` is the
-    path relative to the source, for the terminal alone. `key` is the real identifier, which is
-    stored as a keyed hash; None: the item's own.
+    `reason` is stored, so it is one sentence without paths or identities. `where` is the path
+    relative to the source; only the terminal shows it. `key` is the real identifier, which is
+    stored as a keyed hash; None: that of the item.
     """
 
     def __init__(self, reason: str, *, where: str, key: str | None = None) -> None:
@@ -42,7 +42,7 @@ class BadCase(ValueError):  # noqa: N818 - it names the case; "error" would sugg
         self.key = key
 
     def __reduce__(self) -> tuple[Callable[..., "BadCase"], tuple[str, str, str | None]]:
-        # Exceptions are pickled by their positional arguments alone; this one has named ones.
+        # By default, exceptions are pickled with their positional arguments only.
         return _bad_case, (self.reason, self.where, self.key)
 
 
@@ -51,15 +51,15 @@ def _bad_case(reason: str, where: str, key: str | None) -> BadCase:
 
 
 def most_often(rejected: Collection[BadCase]) -> str:
-    """Return the end of a sentence that says why most were rejected; empty where none was.
+    """Return the end of a sentence: why most cases were rejected; empty if none was.
 
-    The first is often an odd one out: what happened to most is the cause.
+    The first rejected case is often an exception; the commonest reason is the likely cause.
     """
     if not rejected:
         return ""
     ((reason, count),) = Counter(bad.reason for bad in rejected).most_common(1)
     where = next(bad.where for bad in rejected if bad.reason == reason)
-    shown = "the first," if count in (1, len(rejected)) else f"{count} of them as"
+    shown = "the first," if count in (1, len(rejected)) else f"{count} of them like"
     return f"; {len(rejected)} rejected, {shown} {where}: {reason}"
 
 
@@ -71,15 +71,16 @@ class BadSource(ValueError):  # noqa: N818 - as BadCase
 class Meta:
     """What holds for every case of a store.
 
-    `classes[i]` is the name of label i; in segmentation 0 is the background; where a case has
-    several findings (multi-label) they are its findings, and of a number (regression) its name.
+    `classes[i]` is the name of label i (in segmentation, 0 is the background), of finding i
+    (multi-label), or of the number to predict (regression).
     `regions` names the foreground regions that are scored, each a union of labels; empty in
-    classification. `positive` is the class that counts as positive (the disease) in binary
+    classification. `positive` is the index of the positive class (the disease) in binary
     classification, else None.
-    `normalize` is the scope of what intensities are normalised by: "case" (each case's own: MRI, in
-    a z-score over its non-zero voxels) or "train" (that of the training part: CT, 2-D). `fill` is
-    the raw value outside the image. `unit` is what a case is: "image", "lesion", "volume".
-    `group_source` says what the group is: "patient", or "case" where the source has no such column.
+    `normalize` says whose statistics normalise the intensities: "case" (each case's own; for MRI, a
+    z-score over its non-zero voxels) or "train" (those of the training part; for CT and 2-D).
+    `fill` is the raw value outside the image. `unit` is what a case is: "image", "lesion",
+    "volume". `group_source` is what a group is: "patient", or "case" if the source has no column
+    of patients.
     `options` are the reader's settings that shaped the arrays. `axes` names the spatial axes in
     order: "yx" or "zyx", which are the defaults, or "tyx" for cine loops.
     """
@@ -102,56 +103,58 @@ class Meta:
     axes: str = ""
 
     def __post_init__(self) -> None:
-        """Fill in the default axes and refuse what no store can hold; raises ValueError."""
+        """Fill in the default axes; raises ValueError if a field has an impossible value."""
         if self.task not in TARGETS:
-            raise ValueError(f"task is {self.task!r}; it is {' or '.join(TARGETS)}")
+            raise ValueError(f"task is {self.task!r}; it must be {' or '.join(TARGETS)}")
         if self.dims not in (2, 3):
-            raise ValueError(f"dims is {self.dims!r}; it is 2 or 3")
-        # A default follows the dims, so that replace(meta, dims=2) does what it says.
+            raise ValueError(f"dims is {self.dims!r}; it must be 2 or 3")
+        # Default axes follow `dims`, so that replace(meta, dims=2) works.
         if not self.axes or self.axes in (known[0] for known in AXES.values()):
             object.__setattr__(self, "axes", AXES[self.dims][0])
         if self.axes not in AXES[self.dims]:
-            raise ValueError(f"axes is {self.axes!r}; it is {' or '.join(AXES[self.dims])}")
+            raise ValueError(f"axes is {self.axes!r}; it must be {' or '.join(AXES[self.dims])}")
         if self.normalize not in ("case", "train"):
-            raise ValueError(f"normalize is {self.normalize!r}; it is case or train")
+            raise ValueError(f"normalize is {self.normalize!r}; it must be case or train")
         if not self.channels:
             raise ValueError("channels is empty")
         least, most = self._names
         if not least <= len(self.classes) <= most:
-            raise ValueError(f"there are {len(self.classes)} classes; {least} to {most} can be")
+            count = len(self.classes)
+            raise ValueError(f"there are {count} classes; {least} to {most} are allowed")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError(f"two classes share a name: {', '.join(self.classes)}")
         if bool(self.regions) != self.masked:
-            raise ValueError(f"{self.task} has {'regions' if self.masked else 'no regions'}")
+            raise ValueError(f"{self.task} {'needs' if self.masked else 'takes no'} regions")
         for name, labels in self.regions.items():
             if not labels or not all(0 < label < len(self.classes) for label in labels):
-                raise ValueError(f"region {name} unites labels {labels} of {len(self.classes)}")
+                most = len(self.classes) - 1
+                raise ValueError(f"region {name} unites labels {labels}; they are 1 to {most}")
         if self.positive is not None and self.numbers:
-            raise ValueError(f"positive is {self.positive}; {self.task} has no class that is so")
+            raise ValueError(f"positive is {self.positive}; {self.task} has no positive class")
         if self.positive is not None and not 0 <= self.positive < len(self.classes) == 2:
             raise ValueError(f"positive is {self.positive} among {len(self.classes)} classes")
 
     @property
     def masked(self) -> bool:
-        """Whether the answer of a case is a mask."""
+        """Whether the answers are masks."""
         return TARGETS[self.task].masks
 
     @property
     def ignored(self) -> int | None:
-        """The label of voxels that count nowhere, one above that of the last class; None: all do.
+        """The label of voxels that are ignored, one above the last class; None: there are none.
 
-        A reader that finds such voxels says so by the option `ignore`, their number in the source.
+        A reader that finds such voxels records their value in the source as the option `ignore`.
         """
         return len(self.classes) if "ignore" in self.options else None
 
     @property
     def numbers(self) -> Numbers | None:
-        """What numbers the answer of a case is; None: a class or a mask."""
+        """What numbers the answers are; None: they are classes or masks."""
         return TARGETS[self.task].numbers
 
     @property
     def _names(self) -> tuple[int, int]:
-        """The least and the greatest number of classes."""
+        """The smallest and the largest allowed number of classes."""
         if self.numbers is None:
             return 2, MAX_CLASSES
         return self.numbers.least, self.numbers.most or MAX_CLASSES
@@ -159,10 +162,10 @@ class Meta:
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One unit of reading work: cheap, picklable, and the source of one case or of several.
+    """One unit of reading work: cheap, picklable, and the source of one or more cases.
 
-    `key` is the real identifier in the source; it is hashed and never stored. `cases` is how many
-    it is the source of, as far as a survey knows; an item of one scan may have more or none.
+    `key` is the real identifier in the source; only its hash is stored. `cases` is the number of
+    cases that the survey expects of the item; a scan may give more or none.
     """
 
     key: str
@@ -175,18 +178,20 @@ class Item:
 class Case:
     """One image with its answer.
 
-    `key` and `group` are real identifiers, which the store hashes; `group` is `key` where the
-    source has no group column. `image` (C, *spatial) has one of IMAGE_TYPES; `label` is the class
-    (classification) or one number for each name in the meta's `classes`, None where it is missing
-    (multi-label: 1 or 0; regression: the number), `mask` (*spatial) the uint8 label map
-    (segmentation). Spatial axes run as the meta's `axes` say; `spacing` is in mm along z, y and x
-    and in seconds along t, nan where unknown. `split` is the source's official part, None where it
-    has none. `ratings` is what its readers said of it, by the name of a scale: one number a reader,
-    the readers in the same order on every scale; None where nobody rated. They are stored beside
-    the answer and decide no trial. `columns` numbers the case's values in columns of the source by
-    which a study may split (the site, a fold): whole numbers from 0 on and never the values, which
-    may say who somebody is. `clinical` are its clinical data by column (`loaders.datasets.clinical`
-    makes them): a number, or that of a word in the meta's option `categories`; nan where missing.
+    - `key` and `group` are real identifiers, which the store hashes; `group` is `key` if the
+      source has no group column.
+    - `image` (C, *spatial) has one of IMAGE_TYPES. Its spatial axes are those of the meta's `axes`.
+    - `label` is the class (classification), or a number for each name in the meta's `classes`
+      (multi-label: 1 or 0; regression: the number); a missing number is None.
+    - `mask` (*spatial) is the uint8 label map (segmentation).
+    - `spacing` is in mm along z, y and x and in seconds along t; nan: unknown.
+    - `split` is the source's official part; None: it has none.
+    - `ratings` maps a scale to its readers' ratings, in the same order of readers on every scale;
+      None: nobody rated. They are stored beside the answer and affect no trial.
+    - `columns` maps a column by which a study may split (site, fold) to the number of the case's
+      value there: whole numbers from 0 on, never the values, which may identify somebody.
+    - `clinical` maps a clinical column (`loaders.datasets.clinical`) to a number, or to the index
+      of a word in the meta's option `categories`; nan: missing.
     """
 
     key: str
@@ -212,7 +217,7 @@ class Survey:
 
 
 Read: TypeAlias = Callable[[Item, Meta], Iterator[Case | BadCase]]
-# (options, told of (bytes there, bytes in all)) -> the source, fetched.
+# (options, progress(bytes fetched, bytes in total)) -> the fetched source.
 Fetch: TypeAlias = Callable[[Mapping[str, Any], Callable[[int, int], None]], Path]
 
 
@@ -220,10 +225,11 @@ Fetch: TypeAlias = Callable[[Mapping[str, Any], Callable[[int, int], None]], Pat
 class Kind:
     """One row of `loaders.KINDS`: how a kind of source is read.
 
-    `survey(source, options)` lists it and raises BadSource. `read(item, meta)` gives an item's
-    cases: it yields a BadCase for one case that cannot be used and goes on, or raises BadCase to
-    reject the whole item. `options` maps each setting to its default and its meaning. `fetch` gets
-    the official files where they may be had freely; None where they may not. It raises BadSource.
+    `survey(source, options)` lists the source and raises BadSource. `read(item, meta)` yields an
+    item's cases: it yields a BadCase for one case that cannot be used and goes on, or raises
+    BadCase to reject the whole item. `options` maps each setting to its default and its
+    description. `fetch` downloads the official files and raises BadSource; None: they are not
+    freely available.
     """
 
     name: str
@@ -240,8 +246,8 @@ def settings(
 ) -> dict[str, Any]:
     """Return every option of a kind: the given value in the type of its default, or the default.
 
-    `given` may hold text, as a command line has it. Raises BadSource on an unknown name and on a
-    value that is not of the default's type.
+    Values in `given` may be text, as on a command line. Raises BadSource for an unknown name and
+    for a value that cannot be converted.
     """
     if unknown := sorted(set(given) - set(options)):
         known = ", ".join(options) or "none"
@@ -259,16 +265,16 @@ def _as_type_of(default: JSON, value: Any, what: str) -> JSON:
     if isinstance(default, bool):
         known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
         if str(value).lower() not in known:
-            raise BadSource(f"{what} is {value!r}; it is true or false")
+            raise BadSource(f"{what} is {value!r}; it must be true or false")
         return known[str(value).lower()]
     if isinstance(default, int | float):
         try:
             return type(default)(value)
         except (TypeError, ValueError):
-            raise BadSource(f"{what} is {value!r}, which is no {wanted}") from None
+            raise BadSource(f"{what} is {value!r}; it must be of type {wanted}") from None
     if isinstance(default, str) and not isinstance(value, str):
-        raise BadSource(f"{what} is {value!r}, which is no text")
+        raise BadSource(f"{what} is {value!r}; it must be text")
     if isinstance(value, str) and isinstance(default, Sequence) and not isinstance(default, str):
         parts = [part.strip() for part in value.split(",") if part.strip()]
         return [_as_type_of(default[0], part, what) for part in parts] if default else parts
-    return value  # type: ignore[no-any-return]  # text, or a list as a script hands it over
+    return value  # type: ignore[no-any-return]  # text, or a list that a script passed

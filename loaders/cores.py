@@ -5,17 +5,17 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-# What a job's scheduler granted (Slurm, `--cpus-per-task`), and what OpenMP is told to keep to, by
-# which `nproc` goes too. OpenMP takes a list, a number for each level of nesting: the first counts.
+# The cores that a scheduler granted (Slurm, `--cpus-per-task`), and OpenMP's limits on threads,
+# which `nproc` obeys too. OpenMP accepts a list, one number a level of nesting: the first counts.
 VARIABLES = ("SLURM_CPUS_PER_TASK", "OMP_NUM_THREADS", "OMP_THREAD_LIMIT")
 
 
 def usable_cores() -> int:
     """Return how many cores this process may use, at least 1.
 
-    The least of what is said: the cores that it may run on (its affinity, which cpusets, `taskset`
-    and Slurm set), the quota of its cgroup and of those around it (which containers set), and
-    VARIABLES, of which one that is no positive number says nothing.
+    It is the smallest of: the cores of its affinity (set by cpusets, `taskset` and Slurm), the
+    quotas of its cgroup and the enclosing ones (set by containers), and VARIABLES. A variable that
+    is not a positive number is ignored.
     """
     said = [_affinity(), *_quotas(Path("/")), *_variables()]
     return max(1, int(min(said)))
@@ -35,21 +35,21 @@ def _variables() -> Iterator[int]:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """Give the cores that each cgroup around this process may keep busy; `root` is that of files.
+    """Yield the quota, in cores, of each cgroup around this process; `root` is the file system's.
 
-    A quota of 2.5 cores counts as 2 (as for Ray): with three threads all would be stopped together
-    for a sixth of the time, and each step waits for its slowest thread. The limit of version 2 is
-    in cpu.max, that of version 1 in cpu.cfs_quota_us and cpu.cfs_period_us.
+    A quota of 2.5 cores counts as 2 (as in Ray): with three threads, all would be stopped together
+    for a sixth of the time, and each step waits for its slowest thread. Version 2 keeps the limit
+    in cpu.max, version 1 in cpu.cfs_quota_us and cpu.cfs_period_us.
     """
     for folder in groups(root, "cpu"):
         yield from _quota(folder)
 
 
 def groups(root: Path, controller: str) -> Iterator[Path]:
-    """Give the folders of the cgroups around this process where a controller's limits may stand.
+    """Yield the cgroup folders around this process that may hold a controller's limits.
 
     cgroups(7): the groups of a process are `hierarchy:controllers:path` in /proc/self/cgroup,
-    version 2 with no controllers. `root` is that of files.
+    version 2 with no controllers. `root` is the file system's.
     """
     listed, mounted = root / "proc/self/cgroup", root / "sys/fs/cgroup"
     for line in listed.read_text(encoding="utf-8").splitlines() if listed.exists() else ():
@@ -57,7 +57,7 @@ def groups(root: Path, controller: str) -> Iterator[Path]:
         if controllers and controller not in controllers.split(","):
             continue
         names = (controllers, controller) if controllers else ("", "unified")
-        # In a container the mount may begin at its own group, and the path at the machine's.
+        # In a container, the mount may begin at its own group, but the path at the machine's root.
         own = Path(path.lstrip("/"))
         yield from {mounted / name / part for name in names for part in (own, *own.parents)}
 

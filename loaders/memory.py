@@ -1,4 +1,4 @@
-"""Memory: what is free for this process, and what it keeps once it has it."""
+"""Memory: how much is free for this process, and whether freed memory is kept."""
 
 import ctypes
 import platform
@@ -10,7 +10,7 @@ import psutil
 
 from loaders.cores import groups
 
-# A limit of a cgroup (version 1) from here on is none: the kernel writes the largest it can say.
+# A limit of a cgroup (version 1) from here on means none: the kernel writes its largest number.
 _NO_LIMIT = 1 << 60
 
 # Parameters of mallopt (malloc.h of glibc).
@@ -18,19 +18,19 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 
 
 def keep_freed_memory() -> None:
-    """Let freed memory be used again in the place of giving it back to the kernel.
+    """Make the process reuse freed memory instead of giving it back to the kernel.
 
-    To be called once a process, at its start. glibc gives large blocks back as soon as they are
-    freed, and the kernel fills them with zeros when the next batch, volume or activation asks for
-    as much: 30000 page faults a step of a 3-D U-Net (16 to 128 channels, 64^3, batch 2), which
-    takes 8 % less CPU time without them, a batch of patches 20 to 30 % less, a volume from file to
-    store 10 % less, in the same memory (measured). One arena for all threads: what one frees
-    another takes up. Where there is no glibc nothing is done.
+    Call it once, when a process starts. glibc gives large blocks back as soon as they are freed,
+    and the kernel zeroes them again when the next batch, volume or activation needs as much. In a
+    3-D U-Net (16 to 128 channels, 64^3, batch 2) that costs 30000 page faults a step. Without them
+    the step takes 8 % less CPU time, a batch of patches 20 to 30 % less, and a volume from file to
+    store 10 % less, in the same memory (measured). All threads share one arena, so that each reuses
+    what another freed. Without glibc, nothing is done.
     """
     if (libc := _glibc()) is None:
         return
-    # Blocks of up to 1 GiB come from the heap (of 32 MiB, where glibc is older than 2.35 and takes
-    # no more), of which up to 2 GiB stay at its end, the most that an int says.
+    # Blocks of up to 1 GiB come from the heap (up to 32 MiB before glibc 2.35, which allows no
+    # more). Up to 2 GiB, the largest int, stay free at its end.
     for parameter, value in (
         (_MMAP_THRESHOLD, 1 << 25),
         (_MMAP_THRESHOLD, 1 << 30),
@@ -43,15 +43,15 @@ def keep_freed_memory() -> None:
 def usable_memory() -> int:
     """Return the bytes of memory that are free for this process and those that it starts.
 
-    The least of what is said: what the machine has left, and the limits of the process's cgroup and
-    of those around it (which containers and Slurm set). What is read from files and can be dropped
-    counts as free.
+    It is the smallest of what the machine has left and what the process's cgroup and the enclosing
+    ones (set by containers and Slurm) have left. Cached file contents that can be dropped count as
+    free.
     """
     return max(0, min([psutil.virtual_memory().available, *_left(Path("/"))]))
 
 
 def _left(root: Path) -> Iterator[int]:
-    """Give what each cgroup around this process has left of its limit, in bytes."""
+    """Yield what each cgroup around this process has left of its limit, in bytes."""
     for folder in groups(root, "memory"):
         for limit, usage, cache in (
             ("memory.max", "memory.current", "inactive_file"),
@@ -69,7 +69,7 @@ def _left(root: Path) -> Iterator[int]:
 
 
 def give_back_freed_memory() -> None:
-    """Give the kernel what is free all the same: before a peak is measured, say."""
+    """Return free memory to the kernel after all, for example before a peak is measured."""
     if (libc := _glibc()) is not None:
         libc.malloc_trim(0)
 

@@ -1,7 +1,7 @@
-"""What the answer of a case is, by task: one row each.
+"""What the answer of a case is: one row a task.
 
-How a case is scored stands in `bench.study.tasks`, what is shown of it in `results.tables.tasks`, a
-row each under the same names.
+`bench.study.tasks` has how a case is scored, and `results.tables.tasks` what is shown of it, in
+rows with the same names.
 """
 
 from collections.abc import Callable
@@ -15,12 +15,12 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Numbers:
-    """Answers of one number for each name in the meta's `classes`.
+    """Answers that are one number for each name in the meta's `classes`.
 
-    - `least`, `most`: how many names there can be; None: as many as classes.
-    - `fault(numbers)`: what is wrong with a case's numbers (k,), nan where one is missing; None:
+    - `least`, `most`: the allowed number of names; None: as many as classes.
+    - `fault(numbers)`: what is wrong with a case's numbers (k,), where nan is a missing one; None:
       nothing.
-    - `held(numbers)`: for which of its names (k,) a case counts.
+    - `held(numbers)`: for which of the names (k,) a case counts.
     """
 
     least: int
@@ -33,8 +33,8 @@ class Numbers:
 class Target:
     """The answer of a case as a store keeps it.
 
-    `masks`: it is a label map of the image's shape, kept as an array beside the image; else it is
-    kept in the table of cases: as `numbers` says, and where that is None as the number of a class.
+    If `masks`, it is a label map of the image's shape, kept as an array beside the image. Otherwise
+    the table of cases holds it: as `numbers` says or, if that is None, as the index of a class.
     """
 
     task: str
@@ -46,7 +46,7 @@ def _no_findings(numbers: Floats) -> str | None:
     known = numbers[np.isfinite(numbers)]
     if not np.isin(known, (0, 1)).all():
         strange = known[~np.isin(known, (0, 1))][0]
-        return f"a finding is {strange:g}; it is 0, 1 or missing"
+        return f"a finding is {strange:g}; it must be 0, 1 or missing"
     return None if len(known) else "none of its findings is known"
 
 

@@ -1,4 +1,4 @@
-"""Batches taken ahead: in a thread of their own, while the caller works with the one before."""
+"""Batches fetched ahead, in a thread of their own, while the caller works with the previous one."""
 
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,13 +8,13 @@ import torch
 
 from loaders.batches.torch_loader import Batch
 
-# targets (B, ...) -> what is made of them (B, ...)
+# targets (B, ...) -> values derived from them (B, ...)
 Derive = Callable[[torch.Tensor], torch.Tensor]
 T = TypeVar("T")
 
 
 def one_ahead(stream: Generator[T]) -> Generator[T]:
-    """Give what `stream` gives, at most one ahead; it is closed when this one is."""
+    """Yield what `stream` yields, at most one item ahead; closing this closes `stream`."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="ahead")
     try:
         following = pool.submit(next, stream, None)
@@ -27,7 +27,7 @@ def one_ahead(stream: Generator[T]) -> Generator[T]:
 
 
 def with_derived(stream: Generator[Batch], derive: Derive) -> Generator[Batch]:
-    """Give each batch with what `derive` makes of its targets, at most one ahead."""
+    """Yield each batch with `derived` computed from its targets, at most one batch ahead."""
 
     def derived() -> Generator[Batch]:
         try:

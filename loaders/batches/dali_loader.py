@@ -1,11 +1,11 @@
 """Batches by NVIDIA DALI: its operators cut the patch, flip it and scale its intensity.
 
-The only file that imports nvidia.dali, and that when it is used. DALI is handed the memory maps of
-whole volumes without a copy, so that only the pages of the patch are ever read, by its threads.
-(fn.readers.numpy can read a region too, but maps its file anew for each sample; that costs 12 to
-30 % more, measured on a CPU.) With a GPU the patch, or the box that a rotated one is read from, is
-cut on the host and goes over in the type that the store has; the device turns, flips and scales it.
-Noise, contrast and gamma are loaders.sampling.intensity's, on the device.
+This is the only file that imports nvidia.dali, and only when it is used. DALI gets the memory maps
+of whole volumes without a copy, so that its threads read only the pages of the patch.
+(fn.readers.numpy can read a region too, but maps its file again for each sample, which costs 12 to
+30 % more, measured on a CPU.) With a GPU, the patch, or the box from which a rotated one is read,
+is cut on the host and transferred in the store's type; the device rotates, flips and scales it.
+Noise, contrast and gamma come from loaders.sampling.intensity, on the device.
 """
 
 from collections import deque
@@ -29,8 +29,8 @@ from loaders.sampling.sampler import Draws
 from loaders.store.read import Store
 
 LAYOUT = {2: "CHW", 3: "CDHW"}
-# For the last axes, in their order: what fn.flip calls the axis, and what fn.crop_mirror_normalize
-# calls the size and the place of the crop along it.
+# For the last axes, in their order: the axis's name in fn.flip, and the names of the crop's size
+# and position along it in fn.crop_mirror_normalize.
 AXES = (
     ("depthwise", "crop_d", "crop_pos_z"),
     ("vertical", "crop_h", "crop_pos_y"),
@@ -39,14 +39,14 @@ AXES = (
 
 
 def dali_batches(request: Request) -> Generator[Batch]:
-    """Give the batches of a request; ImportError, at once, where there is no DALI.
+    """Yield the batches of a request; raises ImportError immediately if there is no DALI.
 
-    DALI works in the request's threads and is at most two batches ahead. On a CPU the batches are
+    DALI works in the request's threads and is at most two batches ahead. On a CPU, the batches are
     those of `torch_batches`, bit for bit; a GPU may round once where the CPU rounds twice.
 
-    DALI reads and augments in its threads, but a pipeline's own work in Python, about a millisecond
-    a batch, is done by whoever calls it (measured: a tenth of a small network's step): here by a
-    thread that is one batch ahead.
+    DALI reads and augments in its threads, but its caller does a pipeline's work in Python, about a
+    millisecond a batch (measured: a tenth of a small network's step): here a thread that is one
+    batch ahead.
     """
     _import_dali()
     return one_ahead(_stream(request))
@@ -55,9 +55,9 @@ def dali_batches(request: Request) -> Generator[Batch]:
 def _stream(request: Request) -> Generator[Batch]:
     store, recipe, device = request.store, request.sampler.recipe, request.device
     first, gpu = request.draw(0), device.type == "cuda"
-    # fn.crop_mirror_normalize cuts the patch as well. An operator of its own does it where that one
-    # cannot: where it would fill with what is already normalised, and on a GPU, to which the whole
-    # volume would have to go.
+    # fn.crop_mirror_normalize cuts the patch as well. A separate operator does it where that is
+    # impossible: where the fill would have to be normalised already, and on a GPU, to which the
+    # whole volume would have to be transferred.
     slices = gpu or recipe.translate > 0 or bool((store.shapes < first.patch).any())
     # On a CPU fn.warp_affine takes eight times as long as loaders.sampling.affine (measured): there
     # the rotated samples are written over what DALI made of them.
@@ -79,8 +79,8 @@ def _stream(request: Request) -> Generator[Batch]:
     pool = ThreadPoolExecutor(request.threads, thread_name_prefix="batches")
     try:
         for _ in range(request.batches):
-            # No copy here either: DALI gives its buffers away and does not write to them again. On
-            # a GPU they come in the order of the stream, without a wait for DALI's work.
+            # No copy here either: DALI hands its buffers over and does not write to them again. On
+            # a GPU they arrive in stream order, without waiting for DALI's work.
             stream = torch.cuda.current_stream(device) if gpu else None
             image, *mask = (from_dlpack(out.as_tensor()) for out in pipeline.run(stream))
             draws = in_use.popleft()[0]
@@ -93,14 +93,14 @@ def _stream(request: Request) -> Generator[Batch]:
             yield Batch(image, target)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        # What DALI has the garbage collector do, at a known time: its threads end here.
+        # DALI leaves this to the garbage collector; here its threads end at a known time.
         pipeline.__del__()
 
 
 def _finish(
     store: Store, draws: Draws, image: torch.Tensor, target: torch.Tensor, row: int
 ) -> None:
-    """Do to a sample on a CPU what DALI does not: by the code of the torch loader."""
+    """Do to a sample on a CPU what DALI does not, with the torch loader's code."""
     one = draws[row : row + 1]
     if draws.warped[row]:
         pixels, answer = gather(store, one)
@@ -110,15 +110,15 @@ def _finish(
 
 
 def pipeline_inputs(store: Store, draws: Draws, *, slices: bool, warps: bool) -> dict[str, Any]:
-    """Return one batch as `build_pipeline` takes it in, by the names that DALI's operators use."""
+    """Return one batch as the input of `build_pipeline`, by the names in DALI's operators."""
     axes = AXES[-len(draws.patch) :]
     inputs: dict[str, Any] = {"mean": draws.offset, "std": draws.unit}
     if warps:
-        # The flips are in the matrices.
+        # The matrices include the flips.
         where = boxes(draws, store.shapes[draws.case])
         inputs["start"] = where.low.astype(np.int32)
         inputs["shape"] = (where.high - where.low).astype(np.int32)
-        # DALI has the last axis first, and the middle of a voxel at one half.
+        # In DALI the last axis comes first, and a voxel's centre is at one half.
         linear, offset = where.maps[:, ::-1, -2::-1], where.maps[:, ::-1, -1:]
         offset = offset + 0.5 - linear.sum(axis=2, keepdims=True) / 2
         matrix = np.concatenate([linear, offset], axis=2)
@@ -129,13 +129,13 @@ def pipeline_inputs(store: Store, draws: Draws, *, slices: bool, warps: bool) ->
     if slices and not warps:
         inputs["start"] = draws.origin.astype(np.int32)
     elif not warps:
-        # DALI's way to place a crop: the share of the room that lies before it. Rounded to float32
-        # it still says which voxel, up to 2**22 of them along an axis.
+        # DALI places a crop by the share of the free room that is before it. Rounded to float32, it
+        # still identifies the voxel, up to 2**22 of them along an axis.
         room = np.maximum(store.shapes[draws.case] - draws.patch, 1)
         places = (draws.origin / room).T.astype(np.float32, order="C")
         inputs |= {axis[2]: place for axis, place in zip(axes, places, strict=True)}
     cases = draws.case.tolist()
-    # Whole arrays (C, *spatial) and (1, *spatial), each of its own size.
+    # Whole arrays (C, *spatial) and (1, *spatial), each with its own size.
     inputs["image"] = [np.asarray(store.image(case)) for case in cases]
     if store.meta.masked:
         inputs["mask"] = [np.asarray(store.mask(case))[None] for case in cases]
@@ -155,9 +155,9 @@ def build_pipeline(
     """Return the DALI pipeline that turns the `pipeline_inputs` of a batch into the batch.
 
     `feed(k)` gives the values of the k-th batch; `first`: draws of the same batch size and patch.
-    With `slices` an operator of its own cuts the patch. With `warps` every sample goes through
-    fn.warp_affine, which leaves those that are not rotated bit for bit as they are. Images come
-    out float32 (B, C, *patch), masks uint8 (B, 1, *patch).
+    With `slices`, a separate operator cuts the patch. With `warps`, every sample goes through
+    fn.warp_affine, which leaves those that are not rotated unchanged, bit for bit. Images come
+    out as float32 (B, C, *patch), masks as uint8 (B, 1, *patch).
     """
     dali = _import_dali()
     fn, types = dali.fn, dali.types
@@ -204,10 +204,10 @@ def build_pipeline(
                 patch = patch.gpu()
             if warps:
                 if name == "image" and store.image_type == np.uint16:
-                    # The one type that fn.warp_affine does not take.
+                    # The only type that fn.warp_affine does not accept.
                     patch = fn.cast(patch, dtype=types.FLOAT)
-                # It wants the channel last: a sequence, whose frames are the channels, of images of
-                # one channel.
+                # It needs the channel last: a sequence of one-channel images, whose frames are the
+                # channels.
                 patch = fn.expand_dims(patch, axes=[dims + 1], new_axis_names="K")
                 patch = fn.reinterpret(patch, layout=f"F{layout[1:]}C")
                 patch = fn.warp_affine(
@@ -227,8 +227,8 @@ def build_pipeline(
                 **scaling,
             )
             if flips:
-                # All axes in one pass, for which fn.crop_mirror_normalize knows too few: that its
-                # mirror takes one of them saves nothing (measured).
+                # All axes in one pass; fn.crop_mirror_normalize can mirror only one of them, which
+                # would save nothing (measured).
                 patch = fn.flip(patch, **{"horizontal": 0, **flips})
             outputs.append(patch)
         pipeline.set_outputs(*outputs)
@@ -242,6 +242,6 @@ def _import_dali() -> ModuleType:
     except ImportError as error:
         raise ImportError(
             f"NVIDIA DALI cannot be imported ({error}): set `loader: torch` in the study, which "
-            "gives the same batches, or install nvidia-dali-cuda130 (Linux alone has it)"
+            "gives the same batches, or install nvidia-dali-cuda130 (only for Linux)"
         ) from error
     return dali

@@ -1,7 +1,7 @@
-"""How often the training stream shows each class: what weights of classes are to be taken from.
+"""How often the training stream shows each class, from which class weights are computed.
 
-Not how often the training part holds it: resampled classes are drawn equally often, and patches on
-foreground show more of it than whole volumes do.
+This is not how often the training part holds it: resampled classes are drawn equally often, and
+patches on foreground show more of it than whole volumes do.
 """
 
 import math
@@ -13,16 +13,17 @@ from loaders.batches.torch_loader import gather
 from loaders.sampling.sampler import Sampler
 from loaders.store.read import Store
 
-# Patches whose voxels are counted, in whole epochs. Assumption: weights to a tenth or so.
+# Patches whose voxels are counted, in whole epochs: weights are accurate to about a tenth
+# (assumption).
 PATCHES = 256
 
 
 def class_counts(store: Store, sampler: Sampler) -> NDArray[np.float64]:
     """Return how often each class (n_classes,) is drawn, relative to the others.
 
-    Cases in classification, exactly. In segmentation voxels of the first epochs' patches, turned
-    and moved as they are; a class that none of them shows, though the training part holds it, has
-    its share of whole volumes. 0 for a class that the training part lacks.
+    In classification, cases are counted, exactly. In segmentation, voxels in the first epochs'
+    patches are counted, with their rotations and shifts; a class that none of them shows although
+    the training part holds it gets its share of whole volumes. 0: the training part lacks a class.
     """
     held: NDArray[np.float64] = store.class_counts[sampler.cases].sum(axis=0).astype(np.float64)
     if not store.meta.masked:
@@ -48,10 +49,10 @@ def _of_patches(
         if warped:
             labels = gather(store, draws[row : row + 1])[1]
         else:
-            # The mask alone is read; outside of the image is background.
+            # Only the mask is read; outside the image is background.
             box = tuple(map(slice, low[row], high[row]))
             labels = np.asarray(store.mask(int(draws.case[row])))[box]
-        # Voxels that are ignored have a label above those of the classes.
+        # Ignored voxels have a label above those of the classes.
         counts += np.bincount(labels.ravel(), minlength=classes)[:classes]
         counts[0] += math.prod(draws.patch) - labels.size
     return counts

@@ -1,7 +1,7 @@
-"""Batches by MONAI: its cache, its transforms and its DataLoader, given the same draws.
+"""Batches by MONAI: its cache, transforms and DataLoader, with the same draws.
 
-Volumes are kept whole in memory as float32 tensors, as MONAI's users keep them. The samples are
-those of `torch_batches` bit for bit where nothing is interpolated; rotated ones differ by rounding.
+Whole volumes are kept in memory as float32 tensors, as is usual with MONAI. The samples are those
+of `torch_batches`, bit for bit if nothing is interpolated; rotated ones differ by rounding.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -27,19 +27,19 @@ from loaders.sampling.intensity import alter
 from loaders.sampling.sampler import Draws, Indices, Sampler
 from loaders.store.read import Store
 
-# What CacheDataset may hold; the cases beyond are read anew each time. An assumption: enough for
-# the stores of the ready studies, and little beside the memory of a machine that trains.
+# The limit of CacheDataset; further cases are read again each time. It is enough for the stores of
+# the ready studies, and small compared with the memory of a training machine (assumption).
 CACHE_BYTES = 4 * 2**30
 
 
 def monai_batches(request: Request) -> Generator[Batch]:
-    """Give the batches of a request: each of its threads has a DataLoader of its own.
+    """Yield the batches of a request: each of its threads has a DataLoader of its own.
 
-    The k-th DataLoader makes every threads-th batch, from the k-th on.
+    The k-th DataLoader makes every threads-th batch, starting at the k-th.
     """
     threads, device = request.threads, request.device
-    # Not ThreadDataLoader: where a sample raises, its thread dies and the stream ends as if that
-    # were all; and its thread workers reseed torch's generator, which the training draws from.
+    # Not ThreadDataLoader: if a sample raises, its thread dies and the stream ends as if it were
+    # complete; and its workers reseed torch's generator, which the training uses.
     dataset = _Samples(request.store, request.sampler, threads)
     loaders = [
         iter(
@@ -47,7 +47,7 @@ def monai_batches(request: Request) -> Generator[Batch]:
                 dataset,
                 batch_sampler=_Batches(request.positions, range(first, request.batches, threads)),
                 num_workers=0,
-                # Else it draws from torch's own, which the training draws from.
+                # Otherwise it would draw from torch's generator, which the training uses.
                 generator=torch.Generator().manual_seed(0),
             )
         )
@@ -55,7 +55,7 @@ def monai_batches(request: Request) -> Generator[Batch]:
     ]
     pool = ThreadPoolExecutor(threads, thread_name_prefix="batches")
     try:
-        # One batch of each loader ahead, and never two jobs of one.
+        # One batch of each loader ahead, and never two jobs for one loader.
         ahead = [pool.submit(next, loader, None) for loader in loaders]
         for nth in islice(cycle(range(threads)), request.batches):
             batch: Any = ahead[nth].result()
@@ -94,13 +94,13 @@ class _Cases(Sequence[dict[str, Any]]):
 
 
 class _Samples(Dataset[dict[str, Any]]):
-    """Sample by position in the stream, as torch's DataLoader asks for them: a batch at once."""
+    """Samples by position in the stream, a batch at once, as torch's DataLoader requests them."""
 
     def __init__(self, store: Store, sampler: Sampler, threads: int) -> None:
         self.store, self.sampler, self.fill = store, sampler, fill_of(store)
         cases = np.unique(sampler.cases)
         self.place = {case: place for place, case in enumerate(cases.tolist())}
-        # Of float32 images and uint8 masks.
+        # For float32 images and uint8 masks.
         voxels = store.shapes[cases].prod(axis=1)
         sizes = voxels * (4 * len(store.meta.channels) + store.meta.masked)
         tensors = EnsureType(track_meta=False)
@@ -133,13 +133,13 @@ class _Samples(Dataset[dict[str, Any]]):
 
 
 def _cut(whole: Tensor, draws: Draws, row: int, fill: float, mode: str) -> Tensor:
-    """Return a patch (C, *patch) of a whole image, flipped; for MONAI 0 is what lies outside."""
+    """Return a patch (C, *patch) of a whole image, flipped; MONAI takes 0 outside the image."""
     patch, shape = np.array(draws.patch), np.array(whole.shape[1:])
     origin = draws.origin[row]
     low = np.clip(origin, 0, shape)
     high = np.clip(origin + patch, low, shape)
     if draws.warped[row]:
-        # From the middle of the patch to the middle of the image.
+        # From the centre of the patch to the centre of the image.
         affine = np.eye(len(patch) + 1)
         affine[:-1, :-1] = draws.matrix[row]
         affine[:-1, -1] = origin + (patch - 1) / 2 - (shape - 1) / 2
@@ -153,7 +153,7 @@ def _cut(whole: Tensor, draws: Draws, row: int, fill: float, mode: str) -> Tenso
         cut: Any = turn(whole - fill)
         cut += fill
     elif (low == high).any():
-        # Nothing of the image: an empty crop is one voxel wide to MONAI.
+        # No part of the image: for MONAI an empty crop is one voxel wide.
         cut = torch.full((len(whole), *draws.patch), fill, dtype=whole.dtype)
     else:
         cut = SpatialCrop(roi_start=low, roi_end=high)(whole)
@@ -163,6 +163,6 @@ def _cut(whole: Tensor, draws: Draws, row: int, fill: float, mode: str) -> Tenso
     axes = np.flatnonzero(draws.flip[row]).tolist()
     if axes:
         cut = Flip(spatial_axis=axes)(cut)
-    # Transforms make MetaTensors, which would cost at every operation from here on.
+    # Transforms return MetaTensors, which would slow every later operation.
     plain: Tensor = convert_to_tensor(cut, track_meta=False)
     return plain

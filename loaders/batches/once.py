@@ -1,9 +1,9 @@
-"""Each batch is made once: by whoever of a machine's processes wants it first.
+"""Each batch is made once, by the first of a machine's processes that needs it.
 
-All combinations of a fold and seed see the same samples, order and draws, so that trials side by
-side want the same batches. One that is on the shelf is copied from there; one that is not is made
-and put there. While another process makes the batch that is wanted, this one makes the next that
-nobody does. There is no process that makes batches for the others: none to wait for, none to die.
+All combinations of a fold and seed see the same samples, order and draws, so trials side by side
+need the same batches. A batch on the shelf is copied from there; any other is made and put there.
+While another process makes the batch that is needed, this one makes the next that nobody is making.
+No process makes batches only for others, so none must be waited for and none can die.
 """
 
 import hashlib
@@ -20,24 +20,24 @@ from loaders.batches.shelf import Arrays, Found, Key, Layout, Shelf, ShelfError,
 
 log = logging.getLogger("medopt.loaders")
 
-# After so many batches it is decided whether they are worth sharing, and where making one takes
-# less than this share of the step, they are not. Assumption.
+# After this many batches it is decided whether sharing is worthwhile; it is not if making a batch
+# takes less than this share of the step (assumptions).
 SURE, CHEAP = 16, 0.02
-# How far ahead of what is wanted one makes batches while another makes that. Assumption.
+# How far ahead batches are made while another process makes the one needed (assumption).
 AHEAD = 8
-# A batch is waited for as long as making so many takes, and not for less than this. Assumption: the
-# rest of a maker's time is other trials', since cores are shared.
+# A batch is waited for as long as making this many takes, and at least this long (assumptions): the
+# rest of its maker's time belongs to other trials, since cores are shared.
 PATIENCE, PATIENCE_SEC = 4, 0.5
-# After how long one looks first whether it is there. Assumption.
+# The delay before the first look whether it is there (assumption).
 LOOK_SEC = 1e-3
 
 
 class Once:
     """The batches of a request, from a shelf or made by `make(batch)`, in numpy.
 
-    The same numbers whoever made them; where the shelf cannot be used, and where sharing is not
-    worth it, `make` gives all (`on` says which). `taken` counts the batches that lay there.
-    `made` those that were made here, for whom it may be. Called by the threads of a loader.
+    The numbers are the same whoever made them. If the shelf cannot be used, or sharing is not
+    worthwhile, `make` makes all batches (then `on` is False). `taken` counts the batches found on
+    the shelf, `made` those made here for any process. A loader's threads call it.
     """
 
     def __init__(self, shelf: Shelf, request: Request, make: Callable[[int], Arrays]) -> None:
@@ -47,7 +47,7 @@ class Once:
         self._ahead = min(AHEAD, shelf.bytes // (2 * max(bytes_of(self._layout), 1)))
         self.on = self._ahead > 0
         self.taken = self.made = 0
-        # Seconds: to make a batch, to copy one there or back, of a step.
+        # Seconds: to make a batch, to copy one to or from the shelf, of a step.
         self._making: deque[float] = deque(maxlen=SURE)
         self._copying: deque[float] = deque(maxlen=SURE)
         self._steps: list[float] = []
@@ -58,17 +58,17 @@ class Once:
             try:
                 return self._found(batch)
             except ShelfError as error:
-                log.warning("a trial shares no more batches: the shelf cannot be used: %s", error)
+                log.warning("a trial stops sharing batches: the shelf cannot be used: %s", error)
                 self.on = False
         self.made += 1
         return self._make(batch)
 
     def close(self) -> None:
-        """Write into the log how many batches others had made: what times of loading mean."""
+        """Log how many batches others made, which is needed to interpret loading times."""
         log.info("%d batches were made by others, %d here", self.taken, self.made)
 
     def stepped(self, seconds: float) -> None:
-        """Note how long the work with a batch took; decides, once, whether to go on sharing."""
+        """Record how long the work with a batch took; decides once whether to continue sharing."""
         if not self.on or len(self._steps) == SURE:
             return
         self._steps.append(seconds)
@@ -87,7 +87,7 @@ class Once:
                 return self._noted(found, thread_time() - begun)
             if self._shelf.claim(key, self._patience()):
                 return self._made(batch, key)
-            # Each look costs CPU seconds that the maker may need: the longer, the rarer.
+            # Each look costs CPU time that the maker may need: looks become rarer.
             if pause > LOOK_SEC or not self._meanwhile(batch):
                 sleep(pause)
                 pause = min(2 * pause, PATIENCE_SEC / 10)
@@ -110,7 +110,7 @@ class Once:
         return arrays
 
     def _meanwhile(self, batch: int) -> bool:
-        """Make the next batch that nobody makes; return whether there was one."""
+        """Make the next batch that nobody is making; return whether there was one."""
         for following in range(batch + 1, min(batch + 1 + self._ahead, self._request.batches)):
             key = self._key(following)
             if self._shelf.claim(key, self._patience()):
@@ -123,14 +123,14 @@ class Once:
         return max(PATIENCE * longest, PATIENCE_SEC)
 
     def _key(self, batch: int) -> Key:
-        """Return the name of a batch: of what decides it, and of its places in the stream."""
+        """Return the key of a batch, made from what decides it and its positions in the stream."""
         said = self._about + self._request.positions(batch).tobytes()
         digest = hashlib.blake2b(said, digest_size=16).digest()
         return int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
 
 
 def about(request: Request) -> bytes:
-    """Return a hash of all that decides the batches of a request but their positions."""
+    """Return a hash of everything that decides the batches of a request except their positions."""
     store = request.store
     digest = hashlib.sha256(store.content_hash.encode())
     digest.update(request.sampler.digest())

@@ -1,4 +1,4 @@
-"""What is asked of a loader: which batches of which store, for which rank, by how many threads."""
+"""Requests to a loader: which batches of which store, for which rank, with how many threads."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 class Request:
     """A stream of `batches` global batches from position `start` on, for one rank.
 
-    `batch_size` is the global one; rank and world are in `shard`, and `chunks` is in how many parts
-    a batch goes through the network. `threads` threads prepare batches for `device`. `shelf` is
-    where processes of this machine leave batches for one another, None: they do not; a loader that
-    cannot be asked for one batch by itself makes its own all the same. Raises ValueError where the
-    arguments give no batch, here rather than in a thread.
+    `batch_size` is the global one, `shard` is (rank, world), and `chunks` is the number of parts in
+    which a batch goes through the network. `threads` threads prepare batches for `device`. On
+    `shelf`, processes of this machine share batches (None: they do not); a loader that cannot make
+    single batches ignores it. Raises ValueError if the arguments give no batch, here rather than in
+    a thread.
     """
 
     store: Store
@@ -36,7 +36,7 @@ class Request:
     shelf: "Shelf | None" = None
 
     def __post_init__(self) -> None:
-        """Refuse what would fail at the first batch."""
+        """Raise errors that would otherwise occur at the first batch."""
         fill_of(self.store)
         self.positions(0)
 
@@ -56,7 +56,7 @@ class Request:
 
 
 def fill_of(store: Store) -> float:
-    """Return the raw value outside the image; raises ValueError where no voxel could have it."""
+    """Return the raw value outside the image; raises ValueError if no voxel can have it."""
     fill = store.meta.fill
     kind = store.image_type
     if kind.kind in "iu" and not (

@@ -1,17 +1,17 @@
-"""A shelf: memory in which the processes of a machine leave batches for one another.
+"""A shelf: memory in which the processes of a machine share batches.
 
-Two files without names (memfd_create(2)): they take memory as they fill, are not of /dev/shm and
-its size, and are gone with the last process that has them open, however that one ends. One is a
-ring of bytes, in which the newest arrays take the place of the oldest; in the other stand entries,
-which say where. Only who holds the lock changes either; the kernel takes it from a process that
-dies (fcntl(2), record locks). An entry is shown once its arrays are written, and hidden before
-anything is written over them, so nobody ever sees half of one.
+It consists of two files without names (memfd_create(2)). They take memory as they fill, do not
+count towards the size of /dev/shm, and vanish with the last process that has them open, however it
+ends. One is a ring of bytes, in which the newest arrays replace the oldest; the other holds entries
+with their places. Only the holder of the lock changes either; the kernel releases the lock of a
+process that dies (fcntl(2), record locks). An entry becomes visible once its arrays are written,
+and is hidden before anything overwrites them, so nobody ever sees a partial one.
 
-Large arrays are not copied: who takes them has pages of his own of what is there (mmap(2), private:
-what he writes is his alone) and a pin on it, which those who write go round. A process has a seat
-while it lives, by a lock too, so that the pins of a dead one are known and taken away.
+Large arrays are not copied: a reader maps private pages (mmap(2), so its writes stay its own) and
+pins them, and writers skip pinned bytes. A process holds a seat while it lives, by a lock too, so
+that the pins of a dead process are recognized and removed.
 
-Nobody waits for long: for the lock LOCK_SEC, for what another makes until its claim runs out.
+Nobody waits for long: LOCK_SEC for the lock, and for another's batch until its claim expires.
 """
 
 import fcntl
@@ -35,56 +35,56 @@ from loaders.memory import usable_memory
 
 log = logging.getLogger("medopt.loaders")
 
-# Of the memory that is free, what a shelf may take: half of what trials side by side leave (four
-# fifths are theirs, bench.training.room). Assumption.
+# The share of free memory that a shelf may take: half of what trials side by side leave (four
+# fifths are theirs, bench.training.room). An assumption.
 SHARE = 0.1
-# A lock is held while some MB are written: milliseconds. Whoever has it for longer is stopped, or
-# swapped out. Assumption.
+# A lock is held while some MB are written: milliseconds. A process that holds it longer is stopped
+# or swapped out (assumption).
 LOCK_SEC = 1.0
 _LOOK_SEC = 2e-4
-# Processes that may have pins, and how many each: others, and more, are copies. Assumption.
+# The most processes with pins, and pins of each; beyond them, arrays are copied (assumptions).
 _SEATS, _PINS = 64, 16
-# Smaller arrays are copied in less time than pages are mapped. Assumption.
+# Copying smaller arrays takes less time than mapping pages (assumption).
 _PINNED_BYTES = 1 << 18
-# Bytes of a ring for each entry, and how many entries there are at most: they are searched whole.
+# Bytes of a ring per entry, and the most entries: a search goes through all of them.
 _BYTES_AN_ENTRY, _FEWEST, _MOST = 1 << 14, 64, 1 << 14
-# Arrays begin at multiples of it: a line of a cache. Those of an entry lie together, on pages.
+# Arrays begin at multiples of this, a cache line. Those of an entry are contiguous, on pages.
 _ALIGNED = 64
-# The header: entries, bytes of the ring, bytes that were ever given out, entries that ever were.
-# Then come the pins, from where to where. Byte 0 is locked by who reads or changes anything, the
-# byte of a seat behind it by whose seat it is.
+# The header: entries, bytes of the ring, bytes and entries ever allocated. Then come the pins, each
+# with start and end. Whoever reads or changes anything locks byte 0; the bytes after it are seats,
+# each locked by its process.
 _HEADER = 8
 _PIN_WORDS = 2 * _SEATS * _PINS
 _COLUMNS = 6
 
 Key: TypeAlias = tuple[int, int]
 Arrays: TypeAlias = list[NDArray[Any]]
-# The paths of both files.
+# The paths of the two files.
 Paths: TypeAlias = tuple[str, str]
 # The shape and type of each array.
 Layout: TypeAlias = Sequence[tuple[tuple[int, ...], np.dtype[Any]]]
 
 
 class ShelfError(Exception):
-    """A shelf cannot be used, and why; what belongs on it can be made all the same."""
+    """The reason why a shelf cannot be used; its batches can still be made."""
 
 
 class Found(NamedTuple):
-    """Arrays from a shelf, the caller's to keep, and the seconds that it took to make them."""
+    """Arrays from a shelf, which the caller may keep, and the seconds that making them took."""
 
     arrays: Arrays
     seconds: float
 
 
 class Shelf:
-    """A shelf as one process uses it, from any of its threads; open each once a process.
+    """A shelf in one process, for all its threads; open each once per process.
 
-    Keys are 128 bits, and say what the arrays are: one key is never of two contents. Methods raise
-    ShelfError where the shelf cannot be used, as where a process that was stopped has the lock.
+    Keys have 128 bits and identify the arrays: a key never has two contents. Methods raise
+    ShelfError if the shelf cannot be used, such as when a stopped process holds the lock.
     """
 
     def __init__(self, paths: Paths) -> None:
-        """Open what `made_shelf` made; raises OSError where there is none."""
+        """Open what `made_shelf` made; raises OSError if there is none."""
         self._file, self._ring = (os.open(path, os.O_RDWR | os.O_CLOEXEC) for path in paths)
         self._identity = self._files()
         self._process = os.getpid()
@@ -92,7 +92,7 @@ class Shelf:
         entries, size = np.frombuffer(os.pread(self._file, 16, 0), dtype=np.int64).tolist()
         self.bytes: int = size
         whole = np.frombuffer(mmap.mmap(self._file, _index_bytes(entries)), dtype=np.uint64)
-        # Bytes that were ever given out, and entries: both only grow.
+        # Bytes and entries ever allocated: both only grow.
         self._given, self._entered = whole[2:3], whole[3:4]
         pins, rest = np.split(whole[_HEADER:], [_PIN_WORDS])
         self._pins = pins.reshape(_SEATS, _PINS, 2)
@@ -102,7 +102,8 @@ class Shelf:
             self._pins[self._seat] = 0
         columns = rest[: _COLUMNS * entries].reshape(_COLUMNS, entries)
         self._low, self._high, self._start, self._size = columns[:4]
-        # Until when (CLOCK_MONOTONIC, one for all processes) somebody makes it; inf: it is there.
+        # The time (CLOCK_MONOTONIC, common to all processes) until which a process makes the entry;
+        # inf: it is there.
         self._until = columns[4].view(np.float64)
         self._seconds = columns[5].view(np.float64)
 
@@ -112,7 +113,7 @@ class Shelf:
         os.close(self._ring)
 
     def take(self, key: Key, layout: Layout) -> Found | None:
-        """Return what stands under a key, None where nothing does (any more)."""
+        """Return the arrays of a key, None if there are none (any more)."""
         with self._held():
             row = self._row(key)
             if row is None or not self._there(row):
@@ -131,11 +132,11 @@ class Shelf:
                 _read(self._ring, array, where)
                 where += _aligned(array.nbytes)
         with self._held():
-            # Written over in the meantime?
+            # It may have been overwritten in the meantime.
             return Found(arrays, seconds) if self._stands(start) else None
 
     def _pinned(self, start: int, size: int) -> int | None:
-        """Keep others from writing over an entry; return the number of the pin, None: copy it."""
+        """Keep others from overwriting an entry; return the number of the pin, None: copy it."""
         if size < _PINNED_BYTES or not self._free_pins:
             return None
         pin = self._free_pins.popleft()
@@ -144,13 +145,13 @@ class Shelf:
         return pin
 
     def _unpin(self, pin: int) -> None:
-        # A copy of the process, forked, lets go of its own pages alone.
+        # A forked copy of the process releases only its own pages.
         if os.getpid() == self._process:
             self._pins[self._seat, pin, 1] = 0
             self._free_pins.append(pin)
 
     def _viewed(self, at: int, size: int, layout: Layout, pin: int) -> Arrays:
-        """Return arrays on pages of the ring, which stay as they are while an array is there."""
+        """Return arrays on pages of the ring, which stay unchanged while an array exists."""
         try:
             pages = mmap.mmap(
                 self._ring,
@@ -171,9 +172,9 @@ class Shelf:
         return arrays
 
     def claim(self, key: Key, seconds: float) -> bool:
-        """Return whether the caller is to make what belongs under a key; others wait so long.
+        """Return whether the caller should make the arrays of a key; others wait for `seconds`.
 
-        False where it stands there, or another makes it.
+        False if they are there, or another process is making them.
         """
         with self._held():
             row = self._row(key)
@@ -185,7 +186,7 @@ class Shelf:
             return True
 
     def put(self, key: Key, arrays: Arrays, seconds: float) -> None:
-        """Put arrays under a key, in the place of the oldest; what has no room is left out."""
+        """Store arrays under a key in place of the oldest; arrays without room are left out."""
         size = _pages(sum(_aligned(array.nbytes) for array in arrays))
         with self._held():
             row = self._row(key)
@@ -197,7 +198,7 @@ class Shelf:
             start = self._place(size)
             if start is None:
                 return
-            # From here on nobody takes what stood there.
+            # From here on, nobody takes the arrays that were there.
             self._given[0] = start + size
             where = start % self.bytes
             for array in arrays:
@@ -207,9 +208,9 @@ class Shelf:
             self._until[row] = math.inf
 
     def _place(self, size: int) -> int | None:
-        """Return where in the ring the next bytes go, past what is pinned; None: there is no room.
+        """Return where the next bytes go, past pinned ones; None: there is no room.
 
-        In bytes that were ever given out: places in the ring are the remainder.
+        The place is counted in bytes ever allocated; the place in the ring is the remainder.
         """
         given = start = int(self._given[0])
         pinned = self._pinned_by_the_living()
@@ -254,17 +255,17 @@ class Shelf:
     def _held(self) -> Iterator[None]:
         until = monotonic() + LOCK_SEC
         if not self._lock.acquire(timeout=LOCK_SEC):
-            raise ShelfError(f"another thread has had its lock for {LOCK_SEC:g} s")
+            raise ShelfError(f"another thread has held its lock for {LOCK_SEC:g} s")
         try:
             with _told():
                 if os.getpid() != self._process:
-                    raise ShelfError("this process is a copy of the one that opened it")
-                # A user's code may close every descriptor, and another file get the number.
+                    raise ShelfError("this process was forked from the one that opened it")
+                # A user's code may close every descriptor, and another file may get the number.
                 if self._files() != self._identity:
                     raise ShelfError("its file was closed")
                 while not self._locked(0):
                     if monotonic() > until:
-                        raise ShelfError(f"another process has had its lock for {LOCK_SEC:g} s")
+                        raise ShelfError(f"another process has held its lock for {LOCK_SEC:g} s")
                     sleep(_LOOK_SEC)
                 try:
                     yield
@@ -287,10 +288,10 @@ class Shelf:
 
 @contextmanager
 def made_shelf(size: int) -> Iterator[Paths | None]:
-    """Make a shelf of so many bytes; give the paths by which this machine's processes open it.
+    """Make a shelf of `size` bytes; yield the paths by which this machine's processes open it.
 
-    Only those of the same user, while the block lasts; whoever has it open by then keeps it. None
-    where the system has no such files: Linux alone has.
+    Only processes of the same user can open it, while the block lasts; those that have it open then
+    keep it. None if the system has no such files: only Linux does.
     """
     size -= size % mmap.PAGESIZE
     entries = min(max(size // _BYTES_AN_ENTRY, _FEWEST), _MOST)
@@ -305,14 +306,14 @@ def made_shelf(size: int) -> Iterator[Paths | None]:
             with Path(paths[0]).open("r+b") as index:
                 index.write(np.array([entries, size], np.int64).tobytes())
         except (AttributeError, OSError) as error:
-            log.info("trials side by side share no batches: %s", error)
+            log.info("trials side by side do not share batches: %s", error)
             yield None
             return
         yield paths[0], paths[1]
 
 
 def size_by_memory() -> int:
-    """Return the bytes that a shelf may have: a share of the memory that is free."""
+    """Return the bytes that a shelf may have: a share of the free memory."""
     return int(SHARE * usable_memory())
 
 
@@ -341,7 +342,7 @@ def _told() -> Iterator[None]:
         raise ShelfError(str(error)) from error
 
 
-# Not through a mapping of all: what a process has mapped counts as memory of its trial.
+# Not through a mapping of the whole file: mapped pages count as memory of the trial.
 def _read(file: int, array: NDArray[Any], where: int) -> None:
     left = array.reshape(-1).view(np.uint8).data
     while len(left):

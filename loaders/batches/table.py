@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class LoaderRow:
     """A way to turn a store and a sampler into batches on a device.
 
-    `batches(request)` gives exactly the batches that are asked for. Every loader gives the same
-    ones, to the bit but where `rounds(recipe, device)` says so of a kind of device, cpu or cuda.
+    `batches(request)` yields exactly the requested batches. All loaders yield the same ones, bit
+    for bit unless `rounds(recipe, device)` is true for a kind of device, cpu or cuda.
     """
 
     name: str
@@ -38,9 +38,9 @@ class LoaderRow:
     ) -> AbstractContextManager[Iterator["Batch"]]:
         """Open a stream of batches: a context manager over their iterator.
 
-        `asked` are the other fields of a loaders.batches.request.Request. With `derive` each batch
-        has what it makes of the targets, made while the caller works with the batch before. Raises
-        ValueError, and ImportError where the loader's package is missing.
+        `asked` are the other fields of a loaders.batches.request.Request. With `derive`, each batch
+        has values derived from its targets while the caller works with the previous batch. Raises
+        ValueError, and ImportError if the loader's package is missing.
         """
         from loaders.batches.request import Request
 
@@ -82,12 +82,12 @@ LOADERS: dict[str, LoaderRow] = {
             summary="NVIDIA DALI: reads patches and augments in its own threads, or on the GPU",
             batches=_dali,
             available=_has_dali,
-            # On a GPU it rounds once where a CPU rounds twice, and warps by its own operator.
+            # On a GPU it rounds once where a CPU rounds twice, and warps with its own operator.
             rounds=lambda _recipe, device: device == "cuda",
         ),
         LoaderRow(
             name="torch",
-            summary="numpy and torch alone: the same batches wherever DALI has no wheel",
+            summary="numpy and torch only: the same batches where DALI has no wheel",
             batches=_torch,
             available=lambda: True,
             rounds=lambda _recipe, _device: False,
@@ -97,18 +97,18 @@ LOADERS: dict[str, LoaderRow] = {
             summary="MONAI's cache, transforms and DataLoader: whole volumes in memory",
             batches=_monai,
             available=lambda: find_spec("monai") is not None,
-            # It interpolates by its own operator.
+            # It interpolates with its own operator.
             rounds=lambda recipe, _device: recipe.warps,
         ),
     )
 }
 
-# By device, the fastest first. On CPU cores ours by torch alone takes two thirds of DALI's time or
-# less in every case (measured, LOG.md); on a GPU DALI augments on the device (an assumption: nobody
-# has measured it here).
+# By device, the fastest first. On CPU cores, our torch loader takes two thirds of DALI's time or
+# less in every case (measured, LOG.md); on a GPU, DALI augments on the device (an assumption, not
+# measured here).
 FASTEST = {"cpu": ("torch", "dali", "monai"), "cuda": ("dali", "torch", "monai")}
 
 
 def fastest_loader(device: str) -> str:
-    """Return the loader that `loader: auto` takes on a kind of device, cpu or cuda."""
+    """Return the loader that `loader: auto` chooses for a kind of device, cpu or cuda."""
     return next(name for name in FASTEST[device] if LOADERS[name].available())

@@ -1,4 +1,4 @@
-"""Batches by numpy and torch alone: only the patch is read, and it is flipped while it is copied.
+"""Batches by numpy and torch only: just the patch is read, and it is flipped while it is copied.
 
 DALI (loaders/batches/dali_loader.py) gives the same batches bit for bit on a CPU.
 """
@@ -25,20 +25,20 @@ from loaders.sampling.sampler import Draws
 from loaders.store.read import Store
 
 _Index: TypeAlias = "tuple[slice | EllipsisType, ...]"
-# Batches made at once, for each thread: so that none waits long for another;
-# and no more than so many bytes, since what leaves a core's cache is slower to use (measured).
+# Batches made at once per thread, so that no thread waits long for another; and the most bytes of
+# them, since data that leave a core's cache are slower to use (measured).
 _AHEAD = 8
 _AHEAD_BYTES = 1 << 25
 _FLIPS = {False: slice(None), True: slice(None, None, -1)}
 
 
 class Batch(NamedTuple):
-    """Samples on the device, the caller's to keep.
+    """Samples on the device, which the caller may keep.
 
     `image` (B, C, *patch) float32. `target`: the class (B,) int64, the numbers (B, n) float32
     of a set of several findings, nan where one is missing, or the label map (B, *patch) uint8 of a
-    segmentation set, 0 outside the image. `derived` (B, ...): what was asked to be made
-    of the targets (loaders.batches.ahead), else None.
+    segmentation set, 0 outside the image. `derived` (B, ...): values derived from the targets
+    (loaders.batches.ahead), else None.
     """
 
     image: torch.Tensor
@@ -49,8 +49,8 @@ class Batch(NamedTuple):
 def gather(store: Store, draws: Draws) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """Return the samples of `draws`: image and target as in Batch, in numpy.
 
-    Reads the patches alone from the memory maps. Raises ValueError where the store's fill is no
-    value of its image type, StoreError where an array cannot be read.
+    Reads only the patches from the memory maps. Raises ValueError if the store's image type cannot
+    hold its fill, StoreError if an array cannot be read.
     """
     n, channels, patch = len(draws), draws.offset.shape[1], draws.patch
     columns = (..., *[None] * len(patch))
@@ -60,7 +60,7 @@ def gather(store: Store, draws: Draws) -> tuple[NDArray[np.float32], NDArray[Any
     fill = np.float32(fill_of(store))
     image = np.empty((n, channels, *patch), dtype=np.float32)
     mask = np.zeros((n, *patch), dtype=np.uint8) if store.meta.masked else None
-    # The part of each patch that lies inside its image.
+    # The part of each patch that is inside its image.
     low = np.maximum(draws.origin, 0)
     high = np.maximum(np.minimum(draws.origin + patch, store.shapes[draws.case]), low)
     whole = (high - low == patch).all(axis=1)
@@ -103,14 +103,14 @@ def gather(store: Store, draws: Draws) -> tuple[NDArray[np.float32], NDArray[Any
 
 
 def torch_batches(request: Request) -> Generator[Batch]:
-    """Give the batches of a request.
+    """Yield the batches of a request.
 
-    Where a GPU or cores are left to others, batches are prepared while steps go on, at most
-    threads + 1 ahead; where a step has every core, several at once when they have run out, while
-    nothing else goes on. There each core waits for the slowest, and a thread beside them stops them
-    all: 13 ms of loading, in CPU time, added 20 ms to each step on two cores, and adds 8 ms between
-    the steps (measured). What goes wrong in a batch is raised at that batch. With a shelf, a batch
-    is made by one of the processes that share it.
+    If steps run on a GPU or leave cores free, batches are prepared during steps, at most threads +
+    1 ahead. If a step uses every core, several are prepared at once when they have run out, between
+    steps: in a step each core waits for the slowest, so an additional thread delays them all. 13 ms
+    of loading, in CPU time, added 20 ms to each step on two cores, but add 8 ms between steps
+    (measured). An error in a batch is raised at that batch. With a shelf, a batch is made by one of
+    the processes that share it.
     """
     store, threads, device = request.store, request.threads, request.device
     patch = request.sampler.recipe.patch
@@ -124,7 +124,7 @@ def torch_batches(request: Request) -> Generator[Batch]:
 
     once = None
     if request.shelf is not None:
-        from loaders.batches.once import Once  # Unix alone has its locks
+        from loaders.batches.once import Once  # only Unix has its locks
 
         once = Once(request.shelf, request, gathered)
     made = once or gathered
@@ -143,7 +143,7 @@ def torch_batches(request: Request) -> Generator[Batch]:
             elif threads > 1 and not ahead:
                 ahead.extend(islice(tasks, at_once))
                 wait(ahead)
-            # One thread that would be waited for is the caller's own.
+            # The caller would wait for a single thread, so it does the work itself.
             image, target, _ = ahead.popleft().result() if ahead else prepare(batch)
             given = perf_counter()
             yield Batch(sent(image, device), sent(target, device))

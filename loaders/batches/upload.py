@@ -1,4 +1,4 @@
-"""Batches on their way to a GPU: from memory that it reads by itself, while the host goes on."""
+"""Transfer of batches to a GPU from memory that it reads directly, while the host continues."""
 
 from typing import Any
 
@@ -7,24 +7,24 @@ import torch
 
 
 def ready_for(device: torch.device, array: np.ndarray[Any, Any]) -> torch.Tensor:
-    """Return an array as a tensor that `sent` can take over at once.
+    """Return an array as a tensor that `sent` can transfer immediately.
 
-    For a GPU that is a copy in page-locked memory, which torch keeps for the next one. This is the
-    slow half, and a loader's thread may do it.
+    For a GPU this is a copy in page-locked memory, which torch reuses. This is the slow half, and a
+    loader's thread may do it.
     """
     tensor = torch.from_numpy(array)
     return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return a tensor made by `ready_for` on the device, without a wait.
+    """Return a tensor made by `ready_for` on the device, without waiting.
 
-    The copy stands in the stream of the device's work, before whatever is asked of it next. torch
-    lends page-locked memory to nobody else before the copy is done.
+    The copy is queued in the device's stream, before any later work. torch does not reuse the
+    page-locked memory before the copy is done.
     """
     return tensor.to(device, non_blocking=True)
 
 
 def uploaded(array: np.ndarray[Any, Any], device: torch.device) -> torch.Tensor:
-    """Return an array on the device, without a wait for its work."""
+    """Return an array on the device, without waiting for the device's work."""
     return sent(ready_for(device, array), device)

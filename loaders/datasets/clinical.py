@@ -1,9 +1,9 @@
-"""Clinical columns of a table (age, sex, ...) as numbers, and the columns that nobody may keep.
+"""Clinical columns of a table (age, sex, ...) as numbers, and the columns that may not be kept.
 
-A column whose values are all numbers is a number; any other is a category, numbered by the
-alphabet. What names somebody is refused: by the name of the column, by dates, by more different
-words than a category has, and by whole numbers of which each case has another. Ages above 89 are
-kept as 90, as the U.S. rule for health data that name nobody has it (45 CFR 164.514(b)(2)(i)(C)).
+A column whose values are all numbers is numeric; any other is a category, its words numbered in
+alphabetical order. A column that may identify somebody is refused: by its name, if it holds dates,
+if it has more different words than a category, or if its whole numbers differ in every case. Ages
+above 89 are kept as 90, as the U.S. rule for de-identified data asks (45 CFR 164.514(b)(2)(i)(C)).
 """
 
 import math
@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from loaders.cases import BadSource
 from loaders.formats.missing_words import missing
 
-# Words of a column's name that say who somebody is, or when: 45 CFR 164.514(b)(2)(i) lists names,
-# places, dates, telephone and account numbers, addresses, certificates, devices and codes.
+# Words in a column's name for identities and dates: 45 CFR 164.514(b)(2)(i) lists names, places,
+# dates, telephone and account numbers, addresses, certificates, devices and codes.
 _WHO = frozenset(
     (
         *("name", "names", "surname", "forename", "firstname", "lastname", "patientname"),
@@ -30,34 +30,33 @@ _WHO = frozenset(
 _DATE = re.compile(
     r"\d{4}[-./]\d{1,2}[-./]\d{1,2}.*|\d{1,2}[-./]\d{1,2}[-./](\d{4}|\d{2})|(19|20)\d{6}"
 )
-# More words than this are names or places rather than a category, longer ones too. Assumptions.
+# More words, or longer ones, are names or places rather than categories (assumptions).
 _MOST_WORDS, _LONGEST = 20, 40
-# So many cases that each have another whole number have an id. Assumption.
+# Whole numbers that differ in at least this many cases, and in all, are ids (assumption).
 _FEW = 50
 _OLDEST = 90
 
 
 def refuse_names(columns: Sequence[str]) -> None:
-    """Raise BadSource where a column is called as what says who or when somebody was."""
+    """Raise BadSource if the name of a column suggests an identity or a date."""
     for column in columns:
         parts = re.sub(r"([a-z])([A-Z])", r"\1 \2", column)
         words = [word for word in re.split(r"[\W_]+", parts.casefold()) if word]
         told = [word for word in (*words, "".join(words)) if word in _WHO]
         if told:
             raise BadSource(
-                f"option clinical: column {column!r} looks as if it told who somebody is "
-                f"({told[0]}): a store keeps ages, sexes, measurements and the like, never names, "
-                "ids or dates"
+                f"option clinical: column {column!r} may identify somebody ({told[0]}): a store "
+                "keeps ages, sexes, measurements and the like, never names, ids or dates"
             )
 
 
 def numbered(
     where: str, columns: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, list[float]], dict[str, list[str]]]:
-    """Return each column as numbers, nan where it is missing, and the words of those of categories.
+    """Return each column as numbers, nan where missing, and the words of each categorical column.
 
-    `columns` maps a name to the text of each case, `where` begins the messages: which table.
-    Raises BadSource where values tell who somebody is, or say nothing.
+    `columns` maps a name to the text of each case; `where` begins the messages: which table.
+    Raises BadSource for a column that may identify somebody or has no values.
     """
     found: dict[str, list[float]] = {}
     words: dict[str, list[str]] = {}
@@ -73,14 +72,14 @@ def numbered(
             values = [value for value in found[name] if not math.isnan(value)]
             if len(values) >= _FEW and len(set(values)) == len(values) and _whole(values):
                 raise BadSource(
-                    f"{told} has another whole number for each of {len(values)} cases, as ids have"
+                    f"{told} has a different whole number in each of {len(values)} cases, as ids do"
                 )
             continue
         own = sorted({text.strip().casefold() for text in known})
         if len(own) > _MOST_WORDS or max(map(len, own)) > _LONGEST:
             raise BadSource(
                 f"{told} has {len(own)} different words of up to {max(map(len, own))} letters; a "
-                f"category has at most {_MOST_WORDS} of {_LONGEST}, lest it tell who somebody is"
+                f"category has at most {_MOST_WORDS} of {_LONGEST}, lest it identify somebody"
             )
         place = {word: float(number) for number, word in enumerate(own)}
         words[name] = own
@@ -109,5 +108,5 @@ def _whole(values: Sequence[float]) -> bool:
 
 
 def _shape(text: str) -> str:
-    """Return a date without its figures."""
+    """Return a date with each digit replaced by 9."""
     return re.sub(r"\d", "9", text)

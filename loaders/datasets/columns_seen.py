@@ -1,6 +1,6 @@
-"""What a table may be asked for: its columns that look like an answer, and the settings for each.
+"""What a table may be used for: columns that look like answers, and the settings for each.
 
-Values alone suggest, a kind's own survey then says whether it fits.
+The values only suggest; a kind's own survey then decides whether it fits.
 """
 
 import re
@@ -18,42 +18,42 @@ from loaders.formats.missing_words import missing
 
 # Lines looked at (assumption).
 _PROBES = 5000
-# Classes of a column that is likely one of classes, lines for each of them, grades of a scale, and
-# different numbers of a column that is one of numbers though all are whole (assumptions).
+# Assumptions: the most classes in a column that likely holds classes, and the least lines for each;
+# the most grades of a scale; more different whole numbers than this are numbers, not classes.
 _CLASSES, _LINES_EACH, _GRADES, _NUMBERS = 20, 2, 10, 20
-# Columns that a suggestion is made of (assumption).
+# Columns for which suggestions are made (assumption).
 _SUGGESTED = 4
 _TOLD = {"0", "1", "-1", "yes", "no", "true", "false"}
 _POINT = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
 _COMMA = re.compile(r"[+-]?[0-9]+(,[0-9]+)?")
 _WHOSE = re.compile(r"pat(ient)?|subject|proband|person", re.IGNORECASE)
-# Columns that say who or how large, which are seldom the answer.
+# Columns that describe the person or the image, which are seldom the answer.
 _ABOUT = re.compile(
     r"(?:patient|pat)?[ _.-]?(?:age|sex|gender|race|ethnicity|bmi|weight|birth|year|date)"
     r"(?:[ _.-](?:approx|years?|at.*|group))?|(?:orig|original|image)?[ _.-]?"
     r"(?:w|h|width|height|rows|columns|cols)",
     re.IGNORECASE,
 )
-# Words for the class that is looked for, where the other one is none of them.
+# Words for the positive one of two classes, if the other is none of them.
 _DISEASE = {
     *("malignant", "melanoma", "cancer", "carcinoma", "tumor", "tumour", "nodule", "lesion"),
     *("disease", "diseased", "abnormal", "pathological", "positive", "sick", "affected"),
     *("pneumonia", "covid", "covid-19", "tuberculosis", "glaucoma", "fracture", "infected"),
 }
-# A setting's value may hold no comma where it is a list.
+# In a setting that is a list, a value may not contain a comma.
 _SEPARATOR = ","
 
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """Settings for one answer of a table, and in words which columns made one think of it."""
+    """Settings for one answer of a table, and the columns that suggest it, in words."""
 
     options: Mapping[str, str]
     why: str
 
 
 def answers_seen(path: Path) -> list[Seen]:
-    """Return what a table may be asked for; empty where it needs no word, or cannot be read."""
+    """Return what a table may be used for; empty if it needs no settings or cannot be read."""
     try:
         table = open_table(path, told=False)
         if table.column(LABEL) is not None:
@@ -61,7 +61,7 @@ def answers_seen(path: Path) -> list[Seen]:
         values = _values(table)
         one_hot = one_hot_columns(table)
     except BadSource:
-        return []  # it is told when the table is read
+        return []  # reported when the table is read
     group = _group(table, values)
     found = [
         Seen(options={**seen.options, **group}, why=seen.why)
@@ -83,9 +83,9 @@ def names_files(path: Path, names: Collection[str]) -> bool:
 
 
 def _values(table: Table) -> list[Counter[str]]:
-    """Return the values of each column and how often each comes, without those that are no class.
+    """Return the count of each value in each column, without values that cannot be a class.
 
-    A class may be called "none" or "unknown", as `lines_of` has it.
+    A class may be called "none" or "unknown", as in `lines_of`.
     """
     values: list[Counter[str]] = [Counter() for _ in table.columns]
     for number, (_, cells) in enumerate(table.lines([], ())):
@@ -98,17 +98,17 @@ def _values(table: Table) -> list[Counter[str]]:
 
 
 def _named(counts: Counter[str]) -> Counter[str]:
-    """Return the values without words for a missing one, which are no number, name or finding."""
+    """Return the values without words for missing ones, which are no number, name or finding."""
     return Counter({value: count for value, count in counts.items() if missing(value) is None})
 
 
 def _is_whose(column: str) -> bool:
-    """Tell whether a column is called after patients; their age is none of them."""
+    """Tell whether a column's name refers to patients; a patient's age does not count."""
     return bool(_WHOSE.search(column)) and not _ABOUT.fullmatch(column)
 
 
 def _group(table: Table, values: list[Counter[str]]) -> dict[str, str]:
-    """Return the setting of a column that is called after patients and names some twice."""
+    """Return the setting for a column that is named after patients and repeats some values."""
     named = [
         name
         for at, name in enumerate(table.columns)
@@ -119,14 +119,16 @@ def _group(table: Table, values: list[Counter[str]]) -> dict[str, str]:
 
 def _answers(table: Table, values: list[Counter[str]], one_hot: list[str]) -> Iterator[Seen]:
     if one_hot and not any(_SEPARATOR in name for name in one_hot):
-        yield Seen(options={"one_hot": _SEPARATOR.join(one_hot)}, why="which has a column a class")
+        yield Seen(
+            options={"one_hot": _SEPARATOR.join(one_hot)}, why="which has a column for each class"
+        )
         return
     others = [
         (name, values[at])
         for at, name in enumerate(table.columns)
         if at != table.first_named and _named(values[at]) and not _is_whose(name)
     ]
-    # Unless nothing else is there.
+    # Such columns are only suggested if there is nothing else.
     others = [one for one in others if not _ABOUT.fullmatch(one[0])] or others
     told = [name for name, counts in others if {one.casefold() for one in _named(counts)} <= _TOLD]
     if len(told) > 1:
@@ -142,16 +144,18 @@ def _of_column(name: str, counts: Counter[str]) -> Iterator[Seen]:
     if not whole or len(named) > _NUMBERS:
         for pattern, more in ((_POINT, {}), (_COMMA, {"decimal": ","})):
             if len(named) > 2 and all(map(pattern.fullmatch, named)):
-                yield Seen(options={"value": name, **more}, why=f"whose {name} is a number")
+                yield Seen(
+                    options={"value": name, **more}, why=f"whose column {name} holds numbers"
+                )
                 return
     if not 2 <= len(counts) <= _CLASSES or lines < _LINES_EACH * len(counts):
         return
     found = [one for one in counts if one.casefold() in _DISEASE]
     positive = {"positive": found[0]} if len(counts) == 2 and len(found) == 1 else {}
-    why = f"whose {name} has {len(counts)} values"
+    why = f"whose column {name} has {len(counts)} values"
     yield Seen(options={"label": name, **positive}, why=why)
-    # Grades are all of the values, in order; where a word is among numbers it has no place.
+    # Grades are all of the values, in order; a word among numbers would have no place.
     grades = sorted(named, key=int) if whole and len(named) == len(counts) else []
     if 2 < len(grades) <= _GRADES and int(grades[-1]) - int(grades[0]) == len(grades) - 1:
         options = {"label": name, "grades": _SEPARATOR.join(grades)}
-        yield Seen(options=options, why=f"whose {name} may be a grade")
+        yield Seen(options=options, why=f"whose column {name} may hold grades")

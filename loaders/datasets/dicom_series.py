@@ -1,7 +1,7 @@
-"""The image series below a folder of a source, and which of them is meant.
+"""The image series below a folder of a source, and the choice of one of them.
 
-Segmentations, structure sets, reports and what else is no image is passed by. Of several series one
-is chosen by its description or its size; which are there is told to the terminal alone.
+Segmentations, structure sets, reports and other files that are not images are skipped. One of
+several series is chosen by its description or its size; only the terminal lists them.
 """
 
 import os
@@ -13,20 +13,20 @@ from loaders.datasets.stray_files import is_stray, is_stray_folder
 from loaders.formats.dicom.series import Series, list_series
 from loaders.formats.inside import Inside
 
-# The setting of a kind that reads series, and its meaning.
-SERIES = ("", "of several DICOM series in a folder one: words of its description, or largest")
+# The setting of a kind that reads series: its default and description.
+SERIES = ("", "which of several DICOM series in a folder: words of its description, or largest")
 LARGEST = "largest"
-# Values of Modality of what is no image (PS3.3 C.7.3.1.1.1).
+# Values of Modality for objects that are not images (PS3.3 C.7.3.1.1.1).
 _NO_IMAGE = {
     *("SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "RTRECORD", "SR", "PR", "KO", "REG", "FID", "DOC"),
     *("PLAN", "AU", "ECG", "EPS", "HD", "SMR", "TEXTUREMAP", "RWV", "STAIN", "ANN"),
 }
-# Characters of a list of series that a message shows.
+# The longest list of series in a message, in characters.
 _SHOWN = 400
 
 
 def is_image(series: Series) -> bool:
-    """Tell whether a series is of images, by its modality."""
+    """Tell by its modality whether a series holds images."""
     return series.modality not in _NO_IMAGE
 
 
@@ -48,7 +48,7 @@ def images_of(source: Path, rejected: list[BadCase]) -> list[Series]:
 
 
 def held_files(folder: Path, source: Path, rejected: list[BadCase]) -> list[Path]:
-    """Return all files below a folder; links that lead out of the source are `rejected`."""
+    """Return all files below a folder; links out of the source or to nowhere go to `rejected`."""
     inside = Inside(source)
     held = []
     for place, inner, names in os.walk(folder):
@@ -56,7 +56,7 @@ def held_files(folder: Path, source: Path, rejected: list[BadCase]) -> list[Path
         for path in (Path(place, name) for name in sorted(names) if not is_stray(name)):
             if path.is_symlink() and not (path.exists() and inside.holds(path)):
                 where = path.relative_to(source).as_posix()
-                reason = "the file is a link that leads out of the source, or nowhere"
+                reason = "the file is a link that leads out of the source or to nothing"
                 rejected.append(BadCase(reason, where=where, key=where))
             else:
                 held.append(path)
@@ -64,7 +64,7 @@ def held_files(folder: Path, source: Path, rejected: list[BadCase]) -> list[Path
 
 
 def one_series(found: Sequence[Series], wanted: str, where: str) -> Series:
-    """Return the series that `wanted` says, or the only one; raises BadCase."""
+    """Return the series that `wanted` describes, or the only one; raises BadCase."""
     if not found:
         raise BadCase("the folder holds no DICOM series of images", where=where, key=where)
     fitting = list(found)
@@ -81,11 +81,11 @@ def one_series(found: Sequence[Series], wanted: str, where: str) -> Series:
     if not fitting:
         reason = f"no series of the folder has {wanted!r} in its description"
     elif wanted:
-        reason = f"{len(fitting)} series of the folder fit series={wanted}"
+        reason = f"{len(fitting)} series of the folder match series={wanted}"
     else:
         reason = (
-            f"the folder holds {len(found)} series: say series=WORDS of one's description, or "
-            f"series={LARGEST}"
+            f"the folder holds {len(found)} series: set series=WORDS from the description of one, "
+            f"or series={LARGEST}"
         )
     raise BadCase(reason, where=shown, key=where)
 

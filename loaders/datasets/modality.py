@@ -1,4 +1,4 @@
-"""What volumes are of, which decides how they are normalised: CT, MRI or another modality."""
+"""The modality of volumes, which decides how they are normalised: CT, MRI or another."""
 
 from collections.abc import Collection, Sequence
 
@@ -8,36 +8,37 @@ from loaders.formats.nifti import NiftiError
 from loaders.formats.volumes.volume import Volume
 
 MODALITIES = ("auto", "ct", "mri", "other")
-# What DICOM calls the modalities that have a scale of their own.
+# DICOM's names of the modalities that have a scale of their own.
 _OF_DICOM = {"CT": "ct", "MR": "mri"}
 
 
 def modality_of(chosen: str, volumes: Sequence[Volume], headers: Collection[str] = ()) -> str:
-    """Return what volumes are: as asked for, as DICOM headers say, else MRI.
+    """Return the modality of volumes: the chosen one, that of the DICOM headers, else MRI.
 
-    `headers` are the values of Modality. Raises BadSource where volumes go as low as CT does and
-    nothing says what they are, and where headers are of several.
+    `headers` are the values of Modality. Raises BadSource if volumes reach values as low as CT's
+    and nothing states their modality, and if the headers name several.
     """
     if chosen not in MODALITIES:
-        raise BadSource(f"option modality is {chosen!r}; it is one of: {', '.join(MODALITIES)}")
+        known = ", ".join(MODALITIES)
+        raise BadSource(f"option modality is {chosen!r}; it must be one of: {known}")
     if chosen != "auto":
         return chosen
     if found := {_OF_DICOM.get(name, "other") for name in headers}:
         if len(found) > 1 or volumes:
             shown = ", ".join(sorted(set(headers)))
             raise BadSource(
-                f"the series are {shown}{' and others are no DICOM' if volumes else ''}: say which "
-                "scale all have, modality=ct, mri (each case its own) or other"
+                f"the series are {shown}{' and other volumes not DICOM' if volumes else ''}: set "
+                "the scale of all, modality=ct, mri (each case has its own) or other"
             )
         return found.pop()
     for volume in volumes:
         try:
             lowest = volume.load().min()
         except NiftiError:
-            continue  # it is told when it is read
+            continue  # reported when it is read
         if lowest < CT_BELOW:
             raise BadSource(
-                f"an image goes down to {lowest:g}, as CT does: say modality=ct (one scale "
+                f"an image has values down to {lowest:g}, like CT: set modality=ct (one scale "
                 "for all cases, from the training part) or modality=mri (each case has its "
                 "own)"
             )

@@ -1,7 +1,7 @@
-"""The grid of a patch in a CT series: voxels by linear, masks by nearest interpolation.
+"""The grid of a patch in a CT series: linear interpolation for images, nearest for masks.
 
-Where the spacing asked for is 0 along an axis, the grid takes the series' own and falls on its
-voxels, so that along this axis nothing is interpolated.
+If the requested spacing along an axis is 0, the grid uses the series' own and falls on its voxels,
+so that nothing is interpolated along this axis.
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Where the voxels of patches lie: `shape` of a patch, `spacing` in mm, all along z, y, x.
+    """The voxel grid of a patch: its `shape` and its `spacing` in mm, both along z, y, x.
 
-    `native` is the spacing of the series, in mm. Raises ValueError where a number is not positive
-    (a spacing may be 0: the series' own).
+    `native` is the spacing of the series, in mm. Raises ValueError if a number is not positive (a
+    `spacing` may be 0: the series' own).
     """
 
     shape: tuple[int, int, int]
@@ -27,7 +27,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1 or min(self.spacing) < 0 or min(self.native) <= 0:
-            raise ValueError(f"no grid: {self}")
+            raise ValueError(f"the shape and both spacings must be positive: {self}")
 
     @property
     def millimetres(self) -> Triple:
@@ -39,7 +39,7 @@ class Grid:
 
     @property
     def reach(self) -> NDArray[np.float64]:
-        """How far a patch goes from its centre (z, y, x), voxels of the series; at least half."""
+        """Half the extent of a patch along z, y, x, in voxels of the series; at least 0.5."""
         extent = np.multiply(self.shape, self.millimetres)
         return np.maximum(0.5 * extent / self.native, 0.5)
 
@@ -58,7 +58,7 @@ class Grid:
     def cut(
         self, volume: NDArray[np.int16], centre: NDArray[np.float64], *, fill: float
     ) -> NDArray[np.int16]:
-        """Sample a patch (shape) round `centre` (z, y, x voxels); `fill` outside the volume."""
+        """Sample a patch (shape) around `centre` (z, y, x voxels); `fill` outside the volume."""
         sampled = ndimage.map_coordinates(
             volume,
             np.meshgrid(*self.axes(centre), indexing="ij"),
@@ -70,7 +70,7 @@ class Grid:
         return np.rint(sampled).astype(np.int16)
 
     def cut_mask(self, mask: NDArray[np.bool_], centre: NDArray[np.float64]) -> NDArray[np.uint8]:
-        """Return the mask on a patch's grid: the value of the voxel at each point; 0 outside."""
+        """Return the mask on a patch's grid: the value of the voxel at each point, 0 outside."""
         patch = np.zeros(self.shape, np.uint8)
         nearest = [np.floor(axis + 0.5).astype(np.intp) for axis in self.axes(centre)]
         inside = [

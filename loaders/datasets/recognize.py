@@ -1,7 +1,7 @@
-"""What a folder seems to be: each kind that its names remind of is tried on it.
+"""What a folder seems to be: each kind that its file names suggest is tried on it.
 
-Names alone suggest; a kind's own survey then says whether it fits, and if not, what is missing. So
-nothing is said here that `medopt prepare` would not say.
+The names only suggest; a kind's own survey then decides whether it fits and, if not, what is
+missing. So nothing is reported here that `medopt prepare` would not report.
 """
 
 import re
@@ -23,14 +23,14 @@ from loaders.formats.video import SUFFIXES as VIDEOS
 from loaders.formats.volumes.open import volume_stem
 
 _BRATS = re.compile(r"brats|[-_](?:flair|t2f|t1ce|t1c)\.nii", re.IGNORECASE)
-# Endings of DICOM files, none among them.
+# Endings of DICOM files, which may have none.
 _DICOM = (".dcm", ".dicom", ".ima", "")
-# What is surely no DICOM file.
+# Endings that no DICOM file has.
 _NO_DICOM = (".csv", ".tsv", ".txt", ".json", ".xml", ".npz", ".md", ".pdf", ".xlsx", *VIDEOS)
-# Files of each folder in which masks of DICOM series are looked for, and of a source in which all
-# are (assumptions).
+# Masks of DICOM series are looked for in the first files of each folder, or in all files of a
+# source that has no more than this many (assumptions).
 _FIRST, _PROBED_WHOLE = 3, 2000
-# Images whose masks are looked for, to tell how these are named (assumption).
+# Images whose masks are looked for, to find how masks are named (assumption).
 _PROBES = 50
 
 
@@ -38,8 +38,8 @@ _PROBES = 50
 class Seems:
     """One thing that a folder may be.
 
-    `missing` is why it cannot be prepared so, in one sentence with the choices; empty where it can
-    be: then `cases` are ready and `rejected` are not. `grouped`: it is known whose each case is.
+    `missing` is the reason why it cannot be prepared as this kind, one sentence with the choices.
+    If it is empty, `cases` are usable and `rejected` are not. `grouped`: patients are known.
     """
 
     kind: str
@@ -52,16 +52,16 @@ class Seems:
 
 
 def recognize(source: Path) -> list[Seems]:
-    """Return what a source may be, what fits first; raises BadSource where it is not there."""
+    """Return what a source may be, best fit first; raises BadSource if it holds no file."""
     if source.is_file():
         found = list(_medmnist([source.name]))
     else:
         files = Files(source)
         if not files.names:
-            raise BadSource(f"{source} holds no file")
+            raise BadSource(f"{source} holds no files")
         found = list(_suggested(source, files))
     tried = [_tried(source, kind, options, why) for kind, options, why in found]
-    # Of several tables' columns or kinds one may name no file that is there: that is no answer.
+    # A suggestion without cases is no answer if another has some: its column may name no files.
     if any(seems.cases for seems in tried):
         tried = [seems for seems in tried if seems.cases or seems.missing]
     return sorted(tried, key=lambda seems: (bool(seems.missing), -seems.cases))
@@ -90,7 +90,7 @@ def _cases(survey: Survey) -> int:
 
 
 def _suggested(source: Path, files: Files) -> Iterator[_Suggestion]:
-    """Give the kinds that the names of files remind of."""
+    """Yield the kinds that the file names suggest."""
     names = files.names
     pictures = [name for name in names if PurePosixPath(name).suffix.lower() in SUFFIXES]
     tables = sorted(path for path in source.iterdir() if is_table(path))
@@ -103,7 +103,7 @@ def _suggested(source: Path, files: Files) -> Iterator[_Suggestion]:
         yield kind, {}, "it has the folders imagesTr and labelsTr"
         return
     if any(map(_BRATS.search, names)):
-        yield "brats", {}, "its files are named as those of BraTS"
+        yield "brats", {}, "its files are named like those of BraTS"
     if mask := _dicom_mask(source, names):
         why = f"{mask} is a segmentation or a structure set of a DICOM series"
         yield "pairs", {"layout": "dicom"}, why
@@ -111,7 +111,7 @@ def _suggested(source: Path, files: Files) -> Iterator[_Suggestion]:
     if any(name.lower().endswith(".xml") for name in names) and any(
         PurePosixPath(name).suffix.lower() in (".dcm", "") for name in names
     ):
-        yield "lidc", {}, "it has DICOM files and XML, as LIDC-IDRI"
+        yield "lidc", {}, "it has DICOM files and XML, like LIDC-IDRI"
     yield from _medmnist(names)
     if tables and any(PurePosixPath(name).suffix.lower() in VIDEOS for name in names):
         yield from _tabled("cine", {}, f"it has videos and the table {tables[0].name}", seen)
@@ -124,7 +124,7 @@ def _suggested(source: Path, files: Files) -> Iterator[_Suggestion]:
     if tables and pictures:
         yield from _tabled("images", {}, f"it has pictures and the table {tables[0].name}", seen)
     elif pictures and not pairs and not layouts:
-        yield "images", {}, "it has pictures in folders, perhaps a folder a class"
+        yield "images", {}, "it has pictures in folders, perhaps one folder for each class"
 
 
 def _layouts(source: Path, files: Files) -> Iterator[_Suggestion]:
@@ -132,7 +132,11 @@ def _layouts(source: Path, files: Files) -> Iterator[_Suggestion]:
         settings, _ = with_layout(source, {"layout": name})
         for image, parts in files.fitting(settings["images"], {})[:_PROBES]:
             if files.fitting(settings["masks"], known_of(image, parts)):
-                yield "pairs", {"layout": name}, f"{image} has its mask where that layout has it"
+                yield (
+                    "pairs",
+                    {"layout": name},
+                    f"{image} has its mask where that layout expects it",
+                )
                 break
 
 
@@ -155,9 +159,10 @@ def _volumes(names: list[str], table: Path, seen: list[Seen]) -> Iterator[_Sugge
 
 
 def _dicom_mask(source: Path, names: list[str]) -> str:
-    """Return a file that is a mask of a DICOM series, empty where none of those looked at is.
+    """Return a file that is a mask of a DICOM series, empty if none of those examined is.
 
-    Looked at are the first files of each folder, for series lie in folders by themselves.
+    In a large source only the first files of each folder are examined, since a series usually has
+    a folder of its own.
     """
     from loaders.formats.scans.masks import FORMS, class_of
 
@@ -179,4 +184,4 @@ def _medmnist(names: list[str]) -> Iterator[_Suggestion]:
     for name in names:
         path = PurePosixPath(name)
         if path.suffix == ".npz" and (known := re.sub(r"_\d+$", "", path.stem)) in INFO:
-            yield "medmnist", {"name": known}, f"{name} is called as a set of MedMNIST"
+            yield "medmnist", {"name": known}, f"{name} is named like a set of MedMNIST"

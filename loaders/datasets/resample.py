@@ -1,25 +1,25 @@
-"""Volumes brought to voxels of another size: images, and label maps beside them.
+"""Resampling of volumes to another voxel size: images, and label maps beside them.
 
-Along each axis in turn a new voxel is the mean of the old ones round its centre, weighted by a
-triangle. Where voxels get smaller the triangle spans two old ones: that is linear interpolation.
-Where they get larger it is widened with them, so that what is finer than a new voxel is averaged
-and does not come out as false patterns: the rule of Pillow and of torch's interpolate with
-`antialias=True`. A mean never goes beyond what it is a mean of, as splines do: air stays -1000 HU,
-and the zeros round a brain, by which MRI is normalised, stay zeros.
+Along each axis in turn, a new voxel is the mean of the old ones around its centre, weighted by a
+triangle. Where voxels get smaller, the triangle spans two old ones: that is linear interpolation.
+Where they get larger, it widens with them, so that details finer than a new voxel are averaged and
+do not alias: the rule of Pillow and of torch's interpolate with `antialias=True`. Unlike a spline,
+a mean never exceeds the range of its inputs: air stays -1000 HU, and the zeros around a brain, by
+which MRI is normalised, stay zeros.
 
-Along a coarse axis too: nnU-Net takes the nearest slice where voxels are more than three times as
-long as wide, for which there is no need without splines.
+A coarse axis is treated alike. nnU-Net takes the nearest slice where voxels are more than three
+times as long as wide; without splines there is no need for that.
 
-A label is that of the class whose mask, interpolated linearly at the new voxel's centre, is the
-largest, as nnU-Net has it (resize_segmentation of batchgenerators, order 1). The nearest old voxel
-alone would leave ragged edges where voxels get smaller. Of two alike, which are many at the edges
-where voxels are twice as large, the higher number is taken in every other voxel, as on a
-chessboard, and the lower in the rest. Over twelve hippocampi at twice the distance of slices their
-two parts keep 1.00 of their volume so; if the lower always won they had 0.91 and 0.89, if the
-higher did 1.09 and 1.12. Masks are not averaged as images are where voxels get larger: smoothed,
-what is small and round shrinks, to 0.89 and 0.87 at voxels three times as long (all measured).
+A voxel's label is the class whose mask, interpolated linearly at the new voxel's centre, is the
+largest, as in nnU-Net (resize_segmentation of batchgenerators, order 1). The nearest old voxel
+alone would leave ragged edges where voxels get smaller. Ties, which are frequent at edges where
+voxels get twice as large, go to the higher class in every other voxel, as on a chessboard, and to
+the lower class in the rest. In twelve hippocampi at twice the slice distance, the two parts so keep
+1.00 of their volume; 0.91 and 0.89 if the lower class always won, 1.09 and 1.12 if the higher did.
+Masks are not averaged like images where voxels get larger: smoothing shrinks small round
+structures, to 0.89 and 0.87 at voxels three times as long (all measured).
 
-By numpy's own additions in a fixed order, plane by plane: the same bits on every machine.
+numpy adds in a fixed order, plane by plane: the same bits on every machine.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,35 +38,35 @@ from loaders.formats.nifti import read as read_native
 SPACING: Mapping[str, tuple[JSON, str]] = {
     "spacing": (
         [0.0, 0.0, 0.0],
-        "mm between voxels, z,y,x; 0: the files' own. Else scores are of the resampled volumes",
+        "mm between voxels, z,y,x; 0: the files' own. Otherwise resampled volumes are scored",
     )
 }
 
 
 def chosen_spacing(kind: str, chosen: Mapping[str, Any]) -> dict[str, JSON]:
-    """Return the spacing for a meta's options, empty for the files'; raises BadSource."""
+    """Return the spacing for a meta's options, empty for the files' own; raises BadSource."""
     spacing = chosen["spacing"]
     if len(spacing) != 3 or not all(0 <= mm <= LARGEST_MM for mm in spacing):
         raise BadSource(
             f"{kind} option spacing is {','.join(f'{mm:g}' for mm in spacing)}; "
-            "it is three numbers of mm, z,y,x, each 0 or more"
+            "it must be three numbers in mm, z,y,x, each 0 or more"
         )
     return {"spacing": list(spacing)} if any(spacing) else {}
 
 
 def read(item: Item, meta: Meta) -> Iterator[Case]:
-    """Read a segmented volume, at `meta.options["spacing"]` where that is there; raises BadCase."""
+    """Read a segmented volume, at `meta.options["spacing"]` if that is set; raises BadCase."""
     known: dict[str, Any] = meta.options
     for case in read_native(item, meta):
         yield resampled(case, known["spacing"]) if "spacing" in known else case
 
 
 def resampled(case: Case, spacing: Sequence[float]) -> Case:
-    """Return a volume, with its mask if it has one, on a grid of `spacing`, mm along z, y, x.
+    """Return a volume, and its mask if it has one, on a grid of `spacing`, in mm along z, y, x.
 
-    The new grid has the old one's centre, and as many voxels as come nearest to its extent. Whole
-    numbers stay whole, rounded to even. An axis whose spacing is 0 or unchanged is left as it is.
-    Raises BadCase.
+    The new grid has the old one's centre, and the number of voxels that comes nearest to its
+    extent. Whole numbers stay whole, rounded half to even. An axis whose spacing is 0 or unchanged
+    is left as it is. Raises BadCase if the result is too large.
     """
     native: Triple = case.spacing  # type: ignore[assignment]  # a volume's
     z, y, x = (own if mm == 0 else mm for mm, own in zip(spacing, native, strict=True))
@@ -75,11 +75,11 @@ def resampled(case: Case, spacing: Sequence[float]) -> Case:
         max(1, round(count * own / mm))
         for count, own, mm in zip(old, native, (z, y, x), strict=True)
     ]
-    # While it is made, the image stands in float32 beside its last form.
+    # During resampling, a float32 copy exists beside the final image.
     if len(case.image) * int(np.prod(shape, dtype=object)) * 4 > MAX_BYTES:
         size = " x ".join(map(str, shape))
         raise BadCase(
-            f"at the spacing asked for it would have {size} voxels, more than any volume has",
+            f"at the chosen spacing the volume would have {size} voxels, which is too many",
             where=case.key,
         )
     grid = Grid(shape=(shape[0], shape[1], shape[2]), spacing=(z, y, x), native=native)
@@ -91,10 +91,10 @@ def resampled(case: Case, spacing: Sequence[float]) -> Case:
     ]
     narrow = [_taps(axis, count, 1.0) for axis, count in zip(axes, old, strict=True)]
     small = case.image.dtype.kind in "ui" and case.image.dtype.itemsize <= 2
-    # Of wider types float32 is what a store would hold.
+    # A store would hold wider types as float32.
     image = np.empty((len(case.image), *shape), case.image.dtype if small else np.float32)
     for new, channel in zip(image, case.image, strict=True):
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is refused later
+        with np.errstate(invalid="ignore", over="ignore"):  # non-finite values are refused later
             field = _mean(channel, taps)
         if channel.dtype.kind != "f":
             np.rint(field, out=field)
@@ -104,7 +104,7 @@ def resampled(case: Case, spacing: Sequence[float]) -> Case:
 
 
 def resized_labels(mask: Array, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return a mask (Y, X) in another number of pixels over the same extent."""
+    """Return a mask (Y, X) resampled to `shape` over the same extent."""
     taps = [_taps(np.zeros(1), 1, 1.0)]
     for new, old in zip(shape, mask.shape, strict=True):
         taps.append(_taps((np.arange(new) + 0.5) * (old / new) - 0.5, old, 1.0))
@@ -112,18 +112,18 @@ def resized_labels(mask: Array, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     return plane
 
 
-# Shares nearer than this are alike: float32's rounding is far below it.
+# Shares closer than this are equal: float32's rounding is far below it.
 _ALIKE = np.float32(1e-4)
 
 
 class _Taps(NamedTuple):
-    """Old voxels that make each new one along an axis, `at` (new, k), and their `weight`s."""
+    """The old voxels `at` (new, k) that make each new one along an axis, and their `weight`s."""
 
     at: NDArray[np.intp]
     weight: NDArray[np.float32]
 
     def within(self, start: int, stop: int) -> tuple[slice, "_Taps"]:
-        """Return which new voxels reach into [start, stop), and their taps into that part alone."""
+        """Return the new voxels that reach into [start, stop), and their taps in that part only."""
         inside = (self.at >= start) & (self.at < stop) & (self.weight > 0)
         rows = np.flatnonzero(inside.any(axis=1))
         touched = slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)
@@ -134,12 +134,12 @@ class _Taps(NamedTuple):
 def _taps(places: NDArray[np.float64], count: int, half: float) -> _Taps:
     """Return the taps of new voxels at `places` among `count` old ones.
 
-    `half` is that of the triangle's base, in old voxels.
+    `half` is half the triangle's base, in old voxels.
     """
     first = np.floor(places - half).astype(np.intp)
     at = first[:, None] + np.arange(int(np.ceil(2 * half)) + 2)
     weight = np.maximum(1 - np.abs(at - places[:, None]) / half, 0)
-    # What lies outside of the volume has no share.
+    # Voxels outside the volume have no share.
     weight[(at < 0) | (at >= count)] = 0
     weight /= weight.sum(axis=1, keepdims=True)
     used = (weight > 0).any(axis=0)
@@ -176,7 +176,7 @@ def _labels(mask: Array, taps: Sequence[_Taps]) -> NDArray[np.uint8]:
     labels = np.zeros(shape, np.uint8)
     largest = np.zeros(shape, np.float32)
     background = np.ones(shape, np.float32)
-    # Class by class, each in its own box: a set may have a hundred of them.
+    # One class at a time, each in its own box: a set may have a hundred classes.
     found = ((label, box) for label, box in enumerate(find_objects(mask), start=1) if box)
     for label, box in found:
         parts = [axis.within(side.start, side.stop) for axis, side in zip(taps, box, strict=True)]
@@ -193,6 +193,6 @@ def _labels(mask: Array, taps: Sequence[_Taps]) -> NDArray[np.uint8]:
 
 
 def _in_turn(part: Sequence[slice]) -> NDArray[np.float32]:
-    """Return how far a share may lie below another and win, over a part of the new grid."""
+    """Return by how much a share must exceed another to win, over a part of the new grid."""
     z, y, x = np.ix_(*((np.arange(side.start, side.stop) % 2).astype(np.uint8) for side in part))
     return np.where(z ^ y ^ x, _ALIKE, -_ALIKE)

@@ -7,7 +7,7 @@ from loaders.cases import Kind
 
 
 class _Kinds(Mapping[str, Kind]):
-    """Name to Kind, each imported on first use: a reader's libraries take long to load."""
+    """Name to Kind, each imported on first use: readers' libraries are slow to load."""
 
     def __init__(self, where: Mapping[str, str]) -> None:
         self._where = where

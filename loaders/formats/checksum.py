@@ -1,4 +1,4 @@
-"""Checksums of files and of arrays: BLAKE3, a quarter of SHA-256's time on one core (measured)."""
+"""BLAKE3 checksums of files and arrays, in a quarter of SHA-256's time on one core (measured)."""
 
 import hashlib
 import os
@@ -10,23 +10,23 @@ from blake3 import blake3
 from loaders.cases import Array
 from loaders.formats.npy import array_bytes, npy_header
 
-# State and hash of files that were read, until they are asked for.
+# State and hash of files that were read, until they are requested.
 _read: dict[Path, tuple[tuple[int, int, int], str]] = {}
-# More than the slices of a series; those of a case that is refused are never asked for.
+# More than the slices of a series; hashes of refused cases are never requested.
 _REMEMBERED = 4096
 
 
 def file_hash(path: Path) -> str:
     """Return the BLAKE3 hash of a file's content, 64 hex digits; raises OSError."""
     with path.open("rb") as file:
-        # Its type lacks attributes that file_digest does not ask for.
+        # Its type lacks attributes that file_digest does not use.
         return hashlib.file_digest(file, blake3).hexdigest()  # type: ignore[arg-type]  # the stub wants hashlib's own constructors
 
 
 def read_hashed(path: Path) -> bytes:
-    """Return a file's content, whose hash `source_hash` will then know; raises OSError.
+    """Return a file's content, and keep its hash for `source_hash`; raises OSError.
 
-    To read it for that once more would take longer than to hash it (measured).
+    Reading the file again would take longer than hashing it (measured).
     """
     with path.open("rb", buffering=0) as file:
         state = _state(os.fstat(file.fileno()))
@@ -38,13 +38,13 @@ def read_hashed(path: Path) -> bytes:
 
 
 def source_hash(path: Path) -> str:
-    """Return `file_hash`, once without reading after `read_hashed`; raises OSError."""
+    """Return `file_hash`; once after `read_hashed`, the file is not read. Raises OSError."""
     state, digest = _read.pop(path, (None, ""))
     return digest if state == file_state(path) else file_hash(path)
 
 
 def file_state(path: Path) -> tuple[int, int, int]:
-    """Return what is another once a file is written anew; raises OSError."""
+    """Return a value that changes when a file is rewritten; raises OSError."""
     return _state(path.stat())
 
 
@@ -53,9 +53,9 @@ def _state(state: os.stat_result) -> tuple[int, int, int]:
 
 
 def write_hashed(path: Path, parts: Iterable[bytes | memoryview]) -> str:
-    """Write a new file, put it on the disk and return its `file_hash`; raises OSError.
+    """Write a new file, sync it to disk and return its `file_hash`; raises OSError.
 
-    To read it for that once more would take longer than to hash it (measured).
+    Reading the file again would take longer than hashing it (measured).
     """
     digest = blake3()
     with path.open("xb") as file:
@@ -68,7 +68,7 @@ def write_hashed(path: Path, parts: Iterable[bytes | memoryview]) -> str:
 
 
 def npy_hash(array: Array) -> str:
-    """Return `file_hash` of the .npy file that holds an array whole, without writing it."""
+    """Return the `file_hash` of the .npy file of an array, without writing it."""
     digest = blake3(npy_header(array.dtype, array.shape))
     digest.update(array_bytes(array))
     return digest.hexdigest()

@@ -1,11 +1,11 @@
-"""A CSV as people write it, line by line: whatever it holds, a sentence and not a crash.
+"""Real-world CSV, line by line: whatever a file holds, the result is a message and not a crash.
 
-Lines are parsed strictly (RFC 4180). Where a quotation mark opens a cell and nothing closes it, the
-line is read by itself and the mark counts as text; if that cell is in a column that is used, the
-line is rejected. A first line `sep=;` (Excel's) names the separator. Separators at the end of the
-header or of a line (NIH's Data_Entry_2017.csv) are ignored. A column without a name, as pandas
-writes its index, gets the name that pandas would give it: `Unnamed: 0`. A title above the names of
-the columns, of one cell a line, is passed by and told. Of a workbook the first sheet is read
+Lines are parsed strictly (RFC 4180). If a quotation mark opens a cell and nothing closes it, the
+line is read by itself and the mark counts as text; if that cell is in a used column, the line is
+rejected. A first line `sep=;` (Excel's) names the separator. Separators at the end of the header or
+of a line (NIH's Data_Entry_2017.csv) are ignored. A column without a name, such as the index that
+pandas writes, gets the name that pandas would give it: `Unnamed: 0`. A title above the names of the
+columns, with one cell per line, is skipped with a warning. The first sheet of a workbook is read
 (`loaders.formats.sheets.workbook`).
 """
 
@@ -27,23 +27,23 @@ from loaders.formats.sheets.workbook import ZIP, is_workbook, sheet_text
 
 log = logging.getLogger(__name__)
 
-# Assumption: NIH ChestX-ray14's table, of 112 120 images, has 8 MiB; PadChest's, of 160 000 with
+# Assumption: NIH ChestX-ray14's table of 112 120 images has 8 MiB; PadChest's, of 160 000 with
 # their reports, many times that.
 MAX_TABLE_BYTES = 256 * 2**20
-# MIMIC-CXR, the largest set of chest X-rays, has 377 110 images. So many lines of 64 bytes that are
-# all rejected, each with its sentence, take 0.9 GiB (measured).
+# MIMIC-CXR, the largest set of chest X-rays, has 377 110 images. This many lines of 64 bytes, all
+# rejected with their reasons, take 0.9 GiB (measured).
 MAX_LINES = 500_000
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)?")
 _SEPARATORS = ",;\t"
 _SEP = re.compile(r'"?sep=([^\w\s"]|\t)"?', re.IGNORECASE)
-# How a gzip file begins (RFC 1952, 2.3.1).
+# The first bytes of a gzip file (RFC 1952, 2.3.1).
 _GZIP = b"\x1f\x8b"
-# Lines in which the names of the columns are looked for: titles take a few (assumption).
+# Lines in which the names of the columns are searched: titles take a few (assumption).
 _TITLES = 20
 # No name of a column is a number or a date.
 _WORD = re.compile(r"[^\W\d_]")
 _UNNAMED = re.compile(r"Unnamed: [0-9]+")
-# The marks that a text may begin with, and its encoding; UTF-32's begins as UTF-16's does.
+# Byte-order marks and their encodings; UTF-32's begins like UTF-16's.
 _ENCODINGS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -54,9 +54,9 @@ _ENCODINGS = (
 
 
 class _Part(NamedTuple):
-    """One file of a table: its text, what separates its cells, its records up to the header.
+    """One file of a table: its text, its separator, its records up to the header.
 
-    `before` lines stand in the files before it.
+    `before` is the number of lines in the files before it.
     """
 
     name: str
@@ -66,13 +66,13 @@ class _Part(NamedTuple):
     before: int
 
 
-# The cells of a line -> one cell more, or several, or why the line cannot be used.
+# The cells of a line -> one more cell, or several, or the reason why the line cannot be used.
 Make: TypeAlias = "Callable[[Sequence[str]], str | BadCase]"
 MakeSeveral: TypeAlias = "Callable[[Sequence[str]], Sequence[str] | BadCase]"
 
 
 class _Made(NamedTuple):
-    """Columns that are made of those before them, of `used`."""
+    """Columns that are made from the columns `used` before them."""
 
     names: Sequence[str]
     make: MakeSeveral
@@ -83,7 +83,7 @@ class _Made(NamedTuple):
 class Table:
     """A table whose header has been read: its name, and the names of its columns.
 
-    It may lie in several files of the same columns, whose lines are numbered through.
+    It may consist of several files with the same columns, whose lines are numbered consecutively.
     """
 
     name: str
@@ -92,7 +92,7 @@ class Table:
     _made: tuple[_Made, ...] = ()
 
     def with_column(self, name: str, make: Make, used: Sequence[int]) -> "Table":
-        """Return the table with one column more, as `with_columns`."""
+        """Return the table with one more column, as `with_columns` does."""
 
         def alone(cells: Sequence[str]) -> Sequence[str] | BadCase:
             made = make(cells)
@@ -101,9 +101,9 @@ class Table:
         return self.with_columns([name], alone, used)
 
     def with_columns(self, names: Sequence[str], make: MakeSeveral, used: Sequence[int]) -> "Table":
-        """Return the table with more columns, made of the cells of a line.
+        """Return the table with more columns, which `make` computes from the cells of a line.
 
-        `used` are the columns (numbers from 0) that `make` looks at.
+        `used` are the columns (numbers from 0) that `make` uses.
         """
         made = _Made(names=names, make=make, used=used)
         return replace(self, columns=[*self.columns, *names], _made=(*self._made, made))
@@ -111,10 +111,10 @@ class Table:
     def lines(
         self, rejected: list[BadCase], used: Collection[int]
     ) -> Iterator[tuple[int, list[str]]]:
-        """Give the number and the cells of each line that is not empty.
+        """Yield the number and the cells of each line that is not empty.
 
-        Those that do not fit the columns, or whose cells in the `used` columns (numbers from 0)
-        cannot be told, are added to `rejected`. Raises BadSource.
+        Lines that do not fit the columns, or whose cells in the `used` columns (numbers from 0)
+        cannot be read, are added to `rejected`. Raises BadSource.
         """
         for part in self._parts:
             yield from self._lines_of(part, rejected, used)
@@ -134,10 +134,10 @@ class Table:
                     continue
                 reason = None
                 if len(cells) < wide or any(cell.strip() for cell in cells[wide:]):
-                    reason = f"the line has {len(cells)} cells and the table {wide} columns"
+                    reason = f"the line has {len(cells)} cells but the table {wide} columns"
                 elif unclear := [at for at in used if at in stray]:
                     name = self.columns[unclear[0]]
-                    reason = f"the line is no CSV: a quotation mark in column {name} has no end"
+                    reason = f"the line is not CSV: a quotation mark in column {name} is not closed"
                 whole = [cell.strip() for cell in cells[:wide]]
                 for made in () if reason else self._made:
                     cells_more = made.make(whole)
@@ -150,10 +150,10 @@ class Table:
                     continue
                 yield number, whole
         except csv.Error as error:
-            raise BadSource(f"{part.name} is no CSV ({error})") from None
+            raise BadSource(f"{part.name} is not CSV ({error})") from None
 
     def _looked_at(self, used: Collection[int]) -> Collection[int]:
-        """Return the columns that are used, and those of which others of them are made."""
+        """Return the used columns, and those from which they are made."""
         end = len(self.columns)
         for made in reversed(self._made):
             start = end - len(made.names)
@@ -163,12 +163,12 @@ class Table:
         return used
 
     def where(self, line: int) -> str:
-        """Return how the terminal names a line."""
+        """Return the name of a line in messages."""
         part = self._part(line)
         return f"{part.name} line {line - part.before}"
 
     def file_of(self, line: int) -> str:
-        """Return the name of the file in which a line stands."""
+        """Return the name of the file that holds a line."""
         return self._part(line).name
 
     @property
@@ -180,9 +180,9 @@ class Table:
         return next(part for part in reversed(self._parts) if part.before < line)
 
     def column(self, name: str) -> int | None:
-        """Return the number of the column of that name, or None where there is none.
+        """Return the number of the column with this name, or None if there is none.
 
-        A column that differs in case alone is taken if it is the only one. Raises BadSource where
+        A column that differs only in case is taken if it is the only one. Raises BadSource if
         several columns share the name.
         """
         fitting = [at for at, column in enumerate(self.columns) if column == name]
@@ -192,21 +192,21 @@ class Table:
         if len(fitting) > 1:
             raise BadSource(
                 f"{self.name} has {len(fitting)} columns called {name!r}: its first line should "
-                "name the columns that are used each once"
+                "name each used column once"
             )
         return fitting[0] if fitting else None
 
     @property
     def first_named(self) -> int:
-        """The number of the first column that has a name, 0 where none has."""
+        """The number of the first column that has a name, 0 if none has."""
         names = (at for at, name in enumerate(self.columns) if not _UNNAMED.fullmatch(name))
         return next(names, 0)
 
 
 def open_table(path: Path, *, told: bool = True) -> Table:
-    """Read a table's header, and find out what separates its cells; raises BadSource.
+    """Read a table's header, and determine its separator; raises BadSource.
 
-    `told`: that a title stands above the header, which is passed by.
+    `told`: warn of a title above the header, which is skipped.
     """
     with path.open("rb") as file:
         workbook = is_workbook(file.read(len(ZIP)))
@@ -232,17 +232,17 @@ def open_table(path: Path, *, told: bool = True) -> Table:
                 break
             before = 0
     except csv.Error as error:
-        raise BadSource(f"{path.name} line 1 is no CSV ({error})") from None
+        raise BadSource(f"{path.name} line 1 is not CSV ({error})") from None
     if titled and told:
         where = f"{path.name} names its columns in line {record.number}"
-        log.warning("%s; what stands above is passed by.", where)
+        log.warning("%s; the lines above are skipped.", where)
     while columns and not columns[-1]:
         columns.pop()
     if len([name for name in columns if name]) < 2:
         shown = ", ".join(name for name in columns if name) or "none"
-        marks = f"{mark!r}, as it says" if said else "comma, semicolon or tab"
+        marks = f"{mark!r} as stated there" if said else "comma, semicolon or tab"
         raise BadSource(
-            f"{path.name}: its first line should name two columns or more, separated by {marks}; "
+            f"{path.name}: its first line should name two or more columns, separated by {marks}; "
             f"found: {shown[:100]}"
         )
     columns = [name or f"Unnamed: {at}" for at, name in enumerate(columns)]
@@ -251,9 +251,9 @@ def open_table(path: Path, *, told: bool = True) -> Table:
 
 
 def _head(starts: Sequence[str], marks: str) -> tuple[str, bool]:
-    """Return the line that names the columns, and whether a title stands above it.
+    """Return the line that names the columns, and whether there is a title above it.
 
-    The first line does, unless it is a title: one cell, and names of columns in a line further on.
+    It is the first line unless that is a title: one cell, with names of columns in a later line.
     """
     for at, line in enumerate(starts):
         for cells in (_literally(line, mark)[0] for mark in marks):
@@ -263,13 +263,13 @@ def _head(starts: Sequence[str], marks: str) -> tuple[str, bool]:
 
 
 def _are_names(cells: Sequence[str]) -> bool:
-    """Tell whether a line can name columns: two words or more, no number, each once."""
+    """Tell whether a line can name columns: two or more words, all different, no numbers."""
     filled = [cell.strip() for cell in cells if cell.strip()]
     return len(filled) > 1 and len(set(filled)) == len(filled) and all(map(_WORD.search, filled))
 
 
 def joined(tables: Sequence[Table]) -> Table:
-    """Return several tables of the same columns as one; raises BadSource."""
+    """Return several tables with the same columns as one; raises BadSource."""
     first = tables[0]
     parts: list[_Part] = []
     before = 0
@@ -278,7 +278,7 @@ def joined(tables: Sequence[Table]) -> Table:
             odd = sorted(set(table.columns) ^ set(first.columns))
             shown = f": {', '.join(odd)[:200]}" if odd else ", in another order"
             raise BadSource(f"{first.name} and {table.name} do not have the same columns{shown}")
-        for part in table._parts:  # noqa: SLF001  # of its own kind
+        for part in table._parts:  # noqa: SLF001  # of its own class
             parts.append(part._replace(before=before))
             before += sum(1 for _ in _lines(part.text))
     return replace(first, name=" and ".join(table.name for table in tables), _parts=tuple(parts))
@@ -287,7 +287,7 @@ def joined(tables: Sequence[Table]) -> Table:
 def table_under(source: Path, name: str, option: str) -> Path:
     """Return the table that an option names by its path under the source; raises BadSource."""
     if leads_out(name):
-        raise BadSource(f"{option} is {name!r}: give its path under {source}")
+        raise BadSource(f"option {option} is {name!r}; it must be a path under {source}")
     path = source / name
     if not path.is_file() or not Inside(source).holds(path):
         raise BadSource(f"there is no file {name} under {source}")
@@ -306,7 +306,7 @@ class _Record(NamedTuple):
 
 
 class _Lines:
-    """The lines of a text for the csv module; lines that it read too far can be put back."""
+    """The lines of a text for the csv module; lines that it took in excess can be put back."""
 
     def __init__(self, text: str) -> None:
         self._rest = _lines(text)
@@ -322,17 +322,17 @@ class _Lines:
         return line
 
     def give_back(self) -> str:
-        """Put back all lines of a record but the first; return the first."""
+        """Put back all lines of a record except the first; return the first."""
         self._back.extendleft(reversed(self.taken[1:]))
         del self.taken[1:]
         return self.taken[0]
 
 
 def _records(text: str, mark: str, *, header: int = 0, width: int = 0) -> Iterator[_Record]:
-    """Give the records of a text; raises csv.Error.
+    """Yield the records of a text; raises csv.Error.
 
-    After the first `header` records, a record that spans several lines is taken for a stray
-    quotation mark if one of its later lines has `width` cells, as a record of its own would.
+    After the first `header` records, a record of several lines is attributed to a stray quotation
+    mark if one of its later lines has `width` cells, as a record of its own would.
     """
     lines = _Lines(text)
     reader = csv.reader(lines, delimiter=mark, strict=True)
@@ -366,7 +366,7 @@ def _literally(line: str, mark: str) -> tuple[list[str], list[int]]:
     at = 0
     while at <= len(line):
         found = cell.match(line, at)
-        assert found is not None  # the second form fits everything
+        assert found is not None  # the second form matches everything
         if found[1] is not None:
             cells.append(found[1].replace('""', '"'))
         else:
@@ -378,7 +378,7 @@ def _literally(line: str, mark: str) -> tuple[list[str], list[int]]:
 
 
 def _lines(text: str) -> Iterator[str]:
-    # Not io.StringIO, which takes four bytes a character.
+    # Not io.StringIO, which needs four bytes per character.
     return (match[0] for match in _LINE.finditer(text))
 
 
@@ -386,7 +386,7 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def _unpacked(raw: bytes, table: Path) -> bytes:
-    """Return what a .csv.gz holds; raises BadSource."""
+    """Return the content of a .csv.gz; raises BadSource."""
     inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
         content = inflater.decompress(raw, MAX_TABLE_BYTES + 1)
@@ -401,27 +401,27 @@ def _unpacked(raw: bytes, table: Path) -> bytes:
 
 def _text(table: Path) -> str:
     if (size := table.stat().st_size) > MAX_TABLE_BYTES:
-        raise BadSource(f"{table.name} has {size} bytes; a table has at most {MAX_TABLE_BYTES}")
+        raise BadSource(f"{table.name} has {size} bytes; at most {MAX_TABLE_BYTES} are read")
     raw = table.read_bytes()
     if raw.startswith(_GZIP):
         raw = _unpacked(raw, table)
-    # Spreadsheets save "Unicode text" as UTF-16 with a mark; UTF-8 may have its own, which goes.
+    # Spreadsheets save "Unicode text" as UTF-16 with a mark; the optional one of UTF-8 is removed.
     encoding = next(name for mark, name in _ENCODINGS if raw.startswith(mark))
     try:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        why = f"line {line} is of another encoding, as a spreadsheet's plain CSV is"
+        why = f"line {line} has another encoding, as in a spreadsheet's plain CSV"
         if encoding != "utf-8-sig":
-            why = "it begins as one, and is damaged or cut off"
+            why = "it begins like one but is damaged or cut off"
         form = encoding.upper().removesuffix("-SIG")
         raise BadSource(
-            f"{table.name} is no {form} text (byte {error.start}): save it as CSV UTF-8; {why}"
+            f"{table.name} is not {form} text (byte {error.start}): save it as CSV UTF-8; {why}"
         ) from None
     if "\0" in text:
         raise BadSource(
-            f"{table.name} holds zero bytes: it is no text, or UTF-16 without its mark; save it as "
-            "CSV UTF-8"
+            f"{table.name} holds NUL bytes: it is not text, or UTF-16 without its byte-order mark; "
+            "save it as CSV UTF-8"
         )
     if not text or text.isspace():
         raise BadSource(f"{table.name} is empty")

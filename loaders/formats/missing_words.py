@@ -1,9 +1,9 @@
-"""The words that tables use for a missing value, in one table.
+"""The words that tables use for a missing value.
 
 `blank`: the cell is empty, or holds what spreadsheets, databases, R and pandas write for an empty
-one. `lost`: the value failed: a formula's error (Excel's in several languages, LibreOffice's), the
-hashes of a column too narrow to show it, a question mark. `unnamed`: a word such as "none",
-"unknown" or "-". It never identifies a patient, a reader, a part or a file, but may be a class.
+one. `lost`: the value was lost: a formula's error (Excel's in several languages, LibreOffice's),
+the hashes of a column too narrow to show it, a question mark. `unnamed`: a word such as "none",
+"unknown" or "-", which never identifies a patient, reader, part or file, but may be a class.
 """
 
 import re
@@ -45,7 +45,7 @@ _LOST = re.compile(
 
 @lru_cache(maxsize=4096)
 def missing(text: str) -> Missing | None:
-    """Return in which way a cell's value is missing, or None where it is not.
+    """Return in which way a cell's value is missing, or None if it is not.
 
     Case, surrounding blanks and invisible characters make no difference.
     """

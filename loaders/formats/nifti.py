@@ -1,7 +1,7 @@
 """NIfTI volumes to cases: checked before they are read, reoriented to RAS, labels renumbered.
 
-The format: NIfTI-1 (nifti.nimh.nih.gov/nifti-1) and NIfTI-2. A file is believed in nothing: what
-its header declares is compared with the bytes that are there before memory is taken for it.
+The format: NIfTI-1 (nifti.nimh.nih.gov/nifti-1) and NIfTI-2. Headers are not trusted: what they
+declare is compared with the bytes of the file before memory is allocated.
 """
 
 import gzip
@@ -21,46 +21,46 @@ from loaders.cases import JSON, Array, BadCase, BadSource, Case, Item, Meta
 # Its functions are not annotated.
 nib: Any = nibabel
 
-# How a member of a gzip file begins (RFC 1952, 2.3.1).
+# The first bytes of a member of a gzip file (RFC 1952, 2.3.1).
 GZIP = b"\x1f\x8b"
 ENDINGS = (".nii.gz", ".nii")
-# CT, in Hounsfield units: what lies outside the scanner's circle is written as -1024 to -3024.
+# CT, in Hounsfield units; voxels outside the scanner's circle are written as -1024 to -3024.
 AIR = -1000.0
 # Offset and bytes of the magic of a one-file NIfTI; pairs of .hdr and .img are not read.
 KINDS = ((344, b"n+1\0", nib.Nifti1Header), (4, b"n+2\0", nib.Nifti2Header))
 # Deflate cannot shrink data further (zlib technical notes, zlib.net/zlib_tech.html).
 DEFLATE_LIMIT = 1032
-# Assumption: larger than any clinical volume (a 2000-slice CT in float64 is 4 GiB).
+# Larger than any clinical volume (assumption): a 2000-slice CT in float64 is 4 GiB.
 MAX_BYTES = 8 << 30
-# Bytes that may follow the voxels: padding of some writers.
+# Bytes that may follow the voxels: some writers pad.
 MAX_TRAILER = 1 << 20
-# Bytes read from a file at once. Of a compressed one deflate makes at most DEFLATE_LIMIT times as
-# many, and what is inflated shall stay in a core's cache until it is copied to its place.
+# Bytes read from a file at once. In a compressed one they inflate to at most DEFLATE_LIMIT times as
+# many, which should stay in a core's cache until they are copied.
 CHUNK = 1 << 16
-# The larger of both kinds of header.
+# The size of the larger kind of header.
 HEADER_BYTES = 540
-# Corners of an image and of its label may lie this far apart, in voxels, if not said otherwise: two
-# writers' rounding of one affine to float32 moves them by 1e-4 at most, a shift that matters by far
+# Corners of an image and its label may be this far apart by default, in voxels: two writers'
+# rounding of one affine to float32 moves them by at most 1e-4, a shift that matters by far
 # more.
 AFFINE_TOLERANCE = 0.01
-# A label that is stored by a scaling (float32, 16 bits) is moved by 1e-4 at most; what is
-# interpolated by far more (assumption).
+# Storage with a scaling (float32, 16 bits) changes a label by at most 1e-4, interpolation by far
+# more (assumption).
 LABEL_ROUNDING = 1e-3
-# The length of a quaternion may exceed 1 by its writer's rounding: to four decimals (assumption).
+# A quaternion may be longer than 1 because its writer rounded to four decimals (assumption).
 QUATERNION_ROUNDING = 5e-4
-# Labels larger than this are no label map.
+# The largest label in a label map.
 MAX_LABEL = 65535
-# Masks are stored in 8 bits; their last value says here that a number is of no class.
+# Masks are stored in 8 bits; here their last value marks numbers without a class.
 NO_CLASS = 255
-# No voxel is a kilometre long; the squares of what is far beyond overflow. Assumption.
+# No voxel is a kilometre long, and squares of far longer ones overflow (assumption).
 LARGEST_MM = 1e6
-# By the lower three bits of xyzt_units: metres and micrometres. All others are taken for mm, as
-# other readers do.
+# By the lower three bits of xyzt_units: metres and micrometres. All others are read as mm, as in
+# other readers.
 MM_PER_UNIT = {1: 1000.0, 3: 0.001}
 OPTIONS: Mapping[str, tuple[JSON, str]] = {
     "shift": (
         AFFINE_TOLERANCE,
-        "share of a voxel that a label or channel may lie apart from its image, 0 to 1",
+        "how far a label or channel may be shifted from its image, in voxels, 0 to 1",
     ),
     "nan": (
         "refuse",
@@ -71,10 +71,10 @@ OPTIONS: Mapping[str, tuple[JSON, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a NIfTI file declares, found true of its size.
+    """What a NIfTI file declares, checked against its size.
 
-    `shape` is (X, Y, Z) or (X, Y, Z, C), `affine` (4, 4) maps voxels to mm. A file of (X, Y) has
-    one slice, and one of (X, Y, Z, 1, C), which has no time, is one of (X, Y, Z, C).
+    `shape` is (X, Y, Z) or (X, Y, Z, C), `affine` (4, 4) maps voxels to mm. A file of (X, Y) is
+    read as one slice, and one of (X, Y, Z, 1, C), which has no time, as (X, Y, Z, C).
     """
 
     shape: tuple[int, ...]
@@ -86,7 +86,7 @@ class Header:
 
     @property
     def scaled(self) -> bool:
-        """Whether what is stored is not yet the voxels' values."""
+        """Whether stored numbers must be scaled to give the voxels' values."""
         return (self.slope, self.intercept) != (1.0, 0.0)
 
     @property
@@ -96,7 +96,7 @@ class Header:
 
 
 class Placed(Protocol):
-    """What has a shape, (X, Y, Z) or with channels behind, and an affine (4, 4) to mm."""
+    """An object with a shape (X, Y, Z) or (X, Y, Z, C), and an affine (4, 4) to mm."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -108,13 +108,13 @@ class Placed(Protocol):
 
 
 class NiftiError(ValueError):
-    """A fault of one file, in words that name no path."""
+    """A fault of one file, in a message that names no path."""
 
 
 def stem(path: Path, endings: Sequence[str] = ENDINGS) -> str | None:
-    """Return a file's name without its NIfTI ending (or one of these); None where it has none.
+    """Return a file's name without its NIfTI ending (or one of `endings`); None if it has none.
 
-    Hidden files are none: archives made on a Mac hold `._name.nii.gz` beside each file.
+    Hidden files do not count: archives made on a Mac hold `._name.nii.gz` beside each file.
     """
     for ending in endings:
         if path.name.lower().endswith(ending) and not path.name.startswith("."):
@@ -123,18 +123,18 @@ def stem(path: Path, endings: Sequence[str] = ENDINGS) -> str | None:
 
 
 def chosen_reading(kind: str, chosen: Mapping[str, Any]) -> dict[str, JSON]:
-    """Return OPTIONS for a meta's options, those that are not the default; raises BadSource."""
+    """Return the OPTIONS that differ from their defaults, for a meta; raises BadSource."""
     if not 0 <= chosen["shift"] <= 1:
-        raise BadSource(f"{kind} option shift is {chosen['shift']:g}; it is 0 to 1 voxels")
+        raise BadSource(f"{kind} option shift is {chosen['shift']:g}; it must be 0 to 1 voxels")
     if chosen["nan"] not in ("refuse", "fill"):
-        raise BadSource(f"{kind} option nan is {chosen['nan']!r}; it is refuse or fill")
+        raise BadSource(f"{kind} option nan is {chosen['nan']!r}; it must be refuse or fill")
     return {name: chosen[name] for name, (default, _) in OPTIONS.items() if chosen[name] != default}
 
 
 def without_copies(paths: Sequence[Path]) -> list[Path]:
-    """Return files without those that are another one once more, packed or unpacked.
+    """Return files without those that are packed or unpacked copies of another.
 
-    As CASE.nii beside CASE.nii.gz, where somebody unpacked a set. Two that differ both stay.
+    CASE.nii may be beside CASE.nii.gz if somebody unpacked a set. Two that differ both stay.
     """
     if len(paths) < 2 or len({(path.parent, stem(path)) for path in paths}) > 1:
         return list(paths)
@@ -143,27 +143,27 @@ def without_copies(paths: Sequence[Path]) -> list[Path]:
         try:
             found.setdefault(_content_hash(path), path)
         except NiftiError:
-            return list(paths)  # it is told when it is read
+            return list(paths)  # reported when it is read
     return list(found.values())
 
 
 def _content_hash(path: Path) -> str:
-    """Return the hash of a file's unpacked content, up to the size of any volume."""
+    """Return the hash of a file's unpacked content; raises NiftiError if it is too large."""
     digest, size = blake3(), 0
     with _faults():
         for piece in _pieces(path, step=CHUNK):
             digest.update(piece)
             size += len(piece)
             if size > MAX_BYTES:
-                raise NiftiError("holds more than any volume has")
+                raise NiftiError("is larger than any volume")
     return digest.hexdigest()
 
 
 def read_header(path: Path) -> Header:
-    """Read a file's header and hold it against the file's size; raises NiftiError."""
+    """Read a file's header and check it against the file's size; raises NiftiError."""
     if path.exists() and not path.is_file():
         # Reading a pipe could block for ever.
-        raise NiftiError("is no file but a folder, a pipe or a device")
+        raise NiftiError("is not a file but a folder, a pipe or a device")
     raw = b""
     with _faults():
         for piece in _pieces(path, step=1 << 12):
@@ -173,8 +173,8 @@ def read_header(path: Path) -> Header:
     kind = next((kind for place, magic, kind in KINDS if raw[place:].startswith(magic)), None)
     if kind is None or len(raw) < kind.sizeof_hdr:
         raise NiftiError("is not a NIfTI file")
-    # Unchecked: nibabel would mend some faults and print others; what matters is checked here.
-    # Its 348 or 540 bytes alone: extensions, which may be long and broken, are passed over.
+    # Unchecked: nibabel would repair some faults and print others; what matters is checked here.
+    # Only its 348 or 540 bytes: extensions, which may be long and broken, are skipped.
     header = kind(raw[: kind.sizeof_hdr], check=False)
     axes, *lengths = header["dim"].tolist()
     if not 0 <= axes <= len(lengths):
@@ -193,7 +193,9 @@ def read_header(path: Path) -> Header:
         raise NiftiError("has an affine that is not invertible")
     sides = np.abs(affine[:3, :3]).max(axis=0)
     if sides.max() > LARGEST_MM or np.isnan(nib.io_orientation(affine)).any():
-        raise NiftiError("has an affine that no scanner writes: its axes lead nowhere")
+        raise NiftiError(
+            "has an affine that no scanner writes: its axes are too long or degenerate"
+        )
     _check_size(path, shape, dtype, offset)
     return Header(
         shape=shape,
@@ -206,7 +208,7 @@ def read_header(path: Path) -> Header:
 
 
 def _shape(lengths: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a file's axes as (X, Y, Z) or (X, Y, Z, C), if they are that."""
+    """Return a file's axes as (X, Y, Z) or (X, Y, Z, C) if possible, else unchanged."""
     while len(lengths) > 3 and lengths[-1] == 1:
         lengths = lengths[:-1]
     if len(lengths) == 2:
@@ -217,10 +219,11 @@ def _shape(lengths: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _mend(header: Any, shape: tuple[int, ...]) -> None:
-    """Put right what other readers put right (nibabel; nifti1_io.c of NIfTI's reference code).
+    """Correct what other readers correct (nibabel; nifti1_io.c of NIfTI's reference code).
 
-    A length of voxels below 0 is that length, one of 0 along a single voxel is 1; qfac, which is 1
-    or -1, is 1 where it is 0 or above; a quaternion a rounding longer than 1 is as long as 1.
+    A negative voxel length loses its sign, and a length of 0 along a single voxel becomes 1. qfac,
+    which must be 1 or -1, becomes 1 if it is 0 or more. A quaternion that rounding made longer than
+    1 is normalised.
     """
     pixdim = header["pixdim"]
     pixdim[1:4] = np.abs(pixdim[1:4])
@@ -248,7 +251,7 @@ def _check_size(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset
         raise NiftiError(f"is empty: its shape is {' x '.join(map(str, shape)) or 'missing'}")
     declared = int(np.prod(shape, dtype=object)) * dtype.itemsize
     if declared > MAX_BYTES:
-        raise NiftiError(f"declares {declared >> 30} GiB of voxels, more than any volume has")
+        raise NiftiError(f"declares {declared >> 30} GiB of voxels, too many for a volume")
     on_disk = path.stat().st_size
     with _faults(), path.open("rb") as file:
         packed = file.read(len(GZIP)) == GZIP
@@ -259,7 +262,7 @@ def _check_size(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset
 
 @contextmanager
 def _faults() -> Iterator[None]:
-    """Turn what breaks while a file is read into a NiftiError."""
+    """Turn errors while a file is read into NiftiError."""
     try:
         yield
     except EOFError:
@@ -272,10 +275,10 @@ def _faults() -> Iterator[None]:
 
 
 def _pieces(path: Path, step: int) -> Iterator[bytes]:
-    """Give a file's content, `step` bytes of the file at once, decompressed if it is gzip's.
+    """Yield a file's content, from `step` bytes of the file at a time, decompressed if it is gzip.
 
-    Whatever its name says, which people leave as it was. gzip's own checksums are held against it.
-    By ISA-L, which inflates in 0.36 of zlib's time (measured). Raises EOFError, gzip.BadGzipFile,
+    Its first bytes decide, not its name, which people leave unchanged. gzip's checksums are
+    verified. ISA-L inflates in 0.36 of zlib's time (measured). Raises EOFError, gzip.BadGzipFile,
     IsalError and OSError.
     """
     with path.open("rb") as file:
@@ -288,7 +291,7 @@ def _pieces(path: Path, step: int) -> Iterator[bytes]:
                 continue
             while piece:
                 if member is None:
-                    # Zeros may pad a member (RFC 1952 says nothing; gzip and Python pass them by).
+                    # Zeros may pad a member (not in RFC 1952, but gzip and Python skip them).
                     if not (piece := piece.lstrip(b"\0")):
                         break
                     if not piece.startswith(GZIP[: len(piece)]):
@@ -305,17 +308,17 @@ def _pieces(path: Path, step: int) -> Iterator[bytes]:
 def read_voxels(path: Path, header: Header) -> Array:
     """Return a file's voxels in the header's shape, scaled; raises NiftiError.
 
-    Memory is touched as voxels come, so that a header that lies within a compressed file's
-    possible size still costs only what the file holds. gzip's own checksum is read to the end.
+    Memory is touched only as voxels arrive, so that a header that claims too many within a
+    compressed file's possible size costs no more than the file holds. gzip's checksum is verified.
     """
     count = int(np.prod(header.shape)) * header.dtype.itemsize
     try:
         buffer = np.empty(count, dtype=np.uint8)
     except MemoryError:
         size = f"{count >> 20} MiB"
-        raise NiftiError(f"declares {size} of voxels, more memory than there is") from None
+        raise NiftiError(f"declares {size} of voxels, more than there is memory") from None
     view = buffer.data
-    # Where the next piece belongs: the voxels start at 0.
+    # The place of the next piece: the voxels start at 0.
     place = -header.offset
     with _faults():
         for piece in _pieces(path, step=CHUNK):
@@ -337,14 +340,14 @@ def read_voxels(path: Path, header: Header) -> Array:
 
 
 def to_ras(voxels: Array, affine: Array) -> tuple[Array, tuple[float, float, float]]:
-    """Return voxels (X, Y, Z, ...) with axes to the right, anterior and superior, and the spacing.
+    """Return voxels (X, Y, Z, ...) with axes to right, anterior and superior, and the spacing.
 
     Axes are swapped and flipped, never resampled. The spacing is in mm, in the new order.
     """
     order = nib.io_orientation(affine)
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     spacing = lengths[np.argsort(order[:, 0])]
-    # Rounded, so that the hash of a case does not depend on a machine's last bit.
+    # Rounded so that the hash of a case does not depend on a machine's last bit.
     x, y, z = (round(float(length), 6) for length in spacing)
     return nib.apply_orientation(voxels, order), (x, y, z)
 
@@ -362,8 +365,8 @@ def read_case(
 ) -> Case:
     """Read one segmented volume, its channels from several files or from the fourth axis of one.
 
-    `label_values[i]` is the number in the file of class i. Values below `lowest` are raised to it
-    (CT: what lies outside the scanner's circle, to air). `shift` and `nan` are as in OPTIONS.
+    `label_values[i]` is the number of class i in the file. Values below `lowest` are raised to it
+    (in CT, those outside the scanner's circle become air). `shift` and `nan` are as in OPTIONS.
     Raises BadCase.
     """
     try:
@@ -379,7 +382,7 @@ def read_case(
         raise BadCase(str(error), where=key) from None
     if lowest is not None and image.min() < lowest:
         image = np.maximum(image, image.dtype.type(lowest))
-    # By the image's affine, as the image is: two that differ by a rounding may turn two ways.
+    # Turned by the image's affine: two that differ by rounding might turn differently.
     mask, spacing = to_ras(mask, headers[0].affine)
     return Case(
         key=key,
@@ -392,16 +395,16 @@ def read_case(
 
 
 def filled(voxels: Array, value: float) -> Array:
-    """Return voxels with a value where they are NaN."""
+    """Return voxels with NaN replaced by a value."""
     if voxels.dtype.kind != "f":
         return voxels
     return np.where(np.isnan(voxels), voxels.dtype.type(value), voxels)
 
 
 def _channels(paths: Sequence[Path], headers: Sequence[Header]) -> Array:
-    """Return (C, Z, Y, X) of several files (X, Y, Z) or of one (X, Y, Z, C); raises NiftiError.
+    """Return (C, Z, Y, X) from several files (X, Y, Z) or one (X, Y, Z, C); raises NiftiError.
 
-    Each file's voxels are let go before the next are read.
+    Each file's voxels are freed before the next are read.
     """
     stack: Array | None = None
     for place, (path, header) in enumerate(zip(paths, headers, strict=True)):
@@ -417,10 +420,9 @@ def _channels(paths: Sequence[Path], headers: Sequence[Header]) -> Array:
 
 
 def read(item: Item, meta: Meta) -> Iterator[Case]:
-    """Read an item whose paths are its channels and, last, its label; `extra` has the group.
+    """Read an item whose paths are its channels, then its label; `extra` has the group.
 
-    `meta.options` has what `read_case` is to know: label_values, lowest, and what is chosen of
-    OPTIONS.
+    `meta.options` has the arguments of `read_case`: label_values, lowest, and chosen OPTIONS.
     """
     *images, label = item.paths
     known: dict[str, Any] = meta.options
@@ -443,7 +445,7 @@ def _of(what: str, step: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def agree(images: Sequence[Placed], label: Placed, shift: float) -> None:
-    """Hold the shapes and affines of a case's files against each other; raises NiftiError."""
+    """Check that the shapes and affines of a case's files agree; raises NiftiError."""
     for header in images:
         if len(header.shape) not in ((3, 4) if len(images) == 1 else (3,)):
             raise NiftiError(f"the image has {len(header.shape)} axes")
@@ -451,7 +453,7 @@ def agree(images: Sequence[Placed], label: Placed, shift: float) -> None:
     for what, header in (*(("channel", header) for header in images[1:]), ("label", label)):
         if header.shape != shape:
             sizes = [" x ".join(map(str, size)) for size in (header.shape, shape)]
-            raise NiftiError(f"the {what} is {sizes[0]}, the image {sizes[1]}")
+            raise NiftiError(f"the {what} is {sizes[0]}, but the image {sizes[1]}")
         corners = np.array(np.meshgrid(*((0, length) for length in shape), [1])).reshape(4, -1)
         apart = np.linalg.norm((header.affine - images[0].affine) @ corners, axis=0).max()
         voxel = np.linalg.norm(images[0].affine[:3, :3], axis=0).min()
@@ -468,20 +470,20 @@ def to_classes(voxels: Array, label_values: Sequence[int]) -> Array:
     `label_values[i]` is the number of class i.
     """
     if len(label_values) > NO_CLASS:
-        raise NiftiError(f"the set has {len(label_values)} labels, up to {NO_CLASS} are read")
+        raise NiftiError(f"the set has {len(label_values)} labels; at most {NO_CLASS} are read")
     table = np.full(MAX_LABEL + 1, NO_CLASS, dtype=np.uint8)
     table[list(label_values)] = np.arange(len(label_values))
     numbers = whole_numbers(voxels).ravel(order="K")
     classes = np.empty(numbers.size, dtype=np.uint8)
-    # Block by block: np.take makes 64-bit numbers first, which then stay in a core's cache. They
-    # lie within the table; mode="clip" spares it from looking (a third of the time, measured).
+    # In blocks: np.take converts to 64-bit numbers first, which so stay in a core's cache. All are
+    # within the table; mode="clip" saves the check (a third of the time, measured).
     for start in range(0, numbers.size, CHUNK):
         block = slice(start, start + CHUNK)
         np.take(table, numbers[block], out=classes[block], mode="clip")
     if classes.max() == NO_CLASS:
         strange = numbers[classes == NO_CLASS].min()
         known = ", ".join(map(str, label_values))
-        raise NiftiError(f"the label holds {strange}, known are {known}")
+        raise NiftiError(f"the label holds {strange}; known labels are {known}")
     return classes.reshape(voxels.shape, order="F")
 
 
@@ -496,14 +498,14 @@ def whole_numbers(voxels: Array) -> Array:
         voxels = whole
     low, high = voxels.min(), voxels.max()
     if low < 0 or high > MAX_LABEL:
-        raise NiftiError(f"the label holds {low if low < 0 else high:.9g}, which is no class")
+        raise NiftiError(f"the label holds {low if low < 0 else high:.9g}, which is not a class")
     return voxels.astype(np.uint8 if high < 256 else np.uint16, copy=False)
 
 
 def found_labels(labels: Sequence[Path], *, nan: str = "refuse") -> list[int]:
-    """Return the numbers in use over label files, 0 among them; files that are bad are passed by.
+    """Return the numbers used in label files, always including 0; bad files are skipped.
 
-    They are met again, and rejected by name, when their cases are read.
+    These are rejected by name when their cases are read.
     """
     found = {0}
     for path in labels:

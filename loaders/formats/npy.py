@@ -1,4 +1,4 @@
-"""Numpy's .npy files: opened as they lie; written as a stream, on the disk at the end."""
+"""Numpy's .npy files: memory-mapped to read; written as a stream and synced to disk at the end."""
 
 import os
 import threading
@@ -13,7 +13,7 @@ import numpy as np
 from loaders.cases import Array
 from loaders.formats.large_file import write_parts
 
-# numpy has Python parse what a header says, and CPython before 3.11.9 and 3.12.3 counts the depth
+# numpy parses headers with Python's parser, and CPython before 3.11.9 and 3.12.3 counts the depth
 # of parsing for all threads together: two that parse at once may end in a SystemError (its issue
 # 106905; seen once).
 _PARSING = threading.Lock()
@@ -23,9 +23,9 @@ _MAGIC, _VERSION_1 = b"\x93NUMPY", b"\x01\x00"
 
 
 def open_npy(path: Path) -> Array:
-    """Map the array of a file; raises OSError, ValueError or EOFError where it is none.
+    """Map the array of a file; raises OSError, ValueError or EOFError if it is not one.
 
-    Equal headers are parsed once: numpy's parsing takes 0.6 ms, ten times what opening takes, and a
+    Equal headers are parsed once: numpy's parsing takes 0.6 ms, ten times as long as opening, and a
     trial opens thousands of files of a few shapes (measured).
     """
     with path.open("rb") as file:
@@ -44,13 +44,13 @@ def _described(header: bytes) -> tuple[tuple[int, ...], Literal["C", "F"], np.dt
     with _PARSING:
         shape, by_columns, dtype = np.lib.format.read_array_header_1_0(BytesIO(header[8:]))
     if dtype.hasobject:
-        raise ValueError(f"it holds objects of Python ({dtype}), which are not read")
+        raise ValueError(f"it holds Python objects ({dtype}), which are not read")
     return shape, "F" if by_columns else "C", dtype
 
 
 @lru_cache(maxsize=256)
 def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
-    """Return what stands before the numbers in the file of an array in C order."""
+    """Return the bytes before the numbers in the file of an array in C order."""
     header = BytesIO()
     np.lib.format.write_array_header_1_0(
         header,
@@ -64,14 +64,14 @@ def npy_header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:
 
 
 def array_bytes(array: Array) -> memoryview:
-    """Return the numbers of an array as they stand in a file, in C order."""
+    """Return the numbers of an array as in a file, in C order."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 class ArrayFile:
-    """A new .npy file: one array whole, or (`grow`) equal arrays stacked one after the other.
+    """A new .npy file: one array, or (`grow`) a stack of arrays of equal shape and type.
 
-    The number of rows is known at the end alone; numpy's header leaves room for it.
+    The number of rows is known only at the end; numpy's header leaves room for it.
     """
 
     def __init__(self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], *, grow: bool):
@@ -96,11 +96,11 @@ class ArrayFile:
         self.close()
 
     def fits(self, array: Array) -> bool:
-        """Tell whether an array is of the file's shape and type."""
+        """Tell whether an array has the file's shape and type."""
         return array.shape == self._shape and array.dtype == self._dtype
 
     def append(self, array: Array) -> int | None:
-        """Write one array of the file's shape and type; return its row, None in a whole file."""
+        """Write an array of the file's shape and type; return its row, None if it is the file."""
         if array.shape != self._shape or (self.rows and not self._grow):
             raise ValueError(f"an array of {array.shape} does not fit a file of {self._shape}")
         # Not tofile(): on a full disk that raises an OSError without its number.
@@ -113,7 +113,7 @@ class ArrayFile:
         return None
 
     def close(self) -> None:
-        """Finish the header and put the file on the disk."""
+        """Finish the header and sync the file to disk."""
         if self._file.closed:
             return
         with self._file:

@@ -1,11 +1,11 @@
-"""Turning pictures upright, as the orientation in their container says."""
+"""Turning pictures upright by the orientation in their container."""
 
 import struct
 from collections.abc import Callable, Mapping
 
 from loaders.cases import Array
 
-# EXIF orientation: how stored (..., Y, X) becomes upright; EXIF 2.32, 4.6.4.
+# EXIF orientation: how a stored picture (..., Y, X) becomes upright; EXIF 2.32, 4.6.4.
 _UPRIGHT: Mapping[int, Callable[[Array], Array]] = {
     1: lambda a: a,
     2: lambda a: a[..., ::-1],
@@ -16,9 +16,8 @@ _UPRIGHT: Mapping[int, Callable[[Array], Array]] = {
     7: lambda a: a.swapaxes(-1, -2)[..., ::-1, ::-1],
     8: lambda a: a.swapaxes(-1, -2)[..., ::-1, :],
 }
-# A video's display matrix (ISO/IEC 14496-12, 6.2.2; FFmpeg's libavutil/display.h): a stored place
-# is shown at (a x + c y, b x + d y), but for a shift. Its numbers a, b, c, d, and what they are in
-# EXIF.
+# A video's display matrix (ISO/IEC 14496-12, 6.2.2; FFmpeg's libavutil/display.h): a stored point
+# (x, y) is shown at (a x + c y, b x + d y) plus a shift. Maps (a, b, c, d) to the EXIF orientation.
 _EXIF = {
     (1, 0, 0, 1): 1,
     (-1, 0, 0, 1): 2,
@@ -40,7 +39,7 @@ def upright(image: Array, exif: int) -> Array:
 def exif_of(matrix: bytes) -> int | None:
     """Return the EXIF orientation that equals a display matrix of nine 32-bit numbers.
 
-    None if it stretches, or turns by an angle that is no multiple of 90 degrees.
+    None if it stretches, or turns by an angle that is not a multiple of 90 degrees.
     """
     a, b, _, c, d = struct.unpack_from("<5i", matrix)
     return _EXIF.get((a / _ONE, b / _ONE, c / _ONE, d / _ONE))

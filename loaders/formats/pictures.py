@@ -1,10 +1,10 @@
-"""One picture file to an array, told by content and never by name.
+"""One picture file to an array; its content, never its name, determines the format.
 
-PNG, JPEG, TIFF, BMP, WebP, JPEG 2000, PGM (and its kin PPM and PBM) and DICOM are read.
+PNG, JPEG, TIFF, BMP, WebP, JPEG 2000, PGM (also PPM and PBM) and DICOM are read.
 
-Pixels come as they are stored, with the depth that their file tells; colour profiles and gamma are
-left alone, a palette is looked up, and the orientation that a camera wrote down is applied. What
-cannot be had without guessing is refused: transparent pixels, CMYK, several pictures in one file.
+Pixels are returned as stored, with the depth that the file declares; colour profiles and gamma are
+ignored, a palette is looked up, and a camera's orientation is applied. Pictures that cannot be read
+without guessing are refused: transparent pixels, CMYK, several pictures in one file.
 """
 
 import io
@@ -39,14 +39,14 @@ SUFFIXES = frozenset(
 )
 # The libraries' own limit against decompression bombs (PIL.Image.MAX_IMAGE_PIXELS): 1 GiB / 4 / 3.
 MAX_PIXELS = 89_478_485
-# In colour of 16 bits, which passes through two copies of four channels: a quarter of it.
+# A quarter of it in 16-bit colour, which passes through two copies of four channels.
 MAX_DEEP_PIXELS = MAX_PIXELS // 4
-# Assumption: an uncompressed picture of so many pixels in three channels of 16 bits, and more.
+# More than an uncompressed picture of this many pixels in three channels of 16 bits (assumption).
 MAX_BYTES = 2**30
-# Lossy coding rounds grey to colours that differ by a level or two in 256 (assumption: 3).
+# Lossy coding turns grey into colours that differ by a level or two in 256 (assumption: 3).
 _GREY_TOLERANCE = 3 / 255
 _STRIP_ROWS = 64
-# ITU-R BT.601, in thousandths: they add up to 1000, so that grey stays what it was.
+# ITU-R BT.601, in thousandths: they add up to 1000, so that grey stays unchanged.
 _LUMA = (299, 587, 114)
 
 # Offset and first bytes of each readable format, with Pillow's name for it.
@@ -78,7 +78,7 @@ _REFUSED = {
     b"\x1f\x8b": "gzip data",
     b"<": "text",
 }
-# What Pillow and its codecs raise on damaged bytes that lie in memory: no disk is involved.
+# What Pillow and its codecs raise on damaged bytes in memory: no disk is involved.
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -99,9 +99,9 @@ _WHITE_IS_ZERO = 0
 
 
 def read_picture(path: Path, where: str) -> Picture:
-    """Return a picture with 1 or 3 channels, of 8 or 16 bits, int32 or float32; raises BadCase.
+    """Return a picture with 1 or 3 channels of 8 or 16 bits, int32 or float32; raises BadCase.
 
-    A DICOM file must hold one frame; see `loaders.formats.dicom.frames` for what is done to its
+    A DICOM file must hold one frame; `loaders.formats.dicom.frames` describes what is done to its
     values.
     """
     return _picture(_content(path, where), path, where)
@@ -110,7 +110,7 @@ def read_picture(path: Path, where: str) -> Picture:
 def _content(path: Path, where: str) -> bytes:
     with present(where):
         if (size := path.stat().st_size) > MAX_BYTES:
-            raise BadCase(f"the file has {size} bytes; {MAX_BYTES} are read", where=where)
+            raise BadCase(f"the file has {size} bytes; at most {MAX_BYTES} are read", where=where)
         return read_hashed(path)
 
 
@@ -129,13 +129,13 @@ def _picture(raw: bytes, path: Path, where: str) -> Picture:
 
 @contextmanager
 def present(where: str) -> Iterator[None]:
-    """Turn a file that is gone or locked into a BadCase; a disk that fails stays an OSError."""
+    """Turn a missing or unreadable file into a BadCase; a disk failure stays an OSError."""
     try:
         yield
     except FileNotFoundError:
         raise BadCase("the file is gone", where=where) from None
     except PermissionError:
-        raise BadCase("the file may not be read by this user", where=where) from None
+        raise BadCase("this user has no permission to read the file", where=where) from None
 
 
 def _form(raw: bytes, where: str) -> str:
@@ -151,7 +151,7 @@ def _form(raw: bytes, where: str) -> str:
             raise BadCase(f"the file is {name}; {_KINDS}", where=where)
     if raw[:512].isascii() and b"\0" not in raw:
         raise BadCase(f"the file is text; {_KINDS}", where=where)
-    raise BadCase(f"the file is no picture that is known; {_KINDS}", where=where)
+    raise BadCase(f"the file is not a picture of a known format; {_KINDS}", where=where)
 
 
 def _decode(raw: bytes, form: str, where: str) -> Picture:
@@ -169,7 +169,7 @@ def _decode(raw: bytes, form: str, where: str) -> Picture:
                     deep = upright(_colour_of_16_bits(raw, form, where), _orientation(image))
                     return Picture(array=np.ascontiguousarray(deep), bits=16, told=False)
                 image.load()
-                # Asked for after load(), which turns a TIFF by itself.
+                # Read after load(), which turns a TIFF by itself.
                 array = upright(_pixels(image, where), _orientation(image))
                 return _scaled(raw, image, np.ascontiguousarray(array))
     except BadCase:
@@ -187,16 +187,16 @@ def _orientation(image: "Image.Image") -> int:
 
 
 def _refuse(image: "Image.Image", said: Coded | None, where: str) -> None:
-    """Raise BadCase where a picture cannot be had without guessing."""
+    """Raise BadCase for a picture that cannot be read without guessing."""
     _refuse_beyond(image, MAX_PIXELS, where)
     reason = None
     if (count := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
-        # (A camera's MPO is a JPEG with a preview behind it.)
-        reason = f"the file holds {count} pictures, and which is meant is not known"
+        # (A camera's MPO is a JPEG followed by a preview.)
+        reason = f"the file holds {count} pictures, so it is unclear which is meant"
     elif said and said.components > 1 and said.bits > 8:
         reason = "a JPEG 2000 picture in colour of more than 8 bits is not read: save it as PNG"
     elif image.mode in ("CMYK", "LAB", "HSV"):
-        reason = f"the picture is in {image.mode}, which screens show in many ways: save it as RGB"
+        reason = f"the picture is in {image.mode}, which has no unique RGB values: save it as RGB"
     if reason:
         raise BadCase(reason, where=where)
 
@@ -224,7 +224,7 @@ def _pixels(image: "Image.Image", where: str) -> Array:
 
 
 def _scaled(raw: bytes, image: "Image.Image", array: Array) -> Picture:
-    """Return a picture (C, Y, X) with what its file says of its levels."""
+    """Return a picture (C, Y, X) with the scale of levels that its file declares."""
     if image.format == "JPEG2000" and len(array) == 1 and (said := coded(raw)):
         # Pillow shifts levels up to fill its type; undo that.
         bits = min(said.bits, 8 * array.dtype.itemsize)
@@ -254,7 +254,7 @@ _TRANSPARENT = "the picture has transparent pixels: save it without its alpha ch
 
 
 def _deep_colour(raw: bytes, form: str, image: "Image.Image") -> bool:
-    """Tell whether a picture has several channels of 16 bits, which Pillow would squeeze to 8."""
+    """Tell whether a picture has several 16-bit channels, which Pillow would reduce to 8 bits."""
     if form == "PNG":
         bits, kind = struct.unpack_from("BB", raw, 24)  # of the header chunk; PNG 11.2.2
         return bool(bits == 16 and kind != 0)
@@ -267,7 +267,7 @@ def _deep_colour(raw: bytes, form: str, image: "Image.Image") -> bool:
 
 
 def _colour_of_16_bits(raw: bytes, form: str, where: str) -> Array:
-    """Return a PNG, TIFF or PPM of 16 bits in 2 to 4 channels as (3, Y, X) uint16, by FFmpeg."""
+    """Return a 16-bit PNG, TIFF or PPM of 2 to 4 channels as (3, Y, X) uint16, by FFmpeg."""
     import av
 
     try:
@@ -276,7 +276,7 @@ def _colour_of_16_bits(raw: bytes, form: str, where: str) -> Array:
             channels = len(frame.format.components)
             wide = frame.to_ndarray(format="rgba64le")
     except av.FFmpegError as error:
-        # Some of its errors derive from Exception alone.
+        # Some of its errors derive directly from Exception.
         raise ValueError from error
     if channels in (2, 4) and wide[..., 3].min() < np.iinfo(np.uint16).max:
         raise BadCase(_TRANSPARENT, where=where)
@@ -287,7 +287,7 @@ def _colour_of_16_bits(raw: bytes, form: str, where: str) -> Array:
 
 
 def is_grey(image: Array) -> bool:
-    """Tell whether a picture (C, Y, X) of whole numbers shows no colour, however it is stored."""
+    """Tell whether a picture (C, Y, X) of whole numbers shows no colour, however stored."""
     if len(image) == 1:
         return True
     allowed = _GREY_TOLERANCE * np.iinfo(image.dtype).max
@@ -301,14 +301,14 @@ def is_grey(image: Array) -> bool:
 def in_channels(image: Array, channels: int, *, mix: bool, where: str) -> Array:
     """Return a picture (C, Y, X) in 1 or 3 channels; grey becomes three equal ones.
 
-    Colour becomes its luma (ITU-R BT.601) where `mix`, and is refused otherwise: raises BadCase.
+    Colour becomes its luma (ITU-R BT.601) if `mix`; otherwise it raises BadCase.
     """
     if len(image) == channels:
         return image
     if channels == 3:
         return np.repeat(image, 3, axis=0)
     if not mix and not is_grey(image):
-        raise BadCase("the picture is in colour, others are grey: set channels", where=where)
+        raise BadCase("the picture is in colour, but others are grey: set channels", where=where)
     luma = np.empty_like(image[:1])
     for strip, rows in enumerate(_in_strips(image)):
         lines = slice(strip * _STRIP_ROWS, (strip + 1) * _STRIP_ROWS)
@@ -317,7 +317,7 @@ def in_channels(image: Array, channels: int, *, mix: bool, where: str) -> Array:
 
 
 def _in_strips(image: Array) -> Iterator[Array]:
-    """Give a picture (C, Y, X) in strips of rows as int64, so that no wide copy of it is made."""
+    """Yield a picture (C, Y, X) in strips of rows as int64, to avoid a wide copy of it."""
     for top in range(0, image.shape[1], _STRIP_ROWS):
         yield image[:, top : top + _STRIP_ROWS].astype(np.int64)
 
@@ -325,8 +325,8 @@ def _in_strips(image: Array) -> Iterator[Array]:
 def shrink(image: Array, size: int) -> Array:
     """Return a picture (C, Y, X) whose longer side is at most `size`; 0 changes nothing.
 
-    Never enlarges. Bicubic (a = -0.5) with the kernel widened by the factor, which is what keeps
-    fine texture from aliasing (Pillow's `resize`); rounded and clipped to the type.
+    It never enlarges. Bicubic (a = -0.5) with the kernel widened by the factor, which prevents
+    aliasing (Pillow's `resize`); rounded and clipped to the type.
     """
     from PIL import Image
 
@@ -350,7 +350,7 @@ def shrink(image: Array, size: int) -> Array:
 
 # ---- masks ------------------------------------------------------------------------------------
 
-# Formats whose pixels may be numbers into a palette.
+# Formats whose pixels may be palette indices.
 _INDEXED = ("PNG", "GIF", "TIFF", "BMP")
 
 
@@ -358,8 +358,8 @@ _INDEXED = ("PNG", "GIF", "TIFF", "BMP")
 class MaskPicture:
     """A picture of labels (Y, X): its levels or numbers, its colours as 0xRRGGBB, or both.
 
-    `levels` is None of a picture in colour, `colours` of one in grey; numbers into a palette have
-    both. `lossy`: it was saved as JPEG, which changes levels.
+    `levels` is None for a colour picture, `colours` for a grey one; palette indices have both.
+    `lossy`: it was saved as JPEG, which changes levels.
     """
 
     levels: Array | None
@@ -368,10 +368,10 @@ class MaskPicture:
 
 
 def read_mask(path: Path, where: str) -> MaskPicture:
-    """Return a picture as the mask it is: numbers stay numbers; raises BadCase.
+    """Return a picture as a mask, where numbers stay numbers; raises BadCase.
 
-    Of a palette of greys the levels are returned, as each viewer shows them. A colour whose three
-    parts are the same everywhere is its level.
+    For a palette of greys the levels are returned, as every viewer shows them. Colours whose three
+    components are equal everywhere become levels.
     """
     from PIL import Image
 
@@ -392,7 +392,7 @@ def read_mask(path: Path, where: str) -> MaskPicture:
                 f"the mask is damaged or cut off: {type(error).__name__}", where=where
             ) from error
     if not raw:
-        # "Empty" is elsewhere a mask that is all background.
+        # Elsewhere an "empty" mask is one that is all background.
         raise BadCase("the mask's file has 0 bytes", where=where)
     try:
         picture = _picture(raw, path, where)
@@ -408,12 +408,12 @@ def read_mask(path: Path, where: str) -> MaskPicture:
     if len(array) == 1:
         return MaskPicture(levels=array[0], lossy=lossy)
     if array.dtype != np.uint8:
-        raise BadCase("the mask is in colour of 16 bits: save it with 8", where=where)
+        raise BadCase("the mask is in 16-bit colour: save it with 8 bits", where=where)
     return MaskPicture(levels=None, colours=_packed(array), lossy=lossy)
 
 
 def _packed(colours: Array) -> Array:
-    """Return colours (3, ...) of 8 bits as numbers 0xRRGGBB."""
+    """Return 8-bit colours (3, ...) as numbers 0xRRGGBB."""
     red, green, blue = colours.astype(np.int64)
     packed: Array = (red << 16) | (green << 8) | blue
     return packed
@@ -429,11 +429,11 @@ _LOSSY_BEGINS = (b"\xff\xd8\xff",)
 
 
 def _indexed(image: "Image.Image", where: str) -> MaskPicture:
-    """Return a picture whose pixels are numbers into its palette, or levels (a grey GIF)."""
+    """Return a picture whose pixels are palette indices, or levels (a grey GIF)."""
     _refuse_beyond(image, MAX_PIXELS, where)
     if (count := getattr(image, "n_frames", 1)) > 1:
         raise BadCase(
-            f"the mask holds {count} pictures, and which is meant is not known", where=where
+            f"the mask holds {count} pictures, so it is unclear which is meant", where=where
         )
     image.load()
     numbers = np.ascontiguousarray(upright(np.asarray(image), _orientation(image)))
@@ -442,7 +442,7 @@ def _indexed(image: "Image.Image", where: str) -> MaskPicture:
     colours = np.array(image.getpalette("RGB") or [], np.uint8).reshape(-1, 3)
     used = np.flatnonzero(np.bincount(numbers.ravel()))
     if used[-1] >= len(colours):
-        raise BadCase("the mask holds numbers that its palette has not", where=where)
+        raise BadCase("the mask holds numbers that its palette lacks", where=where)
     if (colours[used] == colours[used][:, :1]).all():
         return MaskPicture(levels=colours[:, 0][numbers])
     return MaskPicture(levels=numbers, colours=_packed(colours.T)[numbers])

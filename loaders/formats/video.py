@@ -1,8 +1,8 @@
-"""One video file to its frames, by FFmpeg: AVI, MP4, MKV, WebM and MPG, told by content.
+"""One video file to its frames, by FFmpeg: AVI, MP4, MKV, WebM and MPG, recognized by content.
 
-Frames come in 8 bits a channel, turned as the file's display matrix says. FFmpeg's own errors,
-frames that it marks as damaged and frames that the file declares and does not hold reject the whole
-file; an MPG declares no number, so that one which was cut off between two frames is not found out.
+Frames have 8 bits per channel and are turned by the file's display matrix. FFmpeg's errors, frames
+that it marks as damaged, and declared frames that are missing reject the whole file. An MPG
+declares no number of frames, so one that was cut off between two frames is not detected.
 """
 
 import os
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from av.video.codeccontext import VideoCodecContext
 
 SUFFIXES = frozenset((".avi", ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".mpg", ".mpeg"))
-# Twenty minutes at 30 frames a second (assumption): decoding ends there, whatever a file claims.
+# Twenty minutes at 30 frames a second (assumption): decoding stops there, whatever a file claims.
 MAX_FRAMES = 36_000
 # A frame of 8K video (assumption).
 MAX_FRAME_PIXELS = 7680 * 4320
-# What PyAV raises beside its own errors.
+# What PyAV raises besides its own errors.
 _DAMAGE = (ValueError, LookupError, EOFError, RuntimeError, NotImplementedError, MemoryError)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Form:
-    """How a container begins, and FFmpeg's options for it."""
+    """A test of a container's first bytes, and FFmpeg's options for it."""
 
     begins: Callable[[bytes], bool]
     options: Mapping[str, str]
@@ -64,12 +64,12 @@ class Video:
 
 
 def form_of(start: bytes) -> str | None:
-    """Return the form of a file by its first bytes, None if it is no video that is read."""
+    """Return the form of a file by its first bytes, None if it is not a video that is read."""
     return next((name for name, form in _FORMS.items() if form.begins(start)), None)
 
 
 def open_video(path: Path, form: str, where: str, *, stride: int) -> Video:
-    """Return a file's frames (C, Y, X), C 1 or 3; raises BadCase, at any frame too."""
+    """Return a file's frames (C, Y, X), C 1 or 3; raises BadCase, also while frames are read."""
     if form == "matroska":
         _check_segment(path, where)
     # Opened here for the rate and again by the generator, which must not hold it while unused.
@@ -80,14 +80,14 @@ def open_video(path: Path, form: str, where: str, *, stride: int) -> Video:
 
 
 def endless(where: str) -> BadCase:
-    """Return what is said of a loop of too many frames."""
+    """Return the BadCase for a loop with too many frames."""
     return BadCase(f"the loop has more than {MAX_FRAMES} frames: cut it", where=where)
 
 
 def _check_segment(path: Path, where: str) -> None:
-    """Raise BadCase where a Matroska file is shorter than its segment says (RFC 9559, 5.1.1).
+    """Raise BadCase if a Matroska file is shorter than its segment declares (RFC 9559, 5.1.1).
 
-    FFmpeg takes one that was cut off for one that ends there. A live stream's segment says nothing.
+    FFmpeg does not notice that such a file was cut off. A live stream's segment declares nothing.
     """
     with path.open("rb") as file:
         file.seek(4)
@@ -100,7 +100,7 @@ def _check_segment(path: Path, where: str) -> None:
 
 
 def _ebml_size(file: BinaryIO) -> int | None:
-    """Return a size of variable length, None where it says unknown or is none (RFC 8794, 4)."""
+    """Return a size of variable length, None if it is unknown or invalid (RFC 8794, 4)."""
     first = file.read(1)
     if not first or not first[0]:
         return None
@@ -112,7 +112,7 @@ def _ebml_size(file: BinaryIO) -> int | None:
 def _frames(path: Path, form: str, where: str, stride: int) -> Iterator[Picture]:
     with _container(path, form, where) as container:
         stream = container.streams.video[0]
-        stream.thread_count = 1  # the pool of readers has its processes
+        stream.thread_count = 1  # the pool of readers has processes of its own
         stream.codec_context.options = {"err_detect": "explode"}
         count = 0
         for packet in container.demux(stream):
@@ -126,14 +126,14 @@ def _frames(path: Path, form: str, where: str, stride: int) -> Iterator[Picture]
                 count += 1
         if count < stream.frames:
             raise BadCase(
-                f"the video is cut off: it declares {stream.frames} frames and holds {count}",
+                f"the video is cut off: it declares {stream.frames} frames but holds {count}",
                 where=where,
             )
 
 
 @contextmanager
 def _container(path: Path, form: str, where: str) -> Iterator["InputContainer"]:
-    """Open a video; the form is given, so that no playlist is taken for one and followed."""
+    """Open a video; the form is given, so that no playlist is mistaken for one and followed."""
     import av
 
     # Opened here and not by FFmpeg, so that a disk that fails is an OSError and no damaged file.
@@ -154,7 +154,7 @@ def _container(path: Path, form: str, where: str) -> Iterator["InputContainer"]:
 def _check_streams(container: "InputContainer", where: str) -> None:
     if not container.streams.video:
         raise BadCase("the file holds no video", where=where)
-    # None where FFmpeg knows no decoder, whatever PyAV's annotations say.
+    # None if FFmpeg knows no decoder, whatever PyAV's annotations say.
     codec: VideoCodecContext | None = container.streams.video[0].codec_context
     if codec is None:
         raise BadCase("the video has an unknown codec", where=where)
@@ -163,7 +163,7 @@ def _check_streams(container: "InputContainer", where: str) -> None:
 
 def _check_frame(width: int, height: int, where: str) -> None:
     if width * height > MAX_FRAME_PIXELS:
-        raise BadCase(f"a frame has {width} x {height} pixels: no loop", where=where)
+        raise BadCase(f"a frame has {width} x {height} pixels, too many for a loop", where=where)
 
 
 def _array(frame: "av.VideoFrame", where: str) -> Array:
@@ -176,7 +176,7 @@ def _array(frame: "av.VideoFrame", where: str) -> Array:
 
 
 def _orientation(frame: "av.VideoFrame", where: str) -> int:
-    """Return how a frame is to be held, as EXIF has it; raises BadCase."""
+    """Return the EXIF orientation of a frame; raises BadCase."""
     from av.sidedata.sidedata import Type
 
     # Found by its type, whatever PyAV's annotations say.
@@ -185,7 +185,7 @@ def _orientation(frame: "av.VideoFrame", where: str) -> int:
         return 1
     if (exif := exif_of(bytes(matrix))) is None:
         raise BadCase(
-            "the video's display matrix is no mirror image or turn by a multiple of 90 degrees",
+            "the video's display matrix is not a mirroring or turn by a multiple of 90 degrees",
             where=where,
         )
     return exif

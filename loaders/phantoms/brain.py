@@ -1,8 +1,8 @@
-"""Four-channel brain MRI of nobody with a nested tumour: oedema, enhancing rim, necrotic core.
+"""Synthetic four-channel brain MRI with a nested tumour: oedema, enhancing rim, necrotic core.
 
-Built so that the tumour's regions are learnable and not trivial: tissues vary from patient to
-patient, coils shade the image, noise is a scanner's, and healthy things look like tumour in one
-channel (bright vessels after contrast agent, white-matter lesions on FLAIR).
+The tumour's regions are learnable but not trivial: tissues vary from patient to patient, coils
+shade the image, noise is like a scanner's, and healthy structures look like tumour in one channel
+(bright vessels after contrast agent, white-matter lesions on FLAIR).
 """
 
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ CHANNELS = ("t1n", "t1c", "t2w", "t2f")
 NECROSIS, OEDEMA, ENHANCING = 1, 2, 3
 SHAPE = (48, 48, 40)
 
-# Brightness in each channel, white matter of T1 being 0.7: the order of tissues that each weighting
-# is known for (assumption).
+# Brightness in each channel, relative to 0.7 for white matter in T1; tissues have the order that is
+# typical of each weighting (assumption).
 _BRIGHTNESS = {
     #            t1n   t1c   t2w   t2f
     "fluid": (0.30, 0.30, 0.95, 0.30),
@@ -31,8 +31,8 @@ _BRIGHTNESS = {
 }
 
 
-# As shares of brightness: the noise of one acquisition, and how far a patient's tissues and coils
-# are from the table (assumption; tuned so that a small U-Net is neither lost nor perfect).
+# As shares of brightness: the noise of an acquisition, and how far a patient's tissues and coils
+# deviate from the table (assumption; tuned so that a small U-Net neither fails nor is perfect).
 _NOISE = (0.03, 0.06)
 _TISSUE_SPREAD = 0.02
 _TEXTURE = 0.02
@@ -41,7 +41,7 @@ _SHADING = 0.10
 
 @dataclass(frozen=True, kw_only=True)
 class Patient:
-    """What one scan of a patient shares with the next; arrays are (x, y, z), lengths in voxels.
+    """What all scans of a patient share; arrays are (x, y, z), lengths in voxels.
 
     `surface` is the distance to the brain's surface, negative inside, and `healthy` (channel,
     x, y, z) its brightness without the tumour. `tumour` is the distance from the tumour's centre,
@@ -62,7 +62,7 @@ class Patient:
 
 
 def make_patient(random: np.random.Generator, *, enhances: bool) -> Patient:
-    """Return a brain with ventricles, vessels, white-matter lesions and a tumour to be."""
+    """Return a brain with ventricles, vessels, white-matter lesions and a tumour's position."""
     axes = centred_axes(SHAPE, (1.0, 1.0, 1.0))
     grid = np.ix_(*axes)
     half = np.array([20.0, 22.0, 17.0]) * random.uniform(0.94, 1.04, 3)
@@ -103,14 +103,14 @@ def make_patient(random: np.random.Generator, *, enhances: bool) -> Patient:
 
 
 def _ellipsoid(grid: tuple[Array, ...], centre: Array, half: Array) -> Array:
-    """Return a distance to an ellipsoid's surface (exact for a ball), negative inside."""
+    """Return the distance to an ellipsoid's surface (exact for a ball), negative inside."""
     squares = [((g - c) / h) ** 2 for g, c, h in zip(grid, centre, half, strict=True)]
     distance: Array = (np.sqrt(squares[0] + squares[1] + squares[2]) - 1) * np.min(half)
     return distance
 
 
 def _vessel(random: np.random.Generator, grid: tuple[Array, ...], half: Array) -> Array:
-    """Return how much of each voxel a straight vessel of about one voxel fills."""
+    """Return the share of each voxel that a straight vessel, about one voxel wide, fills."""
     start = random.uniform(-0.7, 0.7, 3) * half
     along = random.normal(size=3)
     along /= np.linalg.norm(along)
@@ -135,7 +135,7 @@ def scan(
         np.maximum(patient.tumour - size + 0.22 * size * wave, patient.surface)
         for size, wave in zip(sizes, patient.waves, strict=True)
     )
-    # Each keeps inside the next one, and the enhancing rim is closed.
+    # Each region stays inside the next one, and the enhancing rim is closed.
     core = np.maximum(core, whole + 0.7)
     necrosis = np.maximum(necrosis, core + 1.2) if patient.enhances else core
     signal = patient.healthy.copy()
@@ -151,7 +151,7 @@ def scan(
     noise = random.uniform(*_NOISE)
     parts = noise * random.standard_normal((2, *signal.shape))
     magnitude = np.hypot(signal + parts[0], parts[1])
-    # No unit, so each acquisition has a scale of its own.
+    # MRI has no unit, so each acquisition has a scale of its own.
     scale = np.exp(random.uniform(np.log(300), np.log(1500), (4, 1, 1, 1)))
     image = np.maximum(np.rint(scale * magnitude), 1) * brain
     return image.astype(np.int16), labels

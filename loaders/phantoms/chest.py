@@ -1,8 +1,8 @@
-"""A chest CT of nobody: lungs with branching vessels, scars and nodules, in Hounsfield units.
+"""A synthetic chest CT: lungs with branching vessels, scars and nodules, in Hounsfield units.
 
-Built so that finding nodules is learnable and not trivial: vessels and scars have the density of
-nodules, faint and small nodules sink in the noise, and the noise has the grain of a scanner's.
-Lengths are mm. Sizes are those of a small chest, which keeps the images small (assumption).
+Finding nodules is learnable but not trivial: vessels and scars have the density of nodules, faint
+and small nodules are lost in the noise, and the noise has the grain of a scanner's. Lengths are in
+mm. Sizes are those of a small chest, which keeps the images small (assumption).
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _SHAPE = (32, 120, 120)
 
 @dataclass(frozen=True, kw_only=True)
 class Body:
-    """One patient's anatomy without lesions or noise: what a second scan shows again.
+    """One patient's anatomy without lesions or noise, which a second scan shows again.
 
     `axes` are the coordinates of the voxels along z, y, x. `tissue` is in HU, `depth` is how deep a
     voxel lies inside the lungs, `vessels` is the distance to the nearest vessel's surface.
@@ -36,7 +36,7 @@ class Body:
 
 @dataclass(frozen=True, kw_only=True)
 class Lesion:
-    """Something that a reader may mark, in a box of voxels whose first one is `origin` (z, y, x).
+    """A lesion that a reader may mark, in a box of voxels whose first one is `origin` (z, y, x).
 
     `distance` (z, y, x) is to its surface, negative inside; `density` is in HU. `kind` is "nodule"
     or "scar".
@@ -130,7 +130,7 @@ def _tree(
 def make_lesions(
     body: Body, random: np.random.Generator, *, nodules: int, scars: int
 ) -> list[Lesion]:
-    """Return lesions placed in the lungs, apart from each other; fewer where no more fit.
+    """Return lesions placed in the lungs, apart from each other; fewer if no more fit.
 
     Nodules: diameters of 5 to 15 mm, most of them small, lobulated and partly spiculated; two
     thirds solid, the rest faint. Scars: as dense as nodules, far longer than wide.
@@ -199,9 +199,9 @@ def _box(body: Body, centre: Array, reach: float) -> tuple[tuple[int, int, int],
 
 
 def scan(body: Body, lesions: Sequence[Lesion], random: np.random.Generator) -> NDArray[np.int16]:
-    """Return what a scanner makes of a body: HU (z, y, x), blurred, with noise of its own grain.
+    """Return a scan of a body: HU (z, y, x), blurred, with a scanner's grain of noise.
 
-    The noise of filtered back-projection has no low frequencies: white noise less its own blur.
+    Noise of filtered back-projection has no low frequencies: it is white noise minus its own blur.
     """
     image = body.tissue + soft_step(body.vessels, 1.0) * soft_step(-body.depth, 1.5) * (
         _BLOOD - body.tissue
@@ -212,7 +212,7 @@ def scan(body: Body, lesions: Sequence[Lesion], random: np.random.Generator) -> 
             for start, size in zip(lesion.origin, lesion.distance.shape, strict=True)
         )
         part = image[box]
-        # A nodule may be fainter than the vessels in it, which show through.
+        # Vessels in a nodule that is fainter than they are show through.
         gain = soft_step(lesion.distance, 1.2) * np.maximum(lesion.density - part, 0.0)
         part += gain * soft_step(-body.depth[box], 1.5)
     image = ndimage.gaussian_filter(image, random.uniform(0.6, 0.8), axes=(1, 2))

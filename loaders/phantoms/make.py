@@ -1,6 +1,6 @@
-"""Both 3-D data sets in their true formats, of nobody: to try everything without a download.
+"""Synthetic versions of two 3-D data sets in their real formats, for tests without a download.
 
-A folder is made under another name and renamed when it is whole. The same seed makes the same
+A folder is made under another name and renamed when it is complete. The same seed makes the same
 files; patient n is the same however many there are.
 """
 
@@ -20,7 +20,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from loaders.phantoms import brain, chest
 from loaders.phantoms.reads import read_lesions, to_xml
 
-# As `map` does, a function of each number, in any process: the map of a pool has them made at once.
+# Like `map`: applies a function to each number, in any process; a pool's map works in parallel.
 Each: TypeAlias = Callable[[Callable[[int], None], range], Iterable[None]]
 
 _Patient: TypeAlias = Callable[[Path, int, np.random.Generator], None]
@@ -28,19 +28,19 @@ _Patient: TypeAlias = Callable[[Path, int, np.random.Generator], None]
 # Its functions are not annotated.
 nib: Any = nibabel
 
-# Every sixth patient was scanned twice, as some of both collections were.
+# Every sixth patient is scanned twice, as some in both collections were.
 _RESCANNED_EVERY = 6
 # One case in eight, about the share of gliomas in BraTS without an enhancing part (assumption).
 _UNENHANCED_EVERY = 8
-# RescaleIntercept of nearly all CT, and what GE writes outside the field of view.
+# RescaleIntercept of nearly all CT, and GE's value outside the field of view.
 _INTERCEPT, _PADDING = -1024, -2000
 
 
 def make_lidc(out: Path, *, patients: int, seed: int, each: Each = map) -> None:
-    """Make chest CT series with four readers' XML reads, laid out as TCIA lays them out.
+    """Make chest CT series with four readers' XML reads, in TCIA's folder layout.
 
-    About three nodules of 5 to 15 mm a patient; every sixth patient has two series. Raises
-    FileExistsError where `out` is there already.
+    About three nodules of 5 to 15 mm per patient; every sixth patient has two series. Raises
+    FileExistsError if `out` exists.
     """
     _make(out, patients, seed, _chest_patient, each)
 
@@ -48,17 +48,17 @@ def make_lidc(out: Path, *, patients: int, seed: int, each: Each = map) -> None:
 def make_brats(out: Path, *, patients: int, seed: int, each: Each = map) -> None:
     """Make four-channel brain MRI with tumour labels, named as BraTS 2023 names them.
 
-    Every sixth patient has a second scan, later; every eighth tumour does not enhance. Raises
-    FileExistsError where `out` is there already.
+    Every sixth patient has a second, later scan; every eighth tumour does not enhance. Raises
+    FileExistsError if `out` exists.
     """
     _make(out, patients, seed, _brain_patient, each)
 
 
 def _make(out: Path, patients: int, seed: int, patient: _Patient, each: Each) -> None:
     if patients < 1:
-        raise ValueError(f"patients is {patients}; it is 1 or more")
+        raise ValueError(f"patients is {patients}; it must be 1 or more")
     if out.exists():
-        raise FileExistsError(f"{out} is there already")
+        raise FileExistsError(f"{out} exists already")
     building = out.with_name(f"{out.name}.building")
     if building.exists():
         shutil.rmtree(building)
@@ -103,10 +103,10 @@ def _write_series(
     *,
     padded: bool,
 ) -> list[tuple[str, float]]:
-    """Write one file a slice, and return each one's SOP instance UID and z position.
+    """Write one file per slice, and return the SOP instance UID and z position of each.
 
     As on scanners, the files are numbered from the head down. `padded`: signed pixels, and padding
-    outside the round field of view (GE); else unsigned ones and no padding.
+    outside the round field of view (GE); otherwise unsigned pixels and no padding.
     """
     stored = array.astype(np.int32) - _INTERCEPT
     rows, columns = array.shape[1:]
@@ -140,7 +140,7 @@ def _header(
     *,
     padded: bool,
 ) -> Dataset:
-    """Return what the slices of a series share."""
+    """Return the header elements that the slices of a series share."""
     header = Dataset()
     header.file_meta = FileMetaDataset()
     header.file_meta.MediaStorageSOPClassUID = CTImageStorage
@@ -157,7 +157,7 @@ def _header(
     header.PatientIdentityRemoved = "YES"
     header.QualityControlImage = "YES"
     header.BodyPartExamined = "CHEST"
-    # Thicker than the slices are apart: the two are not the same.
+    # Larger than the distance of slices, from which it must be distinguished.
     header.SliceThickness = "3"
     header.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     header.PixelSpacing = list(body.spacing[1:])
@@ -179,7 +179,7 @@ def _brain_patient(out: Path, number: int, random: np.random.Generator) -> None:
     enhances = number % _UNENHANCED_EVERY != _UNENHANCED_EVERY - 1
     patient = brain.make_patient(random, enhances=enhances)
     growths = [1.0, random.uniform(0.8, 1.3)][: 2 if number % _RESCANNED_EVERY == 0 else 1]
-    # As in BraTS: 1 mm, both horizontal axes against RAS.
+    # As in BraTS: 1 mm, with both horizontal axes opposite to RAS.
     affine = np.diag([-1.0, -1.0, 1.0, 1.0])
     affine[1, 3] = brain.SHAPE[1] - 1
     for visit, growth in enumerate(growths):

@@ -1,4 +1,4 @@
-"""Smooth random fields, the raw material of the phantoms: seeded, fast, of unit variance."""
+"""Smooth random fields from which phantoms are made: seeded, fast, with unit variance."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ Array = NDArray[np.float64]
 def centred_axes(
     shape: tuple[int, int, int], spacing: tuple[float, float, float]
 ) -> tuple[Array, Array, Array]:
-    """Return the coordinates of a grid's points along each axis, 0 in its middle."""
+    """Return the coordinates of a grid's points along each axis, 0 at its centre."""
     first, second, third = (
         np.asarray((np.arange(n) - (n - 1) / 2) * step, np.float64)
         for n, step in zip(shape, spacing, strict=True)

@@ -1,4 +1,4 @@
-"""Radiologists of nobody: what they mark on a chest phantom, as the XML that LIDC's readers wrote.
+"""Simulated radiologists: their marks on a chest phantom, as XML like that of LIDC's readers.
 
 They disagree as LIDC's do: one misses a faint nodule, another draws it larger, the ends differ by a
 slice, a small one gets a point or nothing, and some call a scar a nodule.
@@ -16,9 +16,9 @@ from loaders.phantoms.chest import Lesion
 from loaders.phantoms.random_fields import smooth_field
 
 READERS = 4
-# LIDC's readers outlined nodules from here on; smaller ones got a point.
+# LIDC's readers outlined nodules from this size on; smaller ones got a point.
 _OUTLINED_MM = 3.0
-# A faint nodule is one below this density; readers miss more of them (assumption).
+# A nodule below this density is faint; readers miss more of these (assumption).
 _FAINT_HU = -300.0
 
 Pixels = tuple[tuple[int, int], ...]
@@ -26,9 +26,9 @@ Pixels = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """What one reader marked in one place: `kind` is "nodule" or "other".
+    """A reader's mark in one place: `kind` is "nodule" or "other".
 
-    `outlines` are pairs of a slice and pixels (x, y): a closed chain, or the centre alone.
+    `outlines` are pairs of a slice and pixels (x, y): a closed chain, or only the centre.
     """
 
     kind: str
@@ -39,7 +39,7 @@ class Mark:
 def read_lesions(
     lesions: Sequence[Lesion], spacing: tuple[float, float, float], random: np.random.Generator
 ) -> list[list[Mark]]:
-    """Return what each of four readers marks; `spacing` is of the voxels (z, y, x), mm."""
+    """Return the marks of each of four readers; `spacing` is that of voxels (z, y, x), in mm."""
     readers = []
     for _ in range(READERS):
         # Some draw tight, some wide.
@@ -56,7 +56,7 @@ def read_lesions(
 
 
 def _judgement(lesion: Lesion, random: np.random.Generator) -> str:
-    """Return what a reader takes a lesion for: nodule, other or nothing (empty)."""
+    """Return a reader's judgement of a lesion: nodule, other or nothing (empty)."""
     if lesion.kind == "scar":
         return str(random.choice(["nodule", "other", ""], p=[0.1, 0.5, 0.4]))
     seen = min(0.6 + 0.12 * (lesion.diameter - _OUTLINED_MM), 0.97)
@@ -72,7 +72,7 @@ def _draw(
     habit: float,
     random: np.random.Generator,
 ) -> Mark:
-    """Return a reader's outlines of a lesion, or its centre where it is small or no nodule."""
+    """Return a reader's outlines of a lesion, or its centre if it is small or not a nodule."""
     shape = lesion.distance.shape
     axes = [np.arange(n) * mm for n, mm in zip(shape, spacing, strict=True)]
     drawn = lesion.distance - habit + 0.3 * smooth_field(random, axes, 3.0) <= 0
@@ -97,10 +97,10 @@ def _shift(pixels: Iterable[tuple[int, int]], lesion: Lesion) -> Pixels:
 
 
 def outlines_of(mask: NDArray[np.bool_]) -> Iterator[list[tuple[int, int]]]:
-    """Give the outline of each part of a mask (y, x): a closed chain of the pixels (x, y) round it.
+    """Yield the outline of each part of a mask (y, x): a closed chain of pixels (x, y) around it.
 
     The pixels are the first ones outside, as LIDC's readers drew them, so at the mask's border they
-    have an index of -1 or of the mask's size. Holes are filled.
+    have an index of -1 or the mask's size. Holes are filled.
     """
     parts, count = ndimage.label(ndimage.binary_fill_holes(mask))
     for part in range(1, count + 1):
@@ -108,7 +108,7 @@ def outlines_of(mask: NDArray[np.bool_]) -> Iterator[list[tuple[int, int]]]:
 
 
 def _trace(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Walk once round one part that does not touch the array's border, along its pixels' edges."""
+    """Walk around one part, which does not touch the array's border, along its pixels' edges."""
     y, x = (int(i) for i in np.argwhere(mask)[0])
     out_y, out_x = -1, 0
     start = (y, x, out_y, out_x)
@@ -186,7 +186,7 @@ def _place(image: tuple[str, float]) -> str:
 
 
 def _ratings(mark: Mark, random: np.random.Generator) -> str:
-    """Return the nine ratings; the larger the nodule, the more malignant it is taken for."""
+    """Return the nine ratings; larger nodules are rated more malignant."""
     malignancy = np.clip(np.rint(1 + (mark.diameter - 3) / 2.5 + random.normal(0, 0.7)), 1, 5)
     values = {
         "subtlety": random.integers(1, 6),

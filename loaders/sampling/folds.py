@@ -1,12 +1,12 @@
 """Grouped, stratified folds: pure and seeded.
 
-Segmented cases are stratified by the regions that they hold, each case by the rarest of its own.
-Every part holds every region, as far as there are groups with it for all parts; where no way to
-deal them out is found, the rarest are given up one after another (`medopt plan` says which parts
-lack which).
+Segmented cases are stratified by the regions that they hold, each case by its rarest region. Every
+part holds every region, if there are enough groups with it for all parts. If no such assignment is
+found, the requirement is dropped for the rarest regions, one after another (`medopt plan` reports
+which parts lack which).
 
 Nothing here depends on keyed ids or on the order of rows: cases are taken in the order of their
-content hashes, and a group is named by the first of them.
+content hashes, and a group is named by its first case.
 """
 
 import hashlib
@@ -54,14 +54,14 @@ TABLE = pa.schema(
 
 
 _SAVED = pa.schema([pa.field(f.name, f.type) for f in TABLE] + [pa.field("dataset", pa.string())])
-# And who the cases are, by which another run may ask; runs of older versions do not say it.
+# Columns that identify the cases, for use by another run; runs of older versions lack them.
 _PEOPLE = ("source_group_id", "image_id", "kind", "key")
 
 
 class Strata(TypedDict):
-    """What the folds of n cases are stratified by, as `make_splits` has it.
+    """What the folds of n cases are stratified by: arguments of `make_splits`.
 
-    `names` are those of the columns of `present`, as sentences have them.
+    `names` are those of the columns of `present` in messages.
     """
 
     labels: Labels | None
@@ -99,21 +99,25 @@ def make_splits(
     overlap: bool = False,
     names: Sequence[str] = (),
 ) -> list[Split]:
-    """Deal n cases out to `folds` test folds, `repeats` times anew; return repeats * folds splits.
+    """Divide n cases into `folds` test folds, `repeats` times; return repeats * folds splits.
 
-    `labels` (n,) are indices into `classes`, None: of segmented cases. `present` (n, regions) says
-    which regions those hold; None: nothing to stratify by. `overlap`: they are findings, of which
-    cases have several, and each is to be as frequent in all parts (loaders.sampling.iterative);
-    `names` are for those who tell of them. `groups` (n,): cases of one group stay
-    together; the store has joined those that share an image, one patient under two names. `hashes`
-    (n,) are of each case's content and give the order. `inner_fraction` of the groups that are not
-    tested become inner validation. Every class is in every part of every split, and no two repeats
-    are the same; raises FoldError where that cannot be had.
+    - `labels` (n,) are indices into `classes`; None: the cases are segmented.
+    - `present` (n, regions) tells which regions these hold; None: nothing to stratify by.
+    - `overlap`: the regions are findings, of which cases have several, and each is to be as
+      frequent in all parts (loaders.sampling.iterative).
+    - `names` are for messages only.
+    - `groups` (n,): cases of one group stay together; the store has merged groups that share an
+      image, such as one patient under two names.
+    - `hashes` (n,) of each case's content determine the order.
+    - `inner_fraction` of the groups that are not tested become inner validation.
+
+    Every class is in every part of every split, and no two repeats are the same; raises FoldError
+    if that is impossible.
     """
     if folds < 2 or repeats < 1 or not 0 < inner_fraction < 1:
         raise FoldError(
             f"folds is {folds}, repeats is {repeats}, inner_fraction is {inner_fraction}: "
-            "at least 2 folds, 1 repeat, and a fraction between 0 and 1"
+            "there must be at least 2 folds, 1 repeat, and a fraction between 0 and 1"
         )
     del names
     cohorts = cohorts_of(
@@ -134,7 +138,7 @@ def make_splits(
             splits = deal_out(replace(own, group=in_order(own.group)))
             break
         except FoldError:
-            # With less to hold in every part it may go; the last asks for the least.
+            # The next cohort requires less of every part; the last requires the least.
             if nth == len(cohorts):
                 raise
     check_splits(splits, groups, labels, classes)
@@ -149,9 +153,10 @@ def cohorts_of(
     present: NDArray[np.bool_] | None,
     overlap: bool = False,
 ) -> list[Cohort]:
-    """Return n cases with all that every part is to hold, then with ever less; see `make_splits`.
+    """Return n cases with everything that every part should hold, then with ever less of it.
 
-    Of classes nothing is given up. Raises FoldError where a label is none of `classes`.
+    The arguments are those of `make_splits`. No class is ever dropped. Raises FoldError if a label
+    is not one of `classes`.
     """
     merged = np.unique(np.asarray(groups), return_inverse=True)[1]
     if labels is None:
@@ -160,7 +165,7 @@ def cohorts_of(
 
 
 def _of_classes(group: Indices, labels: Indices, classes: Sequence[str]) -> Cohort:
-    """Return the cases of which every part must hold every class; raises FoldError."""
+    """Return the cases with the requirement that every part hold every class; raises FoldError."""
     if not ((labels >= 0) & (labels < len(classes))).all():
         raise FoldError(
             f"labels run from {labels.min()} to {labels.max()}; there are {len(classes)} classes"
@@ -176,11 +181,11 @@ def _of_classes(group: Indices, labels: Indices, classes: Sequence[str]) -> Coho
 
 
 def _of_regions(group: Indices, present: NDArray[np.bool_] | None) -> list[Cohort]:
-    """Return the cases with all regions that every part is to hold, then with ever fewer."""
+    """Return the cases with all regions that every part should hold, then with ever fewer."""
     if present is None:
         present = np.zeros((len(group), 0), dtype=bool)
     groups_with = np.array([len(np.unique(group[own])) for own in present.T], dtype=np.int64)
-    # Each case by the rarest region that it holds; the last column is that of no region.
+    # Each case is stratified by the rarest region that it holds; the last column is "no region".
     rarity = np.where(present, groups_with, len(group) + 1)
     alone = np.full((len(group), 1), len(group))
     stratum = np.concatenate([rarity, alone], axis=1).argmin(axis=1)
@@ -235,7 +240,7 @@ def check_splits(
     labels: Labels | None,
     classes: Sequence[str] | None = None,
 ) -> None:
-    """Raise FoldError unless the splits keep every promise, whoever made them.
+    """Raise FoldError unless the splits keep every guarantee, whoever made them.
 
     In each split every case is in exactly one part, no part is empty, no group is in two parts, and
     every class that occurs is in every part. In each repeat every case is tested exactly once.
@@ -277,7 +282,7 @@ def check_splits(
 def splits_table(
     splits: Sequence[Split], case_ids: Sequence[str], groups: Sequence[str]
 ) -> pa.Table:
-    """Return the splits as a table: repeat, fold, part, case_id, group_id; a row a case."""
+    """Return the splits as a table: repeat, fold, part, case_id, group_id; a row per case."""
     ids, group_ids = np.asarray(case_ids), np.asarray(groups)
     parts = [
         pa.table(
@@ -298,10 +303,10 @@ def splits_table(
 
 
 def read_folds(path: Path) -> pa.Table:
-    """Return the table of folds of a run: `splits_table`'s, `dataset`, and who the cases are.
+    """Return a run's table of folds: the columns of `splits_table`, `dataset`, and identities.
 
-    The latter (`source_group_id`, `image_id`, `kind` of source, `key` that made the ids) may be
-    null. Raises FoldError where the file is damaged, or lacks columns or cells.
+    Identities (`source_group_id`, `image_id`, `kind` of source, `key` that made the ids) may be
+    null. Raises FoldError if the file is damaged, or lacks columns or cells.
     """
     try:
         found = pq.read_table(path)
@@ -322,7 +327,7 @@ def read_folds(path: Path) -> pa.Table:
 def splits_from_table(table: pa.Table, case_ids: Sequence[str]) -> list[Split]:
     """Return the splits that `splits_table` wrote, for the store with these case ids.
 
-    Raises FoldError where the table is of other cases. `check_splits` checks the rest.
+    Raises FoldError if the table has other cases. `check_splits` checks the rest.
     """
     row_of = {case: row for row, case in enumerate(case_ids)}
     columns = [table[name].to_pylist() for name in TABLE.names[:4]]
@@ -331,7 +336,7 @@ def splits_from_table(table: pa.Table, case_ids: Sequence[str]) -> list[Split]:
         if case not in row_of:
             raise FoldError("the saved folds name a case that the store does not have")
         if part not in PARTS:
-            raise FoldError(f"the saved folds name a part {part!r}; parts are {', '.join(PARTS)}")
+            raise FoldError(f"the saved folds name a part {part!r}; it must be {', '.join(PARTS)}")
         found.setdefault((repeat, fold), {name: [] for name in PARTS})[part].append(row_of[case])
     return [
         Split(
@@ -344,7 +349,7 @@ def splits_from_table(table: pa.Table, case_ids: Sequence[str]) -> list[Split]:
 
 
 def split_hash(split: Split, hashes: Sequence[str]) -> str:
-    """Return a hash of which content is in which part; ids, keys and row order do not enter."""
+    """Return a hash of which content is in which part, independent of ids, keys and row order."""
     text = "\n".join(
         f"{part}:{','.join(sorted(hashes[row] for row in getattr(split, part)))}" for part in PARTS
     )

@@ -1,8 +1,7 @@
-"""Splits that others made: official parts, a column each value of which is a fold, named lists.
+"""Splits that others made: official parts, a column whose values are folds, or named lists.
 
-They are kept as they are: a patient or an image on both sides is counted, never moved. What they
-leave open, a part for inner validation, is dealt out of the training part as
-`loaders.sampling.folds` deals its own.
+They are kept unchanged: a patient or an image on both sides is counted, never moved. If they lack a
+part for inner validation, it is taken from the training part as in `loaders.sampling.folds`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,9 +20,9 @@ OFFICIAL = ("train", "val", "test")
 
 @dataclass(frozen=True, kw_only=True)
 class GivenFold:
-    """One fold as its makers have it: rows of the store. `inner` None: they name no such part.
+    """One fold as its makers define it: rows of the store. `inner` None: they name no such part.
 
-    `name` is what an error calls it. Rows in no part are not used.
+    `name` is its name in errors. Rows in no part are not used.
     """
 
     name: str
@@ -33,9 +32,9 @@ class GivenFold:
 
 
 def official_fold(parts: Sequence[str | None]) -> GivenFold:
-    """Return the one fold of cases that each are in a part of OFFICIAL; raises FoldError.
+    """Return the fold of cases that each have a part of OFFICIAL; raises FoldError.
 
-    Without a case of "val" inner validation is not named.
+    If no case is in "val", inner validation is not named.
     """
     counts = {part: sum(one == part for one in parts) for part in OFFICIAL}
     if lost := len(parts) - sum(counts.values()):
@@ -43,7 +42,7 @@ def official_fold(parts: Sequence[str | None]) -> GivenFold:
     for part in ("train", "test"):
         if not counts[part]:
             held = ", ".join(f"{name} {number}" for name, number in counts.items())
-            raise FoldError(f"its official parts hold no case of {part} ({held})")
+            raise FoldError(f"its official parts hold no cases of {part} ({held})")
     own = np.asarray(parts)
     rows = {part: np.flatnonzero(own == part) for part in OFFICIAL}
     return GivenFold(
@@ -55,16 +54,16 @@ def official_fold(parts: Sequence[str | None]) -> GivenFold:
 
 
 def folds_by_value(values: Sequence[int]) -> list[GivenFold]:
-    """Return a fold for each value, in order, whose cases (n,) it tests; the others train.
+    """Return a fold for each value, in order, which tests the cases (n,) with it; others train.
 
-    Fold numbers that others dealt are met so, and so is leave one site out. Raises FoldError where
-    there is one value alone.
+    This serves fold numbers from others, and leave-one-site-out. Raises FoldError if there is only
+    one value.
     """
     own = np.asarray(values, np.int64)
     found = np.unique(own)
     if len(found) < 2:
         raise FoldError(
-            "it has one value alone, so there is nothing to train on; 2 or more make folds"
+            "it has only one value, so there is nothing to train on; folds need 2 or more"
         )
     return [
         GivenFold(
@@ -89,10 +88,10 @@ def complete(
     overlap: bool = False,
     names: Sequence[str] = (),
 ) -> list[Split]:
-    """Return the splits of given folds; inner validation that they do not name is dealt out.
+    """Return the splits of given folds; inner validation that they do not name is assigned.
 
-    The other arguments are as `make_splits` has them, for every case of the store. Raises FoldError
-    where a part is empty, holds a case of another or, to train on, lacks a class.
+    The other arguments are those of `make_splits`, for every case of the store. Raises FoldError if
+    a part is empty or holds a case of another, or if a training part lacks a class.
     """
     del names
     splits = []
@@ -125,7 +124,7 @@ def _inner_of(
         try:
             return deal_inner(cohort, inner_fraction=inner_fraction, seed=seed)
         except FoldError:
-            continue  # with less to hold in both parts it may go
+            continue  # the next cohort requires less of both parts
     return deal_inner(cohorts[-1], inner_fraction=inner_fraction, seed=seed)
 
 
@@ -152,7 +151,7 @@ def check_given(
 ) -> None:
     """Raise FoldError unless no part is empty, no case in two and every class in training.
 
-    More is not asked of splits that others made: they may leave cases out and part a patient.
+    Splits that others made need nothing more: they may omit cases and separate a patient's.
     """
     for number, split in enumerate(splits):
         name = f"fold {split.fold}" if names is None else names[number]
@@ -170,9 +169,9 @@ def check_given(
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """Over all folds: `tested` cases, and how many of them share something with training.
+    """Counts over all folds: `tested` cases, and how many of them share something with training.
 
-    `people` share a group with a case that trains or validates, `images` all their pixels with one.
+    `people` share a group with a training or validation case, `images` all their pixels.
     """
 
     tested: int
@@ -185,7 +184,7 @@ def shared_of(
 ) -> Shared:
     """Count the test cases whose group (n,) or image (n,) has a case in another part of the fold.
 
-    `images` are ids that are equal where the pixels are, None for an image that is like no other.
+    `images` are ids that are equal if the pixels are, None for an image that equals no other.
     """
     tested = people = same = 0
     for split in splits:

@@ -1,6 +1,6 @@
-"""Noise, contrast and gamma: what is done to a sample's values once they are normalised.
+"""Noise, contrast and gamma, applied to a sample's normalised values.
 
-One code for arrays and for tensors on any device, so that every loader gives the same values.
+The same code serves arrays and tensors on any device, so that all loaders give the same values.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from loaders.sampling.sampler import Draws
 
-# Names the noise's streams of draws, beside those of the sampler.
+# Identifies the noise's random streams, separate from those of the sampler.
 _NOISE = (3,)
 
 
@@ -24,9 +24,9 @@ def altered(draws: Draws) -> NDArray[np.bool_]:
 
 
 def alter(image: Any, draws: Draws, place: Callable[[NDArray[np.float32]], Any]) -> None:
-    """Change samples (B, C, *patch) in place: noise, then contrast, then gamma, as nnU-Net has it.
+    """Change samples (B, C, *patch) in place: noise, then contrast, then gamma, as in nnU-Net.
 
-    `image` is a float32 array or tensor; `place` brings an array to where it is.
+    `image` is a float32 array or tensor; `place` moves an array to its device.
 
     contrast: m + f (x - m), m the channel's mean, kept within the channel's range (batchgenerators'
     ContrastAugmentationTransform, preserve_range). gamma: l + r ((x - l) / r) ** g, l and r the
@@ -63,10 +63,10 @@ def _gamma(channel: Any, exponent: float) -> None:
 
 
 def noise(draws: Draws, row: int) -> NDArray[np.float32]:
-    """Return a sample's noise (C, *patch) float32: seed and position in the stream decide it."""
+    """Return a sample's noise (C, *patch) float32, decided by seed and position in the stream."""
     seed, position = draws.key[row].tolist()
     state = np.random.SeedSequence([seed, position], spawn_key=_NOISE).generate_state(1)
-    # torch's numbers take a third of the time of numpy's quickest (measured).
+    # torch takes a third of the time of numpy's fastest generator (measured).
     generator = torch.Generator().manual_seed(int(state[0]))
     values: NDArray[np.float32] = torch.randn(
         (draws.offset.shape[1], *draws.patch), generator=generator

@@ -1,4 +1,4 @@
-"""What a training part alone tells: its intensities' offset and unit, and its classes' weights."""
+"""Statistics of a training part: the offset and unit of its intensities, the weights of classes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,9 +18,9 @@ def normalization(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return offset (mean) and unit (standard deviation) of every case, each (n_cases, C) float64.
 
-    `moments`: count, total and total of squares, each (n_cases, C). "train" pools the cases of
-    `train` alone and gives all cases the same; "case" takes each case's own. A channel without
-    voxels or of one value gets unit 1, so that it stays what it is: constant.
+    `moments`: count, sum and sum of squares, each (n_cases, C). "train" pools only the cases of
+    `train` and gives all cases the same; "case" takes each case's own. A channel without voxels or
+    with one value gets unit 1, so that it stays constant.
     """
     sums = [np.asarray(moment, dtype=np.float64) for moment in moments]
     if _pooled(normalize):
@@ -30,8 +30,8 @@ def normalization(
     voxels = np.maximum(count, 1)
     mean = total / voxels
     variance = squares / voxels - mean**2
-    # What is below the rounding error of that difference is no spread. 1e-12: a thousand times
-    # the spacing of float64, for sums of many terms.
+    # A spread below the rounding error of that difference is zero. 1e-12: a thousand times the
+    # spacing of float64, for sums of many terms.
     flat = variance <= 1e-12 * squares / voxels
     return mean, np.sqrt(np.where(flat, 1.0, variance))
 
@@ -44,10 +44,10 @@ def value_range(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return offset (lowest value) and unit (range) of every case, each (n_cases, C) float64.
 
-    `extremes`: lowest and highest, each (n_cases, C), nan where no voxel was looked at; `zeros`
-    (n_cases, C) tells where voxels of 0 were left out of them, which count here. "train" takes the
-    extremes of the cases of `train` alone for all cases, so that others may lie outside of 0 to 1;
-    "case" takes each case's own. A channel of one value gets unit 1.
+    `extremes`: lowest and highest, each (n_cases, C), nan if no voxel was used; `zeros`
+    (n_cases, C) tells where voxels of 0 were excluded from them, which count here. "train" takes
+    the extremes of only the cases of `train` for all cases, so that others may be outside 0 to 1;
+    "case" takes each case's own. A channel with one value gets unit 1.
     """
     low, high = (np.asarray(extreme, dtype=np.float64) for extreme in extremes)
     low = np.where(zeros, np.fmin(low, 0.0), low)
@@ -59,24 +59,24 @@ def value_range(
 
 
 def _pooled(normalize: str) -> bool:
-    """Tell whether a store's intensities are taken over the training part, not case by case."""
+    """Tell whether intensities are normalised over the training part, not case by case."""
     if normalize not in ("case", "train"):
-        raise ValueError(f"normalize is {normalize!r}; it is case or train")
+        raise ValueError(f"normalize is {normalize!r}; it must be case or train")
     return normalize == "train"
 
 
 def class_weights(class_counts: NDArray[Any]) -> NDArray[np.float64]:
-    """Return a weight a class (n_classes,), inverse to how often it is drawn in training.
+    """Return a weight per class (n_classes,), inverse to its frequency in training.
 
     `class_counts` (n_classes,): cases or voxels, see loaders.batches.drawn. Weights are
-    N / (K * N_c), so the mean weight over the N cases or voxels drawn is 1. Raises FoldError where
-    a class is absent.
+    N / (K * N_c), so the mean weight over the N cases or voxels drawn is 1. Raises FoldError if a
+    class is absent.
     """
     counts = np.asarray(class_counts, dtype=np.float64)
     if not counts.all():
         raise FoldError(
             f"class {int(np.argmin(counts))} does not occur in the training part (counts are "
-            f"{counts.astype(np.int64).tolist()}): inverse frequency gives it no weight; "
+            f"{counts.astype(np.int64).tolist()}), so its inverse frequency is undefined; "
             "use a loss without class weights, fewer folds, or merge the class with another"
         )
     weights: NDArray[np.float64] = counts.sum() / (len(counts) * counts)
@@ -84,17 +84,17 @@ def class_weights(class_counts: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def presence_weights(numbers: NDArray[Any], findings: Sequence[str]) -> NDArray[np.float64]:
-    """Return for each finding (k,) how many cases of training lack it for one that has it.
+    """Return for each finding (k,) the ratio of training cases without it to those with it.
 
-    `numbers` (n, k): 1, 0 or nan where it is not known, which counts for neither. Raises FoldError
-    where a finding has no case with it, or none without.
+    `numbers` (n, k): 1, 0 or nan (unknown), which counts for neither. Raises FoldError if no case
+    has a finding, or all do.
     """
     there, absent = (numbers == 1).sum(axis=0), (numbers == 0).sum(axis=0)
     for name, yes, no in zip(findings, there.tolist(), absent.tolist(), strict=True):
         if not yes or not no:
             raise FoldError(
-                f"finding {name!r} is there in {yes} cases of the training part and is not in "
-                f"{no}: no ratio gives it a weight; use a loss without weights, fewer folds, or "
+                f"finding {name!r} is present in {yes} cases of the training part and absent in "
+                f"{no}, so it has no weight; use a loss without weights, fewer folds, or "
                 "leave the finding out"
             )
     weights: NDArray[np.float64] = absent / there

@@ -1,8 +1,8 @@
 """The training stream: which sample is at which position, and how it is cut, flipped and scaled.
 
-The stream is a pure function of the seed and the position (and of the masks, where patches are
-placed on foreground), so every optimizer, loss, loader and number of processes at one (fold, seed)
-sees the same samples, and a run taken up in the middle goes on with the samples it would have had.
+The stream is a pure function of the seed and the position (and of the masks, if patches are placed
+on foreground). So every optimizer, loss, loader and number of processes at one (fold, seed) sees
+the same samples, and a resumed run continues with the samples it would have had.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from loaders.sampling.foreground import Foreground
 Floats = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
-# Streams of draws of their own, beside that of (seed, epoch).
+# Random streams of their own, separate from that of (seed, epoch).
 _BALANCE, _LATER = (1,), (2,)
-# The planes that are turned, by the number of spatial axes: in 3-D about the first axis, the second
-# and the third.
+# The planes of rotation, by the number of spatial axes: in 3-D about the first, the second and the
+# third axis.
 _PLANES = {2: ((0, 1),), 3: ((1, 2), (2, 0), (0, 1))}
-# What is done to a sample with probability `chance`, in the order of the draws.
+# Augmentations that are applied with probability `chance`, in the order of the draws.
 _BY_CHANCE = ("rotate", "zoom", "noise", "contrast", "gamma")
 
 
@@ -31,25 +31,32 @@ _BY_CHANCE = ("rotate", "zoom", "noise", "contrast", "gamma")
 class Recipe:
     """How a sample is cut out of its case and augmented.
 
-    `patch`: voxels along each spatial axis. `flip`: which axes are mirrored, each with probability
-    1/2; a tuple of one bool an axis. `scale`: contrast is multiplied by a factor drawn in
-    1 ± scale, for each channel. `shift`: brightness is then moved by up to ± shift in normalised
-    units, which are multiples of the sampler's `unit`, for each channel. `foreground`: share of the
-    patches that are centred on a random foreground voxel (see loaders.sampling.foreground) as far
-    as the image's border lets them; cases without foreground give random patches.
+    - `patch`: voxels along each spatial axis.
+    - `flip`: which axes are mirrored, each with probability 1/2; a tuple of one bool per axis.
+    - `scale`: each channel's contrast is multiplied by a factor drawn in 1 ± scale.
+    - `shift`: each channel's brightness is then shifted by up to ± shift, in normalised units,
+      which are multiples of the sampler's `unit`.
+    - `foreground`: the share of patches that are centred on a random foreground voxel
+      (loaders.sampling.foreground), as far as the image's border allows; cases without foreground
+      give random patches.
 
-    The others are off by default. `translate`: the patch is moved by up to ± this share of its
-    side, in whole voxels, so that nothing is interpolated, and never off the foreground voxel that
-    it was placed on. `rotate`: greatest angle in degrees, about the patch's centre; one number in
-    2-D, in 3-D one each about the first, the second and the third axis, composed as R1 R2 R3.
-    `zoom`: magnified by a factor in 1 ± zoom, one for all axes.
-    `noise`: Gaussian, its standard deviation uniform in 0 to noise, in normalised units.
-    `contrast`: distances from the patch's mean are multiplied by a factor in 1 ± contrast,
-    within the patch's range, for each channel. `gamma`: the patch, brought to 0..1, is raised to an
-    exponent drawn log-uniformly between 1 / (1 + gamma) and 1 + gamma, and brought back, for each
-    channel. `chance`: the probability of each of rotate, zoom, noise, contrast and gamma, drawn
-    each by itself. 0.2 is that of rotation and of scaling in nnU-Net, whose others are 0.1 to 0.3
-    (Isensee et al. 2021, 10.1038/s41592-020-01008-z, supplementary note 4). Raises ValueError.
+    The others are off by default.
+
+    - `translate`: the patch is moved by up to ± this share of its side, in whole voxels, so that
+      nothing is interpolated, and never off the foreground voxel on which it was placed.
+    - `rotate`: the largest angle in degrees, about the patch's centre; one number in 2-D, in 3-D
+      one each about the first, the second and the third axis, composed as R1 R2 R3.
+    - `zoom`: magnification by a factor in 1 ± zoom, the same for all axes.
+    - `noise`: Gaussian, its standard deviation uniform in 0 to noise, in normalised units.
+    - `contrast`: in each channel, distances from the patch's mean are multiplied by a factor in
+      1 ± contrast, clipped to the patch's range.
+    - `gamma`: each channel of the patch, rescaled to 0..1, is raised to an exponent drawn
+      log-uniformly between 1 / (1 + gamma) and 1 + gamma, and rescaled back.
+    - `chance`: the probability of each of rotate, zoom, noise, contrast and gamma, drawn
+      separately. 0.2 is that of rotation and of scaling in nnU-Net, whose others are 0.1 to 0.3
+      (Isensee et al. 2021, 10.1038/s41592-020-01008-z, supplementary note 4).
+
+    Raises ValueError.
     """
 
     patch: tuple[int, ...]
@@ -66,31 +73,32 @@ class Recipe:
     chance: float = 0.2
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be drawn."""
+        """Raise ValueError for values that cannot be drawn."""
         if not self.patch or min(self.patch) < 1:
-            raise ValueError(f"patch is {self.patch}; each side is at least 1")
+            raise ValueError(f"patch is {self.patch}; each side must be at least 1")
         if not isinstance(self.flip, tuple) or len(self.flip) != len(self.patch):
             raise ValueError(
-                f"flip is {self.flip}; it is a tuple of {len(self.patch)}: yes or no for each axis"
+                f"flip is {self.flip}; it must be a tuple of {len(self.patch)} bools, one an axis"
             )
         angles = len(_PLANES.get(len(self.patch), ()))
         if not isinstance(self.rotate, tuple) or len(self.rotate) not in (0, angles):
             raise ValueError(
-                f"rotate is {self.rotate}; it is a tuple of {angles} angles in degrees, or empty"
+                f"rotate is {self.rotate}; it must be a tuple of {angles} angles in degrees, or ()"
             )
         if not all(0 <= angle <= 180 for angle in self.rotate):
-            raise ValueError(f"rotate is {self.rotate}; each angle lies between 0 and 180 degrees")
+            raise ValueError(f"rotate is {self.rotate}; each angle must be from 0 to 180 degrees")
         for name in ("scale", "translate", "zoom", "contrast"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(
-                    f"{name} is {getattr(self, name)}; it is at least 0 and less than 1"
+                    f"{name} is {getattr(self, name)}; it must be at least 0 and less than 1"
                 )
         for name in ("shift", "noise", "gamma"):
             if not 0 <= getattr(self, name) < np.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}; it is at least 0 and finite")
+                value = getattr(self, name)
+                raise ValueError(f"{name} is {value}; it must be at least 0 and finite")
         for name in ("foreground", "chance"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it lies between 0 and 1")
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be from 0 to 1")
 
     @property
     def warps(self) -> bool:
@@ -100,16 +108,20 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:
-    """n samples: from where they are read and what is done to them.
+    """n samples: where they are read, and how they are augmented.
 
-    `patch`: its shape (d). `case` (n,) int64: row in the store. `origin` (n, d) int64: first voxel
-    of the patch, which may lie outside the image, where `meta.fill` stands. `matrix` (n, d, d)
-    float64 leads from a voxel's offset to the patch's centre, (patch - 1) / 2, to the offset that
-    it is read from; where it is not the identity the sample is interpolated. `flip` (n, d) bool
-    mirrors what was read. `offset`, `unit` (n, C) float32: sample = (raw - offset) * gain,
-    rounded to float32 twice, where gain is 1 / unit. Then comes what loaders.sampling.intensity
-    does: `noise` (n,) float32, the standard deviation, with numbers that `key` (n, 2) int64, seed
-    and position, decides; `contrast` (n, C) float32; `gamma` (n, C) float32. 0, 1 and 1: none.
+    - `patch`: its shape (d).
+    - `case` (n,) int64: row in the store.
+    - `origin` (n, d) int64: first voxel of the patch, which may be outside the image, where the
+      value is `meta.fill`.
+    - `matrix` (n, d, d) float64 maps a voxel's offset from the patch's centre, (patch - 1) / 2, to
+      the offset at which it is read; unless it is the identity, the sample is interpolated.
+    - `flip` (n, d) bool mirrors what was read.
+    - `offset`, `unit` (n, C) float32: sample = (raw - offset) * gain, rounded to float32 twice,
+      where gain is 1 / unit.
+    - For loaders.sampling.intensity: `noise` (n,) float32, the standard deviation, with numbers
+      decided by `key` (n, 2) int64, seed and position; `contrast` (n, C) float32; `gamma` (n, C)
+      float32. 0, 1 and 1 mean none.
     """
 
     patch: tuple[int, ...]
@@ -126,7 +138,7 @@ class Draws:
 
     @property
     def gain(self) -> NDArray[np.float32]:
-        """1 / unit (n, C), divided as DALI does: in float64, and rounded to float32 once."""
+        """1 / unit (n, C), divided as in DALI: in float64, then rounded to float32 once."""
         return (1.0 / self.unit.astype(np.float64)).astype(np.float32)
 
     @property
@@ -147,9 +159,9 @@ _COLUMNS = tuple(field.name for field in fields(Draws) if field.name != "patch")
 
 @dataclass(frozen=True, kw_only=True)
 class _Epoch:
-    """The samples of an epoch, before those that are placed on foreground have been.
+    """The samples of an epoch before any are placed on foreground.
 
-    `placed` (n,) says which they are, `on` (n, 2) in [0, 1) on which region and voxel of it, and
+    `placed` (n,) tells which will be, `on` (n, 2) in [0, 1) on which region and voxel of it, and
     `moved` (n, d) by how many voxels the patch is then moved.
     """
 
@@ -162,18 +174,23 @@ class _Epoch:
 class Sampler:
     """The stream of training samples of one training part under one seed.
 
-    Position p is sample p % n of epoch p // n, n = len(cases); each epoch is a fresh permutation,
-    and the stream runs on over the end of an epoch, so that every batch is full. What is drawn for
-    a position does not depend on which augmentations the recipe turns on.
+    Position p is sample p % n of epoch p // n, n = len(cases). Each epoch is a new permutation, and
+    the stream continues over the end of an epoch, so that every batch is full. The draws for a
+    position do not depend on which augmentations the recipe turns on.
 
-    `cases` (n,) int64: rows of the training part. `shapes` (N, d) int64, `offset` and `unit`
-    (N, C): intensities less the offset are divided by the unit: of all N cases of the store.
-    `foreground` is that of the same cases, None where there is none. With `balance`, the class (N,)
-    of each, an epoch is no permutation: its n samples are shared out evenly among the classes of
-    the training part (which classes have one more, where n does not divide, is drawn anew each
-    epoch), and each takes one of its class's cases, with replacement. `spacing` (N, d): size of a
-    voxel; with it rotations are rotations of the body where voxels are not cubes; a case with an
-    entry that is no positive number is taken to have cubes. Raises ValueError.
+    - `cases` (n,) int64: rows of the training part.
+    - `shapes` (N, d) int64, `offset` and `unit` (N, C), for all N cases of the store; the offset is
+      subtracted from intensities, which are then divided by the unit.
+    - `foreground` is that of the same cases; None: there is none.
+    - `balance` (N,): the class of each case. With it, an epoch is not a permutation: its n samples
+      are divided evenly among the classes of the training part (if n is not divisible, the classes
+      with one more are drawn in each epoch), and each is one of its class's cases, drawn with
+      replacement.
+    - `spacing` (N, d): the size of a voxel. With it, rotations are rotations of the body even if
+      voxels are not cubes; a case with an entry that is not a positive number is assumed to have
+      cubes.
+
+    Raises ValueError.
     """
 
     def __init__(
@@ -198,38 +215,40 @@ class Sampler:
         self._offset = np.asarray(offset, dtype=np.float64)
         self._unit = np.asarray(unit, dtype=np.float64)
         if not len(self.cases):
-            raise ValueError("the training part has no case")
+            raise ValueError("the training part has no cases")
         if self._shapes.shape[1] != len(recipe.patch):
             raise ValueError(
                 f"patch {recipe.patch} has {len(recipe.patch)} axes, "
-                f"the images have {self._shapes.shape[1]}"
+                f"but the images have {self._shapes.shape[1]}"
             )
         if not (self._unit > 0).all():
             raise ValueError("unit has an entry that is not above 0")
         if balance is not None and len(balance) != len(self._shapes):
             raise ValueError(
-                f"balance has {len(balance)} labels, the store has {len(self._shapes)} cases"
+                f"balance has {len(balance)} labels, but the store has {len(self._shapes)} cases"
             )
         sides = np.ones(self._shapes.shape) if spacing is None else np.asarray(spacing, np.float64)
         if sides.shape != self._shapes.shape:
-            raise ValueError(f"spacing is {sides.shape}, the shapes are {self._shapes.shape}")
+            raise ValueError(
+                f"spacing has shape {sides.shape}, but shapes has {self._shapes.shape}"
+            )
         known = (np.isfinite(sides) & (sides > 0)).all(axis=1, keepdims=True)
         self._spacing: Floats = np.where(known, sides, 1.0)
-        # The training part class by class; None: every case once an epoch.
+        # The training part class by class; None: every case once per epoch.
         self._classes: list[Indices] | None = None
         if balance is not None:
             labels = np.asarray(balance)[self.cases]
             self._classes = [self.cases[labels == label] for label in np.unique(labels)]
-        # The last epochs drawn. A tuple that is replaced whole: loaders draw from several threads.
+        # The last epochs drawn. The tuple is replaced as a whole: loaders draw in several threads.
         self._recent: tuple[tuple[int, _Epoch], ...] = ()
 
     @property
     def balanced(self) -> bool:
-        """Whether each class is drawn as often."""
+        """Whether all classes are drawn equally often."""
         return self._classes is not None
 
     def digest(self) -> bytes:
-        """Return a hash of all that decides the draws but the masks: equal ones draw the same."""
+        """Return a hash of everything that decides the draws except the masks."""
         digest = hashlib.sha256(repr((self.recipe, self.seed, self.balanced)).encode())
         arrays = [self.cases, self._shapes, self._offset, self._unit, self._spacing]
         arrays += self._classes or []
@@ -246,7 +265,7 @@ class Sampler:
         if first == last:
             return self._of_epoch(first, index)
         parts = [self._of_epoch(int(epoch), index[epochs == epoch]) for epoch in np.unique(epochs)]
-        # Back from epoch after epoch to the order that was asked for.
+        # From the order of epochs back to the requested order.
         back = np.argsort(np.argsort(epochs, kind="stable"), kind="stable")
         joined: dict[str, Any] = {
             name: np.concatenate([getattr(part, name) for part in parts])[back] for name in _COLUMNS
@@ -263,7 +282,7 @@ class Sampler:
         return cases
 
     def centre(self, cases: NDArray[np.integer[Any]]) -> Draws:
-        """Return the cases' centred patches as evaluation takes them: normalised, not augmented."""
+        """Return the cases' centred patches for evaluation: normalised, not augmented."""
         rows: Indices = np.asarray(cases, dtype=np.int64)
         n, d = len(rows), len(self._patch)
         offset, unit = self._intensity(rows, 1.0, 0.0)
@@ -282,7 +301,7 @@ class Sampler:
         )
 
     def _of_epoch(self, epoch: int, index: Indices) -> Draws:
-        """Return samples of an epoch. Masks are read for these alone, as they are asked for."""
+        """Return samples of an epoch. Masks are read only for these, when they are requested."""
         known = self._epoch(epoch)
         draws, rows = known.draws[index], np.flatnonzero(known.placed[index])
         if self._foreground is None or not len(rows):
@@ -307,7 +326,7 @@ class Sampler:
             if known == epoch:
                 return drawn
         drawn = self._draw_epoch(epoch)
-        # Two: a batch that runs over the end of an epoch needs both.
+        # Two are kept: a batch across the end of an epoch needs both.
         self._recent = ((epoch, drawn), *self._recent[:1])
         return drawn
 
@@ -318,10 +337,10 @@ class Sampler:
         generator = np.random.Generator(
             np.random.Philox(np.random.SeedSequence([self.seed, epoch]))
         )
-        # Drawn with and without classes: what comes after it must not depend on them.
+        # Drawn with and without classes: later draws must not depend on them.
         order = generator.permutation(n)
         cases = self.cases[order] if self._classes is None else self._balanced(epoch)[order]
-        # Always all of them, so that to turn one augmentation off leaves the others as they were.
+        # All are always drawn, so that turning one augmentation off does not change the others.
         place, flip, scale, shift, region = np.split(
             generator.random((n, 2 * d + 2 * channels + 2)),
             np.cumsum([d, d, channels, channels]),
@@ -331,7 +350,7 @@ class Sampler:
             cases, 1 + self.recipe.scale * (2 * scale - 1), self.recipe.shift * (2 * shift - 1)
         )
         recipe, turns = self.recipe, len(_PLANES[d])
-        # A generator of their own leaves the draws above as they were before there were these.
+        # A separate generator, so that these later additions do not change the draws above.
         later = np.random.Generator(
             np.random.Philox(np.random.SeedSequence([self.seed, epoch], spawn_key=_LATER))
         )
@@ -363,7 +382,7 @@ class Sampler:
             ),
             gamma=np.where(on["gamma"], np.exp(exponent), 1.0).astype(np.float32),
         )
-        # The place along the first axis is drawn for such a sample too, and is of no other use.
+        # The place along the first axis is drawn for such a sample too, though it is not used.
         where = np.stack([region[:, 1], place[:, 0]], axis=1)
         return _Epoch(draws=draws, placed=placed, on=where, moved=moved)
 
@@ -382,7 +401,7 @@ class Sampler:
         return whole * spacing[:, None, :] / spacing[:, :, None]
 
     def _balanced(self, epoch: int) -> Indices:
-        """Return the cases (n,) of an epoch with as many of each class, class after class."""
+        """Return the cases (n,) of an epoch with equally many of each class, class by class."""
         classes = self._classes or []
         generator = np.random.Generator(
             np.random.Philox(np.random.SeedSequence([self.seed, epoch], spawn_key=_BALANCE))
@@ -400,7 +419,7 @@ class Sampler:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return offset and unit (n, C) of the samples.
 
-        With them raw becomes (raw - own offset) / own unit * scale + shift.
+        With them, a raw value becomes (raw - own offset) / own unit * scale + shift.
         """
         unit = self._unit[cases] / scale
         offset = self._offset[cases] - shift * unit
@@ -411,7 +430,7 @@ class Sampler:
         return np.where(room >= 0, room // 2, -(-room // 2))
 
     def _origins(self, cases: Indices, place: Floats) -> Indices:
-        """Return where random patches begin; `place` (n, d) is uniform in [0, 1)."""
+        """Return the origins of random patches; `place` (n, d) is uniform in [0, 1)."""
         shapes = self._shapes[cases]
         room = np.maximum(shapes - self._patch, 0)
         origin = np.floor(place * (room + 1)).astype(np.int64)
@@ -423,15 +442,15 @@ def batch_positions(
 ) -> Indices:
     """Return the stream positions of one rank's share of the k-th batch after position `start`.
 
-    The share is that of `batch_shares`, so that the ranks together see what one process would.
+    The share is that of `batch_shares`, so that all ranks together see what one process would.
     Raises ValueError.
     """
     if start < 0:
-        raise ValueError(f"start is {start}; it is at least 0")
+        raise ValueError(f"start is {start}; it must be at least 0")
     return start + batch * batch_size + _own_places(batch_size, shard, chunks)
 
 
-# A trial has one or two, and asks for them at each step.
+# A trial has one or two of these, and needs them at each step.
 @lru_cache(maxsize=64)
 def _own_places(batch_size: int, shard: tuple[int, int], chunks: int) -> Indices:
     shares = batch_shares(batch_size, shard=shard, chunks=chunks)
@@ -439,15 +458,15 @@ def _own_places(batch_size: int, shard: tuple[int, int], chunks: int) -> Indices
 
 
 def batch_shares(batch_size: int, *, shard: tuple[int, int], chunks: int = 1) -> tuple[slice, ...]:
-    """Return what one rank takes of each of the `chunks` parts of a global batch of b samples.
+    """Return the slices that one rank takes from the `chunks` parts of a global batch of b samples.
 
     A part is what goes through the network together: the slice [b * c // k : b * (c + 1) // k] for
     c of k. Rank r of w takes such a slice, r of w, of each part: a part holds the same samples
-    whatever the number of ranks. Raises ValueError where that leaves a rank nothing.
+    whatever the number of ranks. Raises ValueError if a rank would get nothing.
     """
     rank, world = shard
     if not 0 <= rank < world:
-        raise ValueError(f"shard is {shard}; it is (rank, world) with 0 <= rank < world")
+        raise ValueError(f"shard is {shard}; it must be (rank, world) with 0 <= rank < world")
     shares = []
     for chunk in range(chunks):
         begin, end = batch_size * chunk // chunks, batch_size * (chunk + 1) // chunks

@@ -1,8 +1,8 @@
 """Copies within a data set: the same image twice, and images that look like lossy copies.
 
-Images are the same where their values are, as they were decoded, turned and scaled: whatever file
-they came in, whatever they are called and whatever answer they bear. Patients who share one are one
-group. An image of one value says nothing about whose it is, so it is no copy of another.
+Images are the same if their decoded, reoriented and scaled values are, whatever their files, names
+and answers. Patients who share an image are one group. A constant image does not identify a
+patient, so it is not a copy of another.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from loaders.store.perceptual_hash import BITS, near_pairs
 
-# What becomes of one image under two answers: its cases are kept in one group, or all rejected.
+# What is done with an image that has two answers: its cases are kept in one group, or all rejected.
 Conflicts: TypeAlias = Literal["keep", "reject"]
 CONFLICTS: tuple[Conflicts, ...] = ("keep", "reject")
 
@@ -25,19 +25,19 @@ NEAR_COPIES = pa.schema(
     [pa.field(name, pa.string(), nullable=False) for name in ("case_id", "other_id")]
 )
 
-# A group of more than this share of the cases is told: it can only be in one fold, and may be many
-# patients under one name. Assumption.
+# A group with more than this share of the cases causes a warning: it can only be in one fold, and
+# may be many patients under one name (assumption).
 LARGE = 0.05
-# Where a set has few patients, each holds a large share; so a group that no copies joined is told
-# only if it has more than this many times its even share. Assumption.
+# In a set of few patients, each has a large share; so a group that no copies joined causes a
+# warning only if it has more than this many times its even share (assumption).
 _UNEVEN = 2
-# Names in a sentence.
+# The most names in a sentence.
 _SHOWN = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Copies:
-    """What was found: the rows that stay, why others go, and what must be told.
+    """The result of a search: the rows that stay, why others are rejected, and warnings.
 
     `table` has the columns `group_id` (one id for groups that share an image) and
     `source_group_id`, and lacks the rows of `rejected`, (case id, reason). `near` lists pairs of
@@ -54,15 +54,15 @@ class Copies:
 def find_copies(table: pa.Table, conflicts: Conflicts) -> Copies:
     """Look for copies among the cases of a store.
 
-    `table` has the columns case_id, group_id, image_id (null: an image of one value), answer and
-    look (a perceptual hash, null as image_id).
+    `table` has the columns case_id, group_id, image_id (null: a constant image), answer and look
+    (a perceptual hash, null if image_id is).
     """
     clashing = _clashes(table)
     rejected: list[tuple[str, str]] = []
     warnings: list[str] = []
     if clashing and conflicts == "reject":
         rejected = [
-            (one, f"the same image has another answer as {_named('case', set(same) - {one})}")
+            (one, f"the same image has another answer in {_named('case', set(same) - {one})}")
             for same in clashing
             for one in same
         ]
@@ -71,7 +71,7 @@ def find_copies(table: pa.Table, conflicts: Conflicts) -> Copies:
         table = table.filter(pa.array(kept, pa.bool_()))
     elif clashing:
         warnings.append(
-            f"{len(clashing)} image(s) stand under several answers, one at most right: "
+            f"{len(clashing)} image(s) have several answers, of which at most one is right: "
             f"{_named('case', clashing[0])}{_more(len(clashing) - 1, 'image')}. They are kept, "
             f"each in one group; `--conflicts reject` leaves them out."
         )
@@ -87,8 +87,8 @@ def find_copies(table: pa.Table, conflicts: Conflicts) -> Copies:
         warnings.append(
             f"{len(near)} pair(s) of cases in different groups look like lossy copies of each "
             f"other (perceptual hash), which folds do not keep together: {pairs}"
-            f"{_more(len(near) - len(first), 'pair')}, listed in near_copies.parquet. If they are "
-            f"of one patient, name the patient in the source."
+            f"{_more(len(near) - len(first), 'pair')}; all are in near_copies.parquet. If they "
+            f"belong to one patient, name the patient in the source."
         )
     at = table.schema.get_field_index("group_id")
     field = table.schema.field(at)
@@ -100,14 +100,14 @@ def find_copies(table: pa.Table, conflicts: Conflicts) -> Copies:
 def merged_groups(groups: Sequence[str], images: Sequence[str | None]) -> NDArray[np.int64]:
     """Return a number (n,) for each group, one number for groups that share an image.
 
-    `images` (n,) are equal where the images are, None for an image that joins nothing.
+    `images` (n,) are equal if the images are, None for an image that joins nothing.
     """
     group = np.unique(np.asarray(groups), return_inverse=True)[1]
     known = np.array([image is not None for image in images], dtype=bool)
     image = np.zeros(len(groups), dtype=np.int64)
     image[known] = np.unique([i for i in images if i is not None], return_inverse=True)[1]
     n = len(groups)
-    # The groups and the images as nodes, the cases as edges.
+    # Groups and images are nodes, cases are edges.
     ends = group[known], n + image[known]
     links = coo_array((np.ones(len(ends[0])), ends), shape=(2 * n, 2 * n))
     component = connected_components(links, directed=False)[1]
@@ -116,7 +116,7 @@ def merged_groups(groups: Sequence[str], images: Sequence[str | None]) -> NDArra
 
 
 def _clashes(table: pa.Table) -> list[list[str]]:
-    """Return the cases of each image that bears several answers, in order of their ids."""
+    """Return the cases of each image that has several answers, in order of their ids."""
     cases: dict[str, list[str]] = {}
     answers: dict[str, set[str]] = {}
     columns = (table[name].to_pylist() for name in ("case_id", "image_id", "answer"))
@@ -128,7 +128,7 @@ def _clashes(table: pa.Table) -> list[list[str]]:
 
 
 def _names(groups: Sequence[str], number: NDArray[np.int64]) -> list[str]:
-    """Return the name of each case's merged group: the least of those that were joined."""
+    """Return the name of each case's merged group: the smallest of the joined names."""
     least: dict[int, str] = {}
     for group, one in zip(groups, number.tolist(), strict=True):
         least[one] = min(group, least.get(one, group))
@@ -141,13 +141,13 @@ def _joined(groups: Sequence[str], names: Sequence[str]) -> list[str]:
         return []
     sentence = (
         f"{before} groups became {after}: some share an image, so they are kept on one side of "
-        f"every split (source_group_id in cases.parquet has the source's)."
+        f"every split (source_group_id in cases.parquet has the original groups)."
     )
     return [sentence]
 
 
 def _large(groups: Sequence[str], names: Sequence[str]) -> list[str]:
-    """Return the sentence on groups of a large share of the cases, if there are any."""
+    """Return the sentence on groups with a large share of the cases, if there are any."""
     sizes: dict[str, int] = {}
     members: dict[str, set[str]] = {}
     for group, name in zip(groups, names, strict=True):
@@ -167,7 +167,7 @@ def _large(groups: Sequence[str], names: Sequence[str]) -> list[str]:
     sentence = (
         f"{len(large)} group(s) hold more than {LARGE:.0%} of the cases each; group {first} has "
         f"{sizes[first]} of {len(groups)}{joined}. A group is never split, so folds may be uneven; "
-        f"see that it is one patient."
+        f"check that it is one patient."
     )
     return [sentence]
 

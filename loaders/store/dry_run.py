@@ -1,4 +1,4 @@
-"""What a store would hold: every case read and checked, and nothing written."""
+"""What a store would hold: every case is read and checked, but nothing is written."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -14,10 +14,10 @@ from loaders.store.statistics import measure
 
 @dataclass(frozen=True, kw_only=True)
 class Counted:
-    """Cases, groups, and what a group is; cases by class (of masks: by region) and by part.
+    """Cases, groups, and what a group is; cases by class (with masks: by region) and by part.
 
     `shape` and `spacing` are the smallest, median and largest along each axis, `spacing` in mm (in
-    seconds along time), None where it is unknown.
+    seconds along time), None if unknown.
     """
 
     cases: int
@@ -36,9 +36,9 @@ def count(
     options: Mapping[str, Any],
     progress: Callable[[int, int], None] | None = None,
 ) -> Counted:
-    """Read a source as `prepare` does and count; `progress` is told (items done, items in all).
+    """Read a source as `prepare` does and count; calls `progress(items done, items in total)`.
 
-    Copies of images are not looked for. Raises BadSource.
+    Copies of images are not searched for. Raises BadSource.
     """
     survey = kind.survey(source, options)
     meta = survey.meta

@@ -1,4 +1,4 @@
-"""From finished items to a store: one order, one image type, final places, checksums."""
+"""From finished items to a store: one order, one image type, final file names, checksums."""
 
 import json
 from collections import Counter
@@ -32,15 +32,15 @@ from loaders.store.layout import (
     write_table,
 )
 
-# An array of a finished item: the item, its file, and its row there where the file is a pack.
+# An array of a finished item: the item, its file, and its row there if the file is a pack.
 _Place = tuple[str, str, int | None]
-# Of each role, so that a store that is read keeps all of them open.
+# The most files of each role, so that a store that is read can keep all of them open.
 _MOST_FILES = OPEN_FILES // len(ROLES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Making:
-    """What a store is made of, besides its items.
+    """What a store is made from, besides its items.
 
     `fingerprint` is that of source and settings, `key` that of the key that made the ids.
     """
@@ -53,9 +53,9 @@ class Making:
 
 @dataclass(frozen=True, kw_only=True)
 class Arranged:
-    """A store as it was arranged; 0 cases: nothing was written.
+    """An arranged store; 0 cases: nothing was written.
 
-    `contradicting` are (case id, reason) of the same image under several answers, rejected now.
+    `contradicting` are (case id, reason) of images with several answers, which are rejected.
     """
 
     n_cases: int
@@ -64,10 +64,10 @@ class Arranged:
 
 
 def arrange(building: Path, making: Making, rejected: list[tuple[str, str]]) -> Arranged:
-    """Give the cases of `building/items` their order, their groups, their places and one type.
+    """Give the cases of `building/items` their order, groups, file names and common type.
 
-    `rejected` are (case id, reason). Raises BadSource where two cases have one identifier, OSError
-    where the disk is full.
+    `rejected` are (case id, reason). Raises BadSource if two cases have the same identifier,
+    OSError if the disk is full.
     """
     meta = making.meta
     found = []
@@ -130,7 +130,7 @@ def arrange(building: Path, making: Making, rejected: list[tuple[str, str]]) -> 
 
 
 def _common_type(names: set[str]) -> np.dtype[Any]:
-    # One type a store: DALI refuses a batch of several (its numpy reader asserts it).
+    # One type per store: DALI refuses batches of mixed types (its numpy reader asserts it).
     return next(kind for kind in IMAGE_TYPES if all(np.can_cast(name, kind) for name in names))
 
 
@@ -147,9 +147,9 @@ def _place_arrays(
     *,
     packed: bool,
 ) -> pa.Table:
-    """Bring one role's arrays under their final names; return the table with the places.
+    """Move one role's arrays to their final names; return the table with these names.
 
-    `files` gains the checksum of each file by its name in the store.
+    The checksum of each file is added to `files`, by its name in the store.
     """
     columns = [table[name].to_pylist() for name in ("item", f"{role}_file", f"{role}_row")]
     moving = _Moving(
@@ -174,9 +174,9 @@ def _place_arrays(
 
 
 class _Moving:
-    """The arrays of one role, in the order of the cases, on their way from items into the store.
+    """The arrays of one role, in the order of the cases, to be moved from items to the store.
 
-    `kind` is the type that they are to have there; `files` gains their checksums by name.
+    `kind` is their type there; their checksums are added to `files`, by name.
     """
 
     def __init__(
@@ -190,13 +190,13 @@ class _Moving:
     ) -> None:
         self._building, self._role, self._kind = building, role, kind
         self._places, self._files = places, files
-        # By names, and as plain arrays: paths and slices of memory maps are slow to make.
+        # As names and plain arrays: paths and slices of memory maps are slow to make.
         self._load = lru_cache(maxsize=64)(
             lambda item, file: np.asarray(open_npy(building / "items" / item / file))
         )
 
     def alone(self, sums: Sequence[str]) -> Iterator[tuple[str, None]]:
-        """Bring each array into a file of its own; give the places."""
+        """Put each array into a file of its own; yield the places."""
         for case, (item, file, row) in enumerate(self._places):
             whole = self._load(item, file)
             name = f"arrays/{case:06d}_{self._role}.npy"
@@ -210,7 +210,7 @@ class _Moving:
             yield name, None
 
     def are_packs(self) -> bool:
-        """Tell whether the items' files hold these arrays alone, in their type, and are few."""
+        """Tell whether the items' files hold only these arrays, in their type, and are few."""
         used = Counter((item, file) for item, file, _ in self._places)
         return len(used) <= _MOST_FILES and all(
             self._load(*file).dtype == self._kind and len(self._load(*file)) == count
@@ -218,9 +218,9 @@ class _Moving:
         )
 
     def as_they_are(self) -> Iterator[tuple[str, int | None]]:
-        """Give the items' files their final names, and the places.
+        """Rename the items' files to their final names; yield the places.
 
-        Writing pictures once more was a fifth of the time of all that is done to them (measured).
+        Writing pictures again took a fifth of their whole processing time (measured).
         """
         names: dict[tuple[str, str], str] = {}
         for item, file, row in self._places:
@@ -231,7 +231,7 @@ class _Moving:
             yield name, row
 
     def packed_anew(self) -> Iterator[tuple[str, int]]:
-        """Write the arrays as packs in the order of the cases; give the places."""
+        """Write the arrays as packs in the order of the cases; yield the places."""
         for start in range(0, len(self._places), PACK_CASES):
             part = self._places[start : start + PACK_CASES]
             name = self._pack(start // PACK_CASES)
@@ -252,7 +252,7 @@ class _Moving:
 def _stack(
     arrays: Iterator[Array], kind: np.dtype[Any], count: int
 ) -> Iterator[bytes | memoryview]:
-    """Give the parts of an .npy file of so many equal arrays, one behind the other."""
+    """Yield the parts of an .npy file of a stack of equal arrays."""
     for number, array in enumerate(arrays):
         if not number:
             yield npy_header(kind, (count, *array.shape))
@@ -260,9 +260,9 @@ def _stack(
 
 
 def _link(source: Path, target: Path) -> None:
-    """Give a finished file its final name, and keep the first until the store is whole."""
+    """Give a finished file its final name; its first name stays until the store is complete."""
     try:
         target.hardlink_to(source)
     except OSError:
-        # A file system without hard links.
+        # The file system has no hard links.
         write_file(target, source.read_bytes())

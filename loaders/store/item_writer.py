@@ -1,4 +1,4 @@
-"""One item of a source to a folder of arrays and rows, in whichever process reads it."""
+"""One item of a source to a folder of arrays and rows, in the process that reads it."""
 
 import errno
 import os
@@ -18,10 +18,10 @@ from loaders.store.pseudonyms import keyed_hash, keyed_id
 from loaders.store.statistics import Facts, measure
 
 ROLES = ("image", "mask")
-# The file of a finished item's rows.
+# The file with the rows of a finished item.
 ROWS = "cases.arrow"
-# A finished item's rows: those of the store, and what is needed to place their arrays there and to
-# find copies among them (which tells the groups).
+# The columns of a finished item's rows: those of the store, and those needed to place its arrays
+# there and to find copies (which determine the groups).
 BUILT = pa.schema(
     [
         *(field for field in CASES if field.name != "source_group_id"),
@@ -35,16 +35,16 @@ BUILT = pa.schema(
 
 
 def read_rows(folder: Path) -> pa.Table:
-    """Return the rows of a finished item, as BUILT says."""
+    """Return the rows of a finished item, with the columns of BUILT."""
     with pa.OSFile(str(folder / ROWS)) as file:
         return pa.ipc.open_file(file).read_all()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """What became of an item: its rejected cases, and the real name of each other by its id.
+    """The outcome of an item: its rejected cases, and the real names of the others by id.
 
-    Names are for the terminal alone.
+    Only the terminal shows names.
     """
 
     rejected: list[BadCase]
@@ -52,9 +52,9 @@ class Built:
 
 
 def build_item(kind: str, read: Read, item: Item, meta: Meta, folder: Path, key: bytes) -> Built:
-    """Read one item into `folder`, which appears when it is whole.
+    """Read one item into `folder`, which appears when it is complete.
 
-    Raises OSError where the disk or the memory is full, and whatever a broken reader raises.
+    Raises OSError if the disk or the memory is full, and whatever a broken reader raises.
     """
     draft = folder.with_name(f"{folder.name}.{os.getpid()}")
     rejected: list[BadCase] = []
@@ -79,8 +79,8 @@ def build_item(kind: str, read: Read, item: Item, meta: Meta, folder: Path, key:
     except MemoryError:
         raise OSError(
             errno.ENOMEM,
-            "a case does not fit into the memory that is left: run again with fewer workers, what "
-            "is finished is kept",
+            "a case does not fit into the memory that is left: run again with fewer workers; "
+            "finished items are kept",
         ) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -90,7 +90,7 @@ def build_item(kind: str, read: Read, item: Item, meta: Meta, folder: Path, key:
 
 
 class _ItemWriter:
-    """The arrays and rows of one item: a file a volume, and equal 2-D images stacked."""
+    """The arrays and rows of one item: one file per volume; equal 2-D images are stacked."""
 
     def __init__(self, folder: Path, kind: str, meta: Meta, key: bytes, files: tuple[Path, ...]):
         self._folder = folder
@@ -99,7 +99,7 @@ class _ItemWriter:
         self._labelled = not meta.masked and meta.numbers is None
         self._key = key
         self._files = files
-        # The last files' hash: an item's cases often come from the same ones.
+        # The hash of the last files: an item's cases often come from the same files.
         self._hashed: tuple[tuple[Path, ...], str | None] = ((), None)
         self._open: dict[str, ArrayFile] = {}
         self._n_files = 0
@@ -107,7 +107,7 @@ class _ItemWriter:
         self._tables: list[pa.Table] = []
 
     def add(self, case: Case, facts: Facts) -> str:
-        """Take a case; return its id."""
+        """Add a case; return its id."""
         row: dict[str, Any] = {
             "case_id": keyed_id(self._key, self._kind, case.key),
             "group_id": keyed_id(self._key, self._kind, case.group),
@@ -118,7 +118,7 @@ class _ItemWriter:
             "label": case.label if self._labelled else -1,
             "numbers": None if facts.numbers is None else facts.numbers.tolist(),
             "content_hash": facts.content_hash,
-            # Without the kind: the same image is known again whatever read it.
+            # Without the kind, so that the same image has the same id whatever read it.
             "image_id": None if facts.constant else keyed_id(self._key, "image", facts.image_hash),
             "answer": facts.mask_hash or str(case.label),
             "look": None if facts.constant else perceptual_hash(facts.image),
@@ -132,7 +132,7 @@ class _ItemWriter:
         arrays = (facts.image, facts.image_hash), (facts.mask, facts.mask_hash)
         for role, (array, digest) in zip(ROLES, arrays, strict=True):
             file, place = (None, None) if array is None else self._place(role, array)
-            # Of a stack, which is not whole yet, the sum is taken when the store is arranged.
+            # A stack is not complete yet; its checksum is computed when the store is arranged.
             row |= {f"{role}_file": file, f"{role}_row": place}
             row[f"{role}_sum"] = None if self._stack else digest
         self._rows.append(row)
@@ -146,11 +146,11 @@ class _ItemWriter:
         return self._hashed[1]
 
     def finish(self) -> None:
-        """Put all of it on the disk."""
+        """Sync everything to disk."""
         self.close()
         self._flush()
         table = pa.concat_tables(self._tables)
-        # As it lies in memory: Parquet takes ten times as long for a few rows (measured).
+        # In Arrow's memory format: Parquet takes ten times as long for a few rows (measured).
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, table.schema) as file:
             file.write_table(table)

@@ -1,18 +1,18 @@
-"""How a store lies on disk: its files, the columns of its tables, and .npy files that grow.
+"""The layout of a store on disk: its files and the columns of its tables.
 
 store.json           format, content hash, image type, meta, warnings, the fingerprint of the key
                      that made the ids, and every file's checksum
-cases.parquet        one row a case, in the order of the content hashes
-rejected.parquet     one row a rejected case, with the reason
-near_copies.parquet  one row a pair of cases in different groups that look like lossy copies
+cases.parquet        one row per case, in the order of the content hashes
+rejected.parquet     one row per rejected case, with the reason
+near_copies.parquet  one row per pair of cases in different groups that look like lossy copies
 checked              the state of these files when their checksums were last compared
-arrays/*.npy         C-ordered images and masks: one file a case, or packs of equal 2-D images
+arrays/*.npy         C-ordered images and masks: one file per case, or packs of equal 2-D images
 
-In cases.parquet `group_id` is never split: groups of the source (`source_group_id`) that share an
-image are one. `image_id` is equal where the values of images are, and null where there is but one.
-`columns` is there where columns of the source were kept, by which a study may split; `numbers`
-where the answers are numbers, as several findings are: `label` is -1 there, as of masks;
-`clinical` where clinical columns were kept.
+In cases.parquet, a `group_id` is never split: groups of the source (`source_group_id`) that share
+an image are one. `image_id` is equal if the values of images are, and null for a constant image.
+Some columns are optional: `columns` if columns of the source were kept, by which a study may split;
+`numbers` if the answers are numbers, such as several findings (`label` is then -1, as for masks);
+`clinical` if clinical columns were kept.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ import pyarrow.parquet as pq
 
 from loaders.cases import AXES, JSON, Meta
 
-# Raised when the files change, or what a reader makes of the same source: older stores are then
-# refused by name and older unfinished ones are not resumed.
+# Increased when the files change, or what a reader makes from the same source: older stores are
+# then refused by name, and older unfinished ones are not resumed.
 FORMAT = 4
 PACK_CASES = 4096
-# Files of arrays that are kept open while a store is read: a process may have a thousand files, and
-# not of a store alone.
+# Files of arrays that are kept open while a store is read: a process may open a thousand files,
+# including others than a store's.
 OPEN_FILES = 256
 CHECKED = "checked"
 
@@ -70,12 +70,12 @@ CASES = pa.schema(
         pa.field("ratings", pa.map_(pa.string(), pa.list_(pa.int64()))),
     ]
 )
-# Of some stores alone: by the name of a column of the source, the number of the case's value there.
+# Optional: by the name of a column of the source, the number of the case's value there.
 COLUMNS = pa.field("columns", pa.map_(pa.string(), pa.int64()))
-# Of sets whose answers are numbers: one for each name in `classes`, nan where it is missing.
+# In sets whose answers are numbers: one for each name in `classes`, nan if missing.
 NUMBERS = pa.field("numbers", pa.list_(pa.float64()))
-# Of some stores alone: clinical columns by name, a category as the number of its word in the meta's
-# `categories`, nan where it is missing.
+# Optional: clinical columns by name, a category as the index of its word in the meta's
+# `categories`, nan if missing.
 CLINICAL = pa.field("clinical", pa.map_(pa.string(), pa.float64()))
 OPTIONAL = (COLUMNS, NUMBERS, CLINICAL)
 REJECTED = pa.schema(
@@ -86,17 +86,17 @@ REJECTED = pa.schema(
 )
 
 
-# What of a store's meta, beside its arrays, decides the numbers of a trial; axes are listed only
-# where they are not the default.
+# The fields of a store's meta that, besides its arrays, decide the numbers of a trial; axes are
+# present only if they are not the default.
 _DECISIVE = ("task", "dims", "classes", "regions", "positive", "normalize", "fill", "axes")
 
 
 class StoreError(ValueError):
-    """A store that is missing, unfinished, broken or not the one asked for."""
+    """A store that is missing, unfinished, broken or not the requested one."""
 
 
 def content_hash(meta: Meta, hashes: list[str], groups: list[str]) -> str:
-    """Return the hash of a store's content, whatever its key, its ids and the order of its cases.
+    """Return the hash of a store's content, independent of its key, ids and order of cases.
 
     It covers each case's image, answer and spacing, which cases form a group, and the settings of
     `meta` that decide what a trial does with them.
@@ -115,9 +115,9 @@ def content_hash(meta: Meta, hashes: list[str], groups: list[str]) -> str:
 
 
 def meta_to_json(meta: Meta) -> dict[str, Any]:
-    """Return a meta as JSON has it: lists for tuples, and the axes where they are not the default.
+    """Return a meta for JSON: lists for tuples, and the axes only if they are not the default.
 
-    So the hashes and fingerprints of stores that were made before there were axes still hold.
+    So hashes and fingerprints of stores that are older than the field `axes` stay valid.
     """
     known: dict[str, Any] = json.loads(json.dumps(asdict(meta), allow_nan=False))
     if meta.axes == AXES[meta.dims][0]:
@@ -133,12 +133,12 @@ def meta_from_json(known: Mapping[str, Any]) -> Meta:
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Return what `store.json` of a store says; raises StoreError."""
+    """Return the content of a store's `store.json`; raises StoreError."""
     text = path / "store.json"
     if not text.is_file():
         state = "is not a store" if path.exists() else "does not exist"
         if building_folder(path).exists():
-            state = "is unfinished: run the same `medopt prepare` again to go on with it"
+            state = "is unfinished: run the same `medopt prepare` again to continue"
         raise StoreError(f"store {path} {state}")
     try:
         known = json.loads(text.read_bytes())
@@ -147,13 +147,13 @@ def read_description(path: Path) -> dict[str, Any]:
         raise StoreError(f"store {path}: store.json is damaged") from None
     if found != FORMAT:
         raise StoreError(
-            f"store {path} has format {found}, this version reads {FORMAT}. Make it anew: "
+            f"store {path} has format {found}; this version reads {FORMAT}. Make it again: "
             f"{prepare_command(path, known)}"
         )
     return dict(known)
 
 
-# What a reader found in the files and wrote beside its settings: nobody can set it.
+# Options that a reader found in the files and wrote beside its settings; nobody can set them.
 _FOUND = (
     *("label_values", "lowest", "bits", "depths", "way", "classes_of", "volumes", "categories"),
     "ignore",
@@ -161,10 +161,10 @@ _FOUND = (
 
 
 def prepare_command(path: Path, known: Mapping[str, Any], **more: JSON) -> str:
-    """Return the command that makes a store anew, with `more` settings, as far as the store knows.
+    """Return the command that makes a store again, with `more` settings, as far as the store knows.
 
     It knows neither its source nor settings that shaped no array, such as the column of the label.
-    `known` is what its store.json says.
+    `known` is the content of its store.json.
     """
     meta = known.get("meta")
     if not isinstance(meta, dict) or not isinstance(meta.get("options"), dict):
@@ -179,12 +179,12 @@ def prepare_command(path: Path, known: Mapping[str, Any], **more: JSON) -> str:
 
 
 def building_folder(out: Path) -> Path:
-    """Return the folder where a store grows until it is whole."""
+    """Return the folder in which a store grows until it is complete."""
     return out.with_name(f"{out.name}.building")
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write a file whole and on the disk; raises OSError."""
+    """Write a file and sync it to disk; raises OSError."""
     with path.open("wb") as file:
         file.write(content)
         file.flush()
@@ -192,14 +192,14 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def write_table(table: pa.Table, path: Path) -> None:
-    """Write a Parquet file through memory, so that a full disk is an OSError with its number."""
+    """Write a Parquet file through memory, so that a full disk is an OSError with an errno."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")
     write_file(path, sink.getvalue().to_pybytes())
 
 
 def read_table(path: Path, schema: pa.Schema, optional: Iterable[pa.Field] = ()) -> pa.Table:
-    """Return a table of a store, of exactly these columns, then `optional`; raises StoreError."""
+    """Return a table of a store with exactly these columns, then `optional`; raises StoreError."""
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
@@ -208,14 +208,14 @@ def read_table(path: Path, schema: pa.Schema, optional: Iterable[pa.Field] = ())
         if field.name in table.schema.names:
             schema = schema.append(field)
     if table.schema.names != schema.names or table.schema.types != schema.types:
-        raise StoreError(f"store {path.parent}: {path.name} has other columns than this version's")
+        raise StoreError(f"store {path.parent}: {path.name} has other columns than in this version")
     return table
 
 
 def files_state(path: Path, names: Iterable[str]) -> str:
     """Return a hash of the sizes and dates of a store's files; raises FileNotFoundError.
 
-    What changes a file changes it; a copy of the store has another one too.
+    It changes with any file; a copy of the store has another hash too.
     """
     digest = hashlib.sha256()
     for name in sorted({*names, "store.json"}):
@@ -225,7 +225,7 @@ def files_state(path: Path, names: Iterable[str]) -> str:
 
 
 def sync_folder(path: Path) -> None:
-    """Put the names in a folder on the disk."""
+    """Sync the names in a folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,8 @@
 """A perceptual hash: 256 bits, nearly all of which a lossy copy of an image shares.
 
 pHash (Zauner 2010, Implementation and benchmarking of perceptual image hash functions): the image
-is brought to a small grid, and of its cosine transform the lowest frequencies are kept, each as
-one bit: above their median or not. In 256 bits, as PDQ (Facebook 2019) has them.
+is reduced to a small grid, and the lowest frequencies of its cosine transform are kept, each as one
+bit: above their median or not. It has 256 bits, as PDQ (Facebook 2019) does.
 """
 
 from functools import lru_cache
@@ -17,18 +17,18 @@ BITS = 256
 _CELLS = {2: (64, 64), 3: (16, 32, 32)}
 _KEPT = {2: (16, 16), 3: (4, 8, 8)}
 
-# How many bits copies differ in at most. Measured: 557 skin images (150 px and more) as JPEG of
+# The most bits in which copies differ. Measured: 557 skin images (150 px and more) as JPEG of
 # quality 50 differ in at most 18, at half and twice their size in 6; 780 of 28 x 28 as JPEG of
-# quality 85 in at most 26, half of them in 12. Others' differ in 48 and more (skin; 154 846 pairs)
-# and in 38 and more (MRI crops of 199 patients, aligned; 19 701 pairs).
+# quality 85 in at most 26, half of them in 12. Different images differ in 48 or more (skin; 154 846
+# pairs) and in 38 or more (MRI crops of 199 patients, aligned; 19 701 pairs).
 FURTHEST = 24
-# Candidates share one of so many parts of their bits. Two that differ in 15 bits always do, in 24
-# almost always: each part is then spared with a chance of (15 / 16) ** 24, about 0.21.
+# Candidates share one of this many parts of their bits. Two that differ in 15 bits always do, in 24
+# almost always: each part is then equal with a chance of (15 / 16) ** 24, about 0.21.
 _BANDS = 16
-# So many bytes have a sum of 16 bits.
+# The sum of this many bytes fits 16 bits.
 _MOST_IN_16_BITS = (2**16 - 1) // (2**8 - 1)
-# A hash is compared with so many that follow it in a part's order: the work grows as the number of
-# images does, however alike they are.
+# A hash is compared with this many that follow it in a part's order: the work is proportional to
+# the number of images, however similar they are.
 _WINDOW = 32
 
 
@@ -40,22 +40,22 @@ def perceptual_hash(image: Array) -> bytes:
     kind = np.float64 if image.dtype.kind == "f" else np.float32
     along_y, along_x = (basis.astype(kind) for basis in rows[-2:])
     planes = np.moveaxis(image.reshape(len(image), -1, *shape[-2:]), 1, 0)
-    # The channels' sum has the bits of their mean. Along x first, since a product with few columns
-    # takes half the time of one with few rows, and two thirds of that where they lie side by side
+    # The channels' sum gives the bits of their mean. Along x first: a product with few columns
+    # takes half the time of one with few rows, and two thirds of that if they are contiguous
     # (measured).
     columns = np.ascontiguousarray(along_x.T)
     low = np.stack([along_y @ (_sum(plane, kind) @ columns) for plane in planes])
     values = (low[0] if len(shape) == 2 else np.tensordot(rows[0], low, 1)).ravel()
-    # Of 255 numbers, which are finite: np.median takes eight times as long (measured).
+    # The median of 255 finite numbers; np.median takes eight times as long (measured).
     bits = values > np.partition(values[1:], BITS // 2 - 1)[BITS // 2 - 1]
-    # The first is the mean: how bright an image is does not tell it from another.
+    # The first is the mean: brightness does not distinguish images.
     bits[0] = False
     return np.packbits(bits).tobytes()
 
 
 def _sum(plane: Array, kind: type[np.floating[Any]]) -> Array:
     """Return the sum of a plane's channels (C, Y, X), as floating-point numbers."""
-    # Bytes are added up in 16 bits, exactly as in float32 and in half of the time (measured).
+    # Bytes are added in 16 bits, as exactly as in float32 and in half the time (measured).
     narrow = plane.dtype == np.uint8 and len(plane) <= _MOST_IN_16_BITS
     total: Array = plane[0]
     if len(plane) > 1:
@@ -65,9 +65,9 @@ def _sum(plane: Array, kind: type[np.floating[Any]]) -> Array:
 
 @lru_cache(maxsize=256)
 def _low_pass(length: int, cells: int, kept: int) -> Array:
-    """Return what brings an axis to its lowest frequencies (kept, length).
+    """Return the matrix (kept, length) that maps an axis to its lowest frequencies.
 
-    The axis is averaged in equal cells, and those go through the orthonormal DCT-II.
+    The axis is averaged in equal cells, which the orthonormal DCT-II transforms.
     """
     edges, at = np.linspace(0, length, cells + 1), np.arange(length)
     inside = np.minimum(edges[1:, None], at + 1) - np.maximum(edges[:-1, None], at)
@@ -82,8 +82,8 @@ def _low_pass(length: int, cells: int, kept: int) -> Array:
 def near_pairs(hashes: Array, group: Array) -> Array:
     """Return the pairs of rows (m, 2) of different groups whose hashes are nearly the same.
 
-    `hashes` (n, 32) uint8, `group` (n,) a number each. The work is proportional to n: of images
-    that are all nearly the same, each is compared with some of the others.
+    `hashes` (n, 32) uint8; `group` (n,) numbers. The work is proportional to n: if all images are
+    nearly the same, each is compared with some of the others.
     """
     if len(hashes) < 2:
         return np.empty((0, 2), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""A downloaded source becomes a store: it is surveyed, then read and written."""
+"""Turning a downloaded source into a store: it is surveyed, then read and written."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,12 +21,12 @@ def prepare(
     conflicts: Conflicts = "keep",
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Prepare the store `out` of a source of this kind, as `medopt prepare` does.
+    """Prepare the store `out` from a source of this kind, as `medopt prepare` does.
 
-    `options` are the kind's settings, its defaults where left out; `key` hashes the identifiers
-    (loaders.store.pseudonyms); `conflicts` says what becomes of one image under several answers
-    (loaders.store.copies); `progress` is told (items done, items in all). Raises BadSource
-    where the source, an option or every case is unusable, and what `write_store` raises.
+    `options` are the kind's settings, with its defaults if left out; `key` hashes the identifiers
+    (loaders.store.pseudonyms); `conflicts` decides about an image with several answers
+    (loaders.store.copies); `progress(items done, items in total)` is called. Raises BadSource if
+    the source, an option or every case is unusable, and what `write_store` raises.
     """
     survey = kind.survey(source, options or {})
     return write_store(

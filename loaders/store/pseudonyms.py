@@ -1,4 +1,4 @@
-"""Keyed ids: what a store holds instead of a patient's or a case's real name."""
+"""Keyed ids, which a store holds instead of the real names of patients and cases."""
 
 import hmac
 import os
@@ -10,24 +10,24 @@ from loaders.cases import BadSource
 from loaders.formats.checksum import source_hash
 
 KEY_VARIABLE = "MEDOPT_KEY"
-# 64 bits: among a million cases two ids meet with a chance of 3e-8.
+# 64 bits: among a million cases, two ids collide with a chance of 3e-8.
 ID_LENGTH = 16
 
 
 def keyed_id(key: bytes, kind: str, real: str) -> str:
-    """Return HMAC-SHA256 of a real identifier as 16 hex digits; without the key it says nothing."""
+    """Return HMAC-SHA256 of a real identifier as 16 hex digits, meaningless without the key."""
     return hmac.digest(key, f"{kind}\0{real}".encode(), "sha256").hex()[:ID_LENGTH]
 
 
 def key_fingerprint(key: bytes) -> str:
-    """Return what tells one key from another, 16 hex digits; it does not tell the key."""
+    """Return 16 hex digits that distinguish keys but do not reveal them."""
     return hmac.digest(key, b"fingerprint", "sha256").hex()[:ID_LENGTH]
 
 
 def keyed_hash(key: bytes, paths: Iterable[Path]) -> str:
     """Return HMAC-SHA256 of the hashes of files' contents, in their order; raises OSError.
 
-    Keyed, since with a plain hash anyone who has the files could tell whose they are.
+    With a plain hash, anyone who has the files could identify the patient.
     """
     digest = hmac.new(key, digestmod="sha256")
     for path in paths:
@@ -38,10 +38,10 @@ def keyed_hash(key: bytes, paths: Iterable[Path]) -> str:
 def user_key() -> bytes:
     """Return the user's key: the text in MEDOPT_KEY, else that of ~/.config/medoptbench/key.
 
-    The file is made at the first use, readable only by its owner. Who loses it can still use
-    every store, but cannot tell which patient an id stands for. A key is whatever bytes there are,
-    in any encoding, but for white space around them. Raises BadSource on an empty key, and where
-    the file cannot be read or made.
+    The file is made at first use, readable only by its owner. Without it, every store can still be
+    used, but ids can no longer be matched with patients. A key is any bytes, in any encoding,
+    without surrounding white space. Raises BadSource for an empty key, and if the file cannot be
+    read or made.
     """
     if KEY_VARIABLE in os.environ:
         key = os.fsencode(os.environ[KEY_VARIABLE].strip())
@@ -54,7 +54,7 @@ def user_key() -> bytes:
     except OSError as error:
         raise BadSource(
             f"the key file {path} cannot be read or made ({error.strerror}): set the environment "
-            f"variable {KEY_VARIABLE} to any secret text, or mend it"
+            f"variable {KEY_VARIABLE} to any secret text, or repair the file"
         ) from error
     return _filled(key, f"the key file {path}")
 
@@ -73,7 +73,7 @@ def _make_key_file(path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     try:
-        # A link, unlike a rename, leaves the key of a process that was faster.
+        # Unlike a rename, a link does not replace the key of a faster process.
         path.hardlink_to(draft)
     except FileExistsError:
         pass

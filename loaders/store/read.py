@@ -31,24 +31,24 @@ from loaders.store.layout import (
 )
 from loaders.store.statistics import BINS
 
-# What of two metas must be the same for a network of one to be tested on the other.
+# Fields that two metas must share for a network trained on one to be tested on the other.
 _ALIKE = (
     *("task", "dims", "axes", "channels", "classes"),
     *("regions", "positive", "normalize", "fill"),
 )
-_ADVICE = "bring it back as it was, or remove the store and prepare it again"
+_ADVICE = "restore it, or remove the store and prepare it again"
 _ARRAY_NAME = re.compile(r"arrays/[0-9a-z_]+\.npy")
 
 
 class Store:
-    """A store of n cases; raises StoreError where it is not whole.
+    """A store of n cases; raises StoreError if it is incomplete.
 
-    `table` is cases.parquet. Rows, ids and arrays are in one order, which follows the content
-    alone. `content_hash` does not depend on the key, nor on the order that cases were read in.
-    `key` is the fingerprint of the key that made the ids, `warnings` what must be told of copies.
+    `table` is cases.parquet. Rows, ids and arrays are in one order, which depends on the content
+    only. `content_hash` depends neither on the key nor on the order in which cases were read.
+    `key` is the fingerprint of the key that made the ids, `warnings` are those about copies.
 
-    With `outside`, the cases of a second store follow, to be tested on: rows below `n_own` are of
-    this one, all others of `outside`. Meta, path and key are those of the first.
+    With `outside`, the cases of a second store follow, for testing: rows below `n_own` are from
+    this one, all others from `outside`. Meta, path and key are those of the first.
     """
 
     def __init__(self, path: Path, outside: Path | None = None) -> None:
@@ -74,8 +74,8 @@ class Store:
     def check(self) -> None:
         """Raise StoreError unless every file is as `medopt prepare` wrote it.
 
-        Sizes and dates are looked at. Where one differs, all checksums are compared (a store that
-        was copied is read whole, once), and the new sizes and dates are remembered in the store.
+        Sizes and dates are compared. If one differs, all checksums are verified (a copied store is
+        read entirely, once), and the new sizes and dates are remembered in the store.
         """
         if self.outside is not None:
             self.outside.check()
@@ -90,7 +90,7 @@ class Store:
         if problems := verify_store(self.path):
             raise StoreError(f"store {self.path}: {'; '.join(problems[:3])}: {_ADVICE}")
         self._checked = state
-        # Where the store may not be written to, each process that opens it reads it whole.
+        # If the store is read-only, each process that opens it reads it entirely.
         if os.access(self.path, os.W_OK):
             draft = memory.with_name(f"{CHECKED}.{os.getpid()}")
             draft.write_text(state, encoding="ascii")
@@ -104,13 +104,13 @@ class Store:
         return Store, (self.path, None if self.outside is None else self.outside.path)
 
     def _join(self, outside: "Store") -> None:
-        """Append the cases of another store; raises StoreError where they are of another kind."""
+        """Append the cases of another store; raises StoreError if their metas do not match."""
         for name in _ALIKE:
             mine, other = getattr(self.meta, name), getattr(outside.meta, name)
             if mine != other:
                 raise StoreError(
-                    f"store {outside.path} cannot be tested on by what store {self.path} trains: "
-                    f"its {name} is {other!r}, that of the other {mine!r}"
+                    f"networks trained on store {self.path} cannot be tested on store "
+                    f"{outside.path}: its {name} is {other!r}, that of the first {mine!r}"
                 )
         self.table = pa.concat_tables([self.table, outside.table], promote_options="default")
         both = f"{self.content_hash} tested on {outside.content_hash}"
@@ -118,17 +118,17 @@ class Store:
         self.warnings = [*self.warnings, *outside.warnings]
 
     def source_of(self, index: int) -> "Store":
-        """Return the store that a case is of: this one, or the one outside."""
+        """Return the store to which a case belongs: this one, or the one outside."""
         return self if self.outside is None or index < self.n_own else self.outside
 
     @cached_property
     def case_ids(self) -> list[str]:
-        """Keyed hash of each case's real identifier."""
+        """The keyed hash of each case's real identifier."""
         return list(self.table["case_id"].to_pylist())
 
     @cached_property
     def groups(self) -> list[str]:
-        """Keyed hash of each case's group (the patient, see `meta.group_source`).
+        """The keyed hash of each case's group (the patient, see `meta.group_source`).
 
         Groups of the source that share an image are one.
         """
@@ -136,28 +136,28 @@ class Store:
 
     @cached_property
     def source_groups(self) -> list[str]:
-        """Keyed hash of each case's group as the source has it."""
+        """The keyed hash of each case's group in the source."""
         return list(self.table["source_group_id"].to_pylist())
 
     @cached_property
     def image_ids(self) -> list[str | None]:
-        """Keyed hash of each case's values alone; None for an image of one value."""
+        """The keyed hash of each image's values alone; None for a constant image."""
         return list(self.table["image_id"].to_pylist())
 
     @cached_property
     def splits(self) -> list[str | None]:
-        """Each case's part in the source's official split, None where it has none."""
+        """Each case's part in the source's official split, None if it has none."""
         return list(self.table["split"].to_pylist())
 
     def column(self, name: str) -> list[int | None]:
-        """Return the number of each case's value in a column that was kept of the source."""
+        """Return the number of each case's value in a kept column of the source."""
         if COLUMNS.name not in self.table.schema.names:
             return [None] * len(self)
         return [dict(kept or ()).get(name) for kept in self.table[COLUMNS.name].to_pylist()]
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
-        """The names of the columns that were kept of the source."""
+        """The names of the kept columns of the source."""
         if COLUMNS.name not in self.table.schema.names:
             return ()
         kept = self.table[COLUMNS.name].to_pylist()
@@ -165,9 +165,9 @@ class Store:
 
     @cached_property
     def clinical(self) -> dict[str, Array]:
-        """Clinical columns by name, each (n,) float64, nan where a case lacks it; {}: none kept.
+        """Clinical columns by name, each (n,) float64, nan if a case lacks it; {}: none kept.
 
-        A category is the number of its word in `categories`.
+        A category is the index of its word in `categories`.
         """
         if CLINICAL.name not in self.table.schema.names:
             return {}
@@ -177,25 +177,25 @@ class Store:
 
     @property
     def categories(self) -> dict[str, tuple[str, ...]]:
-        """The words of those clinical columns that are categories."""
+        """The words of each categorical clinical column."""
         known: Any = self.meta.options.get("categories") or {}
         return {name: tuple(words) for name, words in known.items()}
 
     @cached_property
     def hashes(self) -> list[str]:
-        """Hash of each case's image, answer and spacing."""
+        """The hash of each case's image, answer and spacing."""
         return list(self.table["content_hash"].to_pylist())
 
     @cached_property
     def labels(self) -> Array:
-        """Class of each case (n,) int64; -1 where the answer is a mask or numbers."""
+        """The class of each case (n,) int64; -1 if the answer is a mask or numbers."""
         return np.asarray(self.table["label"].to_numpy())
 
     @cached_property
     def numbers(self) -> Array:
-        """Numbers of each case (n, n_classes) float64, nan where one is missing.
+        """The numbers of each case (n, n_classes) float64, nan where one is missing.
 
-        Of sets whose answers are numbers; raises StoreError for others.
+        Raises StoreError for sets whose answers are not numbers.
         """
         if NUMBERS.name not in self.table.schema.names:
             raise StoreError(f"store {self.path}: a case of a {self.meta.task} set has no numbers")
@@ -203,13 +203,14 @@ class Store:
 
     @cached_property
     def answers(self) -> Array:
-        """What a loader gives of each case that has no mask: labels (n,), or numbers in float32."""
+        """The answers that a loader gives without masks: labels (n,), or numbers in float32."""
         return self.labels if self.meta.numbers is None else self.numbers.astype(np.float32)
 
     def with_answers(self, answers: Array) -> "Store":
-        """Return this store with other answers to be learned from, in memory alone.
+        """Return this store with other answers to train on, in memory only.
 
-        Classes (n,), findings (n, k), or the odds of each class (n, C), beside which labels stay.
+        `answers` are classes (n,), findings (n, k), or probabilities of each class (n, C), which
+        leave the labels unchanged.
         """
         other = copy(self)
         made: dict[str, Array] = {"answers": answers}
@@ -219,17 +220,17 @@ class Store:
         elif self.meta.numbers is not None:
             made |= {"numbers": answers.astype(np.float64)}
             made |= {"class_counts": self.meta.numbers.held(answers).astype(np.int64)}
-        vars(other).update(made)  # where cached properties keep what they have worked out
+        vars(other).update(made)  # where cached properties keep their values
         return other
 
     @cached_property
     def shapes(self) -> Array:
-        """Spatial shape of each case (n, d) int64."""
+        """The spatial shape of each case (n, d) int64."""
         return self._numbers("shape", self.meta.dims)
 
     @cached_property
     def spacing(self) -> Array:
-        """Distance of neighbours along each axis (n, d) float64, nan where unknown.
+        """The distance of neighbours along each axis (n, d) float64, nan if unknown.
 
         In mm along z, y and x, in seconds along t.
         """
@@ -237,22 +238,22 @@ class Store:
 
     @cached_property
     def boxes(self) -> Array:
-        """Half-open foreground box (n, n_regions, 2, d) int64; -1 where the region is empty."""
+        """Half-open foreground boxes (n, n_regions, 2, d) int64; -1 if the region is empty."""
         return self._numbers("boxes", len(self.meta.regions), 2, self.meta.dims)
 
     @cached_property
     def class_counts(self) -> Array:
-        """Voxels of each class (n, n_classes) int64; one-hot in classification.
+        """The number of voxels of each class (n, n_classes) int64; one-hot in classification.
 
-        Of several findings 1 for those that a case shows.
+        For several findings, 1 for those that a case shows.
         """
         return self._numbers("class_counts", len(self.meta.classes))
 
     @cached_property
     def moments(self) -> tuple[Array, Array, Array]:
-        """Count, total and total of squares, each (n, C) float64.
+        """Count, sum and sum of squares of voxels, each (n, C) float64.
 
-        Over non-zero voxels where `meta.normalize` is "case", else over all.
+        Over non-zero voxels if `meta.normalize` is "case", else over all.
         """
         channels = len(self.meta.channels)
         count, total, squares = (
@@ -325,7 +326,7 @@ class Store:
         if found != shape or whole.dtype != kind or not -1 < (row or 0) < len(whole):
             raise StoreError(
                 f"store {self.path}: {name} is {whole.dtype} {whole.shape}, "
-                f"the table says {kind} {shape} at row {row}: run `medopt verify`"
+                f"but the table declares {kind} {shape} at row {row}: run `medopt verify`"
             )
         return whole if row is None else whole[row]
 
@@ -351,9 +352,9 @@ class Store:
 
 
 def open_store(path: Path, outside: Path | None = None) -> Store:
-    """Open a store that is as it was written, with the cases of another to be tested on.
+    """Open an unchanged store, with the cases of another store `outside` to test on.
 
-    Raises StoreError with what is wrong and to do.
+    Raises StoreError that says what is wrong and what to do.
     """
     store = Store(path, outside)
     store.check()
@@ -361,7 +362,7 @@ def open_store(path: Path, outside: Path | None = None) -> Store:
 
 
 def verify_store(path: Path) -> list[str]:
-    """Check every file of a store against its checksum; return the problems, none if whole."""
+    """Check every file of a store against its checksum; return the problems."""
     try:
         store = Store(path)
     except StoreError as error:
@@ -375,9 +376,9 @@ def verify_store(path: Path) -> list[str]:
             problems.append(f"{name} has changed since it was written")
     named = {name for role in ("image", "mask") for name in store.table[f"{role}_file"].to_pylist()}
     problems += [
-        f"{name} is used by a case and has no checksum"
+        f"{name} is used by a case but has no checksum"
         for name in sorted(named - {None} - set(store.files))
     ]
     if content_hash(store.meta, store.hashes, store.groups) != store.content_hash:
-        problems.append("store.json's content hash is not that of cases.parquet")
+        problems.append("the content hash in store.json is not that of cases.parquet")
     return problems

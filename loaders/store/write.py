@@ -1,4 +1,4 @@
-"""Source to store: a pool of readers, resumable after a kill at any moment, whole or not there."""
+"""Source to store by a pool of readers; resumable after a kill, and complete or absent."""
 
 import errno
 import fcntl
@@ -44,11 +44,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What became of a source.
+    """The outcome of a source.
 
-    `resumed` items were there from an earlier run that was cut off. `reused`: the whole store was
-    there, of the same source and settings, and nothing was done. `warnings` are sentences on copies
-    among its cases.
+    `resumed` is the number of items kept from an earlier, interrupted run. `reused`: the complete
+    store of the same source and settings existed, and nothing was done. `warnings` are sentences
+    about copies among its cases.
     """
 
     n_cases: int
@@ -69,15 +69,15 @@ def write_store(
     conflicts: Conflicts = "keep",
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Read every item of a survey and write the store `out`; `progress` is told (done, all).
+    """Read every item of a survey and write the store `out`; calls `progress(done, total)`.
 
-    The same image under several answers is kept in one group and warned of, or with
-    `conflicts="reject"` rejected each time.
+    Cases of one image with several answers are kept in one group with a warning, or all rejected
+    with `conflicts="reject"`.
 
-    The store grows in `<out>.building` and is renamed when it is whole and on the disk; a run
-    that was cut off is taken up where it stopped, and a second process waits for the first.
-    Raises BadSource where no case is usable, the first BadCase where `strict`, StoreError where
-    `out` holds something else, and OSError where the disk is full (what is finished is kept).
+    The store grows in `<out>.building` and is renamed when it is complete and on disk; an
+    interrupted run is resumed, and a second process waits for the first. Raises BadSource if no
+    case is usable, the first BadCase if `strict`, StoreError if `out` holds something else, and
+    OSError if the disk is full (finished items are kept).
     """
     if strict and survey.rejected:
         raise survey.rejected[0]
@@ -98,7 +98,7 @@ def write_store(
             shutil.rmtree(building)
             return _reuse(out, making)
         if _described(building) == making.fingerprint:
-            # Killed between the last file and the rename.
+            # The earlier run was killed between the last file and the rename.
             _reveal(building, out)
             return _reuse(out, making)
         kept = _clear(building, plan)
@@ -121,7 +121,7 @@ def write_store(
                     progress(n_done, len(plan))
         ids = [(keyed_id(key, kind.name, bad.key or bad.where), bad.reason) for bad in rejected]
         arranged = arrange(building, making, ids)
-        # Of an item that an earlier run read, the id alone is known.
+        # Of items that an earlier run read, only the ids are known.
         contradicting = [_by_id(*row, names=names) for row in arranged.contradicting]
         if strict and contradicting:
             raise contradicting[0]
@@ -146,12 +146,12 @@ def _by_id(case_id: str, reason: str, *, names: Mapping[str, str] = {}) -> BadCa
 
 def _nothing(rejected: list[BadCase]) -> str:
     if not rejected:
-        return "the source holds no case"
+        return "the source holds no cases"
     return f"no case of the source is usable{most_often(rejected)}"
 
 
 def _tell_of_empty_classes(building: Path, meta: Meta, rejected: list[BadCase]) -> None:
-    """Warn where a class that the source names has no case in the store."""
+    """Warn if a class that the source names has no case in the store."""
     if meta.masked:
         return
     table = read_table(building / "cases.parquet", CASES, OPTIONAL)
@@ -168,7 +168,7 @@ def _tell_of_empty_classes(building: Path, meta: Meta, rejected: list[BadCase]) 
         log.warning("No case of the store is %s%s.", " or ".join(empty), most_often(rejected))
 
 
-# Fingerprints: keyed, since they cover names, and taken from what a look at the files tells.
+# Fingerprints: keyed, since they cover names, and made from what a survey of the files shows.
 
 
 def _item_print(item: Item, meta: Mapping[str, Any], key: bytes) -> str:
@@ -181,7 +181,7 @@ def _size_and_date(path: Path) -> tuple[int, int]:
     try:
         state = path.stat()
     except OSError:
-        # The reader will say what is wrong with it.
+        # The reader will report what is wrong with it.
         return -1, -1
     return state.st_size, state.st_mtime_ns
 
@@ -211,7 +211,7 @@ def _reuse(out: Path, making: Making) -> Report:
     )
 
 
-# The building folder: one process at a time, and nothing in it that was not finished.
+# The building folder: used by one process at a time, and holding only finished items.
 
 
 @contextmanager
@@ -227,7 +227,7 @@ def _locked(out: Path) -> Iterator[Path]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.warning("another process is making store %s: waiting for it", out.name)
+            log.warning("another process is making the store %s: waiting for it", out.name)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         # While this process waited, the folder may have become the store, or been removed.
         if lock.exists() and os.path.samestat(os.fstat(descriptor), lock.stat()):
@@ -240,7 +240,7 @@ def _locked(out: Path) -> Iterator[Path]:
 
 
 def _described(building: Path) -> str | None:
-    # store.json is written last, so where it stands all else is whole.
+    # store.json is written last, so if it exists, everything else is complete.
     try:
         return str(read_description(building)["fingerprint"])
     except StoreError:
@@ -255,8 +255,8 @@ def _clear(building: Path, plan: dict[str, Item]) -> set[str]:
     items.mkdir(exist_ok=True)
     kept = set()
     for folder in items.iterdir():
-        # An item with a rejected case is read again, to tell the terminal once more which it is; so
-        # is one that an earlier version wrote, whose rows lie otherwise.
+        # An item with a rejected case is read again, so that the terminal can name the case; so is
+        # one that an earlier version wrote with other columns.
         whole = (folder / ROWS).exists() and not (folder / "rejected").exists()
         if folder.name in plan and whole:
             kept.add(folder.name)
@@ -279,7 +279,7 @@ _Task = tuple[str, Read, Item, Meta, Path, bytes]
 
 
 def _outcomes(tasks: list[_Task], workers: int) -> Generator[Built, None, None]:
-    """Read every item; yield what became of each, in order."""
+    """Read every item; yield the outcome of each, in order."""
     if min(workers, len(tasks)) <= 1:
         with _one_thread():
             for task in tasks:
@@ -296,32 +296,32 @@ def _outcomes(tasks: list[_Task], workers: int) -> Generator[Built, None, None]:
     except BrokenProcessPool:
         raise OSError(
             errno.ENOMEM,
-            "a reading process was killed, most likely for want of memory: run again with fewer "
-            "workers, what is finished is kept",
+            "a reading process was killed, probably for lack of memory: run again with fewer "
+            "workers; finished items are kept",
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _one_thread() -> threadpool_limits:
-    """Let numpy's products have one thread, until it is left where it is entered.
+    """Limit numpy's products to one thread while the context is open.
 
-    They are small: threads that wait for each other take twice the CPU time of all the rest on
-    a machine that is busy (measured), and other processes read at the same time.
+    They are small: on a busy machine, threads that wait for each other take twice the CPU time of
+    all the rest (measured), and other processes read at the same time.
     """
     return threadpool_limits(limits=1, user_api="blas")
 
 
 def begin_worker() -> None:
-    """Begin a process of a pool: memory, threads, and its end with the one that began it."""
+    """Start a process of a pool: set its memory and threads, and end it with its parent."""
     keep_freed_memory()
     _one_thread()
     _end_with_parent()
 
 
 def _end_with_parent() -> None:
-    """End this worker when the process that started it is killed; a pool's would wait for ever."""
-    # Ctrl-C reaches every process of a terminal: the parent alone acts on it.
+    """End this worker if its parent is killed; a pool's workers would otherwise wait for ever."""
+    # Ctrl-C reaches every process of a terminal; only the parent acts on it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -263,8 +263,8 @@ def test_what_is_missing_is_said(medopt: Medopt, tmp_path: Path) -> None:  # noq
         )
     status, said, _ = medopt("prepare", "x")
     assert status == 0
-    assert "x may be images: it has pictures in folders, perhaps a folder a class." in said
-    assert "What is missing: the source has NORMAL and SICK: say which is the disease" in said
+    assert "x may be images: it has pictures in folders, perhaps one folder for each class." in said
+    assert "What is missing: the source has NORMAL and SICK: choose the disease" in said
     (tmp_path / "y").mkdir()
     (tmp_path / "y" / "thesis.docx").write_bytes(b"text")
     assert "y looks like no known kind" in medopt("prepare", "y")[1]

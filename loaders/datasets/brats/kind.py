@@ -1,12 +1,12 @@
-"""BraTS, every release since 2017 under its own names and its own meaning of the labels.
+"""BraTS: every release since 2017, each with its own names and its own meaning of the labels.
 
-A file is known by its name alone, wherever under the source it lies. The patient is the group where
-the name tells it (2023 and later), since several scans of one patient would else meet in a fold.
-From 2017 to 2021 each year holds the cases of the years before under new names; which are one
-patient stands in the official name_mapping.csv alone. The children's sets of 2023 and 2024 bear the
-same names and number their labels otherwise, and metastases have one label more since 2025, so that
-which of them is meant has to be said. The radiotherapy set (BraTS-MEN-RT: one channel, another
-outline) is not among them.
+A file is identified by its name alone, wherever under the source it is. The patient is the group if
+the name contains it (2023 and later): otherwise scans of one patient could be on both sides of a
+split. From 2017 to 2021, each year holds the cases of earlier years under new names; only the
+official name_mapping.csv tells which are one patient. The paediatric sets of 2023 and 2024 have the
+same names but number their labels differently, and metastases have one more label since 2025, so
+the user must choose among them. The radiotherapy set (BraTS-MEN-RT: one channel, another outline)
+is not supported.
 """
 
 import logging
@@ -25,7 +25,7 @@ from loaders.formats.nifti import chosen_reading, found_labels, stem, without_co
 
 log = logging.getLogger(__name__)
 
-# Role in the file's name to channel, in the order that the channels are stored in.
+# Role in the file's name to channel, in the order in which channels are stored.
 _OLD = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f"}
 _NEW = {"t1n": "t1n", "t1c": "t1c", "t2w": "t2w", "t2f": "t2f"}
 _CORES = ("background", "necrotic or non-enhancing core", "oedema", "enhancing tumour")
@@ -95,7 +95,7 @@ RELEASES = {
         name="BraTS 2023 paediatric",
         source="Kazerooni et al. 2023, arXiv 2305.17033",
     ),
-    # Scans after treatment are numbered from 100 on, and 4 is what the surgeon took away.
+    # Scans after treatment are numbered from 100 on, and 4 is the resection cavity.
     "2024": _since_2023(
         "GLI",
         r"-[1-9]\d\d",
@@ -105,7 +105,7 @@ RELEASES = {
         regions={**_REGIONS, "RC": (4,)},
         source="de Verdier et al. 2024, arXiv 2405.18368",
     ),
-    # Numbered anew: 1 is the enhancing tumour (github.com/MIC-DKFZ/nnUNet/issues/3042).
+    # New numbers: 1 is the enhancing tumour (github.com/MIC-DKFZ/nnUNet/issues/3042).
     "2024-ped": _since_2023(
         "PED",
         name="BraTS 2024 paediatric",
@@ -121,8 +121,8 @@ RELEASES = {
         },
         source="Kazerooni et al. 2024, arXiv 2404.15009",
     ),
-    # Cases of the sets of 2023 under new names, which tell neither the patient nor the scan; the
-    # labels are those of 2023 (so all conversions of it take them: its pages are behind a login).
+    # Cases of the sets of 2023 under new names, which reveal neither patient nor scan. The labels
+    # are those of 2023, as all conversions of the set assume (its pages need a login).
     "2024-goat": _since_2023(
         "GoAT",
         "",
@@ -130,7 +130,7 @@ RELEASES = {
         group_source="case",
         source="https://www.synapse.org/Synapse:syn60084146",
     ),
-    # Before and after treatment; 4 is what the surgeon took away.
+    # Before and after treatment; 4 is the resection cavity.
     "2025-met": _since_2023(
         "MET",
         name="BraTS 2025 metastases",
@@ -140,16 +140,16 @@ RELEASES = {
         source="Maleki et al. 2025, arXiv 2504.12527",
     ),
 }
-# The years whose names are of one form; each but the first holds cases of the others again.
+# The years whose names have one form; each but the first repeats cases of earlier ones.
 _YEAR = re.compile(r"brats(17|18|19|20|2021)_", re.IGNORECASE)
-# The segmentation of case 355 of 2020 has this name, W39_1998.09.19_Segm.nii, and no other.
+# The segmentation of case 355 of 2020 is named W39_1998.09.19_Segm.nii.
 _STRAY_LABEL = re.compile(r"[^_]+_.+_Segm")
 _TUMOUR = re.compile(r"BraTS-(?P<tumour>[A-Za-z-]+?)-\d+(-\d+)?(-|$)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Files:
-    """The files of one case by role; a role with two files is a fault."""
+    """The files of one case by role; two files for a role are an error."""
 
     patient: str
     folder: Path
@@ -161,7 +161,7 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     chosen = settings("brats", BRATS.options, options)
     if chosen["release"] not in ("auto", *RELEASES):
         known = ", ".join(("auto", *RELEASES))
-        raise BadSource(f"option release is {chosen['release']!r}; it is one of {known}")
+        raise BadSource(f"option release is {chosen['release']!r}; it must be one of {known}")
     spacing, reading = chosen_spacing("brats", chosen), chosen_reading("brats", chosen)
     release, cases, alone = _find(source, chosen["release"])
     patients = _patients(source, release, cases, chosen["mapping"])
@@ -169,7 +169,7 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     for case, files in sorted(cases.items()):
         reason = _fault(files, release)
         if reason is None and patients and case.casefold() not in patients:
-            reason = "the mapping does not name the case, so its patient is not known"
+            reason = "the mapping does not list the case, so its patient is unknown"
         if reason is not None:
             where = str(files.folder.relative_to(source) / case)
             rejected.append(BadCase(reason, where=where, key=case))
@@ -179,7 +179,7 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
         items.append(Item(key=case, paths=paths, extra={"group": group}))
     if not alone:
         _warn_of_labels(release, items)
-    # More than one tumour in a set of 2023: its name says so, wherever the set is named.
+    # A set of 2023 with several tumours lists them in its name, wherever that is shown.
     tumours = sorted({match["tumour"] for case in cases if (match := _TUMOUR.match(case))})
     meta = Meta(
         kind="brats",
@@ -204,27 +204,29 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
 def _patients(
     source: Path, release: Release, cases: Mapping[str, _Files], mapping: str
 ) -> dict[str, str]:
-    """Return the patient of each name in the mapping; empty where there is no mapping.
+    """Return the patient of each name in the mapping; empty if there is no mapping.
 
-    Raises BadSource where the cases are of several years and no mapping says which are one patient.
+    Raises BadSource if the cases are of several years and no mapping tells which are one patient.
     """
     if mapping:
         if release.group_source != "case":
-            raise BadSource(f"option mapping is not for {release.name}: its names tell the patient")
+            raise BadSource(
+                f"option mapping is not for {release.name}, whose names contain the patient"
+            )
         return patients_of(source, mapping)
     years = sorted({match[1][-2:] for case in cases if (match := _YEAR.match(case))})
     if len(years) > 1:
         held = " and ".join(f"20{year}" for year in years)
         raise BadSource(
-            f"{source} holds cases of {held}: each year has the patients of earlier ones again, "
-            "under new names. Prepare one year, or say which are one patient: "
-            "mapping=name_mapping.csv (the official file's path under the source)"
+            f"{source} holds cases of {held}: each year repeats patients of earlier years "
+            "under new names. Prepare one year, or set mapping=name_mapping.csv (the path under "
+            "the source of the official file, which tells which are one patient)"
         )
     return {}
 
 
 def _warn_of_labels(release: Release, items: Sequence[Item]) -> None:
-    """Warn where no case uses a label: another release with the same file names may be meant."""
+    """Warn if no case uses a label: the files may be of another release with the same names."""
     unused = set(release.label_values)
     for item in items:
         unused -= set(found_labels([item.paths[-1]]))
@@ -237,8 +239,8 @@ def _warn_of_labels(release: Release, items: Sequence[Item]) -> None:
             if value in unused
         )
         log.warning(
-            "None of %d cases has the label %s of %s. Another release bears the same file names "
-            "and means other things by its labels: is this the right one?",
+            "None of %d cases has the label %s of %s. Another release has the same file names "
+            "but other meanings of the labels: is this the right one?",
             len(items),
             names,
             release.name,
@@ -248,7 +250,7 @@ def _warn_of_labels(release: Release, items: Sequence[Item]) -> None:
 def _find(source: Path, chosen: str) -> tuple[Release, dict[str, _Files], bool]:
     """Return the release of the files under `source`, and its cases; raises BadSource.
 
-    The third value tells whether only that release has such names.
+    The third value tells whether no other release has such names.
     """
     if not source.is_dir():
         raise BadSource(f"there is no folder {source}")
@@ -282,26 +284,28 @@ def _find(source: Path, chosen: str) -> tuple[Release, dict[str, _Files], bool]:
 def _release(
     source: Path, chosen: str, found: Mapping[str, Mapping[str, _Files]], others: set[str]
 ) -> str:
-    """Return which of the releases `found` is meant; raises BadSource where that is not known."""
+    """Return which of the releases `found` is meant; raises BadSource if that is unknown."""
     if not found or chosen not in ("auto", *found):
         wanted = RELEASES.values() if chosen == "auto" else (RELEASES[chosen],)
         hint = f" (files of BraTS-{min(others)} are there)" if others else ""
         known = ", ".join(release.name for release in wanted)
-        raise BadSource(f"{source} holds no file named as in {known}{hint}")
+        raise BadSource(f"{source} holds no files named as in {known}{hint}")
     if len({tuple(cases) for cases in found.values()}) > 1:
         names = " and ".join(RELEASES[year].name for year in found)
-        raise BadSource(f"{source} holds {names}, which are different sets: prepare each apart")
+        raise BadSource(
+            f"{source} holds {names}, which are different sets: prepare them separately"
+        )
     if chosen == "auto" and len(found) > 1:
         names = " and ".join(RELEASES[year].name for year in found)
         known = " or ".join(f"release={year}" for year in found)
-        raise BadSource(f"{names} bear the same names and differ in their labels: set {known}")
+        raise BadSource(f"{names} have the same names but differ in their labels: set {known}")
     return next(iter(found)) if chosen == "auto" else chosen
 
 
 def _fault(files: _Files, release: Release) -> str | None:
     for role, paths in files.roles.items():
         if len(paths) > 1:
-            return f"there are {len(paths)} files of {role}"
+            return f"there are {len(paths)} files for {role}"
     missing = [role for role in release.roles if role not in files.roles]
     if len(missing) == len(release.roles):
         return "the label has no image"
@@ -317,8 +321,8 @@ BRATS = Kind(
     survey=survey,
     read=read,
     options={
-        "release": ("auto", f"auto: by the files' names; else {', '.join(RELEASES)}"),
-        "mapping": ("", "of 2017 to 2021: name_mapping.csv, its path under the source; or several"),
+        "release": ("auto", f"auto: by the file names; else {', '.join(RELEASES)}"),
+        "mapping": ("", "for 2017 to 2021: path under the source of name_mapping.csv; or several"),
         **SPACING,
         **READING,
     },

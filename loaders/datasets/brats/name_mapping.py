@@ -1,10 +1,10 @@
 """name_mapping.csv, which lists the names that one patient has in each year of BraTS.
 
-It lies beside the cases (in 2020: columns Grade, BraTS_2017_subject_ID, BraTS_2018_subject_ID,
-TCGA_TCIA_subject_ID, BraTS_2019_subject_ID and BraTS_2020_subject_ID), for the validation part as
-name_mapping_validation_data.csv. A line is a patient, "NA" (or another word of
-`loaders.formats.missing_words`) a year without; columns of other years are read too if they are
-named alike.
+It is beside the cases (in 2020: columns Grade, BraTS_2017_subject_ID, BraTS_2018_subject_ID,
+TCGA_TCIA_subject_ID, BraTS_2019_subject_ID and BraTS_2020_subject_ID); the validation part has
+name_mapping_validation_data.csv. A line is a patient, and "NA" (or another word of
+`loaders.formats.missing_words`) marks a year without; similarly named columns of other years are
+read too.
 """
 
 import re
@@ -29,7 +29,7 @@ def patients_of(source: Path, names: str) -> dict[str, str]:
         if not any(table.columns[at].lower().startswith("brats") for at in places):
             shown = ", ".join(table.columns[:10])
             raise BadSource(
-                f"{table.name} has no column of names as BraTS_2020_subject_ID; its columns are: "
+                f"{table.name} has no column of names like BraTS_2020_subject_ID; its columns are: "
                 f"{shown}"
             )
         rejected: list[BadCase] = []
@@ -38,7 +38,7 @@ def patients_of(source: Path, names: str) -> dict[str, str]:
             for one in same:
                 _unite(parent, same[0], one)
         if rejected:
-            # What it would have said is lost, and with it who is whose.
+            # Without this line, it is unknown which names are one patient.
             raise BadSource(f"{rejected[0].where}: {rejected[0].reason}")
     return {name: _first(parent, name) for name in parent}
 

@@ -1,9 +1,9 @@
-"""Segmentation folders of the Medical Segmentation Decathlon and of nnU-Net, which took them over.
+"""Segmentation folders of the Medical Segmentation Decathlon and of nnU-Net, which adopted them.
 
 Both hold `imagesTr`, `labelsTr` and `dataset.json`. The Decathlon (medicaldecathlon.com) keeps the
-channels of a case in one file's last axis, nnU-Net (its documentation/dataset_format.md) in one
-file a channel, `CASE_0000.nii.gz`. Without `dataset.json` the channels are numbered, and the labels
-are those found in the files unless an option names them.
+channels of a case in the last axis of one file, nnU-Net (its documentation/dataset_format.md) in
+one file per channel, `CASE_0000.nii.gz`. Without `dataset.json`, the channels are numbered, and the
+labels are those found in the files unless an option names them.
 """
 
 import re
@@ -40,21 +40,21 @@ from loaders.formats.nifti import ENDINGS as NIFTI
 from loaders.formats.nifti import OPTIONS as READING
 
 MODALITIES = ("auto", "ct", "mri")
-# Words for CT in the name of a channel: with contrast, without, of the vessels, by a cone beam.
+# Words for CT in a channel's name: with and without contrast, angiography, cone beam.
 CT_WORDS = {"ct", "cta", "cect", "ncct", "cbct"}
-# Only CT goes so low, in air and lung (assumption: no MRI or PET is stored with such numbers).
+# Only CT has values this low, in air and lung (assumption: no MRI or PET is stored with them).
 CT_BELOW = -500
 _OPTIONS: dict[str, tuple[JSON, str]] = {
     "group": ("", "regular expression whose first group is the patient in a case's name"),
     "modality": (
         "auto",
-        "ct or mri; auto: as dataset.json names the channels, mri where it has none",
+        "ct or mri; auto: by dataset.json's channels, else mri or an error",
     ),
-    "labels": ("", "names of label 0, 1, ... with commas; empty: dataset.json, or as found"),
+    "labels": ("", "names of labels 0, 1, ..., with commas; empty: dataset.json's, or as found"),
     **SPACING,
     **READING,
 }
-# Task01 numbers the parts of a brain tumour in its own way; these regions are BraTS's, nested.
+# Task01 numbers the parts of a brain tumour in its own way; these are BraTS's nested regions.
 _BRAIN_TUMOUR = ("edema", "non-enhancing tumor", "enhancing tumor")
 _BRAIN_TUMOUR_REGIONS: dict[str, tuple[int, ...]] = {"WT": (1, 2, 3), "TC": (2, 3), "ET": (3,)}
 
@@ -64,9 +64,9 @@ _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
 @dataclass(frozen=True, kw_only=True)
 class _Labels:
-    """What the numbers of the label files mean: `values[i]` is that of `classes[i]`.
+    """What the numbers in the label files mean: `values[i]` is the number of `classes[i]`.
 
-    `ignore` is that of voxels that count nowhere, None: there are none.
+    `ignore` is the number of ignored voxels; None: there are none.
     """
 
     values: tuple[int, ...]
@@ -95,7 +95,7 @@ def survey_msd(source: Path, options: Mapping[str, Any]) -> Survey:
     if not pairs:
         if any((part := _CHANNEL.fullmatch(name)) and part[1] in labels for name in images):
             raise BadSource(
-                f"{source} has images named CASE_0000, a file a channel, as nnU-Net has them: "
+                f"{source} has images named CASE_0000, one file per channel, as in nnU-Net: "
                 "prepare it as `nnunet`"
             )
         raise BadSource(f"{source} holds no image with its label{_first(rejected)}")
@@ -125,7 +125,7 @@ def survey_nnunet(source: Path, options: Mapping[str, Any]) -> Survey:
     if not channels:
         count = 1 + max(number for mine in parts.values() for number in mine)
         channels = tuple(f"channel_{number}" for number in range(count))
-    # Of a picture in colour all channels lie in the first file.
+    # A colour picture's only file holds all its channels.
     colour = ending in PICTURES and not any(any(mine) for mine in parts.values())
     of_files = channels[:1] if colour else channels
     files: dict[str, tuple[Path, ...]] = {}
@@ -157,7 +157,7 @@ def survey_nnunet(source: Path, options: Mapping[str, Any]) -> Survey:
 
 
 def read_nnunet(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
-    """Give the case of an item, NIfTI or of another format."""
+    """Yield the case of an item, in NIfTI or another format."""
     yield from (read_pair if "way" in meta.options else read)(item, meta)
 
 
@@ -197,7 +197,7 @@ def _count_fault(what: str, paths: Sequence[Path]) -> str | None:
     if len(paths) == 1:
         return None
     missing = "the image has no label" if what == "label" else f"the {what} is missing"
-    return f"there are {len(paths)} files of the {what}" if paths else missing
+    return f"there are {len(paths)} files for the {what}" if paths else missing
 
 
 def _first(rejected: Sequence[BadCase]) -> str:
@@ -222,7 +222,7 @@ def _survey(
 
 
 def _listed(about: Mapping[str, Any]) -> set[str]:
-    """Return the cases that dataset.json says are there."""
+    """Return the cases that dataset.json lists."""
     training = about.get("training", [])
     entries = training if isinstance(training, list) else []
     names = (entry.get("image") for entry in entries if isinstance(entry, dict))
@@ -248,12 +248,14 @@ def _nnunet_channels(about: Mapping[str, Any], source: Path) -> tuple[str, ...]:
     names = dictionary(about, "channel_names" if "channel_names" in about else "modality", source)
     channels = channels_of(names)
     if sorted(map(number_of, names)) != list(range(len(names))):
-        raise BadSource(f"dataset.json: channels are numbered {', '.join(names)}, not from 0 on")
+        raise BadSource(
+            f"dataset.json: channels are numbered {', '.join(names)} instead of 0, 1, ..."
+        )
     return channels
 
 
 def _named(chosen: Mapping[str, Any], files: Mapping[str, tuple[Path, ...]]) -> dict[int, str]:
-    """Return the names of label numbers as the user gives them, else those that are found."""
+    """Return the names of label numbers that the user gave, else names of the numbers found."""
     if names := chosen["labels"]:
         return dict(enumerate(name.strip() for name in names.split(",")))
     numbers = found_labels([label for *_, label in files.values()], nan=chosen["nan"])
@@ -265,10 +267,12 @@ def _msd_labels(about: Mapping[str, Any], source: Path) -> dict[int, str]:
 
 
 def _by_class(named: Mapping[int, str]) -> _Labels:
-    """Make each foreground class a region; BraTS's classes also make BraTS's regions."""
+    """Make each foreground class a region, but BraTS's regions of BraTS's classes."""
     values = tuple(sorted(named))
     if values[:1] != (0,) or len(values) < 2:
-        raise BadSource(f"the labels are {', '.join(map(str, values))}: 0 and one more are needed")
+        raise BadSource(
+            f"the labels are {', '.join(map(str, values))}: 0 and at least one more are needed"
+        )
     classes = tuple(named[value] for value in values)
     plain = tuple(name.lower().replace("tumour", "tumor") for name in classes[1:])
     regions: dict[str, tuple[int, ...]] = {
@@ -282,19 +286,19 @@ def _by_class(named: Mapping[int, str]) -> _Labels:
 def _nnunet_labels(about: Mapping[str, Any], source: Path) -> _Labels:
     """Return the labels of nnU-Net, where one name may cover several numbers (a region).
 
-    Its `ignore` is of voxels that nobody labelled; it is the highest number of all (nnU-Net's
+    `ignore` marks unlabelled voxels and must be the highest number (nnU-Net's
     documentation/ignore_label.md).
     """
     labels = dict(dictionary(about, "labels", source))
     if "ignore" not in labels:
         return _named_labels(about, labels, source)
     if isinstance(labels["ignore"], list):
-        raise BadSource("dataset.json: label 'ignore' is a list of numbers; it is one")
+        raise BadSource("dataset.json: label 'ignore' is a list of numbers; it must be one number")
     ignore = number_of(labels.pop("ignore"))
     found = _named_labels(about, labels, source)
     if ignore <= found.values[-1]:
         raise BadSource(
-            f"dataset.json: label 'ignore' is {ignore}; it is the highest of all, above "
+            f"dataset.json: label 'ignore' is {ignore}; it must be the highest of all, above "
             f"{found.values[-1]}"
         )
     return replace(found, ignore=ignore)
@@ -308,7 +312,7 @@ def _named_labels(about: Mapping[str, Any], labels: Mapping[str, Any], source: P
         numbers = tuple(map(number_of, value if isinstance(value, list) else [value]))
         if set(numbers) in map(set, united.values()):
             shown = ", ".join(map(str, numbers[:10]))
-            raise BadSource(f"dataset.json: two names are of the same label {shown}")
+            raise BadSource(f"dataset.json: two names have the same label {shown}")
         united[name_of(name)] = numbers
     if united.get("background") != (0,):
         raise BadSource(f"{source / 'dataset.json'}: label 'background' is not 0")
@@ -326,13 +330,13 @@ def _named_labels(about: Mapping[str, Any], labels: Mapping[str, Any], source: P
 
 
 def _modality(chosen: str, channels: Sequence[str], unnamed: Mapping[str, tuple[Path, ...]]) -> str:
-    """Return ct or mri, as asked for or as the channels are named; raises BadSource.
+    """Return ct or mri, as chosen or by the channels' names; raises BadSource.
 
-    `unnamed` are cases (images and, last, the label) whose channels have no names; one is read.
+    `unnamed` are cases (images, then the label) whose channels have no names; one is read.
     """
     if chosen not in MODALITIES:
         known = ", ".join(MODALITIES)
-        raise BadSource(f"option modality is {chosen!r}; it is one of {known}")
+        raise BadSource(f"option modality is {chosen!r}; it must be one of {known}")
     if chosen != "auto":
         return chosen
     are_ct = {bool(CT_WORDS & set(re.findall("[a-z]+", name.lower()))) for name in channels}
@@ -343,16 +347,16 @@ def _modality(chosen: str, channels: Sequence[str], unnamed: Mapping[str, tuple[
         "modality=mri (each case has its own)"
     )
     if True in are_ct:
-        raise BadSource(f"the channels {', '.join(channels)} are CT and others: {how}")
+        raise BadSource(f"of the channels {', '.join(channels)} only some are CT: {how}")
     for *images, _ in unnamed.values():
         try:
             lowest = {path.name: read_voxels(path, read_header(path)).min() for path in images}
         except NiftiError:
-            continue  # it is told when it is read
+            continue  # reported when it is read
         if below := [name for name, level in lowest.items() if level < CT_BELOW]:
             raise BadSource(
-                f"{below[0]} goes down to {lowest[below[0]]:g}, as CT does, and no dataset.json "
-                f"says what it is: {how}"
+                f"{below[0]} has values down to {lowest[below[0]]:g}, like CT, and no "
+                f"dataset.json names its modality: {how}"
             )
         break
     return "mri"

@@ -1,7 +1,7 @@
-"""nnU-Net's folders of other files than NIfTI: pictures (.png, .bmp, .tif), .nrrd and .mha.
+"""nnU-Net's folders of files other than NIfTI: pictures (.png, .bmp, .tif), .nrrd and .mha.
 
-nnU-Net's documentation/dataset_format.md: `file_ending` of dataset.json names the one ending of a
-set; each channel is a file, but for pictures in colour, whose channels lie in one.
+nnU-Net's documentation/dataset_format.md: `file_ending` of dataset.json is the only ending in a
+set; each channel is a file, except in colour pictures, which hold all channels in one.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from loaders.formats.volumes.open import open_volume
 
 PICTURES = (".png", ".bmp", ".tif", ".tiff")
 VOLUMES = (".nrrd", ".mha")
-# Files looked at to tell what the set is (assumption).
+# Files examined to determine the properties of a set (assumption).
 _PROBES = 16
 
 
@@ -28,14 +28,14 @@ def ending_of(about: Mapping[str, Any], source: Path) -> str:
     ending = str(about.get("file_ending", NIFTI[0]))[:20].lower()
     known = (*NIFTI, *VOLUMES, *PICTURES)
     if ending not in known:
-        raise BadSource(f"{source} holds {ending} files; read are: {', '.join(known)}")
+        raise BadSource(f"{source} holds {ending} files; endings read are: {', '.join(known)}")
     return ending
 
 
 def other_meta(meta: Meta, files: Mapping[str, tuple[Path, ...]], ending: str) -> Meta:
-    """Return the meta of a set of such files, from that of NIfTI; raises BadSource.
+    """Return the meta of a set of such files, based on that of NIfTI; raises BadSource.
 
-    `files` are the images of each case and, last, its label.
+    `files` are the images of each case, then its label.
     """
     cases = list(files.values())[:: max(1, len(files) // _PROBES)]
     numbers: dict[str, Any] = {
@@ -49,17 +49,17 @@ def other_meta(meta: Meta, files: Mapping[str, tuple[Path, ...]], ending: str) -
             try:
                 flat.append(1 in open_volume(image).shape[:3])
             except NiftiError:
-                continue  # it is told when it is read
+                continue  # reported when it is read
         dims: Literal[2, 3] = 2 if flat and all(flat) else 3
         return replace(meta, dims=dims, options={**meta.options, **numbers, "volumes": True})
     if "spacing" in meta.options:
-        raise BadSource("option spacing is for volumes, and these are pictures")
+        raise BadSource("option spacing is for volumes, but these are pictures")
     found: list[Picture] = []
     for *images, _ in cases:
         try:
             found += [read_picture(path, "") for path in images]
         except BadCase:
-            continue  # it is told when it is read
+            continue  # reported when it is read
     scale = common_scale(found)
     levels: dict[str, JSON] = {
         "volumes": False,
@@ -82,6 +82,6 @@ def other_meta(meta: Meta, files: Mapping[str, tuple[Path, ...]], ending: str) -
 
 
 def other_item(key: str, group: str, paths: Sequence[Path]) -> Item:
-    """Return the item of a case, its images and, last, its label."""
+    """Return the item of a case; `paths` are its images, then its label."""
     row = Row(key=key, group=group, split=None, images=len(paths) - 1, masks=(("", 1),))
     return item_of([(row, paths)])

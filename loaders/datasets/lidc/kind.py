@@ -1,8 +1,8 @@
-"""LIDC-IDRI as it comes from TCIA: chest CT series (DICOM) and radiologists' reads (XML) to cases.
+"""LIDC-IDRI as downloaded from TCIA: chest CT series (DICOM) and radiologists' reads (XML).
 
 The source is a folder in any layout: series are found by their headers, reads by the series they
-name, patients by PatientID (some were scanned twice). A task is a row of TASKS; each starts from
-the same nodules, made by uniting the readers' marks.
+name, patients by PatientID (some were scanned twice). A task is a row of TASKS; all tasks start
+from the same nodules, made by merging the readers' marks.
 """
 
 import os
@@ -24,40 +24,40 @@ _SOURCE = (
     "LIDC-IDRI, doi:10.7937/K9/TCIA.2015.LO9QL9SX; Armato et al., Medical Physics 38:915 (2011)"
 )
 _LICENCE = "CC BY 3.0"
-# Four read every series (Armato 2011). A file that holds the sessions of two series may hold empty
-# ones, of which nobody can tell whose they are.
+# Four readers read every series (Armato 2011). A file with the sessions of two series may hold
+# empty ones, which cannot be assigned to either.
 _READERS = 4
-# Voxels of a patch, which are held in float64 while it is cut (assumption).
+# The most voxels in a patch, which are float64 while it is cut (assumption).
 _MAX_PATCH = 2**26
 
 OPTIONS: Mapping[str, tuple[JSON, str]] = {
     "task": (
         "detect",
-        "detect: is a nodule here; malignancy: benign or malignant; segment: its voxels",
+        "detect: is there a nodule; malignancy: benign or malignant; segment: its voxels",
     ),
     # The reference standard of LUNA16: Setio et al., Medical Image Analysis 42:1 (2017).
-    "readers": (3, "a nodule counts where at least so many readers marked it; 1 to 4"),
+    "readers": (3, "a nodule counts if at least this many readers marked it; 1 to 4"),
     "negatives": (
         1,
-        "detect: patches without a nodule, for each with one; a series without any gives one",
+        "detect: patches without a nodule for each with one; a series without nodules gives one",
     ),
-    # Left out in MedMNIST and in most papers on LIDC.
+    # MedMNIST and most papers on LIDC leave these out.
     "indeterminate": ("exclude", "malignancy: a median score of 3; exclude, benign or malignant"),
-    # Half of the readers is the usual one (pylidc's default).
-    "level": (0.5, "segment: the share of the readers who marked a voxel of the mask; over 0 to 1"),
+    # Half of the readers is usual (pylidc's default).
+    "level": (0.5, "segment: least share of readers who marked a voxel of the mask; over 0, to 1"),
     "denominator": (
         "nodule",
-        "segment: a share of whom; nodule: those who marked this nodule, series: all its readers",
+        "segment: share of which readers; nodule: those who marked it; series: all who read it",
     ),
     # 32 mm a side at the default spacing, the size of LUNA16 candidates (Dou et al., IEEE Trans
     # Biomed Eng 64:1558 (2017), use 20 to 40 mm).
     "patch": ([16, 32, 32], "voxels of a patch: z,y,x, or y,x of one slice"),
     "slices": (1, "with a patch y,x: neighbouring slices as channels, an odd number"),
-    "view": ("patch", "patch: round its nodule; slice: the slice whole, centred in a patch y,x"),
-    # Series are 0.6 to 5 mm a slice and 0.5 to 1 mm a pixel: left as they are, the same nodule
-    # would fill a patch here and a tenth of it there.
+    "view": ("patch", "patch: around its nodule; slice: the whole slice, centred in a patch y,x"),
+    # Series have slices of 0.6 to 5 mm and pixels of 0.5 to 1 mm: without resampling, a nodule
+    # would fill a patch of one series and a tenth of a patch of another.
     "spacing": ([2.0, 1.0, 1.0], "mm between the voxels of a patch: z,y,x; 0: the series' own"),
-    "window": ([-1000, 400], "HU kept, from,to; what lies outside is clipped"),
+    "window": ([-1000, 400], "range of HU, from,to; values outside are clipped"),
 }
 
 
@@ -65,11 +65,11 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     """List the CT series that have a read, without decoding a pixel.
 
     Rejected: damaged files, series without a read, reads without a series, reads of chest X-rays.
-    Series of other modalities are passed over. Raises BadSource.
+    Series of other modalities are skipped. Raises BadSource.
     """
     chosen = _check(settings(LIDC.name, OPTIONS, options), options)
     if not source.is_dir():
-        raise BadSource(f"no folder {source}")
+        raise BadSource(f"there is no folder {source}")
     files = list(_files(source))
     xml = [path for path in files if path.suffix.lower() == ".xml"]
     reads, rejected = list_reads(xml, source)
@@ -80,7 +80,7 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     for scan in scans:
         where = str(scan.paths[0].parent.relative_to(source))
         if scan.uid not in reads:
-            reason = "the CT series has no radiologists' read (XML) that names it"
+            reason = "no radiologists' read (XML) names the CT series"
             rejected.append(BadCase(reason, where=where, key=scan.uid))
             continue
         extra = {"patient": scan.patient, "reads": len(reads[scan.uid]), "where": where}
@@ -92,7 +92,7 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     if not items:
         raise BadSource(
             f"{source} has no CT series with a read: {len(scans)} CT series and {len(reads)} CT "
-            f"reads were found, none of which belong together"
+            f"reads were found, but none belong together"
         )
     phantom = any(scan.phantom for scan in scans)
     task = TASKS[chosen["task"]]
@@ -120,7 +120,7 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
 
 
 def _check(chosen: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of the task if they make sense; raises BadSource, naming the first."""
+    """Return the options of the task; raises BadSource for the first invalid one."""
     patch = chosen["patch"]
     rules: list[tuple[str, Callable[[Any], bool], str]] = [
         ("task", lambda value: value in TASKS, ", ".join(TASKS)),
@@ -131,7 +131,7 @@ def _check(chosen: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
             lambda value: value in ("exclude", "benign", "malignant"),
             "exclude, benign or malignant",
         ),
-        ("level", lambda value: 0 < value <= 1, "over 0 to 1"),
+        ("level", lambda value: 0 < value <= 1, "over 0, to 1"),
         ("denominator", lambda value: value in ("nodule", "series"), "nodule or series"),
         (
             "patch",
@@ -144,9 +144,9 @@ def _check(chosen: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
             lambda value: prod((*value, chosen["slices"])) <= _MAX_PATCH,
             f"at most {_MAX_PATCH} voxels",
         ),
-        ("slices", lambda value: value == 1 or len(patch) == 2, "1 where a patch has a z"),
+        ("slices", lambda value: value == 1 or len(patch) == 2, "1 if patch has a z"),
         ("view", lambda value: value in ("patch", "slice"), "patch or slice"),
-        ("view", lambda value: value == "patch" or len(patch) == 2, "patch where a patch has a z"),
+        ("view", lambda value: value == "patch" or len(patch) == 2, "patch if patch has a z"),
         (
             "view",
             lambda value: value == "patch" or TASKS[chosen["task"]].whole_slices,
@@ -165,12 +165,12 @@ def _check(chosen: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     ]
     for name, holds, allowed in rules:
         if not holds(chosen[name]):
-            raise BadSource(f"lidc option {name} is {chosen[name]!r}; it is {allowed}")
+            raise BadSource(f"lidc option {name} is {chosen[name]!r}; it must be {allowed}")
     for name, task in TASKS.items():
         for option in task.options:
             if name != chosen["task"]:
                 if option in given:
-                    raise BadSource(f"lidc option {option} is for task {name} alone")
+                    raise BadSource(f"lidc option {option} is only for task {name}")
                 del chosen[option]
     return chosen
 
@@ -197,7 +197,7 @@ def _files(source: Path) -> Iterator[Path]:
 
 
 def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
-    """Give the cases of one series; raises BadCase where it cannot be used."""
+    """Yield the cases of one series; raises BadCase if it cannot be used."""
     where, options = str(item.extra["where"]), meta.options
     # The slices come first, then the reads.
     slice_count = len(item.paths) - int(item.extra["reads"])
@@ -206,7 +206,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
     volume = read_series(item.paths[:slice_count], window=(int(low), int(high)), where=where)
     scan = _scan(_of_series(sessions, volume, where), volume, where)
     asked = _task_options(meta, volume)
-    # All are found before the first is given: a series is used whole or not at all.
+    # All are found before the first is yielded: a series is used entirely or not at all.
     found = list(TASKS[str(options["task"])].places(scan, asked))
     mask = consensus(scan, asked) if meta.masked else None
     for number, place in enumerate(found):
@@ -220,11 +220,11 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
             labels = asked.grid.cut_mask(mask, place.centre)
             labels = labels[len(labels) // 2] if asked.flat else labels
             if asked.flat and not labels.any():
-                # The tip of a nodule, a voxel or two that the grid steps over: no slice of it.
+                # The grid may step over a nodule's tip of a voxel or two; such a slice is no case.
                 continue
             if not labels.any():
                 yield BadCase(
-                    "a nodule falls between the voxels of its patch: ask for a finer spacing or a "
+                    "a nodule falls between the voxels of its patch: set a finer spacing or a "
                     "larger patch",
                     where=where,
                     key=f"{item.key}/{number}",
@@ -242,7 +242,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
 
 
 def _scan(sessions: Sequence[Session], volume: Volume, where: str) -> Scan:
-    """Return a series with its marks as voxels; the order of the readers makes no difference."""
+    """Return a series with its marks as voxels; the order of readers makes no difference."""
     slices = volume.slices
     annotations = [
         (reader, annotation)
@@ -282,7 +282,7 @@ def _task_options(meta: Meta, volume: Volume) -> TaskOptions:
 
 
 def _by_scale(place: Place) -> dict[str, list[int]] | None:
-    """Return a nodule's ratings by the name of their scale, each in the order of its readers."""
+    """Return a nodule's ratings by scale, each in the order of its readers."""
     if not place.ratings:
         return None
     scales = zip(*place.ratings, strict=True)
@@ -292,7 +292,7 @@ def _by_scale(place: Place) -> dict[str, list[int]] | None:
 def _of_series(sessions: Sequence[Session], volume: Volume, where: str) -> list[Session]:
     """Return the sessions that read this series; a few files also hold another series' sessions.
 
-    Raises BadCase where marks lie on slices that are not there.
+    Raises BadCase if marks lie on slices that the series does not have.
     """
     known = set(volume.slices)
     ours = [one for one in sessions if not one.images or one.images & known]
@@ -318,7 +318,7 @@ def _numbers(value: JSON) -> list[float]:
 
 LIDC = Kind(
     name="lidc",
-    summary="LIDC-IDRI: lung nodules on chest CT, DICOM series and XML reads as TCIA gives them",
+    summary="LIDC-IDRI: lung nodules on chest CT, DICOM series and XML reads as TCIA provides them",
     source=_SOURCE,
     survey=survey,
     read=read,

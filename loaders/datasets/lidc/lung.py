@@ -1,4 +1,4 @@
-"""Where in a chest CT something could be taken for a nodule: dense tissue inside the lungs."""
+"""Places in a chest CT that could be mistaken for a nodule: dense tissue inside the lungs."""
 
 from dataclasses import dataclass
 
@@ -6,19 +6,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-# Aerated lung lies near -850 HU and soft tissue near 0; a border about midway (assumption).
+# Aerated lung is near -850 HU and soft tissue near 0; this is about midway (assumption).
 TISSUE_HU = -500
-# Lungs are far larger and stomach or bowel gas on a chest CT is mostly smaller (assumption).
+# Lungs are far larger; gas in stomach or bowel on a chest CT is usually smaller (assumption).
 _LUNG_ML = 10.0
 # Cells of 2 mm: a vessel or nodule of 3 mm fills one, and noise averages out (assumption).
 _CELL_MM = 2.0
-# What is closed over counts as inside the lung: vessels, and nodules at its wall (assumption).
+# Closing adds vessels, and nodules at the wall, to the inside of the lung (assumption).
 _CLOSE_MM = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lung:
-    """Cells of a volume: `lung` (z, y, x) bool, all inside the lungs; `dense`, those with tissue.
+    """Cells of a volume: `lung` (z, y, x) bool, those inside the lungs; `dense`, those with tissue.
 
     A cell covers `step` voxels along each axis.
     """
@@ -29,10 +29,10 @@ class Lung:
 
 
 def find_lung(array: NDArray[np.int16], spacing: tuple[float, float, float]) -> Lung:
-    """Find the lungs in a volume of HU (z, y, x), `spacing` mm: enclosed air of some size.
+    """Find the lungs in a volume of HU (z, y, x), `spacing` in mm: large regions of enclosed air.
 
-    Air that reaches the sides of the image is outside the body. Vessels and what bulges in from
-    the wall are closed over.
+    Air that reaches the sides of the image is outside the body. Vessels and bulges of the wall are
+    closed over.
     """
     step = tuple(max(1, round(_CELL_MM / mm)) for mm in spacing)
     cells = _block_mean(array, step)
@@ -54,7 +54,7 @@ def find_lung(array: NDArray[np.int16], spacing: tuple[float, float, float]) -> 
 
 
 def _block_mean(array: NDArray[np.int16], step: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return the mean of each block of `step` voxels; a rest at the end is left out."""
+    """Return the mean of each block of `step` voxels; incomplete blocks at the end are dropped."""
     counts = [size // n for size, n in zip(array.shape, step, strict=True)]
     whole = array[tuple(slice(0, count * n) for count, n in zip(counts, step, strict=True))]
     blocks = whole.reshape([k for pair in zip(counts, step, strict=True) for k in pair])

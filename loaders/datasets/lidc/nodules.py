@@ -1,8 +1,8 @@
-"""Readers' outlines as voxels, and their marks united into nodules.
+"""Readers' outlines as voxels, and their marks merged into nodules.
 
-The collection gives no nodule an identity: that two readers marked the same one has to be inferred.
-Here marks of different readers are one nodule where their voxels meet. The result depends on what
-was marked, never on the order of readers, marks or files.
+The collection does not identify nodules: whether two readers marked the same one must be inferred.
+Here, marks of different readers are one nodule if their voxels touch. The result depends on the
+marks alone, not on the order of readers, marks or files.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ Index = tuple[int, int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """Some voxels of a volume: `mask` (z, y, x) bool, whose first voxel lies at `origin`."""
+    """Some voxels of a volume: `mask` (z, y, x) bool, whose first voxel is at `origin`."""
 
     origin: Index
     mask: NDArray[np.bool_]
@@ -32,9 +32,9 @@ class Region:
 
 @dataclass(frozen=True, kw_only=True)
 class Nodule:
-    """What several readers marked as one: `votes` (z, y, x) counts the readers at each voxel.
+    """One nodule that readers marked: `votes` (z, y, x) counts the readers at each voxel.
 
-    `members` are the places of its marks, one a reader, in the sequence that was united.
+    `members` are the indices of its marks, one per reader, in the merged sequence.
     """
 
     members: tuple[int, ...]
@@ -43,23 +43,23 @@ class Nodule:
 
     @property
     def readers(self) -> int:
-        """How many readers marked it."""
+        """The number of readers who marked it."""
         return len(self.members)
 
     def consensus(self, level: float, of: int | None = None) -> Region:
-        """Return the voxels that at least `level` (0 to 1) of `of` readers marked; maybe none.
+        """Return the voxels that at least a share `level` (0 to 1) of `of` readers marked.
 
         `of` is the denominator: by default the nodule's own readers, since one who saw no nodule
-        has no opinion on its edge (pylidc does the same); all readers of the series is the other
-        choice (nnDetection's), which shrinks the nodules that few saw. A voxel that nobody marked
-        is never in it.
+        has no opinion on its edge (as in pylidc). The alternative is all readers of the series (as
+        in nnDetection), which shrinks nodules that few saw. Voxels that nobody marked are excluded,
+        so there may be none.
         """
         needed = level * (self.readers if of is None else of)
         return Region(origin=self.origin, mask=self.votes >= max(needed, 1.0))
 
     @property
     def core(self) -> Region:
-        """The voxels that at least half of its readers marked; where there are none, the most."""
+        """The voxels that at least half of its readers marked; if none, those most marked."""
         needed = min(0.5 * self.readers, float(self.votes.max()))
         return Region(origin=self.origin, mask=self.votes >= needed)
 
@@ -67,9 +67,9 @@ class Nodule:
 def fill(outlines: Sequence[Roi], slices: Mapping[str, int]) -> Region:
     """Return the voxels inside one reader's outlines of one nodule.
 
-    `slices` maps an image's SOP instance UID to its index. An outline's own pixels lie outside the
-    nodule; those of a hole lie outside it too, so they go with the hole. Outlines too small to
-    enclose a voxel give their own pixels: something is there.
+    `slices` maps an image's SOP instance UID to its index. The pixels of an outline are outside the
+    nodule, including those of a hole's outline. An outline too small to enclose a voxel gives its
+    own pixels, since something is there.
     """
     points = np.array([point for roi in outlines for point in roi.points])
     levels = [slices[roi.image] for roi in outlines]
@@ -95,7 +95,7 @@ def fill(outlines: Sequence[Roi], slices: Mapping[str, int]) -> Region:
 def _chain(points: Sequence[tuple[int, int]]) -> NDArray[np.intp]:
     """Return a closed outline (x, y) as pixels (n, 2), each a neighbour of the one before.
 
-    Nearly all outlines are such chains already; a few leave out pixels or are not closed.
+    Nearly all outlines are such chains already; a few lack pixels or are not closed.
     """
     corners = np.array([*points, points[0]])
     steps = np.diff(corners, axis=0)
@@ -112,7 +112,7 @@ def _inside(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return the pixels of a closed chain (x, y), and those that it encloses.
 
-    By even and odd crossings along each row: where an outline touches itself round a gap, the gap
+    The even-odd rule along each row decides: if an outline touches itself around a gap, the gap
     stays outside.
     """
     edge = np.zeros(shape, bool)
@@ -126,14 +126,14 @@ def _inside(
 
 
 def unite(marks: Sequence[tuple[int, Region]]) -> list[Nodule]:
-    """Unite the marks (reader, voxels) into nodules, sorted by place.
+    """Merge the marks (reader, voxels) into nodules, sorted by place.
 
-    Two marks may be one nodule where they meet: they share a voxel, or would if one of them were a
-    slice thicker on both sides (readers differ by a slice at the ends, and a nodule of 3 mm may
-    have but one). The pairs that agree most (intersection over union) are united first, and a
-    nodule takes each reader once: who marked two things there meant two.
+    Two marks may be one nodule if they share a voxel, or would if one of them were a slice thicker
+    on both sides (readers differ by a slice at the ends, and a nodule of 3 mm may have only one).
+    The pairs with the largest intersection over union are merged first. A nodule takes one mark of
+    each reader: two marks of a reader mean two nodules.
     """
-    # Sorted by content, so that ties fall the same way whatever the order of the marks.
+    # Sorted by content, so that the order of the marks does not affect ties.
     places = sorted(
         range(len(marks)),
         key=lambda i: (marks[i][1].origin, marks[i][1].end, marks[i][1].mask.tobytes()),
@@ -174,7 +174,7 @@ def _nodule(members: tuple[int, ...], regions: Sequence[Region]) -> Nodule:
 
 
 def _agreement(a: Region, b: Region) -> float:
-    """Return the intersection over union of two marks, each made a slice thicker on both sides."""
+    """Return the intersection over union of two marks, each a slice thicker on both sides."""
     origins = [np.subtract(region.origin, (1, 0, 0)) for region in (a, b)]
     ends = [np.add(region.end, (1, 0, 0)) for region in (a, b)]
     low, high = np.maximum(*origins), np.minimum(*ends)
@@ -190,7 +190,7 @@ def _agreement(a: Region, b: Region) -> float:
 
 
 def _thicken(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Return a mask with each voxel repeated in the slices above and below: two slices more."""
+    """Return a mask with each voxel repeated in the slices above and below: two more slices."""
     thick = np.zeros((mask.shape[0] + 2, *mask.shape[1:]), bool)
     for shift in range(3):
         thick[shift : shift + len(mask)] |= mask

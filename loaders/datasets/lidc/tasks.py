@@ -1,8 +1,8 @@
-"""What is asked of a LIDC-IDRI series: find nodules, tell malignant ones from benign, outline them.
+"""The tasks on LIDC-IDRI series: detect nodules, tell malignant from benign ones, segment them.
 
 Each task gives the places of its cases; `loaders.datasets.lidc.kind` cuts the images there. A
-nodule counts where at least `readers` radiologists outlined it. Malignancy is what radiologists
-thought, not pathology.
+nodule counts if at least `readers` radiologists outlined it. Malignancy is the radiologists'
+opinion, not pathology.
 """
 
 import hashlib
@@ -22,15 +22,15 @@ from loaders.datasets.patch_grid import Grid
 from loaders.formats.dicom.series import Volume
 
 _MALIGNANCY = list(RATINGS).index("malignancy")
-# Of 1 (highly unlikely) to 5 (highly suspicious), 3 is "indeterminate".
+# On a scale from 1 (highly unlikely) to 5 (highly suspicious), 3 is "indeterminate".
 _INDETERMINATE = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """A series with all that was marked on it.
+    """A series with everything that was marked on it.
 
-    `ratings` are each nodule's, a tuple of nine for every reader who marked it, sorted; `points`
+    `ratings` holds for each nodule a tuple of nine for every reader who marked it, sorted; `points`
     are voxels (z, y, x) that were marked without an outline.
     """
 
@@ -44,9 +44,9 @@ class Scan:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """One case: its centre (z, y, x voxels) and, where the task has classes, its class.
+    """One case: its centre (z, y, x voxels) and, if the task has classes, its class.
 
-    `ratings` are those of the nodule that it shows; empty where it shows none, or a whole slice.
+    `ratings` are those of the nodule that it shows; empty if it shows none or a whole slice.
     """
 
     centre: NDArray[np.float64]
@@ -56,9 +56,9 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskOptions:
-    """The options that decide which places a task gives, of which it has those of its row alone.
+    """The options that decide which places a task gives; a task uses those of its row only.
 
-    `flat`: cases are slices, not volumes; `whole`: each shows its slice whole.
+    `flat`: cases are slices, not volumes; `whole`: each shows its whole slice.
     """
 
     readers: int
@@ -84,10 +84,10 @@ class Task:
 
 
 def _detect(scan: Scan, options: TaskOptions) -> Iterator[Place | BadCase]:
-    """Give the nodules that enough readers marked, and as many places that nobody marked.
+    """Yield the nodules that enough readers marked, and `negatives` times as many unmarked places.
 
-    Nodules that fewer readers marked are neither: their patches are left out of both classes. Of a
-    nodule that is shown as a slice, the one with most of it is taken.
+    Nodules that fewer readers marked are left out of both classes. If cases are slices, a nodule's
+    slice is the one with most of it.
     """
     nodules = list(_counting(scan, options))
     if options.whole:
@@ -104,7 +104,7 @@ def _detect(scan: Scan, options: TaskOptions) -> Iterator[Place | BadCase]:
 
 
 def _malignancy(scan: Scan, options: TaskOptions) -> Iterator[Place | BadCase]:
-    """Give each nodule with its class: the median of its readers' scores, below or above 3.
+    """Yield each nodule with its class: whether the median of its readers' scores is above 3.
 
     A median of 3 is left out or counted as `indeterminate` says. At least `readers` readers must
     have given a score, as that many must have marked the nodule.
@@ -114,7 +114,7 @@ def _malignancy(scan: Scan, options: TaskOptions) -> Iterator[Place | BadCase]:
         if len(scores) < options.readers:
             yield BadCase(
                 f"{len(scores)} of {nodule.readers} readers rated a nodule's malignancy; option "
-                f"readers asks for {options.readers}",
+                f"readers requires {options.readers}",
                 where=scan.where,
             )
             continue
@@ -129,10 +129,10 @@ def _malignancy(scan: Scan, options: TaskOptions) -> Iterator[Place | BadCase]:
 
 
 def _segment(scan: Scan, options: TaskOptions) -> Iterator[Place | BadCase]:
-    """Give each nodule, or each slice of it, that has a voxel in the consensus.
+    """Yield each nodule, or each slice of it, that has a voxel in the consensus.
 
-    (And on the grid of its patch, which may step over the tip of a nodule:
-    `loaders.datasets.lidc.kind`.)
+    `loaders.datasets.lidc.kind` drops those without a voxel on the grid of their patch, which may
+    step over the tip of a nodule.
     """
     if options.whole:
         for level in np.flatnonzero(consensus(scan, options).any(axis=(1, 2))):
@@ -183,9 +183,9 @@ TASKS: Mapping[str, Task] = {
 
 
 def consensus(scan: Scan, options: TaskOptions) -> NDArray[np.bool_]:
-    """Return the voxels (Z, Y, X) of every nodule that counts, at the consensus asked for.
+    """Return the voxels (Z, Y, X) of every nodule that counts, at the chosen consensus.
 
-    A second nodule in a patch is therefore not background; what fewer readers marked is.
+    A second nodule in a patch is therefore not background, but one that fewer readers marked is.
     """
     mask = np.zeros(scan.volume.array.shape, bool)
     for nodule, _ in _counting(scan, options):
@@ -197,10 +197,10 @@ def consensus(scan: Scan, options: TaskOptions) -> NDArray[np.bool_]:
 def _counting(
     scan: Scan, options: TaskOptions
 ) -> Iterator[tuple[Nodule, tuple[tuple[int, ...], ...]]]:
-    """Give the nodules that enough readers marked; raises BadCase where too few read the series."""
+    """Yield the nodules that enough readers marked; raises BadCase if too few read the series."""
     if scan.readers < options.readers:
         raise BadCase(
-            f"{scan.readers} readers read the series; option readers asks for {options.readers}",
+            f"{scan.readers} readers read the series; option readers requires {options.readers}",
             where=scan.where,
         )
     for nodule, ratings in zip(scan.nodules, scan.ratings, strict=True):
@@ -213,9 +213,9 @@ def _denominator(scan: Scan, options: TaskOptions) -> int | None:
 
 
 def _centre(nodule: Nodule, options: TaskOptions) -> NDArray[np.float64]:
-    """Return the centre of mass (z, y, x) of what half of its readers marked.
+    """Return the centre of mass (z, y, x) of the voxels that half of its readers marked.
 
-    In slices, z is that of the one with most of the nodule.
+    If cases are slices, z is that of the slice with most of the nodule.
     """
     centre = _mass(nodule)
     if options.flat:
@@ -230,7 +230,7 @@ def _mass(nodule: Nodule) -> NDArray[np.float64]:
 
 
 def _widest(nodule: Nodule) -> int:
-    """Return the slice with most of a nodule; of equals, the one nearest its centre."""
+    """Return the slice with most of a nodule; of several, the one nearest its centre."""
     sizes = nodule.core.mask.sum(axis=(1, 2))
     levels = np.flatnonzero(sizes == sizes.max()) + nodule.origin[0]
     return int(levels[np.abs(levels - _mass(nodule)[0]).argmin()])
@@ -247,13 +247,13 @@ def _slice_centre(scan: Scan, level: int) -> NDArray[np.float64]:
 def _unmarked(scan: Scan, count: int, options: TaskOptions) -> Iterator[NDArray[np.float64]]:
     """Draw up to `count` centres whose patches hold nothing that any reader marked.
 
-    Fewer are given where no more fit; raises BadCase where there is no lung. The draw is seeded by
-    the voxels, so it is the same under any name, in any order.
+    There are fewer if no more fit; raises BadCase if no lung is found. The voxels seed the draw, so
+    names and order do not affect it.
     """
     volume = scan.volume
     lung = find_lung(volume.array, volume.spacing)
     if not lung.lung.any():
-        raise BadCase("no lung was found: the series is no chest CT", where=scan.where)
+        raise BadCase("no lung was found: the series is not a chest CT", where=scan.where)
     boxes = [(n.origin, np.add(n.origin, n.votes.shape) - 1) for n in scan.nodules]
     boxes += [(point, point) for point in scan.points]
     digest = hashlib.sha256(volume.array.data).digest()
@@ -273,7 +273,7 @@ def _slices(
     reach: float,
     random: np.random.Generator,
 ) -> Iterator[NDArray[np.float64]]:
-    """Give slices through the lungs, drawn without replacement."""
+    """Yield slices through the lungs, drawn without replacement."""
     free = np.repeat(lung.lung.any(axis=(1, 2)), lung.step[0])
     for low, high in boxes:
         first, last = np.ceil(low[0] - reach), np.floor(high[0] + reach)
@@ -290,9 +290,9 @@ def _patches(
     reach: NDArray[np.float64],
     random: np.random.Generator,
 ) -> Iterator[NDArray[np.float64]]:
-    """Give centres on dense tissue inside the lungs, where nodules are falsely found most often.
+    """Yield centres on dense tissue in the lungs (vessels, wall), where most false positives are.
 
-    (Vessels, wall.) Where that runs out, anywhere in the lungs. No patch holds another's centre.
+    If these run out, centres are anywhere in the lungs. No patch holds another's centre.
     """
     free = np.ones(lung.lung.shape, bool)
     for low, high in boxes:
@@ -309,7 +309,7 @@ def _patches(
 def _clear(
     free: NDArray[np.bool_], low: NDArray[Any], high: NDArray[Any], step: tuple[int, int, int]
 ) -> None:
-    """Mark the cells whose centres lie from voxel `low` to voxel `high` as taken."""
+    """Mark the cells whose centres are between voxels `low` and `high` as taken."""
     offset = (np.array(step) - 1) / 2
     first = np.maximum(np.ceil((low - offset) / step), 0).astype(int)
     last = np.floor((high - offset) / step).astype(int) + 1

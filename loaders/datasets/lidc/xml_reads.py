@@ -1,9 +1,9 @@
 """The radiologists' reads of LIDC-IDRI (XML), unchanged: no image, no clustering.
 
 Format: the collection's LidcReadMessage schema; Armato et al., Medical Physics 38:915 (2011).
-A file holds a session for each reader (up to four; a few files hold eight, of which four read
-another series). Readers have no names, and their order means nothing. A file that declares a DTD
-or an entity is refused: nothing in the collection does, and both are ways to harm a parser.
+A file holds a session for each reader (up to four; a few files hold eight, four of them for another
+series). Readers have no names, and their order means nothing. A file that declares a DTD or an
+entity is refused: no file of the collection does, and both can be used to attack a parser.
 """
 
 from collections import Counter
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 _NODULES, _FILMS = "LidcReadMessage", "IdriReadMessage"
 _NAMESPACE = "{http://www.nih.gov}"
-# Assumption: the largest read at hand has 0.9 MB.
+# The largest known read has 0.9 MB (assumption).
 _MAX_BYTES = 16 << 20
-# The series stands in the first hundreds of bytes.
+# The series is named in the first few hundred bytes.
 _HEAD_BYTES = 1 << 14
 # The nine ratings of an outlined nodule, by their names in the XML, and the highest value of each
 # scale, whose lowest is 1: McNitt-Gray et al., Academic Radiology 14:1464 (2007). A small share of
-# the reads has lobulation and spiculation on a scale turned round (TCIA's notes on the collection),
-# which nothing in a file tells.
+# the reads has lobulation and spiculation on a reversed scale (TCIA's notes on the collection);
+# the files do not reveal which.
 RATINGS: Mapping[str, int] = {
     "subtlety": 5,
     "internalStructure": 4,
@@ -50,7 +50,7 @@ _DAMAGE = (ParseError, ValueError, LookupError)
 class Roi:
     """An outline on one image: its pixels (x, y) are the first ones outside the nodule.
 
-    `image` is a SOP instance UID. `inclusion` False: what lies inside is a hole in the nodule.
+    `image` is a SOP instance UID. If `inclusion` is False, the outline is that of a hole.
     """
 
     image: str
@@ -62,7 +62,7 @@ class Roi:
 class Annotation:
     """A nodule of 3 mm or more as one reader saw it: its outlines, sorted, and nine ratings.
 
-    `ratings` are in the order of RATINGS; 0 where the reader gave none, or none on the scale.
+    `ratings` are in the order of RATINGS; 0 if the reader gave none, or none on the scale.
     """
 
     outlines: tuple[Roi, ...]
@@ -71,7 +71,7 @@ class Annotation:
 
 @dataclass(frozen=True, order=True)
 class Point:
-    """The centre (x, y) of something on one image that its reader did not outline."""
+    """The centre (x, y) on one image of something that its reader did not outline."""
 
     image: str
     x: int
@@ -80,10 +80,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Session:
-    """What one reader marked.
+    """The marks of one reader.
 
     `nodules`: those of 3 mm and more. `small`: nodules below 3 mm, a point each. `non_nodules`:
-    other abnormalities of 3 mm and more. All sorted, so that equal sessions of two files are equal.
+    other abnormalities of 3 mm and more. All are sorted, so that equal sessions compare equal.
     """
 
     nodules: tuple[Annotation, ...]
@@ -119,10 +119,10 @@ def list_reads(
 
 
 class _InTwo:
-    """A document that is read as its head and, where that is not enough, all the rest.
+    """A document that is read in two pieces: its head and, if that is not enough, all the rest.
 
-    Expat before 2.6 takes time that grows as the square of a token's length where the token comes
-    in many pieces (CVE-2023-52425): 28 seconds for an attribute of 20 MB, read as usual.
+    If a token comes in many pieces, the time of Expat before 2.6 grows as the square of its length
+    (CVE-2023-52425): 28 seconds for an attribute of 20 MB, read as usual.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -134,7 +134,7 @@ class _InTwo:
 
 def _document(path: Path, where: str) -> bytes:
     if (size := path.stat().st_size) > _MAX_BYTES:
-        raise BadCase(f"the XML has {size >> 20} MiB, more than any read has", where=where)
+        raise BadCase(f"the XML has {size >> 20} MiB, too much for a read", where=where)
     return path.read_bytes()
 
 
@@ -147,7 +147,7 @@ def _series_of(path: Path, where: str) -> str:
         if name == _FILMS:
             raise BadCase(f"{_FILMS}: a read of a chest X-ray, not of CT", where=where)
         if name != _NODULES:
-            raise BadCase(f"the XML is no {_NODULES}, which a read is", where=where)
+            raise BadCase(f"the XML is not a {_NODULES}, as a read is", where=where)
         for event, element in events:
             if event == "end" and element.tag == f"{_NAMESPACE}SeriesInstanceUid":
                 if uid := (element.text or "").strip():
@@ -165,9 +165,8 @@ def _series_of(path: Path, where: str) -> str:
 def read_sessions(paths: Iterable[Path], where: str) -> list[Session]:
     """Return the sessions of one series from all its files, sorted; raises BadCase.
 
-    Files may be copies of each other. Sessions are matched by what they hold: one that stands in
-    two files is one reader's, while two readers of one file who marked the same (nothing, mostly)
-    stay two.
+    Files may be copies of each other. Sessions are matched by content: one that is in two files is
+    one reader's, but two equal ones in one file (usually without marks) are two readers'.
     """
     merged: Counter[Session] = Counter()
     for path in paths:
@@ -196,7 +195,7 @@ def _session(element: "Element", where: str) -> Session:
         if not rois:
             raise BadCase("unblindedReadNodule: a nodule has no roi", where=where)
         # An outline of one point is the centre of a small nodule; among true outlines it is a
-        # slip of the mouse.
+        # slip of the mouse and ignored.
         if outlines := tuple(roi for roi in rois if len(roi.points) > 1):
             nodules.append(Annotation(outlines, _ratings(marked, where)))
         else:
@@ -212,7 +211,7 @@ def _ratings(element: "Element", where: str) -> tuple[int, ...]:
     given = element.find(f"{_NAMESPACE}characteristics")
     ratings = []
     for name, highest in RATINGS.items():
-        # A reader who left a scale out left the element out, or empty.
+        # If a reader skipped a scale, its element is missing or empty.
         named = given is not None and (given.findtext(f"{_NAMESPACE}{name}") or "").strip()
         value = _whole(given, name, where) if given is not None and named else 0
         ratings.append(value if 1 <= value <= highest else 0)
@@ -244,7 +243,7 @@ def _whole(element: "Element", name: str, where: str) -> int:
     try:
         return int(text)
     except ValueError as error:
-        raise BadCase(f"{name} holds no whole number", where=where) from error
+        raise BadCase(f"{name} is not a whole number", where=where) from error
 
 
 def _field(element: "Element", name: str, where: str) -> str:

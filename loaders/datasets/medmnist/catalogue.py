@@ -1,4 +1,4 @@
-"""The MedMNIST sets: what they are, where their files are published, and the MD5 of each.
+"""The MedMNIST sets: their properties, where their files are published, and the MD5 of each.
 
 From the official package's `INFO`, version 3.0.2 (github.com/MedMNIST/MedMNIST); the files are
 those of Zenodo record 10519652.
@@ -10,7 +10,7 @@ from typing import Literal
 
 BASE = "https://zenodo.org/records/10519652/files"
 PAGE = "https://zenodo.org/records/10519652"
-# Sides of the images; of the 3-D sets the first two are published.
+# Sides of the images; 3-D sets are published in the first two.
 SIZES = (28, 64, 128, 224)
 
 # In the order of SIZES.
@@ -132,7 +132,7 @@ _ORGANS = (
 class Info:
     """One set: `task` in MedMNIST's words; `positive`: which of two classes is the disease.
 
-    `cases` of its train, val and test are the same in every size.
+    `cases` are the numbers in train, val and test, the same in every size.
     """
 
     dims: Literal[2, 3]
@@ -327,7 +327,7 @@ INFO: dict[str, Info] = {
         classes=("vessel", "aneurysm"),
         positive=1,
     ),
-    # No disease is here: as in the official package, class 1 counts as positive.
+    # There is no disease: as in the official package, class 1 counts as positive.
     "synapsemnist3d": Info(
         dims=3,
         cases=(1230, 177, 352),

@@ -1,7 +1,7 @@
-"""Downloads published files into a cache; a file is there whole or not at all.
+"""Downloads published files into a cache, where a file is complete or absent.
 
-A file grows under a temporary name and is renamed once its checksum is right. A download that was
-interrupted, even by an earlier run's end, continues where it stopped if the server allows it (HTTP
+A file grows under a temporary name and is renamed once its checksum is right. An interrupted
+download, even one of an earlier run, continues where it stopped if the server allows it (HTTP
 Range, RFC 9110 section 14).
 """
 
@@ -27,9 +27,9 @@ from loaders.cases import BadSource
 
 CACHE_VARIABLE = "MEDOPT_CACHE"
 _BLOCK_BYTES = 2**18
-# A server that says nothing for so long is not coming back (assumption).
+# A server that is silent for this long will not answer (assumption).
 _TIMEOUT_SEC = 30.0
-# Pauses before the tries after the first, in seconds (assumption).
+# Pauses before each retry, in seconds (assumption).
 _PAUSES = (1.0, 3.0, 6.0)
 _PARTIAL, _RANGE_REFUSED = 206, 416
 
@@ -38,7 +38,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Remote:
-    """A published file: its path below `base`, and its MD5 (which is what archives publish).
+    """A published file: its path below `base`, and its MD5 (which archives publish).
 
     MD5 detects damage in transit; https protects against manipulation.
     """
@@ -59,17 +59,17 @@ class Remote:
         return self.path.rpartition("/")[2].partition("?")[0]
 
 
-class _Cut(Exception):  # noqa: N818  # a state of a try, which never leaves this file
-    """The connection ended early, or the server is busy: worth another try."""
+class _Cut(Exception):  # noqa: N818  # a state of an attempt, caught in this file
+    """The connection ended early, or the server is busy: worth another attempt."""
 
 
 def cache_folder() -> Path:
-    """Return where fetched files are kept: MEDOPT_CACHE, else the platform's place for caches."""
+    """Return the folder of fetched files: MEDOPT_CACHE, else in the platform's cache folder."""
     if given := os.environ.get(CACHE_VARIABLE):
         return Path(given)
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "medoptbench"
-    # XDG base directory specification: a path that is not absolute is not used.
+    # XDG base directory specification: relative paths are ignored.
     known = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (known if known.is_absolute() else Path.home() / ".cache") / "medoptbench"
 
@@ -84,9 +84,9 @@ def fetch(
 ) -> Path:
     """Return a file in a cache folder, downloaded if needed; `progress` gets bytes done and total.
 
-    If two processes ask for it, one downloads and the other waits. Raises BadSource, which says
-    what to do instead, where there is no network, no such file, or a file other than the published
-    one; OSError where the disk is full, in which case what has arrived is kept.
+    If two processes ask for it, one downloads and the other waits. Raises BadSource, which suggests
+    an alternative, if there is no network, no such file, or a file other than the published one;
+    OSError if the disk is full, in which case the bytes that arrived are kept.
     """
     target = folder / remote.name
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def fetch(
             )
         part = target.with_name(f"{target.name}.part")
         for again in (True, False):
-            # What was left by another day may be of another file: then once more from the start.
+            # A remainder of an earlier day may be of another file: then start over once.
             resumed = part.exists()
             _download(remote, part, target, progress, schemes, pauses)
             if _md5(part) == remote.md5:
@@ -107,8 +107,8 @@ def fetch(
             part.unlink()
             if not (again and resumed):
                 raise BadSource(
-                    f"{remote.url} gave another file than the published one (its MD5 is not "
-                    f"{remote.md5}), and it was thrown away. {_instead(remote, target)}"
+                    f"{remote.url} is not the published file (its MD5 is not {remote.md5}); "
+                    f"the download was deleted. {_instead(remote, target)}"
                 )
         with part.open("rb") as file:
             os.fsync(file.fileno())
@@ -124,7 +124,7 @@ def _download(
     schemes: Sequence[str],
     pauses: Sequence[float],
 ) -> None:
-    """Fill `part` up to the server's last byte, in several tries; raises BadSource, OSError."""
+    """Fill `part` up to the server's last byte, in several attempts; raises BadSource, OSError."""
     opener = _opener(schemes)
     for pause in (*pauses, None):
         try:
@@ -134,8 +134,8 @@ def _download(
             if pause is None:
                 had = part.stat().st_size if part.exists() else 0
                 raise BadSource(
-                    f"{remote.url} cannot be fetched: {cut}. {had} bytes came and are kept: the "
-                    f"same command goes on from there. {_instead(remote, target)}"
+                    f"{remote.url} cannot be fetched: {cut}. {had} bytes arrived and are kept: the "
+                    f"same command continues from there. {_instead(remote, target)}"
                 ) from None
             time.sleep(pause)
         except _Refused as refused:
@@ -147,28 +147,28 @@ def _download(
 
 
 class _Refused(Exception):  # noqa: N818  # as _Cut
-    """The server or this machine refuses: another try would change nothing."""
+    """The server or this machine refuses: another attempt would change nothing."""
 
 
 def _attempt(
     opener: urllib.request.OpenerDirector, url: str, part: Path, progress: Progress | None
 ) -> None:
-    """Request the missing rest of `part` once and append it; raises _Cut, _Refused, OSError."""
+    """Request the missing rest of `part` once, and append it; raises _Cut, _Refused, OSError."""
     had = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(  # noqa: S310  # the opener knows the allowed schemes alone
+    request = urllib.request.Request(  # noqa: S310  # the opener only allows these schemes
         url, headers={"Range": f"bytes={had}-"} if had else {}
     )
     with _explained():
         answer = opener.open(request, timeout=_TIMEOUT_SEC)
     with answer:
         if answer.status == _RANGE_REFUSED:
-            # Nothing lies behind the last byte: it is all there, or it is of another file.
+            # The server has no more bytes: the file is complete, or `part` is of another one.
             return
         mode = "ab"
         if answer.status != _PARTIAL:
-            mode, had = "wb", 0  # a server without Range begins anew
+            mode, had = "wb", 0  # a server without Range starts over
         elif not _starts_at(answer.headers, had):
-            raise _Refused("it answers with another part of the file than it was asked for")
+            raise _Refused("it answers with a part of the file that was not requested")
         length = _length(answer.headers)
         total = None if length is None else had + length
         with part.open(mode) as file:
@@ -178,9 +178,9 @@ def _attempt(
 def _copy(
     answer: IO[bytes], file: IO[bytes], had: int, total: int | None, progress: Progress | None
 ) -> None:
-    """Write a response's body up to its declared length; raises _Cut where it ends early."""
+    """Write a response's body up to its declared length; raises _Cut if it ends early."""
     if total is not None and (free := shutil.disk_usage(Path(file.name).parent).free) < total - had:
-        raise OSError(errno.ENOSPC, f"{free} bytes are free on the disk, {total - had} are needed")
+        raise OSError(errno.ENOSPC, f"{free} bytes are free on the disk; {total - had} are needed")
     while True:
         with _explained():
             block = answer.read(_BLOCK_BYTES)
@@ -196,7 +196,7 @@ def _copy(
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """Turn errors of the network into _Cut or _Refused; errors of the disk pass through."""
+    """Turn network errors into _Cut or _Refused; disk errors pass through."""
     try:
         yield
     except urllib.error.HTTPError as error:
@@ -204,7 +204,7 @@ def _explained() -> Iterator[None]:
         busy = error.code in (408, 429) or error.code >= 500  # RFC 9110 section 15
         raise (_Cut if busy else _Refused)(f"the server says {error.code} {error.reason}") from None
     except urllib.error.URLError as error:
-        raise _Cut(f"no way to the server ({error.reason})") from None
+        raise _Cut(f"the server cannot be reached ({error.reason})") from None
     except (http.client.HTTPException, OSError) as error:
         raise _Cut(f"the connection broke ({type(error).__name__})") from None
 
@@ -256,7 +256,7 @@ def _length(headers: Mapping[str, str]) -> int | None:
 
 def _instead(remote: Remote, target: Path) -> str:
     return (
-        f"Without a network: fetch it elsewhere ({remote.page}), and give the file to medopt "
+        f"Without a network: download it elsewhere ({remote.page}), and pass the file to medopt "
         f"prepare as SOURCE, or put it at {target}."
     )
 

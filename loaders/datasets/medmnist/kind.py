@@ -1,8 +1,8 @@
-"""MedMNIST: eighteen ready sets of small 2-D and 3-D images, each one .npz file.
+"""MedMNIST: eighteen ready sets of small 2-D and 3-D images, each in one .npz file.
 
 `loaders.datasets.medmnist.catalogue` lists the sets. Each image is its own group: the files name no
-patient, although several sets hold more than one image of a patient. ChestMNIST labels each image
-with fourteen findings, of which one is asked for, or all (multi-label).
+patients, although several sets hold more than one image per patient. ChestMNIST labels each image
+with fourteen findings, of which the user chooses one or all (multi-label).
 """
 
 import logging
@@ -26,19 +26,19 @@ log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 # Deflate cannot shrink data further (zlib technical notes, zlib.net/zlib_tech.html).
 DEFLATE_LIMIT = 1032
-# Assumption: the largest set has 236 386 labels.
+# The largest set has 236 386 labels (assumption).
 MAX_LABELS = 10_000_000
 
-# The task of a set whose `classes` are findings that an image shows or not, in MedMNIST's words.
+# MedMNIST's word for the task of a set whose `classes` are findings.
 FINDINGS = "multi-label, binary-class"
-# That of a set whose classes are grades.
+# Its word for the task of a set whose classes are grades.
 GRADES = "ordinal-regression"
 ANY = "any"
 ALL = "all"
 
 
 def survey(source: Path, options: Mapping[str, Any]) -> Survey:
-    """Look into one .npz file, or into a folder that holds NAME.npz; raises BadSource."""
+    """Examine one .npz file, or a folder that holds NAME.npz; raises BadSource."""
     chosen = settings("medmnist", MEDMNIST.options, options)
     path, name, size = _locate(source, *_wanted(chosen))
     info, finding = INFO[name], chosen["finding"]
@@ -62,7 +62,7 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
                 raise BadSource(f"{path.name} has images of side {shape[1]}, not of size {size}")
             if len(labels) != shape[0]:
                 raise BadSource(
-                    f"{path.name} has {shape[0]} {split} images and {len(labels)} labels"
+                    f"{path.name} has {shape[0]} {split} images but {len(labels)} labels"
                 )
         extra = {"labels": labels}
         items.append(Item(key=split, paths=(path,), extra=extra, cases=len(labels)))
@@ -101,9 +101,9 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
 
 
 def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
-    """Give the cases of one official part, one image in memory at a time.
+    """Yield the cases of one official part, one image in memory at a time.
 
-    Raises BadSource where the file is truncated, since part of a set is not MedMNIST.
+    Raises BadSource if the file is truncated, since part of a set is not MedMNIST.
     """
     (path,), split = item.paths, item.key
     with _member(path, f"{split}_images") as found:
@@ -112,7 +112,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
         size = int(np.prod(shape[1:])) * dtype.itemsize
         for number, label in enumerate(item.extra["labels"]):
             raw = _exactly(file, size, path)
-            # The same images stand in every size of a set, and in no other set.
+            # Every size of a set has the same images, and no other set has them.
             key = f"{meta.options['name']}/{split}/{number}"
             pixels = np.frombuffer(raw, dtype).reshape(shape[1:])
             if not isinstance(label, tuple) and label != int(label):
@@ -135,7 +135,7 @@ def fetch(options: Mapping[str, Any], progress: Callable[[int, int], None]) -> P
     chosen = settings("medmnist", MEDMNIST.options, options)
     name, size = _wanted(chosen)
     if not name:
-        raise BadSource(f"say which set to fetch, medmnist:NAME; the sets are: {', '.join(INFO)}")
+        raise BadSource(f"name the set to fetch, medmnist:NAME; the sets are: {', '.join(INFO)}")
     size = size or SIZES[0]
     _check_finding(name, chosen["finding"])
     remote = Remote(
@@ -148,9 +148,9 @@ def fetch(options: Mapping[str, Any], progress: Callable[[int, int], None]) -> P
 
 
 def _wanted(chosen: Mapping[str, Any]) -> tuple[str, int]:
-    """Return the set and size asked for, or "" and 0 where none is named; raises BadSource.
+    """Return the requested set and size, "" and 0 if none is named; raises BadSource.
 
-    `breastmnist_64` is breastmnist of size 64, as its file is called.
+    `breastmnist_64` is breastmnist of size 64, like the name of its file.
     """
     name, _, suffix = chosen["name"].partition("_")
     size = chosen["size"] or (int(suffix) if suffix.isdecimal() else 0)
@@ -165,27 +165,27 @@ def _wanted(chosen: Mapping[str, Any]) -> tuple[str, int]:
 
 
 def _check_set(path: Path, name: str, items: Sequence[Item]) -> None:
-    """Raise BadSource where a file is another set by its name or its cases; warn of a part of one.
+    """Raise BadSource if a file is another set by its name or cases; warn if cases are missing.
 
-    Part of a set may be meant, and files of other versions hold a few cases more or fewer.
+    A subset may be intended, and files of other versions hold a few cases more or fewer.
     """
     held = {item.key: item.cases for item in items}
     cases = tuple(held.get(split, 0) for split in SPLITS)
     by_cases = next((known for known, info in INFO.items() if info.cases == cases), name)
     if by_cases != name:
         raise BadSource(
-            f"{path.name} is to be read as {name} and holds as many cases as {by_cases} "
-            f"({_counted(cases)}; {name} has {_counted(INFO[name].cases)}): say medmnist:{by_cases}"
+            f"{path.name} is to be read as {name} but holds as many cases as {by_cases} "
+            f"({_counted(cases)}; {name} has {_counted(INFO[name].cases)}): use medmnist:{by_cases}"
         )
     called = _set_of(path)
     if called in INFO and called != name:
         raise BadSource(
-            f"{path.name} is to be read as {name} and named after {called}: say medmnist:{called}, "
-            f"or give the file another name if {name} is what it holds"
+            f"{path.name} is to be read as {name} but named after {called}: use medmnist:{called}, "
+            f"or rename the file if it holds {name}"
         )
     if cases != INFO[name].cases:
         log.warning(
-            "%s holds %s cases; %s as it is published holds %s. It is taken for a part of it.",
+            "%s holds %s cases; %s as published holds %s. It is read as a subset.",
             path.name,
             _counted(cases),
             name,
@@ -201,7 +201,7 @@ def _check_finding(name: str, finding: str) -> None:
     if INFO[name].task != FINDINGS:
         if finding:
             several = ", ".join(known for known, info in INFO.items() if info.task == FINDINGS)
-            raise BadSource(f"{name} has one label an image: option finding is for {several}")
+            raise BadSource(f"{name} has one label per image: option finding is for {several}")
         return
     choices = (*INFO[name].classes, ANY, ALL)
     if finding not in choices:
@@ -224,15 +224,15 @@ def _locate(source: Path, name: str, size: int) -> tuple[Path, str, int]:
         if len(fitting) != 1:
             found = ", ".join(path.name for path in fitting) or "none"
             raise BadSource(
-                f"{source} should hold one file {file_name(name or 'NAME', size or SIZES[0])}, "
+                f"{source} should hold one file {file_name(name or 'NAME', size or SIZES[0])}; "
                 f"found: {found}; name a set as medmnist:NAME and its size as size=64, or "
-                "give the file itself"
+                "pass the file itself"
             )
         return fitting[0], _set_of(fitting[0]), size
     if not source.is_file():
         raise BadSource(f"there is no file or folder {source}")
     if not name and _set_of(source) not in INFO:
-        raise BadSource(f"{source.name} is not named after a MedMNIST set: say medmnist:NAME")
+        raise BadSource(f"{source.name} is not named after a MedMNIST set: use medmnist:NAME")
     return source, name or _set_of(source), size
 
 
@@ -254,15 +254,15 @@ def _labels(
     info: Info,
     finding: str,
 ) -> Array | list[tuple[float, ...]]:
-    """Return one label an image (N,): its class, whether it shows the finding, or all of them."""
+    """Return one label per image (N,): its class, whether it shows the finding, or all findings."""
     columns = len(info.classes) if finding else 1
-    # Where an image has one label, files have either shape.
+    # Files with one label per image have either shape.
     fitting = ((columns,),) if finding else ((), (1,))
     if not shape or shape[1:] not in fitting or dtype.kind not in "uif":
         wanted = f"{columns} numbers" if finding else "one number"
         shapes = f"(N, {columns})" if finding else "(N,) or (N, 1)"
         raise BadSource(
-            f"{path.name}: {split}_labels is {dtype} {shape}, not {wanted} an image, {shapes}"
+            f"{path.name}: {split}_labels is {dtype} {shape}, not {wanted} per image, {shapes}"
         )
     if shape[0] > MAX_LABELS:
         raise BadSource(f"{path.name}: {split}_labels declares {shape[0]} labels")
@@ -299,10 +299,10 @@ def _check_images(
 def _member(
     path: Path, name: str
 ) -> Iterator[tuple[tuple[int, ...], np.dtype[Any], IO[bytes]] | None]:
-    """Open one array of an .npz at its first number; None where it is not in the file.
+    """Open one array of an .npz at its first number; yield None if it is not in the file.
 
-    Never unpickles: the array's header must declare plain numbers, and no more of them than the
-    file can hold.
+    Nothing is unpickled: the array's header must declare plain numbers, and no more of them than
+    the file can hold.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -311,7 +311,7 @@ def _member(
                 return
             entry = archive.getinfo(f"{name}.npy")
             if entry.flag_bits & 1:
-                raise BadSource(f"{path.name}: {name} is locked by a password")
+                raise BadSource(f"{path.name}: {name} is protected by a password")
             with archive.open(entry) as file:
                 shape, dtype = _npy_header(file, path, name)
                 declared = int(np.prod(shape, dtype=object)) * dtype.itemsize
@@ -319,7 +319,7 @@ def _member(
                     raise BadSource(f"{path.name}: {name} declares more than the file can hold")
                 yield shape, dtype, file
     except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, OSError) as error:
-        raise BadSource(f"{path.name} is no whole .npz file ({error})") from None
+        raise BadSource(f"{path.name} is not a complete .npz file ({error})") from None
 
 
 def _npy_header(file: IO[bytes], path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -330,7 +330,7 @@ def _npy_header(file: IO[bytes], path: Path, name: str) -> tuple[tuple[int, ...]
     try:
         shape, fortran, dtype = readers[np.lib.format.read_magic(file)](file)
     except (ValueError, KeyError):
-        raise BadSource(f"{path.name}: {name} is no .npy array of plain numbers") from None
+        raise BadSource(f"{path.name}: {name} is not an .npy array of plain numbers") from None
     if dtype.hasobject or dtype.kind not in "uif" or (fortran and len(shape) > 1):
         order = ", column by column" if fortran else ""
         raise BadSource(f"{path.name}: {name} holds {dtype}{order}, not plain numbers row by row")
@@ -353,12 +353,12 @@ MEDMNIST = Kind(
     survey=survey,
     read=read,
     options={
-        "name": ("", "which set; empty: as the file is named"),
-        "size": (0, "side of the images, 28, 64, 128 or 224; 0: the file's, and 28 where fetched"),
-        "grades": (False, "for retinamnist: its classes are grades in their order (ordinal)"),
+        "name": ("", "which set; empty: the one in the file's name"),
+        "size": (0, "side of the images, 28, 64, 128 or 224; 0: the file's, or 28 to fetch"),
+        "grades": (False, "for retinamnist: its classes are grades in ascending order (ordinal)"),
         "finding": (
             "",
-            f"for chestmnist, and needed there: {CHEST}, {ANY}, or {ALL} (multi-label)",
+            f"for chestmnist, where it is required: {CHEST}, {ANY}, or {ALL} (multi-label)",
         ),
     },
     fetch=fetch,

@@ -1,9 +1,10 @@
-"""What the values of masks mean: numbers, colours, a threshold, or one file a structure.
+"""What the values of masks mean: numbers, colours, a threshold, or one file per structure.
 
-Where it is not said, all masks of the source are looked at. Numbers are then classes, 0 the
-background; of 0 and 255 alone 255 is the foreground. Colours, and the many levels of a mask that
-was saved as JPEG or smoothed, are asked for: which of them is which only their maker knows. So is
-255 beside a few numbers: a class, or what nobody labelled, which is called `ignore` as by nnU-Net.
+Without settings, all masks of the source are examined. Numbers then are classes, and 0 is the
+background; if masks hold only 0 and 255, 255 is the foreground. The user must name colours and the
+many levels of masks that were saved as JPEG or smoothed: only their maker knows what they mean. The
+same holds for 255 beside a few numbers: it is a class, or marks unlabelled pixels, which are called
+`ignore` as in nnU-Net.
 """
 
 import re
@@ -28,36 +29,36 @@ from loaders.formats.volumes.open import open_volume, volume_stem
 from loaders.formats.volumes.volume import Volume
 
 _ENTRY = re.compile(r"\s*(?:(#?[0-9a-fA-F]{6}|[0-9]{1,5})\s*=)?\s*([^=]+?)\s*")
-# Colours or levels that a message lists.
+# The most colours or levels in a message.
 _SHOWN = 8
-# A mask of more levels, white among them, is smoothed at its edges (assumption).
+# A mask with more levels, one of them white, has smoothed edges (assumption).
 _MANY = 16
-# Classes in one picture; what has more levels is a grey picture (assumption).
+# The most classes in a picture; one with more levels is a grey image (assumption).
 _MOST_IN_A_PICTURE = 64
-# Share of the masks that may be unlike the rest (assumption): odd ones, which are rejected.
+# The share of masks that may differ from the rest and are rejected (assumption).
 _ODD = 1 / 4
 _WHITE = (255, MAX_LABEL)
-# A set has fewer classes.
+# No class has this index: a set has fewer classes.
 _NO_CLASS = MAX_CLASSES - 1
-# The name of what is no class: voxels that count nowhere.
+# The name for voxels that belong to no class and are ignored.
 IGNORE = "ignore"
-# What PASCAL VOC and others write where nobody labelled, and the colour of that number there.
+# The number with which PASCAL VOC and others mark unlabelled pixels, and its colour there.
 _VOID, _VOID_COLOUR = 255, 0xE0E0C0
-# Numbers of classes are below, levels that are to be seen as greys above (assumption).
+# Numbers below this are classes, levels above are meant to be seen as greys (assumption).
 _FEW = 32
-# Two structures that lie on one voxel are told apart by bits of a number of 64.
+# Overlapping structures are bits of a 64-bit number.
 _MOST_OVERLAPPING = 62
 
 
 @dataclass(frozen=True, kw_only=True)
 class Coding:
-    """How a mask becomes classes: `values[i]` is of class `classes_of[i]`.
+    """How a mask becomes classes: `values[i]` means class `classes_of[i]`.
 
-    `ignore` is the first value of voxels that count nowhere, whose number is above those of all
-    classes; None: there are none.
-    `way` is numbers, colours (as 0xRRGGBB), threshold (foreground from there on) or structures
-    (their names are `structures`; `values` are sums of 2**n where `overlap` is regions). Several
-    masks are of as many readers where `several` is a rule of CONSENSUS, else parts of one.
+    `ignore` is the first value of ignored voxels, whose class is one above all others; None: there
+    are none. `way` is numbers, colours (as 0xRRGGBB), threshold (foreground from there on) or
+    structures (named by `structures`; `values` are sums of 2**n if `overlap` is regions). If
+    `several` is a rule of CONSENSUS, several masks of an image are those of different readers;
+    otherwise they are parts of one mask.
     """
 
     way: str
@@ -73,7 +74,7 @@ class Coding:
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def told(self) -> dict[str, JSON]:
-        """Return it for a meta's options, those that are not the default."""
+        """Return the fields that differ from their defaults, for a meta's options."""
         told: dict[str, JSON] = {"way": self.way, "overlap": self.overlap}
         for name, called in _TOLD.items():
             if value := getattr(self, name):
@@ -84,13 +85,13 @@ class Coding:
 
     @staticmethod
     def of(meta: Meta) -> "Coding":
-        """Return the coding that a meta's options tell."""
+        """Return the coding that a meta's options describe."""
         known: dict[str, Any] = meta.options
         more = {name: known[as_] for name, as_ in _TOLD.items() if as_ in known}
         return Coding(way=known["way"], classes=meta.classes, overlap=known["overlap"], **more)
 
 
-# Its fields and what they are called among a meta's options.
+# The fields of a coding, and their names in a meta's options.
 _TOLD = {
     "values": "label_values",
     "classes_of": "classes_of",
@@ -104,14 +105,14 @@ _TOLD = {
 def coding_of(
     pairs: Sequence[Pair], structures: Sequence[str], chosen: Mapping[str, Any], *, flat: bool
 ) -> Coding:
-    """Return the coding that is chosen or found; `flat`: masks are pictures. Raises BadSource."""
+    """Return the chosen or detected coding; `flat`: masks are pictures. Raises BadSource."""
     _check(chosen, structures)
     if structures:
         coding = _of_structures(pairs, structures, chosen, flat=flat)
     elif chosen["threshold"]:
         names = _names(chosen["labels"]) or [(None, "background"), (None, "foreground")]
         if len(names) != 2:
-            raise BadSource("option threshold makes two classes: name two in labels, or none")
+            raise BadSource("option threshold makes two classes: labels must name two, or none")
         coding = Coding(
             way="threshold",
             classes=tuple(name for _, name in names),
@@ -126,14 +127,15 @@ def coding_of(
     most = MAX_CLASSES - 1 - (coding.ignore is not None)
     if not 2 <= len(coding.classes) <= most:
         raise BadSource(
-            f"the masks have {len(coding.classes)} classes with the background; 2 to {most} can be"
+            f"the masks have {len(coding.classes)} classes including the background; 2 to {most} "
+            "are allowed"
         )
     more = {"regions": _regions(chosen["regions"], coding), "several": _rule(chosen)}
     return Coding(**{**vars(coding), **more})
 
 
 def _rule(chosen: Mapping[str, Any]) -> str:
-    """Return how readers' masks become one, empty where several masks are parts of one."""
+    """Return the rule that combines readers' masks; empty: several masks are parts of one."""
     return chosen["several"] if chosen["several"] in CONSENSUS else ""
 
 
@@ -145,20 +147,20 @@ def _check(chosen: Mapping[str, Any], structures: Sequence[str]) -> None:
     }
     for name, values in choices.items():
         if chosen[name] not in values:
-            raise BadSource(f"option {name} is {chosen[name]!r}; it is {' or '.join(values)}")
+            raise BadSource(f"option {name} is {chosen[name]!r}; it must be {' or '.join(values)}")
     if not 0 <= chosen["threshold"] <= MAX_LABEL:
-        raise BadSource(f"option threshold is {chosen['threshold']}; it is 0 to {MAX_LABEL}")
+        raise BadSource(f"option threshold is {chosen['threshold']}; it must be 0 to {MAX_LABEL}")
     if chosen["labels"] and chosen["palette"]:
         raise BadSource("options labels and palette both name the classes: leave one out")
     if chosen["palette"] and chosen["threshold"]:
         raise BadSource("options palette and threshold exclude each other: leave one out")
     if structures and (chosen["labels"] or chosen["palette"]):
         raise BadSource(
-            "of one mask a structure the files name the classes: leave out labels and palette"
+            "with one mask per structure, the files name the classes: leave out labels and palette"
         )
 
 
-# ---- what is said -----------------------------------------------------------------------------
+# ---- chosen -----------------------------------------------------------------------------------
 
 
 def _names(text: str) -> list[tuple[int | str | None, str]]:
@@ -173,7 +175,7 @@ def _names(text: str) -> list[tuple[int | str | None, str]]:
             )
         found.append((match[1], match[2]))
     if len({value is None for value, _ in found}) > 1:
-        raise BadSource(f"{text!r} gives some classes a value and some none")
+        raise BadSource(f"{text!r} gives a value to some classes but not to all")
     return found
 
 
@@ -187,19 +189,19 @@ def _named(
         if way == "colours":
             if value is None or len(text.lstrip("#")) != 6:
                 raise BadSource(
-                    f"option palette gives {name!r} no colour: write #RRGGBB=NAME,..., the "
+                    f"option palette has no colour for {name!r}: write #RRGGBB=NAME,..., the "
                     "background first"
                 )
             values.append(int(text.lstrip("#"), 16))
         elif not text.isdecimal() or int(text) > MAX_LABEL:
             raise BadSource(
-                f"option labels has {text!r} for {name!r}; a value is 0 to {MAX_LABEL}, and "
-                "colours are named by palette"
+                f"option labels has {text!r} for {name!r}; a value is 0 to {MAX_LABEL}; for "
+                "colours set palette"
             )
         else:
             values.append(int(text))
     if len(set(values)) < len(values):
-        raise BadSource(f"option {option} gives one value two names")
+        raise BadSource(f"option {option} gives two names to one value")
     titles = [name for _, name in names]
     if way == "numbers" and 0 not in values:
         values, titles = [0, *values], ["background", *titles]
@@ -216,7 +218,7 @@ def _named(
 
 
 def _regions(text: str, coding: Coding) -> dict[str, tuple[int, ...]]:
-    """Return what is scored: `liver=liver+tumour,tumour=tumour`, else each class by itself."""
+    """Return the scored regions of `liver=liver+tumour,tumour=tumour`; if empty, each class."""
     if not text:
         alone: dict[str, tuple[int, ...]] = {
             name: (at,) for at, name in enumerate(coding.classes) if at
@@ -229,19 +231,19 @@ def _regions(text: str, coding: Coding) -> dict[str, tuple[int, ...]]:
         members = [part.strip() for part in union.split("+")]
         if not equals or not name.strip() or any(member not in numbers for member in members):
             raise BadSource(
-                f"option regions has {entry.strip()!r}: write NAME=CLASS+CLASS,...; classes are: "
-                f"{', '.join(numbers)}"
+                f"option regions has {entry.strip()!r}: write NAME=CLASS+CLASS,...; the classes "
+                f"are: {', '.join(numbers)}"
             )
         found[name.strip()] = tuple(sorted(numbers[member] for member in members))
     return found
 
 
-# ---- what is found ----------------------------------------------------------------------------
+# ---- detected ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """What one mask holds: pixels of each level or colour, and the colours of its numbers."""
+    """What one mask holds: the pixels of each level or colour, and the colours of its numbers."""
 
     levels: Counter[int]
     colours: Counter[int]
@@ -251,7 +253,7 @@ class _Seen:
 
     @property
     def plain(self) -> bool:
-        """Whether it can be of numbers as it is: not in colour, not JPEG, no smoothed edges."""
+        """Whether its levels can be classes: not in colour, not JPEG, no smoothed edges."""
         count = len(self.levels)
         smoothed = count > _MANY and max(self.levels) in _WHITE
         grey = self.flat and count > _MOST_IN_A_PICTURE
@@ -264,9 +266,9 @@ def _found(pairs: Sequence[Pair], chosen: Mapping[str, Any], *, flat: bool) -> C
         try:
             every.append(_looked_at(path, flat=flat, nan=chosen["nan"]))
         except (BadCase, NiftiError):
-            continue  # it is told when it is read
+            continue  # reported when it is read
     plain = [seen for seen in every if seen.plain]
-    # A few odd ones are rejected when they are read.
+    # A few exceptions are rejected when they are read.
     if len(every) - len(plain) <= _ODD * len(every):
         every = plain
     if colours := sum((seen.colours for seen in every), Counter[int]()):
@@ -275,21 +277,19 @@ def _found(pairs: Sequence[Pair], chosen: Mapping[str, Any], *, flat: bool) -> C
     counts = sum((seen.levels for seen in every), Counter[int]())
     levels = sorted({0, *counts})
     if len(levels) < 2:
-        raise BadSource(
-            "the masks hold nothing but 0, or none of them can be read: say labels=VALUE=NAME"
-        )
+        raise BadSource("the masks hold only 0, or none of them can be read: set labels=VALUE=NAME")
     if not all(seen.plain for seen in every):
         share = (counts[0] + counts[levels[-1]]) / sum(counts.values())
         raise BadSource(
             f"the masks hold {len(levels)} levels, {share:.1%} of their pixels 0 or {levels[-1]}, "
-            "as JPEG and smoothing leave them, or as images have: if two classes are meant, say "
-            f"threshold={(levels[-1] + 1) // 2}; if more, save them as PNG and name them, "
+            "as after JPEG or smoothing, or as in images: for two classes set "
+            f"threshold={(levels[-1] + 1) // 2}; for more, save the masks as PNG and set "
             "labels=NAME,NAME,..."
         )
     if len(levels) > MAX_CLASSES - 1:
         raise BadSource(
-            f"the masks hold {len(levels)} levels, from 0 to {levels[-1]}, and a set has up to "
-            f"{MAX_CLASSES - 2} classes beside the background: are they masks? say "
+            f"the masks hold {len(levels)} levels, from 0 to {levels[-1]}, but a set has at most "
+            f"{MAX_CLASSES - 2} classes beside the background: are they masks? If so, set "
             "labels=VALUE=NAME,... or threshold=LEVEL"
         )
     if len(levels) == 2 and levels[1] in _WHITE:
@@ -300,9 +300,9 @@ def _found(pairs: Sequence[Pair], chosen: Mapping[str, Any], *, flat: bool) -> C
         names[-1] = IGNORE
         listed = ",".join(map("{}={}".format, levels, names))
         raise BadSource(
-            f"the masks hold numbers up to {levels[-2]}, and {_VOID}, which in PASCAL VOC and many "
-            f"others is no class, but what nobody labelled. If so, say 'labels={listed}', with "
-            f"names of your own for label_N; if it is a class, its name in place of {IGNORE}"
+            f"the masks hold numbers up to {levels[-2]}, and {_VOID}, which marks unlabelled "
+            f"pixels in PASCAL VOC and many others. If so here, set 'labels={listed}', with "
+            f"names of your own for label_N; if it is a class, put its name in place of {IGNORE}"
         )
     return Coding(
         way="numbers",
@@ -315,7 +315,7 @@ def _found(pairs: Sequence[Pair], chosen: Mapping[str, Any], *, flat: bool) -> C
 def _looked_at(path: Path, *, flat: bool, nan: str) -> _Seen:
     mask = loader(flat=flat, nan=nan)(path, "")
     if mask.levels is None:
-        assert mask.colours is not None  # a mask has one of both
+        assert mask.colours is not None  # a mask has one of the two
         numbers, counts = np.unique(mask.colours, return_counts=True)
         of_colours = dict(zip(numbers.tolist(), counts.tolist(), strict=True))
         return _Seen(levels=Counter(), colours=Counter(of_colours))
@@ -334,7 +334,7 @@ def _looked_at(path: Path, *, flat: bool, nan: str) -> _Seen:
 
 
 def _check_palettes(every: Iterable[_Seen]) -> None:
-    """Raise BadSource where one number is of several colours: programs number them anew."""
+    """Raise BadSource if one number has several colours: the program numbered them per file."""
     known: dict[int, int] = {}
     for seen in every:
         for number, colour in seen.palette.items():
@@ -342,7 +342,7 @@ def _check_palettes(every: Iterable[_Seen]) -> None:
                 raise BadSource(
                     f"number {number} is {_hex(other)} in the palette of one mask and "
                     f"{_hex(colour)} in that of another, so the numbers mean nothing: name the "
-                    "colours, the background first, "
+                    "colours, the background first: "
                     f"'palette={_hex(other)}=NAME,{_hex(colour)}=NAME'"
                 )
 
@@ -361,14 +361,14 @@ def _ask_for_colours(colours: Counter[int]) -> str:
     shown = ", ".join(f"{_hex(colour)} ({count} pixels)" for colour, count in most)
     if len(colours) > _SHOWN:
         shown += (
-            f" and {len(colours) - _SHOWN} more, as JPEG and smoothing leave them: those are taken "
-            "for the nearest one with nearest=true"
+            f" and {len(colours) - _SHOWN} more, as after JPEG or smoothing: with nearest=true "
+            "those are read as the nearest named colour"
         )
     names = {_VOID_COLOUR: IGNORE, most[0][0]: "background"}
     palette = ",".join(f"{_hex(colour)}={names.get(colour, 'NAME')}" for colour, _ in most)
     return (
-        f"the masks are in colour, and what each colour means is not known. They hold {shown}. "
-        f"Name those that count, the background first, and {IGNORE} what nobody labelled: "
+        f"the masks are in colour, and the meaning of each colour is unknown. They hold {shown}. "
+        f"Name the colours of classes, the background first, and call unlabelled pixels {IGNORE}: "
         f"'palette={palette}'"
     )
 
@@ -377,7 +377,7 @@ def _hex(colour: int) -> str:
     return f"#{colour:06x}"
 
 
-# ---- one file a structure ---------------------------------------------------------------------
+# ---- one file per structure -------------------------------------------------------------------
 
 
 def _of_structures(
@@ -395,12 +395,12 @@ def _of_structures(
         return coding
     if len(structures) > _MOST_OVERLAPPING:
         raise BadSource(
-            f"overlap=regions is for up to {_MOST_OVERLAPPING} structures, and there are "
+            f"overlap=regions allows up to {_MOST_OVERLAPPING} structures, but there are "
             f"{len(structures)}: choose some with structures=NAME,NAME"
         )
     alone = {1 << at for at in range(len(structures))}
     found = {0, *alone}
-    # One structure overlaps with nothing.
+    # A single structure overlaps nothing.
     for pair in pairs if len(structures) > 1 else ():
         try:
             load = loader(flat=flat, nan=chosen["nan"])
@@ -415,7 +415,7 @@ def _of_structures(
                 )
             found |= set(np.unique(bits_of(pair.masks, coding, load)).tolist())
         except (BadCase, NiftiError):
-            continue  # it is told when it is read
+            continue  # reported when it is read
     values = [0, *sorted(alone), *sorted(found - alone - {0})]
     members = [
         tuple(name for at, name in enumerate(structures) if value >> at & 1) for value in values
@@ -436,12 +436,12 @@ def _of_structures(
 
 # ---- one mask ---------------------------------------------------------------------------------
 
-# (file, the structure that is wanted of it, "" for all) -> what it holds.
+# (file, name of the structure to read from it, "" for all) -> the mask.
 Load = Callable[[Path, str], MaskPicture]
 
 
 def loader(*, flat: bool, nan: str) -> Load:
-    """Return what reads a mask for a survey; it raises BadCase of a picture, else NiftiError."""
+    """Return the function that reads a survey's masks: raises BadCase (pictures) or NiftiError."""
 
     def load(path: Path, _name: str) -> MaskPicture:
         if flat:
@@ -453,7 +453,7 @@ def loader(*, flat: bool, nan: str) -> Load:
 
 
 def series_loader(scan: Scan, shift: float, coding: Coding, *, nan: str, union: bool) -> Load:
-    """Return what reads a mask of a DICOM series, a DICOM file or a volume, onto its voxels.
+    """Return the function that reads a DICOM or volume mask onto the voxels of a DICOM series.
 
     It raises BadCase and NiftiError.
     """
@@ -461,7 +461,7 @@ def series_loader(scan: Scan, shift: float, coding: Coding, *, nan: str, union: 
 
     def load(path: Path, name: str) -> MaskPicture:
         if volume_stem(path.name) is None:
-            # Whatever the threshold was, what is inside is above it.
+            # Voxels inside must be above the threshold, whatever it is.
             inside = masks.load(path, name, union=union).astype(np.uint16)
             return MaskPicture(levels=inside * max(coding.threshold, 1))
         label = volume_of("label", path)
@@ -473,7 +473,7 @@ def series_loader(scan: Scan, shift: float, coding: Coding, *, nan: str, union: 
 
 
 def volume_of(what: str, path: Path) -> Volume:
-    """Return a volume whose faults are told as those of `what`; raises NiftiError."""
+    """Return a volume; raises NiftiError, whose message names `what`."""
     try:
         return open_volume(path)
     except NiftiError as error:
@@ -485,16 +485,16 @@ def answer(
 ) -> Array:
     """Return the classes of a case's masks (`shape`) as uint8; raises NiftiError or BadCase.
 
-    All its masks must have that shape; where there is none, all is background.
+    All masks must have that shape; without masks, every voxel is background.
     """
 
     def shaped(path: Path, name: str) -> MaskPicture:
         mask = load(path, name)
-        found = (mask.colours if mask.levels is None else mask.levels).shape  # type: ignore[union-attr]  # one of both is there
+        found = (mask.colours if mask.levels is None else mask.levels).shape  # type: ignore[union-attr]  # one of the two is set
         if found != shape:
             sizes = [" x ".join(map(str, size)) for size in (found, shape)]
-            turned = ": one of both is turned" if found == shape[::-1] else ""
-            raise NiftiError(f"the mask is {sizes[0]}, the image {sizes[1]}{turned}")
+            turned = ": one of them is rotated" if found == shape[::-1] else ""
+            raise NiftiError(f"the mask is {sizes[0]}, but the image {sizes[1]}{turned}")
         return mask
 
     out = np.zeros(shape, np.uint8)
@@ -505,7 +505,7 @@ def answer(
         for number, path in enumerate(masks[""]):
             mine = classes_of(shaped(path, ""), coding)
             if number and ((out > 0) & (mine > 0) & (out != mine)).any():
-                raise NiftiError("its masks give one voxel two classes, so they cannot be united")
+                raise NiftiError("its masks give a voxel two classes, so they cannot be united")
             out = np.where(mine > 0, mine, out) if number else mine
         return out
     if coding.overlap == "regions":
@@ -519,22 +519,22 @@ def answer(
             other = coding.structures[int(below[below > 0][0]) - 1]
             raise NiftiError(
                 f"{other} and {name} overlap in {np.count_nonzero(below)} voxels: "
-                "overlap=regions would keep both, overlap=last the last of them"
+                "overlap=regions would keep both, overlap=last the last one"
             )
         out[inside] = number
     return out
 
 
 def classes_of(mask: MaskPicture, coding: Coding) -> Array:
-    """Return the classes of one mask that holds all of them; raises NiftiError."""
+    """Return the classes of a mask that holds all classes; raises NiftiError."""
     if coding.way == "colours":
         if mask.colours is not None:
             return looked_up(mask.colours, coding)
         # Black, white and grey are colours too.
-        grey = whole_numbers(mask.levels)  # type: ignore[arg-type]  # one of both is there
+        grey = whole_numbers(mask.levels)  # type: ignore[arg-type]  # one of the two is set
         return looked_up(grey.astype(np.int64) * 0x010101, coding)
     if mask.levels is None:
-        raise NiftiError("the mask is in colour, and those of the set hold numbers")
+        raise NiftiError("the mask is in colour, but those of the set hold numbers")
     levels = whole_numbers(mask.levels)
     if coding.way == "threshold":
         return (levels >= coding.threshold).astype(np.uint8)
@@ -542,19 +542,18 @@ def classes_of(mask: MaskPicture, coding: Coding) -> Array:
 
 
 def looked_up(values: Array, coding: Coding) -> Array:
-    """Return the class of each value as uint8; raises NiftiError where one has none.
+    """Return the class of each value as uint8; raises NiftiError if a value has none.
 
-    Of colours, where `nearest`, each is taken for the nearest that has a class, by the distance
-    between their red, green and blue.
+    If `nearest`, a colour is read as the nearest one with a class, by Euclidean distance in RGB.
     """
     known = np.array(coding.values, dtype=np.int64)
     classes = np.array(coding.classes_of, dtype=np.uint8)
     if values.dtype in (np.uint8, np.uint16) and known.max() <= MAX_LABEL:
-        # Most masks, in a thirtieth of the time that sorting takes (measured).
+        # This covers most masks, in a thirtieth of the time of sorting (measured).
         table = np.full(MAX_LABEL + 1, _NO_CLASS, np.uint8)
         table[known] = classes
         if values.dtype == np.uint8:
-            # Python's own table of bytes takes half of that again (measured).
+            # Python's own bytes.translate halves that again (measured).
             flat = values.tobytes().translate(table[:256].tobytes())
             taken: Array = np.frombuffer(flat, np.uint8).reshape(values.shape)
         else:
@@ -578,15 +577,15 @@ def looked_up(values: Array, coding: Coding) -> Array:
 
 def _unknown(coding: Coding, strange: Sequence[int], count: int) -> str:
     if coding.way == "structures":
-        return f"{count} voxels lie in structures that overlap nowhere else"
+        return f"{count} voxels lie in a combination of structures that no other mask has"
     shown = _hex if coding.way == "colours" else str
-    more = f" and {len(strange) - 1} values more" if len(strange) > 1 else ""
+    more = f" and {len(strange) - 1} more unknown values" if len(strange) > 1 else ""
     known = ", ".join(shown(value) for value in coding.values)
-    return f"the mask holds {shown(strange[0])}{more}, in {count} pixels; known are {known}"
+    return f"the mask holds {shown(strange[0])}{more}, in {count} pixels; known values are {known}"
 
 
 def bits_of(masks: Mapping[str, Sequence[Path]], coding: Coding, load: Load) -> Array:
-    """Return the sum of 2**n over the structures on each voxel; one 0 where none has a file."""
+    """Return the sum of 2**n over the structures n of each voxel; a scalar 0 without any file."""
     bits: Array = np.zeros((), np.int64)
     for number, name in enumerate(coding.structures):
         inside = _inside(masks, coding, load, name)
@@ -598,9 +597,9 @@ def bits_of(masks: Mapping[str, Sequence[Path]], coding: Coding, load: Load) -> 
 def _inside(
     masks: Mapping[str, Sequence[Path]], coding: Coding, load: Load, name: str
 ) -> Array | None:
-    """Return where a structure is, None where it has no file; raises NiftiError.
+    """Return the voxels of a structure, None if it has no file; raises NiftiError.
 
-    Of readers those who drew another structure of the case, and not this one, say that it is empty.
+    Readers who drew another structure of the case but not this one count as marking it empty.
     """
     inside: Array | None = None
     drawn: list[Array] = []
@@ -612,11 +611,11 @@ def _inside(
         here = levels >= (coding.threshold or 1)
         if not coding.threshold and len(several := np.unique(levels[here])) > 1:
             raise NiftiError(
-                f"the mask of {name} holds {len(several)} levels beside 0: say "
+                f"the mask of {name} holds {len(several)} levels besides 0: set "
                 f"threshold={(int(several[-1]) + 1) // 2}, or save it in black and white"
             )
         if inside is not None and here.shape != inside.shape:
-            raise NiftiError(f"the masks of {name} are of several sizes")
+            raise NiftiError(f"the masks of {name} differ in size")
         inside = here if inside is None else inside | here
         if coding.several in CONSENSUS:
             drawn.append(here)

@@ -1,4 +1,4 @@
-"""One mask of those that several readers drew of one image: by their majority, or by STAPLE."""
+"""One mask from those that several readers drew on an image: by majority vote or by STAPLE."""
 
 from collections.abc import Callable, Mapping
 
@@ -7,18 +7,18 @@ import numpy as np
 from loaders.cases import Array
 from loaders.formats.nifti import NiftiError
 
-# Of the first round: what each reader gets right (as in ITK's filter).
+# The initial share that each reader gets right (as in ITK's filter).
 _TRUST = 0.99999
-# EM ends when no share changes by more, or after so many rounds (assumption; tens are usual).
+# EM stops when no share changes by more, or after this many rounds (assumption; tens are usual).
 _STILL, _ROUNDS = 1e-9, 1000
-# So many combinations of the readers' answers can be numbered.
+# The most combinations of readers' answers that can be numbered.
 _MOST = 2**62
 
 
 def majority(masks: Array) -> Array:
-    """Return the class that more than half of the readers gave a voxel, 0 where none has so many.
+    """Return the class that more than half of the readers gave a voxel, 0 if there is none.
 
-    `masks` (n, *shape) uint8 are the readers'.
+    `masks` (n, *shape) are the readers' uint8 masks.
     """
     out = np.zeros(masks.shape[1:], np.uint8)
     for label in np.unique(masks):
@@ -27,18 +27,20 @@ def majority(masks: Array) -> Array:
 
 
 def staple(masks: Array) -> Array:
-    """Return the class of each voxel that is the likeliest by STAPLE; `masks` as of `majority`.
+    """Return the likeliest class of each voxel by STAPLE; `masks` as for `majority`.
 
-    How often each reader calls one class another, and with that the classes, are estimated together
-    (Warfield, Zou and Wells 2004, 10.1109/TMI.2004.828354, for any number of classes). How common
-    a class is is the readers' mean over the whole image. Of two that are equally likely the lower
-    number is taken. Raises NiftiError where readers and classes are too many.
+    The readers' confusion matrices and the classes are estimated together (Warfield, Zou and Wells
+    2004, 10.1109/TMI.2004.828354, for any number of classes). The prior of a class is the readers'
+    mean over the whole image. Of equally likely classes the lowest is taken. Raises NiftiError for
+    too many readers and classes.
     """
     labels = np.unique(masks)
     several = (len(labels),) * len(masks)
     if float(len(labels)) ** len(masks) > _MOST:
-        raise NiftiError(f"staple is not for {len(masks)} readers and {len(labels)} classes")
-    # Voxels of which all readers say the same, as of most, are one kind of voxel.
+        raise NiftiError(
+            f"{len(masks)} readers and {len(labels)} classes are too many for several=staple"
+        )
+    # Voxels with the same combination of answers are one kind; in most voxels all readers agree.
     numbers = np.ravel_multi_index(tuple(np.searchsorted(labels, mask) for mask in masks), several)
     kinds, place, count = np.unique(numbers, return_inverse=True, return_counts=True)
     given = np.array(np.unravel_index(kinds, several))
@@ -60,5 +62,5 @@ def staple(masks: Array) -> Array:
     return decided.astype(np.uint8)
 
 
-# Rule -> the readers' classes (n, *shape) -> those of the voxels.
+# Rule -> (the readers' classes (n, *shape)) -> the combined classes (*shape).
 CONSENSUS: Mapping[str, Callable[[Array], Array]] = {"majority": majority, "staple": staple}

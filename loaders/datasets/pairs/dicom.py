@@ -1,8 +1,8 @@
 """Images that are DICOM series, with the segmentations and structure sets that were drawn on them.
 
-A pattern of images that fits folders takes the series in each. With images=dicom no pattern is
-needed: each segmentation and structure set names its series, wherever the files lie (as TCIA has
-them, in folders called by UIDs).
+If the pattern of the images matches folders, the series in each is taken. With images=dicom no
+pattern is needed: each segmentation and structure set names its series, wherever the files are (at
+TCIA they are in folders named by UIDs).
 """
 
 from collections import Counter
@@ -20,14 +20,14 @@ from loaders.formats.missing_words import missing
 from loaders.formats.scans.masks import FORMS, Contents, class_of, contents_of
 from loaders.formats.volumes.open import volume_stem
 
-# The setting images of a source whose masks name their series.
+# The value of the option images if masks name their series.
 BY_REFERENCE = "dicom"
 _Parts = dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """Images by their keys, with the parts of their paths and their masks; the slices of each."""
+    """Images by key: the parts of their paths, their masks and their slices."""
 
     images: dict[str, tuple[_Parts, list[tuple[str, _Parts]]]] = field(default_factory=dict)
     slices: dict[str, tuple[Path, ...]] = field(default_factory=dict)
@@ -35,14 +35,14 @@ class Found:
 
 
 def in_folders(source: Path, files: Files, chosen: Mapping[str, Any]) -> Found:
-    """Return the series in the folders that the pattern of the images fits, and their masks."""
+    """Return the series in the folders that match the pattern of the images, and their masks."""
     found = Found()
     for folder, parts in files.folders(chosen["images"]):
         try:
             series = series_below(source / folder, source)
             known = {**known_of(folder, parts), "stem": PurePosixPath(folder).name}
             masks, named = _masks(source, files.fitting(chosen["masks"], known))
-            # Of several series in a folder that is meant on which its masks were drawn.
+            # Of several series in a folder, the one on which the masks were drawn is meant.
             drawn = [one for one in series if one.uid in named]
             one = one_series(
                 drawn if drawn and not chosen["series"] else series, chosen["series"], folder
@@ -58,7 +58,7 @@ def by_reference(source: Path, chosen: Mapping[str, Any]) -> Found:
     """Return the series that the masks of a source name; raises BadSource."""
     if chosen["masks"] not in FORMS:
         raise BadSource(
-            f"option masks is {chosen['masks']!r}: with images={BY_REFERENCE} it is one of: "
+            f"option masks is {chosen['masks']!r}; with images={BY_REFERENCE} it must be one of: "
             f"{', '.join(FORMS)} ({BY_REFERENCE} for both)"
         )
     found = Found()
@@ -80,7 +80,7 @@ def by_reference(source: Path, chosen: Mapping[str, Any]) -> Found:
         if not contents.series & set(images):
             reason = "the series that the mask names is not in the source"
             if not contents.series:
-                reason = "the mask names no series: say where images are, images=PATTERN"
+                reason = "the mask names no series: set images=PATTERN to find the images"
             found.rejected.append(BadCase(reason, where=name, key=name))
         for uid in contents.series & set(images):
             masks.setdefault(uid, []).extend(_named(name, {}, contents))
@@ -93,7 +93,7 @@ def by_reference(source: Path, chosen: Mapping[str, Any]) -> Found:
         _add(found, key, images[uid], {}, masks[uid])
     if not masks:
         raise BadSource(
-            f"{source} holds {len(images)} DICOM series of images and no mask of one"
+            f"{source} holds {len(images)} DICOM series of images, and no mask for any"
             + (f": {found.rejected[0].where}: {found.rejected[0].reason}" if found.rejected else "")
         )
     return found
@@ -101,7 +101,7 @@ def by_reference(source: Path, chosen: Mapping[str, Any]) -> Found:
 
 def is_series_mask(path: Path) -> bool:
     """Tell whether a file is a segmentation or a structure set."""
-    with suppress(BadCase, OSError):  # it is told when it is read
+    with suppress(BadCase, OSError):  # reported when it is read
         return class_of(path, "") in FORMS[BY_REFERENCE]
     return False
 
@@ -121,7 +121,7 @@ def _add(
 def _masks(
     source: Path, fitting: Iterable[tuple[str, _Parts]]
 ) -> tuple[list[tuple[str, _Parts]], set[str]]:
-    """Return the masks among files, one of each structure, and the series that they name."""
+    """Return the masks among files, one per structure, and the series that they name."""
     masks: list[tuple[str, _Parts]] = []
     named: set[str] = set()
     for name, parts in fitting:
@@ -135,7 +135,7 @@ def _masks(
 
 
 def _named(name: str, parts: _Parts, contents: Contents) -> list[tuple[str, _Parts]]:
-    # Of several structures of one name the file says it once more when it is read.
+    # Several structures of one name are reported when the file is read.
     return [(name, {**parts, STRUCTURE: one}) for one in dict.fromkeys(contents.names)]
 
 

@@ -1,9 +1,9 @@
 """Images and their masks, the commonest data of all: two patterns, or a public layout by name.
 
-What a pattern may be stands in `loaders.datasets.pairs.patterns`, what the values of masks may mean
-in `loaders.datasets.pairs.coding`, which public sets are known in `loaders.datasets.pairs.layouts`.
-Pictures (PNG, JPEG, TIFF, BMP and what else `loaders.formats.pictures` reads) and volumes (NIfTI,
-NRRD, MHA) alike; volumes of one slice make a 2-D set.
+`loaders.datasets.pairs.patterns` describes patterns, `loaders.datasets.pairs.coding` what the
+values of masks may mean, and `loaders.datasets.pairs.layouts` the known public sets. Files may be
+pictures (PNG, JPEG, TIFF, BMP and whatever else `loaders.formats.pictures` reads) or volumes
+(NIfTI, NRRD, MHA); volumes of one slice make a 2-D set.
 """
 
 from collections import Counter
@@ -32,38 +32,41 @@ from loaders.formats.scans.scan import modality_in
 from loaders.formats.volumes.open import open_volume, volume_stem
 from loaders.formats.volumes.volume import Volume
 
-# Files looked at to tell what the set is (assumption).
+# Files examined to determine the properties of a set (assumption).
 _PROBES = 16
-# Pictures of one unit of work: long enough to be worth handing to a process (assumption).
+# Pictures in one unit of work: enough to be worth sending to a process (assumption).
 _TOGETHER = 64
 
 OPTIONS: Mapping[str, tuple[JSON, str]] = {
-    "name": ("", "what the set is called in studies and reports; empty: its layout, or pairs"),
-    "layout": ("", f"a public set whose files lie as they come: {', '.join(LAYOUTS)}"),
-    "images": ("", "pattern of the images: * any text, **/ any folders, {id} a part with a name"),
+    "name": ("", "the set's name in studies and reports; empty: that of its layout, or pairs"),
+    "layout": ("", f"a public set in its original folders: {', '.join(LAYOUTS)}"),
+    "images": ("", "pattern of the images: * any text, **/ any folders, {id} a named part"),
     "masks": (
         "",
         "pattern of an image's masks, which may name {stem}, {folder}, {id}, {structure}",
     ),
     "series": SERIES,
-    "labels": ("", "classes of numbers 0, 1, ... by name with commas, or VALUE=NAME,..."),
-    "palette": ("", "classes of colours, the background first: #RRGGBB=NAME,..."),
-    "threshold": (0, "levels from here on are the foreground, below the background; 0: not asked"),
-    "nearest": (False, "take a colour that the palette has not for the nearest that it has"),
+    "labels": ("", "names of classes 0, 1, ..., separated by commas, or VALUE=NAME,..."),
+    "palette": ("", "colours of the classes, the background first: #RRGGBB=NAME,..."),
+    "threshold": (0, "levels from this one on are foreground, lower ones background; 0: none"),
+    "nearest": (False, "read a colour that is not in the palette as the nearest one that is"),
     "several": (
         "refuse",
-        "several masks of an image: refuse the case, union, or of readers majority or staple",
+        "several masks of an image: refuse (the case), union, or, of readers, majority or staple",
     ),
-    "missing": ("reject", "an image without a mask: reject it, or empty (all is background)"),
-    "structures": ("", "of one mask a structure those that count, with commas; empty: all"),
-    "overlap": ("refuse", "where two structures overlap: refuse the case, last, or regions"),
-    "regions": ("", "what is scored, NAME=CLASS+CLASS,...; empty: each class by itself"),
-    "csv": ("", "a table of patients or parts, by its path under the source; empty: none"),
-    "image": ("", "its column that names the images; empty: the first"),
-    "group": ("", "its column of the patient, kept on one side of every split"),
-    "split": ("", "its column of the official part: train, val or test"),
-    "group_pattern": ("", "instead: regular expression whose first group is the patient in a path"),
-    "modality": ("auto", "of volumes: ct, mri (each case by itself), other; auto: mri, or asked"),
+    "missing": ("reject", "an image without a mask: reject (the image), or empty (all background)"),
+    "structures": ("", "with one mask per structure: those to use, with commas; empty: all"),
+    "overlap": ("refuse", "if two structures overlap: refuse (the case), last, or regions"),
+    "regions": ("", "regions to score, NAME=CLASS+CLASS,...; empty: each class by itself"),
+    "csv": ("", "path under the source of a table of patients or parts; empty: none"),
+    "image": ("", "the table's column of image names; empty: the first"),
+    "group": ("", "the table's column of patients, who stay on one side of every split"),
+    "split": ("", "the table's column of the official part: train, val or test"),
+    "group_pattern": ("", "or a regular expression on paths whose first group is the patient"),
+    "modality": (
+        "auto",
+        "ct, mri (each case by itself), other; auto: DICOM's, mri or an error",
+    ),
     **APPEARANCE,
     **SPACING,
     **READING,
@@ -108,7 +111,7 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
 
 
 def _are_volumes(pairs: Sequence[Pair]) -> bool:
-    """Tell whether the set is of volumes; raises BadSource where it is of both."""
+    """Tell whether the set holds volumes; raises BadSource if it holds pictures too."""
     if any(pair.slices for pair in pairs):
         return True
     files = [
@@ -124,7 +127,7 @@ def _are_volumes(pairs: Sequence[Pair]) -> bool:
             f"{count} times {image} with {mask}" for (image, mask), count in kinds.items()
         )
         raise BadSource(
-            f"images and masks are {shown}: give patterns of one kind of both, pictures (PNG, ...) "
+            f"images and masks are {shown}: give patterns for one kind only, pictures (PNG, ...) "
             "or volumes (.nii.gz, .nii, .nrrd, .mha)"
         )
     return image == "a volume"
@@ -177,13 +180,13 @@ def _meta_of_pictures(
     grouped: str,
 ) -> Meta:
     if any(chosen["spacing"]):
-        raise BadSource("option spacing is for volumes; of pictures set size, the longer side")
+        raise BadSource("option spacing is for volumes; for pictures set size, the longer side")
     found: list[Picture] = []
     for path in _spread(images):
         try:
             found.append(read_picture(path, ""))
         except BadCase:
-            continue  # it is told when it is read
+            continue  # reported when it is read
     rgb = chosen["channels"] == "rgb" or (
         chosen["channels"] == "auto" and not all(is_grey(picture.array) for picture in found)
     )
@@ -208,11 +211,11 @@ def _meta_of_pictures(
 
 
 def _chosen_of_volumes(chosen: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return how volumes are read, and the spacing that they are brought to; raises BadSource."""
+    """Return how volumes are read, and their new spacing; raises BadSource."""
     reading = chosen_reading("pairs", chosen)
     spacing = chosen_spacing("pairs", chosen)
     if chosen["size"]:
-        raise BadSource("option size is for pictures; of volumes set spacing, mm along z, y, x")
+        raise BadSource("option size is for pictures; for volumes set spacing, mm along z, y, x")
     return reading, spacing
 
 
@@ -229,9 +232,9 @@ def _meta_of_volumes(
         try:
             volumes.append(open_volume(path))
         except NiftiError:
-            continue  # it is told when it is read
+            continue  # reported when it is read
     if not volumes:
-        raise BadSource("no image of those looked at is a volume that can be read")
+        raise BadSource("none of the images examined can be read as a volume")
     dims: Literal[2, 3] = 2 if all(1 in volume.shape[:3] for volume in volumes) else 3
     if dims == 2 and spacing:
         raise BadSource("option spacing is for volumes of several slices; these have one")

@@ -1,6 +1,6 @@
-"""Public data sets whose layout is known by name: the settings that read each.
+"""Public data sets with a known layout, and the settings that read each.
 
-A row says where its layout was taken from. What a user sets wins over what stands here.
+A row gives the source of its layout. A user's settings override those of the row.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from loaders.cases import BadSource
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One public set: its settings, and those of its table, which count where that file is."""
+    """One public set: its settings, and those of its table, which apply if that file exists."""
 
     source: str
     licence: str
@@ -22,9 +22,9 @@ class Layout:
 
 
 LAYOUTS: Mapping[str, Layout] = {
-    # Folders of 2016, ISBI2016_ISIC_Part1_Training_Data and ..._GroundTruth, to 2018,
-    # ISIC2018_Task1-2_Training_Input and ISIC2018_Task1_Training_GroundTruth. In 2017 superpixels
-    # lie beside the images (.png), in 2018 those of task 2 beside the masks (_attribute_).
+    # From the folders of 2016, ISBI2016_ISIC_Part1_Training_Data and ..._GroundTruth, to those of
+    # 2018, ISIC2018_Task1-2_Training_Input and ISIC2018_Task1_Training_GroundTruth. In 2017 there
+    # are superpixels beside the images (.png), in 2018 masks of task 2 beside these (_attribute_).
     "isic": Layout(
         source="Codella et al. 2018, arXiv 1902.03368; challenge.isic-archive.com/data; layout as "
         "in github.com/constantinpape/torch-em, isic.py",
@@ -35,7 +35,7 @@ LAYOUTS: Mapping[str, Layout] = {
             "labels": "0=background,255=lesion",
         },
     ),
-    # benign (1).png, benign (1)_mask.png, benign (1)_mask_1.png; of normal ones the mask is black.
+    # benign (1).png, benign (1)_mask.png, benign (1)_mask_1.png; masks of normal images are black.
     "busi": Layout(
         source="Al-Dhabyani et al. 2020, 10.1016/j.dib.2019.104863; layout as in "
         "github.com/constantinpape/torch-em, busi.py",
@@ -47,7 +47,7 @@ LAYOUTS: Mapping[str, Layout] = {
             "labels": "0=background,255=lesion",
         },
     ),
-    # JPEG masks, so that no level is exact; half of white is the middle between both.
+    # The masks are JPEG, so levels are inexact; the threshold is half of white.
     "kvasir": Layout(
         source="Jha et al. 2020, 10.1007/978-3-030-37734-2_37; datasets.simula.no/kvasir-seg; "
         "layout as in github.com/constantinpape/torch-em, kvasir.py",
@@ -70,7 +70,7 @@ LAYOUTS: Mapping[str, Layout] = {
             "labels": "0=background,255=vessel",
         },
     ),
-    # Beside both phases lies the whole half of a beat, ..._half_sequence.nii.gz, in three axes.
+    # Beside the two phases there is the sequence of half a beat, ..._half_sequence.nii.gz, in 3-D.
     "camus": Layout(
         source="Leclerc et al. 2019, 10.1109/TMI.2019.2900516; database_nifti, as in "
         "github.com/constantinpape/torch-em, camus.py",
@@ -82,8 +82,8 @@ LAYOUTS: Mapping[str, Layout] = {
             "modality": "other",
         },
     ),
-    # KiTS21 has the majority of its readers beside segmentations by each (instances/). Scored are
-    # its nested regions (hierarchical evaluation classes, kits-challenge.org/kits23).
+    # KiTS21 has the readers' majority beside each reader's segmentation (instances/). Its nested
+    # regions are scored (hierarchical evaluation classes, kits-challenge.org/kits23).
     "kits": Layout(
         source="Heller et al. 2023, arXiv 2307.01984; github.com/neheller/kits23",
         licence="CC BY-NC-SA 4.0",
@@ -95,7 +95,7 @@ LAYOUTS: Mapping[str, Layout] = {
             "modality": "ct",
         },
     ),
-    # "Liver" of the challenge's own scores is the liver with its tumours.
+    # In the challenge's own scores, "liver" includes its tumours.
     "lits": Layout(
         source="Bilic et al. 2023, 10.1016/j.media.2022.102680; volume-N.nii and "
         "segmentation-N.nii of its training batches, competitions.codalab.org/competitions/17094",
@@ -108,7 +108,7 @@ LAYOUTS: Mapping[str, Layout] = {
             "modality": "ct",
         },
     ),
-    # Whatever the files are called: masks say which series they were drawn on.
+    # File names do not matter: masks name the series on which they were drawn.
     "dicom": Layout(
         source="DICOM series with segmentations or RT structure sets, as TCIA has them",
         licence="its own",
@@ -129,14 +129,14 @@ LAYOUTS: Mapping[str, Layout] = {
 
 
 def with_layout(source: Path, given: Mapping[str, Any]) -> tuple[dict[str, Any], Layout | None]:
-    """Return the settings with those of the layout that they name; raises BadSource."""
+    """Return the settings combined with those of the layout they name; raises BadSource."""
     name = given.get("layout", "")
     if not name:
         return dict(given), None
     if name not in LAYOUTS:
-        raise BadSource(f"option layout is {name!r}; it is one of: {', '.join(LAYOUTS)}")
+        raise BadSource(f"option layout is {name!r}; it must be one of: {', '.join(LAYOUTS)}")
     layout = LAYOUTS[name]
-    # Another way to say what the layout says replaces it.
+    # A setting that expresses the same in another way replaces the layout's.
     without: dict[str, Any] = dict(layout.settings)
     if given.get("palette"):
         without.pop("labels", None)

@@ -1,4 +1,4 @@
-"""Which masks belong to which image; what is left over is told and lost to nobody."""
+"""Which masks belong to which image; files left over are reported, never dropped silently."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,16 +26,16 @@ from loaders.datasets.pairs.patterns import (
 from loaders.formats.inside import Inside
 from loaders.formats.nifti import without_copies
 
-# Names that a message shows.
+# The most names in a message.
 _SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """An image and its masks by structure ("" where a mask holds all); `key` is its path.
+    """An image and its masks by structure ("" if a mask holds all); `key` is its path.
 
-    `parts` are those that the pattern of the images names. Of a DICOM series `slices` are its
-    files, and `image` is the first of them; its masks may hold several structures a file.
+    `parts` are the named parts of the pattern of the images. For a DICOM series, `slices` are its
+    files and `image` is the first of them; its mask files may hold several structures each.
     """
 
     key: str
@@ -47,7 +47,7 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Matched:
-    """The pairs of a source; `structures` are in order, none where a mask holds all."""
+    """The pairs of a source; `structures` are in order, empty if a mask holds all."""
 
     pairs: tuple[Pair, ...]
     rejected: tuple[BadCase, ...]
@@ -55,12 +55,12 @@ class Matched:
 
 
 def match(source: Path, files: Files, chosen: Mapping[str, Any]) -> Matched:
-    """Find each image and its masks by the chosen patterns; raises BadSource."""
+    """Find the images and their masks by the chosen patterns; raises BadSource."""
     images, masks = chosen["images"], chosen["masks"]
     if not images or not masks:
         raise BadSource(
-            "pairs needs two patterns, or layout=NAME: images=images/*.png "
-            f"'masks=masks/{{stem}}.png' for instance; the source holds {files.kinds()}"
+            "pairs needs two patterns, such as images=images/*.png "
+            f"'masks=masks/{{stem}}.png', or layout=NAME; the source holds {files.kinds()}"
         )
     series = Found()
     if images == BY_REFERENCE:
@@ -77,22 +77,22 @@ def match(source: Path, files: Files, chosen: Mapping[str, Any]) -> Matched:
         found = series.images
         if series.rejected and not found:
             raise BadSource(
-                f"no folder under {source} that images={images} fits is a series with its masks"
+                f"no folder under {source} that matches images={images} holds a series with masks"
                 f"{most_often(series.rejected)}"
             )
     taken = {mask for _, mine in found.values() for mask, _ in mine}
-    # A pattern of images as wide as *.png fits the masks beside them too.
+    # A pattern of images as wide as *.png also matches the masks beside them.
     apart = {name: one for name, one in found.items() if name not in taken}
     if found and not apart:
         raise BadSource(
-            f"option masks is {masks!r}, which fits the images themselves, all "
-            f"{len(found)} that images={images} fits: say where their masks are, "
-            f"masks=PATTERN; the source holds {files.kinds()}"
+            f"option masks is {masks!r}, which matches all {len(found)} files that "
+            f"images={images} matches: set masks=PATTERN to match the masks only; "
+            f"the source holds {files.kinds()}"
         )
     found = apart
     if not found:
         raise BadSource(
-            f"no file under {source} is an image {images!r}; it holds {files.kinds()}: say "
+            f"no file under {source} matches images={images!r}; it holds {files.kinds()}: set "
             "images=PATTERN"
         )
     named = (parts for _, mine in found.values() for _, parts in mine)
@@ -114,7 +114,7 @@ def match(source: Path, files: Files, chosen: Mapping[str, Any]) -> Matched:
         pairs.append(Pair(key=name, image=image, masks=groups, parts=parts, slices=slices))
     if not pairs:
         raise BadSource(
-            f"no image under {source} has its masks: {rejected[0].where}: {rejected[0].reason}; "
+            f"no image under {source} can be used: {rejected[0].where}: {rejected[0].reason}; "
             + (_common(found, structures) or f"the source holds {files.kinds()}")
         )
     alone = [
@@ -128,14 +128,14 @@ def match(source: Path, files: Files, chosen: Mapping[str, Any]) -> Matched:
 def _check_whole(
     source: Path, found: Mapping[str, tuple[Mapping[str, str], Sequence[tuple[str, Any]]]]
 ) -> None:
-    """Raise BadSource where images are single files and the mask is one of a whole series."""
+    """Raise BadSource if images are single files but a mask is that of a whole series."""
     for image, (_, mine) in found.items():
         for mask, _ in mine[:1]:
             if is_series_mask(source / mask):
                 raise BadSource(
-                    f"{mask} is the mask of a whole DICOM series, and {image} is one file: let "
-                    "images fit the folders of the series, images={patient}/CT for instance, or "
-                    "say layout=dicom"
+                    f"{mask} is the mask of a whole DICOM series, but {image} is one file: let "
+                    "images match the folders of the series, such as images={patient}/CT, or "
+                    "set layout=dicom"
                 )
             return
 
@@ -144,7 +144,7 @@ def _common(
     found: Mapping[str, tuple[Mapping[str, str], Sequence[tuple[str, Mapping[str, str]]]]],
     structures: Sequence[str],
 ) -> str:
-    """Return which structures how many images have, empty where masks are of all."""
+    """Return how many images have each structure, as text; empty if a mask holds all."""
     if not structures:
         return ""
     held = Counter(
@@ -153,7 +153,7 @@ def _common(
         for name in {parts[STRUCTURE] for _, parts in mine if STRUCTURE in parts}
     )
     shown = ", ".join(f"{name} ({count})" for name, count in held.most_common(40))
-    return f"choose those that all have, structures=NAME,NAME: {shown[:1000]}"
+    return f"set structures=NAME,NAME to some that all images have: {shown[:1000]}"
 
 
 def _structures(chosen: Mapping[str, Any], there: set[str], *, by_structure: bool) -> Sequence[str]:
@@ -161,13 +161,13 @@ def _structures(chosen: Mapping[str, Any], there: set[str], *, by_structure: boo
     if not by_structure:
         if asked:
             raise BadSource(
-                "option structures is for one mask a structure: write {structure} in the pattern "
-                "of the masks, masks/{stem}/{structure}.nii.gz for instance"
+                "option structures needs one mask per structure: write {structure} in the pattern "
+                "of the masks, such as masks/{stem}/{structure}.nii.gz"
             )
         return []
     if unknown := [name for name in asked if name not in there]:
         raise BadSource(
-            f"option structures names {unknown[0]!r}, and no mask is called so; there are: "
+            f"option structures names {unknown[0]!r}, but no mask has this name; there are: "
             f"{', '.join(sorted(there))[:1000] or 'none'}"
         )
     return asked or sorted(there)
@@ -177,7 +177,7 @@ def _hold(inside: Inside, source: Path, name: str) -> None:
     try:
         held = inside.holds(source / name)
     except (OSError, RuntimeError):
-        raise BadCase("the file is a link that leads nowhere", where=name, key=name) from None
+        raise BadCase("the file is a link that leads to nothing", where=name, key=name) from None
     if not held:
         raise BadCase("the file is a link that leads out of the source", where=name, key=name)
 
@@ -194,7 +194,7 @@ def _grouped(
     groups: dict[str, list[Path]] = {name: [] for name in structures or [""]}
     lacking = chosen["missing"]
     for mask, parts in mine:
-        # Letters of another case are the same structure only where the file says so.
+        # Names are compared with their case: structures may differ in it alone.
         name = parts.get(STRUCTURE, "") if structures else ""
         if name in groups:
             groups[name].append(source / mask)
@@ -209,8 +209,8 @@ def _grouped(
             )
         if len(paths) > 1 and chosen["several"] == "refuse":
             raise BadCase(
-                f"the image has {len(paths)} files of its {what}; several=union would unite them, "
-                "majority or staple take each for a reader's",
+                f"the image has {len(paths)} files for its {what}; several=union would unite "
+                "them, majority or staple would take each as a reader's",
                 where=f"{image} ({', '.join(path.name for path in paths[:_SHOWN])})",
                 key=image,
             )
@@ -218,8 +218,8 @@ def _grouped(
     fewest, most = (of(groups, key=counts.__getitem__) for of in (min, max))
     if chosen["several"] in CONSENSUS and counts[fewest] < counts[most] and lacking != "empty":
         raise BadCase(
-            f"the image has {counts[most]} readers' masks of {most} and {counts[fewest]} of "
-            f"{fewest}; missing=empty would count those that are missing as empty",
+            f"the image has {counts[most]} readers' masks of {most} but {counts[fewest]} of "
+            f"{fewest}; missing=empty would count missing masks as empty",
             where=f"{image} (masks are {masks})",
             key=image,
         )

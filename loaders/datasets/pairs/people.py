@@ -1,4 +1,4 @@
-"""Whose each image is, and in which official part: by a part of its path, a pattern or a table."""
+"""The patient and official part of each image, from its path, a pattern or a table."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,23 +14,23 @@ from loaders.datasets.tabular.table_lines import canonical
 from loaders.formats.csv_table import open_table, table_under
 from loaders.formats.missing_words import missing
 
-# Another part of a pattern of images that says more than its name.
+# The part of the images' pattern that names the official part.
 SPLIT = "split"
 
 
 def people_of(
     source: Path, pairs: Sequence[Pair], chosen: Mapping[str, Any]
 ) -> tuple[list[str], list[str | None], str, list[BadCase]]:
-    """Return the group and the official part of each pair, and what a group is.
+    """Return the group and the official part of each pair, what a group is, and unusable lines.
 
-    With them come the lines of the table that cannot be used. Raises BadSource.
+    Raises BadSource.
     """
     told: dict[str, tuple[str | None, str | None]] = {}
     rejected: list[BadCase] = []
     if chosen["csv"]:
         told, rejected = _table(source, pairs, chosen)
     elif chosen["group"] or chosen["split"]:
-        raise BadSource("options group and split name columns of a table: say csv=NAME too")
+        raise BadSource("options group and split name columns of a table: set csv=NAME too")
     if chosen["group"] and chosen["group_pattern"]:
         raise BadSource("options group and group_pattern both name the patient: leave one out")
     groups: list[str] = []
@@ -46,14 +46,14 @@ def people_of(
     if chosen["group"] and lost:
         raise BadSource(
             f"{chosen['csv']} has no line for {len(lost)} of {len(pairs)} images, the first "
-            f"{lost[0]}: whose are they?"
+            f"{lost[0]}, so their patients are unknown"
         )
     known = chosen["group"] or chosen["group_pattern"] or any(PATIENT in p.parts for p in pairs)
     return groups, splits, "patient" if known else "case", rejected
 
 
 def _shared(pairs: Sequence[Pair]) -> dict[str, str]:
-    """Return one name for all images that share a mask: on two sides of a split it would leak."""
+    """Return a common name for images that share a mask, which would leak across a split."""
     images: dict[Path, list[str]] = defaultdict(list)
     for pair in pairs:
         for path in {path for paths in pair.masks.values() for path in paths}:
@@ -65,7 +65,7 @@ def _part(text: str | None, where: str) -> str | None:
     if text is None:
         return None
     if text.lower() not in PARTS:
-        raise BadSource(f"{where}: a part is called {text!r}; it is one of: train, val, test")
+        raise BadSource(f"{where}: unknown part {text!r}; it must be one of: train, val, test")
     return PARTS[text.lower()]
 
 
@@ -103,11 +103,11 @@ def _table(
         for key in images:
             if found.setdefault(key, (group, split)) != (group, split):
                 raise BadSource(
-                    f"{table.where(number)}: another line gives {key} another patient or part"
+                    f"{table.where(number)}: another line gives {key} a different patient or part"
                 )
     if not found:
         raise BadSource(
             f"{table.name}: column {table.columns[column['image']]} names none of the images, "
-            f"{pairs[0].key} for instance: say image=COLUMN"
+            f"such as {pairs[0].key}: set image=COLUMN"
         )
     return found, rejected

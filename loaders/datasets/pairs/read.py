@@ -1,4 +1,4 @@
-"""Images and masks to cases, pictures and volumes, as a meta says."""
+"""Reading of images and masks, pictures or volumes, into cases as a meta describes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +20,9 @@ from loaders.formats.volumes.upright import upright
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What an item knows of one case: how many of its paths are images, and masks by structure.
+    """One case of an item: how many of its paths are images, and how many masks of each structure.
 
-    `series`: its images are the slices of one DICOM series, else they are its channels.
+    `series`: its images are the slices of one DICOM series; otherwise they are its channels.
     """
 
     key: str
@@ -30,12 +30,12 @@ class Row:
     split: str | None
     images: int
     masks: tuple[tuple[str, int], ...]
-    # Not told by repr, so that items of other sets, and the stores made of them, are as before.
+    # Left out of repr, so that fingerprints of other sets' items and stores do not change.
     series: bool = field(default=False, repr=False)
 
 
 def item_of(rows: Sequence[tuple[Row, Sequence[Path]]]) -> Item:
-    """Return one unit of work of several cases, each with its images and then its masks."""
+    """Return one unit of work of several cases; paths are each case's images, then its masks."""
     return Item(
         key=rows[0][0].key,
         paths=tuple(path for _, paths in rows for path in paths),
@@ -45,7 +45,7 @@ def item_of(rows: Sequence[tuple[Row, Sequence[Path]]]) -> Item:
 
 
 def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
-    """Give the cases of an item, one in memory at a time."""
+    """Yield the cases of an item, one in memory at a time."""
     known: dict[str, Any] = meta.options
     make = _of_volumes if known["volumes"] else _of_pictures
     coding = Coding.of(meta)
@@ -70,7 +70,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
             yield resampled(case, known["spacing"]) if "spacing" in known else case
         except BadCase as bad:
             bad.key = row.key
-            # Of a series it may also name the slice.
+            # In a series, `where` may also name the slice.
             if not bad.where.startswith(row.key):
                 bad.where = row.key
             yield bad
@@ -98,7 +98,7 @@ def _of_pictures(
         for path in images
     ]
     if len({part.shape for part in parts}) > 1:
-        raise BadCase("its channels are pictures of several sizes", where=key)
+        raise BadCase("its channels are pictures of different sizes", where=key)
     image = parts[0] if len(parts) == 1 else np.concatenate(parts)
     mask = answer(masks, coding, lambda path, _: read_kept(path, key), image.shape[1:])
     small = shrink(image, known["size"])
@@ -133,7 +133,7 @@ def _of_volumes(
         return image, mask.T, spacing
     single = [axis for axis, length in enumerate(image.shape[1:]) if length == 1]
     if not single:
-        raise NiftiError("the image has several slices, and others of the set one")
+        raise NiftiError("the image has several slices, but other images of the set have one")
     kept = tuple(mm for axis, mm in enumerate(spacing) if axis != single[0])
     return image.squeeze(axis=single[0] + 1), mask.T.squeeze(axis=single[0]), kept
 

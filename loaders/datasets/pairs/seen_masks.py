@@ -1,7 +1,7 @@
 """Masks that a survey decoded to learn what they hold, kept until their cases are read.
 
-In the process that surveys, and up to so much memory: what is not kept is decoded once more. Of two
-levels, 0 and another, as most masks are, a pixel takes a bit.
+They are kept in the surveying process, up to a limit of memory; others are decoded again. Most
+masks have two levels, 0 and another: they take a bit a pixel.
 """
 
 from pathlib import Path
@@ -14,12 +14,12 @@ from loaders.formats.checksum import file_state
 from loaders.formats.levels import two_levels
 from loaders.formats.pictures import MaskPicture, present, read_mask
 
-# Bytes of all that are kept: 8000 masks of 512 x 512 and two levels (assumption).
+# Bytes of all kept masks: 8000 of 512 x 512 with two levels (assumption).
 _MOST = 2**28
 
 
 class _Kept(NamedTuple):
-    """A mask, and its file as it was; `level` is that of its bits, 0 where it is kept as it is."""
+    """A mask and the state of its file; `level`: the value of its bits, 0 if it is not packed."""
 
     state: tuple[int, int, int]
     values: Array
@@ -29,7 +29,7 @@ class _Kept(NamedTuple):
 
 
 class _Shelf:
-    """Masks by their files."""
+    """Kept masks by file."""
 
     def __init__(self) -> None:
         self._held: dict[Path, _Kept] = {}
@@ -54,7 +54,7 @@ _shelf = _Shelf()
 
 
 def read_and_keep(path: Path, where: str) -> MaskPicture:
-    """Return what `read_mask` does, and keep it if it is of 8 bits and grey; raises BadCase."""
+    """Return what `read_mask` returns, and keep it if it is grey with 8 bits; raises BadCase."""
     with present(where):
         state = file_state(path)
     mask = read_mask(path, where)
@@ -67,9 +67,9 @@ def read_and_keep(path: Path, where: str) -> MaskPicture:
 
 
 def read_kept(path: Path, where: str) -> MaskPicture:
-    """Return what `read_mask` does, of a file that is as it was when it was kept; raises BadCase.
+    """Return what `read_mask` returns, from memory if the file is unchanged; raises BadCase.
 
-    A mask is given back once.
+    A kept mask is returned once only.
     """
     kept = _shelf.take(path)
     with present(where):

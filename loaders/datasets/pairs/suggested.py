@@ -1,6 +1,6 @@
-"""Patterns of images and their masks, as the names of files suggest them.
+"""Patterns of images and their masks that the file names suggest.
 
-Masks lie beside their images, with a word at the end of their names, or in a folder of their own.
+Masks are beside their images, with a word at the end of their names, or in a folder of their own.
 """
 
 import re
@@ -14,14 +14,14 @@ from loaders.datasets.tabular.labels import PARTS
 from loaders.formats.pictures import SUFFIXES
 from loaders.formats.volumes.open import volume_stem
 
-# Words for a mask in the name of a folder or at the end of a file's.
+# Words for a mask in a folder's name or at the end of a file's name.
 _MASK = (
     "mask|masks|msk|seg|segm|segs|segmentation|segmentations|label|labels|gt|groundtruth|truth|"
     "manual|annotation|annotations|roi"
 )
-# Those of PASCAL VOC's folders, and of labelme's in that layout; they are of two words in one.
+# Names of PASCAL VOC's mask folders, and of labelme's in that layout: two words in one.
 _VOC = "segmentationclass(?:png)?|segmentationobject(?:png)?"
-# Words for an image at the end of a file's name whose mask has another word there.
+# Words for an image at the end of a file's name, where its mask has another word.
 _IMAGE = "image|images|img|im|scan|vol|volume|ct|cta|mr|mri|orig|original|raw|input"
 _MASK_FOLDER = re.compile(rf"(?:.*[^a-z])?(?:{_MASK}|{_VOC})(?:[^a-z].*)?", re.IGNORECASE)
 # Folders of readers who drew the same masks: `reader 1`, `annotator_B`.
@@ -29,22 +29,22 @@ _READER_FOLDER = re.compile(
     r"((?:.*[^a-z])?(?:reader|rater|grader|annotator|observer|expert)[ _.-]?)\w{1,3}",
     re.IGNORECASE,
 )
-# What it is of, the word, and a number where an image has several: `n1_mask_2`.
+# The case, the word for a mask, and a number if an image has several masks: `n1_mask_2`.
 _MASK_FILE = re.compile(rf"(.+?)([ _.-](?:{_MASK}))((?:[ _.-]?\d{{1,3}})?)", re.IGNORECASE)
-# The number of one of several masks, behind another word or alone: `_mask2`, `_mask_2`, `_2`.
+# The number of one of several masks, after another word or alone: `_mask2`, `_mask_2`, `_2`.
 _NUMBERED = re.compile(r"(.*?)([ _.-]\d{1,3}|(?<=[a-z])\d{1,3})", re.IGNORECASE)
 _IMAGE_FILE = re.compile(rf"(.+?)([ _.-](?:{_IMAGE}))", re.IGNORECASE)
-# Images whose masks are looked for, to tell how these are named (assumption).
+# Images whose masks are looked for, to find how masks are named (assumption).
 _PROBES = 50
-# Share of a folder's names that another one of masks has, where it holds their masks (assumption).
+# The share of a folder's file names that recur in the folder of its masks (assumption).
 _SHARED = 1 / 2
 
-# The settings of kind pairs, and why they are thought of.
+# Settings of kind pairs, and why they are suggested.
 Patterns = tuple[dict[str, str], str]
 
 
 def patterns_seen(names: Collection[str]) -> Iterator[Patterns]:
-    """Give patterns of images and masks: in one folder by their ends, else in two folders."""
+    """Yield patterns of images and masks: in one folder by the ends of names, else in two."""
     readable = [name for name in names if _ending(name)]
     found = _one_folder(readable) or _two_folders(readable)
     if found:
@@ -52,12 +52,12 @@ def patterns_seen(names: Collection[str]) -> Iterator[Patterns]:
 
 
 def is_of_masks(folder: str) -> bool:
-    """Tell whether a folder is called as one of masks."""
+    """Tell whether a folder is named like one of masks."""
     return bool(_MASK_FOLDER.fullmatch(folder) or _READER_FOLDER.fullmatch(folder))
 
 
 def masks_among(folders: Mapping[str, Collection[str]]) -> tuple[str, str] | None:
-    """Return a folder of images and that of their masks, given each folder's files; None: none."""
+    """Return a folder of images and that of their masks, given the files of each; else None."""
     stems = {
         folder: {stem_of(name).casefold() for name in files} for folder, files in folders.items()
     }
@@ -74,7 +74,7 @@ def masks_among(folders: Mapping[str, Collection[str]]) -> tuple[str, str] | Non
 
 @dataclass(kw_only=True)
 class _Beside:
-    """Masks that are called alike: of whom there are which, and the endings of both."""
+    """Masks with names of one form: the mask numbers of each case, and the endings of both."""
 
     image_word: str
     mask_word: str
@@ -83,7 +83,7 @@ class _Beside:
     count: int = 0
 
     def patterns(self) -> Patterns:
-        """Return the patterns that fit them all."""
+        """Return the patterns that match them all."""
         name = "{case}" if self.image_word else "{stem}"
         before = f"{{case}}{self.image_word}" if self.image_word else "*"
         number = _one_of(self.numbers, self.mask_word)
@@ -94,14 +94,14 @@ class _Beside:
         }
         if any(len(mine) > 1 for mine in self.numbers.values()):
             options["several"] = "union"
-        instead = f"in place of {self.image_word}" if self.image_word else "behind it"
-        return options, f"{self.count} files are called as another one with {end} {instead}"
+        instead = f"in place of {self.image_word}" if self.image_word else "added"
+        return options, f"{self.count} files are named like another file with {end} {instead}"
 
 
 def _one_folder(readable: Collection[str]) -> Patterns | None:
     there = {(folder_of(name), stem_of(name).casefold()): ("", name) for name in readable}
     for name in readable:
-        # An image that is called as the case alone goes before one with a word behind it.
+        # An image named by the case alone is preferred to one with a word after it.
         if match := _IMAGE_FILE.fullmatch(stem_of(name)):
             there.setdefault((folder_of(name), match[1].casefold()), (match[2], name))
     found: dict[tuple[str, str], _Beside] = {}
@@ -126,9 +126,9 @@ def _one_folder(readable: Collection[str]) -> Patterns | None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Apart:
-    """How masks in another folder are called: `image_word` gives way to `rest`, or it is added.
+    """How masks in another folder are named: `rest` replaces `image_word`, or is added.
 
-    `rest` is without the number that one of several has behind it.
+    `rest` excludes the number at the end of one of several masks.
     """
 
     place: str
@@ -143,7 +143,7 @@ def _two_folders(readable: Collection[str]) -> Patterns | None:
     for name in readable:
         folders[folder_of(name)].append(name)
     found: Counter[_Apart] = Counter()
-    # Folders of images and of masks that are called so, in the order in which they were met.
+    # The folders of images and masks with names of this form, in the order found.
     beside: dict[_Apart, dict[tuple[str, str], None]] = defaultdict(dict)
     for masks, files in folders.items():
         place, _, folder = masks.rpartition("/")
@@ -169,7 +169,7 @@ def _two_folders(readable: Collection[str]) -> Patterns | None:
     if not found:
         return None
     ((most, _),) = found.most_common(1)
-    # Of several such places side by side, a class or a hospital each, all are meant.
+    # If several such places are side by side, such as one per class or hospital, all are meant.
     wide = _wide(most)
     alike = [one for one in beside if _wide(one) == wide]
     every = [both for one in alike for both in beside[one]]
@@ -177,7 +177,7 @@ def _two_folders(readable: Collection[str]) -> Patterns | None:
 
 
 def _wide(how: _Apart) -> _Apart:
-    """Return it for any folder beside its place."""
+    """Return it with a place that matches its sibling folders too."""
     above, slash, last = how.place.removesuffix("/").rpartition("/")
     if not last or last.startswith("{"):
         return how
@@ -187,7 +187,7 @@ def _wide(how: _Apart) -> _Apart:
 def _patterns_apart(
     how: _Apart, beside: Collection[tuple[str, str]], folders: Mapping[str, Collection[str]]
 ) -> Patterns | None:
-    """Return the patterns that fit all files of these folders, None where letters are too odd."""
+    """Return the patterns that match all files of these folders, None if there are none."""
     endings: set[tuple[str, str]] = set()
     numbers: dict[tuple[str, str], set[str]] = defaultdict(set)
     for images, masks in beside:
@@ -211,16 +211,16 @@ def _patterns_apart(
         options["several"] = "majority"
     elif any(len(mine) > 1 for mine in numbers.values()):
         options["several"] = "union"
-    lie = "lies" if len(drawn) == 1 else "lie"
-    why = f"{' and '.join(drawn[:2])} {lie} beside {how.images}, with files of the same names"
+    lie, hold = ("is", "holds") if len(drawn) == 1 else ("are", "hold")
+    why = f"{' and '.join(drawn[:2])} {lie} beside {how.images} and {hold} files of the same names"
     return options, why
 
 
 def _end_of_mask(stem: str, masks: Mapping[str, str]) -> tuple[str, str] | None:
-    """Return the word behind an image's name that a mask's has not, and what its mask has there.
+    """Return the word at the end of an image's name, and what replaces it in its mask's name.
 
-    The word is empty where a mask is called as the whole image, with more behind it or not. `masks`
-    are the names of masks by themselves in lower case.
+    The word is empty if a mask's name begins with the image's whole name. `masks` maps names of
+    masks in lower case to the names themselves.
     """
     plain = stem.casefold()
     if plain in masks:
@@ -246,9 +246,9 @@ def _case(image: str, how: _Apart) -> str:
 
 
 def _case_and_number(mask: str, rest: str, cases: Collection[str]) -> tuple[str, str] | None:
-    """Return which case a mask is of and its number, empty where it has none; None: of no case.
+    """Return a mask's case and its number, empty if it has none; None: it belongs to no case.
 
-    `case_1` is of the case of that name before it is the first of `case`.
+    `case_1` is the mask of a case of that name, if there is one, else mask 1 of `case`.
     """
     plain, end = mask.casefold(), rest.casefold()
     found = _NUMBERED.fullmatch(plain)
@@ -263,9 +263,9 @@ def _case_and_number(mask: str, rest: str, cases: Collection[str]) -> tuple[str,
 
 
 def _one_of(numbers: Mapping[tuple[str, str], Collection[str]], word: str) -> str:
-    """Return a pattern of the numbers of masks behind a word.
+    """Return a pattern for the numbers of masks after a word.
 
-    Without a word an asterisk would take the masks of 10 for those of 1.
+    Without a word, an asterisk would match the masks of case 10 for case 1.
     """
     every = sorted({number for mine in numbers.values() for number in mine})
     if len(every) == 1:
@@ -274,13 +274,13 @@ def _one_of(numbers: Mapping[tuple[str, str], Collection[str]], word: str) -> st
 
 
 def _of_images(endings: Collection[tuple[str, str]]) -> str:
-    """Return a pattern of endings; cameras and people mix .JPG, .jpeg and .png."""
+    """Return a pattern for endings; cameras and people mix .JPG, .jpeg and .png."""
     of_images = sorted({image for image, _ in endings})
     return of_images[0] if len(of_images) == 1 else f"{{ending:{'|'.join(of_images)}}}"
 
 
 def _of_masks(endings: Collection[tuple[str, str]]) -> str:
-    """Return a pattern of the masks' endings, which may each be that of the image."""
+    """Return a pattern for the masks' endings, which may each be that of the image."""
     of_masks = sorted({mask for _, mask in endings})
     if len(of_masks) == 1:
         return of_masks[0]
@@ -290,7 +290,7 @@ def _of_masks(endings: Collection[tuple[str, str]]) -> str:
 
 
 def _as_part(place: str) -> str:
-    """Return the folders above both as a pattern begins; a part of train and test has its name."""
+    """Return the folders above both as the beginning of a pattern; train and test are {split}."""
     if not place:
         return ""
     above, slash, last = place.rpartition("/")
@@ -298,6 +298,6 @@ def _as_part(place: str) -> str:
 
 
 def _ending(name: str) -> str:
-    """Return the ending of a picture or a volume, empty where it is neither."""
+    """Return the ending of a picture or a volume, empty if it is neither."""
     end = ending_of(name)
     return end if volume_stem(PurePosixPath(name).name) or end.lower() in SUFFIXES else ""

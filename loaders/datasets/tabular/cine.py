@@ -1,10 +1,10 @@
 """Cine loops (ultrasound, angiography) and a table of their classes: clips with time as an axis.
 
 A loop is a video file (AVI, MP4, MKV, WebM, MPG), a multi-frame DICOM file, or a folder of pictures
-in the order of their numbers. Its frames, every `stride`-th of them, are cut into clips of `frames`
-frames that do not overlap; what is left at the end is dropped, and a loop that is shorter than one
-clip is refused, since frames made up to fill it would be stillness that was not there. Clips of one
-video are one group unless the table names the patient.
+in the order of their numbers. Every `stride`-th frame is kept, and these are cut into clips of
+`frames` frames that do not overlap; frames left over at the end are dropped. A loop shorter than
+one clip is refused: padding would show stillness that was not there. Clips of one video are one
+group unless the table names the patient.
 """
 
 import re
@@ -33,21 +33,21 @@ from loaders.formats.video import MAX_FRAMES, Video, endless, form_of, open_vide
 
 VIDEO_SUFFIXES = video.SUFFIXES | {".dcm", ".dicom"}
 FRAME_SUFFIXES = SUFFIXES - {".dcm", ".dicom"}
-# One clip in memory (assumption): 500 frames of 800 x 600 in three channels are 0.7 GB.
+# The largest clip in memory (assumption): 500 frames of 800 x 600 in three channels are 0.7 GB.
 MAX_CLIP_BYTES = 2**30
-# Loops looked at to tell whether the set is grey (assumption).
+# Loops examined to find whether the set is grey (assumption).
 _PROBES = 8
 _NUMBER = re.compile(r"(\d+)")
 
 
 def survey(source: Path, options: Mapping[str, Any]) -> Survey:
-    """List a folder by its table, and look at the first frame of a few loops; raises BadSource."""
+    """List a folder by its table, and examine the first frames of some loops; raises BadSource."""
     chosen = settings("cine", CINE.options, options)
     check_appearance("cine", chosen)
     if chosen["frames"] < 0 or chosen["frames"] == 1 or chosen["stride"] < 1:
         raise BadSource(
             f"cine options frames and stride are {chosen['frames']} and {chosen['stride']}; "
-            "a clip has 2 frames or more (0: the whole loop), a stride is 1 or more"
+            "frames must be 2 or more (0: the whole loop), stride 1 or more"
         )
     answers = read_labels(source, chosen, suffixes=VIDEO_SUFFIXES, frames=FRAME_SUFFIXES)
     items, rejected = [], list(answers.rejected)
@@ -96,7 +96,7 @@ def _frame_files(row: Row, inside: Inside) -> tuple[Path, ...]:
         except (OSError, RuntimeError):
             own = False
         if not own:
-            reason = "a frame is a link; frames are plain files"
+            reason = "a frame is a link out of the source or to nothing"
             raise BadCase(reason, where=row.key, key=row.key)
     files.sort(key=lambda path: _natural(path.name))
     numbers = [found[-1] for path in files if (found := _NUMBER.findall(path.stem))]
@@ -119,18 +119,18 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _probe(items: Sequence[Item]) -> list[Picture]:
-    """Return the first frames that can be read of a few loops spread over the set."""
+    """Return the readable first frames of a few loops spread over the set."""
     found = []
     for at in np.unique(np.linspace(0, len(items) - 1, _PROBES).astype(int)) if items else ():
         try:
             found += [next(_open(items[at], stride=1).pictures)]
         except (BadCase, StopIteration):
-            continue  # it is told when it is read
+            continue  # reported when it is read
     return found
 
 
 def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
-    """Give the clips of one loop, one in memory at a time; raises BadCase where it is damaged."""
+    """Yield the clips of one loop, one in memory at a time; raises BadCase if it is damaged."""
     frames, stride = (meta.options[name] for name in ("frames", "stride"))
     assert isinstance(frames, int)
     assert isinstance(stride, int)
@@ -152,13 +152,13 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
 def _clips(
     pictures: Iterator[Picture], frames: int, stride: int, meta: Meta, where: str
 ) -> Iterator[Array]:
-    """Cut frames into clips (C, T, Y, X) of `frames` each; 0: one clip of all."""
+    """Cut frames into clips (C, T, Y, X) of `frames` frames; 0: one clip of all frames."""
     clip: list[Array] = []
     count = 0
     for picture in pictures:
         image = fitted(picture, meta, where)
         if clip and (image.shape != clip[0].shape or image.dtype != clip[0].dtype):
-            raise BadCase("the frames are not of one size and type", where=where)
+            raise BadCase("the frames differ in size or type", where=where)
         if len(clip) * image.nbytes > MAX_CLIP_BYTES:
             raise BadCase(
                 f"a clip of this loop is larger than {MAX_CLIP_BYTES} bytes: set frames, stride "
@@ -172,7 +172,7 @@ def _clips(
             clip.clear()
     if count < max(frames, 2):
         raise BadCase(
-            f"the loop gives {count} frames at stride {stride}; a clip has {max(frames, 2)}",
+            f"the loop gives {count} frames at stride {stride}; a clip needs {max(frames, 2)}",
             where=where,
         )
     if not frames:
@@ -183,7 +183,7 @@ def _clips(
 
 
 def _open(item: Item, *, stride: int) -> Video:
-    """Return the frames of a loop in whichever form it is; raises BadCase, at any frame too."""
+    """Return the frames of a loop of any form; raises BadCase, also while frames are read."""
     where = item.key
     if item.extra["folder"]:
         pictures = (read_picture(path, f"{where}/{path.name}") for path in item.paths[::stride])
@@ -201,7 +201,8 @@ def _open(item: Item, *, stride: int) -> Video:
     if form := form_of(start):
         return open_video(path, form, where, stride=stride)
     kinds = "AVI, MP4, MKV, WebM, MPG or DICOM"
-    raise BadCase("the file is empty" if not start else f"the file is no {kinds} file", where=where)
+    reason = f"the file is not an {kinds} file" if start else "the file is empty"
+    raise BadCase(reason, where=where)
 
 
 def _at_most(frames: Iterator[Picture], where: str) -> Iterator[Picture]:
@@ -213,14 +214,14 @@ def _at_most(frames: Iterator[Picture], where: str) -> Iterator[Picture]:
 
 CINE = Kind(
     name="cine",
-    summary="ultrasound loops as videos, multi-frame DICOM or frame folders, classes in a CSV",
+    summary="ultrasound loops (videos, multi-frame DICOM, folders of frames), classes in a CSV",
     source="the user's own: echocardiography, lung ultrasound, angiography",
     survey=survey,
     read=read,
     options={
         **OPTIONS,
         **APPEARANCE,
-        "frames": (16, "frames of a clip; 0: the whole loop is one"),
-        "stride": (1, "every how-manieth frame is kept"),
+        "frames": (16, "frames in a clip; 0: the whole loop is one clip"),
+        "stride": (1, "keep every stride-th frame"),
     },
 )

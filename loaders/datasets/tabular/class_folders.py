@@ -1,7 +1,7 @@
-"""Pictures in a folder a class, without a table: NORMAL/*.png, or train/NORMAL/*.png.
+"""Pictures in one folder per class, without a table: NORMAL/*.png, or train/NORMAL/*.png.
 
-Folders that are called train, val and test, each with the classes inside, are the official parts.
-What lies deeper belongs to its class: NORMAL/patient7/1.png.
+Folders named train, val and test, each with the classes inside, are the official parts. Pictures
+deeper in a class folder belong to its class: NORMAL/patient7/1.png.
 """
 
 import logging
@@ -31,14 +31,14 @@ from loaders.formats.inside import Inside
 
 log = logging.getLogger(__name__)
 
-# Says that there is no table, where a .csv lies beside the folders.
+# The value of csv if there is no table, although there is a .csv beside the folders.
 NO_TABLE = "none"
-# Settings that mean something without a table.
+# Settings that apply without a table.
 _WITHOUT = ("name", "csv", "positive", "group_pattern")
 
 
 def has_class_folders(source: Path, chosen: Mapping[str, Any], suffixes: Collection[str]) -> bool:
-    """Tell whether a source is of class folders: asked for, or with no table and none asked for."""
+    """Tell whether a source has class folders: as set, or if there is no table and none is set."""
     if chosen["csv"] == NO_TABLE:
         return True
     asked = [name for name, (default, _) in OPTIONS.items() if chosen[name] != default]
@@ -59,8 +59,8 @@ def read_class_folders(
     asked = [name for name, (default, _) in OPTIONS.items() if chosen[name] != default]
     if without := [name for name in asked if name not in _WITHOUT]:
         raise BadSource(
-            f"option {without[0]} is for a table, and this source is of class folders: leave it "
-            "out, or say csv=NAME"
+            f"option {without[0]} is for a table, but this source has class folders: leave it "
+            "out, or set csv=NAME"
         )
     top = _top(source)
     parts = _parts(top)
@@ -73,22 +73,22 @@ def read_class_folders(
         for folder in _folders(place):
             found, others = _pictures(folder, suffixes)
             if not found:
-                log.warning("Folder %s holds no picture.", folder.relative_to(source).as_posix())
+                log.warning("Folder %s holds no pictures.", folder.relative_to(source).as_posix())
             for path in found:
                 if reason := _fault(path, inside):
                     rejected.append(_bad(reason, path, source))
                 else:
                     pictures[canonical(folder.name)].append((path, part))
             rejected += [
-                _bad("the file's ending is of no picture", path, source) for path in others
+                _bad("the file's ending is not that of a picture", path, source) for path in others
             ]
     loose = {path for place in {source, top, *parts} for path in place.iterdir() if path.is_file()}
     rejected += [
-        _bad("the picture lies in no class folder", path, source)
+        _bad("the picture is not in a class folder", path, source)
         for path in sorted(loose)
         if path.suffix.lower() in suffixes and not is_stray(path.name)
     ]
-    where = f"{source}: of class folders, which"
+    where = f"{source}, read by class folders,"
     classes, numbers = classes_of(where, pictures.keys(), rejected)
     rows = [
         Row(
@@ -113,7 +113,7 @@ def read_class_folders(
 
 
 def _top(source: Path) -> Path:
-    """Return the folder with several folders, where archives unpack to one within another."""
+    """Return the first folder that holds several: archives may unpack to nested single folders."""
     top = source
     while len(inner := _folders(top)) == 1 and inner[0].name.lower() not in PARTS:
         if not _folders(inner[0]):
@@ -131,7 +131,7 @@ def _folders(place: Path) -> list[Path]:
 
 
 def _parts(top: Path) -> dict[Path, str | None]:
-    """Return the folders that hold the classes, and the part that each is; raises BadSource."""
+    """Return the folders that hold the class folders, and the part of each; raises BadSource."""
     folders = _folders(top)
     parts = {folder: PARTS.get(folder.name.lower()) for folder in folders}
     named = [folder.name for folder, part in parts.items() if part]
@@ -139,14 +139,14 @@ def _parts(top: Path) -> dict[Path, str | None]:
         return {top: None}
     if others := [folder.name for folder, part in parts.items() if not part]:
         raise BadSource(
-            f"{top}: {', '.join(named)} are parts by their names, and {', '.join(others[:5])} "
-            "beside them no part: a part is called train, val or test; move the others out"
+            f"{top}: {', '.join(named)} are parts by their names, but {', '.join(others[:5])} "
+            "beside them are not: parts are named train, val or test; move the others out"
         )
     return dict(parts)
 
 
 def _refuse_masks(source: Path, parts: Collection[Path], suffixes: Collection[str]) -> None:
-    """Raise BadSource where folders are no classes but images and their masks."""
+    """Raise BadSource if folders are not classes but images and their masks."""
     for place in parts:
         held = {
             folder.name: [path.name for path in _pictures(folder, suffixes)[0]]
@@ -154,15 +154,15 @@ def _refuse_masks(source: Path, parts: Collection[Path], suffixes: Collection[st
         }
         if both := masks_among(held):
             raise BadSource(
-                f"{source}: {both[0]} and {both[1]} hold files of the same names, and look like "
+                f"{source}: {both[0]} and {both[1]} hold files of the same names and look like "
                 "images with their masks, which kind pairs reads: medopt prepare "
-                f"{shlex.quote(str(source))} says with which patterns; if they are classes, say "
+                f"{shlex.quote(str(source))} suggests patterns; if they are classes, set "
                 f"csv={NO_TABLE}"
             )
 
 
 def _pictures(folder: Path, suffixes: Collection[str]) -> tuple[list[Path], list[Path]]:
-    """Return the pictures below a folder, and other files that nobody left by accident."""
+    """Return the pictures below a folder, and its other files except stray ones."""
     found: list[Path] = []
     others: list[Path] = []
     for place, inner, names in os.walk(folder):
@@ -178,7 +178,7 @@ def _fault(path: Path, inside: Inside) -> str | None:
     try:
         held = inside.holds(path)
     except (OSError, RuntimeError):
-        return "the file is a link that leads nowhere"
+        return "the file is a link that leads to nothing"
     return None if held else "the file is a link that leads out of the source"
 
 

@@ -1,14 +1,14 @@
-"""One of the several findings that a table lists, as a word in a cell or in a column of its own.
+"""One or more of the findings that a table lists, as words in a cell or in columns of their own.
 
-As a word it is part of the label's cell: `Effusion|Mass` in NIH's ChestX-ray14,
+As a word, a finding is part of the label's cell: `Effusion|Mass` in NIH's ChestX-ray14,
 `['effusion', 'mass']` in PadChest. A column of its own holds 1, 0, -1 and blanks (CheXpert,
 MIMIC-CXR), or yes and no. -1 means "uncertain": the option `uncertain` leaves such rows out or
 counts them as negative or positive (U-Ignore, U-Zeroes and U-Ones of Irvin et al. 2019, CheXpert,
 arXiv 1901.07031). A blank means that the report does not mention the finding; as is usual, it
 counts as absent, although that is not certain.
 
-Several findings at once, or all of them, are asked for by their names (multi-label). -1 is then
-missing of that finding alone where it is to be excluded, as is a blank with blank=missing.
+Several or all findings are requested by name (multi-label). Then uncertain=exclude makes -1 a
+missing value of that finding only, as blank=missing does with a blank.
 """
 
 import logging
@@ -23,16 +23,16 @@ from loaders.formats.missing_words import missing
 log = logging.getLogger(__name__)
 
 EXCLUDE = "exclude"
-# What -1 becomes; empty: the row is left out.
+# The value that replaces -1; empty: the row is left out.
 UNCERTAIN = {EXCLUDE: "", "negative": "0", "positive": "1"}
-# In lower case; true and false are pandas', yes and no those of the labels that Google's
-# radiologists gave ChestX-ray14 in 2019.
-# What the column of several findings is called in messages; no file has one of that name.
+# In lower case. pandas writes true and false; the labels that Google's radiologists gave
+# ChestX-ray14 in 2019 are yes and no.
+# The name of the column of several findings in messages; no file has such a column.
 FINDINGS = "of the findings (finding)"
 ALL = "all"
-# A blank where several findings are asked for.
+# The meaning of a blank if several findings are requested.
 BLANKS = ("negative", "missing")
-# NIH's and CheXpert's word for none of theirs, which is no finding.
+# NIH's and CheXpert's word for the absence of all findings, which is not a finding itself.
 _NOTHING = "no finding"
 _TOLD = {"1": "1", "0": "0", "true": "1", "false": "0", "yes": "1", "no": "0"}
 
@@ -40,14 +40,14 @@ _TOLD = {"1": "1", "0": "0", "true": "1", "false": "0", "yes": "1", "no": "0"}
 def finding_lines(
     table: Table, column: Mapping[str, int], chosen: Mapping[str, Any], rejected: list[BadCase]
 ) -> list[Line]:
-    """Return the lines, labelled 1 where the finding is present and 0 where it is absent.
+    """Return the lines, labelled 1 if the finding is present and 0 if it is absent.
 
-    Lines that say neither are added to `rejected`. Raises BadSource.
+    Lines that state neither are added to `rejected`. Raises BadSource.
     """
     finding = chosen["finding"]
     if chosen["positive"] not in ("", finding):
         raise BadSource(
-            f"positive is {chosen['positive']!r}: of a finding it is always the finding"
+            f"positive is {chosen['positive']!r}; with option finding it is always the finding"
         )
     own = column["label"] == table.column(finding)
     asked = _own_column if own else _among_words
@@ -55,7 +55,7 @@ def finding_lines(
     if len({line.label for line in lines}) < 2:
         shown = "all" if lines and lines[0].label == "1" else "none"
         raise BadSource(
-            f"{table.name}: of {len(lines)} lines {shown} have the finding {finding!r}"
+            f"{table.name}: {shown} of {len(lines)} lines have the finding {finding!r}"
             f"{most_often(rejected)}"
         )
     return lines
@@ -70,16 +70,16 @@ def _own_column(
     for line in lines_of(table, column, rejected, holes=True):
         label = "0" if missing(line.label) == "blank" else answers.get(line.label.casefold())
         if label is None:
-            reason = f"column {name} is none of 1, 0, -1 and blank"
+            reason = f"column {name} is not 1, 0, -1 or blank"
             rejected.append(BadCase(reason, where=table.where(line.number)))
         elif label:
             lines.append(line._replace(label=label))
         else:
-            # As was chosen: no fault of the line's, which `strict` would stop at.
+            # Left out by choice; this is no fault of the line, at which `strict` would stop.
             left += 1
     if left:
         log.warning(
-            "%d images are left out, since %s is uncertain (-1) in them; uncertain=negative "
+            "%d images are left out because %s is uncertain (-1) in them; uncertain=negative "
             "or uncertain=positive would keep them.",
             left,
             name,
@@ -90,10 +90,12 @@ def _own_column(
 def _among_words(
     table: Table, column: Mapping[str, int], chosen: Mapping[str, Any], rejected: list[BadCase]
 ) -> list[Line]:
-    """Read a column of findings separated by bars, or of lists of findings."""
+    """Read a column whose cells list findings, separated by bars or as Python lists."""
     finding, name = chosen["finding"], table.columns[column["label"]]
     if chosen["uncertain"] != EXCLUDE:
-        raise BadSource(f"uncertain is for a finding's own column; {table.name} has no {finding!r}")
+        raise BadSource(
+            f"uncertain is for a finding's own column; {table.name} has no column {finding!r}"
+        )
     lines, known = [], set()
     for line in lines_of(table, column, rejected):
         words = words_of(line.label)
@@ -102,7 +104,7 @@ def _among_words(
     if finding not in known:
         shown = ", ".join(sorted(known))
         raise BadSource(
-            f"{table.name}: there is no finding {finding!r}: set finding=NAME; column "
+            f"{table.name} has no finding {finding!r}: set finding=NAME; column "
             f"{name} has: {shown[:SHOWN] or 'none'}{most_often(rejected)}"
         )
     return lines
@@ -117,20 +119,20 @@ def words_of(label: str) -> set[str]:
 
 
 def several_findings(table: Table, chosen: Mapping[str, Any]) -> tuple[Table, list[str]] | None:
-    """Return a table with one column more, of the findings asked for, and their names.
+    """Return a table with an extra column of the requested findings, and their names.
 
-    The column is read by `answers_told`. None where no finding or a single one is asked for. Raises
-    BadSource where a finding is not there.
+    `answers_told` reads the column. None if fewer than two findings are requested. Raises BadSource
+    if the table lacks a finding.
     """
     asked = str(chosen["finding"])
     if table.column(asked) is not None or (asked != ALL and "," not in asked):
         return None
     names = [] if asked == ALL else [name.strip() for name in asked.split(",") if name.strip()]
     if names and len(set(names)) < max(2, len(names)):
-        raise BadSource(f"option finding is {asked!r}; it is two findings or more, each once")
+        raise BadSource(f"option finding is {asked!r}; it must be two findings or more, each once")
     if chosen["positive"]:
         raise BadSource(
-            f"positive is {chosen['positive']!r}: of a finding it is always the finding"
+            f"positive is {chosen['positive']!r}; with option finding it is always the finding"
         )
     words = table.column(chosen["label"] or LABEL)
     if words is not None and not all(table.column(name) is not None for name in names or [""]):
@@ -139,7 +141,7 @@ def several_findings(table: Table, chosen: Mapping[str, Any]) -> tuple[Table, li
 
 
 def answers_told(cell: str) -> tuple[float | None, ...]:
-    """Return 1, 0 or None, where it is missing, of each finding of such a column's cell."""
+    """Return 1, 0 or None (missing) for each finding in a cell of such a column."""
     return tuple(None if one == "?" else float(one) for one in cell.split("|"))
 
 
@@ -150,7 +152,7 @@ def _in_columns(
     for name in names:
         if (column := table.column(name)) is None:
             raise BadSource(
-                f"{table.name} has no column {name!r} of option finding; its columns are: "
+                f"{table.name} has no column {name!r} for option finding; its columns are: "
                 f"{', '.join(table.columns)[:SHOWN]}"
             )
         at.append(column)
@@ -165,7 +167,7 @@ def _in_columns(
                 canonical(cells[column]).casefold()
             )
             if one is None:
-                return BadCase(f"column {name} is none of 1, 0, -1 and blank", where="")
+                return BadCase(f"column {name} is not 1, 0, -1 or blank", where="")
             found.append(one)
         return "|".join(found)
 
@@ -173,7 +175,7 @@ def _in_columns(
 
 
 def _columns_told(table: Table, chosen: Mapping[str, Any]) -> list[str]:
-    """Return the columns that hold nothing but 1, 0, -1 and blanks; raises BadSource."""
+    """Return the columns that hold only 1, 0, -1 and blanks; raises BadSource."""
     roles = ("image", "label", "group", "reader", "split")
     others = {table.column(chosen[role]) for role in roles if chosen[role]}
     others |= {table.column(name) for name in (*chosen["keep"], *chosen["clinical"])}
@@ -188,7 +190,7 @@ def _columns_told(table: Table, chosen: Mapping[str, Any]) -> list[str]:
     if len(names) < 2:
         raise BadSource(
             f"{table.name} has no column of findings {chosen['label'] or LABEL!r} and "
-            f"{len(names)} columns of 1, 0, -1 and blanks alone: set label=COLUMN or "
+            f"{len(names)} columns of only 1, 0, -1 and blanks: set label=COLUMN or "
             f"finding=NAME,NAME; its columns are: {', '.join(table.columns)[:SHOWN]}"
         )
     return names
@@ -211,7 +213,7 @@ def _in_words(
     shown = ", ".join(sorted(known))[:SHOWN] or "none"
     if lost := [name for name in names if name not in known]:
         raise BadSource(
-            f"{table.name}: there is no finding {lost[0]!r}: set finding=NAME,NAME or "
+            f"{table.name} has no finding {lost[0]!r}: set finding=NAME,NAME or "
             f"finding={ALL}; column {table.columns[column]} has: {shown}"
         )
     wanted = list(names) or sorted(known)

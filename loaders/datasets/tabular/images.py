@@ -1,10 +1,9 @@
 """A folder of pictures and a table of their classes: chest X-ray, skin, fundus.
 
-What the table may say stands in `loaders.datasets.tabular.labels`, what a picture may be in
-`loaders.formats.pictures`. Whether the set is grey or in colour, and how many bits its levels have,
-is told by a few pictures spread over it, of bits by most of them. Levels of another depth are
-brought to the set's (`loaders.formats.levels`); a picture that does not fit is a rejected case, so
-that no image is silently on another scale.
+`loaders.datasets.tabular.labels` reads the table and `loaders.formats.pictures` the pictures. A few
+pictures spread over the set determine whether it is grey or in colour, and most of them its bit
+depth. Levels of another depth are converted (`loaders.formats.levels`); a picture that does not fit
+is a rejected case, so that no image is silently on another scale.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,14 +31,14 @@ from loaders.formats.levels import Picture, Scale, common_scale, on_scale
 from loaders.formats.pictures import SUFFIXES, in_channels, is_grey, read_picture, shrink
 
 CHANNELS = ("auto", "grey", "rgb")
-# Pictures looked at to tell what the set is (assumption).
+# Pictures examined to determine the properties of a set (assumption).
 _PROBES = 16
-# Pictures of one unit of work: long enough to be worth handing to a process (assumption).
+# Pictures in one unit of work: enough to be worth sending to a process (assumption).
 _TOGETHER = 64
 
 
 def survey(source: Path, options: Mapping[str, Any]) -> Survey:
-    """List a folder by its table, and look at a few pictures; raises BadSource."""
+    """List a folder by its table, and examine a few pictures; raises BadSource."""
     chosen = settings("images", IMAGES.options, options)
     check_appearance("images", chosen)
     if has_class_folders(source, chosen, SUFFIXES):
@@ -67,9 +66,9 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
 
 
 def kept_columns(rows: Sequence[Row]) -> dict[str, Any]:
-    """Return what an item keeps beside its answers, by the fields of a Case; {} where nothing is.
+    """Return what an item keeps beside its answers, by the fields of a Case.
 
-    So items, and the fingerprints of stores made of them, are as before there were any.
+    It is {} if there is nothing, so that fingerprints of items and stores without it do not change.
     """
     kept: dict[str, list[Any]] = {
         "columns": [row.columns for row in rows],
@@ -80,7 +79,7 @@ def kept_columns(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def kept_of(item: Item, count: int) -> list[dict[str, Any]]:
-    """Return what of it each of an item's cases has, by the fields of a Case."""
+    """Return these values for each of an item's cases, by the fields of a Case."""
     names = [name for name in ("columns", "clinical", "ratings") if name in item.extra]
     return [{name: item.extra[name][at] for name in names} for at in range(count)]
 
@@ -90,23 +89,27 @@ def _facts(row: Row) -> tuple[str, str, Label, str | None]:
 
 
 def _probe(rows: Sequence[Row]) -> list[Picture]:
-    """Return the pictures that can be read of a few spread over the set."""
+    """Return the readable ones of a few pictures spread over the set."""
     found = []
     for at in np.unique(np.linspace(0, len(rows) - 1, _PROBES).astype(int)) if rows else ():
         try:
             found.append(read_picture(rows[at].path, rows[at].key))
         except BadCase:
-            continue  # it is told when it is read
+            continue  # reported when it is read
     return found
 
 
 def check_appearance(kind: str, chosen: Mapping[str, Any]) -> None:
-    """Raise BadSource where `channels` or `size` cannot be."""
+    """Raise BadSource if `channels` or `size` is invalid."""
     if chosen["channels"] not in CHANNELS:
         known = ", ".join(CHANNELS)
-        raise BadSource(f"{kind} option channels is {chosen['channels']!r}; it is one of: {known}")
+        raise BadSource(
+            f"{kind} option channels is {chosen['channels']!r}; it must be one of: {known}"
+        )
     if chosen["size"] < 0:
-        raise BadSource(f"{kind} option size is {chosen['size']}; it is 0 or more pixels")
+        raise BadSource(
+            f"{kind} option size is {chosen['size']}; it must be a number of pixels, 0 or more"
+        )
 
 
 def make_meta(
@@ -121,10 +124,10 @@ def make_meta(
     alone: str = "case",
     **more: Any,
 ) -> Meta:
-    """Return the meta of a set with a table; `found` are the pictures looked at.
+    """Return the meta of a set with a table; `found` are the pictures examined.
 
-    `alone` is what the group is called where the table has no column for it; `more` are further
-    settings that shaped the arrays. Raises BadSource where the pictures are on two scales.
+    `alone` names the group if the table has no column for it; `more` are further settings that
+    shaped the arrays. Raises BadSource if the pictures are on two scales.
     """
     rgb = chosen["channels"] == "rgb" or (
         chosen["channels"] == "auto" and not all(is_grey(picture.array) for picture in found)
@@ -160,7 +163,7 @@ def make_meta(
 
 
 def asked_of(chosen: Mapping[str, Any]) -> dict[str, JSON]:
-    """Return what was asked of a table, for a meta's options: what is not the default."""
+    """Return the table's settings that differ from their defaults, for a meta's options."""
     finding = chosen["finding"]
     asked: dict[str, JSON] = (
         {"finding": finding, "uncertain": chosen["uncertain"]} if finding else {}
@@ -172,7 +175,7 @@ def asked_of(chosen: Mapping[str, Any]) -> dict[str, JSON]:
 
 
 def words_in(answers: Answers) -> dict[str, JSON]:
-    """Return the words of clinical categories, for a meta's options; {} where there are none."""
+    """Return the words of clinical categories, for a meta's options; {} if there are none."""
     found = {name: list(words) for name, words in answers.categories.items()}
     return {"categories": found} if found else {}
 
@@ -187,7 +190,7 @@ def fitted(picture: Picture, meta: Meta, where: str) -> Array:
 
 
 def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
-    """Give the images of an item, one in memory at a time."""
+    """Yield the images of an item, one in memory at a time."""
     rows = item.extra["rows"]
     more = kept_of(item, len(rows))
     for path, (key, group, label, split), kept in zip(item.paths, rows, more, strict=True):
@@ -211,13 +214,13 @@ def read(item: Item, meta: Meta) -> Iterator[Case | BadCase]:
 
 
 APPEARANCE: Mapping[str, tuple[JSON, str]] = {
-    "channels": ("auto", "grey, rgb, or auto: rgb where a picture of the set shows colour"),
-    "size": (0, "longer side in pixels at most, by antialiased bicubic shrinking; 0: as it is"),
+    "channels": ("auto", "grey, rgb, or auto: rgb if a picture of the set shows colour"),
+    "size": (0, "limit of the longer side in pixels, by antialiased bicubic shrinking; 0: none"),
 }
 IMAGES = Kind(
     name="images",
     summary="a folder of PNG, JPEG, TIFF, DICOM or other images, with their classes in a CSV or "
-    "in a folder a class",
+    "in one folder per class",
     source="the user's own: chest X-ray, skin, fundus, histology",
     survey=survey,
     read=read,

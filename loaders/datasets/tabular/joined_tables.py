@@ -1,8 +1,8 @@
 """Two tables of one set, joined by the columns that both have.
 
-MIMIC-CXR-JPG has a line an image (its part, study and patient) in one file and the findings of each
-study in another; the challenges of ISIC in 2018 and 2019 have the lesion of each image beside its
-class.
+MIMIC-CXR-JPG has one line per image (its part, study and patient) in one file and the findings of
+each study in another. The ISIC challenges of 2018 and 2019 have each image's lesion in one file and
+its class in another.
 """
 
 import sys
@@ -14,15 +14,15 @@ from loaders.formats.csv_table import Table
 
 
 def with_joined(table: Table, other: Table) -> Table:
-    """Return a table with the columns of another, whose line is that with the same shared columns.
+    """Return a table with the columns of another added, joined by the columns that both have.
 
-    Lines for which the other has none are rejected when they are read. Raises BadSource.
+    Lines without a match in the other are rejected when they are read. Raises BadSource.
     """
     shared = [name for name in table.columns if name in other.columns and "Unnamed:" not in name]
     if not shared:
         columns = [", ".join(one.columns)[:SHOWN] for one in (table, other)]
         raise BadSource(
-            f"{table.name} and {other.name} of option join have no column in common: {columns[0]} "
+            f"{table.name} and {other.name} (option join) have no column in common: {columns[0]} "
             f"and {columns[1]}"
         )
     here, there = ([_at(one, name) for name in shared] for one in (table, other))
@@ -30,17 +30,17 @@ def with_joined(table: Table, other: Table) -> Table:
     known: dict[tuple[str, ...], tuple[str, ...]] = {}
     for number, cells in other.lines([], there):
         key = tuple(canonical(cells[at]) for at in there)
-        # Interned, for they come again and again.
+        # Interned because values repeat often.
         row = tuple(sys.intern(cells[at]) for at in more)
         if known.setdefault(key, row) != row:
             raise BadSource(
-                f"{other.where(number)}: an earlier line of the same {', '.join(shared)} says "
-                f"something else; say csv={other.name} and join={table.name}"
+                f"{other.where(number)}: an earlier line with the same {', '.join(shared)} "
+                f"differs; set csv={other.name} and join={table.name} instead"
             )
 
     def joined(cells: Sequence[str]) -> Sequence[str] | BadCase:
         row = known.get(tuple(canonical(cells[at]) for at in here))
-        return BadCase(f"{other.name} has no line for it", where="") if row is None else row
+        return BadCase(f"{other.name} has no matching line", where="") if row is None else row
 
     return table.with_columns([other.columns[at] for at in more], joined, here)
 

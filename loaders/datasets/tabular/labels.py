@@ -1,11 +1,11 @@
-"""The answers to a folder of images or videos, from a CSV that nobody has checked before.
+"""The answers for a folder of images or videos, from a CSV that nobody has checked before.
 
-Every row is matched with a file under the source. A row with a path that leads out of the source,
-with a missing value or without a file is rejected and named by its line; a table that cannot be
-read at all, or that lacks a column, makes the whole source unusable.
+Every row is matched with a file under the source. A row whose path leads out of the source, with a
+missing value or without a file is rejected and reported with its line; a table that cannot be read
+at all, or that lacks a column, makes the whole source unusable.
 
-Where a table names several findings for an image, one is asked for
-(`loaders.datasets.tabular.findings`). Where a picture has several rows, one for each reader or box,
+If a table names several findings for an image, the user chooses among them
+(`loaders.datasets.tabular.findings`). If a picture has several rows, one for each reader or box,
 they become one answer (`loaders.datasets.tabular.readers`).
 """
 
@@ -66,43 +66,43 @@ from loaders.formats.csv_table import Table, joined, open_table, table_under
 log = logging.getLogger(__name__)
 
 OPTIONS: Mapping[str, tuple[JSON, str]] = {
-    "name": ("", "what the set is called in studies and reports; empty: as its kind"),
+    "name": ("", "the set's name in studies and reports; empty: that of its kind"),
     "csv": (
         "",
-        "tables by their paths there, with commas; empty: the only one; none: class folders",
+        "paths of tables under the source, with commas; empty: the only one; none: class folders",
     ),
-    "join": ("", "a second table, by its path there, joined by the columns that both have"),
+    "join": ("", "path of a second table, joined by the columns that both have"),
     "image": ("", "column that names the files; empty: the first"),
     "label": (LABEL, "column of the class"),
     "group": ("", "column of the patient or lesion, kept on one side of every split; empty: none"),
-    "group_pattern": ("", "instead: regular expression whose first group is the patient in a path"),
-    "positive": ("", "of two classes the disease; empty: 1 of 0 and 1"),
+    "group_pattern": ("", "or a regular expression on paths whose first group is the patient"),
+    "positive": ("", "which of two classes is the disease; empty: 1, if they are 0 and 1"),
     "finding": (
         "",
-        "one of several findings, in label's A|B or a column of its own; A,B or all: multi-label",
+        "a finding listed in label (A|B) or in its own column; A,B or all: multi-label",
     ),
-    "grades": ([], "that the label is a grade (ordinal): its values in ascending order"),
-    "value": ("", "instead of a class the column of a number that is to be predicted (regression)"),
-    "decimal": (POINT, "mark of decimals in value's column: . or ,"),
-    "blank": (BLANKS[0], "what a blank in one of several findings' own columns is: or missing"),
-    "uncertain": (EXCLUDE, "what -1 in a finding's own column is: exclude, negative or positive"),
-    "one_hot": ([], "of a table with a column a class those columns, with commas (ISIC 2019)"),
+    "grades": ([], "if the label is a grade (ordinal): its values in ascending order"),
+    "value": ("", "instead of a class, the column of a number to predict (regression)"),
+    "decimal": (POINT, "decimal mark in the column of value: . or ,"),
+    "blank": (BLANKS[0], "several findings in their own columns: a blank is negative, or missing"),
+    "uncertain": (EXCLUDE, "what -1 in a finding's own column means: exclude, negative, positive"),
+    "one_hot": ([], "columns of a table with one column per class, with commas (ISIC 2019)"),
     "readers": (
         "",
-        "of rows of a picture: majority, any, all; of a value mean, median; empty: they must agree",
+        "combine a picture's rows: majority, any, all; values: mean, median; empty: must agree",
     ),
-    "reader": ("", f"column of the reader; empty: {READER} where there is one"),
+    "reader": ("", f"column of the reader; empty: {READER} if there is one"),
     "split": ("", "column of the official part: train, val or test; empty: none"),
     "keep": (
         [],
-        "columns to split by, with commas, such as site or fold: the numbers of values are stored",
+        "columns to split by, with commas, such as site or fold: stored as numbers",
     ),
     "clinical": (
         [],
-        "columns such as age and sex, with commas, that a network may be given beside the image",
+        "columns such as age and sex, with commas, as further inputs of a network",
     ),
 }
-# Endings of tables, in lower case.
+# Endings of table files, in lower case.
 _TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".xlsx")
 PARTS = {
     "train": "train",
@@ -115,12 +115,12 @@ PARTS = {
     "test": "test",
     "testing": "test",
 }
-# Share of the pictures about which a table may contradict itself by mistake (assumption); where it
-# is more, rows are several answers by design, and to leave those pictures out leaves the easy ones.
+# The share of pictures with contradictory rows that may be mistakes (assumption). If it is larger,
+# several answers are intended, and rejecting those pictures would leave only the easy ones.
 _MISTAKES = 0.01
-# More values than this name patients or dates rather than places or folds. Assumption.
+# More values than this are patients or dates rather than sites or folds (assumption).
 _MOST_KEPT = 100
-# Of files of one size the ends are compared first: the bytes of two pictures differ there too.
+# Files of the same size are compared at their ends first: different pictures differ there too.
 _END_BYTES = 4096
 
 
@@ -128,8 +128,8 @@ _END_BYTES = 4096
 class Row:
     """One usable line: `path` is the file, `key` its path under the source, `label` its answer.
 
-    `columns` numbers its values in the columns that are kept, `clinical` holds its clinical data,
-    `ratings` is what each of its readers said, under ANSWER; None: none is.
+    `columns` maps each kept column to the number of its value, `clinical` holds its clinical data,
+    and `ratings` each reader's answer under ANSWER; None: there are none.
     """
 
     path: Path
@@ -146,8 +146,8 @@ class Row:
 class Answers:
     """A whole table. `grouped`: it names the patient; otherwise each file is its own group.
 
-    `task` is what its answers are for (loaders.targets), `classes` are those or the findings,
-    `categories` the words of those clinical columns that are categories.
+    `task` is a row of loaders.targets, `classes` are the classes or findings, and `categories` maps
+    each categorical clinical column to its words.
     """
 
     rows: tuple[Row, ...]
@@ -160,7 +160,7 @@ class Answers:
 
 
 class _Found(NamedTuple):
-    """A line of the table and the row made of it, once its file is found."""
+    """A line of the table and, once its file is found, the row made from it."""
 
     line: Line
     row: Row
@@ -176,12 +176,12 @@ def read_labels(
 ) -> Answers:
     """Read the table of a source by the chosen OPTIONS; raises BadSource.
 
-    The table names a file as `loaders.datasets.tabular.named_files` says, with or without a suffix
-    that is one of `suffixes`; it may also name a folder of files whose suffix is one of `frames`
-    (None: any folder). `files` finds them where they are named in another way.
-    Files with the same bytes and different labels are all rejected: at least one label is wrong,
-    and on two sides of a split they would leak. Copies with the same label are kept, and folds keep
-    them together.
+    The table names files as described in `loaders.datasets.tabular.named_files`, with or without a
+    suffix in `suffixes`; it may also name a folder of files with a suffix in `frames` (None: any
+    folder). `files` finds files that are named in another way.
+    Files with the same bytes but different labels are all rejected: at least one label is wrong,
+    and they would leak across a split. Copies with the same label are kept, and folds keep them
+    together.
     """
     if not source.is_dir():
         raise BadSource(f"there is no folder {source}")
@@ -201,7 +201,9 @@ def read_labels(
         table = several[0]
         chosen = {**chosen, "label": FINDINGS, "finding": ""}
     elif chosen["blank"] != BLANKS[0]:
-        raise BadSource("option blank is for several findings: set finding=NAME,NAME or all")
+        raise BadSource(
+            "option blank is for several findings: set finding=NAME,NAME or finding=all"
+        )
     column = columns_of(table, chosen)
     label_column = table.columns[column["label"]]
     rejected: list[BadCase] = []
@@ -235,7 +237,7 @@ def read_labels(
         and chosen["readers"] in ONE_SIDED
     ):
         raise BadSource(
-            f"readers is {chosen['readers']!r}, which is for a finding or two classes; column "
+            f"readers={chosen['readers']} needs a finding or two classes, but column "
             f"{label_column} has {len(classes)}: set readers=majority"
             + (" or finding=NAME" if task == "classification" else "")
         )
@@ -286,16 +288,16 @@ def read_labels(
 
 
 def _suggest_one_hot(table: Table, label: str) -> None:
-    """Raise BadSource where a table without the label's column has a column a class."""
+    """Raise BadSource if a table without the label's column has one column per class."""
     if names := one_hot_columns(table):
         raise BadSource(
-            f"{table.name} has no column {label!r} and looks as if it had a column a class: say "
+            f"{table.name} has no column {label!r} but seems to have one column per class: set "
             f"one_hot={','.join(names)} or label=COLUMN"
         )
 
 
 def _check(chosen: Mapping[str, Any]) -> None:
-    """Raise BadSource where a setting has an unknown value, or two exclude each other."""
+    """Raise BadSource if a setting has an unknown value, or two exclude each other."""
     for name, values in (
         ("uncertain", list(UNCERTAIN)),
         ("readers", ["", *OF_NUMBERS] if chosen["value"] else list(RULES)),
@@ -304,14 +306,16 @@ def _check(chosen: Mapping[str, Any]) -> None:
     ):
         if chosen[name] not in values:
             known = " or ".join(values) if name == "decimal" else ", ".join(filter(None, values))
-            of_numbers = " of numbers (value)" if name == "readers" and chosen["value"] else ""
-            raise BadSource(f"option {name}{of_numbers} is {chosen[name]!r}; it is one of: {known}")
+            of_numbers = " with value" if name == "readers" and chosen["value"] else ""
+            raise BadSource(
+                f"option {name}{of_numbers} is {chosen[name]!r}; it must be one of: {known}"
+            )
     if chosen["uncertain"] != EXCLUDE and not chosen["finding"]:
         raise BadSource("option uncertain is for a finding: set finding=NAME")
     if chosen["one_hot"] and (chosen["finding"] or chosen["label"] != LABEL):
         raise BadSource("option one_hot names the classes: leave out label and finding")
     if chosen["grades"] and (chosen["finding"] or chosen["positive"]):
-        raise BadSource("option grades is of a label's classes: leave out finding and positive")
+        raise BadSource("option grades orders a label's classes: leave out finding and positive")
     others = ("finding", "one_hot", "grades", "positive")
     if chosen["value"] and (chosen["label"] != LABEL or any(chosen[name] for name in others)):
         raise BadSource(
@@ -349,23 +353,23 @@ def _tables_of(source: Path, names: str, suffixes: Collection[str]) -> list[Path
             raise BadSource(f"option csv names a table twice: {names}")
         return [table_under(source, name, "csv") for name in asked]
     tables = sorted(filter(is_table, source.iterdir()))
-    # A workbook or a packed table beside a plain one is mostly what that was made from.
+    # A workbook or a packed table beside a plain one is usually its source.
     tables = [path for path in tables if path.suffix.lower() in (".csv", ".tsv")] or tables
     if len(tables) != 1:
         found = ", ".join(path.name for path in tables) or "none"
         several = ",".join(path.name for path in tables)
-        hint = f", or all of them, csv={several}" if tables else ""
+        hint = f", or csv={several} for all of them" if tables else ""
         if not tables and ".png" in suffixes:
-            hint = ", or put the pictures into a folder a class"
+            hint = ", or put the pictures into one folder per class"
         raise BadSource(
-            f"{source} should hold one table .csv, .tsv or .xlsx, found: {found}; "
+            f"{source} should hold one .csv, .tsv or .xlsx table; found: {found}; "
             f"set csv=NAME{hint}"
         )
     return [table_under(source, tables[0].name, "csv")]
 
 
 def _parts_by_name(files: Sequence[str]) -> dict[str, str]:
-    """Return the official part of each of several files, {} where not every name is of one."""
+    """Return the official part that each file's name gives, {} unless all of them give one."""
     if len(files) < 2:
         return {}
     words = {file: set(re.split("[^a-z]+", file.rpartition(".")[0].lower())) for file in files}
@@ -381,7 +385,7 @@ def _parts_by_name(files: Sequence[str]) -> dict[str, str]:
 def classes_of(
     where: str, names: Collection[str], rejected: Collection[BadCase]
 ) -> tuple[tuple[str, ...], dict[str, int]]:
-    """Return the classes, numbers by size or text by the alphabet, and the index of each.
+    """Return the classes and the index of each; numbers are ordered by value, text alphabetically.
 
     `where` begins the messages: which column of which table. Raises BadSource.
     """
@@ -389,7 +393,7 @@ def classes_of(
     several = (words_of(name) for name in names if "|" in name)
     if any(findings[word] > 1 for words in several for word in words):
         raise BadSource(
-            f"{where} has several findings an image: say which is asked for, "
+            f"{where} has several findings per image: choose one, such as "
             f"finding={max(findings, key=lambda word: (findings[word], word))}, or finding={ALL}"
         )
     if all(WHOLE.fullmatch(name) for name in names):
@@ -400,23 +404,23 @@ def classes_of(
         shown = ", ".join(ordered[:5]) + (", ..." if len(ordered) > 5 else "")
         raise BadSource(
             f"{where} has {len(ordered)} different values ({shown or 'none'}); "
-            f"a label has 2 to {MAX_CLASSES}{most_often(rejected)}"
+            f"a label needs 2 to {MAX_CLASSES}{most_often(rejected)}"
         )
     alike: dict[str, list[str]] = defaultdict(list)
     for name in ordered:
         alike[name.casefold()].append(name)
     if clash := next((same for same in alike.values() if len(same) > 1), None):
         raise BadSource(
-            f"{where} has {' and '.join(map(repr, clash[:2]))}, which differ in "
-            "upper and lower case alone: write them in one way"
+            f"{where} has {' and '.join(map(repr, clash[:2]))}, which differ only in "
+            "upper and lower case: spell them alike"
         )
     return tuple(ordered), {name: number for number, name in enumerate(ordered)}
 
 
 def positive_of(classes: tuple[str, ...], wanted: str, where: str) -> int | None:
-    """Return which of two classes is the disease, None of more; raises BadSource.
+    """Return which of two classes is the disease, None for more classes; raises BadSource.
 
-    `where` says in the messages what has the classes.
+    `where` names the owner of the classes in messages.
     """
     if len(classes) > 2:
         if wanted:
@@ -428,18 +432,18 @@ def positive_of(classes: tuple[str, ...], wanted: str, where: str) -> int | None
         raise BadSource(f"positive is {wanted!r}; {where} has: {', '.join(classes)}")
     if not wanted and classes != ("0", "1"):
         raise BadSource(
-            f"{where} has {classes[0]} and {classes[1]}: say which is the disease, "
+            f"{where} has {classes[0]} and {classes[1]}: choose the disease, "
             f"{shlex.quote(f'positive={classes[1]}')} or {shlex.quote(f'positive={classes[0]}')}"
         )
     return classes.index(canonical(wanted or "1"))
 
 
 def _grades(where: str, asked: Sequence[str], found: Sequence[str]) -> tuple[str, ...]:
-    """Return the grades asked for, which must be those found; raises BadSource."""
+    """Return the grades asked for; raises BadSource unless they are those found."""
     names = tuple(map(canonical, asked))
     if len(set(names)) < len(names) or set(names) != set(found):
         raise BadSource(
-            f"option grades is {','.join(asked)!r}; {where} has {', '.join(found)}: name each "
+            f"option grades is {','.join(asked)!r}, but {where} has {', '.join(found)}: list each "
             "once, in ascending order"
         )
     return names
@@ -454,9 +458,9 @@ def _part(table: str, column: str, text: str) -> str:
 
 
 def _numbered(table: str, names: Sequence[str], lines: Sequence[Line]) -> dict[str, dict[str, int]]:
-    """Return for each kept column the number of each value, by size or by the alphabet.
+    """Return the number of each value of each kept column, ordered by value or alphabetically.
 
-    Raises BadSource where there are so many that they may name patients, or dates.
+    Raises BadSource for so many values that they may be patients or dates.
     """
     found: dict[str, dict[str, int]] = {}
     for at, name in enumerate(names):
@@ -480,14 +484,14 @@ def _one_a_picture(
 ) -> tuple[list[Row], list[BadCase]]:
     """Merge the rows that name the same picture into one; reject those that disagree.
 
-    By a rule each picture keeps the classes that its readers gave. Raises BadSource where so many
-    disagree that they must be the answers of several readers, and where one reader gives a picture
+    With a rule, each picture keeps its readers' classes as ratings. Raises BadSource if so many
+    rows disagree that they must come from several readers, and if one reader gives a picture
     several classes out of more than two.
     """
     pictures: dict[str, list[_Found]] = defaultdict(list)
     for one in found:
         pictures[one.row.key].append(one)
-    # Rows of readers or of boxes are several by design; others name a file again.
+    # Several rows are expected with readers or boxes; otherwise they repeat a file.
     boxes = has_boxes(table.columns)
     rows: list[Row] = []
     rejected: list[BadCase] = []
@@ -499,7 +503,7 @@ def _one_a_picture(
             continue
         facts = {(one.row.group, one.row.split, one.line.kept, one.line.clinical) for one in same}
         if len(facts) > 1:
-            rejected += _twice(table, same, f"{len(same)} times, with other patients or parts")
+            rejected += _twice(table, same, f"{len(same)} times, with different patients or parts")
             continue
         several = boxes or rule or same[0].line.reader is not None
         whose = [one.line.reader or ("" if boxes else str(at)) for at, one in enumerate(same)]
@@ -510,23 +514,22 @@ def _one_a_picture(
         except SeveralClasses:
             raise BadSource(
                 f"{table.name}: column {label_column} gives one picture several findings (lines "
-                f"{same[0].line.number} and {same[-1].line.number}): say which is asked for, "
-                "finding=NAME"
+                f"{same[0].line.number} and {same[-1].line.number}): choose one, finding=NAME"
             ) from None
         if label is not None:
             ratings = _of_readers(same, whose, positive, rule)
             rows.append(replace(same[0].row, label=label, ratings=ratings))
             if not several:
-                # Said again in other letters, it may be another file that was meant.
+                # A name repeated with other letters may have meant another file.
                 other = [one for one in same if one.line.image != same[0].line.image]
                 rejected += _twice(table, other, "a second time")
                 again += len(same) - 1 - len(other)
         elif rule:
-            reason = "its readers disagree, and no answer is that of more than half of them"
+            reason = "its readers disagree, and no answer has a majority"
             rejected.append(BadCase(reason, where=same[0].row.key, key=same[0].row.key))
         else:
             disagreed.append(same)
-    # Two ways of writing one file's name are a mistake; readers come with the same.
+    # Two spellings of one file's name are a mistake; readers' rows use the same spelling.
     unsaid = [same for same in disagreed if len({one.line.image for one in same}) < len(same)]
     if len(unsaid) > _MISTAKES * len(pictures):
         numbers = [one.line.number for one in unsaid[0]]
@@ -535,25 +538,23 @@ def _one_a_picture(
         if isinstance(answer, tuple):
             rules = "mean or median" if len(answer) == 1 else rules
         elif positive is None:
-            rules += ", or which finding is asked for, finding=NAME"
+            rules += ", or choose a finding, finding=NAME"
         raise BadSource(
-            f"{table.name}: of {len(pictures)} pictures {len(unsaid)} have several rows that "
+            f"{table.name}: {len(unsaid)} of {len(pictures)} pictures have several rows that "
             f"disagree in column {label_column} (the first in lines {numbers[0]} to "
-            f"{numbers[-1]}): say which answer counts, readers={rules}"
+            f"{numbers[-1]}): choose how they are combined, readers={rules}"
         )
     if again:
-        log.warning(
-            "%d lines of %s repeat what another line says of the same picture.", again, table.name
-        )
+        log.warning("%d lines of %s repeat another line about the same picture.", again, table.name)
     for same in disagreed:
-        rejected += _twice(table, same, f"{len(same)} times, with other answers")
+        rejected += _twice(table, same, f"{len(same)} times, with different answers")
     return rows, rejected
 
 
 def _of_readers(
     same: Sequence[_Found], whose: Sequence[str], positive: int | None, rule: str
 ) -> dict[str, list[int]] | None:
-    """Return the classes that a picture's readers gave; None where no rule makes them readers."""
+    """Return the classes that a picture's readers gave; None without a rule for readers."""
     classes = [one.row.label for one in same if isinstance(one.row.label, int)]
     if not rule or len(classes) < len(same):
         return None
@@ -573,8 +574,8 @@ def _twice(table: Table, same: Sequence[_Found], how: str) -> list[BadCase]:
 
 
 def consistent(rows: Sequence[Row]) -> tuple[list[Row], list[BadCase]]:
-    """Reject files of the same bytes under different labels; folders are not compared."""
-    # What may not be read is told when it is read.
+    """Reject files with the same bytes but different labels; folders are not compared."""
+    # An unreadable file is reported when it is read.
     files = [row for row in rows if row.path.is_file() and os.access(row.path, os.R_OK)]
     suspects = _alike(files, lambda row: _size(row.path))
     suspects = [part for one in suspects for part in _alike(one, lambda row: _end(row.path))]
@@ -586,7 +587,7 @@ def consistent(rows: Sequence[Row]) -> tuple[list[Row], list[BadCase]]:
 
 
 def _alike(rows: Sequence[Row], look: Any) -> list[list[Row]]:
-    """Return the sets of rows for which `look` gives the same and the labels differ."""
+    """Return the sets of rows for which `look` returns the same but whose labels differ."""
     sets: dict[Any, list[Row]] = defaultdict(list)
     for row in rows:
         sets[look(row)].append(row)

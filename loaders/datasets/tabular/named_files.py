@@ -1,4 +1,4 @@
-"""The files under a source, found by the names that a table gives them, and none outside of it."""
+"""The files under a source, and none outside it, found by the names that a table gives them."""
 
 import os
 import unicodedata
@@ -14,10 +14,10 @@ from loaders.formats.inside import Inside, leads_out
 
 
 class Finder(Protocol):
-    """What finds the files that a table means."""
+    """An object that finds the files that a table names."""
 
     def find(self, name: str, table: Table, line: int) -> Path:
-        """Return the one file that a table means by `name`; raises BadCase."""
+        """Return the one file that a table calls `name`; raises BadCase."""
 
 
 class Files:
@@ -25,8 +25,8 @@ class Files:
 
     A name may be a path under the source or the end of such a path. It may also begin above the
     source: as an absolute path, or with the source's own name (CheXpert's `CheXpert-v1.0-small/`).
-    Case, and the way an accent is encoded, are ignored where that leaves one file. `names` are all
-    names in the table. Folders with files of the endings `frames` can be named too; None: all that
+    Case and the encoding of accents are ignored if that leaves one file. `names` are all names in
+    the table. Folders that hold files with the endings `frames` can be named too; None: all that
     have files in them or below.
     """
 
@@ -43,12 +43,12 @@ class Files:
         self._linked = 0
         self._found: dict[str, Path] = {}
         files = list(self._walk(frames))
-        # The ends of the source's own path, where no folder below it is called so.
+        # The ends of the source's own path, except those that are also folders below it.
         leads = {above.parts[at:] for above in self._above for at in range(1, len(above.parts))}
         leads = {lead for lead in leads if not self._has(lead)}
         tops = {_parts(name)[:-1][:1] for name in names if not leads_out(name)}
         self._strange = len(tops) == 1 and not any(top in leads or self._has(top) for top in tops)
-        # The second index ignores case; it is built once the first finds nothing.
+        # The second index ignores case; it is built only if the first finds nothing.
         self._ways = [cache(partial(_Index, files, suffixes, leads, way)) for way in (str, _plain)]
 
     def _walk(self, frames: Collection[str] | None) -> Iterator[tuple[str, bool]]:
@@ -69,11 +69,11 @@ class Files:
     def _has(self, folders: Sequence[str]) -> bool:
         try:
             return self._source.joinpath(*folders).exists()
-        except OSError:  # longer than a name can be
+        except OSError:  # the name is too long
             return False
 
     def find(self, name: str, table: Table, line: int) -> Path:
-        """Return the one file that a table means by `name`; raises BadCase."""
+        """Return the one file that a table calls `name`; raises BadCase."""
         if name not in self._found:
             self._found[name] = self._look_for(name, f"{table.where(line)} ({name})")
         return self._found[name]
@@ -87,17 +87,17 @@ class Files:
         if not count:
             hint = "; folders that are links are not followed" if self._linked else ""
             if self._strange:
-                hint = "; all names of the table begin with a folder that the source has not"
+                hint = "; all names in the table begin with a folder that the source does not have"
             raise BadCase(f"the source has no file of that name{hint}", where=where)
         if count > 1:
             raise BadCase(
-                f"{count} files bear that name: the table should give the path", where=where
+                f"{count} files have that name: the table should give the path", where=where
             )
         path = self._source / key
         try:
             inside = self._inside.holds(path)
         except (OSError, RuntimeError):
-            raise BadCase("the file is a link that leads nowhere", where=where) from None
+            raise BadCase("the file is a link that leads to nothing", where=where) from None
         if not inside:
             raise BadCase("the file is a link that leads out of the source", where=where)
         if not path.is_file() and not path.is_dir():
@@ -105,7 +105,7 @@ class Files:
         return path
 
     def _under(self, name: str) -> tuple[str, ...] | None:
-        """Return the parts of a path below the source, or None where the name leads out of it."""
+        """Return the parts of a path below the source, or None if the name leads out of it."""
         if not leads_out(name):
             return _parts(name)
         path = PurePosixPath(name)
@@ -116,7 +116,7 @@ class Files:
 class _Index:
     """Files sorted by the parts of their paths, last part first, after `written` changed each part.
 
-    Paths with the same ending are then neighbours, so looking one up takes no search through all.
+    Paths with the same ending are then neighbours, so that a lookup need not search them all.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class _Index:
         self._sorted.sort()
 
     def find(self, parts: Iterable[str]) -> tuple[str, int]:
-        """Return a file that a name fits, and how many it fits; whole paths win over endings."""
+        """Return a file that matches a name, and how many do; whole paths win over endings."""
         wanted = tuple(map(self._written, parts))
         below = [wanted[at:] for at in range(1, len(wanted)) if wanted[:at] in self._leads]
         for path in (wanted, *below):

@@ -1,4 +1,4 @@
-"""A column of numbers: an ejection fraction, an age of bones."""
+"""A column of numbers, such as an ejection fraction or a bone age."""
 
 import math
 import re
@@ -8,9 +8,9 @@ from loaders.cases import BadCase, BadSource, most_often
 from loaders.datasets.tabular.table_lines import Line, lines_of
 from loaders.formats.csv_table import Table
 
-# Marks of decimals that a column may have; which it is nobody can tell from 1,234.
+# Decimal marks that a column may have; 1,234 does not tell which.
 POINT, COMMA = ".", ","
-# 12, -1.5, .5, 1e-3: no comma, which is a decimal mark here and one of thousands there.
+# 12, -1.5, .5, 1e-3. No comma: it may be a decimal mark or separate thousands.
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
@@ -19,29 +19,29 @@ def lines_with_numbers(
 ) -> list[Line]:
     """Return the lines whose label is a number; the others are added to `rejected`.
 
-    `decimal` is its mark of decimals; the labels have a point. Raises BadSource where all numbers
-    are one, or there is none.
+    `decimal` is the column's decimal mark; the returned labels have a point. Raises BadSource if
+    there are no numbers, or if all are equal.
     """
     name = table.columns[column["label"]]
     lines = []
     for line in lines_of(table, column, rejected):
         text = line.label
         if decimal == COMMA:
-            # A point is then one of thousands, or a mistake: no number either way.
+            # A point then separates thousands or is a mistake: not a number either way.
             text = "" if POINT in text else text.replace(COMMA, POINT)
         if _NUMBER.fullmatch(text) and math.isfinite(float(text)):
             lines.append(line._replace(label=text))
         else:
             reason = (
-                f"column {name} has {line.label[:40]!r}, which is no number such as 61{decimal}5"
+                f"column {name} has {line.label[:40]!r}, which is not a number like 61{decimal}5"
             )
             if COMMA in text and _NUMBER.fullmatch(text.replace(COMMA, POINT)):
-                reason += "; decimal=, would take the comma for the mark of decimals"
+                reason += "; decimal=, would read the comma as the decimal mark"
             rejected.append(BadCase(reason, where=table.where(line.number)))
     different = len({float(line.label) for line in lines})
     if different < 2:
         raise BadSource(
             f"{table.name}: column {name} of option value has {different} different numbers; 2 or "
-            f"more can be predicted{most_often(rejected)}"
+            f"more are needed{most_often(rejected)}"
         )
     return lines

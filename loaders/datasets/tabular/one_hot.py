@@ -1,4 +1,4 @@
-"""One-hot tables: a column a class, 1 in that of an image's class (ISIC 2018 task 3, ISIC 2019).
+"""One-hot tables: one column per class, with 1 for an image's class (ISIC 2018 task 3, ISIC 2019).
 
 ISIC_2019_Training_GroundTruth.csv (challenge.isic-archive.com/data): image,MEL,NV,BCC,AK,BKL,DF,
 VASC,SCC,UNK with 0.0 and 1.0.
@@ -11,28 +11,28 @@ from loaders.datasets.tabular.table_lines import canonical
 from loaders.formats.csv_table import Table
 from loaders.formats.missing_words import missing
 
-# What the column is called in messages; no file has one of that name.
+# The name of the class column in messages; no file has such a column.
 CLASS = "of the classes (one_hot)"
 _YES = {"1", "true", "yes"}
 _NO = {"0", "false", "no"}
-# Lines looked at to tell whether a table is one-hot (assumption).
+# Lines examined to find whether a table is one-hot (assumption).
 _PROBES = 50
 
 
 def with_class(table: Table, names: Sequence[str]) -> Table:
-    """Return a table with one column more, the class, made of one column a class.
+    """Return a table with an extra column, the class, made from one column per class.
 
-    Raises BadSource where a column is not there.
+    Raises BadSource if a column is missing.
     """
     if len(set(names)) < max(2, len(names)):
         raise BadSource(
-            f"option one_hot is {','.join(names)!r}; it is two columns or more, each once"
+            f"option one_hot is {','.join(names)!r}; it must be two columns or more, each once"
         )
     at = []
     for name in names:
         if (column := table.column(name)) is None:
             raise BadSource(
-                f"{table.name} has no column {name!r} of option one_hot; its columns are: "
+                f"{table.name} has no column {name!r} for option one_hot; its columns are: "
                 f"{', '.join(table.columns)[:300]}"
             )
         at.append(column)
@@ -61,7 +61,7 @@ def _told(cell: str) -> bool | None:
 
 
 def one_hot_columns(table: Table) -> list[str]:
-    """Return the columns that look one-hot, with one 1 in each line looked at; none else."""
+    """Return the columns that look one-hot, with a single 1 in each line examined, else none."""
     rows = []
     for _, cells in table.lines([], ()):
         rows.append([_told(cell) if cell else None for cell in cells])

@@ -1,11 +1,11 @@
 """One answer for a picture that has several rows, one for each of its readers or boxes.
 
-A row may be one reader's answer (VinDr-CXR: three readers a picture, `rad_id`) or one box that a
+A row may be one reader's answer (VinDr-CXR: three readers per picture, `rad_id`) or one box that a
 reader drew (RSNA's pneumonia challenge: x, y, width, height; VinDr: x_min to y_max). The rows of
 one reader are merged first: the answer is positive if any of them is. The readers' answers are then
-combined by the rule that the user chose: `majority` takes the answer of more than half of them,
-`any` is positive if at least one reader is, `all` only if every reader is. Numbers, which are no
-votes, come to the `mean` or the `median` of the rows.
+combined by the user's rule: `majority` takes the answer of more than half of them, `any` is
+positive if at least one reader's is, `all` only if every reader's is. Numbers are not votes: the
+`mean` or the `median` of the rows is taken.
 """
 
 import statistics
@@ -14,23 +14,23 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from loaders.cases import Label
 
-# The columns by which a table of boxes is known, in lower case: RSNA's stage_2_train_labels.csv,
+# The columns that identify a table of boxes, in lower case: RSNA's stage_2_train_labels.csv,
 # VinDr-CXR's train.csv and annotations_train.csv, VinDr-Mammo's finding_annotations.csv, and NIH's
-# BBox_List_2017.csv, whose one header `Bbox [x,y,w,h]` falls into four.
+# BBox_List_2017.csv, whose single header `Bbox [x,y,w,h]` splits into four.
 _BOXES = (
     {"x", "y", "width", "height"},
     {"x_min", "y_min", "x_max", "y_max"},
     {"xmin", "ymin", "xmax", "ymax"},
     {"bbox [x", "y", "w", "h]"},
 )
-# The column of the reader where none is named: VinDr-CXR's.
+# The default column of the reader: VinDr-CXR's.
 READER = "rad_id"
-# What the answers of single readers are called among a case's ratings.
+# The scale of single readers' answers among a case's ratings.
 ANSWER = "answer"
 
 
 def has_boxes(columns: Iterable[str]) -> bool:
-    """Tell from the names of its columns whether each row of a table is a box."""
+    """Tell from a table's column names whether each row is a box."""
     names = {column.casefold() for column in columns}
     return any(box <= names for box in _BOXES)
 
@@ -46,18 +46,18 @@ def answers(rows: Iterable[tuple[str | None, int]], positive: int | None) -> lis
     return [next(iter(labels)) if len(labels) == 1 else positive for labels in by_reader.values()]
 
 
-class SeveralClasses(ValueError):  # noqa: N818  # what a reader gives; no error of the run
+class SeveralClasses(ValueError):  # noqa: N818  # describes a reader's answer, not an error of the run
     """One reader gives a picture several classes out of more than two."""
 
 
 def one_answer(
     rows: Sequence[tuple[str | None, Label]], positive: int | None, rule: str
 ) -> Label | None:
-    """Return what the rows (reader, answer) of one picture come to by a rule; None: undecided.
+    """Return the answer that a rule gives for the rows (reader, answer) of a picture; None: none.
 
-    A number must be the same in all where no rule is said. Of several findings each is decided by
-    itself, by those who answer it: one that the rule `majority` leaves undecided is missing. Raises
-    SeveralClasses.
+    Without a rule, a number must be the same in all rows. Each of several findings is decided
+    separately, by the readers who answer it; one that `majority` leaves undecided is missing.
+    Raises SeveralClasses.
     """
     labels = [label for _, label in rows]
     if isinstance(labels[0], tuple) and len(labels[0]) == 1:
@@ -105,18 +105,18 @@ def _all(given: Sequence[int], positive: int | None) -> int | None:
     return positive if set(given) == {positive} else 1 - positive
 
 
-# Name -> (the readers' answers, the positive of two classes) -> the picture's, None: undecided. The
-# empty name is that nothing was asked for.
+# Name -> (readers' answers, the positive of two classes) -> the picture's answer, None: undecided.
+# The empty name means that no rule was chosen.
 RULES: Mapping[str, Callable[[Sequence[int], int | None], int | None]] = {
     "": _unanimous,
     "majority": _majority,
     "any": _any,
     "all": _all,
 }
-# Those of numbers.
+# The rules for numbers.
 OF_NUMBERS: Mapping[str, Callable[[Sequence[float]], float]] = {
     "mean": statistics.fmean,
     "median": statistics.median,
 }
-# The rules that ask which of two classes is the positive one.
+# The rules that need the positive one of two classes.
 ONE_SIDED: Collection[str] = ("any", "all")

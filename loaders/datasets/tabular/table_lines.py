@@ -12,39 +12,39 @@ from loaders.formats.csv_table import Table
 from loaders.formats.missing_words import Missing, missing
 
 LABEL = "label"
-# Begins the role of each column that is kept beside the cases.
+# Prefix of the role of each column that is kept beside the cases.
 KEPT = "keep "
-# Begins the role of each clinical column, which may lack a value.
+# Prefix of the role of each clinical column, which may lack a value.
 CLINICAL = "clinical "
-_SAID = {"keep": "splits that keep is for", "clinical": "data beside the image"}
+_SAID = {"keep": "columns to split by", "clinical": "clinical data"}
 _ROLES = ("image", "label", "group", "reader", "split")
-# Up to 18 digits, as 64 bits hold; what has more is text.
+# Up to 18 digits, which fit 64 bits; longer numbers are text.
 WHOLE = re.compile(r"([+-]?[0-9]{1,18})(\.0*)?")
-# The kinds of loaders.formats.missing_words that are no value: in a name (of a file, a patient, a
-# reader, a part), in a class, which may be called "none", and in a finding's own column, where a
+# The kinds of loaders.formats.missing_words that count as missing: for a name (of a file, patient,
+# reader or part), for a class, which may be called "none", and for a finding's own column, where a
 # blank is 0.
 _NO_NAME: tuple[Missing, ...] = ("blank", "lost", "unnamed")
 _NO_CLASS: tuple[Missing, ...] = ("blank", "lost")
 _NO_ANSWER: tuple[Missing, ...] = ("lost",)
-# A day with its year, in figures or with the month's name; 1-2 and 3/4 are grades as well.
+# A date with a year, its month a number or a name; without the year, 1-2 and 3/4 may be grades.
 _DATE = re.compile(
     r"\d{4}-\d{1,2}-\d{1,2}([ T]\d{1,2}:\d{2}(:\d{2}(\.\d*)?)?)?"
     r"|\d{1,2}([./])\d{1,2}\4(\d{4}|\d{2})|\d{1,2}[-. ][A-Z][a-z]{2,8}[-. ](\d{4}|\d{2})"
 )
-# A class is named in tables and plots (assumption).
+# The longest name of a class, which tables and plots show (assumption).
 _LONGEST = 100
-# Characters of a list of columns or findings that a message shows: CheXpert's fourteen fit.
+# The longest list of columns or findings in a message: CheXpert's fourteen findings fit.
 SHOWN = 300
 # A list as Python writes it (PadChest's Labels): texts in single or double quotes, and nan.
 _TEXT = r"'((?:[^'\\]|\\['\"\\])*)'|\"((?:[^\"\\]|\\['\"\\])*)\"|nan|None"
 _LIST = re.compile(rf"\[\s*(?:(?:{_TEXT})\s*(?:,\s*(?:{_TEXT})\s*)*)?\]")
 _ITEM = re.compile(_TEXT)
-# What looks like one, whole or cut off; `[1]` and `[benign]` are classes in brackets.
+# Text that looks like such a list, whole or cut off; `[1]` and `[benign]` are bracketed classes.
 _BEGINS = re.compile(r"(?s)\[\s*(['\"\[]|(nan|None)?\s*\]|.*['\"].*\]$)")
 
 
 class Line(NamedTuple):
-    """The values of one line in the columns that are used; others are dropped to save memory."""
+    """The values of one line in the used columns; others are dropped to save memory."""
 
     number: int
     image: str
@@ -57,7 +57,7 @@ class Line(NamedTuple):
 
 
 def columns_of(table: Table, chosen: Mapping[str, Any]) -> dict[str, int]:
-    """Return the column number of each role that is asked for; raises BadSource."""
+    """Return the column number of each requested role; raises BadSource."""
     named = {role: chosen[role] for role in _ROLES if chosen[role]}
     column = {role: _column(table, role, name) for role, name in named.items() if role != "label"}
     column |= {f"{KEPT}{name}": _column(table, "keep", name) for name in chosen["keep"]}
@@ -67,7 +67,7 @@ def columns_of(table: Table, chosen: Mapping[str, Any]) -> dict[str, int]:
     if own is not None:
         if chosen["label"] != LABEL and table.column(chosen["label"]) is not None:
             raise BadSource(
-                f"{table.name} has a column {chosen['finding']!r}: for what it says leave out "
+                f"{table.name} has a column {chosen['finding']!r}: to use it, leave out "
                 "the setting label"
             )
         column["label"] = own
@@ -100,9 +100,9 @@ def _shown(table: Table) -> str:
 def lines_of(
     table: Table, column: Mapping[str, int], rejected: list[BadCase], *, holes: bool = False
 ) -> list[Line]:
-    """Return the lines of a table that have a value in each column that is used.
+    """Return the lines of a table that have a value in every used column.
 
-    The others are added to `rejected`; where `holes`, the label may be blank.
+    The others are added to `rejected`; if `holes`, the label may be blank.
     """
     no_value = {**dict.fromkeys(column, _NO_NAME), "label": _NO_ANSWER if holes else _NO_CLASS}
     lines = []
@@ -123,7 +123,7 @@ def lines_of(
         if reason:
             rejected.append(BadCase(reason, where=table.where(number)))
             continue
-        # Interned, for they come again and again.
+        # Interned because values repeat often.
         group, reader, split = (
             sys.intern(canonical(cell[role])) if role in cell else None
             for role in ("group", "reader", "split")
@@ -139,11 +139,9 @@ def lines_of(
 def without_dates(
     table: Table, column: Mapping[str, int], lines: Sequence[Line], rejected: list[BadCase]
 ) -> list[Line]:
-    """Return the lines whose label is no date; the others are added to `rejected`."""
+    """Return the lines whose label is not a date; the others are added to `rejected`."""
     name = table.columns[column["label"]]
-    reason = (
-        f"column {name} holds a date, as spreadsheets make of what looks like one, and no class"
-    )
+    reason = f"column {name} holds a date instead of a class; spreadsheets convert text into dates"
     rejected += [
         BadCase(reason, where=table.where(line.number))
         for line in lines
@@ -173,7 +171,7 @@ def listed(text: str) -> str | None:
 
 
 def check_groups(table: Table, column: Mapping[str, int], lines: Sequence[Line]) -> None:
-    """Raise BadSource where two groups may be one patient, spelled in two ways.
+    """Raise BadSource if two groups may be one patient, spelled in two ways.
 
     Counted as two, the patient could be on both sides of a split; counted as one, two different
     patients might be merged.
@@ -187,6 +185,6 @@ def check_groups(table: Table, column: Mapping[str, int], lines: Sequence[Line])
         if group != line.group:
             raise BadSource(
                 f"{table.name}: lines {number} and {line.number} have groups in column "
-                f"{table.columns[column['group']]} that differ in upper and lower case or blanks "
-                "alone: write them in one way"
+                f"{table.columns[column['group']]} that differ only in upper and lower case or "
+                "blanks: spell them alike"
             )

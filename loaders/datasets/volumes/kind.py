@@ -1,10 +1,9 @@
 """Whole volumes and a table of their classes: 200 DICOM series and a spreadsheet.
 
 A row of the table names a volume (NIfTI, NRRD, MHA, MHD), an enhanced DICOM file, or a folder with
-a DICOM series in it or below it; what the table may say stands in
-`loaders.datasets.tabular.labels`. With by=PatientID, or a UID, it names series by their headers.
-Axes are turned to z, y, x as those of the other kinds of volumes; nothing is resampled unless
-`spacing` is asked for.
+a DICOM series in it or below it; `loaders.datasets.tabular.labels` reads the table. With
+by=PatientID, or a UID, it names series by their headers. Axes are reordered to z, y, x as in other
+kinds of volumes; nothing is resampled unless `spacing` is set.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,13 +31,16 @@ from loaders.formats.volumes.volume import Volume
 
 OPTIONS: Mapping[str, tuple[JSON, str]] = {
     **TABLE,
-    "by": ("", f"the column image names no files but, of DICOM series, {' or '.join(BY)}"),
+    "by": ("", f"if the column image holds no file names but DICOM's {' or '.join(BY)}"),
     "series": SERIES,
-    "modality": ("auto", "ct, mri (each case by itself), other; auto: DICOM's word, else mri"),
+    "modality": (
+        "auto",
+        "ct, mri (each case by itself), other; auto: DICOM's, else mri or an error",
+    ),
     "nan": READING["nan"],
     **SPACING,
 }
-# Volumes looked at to tell what the set is (assumption).
+# Volumes examined to determine the properties of a set (assumption).
 _PROBES = 16
 
 
@@ -47,7 +49,7 @@ def survey(source: Path, options: Mapping[str, Any]) -> Survey:
     chosen = settings("volumes", OPTIONS, options)
     spacing = chosen_spacing("volumes", chosen)
     if chosen["nan"] not in ("refuse", "fill"):
-        raise BadSource(f"volumes option nan is {chosen['nan']!r}; it is refuse or fill")
+        raise BadSource(f"volumes option nan is {chosen['nan']!r}; it must be refuse or fill")
     rejected: list[BadCase] = []
     named = None
     if chosen["by"] and source.is_dir():
@@ -78,7 +80,7 @@ def _item(row: Row, source: Path, wanted: str, answers: Answers, named: ByHeader
         found, bad = list_series([row.path], source, nameless=True)
         if not found:
             reason = (
-                bad[0].reason if bad else f"the file is no volume ({', '.join(ENDINGS)}, DICOM)"
+                bad[0].reason if bad else f"the file is not a volume ({', '.join(ENDINGS)}, DICOM)"
             )
             raise BadCase(reason, where=row.key)
         series = found[0]
@@ -102,11 +104,11 @@ def _item(row: Row, source: Path, wanted: str, answers: Answers, named: ByHeader
 
 
 def _beside(row: Row) -> tuple[Path, ...]:
-    """Return the file of voxels that a header names."""
+    """Return the files of voxels that a header names."""
     try:
         return open_volume(row.path).beside
     except NiftiError:
-        return ()  # it is told when it is read
+        return ()  # reported when it is read
 
 
 def _meta(
@@ -125,7 +127,7 @@ def _meta(
             else:
                 volumes.append(open_volume(item.paths[0]))
         except (BadCase, NiftiError):
-            continue  # it is told when it is read
+            continue  # reported when it is read
     modality = modality_of(chosen["modality"], volumes, headers)
     count = volumes[0].shape[3] if volumes and len(volumes[0].shape) > 3 else 1
     ct = modality == "ct"
@@ -158,7 +160,7 @@ def _meta(
 
 
 def read(item: Item, meta: Meta) -> Iterator[Case]:
-    """Give the volume of an item; raises BadCase."""
+    """Yield the volume of an item; raises BadCase."""
     known: dict[str, Any] = meta.options
     try:
         if item.extra["series"]:
@@ -173,7 +175,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case]:
         raise BadCase(str(error), where=item.key, key=item.key) from None
     if 1 in image.shape[1:]:
         raise BadCase(
-            "the volume has one slice alone: kind images reads pictures",
+            "the volume has only one slice: kind images reads pictures",
             where=item.key,
             key=item.key,
         )
@@ -193,7 +195,7 @@ def read(item: Item, meta: Meta) -> Iterator[Case]:
 
 VOLUMES = Kind(
     name="volumes",
-    summary="whole volumes, DICOM series, NIfTI, NRRD, MHA or MHD, with their classes in a table",
+    summary="whole volumes (DICOM series, NIfTI, NRRD, MHA, MHD) with their classes in a table",
     source="the user's own: CT, MRI, PET, ultrasound in 3-D",
     survey=survey,
     read=read,

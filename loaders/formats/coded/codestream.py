@@ -1,17 +1,17 @@
-"""The size and depth that a JPEG, JPEG-LS or JPEG 2000 codestream declares, without decoding it."""
+"""The size and depth that a JPEG, JPEG-LS or JPEG 2000 codestream declares, without decoding."""
 
 import struct
 from typing import NamedTuple
 
-# Start of frame of every JPEG and of JPEG-LS (ITU-T T.81 table B.1, T.87 C.1.1); those left out of
-# the row are other markers.
+# Start-of-frame markers of JPEG and JPEG-LS (ITU-T T.81 table B.1, T.87 C.1.1); the numbers left
+# out are other markers.
 _STARTS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN = 0xDA
 # A JPEG 2000 codestream, with or without boxes around it (ITU-T T.800 A.5.1).
 J2K = b"\xff\x4f\xff\x51"
 
 
-# The first box of a JP2 file, and the type of that which holds the codestream (T.800 I.5.1, I.5.4).
+# The first box of a JP2 file, and the type of the codestream's box (T.800 I.5.1, I.5.4).
 _SIGNATURE = b"\0\0\0\x0cjP  "
 _CODESTREAM = b"jp2c"
 
@@ -31,8 +31,8 @@ def coded(frame: bytes) -> Coded | None:
         at = _boxed(frame) if frame.startswith(_SIGNATURE) else frame.find(J2K)
         if at < 0 or len(frame) < at + 43 or not frame.startswith(J2K, at):
             return None
-        # Two markers, length, capabilities; then the reference grid, where the image starts on it
-        # and the tiles; the number of components, the depth of the first (A.5.1).
+        # Two markers, length, capabilities; the size of the reference grid, the offset of the
+        # image on it, the tiles; the number of components, the depth of the first (A.5.1).
         right, lower, left, upper = struct.unpack_from(">4I", frame, at + 8)
         components, depth = struct.unpack_from(">HB", frame, at + 40)
         return Coded(lower - upper, right - left, (depth & 0x7F) + 1, components)
@@ -54,7 +54,7 @@ def coded(frame: bytes) -> Coded | None:
 
 
 def _boxed(frame: bytes) -> int:
-    """Return where the codestream in a JP2 file is, -1 where no row of boxes leads to it."""
+    """Return the offset of the codestream in a JP2 file, -1 if no chain of boxes leads to it."""
     at = 12
     while at + 8 <= len(frame):
         length, kind = struct.unpack_from(">L4s", frame, at)

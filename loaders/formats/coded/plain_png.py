@@ -1,8 +1,8 @@
 """The pixels of a plain PNG in half of Pillow's time: isal unpacks them, FFmpeg undoes the filters.
 
-Plain is a whole picture in grey or RGB of 8 bits, neither interlaced nor transparent, which says
-nothing else that changes how it is read: most photographs and masks. What is not plain, or is
-damaged, is left to Pillow, which says why.
+A PNG is plain if it is complete, in 8-bit grey or RGB, neither interlaced nor transparent, and
+without other chunks that change how it is read, like most photographs and masks. Others, and
+damaged ones, are left to Pillow, which reports why.
 """
 
 import struct
@@ -47,7 +47,7 @@ def plain_png(raw: bytes, most: int) -> Array | None:
 
 
 def _parts(raw: bytes) -> tuple[bytes, bytes] | None:
-    """Return the header and the packed pixels of a file that has nothing else to tell."""
+    """Return the header and the packed pixels of a plain file, else None."""
     packed: list[memoryview] = []
     header = last = b""
     for kind, data in _chunks(raw):
@@ -64,7 +64,7 @@ def _parts(raw: bytes) -> tuple[bytes, bytes] | None:
 
 
 def _chunks(raw: bytes) -> Iterator[tuple[bytes, memoryview]]:
-    """Give the type and the data of each chunk, up to one that is damaged."""
+    """Yield the type and the data of each chunk, up to one that is damaged."""
     at = len(_SIGNATURE) if raw.startswith(_SIGNATURE) else len(raw)
     view = memoryview(raw)
     while at + _CHUNK.size + _SUM.size <= len(raw):
@@ -77,12 +77,12 @@ def _chunks(raw: bytes) -> Iterator[tuple[bytes, memoryview]]:
         yield kind, view[first:end]
         at = end + _SUM.size
     if at < len(raw):
-        # Bytes behind the last chunk, which no chunk is.
+        # Bytes after the last chunk that are not a chunk.
         yield b"", view[:0]
 
 
 def _unpacked(packed: bytes, size: int) -> bytes | None:
-    """Return the bytes of a stream of zlib that holds `size` of them and ends there, else None."""
+    """Return the bytes of a zlib stream if it holds exactly `size` of them, else None."""
     inflate = isal_zlib.decompressobj()
     try:
         found = inflate.decompress(packed, size + 1)
@@ -93,11 +93,11 @@ def _unpacked(packed: bytes, size: int) -> bytes | None:
 
 
 def _unfiltered(header: bytes, filtered: bytes, channels: int) -> Array:
-    """Return the pixels (C, Y, X) of rows with their filters, which FFmpeg undoes.
+    """Return the pixels (C, Y, X) of filtered rows, whose filters FFmpeg undoes.
 
-    It reads whole files, so it is given one whose pixels are not packed.
+    FFmpeg reads whole files, so it gets one whose pixels are not packed.
     """
-    # Joined once: each copy of a picture drives others from the core's cache (measured).
+    # Joined once: each copy of a picture evicts data from the core's cache (measured).
     file = b"".join(
         (
             _SIGNATURE,
@@ -115,7 +115,7 @@ def _unfiltered(header: bytes, filtered: bytes, channels: int) -> Array:
 
 
 def _chunk(kind: bytes, data: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
-    """Return the parts of a chunk; `data` are those of what it holds."""
+    """Return the parts of a chunk; `data` are the parts of its content."""
     checksum = isal_zlib.crc32(kind)
     for part in data:
         checksum = isal_zlib.crc32(part, checksum)
@@ -123,7 +123,7 @@ def _chunk(kind: bytes, data: Sequence[bytes | memoryview]) -> list[bytes | memo
 
 
 def _stored(content: bytes) -> list[bytes | memoryview]:
-    """Return the parts of a stream of zlib that holds bytes as they are."""
+    """Return the parts of a zlib stream of uncompressed bytes."""
     parts: list[bytes | memoryview] = [_ZLIB]
     view = memoryview(content)
     for at in range(0, len(content), _MOST_STORED):

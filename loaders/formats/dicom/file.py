@@ -1,7 +1,7 @@
-"""Opening one DICOM file that nobody has checked: silently, and with a limit on its unpacked size.
+"""Opening one unchecked DICOM file: silently, and with a limit on its unpacked size.
 
-What damages a file is told as BadCase, by the name of an element and never by its value, which may
-be a person's.
+Damage is reported as BadCase with the name of an element and never its value, which may identify a
+person.
 """
 
 import logging
@@ -43,7 +43,7 @@ from loaders.formats.dicom.preamble import ENOUGH, PREAMBLE, begin_of
 
 # What pydicom and its decoders raise on a file that is cut off or damaged; found by cutting and
 # overwriting files at every place (tests/loaders/formats/test_dicom.py). An OSError with a number
-# is not among them: a disk that fails is no fault of the case. pydicom raises some without one.
+# is not among them: a disk failure is not a fault of the case. pydicom raises some without one.
 DAMAGE = (
     BytesLengthException,
     InvalidDicomError,
@@ -59,14 +59,14 @@ DAMAGE = (
     struct.error,
     zlib.error,
 )
-# Bytes of a file, and of what a deflated one unpacks to, which may be a thousand times more: 1000
-# slices of 512 x 512 in 16 bits (assumption).
+# The most bytes of a file, and of an unpacked deflated one, which may be a thousand times as large:
+# 1000 slices of 512 x 512 in 16 bits (assumption).
 MAX_BYTES = 2**29
 # Value representations that mean the same in every character set (PS3.5 6.2).
 _CONSTANT = ("CS", "DS", "IS", "UI", "US")
-# That of names and descriptions, which are text in the file's.
+# Those of names and descriptions, whose text is in the file's character set.
 _WORDS = "LO"
-# Bytes in which the header is looked for, the second where the first do not hold it; it takes 2 to
+# Bytes read to find the header, the second number if the first does not suffice; it takes 2 to
 # 20 kB (seen in LIDC-IDRI and pydicom's test files).
 _HEADS = (2**12, 2**15)
 # The group of the file meta information.
@@ -77,17 +77,17 @@ _GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
 _PIXELS = b"\xe0\x7f\x10\x00"
 # Bytes between an element's tag and its value, at most (PS3.5 7.1.2).
 _AFTER_TAG = 8
-# The VRs that it may have where they are explicit, with what follows them.
+# The VRs that it may have if they are explicit, with the bytes after them.
 _WORDS_OR_BYTES = (b"OW\0\0", b"OB\0\0")
 # The length that compressed pixels declare (PS3.5 A.4): they end with a delimiter.
 _UNDEFINED = 2**32 - 1
-# Transfer syntaxes whose elements are not written little endian, or not plainly.
+# Transfer syntaxes whose elements are big-endian or deflated.
 _OTHERWISE = (DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian)
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom silent: its warnings and log lines hold values of headers and paths."""
+    """Silence pydicom: its warnings and log lines contain paths and values of headers."""
     logger = logging.getLogger("pydicom")
     was = logger.disabled
     with pydicom.config.disable_value_validation(), warnings.catch_warnings():
@@ -101,7 +101,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def damage_told(where: str, what: str = "a DICOM file is damaged or cut off") -> Iterator[None]:
-    """Turn what pydicom raises on a damaged file into a BadCase, which begins with `what`."""
+    """Turn pydicom's errors on a damaged file into a BadCase that begins with `what`."""
     try:
         yield
     except BadCase:
@@ -155,7 +155,7 @@ class DicomFile:
             if vr == _WORDS:
                 return _converted(tag, vr, found[1], True, held.encodings)
         except (*DAMAGE, OSError):
-            # Told only now: to enter this for each of a header's values takes longer than they do.
+            # Entered only now: entering it for each value would take longer than parsing the value.
             with damage_told(self.where, f"{keyword} is damaged"):
                 raise
         with damage_told(self.where, f"{keyword} is damaged"):
@@ -172,13 +172,13 @@ class DicomFile:
         if (found := self.value(keyword)) is None:
             raise BadCase(f"{keyword} is missing", where=self.where)
         try:
-            # The slices of a series repeat them, but for their places.
+            # The slices of a series repeat them, except their positions.
             parse = _parsed if type(found) in _PLAIN_NUMBERS else _as_numbers
             parsed, finite = parse(found)
         except (TypeError, ValueError) as error:
-            raise BadCase(f"{keyword} holds no number", where=self.where) from error
+            raise BadCase(f"{keyword} is not a number", where=self.where) from error
         if len(parsed) != count or not finite:
-            raise BadCase(f"{keyword} does not hold {count} finite numbers", where=self.where)
+            raise BadCase(f"{keyword} does not have {count} finite numbers", where=self.where)
         return parsed
 
     def items(self, keyword: str) -> "list[DicomFile]":
@@ -190,10 +190,11 @@ class DicomFile:
 
 
 class Start(NamedTuple):
-    """A file's header, and where its pixels lie, in bytes.
+    """A file's header, and the place of its pixels, in bytes.
 
-    `end` is where their element begins, `first` and `length` are their own as the element says,
-    `size` is the file's. The file is written little endian; `implicit` tells of its VRs.
+    `end` is the offset of the pixels' element, `first` and `length` are the offset and length of
+    the pixels that it declares, `size` is the file's. The file is little-endian; `implicit` tells
+    whether its VRs are.
     """
 
     file: DicomFile
@@ -207,7 +208,7 @@ class Start(NamedTuple):
 def open_start(path: Path, where: str) -> Start | None:
     """Return the header if it fits the first 32 KiB, else None: then call `open_file`.
 
-    No more of the file is read. Raises BadCase where its name alone calls it DICOM.
+    No more of the file is read. Raises BadCase if it is DICOM only by its name.
     """
     head = b""
     with path.open("rb", buffering=0) as file:
@@ -221,7 +222,7 @@ def open_start(path: Path, where: str) -> Start | None:
     try:
         return _before_pixels(head, size, where)
     except (*DAMAGE, OSError):
-        # The header may go on beyond these bytes; `open_file` reads all of it and reports damage.
+        # The header may extend beyond these bytes; `open_file` reads all of it and reports damage.
         return None
 
 
@@ -230,8 +231,8 @@ def open_file(
 ) -> DicomFile | None:
     """Return a file's data set, or None if it is not DICOM and is not named `.dcm`.
 
-    A deflated file is unpacked up to `limit` bytes and given as if it had been written plainly.
-    `options` go to pydicom's `dcmread`. Raises BadCase.
+    A deflated file is unpacked up to `limit` bytes and returned as if it had not been deflated.
+    `options` are passed to pydicom's `dcmread`. Raises BadCase.
     """
     with path.open("rb") as file:
         begin = _begin(file.read(ENOUGH), path, where)
@@ -245,7 +246,7 @@ def open_file(
 
 
 def open_header(path: Path, where: str, keywords: Sequence[str]) -> DicomFile | None:
-    """Return a data set with these elements of the header; as `open_file`."""
+    """Return a data set with these elements of the header; otherwise like `open_file`."""
     if (start := open_start(path, where)) is not None:
         return start.file
     return open_file(path, where, stop_before_pixels=True, specific_tags=list(keywords))
@@ -266,23 +267,23 @@ def check_pixels_whole(file: DicomFile, what: str = "the file") -> None:
         return
     if (held := len(pixels.value or b"")) < pixels.length:
         raise BadCase(
-            f"{what} is cut off: PixelData claims {pixels.length} bytes and {held} are there",
+            f"{what} is cut off: PixelData claims {pixels.length} bytes, but has {held}",
             where=file.where,
         )
 
 
 def _begin(start: bytes, path: Path, where: str) -> int | None:
-    """Return where the first element is, None where this is no DICOM file.
+    """Return the offset of the first element, None if this is not a DICOM file.
 
-    Raises BadCase where its name alone says that it is one.
+    Raises BadCase if it is one only by its name.
     """
     begin = begin_of(start[:ENOUGH])
     if begin is None and path.suffix.lower() == ".dcm":
-        raise BadCase("the file's name ends in .dcm and it is no DICOM file", where=where)
+        raise BadCase("the file's name ends in .dcm, but it is not a DICOM file", where=where)
     return begin
 
 
-# The transfer syntax of elements by whether their VRs are implicit and whether little endian.
+# (whether VRs are implicit, whether little-endian) -> the transfer syntax of elements.
 _PLAIN_SYNTAX = {
     (True, True): ImplicitVRLittleEndian,
     (False, True): ExplicitVRLittleEndian,
@@ -291,9 +292,9 @@ _PLAIN_SYNTAX = {
 
 
 def _with_syntax(file: DicomFile) -> DicomFile:
-    """Return a file whose meta information says how its elements are written; raises BadCase.
+    """Return a file whose meta information states its transfer syntax; raises BadCase.
 
-    Where it does not, pydicom has found that out by looking at them.
+    If the file lacks it, the syntax is the one that pydicom inferred from the elements.
     """
     dataset: Any = file.dataset
     if not isinstance(getattr(dataset, "file_meta", None), FileMetaDataset):
@@ -304,7 +305,7 @@ def _with_syntax(file: DicomFile) -> DicomFile:
     raw = isinstance(pixels, RawDataElement)
     if pixels is not None and (pixels.length == _UNDEFINED if raw else pixels.is_undefined_length):
         raise BadCase(
-            "TransferSyntaxUID is missing and the pixels are compressed: how, is not known",
+            "TransferSyntaxUID is missing, and the pixels are compressed in an unknown way",
             where=file.where,
         )
     syntax = _PLAIN_SYNTAX.get(dataset.original_encoding)
@@ -317,8 +318,8 @@ def _with_syntax(file: DicomFile) -> DicomFile:
 def _before_pixels(head: bytes, size: int, where: str) -> Start | None:
     """Parse a file's header; return None unless it is certainly complete.
 
-    In 0.4 to 0.6 of the time that `dcmread` takes for it (measured), which asks at each element
-    whether to stop; and to see whether a file is deflated its file meta would be read twice.
+    It takes 0.4 to 0.6 of the time of `dcmread` (measured), which checks at each element whether to
+    stop. `dcmread` would also read the file meta twice, to see whether a file is deflated.
     """
     begin = PREAMBLE + 4
     if len(head) < begin + 12 or head[begin : begin + 8] != _GROUP_LENGTH:
@@ -338,7 +339,7 @@ def _before_pixels(head: bytes, size: int, where: str) -> Start | None:
         held.meta = meta
     else:
         held.file_meta = meta.made(FileMetaDataset) if isinstance(meta, Plain) else meta
-    # Tag, VR, two bytes of nothing and the length where VRs are explicit, else tag and length.
+    # Tag, VR, two reserved bytes and the length if VRs are explicit, else tag and length.
     if not implicit and head[end + 4 : end + 8] not in _WORDS_OR_BYTES:
         return None
     first = end + (8 if implicit else 12)
@@ -348,9 +349,9 @@ def _before_pixels(head: bytes, size: int, where: str) -> Start | None:
 
 
 def _meta_elements(content: bytes) -> Plain | FileMetaDataset | None:
-    """Return the file meta information in these bytes, None unless that is all there is.
+    """Return the file meta information in these bytes, None unless it fills them exactly.
 
-    Raises ValueError where other elements are among them.
+    Raises ValueError if other elements are among them.
     """
     meta = _elements(content)
     if isinstance(meta, Plain):
@@ -359,7 +360,7 @@ def _meta_elements(content: bytes) -> Plain | FileMetaDataset | None:
 
 
 def _elements(content: bytes, *, implicit: bool = False) -> Plain | Dataset | None:
-    """Return the elements in these bytes, or None unless the last one ends where the bytes do."""
+    """Return the elements in these bytes, None unless the last one ends with the bytes."""
     plain = plain_elements(content, implicit=implicit)
     if plain is not None and plain.found:
         return plain
@@ -376,9 +377,9 @@ def _tags(held: Plain | Dataset) -> list[int]:
 
 
 class _Bounded(BufferedReader):
-    """A file from which no more is asked than it has left.
+    """A file that is never asked for more bytes than it has left.
 
-    Python sets aside as many bytes as are asked for, and an element may claim 4 GiB.
+    Python allocates as many bytes as are requested, and an element may claim 4 GiB.
     """
 
     def __init__(self, path: Path) -> None:
@@ -392,7 +393,7 @@ class _Bounded(BufferedReader):
 
 
 def _plain(file: BinaryIO, begin: int, limit: int, where: str) -> BinaryIO:
-    """Return what pydicom may read: a file, or what a deflated one holds; raises BadCase."""
+    """Return a file that pydicom may read, unpacked if it is deflated; raises BadCase."""
     file.seek(begin)
     meta = _meta(file)
     if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
@@ -402,7 +403,7 @@ def _plain(file: BinaryIO, begin: int, limit: int, where: str) -> BinaryIO:
 
 
 def _meta(file: BinaryIO) -> FileMetaDataset:
-    """Read the file meta information, up to where it ends, whatever its group length claims."""
+    """Read the file meta information to its end, whatever its group length claims."""
     return FileMetaDataset(
         read_dataset(file, False, True, stop_when=lambda tag, *_: tag.group != 2)
     )
@@ -411,8 +412,8 @@ def _meta(file: BinaryIO) -> FileMetaDataset:
 def _inflated(meta: FileMetaDataset, packed: bytes, limit: int, where: str) -> BytesIO:
     """Return a deflated file as an explicit little endian one; raises BadCase and DAMAGE.
 
-    pydicom inflates without a bound. So it is done here, from where the file meta ends (wherever
-    its group length may claim that to be), and what pydicom parses is what was bounded.
+    pydicom inflates without a limit. So it is done here, from the end of the file meta (whatever
+    its group length claims), and pydicom parses the limited result.
     """
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     content = inflater.decompress(packed, limit + 1)
@@ -429,7 +430,7 @@ def _inflated(meta: FileMetaDataset, packed: bytes, limit: int, where: str) -> B
 
 @lru_cache
 def _tag(keyword: str) -> int:
-    # Not pydicom's own type, which compares itself ten times as slowly.
+    # A plain int: comparing pydicom's own type is ten times as slow.
     return int(Tag(keyword))
 
 
@@ -460,13 +461,13 @@ def _converted(
 ) -> Any:
     """Return an element as pydicom converts it; cached, since the slices of a series repeat it.
 
-    Decimals are plain floats: pydicom's own carry their text along, which takes five times as long
+    Decimals are plain floats: pydicom's own also keep their text, which takes five times as long
     (measured).
     """
     if vr == "DS" and written and (decimals := _decimals(written)):
         return decimals[0] if len(decimals) == 1 else decimals
     if vr == "UI" and written and b"\\" not in written:
-        # Those of slices are never met again, and pydicom takes ten times as long (measured).
+        # UIDs of slices do not recur, and pydicom takes ten times as long (measured).
         return UID(written.decode("latin-1").rstrip("\0 "))
     length = len(written or b"")
     raw = RawDataElement(BaseTag(tag), vr, length, written, 0, False, little_endian)
@@ -474,7 +475,7 @@ def _converted(
 
 
 def _decimals(written: bytes) -> tuple[float, ...] | None:
-    """Return the numbers of a decimal string (PS3.5 6.2); None where it is not one."""
+    """Return the numbers of a decimal string (PS3.5 6.2); None if it is not one."""
     try:
         return tuple(map(float, written.decode("ascii").rstrip(" \0").split("\\")))
     except ValueError:

@@ -1,9 +1,9 @@
 """The frames of one DICOM file as a viewer shows them: X-ray, photograph, ultrasound loop.
 
-MONOCHROME1 asks a viewer to show low values white (PS3.3 C.7.6.3.1.2). Projections are looked at,
-not measured, and one collection mixes both kinds, so such frames are inverted within the depth of
-their levels (`loaders.formats.levels`): bone is bright in all of them. What has a unit (Hounsfield
-units) is measured and never inverted, as in `loaders.formats.dicom.series`. Padding becomes the
+MONOCHROME1 asks a viewer to show low values white (PS3.3 C.7.6.3.1.2). Projections are viewed, not
+measured, and a collection may mix both kinds, so such frames are inverted within the depth of their
+levels (`loaders.formats.levels`): bone is bright in all of them. Values with a unit (Hounsfield
+units) are measured and never inverted, as in `loaders.formats.dicom.series`. Padding becomes the
 darkest value of its frame. ModalityLUTSequence, or else slope and intercept, is applied; windows,
 which are a choice of display, are not. Frames are decoded one at a time.
 """
@@ -42,11 +42,11 @@ _CHANNELS: Mapping[str, int] = {
     "YBR_ICT": 3,
     "YBR_RCT": 3,
 }
-# Types of rescaled values that name no unit: such values are levels (PS3.3 C.11.1.1.2).
+# Rescale types without a unit: such values are levels (PS3.3 C.11.1.1.2).
 _NO_UNIT = ("", "US")
 # Pixels of a frame (assumption): a mammogram has 30 million. A header may claim more.
 MAX_PIXELS = 2**26
-# Bytes of a file: the largest loops of a scanner (assumption). It is read whole.
+# Bytes of a file: the largest loops of a scanner (assumption). Files are read entirely.
 MAX_BYTES = 2**30
 
 
@@ -62,25 +62,27 @@ class Frames:
 def open_frames(path: Path, where: str, *, stride: int = 1) -> Frames:
     """Return every stride-th frame of a file, each with 1 or 3 channels; raises BadCase.
 
-    The iterator raises BadCase too: what is damaged is often found at its frame.
+    The iterator raises BadCase too: damage is often found only at its frame.
     """
     if (size := path.stat().st_size) > MAX_BYTES:
-        raise BadCase(f"the file has {size} bytes; {MAX_BYTES} are read", where=where)
+        raise BadCase(f"the file has {size} bytes; at most {MAX_BYTES} are read", where=where)
     with quiet():
         file = open_file(path, where, limit=MAX_BYTES)
         if file is None:
-            raise BadCase("the file is no DICOM file", where=where)
+            raise BadCase("the file is not a DICOM file", where=where)
         if "PixelData" not in file.dataset:
-            raise BadCase("the DICOM file holds no pixels: no image, or cut off", where=where)
+            raise BadCase("the DICOM file holds no pixels: not an image, or cut off", where=where)
         check_pixels_whole(file)
         colours = file.text("PhotometricInterpretation")
         if colours not in _CHANNELS:
             known = ", ".join(_CHANNELS)
-            raise BadCase(f"PhotometricInterpretation is none of: {known}", where=where)
+            raise BadCase(f"PhotometricInterpretation is not one of: {known}", where=where)
         rows, columns = (_count(file, side) for side in ("Rows", "Columns"))
         if rows * columns > MAX_PIXELS:
-            raise BadCase(f"the header claims {rows} x {columns} pixels: no image", where=where)
-        # Some writers put 0 for a single frame; pydicom reads it so too.
+            raise BadCase(
+                f"the header claims {rows} x {columns} pixels, which is not an image", where=where
+            )
+        # Some writers put 0 for a single frame; pydicom reads it as one too.
         missing = str(file.value("NumberOfFrames") or "").strip() in ("", "0")
         count = 1 if missing else _count(file, "NumberOfFrames")
         seconds = _seconds(file)
@@ -95,7 +97,7 @@ def _count(file: DicomFile, keyword: str) -> int:
     try:
         number = int(file.text(keyword))
     except ValueError:
-        raise BadCase(f"{keyword} is no whole number", where=file.where) from None
+        raise BadCase(f"{keyword} is not a whole number", where=file.where) from None
     if number < 1:
         raise BadCase(f"{keyword} is {number}", where=file.where)
     return number
@@ -104,8 +106,8 @@ def _count(file: DicomFile, keyword: str) -> int:
 def _seconds(file: DicomFile) -> float:
     """Return the seconds between two frames, nan if the header lacks them.
 
-    By the time itself (ms), the mean of the times, or the inverse of a rate (1/s): that of the
-    recording before that of the display (PS3.3 C.7.6.5, C.7.6.16).
+    From the frame time (ms), the mean of the frame times, or the inverse of a rate (1/s), the
+    recording's before the display's (PS3.3 C.7.6.5, C.7.6.16).
     """
     for keyword, to_seconds in _CLOCKS.items():
         found = file.value(keyword)
@@ -172,7 +174,7 @@ class _Form:
 def _form(file: DicomFile, colours: str, coded: int) -> _Form:
     bits, allocated = (_count(file, keyword) for keyword in ("BitsStored", "BitsAllocated"))
     if bits > allocated:
-        raise BadCase(f"BitsStored is {bits}, of {allocated} bits a pixel", where=file.where)
+        raise BadCase(f"BitsStored is {bits} of {allocated} bits per pixel", where=file.where)
     return _Form(
         colours=colours,
         bits=bits,
@@ -214,7 +216,7 @@ def _picture(written: Array, header: FrameHeader, form: _Form) -> Picture:
         bits, told = bits_for(form.lut.largest), True
     if white_is_zero and not levels and unit in _NO_UNIT and form.modality != "CT":
         # Values without a unit are inverted before they are rescaled. Signed ones are symmetric
-        # about zero at any depth.
+        # around zero at any depth.
         full = -1 if stored.dtype.kind == "i" else 2 ** (bits if told else _needed(stored)) - 1
         inverted = (full - stored.astype(np.int64)).astype(stored.dtype)
         shown, _ = _modality_values(inverted, header, form)
@@ -239,7 +241,7 @@ def _check_unused(
     """Raise BadCase if values other than padding use more bits than BitsStored says."""
     if written is stored or form.overlaid:
         return
-    # Signed values may be written with their sign in the unused bits or without.
+    # Signed values may or may not be written with their sign in the unused bits.
     unsigned = written.view(f"u{written.dtype.itemsize}")
     beyond = (written != stored) & (unsigned >> form.bits != 0)
     if (beyond & ~padding).any():

@@ -1,4 +1,4 @@
-"""The attributes of one frame, from wherever the header keeps them.
+"""The attributes of one frame, wherever the header keeps them.
 
 In an enhanced file the attributes of a frame are in functional groups, its own or the shared ones
 (PS3.3 C.7.6.16); in a plain file they are in the data set itself.
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from loaders.cases import BadCase
 from loaders.formats.dicom.file import DicomFile
 
-# Where the functional groups keep what a plain file has in its data set.
+# The functional groups that hold the elements of a plain file's data set.
 _GROUPS = {
     "ImagePositionPatient": "PlanePositionSequence",
     "ImageOrientationPatient": "PlaneOrientationSequence",
@@ -39,7 +39,7 @@ class FrameHeader:
         return self.file
 
     def numbers(self, keyword: str, count: int) -> NDArray[np.float64]:
-        """Return an element's numbers, of the frame or of all; raises BadCase."""
+        """Return an element's numbers, of the frame or of all frames; raises BadCase."""
         return self.holder(keyword).numbers(keyword, count)
 
 
@@ -50,7 +50,7 @@ def frame_headers(file: DicomFile, count: int) -> list[FrameHeader]:
     own = file.items("PerFrameFunctionalGroupsSequence")
     if len(own) != count:
         raise BadCase(
-            f"the header claims {count} frames and describes {len(own)}", where=file.where
+            f"the header claims {count} frames but describes {len(own)}", where=file.where
         )
     shared = file.items("SharedFunctionalGroupsSequence")
     return [FrameHeader(file=file, groups=(group, *shared)) for group in own]

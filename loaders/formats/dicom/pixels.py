@@ -1,8 +1,8 @@
 """The stored pixels of a CT file's frames: read from disk on demand, or decoded.
 
-Most files hold one frame, as memory does. They are read one by one, each when its place in the
-volume is known: no series lies in memory twice, and a frame is still in a core's cache when it
-becomes Hounsfield units. All other files are decoded.
+Most files hold one frame with the bytes that it has in memory. They are read one by one, each when
+its place in the volume is known: no series is in memory twice, and a frame is still in a core's
+cache when it becomes Hounsfield units. All other files are decoded.
 """
 
 import math
@@ -28,7 +28,7 @@ _PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 class Pixels(NamedTuple):
     """The pixels of one frame: their type in this machine's byte order, their shape, a reader.
 
-    `read` gives an array of `shape` and of the type in any byte order; raises BadCase.
+    `read` returns an array of `shape` and of the type in any byte order; raises BadCase.
     """
 
     dtype: np.dtype[Any]
@@ -74,7 +74,7 @@ def decoded_pixels(file: DicomFile, count: int) -> list[Pixels]:
 
 
 def decoded_frames(file: DicomFile, wanted: Sequence[int], count: int) -> Iterator[NDArray[Any]]:
-    """Give some of a file's frames, in this machine's byte order, one at a time; raises BadCase."""
+    """Yield some of a file's frames, in this machine's byte order, one by one; raises BadCase."""
     for frame in _decoded(file, count, wanted) if wanted else ():
         yield frame.astype(frame.dtype.newbyteorder("="), copy=False)
 

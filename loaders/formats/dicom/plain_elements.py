@@ -1,8 +1,8 @@
-"""The elements of a header that is written plainly, in a tenth of the time that pydicom takes.
+"""The elements of a plain header, in a tenth of pydicom's time.
 
-Most headers are a row of elements of known lengths. What is anything else (a length that is not
-said, an unknown VR, a switch between implicit and explicit VRs) is left to pydicom, and so is what
-an element means: this finds where each begins and ends.
+Most headers are a sequence of elements of known lengths. Anything else (an undefined length, an
+unknown VR, a switch between implicit and explicit VRs) is left to pydicom, and so is the meaning of
+an element: this only finds where each begins and ends.
 """
 
 from functools import cached_property, lru_cache
@@ -21,14 +21,14 @@ from pydicom.tag import BaseTag
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
 # PS3.5 7.1.2 and 7.1.3: the tag (its group in the lower half) and the VR with a length of 16 bits,
-# or of 32 behind two bytes of nothing; or the tag with a length of 32 bits.
+# or of 32 bits after two reserved bytes; or the tag with a length of 32 bits.
 _EXPLICIT, _IMPLICIT, _LENGTH = Struct("<L2sH"), Struct("<LL"), Struct("<L")
 _SHORT = {vr.encode(): str(vr) for vr in EXPLICIT_VR_LENGTH_16}
 _LONG = {vr.encode(): str(vr) for vr in EXPLICIT_VR_LENGTH_32}
 _UNDEFINED = 2**32 - 1
-# What stands of an element: its VR where it is written, its value as it is written, and where.
+# An element as found: its VR if it is written, its value's bytes, and their offset.
 _Found = tuple[str | None, Any, int]
-# Specific Character Set (0008,0005), and the group of what delimits sequences.
+# Specific Character Set (0008,0005), and the group of sequence delimiters.
 _CHARACTERS, _DELIMITERS = 0x00080005, 0xFFFE
 
 Made = TypeVar("Made", bound=Dataset)
@@ -40,10 +40,10 @@ def _empty(vr: str | None) -> Any:
 
 
 class Plain:
-    """Elements by their tags, little endian, none of them parsed; `meta` is the file's, if known.
+    """Unparsed little-endian elements by tag; `meta` is the file's, if known.
 
-    Of a CT slice a dozen elements are asked for, and to make pydicom's of all of them would take
-    most of the time that its header takes (measured).
+    Only a dozen elements of a CT slice are used; converting all of them with pydicom would take
+    most of a header's time (measured).
     """
 
     def __init__(self, found: dict[int, _Found], *, implicit: bool) -> None:
@@ -53,13 +53,13 @@ class Plain:
 
     @cached_property
     def encodings(self) -> tuple[str, ...]:
-        """The character sets of its texts, as Python calls them."""
+        """The character sets of its texts, by Python's names."""
         characters = self.found.get(_CHARACTERS)
         return _encodings(*characters[:2]) if characters else (default_encoding,)
 
     @cached_property
     def dataset(self) -> Dataset:
-        """All of it as pydicom's data set; it is made once."""
+        """All elements as pydicom's data set, which is made once."""
         made = self.made(Dataset)
         if self.meta is not None:
             meta = self.meta
@@ -67,7 +67,7 @@ class Plain:
         return made
 
     def made(self, make: type[Made]) -> Made:
-        """Return the elements as pydicom's `read_dataset` gives them, in a data set of a kind."""
+        """Return the elements as pydicom's `read_dataset` would, in a data set of type `make`."""
         elements: dict[BaseTag, DataElement | RawDataElement] = {}
         for number, (vr, value, first) in self.found.items():
             tag = BaseTag(number)
@@ -84,9 +84,9 @@ class Plain:
 def plain_elements(content: bytes, *, implicit: bool) -> Plain | None:
     """Return the elements in these bytes, little endian.
 
-    None where the bytes are not elements of known lengths from their first to their last.
+    None unless the bytes are elements of known lengths from first to last.
     """
-    # Writers claim one and write the other; pydicom looks at the first VR, and so must this.
+    # Writers may declare one and write the other; like pydicom, this trusts the first VR.
     if implicit and content[4:6].isalpha():
         return None
     found: dict[int, _Found] = {}

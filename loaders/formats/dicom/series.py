@@ -2,12 +2,12 @@
 
 Slices are ordered along the normal of their plane, never by instance number or file name, and the
 distance between them comes from their positions, never from SliceThickness (which may overlap or
-leave gaps). A duplicate slice, with the same position and values, counts once. What is
-no regular volume is refused: a missing slice, two different slices at one position, slices of
-different size, orientation, study or frame of reference. Nothing is interpolated to mend a series.
+leave gaps). A duplicate slice, with the same position and values, counts once. Irregular volumes
+are refused: with a missing slice, two different slices at one position, or slices of different
+size, orientation, study or frame of reference. Nothing is interpolated to repair a series.
 
-A file is a slice, or an enhanced multi-frame object whose frames are the slices: there the place
-and rescale of each are in the functional groups (PS3.3 C.7.6.16).
+A file is a slice, or an enhanced multi-frame object whose frames are the slices; the functional
+groups then hold the position and rescale of each (PS3.3 C.7.6.16).
 """
 
 import math
@@ -26,14 +26,14 @@ from loaders.formats.dicom.slices import MAX_VOXELS, Slice, read_slices
 
 # Media Storage Directory (PS3.4 annex B): a DICOMDIR lists other files and holds no image.
 _DIRECTORY = "1.2.840.10008.1.3.10"
-# What is read of each file in a survey, and whether a file has to have it.
+# The elements of each file that a survey reads, and whether a file must have them.
 _LISTED = {
     "SeriesInstanceUID": True,
     "SOPInstanceUID": True,
     "PatientID": True,
     "Modality": True,
     "QualityControlImage": False,
-    # A series is of one study and in one frame of reference (PS3.3 A.1.2).
+    # A series belongs to one study and one frame of reference (PS3.3 A.1.2).
     "StudyInstanceUID": False,
     "FrameOfReferenceUID": False,
     "SeriesDescription": False,
@@ -41,7 +41,7 @@ _LISTED = {
 # Positions are written rounded to 0.01 mm, which moves a gap of 0.5 mm by 2 %; a changed spacing
 # moves it by far more (assumption).
 _GAP_TOLERANCE = 0.05
-# Positions nearer than this are one: they are written rounded to 0.01 mm or finer (assumption).
+# Positions closer than this are equal: they are written rounded to 0.01 mm or finer (assumption).
 _SAME_MM = 0.01
 # Direction cosines are written with six decimals (assumption: three are enough).
 _COSINE_TOLERANCE = 1e-3
@@ -49,10 +49,10 @@ _COSINE_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """The files of one series, and what its headers say of it.
+    """The files of one series, and what its headers state about it.
 
-    `phantom` is what Quality Control Image (0028,0300) says: made by a phantom, of no patient.
-    `patient` is empty where a file need not name one; `description` is for the terminal alone.
+    `phantom` is Quality Control Image (0028,0300): an image of a phantom, not of a patient.
+    `patient` may be empty if files need not name one; only the terminal shows `description`.
     """
 
     uid: str
@@ -70,9 +70,9 @@ class Volume:
 
     It is in int16 Hounsfield units, or in whatever unit and type another modality has. `affine`
     (4, 4) maps x, y, z in voxels to mm to the left, posterior, superior; its last axis is the mean
-    distance of slices. `heights` are the slices' own places along the normal, in mm.
-    `spacing` is in mm along Z, Y, X; `slices` gives the place of a slice by its SOP instance UID. A
-    frame of a converted multi-frame file goes by the UID of the slice that it was made of.
+    distance of slices. `heights` are the slices' own positions along the normal, in mm.
+    `spacing` is in mm along Z, Y, X; `slices` maps a SOP instance UID to the index of a slice. A
+    frame of a converted multi-frame file has the UID of the slice from which it was made.
     """
 
     array: NDArray[Any]
@@ -87,9 +87,8 @@ def list_series(
 ) -> tuple[list[Series], list[BadCase]]:
     """Group DICOM files into series by their headers; no pixel is read.
 
-    Files that are no DICOM are passed over, unless their name ends in .dcm. A file that is found
-    twice in the tree (one SOP instance UID) counts once. `nameless`: a file need not name its
-    patient.
+    Files that are not DICOM are skipped, unless their name ends in .dcm. A file that occurs twice
+    in the tree (same SOP instance UID) counts once. `nameless`: a file need not name its patient.
     """
     found: dict[str, dict[str, tuple[dict[str, str], Path]]] = {}
     rejected = []
@@ -117,7 +116,7 @@ def list_series(
 
 
 def _header(path: Path, where: str, *, nameless: bool) -> dict[str, str] | None:
-    """Return the listed elements of a file; None where it is no DICOM file or a DICOMDIR."""
+    """Return the listed elements of a file; None if it is not a DICOM file, or a DICOMDIR."""
     file = open_header(path, where, list(_LISTED))
     if file is None or file.meta.value("MediaStorageSOPClassUID") == _DIRECTORY:
         return None
@@ -132,7 +131,7 @@ def _header(path: Path, where: str, *, nameless: bool) -> dict[str, str] | None:
 def _series(uid: str, images: Sequence[tuple[dict[str, str], Path]], where: str) -> Series:
     for keyword in ("PatientID", "Modality", "StudyInstanceUID", "FrameOfReferenceUID"):
         if (count := len({header[keyword] for header, _ in images})) > 1:
-            raise BadCase(f"the slices of one series have {count} {keyword}s", where=where)
+            raise BadCase(f"the slices of the series have {count} {keyword}s", where=where)
     first, _ = images[0]
     return Series(
         uid=uid,
@@ -150,8 +149,8 @@ def read_series(
 ) -> Volume:
     """Read the slices of one series into one volume, clipped to `window` (HU).
 
-    `read_slices` says how values become HU. What is not `measured` in them (MRI, PET) keeps its
-    values, unclipped. Raises BadCase, which names `where`.
+    `read_slices` describes how values become HU. A series that is not `measured` in HU (MRI, PET)
+    keeps its values, unclipped. Raises BadCase, which names `where`.
     """
     slices: list[Slice] = []
     voxels = 0
@@ -172,7 +171,9 @@ def read_series(
     across, down = first.orientation[:3], first.orientation[3:]
     axes = np.stack([np.cross(across, down), down, across])
     if not np.allclose(axes @ axes.T, np.eye(3), atol=_COSINE_TOLERANCE):
-        raise BadCase("ImageOrientationPatient is no pair of orthogonal unit vectors", where=where)
+        raise BadCase(
+            "ImageOrientationPatient is not a pair of orthogonal unit vectors", where=where
+        )
     # Each row: the slice's position along the normal, down the columns and along the rows, mm.
     positions = np.stack([one.position for one in slices]) @ axes.T
     order = np.argsort(positions[:, 0], kind="stable")
@@ -208,9 +209,9 @@ def _once(
     *,
     measured: bool,
 ) -> tuple[list[int], dict[str, int]]:
-    """Return which slices to keep, sorted, and the place of each by its UID.
+    """Return which slices to keep, sorted, and the index of each by its UID.
 
-    A slice with the position and the values of the one before is that one again.
+    A slice with the position and values of the one before is a duplicate of it.
     """
     look = Slice.hounsfield if measured else Slice.values
     kept: list[int] = []
@@ -230,13 +231,14 @@ def _once(
 def _slice_spacing(positions: NDArray[np.float64], where: str) -> float:
     """Return the distance between sorted slice positions (mm); raises BadCase if it varies."""
     if len(positions) < 2:
-        raise BadCase("the series has one slice alone: no volume", where=where)
+        raise BadCase("the series has only one slice, which is not a volume", where=where)
     gaps = np.diff(positions)
-    # The lower of two middle ones: of two gaps, one holds the slice that is missing.
+    # The lower of two middle gaps: if there are two gaps, the larger may lack a slice.
     spacing = float(np.quantile(gaps, 0.5, method="lower"))
     if (doubled := int((gaps <= _GAP_TOLERANCE * spacing).sum())) or spacing <= 0:
         raise BadCase(
-            f"{max(doubled, 1)} slices lie where another one does: two acquisitions in one series",
+            f"{max(doubled, 1)} slices share a position with another: two acquisitions in one "
+            "series",
             where=where,
         )
     if (gaps > 1.5 * spacing).any():
@@ -244,6 +246,7 @@ def _slice_spacing(positions: NDArray[np.float64], where: str) -> float:
         raise BadCase(f"{lost} slices are missing: the series has gaps", where=where)
     if (np.abs(gaps / spacing - 1) > _GAP_TOLERANCE).any():
         raise BadCase(
-            f"the slices are {gaps.min():.2f} to {gaps.max():.2f} mm apart: uneven", where=where
+            f"the slices are unevenly spaced, {gaps.min():.2f} to {gaps.max():.2f} mm apart",
+            where=where,
         )
     return spacing

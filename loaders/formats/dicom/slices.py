@@ -1,4 +1,4 @@
-"""A CT file to its slices in Hounsfield units: one, or the frames of an enhanced file."""
+"""A CT file to its slices in Hounsfield units: one slice, or the frames of an enhanced file."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,8 +33,8 @@ class Slice:
     """One slice: its pixels (Y, X), their meaning, its position (mm) and its SOP instance UID.
 
     `pixel_spacing` is in mm along Y, X; `orientation` holds the directions of the rows and of the
-    columns. A frame goes by the UID of the slice that it was converted from, else by its file's UID
-    and its number.
+    columns. A frame has the UID of the slice from which it was converted, else its file's UID with
+    its number.
     """
 
     image: str
@@ -50,13 +50,13 @@ class Slice:
         return self.pixels.shape
 
     def hounsfield(self, out: NDArray[np.int16] | None = None) -> NDArray[np.int16]:
-        """Return Hounsfield units (Y, X), in `out` where it is given; raises BadCase."""
+        """Return Hounsfield units (Y, X), in `out` if it is given; raises BadCase."""
         out = np.empty(self.shape, np.int16) if out is None else out
         self.meaning.hounsfield(self.pixels.read(), out)
         return out
 
     def values(self) -> NDArray[Any]:
-        """Return its values (Y, X) in whatever unit they have; raises BadCase."""
+        """Return its values (Y, X) in their own unit; raises BadCase."""
         return self.meaning.values(self.pixels.read())
 
 
@@ -65,20 +65,20 @@ def read_slices(
 ) -> list[Slice]:
     """Return the slices of one file, clipped to `window` (HU); raises BadCase, which names `where`.
 
-    Where they are not `measured` in Hounsfield units (MRI), they may lack slope and intercept.
+    If they are not `measured` in Hounsfield units (MRI), they may lack slope and intercept.
 
     Padding (PixelPaddingValue, PixelPaddingRangeLimit) is found in the stored values and becomes
-    the window's lower bound: rescaled first, it would be a density that no tissue has. Stored
-    values become HU by ModalityLUTSequence, or else by the slope and intercept of their own slice.
-    MONOCHROME1 asks a viewer to show low values white (PS3.3 C.7.6.3.1.2): it changes no HU, so
-    nothing is inverted. To be called within `quiet`.
+    the window's lower bound; rescaled, it would become a density that no tissue has. Stored values
+    become HU by ModalityLUTSequence, or else by the slope and intercept of their own slice.
+    MONOCHROME1 asks a viewer to show low values white (PS3.3 C.7.6.3.1.2); it does not affect HU,
+    so nothing is inverted. Call it within `quiet`.
     """
     start = open_start(path, where)
     if (size := path.stat().st_size if start is None else start.size) > MAX_BYTES:
-        raise BadCase(f"a file has {size} bytes; {MAX_BYTES} are read", where=where)
+        raise BadCase(f"a file has {size} bytes; at most {MAX_BYTES} are read", where=where)
     file = open_file(path, where) if start is None else start.file
     if file is None:
-        raise BadCase("a file of the series is no DICOM file any more", where=where)
+        raise BadCase("a file of the series is no longer a DICOM file", where=where)
     colours = file.text("PhotometricInterpretation")
     if colours not in ("MONOCHROME1", "MONOCHROME2"):
         raise BadCase(
@@ -92,12 +92,12 @@ def read_slices(
         pixels = [found]
     else:
         whole = with_pixels(start, path) if start else file
-        # Which of hundreds it is, the terminal alone may tell: the reason is stored.
+        # Only the terminal may show which file it is: the reason is stored.
         named = replace(whole, where=f"{where} ({path.name})")
         check_pixels_whole(named, "a file of the series")
         pixels = decoded_pixels(whole, count)
     if len(pixels) != count:
-        raise BadCase(f"{count} frames are claimed and {len(pixels)} are there", where=where)
+        raise BadCase(f"{count} frames are claimed, but there are {len(pixels)}", where=where)
     return [
         Slice(
             image=header.image,
@@ -116,9 +116,10 @@ def _count(file: DicomFile) -> int:
     rows, columns = (file.numbers(side, 1)[0] for side in ("Rows", "Columns"))
     if not 1 <= min(rows, columns) <= max(rows, columns) <= _MAX_SIDE:
         raise BadCase(
-            f"Rows and Columns are {rows:.0f} and {columns:.0f}: no slice", where=file.where
+            f"Rows and Columns are {rows:.0f} and {columns:.0f}, which is not a slice",
+            where=file.where,
         )
-    # Some writers put 0 for a single frame; pydicom reads it so too.
+    # Some writers put 0 for a single frame; pydicom reads it as one too.
     if str(file.value("NumberOfFrames") or "").strip() in ("", "0"):
         return 1
     count = int(file.numbers("NumberOfFrames", 1)[0])
@@ -128,14 +129,14 @@ def _count(file: DicomFile) -> int:
         )
     if count > 1 and not file.value("PerFrameFunctionalGroupsSequence"):
         raise BadCase(
-            "a file holds several frames without functional groups, which say where each lies",
+            "a file holds several frames but no functional groups, which give their positions",
             where=file.where,
         )
     return count
 
 
 class _Frame:
-    """What the header says of one slice."""
+    """What the header states about one slice."""
 
     def __init__(self, header: FrameHeader, number: int, count: int) -> None:
         self._header = header
@@ -145,26 +146,26 @@ class _Frame:
             self.image = self._source() or (f"{self.image}#{number}" if count > 1 else self.image)
 
     def numbers(self, keyword: str, count: int) -> NDArray[np.float64]:
-        """Return an element's numbers, of the frame or of all; raises BadCase."""
+        """Return an element's numbers, of the frame or of all frames; raises BadCase."""
         return self._header.numbers(keyword, count)
 
     def has(self, keyword: str) -> bool:
-        """Tell whether an element has a value, of the frame or of all; raises BadCase."""
+        """Tell whether an element has a value, for the frame or for all; raises BadCase."""
         return self._header.holder(keyword).value(keyword) not in (None, "")
 
     @property
     def pixel_spacing(self) -> tuple[float, float]:
-        """Distance of rows and of columns, mm."""
+        """Distances of rows and of columns, in mm."""
         spacing = self.numbers("PixelSpacing", 2)
         if (spacing <= 0).any():
             raise BadCase("PixelSpacing is not positive", where=self._file.where)
         return float(spacing[0]), float(spacing[1])
 
     def meaning(self, pixels: Pixels, window: tuple[int, int], *, measured: bool) -> Meaning:
-        """Return how the written numbers become Hounsfield units, or others; raises BadCase."""
+        """Return how written numbers become Hounsfield units or other values; raises BadCase."""
         if len(pixels.shape) != 2:
             raise BadCase(
-                f"a slice has {len(pixels.shape)} axes; rows and columns are read",
+                f"a slice has {len(pixels.shape)} axes, not just rows and columns",
                 where=self._file.where,
             )
         slope, intercept, lut = 1.0, 0.0, modality_lut(self._file)
@@ -175,14 +176,14 @@ class _Frame:
             )
         elif lut.unit != "HU" and measured:
             raise BadCase(
-                "ModalityLUTType is not HU: the slice's values are no Hounsfield units",
+                "ModalityLUTType is not HU: the slice's values are not Hounsfield units",
                 where=self._file.where,
             )
         bits = int(self._file.numbers("BitsStored", 1)[0])
         allocated = 8 * pixels.dtype.itemsize
         if not 1 <= bits <= allocated:
             raise BadCase(
-                f"BitsStored is {bits}, of {allocated} bits a pixel", where=self._file.where
+                f"BitsStored is {bits} of {allocated} bits per pixel", where=self._file.where
             )
         padding = padding_of(self._file)
         return Meaning(pixels.dtype, bits, slope, intercept, padding, window, lut)

@@ -1,7 +1,7 @@
 """The masks of a DICOM series: segmentation objects (DICOM-SEG) and RT structure sets, by name.
 
-Which of both a file is, its SOP class says. A mask is of the series that it names, or where it
-names none of the series in its frame of reference; one of another series is refused.
+Its SOP class tells which of the two a file is. A mask belongs to the series that it names or, if it
+names none, to the series in its frame of reference; a mask of another series is refused.
 """
 
 from collections import Counter
@@ -27,7 +27,7 @@ Voxels: TypeAlias = Callable[[str, Scan, float, int], Array]
 
 
 class _Reader(Protocol):
-    """What reads one of both kinds of file; each function raises BadCase."""
+    """A reader of one of the two kinds of file; each function raises BadCase."""
 
     def names(self, file: DicomFile, /) -> list[str]:
         """Return the names of its structures."""
@@ -39,7 +39,7 @@ class _Reader(Protocol):
         """Return the UIDs of its frames of reference."""
 
     def opened(self, file: DicomFile, /) -> Voxels:
-        """Return what gives the voxels of one of its structures after another."""
+        """Return a function that gives the voxels of a structure."""
 
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", segmentation.LABEL_MAP)
@@ -49,20 +49,20 @@ _READERS: Mapping[str, _Reader] = {
     **dict.fromkeys(SEGMENTATIONS, segmentation),
     **dict.fromkeys(STRUCTURE_SETS, structure_set),
 }
-# What the two are called among the settings of a kind.
+# The names of the two in the settings of a kind.
 FORMS = {"seg": SEGMENTATIONS, "rtstruct": STRUCTURE_SETS, "dicom": tuple(_READERS)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What a file of masks says it holds: its structures' names, and the series that it names."""
+    """What a file of masks declares: the names of its structures, and the series that it names."""
 
     names: tuple[str, ...]
     series: frozenset[str]
 
 
 def class_of(path: Path, where: str) -> str:
-    """Return a file's SOP class, empty where it is no DICOM file; raises BadCase."""
+    """Return a file's SOP class, empty if it is not a DICOM file; raises BadCase."""
     with quiet():
         file = open_header(path, where, ["SOPClassUID"])
         return "" if file is None else str(file.value("SOPClassUID") or "").strip()
@@ -79,8 +79,8 @@ def contents_of(path: Path, where: str) -> Contents:
 class Masks:
     """The masks of one series; each file is parsed once.
 
-    `shift` is how far, in voxels, a segmentation may lie from the series' grid; `threshold` is the
-    level from which a fractional one counts as inside, 0 for half of the largest.
+    `shift` is how far, in voxels, a segmentation may be from the series' grid; `threshold` is the
+    level from which fractional voxels count as inside, 0 for half of the largest.
     """
 
     scan: Scan
@@ -92,7 +92,7 @@ class Masks:
     def load(self, path: Path, name: str, *, union: bool) -> Array:
         """Return one structure of a file as 0 and 1 (X, Y, Z); raises BadCase.
 
-        `union`: several of that name are united, else they are refused.
+        `union`: several structures of that name are united; otherwise they are refused.
         """
         with quiet(), damage_told(self.where, "the mask is damaged or cut off"):
             if path not in self._known:
@@ -104,7 +104,7 @@ class Masks:
                 raise BadCase(f"the mask has no structure {name!r}", where=self.where)
             if names[name] > 1 and not union:
                 raise BadCase(
-                    f"the mask has {names[name]} structures of the name {name!r}; several=union "
+                    f"the mask has {names[name]} structures named {name!r}; several=union "
                     "would unite them",
                     where=self.where,
                 )
@@ -116,13 +116,13 @@ class Masks:
         if strange or elsewhere:
             what = "series" if strange else "frame of reference"
             raise BadCase(
-                f"the mask is of another {what}: it was not drawn on this image", where=self.where
+                f"the mask is for another {what}: it was not drawn on this image", where=self.where
             )
 
 
 def _open(path: Path, where: str, *, pixels: bool) -> tuple[DicomFile, _Reader]:
     if (size := path.stat().st_size) > MAX_BYTES:
-        raise BadCase(f"the mask has {size} bytes; {MAX_BYTES} are read", where=where)
+        raise BadCase(f"the mask has {size} bytes; at most {MAX_BYTES} are read", where=where)
     file = open_file(path, where, stop_before_pixels=not pixels)
     found = "" if file is None else str(file.value("SOPClassUID") or "").strip()
     if file is None or found not in _READERS:

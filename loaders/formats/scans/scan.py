@@ -1,8 +1,8 @@
-"""A DICOM series as a volume like those of other formats, and where in it a patient's point lies.
+"""A DICOM series as a volume like those of other formats, and the voxels of a patient's points.
 
-CT is in Hounsfield units, air being the lowest; other modalities keep their values, by slope and
-intercept where they have them. How slices are ordered, and what is refused, stands in
-`loaders.formats.dicom.series`.
+CT is in Hounsfield units, with air the lowest; other modalities keep their values, with slope and
+intercept applied if they have them. `loaders.formats.dicom.series` describes how slices are ordered
+and what is refused.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ from loaders.formats.dicom.series import read_series
 from loaders.formats.nifti import AIR
 from loaders.formats.volumes.volume import LPS_TO_RAS, Volume
 
-# The highest that 16 bits hold: metal goes beyond the 3071 HU of 12 bits.
+# The highest value of 16 bits: metal exceeds the 3071 HU of 12 bits.
 _WINDOW = (int(AIR), 2**15 - 1)
 _IDENTITY = ("Modality", "SeriesInstanceUID", "FrameOfReferenceUID")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """A series that was read: its volume (X, Y, Z), and how it is called by others.
+    """A series that was read: its volume (X, Y, Z), and the UIDs by which others refer to it.
 
-    `heights` are the places of its slices along their normal, in mm; `affine` is as in
+    `heights` are the positions of its slices along their normal, in mm; `affine` is as in
     `loaders.formats.dicom.series.Volume`.
     """
 
@@ -40,7 +40,7 @@ class Scan:
     def voxels_of(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return points (n, 3) of the patient, in mm, as x, y, z in voxels.
 
-        Between two slices the third is by the slices' own places, which may be uneven.
+        z is interpolated between the slices' own positions, which may be uneven.
         """
         found = (points - self.affine[:3, 3]) @ np.linalg.inv(self.affine[:3, :3]).T
         normal = self.affine[:3, 2] / np.linalg.norm(self.affine[:3, 2])
@@ -54,7 +54,7 @@ class Scan:
 
 
 def modality_in(path: Path) -> str:
-    """Return the modality that a file of a series says; raises BadCase."""
+    """Return the modality that a file of a series states; raises BadCase."""
     with quiet():
         header = open_header(path, "", list(_IDENTITY))
         return "" if header is None else str(header.value("Modality") or "").strip()
@@ -65,7 +65,7 @@ def read_scan(paths: Sequence[Path], where: str) -> Scan:
     with quiet():
         header = open_header(paths[0], where, list(_IDENTITY))
         if header is None:
-            raise BadCase("a file of the series is no DICOM file any more", where=where)
+            raise BadCase("a file of the series is no longer a DICOM file", where=where)
         modality, series, frame = (
             str(header.value(keyword) or "").strip() for keyword in _IDENTITY
         )

@@ -1,8 +1,8 @@
 """DICOM segmentation objects (PS3.3 A.51, A.102): binary, fractional and label maps.
 
-Frames are put where their own positions say, never by their order; what lies between them is
-background. A frame may be turned or cut out of the slices, but its pixels must lie on the voxels of
-the series: nothing is interpolated. Of a fractional segment a voxel is inside from half of
+Frames are placed by their own positions, never by their order; voxels between them are background.
+A frame may be rotated or a part of a slice, but its pixels must coincide with voxels of the series:
+nothing is interpolated. In a fractional segment, a voxel is inside from half of
 MaximumFractionalValue on.
 """
 
@@ -23,7 +23,7 @@ from loaders.formats.scans.scan import Scan
 
 # Label Map Segmentation Storage (PS3.4 B.5, since 2024): the number of a segment in each pixel.
 LABEL_MAP = "1.2.840.10008.5.1.4.1.1.66.7"
-# Frames of all segments together, 400 of 512 x 512 each (assumption); a header may claim more.
+# The limit on frames of all segments, 400 of 512 x 512 each (assumption); a header may claim more.
 _MAX_PIXELS = 100 * MAX_VOXELS
 
 
@@ -38,16 +38,16 @@ def series_of(file: DicomFile) -> set[str]:
 
 
 def frames_of(file: DicomFile) -> set[str]:
-    """Return the frame of reference that it is in, none where it has none; raises BadCase."""
+    """Return its frame of reference, an empty set if it has none; raises BadCase."""
     return {str(file.value("FrameOfReferenceUID") or "").strip()} - {""}
 
 
 def opened(file: DicomFile) -> Callable[[str, Scan, float, int], Array]:
-    """Return what gives a segment as 0 and 1 (X, Y, Z), by its label; raises BadCase."""
+    """Return a function that gives a segment as 0 and 1 (X, Y, Z), by its label; raises BadCase."""
     segments = _segments(file)
     form = str(file.value("SegmentationType") or "").strip()
     if form not in ("BINARY", "FRACTIONAL", "LABELMAP"):
-        raise BadCase("SegmentationType is none of BINARY, FRACTIONAL, LABELMAP", where=file.where)
+        raise BadCase("SegmentationType is not BINARY, FRACTIONAL or LABELMAP", where=file.where)
     rows, columns, count = (
         int(file.numbers(keyword, 1)[0]) for keyword in ("Rows", "Columns", "NumberOfFrames")
     )
@@ -80,7 +80,7 @@ def _segments(file: DicomFile) -> dict[int, str]:
     for item in file.items("SegmentSequence"):
         number = int(item.numbers("SegmentNumber", 1)[0])
         found[number] = item.text("SegmentLabel")
-    # Of a label map the background may be a segment too.
+    # In a label map, the background may be a segment too.
     found.pop(0, None)
     if not found:
         raise BadCase("the mask names no segment", where=file.where)
@@ -91,33 +91,33 @@ def _segment_of(header: FrameHeader) -> int:
     for group in header.groups:
         for item in group.items("SegmentIdentificationSequence"):
             return int(item.numbers("ReferencedSegmentNumber", 1)[0])
-    raise BadCase("a frame of the mask says no segment", where=header.file.where)
+    raise BadCase("a frame of the mask names no segment", where=header.file.where)
 
 
 def _frames(
     file: DicomFile, chosen: list[int], shape: tuple[int, int], count: int
 ) -> Iterator[tuple[int, NDArray[np.integer]]]:
-    """Give the numbers and the pixels (rows, columns) of the chosen frames; raises BadCase."""
+    """Yield the numbers and the pixels (rows, columns) of the chosen frames; raises BadCase."""
     if "PixelData" not in file.dataset:
-        raise BadCase("the mask holds no pixels: cut off", where=file.where)
+        raise BadCase("the mask holds no pixels: it is cut off", where=file.where)
     if file.numbers("BitsAllocated", 1)[0] != 1:
         for at, frame in zip(chosen, decoded_frames(file, chosen, count), strict=True):
             if frame.shape != shape:
-                raise BadCase("the mask's pixels are not as its header says", where=file.where)
+                raise BadCase("the mask's pixels contradict its header", where=file.where)
             yield at, frame
         return
     if file.meta.value("TransferSyntaxUID") not in (ExplicitVRLittleEndian, ImplicitVRLittleEndian):
         raise BadCase(
-            "the mask's single bits are compressed or big-endian, which is not read",
+            "the mask has single bits, compressed or big-endian, which are not read",
             where=file.where,
         )
     check_pixels_whole(file)
     packed = np.frombuffer(file.value("PixelData"), np.uint8)
     size = shape[0] * shape[1]
-    # A byte may be left over, which makes their number even (PS3.5 8.1.1).
+    # A padding byte may make their number even (PS3.5 8.1.1).
     if not 0 <= len(packed) - -(-count * size // 8) <= 1:
         raise BadCase(
-            f"the mask's pixels are not those of {count} frames of {shape[0]} x {shape[1]}",
+            f"the mask does not hold the pixels of {count} frames of {shape[0]} x {shape[1]}",
             where=file.where,
         )
     for at in chosen:
@@ -140,10 +140,10 @@ def _place(
     start, along, downwards = (
         np.rint(each).astype(np.int64) for each in (corner, right - corner, below - corner)
     )
-    # Each axis of a frame must run along one of the series'.
+    # Each axis of a frame must be parallel to one of the series.
     if sorted(np.abs([along, downwards]).sum(axis=1)) != [1, 1] or (along & downwards).any():
         raise BadCase(
-            "the mask's pixels have another spacing or direction than the series", where=where
+            "the mask's pixels differ in spacing or direction from the series", where=where
         )
     rows, columns = frame.shape
     ends = np.array(list(product((0, rows - 1), (0, columns - 1))))
@@ -151,14 +151,14 @@ def _place(
     wanted = start + ends[:, :1] * downwards + ends[:, 1:] * along
     if (apart := np.abs(exact - wanted).max()) > shift:
         raise BadCase(
-            f"the mask's pixels lie up to {apart:.3g} voxels away from the series'; shift allows "
-            f"{shift:g}",
+            f"the mask's pixels are up to {apart:.3g} voxels away from those of the series; shift "
+            f"allows {shift:g}",
             where=where,
         )
     if (wanted < 0).any() or (wanted >= out.shape).any():
         sizes = " x ".join(map(str, out.shape))
         raise BadCase(
-            f"a frame of the mask, {columns} x {rows}, reaches beyond the series, {sizes}",
+            f"a frame of the mask, {columns} x {rows}, extends beyond the series, {sizes}",
             where=where,
         )
     row, column = np.nonzero(frame)

@@ -1,9 +1,9 @@
 """RT structure sets (PS3.3 A.19): outlines in the patient's millimetres to the voxels of a series.
 
-A voxel is inside where its centre is. Where outlines of one plane lie in each other the inner one
-is a hole, and so on: even-odd. An outline belongs to the slice nearest to its plane; where several
-planes are nearest to one slice, the nearest of them counts. A centre on an outline is inside, of a
-hole's too. Points and open lines have no inside.
+A voxel is inside if its centre is. If outlines of a plane are nested, the inner one is a hole, and
+so on (even-odd rule). An outline belongs to the slice nearest to its plane; if several planes are
+nearest to one slice, the closest of them counts. A centre on an outline, even a hole's, is inside.
+Points and open lines have no inside.
 """
 
 from collections import defaultdict
@@ -17,10 +17,10 @@ from loaders.cases import Array, BadCase
 from loaders.formats.dicom.file import DicomFile
 from loaders.formats.scans.scan import Scan
 
-# How a contour is closed (PS3.3 C.8.8.6).
+# The types of closed contours (PS3.3 C.8.8.6).
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
-# A plane may be tilted against the slices by its writer's rounding: a tenth of their distance
-# (assumption). Planes nearer than that are one.
+# Rounding may tilt a plane against the slices by up to a tenth of their distance (assumption).
+# Planes closer than that are one.
 _FLAT = 0.1
 # A voxel's centre is on an outline that passes it this near, in voxels: writers round to 0.01 mm
 # (assumption).
@@ -30,7 +30,7 @@ _ON = 0.01
 def names(file: DicomFile) -> list[str]:
     """Return the name of each structure that is drawn, in the order of the file; raises BadCase.
 
-    Templates list structures that nobody has drawn: whether those are empty is not known.
+    Templates list structures that nobody has drawn; these may or may not be empty.
     """
     drawn = {
         int(roi.numbers("ReferencedROINumber", 1)[0])
@@ -56,7 +56,7 @@ def frames_of(file: DicomFile) -> set[str]:
 
 
 def opened(file: DicomFile) -> Callable[[str, Scan, float, int], Array]:
-    """Return what gives a structure as 0 and 1 (X, Y, Z), by its name; raises BadCase."""
+    """Return a function that gives a structure as 0 and 1 (X, Y, Z), by name; raises BadCase."""
     return partial(_voxels, file)
 
 
@@ -85,7 +85,7 @@ def _structures(file: DicomFile) -> dict[int, tuple[str, str]]:
 
 def _fill(roi: DicomFile, name: str, scan: Scan, inside: Array) -> None:
     """Fill the outlines of one structure into `inside`."""
-    # Slice -> the planes nearest to it and the outlines there, in voxels.
+    # Slice -> the planes nearest to it and their outlines, in voxels.
     planes: dict[int, list[tuple[float, NDArray[np.float64]]]] = defaultdict(list)
     contours = roi.items("ContourSequence")
     closed = 0
@@ -100,11 +100,11 @@ def _fill(roi: DicomFile, name: str, scan: Scan, inside: Array) -> None:
         plane = float(height.mean())
         nearest = round(plane)
         if not 0 <= nearest < inside.shape[2]:
-            raise BadCase(f"an outline of {name} lies beyond the series", where=roi.where)
+            raise BadCase(f"an outline of {name} is outside the series", where=roi.where)
         if len(points) > 2:
             planes[nearest].append((plane, points[:, :2]))
     if contours and not closed:
-        raise BadCase(f"{name} has points or open lines and no closed outline", where=roi.where)
+        raise BadCase(f"{name} has points or open lines but no closed outline", where=roi.where)
     for place, of_slice in planes.items():
         nearest_plane = min((plane for plane, _ in of_slice), key=lambda plane: abs(plane - place))
         counted = [outline for plane, outline in of_slice if abs(plane - nearest_plane) <= _FLAT]
@@ -114,22 +114,22 @@ def _fill(roi: DicomFile, name: str, scan: Scan, inside: Array) -> None:
 def _points(contour: DicomFile) -> NDArray[np.float64]:
     count = np.size(contour.value("ContourData"))
     if not count or count % 3:
-        raise BadCase("ContourData is no list of points", where=contour.where)
+        raise BadCase("ContourData is not a list of points", where=contour.where)
     return contour.numbers("ContourData", count).reshape(-1, 3)
 
 
 def even_odd(outlines: Sequence[NDArray[np.float64]], shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Return which points (x, y), whole numbers below `shape`, an odd number of outlines encloses.
 
-    `outlines` are closed polygons (n, 2). A point on one of them is inside, as programs that draw
-    outlines through the centres of voxels mean it.
+    `outlines` are closed polygons (n, 2). A point on one of them is inside, as intended by programs
+    that draw outlines through the centres of voxels.
     """
     crossed = np.zeros((shape[0] + 1, shape[1]), np.int64)
     touched = np.zeros(shape, bool)
     for outline in outlines:
         begin, end = outline, np.roll(outline, -1, axis=0)
         at, line = _crossings(begin, end, shape[1], reach=0.0)
-        # Beyond a crossing all points are on its other side.
+        # All points beyond a crossing are on its other side.
         np.add.at(crossed, (np.clip(np.ceil(at), 0, shape[0]).astype(np.int64), line), 1)
         for axis in (0, 1):
             at, line = _crossings(
@@ -145,9 +145,9 @@ def even_odd(outlines: Sequence[NDArray[np.float64]], shape: tuple[int, ...]) ->
 def _crossings(
     begin: NDArray[np.float64], end: NDArray[np.float64], lines: int, *, reach: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return where edges cross the lines whose second coordinate is 0, 1, ..., and which line each.
+    """Return where edges cross the lines with second coordinate 0, 1, ..., and the line of each.
 
-    An edge has its lower end and not its upper one; with a `reach` it is longer at both, by that.
+    An edge includes its lower end but not its upper one; `reach` extends it at both ends.
     """
     flipped = (begin[:, 1] > end[:, 1])[:, np.newaxis]
     low, high = np.where(flipped, end, begin), np.where(flipped, begin, end)

@@ -1,8 +1,8 @@
 """The first sheet of an Excel workbook (.xlsx) as CSV: ECMA-376, part 1, 18.3 and 18.4.
 
-What cells show is taken as it was saved: no formula is computed, no macro and no link followed, no
-entity of XML expanded. Numbers have the 15 digits that Excel shows; dates are written as
-2026-03-01, whatever the country; a line of the text is a row of the sheet.
+Cells are read as saved: no formula is computed, no macro run, no link followed, no XML entity
+expanded. Numbers have the 15 digits that Excel shows; dates are written as 2026-03-01, whatever the
+country; a line of the text is a row of the sheet.
 """
 
 import csv
@@ -24,7 +24,7 @@ from loaders.cases import BadSource
 
 log = logging.getLogger(__name__)
 
-# How a ZIP archive begins, and an old workbook or one that is locked by a password (MS-CFB 2.2).
+# The first bytes of a ZIP archive, and of an old or password-protected workbook (MS-CFB 2.2).
 ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 # Bytes of a workbook (assumption).
 _MAX_FILE = 2**26
@@ -35,14 +35,14 @@ _MAX_TEXT = 2**26
 # Rows and columns of a sheet (Excel's specifications and limits).
 _MAX_ROWS, _MAX_COLUMNS = 2**20, 2**14
 _PLACE = re.compile(r"([A-Z]{1,3})([0-9]{1,7})")
-# Built-in formats of dates and times (18.8.30), those of East Asia among them.
+# Built-in formats of dates and times (18.8.30), including those of East Asia.
 _DATES = {*range(14, 23), *range(27, 37), *range(45, 48), *range(50, 59)}
-# Of a format of one's own what is no letter of a date: text in quotes, in brackets, or escaped.
+# The parts of a custom format that are not letters of a date: quoted, bracketed or escaped text.
 _NO_LETTER = re.compile(r'"[^"]*"|\[[^\]]*\]|\\.|_.|\*.')
 
 
 def is_workbook(begin: bytes) -> bool:
-    """Tell by its first bytes whether a file is a workbook, or an archive as these are."""
+    """Tell by its first bytes whether a file is a workbook, or an archive like one."""
     return begin.startswith((ZIP, _OLE))
 
 
@@ -50,7 +50,7 @@ def sheet_text(path: Path) -> str:
     """Return the first sheet of a workbook as CSV with commas; raises BadSource."""
     if (size := path.stat().st_size) > _MAX_FILE:
         raise BadSource(f"{path.name} has {size} bytes; a workbook has at most {_MAX_FILE}")
-    # In memory: places that lie are no errors of the disk then.
+    # In memory, so that false offsets are not taken for disk errors.
     content = io.BytesIO(path.read_bytes())
     try:
         with zipfile.ZipFile(content) as archive:
@@ -68,18 +68,18 @@ def sheet_text(path: Path) -> str:
         if isinstance(error, BadSource):
             raise
         raise BadSource(
-            f"{path.name} is no Excel workbook that can be read ({type(error).__name__}): save it "
+            f"{path.name} cannot be read as an Excel workbook ({type(error).__name__}): save it "
             "as CSV UTF-8"
         ) from None
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError):
         raise BadSource(
-            f"{path.name} is an old workbook (.xls), damaged, or locked by a password: save it as "
+            f"{path.name} is an old workbook (.xls), damaged, or password-protected: save it as "
             "CSV UTF-8"
         ) from None
 
 
 def _part(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
-    """Open a part, which is read no further than it says it goes; raises KeyError."""
+    """Open a part, which is read only up to its declared size; raises KeyError."""
     entry = archive.getinfo(name)
     if entry.file_size > _MAX_PART:
         raise ValueError(name)
@@ -87,7 +87,7 @@ def _part(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
 
 
 def _elements(archive: zipfile.ZipFile, name: str, wanted: str) -> Iterator[Any]:
-    """Give each element of a name in a part, whatever its namespace; those before are let go."""
+    """Yield each element with a name in a part, in any namespace; earlier ones are freed."""
     with _part(archive, name) as file:
         for _, element in iterparse(file, forbid_dtd=True):
             if _local(element.tag) == wanted:
@@ -100,7 +100,7 @@ def _local(tag: str) -> str:
 
 
 def _first_sheet(archive: zipfile.ZipFile, path: Path) -> tuple[str, datetime]:
-    """Return the part of the first sheet, and the day from which its dates count."""
+    """Return the part of the first sheet, and the day from which its dates are counted."""
     sheets, since = [], datetime(1899, 12, 30)  # noqa: DTZ001  # a cell has no time zone
     with _part(archive, "xl/workbook.xml") as file:
         for _, element in iterparse(file, forbid_dtd=True):
@@ -111,7 +111,7 @@ def _first_sheet(archive: zipfile.ZipFile, path: Path) -> tuple[str, datetime]:
     if not sheets:
         raise BadSource(f"{path.name} has no sheet")
     if len(sheets) > 1:
-        log.warning("%s has %d sheets, of which the first is read.", path.name, len(sheets))
+        log.warning("%s has %d sheets; only the first is read.", path.name, len(sheets))
     for relation in _elements(archive, "xl/_rels/workbook.xml.rels", "Relationship"):
         if relation.get("Id") == sheets[0]["id"]:
             target = PurePosixPath("/xl") / relation.get("Target", "")
@@ -126,7 +126,7 @@ def _shared(archive: zipfile.ZipFile) -> Iterator[str]:
 
 
 def _text(item: Any) -> str:
-    """Return the text of a string, plain or in runs; not how it is pronounced (rPh)."""
+    """Return the text of a string, plain or in runs, without its pronunciation (rPh)."""
     found = []
     for part in item:
         if _local(part.tag) == "t":
@@ -137,7 +137,7 @@ def _text(item: Any) -> str:
 
 
 def _date_styles(archive: zipfile.ZipFile) -> list[bool]:
-    """Return of each style of a cell whether it shows a date or a time."""
+    """Return for each cell style whether it shows a date or a time."""
     if "xl/styles.xml" not in archive.namelist():
         return []
     dates = set(_DATES)
@@ -161,7 +161,7 @@ def _rows(
     styles: Sequence[bool],
     since: datetime,
 ) -> Iterator[list[str]]:
-    """Give the cells of each row; of rows that are not there none, so that numbers are kept."""
+    """Yield the cells of each row; missing rows are empty, so that row numbers are kept."""
     given = 0
     for row in _elements(archive, name, "row"):
         number = int(row.get("r", given + 1))

@@ -1,8 +1,8 @@
 """MetaImage, .mha: a text header and voxels in one file, or .mhd with its voxels beside it.
 
-The format: itk.org/Wiki/MetaIO/Documentation. Read are plain and zlib data of integers and floats,
-flat or in space, with one channel or several. A header that names another file for its data (.mhd)
-must name one in its own folder: what lies anywhere else is not opened.
+The format: itk.org/Wiki/MetaIO/Documentation. Plain and zlib data of integers and floats are read,
+in 2-D or 3-D, with one channel or several. A header that names another file for its data (.mhd)
+must name one in its own folder: files elsewhere are not opened.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ _TYPES = {
     "MET_USHORT": "u2",
     "MET_INT": "i4",
     "MET_UINT": "u4",
-    # Of 32 bits on every system that writes it (metaTypes.h of MetaIO).
+    # It has 32 bits on every system that writes it (metaTypes.h of MetaIO).
     "MET_LONG": "i4",
     "MET_ULONG": "u4",
     "MET_LONG_LONG": "i8",
@@ -46,7 +46,7 @@ _DATA = b"ElementDataFile"
 
 
 def open_metaimage(path: Path) -> Volume:
-    """Read the header of an MHA file and hold it against the file; raises VolumeError."""
+    """Read the header of a MetaImage file and check it against the file; raises VolumeError."""
     fields, start, beside = _header(path)
     data = beside or path
     name = fields.get("elementtype", "")
@@ -71,7 +71,7 @@ def open_metaimage(path: Path) -> Volume:
     )
     origin = _numbers(fields, "offset", "position", "origin") or [0.0] * axes
     if len(spacing) != axes or len(turns) != axes * axes or len(origin) != axes:
-        raise VolumeError("has a header whose axes, spacing and offset do not fit each other")
+        raise VolumeError("has a header whose axes, spacing and offset do not match")
     # A row of the matrix is the direction of an axis (itkMetaImageIO.cxx).
     directions = np.array(turns).reshape(axes, axes) * np.array(spacing)[:, np.newaxis]
     shape = (*sizes, 1)[:3]
@@ -99,9 +99,9 @@ def _load(
 
 
 def _header(path: Path) -> tuple[dict[str, str], int, Path | None]:
-    """Return the fields by their names in lower case, and where the data begin, in which file.
+    """Return the fields by their names in lower case, the offset of the data, and their file.
 
-    None: in this one.
+    The file is None if the data are in this one.
     """
     with path.open("rb") as file:
         raw = file.read(MAX_HEADER)
@@ -121,7 +121,7 @@ def _header(path: Path) -> tuple[dict[str, str], int, Path | None]:
     if name == "LOCAL":
         return fields, end + 1, None
     if fields.get("headersize", "0") != "0":
-        raise VolumeError("has its data behind a header of another file, which is not read")
+        raise VolumeError("has its data after a header of another file, which is not read")
     beside = path.with_name(name) if PurePath(name).name == name and not leads_out(name) else path
     if beside == path or beside.is_symlink() or not beside.is_file():
         raise VolumeError(
@@ -131,14 +131,14 @@ def _header(path: Path) -> tuple[dict[str, str], int, Path | None]:
 
 
 def _numbers(fields: Mapping[str, str], *names: str) -> list[float]:
-    """Return the numbers of the first of these fields that is there, none where none is."""
+    """Return the numbers of the first of these fields that exists, an empty list if none does."""
     text = next((fields[name] for name in names if name in fields), "")
     try:
         found = [float(part) for part in text.split()]
     except ValueError:
         found = [np.nan]
     if not np.isfinite(found).all():
-        raise VolumeError(f"has a header whose {names[0]} is no list of numbers")
+        raise VolumeError(f"has a header whose {names[0]} is not a list of numbers")
     return found
 
 

@@ -1,7 +1,7 @@
 """NRRD: a text header and voxels in one file (teem.sourceforge.net/nrrd/format.html).
 
-Read are raw and gzip data of integers and floats, flat, in space, or with one axis of channels. A
-header that names another file for its data is refused: what it names may lie anywhere.
+Raw and gzip data of integers and floats are read, in 2-D or 3-D, and with one axis of channels. A
+header that names another file for its data is refused: that file may be anywhere.
 """
 
 import re
@@ -25,7 +25,7 @@ from loaders.formats.volumes.volume import (
 )
 
 MAGIC = b"NRRD000"
-# The names that the format has for each type, section "type".
+# The format's names for each type, section "type".
 _TYPES = {
     **dict.fromkeys(("signed char", "int8", "int8_t"), "i1"),
     **dict.fromkeys(("uchar", "unsigned char", "uint8", "uint8_t"), "u1"),
@@ -40,7 +40,7 @@ _TYPES = {
     **dict.fromkeys(("float",), "f4"),
     **dict.fromkeys(("double",), "f8"),
 }
-# Section "space": how each turns into right, anterior, superior. None said: as ITK takes it, LPS.
+# Section "space": the signs that give right, anterior, superior. Without a space: LPS, as in ITK.
 _SPACES: Mapping[str, Array] = {
     **dict.fromkeys(("", "left-posterior-superior", "lps"), LPS_TO_RAS),
     **dict.fromkeys(("right-anterior-superior", "ras"), np.eye(4)),
@@ -50,15 +50,15 @@ _VECTOR = re.compile(r"none|\(([^()]*)\)", re.IGNORECASE)
 
 
 def open_nrrd(path: Path) -> Volume:
-    """Read the header of an NRRD file and hold it against the file; raises VolumeError."""
+    """Read the header of an NRRD file and check it against the file; raises VolumeError."""
     fields, start = _header(path)
     dtype = _dtype(fields)
     try:
         sizes = tuple(int(size) for size in fields.get("sizes", "").split())
     except ValueError:
-        raise VolumeError("has a header whose sizes are no numbers") from None
+        raise VolumeError("has a header whose sizes are not numbers") from None
     if str(len(sizes)) != fields.get("dimension", "").strip():
-        raise VolumeError("has a header whose sizes and dimension do not fit each other")
+        raise VolumeError("has a header whose sizes and dimension do not match")
     count = whole(sizes, dtype)
     encoding = fields.get("encoding", "").strip().lower()
     if encoding not in ("raw", "gzip", "gz"):
@@ -97,7 +97,7 @@ def _load(
 
 
 def _header(path: Path) -> tuple[dict[str, str], int]:
-    """Return the fields by their names in lower case, and where the data begin."""
+    """Return the fields by their names in lower case, and the offset of the data."""
     with path.open("rb") as file:
         raw = file.read(MAX_HEADER)
     if not raw.startswith(MAGIC):
@@ -124,35 +124,35 @@ def _dtype(fields: Mapping[str, str]) -> np.dtype[Any]:
         raise VolumeError(f"holds voxels of type {name[:30]!r}, not real numbers of up to 64 bits")
     endian = fields.get("endian", "little").strip().lower()
     if endian not in ("little", "big"):
-        raise VolumeError(f"has the byte order {endian[:20]!r}; it is little or big")
+        raise VolumeError(f"has the byte order {endian[:20]!r}; it must be little or big")
     return np.dtype(_TYPES[name]).newbyteorder("<" if endian == "little" else ">")
 
 
 def _space(fields: Mapping[str, str], axes: int) -> tuple[Array, Array, int | None]:
-    """Return the spatial axes (n, m), their origin (m,), and which axis is of channels."""
+    """Return the spatial axes (n, m), their origin (m,), and the number of the channel axis."""
     if fields.get("space", "").strip().lower() not in _SPACES:
         raise VolumeError(f"is in the space {fields['space'][:40]!r}, which is not read")
     if "space directions" not in fields:
         if axes > 3:
-            raise VolumeError(f"has {axes} axes and no directions in space")
+            raise VolumeError(f"has {axes} axes but no space directions")
         try:
             steps = [float(step) for step in fields.get("spacings", "1 " * axes).split()]
         except ValueError:
-            raise VolumeError("has a header whose spacings are no numbers") from None
+            raise VolumeError("has a header whose spacings are not numbers") from None
         if len(steps) != axes:
-            raise VolumeError("has a header whose spacings do not fit its axes")
+            raise VolumeError("has a header whose spacings do not match its axes")
         steps = [step if np.isfinite(step) else 1.0 for step in steps]
         return np.diag(steps), np.zeros(axes), None
     found = [match[1] for match in _VECTOR.finditer(fields["space directions"])]
     nowhere = [at for at, vector in enumerate(found) if vector is None]
     if len(found) != axes or len(nowhere) > 1:
-        raise VolumeError("has a header whose space directions do not fit its axes")
+        raise VolumeError("has a header whose space directions do not match its axes")
     directions = [_numbers(vector) for vector in found if vector is not None]
     origin = _VECTOR.search(fields.get("space origin", ""))
     wide = len(directions[0]) if directions else 0
     start = _numbers(origin[1]) if origin and origin[1] else [0.0] * wide
     if not directions or any(len(vector) != wide for vector in (*directions, start)):
-        raise VolumeError("has a header whose space directions do not fit its origin")
+        raise VolumeError("has a header whose space directions do not match its origin")
     return np.array(directions), np.array(start), nowhere[0] if nowhere else None
 
 
@@ -160,4 +160,4 @@ def _numbers(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise VolumeError(f"has a header with ({text[:40]}), which is no vector") from None
+        raise VolumeError(f"has a header with ({text[:40]}), which is not a vector") from None

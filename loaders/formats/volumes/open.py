@@ -1,4 +1,4 @@
-"""A volume of any format that is read, told by its content: NIfTI, NRRD, MetaImage."""
+"""Volumes of any supported format, recognized by content: NIfTI, NRRD, MetaImage."""
 
 from functools import partial
 from pathlib import Path
@@ -8,14 +8,14 @@ from loaders.formats.volumes.metaimage import BEGINS, open_metaimage
 from loaders.formats.volumes.nrrd import MAGIC, open_nrrd
 from loaders.formats.volumes.volume import Volume, VolumeError
 
-# Endings of volumes, in lower case; .nhdr is told what is wanted.
+# Endings of volumes, in lower case; .nhdr is listed for its message only.
 ENDINGS = (*nifti.ENDINGS, ".nrrd", ".mha", ".mhd", ".nhdr")
 
 
 def open_volume(path: Path) -> Volume:
-    """Read a volume's header and hold it against the file; raises VolumeError."""
+    """Read a volume's header and check it against the file; raises VolumeError."""
     if path.exists() and not path.is_file():
-        raise VolumeError("is no file but a folder, a pipe or a device")
+        raise VolumeError("is not a file but a folder, a pipe or a device")
     try:
         with path.open("rb") as file:
             begin = file.read(16)
@@ -35,7 +35,7 @@ def open_volume(path: Path) -> Volume:
 
 
 def volume_stem(name: str) -> str | None:
-    """Return a file's name without the ending of a volume; None where it has none."""
+    """Return a file's name without the ending of a volume; None if it has none."""
     for ending in ENDINGS:
         if name.lower().endswith(ending):
             return name[: -len(ending)]

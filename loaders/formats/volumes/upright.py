@@ -1,4 +1,4 @@
-"""Volumes of one case as one image, its axes z, y, x to superior, anterior and right."""
+"""Volumes of one case as one image, with axes z, y, x to superior, anterior and right."""
 
 from collections.abc import Sequence
 
@@ -14,9 +14,9 @@ def upright(
 ) -> tuple[Array, tuple[float, float, float]]:
     """Return an image (C, Z, Y, X) and its spacing, mm along Z, Y, X; raises NiftiError.
 
-    `volumes` are channels of one grid, or one with channels in its last axis. Axes are swapped and
-    flipped, never resampled. Values below `lowest` are raised to it; `fill`: NaN becomes the
-    lowest, or 0.
+    `volumes` are channels on one grid, or one volume with channels in its last axis. Axes are
+    swapped and flipped, never resampled. Values below `lowest` are raised to it; if `fill`, NaN
+    becomes `lowest`, or 0.
     """
     affine = volumes[0].affine
     parts = []
@@ -27,7 +27,7 @@ def upright(
             raise NiftiError(f"the image {error}") from None
         if fill:
             voxels = filled(voxels, lowest or 0)
-        # Before they are turned: backwards numpy takes six times as long for it (measured).
+        # Before axes are flipped: numpy takes six times as long in reverse order (measured).
         if lowest is not None and voxels.min() < lowest:
             voxels = np.maximum(voxels, voxels.dtype.type(lowest))
         turned, spacing = to_ras(voxels, affine)

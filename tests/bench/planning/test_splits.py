@@ -214,7 +214,7 @@ def test_a_store_without_parts_is_told_with_the_choices(
 
 def test_an_empty_official_part_is_told(tmp_path: Path, made: Callable[..., Store]) -> None:
     made(parts=["train"] * 40 + ["val"] * 8)
-    with pytest.raises(StudyError, match=r"official of data .*no case of test \(train 40, val 8"):
+    with pytest.raises(StudyError, match=r"official of data .*no cases of test \(train 40, val 8"):
         planned(tmp_path, "official")
 
 
@@ -269,7 +269,7 @@ def test_one_site_is_left_out_at_a_time(tmp_path: Path, made: Callable[..., Stor
 
 def test_a_column_that_cannot_split_is_told(tmp_path: Path, made: Callable[..., Store]) -> None:
     made(sites=[2] * 48)
-    with pytest.raises(StudyError, match="one value alone"):
+    with pytest.raises(StudyError, match="only one value"):
         planned(tmp_path, "site")
     with pytest.raises(StudyError, match=r"unknown column 'sites'\. Did you mean 'site'\?"):
         planned(tmp_path, "sites")
@@ -372,7 +372,7 @@ def test_a_name_that_no_case_has_is_told_with_file_fold_and_part(
     ):
         planned(tmp_path, "splits_final.json", "[{store: store, name: hip}]")
     written(tmp_path, [{"train": NAMES[:32], "val": NAMES[30:]}])
-    with pytest.raises(StudyError, match=r"fold 0: 2 case\(s\) are in train and in val"):
+    with pytest.raises(StudyError, match=r"fold 0: 2 case\(s\) are in both train and val"):
         planned(tmp_path, "splits_final.json")
 
 
@@ -441,7 +441,7 @@ def test_what_only_the_store_outside_holds_changes_no_training(
         ({"seed": 0, "key": b"another"}, "48 of 48 cases of test 'outside' have the pixels"),
         ({"seed": 1, "patients": [NAMES[0], *OTHERS[1:]]}, "1 of 48 cases .* `patients: others`"),
         ({"seed": 1, "meta": {"classes": ("bright", "dark")}}, "its classes is .'bright', 'dark'."),
-        ({"seed": 1, "meta": {"fill": -1024.0}}, r"its fill is -1024\.0, that of the other 0\.0"),
+        ({"seed": 1, "meta": {"fill": -1024.0}}, r"its fill is -1024\.0, that of the first 0\.0"),
     ],
 )
 def test_a_store_outside_that_cannot_tell_is_refused(tmp_path, made, outside, said) -> None:

@@ -156,7 +156,7 @@ def test_a_stopped_process_that_has_the_lock_holds_nobody_up(path, monkeypatch):
     child = halfway(path, "SIGSTOP")
     try:
         os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
-        with pytest.raises(ShelfError, match=r"^another process has had its lock for 0\.1 s$"):
+        with pytest.raises(ShelfError, match=r"^another process has held its lock for 0\.1 s$"):
             shelf.take(key(1), LAYOUT)
     finally:
         child.kill()

@@ -23,7 +23,7 @@ from loaders.store.read import open_store
     ],
 )
 def test_what_is_called_as_somebody_is_refused(column):
-    with pytest.raises(BadSource, match="who somebody is"):
+    with pytest.raises(BadSource, match="may identify somebody"):
         refuse_names(["age", column])
 
 
@@ -39,7 +39,7 @@ def test_what_is_called_as_a_measurement_is_taken():
         (["1954-03-01", "", "1960-01-01"], "holds dates, such as 9999-99-99"),
         (["01.03.1954"], "holds dates"),
         (["19540301", "19600101"], "holds dates"),
-        ([f"{100000 + 7 * n}" for n in range(60)], "another whole number for each of 60 cases"),
+        ([f"{100000 + 7 * n}" for n in range(60)], "a different whole number in each of 60 cases"),
         ([f"person {n}" for n in range(21)], "21 different words"),
         (["a long remark on somebody's history and home", "x"], "different words"),
         (["", "NA", "unknown"], "has no value"),
@@ -134,7 +134,7 @@ def test_a_table_is_refused_that_names_somebody(table, tmp_path):
     folder, _ = table
     with pytest.raises(BadSource, match="30 different words"):
         prepared(folder, tmp_path / "a", clinical="patient")
-    with pytest.raises(BadSource, match="no column 'height' for the data beside the image"):
+    with pytest.raises(BadSource, match="no column 'height' for the clinical data"):
         prepared(folder, tmp_path / "b", clinical="height")
     with pytest.raises(BadSource, match="clinical names a column twice"):
         prepared(folder, tmp_path / "c", clinical="age,age")

@@ -206,9 +206,9 @@ def test_a_class_may_be_called_none(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("\n".join(lines))
     found = {tuple(one.options.items()): one.why.rpartition(", ")[2] for one in recognize(tmp_path)}
     assert found == {
-        (("label", "stage"),): "whose stage has 4 values",
-        (("value", "size"),): "whose size is a number",
-        (("label", "grade"),): "whose grade has 4 values",
+        (("label", "stage"),): "whose column stage has 4 values",
+        (("value", "size"),): "whose column size holds numbers",
+        (("label", "grade"),): "whose column grade has 4 values",
     }
 
 
@@ -240,7 +240,7 @@ def test_a_title_above_the_names_of_columns_is_passed_by(
     table = open_table(tmp_path / "t.csv")
     assert table.columns == columns
     assert next(table.lines([], ()))[0] == first
-    told = [f"t.csv names its columns in line {first - 1}; what stands above is passed by."]
+    told = [f"t.csv names its columns in line {first - 1}; the lines above are skipped."]
     assert caplog.messages == (told if first > 2 else [])
 
 
@@ -250,5 +250,5 @@ def test_lines_of_data_are_no_names_of_columns(tmp_path: Path, text: str) -> Non
     from loaders.formats.csv_table import open_table
 
     (tmp_path / "t.csv").write_text(text)
-    with pytest.raises(BadSource, match="its first line should name two columns or more"):
+    with pytest.raises(BadSource, match="its first line should name two or more columns"):
         open_table(tmp_path / "t.csv")

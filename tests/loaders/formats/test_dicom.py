@@ -237,7 +237,7 @@ def test_a_missing_slice_is_found(tmp_path, lost):
 def test_two_slices_at_one_position_are_found(tmp_path):
     paths = write_series(tmp_path / "a", stored_values("int16", (5, 4, 4)))
     paths.append(write_slice(tmp_path / "again.dcm", stored_values("int16", (4, 4)), z=-45.0))
-    with pytest.raises(BadCase, match="1 slices lie where another one does"):
+    with pytest.raises(BadCase, match="1 slices share a position with another"):
         read(paths)
 
 
@@ -248,7 +248,7 @@ def test_a_series_scanned_twice_over_is_found(tmp_path):
         uid = f"1.9.{i}"
         z = -50 + 2.5 * i
         paths.append(write_slice(tmp_path / f"b{i}.dcm", pixels, z=z, SOPInstanceUID=uid))
-    with pytest.raises(BadCase, match="lie where another one does"):
+    with pytest.raises(BadCase, match="share a position with another"):
         read(paths)
 
 
@@ -278,9 +278,9 @@ def test_uneven_and_lone_slices_are_refused(tmp_path):
     stored = stored_values("int16", (5, 4, 4))
     heights = (0.0, 2.0, 4.0, 6.5, 8.5)
     paths = [write_slice(tmp_path / f"{i}.dcm", stored[i], z=z) for i, z in enumerate(heights)]
-    with pytest.raises(BadCase, match=r"2\.00 to 2\.50 mm apart: uneven"):
+    with pytest.raises(BadCase, match=r"unevenly spaced, 2\.00 to 2\.50 mm apart"):
         read(paths)
-    with pytest.raises(BadCase, match="one slice alone"):
+    with pytest.raises(BadCase, match="only one slice"):
         read(paths[:1])
 
 
@@ -291,7 +291,7 @@ def test_uneven_and_lone_slices_are_refused(tmp_path):
         ({"ImageOrientationPatient": [0, 1, 0, 1, 0, 0]}, "differ in orientation"),
         ({"ImagePositionPatient": [-9.0, -20.0, -47.5]}, "shifted within their plane"),
         ({"ImagePositionPatient": None}, "ImagePositionPatient is missing"),
-        ({"ImagePositionPatient": [1.0, 2.0]}, "ImagePositionPatient does not hold 3"),
+        ({"ImagePositionPatient": [1.0, 2.0]}, "ImagePositionPatient does not have 3"),
         ({"PixelSpacing": [0.0, 0.7]}, "PixelSpacing is not positive"),
         ({"RescaleIntercept": None}, "RescaleIntercept is missing"),
         ({"RescaleSlope": None}, "RescaleSlope is missing"),
@@ -319,7 +319,7 @@ def test_mixed_sizes_are_refused(tmp_path):
 
 def test_a_skewed_orientation_is_refused(tmp_path):
     skewed = [1, 0, 0, 0.5, 0.866, 0]
-    with pytest.raises(BadCase, match="no pair of orthogonal unit vectors"):
+    with pytest.raises(BadCase, match="not a pair of orthogonal unit vectors"):
         read(write_series(tmp_path, stored_values("int16"), ImageOrientationPatient=skewed))
 
 
@@ -417,7 +417,9 @@ def test_the_short_way_to_units_gives_what_the_long_one_does(
 @pytest.mark.parametrize(("rows", "columns"), [(0, 8), (8, 0), (9000, 1)])
 def test_a_slice_has_rows_and_columns(tmp_path, rows, columns):
     paths = write_series(tmp_path, np.zeros((2, 8, 8), np.int16), Rows=rows, Columns=columns)
-    with pytest.raises(BadCase, match=f"Rows and Columns are {rows} and {columns}: no slice"):
+    with pytest.raises(
+        BadCase, match=f"Rows and Columns are {rows} and {columns}, which is not a slice"
+    ):
         read(paths)
 
 
@@ -457,7 +459,7 @@ def test_a_transfer_syntax_that_is_plain_text_does_not_end_the_process(tmp_path,
 
 def test_more_bits_than_there_are_is_no_image(tmp_path):
     paths = write_series(tmp_path, stored_values("int16"), BitsStored=17)
-    with pytest.raises(BadCase, match="BitsStored is 17, of 16 bits a pixel"):
+    with pytest.raises(BadCase, match="BitsStored is 17 of 16 bits per pixel"):
         read(paths)
 
 
@@ -610,7 +612,7 @@ def test_a_file_named_dcm_that_is_none_is_refused(tmp_path):
     assert series == []
     assert [one.where for one in rejected] == ["a.dcm", "b.DCM", "c.dcm"]
     assert {one.reason for one in rejected} == {
-        "the file's name ends in .dcm and it is no DICOM file"
+        "the file's name ends in .dcm, but it is not a DICOM file"
     }
 
 
@@ -758,10 +760,10 @@ def test_a_frame_has_its_own_rescale_and_a_series_may_be_several_files(tmp_path)
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"NumberOfFrames": 4}, "claims 4 frames and describes 3"),
-        ({"NumberOfFrames": 0}, "claims 1 frames and describes 3"),
+        ({"NumberOfFrames": 4}, "claims 4 frames but describes 3"),
+        ({"NumberOfFrames": 0}, "claims 1 frames but describes 3"),
         ({"NumberOfFrames": 2**31 - 1}, "claims 2147483647 frames of 8 x 8"),
-        ({"PerFrameFunctionalGroupsSequence": None}, "without functional groups"),
+        ({"PerFrameFunctionalGroupsSequence": None}, "but no functional groups"),
         ({"shared": {"PixelMeasuresSequence": None}}, "PixelSpacing is missing"),
         ({"shared": {"PixelMeasuresSequence": {"PixelSpacing": [0, 1]}}}, "is not positive"),
         ({"shared": {"PlaneOrientationSequence": None}}, "ImageOrientationPatient is missing"),
@@ -829,7 +831,7 @@ def test_a_series_and_a_file_have_a_limit(tmp_path, monkeypatch):
     with pytest.raises(BadCase, match="more than 192 voxels"):
         read(paths)
     monkeypatch.setattr("loaders.formats.dicom.slices.MAX_BYTES", 100)
-    with pytest.raises(BadCase, match="bytes; 100 are read"):
+    with pytest.raises(BadCase, match="bytes; at most 100 are read"):
         read(paths)
 
 
@@ -840,7 +842,7 @@ def test_a_coded_slice_larger_than_its_header_is_not_decoded(tmp_path):
     at = content.index(b"\xff\xc3") + 5
     assert content[at : at + 4] == size
     path.write_bytes(content[:at] + struct.pack(">HH", 60000, 60000) + content[at + 4 :])
-    with pytest.raises(BadCase, match="coded as 60000 x 60000 pixels and the header says 64 x 64"):
+    with pytest.raises(BadCase, match=r"coded as 60000 x 60000 .* header declares 64 x 64"):
         read([path])
 
 
@@ -915,7 +917,7 @@ def test_a_real_reads_series_with_a_slice_lost_doubled_or_of_another_series(shar
     # Another image at the same place: refused.
     _, z = slices[1]
     (double,) = write_drawn(tmp_path / "double", series, [("1.2.9", z)], anatomy(1, seed=1))
-    with pytest.raises(BadCase, match="1 slices lie where another one does"):
+    with pytest.raises(BadCase, match="1 slices share a position with another"):
         read([*paths, double])
     # A slice of another series among them: told apart by its header, and both are whole.
     strange = write_drawn(tmp_path / "ct" / "b", other, other_slices[:3], anatomy(3, seed=2))

@@ -281,7 +281,7 @@ def test_more_labels_than_a_mask_holds_are_refused(tmp_path: Path) -> None:
             assert case.mask is not None
             assert sorted(case.mask.ravel().tolist()) == list(range(24))
         else:
-            with pytest.raises(BadCase, match="the set has 256 labels, up to 255 are read"):
+            with pytest.raises(BadCase, match="the set has 256 labels; at most 255 are read"):
                 read_case([image], label, key="a", group="a", label_values=values)
 
 
@@ -396,18 +396,28 @@ MOVED = np.array([[1.0, 0, 0, 0.5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 @pytest.mark.parametrize(
     ("image", "label", "more", "reason"),
     [
-        (a_brain(), a_label([0, 3]), {}, "the label holds 3, known are 0, 1, 2"),
+        (a_brain(), a_label([0, 3]), {}, "the label holds 3; known labels are 0, 1, 2"),
         (a_brain(), a_label([0, 1]) * 0.5, {}, "the label holds numbers that are not whole"),
         (a_brain(), a_label([0, 1]) * np.nan, {}, "the label holds NaN or infinity"),
-        (a_brain(), -a_label([0, 1]).astype("int16"), {}, "the label holds -1, which is no class"),
-        (a_brain(), a_label([0, 1]) * 1e9, {}, r"the label holds 1e\+09, which is no class"),
+        (
+            a_brain(),
+            -a_label([0, 1]).astype("int16"),
+            {},
+            "the label holds -1, which is not a class",
+        ),
+        (a_brain(), a_label([0, 1]) * 1e9, {}, r"the label holds 1e\+09, which is not a class"),
         (
             a_brain(),
             np.zeros((4, 5, 7), "uint8"),
             {},
-            "the label is 4 x 5 x 7, the image 4 x 5 x 6",
+            "the label is 4 x 5 x 7, but the image 4 x 5 x 6",
         ),
-        (a_brain(), np.zeros((*SHAPE, 2), "uint8"), {}, "the label is 4 x 5 x 6 x 2, the image"),
+        (
+            a_brain(),
+            np.zeros((*SHAPE, 2), "uint8"),
+            {},
+            "the label is 4 x 5 x 6 x 2, but the image",
+        ),
         (a_brain(shape=(4,)), np.zeros((4,), "uint8"), {}, "the image has 1 axes"),
         (
             a_brain(),
@@ -541,14 +551,16 @@ def test_brats_of_children_has_to_be_told_by_its_year(tmp_path: Path) -> None:
     brats = KINDS["brats"]
     with pytest.raises(BadSource, match="set release=2023-ped or release=2024-ped"):
         brats.survey(tmp_path / "raw", {})
-    with pytest.raises(BadSource, match="option release is '2025'; it is one of auto, 2018, 2023"):
+    with pytest.raises(
+        BadSource, match="option release is '2025'; it must be one of auto, 2018, 2023"
+    ):
         brats.survey(tmp_path / "raw", {"release": "2025"})
-    with pytest.raises(BadSource, match=r"no file named as in BraTS 2023 metastases \(files of"):
+    with pytest.raises(BadSource, match=r"no files named as in BraTS 2023 metastases \(files of"):
         brats.survey(tmp_path / "raw", {"release": "2023-met"})
     # A label that the year does not have is named, so a wrong year is found where 4 is met.
     make_brats(tmp_path / "raw", "BraTS-PED-00003-000", NEW, (0, 1, 4))
     _, _, rejected = prepare("brats", tmp_path / "raw", tmp_path / "s", {"release": "2023-ped"})
-    assert list(rejected.values()) == ["the label holds 4, known are 0, 1, 2, 3"]
+    assert list(rejected.values()) == ["the label holds 4; known labels are 0, 1, 2, 3"]
 
 
 def test_metastases_after_treatment_have_to_be_told_by_their_year(tmp_path: Path) -> None:
@@ -615,7 +627,7 @@ def test_names_of_several_years_are_one_patient_by_the_mapping(tmp_path: Path) -
         ["BraTS20_Training_004"],
     ]
     assert list(rejected.values()) == [
-        "the mapping does not name the case, so its patient is not known"
+        "the mapping does not list the case, so its patient is unknown"
     ]
     # Two tables, as for the training and the validation part.
     (tmp_path / "raw" / "more.csv").write_text(
@@ -643,8 +655,8 @@ def test_a_missing_word_in_the_mapping_makes_nobody_one(tmp_path: Path, word: st
     ("mapping", "text", "message"),
     [
         ("none.csv", "", "there is no file none.csv under"),
-        ("../m.csv", "", "mapping is '../m.csv': give its path under"),
-        ("m.csv", "Grade,name\nHGG,x\n", "no column of names as BraTS_2020_subject_ID; its col"),
+        ("../m.csv", "", "mapping is '../m.csv'; it must be a path under"),
+        ("m.csv", "Grade,name\nHGG,x\n", "no column of names like BraTS_2020_subject_ID; its col"),
         ("m.csv", "BraTS_2019,BraTS_2020\na,b,c\n", "m.csv line 2: the line has 3 cells"),
         ("m.csv", "", "m.csv is empty"),
     ],
@@ -660,7 +672,7 @@ def test_a_mapping_that_cannot_be_used(
 
 def test_a_mapping_is_for_names_that_tell_no_patient(tmp_path: Path) -> None:
     make_brats(tmp_path, "BraTS-GLI-00002-000", NEW, (0, 1, 2, 3))
-    with pytest.raises(BadSource, match="mapping is not for BraTS 2023: its names tell"):
+    with pytest.raises(BadSource, match="mapping is not for BraTS 2023, whose names contain"):
         KINDS["brats"].survey(tmp_path, {"mapping": "m.csv"})
 
 
@@ -706,11 +718,11 @@ def test_brats_rejects_what_cannot_be_used(tmp_path: Path) -> None:
     assert found == {
         names["no_label"]: "the image has no label",
         names["no_channel"]: "channel t1c is missing",
-        names["twice"]: "there are 2 files of t1c",
+        names["twice"]: "there are 2 files for t1c",
         names["cut"]: "the image is truncated",
         names["nan"]: "the image holds NaN or infinity",
-        names["shape"]: "the channel is 4 x 5 x 7, the image 4 x 5 x 6",
-        names["treated"]: "the label holds 4, known are 0, 1, 2, 3",
+        names["shape"]: "the channel is 4 x 5 x 7, but the image 4 x 5 x 6",
+        names["treated"]: "the label holds 4; known labels are 0, 1, 2, 3",
         names["no_image"]: "the label has no image",
     }
 
@@ -718,14 +730,14 @@ def test_brats_rejects_what_cannot_be_used(tmp_path: Path) -> None:
 def test_brats_says_what_is_wrong_with_a_source(tmp_path: Path) -> None:
     brats = KINDS["brats"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadSource, match="holds no file named as in BraTS 2017-2021, BraTS 2023"):
+    with pytest.raises(BadSource, match="holds no files named as in BraTS 2017-2021, BraTS 2023"):
         brats.survey(tmp_path / "empty", {})
     make_brats(tmp_path / "rt", "BraTS-MEN-RT-00001-000", NEW, (0, 1))
     with pytest.raises(BadSource, match=r"\(files of BraTS-MEN-RT are there\)"):
         brats.survey(tmp_path / "rt", {})
     make_brats(tmp_path / "both", "BraTS-GLI-00001-000", NEW, (0, 1))
     make_brats(tmp_path / "both", "BraTS-GLI-00001-100", NEW, (0, 1))
-    with pytest.raises(BadSource, match=r"BraTS 2023 and BraTS 2024 .* prepare each apart"):
+    with pytest.raises(BadSource, match=r"BraTS 2023 and BraTS 2024 .* prepare them separately"):
         brats.survey(tmp_path / "both", {})
 
 
@@ -819,22 +831,25 @@ def test_msd_brain_tumour_has_the_regions_of_brats(tmp_path: Path) -> None:
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         ("[1]", "is not a JSON object"),
-        ('{"labels": {"0": "background"}}', "the labels are 0: 0 and one more are needed"),
-        ('{"labels": {"1": "a", "2": "b"}}', "the labels are 1, 2: 0 and one more"),
-        ('{"labels": {"zero": "a"}}', "'zero' is no number of a label"),
+        ('{"labels": {"0": "background"}}', "the labels are 0: 0 and at least one more are needed"),
+        ('{"labels": {"1": "a", "2": "b"}}', "the labels are 1, 2: 0 and at least one more"),
+        ('{"labels": {"zero": "a"}}', "'zero' is not the number of a label"),
         ('{"labels": {"0": "a", "99999999999": "b"}}', "99999999999 is outside 0 to 65535"),
-        ('{"labels": [1]}', "has no 'labels', or it is no object"),
-        ('{"labels": {"0": "a", "1.7": "b"}}', "'1.7' is no number of a label"),
-        ('{"labels": {"0": "a", "1_0": "b"}}', "'1_0' is no number of a label"),
+        ('{"labels": [1]}', "has no 'labels', or it is not an object"),
+        ('{"labels": {"0": "a", "1.7": "b"}}', "'1.7' is not the number of a label"),
+        ('{"labels": {"0": "a", "1_0": "b"}}', "'1_0' is not the number of a label"),
         ('{"labels": {"0": "a", "1": "b", "01": "c"}}', "number 1 has two names"),
         ('{"labels": {"0": "a", "1": "b", "1": "c"}}', "is not JSON .'1' is listed twice"),
-        ('{"labels": {"0": "a", "1": " "}}', "' ' is no name of a label"),
-        ('{"labels": {"0": "a", "1": ["b"]}}', r"\['b'\] is no name of a label"),
-        ('{"labels": {"0": "a", "1": true}}', "True is no name of a label"),
-        ('{"labels": {"0": "a", "1": "%s"}}' % ("b" * 201), "b' is no name|bbb is no name"),
-        (r'{"labels": {"0": "a", "1": "\ud800"}}', "half of a character"),
-        (r'{"name": "\ud800", "labels": {"0": "a", "1": "b"}}', "half of a character"),
-        ('{"modality": {"0": ""}, "labels": {"0": "a", "1": "b"}}', "'' is no name"),
+        ('{"labels": {"0": "a", "1": " "}}', "' ' is not the name of a label"),
+        ('{"labels": {"0": "a", "1": ["b"]}}', r"\['b'\] is not the name of a label"),
+        ('{"labels": {"0": "a", "1": true}}', "True is not the name of a label"),
+        (
+            '{"labels": {"0": "a", "1": "%s"}}' % ("b" * 201),
+            "b' is not the name|bbb is not the name",
+        ),
+        (r'{"labels": {"0": "a", "1": "\ud800"}}', "half a character"),
+        (r'{"name": "\ud800", "labels": {"0": "a", "1": "b"}}', "half a character"),
+        ('{"modality": {"0": ""}, "labels": {"0": "a", "1": "b"}}', "'' is not the name"),
         ('{"labels": {"0": "a", "1": "a"}}', "two classes share a name"),
         ('{"channel_names": {"0": "CT"}}', "is an nnU-Net folder: prepare it as `nnunet`"),
     ],
@@ -866,7 +881,7 @@ def test_the_modality_is_as_the_channels_are_named(
     )
     msd = KINDS["msd"]
     if modality is None:
-        said = f"{channels[0]}, {channels[1]} are CT and others: set mod"
+        said = f"of the channels {channels[0]}, {channels[1]} only some are CT: set mod"
         with pytest.raises(BadSource, match=said):
             msd.survey(tmp_path, {})
         modality = "ct"
@@ -881,7 +896,9 @@ def test_ct_that_nobody_named_is_not_taken_for_mri(tmp_path: Path) -> None:
     (tmp_path / "imagesTr" / "case_0.nii.gz").write_bytes(b"broken")
     assert KINDS["msd"].survey(tmp_path, {}).meta.normalize == "case"
     save(tmp_path / "imagesTr" / "case_1.nii.gz", a_brain() - np.int16(1024))
-    with pytest.raises(BadSource, match=r"case_1.nii.gz goes down to -1\d{3}, as CT does, .*: set"):
+    with pytest.raises(
+        BadSource, match=r"case_1.nii.gz has values down to -1\d{3}, like CT, .*: set"
+    ):
         KINDS["msd"].survey(tmp_path, {})
     assert KINDS["msd"].survey(tmp_path, {"modality": "ct"}).meta.normalize == "train"
     assert KINDS["msd"].survey(tmp_path, {"modality": "mri"}).meta.normalize == "case"
@@ -908,11 +925,11 @@ def test_msd_on_a_folder_of_nnunet_says_so(tmp_path: Path, version: str | None) 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"modality": "pet"}, "option modality is 'pet'; it is one of auto, ct, mri"),
-        ({"group": "("}, "is no pattern with a group"),
-        ({"group": "case"}, "is no pattern with a group"),
+        ({"modality": "pet"}, "option modality is 'pet'; it must be one of auto, ct, mri"),
+        ({"group": "("}, "is not a regular expression with a group"),
+        ({"group": "case"}, "is not a regular expression with a group"),
         ({"group": "x(.)"}, "finds no patient in case_0"),
-        ({"labels": "background"}, "0 and one more are needed"),
+        ({"labels": "background"}, "0 and at least one more are needed"),
     ],
 )
 def test_msd_with_wrong_options(tmp_path: Path, options: dict[str, str], message: str) -> None:
@@ -1033,7 +1050,7 @@ def test_ct_in_any_channel_that_nobody_named_is_asked_about(tmp_path: Path) -> N
     make_nnunet(tmp_path, {"background": 0, "a": 1}, [0, 1])
     (tmp_path / "dataset.json").unlink()
     save(tmp_path / "imagesTr" / "case_0_0001.nii.gz", a_brain() - np.int16(1024))
-    with pytest.raises(BadSource, match=r"case_0_0001.nii.gz goes down to -1\d{3}, as CT does"):
+    with pytest.raises(BadSource, match=r"case_0_0001.nii.gz has values down to -1\d{3}, like CT"):
         KINDS["nnunet"].survey(tmp_path, {})
     assert KINDS["nnunet"].survey(tmp_path, {"modality": "ct"}).meta.normalize == "train"
 
@@ -1041,21 +1058,24 @@ def test_ct_in_any_channel_that_nobody_named_is_asked_about(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("about", "message"),
     [
-        ({"labels": {"background": 0, "a": 2, "ignore": 1}}, "'ignore' is 1; it is the highest"),
+        (
+            {"labels": {"background": 0, "a": 2, "ignore": 1}},
+            "'ignore' is 1; it must be the highest",
+        ),
         ({"labels": {"background": 0, "a": 1, "ignore": 1}}, "the highest of all, above 1"),
         ({"labels": {"background": 0, "a": 1, "ignore": [2, 3]}}, "'ignore' is a list of numbers"),
         ({"labels": {"background": 1, "a": 0}}, "label 'background' is not 0"),
-        ({"file_ending": ".gipl"}, "holds .gipl files; read are: .nii.gz, .nii, .nrrd"),
+        ({"file_ending": ".gipl"}, "holds .gipl files; endings read are: .nii.gz, .nii, .nrrd"),
         ({"channel_names": {}}, "has no 'channel_names'"),
-        ({"channel_names": {"0": "T1", "2": "T2"}}, "channels are numbered 0, 2, not from 0 on"),
-        ({"labels": {"background": 0, "a": float("inf")}}, "inf is no number of a label"),
-        ({"labels": {"background": 0, "a": float("nan")}}, "nan is no number of a label"),
-        ({"labels": {"background": 0, "a": 1.7}}, "1.7 is no number of a label"),
-        ({"labels": {"background": 0, "a": True}}, "True is no number of a label"),
-        ({"labels": {"background": 0, "a": None}}, "None is no number of a label"),
-        ({"labels": {"background": 0, "a": 1, "b": 1}}, "two names are of the same label 1"),
-        ({"labels": {"background": 0, "a": [1, 2], "b": [2, 1]}}, "of the same label 2, 1"),
-        ({"labels": {"background": 0, "": 1}}, "'' is no name of a label"),
+        ({"channel_names": {"0": "T1", "2": "T2"}}, "channels are numbered 0, 2 instead of 0, 1"),
+        ({"labels": {"background": 0, "a": float("inf")}}, "inf is not the number of a label"),
+        ({"labels": {"background": 0, "a": float("nan")}}, "nan is not the number of a label"),
+        ({"labels": {"background": 0, "a": 1.7}}, "1.7 is not the number of a label"),
+        ({"labels": {"background": 0, "a": True}}, "True is not the number of a label"),
+        ({"labels": {"background": 0, "a": None}}, "None is not the number of a label"),
+        ({"labels": {"background": 0, "a": 1, "b": 1}}, "two names have the same label 1"),
+        ({"labels": {"background": 0, "a": [1, 2], "b": [2, 1]}}, "have the same label 2, 1"),
+        ({"labels": {"background": 0, "": 1}}, "'' is not the name of a label"),
     ],
 )
 def test_nnunet_that_is_not_read(tmp_path: Path, about: dict[str, Any], message: str) -> None:

@@ -217,7 +217,7 @@ def test_how_far_a_label_may_lie_apart_is_a_setting(tmp_path: Path) -> None:
     assert (len(store), rejected) == (2, [])
     np.testing.assert_array_equal(store.mask(0), LABEL.T)
     assert store.meta.options["shift"] == 0.35
-    with pytest.raises(BadSource, match="msd option shift is 2; it is 0 to 1 voxels"):
+    with pytest.raises(BadSource, match="msd option shift is 2; it must be 0 to 1 voxels"):
         prepared(source, tmp_path / "d", modality="mri", shift="2")
 
 
@@ -234,7 +234,7 @@ def test_nan_outside_the_body_by_choice(tmp_path: Path, modality: str, filled: f
     assert (len(store), rejected) == (2, [])
     np.testing.assert_array_equal(store.image(0)[0], np.where(outside, filled, image).T)
     np.testing.assert_array_equal(store.mask(0), np.where(outside, 0, LABEL).T)
-    with pytest.raises(BadSource, match="msd option nan is 'zero'; it is refuse or fill"):
+    with pytest.raises(BadSource, match="msd option nan is 'zero'; it must be refuse or fill"):
         prepared(source, tmp_path / "c", modality=modality, nan="zero", labels="a,b,c")
 
 
@@ -279,9 +279,9 @@ def test_a_file_beside_its_packed_self_is_one(tmp_path: Path) -> None:
     # Another picture under the same name: which is meant is not known.
     save(source / "c0_image.nii", VOXELS + 1)
     store, rejected = prepared(source, tmp_path / "b", modality="mri")
-    assert (len(store), rejected) == (1, ["there are 2 files of the image"])
+    assert (len(store), rejected) == (1, ["there are 2 files for the image"])
     (source / "c1_label.nii").write_bytes(b"\x1f\x8bdamaged")
-    with pytest.raises(BadSource, match="there are 2 files of the"):
+    with pytest.raises(BadSource, match="there are 2 files for the"):
         prepared(source, tmp_path / "c", modality="mri")
 
 
@@ -313,5 +313,5 @@ def test_brats_2017_with_files_that_were_unpacked(tmp_path: Path) -> None:
     np.testing.assert_array_equal(store.mask(0), np.where(LABEL == 2, 3, LABEL).T)
     # The same patients once more under the names of 2018.
     brats_2017(tmp_path / "set" / "HGG", "Brats18_2013_10_1")
-    with pytest.raises(BadSource, match="cases of 2017 and 2018: each year has the patients"):
+    with pytest.raises(BadSource, match="cases of 2017 and 2018: each year repeats patients"):
         KINDS["brats"].survey(tmp_path / "set", {})

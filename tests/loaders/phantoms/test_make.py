@@ -86,7 +86,7 @@ def test_a_folder_is_there_whole_or_not_at_all(make, tmp_path, monkeypatch):
             make(out, patients=1, seed=1)
     assert not out.exists()
     make(out, patients=1, seed=2)
-    with pytest.raises(FileExistsError, match="is there already"):
+    with pytest.raises(FileExistsError, match="exists already"):
         make(out, patients=1, seed=2)
     # Nothing of the run that was killed is left.
     assert [path.name for path in tmp_path.iterdir()] == ["scans"]

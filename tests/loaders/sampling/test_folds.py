@@ -497,5 +497,5 @@ def test_saved_folds_of_other_cases_are_refused() -> None:
     with pytest.raises(FoldError, match="exactly once"):
         check_splits(loaded, [*cohort.groups, "a new patient"], None)
     renamed = table.set_column(2, "part", pa.array(["training"] * len(table)))
-    with pytest.raises(FoldError, match="parts are train, inner, test"):
+    with pytest.raises(FoldError, match="it must be train, inner, test"):
         splits_from_table(renamed, ids)

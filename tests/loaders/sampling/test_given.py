@@ -82,9 +82,9 @@ def test_whole_splits_by_a_column_keep_all_promises_that_ours_keep() -> None:
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        (["train"] * 8, "no case of test"),
-        (["test"] * 8, "no case of train"),
-        (["val", "test"] * 4, r"no case of train \(train 0, val 4, test 4\)"),
+        (["train"] * 8, "no cases of test"),
+        (["test"] * 8, "no cases of train"),
+        (["val", "test"] * 4, r"no cases of train \(train 0, val 4, test 4\)"),
         (["train", "test", None, "test"] * 2, "2 of 8 cases are in none of the parts"),
         (["train", "test", "extra", "test"] * 2, "2 of 8 cases are in none of the parts"),
     ],
@@ -95,7 +95,7 @@ def test_official_parts_that_make_no_fold_are_told(parts, said) -> None:
 
 
 def test_a_column_of_one_value_leaves_nothing_to_train_on() -> None:
-    with pytest.raises(FoldError, match="one value alone"):
+    with pytest.raises(FoldError, match="only one value"):
         folds_by_value([3] * 8)
 
 

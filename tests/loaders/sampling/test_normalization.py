@@ -71,9 +71,9 @@ def test_a_constant_or_empty_channel_is_not_divided_by_zero(level: float) -> Non
 
 
 def test_an_unknown_way_to_normalise() -> None:
-    with pytest.raises(ValueError, match="it is case or train"):
+    with pytest.raises(ValueError, match="it must be case or train"):
         normalization(moments_of([np.zeros((1, 2, 2))]), "all", np.array([0]))
-    with pytest.raises(ValueError, match="it is case or train"):
+    with pytest.raises(ValueError, match="it must be case or train"):
         value_range((np.zeros((1, 1)), np.ones((1, 1))), np.array([[False]]), "all", np.array([0]))
 
 

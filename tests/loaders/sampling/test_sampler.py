@@ -484,7 +484,7 @@ def test_a_mask_that_lost_what_its_box_is_around() -> None:
         mask=lambda case: np.zeros((20,) * 3, np.uint8), boxes=BOXES, regions=[(1,), (2,)]
     )
     sampler = a_sampler(foreground=foreground, recipe=a_recipe(foreground=1.0))
-    with pytest.raises(ValueError, match=r"holds nothing of region 0, .* run `medopt verify`"):
+    with pytest.raises(ValueError, match=r"holds no voxel of region 0, .* run `medopt verify`"):
         sampler.draw(np.arange(1))
 
 
@@ -571,21 +571,21 @@ def test_ranks_share_each_global_batch_in_order(batch_size: int, world: int, sta
     [
         ({"patch": ()}, "patch"),
         ({"patch": (8, 0, 8)}, "patch"),
-        ({"scale": 1.0}, "scale is 1.0; it is at least 0 and less than 1"),
+        ({"scale": 1.0}, "scale is 1.0; it must be at least 0 and less than 1"),
         ({"scale": -0.1}, "scale"),
         ({"shift": -0.1}, "shift"),
         ({"shift": float("nan")}, "shift"),
         ({"foreground": 1.1}, "foreground"),
-        ({"chance": -0.1}, "chance is -0.1; it lies between 0 and 1"),
+        ({"chance": -0.1}, "chance is -0.1; it must be from 0 to 1"),
         ({"zoom": 1.0}, "zoom"),
         ({"translate": 1.0}, "translate"),
         ({"contrast": 1.0}, "contrast"),
         ({"noise": float("inf")}, "noise"),
         ({"gamma": -0.5}, "gamma"),
-        ({"rotate": 15.0}, "rotate is 15.0; it is a tuple of 3 angles in degrees, or empty"),
+        ({"rotate": 15.0}, r"rotate is 15.0; it must be a tuple of 3 angles in degrees, or \(\)"),
         ({"rotate": (15.0,)}, "rotate"),
-        ({"rotate": (15.0, 0.0, 181.0)}, "between 0 and 180"),
-        ({"flip": True}, "flip is True; it is a tuple of 3"),
+        ({"rotate": (15.0, 0.0, 181.0)}, "from 0 to 180"),
+        ({"flip": True}, "flip is True; it must be a tuple of 3"),
         ({"flip": (True, False)}, "flip"),
     ],
 )
@@ -598,10 +598,10 @@ def test_recipes_that_make_no_sense(change: dict[str, Any], message: str) -> Non
     ("change", "message"),
     [
         ({"cases": np.array([], dtype=np.int64)}, "no case"),
-        ({"shapes": np.array([[9, 9]] * N)}, "patch .* has 3 axes, the images have 2"),
+        ({"shapes": np.array([[9, 9]] * N)}, "patch .* has 3 axes, but the images have 2"),
         ({"unit": np.zeros((N, 2))}, "not above 0"),
-        ({"spacing": np.ones((N, 2))}, r"spacing is \(7, 2\), the shapes are \(7, 3\)"),
-        ({"balance": np.zeros(3, np.int64)}, "balance has 3 labels, the store has 7 cases"),
+        ({"spacing": np.ones((N, 2))}, r"spacing has shape \(7, 2\), but shapes has \(7, 3\)"),
+        ({"balance": np.zeros(3, np.int64)}, "balance has 3 labels, but the store has 7 cases"),
     ],
 )
 def test_samplers_that_cannot_be(change: dict[str, Any], message: str) -> None:

@@ -209,8 +209,8 @@ def test_one_image_under_two_answers_is_rejected_by_choice(tmp_path: Path) -> No
     assert sum(len(np.load(file)) for file in (tmp_path / "s" / "arrays").iterdir()) == 23
     said = {bad.where: bad.reason for bad in report.rejected}
     assert said == {
-        cases[0].key: f"the same image has another answer as case {ids['twin']}",
-        "twin": f"the same image has another answer as case {ids[cases[0].key]}",
+        cases[0].key: f"the same image has another answer in case {ids['twin']}",
+        "twin": f"the same image has another answer in case {ids[cases[0].key]}",
     }
     rows = pq.read_table(tmp_path / "s" / "rejected.parquet").to_pylist()
     assert rows == sorted(
@@ -234,7 +234,7 @@ def test_one_image_under_two_answers_is_told_by_its_pseudonyms(tmp_path: Path) -
     assert (len(store), report.rejected) == (25, ())
     for case in (cases[0], twin):
         assert keyed_id(KEY, "fake", case.key) in report.warnings[0]
-    assert "1 image(s) stand under several answers" in report.warnings[0]
+    assert "1 image(s) have several answers" in report.warnings[0]
     # Twice under one answer is no contradiction.
     agreed = replace(twin, label=0)
     _, report = write([*cases, agreed], tmp_path / "agreed")
@@ -382,7 +382,7 @@ def test_an_older_store_is_refused_with_the_command_that_makes_it_anew(tmp_path:
         open_store(tmp_path / "my store")
     quoted = shlex.quote(str(tmp_path / "my store"))
     assert str(refused.value).endswith(
-        f"Make it anew: rm -r {quoted} && medopt prepare fake SOURCE --out {quoted}"
+        f"Make it again: rm -r {quoted} && medopt prepare fake SOURCE --out {quoted}"
     )
 
 

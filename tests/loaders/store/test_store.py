@@ -580,14 +580,17 @@ def test_a_key_in_any_encoding_is_a_key_and_an_empty_file_is_none(
     ("change", "reason"),
     [
         ({"mask": None}, "the image has no label"),
-        ({"mask": np.zeros((5, 6, 8), np.uint8)}, "the label is 5 x 6 x 8, the image 5 x 6 x 7"),
-        ({"mask": np.full((5, 6, 7), 3, np.uint8)}, "label 3 is none of the 3 classes"),
+        (
+            {"mask": np.zeros((5, 6, 8), np.uint8)},
+            "the label is 5 x 6 x 8, but the image 5 x 6 x 7",
+        ),
+        ({"mask": np.full((5, 6, 7), 3, np.uint8)}, "label 3 is not one of the 3 classes"),
         ({"image": np.zeros((1, 5, 0, 7))}, "the image is empty: its shape is 5 x 0 x 7"),
         ({"image": np.zeros((2, 5, 6, 7))}, "the image has 2 channels, not 1"),
         ({"image": np.zeros((1, 6, 7))}, "the image has 2 spatial axes, not 3"),
         ({"image": np.full((1, 5, 6, 7), np.inf)}, "the image holds NaN or infinity"),
         ({"image": np.full((1, 5, 6, 7), 1e300)}, "the image's values exceed float32"),
-        ({"image": np.zeros((1, 5, 6, 7), complex)}, "no real number"),
+        ({"image": np.zeros((1, 5, 6, 7), complex)}, "not a real number"),
     ],
 )
 def test_a_bad_volume_is_written_down_and_the_rest_goes_on(
@@ -613,7 +616,7 @@ def test_an_image_needs_a_label_of_the_set(tmp_path: Path) -> None:
     report = write(a_survey(a_meta(**FLAT), cases), tmp_path / "s")
     assert [bad.reason for bad in report.rejected] == [
         "the image has no label",
-        "label 2 is none of the 2 classes",
+        "label 2 is not one of the 2 classes",
     ]
 
 
@@ -876,7 +879,7 @@ def test_one_process_and_two_make_the_same_store(tmp_path: Path, reader: Any) ->
 
 
 def test_a_killed_worker_is_an_error_that_says_so(tmp_path: Path, reader: Any) -> None:
-    with pytest.raises(OSError, match="want of memory: run again with fewer workers") as raised:
+    with pytest.raises(OSError, match="lack of memory: run again with fewer workers") as raised:
         write_store(
             reader.KIND,
             reader.survey(4, kill=2),
@@ -1015,7 +1018,7 @@ def test_verify_finds_another_table(store_path: Path) -> None:
     rewrite_cases(store_path, "group_id", ["a", "a"])
     assert verify_store(store_path) == [
         "cases.parquet has changed since it was written",
-        "store.json's content hash is not that of cases.parquet",
+        "the content hash in store.json is not that of cases.parquet",
     ]
 
 
@@ -1031,13 +1034,16 @@ def flip_a_bit(path: Path) -> None:
         (lambda s: flip_a_bit(min((s / "arrays").iterdir())), "000000_image.npy has changed"),
         (lambda s: max((s / "arrays").iterdir()).unlink(), "000001_mask.npy is missing"),
         (lambda s: rewrite_cases(s, "label", [0, 1]), "cases.parquet has changed since"),
-        (lambda s: rewrite_cases(s, "group_id", ["a", "a"]), "content hash is not that of"),
+        (
+            lambda s: rewrite_cases(s, "group_id", ["a", "a"]),
+            "content hash in store.json is not that of",
+        ),
         (lambda s: (s / "rejected.parquet").unlink(), "rejected.parquet is missing"),
         (
             lambda s: (s / "store.json").write_text(
                 (s / "store.json").read_text().replace('"fill": 0.0', '"fill": 9.0')
             ),
-            "content hash is not that of",
+            "content hash in store.json is not that of",
         ),
     ],
     ids=["array", "no array", "labels", "groups", "no table", "meta"],
@@ -1050,7 +1056,7 @@ def test_a_store_that_was_altered_is_not_opened(
     for _ in range(2):
         with pytest.raises(StoreError, match=message) as refused:
             open_store(store_path)
-        assert "bring it back as it was, or remove the store and prepare it" in str(refused.value)
+        assert "restore it, or remove the store and prepare it" in str(refused.value)
     for path, content in before.items():
         path.write_bytes(content)
     assert len(open_store(store_path)) == 2
@@ -1118,7 +1124,7 @@ def test_an_array_of_another_shape_or_type_is_refused(store_path: Path) -> None:
     store = open_store(store_path)
     file, _ = store.image_file(0)
     np.save(file, np.zeros((1, 5, 6, 8), store.image_type))
-    with pytest.raises(StoreError, match=r"is uint8 \(1, 5, 6, 8\), the table says"):
+    with pytest.raises(StoreError, match=r"is uint8 \(1, 5, 6, 8\), but the table declares"):
         store.image(0)
     np.save(store.image_file(1)[0], np.zeros((1, 5, 6, 7), np.float64))
     with pytest.raises(StoreError, match="is float64"):
@@ -1130,7 +1136,7 @@ def test_an_array_of_another_shape_or_type_is_refused(store_path: Path) -> None:
     [
         ("{", "store.json is damaged"),
         ("[]", "store.json is damaged"),
-        ('{"format": 0}', f"has format 0, this version reads {FORMAT}. Make it anew"),
+        ('{"format": 0}', f"has format 0; this version reads {FORMAT}. Make it again"),
         (f'{{"format": {FORMAT}}}', "store.json is damaged"),
     ],
 )
@@ -1214,7 +1220,7 @@ def test_a_bad_case_survives_the_way_to_another_process() -> None:
     [
         ({"classes": ("a",)}, "there are 1 classes"),
         ({"classes": ("a", "a", "b")}, "share a name"),
-        ({"regions": {}}, "segmentation has regions"),
+        ({"regions": {}}, "segmentation needs regions"),
         ({"regions": {"x": (3,)}}, "region x"),
         ({"channels": ()}, "channels is empty"),
         ({"positive": 1}, "positive is 1 among 3 classes"),
@@ -1245,9 +1251,9 @@ def test_options_take_the_type_of_their_default() -> None:
     assert kind_settings("fake", options, {})["size"] == 32
     for name, value, message in (
         ("patch", "3", "no option 'patch'; its options are: size, scale, flip, name, window"),
-        ("size", "many", "option size is 'many', which is no int"),
-        ("flip", "maybe", "it is true or false"),
-        ("name", 3, "which is no text"),
+        ("size", "many", "option size is 'many'; it must be of type int"),
+        ("flip", "maybe", "it must be true or false"),
+        ("name", 3, "it must be text"),
     ):
         with pytest.raises(BadSource, match=message):
             kind_settings("fake", options, {name: value})

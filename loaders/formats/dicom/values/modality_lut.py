@@ -1,4 +1,4 @@
-"""The table of ModalityLUTSequence, which takes the place of slope and intercept (PS3.3 C.11.1)."""
+"""The table of ModalityLUTSequence, which replaces slope and intercept (PS3.3 C.11.1)."""
 
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ _SHOWN = ("LOG", "DISP")
 class ModalityLut(NamedTuple):
     """A table: the stored value of its first entry, its entries (uint16, as bytes), their unit.
 
-    `unit` is as ModalityLUTType says: HU, OD, US (unspecified), ...
+    `unit` is ModalityLUTType: HU, OD, US (unspecified), ...
     """
 
     first: int
@@ -40,7 +40,7 @@ class ModalityLut(NamedTuple):
         return int(np.frombuffer(self.entries, np.uint16).max())
 
     def apply(self, stored: NDArray[Any]) -> NDArray[np.uint16]:
-        """Return the entry of each stored value; beyond an end of the table that end's."""
+        """Return the entry of each stored value; values beyond the table get its end's entry."""
         entries = np.frombuffer(self.entries, np.uint16)
         return entries[np.clip(stored.astype(np.int64) - self.first, 0, len(entries) - 1)]
 
@@ -61,18 +61,18 @@ def modality_lut(file: DicomFile) -> ModalityLut | None:
             "LUTDescriptor of ModalityLUTSequence is not three numbers, the last 8 to 16",
             where=file.where,
         )
-    # 0 stands for 65536 entries, which 16 bits cannot hold.
+    # 0 means 65536 entries, a number that 16 bits cannot hold.
     count, first = int(descriptor[0]) or 2**16, int(descriptor[1])
     if file.value("PixelRepresentation") == 1 and first >= 2**15:
         first -= 2**16
     entries = _words(item, "LUTData", order)
     if descriptor[2] == 8 and len(entries) == (count + 1) // 2:
-        # Two entries a word, the lower byte first (PS3.3 C.11.1.1.1).
+        # Two entries per word, the lower byte first (PS3.3 C.11.1.1.1).
         entries = entries.astype("<u2").view(np.uint8)[:count].astype(np.int64)
     if len(entries) != count:
         raise BadCase(
-            f"LUTData of ModalityLUTSequence holds {len(entries)} entries and LUTDescriptor "
-            f"says {count}",
+            f"LUTData of ModalityLUTSequence holds {len(entries)} entries, but LUTDescriptor "
+            f"declares {count}",
             where=file.where,
         )
     unit = str(item.value("ModalityLUTType") or "").strip()
@@ -80,7 +80,7 @@ def modality_lut(file: DicomFile) -> ModalityLut | None:
 
 
 def _words(item: DicomFile, keyword: str, order: str) -> NDArray[np.int64]:
-    """Return an element's numbers of 16 bits, whether it is written as numbers or as bytes."""
+    """Return an element's 16-bit numbers, whether written as numbers or as bytes."""
     found = item.value(keyword)
     try:
         if isinstance(found, bytes):
@@ -88,5 +88,5 @@ def _words(item: DicomFile, keyword: str, order: str) -> NDArray[np.int64]:
         return np.array(found, np.int64).reshape(-1)
     except (TypeError, ValueError) as error:
         raise BadCase(
-            f"{keyword} of ModalityLUTSequence holds no numbers of 16 bits", where=item.where
+            f"{keyword} of ModalityLUTSequence does not hold 16-bit numbers", where=item.where
         ) from error

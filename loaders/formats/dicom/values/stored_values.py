@@ -1,7 +1,7 @@
 """Stored values of a frame: which of their bits are used, and which values are padding.
 
 Padding is found before the unused bits are cut off: some scanners write 16-bit padding among 12-bit
-values, and once cut it would look like tissue.
+values, which would look like tissue once it is cut.
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ def padding_of(file: DicomFile) -> tuple[int, ...]:
 
 
 def cut(written: NDArray[Any], bits: int) -> NDArray[Any]:
-    """Keep the lower `bits` of each number; the highest of them is the sign of signed ones.
+    """Keep the lower `bits` of each number, as pydicom does (PS3.5 8.1.1).
 
-    As pydicom does (PS3.5 8.1.1).
+    In signed numbers, the highest of these bits is the sign.
     """
     unused = max(8 * written.dtype.itemsize - bits, 0)
     return (written << unused) >> unused if unused else written
@@ -38,7 +38,7 @@ def padded(
 ) -> NDArray[np.bool_]:
     """Return which values are padding; PixelPaddingRangeLimit makes it a range.
 
-    `stored` is `written` after `cut`, and both are of this machine's byte order.
+    `stored` is `written` after `cut`; both have this machine's byte order.
     """
     if not padding:
         return np.zeros(written.shape, bool)

@@ -148,10 +148,10 @@ def test_entities_and_dtds_are_refused(tmp_path, before):
         (message(nodule(roi("1.1", []))), "an outline has no edgeMap"),
         (message(nodule(roi("", DIAMOND))), "imageSOP_UID is missing"),
         (message(nodule(roi("1.1", DIAMOND, "MAYBE"))), "inclusion is neither TRUE nor FALSE"),
-        (message(nodule(roi("1.1", [(1, "2.5")]))), "yCoord holds no whole number"),
+        (message(nodule(roi("1.1", [(1, "2.5")]))), "yCoord is not a whole number"),
         (message(nodule(roi("1.1", [(1, "")]))), "yCoord is missing"),
         (message("<nonNodule><imageSOP_UID>1</imageSOP_UID></nonNodule>"), "locus is missing"),
-        (message(nodule(roi("1.1", DIAMOND), malignancy="high")), "malignancy holds no whole"),
+        (message(nodule(roi("1.1", DIAMOND), malignancy="high")), "malignancy is not a whole"),
         (message()[:-9], "the XML is damaged"),
         ("", "the XML is damaged"),
         ("<?xml version='1.0' encoding='klingon'?><a/>", "the XML is damaged"),
@@ -201,7 +201,7 @@ def test_heads_tell_what_a_file_is(tmp_path):
         "cut.xml": "the XML is damaged: ParseError",
         "film.xml": "IdriReadMessage: a read of a chest X-ray, not of CT",
         "nameless.xml": "the read names no SeriesInstanceUid",
-        "note.xml": "the XML is no LidcReadMessage, which a read is",
+        "note.xml": "the XML is not a LidcReadMessage, as a read is",
     }
     assert {one.key for one in rejected} == {one.where for one in rejected}
 
@@ -572,7 +572,7 @@ def test_a_series_without_a_nodule_gives_negatives(tmp_path):
 @pytest.mark.parametrize(
     ("sessions", "reason"),
     [
-        (["", ""], "2 readers read the series; option readers asks for 3"),
+        (["", ""], "2 readers read the series; option readers requires 3"),
         ([nodule(roi("1.2.3.999", DIAMOND)), "", "", ""], "marks on slices"),
         (
             [nodule(roi("1.2.3.9", DIAMOND), roi("1.2.3.99", DIAMOND)), "", "", ""],
@@ -686,7 +686,7 @@ def test_a_nodule_that_too_few_rated_is_a_bad_case(tmp_path):
     marked = [nodule(roi("1.2.3.8", points), malignancy=score) for score in (5, "", 0)]
     (tmp_path / "read.xml").write_text(message(*marked))
     (bad,) = cases_of(tmp_path, task="malignancy")
-    assert bad.reason == ("1 of 3 readers rated a nodule's malignancy; option readers asks for 3")
+    assert bad.reason == ("1 of 3 readers rated a nodule's malignancy; option readers requires 3")
     assert bad.key == "1.2.3/0"
     (case,) = cases_of(tmp_path, task="malignancy", readers=1)
     assert case.label == 1
@@ -851,9 +851,9 @@ def test_a_survey_counts_and_tells(tmp_path):
     assert (item.key, item.extra["patient"], len(item.paths)) == ("1.1", "p1", 4)
     assert {one.where: one.reason for one in survey.rejected} == {
         "alone.xml": "the CT series that the read names is not in the source",
-        "broken.dcm": "the file's name ends in .dcm and it is no DICOM file",
+        "broken.dcm": "the file's name ends in .dcm, but it is not a DICOM file",
         "film.xml": "IdriReadMessage: a read of a chest X-ray, not of CT",
-        "p2/ct": "the CT series has no radiologists' read (XML) that names it",
+        "p2/ct": "no radiologists' read (XML) names the CT series",
     }
     assert all(one.key for one in survey.rejected)
 
@@ -887,26 +887,26 @@ def test_the_meta_says_what_was_done(source):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"task": "stage"}, "task is 'stage'; it is detect, malignancy, segment"),
-        ({"readers": 5}, "readers is 5; it is 1 to 4"),
-        ({"negatives": 0}, "negatives is 0; it is 1 or more"),
-        ({"patch": "16"}, r"patch is \[16\]; it is 3 whole numbers of 1 or more"),
+        ({"task": "stage"}, "task is 'stage'; it must be detect, malignancy, segment"),
+        ({"readers": 5}, "readers is 5; it must be 1 to 4"),
+        ({"negatives": 0}, "negatives is 0; it must be 1 or more"),
+        ({"patch": "16"}, r"patch is \[16\]; it must be 3 whole numbers of 1 or more"),
         ({"patch": [16, 32, 0]}, "patch"),
         ({"patch": "9000,9000"}, "patch .* at most 67108864 voxels"),
-        ({"slices": 2, "patch": "8,8"}, "slices is 2; it is an odd number"),
-        ({"slices": 3}, "slices is 3; it is 1 where a patch has a z"),
-        ({"view": "slice"}, "view is 'slice'; it is patch where a patch has a z"),
+        ({"slices": 2, "patch": "8,8"}, "slices is 2; it must be an odd number"),
+        ({"slices": 3}, "slices is 3; it must be 1 if patch has a z"),
+        ({"view": "slice"}, "view is 'slice'; it must be patch if patch has a z"),
         (
             {"view": "slice", "patch": "9,9", "task": "malignancy"},
             "a slice may hold nodules of both classes",
         ),
         ({"task": "malignancy", "indeterminate": "maybe"}, "exclude, benign or malignant"),
-        ({"task": "segment", "level": 0}, "level is 0.0; it is over 0 to 1"),
-        ({"task": "segment", "level": "nan"}, "level is nan; it is over 0 to 1"),
-        ({"task": "segment", "denominator": 4}, "denominator is 4, which is no text"),
+        ({"task": "segment", "level": 0}, "level is 0.0; it must be over 0, to 1"),
+        ({"task": "segment", "level": "nan"}, "level is nan; it must be over 0, to 1"),
+        ({"task": "segment", "denominator": 4}, "denominator is 4; it must be text"),
         ({"task": "segment", "denominator": "all"}, "nodule or series"),
-        ({"level": 0.5}, "level is for task segment alone"),
-        ({"task": "segment", "negatives": 2}, "negatives is for task detect alone"),
+        ({"level": 0.5}, "level is only for task segment"),
+        ({"task": "segment", "negatives": 2}, "negatives is only for task detect"),
         ({"spacing": "1,1,-1"}, "spacing"),
         ({"spacing": "1,1,nan"}, "spacing"),
         ({"window": "400,-1000"}, "window"),

@@ -210,8 +210,8 @@ def test_the_slices_of_nearly_every_series_are_a_volume(database):
             refused[patient] = error.reason
     assert len(heights) == 1018
     assert refused == {
-        "LIDC-IDRI-0123": "the slices are 0.50 to 1.25 mm apart: uneven",
-        "LIDC-IDRI-0267": "the slices are 0.50 to 2.50 mm apart: uneven",
+        "LIDC-IDRI-0123": "the slices are unevenly spaced, 0.50 to 1.25 mm apart",
+        "LIDC-IDRI-0267": "the slices are unevenly spaced, 0.50 to 2.50 mm apart",
         "LIDC-IDRI-0514": "18 slices are missing: the series has gaps",
         "LIDC-IDRI-0672": "3 slices are missing: the series has gaps",
     }

@@ -140,8 +140,9 @@ def test_a_later_process_goes_on_too(server: Server, tmp_path: Path) -> None:
     server.cut_after = [200_000, 100_000, 50_000]
     with pytest.raises(BadSource) as caught:
         get(server.remote(), tmp_path)
-    assert "the connection ended at byte 350000 of 600000. 350000 bytes came and are kept" in str(
-        caught.value
+    assert (
+        "the connection ended at byte 350000 of 600000. 350000 bytes arrived and are kept"
+        in str(caught.value)
     )
     assert not (tmp_path / "set.npz").exists()
     get(server.remote(), tmp_path)
@@ -175,8 +176,8 @@ def test_a_half_of_another_file_is_thrown_away(server: Server, tmp_path: Path, l
 def test_another_file_than_the_published_one_is_never_kept(server: Server, tmp_path: Path) -> None:
     with pytest.raises(BadSource) as caught:
         get(server.remote(md5=md5(b"other")), tmp_path)
-    assert "gave another file than the published one" in str(caught.value)
-    assert "and it was thrown away" in str(caught.value)
+    assert "is not the published file" in str(caught.value)
+    assert "the download was deleted" in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["set.npz.lock"]
     (tmp_path / "set.npz").write_bytes(b"put there by hand")
     with pytest.raises(BadSource, match=r"is not the published file .*: remove it"):
@@ -190,7 +191,7 @@ def test_what_is_not_there_is_said_at_once(server: Server, tmp_path: Path) -> No
         get(server.remote(), tmp_path)
     text = str(caught.value)
     assert "/files/set.npz?download=1 cannot be fetched: the server says 404 Not Found" in text
-    assert "Without a network: fetch it elsewhere (PAGE), and give the file to medopt" in text
+    assert "Without a network: download it elsewhere (PAGE), and pass the file to medopt" in text
     assert f"or put it at {tmp_path / 'set.npz'}." in text
     assert len(server.asked) == 1
 
@@ -208,7 +209,7 @@ def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
 def test_no_network_is_one_sentence(tmp_path: Path) -> None:
     nobody = Remote(base="http://127.0.0.1:1/files", path="set.npz", md5="", page="PAGE")
     with pytest.raises(
-        BadSource, match=r"no way to the server \(.*0 bytes came.*Without a network"
+        BadSource, match=r"the server cannot be reached \(.*0 bytes arrived.*Without a network"
     ):
         get(nobody, tmp_path)
 
@@ -216,7 +217,7 @@ def test_no_network_is_one_sentence(tmp_path: Path) -> None:
 def test_another_part_than_asked_for_is_not_appended(server: Server, tmp_path: Path) -> None:
     (tmp_path / "set.npz.part").write_bytes(CONTENT[:1000])
     server.shift = 5
-    with pytest.raises(BadSource, match="another part of the file than it was asked for"):
+    with pytest.raises(BadSource, match="a part of the file that was not requested"):
         get(server.remote(), tmp_path)
     assert (tmp_path / "set.npz.part").read_bytes() == CONTENT[:1000]
 
@@ -248,7 +249,7 @@ def test_a_full_disk_is_an_os_error_and_keeps_what_came(
     usage = type("usage", (), {"free": 598_999})
     monkeypatch.setattr(downloads.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(
-        OSError, match="598999 bytes are free on the disk, 599000 are needed"
+        OSError, match="598999 bytes are free on the disk; 599000 are needed"
     ) as full:
         get(server.remote(), tmp_path)
     assert full.value.errno == errno.ENOSPC
@@ -361,7 +362,7 @@ def test_a_set_is_fetched_by_name_and_size(
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({}, "say which set to fetch, medmnist:NAME; the sets are: pathmnist"),
+        ({}, "name the set to fetch, medmnist:NAME; the sets are: pathmnist"),
         ({"name": "breastmnits"}, "there is no MedMNIST set 'breastmnits'"),
         ({"name": "breastmnist_x"}, "there is no MedMNIST set 'breastmnist_x'"),
         ({"name": "breastmnist_64", "size": 28}, "there is no MedMNIST set 'breastmnist_64'"),

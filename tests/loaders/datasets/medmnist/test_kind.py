@@ -166,7 +166,7 @@ def test_a_set_is_found_by_its_name(tmp_path: Path) -> None:
     assert survey(tmp_path, {"name": "octmnist"}).meta.name == "octmnist"
     with pytest.raises(BadSource, match=r"found: breastmnist\.npz, octmnist\.npz"):
         survey(tmp_path, {})
-    with pytest.raises(BadSource, match=r"one file pathmnist\.npz, found: none"):
+    with pytest.raises(BadSource, match=r"one file pathmnist\.npz; found: none"):
         survey(tmp_path, {"name": "pathmnist"})
     with pytest.raises(BadSource, match="no MedMNIST set 'catmnist'; the sets are: pathmnist"):
         survey(tmp_path, {"name": "catmnist"})
@@ -193,11 +193,11 @@ def of_cases(folder: Path, name: str, cases: tuple[int, int, int]) -> Path:
     ("file", "cases", "asked", "message"),
     [
         # As the file is named and as its cases are counted, it is another set than is asked for.
-        ("breastmnist", (546, 78, 156), "pneumoniamnist", "say medmnist:breastmnist"),
+        ("breastmnist", (546, 78, 156), "pneumoniamnist", "use medmnist:breastmnist"),
         ("mine", (546, 78, 156), "pneumoniamnist", "as many cases as breastmnist (train 546, val"),
         ("pneumoniamnist", (546, 78, 156), "", "pneumoniamnist has train 4708, val 524, test 624"),
-        ("breastmnist_64", (7, 2, 3), "pneumoniamnist", "named after breastmnist: say medmnist:br"),
-        ("breastmnist", (4708, 524, 624), "pneumoniamnist", "give the file another name if pneumo"),
+        ("breastmnist_64", (7, 2, 3), "pneumoniamnist", "named after breastmnist: use medmnist:br"),
+        ("breastmnist", (4708, 524, 624), "pneumoniamnist", "rename the file if it holds pneumo"),
     ],
 )
 def test_another_set_than_is_asked_for_is_refused(
@@ -215,8 +215,8 @@ def test_another_set_than_is_asked_for_is_refused(
         (
             (300, 78, 156),
             (
-                "mine.npz holds train 300, val 78, test 156 cases; breastmnist as it is published "
-                "holds train 546, val 78, test 156. It is taken for a part of it."
+                "mine.npz holds train 300, val 78, test 156 cases; breastmnist as published "
+                "holds train 546, val 78, test 156. It is read as a subset."
             ),
         ),
     ],
@@ -235,8 +235,8 @@ def test_a_label_outside_the_set_rejects_its_image_alone(tmp_path: Path) -> None
     store, report = prepare(path, tmp_path / "s")
     assert len(store) == sum(COUNTS.values()) - 3
     assert {bad.where: bad.reason for bad in report.rejected} == {
-        "breastmnist/train/2": "label 2 is none of the 2 classes",
-        "breastmnist/train/3": "label -1 is none of the 2 classes",
+        "breastmnist/train/2": "label 2 is not one of the 2 classes",
+        "breastmnist/train/3": "label -1 is not one of the 2 classes",
         "breastmnist/train/4": "label 0.5 is not a whole number",
     }
 
@@ -311,17 +311,17 @@ def test_grades_of_retinamnist_alone(tmp_path: Path) -> None:
 
 def test_other_sets_have_no_finding(tmp_path: Path) -> None:
     path = make(tmp_path, "pneumoniamnist", column=True)
-    with pytest.raises(BadSource, match="one label an image: option finding is for chestmnist"):
+    with pytest.raises(BadSource, match="one label per image: option finding is for chestmnist"):
         KINDS["medmnist"].survey(path, {"finding": "pneumonia"})
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (np.zeros((2, 13), np.uint8), "is uint8 (2, 13), not 14 numbers an image, (N, 14)"),
-        (np.zeros(2, np.uint8), "is uint8 (2,), not 14 numbers an image, (N, 14)"),
+        (np.zeros((2, 13), np.uint8), "is uint8 (2, 13), not 14 numbers per image, (N, 14)"),
+        (np.zeros(2, np.uint8), "is uint8 (2,), not 14 numbers per image, (N, 14)"),
         (np.zeros((2, 14, 1), np.uint8), "is uint8 (2, 14, 1), not 14 numbers"),
-        (np.zeros((3, 14), np.uint8), "has 2 val images and 3 labels"),
+        (np.zeros((3, 14), np.uint8), "has 2 val images but 3 labels"),
         (np.full((2, 14), 2, np.uint8), "val_labels holds 2; a finding is 0 or 1"),
         (np.full((2, 14), -1, np.int8), "val_labels holds -1; a finding is 0 or 1"),
         (np.full((2, 14), 0.5), "val_labels holds 0.5; a finding is 0 or 1"),
@@ -359,8 +359,8 @@ def test_a_pickled_array_is_refused_unopened(tmp_path: Path) -> None:
         ({"train_labels": None}, "has no train_labels"),
         ({"val_images": None}, "has no val_images"),
         ({f"{s}_{p}": None for s in SPLITS for p in ("images", "labels")}, "none of the parts"),
-        ({"train_labels": np.zeros(6, np.uint8)}, "has 7 train images and 6 labels"),
-        ({"train_labels": np.zeros((7, 2), np.uint8)}, "not one number an image"),
+        ({"train_labels": np.zeros(6, np.uint8)}, "has 7 train images but 6 labels"),
+        ({"train_labels": np.zeros((7, 2), np.uint8)}, "not one number per image"),
         ({"train_labels": np.full(7, np.nan)}, "train_labels holds NaN"),
         (
             {"val_images": np.zeros((2, 8, 8))},
@@ -388,7 +388,7 @@ def test_a_broken_file_is_a_bad_source(
     path = make(folder, "breastmnist", column=False)
     whole = path.read_bytes()
     path.write_bytes(whole[:-cut] if cut < len(whole) else b"")
-    with pytest.raises(BadSource, match=r"no whole \.npz file|truncated|has no|none of"):
+    with pytest.raises(BadSource, match=r"not a complete \.npz file|truncated|has no|none of"):
         prepare(path, folder / "cut")
     place = flip % len(whole)
     path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
@@ -454,6 +454,6 @@ def test_breastmnist(shared_data: Path, tmp_path: Path) -> None:
         "breastmnist/train/115",
         "breastmnist/test/76",
     }
-    assert all("has another answer as case " in bad.reason for bad in report.rejected)
+    assert all("has another answer in case " in bad.reason for bad in report.rejected)
     # Frames of one lesion abound in BUSI (PMC10293973); they are told in one sentence.
     assert sum("look like lossy copies" in warning for warning in report.warnings) == 1

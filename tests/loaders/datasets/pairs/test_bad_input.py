@@ -49,8 +49,11 @@ def leads_out(root: Path) -> None:
 
 # What is done to a good folder of six, and what becomes of case 2.
 CASES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "another size": (lambda r: mask(r, np.zeros((14, 14), np.uint8)), "14 x 14, the image 12 x 14"),
-    "turned": (lambda r: mask(r, np.zeros((14, 12), np.uint8)), "one of both is turned"),
+    "another size": (
+        lambda r: mask(r, np.zeros((14, 14), np.uint8)),
+        "14 x 14, but the image 12 x 14",
+    ),
+    "turned": (lambda r: mask(r, np.zeros((14, 12), np.uint8)), "one of them is rotated"),
     "missing": (
         lambda r: (r / "masks" / "2.png").unlink(),
         "the image has no mask; missing=",
@@ -122,7 +125,7 @@ def test_two_masks_where_one_is_asked(tmp_path: Path) -> None:
     _, cases, rejected = read(root, **options)
     assert len(cases) == 5
     (bad,) = rejected
-    assert "2 files of its mask; several=union" in bad.reason
+    assert "2 files for its mask; several=union" in bad.reason
     assert bad.where == "images/2.png (2.bmp, 2.png)"
     _, cases, rejected = read(root, **options, several="union")
     assert (len(cases), rejected) == (6, [])
@@ -141,36 +144,36 @@ def test_endings_may_be_mixed(tmp_path: Path) -> None:
 
 # Settings, and the sentence about them.
 SETTINGS: dict[str, tuple[dict[str, str], str]] = {
-    "none": ({}, r"pairs needs two patterns, or layout=NAME: .*6 x images/\*.png"),
+    "none": ({}, r"pairs needs two patterns, .*, or layout=NAME; .*6 x images/\*.png"),
     "no masks": ({"images": "images/*.png"}, "pairs needs two patterns"),
     "an empty pattern": ({**PNG, "images": ""}, "pairs needs two patterns"),
     "nothing fits": ({**PNG, "images": "imgs/*.png"}, r"no file .* it holds 6 x"),
-    "no mask fits": ({**PNG, "masks": "mask/{stem}.png"}, "no image under .* has its masks"),
-    "no part": ({**PNG, "masks": "masks/*.png"}, r"same for every image: name in it .* \{stem\}"),
-    "another part": ({**PNG, "masks": "masks/{id}.png"}, r"what is \{id\}\? it may name \{stem\}"),
+    "no mask fits": ({**PNG, "masks": "mask/{stem}.png"}, "no image under .* can be used"),
+    "no part": ({**PNG, "masks": "masks/*.png"}, r"same for every image: use a part .* \{stem\}"),
+    "another part": ({**PNG, "masks": "masks/{id}.png"}, r"unknown part \{id\}; it may name"),
     "a part not closed": ({**PNG, "masks": "masks/{stem.png"}, r"written \{name\}"),
-    "a path that leads out": ({**PNG, "masks": "../{stem}.png"}, "give a path under the source"),
-    "layout": ({"layout": "isik"}, "it is one of: isic, busi, kvasir, drive, camus, kits"),
+    "a path that leads out": ({**PNG, "masks": "../{stem}.png"}, "it must be a path under the"),
+    "layout": ({"layout": "isik"}, "it must be one of: isic, busi, kvasir, drive, camus, kits"),
     "images for masks": (
         {**PNG, "masks": "images/{stem}.png"},
-        r"masks is 'images/\{stem\}.png', which fits the images themselves, all 6 that images=",
+        r"masks is 'images/\{stem\}.png', which matches all 6 files that images=",
     ),
-    "another layout": ({"layout": "camus"}, "no file under .* is an image"),
-    "several": ({**PNG, "several": "all"}, "it is refuse or union"),
-    "missing": ({**PNG, "missing": "zero"}, "it is reject or empty"),
-    "overlap": ({**PNG, "overlap": "both"}, "it is refuse or last or regions"),
+    "another layout": ({"layout": "camus"}, "no file under .* matches images="),
+    "several": ({**PNG, "several": "all"}, "it must be refuse or union"),
+    "missing": ({**PNG, "missing": "zero"}, "it must be reject or empty"),
+    "overlap": ({**PNG, "overlap": "both"}, "it must be refuse or last or regions"),
     "structures": ({**PNG, "structures": "liver"}, r"write \{structure\} in the pattern"),
     "palette and labels": ({**PNG, "labels": "a,b", "palette": "#000000=a"}, "leave one out"),
     "a palette without colours": ({**PNG, "palette": "a,b"}, "write #RRGGBB=NAME"),
-    "a colour twice": ({**PNG, "palette": "#000000=a,#000000=b"}, "one value two names"),
-    "a value that is none": ({**PNG, "labels": "#ff0000=a"}, "colours are named by palette"),
-    "a value here and none there": ({**PNG, "labels": "0=a,b"}, "some classes a value and"),
-    "one class": ({**PNG, "labels": "0=a"}, "1 classes with the background"),
-    "threshold": ({**PNG, "threshold": "-1"}, "it is 0 to 65535"),
+    "a colour twice": ({**PNG, "palette": "#000000=a,#000000=b"}, "two names to one value"),
+    "a value that is none": ({**PNG, "labels": "#ff0000=a"}, "for colours set palette"),
+    "a value here and none there": ({**PNG, "labels": "0=a,b"}, "gives a value to some classes"),
+    "one class": ({**PNG, "labels": "0=a"}, "1 classes including the background"),
+    "threshold": ({**PNG, "threshold": "-1"}, "it must be 0 to 65535"),
     "regions": ({**PNG, "regions": "whole=tumour"}, "write NAME=CLASS.*classes are: foreground"),
     "table": ({**PNG, "csv": "no.csv"}, "there is no file no.csv"),
-    "column without a table": ({**PNG, "group": "patient"}, "say csv=NAME too"),
-    "pattern of the patient": ({**PNG, "group_pattern": "("}, "no pattern with a group"),
+    "column without a table": ({**PNG, "group": "patient"}, "set csv=NAME too"),
+    "pattern of the patient": ({**PNG, "group_pattern": "("}, "not a regular expression with"),
     "spacing of pictures": ({**PNG, "spacing": "1,1,1"}, "option spacing is for volumes"),
     "unknown": ({**PNG, "mask": "x"}, "pairs has no option 'mask'; its options are: name, layout"),
 }  # fmt: skip
@@ -197,7 +200,7 @@ def test_pictures_are_no_masks(tmp_path: Path) -> None:
     for number in range(6):
         grey = np.arange(12 * 14, dtype=np.uint16).reshape(12, 14) * 7
         picture(root / "masks" / f"{number}.png", grey)
-    with pytest.raises(BadSource, match=r"168 levels, 1\.2% of their pixels .* as images have"):
+    with pytest.raises(BadSource, match=r"168 levels, 1\.2% of their pixels .* as in images"):
         read(root, **PNG)
 
 
@@ -233,7 +236,7 @@ TURNED = np.diag([-1, 1, 2, 1.0])
     [
         (
             {"voxels": np.zeros((12, 10, 5), np.uint8)},
-            "the label is 12 x 10 x 5, the image 12 x 10",
+            "the label is 12 x 10 x 5, but the image 12 x 10",
         ),
         ({"affine": np.diag([1, 1, 3, 1.0])}, "the label's affine puts it"),
         ({"affine": MOVED}, "0.5 mm away from the image, 0.5 voxels; shift allows 0.01"),
@@ -260,7 +263,7 @@ def test_a_shift_may_be_allowed(tmp_path: Path) -> None:
 def test_ct_is_asked_for(tmp_path: Path) -> None:
     root = volumes(tmp_path)
     volume(root / "0_image.nii.gz", np.full((12, 10, 6), -1024, np.int16), (1, 1, 2))
-    with pytest.raises(BadSource, match=r"goes down to -1024, as CT does: say modality=ct"):
+    with pytest.raises(BadSource, match=r"has values down to -1024, like CT: set modality=ct"):
         read(root, **VOLUMES)
     survey, _, _ = read(root, **VOLUMES, modality="ct")
     assert (survey.meta.normalize, survey.meta.fill) == ("train", -1000.0)

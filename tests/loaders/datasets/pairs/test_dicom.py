@@ -92,7 +92,7 @@ def test_overlap_is_refused_where_nothing_is_said(tmp_path: Path) -> None:
     both = np.count_nonzero(truth()["ball"] & truth()["ring"])
     assert cases == {}
     said = f"ball and ring overlap in {both} voxels: overlap=regions would keep both, overlap=last"
-    assert {bad.reason.removesuffix(" the last of them") for bad in rejected} == {said}
+    assert {bad.reason.removesuffix(" the last one") for bad in rejected} == {said}
 
 
 def test_structures_that_no_two_have_are_counted(tmp_path: Path) -> None:
@@ -102,7 +102,8 @@ def test_structures_that_no_two_have_are_counted(tmp_path: Path) -> None:
         data.SegmentSequence[1].SegmentLabel = f"ring of {number}"
         data.save_as(root / f"P{number}" / "seg.dcm")
     with pytest.raises(
-        BadSource, match=r"choose those that all have.*: ball \(4\), ring of \d \(1\)"
+        BadSource,
+        match=r"structures=NAME,NAME to some that all images have: ball \(4\), ring of \d \(1\)",
     ):
         read(root, **PATTERNS)
     assert len(read(root, **PATTERNS, structures="ball")[1]) == 4
@@ -125,7 +126,9 @@ def test_one_structure_is_chosen_by_its_name(tmp_path: Path) -> None:
     assert survey.meta.classes == ("background", "ring")
     for case in cases.values():
         np.testing.assert_array_equal(case.mask, turned(truth()["ring"].astype(np.uint8)))
-    with pytest.raises(BadSource, match="names 'rign', and no mask is called so; there are: ball,"):
+    with pytest.raises(
+        BadSource, match="names 'rign', but no mask has this name; there are: ball,"
+    ):
         read(tmp_path, **PATTERNS, structures="rign")
 
 
@@ -165,7 +168,7 @@ def test_of_both_forms_one_may_be_asked_for(tmp_path: Path) -> None:
     MINIATURES["dicom"](tmp_path)
     _, cases, _ = read(tmp_path, layout="dicom", masks="rtstruct", structures="ball")
     assert len(cases) == 4
-    with pytest.raises(BadSource, match="it is one of: seg, rtstruct, dicom"):
+    with pytest.raises(BadSource, match="it must be one of: seg, rtstruct, dicom"):
         read(tmp_path, layout="dicom", masks="*.dcm")
 
 
@@ -190,7 +193,9 @@ def test_a_volume_may_be_the_mask_of_a_series(tmp_path: Path) -> None:
         np.testing.assert_array_equal(case.mask, turned(truth()["ball"].astype(np.uint8)))
     volume(tmp_path / "P2" / "ball.nii.gz", ball[:, :, :5], affine=AFFINE)
     _, cases, rejected = read(tmp_path, images="*/CT", masks="{folder}/ball.nii.gz")
-    assert [bad.reason for bad in rejected] == ["the label is 24 x 20 x 5, the image 24 x 20 x 6"]
+    assert [bad.reason for bad in rejected] == [
+        "the label is 24 x 20 x 5, but the image 24 x 20 x 6"
+    ]
     assert len(cases) == 3
 
 
@@ -335,25 +340,25 @@ def structures_of_another_series(top: Path) -> None:
 
 # What is done to the folder of patient 2, and what becomes of it.
 BAD: dict[str, tuple[Callable[[Path], None], str]] = {
-    "of another series": (other_series, "the mask is of another series: it was not drawn on"),
-    "two series": (second_series, "the folder holds 2 series: say series=WORDS of one's descript"),
+    "of another series": (other_series, "the mask is for another series: it was not drawn on"),
+    "two series": (second_series, "the folder holds 2 series: set series=WORDS from the descript"),
     "a missing slice": (missing_slice, "1 slices are missing: the series has gaps"),
     "a damaged slice": (damaged, "a file of the series is cut off: PixelData claims"),
     "no mask": (no_mask, "the image has no mask of ball; missing=empty would count it as empty"),
     "a misspelt structure": (no_ring, "the image has no mask of ring; missing=empty would count"),
     "a link out": (link, "the file is a link that leads out of the source"),
-    "text": (text, "the file's name ends in .dcm and it is no DICOM file"),
+    "text": (text, "the file's name ends in .dcm, but it is not a DICOM file"),
     "a mask cut off": (
         cut_mask,
-        "the file is cut off: PixelData claims 420 bytes and 360 are there",
+        "the file is cut off: PixelData claims 420 bytes, but has 360",
     ),
-    "an empty mask": (empty_mask, "the file's name ends in .dcm and it is no DICOM file"),
+    "an empty mask": (empty_mask, "the file's name ends in .dcm, but it is not a DICOM file"),
     "an image for a mask": (
         image_for_a_mask,
         "the image has no mask of ball; missing=empty would count it as empty",
     ),
     "an empty folder": (empty_folder, "the folder holds no DICOM series of images"),
-    "one slice": (one_slice, "the series has one slice alone: no volume"),
+    "one slice": (one_slice, "the series has only one slice, which is not a volume"),
     "two segments of a name": (
         two_of_a_name,
         "the image has no mask of ring; missing=empty would count it",
@@ -361,15 +366,15 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     "a segment without a name": (no_name, "SegmentLabel is missing"),
     "another size": (
         changed("seg.dcm", Rows=10),
-        "the mask's pixels are not those of 7 frames of 10 x 24",
+        "the mask does not hold the pixels of 7 frames of 10 x 24",
     ),
     "another number of frames": (
         changed("seg.dcm", NumberOfFrames="99"),
-        "the header claims 99 frames and describes 7",
+        "the header claims 99 frames but describes 7",
     ),
     "a mask without places": (
         changed("seg.dcm", PerFrameFunctionalGroupsSequence=[]),
-        "the header claims 7 frames and describes 0",
+        "the header claims 7 frames but describes 0",
     ),
     "a slice turned": (
         changed("CT/*", ImageOrientationPatient=[0, 1, 0, 1, 0, 0]),
@@ -381,7 +386,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a slice of another patient": (
         changed("CT/*", PatientID="other"),
-        "the slices of one series have 2 PatientIDs",
+        "the slices of the series have 2 PatientIDs",
     ),
     "a slice in colour": (
         changed("CT/*", PhotometricInterpretation="RGB"),
@@ -389,7 +394,7 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "structures of another series": (
         structures_of_another_series,
-        "the mask is of another series: it was not drawn on",
+        "the mask is for another series: it was not drawn on",
     ),
     "a structure misspelt": (
         rename_structure,
@@ -397,15 +402,15 @@ BAD: dict[str, tuple[Callable[[Path], None], str]] = {
     ),
     "a structure set in another frame": (
         another_frame,
-        "the mask is of another frame of reference",
+        "the mask is for another frame of reference",
     ),
     "no structures": (a_structure_set(StructureSetROISequence=[]), "the mask names no structure"),
     "no contours": (
         a_structure_set(ROIContourSequence=[]),
         "the image has no mask of ball; missing=empty would count it as empty",
     ),
-    "a contour of numbers that are no points": (points(7), "ContourData is no list of points"),
-    "a contour far from each slice": (between_slices, "an outline of ball lies beyond the series"),
+    "a contour of numbers that are no points": (points(7), "ContourData is not a list of points"),
+    "a contour far from each slice": (between_slices, "an outline of ball is outside the series"),
 }
 
 
@@ -444,7 +449,10 @@ def test_of_several_series_one_is_chosen(tmp_path: Path) -> None:
         (case,) = cases.values()
         assert rejected == []
         np.testing.assert_array_equal(case.image[0], turned(wanted.astype(np.int16)))
-    for name, why in (("coronal", "no series of the folder has 'coronal'"), ("a", "fit series=a")):
+    for name, why in (
+        ("coronal", "no series of the folder has 'coronal'"),
+        ("a", "match series=a"),
+    ):
         with pytest.raises(BadSource, match=why) as told:
             read(root, **options, series=name)
         assert name == "a" or "CT 'made axial', 6 files; CT 'A scout', 2 files" in str(told.value)
@@ -505,7 +513,7 @@ def test_settings_that_cannot_be_meant(tmp_path: Path) -> None:
     root = patients(tmp_path, 2)
     for path in root.rglob("seg.dcm"):
         path.unlink()
-    with pytest.raises(BadSource, match=r"holds 2 DICOM series of images and no mask of one"):
+    with pytest.raises(BadSource, match=r"holds 2 DICOM series of images, and no mask for any"):
         read(root, layout="dicom")
     with pytest.raises(BadSource, match="no file under"):
         read(root, images="*/MR", masks="{folder}/seg.dcm")
@@ -513,7 +521,7 @@ def test_settings_that_cannot_be_meant(tmp_path: Path) -> None:
     for number in (0, 1):
         retargeted("highdicom_binary.dcm", root / f"P{number}" / "seg.dcm", series=f"5{number}")
     retargeted("highdicom_binary.dcm", root / "P1" / "seg2.dcm", series="66")
-    with pytest.raises(BadSource, match="the series are CT, MR: say which scale all have"):
+    with pytest.raises(BadSource, match="the series are CT, MR: set the scale of all"):
         read(root, layout="dicom", structures="ball")
     survey, cases, _ = read(root, layout="dicom", structures="ball", modality="mri")
     assert (len(cases), survey.meta.normalize) == (3, "case")
@@ -583,7 +591,7 @@ def test_segmentations_of_several_readers(tmp_path: Path, rule: str) -> None:
     _, again, _ = read(tmp_path, several=rule, **patterns)
     for one, other in zip(cases.values(), again.values(), strict=True):
         np.testing.assert_array_equal(one.mask, other.mask)
-    with pytest.raises(BadSource, match=r"3 files of its mask of ball; several=union would"):
+    with pytest.raises(BadSource, match=r"3 files for its mask of ball; several=union would"):
         read(tmp_path, layout="dicom")
 
 
@@ -631,7 +639,7 @@ def test_a_reader_who_drew_one_structure_alone(tmp_path: Path) -> None:
     options = {"layout": "dicom", "several": "majority", "structures": "ball,ring"}
     with pytest.raises(
         BadSource,
-        match=r"3 readers' masks of ball and 1 of ring; missing=empty would count those that",
+        match=r"3 readers' masks of ball but 1 of ring; missing=empty would count missing",
     ):
         read(tmp_path, **options)
     survey, cases, rejected = read(tmp_path, **options, missing="empty")

@@ -235,7 +235,7 @@ def test_jpeg_masks_are_asked_for_a_threshold_or_the_nearest_colour(tmp_path: Pa
         picture(
             tmp_path / "colours" / f"{number}_mask.jpg", coloured(mask), quality=95, subsampling=0
         )
-    with pytest.raises(BadSource, match=r"as JPEG and smoothing leave them, .*threshold=128"):
+    with pytest.raises(BadSource, match=r"as after JPEG or smoothing, .*threshold=128"):
         read(tmp_path, **options)
     survey, cases, _ = read(tmp_path, **options, threshold="128")
     assert survey.meta.classes == ("background", "foreground")

@@ -92,7 +92,7 @@ def test_readers_who_agree_are_right_and_too_many_are_refused() -> None:
         np.testing.assert_array_equal(rule(masks), masks[0])
         assert not rule(masks * 0).any()
     many = np.arange(40, dtype=np.uint8)[:, None] % 3
-    with pytest.raises(NiftiError, match="not for 40 readers and 3 classes"):
+    with pytest.raises(NiftiError, match="40 readers and 3 classes are too many"):
         staple(many)
 
 
@@ -104,7 +104,7 @@ def test_from_folders_of_pictures_to_a_store(tmp_path: Path) -> None:
         for reader, mask in enumerate(masks):
             picture(source / f"reader {reader}" / f"{number}.png", 255 * mask)
     options = {"images": "images/*.png", "masks": "reader */{stem}.png"}
-    with pytest.raises(BadSource, match=r"3 files of its mask; several=union .* or staple"):
+    with pytest.raises(BadSource, match=r"3 files for its mask; several=union .* or staple"):
         KINDS["pairs"].survey(source, options)
     for rule, wanted in (("majority", lambda m: m.sum(axis=0) >= 2), ("staple", staple)):
         _, cases, rejected = read(source, **options, several=rule)

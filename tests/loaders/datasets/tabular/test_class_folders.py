@@ -61,7 +61,7 @@ def test_classes_and_parts_are_folders(tmp_path: Path) -> None:
 
 
 def test_the_disease_is_asked_for(tmp_path: Path) -> None:
-    with pytest.raises(BadSource, match="the source has NORMAL and PNEUMONIA: say which is the"):
+    with pytest.raises(BadSource, match="the source has NORMAL and PNEUMONIA: choose the"):
         survey_of(chest(tmp_path))
 
 
@@ -91,22 +91,26 @@ def test_nothing_is_lost_of_what_does_not_fit(
     assert {bad.where: bad.reason for bad in survey.rejected} == {
         "a/1.png": "another file with the same bytes has another label",
         "c/same as 1.png": "another file with the same bytes has another label",
-        "a/notes.txt": "the file's ending is of no picture",
+        "a/notes.txt": "the file's ending is not that of a picture",
         "b/out.png": "the file is a link that leads out of the source",
-        "loose.png": "the picture lies in no class folder",
+        "loose.png": "the picture is not in a class folder",
     }
-    assert caplog.messages == ["Folder empty holds no picture."]
+    assert caplog.messages == ["Folder empty holds no pictures."]
 
 
 @pytest.mark.parametrize(
     ("folders", "options", "why"),
     [
         (["a"], {"csv": "none"}, "has 1 different values"),
-        (["train/a", "test/a", "other/a"], {}, "beside them no part: a part is called train, val"),
-        (["normal", "Normal"], {}, "differ in upper and lower case alone"),
+        (["train/a", "test/a", "other/a"], {}, "beside them are not: parts are named train, val"),
+        (["normal", "Normal"], {}, "differ only in upper and lower case"),
         (["B", "b", "M", "m"], {}, "has 'B' and 'b', which differ"),
         (["a", "b"], {"positive": "c"}, "positive is 'c'; the source has: a, b"),
-        (["a", "b"], {"label": "x"}, "should hold one table .* or put the pictures into a folder"),
+        (
+            ["a", "b"],
+            {"label": "x"},
+            "should hold one .* table; .* or put the pictures into one folder",
+        ),
         (["a", "b"], {"csv": "none", "group": "x"}, "option group is for a table"),
         (["a", "b"], {"csv": "no.csv"}, "there is no file no.csv"),
     ],
@@ -128,7 +132,7 @@ def test_images_and_their_masks_are_no_classes(tmp_path: Path, folders: tuple[st
         for at in range(3):
             put(tmp_path / folder / f"{at}.png", 3 * number + at)
     both = " and ".join(folder.rpartition("/")[2] for folder in folders)
-    with pytest.raises(BadSource, match=rf"{both} hold files of the same names, .* kind pairs"):
+    with pytest.raises(BadSource, match=rf"{both} hold files of the same names .* kind pairs"):
         survey_of(tmp_path)
     assert (
         len(rows_of(survey_of(tmp_path, csv="none", positive=folders[0].rpartition("/")[2]))) == 6
@@ -140,14 +144,14 @@ def test_classes_that_are_called_after_masks(tmp_path: Path, folders: tuple[str,
     """Of the same names both are masks, or faces that wear them; of other names none is."""
     for number, folder in enumerate(folders):
         put(tmp_path / folder / f"{0 if 'with_mask' in folders else number}.png", number)
-    with pytest.raises(BadSource, match="say which is the disease"):
+    with pytest.raises(BadSource, match="choose the disease"):
         survey_of(tmp_path)
 
 
 def test_no_table_and_no_folder(tmp_path: Path) -> None:
     put(tmp_path / "1.png", 1)
     with pytest.raises(
-        BadSource, match=r"found: none; .* or put the pictures into a folder a class"
+        BadSource, match=r"found: none; .* or put the pictures into one folder per class"
     ):
         survey_of(tmp_path)
 
@@ -183,7 +187,7 @@ def test_a_one_hot_table_is_what_pandas_makes_of_it(tmp_path: Path) -> None:
 
 
 def test_a_one_hot_table_is_recognized(tmp_path: Path) -> None:
-    with pytest.raises(BadSource, match=rf"a column a class: say one_hot={NAMES} or label"):
+    with pytest.raises(BadSource, match=rf"one column per class: set one_hot={NAMES} or label"):
         survey_of(isic(tmp_path))
 
 
@@ -205,10 +209,10 @@ def test_lines_that_are_not_one_hot_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"one_hot": "MEL"}, "it is two columns or more"),
+        ({"one_hot": "MEL"}, "it must be two columns or more"),
         (
             {"one_hot": "MEL,XX"},
-            "has no column 'XX' of option one_hot; its columns",
+            "has no column 'XX' for option one_hot; its columns",
         ),
         ({"one_hot": NAMES, "label": "NV"}, "leave out label and finding"),
     ],

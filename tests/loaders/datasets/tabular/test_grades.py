@@ -35,7 +35,7 @@ def test_grades_are_numbered_in_the_order_that_is_said(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("grades", ["mild,severe", "mild,moderate,severe,dead", "mild,mild,severe"])
 def test_grades_are_those_of_the_column(tmp_path: Path, grades: str) -> None:
-    with pytest.raises(BadSource, match="has mild, moderate, severe: name each once, in ascending"):
+    with pytest.raises(BadSource, match="has mild, moderate, severe: list each once, in ascending"):
         KINDS["images"].survey(source_of(tmp_path / "s"), {"label": "stage", "grades": grades})
 
 

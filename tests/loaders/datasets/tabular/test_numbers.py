@@ -47,7 +47,7 @@ def test_what_is_no_number_is_told_with_its_line(tmp_path: Path, cell: str) -> N
     survey = KINDS["images"].survey(source, {"value": "boneage"})
     (bad,) = survey.rejected
     assert bad.where == "t.csv line 4"
-    assert bad.reason == f"column boneage has {cell!r}, which is no number such as 61.5"
+    assert bad.reason == f"column boneage has {cell!r}, which is not a number like 61.5"
 
 
 def test_a_comma_is_the_mark_of_decimals_where_it_is_said(tmp_path: Path) -> None:
@@ -59,12 +59,12 @@ def test_a_comma_is_the_mark_of_decimals_where_it_is_said(tmp_path: Path) -> Non
     by_pandas = pd.read_csv(source / "t.csv", sep=";", decimal=",", nrows=3)["age"]
     assert rows == {f"{n}.png": (value,) for n, value in enumerate(by_pandas, start=1)}
     assert [bad.reason for bad in survey.rejected] == [
-        "column age has '1.234', which is no number such as 61,5"
+        "column age has '1.234', which is not a number like 61,5"
     ]
     survey = KINDS["images"].survey(source, {"value": "age"})
     assert {bad.reason for bad in survey.rejected} == {
-        f"column age has {cell!r}, which is no number such as 61.5; decimal=, would take the comma "
-        "for the mark of decimals"
+        f"column age has {cell!r}, which is not a number like 61.5; decimal=, would read the comma "
+        "as the decimal mark"
         for cell in ("12,5", "-,5")
     }
 
@@ -79,7 +79,7 @@ def test_a_comma_is_the_mark_of_decimals_where_it_is_said(tmp_path: Path) -> Non
         (
             BONES,
             {"value": "boneage", "readers": "majority"},
-            "option readers of numbers .value. is 'majority'",
+            "option readers with value is 'majority'",
         ),
     ],
 )

@@ -67,11 +67,15 @@ def test_a_set_is_read_in_its_published_layout(tmp_path: Path, name: str) -> Non
 
 def test_what_a_set_lacks_is_asked_for(tmp_path: Path) -> None:
     made = SETS["rsna"](tmp_path)
-    with pytest.raises(BadSource, match=r"should hold one table .* stage_2_detailed_class_info"):
+    with pytest.raises(
+        BadSource, match=r"should hold one .* table; .* stage_2_detailed_class_info"
+    ):
         read(tmp_path, Made(options={}, labels={}, groups=None))
     (tmp_path / "v").mkdir()
     made = SETS["vindr"](tmp_path / "v")
-    with pytest.raises(BadSource, match="say which answer counts, readers=majority, any or all"):
+    with pytest.raises(
+        BadSource, match="choose how they are combined, readers=majority, any or all"
+    ):
         read(tmp_path / "v", made, readers="")
 
 
@@ -92,7 +96,7 @@ def test_lines_without_a_partner_are_told(tmp_path: Path) -> None:
     _, cases, rejected = joined(tmp_path, first, "study,label\n1,0\n2,1\n9,1\n")
     assert [(case.key, case.label) for case in cases] == [("a.png", 0), ("b.png", 1)]
     assert [(bad.where, bad.reason) for bad in rejected] == [
-        ("1.csv line 4", "2.csv has no line for it")
+        ("1.csv line 4", "2.csv has no matching line")
     ]
 
 
@@ -111,7 +115,7 @@ def test_two_shared_columns_and_a_one_hot_table(tmp_path: Path) -> None:
     ("second", "why"),
     [
         ("a,b\n1,2\n", "have no column in common: image, label and a, b"),
-        ("image,x\na,1\na,2\n", r"2.csv line 3: an earlier line of the same image says something"),
+        ("image,x\na,1\na,2\n", r"2.csv line 3: an earlier line with the same image differs"),
         ("image,x\na,1\na,1\n", ""),
     ],
 )
@@ -128,7 +132,7 @@ def test_tables_that_cannot_be_joined(tmp_path: Path, second: str, why: str) -> 
 def test_a_join_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(BadSource, match="there is no file 3"):
         joined(tmp_path, "image,label\na,0\nb,1\n", "image\n", join="3.csv")
-    with pytest.raises(BadSource, match=r"join is '../x.csv': give its path"):
+    with pytest.raises(BadSource, match=r"join is '../x.csv'; it must be a path"):
         joined(tmp_path, "image,label\na,0\nb,1\n", "image\n", join="../x.csv")
 
 

@@ -97,7 +97,7 @@ def test_a_cell_behind_the_last_column_is_no_blank_one(tmp_path: Path) -> None:
     survey = survey_of(source)
     assert answers_of(survey) == {"a": 0, "b": 1, "d": 1}
     assert [bad.reason for bad in survey.rejected] == [
-        "the line has 3 cells and the table 2 columns"
+        "the line has 3 cells but the table 2 columns"
     ]
 
 
@@ -155,7 +155,9 @@ def test_chexpert_begins_its_paths_with_its_own_name(tmp_path: Path) -> None:
     source.rename(tmp_path / "other")
     survey = survey_of(tmp_path / "other" / "train", finding="Edema", uncertain="positive")
     (reason,) = {bad.reason for bad in survey.rejected}
-    assert reason.endswith("all names of the table begin with a folder that the source has not")
+    assert reason.endswith(
+        "all names in the table begin with a folder that the source does not have"
+    )
 
 
 def test_a_folder_of_the_sources_name_is_meant_where_there_is_one(tmp_path: Path) -> None:
@@ -214,7 +216,7 @@ def test_padchest_writes_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         *(["column Labels has a list that cannot be read"] * 4),
     ]
     assert not (tmp_path / "hacked").exists()
-    with pytest.raises(BadSource, match="column Labels has several findings an image"):
+    with pytest.raises(BadSource, match="column Labels has several findings per image"):
         survey_of(source, label="Labels")
 
 
@@ -299,16 +301,16 @@ def test_readers_who_disagree_are_not_left_out_unasked(tmp_path: Path) -> None:
     source = source_of(tmp_path / "set", PICTURES, VINDR)
     with pytest.raises(
         BadSource,
-        match=r"of 4 pictures 2 have several rows that disagree in column class_name \(the first "
-        r"in lines 5 to 8\): say which answer counts, readers=majority, any or all$",
+        match=r"2 of 4 pictures have several rows that disagree in column class_name \(the first "
+        r"in lines 5 to 8\): choose how they are combined, readers=majority, any or all$",
     ):
         survey_of(source, label="class_name", finding="Cardiomegaly")
     with pytest.raises(BadSource, match=r"gives one picture several .* finding=NAME"):
         survey_of(source, label="class_name")
-    with pytest.raises(BadSource, match="readers is 'most'; it is one of: majority, any, all"):
+    with pytest.raises(BadSource, match="readers is 'most'; it must be one of: majority, any, all"):
         survey_of(source, label="class_name", readers="most")
     with pytest.raises(
-        BadSource, match="'any', which is for a finding or two classes; column clas"
+        BadSource, match="readers=any needs a finding or two classes, but column clas"
     ):
         survey_of(source, label="class_name", readers="any")
 
@@ -336,7 +338,7 @@ def test_a_row_a_reader(tmp_path: Path) -> None:
     survey = survey_of(source, finding="Cardiomegaly", readers="majority")
     assert answers_of(survey) == {"a": 1, "b": 0}
     assert [(bad.where, bad.reason) for bad in survey.rejected] == [
-        ("c.png", "its readers disagree, and no answer is that of more than half of them")
+        ("c.png", "its readers disagree, and no answer has a majority")
     ]
 
 
@@ -352,7 +354,7 @@ def test_readers_of_classes(tmp_path: Path) -> None:
         assert survey.meta.classes == ("mild", "none", "severe")
         assert answers_of(survey) == {"a": 0, "c": 1}
         assert len(survey.rejected) == 1
-    with pytest.raises(BadSource, match="or which finding is asked for, finding=NAME"):
+    with pytest.raises(BadSource, match="or choose a finding, finding=NAME"):
         survey_of(source)
 
 
@@ -385,9 +387,7 @@ def test_a_row_that_says_the_same_again_is_no_fault(
     survey = survey_of(source, label="class", positive="Lung Opacity")
     assert (answers_of(survey), survey.meta.positive) == ({"a": 1, "b": 0}, 0)
     assert [bad.where for bad in survey.rejected] == ["t.csv line 5 (b.png)"]
-    assert caplog.messages == [
-        "1 lines of t.csv repeat what another line says of the same picture."
-    ]
+    assert caplog.messages == ["1 lines of t.csv repeat another line about the same picture."]
 
 
 def test_a_bar_alone_is_a_class_and_no_crash(tmp_path: Path) -> None:
@@ -401,7 +401,7 @@ def test_rows_that_differ_in_the_patient_are_no_readers(tmp_path: Path) -> None:
     survey = survey_of(source, group="patient", readers="majority")
     assert answers_of(survey) == {"b": 1, "c": 0}
     assert {bad.reason for bad in survey.rejected} == {
-        "the table names this file 2 times, with other patients or parts"
+        "the table names this file 2 times, with different patients or parts"
     }
 
 
@@ -412,10 +412,10 @@ def test_a_few_contradictions_are_mistakes(tmp_path: Path) -> None:
     survey = survey_of(source)
     assert len(answers_of(survey)) == 99
     assert [bad.reason for bad in survey.rejected] == [
-        "the table names this file 2 times, with other answers"
+        "the table names this file 2 times, with different answers"
     ] * 2
     (source / "t.csv").write_text(text + "7.png,0\n8.png,1\n")
-    with pytest.raises(BadSource, match="of 100 pictures 2 have several rows that disagree"):
+    with pytest.raises(BadSource, match="2 of 100 pictures have several rows that disagree"):
         survey_of(source)
 
 
@@ -488,8 +488,8 @@ def test_a_quotation_mark_in_a_column_that_is_used(tmp_path: Path) -> None:
     survey = survey_of(source, positive="x")
     assert answers_of(survey) == {"a": 0, "c": 1, "e": 0}
     assert [(bad.where, bad.reason) for bad in survey.rejected] == [
-        ("t.csv line 3", "the line is no CSV: a quotation mark in column label has no end"),
-        ("t.csv line 5", "the line is no CSV: a quotation mark in column image has no end"),
+        ("t.csv line 3", "the line is not CSV: a quotation mark in column label is not closed"),
+        ("t.csv line 5", "the line is not CSV: a quotation mark in column image is not closed"),
     ]
 
 
@@ -505,24 +505,24 @@ def test_columns_that_are_not_used_may_share_a_name(tmp_path: Path) -> None:
     source = source_of(tmp_path / "set", ["a.png", "b.png"], "image,x,LABEL,x\na,,0,\nb,,1,\n")
     # And a name may be written in other case than the setting has it.
     assert answers_of(survey_of(source, image="Image")) == {"a": 0, "b": 1}
-    with pytest.raises(BadSource, match=r"has 2 columns called 'x': .* that are used each once"):
+    with pytest.raises(BadSource, match=r"has 2 columns called 'x': .* name each used column once"):
         survey_of(source, label="x")
 
 
 @pytest.mark.parametrize(
     ("raw", "sentence"),
     [
-        ("file,label\na,Müller\n".encode("cp1252"), r"no UTF-8 text \(byte 14\).*; line 2 is of"),
-        ("file,label\n".encode("utf-16-le"), "holds zero bytes: it is no text, or UTF-16 without"),
+        ("file,label\na,Müller\n".encode("cp1252"), r"not UTF-8 text \(byte 14\).*; line 2 has"),
+        ("file,label\n".encode("utf-16-le"), "holds NUL bytes: it is not text, or UTF-16 without"),
         (
             "file,label\n".encode("utf-16")[:-1],
-            r"is no UTF-16 text .*: save it as CSV UTF-8; it begins as one, and is damaged",
+            r"is not UTF-16 text .*: save it as CSV UTF-8; it begins like one but is damaged",
         ),
         (
             b"PK\x03\x04\xff\xfe",
-            r"old workbook \(.xls\), damaged, or locked .* save it as CSV UTF-8",
+            r"old workbook \(.xls\), damaged, or password-protected: save it as CSV UTF-8",
         ),
-        (b"sep=;\nimage,label\n", "separated by ';', as it says; found: image,label"),
+        (b"sep=;\nimage,label\n", "separated by ';' as stated there; found: image,label"),
         (b"\n\n,,\n,,", "found: none"),
         (b",,label,\n", "found: label"),
     ],
@@ -541,11 +541,13 @@ def test_the_sentence_names_what_happened_to_most(tmp_path: Path) -> None:
     source = source_of(tmp_path / "set", ["a.png"], f'image,label\n"a,0\n{lines}')
     with pytest.raises(
         BadSource,
-        match=r"has 0 different values .none.; .*; 6 rejected, 5 of them as t.csv line 3: column l",
+        match=r"has 0 different values .none.; .*; 6 rejected, 5 of them like t.csv line 3: column",
     ):
         survey_of(source)
     (source / "t.csv").write_text("image,label\n../a,0\n" + "".join(f"x{n},1\n" for n in range(5)))
-    with pytest.raises(BadSource, match=r"6 rejected, 5 of them as t.csv line 3 .x0.: the source"):
+    with pytest.raises(
+        BadSource, match=r"6 rejected, 5 of them like t.csv line 3 .x0.: the source"
+    ):
         prepare(KINDS["images"], source, tmp_path / "s", options={}, key=b"k", strict=False)
 
 
@@ -574,7 +576,7 @@ def test_a_difference_of_case_or_of_accents_is_none(tmp_path: Path) -> None:
     found = [row[0] for item in survey.items for row in item.extra["rows"]]
     assert found == ["images/IMG_1.PNG", "images/img_2.png", "M\u00fcller.png"]
     assert [bad.reason for bad in survey.rejected] == [
-        "2 files bear that name: the table should give the path"
+        "2 files have that name: the table should give the path"
     ]
 
 
@@ -646,13 +648,13 @@ def test_one_picture_of_other_bits_is_the_one_that_is_rejected(tmp_path: Path, o
     report = prepare(KINDS["images"], source, tmp_path / "s", options={}, key=b"k", strict=False)
     assert report.n_cases == 5
     assert [(bad.where, bad.reason) for bad in report.rejected] == [
-        (f"{odd}.png", "the picture has more than 8 bits a value and others 8: another scale")
+        (f"{odd}.png", "the picture has more than 8 bits per value, others 8: another scale")
     ]
     assert open_store(tmp_path / "s").meta.options["bits"] == 8
     for n in range(3):
         (source / f"{n}.png").write_bytes(png(n, np.uint16))
     (source / "5.png").write_bytes(png(5))
-    with pytest.raises(BadSource, match="some pictures are of 8 bits and some of more"):
+    with pytest.raises(BadSource, match="some pictures have 8 bits and some more"):
         survey_of(source)
 
 

@@ -245,7 +245,7 @@ def test_what_may_be_on_two_scales_is_refused(tmp_path: Path) -> None:
     )
     assert sorted(images) == [0, 1, 3]
     assert rejected == {
-        "images/p2": "how many bits the picture has is not told: its values fit 12 and 16, and the "
+        "images/p2": "the picture's bit depth is unknown: its values fit 12 and 16 bits, and the "
         "set has both"
     }
 
@@ -259,7 +259,7 @@ def test_depths_that_the_survey_did_not_meet(
         *(dicom(full(12), 12), dicom(full(14), 14), dicom(full(16), 16), dicom(full(10), 10)),
         dicom(full(12), 12),
     )
-    assert rejected == {"images/p2": "the picture's values take 16 bits and the others have 12"}
+    assert rejected == {"images/p2": "the picture's values take 16 bits, but the others have 12"}
     for number, bits in enumerate((12, 14, 16, 10, 12)):
         if number in images:
             assert images[number].max() == 4095, bits
@@ -275,7 +275,7 @@ def test_a_depth_that_is_told_among_those_that_are_not_is_refused(
     assert sorted(images) == [0, 2, 3]
     np.testing.assert_array_equal(images[3], full(14))  # as ever, where no depth is told
     assert rejected == {
-        "images/p1": "the picture has 12 bits and how many the others have is not told"
+        "images/p1": "the picture has 12 bits, but the depth of the others is unknown"
     }
 
 
@@ -320,7 +320,7 @@ def test_other_containers_tell_their_depth_too(tmp_path: Path) -> None:
         dicom(full(14), 14),
     )
     assert rejected == {
-        "images/p2": "how many bits the picture has is not told: its values fit 12 and 14, and the "
+        "images/p2": "the picture's bit depth is unknown: its values fit 12 and 14 bits, and the "
         "set has both"
     }
     np.testing.assert_array_equal(images[0], images[1])
@@ -437,8 +437,8 @@ def test_the_table_of_an_angiography_leads_to_the_beam(
     [
         ([3000, 0], CURVE.tobytes(), "LUTDescriptor of ModalityLUTSequence is not three numbers"),
         ([3000, 0, 32], CURVE.tobytes(), "LUTDescriptor of ModalityLUTSequence is not three numb"),
-        ([0, 0, 16], CURVE.tobytes(), "holds 3000 entries and LUTDescriptor says 65536"),
-        ([3000, 0, 16], b"", "LUTData of ModalityLUTSequence holds"),
+        ([0, 0, 16], CURVE.tobytes(), "holds 3000 entries, but LUTDescriptor declares 65536"),
+        ([3000, 0, 16], b"", "LUTData of ModalityLUTSequence does not hold"),
     ],
 )
 def test_a_table_that_lies_is_named(
@@ -506,7 +506,7 @@ def test_a_frame_of_an_enhanced_file_has_its_own_slope(tmp_path: Path) -> None:
     for number, frame in enumerate(open_frames(tmp_path / "loop", "loop").pictures):
         np.testing.assert_array_equal(frame.array[0], stored[number] * (2.0 + number) - number)
     (tmp_path / "loop").write_bytes(dicom(stored, 12, PerFrameFunctionalGroupsSequence=groups[:2]))
-    with pytest.raises(BadCase, match="claims 3 frames and describes 2"):
+    with pytest.raises(BadCase, match="claims 3 frames but describes 2"):
         next(open_frames(tmp_path / "loop", "loop").pictures)
 
 
@@ -541,7 +541,7 @@ def test_more_bits_in_the_pixels_than_the_header_says_are_refused(tmp_path: Path
     """They were cut off, so that 4096 became 0."""
     with pytest.raises(BadCase, match="BitsStored is 12 but pixels use more bits"):
         read(tmp_path, dicom(full(14), 12))
-    with pytest.raises(BadCase, match="BitsStored is 17, of 16 bits a pixel"):
+    with pytest.raises(BadCase, match="BitsStored is 17 of 16 bits per pixel"):
         read(tmp_path, dicom(full(14), 17))
 
 

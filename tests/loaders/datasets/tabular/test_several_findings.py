@@ -125,8 +125,8 @@ def test_readers_are_asked_finding_by_finding(tmp_path: Path) -> None:
             "uncertain is for findings in columns of their own",
         ),
         (NIH, {"label": "Finding Labels", "finding": "Mass", "blank": "missing"}, "blank is for"),
-        (CHEXPERT, {"finding": "Edema,Fever"}, "no column 'Fever' of option finding"),
-        (CHEXPERT, {"finding": "all", "blank": "absent"}, "it is one of: negative, missing"),
+        (CHEXPERT, {"finding": "Edema,Fever"}, "no column 'Fever' for option finding"),
+        (CHEXPERT, {"finding": "all", "blank": "absent"}, "it must be one of: negative, missing"),
         (CHEXPERT, {"finding": "all", "positive": "Edema"}, "it is always the finding"),
         ("image,age\n1.png,3\n2.png,4\n", {"finding": "all"}, "set label=COLUMN or finding="),
     ],
@@ -141,7 +141,7 @@ def test_findings_that_cannot_be(
 def test_a_line_that_answers_nothing_is_told(tmp_path: Path) -> None:
     source = source_of(tmp_path / "source", COLUMNS.replace("0,0,a", "maybe,0,a"))
     survey = KINDS["images"].survey(source, {"finding": "mass,nodule"})
-    assert [bad.reason for bad in survey.rejected] == ["column mass is none of 1, 0, -1 and blank"]
+    assert [bad.reason for bad in survey.rejected] == ["column mass is not 1, 0, -1 or blank"]
 
 
 def test_breastmnist_with_two_made_findings(shared_data: Path, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_rows_may_name_headers(tmp_path: Path, by: str) -> None:
     table(tmp_path, ["nobody,0", f"{names[1]},1", f"{names[2]},0"], "id,label")
     _, cases, rejected = read(tmp_path, by=by)
     assert len(cases) == 2
-    assert [bad.reason for bad in rejected] == [f"no series of the source has that {by}"]
+    assert [bad.reason for bad in rejected] == [f"no series of the source has this {by}"]
     assert survey.meta.group_source == "patient"
 
 
@@ -241,7 +241,7 @@ def test_spacing_is_that_of_the_other_kinds(tmp_path: Path) -> None:
         np.testing.assert_array_equal(case.image, wanted.image)
         assert case.spacing == wanted.spacing
         assert case.mask is None
-    with pytest.raises(BadSource, match="spacing is 1,2; it is three numbers of mm"):
+    with pytest.raises(BadSource, match="spacing is 1,2; it must be three numbers in mm"):
         read(tmp_path, positive="b", spacing="1,2")
 
 
@@ -363,21 +363,21 @@ def too_many_cells(root: Path) -> None:
 
 
 BAD: dict[str, tuple[Make, str]] = {
-    "several series": (several, "the folder holds 2 series: say series=WORDS of one's description"),
+    "several series": (several, "the folder holds 2 series: set series=WORDS from the description"),
     "a missing slice": (missing_slice, "1 slices are missing: the series has gaps"),
     "a missing folder": (missing, "the source has no file of that name"),
     "an empty folder": (empty, "the folder holds no DICOM series of images"),
-    "one slice": (one_slice, "the series has one slice alone: no volume"),
+    "one slice": (one_slice, "the series has only one slice, which is not a volume"),
     "a mask alone": (only_a_mask, "the folder holds no DICOM series of images"),
     "a slice cut off": (cut, "a file of the series is cut off: PixelData claims "),
-    "a date for a number": (a_date, "column label holds a date, as spreadsheets make of what look"),
+    "a date for a number": (a_date, "column label holds a date instead of a class; spreadsheets"),
     "no label": (no_label, "column label has no value"),
-    "a link out": (link, "the file is a link that leads out of the source, or nowhere"),
-    "two patients in one series": (two_patients, "the slices of one series have 2 PatientIDs"),
+    "a link out": (link, "the file is a link that leads out of the source or to nothing"),
+    "two patients in one series": (two_patients, "the slices of the series have 2 PatientIDs"),
     "no position": (no_positions, "ImagePositionPatient is missing"),
     "another size": (another_size, "the slices of the series differ in shape"),
     "a path that leads out": (a_path_out, "the table names a path outside the source"),
-    "too many cells": (too_many_cells, "the line has 3 cells and the table 2 columns"),
+    "too many cells": (too_many_cells, "the line has 3 cells but the table 2 columns"),
 }
 
 
@@ -409,7 +409,7 @@ NIFTI: dict[str, tuple[Make, str]] = {
     ),
     "flat": (
         lambda r: volume(r / "case 2.nii.gz", np.ones((4, 4, 1), np.int16)),
-        "the volume has one slice alone: kind images reads pictures",
+        "the volume has only one slice: kind images reads pictures",
     ),
     "channels": (
         lambda r: volume(r / "case 2.nii.gz", np.ones((4, 4, 3, 2), np.int16)),
@@ -448,14 +448,14 @@ def dates(root: Path) -> None:
 
 
 SETTINGS: dict[str, tuple[Make, dict[str, str], str]] = {
-    "by": (lambda r: None, {"by": "Name"}, "it is one of: PatientID, StudyInstanceUID, SeriesInst"),
-    "modality": (lambda r: None, {"modality": "xray"}, "it is one of: auto, ct, mri, other"),
-    "nan": (lambda r: None, {"nan": "zero"}, "it is refuse or fill"),
+    "by": (lambda r: None, {"by": "Name"}, "it must be one of: PatientID, StudyInstanceUID"),
+    "modality": (lambda r: None, {"modality": "xray"}, "it must be one of: auto, ct, mri, other"),
+    "nan": (lambda r: None, {"nan": "zero"}, "it must be refuse or fill"),
     "series": (lambda r: None, {"series": "coronal"}, "no case of the source is usable; 4 reject"),
     "unknown": (lambda r: None, {"images": "*"}, "volumes has no option 'images'; its options are"),
     "no column": (lambda r: None, {"label": "grade"}, "has no column 'grade' for the label: s"),
     "dates": (dates, {}, r"0 different values \(none\).* 4 rejected.*holds a date"),
-    "no table": (lambda r: (r / "t.csv").unlink(), {}, "should hold one table .csv, .tsv"),
+    "no table": (lambda r: (r / "t.csv").unlink(), {}, "should hold one .csv, .tsv"),
     "spacing": (lambda r: None, {"spacing": "1,x,1"}, "spacing"),
     "no positive": (lambda r: None, {"positive": "ill"}, "'ill'; column label has: 0, 1"),
     "dates for numbers": (dates, {"value": "label"}, "0 different numbers.*'01.02.2024', which"),

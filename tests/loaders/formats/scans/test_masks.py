@@ -262,9 +262,9 @@ def test_of_several_planes_the_nearest_to_a_slice_counts(scan: Scan, tmp_path: P
 
 
 BAD_STRUCTURES: dict[str, tuple[list[Any], dict[str, Any], str]] = {
-    "beyond": ([box(1), box(7)], {}, "an outline of a lies beyond the series"),
+    "beyond": ([box(1), box(7)], {}, "an outline of a is outside the series"),
     "not parallel": ([[(2, 2, 1), (6, 2, 1), (6, 6, 2)]], {}, "a is not parallel to the slices"),
-    "points": ([[(2, 2, 1)]], {"form": "POINT"}, "a has points or open lines and no closed"),
+    "points": ([[(2, 2, 1)]], {"form": "POINT"}, "a has points or open lines but no closed"),
 }
 
 
@@ -305,22 +305,25 @@ def twice(data: Any) -> None:
 
 
 BAD: dict[str, tuple[Callable[[Any], None], str]] = {
-    "half a voxel away": (moved(0.45), "0.5 voxels away from the series'; shift allows 0.01"),
-    "beyond": (moved(3 * 0.9), "a frame of the mask, 24 x 20, reaches beyond the series, 24 x 20"),
-    "another spacing": (rescaled, "another spacing or direction than the series"),
-    "another frame of reference": (other_frame, "of another frame of reference: it was not drawn"),
-    "a name twice": (twice, "2 structures of the name 'ball'; several=union would unite them"),
+    "half a voxel away": (
+        moved(0.45),
+        "0.5 voxels away from those of the series; shift allows 0.01",
+    ),
+    "beyond": (moved(3 * 0.9), "a frame of the mask, 24 x 20, extends beyond the series, 24 x 20"),
+    "another spacing": (rescaled, "differ in spacing or direction from the series"),
+    "another frame of reference": (other_frame, "for another frame of reference: it was not drawn"),
+    "a name twice": (twice, "2 structures named 'ball'; several=union would unite them"),
     "no such type": (
         lambda data: setattr(data, "SegmentationType", "SURFACE"),
-        "SegmentationType is none of BINARY, FRACTIONAL, LABELMAP",
+        "SegmentationType is not BINARY, FRACTIONAL or LABELMAP",
     ),
     "cut": (
         lambda data: setattr(data, "PixelData", data.PixelData[:100]),
-        "the mask's pixels are not those of",
+        "the mask does not hold the pixels of",
     ),
     "many frames": (
         lambda data: setattr(data, "NumberOfFrames", 900),
-        "the header claims 900 frames and describes",
+        "the header claims 900 frames but describes",
     ),
     "no segments": (lambda data: delattr(data, "SegmentSequence"), "the mask names no segment"),
 }
@@ -338,7 +341,9 @@ def test_a_mask_that_does_not_fit_is_refused(scan: Scan, tmp_path: Path, name: s
 @pytest.mark.parametrize("written", ["highdicom_binary.dcm", "rt_utils.dcm"])
 def test_a_mask_of_another_series_is_refused(scan: Scan, tmp_path: Path, written: str) -> None:
     retargeted(written, tmp_path / "other.dcm", series="9")
-    with pytest.raises(BadCase, match="the mask is of another series: it was not drawn on") as told:
+    with pytest.raises(
+        BadCase, match="the mask is for another series: it was not drawn on"
+    ) as told:
         loaded(scan, tmp_path / "other.dcm")
     assert ROOT not in told.value.reason
 

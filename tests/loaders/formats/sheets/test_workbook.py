@@ -26,7 +26,7 @@ def test_a_workbook_of_openpyxl(caplog: pytest.LogCaptureFixture) -> None:
         (5, ["0003", "TRUE", "1234567890123", "", ""]),
         (6, ["P04", "1e-07", "-4", "1900-03-01", "blank"]),
     ]
-    assert caplog.messages == ["openpyxl.xlsx has 2 sheets, of which the first is read."]
+    assert caplog.messages == ["openpyxl.xlsx has 2 sheets; only the first is read."]
     assert caplog.records[0].levelno == logging.WARNING
 
 
@@ -124,7 +124,7 @@ def test_a_workbook_that_cannot_be_read_says_so(tmp_path: Path, name: str) -> No
 )
 def test_old_locked_and_damaged_ones(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "a.xlsx").write_bytes(raw)
-    with pytest.raises(BadSource, match=r"old workbook \(.xls\), damaged, or locked by a password"):
+    with pytest.raises(BadSource, match=r"old workbook \(.xls\), damaged, or password-protected"):
         open_table(tmp_path / "a.xlsx")
 
 
