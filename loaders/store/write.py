@@ -187,7 +187,8 @@ def _size_and_date(path: Path) -> tuple[int, int]:
 
 
 def _survey_print(plan: dict[str, Item], survey: Survey, key: bytes, conflicts: Conflicts) -> str:
-    rejected = sorted((bad.where, bad.reason) for bad in survey.rejected)
+    # Without the reasons: a store is of the same files whatever words a later version has for them.
+    rejected = sorted(bad.where for bad in survey.rejected)
     text = json.dumps([FORMAT, meta_to_json(survey.meta), sorted(plan), rejected, conflicts])
     return hmac.digest(key, text.encode(), "sha256").hex()
 

@@ -45,7 +45,7 @@ def test_medmnists_benchmark_is_met_within_what_was_asked():
 
 @pytest.mark.parametrize("first", [0, 1, 2])
 def test_a_race_over_the_kept_grid_drops_what_is_far_behind_whichever_seed_comes_first(first):
-    """Optimizers but L-BFGS tie there: of 30 combinations it drops two or three, and saves little."""
+    """Optimizers but L-BFGS tie there: it drops 2 or 3 of 30 combinations and saves little."""
     run = Recorded(KEPT / "breastmnist")
     (contest,) = run.contests
     seeds = [first, *(seed for seed in run.study["seeds"] if seed != first)]
@@ -76,7 +76,10 @@ def cells_of(part: str) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     ("part", "runs"),
-    [("reference", ["breastmnist", "hippocampus_six"]), ("tuned", ["breastmnist_tuned", "hippocampus_tuned"])],
+    [
+        ("reference", ["breastmnist", "hippocampus_six"]),
+        ("tuned", ["breastmnist_tuned", "hippocampus_tuned"]),
+    ],
 )
 def test_the_answers_of_the_kept_runs_are_those_on_the_page(part, runs):
     part = ANSWERS.read_text(encoding="utf-8").split(f"### {part}\n")[1].split("###")[0]
