@@ -261,7 +261,7 @@ class Judged(TypedDict):
 class OfDataset(TypedDict):
     """The verdict on one data set.
 
-    - `reason`: the verdict in words; `warnings`: sentences.
+    - `reason`: the verdict in words, one paragraph per line; `warnings`: sentences.
     - `settings`: in words, which learning rates were compared and whether any was tuned; null
       before the first trial.
     - `margin`: a difference that does not matter, in `unit`; `alpha`: the level of all claims and

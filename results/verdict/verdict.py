@@ -287,7 +287,7 @@ def _reason(
     said.append(choice(recommended.name, len(group), price))
     if found.headline.state == "undecided":
         said.append(found.next["sentence"])
-    return " ".join(said)
+    return "\n".join(said)
 
 
 def _recommended(
