@@ -199,16 +199,22 @@ def _comes_from(asked: Asked, judged_by: Known) -> str:
     if f.shares.seed is not None:
         parts[1] = f.shares.training, "the training sets"
         parts.append((f.shares.seed, "the seed"))
-    said = [f"{words.percent(round(share, 2))} from {what}" for share, what in parts]
+    parts = [(round(share, 2), what) for share, what in parts]
+    said = [f"{words.percent(share)} from {what}" for share, what in parts if share]
     said[0] = said[0].replace(" from ", " of the uncertainty of the best one's lead comes from ")
+    text = words.listed(said)
+    # A share is an estimate: one that rounds to nothing is too small to be seen, not absent.
+    unseen = [what for share, what in parts if not share]
+    if unseen:
+        text += f"; what {words.listed(unseen)} add is too little to be seen beside it"
     floor = words.score(f.floor)
-    if not float(floor):
-        return f"{words.listed(said)}."
-    about = "about " if f.floor_is_about else ""
-    return (
-        f"{words.listed(said)}; with these patients no lead below {about}{floor} can be shown, "
-        "however many seeds are run."
-    )
+    if float(floor):
+        about = "about " if f.floor_is_about else ""
+        text += (
+            f"; with these patients no lead below {about}{floor} can be shown, however many seeds "
+            "are run"
+        )
+    return f"{text}."
 
 
 def _advice(design: _Design, options: Sequence[Option]) -> list[str]:
