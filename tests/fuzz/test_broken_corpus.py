@@ -117,7 +117,7 @@ def test_nothing_is_run_and_no_refused_store_is_left(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["medmnist", "cut50/breastmnist.npz"], "breastmnist.npz is no whole .npz file"),
+        (["medmnist", "cut50/breastmnist.npz"], "breastmnist.npz is not a complete .npz file"),
         (["medmnist", "pickled_images"], "train_images holds object, not plain numbers"),
         (["msd", "none"], "there is no folder"),
         (["msd", "cut50"], "has neither a folder imagesTr nor files"),

@@ -159,7 +159,7 @@ def test_trials_go_on_while_the_storage_is_away(storage, small_store, tmp_path):
 def test_what_cannot_be_is_told_in_a_sentence(storage, small_store, tmp_path):
     study = tmp_path / "small.yaml"
     study.write_text(STUDY.format(store=f"s3://{BUCKET}/stores/none"))
-    with pytest.raises(StudyError, match=r"stores/none is no store"):
+    with pytest.raises(StudyError, match=r"stores/none is not a store"):
         api.plan(study)
     with pytest.raises(StudyError, match="there is no such bucket"):
         api.run(study, "s3://nowhere-at-all/run")

@@ -300,7 +300,8 @@ def test_the_recommended_of_a_run_of_the_product(form):
     )
     said = " ".join(text.replace("#", " ").split())
     assert said.startswith(f"{data['recommended']}, for ")
-    assert f"Verdict: {data['state']}. {data['reason']}" in said
+    reason = " ".join(data["reason"].split())
+    assert f"Verdict: {data['state']}. {reason}" in said
 
 
 EVIL = """x\n\"\"\"\nraise SystemExit(1)\n#'"""

@@ -174,7 +174,7 @@ def study(small_store, tmp_path, monkeypatch):
 def test_a_search_that_cannot_be_is_told(study):
     with pytest.raises(StudyError, match=r"tuning\.search"):
         api.tune(study, search="grid")
-    with pytest.raises(StudyError, match="judges nothing"):
+    with pytest.raises(StudyError, match="gives no verdict"):
         api.tune(study, search="asha", defaults=True)
     with pytest.raises(StudyError, match="on one device"):
         api.tune(study, search="optuna", gpus_per_trial=2)

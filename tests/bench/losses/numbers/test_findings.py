@@ -80,5 +80,5 @@ def test_asymmetric_without_a_margin_is_finite_where_a_network_is_sure() -> None
 def test_a_finding_weighs_as_much_where_it_is_as_where_it_is_not() -> None:
     numbers = np.array([[1, 0], [0, 0], [0, 1], [np.nan, 0], [0, 0]])
     assert presence_weights(numbers, ("a", "b")).tolist() == [3.0, 4.0]
-    with pytest.raises(FoldError, match="finding 'b' is there in 0 cases"):
+    with pytest.raises(FoldError, match="finding 'b' is present in 0 cases"):
         presence_weights(numbers[:2], ("a", "b"))
