@@ -1,5 +1,5 @@
 # `make demo` is the whole job on data that it makes; `make help` lists the rest.
-# Each target makes .venv first, when it is missing, older than the files it is made from, or moved.
+# Each target first makes .venv if it is missing, moved, or older than the files it is made from.
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -20,18 +20,18 @@ endif
 help: ## list the targets
 	@awk -F ':|## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$3 }' Makefile
 
-demo: $(STAMP) ## the whole job in miniature: phantoms, a study, a verdict and a report
+demo: $(STAMP) ## the whole job in miniature, from phantoms to a verdict and a report
 	$(BIN)/medopt demo $(ARGS)
 
-test: $(STAMP) ## the tests that take minutes
+test: $(STAMP) ## the quick tests, which take minutes
 	$(BIN)/python -m pytest -n logical --dist loadgroup $(ARGS)
 
-test-all: $(STAMP) ## those, the slow ones, the GPU's and the clusters'
+test-all: $(STAMP) ## all tests, including the slow, GPU and cluster ones
 	$(BIN)/python -m pytest -n logical --dist loadgroup -m "not cluster" $(ARGS)
 	$(BIN)/python -m pytest -m cluster $(ARGS)
 
-# In slices: `make soak ARGS='--minutes 30'` goes on where the log ends.
-soak: $(STAMP) ## faults by chance on a cluster of three hosts, ten of each kind, with a log
+# In parts: `make soak ARGS='--minutes 30'` resumes where the log ends.
+soak: $(STAMP) ## random faults on a cluster of three hosts, ten of each kind, with a log
 	$(BIN)/python -m tests.bench.execution.hosts.soak --seed 20261127 --log soak.jsonl $(ARGS)
 
 check: $(STAMP) ## lint, format and types
@@ -40,13 +40,13 @@ check: $(STAMP) ## lint, format and types
 	$(BIN)/mypy
 
 # `-o addopts=` takes back the --benchmark-skip of pyproject.toml.
-bench: $(STAMP) ## speed as ratios against what is kept; seconds of each run are in .benchmarks
+bench: $(STAMP) ## speed ratios, compared with the kept ones; seconds of each run are in .benchmarks
 	$(BIN)/python -m pytest tests/perf -o addopts=--import-mode=importlib --benchmark-only \
 	  --benchmark-autosave --benchmark-compare $(ARGS)
 	$(BIN)/python -m tests.perf.ratios
 
 # ARGS='--device cpu --quick' runs the same code without a GPU.
-gpu-check: $(STAMP) ## figures of this machine's GPU in six minutes: gpu_check.json
+gpu-check: $(STAMP) ## measure this machine's GPU in six minutes, into gpu_check.json
 	$(BIN)/python tests/gpu/gpu_check.py $(ARGS)
 
 $(STAMP): pyproject.toml constraints.txt
