@@ -12,6 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden"
+# Runs that are kept beside the source, and not part of what is installed.
+KEPT = ROOT / "results" / "reference"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -27,10 +29,6 @@ def wheel(tmp_path_factory) -> Path:
     subprocess.run([*pip, "--wheel-dir", str(folder), str(copy)], check=True)
     (built,) = folder.glob("*.whl")
     return built
-
-
-# Runs that are kept beside the source, and not part of what is installed.
-KEPT = ROOT / "results" / "reference"
 
 
 @pytest.fixture(scope="module")
