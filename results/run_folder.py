@@ -23,7 +23,7 @@ from results.tables.store import (
     read,
 )
 from results.text import count, listed
-from results.verdict.combinations import Combination, Contest, contests
+from results.verdict.combinations import Combination, Contest, OfMissing, contests
 from results.verdict.evidence import CasesByTrial, read_cases
 from results.verdict.next_steps import none_added
 from results.verdict.schema import OfDataset, Rule, Verdict
@@ -191,13 +191,11 @@ class Recorded:
         if not lost:
             return made
         # Nobody knows which trial a damaged row was of; if no more are missing, all those are lost.
-        said = "are not finished, or their files are lost or damaged"
-        if missing == lost:
-            said = "finished, and their files are lost or damaged"
+        of_missing: OfMissing = "lost" if missing == lost else "perhaps lost"
         return [
             replace(
                 contest,
-                combinations=tuple(replace(c, missing=said) for c in contest.combinations),
+                combinations=tuple(replace(c, of_missing=of_missing) for c in contest.combinations),
             )
             for contest in made
         ]
@@ -226,6 +224,13 @@ class Recorded:
     def incomplete(self) -> list[dict[str, Any]]:
         """What finished trials have lost, as `results.tables.store.incomplete` returns it."""
         return list(incomplete(self.path, self.without).values())
+
+    @cached_property
+    def lost(self) -> str | None:
+        """What finished trials have lost, to missing and to damaged files; None if nothing."""
+        said = [lost_sentence(self.incomplete)] if self.incomplete else []
+        said += [self._left_out()] if self.without.trial_ids else []
+        return " ".join(said) or None
 
     def _left_out(self) -> str:
         files = sorted(str(path.relative_to(self.path)) for path in self.without.files)

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from results import text as words
 from results.report.page import page
 from results.report.terminal import leaderboard
-from results.run_folder import Recorded, lost_sentence, made_of
+from results.run_folder import Recorded, made_of
 from results.tables.files import replace_file
 from results.verdict.schema import Verdict
 
@@ -18,7 +18,7 @@ __all__ = ["Report", "Written", "leaderboard", "load_verdicts", "made_report", "
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """The page of a run, and a sentence on finished trials that lost some of their files, if any.
+    """The page of a run, and what finished trials lost, to missing or damaged files, if anything.
 
     Such trials are not counted.
     """
@@ -58,7 +58,7 @@ def made_report(run: Path) -> Report:
         return Report(
             verdict=content.verdict,
             html=environment().get_template("report.html").render(page(content)),
-            lost=lost_sentence(content.incomplete) if content.incomplete else None,
+            lost=content.lost,
         )
 
     return made_of(run, made)

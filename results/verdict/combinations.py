@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,13 +19,15 @@ from results.tables.axes import AXES, Axis, Key, key_of, label, name_of, planned
 
 Row = Mapping[str, Any]
 Fold = tuple[int, int]
+# Which trials have no row: none that finished, some that may have, or only finished ones.
+OfMissing = Literal["not finished", "perhaps lost", "lost"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Combination:
     """One combination on one data set: its entry on each axis, its trials, why it was skipped.
 
-    `missing` says what became of trials that have no row.
+    `of_missing` says what became of trials that have no row.
     """
 
     axes: tuple[Axis, ...]
@@ -33,7 +35,7 @@ class Combination:
     trials: tuple[Row, ...]
     expected: int
     skipped: str | None
-    missing: str = "are not finished"
+    of_missing: OfMissing = "not finished"
 
     @property
     def name(self) -> str:
@@ -69,7 +71,6 @@ class Combination:
     @property
     def note(self) -> str | None:
         """Return why the combination is not judged, None if it is."""
-        missing = self.expected - len(self.trials)
         failed = self.count("failed")
         unscored = self.count("ok") - len(self.scored)
         parts = [
@@ -78,7 +79,7 @@ class Combination:
             self._in_folds("dropped"),
             f"{failed} of {self.expected} trials failed" if failed else "",
             f"{unscored} of {self.expected} trials have no score" if unscored else "",
-            f"{missing} of {self.expected} trials {self.missing}" if missing else "",
+            self._missing(),
         ]
         notes = {"judged": None, "skipped": self.skipped}
         return notes.get(self.state, "; ".join(part for part in parts if part))
@@ -86,6 +87,21 @@ class Combination:
     def count(self, status: str) -> int:
         """Return how many trials ended with a status."""
         return sum(row["status"] == status for row in self.trials)
+
+    def _missing(self) -> str:
+        missing = self.expected - len(self.trials)
+        if not missing:
+            return ""
+        if self.of_missing == "lost":
+            has = "has" if missing == 1 else "have"
+            return f"of {text.count(self.expected, 'trial')}, {missing} {has} lost or damaged files"
+        said = f"{missing} of {self.expected} trials are not finished"
+        return (
+            said
+            + {"not finished": "", "perhaps lost": ", or their files are lost or damaged"}[
+                self.of_missing
+            ]
+        )
 
     def _in_folds(self, status: str) -> str:
         folds = {fold_of(r) for r in self.trials if r["status"] == status}

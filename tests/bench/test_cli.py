@@ -105,6 +105,16 @@ def test_a_report_of_a_run_that_lost_metrics_says_so_and_is_exit_1(medopt, ran, 
     assert said in " ".join((run / "report.html").read_text().split())
 
 
+def test_a_report_of_a_run_with_a_damaged_row_says_so_and_is_exit_1(medopt, ran, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(ran, run)
+    row = min((run / "trials").iterdir())
+    row.write_text("no table")
+    status, _, err = medopt("report", run)
+    assert status == 1
+    assert f"trials/{row.name} is damaged: 1 trial of the run is left out" in " ".join(err.split())
+
+
 def test_plan_counts_and_estimates(medopt, study):
     status, out, _ = medopt("plan", study, "--json")
     assert status == 0
