@@ -154,7 +154,10 @@ def _ranking(judged: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _metrics(run: Recorded, combination: Combination) -> list[dict[str, Any]]:
-    """Return every test metric of a combination: mean, lowest and highest over folds."""
+    """Return every test metric of a combination: mean, lowest and highest over folds.
+
+    `fewer` says of how many folds they are, if some fold has no value.
+    """
     trials = {row["trial_id"]: fold_of(row) for row in combination.scored}
     columns = ("metric", "region", "convention", "stratum", "degradation", "unit")
     found: dict[tuple[str, ...], list[tuple[Fold, float]]] = {}
@@ -162,9 +165,12 @@ def _metrics(run: Recorded, combination: Combination) -> list[dict[str, Any]]:
         if row["split"] == "test" and row["value"] is not None:
             key = tuple(row[column] or "" for column in columns)
             found.setdefault(key, []).append((trials[row["trial_id"]], row["value"]))
+    every = len(set(trials.values()))
     lines = []
     for key, values in found.items():
         folds = list(means_by_fold(values).values())
         line: dict[str, Any] = dict(zip(columns, key, strict=True))
-        lines.append(line | {"mean": float(np.mean(folds)), "low": min(folds), "high": max(folds)})
+        line |= {"mean": float(np.mean(folds)), "low": min(folds), "high": max(folds)}
+        fewer = text.count(len(folds), "fold") if len(folds) < every else ""
+        lines.append(line | {"fewer": fewer})
     return lines
