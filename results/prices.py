@@ -292,10 +292,11 @@ def _noise(alone: Sequence[Sequence[float]], devices: Sequence[str], alpha: floa
     spread = max(typical) / min(typical)
     if spread < factor:
         return (
-            f"The costs of a sample-gradient cannot be distinguished from noise: the highest is "
-            f"{_times(spread)} the lowest, and these measurements cannot distinguish two that "
-            f"differ by less than {_times(factor)} (level {text.percent(alpha)}, all pairs). "
-            f"Prices differ by the number of sample-gradients alone.{lacking}"
+            "Differences between the combinations' costs per sample-gradient cannot be "
+            f"distinguished from noise: the highest is {_times(spread)} the lowest, and these "
+            f"measurements cannot distinguish two that differ by less than {_times(factor)} "
+            f"(level {text.percent(alpha)}, all pairs). Prices differ by the number of "
+            f"sample-gradients alone.{lacking}"
         )
     return (
         "These measurements cannot distinguish costs of a sample-gradient that differ by less than "

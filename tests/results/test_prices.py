@@ -226,7 +226,10 @@ def noise(costs: dict[str, Sequence[float]], **settings: Any) -> str:
 
 def test_the_sentence_says_what_noise_allows():
     wild = noise({"adam": [0.01, 0.02, 0.04], "sgd": [0.02, 0.01, 0.05]})
-    assert wild.startswith("The costs of a sample-gradient cannot be distinguished from noise")
+    assert wild.startswith(
+        "Differences between the combinations' costs per sample-gradient cannot be"
+    )
+    assert "be distinguished from noise: the highest is 1.00 times the lowest, and these" in wild
     calm = noise({"adam": [0.0100, 0.0101, 0.0099], "sgd": [0.0200, 0.0201, 0.0199]})
     assert "costs of a sample-gradient that differ by less than 1.0" in calm
     assert "the highest is 2.00 times the lowest" in calm
