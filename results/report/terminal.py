@@ -14,6 +14,9 @@ from results.report.sections.estimands import leading
 # Most rows of the table; report.html has them all.
 _ROWS = 12
 
+# Signs of the recommended row and of the others in the group; they need no colour.
+_RECOMMENDED, _GROUPED = "★", "●"
+
 _STYLES = {
     "better": "bold green",
     "tie": "bold cyan",
@@ -104,7 +107,7 @@ def _table(found: Mapping[str, Any], judged: Sequence[Mapping[str, Any]]) -> Tab
     for row in judged[:_ROWS]:
         advantage = row["advantage"]
         table.add_row(
-            Text("●" if row["in_tied_group"] else " "),
+            Text(_mark(row, found["recommended"])),
             Text(short[row["name"]], style="bold" if row["name"] == found["recommended"] else ""),
             Text(text.score(row["test_score"])),
             Text(
@@ -120,6 +123,13 @@ def _table(found: Mapping[str, Any], judged: Sequence[Mapping[str, Any]]) -> Tab
     return table
 
 
+def _mark(row: Mapping[str, Any], recommended: str | None) -> str:
+    """Return the sign of a row, which says without colours whether it is recommended."""
+    if row["name"] == recommended:
+        return _RECOMMENDED
+    return _GROUPED if row["in_tied_group"] else " "
+
+
 def _legend(found: Mapping[str, Any]) -> str:
     """Return what the marks and columns of the table mean."""
     name, label = next(iter(text.short_names(found["combinations"]).items()))
@@ -128,5 +138,5 @@ def _legend(found: Mapping[str, Any]) -> str:
         said.insert(0, f"all with {name.removesuffix(label).removesuffix(' + ')}")
     if found["tied_group"]:
         what = "better than each of the others" if found["state"] == "better" else "may be the best"
-        said.insert(0, f"● {what}; bold: recommended")
+        said.insert(0, f"{_RECOMMENDED} recommended; {_GROUPED} {what}")
     return "; ".join(said)

@@ -311,9 +311,14 @@ def _agreement(first: Asked, second: Asked) -> tuple[bool, str]:
             "the best."
         )
     shared = [name for name in second.group if name in first.group]
+    number, every = len(second.group), len(second.names)
+    who = f"all {every}" if number == every else f"{number} of {every}"
+    also = f"{len(shared)} of which may be the best"
+    if len(shared) == number:
+        also = "all of them"
     return bool(shared), (
-        f"{by} there is no clear winner either: {len(second.group)} of {len(second.names)} may be "
-        f"the best, {len(shared)} of which may be the best by {words.metric(first.metric)} too."
+        f"{by} there is no clear winner either: {who} may be the best, {also} by "
+        f"{words.metric(first.metric)} too."
     )
 
 

@@ -106,7 +106,8 @@ def _of_the_run(contest: Contest) -> list[str]:
     if "case" in seen["group_source"]:
         found.append(
             "The source does not name patients, so every case is its own group. If a patient has "
-            "several cases, they end up on both sides of a split, and all scores are too good."
+            "several cases, they may end up on both sides of a split, and all scores would be "
+            "too good."
         )
     if True in seen["shared_device"]:
         found.append("Trials shared a device, so their times are not those of a trial alone.")
@@ -294,9 +295,13 @@ def _best_at_the_last(recommended: Combination) -> str | None:
     last = sum(row["best_epoch"] == row["epochs_run"] for row in known)
     if not last or 2 * last < len(known):
         return None
+    trials = text.count(len(known), "trial")
+    which = f"{last} of {trials}"
+    if last == len(known):
+        which = "the only trial" if last == 1 else f"all {trials}"
     return (
-        f"In {last} of {text.count(len(known), 'trial')} of {recommended.name} the last epoch was "
-        "the best: it was still improving, and more epochs may change scores and ranking."
+        f"In {which} of {recommended.name} the last epoch was the best: training was still "
+        "improving, and more epochs may change scores and ranking."
     )
 
 

@@ -138,7 +138,14 @@ def _more_patients(patients: int, times: float, wanted: float) -> tuple[list[Opt
         "seconds": None,
     }
     why = "since with more patients both training and testing vary less"
-    return [option], [f"about {needed} patients (now {patients}) would be enough, {why}"]
+    return [option], [f"about {_about(needed)} patients (now {patients}) would be enough, {why}"]
+
+
+def _about(number: int) -> str:
+    """Return a number in words; above 1000, with the two digits that an estimate has."""
+    if number > 1000:
+        number = round(number, 2 - len(str(number)))
+    return f"{number:,}"
 
 
 def _option(

@@ -88,6 +88,13 @@ def settings_compared(combinations: Sequence[Judged], points: int | None = None)
             f"Only {words.listed(tuned)} {'was' if len(tuned) == 1 else 'were'} tuned, and so had "
             f"more tries than the others. Learning rates: {compared}."
         )
+    if len(rates) == 1:
+        one = all(len(found) == 1 for found in rates.values())
+        return (
+            "The optimizer was not tuned: it ran with its defaults or the settings that the study "
+            f"gives. {'Learning rate' if one else 'Learning rates'}: {compared}. "
+            "Other rates may change the ranking."
+        )
     return (
         f"No optimizer was tuned: each ran with its defaults or the settings that the study gives. "
         f"Learning rates compared: {compared}. Other rates may change the ranking."

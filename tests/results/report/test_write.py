@@ -24,6 +24,7 @@ from bench.optimizers.table import OPTIMIZERS
 from results import text as words
 from results.report import looks, plots, protocol
 from results.report.data import about, unknown_answers
+from results.report.page import _metrics
 from results.report.write import leaderboard, load_verdicts, write_report
 from results.tables.store import RunError, read
 from tests.results.conftest import DATA, MadeUp, write
@@ -365,6 +366,38 @@ def test_a_model_for_another_task_is_one_line_and_no_map(make_run):
     assert "unet + a + x, unet + a + y, unet + b + x, unet + b + y" in found.words
 
 
+@pytest.mark.parametrize(
+    ("state", "options", "says"),
+    [
+        ("undecided", {"spread": 0, "noise": 0.04}, "recommended as a choice, not a finding"),
+        (
+            "tie",
+            {"spread": 0, "noise": 0.001},
+            "recommended from a group in which the choice does not matter",
+        ),
+    ],
+)
+def test_the_headline_claims_no_speed(make_run, state, options, says):
+    run = make_run(datasets=CLASSES, **options)
+    assert load_verdicts(run)["datasets"][0]["state"] == state
+    assert says in page(run).words
+
+
+def test_a_mean_over_fewer_folds_than_were_run_says_so():
+    scored = [{"trial_id": f"t{fold}", "repeat": 0, "fold": fold} for fold in range(3)]
+    of = dict.fromkeys(("region", "convention", "stratum", "degradation", "unit"))
+    metrics = [
+        {"trial_id": f"t{fold}", "split": "test", "metric": metric, "value": value, **of}
+        for metric, values in {"auc": (0.5, 0.6, 0.7), "ece": (0.1, None, None)}.items()
+        for fold, value in enumerate(values)
+    ]
+    run = SimpleNamespace(rows=lambda table, trials: metrics)
+    combination = SimpleNamespace(scored=scored)
+    found = {line["metric"]: line for line in _metrics(run, combination)}
+    assert {name: line["fewer"] for name, line in found.items()} == {"auc": "", "ece": "1 fold"}
+    assert (found["auc"]["mean"], found["ece"]["mean"]) == (pytest.approx(0.6), 0.1)
+
+
 def test_one_fold_and_one_combination(make_run):
     found = page(
         make_run(datasets=VOLUMES, folds=1, optimizers=("adam",), losses=("ce",), with_study=False)
@@ -422,6 +455,9 @@ def test_the_terminal_says_how_sure_it_is(make_run):
     assert f"{words.STATES[content['state']]}: {reason}" in printed
     top = content["combinations"][0]
     name = top["name"].removeprefix("resnet18 + ")
+    assert "★ recommended; ● may be the best" in printed
+    assert printed.count("★") == 2 * len(load_verdicts(run)["datasets"])
+    assert f"★ {content['recommended'].removeprefix('resnet18 + ')} " in printed
     assert f"● {name} {words.score(top['test_score'])}" in printed
     assert "all with resnet18" in printed
     assert "No optimizer was tuned" in printed

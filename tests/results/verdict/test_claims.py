@@ -11,7 +11,7 @@ from sklearn.dummy import DummyRegressor
 from results.statistics.evidence import Evidence
 from results.statistics.procedure import compare
 from results.verdict import doubts
-from results.verdict.claims import Asked, level_that_holds, of_models, of_procedure
+from results.verdict.claims import Asked, _agreement, level_that_holds, of_models, of_procedure
 from results.verdict.doubts import rule_changed
 from results.verdict.evidence import Known
 
@@ -70,6 +70,24 @@ def test_no_interval_goes_further_than_two_scores_can_differ():
     two = Asked(names=list("abcd"), found=kept, metric="dice", margin=0.01)
     assert two.reach <= 1
     assert two.lead["high"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        ("abcd", "abcd", "all 4 may be the best, all of them by AUC too."),
+        ("abcd", "ab", "2 of 4 may be the best, all of them by AUC too."),
+        ("ab", "abcd", "all 4 may be the best, 2 of which may be the best by AUC too."),
+        ("ab", "bc", "2 of 4 may be the best, 1 of which may be the best by AUC too."),
+    ],
+)
+def test_what_two_groups_share_is_said(first, second, says):
+    def group(metric, members):
+        found = SimpleNamespace(group=np.array([n in members for n in "abcd"]), winner=None, best=0)
+        return Asked(names="abcd", found=found, metric=metric, margin=0.01)
+
+    _, sentence = _agreement(group("auc", first), group("brier", second))
+    assert sentence.endswith(f"no clear winner either: {says}")
 
 
 def test_a_task_that_a_later_version_has_is_no_change_of_the_rule():

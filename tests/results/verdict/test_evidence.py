@@ -10,7 +10,7 @@ from results.statistics.predict import Plan
 from results.tables.schema import TABLES
 from results.verdict.combinations import contests
 from results.verdict.evidence import Measure, known, read_cases
-from results.verdict.next_steps import foreseen
+from results.verdict.next_steps import _more_patients, foreseen
 from results.verdict.verdict import verdict
 
 ONE = (("lung-nodules", "classification"),)
@@ -325,7 +325,19 @@ def test_what_would_decide_is_said_with_its_price(make_rows):
     assert data["next"]["sentence"] in data["reason"]
     assert "of the uncertainty of the best one's lead comes from the patients" in data["reason"]
     needed = options["patients"]["number"]
-    assert f"about {needed} patients (now 150) would be enough, since with more" in data["reason"]
+    said = f"{float(f'{needed:.2g}'):,.0f}"
+    assert needed > 1000
+    assert f"about {said} patients (now 150) would be enough, since with more" in data["reason"]
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(987, "987"), (1000, "1,000"), (1049, "1,000"), (35_683, "36,000"), (999_999, "1,000,000")],
+)
+def test_a_large_number_of_patients_is_said_with_two_digits(number, said):
+    option, words = _more_patients(number - 1, number / (number - 1) - 1e-9, 0.01)
+    assert option[0]["number"] == number
+    assert words[0].startswith(f"about {said} patients (now ")
 
 
 def test_a_number_of_patients_that_nobody_has_is_no_way_to_decide(make_rows):

@@ -348,7 +348,10 @@ def test_schedules_and_regularizers_make_combinations_and_show_in_names(make_row
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"columns": {"group_source": "case"}}, "The source does not name patients"),
+        (
+            {"columns": {"group_source": "case"}},
+            "they may end up on both sides of a split, and all",
+        ),
         ({"columns": {"shared_device": True}}, "Trials shared a device"),
         ({"study": {"stop_on": "loss"}}, "stopped on the inner-validation loss"),
     ],
@@ -381,7 +384,7 @@ def test_a_best_epoch_at_the_last_is_warned_of(make_rows, best, schedule, warned
     rows, study = make_rows(datasets=ONE, columns={"best_epoch": best, "schedule": schedule})
     study["schedules"] = [{"name": schedule, "params": {}}]
     warnings = only((rows, study))["warnings"]
-    assert [("In 5 of 5 trials" in w and "last epoch was the best" in w) for w in warnings] == (
+    assert [("In all 5 trials" in w and "training was still improving" in w) for w in warnings] == (
         [True] if warned else []
     )
 
@@ -391,6 +394,10 @@ def test_a_best_epoch_at_the_last_of_a_few_folds_is_none_of_the_verdict(make_row
     for row in rows:
         row["best_epoch"] = 8 if row["fold"] < 2 else 6
     assert only((rows, study))["warnings"] == []
+    for row in rows:
+        row["best_epoch"] = 8 if row["fold"] < 3 else 6
+    (warning,) = only((rows, study))["warnings"]
+    assert warning.startswith("In 3 of 5 trials of ")
 
 
 def test_one_entry_under_two_names_is_told(make_rows):
@@ -535,6 +542,18 @@ def test_it_says_which_rates_were_compared_and_that_none_was_tuned(make_rows):
     assert "adamw 0.001, sgd 0.05 and lbfgs its own rate" in found["settings"]
     row = by_name(found)["resnet18 + sgd + ce"]
     assert (row["tuned"], row["hparams"]) == (False, {"lr": 0.05, "momentum": 0.9})
+
+
+def test_a_single_optimizer_is_not_said_to_be_compared(make_rows):
+    rows, study = make_rows(datasets=ONE, optimizers=("adam",))
+    for row in rows:
+        row["hparams"] = json.dumps({"lr": 1e-3})
+    said = only((rows, study))["settings"]
+    assert "gives. Learning rate: adam 0.001. Other rates may" in said
+    assert "compared" not in said
+    rows[0]["hparams"] = json.dumps({"lr": 1e-2})
+    rows[0]["loss"] = "another"
+    assert "Learning rates: adam" in only((rows, study))["settings"]
 
 
 def test_tuned_and_default_rates_are_never_mixed_without_a_word(make_rows):
@@ -717,7 +736,7 @@ def test_what_lost_its_files_is_not_called_unfinished(make_run):
         found = json.loads(write_report(run).page.with_name("verdict.json").read_text())
         return by_name(found["datasets"][0])["resnet18 + adam + ce"]["note"]
 
-    assert note() == "2 of 3 trials finished, and their files are lost or damaged"
+    assert note() == "of 3 trials, 2 have lost or damaged files"
     for table in TABLES:
         (run / table / f"{adam[2]}.parquet").unlink()  # as if it had never run
     assert note() == "3 of 3 trials are not finished, or their files are lost or damaged"
