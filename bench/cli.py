@@ -464,6 +464,7 @@ def plan(
             price=price,
             points=planned.points,
             measured=device_name(torch.device(made.study.device)),
+            on_cpu=made.study.device == "cpu",
         )
     if as_json:
         out.print_json(

@@ -129,8 +129,8 @@ def test_a_plan_is_laid_out_over_gpus(medopt, study):
     assert run["gpu_hours"] == pytest.approx(2 * run["seconds"] / 3600)
     assert run["cost"] == pytest.approx(0.5 * run["gpu_hours"])
     said = medopt("plan", study, "--gpus", 2)[1]
-    assert "on 2 GPU(s), one trial on each: " in said
-    assert "measured on" in said
+    assert "on 2 GPUs, one trial on each: " in said
+    assert "measured on this CPU (" in said
     status, _, err = medopt("plan", study, "--price", 2)
     assert status == 2
     assert "--gpus" in err
