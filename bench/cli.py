@@ -24,6 +24,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bench.catalogue import TABLES
+
 if TYPE_CHECKING:
     from bench.api import Ended
     from bench.planning.speed.choice import Row
@@ -635,9 +637,10 @@ def tune(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Search by Ray Tune instead: optuna (its TPE sampler), asha (the draws, stopped "
-            "early at rungs of sample-gradients) or bohb (asha, settings by BOHB's model: for ten "
-            "points or more). Such a search gives no verdict.",
+            help="sobol (the default: equal points for all, with a verdict), or a search by Ray "
+            "Tune, without a verdict: optuna (its TPE sampler), asha (the draws, stopped early at "
+            "rungs of sample-gradients) or bohb (asha, settings by BOHB's model: for ten points or "
+            "more).",
         ),
     ] = None,
     defaults: Annotated[
@@ -885,15 +888,11 @@ def claims(
 def list_(
     kind: Annotated[
         str,
-        typer.Argument(
-            help="models, optimizers, losses, schedules, regularizers, clinical, labels, "
-            "precisions, metrics, data, loaders or studies."
-        ),
+        typer.Argument(help=f"What to list: {', '.join(TABLES)}."),
     ],
     as_json: Json = False,
 ) -> None:
     """Show what a study can name, with settings and sources: `medopt list optimizers`."""
-    from bench.catalogue import TABLES
     from bench.core.references import StudyError, unknown
 
     if kind not in TABLES:

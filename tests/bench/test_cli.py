@@ -769,6 +769,8 @@ WRONG = [
     (["prepare", "imagse", "pictures"], "Did you mean 'images'?"),
     (["prepare", "images", "pictures", "--workers", "100000"], "workers is 100000"),
     (["run", "demo", "--gpus-per-trial", "2"], "need Ray"),
+    (["tune", "demo", "--gpus-per-trial", "2"], "need Ray"),
+    (["tune", "demo", "--search", "sobol", "--gpus-per-trial", "2"], "need Ray"),
     (["run", "demo", "--ray", "--lanes", "0"], "--lanes"),
     (["list", "modles"], "Did you mean 'models'?"),
     (["run", "nothing.yaml"], "Ready studies: breastmnist, demo"),
@@ -857,6 +859,20 @@ def test_every_table_is_listed_without_torch(tmp_path):
     assert [said.split() for _, said, _ in found] == [
         [str(len(rows())), kind] for kind, rows in TABLES.items()
     ]
+
+
+def test_the_help_of_list_names_every_kind(medopt):
+    words = medopt("list", "--help")[1].split()
+    assert set(TABLES) <= {word.strip(",.") for word in words}
+
+
+def test_commands_of_ready_studies_can_be_copied():
+    for row in TABLES["studies"]():
+        about = row["summary"]
+        assert "\\" not in about, row["name"]
+        copied = [words for words in about.split("`")[1::2] if words.startswith("medopt prepare")]
+        assert about.count("medopt prepare") == len(copied), row["name"]
+        assert all(" --out stores/" in words for words in copied), row["name"]
 
 
 def test_claims_are_answered_from_a_run(medopt, study):
