@@ -378,10 +378,22 @@ def _fix(study: Study, before: Study | None, threads: int, *, cuda: bool) -> Stu
     return fixed
 
 
+# What null means for these settings; for the others it is a value that is found.
+_OF_NULL = {"looks": "one look after each epoch"} | dict.fromkeys(
+    ("clip", "ema", "race", "until_decided", "target", "tuning", "speed"), "off"
+)
+# Settings that an option of the command line sets too.
+_OPTIONS = {"race": "--race", "until_decided": "--until-decided"}
+
+
 def _other(key: str, then: Any, now: Any) -> StudyError:
+    before, after = (
+        _OF_NULL.get(key, "automatic") if value is None else repr(value) for value in (then, now)
+    )
+    asks = f"the study (or {_OPTIONS[key]})" if key in _OPTIONS else "the study"
     return StudyError(
-        f"{key}: this run was made with {then!r}, but the study now says {now!r}. Choose another "
-        f"run folder, or a new name in the study."
+        f"{key}: this run was made with {before}, but {asks} now says {after}. Choose another run "
+        f"folder, or a new name in the study."
     )
 
 
