@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="medopt",
     help="Which optimizer and which loss should train my medical-image model, on my data and my "
-    "GPUs?\n\nStart with `medopt demo`. For your own data: `medopt prepare`, write a study of nine "
-    "lines, `medopt plan`, `medopt run`. To resume a run that was stopped, repeat its command.",
+    "GPUs?\n\nStart with `medopt demo`. For your own data: `medopt prepare`, write a study of a "
+    "few lines, `medopt plan`, `medopt run`. To resume a run that was stopped, repeat its command.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -70,7 +70,9 @@ GpusPerTrial = Annotated[
 Points = Annotated[
     int | None,
     typer.Option(
-        metavar="P", help="Number of settings tried for each combination in each fold. Default: 5."
+        metavar="P",
+        min=2,
+        help="Number of settings tried for each combination in each fold, at least 2. Default: 5.",
     ),
 ]
 Hung = Annotated[

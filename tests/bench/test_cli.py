@@ -188,6 +188,15 @@ def test_a_bad_study_is_exit_2_and_a_sentence(medopt, study, change, said):
         (["verify", "nowhere"], "nowhere"),
         (["report", "nowhere"], "nowhere"),
         (["list", "modles"], "Did you mean 'models'?"),
+        (["plan", "demo", "--points", "1"], "--points"),
+        (["tune", "demo", "--points", "0"], "--points"),
+        (["plan", "breastmist"], "Did you mean 'breastmnist'?"),
+        (["plan", "pictures"], "pictures is a folder, not a study file.\n"),
+        (["run", "begun"], "begun is a folder, not a study file. Its study is begun/study.yaml."),
+        (["plan", "empty.yaml"], "empty.yaml: the file is empty."),
+        (["plan", "scans.npz"], "scans.npz: not a study file"),
+        (["plan", "latin.yaml"], "latin.yaml: is not in UTF-8"),
+        (["plan", "above.yaml"], "name: must be letters, digits, '.', '_' and '-', at most 64"),
         (["run", "demo", "--gpus-per-trial", "2"], "--ray"),
         (
             ["plan", "demo", "--lanes", "100000"],
@@ -773,6 +782,15 @@ WRONG = [
     (["tune", "demo", "--search", "sobol", "--gpus-per-trial", "2"], "need Ray"),
     (["run", "demo", "--ray", "--lanes", "0"], "--lanes"),
     (["list", "modles"], "Did you mean 'models'?"),
+    (["plan", "demo", "--points", "1"], "--points"),
+    (["tune", "demo", "--points", "0"], "--points"),
+    (["plan", "breastmist"], "Did you mean 'breastmnist'?"),
+    (["plan", "pictures"], "pictures is a folder, not a study file.\n"),
+    (["run", "begun"], "begun is a folder, not a study file. Its study is begun/study.yaml."),
+    (["plan", "empty.yaml"], "empty.yaml: the file is empty."),
+    (["plan", "scans.npz"], "scans.npz: not a study file"),
+    (["plan", "latin.yaml"], "latin.yaml: is not in UTF-8"),
+    (["plan", "above.yaml"], "name: must be letters, digits, '.', '_' and '-', at most 64"),
     (["run", "nothing.yaml"], "Ready studies: breastmnist, demo"),
     (["plan", "nothing.yaml"], "there is no study file 'nothing.yaml'"),
     (["run", "demo", "--out", "hdfs://host/run"], "out hdfs:/host/run: this must be a folder"),
@@ -821,7 +839,10 @@ print(json.dumps(found))
 
 
 def test_what_is_wrong_on_the_command_line_is_told_before_torch_is_imported(tmp_path):
-    (tmp_path / "pictures").mkdir()
+    for folder in ("pictures", "begun"):
+        (tmp_path / folder).mkdir()
+    np.savez(tmp_path / "scans.npz", scan=np.full(9, np.pi))
+    (tmp_path / "latin.yaml").write_bytes(b"name: gr\xf6\n")
     (tmp_path / "pictures" / "labels.csv").write_text("file,label\na.png,x\nb.png,y\n")
     right = {"name": "s", "data": ["stores/none"], "models": ["plain_cnn"], "epochs": 1}
     right |= {"optimizers": ["sgd"], "losses": ["ce"]}
@@ -829,6 +850,9 @@ def test_what_is_wrong_on_the_command_line_is_told_before_torch_is_imported(tmp_
         ("damaged", "name: [s"),
         ("strange", yaml.safe_dump({**right, "optimizers": ["adamv"]})),
         ("elsewhere", yaml.safe_dump(right)),
+        ("above", yaml.safe_dump({**right, "name": "../s"})),
+        ("empty", "\n"),
+        ("begun/study", yaml.safe_dump(right)),
     ):
         (tmp_path / f"{name}.yaml").write_text(text)
     lines = [words + ["--out", "store"] * (words[0] == "prepare") for words, _ in WRONG]
