@@ -455,7 +455,7 @@ def plan(
     from bench.planning.preflight import fits
     from bench.planning.schedule.foretold import foretold
     from bench.study.trial import skip_columns
-    from results.text import duration
+    from results.text import count, duration
 
     made = planned.plan
     schedule = None
@@ -536,12 +536,14 @@ def plan(
     skipped = {(s.combination["dataset"], s.combination["model"], s.reason) for s in made.skips}
     for dataset, _, reason in sorted(skipped):
         out.print(Text(f"skipped on {dataset}: {reason}"))
+    threads = made.study.threads
+    assert threads is not None, "a plan has fixed its threads"
     out.print(
         f"about {duration(planned.seconds, clock=True)} from the command to the report "
         f"({duration(planned.low, clock=True)} to {duration(planned.high, clock=True)}), "
-        f"{planned.eval_sec / sum(planned.trial_seconds):.0%} of it evaluation, "
-        f"on {planned.lanes} lane(s) with "
-        f"{made.study.threads} thread(s) each on {made.study.device}"
+        f"{100 * planned.eval_sec / sum(planned.trial_seconds):.0f} % of it evaluation, "
+        f"on {count(planned.lanes, 'lane')} with "
+        f"{count(threads, 'thread')} each on {made.study.device}"
     )
     if planned.room:
         out.print(Text(planned.room))
@@ -994,10 +996,12 @@ def _show_ended(ended: "Ended") -> None:
     else:
         verdict = json.loads((ended.folder / "verdict.json").read_text(encoding="utf-8"))
         _show_verdict(verdict, ended.page)
+    from results.text import count
+
     failed = ended.progress.statuses.get("failed", 0)
     if failed:
         log = _shown(ended.folder / "log.txt")
-        err.print(Text(f"{failed} trial(s) failed; the reasons are in {log}.", "red"))
+        err.print(Text(f"{count(failed, 'trial')} failed; the reasons are in {log}.", "red"))
         raise Failed(1)
 
 

@@ -253,7 +253,7 @@ def ends_early(plan: Plan) -> list[str]:
         if trial.stops and patience < looks:
             end = f"end early after {patience} looks without a better score"
         elif trial.stops:
-            end += f": a patience of {patience} cannot end a trial that looks {looks} times"
+            end += f": a patience of {patience} cannot end a trial of {count(looks, 'look')}"
         found.setdefault(end, {})[trial.choices["schedule"].label] = None
     return [f"trials with schedule {' or '.join(each)} {end}" for end, each in found.items()]
 
@@ -460,9 +460,9 @@ def same_ids(folder: Path, trials: Sequence[Trial]) -> None:
     if other:
         before = f"version {made_by}" if made_by else "an older version"
         raise StudyError(
-            f"{len(other)} finished trial(s) of this run have other ids now: they were made by "
-            f"{before} of the numerics. This is version {NUMERICS}, whose numbers may differ, so "
-            f"all of them would be trained again. Choose another run folder for that; "
+            f"this run has {count(len(other), 'finished trial')} made by {before} of the numerics, "
+            f"under other ids. This is version {NUMERICS}, whose numbers may differ, so all of "
+            f"them would be trained again. Choose another run folder for that; "
             f"`medopt report` shows the run as it is."
         )
 
