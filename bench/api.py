@@ -533,14 +533,17 @@ def tune(
     `defaults` of the run, so that the report shows the two rankings side by side. `out` is the run
     folder (None: runs/NAME-tuned).
 
-    `search` "optuna", "asha" or "bohb" looks for settings by Ray Tune instead, in the same spaces:
-    then nothing is trained on all seeds, and there is no verdict.
+    `search` None is that of the study's `tuning`, else "sobol": the draws above. "optuna", "asha"
+    or "bohb" looks for settings by Ray Tune instead, in the same spaces: then nothing is trained on
+    all seeds, and there is no verdict.
 
     Everything else, also what is raised, is as in `run`: the same call resumes a stopped search.
     """
     from bench.core.references import StudyError
 
-    check_lanes("local" if search else ray, lanes, gpus_per_trial)
+    # Ray Tune brings Ray, and says itself that it takes one device per point.
+    by_tune = search not in (None, "sobol")
+    check_lanes("local" if by_tune else ray, lanes, gpus_per_trial)
     asked, base = _asked(study, out)
     from bench.execution.phases.tuning import DEFAULTS, tuned
     from bench.execution.watching import watched

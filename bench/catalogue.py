@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import Any
 
 from bench.study.ready import READY
-from loaders.datasets.table import KINDS
 
 Rows = list[dict[str, Any]]
 
@@ -25,6 +24,8 @@ def _fields(table: str, *names: str) -> Callable[[], Rows]:
 
 
 def _data() -> Rows:
+    from loaders.datasets.table import KINDS
+
     return [
         {
             "name": kind.name,

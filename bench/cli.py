@@ -24,6 +24,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bench.catalogue import TABLES
+
 if TYPE_CHECKING:
     from bench.api import Ended
     from bench.planning.speed.choice import Row
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="medopt",
     help="Which optimizer and which loss should train my medical-image model, on my data and my "
-    "GPUs?\n\nStart with `medopt demo`. For your own data: `medopt prepare`, write a study of nine "
-    "lines, `medopt plan`, `medopt run`. To resume a run that was stopped, repeat its command.",
+    "GPUs?\n\nStart with `medopt demo`. For your own data: `medopt prepare`, write a study of a "
+    "few lines, `medopt plan`, `medopt run`. To resume a run that was stopped, repeat its command.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -68,7 +70,9 @@ GpusPerTrial = Annotated[
 Points = Annotated[
     int | None,
     typer.Option(
-        metavar="P", help="Number of settings tried for each combination in each fold. Default: 5."
+        metavar="P",
+        min=2,
+        help="Number of settings tried for each combination in each fold, at least 2. Default: 5.",
     ),
 ]
 Hung = Annotated[
@@ -451,7 +455,7 @@ def plan(
     from bench.planning.preflight import fits
     from bench.planning.schedule.foretold import foretold
     from bench.study.trial import skip_columns
-    from results.text import duration
+    from results.text import count, duration
 
     made = planned.plan
     schedule = None
@@ -464,6 +468,7 @@ def plan(
             price=price,
             points=planned.points,
             measured=device_name(torch.device(made.study.device)),
+            on_cpu=made.study.device == "cpu",
         )
     if as_json:
         out.print_json(
@@ -531,12 +536,14 @@ def plan(
     skipped = {(s.combination["dataset"], s.combination["model"], s.reason) for s in made.skips}
     for dataset, _, reason in sorted(skipped):
         out.print(Text(f"skipped on {dataset}: {reason}"))
+    threads = made.study.threads
+    assert threads is not None, "a plan has fixed its threads"
     out.print(
         f"about {duration(planned.seconds, clock=True)} from the command to the report "
         f"({duration(planned.low, clock=True)} to {duration(planned.high, clock=True)}), "
-        f"{planned.eval_sec / sum(planned.trial_seconds):.0%} of it evaluation, "
-        f"on {planned.lanes} lane(s) with "
-        f"{made.study.threads} thread(s) each on {made.study.device}"
+        f"{100 * planned.eval_sec / sum(planned.trial_seconds):.0f} % of it evaluation, "
+        f"on {count(planned.lanes, 'lane')} with "
+        f"{count(threads, 'thread')} each on {made.study.device}"
     )
     if planned.room:
         out.print(Text(planned.room))
@@ -634,9 +641,10 @@ def tune(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Search by Ray Tune instead: optuna (its TPE sampler), asha (the draws, stopped "
-            "early at rungs of sample-gradients) or bohb (asha, settings by BOHB's model: for ten "
-            "points or more). Such a search gives no verdict.",
+            help="sobol (the default: equal points for all, with a verdict), or a search by Ray "
+            "Tune, without a verdict: optuna (its TPE sampler), asha (the draws, stopped early at "
+            "rungs of sample-gradients) or bohb (asha, settings by BOHB's model: for ten points or "
+            "more).",
         ),
     ] = None,
     defaults: Annotated[
@@ -884,15 +892,11 @@ def claims(
 def list_(
     kind: Annotated[
         str,
-        typer.Argument(
-            help="models, optimizers, losses, schedules, regularizers, clinical, labels, "
-            "precisions, metrics, data, loaders or studies."
-        ),
+        typer.Argument(help=f"What to list: {', '.join(TABLES)}."),
     ],
     as_json: Json = False,
 ) -> None:
     """Show what a study can name, with settings and sources: `medopt list optimizers`."""
-    from bench.catalogue import TABLES
     from bench.core.references import StudyError, unknown
 
     if kind not in TABLES:
@@ -992,10 +996,12 @@ def _show_ended(ended: "Ended") -> None:
     else:
         verdict = json.loads((ended.folder / "verdict.json").read_text(encoding="utf-8"))
         _show_verdict(verdict, ended.page)
+    from results.text import count
+
     failed = ended.progress.statuses.get("failed", 0)
     if failed:
         log = _shown(ended.folder / "log.txt")
-        err.print(Text(f"{failed} trial(s) failed; the reasons are in {log}.", "red"))
+        err.print(Text(f"{count(failed, 'trial')} failed; the reasons are in {log}.", "red"))
         raise Failed(1)
 
 

@@ -82,6 +82,8 @@ class RunDisplay:
         """Return how long the run has taken, and how long it will still take."""
         since = time.monotonic() - self._heard
         gone = duration(state.seconds + since, clock=True)
+        if state.done == state.total:
+            return f"{gone} elapsed"
         if self._starting(state):
             return f"{gone} elapsed, {'Ray and its lanes are ' if self._ray else ''}starting"
         if state.seconds_left is None:

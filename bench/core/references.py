@@ -28,9 +28,13 @@ class StudyError(ValueError):
 def unknown(what: str, name: str, choices: Iterable[str]) -> str:
     """Return a sentence about an unknown `name`, with the nearest match and all choices."""
     choices = sorted(choices)
-    near = difflib.get_close_matches(name, choices, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    return f"unknown {what} {name!r}.{hint} Choices: {', '.join(choices)}."
+    return f"unknown {what} {name!r}.{meant(name, choices)} Choices: {', '.join(choices)}."
+
+
+def meant(name: str, choices: Iterable[str]) -> str:
+    """Return a question about the choice nearest to `name`, with a space before; else nothing."""
+    near = difflib.get_close_matches(name, sorted(choices), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def local_path(given: str | Path, what: str) -> Path:

@@ -253,7 +253,7 @@ def ends_early(plan: Plan) -> list[str]:
         if trial.stops and patience < looks:
             end = f"end early after {patience} looks without a better score"
         elif trial.stops:
-            end += f": a patience of {patience} cannot end a trial that looks {looks} times"
+            end += f": a patience of {patience} cannot end a trial of {count(looks, 'look')}"
         found.setdefault(end, {})[trial.choices["schedule"].label] = None
     return [f"trials with schedule {' or '.join(each)} {end}" for end, each in found.items()]
 
@@ -378,10 +378,22 @@ def _fix(study: Study, before: Study | None, threads: int, *, cuda: bool) -> Stu
     return fixed
 
 
+# What null means for these settings; for the others it is a value that is found.
+_OF_NULL = {"looks": "one look after each epoch"} | dict.fromkeys(
+    ("clip", "ema", "race", "until_decided", "target", "tuning", "speed"), "off"
+)
+# Settings that an option of the command line sets too.
+_OPTIONS = {"race": "--race", "until_decided": "--until-decided"}
+
+
 def _other(key: str, then: Any, now: Any) -> StudyError:
+    before, after = (
+        _OF_NULL.get(key, "automatic") if value is None else repr(value) for value in (then, now)
+    )
+    asks = f"the study (or {_OPTIONS[key]})" if key in _OPTIONS else "the study"
     return StudyError(
-        f"{key}: this run was made with {then!r}, but the study now says {now!r}. Choose another "
-        f"run folder, or a new name in the study."
+        f"{key}: this run was made with {before}, but {asks} now says {after}. Choose another run "
+        f"folder, or a new name in the study."
     )
 
 
@@ -448,9 +460,9 @@ def same_ids(folder: Path, trials: Sequence[Trial]) -> None:
     if other:
         before = f"version {made_by}" if made_by else "an older version"
         raise StudyError(
-            f"{len(other)} finished trial(s) of this run have other ids now: they were made by "
-            f"{before} of the numerics. This is version {NUMERICS}, whose numbers may differ, so "
-            f"all of them would be trained again. Choose another run folder for that; "
+            f"this run has {count(len(other), 'finished trial')} made by {before} of the numerics, "
+            f"under other ids. This is version {NUMERICS}, whose numbers may differ, so all of "
+            f"them would be trained again. Choose another run folder for that; "
             f"`medopt report` shows the run as it is."
         )
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -142,10 +143,18 @@ def _folder(entry: str, base: Path) -> Path:
     path = base / entry
     if not os.path.isdir(path):  # noqa: PTH112  # False too for a name that no folder can have
         raise StudyError(
-            f"data: there is no store {entry!r} (looked for {path}). Make one with "
-            f"`medopt prepare KIND SOURCE --out {entry}`."
+            f"data: there is no store {entry!r} (looked for {path}; paths in `data` are relative "
+            "to the study file, those of a ready study to the working folder). Make one with "
+            f"`medopt prepare KIND SOURCE --out {shlex.quote(_from_here(path))}`."
         )
     return path.resolve()
+
+
+def _from_here(path: Path) -> str:
+    """Return a path from the working folder if it is inside it, else in full."""
+    full = os.path.abspath(path)  # noqa: PTH100  # for what no file can be, without its links
+    here = str(Path.cwd())
+    return os.path.relpath(full, here) if full.startswith(f"{here}{os.sep}") else full
 
 
 WANTED = "a function without arguments that returns a Meta and an iterable of Case"

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.core.references import StudyError
+from bench.core.references import StudyError, meant
 
 READY = Path(__file__).parents[1] / "ready_studies"
 
@@ -25,7 +25,11 @@ def find_study(named: Path) -> StudyFile:
         return StudyFile(path=named, called=named.name, base=named.resolve().parent)
     if str(named) in ready:
         return StudyFile(path=ready[str(named)], called=str(named), base=Path.cwd())
+    if os.path.isdir(named):  # noqa: PTH112  # as above
+        inside = named / "study.yaml"
+        hint = f" Its study is {inside}." if inside.is_file() else ""
+        raise StudyError(f"{named} is a folder, not a study file.{hint}")
     raise StudyError(
-        f"there is no study file {str(named)!r}, and no ready study of that name. "
-        f"Ready studies: {', '.join(ready)}."
+        f"there is no study file {str(named)!r}, and no ready study of that name."
+        f"{meant(str(named), ready)} Ready studies: {', '.join(ready)}."
     )

@@ -787,6 +787,11 @@ def _problem(error: Mapping[str, Any]) -> str:
             return f"{_place(loc)}{error['ctx']['error']}"
         case "missing":
             return f"{_place(loc)}this key is required but missing."
+        case "string_pattern_mismatch":
+            return (
+                f"{_place(loc)}must be letters, digits, '.', '_' and '-', at most 64, starting "
+                f"with a letter or digit, not {_short(given)}."
+            )
         case "too_short":
             return f"{_place(loc)}needs at least 1 entry."
         case "invalid_key":
@@ -824,6 +829,8 @@ def parse_study(text: str, where: str) -> Study:
         raw = load_yaml(text)
     except TextError as error:
         raise StudyError(f"{where}: {error}.") from error
+    if not text.strip():
+        raise StudyError(f"{where}: the file is empty.")
     if not isinstance(raw, dict):
         raise StudyError(f"{where}: a study must be a mapping of keys to values.")
     try:
@@ -839,6 +846,9 @@ def read_study(path: Path, where: str) -> Study:
     try:
         text = read_text(path)
     except TextError as error:
+        named_so = path.suffix in (".yaml", ".yml")
+        if not named_so and isinstance(error.__cause__, UnicodeDecodeError):
+            raise StudyError(f"{where}: not a study file, which is YAML text in UTF-8.") from error
         raise StudyError(f"{where}: {error}.") from error
     return parse_study(text, where)
 

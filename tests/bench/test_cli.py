@@ -139,8 +139,8 @@ def test_a_plan_is_laid_out_over_gpus(medopt, study):
     assert run["gpu_hours"] == pytest.approx(2 * run["seconds"] / 3600)
     assert run["cost"] == pytest.approx(0.5 * run["gpu_hours"])
     said = medopt("plan", study, "--gpus", 2)[1]
-    assert "on 2 GPU(s), one trial on each: " in said
-    assert "measured on" in said
+    assert "on 2 GPUs, one trial on each: " in said
+    assert "measured on this CPU (" in said
     status, _, err = medopt("plan", study, "--price", 2)
     assert status == 2
     assert "--gpus" in err
@@ -198,6 +198,15 @@ def test_a_bad_study_is_exit_2_and_a_sentence(medopt, study, change, said):
         (["verify", "nowhere"], "nowhere"),
         (["report", "nowhere"], "nowhere"),
         (["list", "modles"], "Did you mean 'models'?"),
+        (["plan", "demo", "--points", "1"], "--points"),
+        (["tune", "demo", "--points", "0"], "--points"),
+        (["plan", "breastmist"], "Did you mean 'breastmnist'?"),
+        (["plan", "pictures"], "pictures is a folder, not a study file.\n"),
+        (["run", "begun"], "begun is a folder, not a study file. Its study is begun/study.yaml."),
+        (["plan", "empty.yaml"], "empty.yaml: the file is empty."),
+        (["plan", "scans.npz"], "scans.npz: not a study file"),
+        (["plan", "latin.yaml"], "latin.yaml: is not in UTF-8"),
+        (["plan", "above.yaml"], "name: must be letters, digits, '.', '_' and '-', at most 64"),
         (["run", "demo", "--gpus-per-trial", "2"], "--ray"),
         (
             ["plan", "demo", "--lanes", "100000"],
@@ -779,8 +788,19 @@ WRONG = [
     (["prepare", "imagse", "pictures"], "Did you mean 'images'?"),
     (["prepare", "images", "pictures", "--workers", "100000"], "workers is 100000"),
     (["run", "demo", "--gpus-per-trial", "2"], "need Ray"),
+    (["tune", "demo", "--gpus-per-trial", "2"], "need Ray"),
+    (["tune", "demo", "--search", "sobol", "--gpus-per-trial", "2"], "need Ray"),
     (["run", "demo", "--ray", "--lanes", "0"], "--lanes"),
     (["list", "modles"], "Did you mean 'models'?"),
+    (["plan", "demo", "--points", "1"], "--points"),
+    (["tune", "demo", "--points", "0"], "--points"),
+    (["plan", "breastmist"], "Did you mean 'breastmnist'?"),
+    (["plan", "pictures"], "pictures is a folder, not a study file.\n"),
+    (["run", "begun"], "begun is a folder, not a study file. Its study is begun/study.yaml."),
+    (["plan", "empty.yaml"], "empty.yaml: the file is empty."),
+    (["plan", "scans.npz"], "scans.npz: not a study file"),
+    (["plan", "latin.yaml"], "latin.yaml: is not in UTF-8"),
+    (["plan", "above.yaml"], "name: must be letters, digits, '.', '_' and '-', at most 64"),
     (["run", "nothing.yaml"], "Ready studies: breastmnist, demo"),
     (["plan", "nothing.yaml"], "there is no study file 'nothing.yaml'"),
     (["run", "demo", "--out", "hdfs://host/run"], "out hdfs:/host/run: this must be a folder"),
@@ -829,7 +849,10 @@ print(json.dumps(found))
 
 
 def test_what_is_wrong_on_the_command_line_is_told_before_torch_is_imported(tmp_path):
-    (tmp_path / "pictures").mkdir()
+    for folder in ("pictures", "begun"):
+        (tmp_path / folder).mkdir()
+    np.savez(tmp_path / "scans.npz", scan=np.full(9, np.pi))
+    (tmp_path / "latin.yaml").write_bytes(b"name: gr\xf6\n")
     (tmp_path / "pictures" / "labels.csv").write_text("file,label\na.png,x\nb.png,y\n")
     right = {"name": "s", "data": ["stores/none"], "models": ["plain_cnn"], "epochs": 1}
     right |= {"optimizers": ["sgd"], "losses": ["ce"]}
@@ -837,6 +860,9 @@ def test_what_is_wrong_on_the_command_line_is_told_before_torch_is_imported(tmp_
         ("damaged", "name: [s"),
         ("strange", yaml.safe_dump({**right, "optimizers": ["adamv"]})),
         ("elsewhere", yaml.safe_dump(right)),
+        ("above", yaml.safe_dump({**right, "name": "../s"})),
+        ("empty", "\n"),
+        ("begun/study", yaml.safe_dump(right)),
     ):
         (tmp_path / f"{name}.yaml").write_text(text)
     lines = [words + ["--out", "store"] * (words[0] == "prepare") for words, _ in WRONG]
@@ -867,6 +893,20 @@ def test_every_table_is_listed_without_torch(tmp_path):
     assert [said.split() for _, said, _ in found] == [
         [str(len(rows())), kind] for kind, rows in TABLES.items()
     ]
+
+
+def test_the_help_of_list_names_every_kind(medopt):
+    words = medopt("list", "--help")[1].split()
+    assert set(TABLES) <= {word.strip(",.") for word in words}
+
+
+def test_commands_of_ready_studies_can_be_copied():
+    for row in TABLES["studies"]():
+        about = row["summary"]
+        assert "\\" not in about, row["name"]
+        copied = [words for words in about.split("`")[1::2] if words.startswith("medopt prepare")]
+        assert about.count("medopt prepare") == len(copied), row["name"]
+        assert all(" --out stores/" in words for words in copied), row["name"]
 
 
 def test_claims_are_answered_from_a_run(medopt, study):

@@ -134,6 +134,14 @@ def test_a_lane_that_makes_no_step_is_shown_with_the_time_since(shown, terminal,
     assert "no step for" not in shown(progress(1), terminal=terminal)
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_when_all_is_done_no_time_is_left_to_tell(shown, terminal):
+    written = shown(replace(progress(4), seconds_left=None), terminal=terminal)
+    assert "4/4" in written
+    assert "3 s elapsed" in written
+    assert "to go" not in written
+
+
 def test_a_terminal_shows_nothing_without_news(shown):
     assert shown(terminal=True) == ""
 

@@ -45,7 +45,7 @@ STRING_BOMB = f"s: &s {'x' * 50_000}\nl: [{', '.join(['*s'] * 1000)}]\n"
 
 # Name -> the file, and what its sentence has to say: of text and YAML as such, then of a study.
 TEXTS: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "a study must be a mapping"),
+    "empty": (b"", "the file is empty"),
     "list": (b"[1, 2]", "a study must be a mapping"),
     "number": (b"3", "a study must be a mapping"),
     "latin": (instead("# Größe").decode().encode("latin-1"), "not in UTF-8: byte 0xf6 in line 7"),
@@ -189,5 +189,5 @@ def test_a_run_with_a_broken_study_is_exit_2_and_a_sentence(medopt, tmp_path, na
     run = tmp_path / "run"
     shutil.copytree(RECORDED, run)
     (run / "study.yaml").write_bytes(content)
-    check(*medopt("report", run), "study.yaml" if "mapping" in words else words)
+    check(*medopt("report", run), "study.yaml" if "mapping" in words or name == "empty" else words)
     assert not (run / "report.html").exists()

@@ -13,13 +13,14 @@ from results import text
 class Foretold:
     """The schedules of a run on GPUs of a kind (None: not given).
 
-    Seconds were measured on the device `measured`. `raced` is None if a race has nothing to leave
-    out (one seed and one repeat, or a search). `price` is that of a GPU hour, in any currency; None
-    if not given.
+    Seconds were measured on the device `measured`, a processor if `on_cpu`. `raced` is None if a
+    race has nothing to leave out (one seed and one repeat, or a search). `price` is that of a GPU
+    hour, in any currency; None if not given.
     """
 
     kind: str | None
     measured: str
+    on_cpu: bool
     price: float | None
     run: Schedule
     longest_first: Schedule
@@ -47,11 +48,17 @@ class Foretold:
     def lines(self) -> Iterator[str]:
         """Yield a sentence for each way to run, and one for what the forecast leaves out."""
         kind = f" ({self.kind})" if self.kind else ""
-        yield f"on {self.run.gpus} GPU(s){kind}, one trial on each: {self._line(self.run)}"
+        gpus = text.count(self.run.gpus, "GPU")
+        yield f"on {gpus}{kind}, one trial on each: {self._line(self.run)}"
         yield f"with the longest trials first: {self._line(self.longest_first)}"
         if self.raced is not None:
             yield f"raced, in the best case: {self._line(self.raced)}"
-        if self.kind is None or self.kind.lower() not in self.measured.lower():
+        if self.on_cpu:
+            yield (
+                f"These times were measured on this CPU ({self.measured}); on a GPU they are "
+                "different."
+            )
+        elif self.kind is None or self.kind.lower() not in self.measured.lower():
             yield f"These times were measured on {self.measured}; they differ on another GPU."
         yield (
             "Not included: early stopping, the start of lanes, and several lanes on one GPU, whose "
@@ -60,7 +67,9 @@ class Foretold:
 
     def _line(self, way: Schedule) -> str:
         paid = (
-            "" if self.price is None else f", {way.cost(self.price):.2f} at {self.price:g} an hour"
+            ""
+            if self.price is None
+            else f", costs {way.cost(self.price):.2f} (at {self.price:g} per GPU hour)"
         )
         return (
             f"{text.duration(way.wall_sec, clock=True)} at most, {way.gpu_hours:.2f} GPU hours"
@@ -74,6 +83,7 @@ def foretold(
     *,
     gpus: int,
     measured: str,
+    on_cpu: bool = False,
     kind: str | None = None,
     price: float | None = None,
     points: int = 0,
@@ -91,6 +101,7 @@ def foretold(
     return Foretold(
         kind=kind,
         measured=measured,
+        on_cpu=on_cpu,
         price=price,
         run=run,
         longest_first=sorted_run,

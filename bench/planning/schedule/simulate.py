@@ -28,7 +28,8 @@ class Schedule:
     def idle_share(self) -> float:
         """The share of those hours in which GPUs are idle, 0 to 1."""
         paid = self.gpus * self.wall_sec
-        return 1 - self.work_sec / paid if paid else 0.0
+        # Sums in another order can exceed what is paid for by rounding.
+        return max(1 - self.work_sec / paid, 0.0) if paid else 0.0
 
     def cost(self, price: float) -> float:
         """Return the cost of all GPU hours, at `price` an hour."""

@@ -172,7 +172,7 @@ def test_a_plan_says_where_looks_are_too_few_for_patience(plan_of):
     (line,) = ends_early(plan_of(epochs=40, looks=7, patience=7))
     assert line == (
         "trials with schedule constant train for their whole budget: "
-        "a patience of 7 cannot end a trial that looks 7 times"
+        "a patience of 7 cannot end a trial of 7 looks"
     )
 
 

@@ -49,6 +49,8 @@ def test_hours_price_and_idle_share():
     assert found.idle_share == 0.25
     assert found.cost(1.5) == 6
     assert Schedule(gpus=2, wall_sec=0, work_sec=0).idle_share == 0
+    # Rounding can make the work longer than the time of all GPUs.
+    assert Schedule(gpus=1, wall_sec=0.3, work_sec=0.1 + 0.2).idle_share == 0
 
 
 def test_a_race_at_best_leaves_one_combination_of_each_data_set(make_trial):
@@ -89,8 +91,8 @@ def test_what_is_said_of_a_plan(make_trial):
     }
     first, *others = told.lines()
     assert first == (
-        "on 2 GPU(s) (L4), one trial on each: 2 h 0 min at most, 4.00 GPU hours, "
-        "2.00 at 0.5 an hour, 25 % idle"
+        "on 2 GPUs (L4), one trial on each: 2 h 0 min at most, 4.00 GPU hours, "
+        "costs 2.00 (at 0.5 per GPU hour), 25 % idle"
     )
     assert not [line for line in others if "measured on" in line]
 
@@ -101,6 +103,17 @@ def test_seconds_of_another_device_are_told(make_trial):
         told = foretold([trial], [1.0], gpus=1, measured="NVIDIA L4", kind=kind)
         assert told.raced is None
         assert [line for line in told.lines() if "measured on NVIDIA L4" in line]
+
+
+def test_seconds_of_a_processor_are_told_as_such(make_trial):
+    trial, _, _ = make_trial("classification")
+    # A processor is no GPU, even if the kind asked for is in its name.
+    told = foretold([trial], [1.0], gpus=1, measured="AMD EPYC", on_cpu=True, kind="AMD")
+    lines = list(told.lines())
+    assert lines[0].startswith("on 1 GPU (AMD), one trial on each: ")
+    assert lines[2] == (
+        "These times were measured on this CPU (AMD EPYC); on a GPU they are different."
+    )
 
 
 def test_what_a_search_has_chosen_comes_after_its_points(make_trial):

@@ -3,8 +3,10 @@
 import json
 
 import numpy as np
+import pytest
 
-from bench.study.dataset import described
+from bench.core.references import StudyError
+from bench.study.dataset import check_there, described
 from results.report.data import about
 
 
@@ -50,3 +52,18 @@ def test_a_volume_set_is_described(small_store):
     known = np.isfinite(store.spacing).all()
     assert found["spacing"] == ([[1.0] * 3] * 3 if known else [None] * 3)
     assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_a_missing_store_is_made_where_the_study_looks_for_it(tmp_path, monkeypatch):
+    """The command is for the working folder, though the entry is relative to the study file."""
+    (tmp_path / "studies").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for base, entry, store in (
+        (tmp_path / "studies", "stores/none", "studies/stores/none"),
+        (tmp_path / "studies", "../stores/my scans", "'stores/my scans'"),
+        (tmp_path, "stores/none", "stores/none"),
+        (tmp_path.parent, "elsewhere", str(tmp_path.parent / "elsewhere")),
+    ):
+        with pytest.raises(StudyError, match="relative to the study file") as error:
+            check_there(entry, base)
+        assert f"`medopt prepare KIND SOURCE --out {store}`" in str(error.value)

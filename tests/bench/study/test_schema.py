@@ -39,7 +39,7 @@ def test_nine_lines_are_a_study_and_the_rest_has_defaults():
         (("epochs: 25", "primary: {classification: dice}"), ["metric 'dice'", "auc"]),
         (("epochs: 25", "augment: {flips: true}"), ["flips", "Did you mean 'flip'?"]),
         (("name: breast\n", ""), ["name", "required"]),
-        (("name: breast", "name: ../breast"), ["name", "pattern"]),
+        (("name: breast", "name: ../breast"), ["name", "letters, digits"]),
         (("epochs: 25", "seeds: [1, 1]"), ["seeds"]),
         (("[ce, focal]", "[{focal: {gama: 1}}]"), ["no setting 'gama'", "gamma"]),
         (("[plain_cnn]", "[{plain_cnn: {pool: 3}}]"), ["plain_cnn.pool must be like 'max'"]),

@@ -170,6 +170,19 @@ def test_a_raced_run_stays_one(plan, tmp_path):
         resolve(asked.model_copy(update={"race": 0.02}), base, first.folder)
 
 
+def test_a_run_that_was_not_raced_says_what_asks_for_a_race(plan, tmp_path):
+    plan()
+    asked, base = load_study(tmp_path / "small.yaml")
+    first = resolve(asked, base, tmp_path / "unraced")
+    save(first)
+    said = r"race: this run was made with off, but the study \(or --race\) now says 0\.02"
+    with pytest.raises(StudyError, match=said):
+        resolve(asked.model_copy(update={"race": 0.02}), base, first.folder)
+    said = "batch_size: this run was made with automatic, but the study now says 4"
+    with pytest.raises(StudyError, match=said):
+        resolve(asked.model_copy(update={"batch_size": 4}), base, first.folder)
+
+
 def test_the_drop_leaves_something_of_alpha():
     study = Study(name="a", data=["s"], models=["plain_cnn"], optimizers=["sgd"], losses=["ce"])
     with pytest.raises(StudyError, match=r"race: the drop takes 0.01 of alpha, which is 0.01"):

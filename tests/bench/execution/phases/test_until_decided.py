@@ -197,7 +197,10 @@ def test_a_run_that_was_begun_without_cannot_be_looked_at_later(bench):
     here = bench(adam=0.83, spread=0.012)
     study, base = load_study(here.file)
     here.train(here.planned(study, base))
-    with pytest.raises(StudyError, match="until_decided: this run was made with None"):
+    with pytest.raises(
+        StudyError,
+        match=r"this run was made with off, but the study \(or --until-decided\) now says",
+    ):
         here.run()
 
 
