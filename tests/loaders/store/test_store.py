@@ -1284,6 +1284,9 @@ def test_every_kind_has_its_row(name: str, tmp_path: Path) -> None:
         json.dumps(default)
     with pytest.raises(BadSource):
         kind.survey(tmp_path / "nowhere", {})
+    near = next(iter(kind.options))
+    with pytest.raises(BadSource, match=f"Did you mean {near!r}"):
+        kind.survey(tmp_path, {f"{near}e": "x"})
     with pytest.raises(BadSource, match="no option 'colour'"):
         kind.survey(tmp_path, {"colour": "red"})
 
