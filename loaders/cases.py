@@ -1,7 +1,8 @@
 """Types shared by every reader and the store: a source's survey, its items, its cases."""
 
+import difflib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -241,6 +242,12 @@ class Kind:
     fetch: Fetch | None = None
 
 
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the choice most like it, if one is."""
+    near = difflib.get_close_matches(name, list(choices), n=1)
+    return f". Did you mean {near[0]!r}?" if near else ""
+
+
 def settings(
     kind: str, options: Mapping[str, tuple[JSON, str]], given: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -250,8 +257,8 @@ def settings(
     for a value that cannot be converted.
     """
     if unknown := sorted(set(given) - set(options)):
-        known = ", ".join(options) or "none"
-        raise BadSource(f"{kind} has no option {unknown[0]!r}; its options are: {known}")
+        known, near = ", ".join(options) or "none", nearest(unknown[0], options)
+        raise BadSource(f"{kind} has no option {unknown[0]!r}; its options are: {known}{near}")
     return {
         name: _as_type_of(default, given[name], f"{kind} option {name}")
         if name in given

@@ -15,7 +15,7 @@ README = ROOT / "README.md"
 ROOMS = ("bench", "loaders", "models", "results")
 # What the tree shows of a room besides its folders.
 FILES = {"bench": ("cli.py", "api.py"), "models": ("table.py",), "loaders": ("cases.py",)}
-COMPARED = ("models", "optimizers", "losses", "schedules", "regularizers")
+COMPARED = ("models", "optimizers", "losses", "schedules", "regularizers", "clinical", "labels")
 
 
 def caption(path: Path) -> str:

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from loaders.cases import BadCase, BadSource, Survey
+from loaders.datasets.brats.kind import RELEASES
 from loaders.datasets.columns_seen import Seen, answers_seen, names_files
 from loaders.datasets.pairs.layouts import LAYOUTS, with_layout
 from loaders.datasets.pairs.patterns import Files, folder_of, known_of
 from loaders.datasets.pairs.suggested import patterns_seen
 from loaders.datasets.table import KINDS
 from loaders.datasets.tabular.labels import is_table
+from loaders.formats.nifti import stem
 from loaders.formats.pictures import SUFFIXES
 from loaders.formats.video import SUFFIXES as VIDEOS
 from loaders.formats.volumes.open import volume_stem
@@ -59,7 +61,7 @@ def recognize(source: Path) -> list[Seems]:
         files = Files(source)
         if not files.names:
             raise BadSource(f"{source} holds no files")
-        found = list(_suggested(source, files))
+        found = list(_suggested(source, files)) or list(_loosely_brats(files.names))
     tried = [_tried(source, kind, options, why) for kind, options, why in found]
     # A suggestion without cases is no answer if another has some: its column may name no files.
     if any(seems.cases for seems in tried):
@@ -102,7 +104,8 @@ def _suggested(source: Path, files: Files) -> Iterator[_Suggestion]:
         kind = "nnunet" if channels else "msd"
         yield kind, {}, "it has the folders imagesTr and labelsTr"
         return
-    if any(map(_BRATS.search, names)):
+    labels = [label for name in names if (label := stem(Path(name)))]
+    if any(release.pattern.fullmatch(label) for release in RELEASES.values() for label in labels):
         yield "brats", {}, "its files are named like those of BraTS"
     if mask := _dicom_mask(source, names):
         why = f"{mask} is a segmentation or a structure set of a DICOM series"
@@ -125,6 +128,12 @@ def _suggested(source: Path, files: Files) -> Iterator[_Suggestion]:
         yield from _tabled("images", {}, f"it has pictures and the table {tables[0].name}", seen)
     elif pictures and not pairs and not layouts:
         yield "images", {}, "it has pictures in folders, perhaps one folder for each class"
+
+
+def _loosely_brats(names: list[str]) -> Iterator[_Suggestion]:
+    """Yield BraTS for names that only resemble its own; it may be a release that is not known."""
+    if name := next(filter(_BRATS.search, names), None):
+        yield "brats", {}, f"the name of {name} resembles those of BraTS"
 
 
 def _layouts(source: Path, files: Files) -> Iterator[_Suggestion]:

@@ -177,9 +177,7 @@ def _decode(raw: bytes, form: str, where: str) -> Picture:
     except Image.DecompressionBombError:
         raise BadCase(f"the picture has more than {MAX_PIXELS} pixels", where=where) from None
     except _DAMAGE as error:
-        raise BadCase(
-            f"the {form} file is damaged or cut off: {type(error).__name__}", where=where
-        ) from error
+        raise BadCase(f"the {form} file is damaged or cut off", where=where) from error
 
 
 def _orientation(image: "Image.Image") -> int:
@@ -388,9 +386,7 @@ def read_mask(path: Path, where: str) -> MaskPicture:
         except BadCase:
             raise
         except _DAMAGE as error:
-            raise BadCase(
-                f"the mask is damaged or cut off: {type(error).__name__}", where=where
-            ) from error
+            raise BadCase("the mask is damaged or cut off", where=where) from error
     if not raw:
         # Elsewhere an "empty" mask is one that is all background.
         raise BadCase("the mask's file has 0 bytes", where=where)

@@ -146,9 +146,7 @@ def _container(path: Path, form: str, where: str) -> Iterator["InputContainer"]:
         except BadCase:
             raise
         except (av.FFmpegError, *_DAMAGE) as error:
-            raise BadCase(
-                f"the video is damaged or cut off: {type(error).__name__}", where=where
-            ) from error
+            raise BadCase("the video is damaged or cut off", where=where) from error
 
 
 def _check_streams(container: "InputContainer", where: str) -> None:

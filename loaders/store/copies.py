@@ -71,9 +71,9 @@ def find_copies(table: pa.Table, conflicts: Conflicts) -> Copies:
         table = table.filter(pa.array(kept, pa.bool_()))
     elif clashing:
         warnings.append(
-            f"{len(clashing)} image(s) have several answers, of which at most one is right: "
-            f"{_named('case', clashing[0])}{_more(len(clashing) - 1, 'image')}. They are kept, "
-            f"each in one group; `--conflicts reject` leaves them out."
+            f"{_count(len(clashing), 'image', 'has', 'have')} several answers, of which at most "
+            f"one is right: {_named('case', clashing[0])}{_more(len(clashing) - 1, 'image')}. All "
+            f"cases of such an image are kept, in one group; `--conflicts reject` leaves them out."
         )
     groups = table["group_id"].to_pylist()
     number = merged_groups(groups, table["image_id"].to_pylist())
@@ -85,7 +85,7 @@ def find_copies(table: pa.Table, conflicts: Conflicts) -> Copies:
         first = near.slice(0, _SHOWN).to_pylist()
         pairs = "; ".join(f"{pair['case_id']} and {pair['other_id']}" for pair in first)
         warnings.append(
-            f"{len(near)} pair(s) of cases in different groups look like lossy copies of each "
+            f"{_count(len(near), 'pair')} of cases in different groups may be lossy copies of each "
             f"other (perceptual hash), which folds do not keep together: {pairs}"
             f"{_more(len(near) - len(first), 'pair')}; all are in near_copies.parquet. If they "
             f"belong to one patient, name the patient in the source."
@@ -165,9 +165,9 @@ def _large(groups: Sequence[str], names: Sequence[str]) -> list[str]:
     many = len(members[first])
     joined = f", {many} groups of the source that share images" if many > 1 else ""
     sentence = (
-        f"{len(large)} group(s) hold more than {LARGE:.0%} of the cases each; group {first} has "
-        f"{sizes[first]} of {len(groups)}{joined}. A group is never split, so folds may be uneven; "
-        f"check that it is one patient."
+        f"{_count(len(large), 'group', 'holds', 'hold each')} more than {LARGE:.0%} of the cases; "
+        f"group {first} has {sizes[first]} of {len(groups)}{joined}. A group is never split, so "
+        f"folds may be uneven; check that it is one patient."
     )
     return [sentence]
 
@@ -195,4 +195,10 @@ def _named(what: str, ids: Sequence[str] | set[str]) -> str:
 
 
 def _more(count: int, what: str) -> str:
-    return f", and {count} more {what}{'s' if count > 1 else ''}" if count > 0 else ""
+    return f", and {_count(count, f'more {what}')}" if count > 0 else ""
+
+
+def _count(number: int, what: str, *verb: str) -> str:
+    """Return "1 image", "2 images"; with the verb's two forms "1 image has", "2 images have"."""
+    said = f"{number} {what}{'' if number == 1 else 's'}"
+    return " ".join([said, *(verb and [verb[number != 1]])])

@@ -136,10 +136,13 @@ def read_description(path: Path) -> dict[str, Any]:
     """Return the content of a store's `store.json`; raises StoreError."""
     text = path / "store.json"
     if not text.is_file():
-        state = "is not a store" if path.exists() else "does not exist"
         if building_folder(path).exists():
-            state = "is unfinished: run the same `medopt prepare` again to continue"
-        raise StoreError(f"store {path} {state}")
+            raise StoreError(
+                f"store {path} is unfinished: run the same `medopt prepare` again to continue"
+            )
+        if path.exists():
+            raise StoreError(f"{path} is not a store: there is no store.json")
+        raise StoreError(f"store {path} does not exist")
     try:
         known = json.loads(text.read_bytes())
         found = known["format"]

@@ -201,6 +201,13 @@ def _reuse(out: Path, making: Making) -> Report:
         changed += ["conflicts"] * (known["conflicts"] != making.conflicts)
         what = "other files" if known["key"] == making.key else "another key"
         what = f"other settings ({', '.join(changed)})" if changed else what
+        held = known["meta"]
+        # Another order of the same classes is another `positive` of the same data set.
+        if held["kind"] != now["kind"] or sorted(held["classes"]) != sorted(now["classes"]):
+            raise StoreError(
+                f"{out} holds another data set ({held['name']}, of kind {held['kind']}): remove it "
+                f"or choose another folder"
+            )
         raise StoreError(f"{out} was made from {what}: remove it or choose another folder")
     table = read_table(out / "rejected.parquet", REJECTED).to_pylist()
     return Report(

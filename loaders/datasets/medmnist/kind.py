@@ -16,7 +16,18 @@ from typing import IO, Any
 
 import numpy as np
 
-from loaders.cases import Array, BadCase, BadSource, Case, Item, Kind, Meta, Survey, settings
+from loaders.cases import (
+    Array,
+    BadCase,
+    BadSource,
+    Case,
+    Item,
+    Kind,
+    Meta,
+    Survey,
+    nearest,
+    settings,
+)
 from loaders.datasets.medmnist.catalogue import BASE, INFO, MD5, PAGE, SIZES, Info, file_name
 from loaders.datasets.medmnist.downloads import Remote, cache_folder
 from loaders.datasets.medmnist.downloads import fetch as fetch_file
@@ -156,7 +167,8 @@ def _wanted(chosen: Mapping[str, Any]) -> tuple[str, int]:
     size = chosen["size"] or (int(suffix) if suffix.isdecimal() else 0)
     if (name and name not in INFO) or (suffix and suffix != str(size)):
         known = ", ".join(INFO)
-        raise BadSource(f"there is no MedMNIST set {chosen['name']!r}; the sets are: {known}")
+        near = "" if name in INFO else nearest(name, INFO)
+        raise BadSource(f"there is no MedMNIST set {chosen['name']!r}; the sets are: {known}{near}")
     sizes = SIZES[: len(MD5[name])] if name else SIZES
     if size and size not in sizes:
         known = ", ".join(map(str, sizes))

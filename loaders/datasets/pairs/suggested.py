@@ -95,7 +95,8 @@ class _Beside:
         if any(len(mine) > 1 for mine in self.numbers.values()):
             options["several"] = "union"
         instead = f"in place of {self.image_word}" if self.image_word else "added"
-        return options, f"{self.count} files are named like another file with {end} {instead}"
+        files = "1 file is" if self.count == 1 else f"{self.count} files are"
+        return options, f"{files} named like another file with {end} {instead}"
 
 
 def _one_folder(readable: Collection[str]) -> Patterns | None:

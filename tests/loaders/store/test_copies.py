@@ -234,7 +234,8 @@ def test_one_image_under_two_answers_is_told_by_its_pseudonyms(tmp_path: Path) -
     assert (len(store), report.rejected) == (25, ())
     for case in (cases[0], twin):
         assert keyed_id(KEY, "fake", case.key) in report.warnings[0]
-    assert "1 image(s) have several answers" in report.warnings[0]
+    assert report.warnings[0].startswith("1 image has several answers")
+    assert "All cases of such an image are kept, in one group" in report.warnings[0]
     # Twice under one answer is no contradiction.
     agreed = replace(twin, label=0)
     _, report = write([*cases, agreed], tmp_path / "agreed")
@@ -306,7 +307,7 @@ def test_lossy_copies_are_told_and_others_are_not(tmp_path: Path) -> None:
     wanted = {frozenset((ids[n], ids[40 + n])) for n in (0, 1, 3)}
     assert {frozenset(row.values()) for row in rows} == wanted
     (warning,) = report.warnings
-    assert warning.startswith("3 pair(s) of cases in different groups look like lossy copies")
+    assert warning.startswith("3 pairs of cases in different groups may be lossy copies")
     # They are told, not joined: a likeness proves nothing.
     assert len(set(store.groups)) == 43
 

@@ -5,6 +5,7 @@ import hmac
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import stat
@@ -676,8 +677,20 @@ def test_a_store_of_something_else_is_left_alone(tmp_path: Path) -> None:
         write(a_survey(a_meta(), [a_volume(0)]), tmp_path / "s", key=b"else")
     assert everything_written(tmp_path / "s") == before
     (tmp_path / "notes").mkdir()
-    with pytest.raises(StoreError, match="is not a store"):
+    with pytest.raises(StoreError) as told:
         write(a_survey(a_meta(), [a_volume(0)]), tmp_path / "notes")
+    assert str(told.value) == f"{tmp_path / 'notes'} is not a store: there is no store.json"
+
+
+@pytest.mark.parametrize("other", [{"kind": "other"}, {"classes": ("background", "x", "y")}])
+def test_a_store_of_another_data_set_is_said_to_be_one(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    write(a_survey(a_meta(), [a_volume(0)]), tmp_path / "s")
+    meta = replace(a_meta(), **other)
+    held = f"holds another data set ({a_meta().name}, of kind {a_meta().kind}): remove it or"
+    with pytest.raises(StoreError, match=re.escape(held)):
+        write(a_survey(meta, [a_volume(0)]), tmp_path / "s")
 
 
 def full_disk(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
@@ -1271,6 +1284,9 @@ def test_every_kind_has_its_row(name: str, tmp_path: Path) -> None:
         json.dumps(default)
     with pytest.raises(BadSource):
         kind.survey(tmp_path / "nowhere", {})
+    near = next(iter(kind.options))
+    with pytest.raises(BadSource, match=f"Did you mean {near!r}"):
+        kind.survey(tmp_path, {f"{near}e": "x"})
     with pytest.raises(BadSource, match="no option 'colour'"):
         kind.survey(tmp_path, {"colour": "red"})
 

@@ -363,7 +363,7 @@ def test_a_set_is_fetched_by_name_and_size(
     ("given", "sentence"),
     [
         ({}, "name the set to fetch, medmnist:NAME; the sets are: pathmnist"),
-        ({"name": "breastmnits"}, "there is no MedMNIST set 'breastmnits'"),
+        ({"name": "breastmnits"}, "Did you mean 'breastmnist'?"),
         ({"name": "breastmnist_x"}, "there is no MedMNIST set 'breastmnist_x'"),
         ({"name": "breastmnist_64", "size": 28}, "there is no MedMNIST set 'breastmnist_64'"),
         ({"name": "breastmnist", "size": 32}, "has no size 32; its sizes are: 28, 64, 128, 224"),
