@@ -469,7 +469,8 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
         "auto",
         description="how often a trial looks at inner validation, evenly over its budget, the last"
         " time at its end; null: after each epoch; auto: as often as keeps evaluation within 15 %"
-        " of the passes through the network, at least 5 times. Fixed as a number at the first run",
+        " of the passes through the network, at least 5 times but at most once per epoch. Fixed as"
+        " a number at the first run",
     )
     stop_on: StopOn = Field(
         DEFAULTS["stop_on"],
