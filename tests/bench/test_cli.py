@@ -201,12 +201,6 @@ def test_a_bad_study_is_exit_2_and_a_sentence(medopt, study, change, said):
         (["plan", "demo", "--points", "1"], "--points"),
         (["tune", "demo", "--points", "0"], "--points"),
         (["plan", "breastmist"], "Did you mean 'breastmnist'?"),
-        (["plan", "pictures"], "pictures is a folder, not a study file.\n"),
-        (["run", "begun"], "begun is a folder, not a study file. Its study is begun/study.yaml."),
-        (["plan", "empty.yaml"], "empty.yaml: the file is empty."),
-        (["plan", "scans.npz"], "scans.npz: not a study file"),
-        (["plan", "latin.yaml"], "latin.yaml: is not in UTF-8"),
-        (["plan", "above.yaml"], "name: must be letters, digits, '.', '_' and '-', at most 64"),
         (["run", "demo", "--gpus-per-trial", "2"], "--ray"),
         (
             ["plan", "demo", "--lanes", "100000"],

@@ -286,7 +286,7 @@ def files_that_are_none(folder: Path) -> Source:
     for name in names:
         put(folder / "labelsTr" / f"{name}.nii", label)
     source.inputs = len(names)
-    source.says = ("is no file", "cannot be read")
+    source.says = ("is not a file", "cannot be read")
     return source
 
 
@@ -302,7 +302,7 @@ def brats_that_are_none(folder: Path) -> Source:
         path.unlink()
         make(path)
     (folder / "round").symlink_to(folder)
-    says = ("is no file", "cannot be read", "channel t2w is missing")
+    says = ("is not a file", "cannot be read", "channel t2w is missing")
     return Source(kind="brats", path=folder, inputs=3, good=1, says=says)
 
 
