@@ -455,7 +455,7 @@ def plan(
     from bench.planning.preflight import fits
     from bench.planning.schedule.foretold import foretold
     from bench.study.trial import skip_columns
-    from results.text import count, duration
+    from results.text import count, duration, percent
 
     made = planned.plan
     schedule = None
@@ -541,7 +541,7 @@ def plan(
     out.print(
         f"about {duration(planned.seconds, clock=True)} from the command to the report "
         f"({duration(planned.low, clock=True)} to {duration(planned.high, clock=True)}), "
-        f"{100 * planned.eval_sec / sum(planned.trial_seconds):.0f} % of it evaluation, "
+        f"{percent(round(planned.eval_sec / sum(planned.trial_seconds), 2))} of it evaluation, "
         f"on {count(planned.lanes, 'lane')} with "
         f"{count(threads, 'thread')} each on {made.study.device}"
     )

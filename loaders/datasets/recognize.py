@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from loaders.cases import BadCase, BadSource, Survey
-from loaders.datasets.brats.kind import RELEASES
+from loaders.datasets.brats.kind import named_as
 from loaders.datasets.columns_seen import Seen, answers_seen, names_files
 from loaders.datasets.pairs.layouts import LAYOUTS, with_layout
 from loaders.datasets.pairs.patterns import Files, folder_of, known_of
@@ -104,8 +104,8 @@ def _suggested(source: Path, files: Files) -> Iterator[_Suggestion]:
         kind = "nnunet" if channels else "msd"
         yield kind, {}, "it has the folders imagesTr and labelsTr"
         return
-    labels = [label for name in names if (label := stem(Path(name)))]
-    if any(release.pattern.fullmatch(label) for release in RELEASES.values() for label in labels):
+    labels = (label for name in names if (label := stem(Path(name))))
+    if any(True for label in labels for _ in named_as(label)):
         yield "brats", {}, "its files are named like those of BraTS"
     if mask := _dicom_mask(source, names):
         why = f"{mask} is a segmentation or a structure set of a DICOM series"

@@ -96,12 +96,9 @@ class Combination:
             has = "has" if missing == 1 else "have"
             return f"of {text.count(self.expected, 'trial')}, {missing} {has} lost or damaged files"
         said = f"{missing} of {self.expected} trials are not finished"
-        return (
-            said
-            + {"not finished": "", "perhaps lost": ", or their files are lost or damaged"}[
-                self.of_missing
-            ]
-        )
+        if self.of_missing == "perhaps lost":
+            said += ", or their files are lost or damaged"
+        return said
 
     def _in_folds(self, status: str) -> str:
         folds = {fold_of(r) for r in self.trials if r["status"] == status}

@@ -12,7 +12,7 @@ is not supported.
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -247,6 +247,13 @@ def _warn_of_labels(release: Release, items: Sequence[Item]) -> None:
         )
 
 
+def named_as(label: str) -> Iterator[tuple[str, re.Match[str]]]:
+    """Yield each release with such names, and the match of a file's name without its ending."""
+    for year, release in RELEASES.items():
+        if match := release.pattern.fullmatch(label):
+            yield year, match
+
+
 def _find(source: Path, chosen: str) -> tuple[Release, dict[str, _Files], bool]:
     """Return the release of the files under `source`, and its cases; raises BadSource.
 
@@ -263,16 +270,15 @@ def _find(source: Path, chosen: str) -> tuple[Release, dict[str, _Files], bool]:
             label = stem(path)
             if label is None:
                 continue
-            for year, release in RELEASES.items():
-                if match := release.pattern.fullmatch(label):
-                    cases = found.setdefault(year, {})
-                    new = _Files(patient=match["patient"], folder=path.parent, roles={})
-                    roles = cases.setdefault(match["case"], new).roles
-                    roles.setdefault(match["role"].lower(), []).append(path)
+            for year, match in named_as(label):
+                cases = found.setdefault(year, {})
+                new = _Files(patient=match["patient"], folder=path.parent, roles={})
+                roles = cases.setdefault(match["case"], new).roles
+                roles.setdefault(match["role"].lower(), []).append(path)
             if _STRAY_LABEL.fullmatch(label):
                 strays.setdefault(path.parent, []).append(path)
-            if match := _TUMOUR.match(label):
-                others.add(match["tumour"])
+            if other := _TUMOUR.match(label):
+                others.add(other["tumour"])
     year = _release(source, chosen, found, others)
     for files in found[year].values():
         files.roles.update({role: without_copies(same) for role, same in files.roles.items()})
