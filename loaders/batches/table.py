@@ -70,6 +70,12 @@ def _monai(request: "Request") -> Generator["Batch"]:
     return monai_batches(request)
 
 
+def _resident(request: "Request") -> Generator["Batch"]:
+    from loaders.batches.resident_loader import resident_batches
+
+    return resident_batches(request)
+
+
 def _has_dali() -> bool:
     return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
 
@@ -99,6 +105,14 @@ LOADERS: dict[str, LoaderRow] = {
             available=lambda: find_spec("monai") is not None,
             # It interpolates with its own operator.
             rounds=lambda recipe, _device: recipe.warps,
+        ),
+        LoaderRow(
+            name="resident",
+            summary="the whole store in the GPU's memory: for small sets and small networks",
+            batches=_resident,
+            available=lambda: True,
+            # Noise, contrast and gamma are computed there; all else is exact.
+            rounds=lambda recipe, device: device == "cuda" and recipe.alters,
         ),
     )
 }

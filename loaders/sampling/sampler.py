@@ -105,6 +105,11 @@ class Recipe:
         """Whether some samples are rotated or zoomed, and so interpolated."""
         return self.chance > 0 and (self.zoom > 0 or any(self.rotate))
 
+    @property
+    def alters(self) -> bool:
+        """Whether the values of some samples get noise, contrast or gamma."""
+        return self.chance > 0 and max(self.noise, self.contrast, self.gamma) > 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class Draws:

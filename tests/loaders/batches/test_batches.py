@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.dlpack import from_dlpack
 
+from loaders.batches import resident_loader
 from loaders.batches.dali_loader import build_pipeline, pipeline_inputs
 from loaders.batches.request import fill_of
 from loaders.batches.table import LOADERS
@@ -456,7 +457,7 @@ def test_batches_may_be_written_to(loader: str, stores: dict[str, Store]) -> Non
 # ---- only the patch is read ----
 
 
-@lean
+@pytest.mark.parametrize("loader", ["torch", "dali"])
 @pytest.mark.parametrize("rotate", [(), (30.0, 30.0, 30.0)])
 def test_of_a_large_volume_the_patch_alone_is_read(
     loader: str, rotate: tuple[float, ...], tmp_path: Path
@@ -510,6 +511,8 @@ def test_a_patch_far_along_a_long_axis_is_found_to_the_voxel(loader: str) -> Non
     array = np.tile(np.arange(2**22 + 2, dtype=np.float32), (1, 2, 1))
     store = SimpleNamespace(
         path=Path("a store"),
+        content_hash="",
+        outside=None,
         meta=SimpleNamespace(masked=False, fill=0.0, channels=("a",)),
         image_type=array.dtype,
         shapes=np.array([array.shape[1:]]),
@@ -527,6 +530,68 @@ def test_a_patch_far_along_a_long_axis_is_found_to_the_voxel(loader: str) -> Non
     batches = collect(loader, store, sampler, batch_size=500, batches=4)  # type: ignore[arg-type]  # a store
     found = torch.cat([batch.image[:, 0, 0, 0] for batch in batches]).numpy()
     np.testing.assert_array_equal(found, sampler.draw(np.arange(2000)).origin[:, 1])
+
+
+# ---- a store that lies on the device ----
+
+
+@pytest.fixture
+def nothing_resident(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resident_loader, "_held", {})
+
+
+@pytest.mark.usefixtures("nothing_resident")
+def test_a_store_is_read_once_for_all_trials_of_a_process(
+    stores: dict[str, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    image = Store.image
+
+    def noted(store: Store, index: int) -> Any:
+        read.append(store.path)
+        return image(store, index)
+
+    monkeypatch.setattr(Store, "image", noted)
+    for name, count in (
+        ("packed uint8", N),
+        ("packed uint8", 0),
+        ("uint16 volumes", N),  # in place of the other
+        ("packed uint8", N),
+    ):
+        store, patch = stores[name], STORES[name][1]
+        read.clear()
+        collect("resident", store, a_sampler(store, patch))
+        assert len(read) == count
+    assert len(resident_loader._held) == 1
+
+
+@pytest.mark.usefixtures("nothing_resident")
+def test_answers_are_those_of_the_trial_though_the_images_lie_there(
+    stores: dict[str, Store],
+) -> None:
+    store = stores["packed uint8"]
+    sampler = a_sampler(store, (13, 9))
+    taught = store.with_answers(1 - store.labels)
+    plain, other = (collect("resident", one, sampler) for one in (store, taught))
+    for one, two in zip(plain, other, strict=True):
+        assert torch.equal(one.image, two.image)
+        assert torch.equal(one.target, 1 - two.target)
+
+
+@pytest.mark.usefixtures("nothing_resident")
+def test_a_store_that_does_not_fit_is_refused(
+    stores: dict[str, Store], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = stores["uint16 volumes"]
+    needed = int(store.shapes.prod(axis=1).sum()) * 4 * 2
+    for free, fits in ((2 * needed, True), (2 * needed - 1, False)):
+        monkeypatch.setattr(resident_loader, "usable_memory", lambda free=free: free)
+        if fits:
+            collect("resident", store, a_sampler(store, (8, 8, 8)))
+            resident_loader._held.clear()
+            continue
+        with pytest.raises(ValueError, match=r"takes 0\.0 GiB on the device.*another loader"):
+            collect("resident", store, a_sampler(store, (8, 8, 8)))
 
 
 # ---- DALI's own operators ----
@@ -626,7 +691,8 @@ def own_threads() -> int:
         except FileNotFoundError:
             continue  # It ended meanwhile.
     dali = sum("[DALI]" in name for name in names)
-    return dali + sum(thread.name.startswith("batches") for thread in threading.enumerate())
+    ours = ("batches", "ahead")
+    return dali + sum(thread.name.startswith(ours) for thread in threading.enumerate())
 
 
 @every_loader
