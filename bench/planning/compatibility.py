@@ -62,18 +62,26 @@ def misfit(
         or _of_mixing(combination, optimizer, data, settings)
         or _of_decay(combination, optimizer, study)
         or _of_gradients(optimizer, study)
-        or unfit_for(combination, study, data, patch)
+        or unfit_for(combination, study, data, patch, devices)
         or _of_start(combination, optimizer, data.splits[0], starts)
         or _of_size(combination, optimizer, data, patch, devices)
     )
 
 
 def unfit_for(
-    combination: Combination, study: Study, data: DataSet, patch: tuple[int, ...]
+    combination: Combination,
+    study: Study,
+    data: DataSet,
+    patch: tuple[int, ...],
+    devices: int,
 ) -> str | None:
-    """Return why a combination cannot be computed as a study says (its precision, compiled)."""
+    """Return why a combination cannot be computed as a study says (precision, compiled, graphs)."""
     optimizer = combination.own_optimizer.row
-    return _of_precision(optimizer, study) or _of_cramped(combination, study, data, patch)
+    return (
+        _of_precision(optimizer, study)
+        or _of_graphs(combination, optimizer, study, devices)
+        or _of_cramped(combination, study, data, patch)
+    )
 
 
 def _of_ignored(combination: Combination, data: DataSet) -> str | None:
@@ -213,6 +221,24 @@ def _of_precision(optimizer: Optimizer, study: Study) -> str | None:
         return why
     if study.compiled and optimizer.step == "create_graph":
         return f"optimizer {optimizer.name} needs second derivatives, which torch.compile lacks"
+    return None
+
+
+def _of_graphs(
+    combination: Combination, optimizer: Optimizer, study: Study, devices: int
+) -> str | None:
+    if not study.cuda_graph:
+        return None
+    if study.device == "cpu":
+        return "cuda_graph is for GPUs: leave it out, or train on one"
+    if devices > 1:
+        return f"cuda_graph is for trials on one GPU, and {devices} share each trial"
+    if optimizer.step == "create_graph":
+        return f"optimizer {optimizer.name} needs second derivatives, which a CUDA graph lacks"
+    if study.accumulate > 1:
+        return "cuda_graph cannot sum gradients over several batches (accumulate)"
+    if start_settings(combination.choices["pretrained"].params)["freeze_until"]:
+        return "cuda_graph cannot train a network that has frozen layers (freeze_until)"
     return None
 
 

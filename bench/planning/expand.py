@@ -42,6 +42,7 @@ _AS_BEFORE: dict[str, Any] = {
     "labels": None,
     "windows_at_once": None,
     "cudnn_benchmark": False,
+    "cuda_graph": False,
 }
 
 
@@ -169,6 +170,7 @@ def _settings(study: Study, entry: DataEntry, data: DataSet) -> dict[str, Any]:
         "compiled": study.compiled,
         "windows_at_once": study.windows_at_once,
         "cudnn_benchmark": study.cudnn_benchmark,
+        "cuda_graph": study.cuda_graph,
         "degrade": study.degrade,
         "threads": study.threads,
         # As many looks as epochs means one after each epoch.

@@ -204,6 +204,7 @@ def resolve(
             lanes=lanes,
             free_threads=automatic,
             cuda=torch.cuda.is_available(),
+            devices=devices,
             told=told,
         )
     trials, skips = expand(study, sets, base, devices=devices, tried=tried)

@@ -76,12 +76,13 @@ def gradient_norm(trial: Trial, plan: Plan) -> float:
     split = data.split(trial.repeat, trial.fold)
     parts = Combination(choices=trial.choices, base=plan.base)
     stream_seed, weight_seed, step_seed = seeds_of(trial)
-    plain = replace(trial, compiled=False)
-    network, _ = make_network(plain, parts.model, data.path, device, World(), weight_seed)
-    sampler = make_sampler(trial, data, stream_seed)
-    pixels, labels = gather(
-        data.store, sampler.draw(np.arange(min(trial.batch_size, len(split.train))))
+    plain = replace(trial, compiled=False, cuda_graph=False)
+    batch = min(trial.batch_size, len(split.train))
+    network, _ = make_network(
+        plain, parts.model, data.path, device, World(), weight_seed, batch=batch
     )
+    sampler = make_sampler(trial, data, stream_seed)
+    pixels, labels = gather(data.store, sampler.draw(np.arange(batch)))
     image, target = (torch.from_numpy(part).to(device) for part in (pixels, labels))
     weights = loss_weights(parts.loss.row, data.store, sampler, device)
     torch.manual_seed(step_seed)

@@ -236,6 +236,7 @@ class Speed(_Frozen):
     compiled: bool | None = None
     precision: Annotated[str, _known("precision", PRECISIONS)] | None = None
     cudnn_benchmark: bool | None = None
+    cuda_graph: bool | None = None
     windows_at_once: int | None = None
 
     @model_serializer(mode="plain")
@@ -544,6 +545,11 @@ class Study(_WithAxes):  # type: ignore[misc, valid-type]  # a field an axis: ma
         False,
         description="cuDNN tries its convolution kernels and keeps the fastest. The next run may"
         " keep another one: the same trial then differs in its last bits",
+    )
+    cuda_graph: bool = Field(
+        False,
+        description="on a GPU, train through CUDA graphs of the network: small networks need two"
+        " launches a step in place of one for each kernel",
     )
     speed: Annotated[Fastest | None, BeforeValidator(_fastest)] = Field(
         None,

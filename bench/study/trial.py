@@ -38,9 +38,10 @@ class Trial:
     (bench.training.looks.due); None: after each epoch. `inference`: whether segmented images go
     through the network in windows or whole; `windows_at_once`: how many windows at once (None:
     WINDOWS of bench.training.evaluate, or a batch). `cudnn_benchmark`: cuDNN tries its kernels and
-    keeps the fastest. `given_clinical`: whether the network gets the store's clinical data beside
-    the image. `flipped` is the share of training answers that are made wrong, `readers` says which
-    readers' answers are trained on (bench.training.samples.labels).
+    keeps the fastest; `cuda_graph`: training replays the network's kernels as CUDA graphs.
+    `given_clinical`: whether the network gets the store's clinical data beside the image. `flipped`
+    is the share of training answers that are made wrong, `readers` says which readers' answers are
+    trained on (bench.training.samples.labels).
     """
 
     trial_id: str
@@ -86,6 +87,7 @@ class Trial:
     readers: str = "majority"
     windows_at_once: int | None = None
     cudnn_benchmark: bool = False
+    cuda_graph: bool = False
 
     @property
     def has_own(self) -> bool:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.core.gpu.graph import graphed_once, take_weights
+from bench.core.precision import PRECISIONS
 from bench.core.processes import World
 from bench.core.references import StudyError, failure, said
 from bench.losses.reductions import over_processes
@@ -124,10 +126,13 @@ def make_network(
     device: torch.device,
     world: World,
     seed: int,
+    *,
+    batch: int,
 ) -> tuple[nn.Module, nn.Module]:
-    """Return a trial's network and the module that its training calls: itself, or compiled.
+    """Return a trial's network and the module that its training calls: itself, or a faster form.
 
-    The weights are drawn by `seed`, and then replaced by those that the trial starts from.
+    The weights are drawn by `seed`, and then replaced by those that the trial starts from. `batch`
+    is the number of samples that go through it at once in training.
     """
     torch.manual_seed(seed)
     model = build_model(kind, store, trial.patch)
@@ -142,11 +147,31 @@ def make_network(
         _channels_last(model)
     if world.size > 1:
         model = _with_shared_statistics(model, device)
-    if not trial.compiled:
-        return model, model
+    forward = model
     # All that the compiled code depends on without checking it again.
     settings = trial.precision, trial.channels_last, device, world.size, trial.given_clinical
-    return compiled_once(model, key=(identity_of(kind, store, trial.patch), settings))
+    key = identity_of(kind, store, trial.patch), settings
+    if trial.compiled:
+        model, forward = compiled_once(model, key)
+    if trial.cuda_graph:
+        channels = len(open_once(store).meta.channels) + trial.given_clinical
+        images = torch.zeros(batch, channels, *trial.patch, device=device)
+        if trial.channels_last:
+            images = images.contiguous(memory_format=CHANNELS_LAST[len(trial.patch)])
+        try:
+            model, forward = graphed_once(
+                model,
+                forward,
+                key=(key, batch, trial.compiled),
+                images=images,
+                autocast=PRECISIONS[trial.precision].autocast(device),
+            )
+        except Exception as error:  # a user's network may raise anything; it is reported
+            raise StudyError(
+                f"cuda_graph: {kind.row.name} cannot be recorded as a CUDA graph "
+                f"({failure(error)}): leave cuda_graph out"
+            ) from error
+    return model, forward
 
 
 def _with_shared_statistics(model: nn.Module, device: torch.device) -> nn.Module:
@@ -252,8 +277,5 @@ def compiled_once(model: nn.Module, key: Hashable) -> tuple[nn.Module, nn.Module
         _compiled[key] = model, torch.compile(model, dynamic=False)  # type: ignore[assignment]  # it is a module
         return _compiled[key]
     kept, fast = _compiled[key]
-    kept.load_state_dict(model.state_dict())
-    kept.zero_grad(set_to_none=True)
-    for parameter in kept.parameters():
-        parameter.requires_grad_()
+    take_weights(kept, model)
     return kept, fast

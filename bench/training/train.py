@@ -140,8 +140,19 @@ def run_trial(
 
         criterion = criterion_at()
         clinical = Clinical.of(store, split.train) if trial.given_clinical else None
+        n_train = len(split.train)
+        at_once = trial.batch_size * optimizer_kind.batch_multiple
+        batch = min(at_once * trial.accumulate, n_train)
+        chunks = math.ceil(batch / at_once)
+        shares = batch_shares(batch, shard=world.shard, chunks=chunks)
         model, forward = make_network(
-            trial, combination.model, store.path, device, world, weight_seed
+            trial,
+            combination.model,
+            store.path,
+            device,
+            world,
+            weight_seed,
+            batch=shares[0].stop - shares[0].start,
         )
         flops = flops_per_sample(combination.model, store.path, trial.patch)
         torch.manual_seed(step_seed + world.rank)
@@ -164,11 +175,6 @@ def run_trial(
         if LOSSES.get(combination.loss.row.name) is combination.loss.row:
             made = make_criterion(combination.loss, store, sampler)
             _import_loss(made, derive, store, weights, device)
-        n_train = len(split.train)
-        at_once = trial.batch_size * optimizer_kind.batch_multiple
-        batch = min(at_once * trial.accumulate, n_train)
-        chunks = math.ceil(batch / at_once)
-        shares = batch_shares(batch, shard=world.shard, chunks=chunks)
         budget = trial.epochs * n_train
         evaluator = Evaluator(
             trial=trial,

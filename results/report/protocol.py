@@ -45,6 +45,7 @@ _SETTINGS = {
     "compiled": "Compiled",
     "windows_at_once": "Windows evaluated at once (automatic: 4, or a batch)",
     "cudnn_benchmark": "cuDNN measures its kernels and uses the fastest",
+    "cuda_graph": "The network's kernels are replayed as CUDA graphs",
     "speed": "Fastest settings of each model are measured (automatic: no)",
     "keep_weights": "Chosen weights are kept",
     "degrade": "Degraded test images",

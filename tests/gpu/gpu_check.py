@@ -362,7 +362,7 @@ def batches(ctx):
             with LOADERS["torch"].open(store, sampler, device=torch.device("cpu"), **settings) as s:
                 wanted = [(i.clone(), t.clone()) for i, t, *_ in s]
             span = float(np.ptp(np.concatenate([i.numpy().ravel() for i, _ in wanted])))
-            for loader in ("dali", "torch", "monai"):
+            for loader in ("dali", "torch", "monai", "resident"):
                 if not LOADERS[loader].available():
                     continue
                 name = f"{data}/{'all' if extra else 'plain'}/{loader}"
@@ -487,35 +487,47 @@ def precision(ctx):
     return found
 
 
-def work(ctx, data, model, loss, epochs, **study):
-    """A trial by DALI and by torch, the loader alone, and the step alone by what is switched on."""
+# How a trial may be computed: name -> loader, and settings of the study.
+WAYS = {"dali": ("dali", {}), "torch": ("torch", {})}
+# For small images and networks, whose steps are launches of kernels and the loader's work.
+WAYS_FOR_SMALL = {
+    "resident, CUDA graphs": ("resident", {"cuda_graph": True}),
+    "resident": ("resident", {}),
+    "torch, CUDA graphs": ("torch", {"cuda_graph": True}),
+}
+
+
+def work(ctx, data, model, loss, epochs, ways=WAYS, **study):
+    """A trial in some ways, each loader alone, and the step alone by what is switched on."""
     from bench.training.train import make_sampler
     from loaders.batches.table import LOADERS
 
     found, plan = {}, None
-    loaders = [n for n in ("dali", "torch") if LOADERS[n].available()]
-    for loader in loaders:
+    for way, (loader, own) in ways.items():
+        if not LOADERS[loader].available() or (own and ctx.device.type == "cpu"):
+            continue
         if ctx.left() < 45:
-            found[loader] = "skipped"
+            found[way] = "skipped"
             continue
         try:
             plan = plan_of(
                 ctx.root,
                 ctx.stores,
                 ctx.device,
-                f"work-{data}-{model}-{loader}",
+                f"work-{data}-{model}-{''.join(c for c in way if c.isalpha())}",
                 data,
                 models=[model],
                 optimizers=["adamw"],
                 losses=[loss],
                 epochs=2 if ctx.quick else epochs,
                 loader=loader,
+                **own,
                 **study,
             )
             trial = plan.trials[0]
             with Watch(ctx.device) as watch:
                 outcome = one(plan, ctx.device)
-            found[loader] = figures_of(outcome, watch)
+            found[way] = figures_of(outcome, watch)
             # The loader with nothing behind it.
             data_set = plan.data(trial.dataset)
             sampler = make_sampler(trial, data_set, 1)
@@ -540,7 +552,7 @@ def work(ctx, data, model, loss, epochs, **study):
             case = int(store.shapes[0].prod()) * (
                 len(store.meta.channels) * store.image_type.itemsize + 1
             )
-            found[loader] |= {
+            found[way] |= {
                 "loader_alone_samples_per_sec": rate,
                 "loader_alone_patch_gb_per_sec": rate
                 * image[0].numel()
@@ -550,7 +562,7 @@ def work(ctx, data, model, loss, epochs, **study):
                 "threads": trial.threads,
             }
         except Exception as error:  # noqa: BLE001  # a section that fails is an error in the JSON
-            found[loader] = _fault(error)
+            found[way] = _fault(error)
     if plan is not None and ctx.left() > 40:
         try:
             found["step_alone"] = _step_alone(ctx, plan)
@@ -650,11 +662,14 @@ def _step_alone(ctx, plan):
 
 
 def work_a(ctx):
-    return {m: work(ctx, "a2", m, "ce", 10, batch_size=32) for m in ("plain_cnn", "resnet18")}
+    return {
+        model: work(ctx, "a2", model, "ce", 10, WAYS | WAYS_FOR_SMALL, batch_size=32)
+        for model in ("plain_cnn", "resnet18")
+    }
 
 
 def work_a128(ctx):
-    return work(ctx, "a3", "resnet18", "ce", 3, batch_size=128)
+    return work(ctx, "a3", "resnet18", "ce", 3, WAYS | WAYS_FOR_SMALL, batch_size=128)
 
 
 def work_b(ctx):
@@ -675,6 +690,12 @@ def study(ctx):
     return _run_of(ctx, _small_study(ctx))
 
 
+def study_fast(ctx):
+    """The same study by CUDA graphs, with its store on the card."""
+    graphs = ctx.device.type == "cuda"
+    return _run_of(ctx, _small_study(ctx, "fast", loader="resident", cuda_graph=graphs))
+
+
 def study_alone(ctx):
     """The same study, one trial after the other."""
     return _run_of(ctx, _small_study(ctx), "--lanes", "1")
@@ -685,12 +706,12 @@ def study_planned(ctx):
     return _plan_of(ctx, _small_study(ctx))
 
 
-def _small_study(ctx):
+def _small_study(ctx, name="small", **settings):
     plan_of(
         ctx.root,
         ctx.stores,
         ctx.device,
-        "small",
+        name,
         "a2",
         models=["plain_cnn"],
         optimizers=["sgd", "adagrad", "rmsprop", "adam", "adamw", "lbfgs"],
@@ -698,8 +719,9 @@ def _small_study(ctx):
         epochs=2 if ctx.quick else 10,
         batch_size=32,
         folds=3,
+        **settings,
     )
-    return ctx.root / "small.yaml"
+    return ctx.root / f"{name}.yaml"
 
 
 def _plan_of(ctx, path):
@@ -748,6 +770,60 @@ def _medopt(ctx, *words):
         timeout=max(30, ctx.left() - 20),
         cwd=str(Path.cwd()),
     )
+
+
+def stacked(ctx):
+    """Samples/s of networks trained as one by torch.func, and one after the other: an experiment.
+
+    Plain SGD on one resident batch, which all of them see.
+    """
+    from torch.func import functional_call, grad, stack_module_state, vmap
+
+    from models.table import MODELS
+
+    device, batch, found = ctx.device, 32, {}
+    row = MODELS["plain_cnn"]
+    shape = {"in_channels": 1, "out_channels": 2, "dims": 2, "patch": (28, 28)}
+    image = torch.randn(batch, 1, 28, 28, device=device)
+    target = torch.randint(0, 2, (batch,), device=device)
+
+    def networks(count):
+        torch.manual_seed(0)
+        settings = {**row.settings, "dropout": 0.0}
+        return [row.build(**shape, **settings).to(device).train() for _ in range(count)]
+
+    def rate(step, count):
+        step()
+        seconds = _seconds(step, device, 5 if ctx.quick else 50)
+        return count * batch / seconds
+
+    for count in (2,) if ctx.quick else (8, 32):
+        own = networks(count)
+        parameters, buffers = stack_module_state(own)
+        shared = own[0]
+
+        def loss(weights, state, image, target, shared=shared):
+            given = functional_call(shared, (weights, state), (image,))
+            return torch.nn.functional.cross_entropy(given, target)
+
+        gradients = vmap(grad(loss), in_dims=(0, 0, None, None))
+
+        def as_one(parameters=parameters, buffers=buffers, gradients=gradients):
+            found = gradients(parameters, buffers, image, target)
+            with torch.no_grad():
+                torch._foreach_add_(list(parameters.values()), list(found.values()), alpha=-0.01)
+
+        found[f"{count} as one"] = rate(as_one, count)
+    (alone,) = networks(1)
+    optimizer = torch.optim.SGD(alone.parameters(), lr=0.01)
+
+    def one_alone():
+        optimizer.zero_grad(set_to_none=True)
+        torch.nn.functional.cross_entropy(alone(image), target).backward()
+        optimizer.step()
+
+    found["one at a time"] = rate(one_alone, 1)
+    return found
 
 
 def together(ctx):
@@ -889,12 +965,14 @@ SECTIONS = (
     work_c,
     work_a,
     study,
+    study_fast,
     repeat,
     together,
     work_b,
     precision,
     study_planned,
     study_alone,
+    stacked,
     work_a128,
 )
 

@@ -49,10 +49,13 @@ def check_near(outcome, plain, limits) -> None:
 @pytest.mark.parametrize(
     ("task", "dims"), [("classification", 2), ("segmentation", 2), ("segmentation", 3)]
 )
-def test_a_trial_through_dali_learns_what_it_learns_through_torch(make_trial, device, task, dims):
-    skip_without("dali")
+@pytest.mark.parametrize("loader", ["dali", "resident"])
+def test_a_trial_learns_by_each_loader_what_it_learns_through_torch(
+    make_trial, device, task, dims, loader
+):
+    skip_without(loader)
     case = make_trial(task, dims, augment=Augment(flip=True, noise=0.1, contrast=0.25, chance=0.5))
-    check_near(trained(case, device, loader="dali"), trained(case, device), ROUNDED)
+    check_near(trained(case, device, loader=loader), trained(case, device), ROUNDED)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -59,7 +59,7 @@ def asked(monkeypatch):
     torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("loader", ["torch", "dali"])
+@pytest.mark.parametrize("loader", ["torch", "dali", "resident"])
 @pytest.mark.parametrize(("task", "dims"), [("classification", 2), ("segmentation", 3)])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_the_host_waits_for_nothing_in_a_step(
@@ -113,7 +113,7 @@ def queued(device) -> torch.cuda.Event:
     return torch.cuda.current_stream(device).record_event()
 
 
-@pytest.mark.parametrize("loader", ["torch", "dali", "monai"])
+@pytest.mark.parametrize("loader", ["torch", "dali", "monai", "resident"])
 @pytest.mark.parametrize(("task", "dims"), [("classification", 2), ("segmentation", 3)])
 def test_a_batch_that_is_dropped_is_whole_for_the_work_queued_on_it(
     make_trial, device, loader, task, dims

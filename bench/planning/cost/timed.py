@@ -37,12 +37,18 @@ class Timed:
         self._sampler = make_sampler(trial, data, trial.seed)
         parts = Combination(choices=trial.choices, base=base)
         self.ready()
-        self.model, self._forward = make_network(
-            trial, parts.model, self._store.path, device, World(), seeds_of(trial)[1]
-        )
         row, loss = parts.optimizer.row, parts.loss.row
-        criterion = make_criterion(parts.loss, self._store, self._sampler)
         self.batch = min(trial.batch_size * row.batch_multiple, len(self._split.train))
+        self.model, self._forward = make_network(
+            trial,
+            parts.model,
+            self._store.path,
+            device,
+            World(),
+            seeds_of(trial)[1],
+            batch=self.batch,
+        )
+        criterion = make_criterion(parts.loss, self._store, self._sampler)
         self._optimizer: torch.optim.Optimizer | None = None
         self._number = itertools.count()
         pixels, labels = self._loaded()

@@ -70,6 +70,12 @@ FACTORS: dict[str, Factor] = {
             summary="cuDNN tries its kernels and keeps the fastest",
         ),
         Factor(
+            key="cuda_graph",
+            part="gradient",
+            others=lambda study, trial: (not trial.cuda_graph,) if study.device == "cuda" else (),
+            summary="CUDA graphs of the network: few launches in place of one for each kernel",
+        ),
+        Factor(
             key="windows_at_once",
             part="evaluation",
             others=_windows,

@@ -55,13 +55,15 @@ class Here:
         """Start nothing yet; `base` is the folder that references in the study are relative to."""
         asked = {"trials": trials, "sets": sets, "base": base, "device": device}
         self._asked = pickle.dumps(asked)
+        self._gpu = device == "cuda"
         self._lanes = lanes
         self._processes: dict[int, list[Beside]] = {}
 
     def sample_sec(self, kind: Kind, way: Way, part: Part, least: float) -> float:
         """Time all processes with the way's threads at once, each for at least `least` seconds.
 
-        Raises NotMeasuredError if one of them cannot do it, or ends; then they are started anew.
+        Raises NotMeasuredError if one of them cannot do it, or ends; then they are started anew, on
+        a GPU in either case.
         """
         self.start(way.threads)
         beside = self._processes[way.threads]
@@ -70,6 +72,9 @@ class Here:
         rate = 0.0
         for answer in self._answers(way.threads, beside):
             if isinstance(answer, str):
+                if self._gpu:
+                    # After some errors CUDA refuses all further calls of a process.
+                    self._ended(way.threads)
                 raise NotMeasuredError(answer.strip().partition("\n")[0])
             done, sec = answer
             rate += done / sec

@@ -30,6 +30,7 @@ def with_fastest(
     lanes: int | None,
     free_threads: bool,
     cuda: bool,
+    devices: int,
     told: Callable[[int, int], None],
 ) -> tuple[Study, Found | None]:
     """Return a study that says how each of its models is computed fastest here, and the table.
@@ -37,8 +38,8 @@ def with_fastest(
     `trials` are those of the unchanged study. A model that already has settings on a data set (from
     an earlier call, or from the study's file) keeps them; if all models have some, nothing is
     measured and the table is None. `lanes` trials run at once, None: as many as the machine holds.
-    `free_threads`: the threads per trial may be chosen; `cuda`: this machine has a GPU. `told` is
-    called with (measurements done, measurements known of).
+    `free_threads`: the threads per trial may be chosen; `cuda`: this machine has a GPU; `devices`
+    share each trial. `told` is called with (measurements done, measurements known of).
 
     Raises StudyError if the unchanged trials cannot be measured.
     """
@@ -83,7 +84,7 @@ def with_fastest(
             kind: sum(t.epochs * len(named[t.dataset].split(t.repeat, t.fold).train) for t in own)
             for kind, own in kinds.items()
         },
-        unfit=_unfit(study, kinds, named, base),
+        unfit=_unfit(study, kinds, named, base, devices),
     )
     first = {kind: own[0] for kind, own in kinds.items()}
     machine = Here(first, named, base, device=study.device, lanes=held)
@@ -110,7 +111,11 @@ def with_fastest(
 
 
 def _unfit(
-    study: Study, kinds: Mapping[Kind, Sequence[Trial]], named: Mapping[str, DataSet], base: Path
+    study: Study,
+    kinds: Mapping[Kind, Sequence[Trial]],
+    named: Mapping[str, DataSet],
+    base: Path,
+    devices: int,
 ) -> Callable[[Kind, Settings], str | None]:
     """Return a function that says why a combination of a model cannot run with other settings."""
     combinations = {
@@ -124,7 +129,7 @@ def _unfit(
     def why(kind: Kind, settings: Settings) -> str | None:
         asked = study.model_copy(update=dict(settings))
         data, patch = named[kind[0]], kinds[kind][0].patch
-        reasons = (unfit_for(each, asked, data, patch) for each in combinations[kind])
+        reasons = (unfit_for(each, asked, data, patch, devices) for each in combinations[kind])
         return next((reason for reason in reasons if reason), None)
 
     return why

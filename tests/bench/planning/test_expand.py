@@ -169,6 +169,11 @@ def test_what_decides_nothing_is_not(expanded, same):
         ),
         (
             "classification",
+            {"optimizers": ["adam", "sophia"], "cuda_graph": True, "device": "cuda"},
+            "second derivatives, which a CUDA graph lacks",
+        ),
+        (
+            "classification",
             {"optimizers": ["adam", "sophia"], "devices": 2},
             "sophia trains a trial on one device",
         ),
@@ -184,6 +189,27 @@ def test_what_cannot_go_together_is_skipped_with_its_reason(expanded, task, keys
     assert trials
     assert skips
     assert any(said in skip.reason for skip in skips), {s.reason for s in skips}
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"device": "cpu"}, "cuda_graph is for GPUs"),
+        ({"devices": 2}, "one GPU, and 2 share each trial"),
+        ({"accumulate": 2}, "cannot sum gradients over several batches"),
+    ],
+)
+def test_what_no_cuda_graph_can_record_is_refused(expanded, keys, said):
+    with pytest.raises(StudyError, match=said):
+        expanded("classification", **{"device": "cuda", "cuda_graph": True, **keys})
+
+
+def test_a_cuda_graph_is_in_the_id(expanded):
+    plain, graphed = (
+        expanded("classification", device="cuda", cuda_graph=flag)[0][0].trial_id
+        for flag in (False, True)
+    )
+    assert plain != graphed
 
 
 @pytest.mark.parametrize(

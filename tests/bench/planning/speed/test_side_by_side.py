@@ -51,6 +51,22 @@ def test_an_error_is_told_by_its_first_line_and_the_process_goes_on(here):
     assert here.sample_sec(KIND, Way(threads=1), "gradient", 0.0) == pytest.approx(2 / 30)
 
 
+def test_after_an_error_on_a_gpu_another_process_goes_on(monkeypatch):
+    """CUDA may refuse all further calls of the one that met it."""
+    monkeypatch.setattr(side_by_side, "_PROCESS", STAND_IN)
+    machine = Here({}, {}, Path(), device="cuda", lanes={1: 1})
+    try:
+        machine.start(1)
+        (first,) = machine._processes[1]
+        bad = Way(threads=1, settings=(("error", "CUDA error"),))
+        with pytest.raises(NotMeasuredError, match="CUDA error"):
+            machine.sample_sec(KIND, bad, "gradient", 0.0)
+        assert first.ended()
+        assert machine.sample_sec(KIND, Way(threads=1), "gradient", 0.0) == pytest.approx(2 / 10)
+    finally:
+        machine.end()
+
+
 def test_a_way_that_ends_its_process_is_told_and_others_are_measured_still(here):
     with pytest.raises(NotMeasuredError, match=r"ended its process \(exit status 7\)"):
         here.sample_sec(KIND, Way(threads=1, settings=(("leave", True),)), "gradient", 0.0)
