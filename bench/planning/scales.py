@@ -20,6 +20,7 @@ from bench.planning.plan import Plan
 from bench.study.components import Combination
 from bench.study.trial import Trial
 from bench.training.networks import make_network
+from bench.training.samples.clinical import Clinical
 from bench.training.train import loss_weights, make_criterion, make_sampler, seeds_of
 from loaders.batches.torch_loader import gather
 
@@ -82,8 +83,10 @@ def gradient_norm(trial: Trial, plan: Plan) -> float:
         plain, parts.model, data.path, device, World(), weight_seed, batch=batch
     )
     sampler = make_sampler(trial, data, stream_seed)
-    pixels, labels = gather(data.store, sampler.draw(np.arange(batch)))
-    image, target = (torch.from_numpy(part).to(device) for part in (pixels, labels))
+    draws = sampler.draw(np.arange(batch))
+    image, target = (torch.from_numpy(part).to(device) for part in gather(data.store, draws))
+    if trial.given_clinical:
+        image = Clinical.of(data.store, split.train).beside(image, draws.case)
     weights = loss_weights(parts.loss.row, data.store, sampler, device)
     torch.manual_seed(step_seed)
     network.train()

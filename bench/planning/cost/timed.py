@@ -19,9 +19,11 @@ from bench.training.course import spread
 from bench.training.evaluate import Evaluator, whole_sides
 from bench.training.looks import passes
 from bench.training.networks import CHANNELS_LAST, make_network
+from bench.training.samples.clinical import Clinical
 from bench.training.train import make_criterion, make_sampler, seeds_of
 from loaders.batches.torch_loader import gather
 from loaders.batches.upload import uploaded
+from loaders.sampling.sampler import Draws
 
 
 class Timed:
@@ -51,8 +53,12 @@ class Timed:
         criterion = make_criterion(parts.loss, self._store, self._sampler)
         self._optimizer: torch.optim.Optimizer | None = None
         self._number = itertools.count()
-        pixels, labels = self._loaded()
+        clinical = Clinical.of(self._store, self._split.train) if trial.given_clinical else None
+        draws = self._drawn()
+        pixels, labels = gather(self._store, draws)
         image = uploaded(pixels, device)
+        if clinical is not None:
+            image = clinical.beside(image, draws.case)
         if trial.channels_last:
             image = image.contiguous(memory_format=CHANNELS_LAST[len(trial.patch)])
         self._image, self._target = image, as_target(uploaded(labels, device))
@@ -69,6 +75,7 @@ class Timed:
             device=device,
             world=World(),
             whole=whole_sides(trial, parts.model.row),
+            clinical=clinical,
         )
         self._passes = counted(trial, data, whole=self._evaluator.whole is not None)
 
@@ -78,13 +85,13 @@ class Timed:
             precision = PRECISIONS[self._trial.precision]
             repeat(tf32=precision.tf32, benchmark=self._trial.cudnn_benchmark)
 
-    def _loaded(self) -> tuple[np.ndarray, np.ndarray]:
+    def _drawn(self) -> Draws:
         at = next(self._number) * self.batch
-        return gather(self._store, self._sampler.draw(np.arange(at, at + self.batch)))
+        return self._sampler.draw(np.arange(at, at + self.batch))
 
     def load(self) -> None:
         """Draw, read and augment the next batch."""
-        self._loaded()
+        gather(self._store, self._drawn())
 
     def gradient(self) -> None:
         """Compute the gradient of the first batch."""

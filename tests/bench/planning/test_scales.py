@@ -1,15 +1,18 @@
 """The gradient norms that a plan prints: those of a trial's own first step, and of closed forms."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from bench.planning.cost.timed import Timed
 from bench.planning.plan import resolve
 from bench.planning.scales import Scales, gradient_norm, gradient_scales
 from bench.study.schema import parse_study
 from bench.training import train
 from bench.training.train import run_trial
+from tests.bench.training.samples.told import TOLD, told_data, told_store
 
 STUDY = """
 name: scales
@@ -99,3 +102,19 @@ def test_the_sentence_says_how_far_apart_and_for_whom():
     for low in (0.0, math.nan):
         odd = found | {"norms": {"a": 1.0, "b": low}}
         assert "apart" not in str(Scales(**odd, scaled=("sgd",)))
+
+
+@pytest.mark.parametrize("told", TOLD)
+def test_whatever_a_trial_is_told_its_work_is_timed_and_its_gradient_measured(
+    make_trial, tmp_path, told
+):
+    """A network that gets clinical data beside the image was once given the image alone."""
+    data = told_data(told_store(tmp_path / "store"))
+    trial, _, base = make_trial("classification", batch_size=8, **TOLD[told])
+    timed = Timed(trial, data, base, torch.device("cpu"))
+    timed.load()
+    timed.gradient()
+    assert all(p.grad is not None for p in timed.model.parameters())
+    assert timed.evaluate(4) == 4
+    plan = SimpleNamespace(study=SimpleNamespace(device="cpu"), base=base, data=lambda _name: data)
+    assert 0 < gradient_norm(trial, plan) < math.inf
