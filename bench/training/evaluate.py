@@ -1,9 +1,12 @@
 """Scores a model on cases, each once: whole images for segmentation, else one patch of each."""
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -22,12 +25,11 @@ from bench.metrics.degradations import DEGRADATIONS
 from bench.metrics.table import METRICS
 from bench.metrics.tasks.scoring import Seen
 from bench.study.choice import Choice
-from bench.study.tasks import TASKS
+from bench.study.tasks import TASKS, Task
 from bench.study.trial import Trial
 from bench.training.examples import EXAMPLES, chosen, stacked
 from bench.training.samples.clinical import Clinical
 from bench.training.windows import Image, Part, importance, in_batches, places
-from loaders.batches.ahead import one_ahead
 from loaders.batches.torch_loader import gather
 from loaders.batches.upload import uploaded
 from loaders.sampling.sampler import Sampler
@@ -38,8 +40,11 @@ from models.spec import Model
 # Windows that go through the network at once, or the batch size of training if that is more, unless
 # the trial says how many. Assumption: that fits wherever training does.
 WINDOWS = 4
+# The most bytes of logits of cases that are scored at the same time on a GPU's host. Assumption.
+SCORED_BYTES = 2 * 2**30
 
 _Given = TypeVar("_Given")
+_Made = TypeVar("_Made")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,26 +148,13 @@ class Evaluator:
         done: list[_Scored] = []
         shown = set(cases[chosen(self.store.class_counts[cases] > 0)].tolist()) if final else set()
         passes = (self._volumes if task.windows else self._batches)(own, worse, costly=costly)
-        if self.device.type == "cuda":
-            # The next case goes through the network while this one is scored on the host.
-            passes = one_ahead(passes)
-        with torch.inference_mode(), closing(passes):
-            for seen, losses, seconds in passes:
-                for place, score in enumerate(task.score(seen)):
-                    PULSE.beat()
-                    example: dict[str, np.ndarray] = {}
-                    if int(seen.cases[place]) in shown:
-                        example = task.example(seen, place, score)
-                        example["case_id"] = np.array(seen.ids[place]["case_id"])
-                    done.append(
-                        _Scored(
-                            index=int(seen.cases[place]),
-                            loss=float(losses[place]),
-                            infer_sec=seconds / len(seen.cases),
-                            score=score,
-                            example=example,
-                        )
-                    )
+        scored = _made_ahead(
+            partial(_score, task, shown), passes, threads=self._scorers(task, cases)
+        )
+        with torch.inference_mode(), closing(passes), closing(scored):
+            for few in scored:
+                PULSE.beat()
+                done += few
         if self.world.size > 1:
             shares: list[list[_Scored]] = [[] for _ in range(self.world.size)]
             dist.all_gather_object(shares, done)
@@ -178,19 +170,31 @@ class Evaluator:
             infer_sec=sum(c.infer_sec for c in done),
         )
 
+    def _preparers(self) -> int:
+        """Return how many threads prepare cases for the network: on a CPU none beside its own."""
+        return int(self.device.type == "cuda")
+
+    def _scorers(self, task: Task, cases: np.ndarray) -> int:
+        """Return how many threads score cases while others go through the network.
+
+        None on a CPU, whose cores the network uses itself.
+        """
+        if self.device.type == "cpu":
+            return 0
+        if not task.windows:
+            return 1
+        voxels = int(self.store.shapes[cases].prod(axis=1).max())
+        fit = SCORED_BYTES // (4 * len(self.store.meta.classes) * voxels)
+        return max(min(self.trial.threads, fit), 1)
+
     @torch.inference_mode()
     def _batches(
         self, own: Sequence[np.ndarray], worse: Choice | None, *, costly: bool
     ) -> Generator[tuple[Seen, np.ndarray, float]]:
         """Yield batches of cases, each as the patch in its middle, with losses (n,) and seconds."""
         scale = TASKS[self.trial.task].scale(self.store, self.sampler.cases)
-        for part in own:
-            pixels, target = gather(self.store, self.sampler.centre(part))
-            for place, index in enumerate(part):
-                pixels[place] = self.worsened(pixels[place], int(index), worse)
-            image = _to(pixels, self.device)
-            if self.clinical is not None:
-                image = self.clinical.beside(image, part)
+        made = _made_ahead(partial(self._batch, worse=worse), own, threads=self._preparers())
+        for part, (pixels, image, target) in zip(own, made, strict=True):
             logits, seconds = _timed(self.network, image, self.device)
             losses = self.criterion(logits, _to(target, self.device), self.weights, alone)
             seen = Seen(
@@ -204,6 +208,18 @@ class Evaluator:
                 scale=scale,
             )
             yield seen, losses.cpu().numpy(), seconds
+
+    def _batch(
+        self, part: np.ndarray, worse: Choice | None
+    ) -> tuple[np.ndarray, Tensor, np.ndarray]:
+        """Return the middle patches of cases, on the host and as the network gets them; answers."""
+        pixels, target = gather(self.store, self.sampler.centre(part))
+        for place, index in enumerate(part):
+            pixels[place] = self.worsened(pixels[place], int(index), worse)
+        image = _to(pixels, self.device)
+        if self.clinical is not None:
+            image = self.clinical.beside(image, part)
+        return pixels, image, target
 
     @torch.inference_mode()
     def _volumes(
@@ -225,21 +241,24 @@ class Evaluator:
 
     def _parts(self, own: Sequence[np.ndarray], worse: Choice | None) -> Iterator[Part]:
         """Yield the windows of cases, case after case; each item of `own` holds one case."""
-        for (index,) in own:
-            pixels, inside = _padded(
-                self.store, self.sampler, int(index), self.trial.patch, self.whole
-            )
-            pixels = self.worsened(pixels, int(index), worse)
-            sides = pixels.shape[1:]
-            window = self.trial.patch if self.whole is None else sides
-            image = Image(
-                index=int(index),
-                pixels=pixels,
-                on_device=_to(pixels, self.device),
-                inside=inside,
-                windows=places(sides, window, self.trial.overlap),
-            )
+        indices = [int(index) for (index,) in own]
+        images = _made_ahead(partial(self._image, worse=worse), indices, threads=self._preparers())
+        for image in images:
             yield from (Part(image, place) for place in image.windows)
+
+    def _image(self, index: int, worse: Choice | None) -> Image:
+        """Return a case, padded, normalised and degraded, on its way through the network."""
+        pixels, inside = _padded(self.store, self.sampler, index, self.trial.patch, self.whole)
+        pixels = self.worsened(pixels, index, worse)
+        sides = pixels.shape[1:]
+        window = self.trial.patch if self.whole is None else sides
+        return Image(
+            index=index,
+            pixels=pixels,
+            on_device=_to(pixels, self.device),
+            inside=inside,
+            windows=places(sides, window, self.trial.overlap),
+        )
 
     def _pass(self, parts: Sequence[Part], weight: Tensor) -> None:
         """Take parts of one size through the network together."""
@@ -269,6 +288,52 @@ class Evaluator:
             costly=costly,
         )
         return seen, losses.cpu().numpy(), image.seconds
+
+
+@torch.inference_mode()
+def _score(task: Task, shown: set[int], passed: tuple[Seen, np.ndarray, float]) -> list[_Scored]:
+    """Score cases that went through the network together; `shown` are those kept as examples."""
+    seen, losses, seconds = passed
+    found = []
+    for place, score in enumerate(task.score(seen)):
+        example: dict[str, np.ndarray] = {}
+        if int(seen.cases[place]) in shown:
+            example = task.example(seen, place, score)
+            example["case_id"] = np.array(seen.ids[place]["case_id"])
+        found.append(
+            _Scored(
+                index=int(seen.cases[place]),
+                loss=float(losses[place]),
+                infer_sec=seconds / len(seen.cases),
+                score=score,
+                example=example,
+            )
+        )
+    return found
+
+
+def _made_ahead(
+    make: Callable[[_Given], _Made], items: Iterable[_Given], *, threads: int
+) -> Generator[_Made]:
+    """Yield make(item) for each item, in their order, made by `threads` threads (0: the caller's).
+
+    The caller's thread takes the `items`; while it works, at most `threads` more are made. An error
+    is raised at its item. Closing this waits for what is being made.
+    """
+    if not threads:
+        yield from map(make, items)
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="ahead")
+    waiting: deque[Future[_Made]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(make, item))
+            if len(waiting) > threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def whole_sides(trial: Trial, model: Model) -> tuple[int, ...] | None:

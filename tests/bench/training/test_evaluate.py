@@ -1,5 +1,8 @@
 """What a trial's evaluation hands to the metrics, held by the rows that it leaves."""
 
+import threading
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,9 @@ from bench.core.processes import World
 from bench.losses.table import LOSSES
 from bench.metrics.aggregate import classification_rows, segmentation_rows
 from bench.metrics.table import METRICS
+from bench.study.choice import Choice
+from bench.study.tasks import TASKS
+from bench.training import evaluate
 from bench.training.evaluate import Evaluator
 from bench.training.train import make_sampler, run_trial
 from models.output import Output
@@ -64,6 +70,45 @@ def test_a_costly_metric_can_decide(make_trial, primary):
     outcome, _ = run(make_trial("segmentation", epochs=2), primary=primary)
     assert outcome.trial["val_score"] is not None
     assert outcome.trial["test_score"] is not None
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_cases_that_threads_prepare_and_score_have_the_same_rows(make_trial, monkeypatch, task):
+    """As on a GPU, whose host has cores to spare; the order of cases is that of the fold."""
+    worse = {"degrade": (Choice(name="noise", params={"deviation": 3.0}),)}
+    found, names = [], set()
+    for threads in (0, 1, 3):
+        monkeypatch.setattr(Evaluator, "_preparers", lambda _, threads=threads: min(threads, 1))
+        monkeypatch.setattr(Evaluator, "_scorers", lambda *_, threads=threads: threads)
+        score = TASKS[task].score
+
+        def noted(seen, score=score):
+            names.add(threading.current_thread().name.split("_")[0])
+            return score(seen)
+
+        monkeypatch.setitem(TASKS, task, replace(TASKS[task], score=noted))
+        outcome, _ = run(make_trial(task), **worse)
+        monkeypatch.setitem(TASKS, task, replace(TASKS[task], score=score))
+        found.append((outcome.metrics, outcome.cases, outcome.examples))
+    assert names == {"MainThread", "ahead"}
+    assert found[0] == found[1] == found[2]
+
+
+def test_as_many_cases_are_scored_at_once_as_threads_and_memory_allow(make_trial, monkeypatch):
+    trial, data, _ = make_trial("segmentation", threads=4)
+    sampler, cases = make_sampler(trial, data, seed=0), data.split(0, 0).test
+    settings = {"store": data.store, "sampler": sampler, "model": Says(), "world": World()}
+    settings |= {"criterion": LOSSES["ce"].bind({}), "weights": None, "trial": trial}
+    on = {
+        name: Evaluator(**settings, device=torch.device(name))._scorers for name in ("cpu", "cuda")
+    }
+    task = TASKS["segmentation"]
+    assert (on["cpu"](task, cases), on["cuda"](task, cases)) == (0, 4)
+    of_largest = 4 * len(data.store.meta.classes) * int(data.store.shapes[cases].prod(axis=1).max())
+    for limit, threads in ((3 * of_largest, 3), (of_largest - 1, 1)):
+        monkeypatch.setattr(evaluate, "SCORED_BYTES", limit)
+        assert on["cuda"](task, cases) == threads
+    assert on["cuda"](TASKS["classification"], cases) == 1
 
 
 def test_patients_of_several_images_are_scored_too(make_trial):
