@@ -28,6 +28,7 @@ from bench.execution.mailbox import Call
 from bench.execution.trial_queue import HUNG_MINUTES, Progress, Queue, Telling
 from bench.execution.worker import KEEP_SEC, cargo_of, shelf_for
 from bench.planning.plan import Plan
+from results import text
 
 log = logging.getLogger("medopt.lanes")
 
@@ -212,7 +213,8 @@ class Here:
         del self._lanes[name]
         if not self._lanes:
             raise LanesLost(
-                f"{self._queue.pending()} trial(s) are unfinished: {'; '.join(self._lost)}"
+                f"{text.count(self._queue.pending(), 'trial')} left unfinished: "
+                f"{'; '.join(self._lost)}"
             )
         log.error("%s ends, the others go on: %s", name, why)
 

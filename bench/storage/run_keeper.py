@@ -44,6 +44,7 @@ from bench.storage.run_copy import (
     pull,
     state_of,
 )
+from results import text
 from results.status import FILE as STATUS
 from results.tables.schema import TABLES
 
@@ -153,9 +154,9 @@ class _Keeper:
         except (StorageAway, StorageError) as error:
             new, gone = self._left(everything=True)
             raise OSError(
-                f"{len(new) + len(gone)} file(s) of the run have not reached "
-                f"{self.objects.address}: {error}. They are kept in {self.folder}: the same "
-                f"command on this machine uploads them."
+                f"{text.count(len(new) + len(gone), 'file')} of the run did not reach "
+                f"{self.objects.address}: {error}. What is missing there is kept in "
+                f"{self.folder}: the same command on this machine uploads it."
             ) from error
 
     def _put_all(self) -> None:

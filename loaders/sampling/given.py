@@ -163,7 +163,7 @@ def check_given(
                 raise FoldError(f"{name}: the {part} part names a case twice")
         for one, other in combinations(PARTS, 2):
             if shared := len(np.intersect1d(parts[one], parts[other])):
-                raise FoldError(f"{name}: {shared} case(s) are in {one} and in {other}")
+                raise FoldError(f"{name}: {one} and {other} share cases, {shared} in all")
         _check_training(name, parts["train"], labels, classes)
 
 

@@ -76,7 +76,8 @@ def _covered(content: Content) -> dict[str, Any]:
     drawing += f", drawn with seed {content.seed}"
     answers, beside = _ANSWERS[answer_of(content.task)]
     if there == of:
-        said = f"{drawing} so that all {of} {answers} are among them{beside}."
+        every = f"both {answers}" if of == 2 else f"all {of} {answers}"
+        said = f"{drawing} so that {every} are among them{beside}."
         return {"said": said, "wanted": None}
     return {"said": f"{drawing}: {there} of {of} {answers}{beside}.", "wanted": of}
 

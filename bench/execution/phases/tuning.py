@@ -12,6 +12,7 @@ from dataclasses import replace
 from bench.execution.trial_queue import Progress
 from bench.planning.plan import Plan
 from bench.planning.points import final_plan, point_plan
+from results import text
 
 log = logging.getLogger("medopt.run")
 
@@ -35,7 +36,10 @@ def tuned(
     final = final_plan(plan, tried)
     missing = len(plan.trials) - len(final.trials)
     if missing:
-        log.warning("%d trial(s) wait for failed points: repeat the command to retry them", missing)
+        log.warning(
+            "not trained, for want of points that failed: %s. The same command tries them again",
+            text.count(missing, "trial"),
+        )
     left -= len(plan.trials)
     for part in (final, untuned):
         if part is not None:

@@ -27,6 +27,7 @@ from bench.core.packages import ROOT
 from bench.core.references import StudyError, failure
 from bench.execution.dispatcher import LanesLost, Place
 from bench.execution.stopping import STOPPING
+from results import text
 
 log = logging.getLogger("medopt.lanes")
 
@@ -450,7 +451,7 @@ def _held(machine: Machine, size: LaneSize) -> int:
 
 def _each(size: LaneSize) -> str:
     memory = f", {size.memory / 2**30:.1f} GiB of memory" if size.memory else ""
-    return f"{size.threads} CPU core(s){memory}" + (" and a GPU" if size.cuda else "")
+    return f"{text.count(size.threads, 'CPU core')}{memory}" + (" and a GPU" if size.cuda else "")
 
 
 def _said(machine: Machine, size: LaneSize) -> str:
@@ -465,9 +466,9 @@ def check_room(machines: list[Machine], workers: int, size: LaneSize) -> None:
     if fits < workers:
         have = ", ".join(_said(machine, size) for machine in machines)
         raise StudyError(
-            f"lanes: the run needs {workers} worker(s) with {_each(size)} each, but there is room "
-            f"for {fits} ({have}). Ask for fewer lanes or GPUs per trial, or set fewer `threads` "
-            f"in the study."
+            f"lanes: the run needs {text.count(workers, 'worker')} with {_each(size)} each, but "
+            f"there is room for {fits} ({have}). Ask for fewer lanes or GPUs per trial, or set "
+            f"fewer `threads` in the study."
         )
 
 
@@ -484,8 +485,8 @@ def check_ever(
             for kind, count in coming
         )
         raise StudyError(
-            f"lanes: a lane needs {size.workers} worker(s) with {_each(size)} each, but the "
-            f"cluster has room for {now} ({have})"
+            f"lanes: a lane needs {text.count(size.workers, 'worker')} with {_each(size)} each, "
+            f"but the cluster has room for {now} ({have})"
             + (f", and its autoscaler for {later:g} more (at most {kinds})" if kinds else "")
             + ". Ask for fewer GPUs per trial, set fewer `threads` in the study, or add machines."
         )

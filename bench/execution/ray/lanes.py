@@ -54,6 +54,7 @@ from bench.planning.plan import Plan
 from bench.training.room import most_bytes
 from loaders.batches.shelf import Paths
 from loaders.cores import usable_cores
+from results import text
 
 log = logging.getLogger("medopt.lanes")
 
@@ -237,7 +238,7 @@ def _serve(
                 until = min(until, monotonic() + END_SEC)
             elif not names and not _may_wait(carrier, monotonic() - alone_since, hung_minutes):
                 raise LanesLost(
-                    f"{queue.pending()} trial(s) are unfinished and no lane is left. "
+                    f"no lane is left, with {text.count(queue.pending(), 'trial')} unfinished. "
                     + "; ".join(f"{lane}: {why}" for lane, why in sorted(dispatcher.ended.items()))
                 )
         telling.last()

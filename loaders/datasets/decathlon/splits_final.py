@@ -53,7 +53,7 @@ def _fold(fold: Any, where: str) -> NamedFold:
     names = {part: _names(fold, part, where) for part in ("train", "val")}
     if both := set(names["train"]) & set(names["val"]):
         raise BadSource(
-            f"{where}: {len(both)} case(s) are in both train and val, such as {min(both)!r}"
+            f"{where}: train and val share cases, {len(both)} in all, such as {min(both)!r}"
         )
     return NamedFold(**names)
 

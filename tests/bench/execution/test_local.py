@@ -516,7 +516,7 @@ def test_a_lane_whose_process_cannot_start_is_left_out(plan, monkeypatch):
 
     monkeypatch.setattr(local, "_CHILD", "import sys; sys.exit(7)")
     other = replace(made, folder=made.folder.parent / "other")
-    with pytest.raises(LanesLost, match=r"4 trial\(s\) are unfinished: .*\(exit status 7\)"):
+    with pytest.raises(LanesLost, match=r"4 trials left unfinished: .*\(exit status 7\)"):
         side_by_side(other)
 
 
@@ -618,9 +618,7 @@ def test_a_process_that_cannot_start_ends_the_run_with_a_sentence(plan, monkeypa
     monkeypatch.setattr("bench.execution.local._CHILD", "import sys; sys.exit(7)")
     with (
         opened(made, shared_device=False) as queue,
-        pytest.raises(
-            LanesLost, match=r"2 trial\(s\) are unfinished: .*\(exit status 7\); see .*log"
-        ),
+        pytest.raises(LanesLost, match=r"2 trials left unfinished: .*\(exit status 7\); see .*log"),
     ):
         run_here(made, queue, lambda _progress: None)
     assert finished(made.folder) == {}

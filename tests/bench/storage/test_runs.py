@@ -150,7 +150,7 @@ def test_a_run_whose_storage_stays_away_is_kept_here_and_goes_there_later(
             storage.rule = lambda *_: GONE
             write(run.folder, 0)
 
-    with pytest.raises(OSError, match=r"have not reached s3://.* the same command on this machine"):
+    with pytest.raises(OSError, match=r"did not reach s3://.* the same command on this machine"):
         drive()
     storage.rule = lambda *_: PASS
     with driven(address) as again:

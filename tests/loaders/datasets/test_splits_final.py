@@ -34,7 +34,7 @@ def test_folds_are_read_as_they_are_written(tmp_path) -> None:
         ([{"train": ["a", "a"], "val": ["b"]}], "fold 0: train lists 'a' 2 times"),
         (
             [{"train": ["a", "b"], "val": ["b"]}],
-            r"1 case\(s\) are in both train and val, such as 'b'",
+            "train and val share cases, 1 in all, such as 'b'",
         ),
     ],
 )

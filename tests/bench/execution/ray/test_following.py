@@ -118,7 +118,7 @@ def test_a_lane_that_a_cluster_can_never_hold_is_refused_with_the_arithmetic():
     check_ever(now, [(Machine(cores=4, gpus=1), 1)], two)
     check_ever([], [(Machine(cores=4, gpus=1), math.inf)], two)
     said = (
-        "lanes: a lane needs 2 worker(s) with 4 CPU core(s) and a GPU each, but the cluster has "
+        "lanes: a lane needs 2 workers with 4 CPU cores and a GPU each, but the cluster has "
         "room for 1 (16 cores and 1 GPUs, 3 cores and 8 GPUs), and its autoscaler for 0 more (at "
         "most 5 of 2 cores and 4 GPUs)"
     )
@@ -132,7 +132,7 @@ def test_memory_counts_where_it_is_known():
     size = LaneSize(workers=1, threads=1, cuda=False, memory=3 * GIB)
     machines = [Machine(cores=8, gpus=0, memory=10 * GIB), Machine(cores=2, gpus=0)]
     assert workers_in(machines, size) == 3 + 2
-    said = r"1 CPU core\(s\), 3\.0 GiB of memory each, .* \(8 cores and 0 GPUs, 2\.0 GiB\)"
+    said = r"1 CPU core, 3\.0 GiB of memory each, .* \(8 cores and 0 GPUs, 2\.0 GiB\)"
     with pytest.raises(StudyError, match=said):
         check_ever([Machine(cores=8, gpus=0, memory=2 * GIB)], [], size)
 
