@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.core.gpu.graph import graphed_once, take_weights
+from bench.core.gpu import graph
 from bench.core.precision import PRECISIONS
 from bench.core.processes import World
 from bench.core.references import StudyError, failure, said
@@ -153,25 +153,26 @@ def make_network(
     key = identity_of(kind, store, trial.patch), settings
     if trial.compiled:
         model, forward = compiled_once(model, key)
-    if trial.cuda_graph:
-        channels = len(open_once(store).meta.channels) + trial.given_clinical
-        images = torch.zeros(batch, channels, *trial.patch, device=device)
-        if trial.channels_last:
-            images = images.contiguous(memory_format=CHANNELS_LAST[len(trial.patch)])
-        try:
-            model, forward = graphed_once(
-                model,
-                forward,
-                key=(key, batch, trial.compiled),
-                images=images,
-                autocast=PRECISIONS[trial.precision].autocast(device),
-            )
-        except Exception as error:  # a user's network may raise anything; it is reported
-            raise StudyError(
-                f"cuda_graph: {kind.row.name} cannot be recorded as a CUDA graph "
-                f"({failure(error)}): leave cuda_graph out"
-            ) from error
-    return model, forward
+    if not trial.cuda_graph:
+        graph.forget()
+        return model, forward
+    channels = len(open_once(store).meta.channels) + trial.given_clinical
+    images = torch.zeros(batch, channels, *trial.patch, device=device)
+    if trial.channels_last:
+        images = images.contiguous(memory_format=CHANNELS_LAST[len(trial.patch)])
+    try:
+        return graph.graphed_once(
+            model,
+            forward,
+            key=(key, batch, trial.compiled),
+            images=images,
+            autocast=PRECISIONS[trial.precision].autocast(device),
+        )
+    except Exception as error:  # a user's network may raise anything; it is reported
+        raise StudyError(
+            f"cuda_graph: {kind.row.name} cannot be recorded as a CUDA graph "
+            f"({failure(error)}): leave cuda_graph out"
+        ) from error
 
 
 def _with_shared_statistics(model: nn.Module, device: torch.device) -> nn.Module:
@@ -277,5 +278,5 @@ def compiled_once(model: nn.Module, key: Hashable) -> tuple[nn.Module, nn.Module
         _compiled[key] = model, torch.compile(model, dynamic=False)  # type: ignore[assignment]  # it is a module
         return _compiled[key]
     kept, fast = _compiled[key]
-    take_weights(kept, model)
+    graph.take_weights(kept, model)
     return kept, fast

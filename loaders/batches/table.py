@@ -118,8 +118,9 @@ LOADERS: dict[str, LoaderRow] = {
 }
 
 # By device, the fastest first. On CPU cores, our torch loader takes two thirds of DALI's time or
-# less in every case (measured, LOG.md); on a GPU, DALI augments on the device (an assumption, not
-# measured here).
+# less in every case. On an H200, training on patches of 128^3 waited for DALI in 0.08 % of the
+# time, for torch in 1.5 %; steps on images of 28 x 28 were shorter by torch (3.9 ms against 5.1),
+# where training is short anyway. All measured (LOG.md). `resident` is not for every store.
 FASTEST = {"cpu": ("torch", "dali", "monai"), "cuda": ("dali", "torch", "monai")}
 
 

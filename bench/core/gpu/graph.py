@@ -123,9 +123,7 @@ def graphed_once(
     one is kept, since its graphs hold the memory of a step. Raises as `Graphed` does.
     """
     if not _kept or _kept[0].key != key:
-        _kept.clear()
-        # torch's recorded functions are classes, which only the garbage collector frees.
-        gc.collect()
+        forget()
         with warnings.catch_warnings(record=True) as said, autocast, _casts_not_cached():
             warnings.simplefilter("always")
             graphed = Graphed(forward, images)
@@ -136,6 +134,14 @@ def graphed_once(
     if kept.model is not model:
         take_weights(kept.model, model)
     return kept.model, kept.graphed
+
+
+def forget() -> None:
+    """Give back the memory of the network that was recorded last."""
+    if _kept:
+        _kept.clear()
+        # torch's recorded functions are classes, which only the garbage collector frees.
+        gc.collect()
 
 
 @contextmanager

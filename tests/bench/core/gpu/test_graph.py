@@ -315,6 +315,14 @@ def test_a_trial_is_the_same_to_the_bit(recorder, make_trial, task, changes):
     assert [e["train_loss"] for e in found.epochs] == [e["train_loss"] for e in plain.epochs]
 
 
+def test_the_memory_of_graphs_is_given_back_to_a_trial_without(recorder, make_trial):
+    case = make_trial("classification")
+    run(case, cuda_graph=True)
+    gone = weakref.ref(graph._kept[0].graphed)
+    run(case)
+    assert gone() is None
+
+
 def test_a_network_that_cannot_be_recorded_is_named(make_trial, monkeypatch):
     def refuse(*_given, **_more):
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
