@@ -32,7 +32,7 @@ LAYERS: dict[str, tuple[set[str], ...]] = {
         {"command"},
     ),
     "loaders": (
-        {"targets", "cores"},
+        {"targets", "cores", "open_files"},
         {"cases", "memory"},
         {"boxes"},
         {"formats", "sampling", "phantoms"},

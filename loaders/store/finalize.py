@@ -20,7 +20,6 @@ from loaders.store.layout import (
     CASES,
     CHECKED,
     FORMAT,
-    OPEN_FILES,
     OPTIONAL,
     PACK_CASES,
     REJECTED,
@@ -34,8 +33,8 @@ from loaders.store.layout import (
 
 # An array of a finished item: the item, its file, and its row there if the file is a pack.
 _Place = tuple[str, str, int | None]
-# The most files of each role, so that a store that is read can keep all of them open.
-_MOST_FILES = OPEN_FILES // len(ROLES)
+# The most files of each role that stay as they are, so that a reader has few to open. Assumption.
+_MOST_FILES = 128
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,9 +33,6 @@ from loaders.cases import AXES, JSON, Meta
 # then refused by name, and older unfinished ones are not resumed.
 FORMAT = 4
 PACK_CASES = 4096
-# Files of arrays that are kept open while a store is read: a process may open a thousand files,
-# including others than a store's.
-OPEN_FILES = 256
 CHECKED = "checked"
 
 CASES = pa.schema(

@@ -14,13 +14,13 @@ import pyarrow as pa
 from loaders.cases import Array, Meta
 from loaders.formats.checksum import file_hash
 from loaders.formats.npy import open_npy
+from loaders.open_files import files_of_a_store
 from loaders.store.layout import (
     CASES,
     CHECKED,
     CLINICAL,
     COLUMNS,
     NUMBERS,
-    OPEN_FILES,
     OPTIONAL,
     StoreError,
     content_hash,
@@ -69,7 +69,7 @@ class Store:
         if self.outside is not None:
             self._join(self.outside)
         self._checked = ""
-        self._load = lru_cache(maxsize=OPEN_FILES)(self._open_array)
+        self._load = lru_cache(maxsize=files_of_a_store())(self._open_array)
 
     def check(self) -> None:
         """Raise StoreError unless every file is as `medopt prepare` wrote it.
