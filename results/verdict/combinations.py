@@ -254,10 +254,14 @@ def cell_of(row: Row) -> tuple[int, int, int]:
 
 
 def _combinations(
-    rows: Iterable[Row], asked: Iterable[Key], expected: int, axes: tuple[Axis, ...]
+    rows: Iterable[Row], asked: Sequence[Key], expected: int, axes: tuple[Axis, ...]
 ) -> tuple[Combination, ...]:
-    """Group rows by combination; one that the study asks for but has no rows has no trials."""
-    cells: dict[Key, dict[tuple[int, int, int], Row]] = {}
+    """Group rows by combination; one that the study asks for but has no rows has no trials.
+
+    They come in the study's order, others after them by name: not in that in which trials ended,
+    which differs from run to run, and would decide between equals.
+    """
+    cells: dict[Key, dict[tuple[int, int, int], Row]] = {key: {} for key in asked}
     skipped: dict[Key, str] = {}
     for row in sorted(rows, key=lambda r: r["finished_at"].timestamp() if r["finished_at"] else 0):
         key = key_of(row, axes)
@@ -266,17 +270,17 @@ def _combinations(
             skipped[key] = row["reason"] or "no reason given"
         else:
             mine[cell_of(row)] = row
-    for key in asked:
-        cells.setdefault(key, {})
+    places = {key: place for place, key in enumerate(asked)}
+    in_order = sorted(cells, key=lambda key: (places.get(key, len(places)), str(key)))
     return tuple(
         Combination(
             axes=axes,
             key=key,
-            trials=tuple(by_cell[cell] for cell in sorted(by_cell)),
+            trials=tuple(cells[key][cell] for cell in sorted(cells[key])),
             expected=expected,
             skipped=skipped.get(key),
         )
-        for key, by_cell in cells.items()
+        for key in in_order
     )
 
 

@@ -292,6 +292,31 @@ def test_of_two_trials_of_one_cell_the_later_counts(make_rows, order):
     assert after["fold_scores"] == [0.5, *(row["test_score"] for row in rows[1:5])]
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_in_which_trials_end_decides_nothing(make_rows, seed):
+    """Not even between equals: two runs on other lanes have the same verdict, to the last digit."""
+    rows, study = make_rows(datasets=ONE)
+    # One loss is another's twin, and a third, with its numbers too, is no longer in the study.
+    numbers = {(row["optimizer"], row["fold"]): row for row in rows if row["loss"] == "ce"}
+    for row in rows:
+        if row["loss"] == "focal":
+            own = numbers[row["optimizer"], row["fold"]]
+            row |= {key: own[key] for key in ("val_score", "test_score", "test_loss")}
+    rows += [row | {"loss": name} for name in ("gone", "away") for row in numbers.values()]
+    draw = np.random.default_rng(seed)
+    made = []
+    for order in (np.arange(len(rows)), draw.permutation(len(rows))):
+        ended = [
+            {
+                **rows[at],
+                "finished_at": datetime(2026, 1, 1, 0, place // 60, place % 60, tzinfo=UTC),
+            }
+            for place, at in enumerate(order)
+        ]
+        made.append(judge((ended, study)))
+    assert made[0] == made[1]
+
+
 def test_a_partial_run_has_no_verdict(make_rows):
     missing = {
         ("lung-nodules", o, f, 4)
