@@ -9,7 +9,7 @@ from bench.core.gpu.repeatable import repeat
 from bench.study.choice import Choice
 from bench.training.train import run_trial
 from tests.bench.core.gpu.test_graph import RECORDED, Small
-from tests.trials import changed
+from tests.trials import changed, skip_without
 
 pytestmark = pytest.mark.gpu
 
@@ -91,6 +91,7 @@ def test_every_optimizer_trains_by_them(make_trial, device, counted, name):
     ],
 )
 def test_a_trial_learns_the_same(make_trial, device, counted, loader, task, changes):
+    skip_without(loader)
     case = make_trial(task, loader=loader, **changes)
     plain, found = (trained(case, device, cuda_graph=flag) for flag in (False, True))
     assert counted["recorded"] == 1
