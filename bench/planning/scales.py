@@ -20,9 +20,8 @@ from bench.planning.plan import Plan
 from bench.study.components import Combination
 from bench.study.trial import Trial
 from bench.training.networks import make_network
-from bench.training.samples.clinical import Clinical
+from bench.training.samples.clinical import Clinical, samples_of
 from bench.training.train import loss_weights, make_criterion, make_sampler, seeds_of
-from loaders.batches.torch_loader import gather
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +82,9 @@ def gradient_norm(trial: Trial, plan: Plan) -> float:
         plain, parts.model, data.path, device, World(), weight_seed, batch=batch
     )
     sampler = make_sampler(trial, data, stream_seed)
-    draws = sampler.draw(np.arange(batch))
-    image, target = (torch.from_numpy(part).to(device) for part in gather(data.store, draws))
-    if trial.given_clinical:
-        image = Clinical.of(data.store, split.train).beside(image, draws.case)
+    clinical = Clinical.given(trial, data.store, split.train)
+    image, labels = samples_of(data.store, sampler.draw(np.arange(batch)), device, clinical)
+    target = torch.from_numpy(labels).to(device)
     weights = loss_weights(parts.loss.row, data.store, sampler, device)
     torch.manual_seed(step_seed)
     network.train()

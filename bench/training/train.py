@@ -42,15 +42,13 @@ from bench.training.evaluate import Evaluator, Score, whole_sides
 from bench.training.examples import packed
 from bench.training.looks import due
 from bench.training.networks import CHANNELS_LAST, flops_per_sample, make_network
-from bench.training.samples.clinical import Clinical
+from bench.training.samples.clinical import Clinical, samples_of
 from bench.training.samples.labels import of_odds, taught
 from bench.training.state import BestEpoch, Checkpoint, TargetReached, TrainingState
 from bench.training.transfer import LayerGroups
 from loaders.batches.drawn import class_counts
 from loaders.batches.shelf import Shelf
 from loaders.batches.table import LOADERS
-from loaders.batches.torch_loader import gather
-from loaders.batches.upload import uploaded
 from loaders.sampling.foreground import Foreground
 from loaders.sampling.normalization import normalization, value_range
 from loaders.sampling.sampler import Recipe, Sampler, batch_positions, batch_shares
@@ -139,7 +137,7 @@ def run_trial(
             return of_odds(made) if trial.readers == "soft" else made
 
         criterion = criterion_at()
-        clinical = Clinical.of(store, split.train) if trial.given_clinical else None
+        clinical = Clinical.given(trial, store, split.train)
         n_train = len(split.train)
         at_once = trial.batch_size * optimizer_kind.batch_multiple
         batch = min(at_once * trial.accumulate, n_train)
@@ -529,9 +527,7 @@ def _first_batches(
     """Yield this process's share of each of the first batches of the training stream."""
     for place in range(min(REFRESH_BATCHES, len(sampler.cases) // batch)):
         at = batch_positions(place, batch_size=batch, start=0, shard=world.shard)
-        draws = sampler.draw(at)
-        image = uploaded(gather(store, draws)[0], device)
-        yield image if clinical is None else clinical.beside(image, draws.case)
+        yield samples_of(store, sampler.draw(at), device, clinical)[0]
 
 
 def _base_rate(settings: Mapping[str, Setting]) -> float | None:

@@ -19,7 +19,7 @@ from bench.training.course import spread
 from bench.training.evaluate import Evaluator, whole_sides
 from bench.training.looks import passes
 from bench.training.networks import CHANNELS_LAST, make_network
-from bench.training.samples.clinical import Clinical
+from bench.training.samples.clinical import Clinical, samples_of
 from bench.training.train import make_criterion, make_sampler, seeds_of
 from loaders.batches.torch_loader import gather
 from loaders.batches.upload import uploaded
@@ -53,12 +53,8 @@ class Timed:
         criterion = make_criterion(parts.loss, self._store, self._sampler)
         self._optimizer: torch.optim.Optimizer | None = None
         self._number = itertools.count()
-        clinical = Clinical.of(self._store, self._split.train) if trial.given_clinical else None
-        draws = self._drawn()
-        pixels, labels = gather(self._store, draws)
-        image = uploaded(pixels, device)
-        if clinical is not None:
-            image = clinical.beside(image, draws.case)
+        clinical = Clinical.given(trial, self._store, self._split.train)
+        image, labels = samples_of(self._store, self._drawn(), device, clinical)
         if trial.channels_last:
             image = image.contiguous(memory_format=CHANNELS_LAST[len(trial.patch)])
         self._image, self._target = image, as_target(uploaded(labels, device))

@@ -13,6 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.study.trial import Trial
+from loaders.batches.torch_loader import gather
+from loaders.batches.upload import uploaded
+from loaders.sampling.sampler import Draws
 from loaders.store.read import Store
 from models.output import Output
 
@@ -30,6 +34,15 @@ def digest(store: Store) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def samples_of(
+    store: Store, draws: Draws, device: torch.device, clinical: "Clinical | None"
+) -> tuple[Tensor, np.ndarray]:
+    """Return the images of draws on the device as a network gets them, and their answers."""
+    pixels, answers = gather(store, draws)
+    image = uploaded(pixels, device)
+    return image if clinical is None else clinical.beside(image, draws.case), answers
+
+
 def _sorted(store: Store) -> list[tuple[str, np.ndarray]]:
     return sorted(store.clinical.items())
 
@@ -39,6 +52,11 @@ class Clinical:
     """Clinical data of all n cases in the form that a network gets, (n, k) float32."""
 
     features: np.ndarray
+
+    @classmethod
+    def given(cls, trial: Trial, store: Store, train: np.ndarray) -> "Clinical | None":
+        """Return what a trial's network gets, None if it gets images alone."""
+        return cls.of(store, train) if trial.given_clinical else None
 
     @classmethod
     def of(cls, store: Store, train: np.ndarray) -> "Clinical":
