@@ -1,7 +1,6 @@
 """How many files a process may have open, and how many of them are arrays of one store."""
 
 import os
-import sys
 from contextlib import suppress
 
 # What a training process asks for: macOS allows no more than 10240. Assumption: enough for stores
@@ -23,11 +22,9 @@ def allow_many_files() -> None:
     import resource  # only Unix has it
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft in (resource.RLIM_INFINITY, -1) or soft >= WANTED:
-        return
-    wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
-    with suppress(OSError, ValueError):  # some systems have a lower limit that they do not tell
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if _usable(soft) < (wanted := _usable(hard)):
+        with suppress(OSError, ValueError):  # some systems have a lower limit than they tell
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def files_of_a_store() -> int:
@@ -37,5 +34,11 @@ def files_of_a_store() -> int:
     import resource
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = sys.maxsize if soft == resource.RLIM_INFINITY else soft
-    return max(FEWEST, min(limit, WANTED) // 4)
+    return max(FEWEST, _usable(soft) // 4)
+
+
+def _usable(limit: int) -> int:
+    """Return how many files of a limit are of use: all up to WANTED."""
+    import resource
+
+    return WANTED if limit == resource.RLIM_INFINITY else min(limit, WANTED)

@@ -38,13 +38,16 @@ class Graphed(nn.Module):
         super().__init__()
         self.network = network
         self._shape = images.shape
-        self._norms = [m for m in network.modules() if isinstance(m, _BatchNorm)]
+        # Listed once: to walk a large network takes longer than to launch its graphs.
+        self._parts = list(network.modules())
+        self._norms = [m for m in self._parts if isinstance(m, _BatchNorm)]
+        self._weights = list(network.parameters())
         before = {name: buffer.clone() for name, buffer in network.named_buffers()}
         passes = _Passes(network)
         network.train()
         devices = [images.device] if images.is_cuda else []
         with torch.random.fork_rng(devices=devices):
-            # Models that have no part in some outputs have parameters without a gradient.
+            # Some networks have parameters that no output depends on.
             torch.cuda.make_graphed_callables(passes, (images,), allow_unused_input=True)
         # torch has put its own function in the place of this one. Taken out, so that the module and
         # the function do not keep each other, and the GPU's memory, alive.
@@ -71,9 +74,9 @@ class Graphed(nn.Module):
     def _state(self) -> tuple[object, ...]:
         """Return what the graphs took for granted of the network, beside the shape of a batch."""
         return (
-            *(module.training for module in self.network.modules()),
+            *(module.training for module in self._parts),
             *(norm.track_running_stats for norm in self._norms),
-            *((p.data_ptr(), p.requires_grad) for p in self.network.parameters()),
+            *((p.data_ptr(), p.requires_grad) for p in self._weights),
         )
 
 

@@ -58,6 +58,16 @@ def only(made) -> dict[str, Any]:
     return found
 
 
+def made_twins(rows: list[dict[str, Any]]) -> dict[tuple[str, int], dict[str, Any]]:
+    """Give focal the numbers of ce; return the rows of ce by optimizer and fold."""
+    numbers = {(row["optimizer"], row["fold"]): row for row in rows if row["loss"] == "ce"}
+    for row in rows:
+        if row["loss"] == "focal":
+            own = numbers[row["optimizer"], row["fold"]]
+            row |= {key: own[key] for key in ("val_score", "test_score", "test_loss")}
+    return numbers
+
+
 # ---- what is found ---------------------------------------------------------------------------
 
 
@@ -297,11 +307,7 @@ def test_the_order_in_which_trials_end_decides_nothing(make_rows, seed):
     """Not even between equals: two runs on other lanes have the same verdict, to the last digit."""
     rows, study = make_rows(datasets=ONE)
     # One loss is another's twin, and a third, with its numbers too, is no longer in the study.
-    numbers = {(row["optimizer"], row["fold"]): row for row in rows if row["loss"] == "ce"}
-    for row in rows:
-        if row["loss"] == "focal":
-            own = numbers[row["optimizer"], row["fold"]]
-            row |= {key: own[key] for key in ("val_score", "test_score", "test_loss")}
+    numbers = made_twins(rows)
     rows += [row | {"loss": name} for name in ("gone", "away") for row in numbers.values()]
     draw = np.random.default_rng(seed)
     made = []
@@ -427,11 +433,7 @@ def test_a_best_epoch_at_the_last_of_a_few_folds_is_none_of_the_verdict(make_row
 
 def test_one_entry_under_two_names_is_told(make_rows):
     rows, study = make_rows(datasets=ONE)
-    numbers = {(row["optimizer"], row["fold"]): row for row in rows if row["loss"] == "ce"}
-    for row in rows:
-        if row["loss"] == "focal":
-            own = numbers[row["optimizer"], row["fold"]]
-            row |= {key: own[key] for key in ("val_score", "test_score", "test_loss")}
+    numbers = made_twins(rows)
     (said,) = [w for w in only((rows, study))["warnings"] if "under two names" in w]
     assert said.startswith("focal gave the same numbers as ce in all 15 trials: on these data ")
     numbers["adamw", 0]["test_loss"] += 1e-9
